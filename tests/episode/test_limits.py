@@ -1,0 +1,54 @@
+import math
+
+import pytest
+
+from trm_agent.episode import Limits, StopReason
+
+INFRASTRUCTURE = {
+    "env_error",
+    "env_timeout",
+    "generator_error",
+    "generator_timeout",
+    "episode_timeout",
+    "prompt_too_long",
+    "chat_error",
+}
+POLICY = {"terminated", "truncated", "max_turns", "max_tokens", "max_tool_calls"}
+
+
+def test_the_stop_reasons_are_a_closed_set_split_in_two():
+    assert {reason.value for reason in StopReason} == INFRASTRUCTURE | POLICY
+    assert {reason.value for reason in StopReason if reason.is_infrastructure_failure} == INFRASTRUCTURE
+
+
+def test_a_stop_reason_prints_as_its_value():
+    assert f"{StopReason.MAX_TURNS}" == "max_turns"
+    assert StopReason("max_turns") is StopReason.MAX_TURNS
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_turns", 0),
+        ("max_response_tokens", -1),
+        ("max_turn_tokens", 2.5),
+        ("max_tool_calls", True),
+        ("max_observation_tokens", None),
+        ("max_prompt_tokens", 0),
+        ("step_timeout_s", 0),
+        ("episode_timeout_s", math.inf),
+        ("generate_timeout_s", "60"),
+    ],
+)
+def test_a_bad_limit_is_refused_with_its_name_and_value(field, value):
+    with pytest.raises(ValueError, match=rf"limits\.{field} = {value!r}"):
+        Limits(**{field: value})
+
+
+def test_limits_come_from_a_mapping():
+    assert Limits.from_mapping({"max_turns": 3, "step_timeout_s": 2}) == Limits(max_turns=3, step_timeout_s=2)
+
+
+def test_an_unknown_limit_is_refused_with_the_closest_name():
+    with pytest.raises(ValueError, match=r"limits\.max_turn is not a limit: did you mean 'max_turns'"):
+        Limits.from_mapping({"max_turn": 3})

@@ -1,0 +1,59 @@
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from trm_agent.config import TrmConfig
+
+PATH = "actor_rollout_ref.actor.policy_loss.trm."
+
+
+def test_defaults_are_the_papers():
+    config = TrmConfig()
+    assert (config.criterion, config.active_max_token_kl, config.active_avg_token_kl) == ("max", 0.05, None)
+    assert (config.max_estimator, config.avg_estimator, config.ratio_truncation) == ("k2", "k3", None)
+
+
+def test_the_criterion_chooses_the_thresholds():
+    assert TrmConfig(criterion="avg").active_max_token_kl is None
+    both = TrmConfig(criterion="both", max_token_kl=0.1, avg_token_kl=0.002)
+    assert (both.active_max_token_kl, both.active_avg_token_kl) == (0.1, 0.002)
+    assert TrmConfig(criterion="avg", max_token_kl=None).max_token_kl is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"criterion": "maxx"}, ["criterion", "'maxx'", "did you mean 'max'", "Known: 'avg', 'both', 'max'"]),
+        ({"max_estimator": "k1"}, ["max_estimator", "'k1'", "Known: 'k2', 'k3'"]),
+        ({"avg_estimator": "k4"}, ["avg_estimator", "'k4'", "Known: 'k2', 'k3'"]),
+        ({"estimator": "exact"}, ["estimator", "'exact'", "sampled"]),
+        ({"max_token_kl": 0.0}, ["max_token_kl", "0.0", "above 0"]),
+        ({"max_token_kl": -1}, ["max_token_kl", "-1", "above 0"]),
+        ({"max_token_kl": "0.05"}, ["max_token_kl", "'0.05'", "without quotes"]),
+        ({"max_token_kl": True}, ["max_token_kl", "True"]),
+        ({"avg_token_kl": float("nan")}, ["avg_token_kl", "nan"]),
+        ({"avg_token_kl": -0.1}, ["avg_token_kl", "-0.1"]),
+        ({"max_token_kl": None}, ["max_token_kl", "null", "criterion='max'"]),
+        ({"criterion": "both", "avg_token_kl": None}, ["avg_token_kl", "null", "criterion='both'"]),
+        ({"ratio_truncation": 0.5}, ["ratio_truncation", "0.5", "1 or more"]),
+        ({"max_token_kll": 0.05}, ["max_token_kll", "no such field", "did you mean 'max_token_kl'"]),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(settings, parts):
+    with pytest.raises(ValueError, match="trm") as error:
+        TrmConfig.from_mapping(settings)
+    message = str(error.value)
+    assert message.startswith(PATH + parts[0])
+    for part in parts:
+        assert part in message
+
+
+def test_a_mapping_of_hydra_becomes_the_config():
+    assert TrmConfig.from_mapping({"_target_": "x", "max_token_kl": 0.1}) == TrmConfig(max_token_kl=0.1)
+
+
+def test_the_yaml_holds_the_defaults_of_the_dataclass():
+    yaml = OmegaConf.load(Path(__file__).parents[1] / "conf" / "policy_loss" / "trm.yaml")
+    assert OmegaConf.to_container(yaml.actor_rollout_ref.actor.policy_loss.trm) == asdict(TrmConfig())

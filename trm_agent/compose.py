@@ -1,0 +1,71 @@
+"""The configuration of a run from conf/ and the command line, with errors that name the closest choice."""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from trm_agent.names import closest
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
+NVIDIA_DEVICE = Path("/dev/nvidia0")
+
+
+def choices(group: str) -> list[str]:
+    """The names that a config group offers."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """Compose `conf/train.yaml` with Hydra overrides.
+
+    Raises:
+        ValueError: an unknown choice of a group, an unknown field, an override that cannot be read.
+    """
+    check_choices(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            return compose("train", overrides=[*overrides, f"hydra.searchpath=[file://{_verl_config()}]"])
+    except (HydraException, ConfigCompositionException, MissingConfigException, OverrideParseException) as error:
+        raise ValueError(_first_lines(error)) from error
+    except OmegaConfBaseException as error:
+        raise ValueError(_first_lines(error)) from error
+
+
+def check_choices(overrides: Sequence[str]) -> None:
+    """Check the choices of our groups among the overrides.
+
+    Raises:
+        ValueError: the group has no such file.
+    """
+    for override in overrides:
+        group, separator, name = override.partition("=")
+        if separator and group in GROUPS and name not in choices(group):
+            raise ValueError(f"{group}={name}: no such {group}; {closest(name, choices(group))}")
+
+
+def default_experiment() -> tuple[str, str]:
+    """The experiment for this machine, and why."""
+    if NVIDIA_DEVICE.exists():
+        return "math_qwen3_8b", f"CUDA device found ({NVIDIA_DEVICE})"
+    return "math_nano", "no CUDA device found"
+
+
+def _verl_config() -> Path:
+    """The folder of verl's configuration, found without importing verl (5 s, and its plugins read the environment)."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        raise ValueError("verl is not installed in this environment; run scripts/setup.sh")
+    return Path(spec.origin).parent / "trainer" / "config"
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:3])

@@ -1,0 +1,60 @@
+"""Reductions over the tokens of each sequence that never touch what the mask excludes.
+
+`torch.where` and not multiplication: NaN or infinity in padding times zero is NaN.
+"""
+
+import torch
+
+
+def masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sum each row over the positions where the mask is True; 0 for an empty row.
+
+    Args:
+        values: shape (batch, response_length).
+        mask: bool, shape (batch, response_length).
+
+    Returns:
+        Shape (batch,).
+    """
+    return torch.where(mask, values, 0.0).sum(dim=-1)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average each row over the positions where the mask is True; 0 for an empty row.
+
+    Args:
+        values: shape (batch, response_length).
+        mask: bool, shape (batch, response_length).
+
+    Returns:
+        Shape (batch,).
+    """
+    return masked_sum(values, mask) / mask.sum(dim=-1).clamp(min=1)
+
+
+def masked_max(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Take each row's largest value where the mask is True; -infinity for an empty row, NaN if one is NaN.
+
+    Args:
+        values: shape (batch, response_length).
+        mask: bool, shape (batch, response_length).
+
+    Returns:
+        Shape (batch,).
+    """
+    if values.shape[-1] == 0:
+        return values.new_full(values.shape[:-1], -torch.inf)
+    return torch.where(mask, values, -torch.inf).amax(dim=-1)
+
+
+def masked_min(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Take each row's smallest value where the mask is True; +infinity for an empty row, NaN if one is NaN.
+
+    Args:
+        values: shape (batch, response_length).
+        mask: bool, shape (batch, response_length).
+
+    Returns:
+        Shape (batch,).
+    """
+    return -masked_max(-values, mask)

@@ -1,0 +1,19 @@
+"""Engine-agnostic episodes: an environment, a token generator and limits make one token-aligned trajectory."""
+
+from trm_agent.episode.chat import ChatTokens
+from trm_agent.episode.env_runner import EnvThreads
+from trm_agent.episode.limits import Limits, StopReason
+from trm_agent.episode.loop import run_episode
+from trm_agent.episode.types import Episode, Generation, Generator, Turn
+
+__all__ = [
+    "ChatTokens",
+    "EnvThreads",
+    "Episode",
+    "Generation",
+    "Generator",
+    "Limits",
+    "StopReason",
+    "Turn",
+    "run_episode",
+]

@@ -1,0 +1,44 @@
+"""The driver's side: starts the server and makes Ray use the client."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RAY_VERSION = "2.60.0"
+_HERE = Path(__file__).resolve().parent
+# kept open for as long as the driver lives: its end ends the server
+_SERVERS: list[subprocess.Popen] = []
+
+
+def start() -> None:
+    """Start the server in the background and point Ray's workers at it through the environment.
+
+    Call it before Ray starts and after the environment variables of the run are set: forks inherit what the imports
+    have read (OMP_NUM_THREADS).
+    """
+    address = str(Path(tempfile.mkdtemp(prefix="trm-agent-")) / "fork_server")
+    command = [sys.executable, "-P", str(_HERE / "server.py"), address]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")])}
+    _SERVERS.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=env))
+    os.environ["TRM_AGENT_FORK_SERVER"] = address
+
+
+def use_for_ray() -> None:
+    """Make the local Ray start its workers through the client.
+
+    Ray has no setting for its worker set-up script; its path is joined from this constant, and an absolute path wins.
+
+    Raises:
+        RuntimeError: another version of Ray than the one that this was written for.
+    """
+    import ray
+    from ray._private import ray_constants
+
+    if ray.__version__ != RAY_VERSION:
+        raise RuntimeError(
+            f"hardware.fork_server=true was written for ray {RAY_VERSION}, found {ray.__version__}; "
+            "install that version (scripts/setup.sh does) or set hardware.fork_server=false"
+        )
+    ray_constants.SETUP_WORKER_FILENAME = str(_HERE / "client.py")

@@ -1,0 +1,144 @@
+"""The process that imports once and forks: `python -m trm_agent.fork_server.server SOCKET`.
+
+It must stay without threads and without Ray: a fork copies neither threads nor the environment that Ray's core has read
+when it was loaded. It ends when its standard input closes, which is when the driver is gone, however that happened.
+"""
+
+import gc
+import importlib
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+
+import wire
+
+# What verl's processes import, without verl and Ray themselves. Missing ones are left out.
+PRELOAD = (
+    "torch",
+    "torch.distributed.fsdp",
+    "torch.distributed.checkpoint",
+    "torch.utils.tensorboard",
+    "numpy",
+    "pandas",
+    "tensordict",
+    "torchdata.stateful_dataloader",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.qwen2.modeling_qwen2",
+    "peft",
+    "datasets",
+    "gymnasium",
+    "hydra",
+    "vllm",
+)
+
+
+def preload(names: tuple[str, ...]) -> list[str]:
+    """Import the modules; returns the names of those that could not be imported, with the reason."""
+    failed = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+    return failed
+
+
+def become_worker(request: dict, descriptors: list[int]) -> None:
+    """Turn this freshly forked process into the worker that was asked for. Does not return."""
+    status = 1
+    try:
+        for standard, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, standard)
+            os.close(descriptor)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+            if entry and entry not in sys.path:
+                sys.path.insert(0, entry)
+        sys.argv = request["argv"]
+        sys.path[0] = os.path.dirname(sys.argv[0])
+        _reseed()
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _reseed() -> None:
+    """Siblings must not share the state of the global random generators."""
+    import random
+
+    import numpy
+
+    random.seed()
+    numpy.random.seed(int.from_bytes(os.urandom(4), "big"))
+
+
+def serve(listener: socket.socket) -> None:
+    """Fork a worker for every request until standard input closes."""
+    while True:
+        readable, _, _ = select.select([listener, sys.stdin.fileno()], [], [])
+        if sys.stdin.fileno() in readable and not os.read(sys.stdin.fileno(), 1):
+            return
+        if listener not in readable:
+            continue
+        connection, _ = listener.accept()
+        with connection:
+            try:
+                request, descriptors = wire.receive(connection)
+            except (ConnectionError, ValueError):
+                traceback.print_exc()
+                continue
+            if os.fork() == 0:
+                listener.close()
+                connection.close()
+                become_worker(request, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            connection.sendall(b"1")
+
+
+def main() -> None:
+    """Listen first, so that clients wait instead of failing, then import, then serve."""
+    address = sys.argv[1]
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(address)
+    listener.listen(64)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps our children
+    started = time.monotonic()
+    for failure in preload(PRELOAD):
+        print(f"fork server: not preloaded: {failure}", flush=True)
+    if threading.active_count() > 1:
+        names = [thread.name for thread in threading.enumerate()]
+        print(f"fork server: an import started threads ({names}); refusing to fork", flush=True)
+        listener.close()
+        os.unlink(address)
+        return
+    gc.collect()
+    gc.freeze()  # shared pages stay shared
+    print(f"fork server: imports took {time.monotonic() - started:.1f} s", flush=True)
+    try:
+        serve(listener)
+    finally:
+        os.unlink(address)
+        os._exit(0)  # nothing to save, and the imported libraries take seconds to take down
+
+
+if __name__ == "__main__":
+    main()

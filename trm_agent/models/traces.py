@@ -1,0 +1,55 @@
+"""Conversations of an environment's own solver: what the nano model's tokenizer and warm start learn from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+import trm_envs
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One solved episode as chat messages."""
+
+    messages: list[dict[str, str]]
+    """`{"role", "content"}` in order: system (if the environment has a prompt), user, then assistant and tool in turn."""
+    tools: list[dict[str, Any]]
+    """OpenAI function schemas."""
+    horizon: int
+    """The task's number of steps."""
+
+
+class Solver:
+    """Plays tasks of one environment with its scripted solver.
+
+    Args:
+        env_id: a Gymnasium id of a `trm_envs.ToolEnv`.
+        split: which tasks to draw.
+    """
+
+    def __init__(self, env_id: str, split: str) -> None:
+        env = gymnasium.make(env_id, split=split).unwrapped
+        if not isinstance(env, trm_envs.ToolEnv):
+            raise ValueError(f"env_id = {env_id}: expected a trm_envs.ToolEnv; one of {trm_envs.registered_ids()}")
+        self.env = env
+
+    def solve(self, seed: int, horizon: int) -> Trace:
+        """Return the solved episode of one seed.
+
+        Raises:
+            RuntimeError: if the solver does not earn the full reward.
+        """
+        first, _ = self.env.reset(seed=seed, options={"horizon": horizon})
+        messages = [{"role": "system", "content": self.env.system_prompt}] if self.env.system_prompt else []
+        messages.append({"role": "user", "content": first})
+        while True:
+            action = self.env.solution()
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            messages.append({"role": "assistant", "content": action})
+            if terminated or truncated:
+                break
+            messages.append({"role": info["role"], "content": observation})
+        if reward != 1.0:
+            raise RuntimeError(f"the solver of {self.env.spec} earned {reward} on seed {seed}, horizon {horizon}; mend it")
+        return Trace(messages, self.env.tool_schemas, horizon)

@@ -1,0 +1,188 @@
+"""Refuses what cannot work before Ray starts. Each message names the field, the value, what is allowed, what to do."""
+
+import importlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from omegaconf import DictConfig, OmegaConf
+
+from trm_agent.config import TrmConfig
+from trm_agent.names import closest
+
+NANO = "nano"
+_ACTOR = "actor_rollout_ref.actor"
+_ROLLOUT = "actor_rollout_ref.rollout"
+
+
+def check(config: DictConfig) -> None:
+    """Check a composed configuration; needs neither verl nor the model.
+
+    Raises:
+        ValueError: the first thing that cannot work.
+    """
+    for rule in (_environment, _model_path, _batches, _lengths, _sampling, _trust_region, _schedule):
+        rule(config)
+
+
+def check_policy_loss(config: DictConfig, known: Iterable[str]) -> None:
+    """Check the loss's name against verl's registry.
+
+    Raises:
+        ValueError: verl has no such policy loss.
+    """
+    field, known = f"{_ACTOR}.policy_loss.loss_mode", sorted(known)
+    name = OmegaConf.select(config, field)
+    if name not in known:
+        raise ValueError(f"{field}={name!r}: verl knows no such policy loss; {closest(name, known)}")
+
+
+def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], tuple[int, int]]) -> None:
+    """Check that the scripted solver's episode at the longest horizon fits the token budgets.
+
+    Args:
+        measure: task options -> tokens of (the prompt, the response) when the solver plays them.
+
+    Raises:
+        ValueError: the prompt or the response does not fit.
+    """
+    for stream in ("train", "val"):
+        horizon = max(config.env[stream].horizons)
+        prompt, response = measure({"horizon": horizon, "split": config.env[stream].split})
+        for field, needed in (("data.max_prompt_length", prompt), ("data.max_response_length", response)):
+            budget = OmegaConf.select(config, field)
+            if needed > budget:
+                raise ValueError(
+                    f"env.{stream}.horizons: horizon {horizon} cannot fit: the shortest solution takes {needed} tokens "
+                    f"and {field}={budget}; lower the horizon or raise {field} (and {_ROLLOUT}.max_model_len)"
+                )
+
+
+def _environment(config: DictConfig) -> None:
+    import trm_envs  # noqa: F401  (registers the suite)
+
+    env = config.env
+    if env.module:
+        try:
+            importlib.import_module(env.module)
+        except ImportError as error:
+            raise ValueError(f"env.module={env.module!r}: cannot be imported ({error}); install it or fix the name") from (
+                error
+            )
+    if env.id not in gymnasium.registry:
+        bundled = ("gymnasium.", "ale_py.", "shimmy.")
+        known = [name for name, spec in gymnasium.registry.items() if not str(spec.entry_point).startswith(bundled)]
+        raise ValueError(
+            f"env.id={env.id!r}: not registered; {closest(env.id, known)}; "
+            "for an environment of your own set env.module to the module that registers it"
+        )
+    for stream in ("train", "val"):
+        horizons = list(env[stream].horizons)
+        if not horizons or any(not isinstance(horizon, int) or horizon < 1 for horizon in horizons):
+            raise ValueError(f"env.{stream}.horizons={horizons}: give a list of positive integers")
+        if env[stream].num_tasks < len(horizons):
+            raise ValueError(
+                f"env.{stream}.num_tasks={env[stream].num_tasks}: fewer than the {len(horizons)} horizons; raise it"
+            )
+        if env.limits.max_turns <= max(horizons):
+            raise ValueError(
+                f"env.limits.max_turns={env.limits.max_turns}: horizon {max(horizons)} of env.{stream}.horizons takes "
+                f"at least {max(horizons) + 1} turns; raise env.limits.max_turns or lower the horizon"
+            )
+    if env.train.split == env.val.split:
+        raise ValueError(
+            f"env.val.split={env.val.split!r}: is the training split too; give it another, e.g. held_out, "
+            "so that validation tasks are never trained on"
+        )
+
+
+def _model_path(config: DictConfig) -> None:
+    field = "actor_rollout_ref.model.path"
+    path = str(OmegaConf.select(config, field))
+    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    if path == NANO or is_hub_id or Path(path).expanduser().is_dir():
+        return
+    raise ValueError(
+        f"{field}={path!r}: no such folder; give a folder with config.json, a hub id (organisation/name), or "
+        f"{NANO!r} for the model of the embedded default"
+    )
+
+
+def _batches(config: DictConfig) -> None:
+    batch, group = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    devices = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    for field, value in (
+        ("data.train_batch_size", batch),
+        (f"{_ROLLOUT}.n", group),
+        (f"{_ACTOR}.ppo_mini_batch_size", mini),
+        ("trainer.n_gpus_per_node * trainer.nnodes", devices),
+    ):
+        if value < 1:
+            raise ValueError(f"{field}={value}: must be at least 1")
+    if batch % mini:
+        raise ValueError(
+            f"{_ACTOR}.ppo_mini_batch_size={mini}: does not divide data.train_batch_size={batch}; "
+            f"both count prompts: choose a divisor of {batch}"
+        )
+    if (mini * group) % devices:
+        raise ValueError(
+            f"{_ACTOR}.ppo_mini_batch_size={mini} times {_ROLLOUT}.n={group} sequences cannot be divided over "
+            f"{devices} devices; change one so that the product is a multiple of {devices}"
+        )
+    if config.algorithm.adv_estimator == "grpo" and group < 2:
+        raise ValueError(f"{_ROLLOUT}.n={group}: GRPO's baseline needs at least 2 episodes a task; raise it")
+
+
+def _lengths(config: DictConfig) -> None:
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    model = config.actor_rollout_ref.rollout.max_model_len
+    if model is not None and prompt + response > model:
+        raise ValueError(
+            f"{_ROLLOUT}.max_model_len={model}: less than data.max_prompt_length={prompt} plus "
+            f"data.max_response_length={response}; raise it to at least {prompt + response}"
+        )
+
+
+def _sampling(config: DictConfig) -> None:
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.top_p < 1:
+        raise ValueError(
+            f"{_ROLLOUT}.top_p={rollout.top_p}: below 1 the engine reports log-probs of a cut and renormalised "
+            "distribution, and the ratio to the trainer's is wrong; set it to 1.0"
+        )
+    if rollout.top_k not in (-1, 0):
+        raise ValueError(f"{_ROLLOUT}.top_k={rollout.top_k}: cuts the sampled distribution like top_p; set it to -1")
+    if rollout.temperature <= 0:
+        raise ValueError(f"{_ROLLOUT}.temperature={rollout.temperature}: training samples; give a positive temperature")
+
+
+def _trust_region(config: DictConfig) -> None:
+    loss = config.actor_rollout_ref.actor.policy_loss
+    if loss.loss_mode != "trm":
+        return
+    if "trm" not in loss:
+        raise ValueError(f"{_ACTOR}.policy_loss.loss_mode='trm': the thresholds are missing; choose policy_loss=trm")
+    TrmConfig.from_mapping(OmegaConf.to_container(loss.trm, resolve=True))
+    if not config.actor_rollout_ref.rollout.calculate_log_probs:
+        raise ValueError(
+            f"{_ROLLOUT}.calculate_log_probs=false: the trust region is measured from the rollout's log-probs; "
+            "set it to true"
+        )
+    if not config.algorithm.rollout_correction.bypass_mode:
+        raise ValueError(
+            "algorithm.rollout_correction.bypass_mode=false: the `trm` loss needs the rollout's own log-probs as "
+            "old_log_probs; set it to true (policy_loss=trm does)"
+        )
+
+
+def _schedule(config: DictConfig) -> None:
+    steps = config.trainer.total_training_steps
+    if steps is None or steps < 1:
+        raise ValueError(f"trainer.total_training_steps={steps}: give the number of steps, at least 1")
+    if steps * config.data.train_batch_size > config.env.train.num_tasks:
+        raise ValueError(
+            f"env.train.num_tasks={config.env.train.num_tasks}: {steps} steps of {config.data.train_batch_size} tasks "
+            f"need {steps * config.data.train_batch_size}; raise it or lower trainer.total_training_steps"
+        )

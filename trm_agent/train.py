@@ -1,0 +1,147 @@
+"""Train an agent: `python -m trm_agent.train [--help] [--cfg] [hydra overrides]`.
+
+Composes conf/, refuses what cannot work, finds the run folder, and hands over to verl's `run_ppo`.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from typing import IO
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from trm_agent import preflight
+from trm_agent.compose import GROUPS, choices, compose_run, default_experiment
+from trm_agent.runs import results
+from trm_agent.runs.folder import LOG_FILE, RunFolder, forget_after, open_run_folder
+from trm_agent.runs.screen import Screen, duration, quiet
+
+BAD_INPUT = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 success, 1 failure, 2 bad input."""
+    started = time.time()
+    arguments, overrides = _parser().parse_known_args(argv)
+    try:
+        if not any(override.startswith("experiment=") for override in overrides):
+            experiment, reason = default_experiment()
+            print(f"experiment={experiment}: {reason}; choose another with experiment=", flush=True)
+            overrides.insert(0, f"experiment={experiment}")
+        config = compose_run(overrides)
+        if arguments.cfg:
+            print(OmegaConf.to_yaml(config))
+            return 0
+        preflight.check(config)
+        folder = open_run_folder(OmegaConf.to_container(config, resolve=True))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return train(config, folder, started)
+
+
+def train(config: DictConfig, folder: RunFolder, started: float) -> int:
+    """Train in a run folder until the last step.
+
+    Args:
+        config: a configuration that passed `preflight.check`.
+        folder: the folder of the run, locked.
+        started: time of the command, seconds since the epoch.
+    """
+    _announce(config, folder)
+    if folder.state == "finished":
+        print("the run is complete; nothing to do. Give another run.dir, or leave it out, to train again")
+        return 0
+    try:
+        prepare(config, folder)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    screen_out = quiet(folder.path)
+    try:
+        _run(config, folder, started, screen_out)
+    except ValueError as error:
+        traceback.print_exc()
+        print(f"error: {error}", file=screen_out)
+        return BAD_INPUT
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        traceback.print_exc()
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        print(f"the run stopped: {last[0]}\nsee {folder.path / LOG_FILE}; the same command resumes it", file=screen_out)
+        return 1
+    wall = time.time() - started
+    summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), wall)
+    print(f"\n{results.table(summary)}\n", file=screen_out)
+    print(f"{summary['steps']} steps in {duration(wall)}; {folder.path}/summary.json, curves.png", file=screen_out)
+    return 0
+
+
+def prepare(config: DictConfig, folder: RunFolder) -> None:
+    """Fill in what depends on the machine: the run folder, the model's folder, the environment variables."""
+    os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
+    os.environ["TENSORBOARD_DIR"] = str(folder.path)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with open_dict(config):
+        config.run.dir = str(folder.path.resolve())
+        config.trainer.default_local_dir = str(folder.path.resolve() / "checkpoints")
+        if config.actor_rollout_ref.model.path == preflight.NANO:
+            from trm_agent.models.nano import NanoSpec, ensure_nano_model
+
+            config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec(**config.nano)))
+        if folder.step:
+            # the row of that step's validation is in metrics.jsonl already
+            config.trainer.val_before_train = False
+    if config.hardware.fork_server:
+        from trm_agent.fork_server import handle
+
+        handle.start()
+    if folder.state == "resumed":
+        forget_after(folder.path, folder.step)
+
+
+def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str]) -> None:
+    from trm_agent.verl_plugin import launch
+
+    screen = Screen(folder.path, out, config.trainer.total_training_steps, started)
+    screen.start()
+    try:
+        launch.check(config)
+        launch.run(config)
+    finally:
+        screen.close()
+
+
+def _announce(config: DictConfig, folder: RunFolder) -> None:
+    how = {"new": "new run", "resumed": f"resumed after step {folder.step}", "finished": "complete"}[folder.state]
+    print(f"TRM-Agent  {config.trainer.experiment_name}  seed {config.seed}  {folder.path} ({how})")
+    train_horizons, val_horizons = list(config.env.train.horizons), list(config.env.val.horizons)
+    print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    groups = "\n".join(f"  {group:<12} {', '.join(choices(group))}" for group in GROUPS)
+    parser = argparse.ArgumentParser(
+        prog="python -m trm_agent.train",
+        description="Train a tool-using agent with verl and Trust Region Masking.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--help] [--cfg] [group=choice ...] [field=value ...]",
+        epilog=f"""groups and their choices:
+{groups}
+
+examples:
+  python -m trm_agent.train seed=1
+  python -m trm_agent.train policy_loss=ppo_clip trainer.total_training_steps=20
+  python -m trm_agent.train actor_rollout_ref.actor.policy_loss.trm.max_token_kl=0.01
+
+The same command resumes an interrupted run. Fields are those of verl's ppo_trainer and of conf/;
+--cfg prints the composed configuration.""",
+    )
+    parser.add_argument("--cfg", action="store_true", help="print the composed configuration and exit")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""verl's agent loop over `trm_agent.episode`: one object per trajectory, named `trm_env` in agent_loop.yaml."""
+
+import functools
+import importlib
+import json
+import logging
+from typing import Any
+from uuid import uuid4
+
+import gymnasium
+import transfer_queue as tq
+import trm_envs  # noqa: F401  (registers the environments of the suite)
+from omegaconf import DictConfig, OmegaConf
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
+from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode
+
+FAILURES_PARTITION = "infrastructure_failures"
+logger = logging.getLogger("trm_agent")
+
+
+class ServerGenerator:
+    """verl's rollout servers as a `Generator`.
+
+    All turns of an episode carry one request id, so they reach the server that has their prefix in its cache.
+    """
+
+    def __init__(self, server_manager: Any, sampling_params: dict[str, Any], eos_token_id: int) -> None:
+        self.server_manager = server_manager
+        self.sampling_params = sampling_params
+        self.eos_token_id = eos_token_id
+        self.request_id = uuid4().hex
+
+    async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
+        output = await self.server_manager.generate(
+            request_id=self.request_id,
+            prompt_ids=prompt_ids,
+            sampling_params={**self.sampling_params, "max_tokens": max_tokens},
+        )
+        token_ids = list(output.token_ids)
+        return Generation(
+            token_ids=token_ids,
+            log_probs=list(output.log_probs or []),
+            # the server calls a turn that was cut by max_tokens "completed" too
+            finished=bool(token_ids) and token_ids[-1] == self.eos_token_id,
+            extra={key: output.extra_fields.get(key) for key in ("min_global_steps", "max_global_steps")},
+        )
+
+
+class EnvAgentLoop(AgentLoopBase):
+    """Plays one task of `EnvDataset` and hands the episode to verl.
+
+    verl's constructor builds its own continuous-token builder for every trajectory; ours keeps tokens aligned by
+    itself (`ChatTokens`), so it is not called.
+    """
+
+    def __init__(self, trainer_config: Any, server_manager: Any, tokenizer: Any, **_: Any) -> None:
+        self.config = trainer_config.config
+        self.server_manager = server_manager
+        self.tokenizer = tokenizer
+
+    async def run(self, sampling_params: dict[str, Any], **fields: Any) -> Any:
+        """Play the task in `fields["env_task"]`.
+
+        Returns:
+            verl's output of the episode, or an empty list after an infrastructure failure: verl then stores no
+            trajectory, which keeps the episode out of the loss and out of the group's baseline.
+        """
+        task = json.loads(fields["env_task"])
+        generator = ServerGenerator(self.server_manager, sampling_params, self.tokenizer.eos_token_id)
+        episode = await run_episode(
+            functools.partial(make_env, self.config.env, task["env_id"]),
+            generator,
+            chat_tokens(self.tokenizer),
+            limits_of(self.config),
+            env_id=task["env_id"],
+            seed=task["seed"],
+            options=task["options"],
+        )
+        if episode.stop_reason.is_infrastructure_failure:
+            logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, episode.stop_reason, episode.error)
+            tag = {"stop_reason": str(episode.stop_reason), "error": str(episode.error)[:500]}
+            await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES_PARTITION, tag=tag)
+            return []
+        return to_output(episode)
+
+
+def make_env(settings: DictConfig, env_id: str) -> gymnasium.Env:
+    """Build the environment of `config.env`, importing the user's module that registers it first."""
+    if settings.module:
+        importlib.import_module(settings.module)
+    return gymnasium.make(env_id, **OmegaConf.to_container(settings.kwargs, resolve=True))
+
+
+@functools.lru_cache(maxsize=4)
+def chat_tokens(tokenizer: Any) -> ChatTokens:
+    """One renderer a tokenizer: it probes the chat template when it is built."""
+    return ChatTokens(tokenizer)
+
+
+def limits_of(config: DictConfig) -> Limits:
+    """`config.env.limits`, with the trajectory's token budget that verl calls `data.max_response_length`."""
+    return Limits(max_response_tokens=int(config.data.max_response_length), **config.env.limits)
+
+
+def to_output(episode: Episode) -> AgentLoopOutput:
+    """The episode as verl stores it; `extra_fields.episode` is what `env/...` metrics are made of."""
+    versions = [extra for extra in episode.extras if extra.get("min_global_steps") is not None]
+    return AgentLoopOutput(
+        prompt_ids=episode.prompt_ids,
+        response_ids=episode.response_ids,
+        response_mask=[int(sampled) for sampled in episode.response_mask],
+        response_logprobs=episode.rollout_log_probs,
+        reward_score=episode.reward,
+        num_turns=2 * len(episode.turns) + 1,
+        metrics=AgentLoopMetrics(
+            generate_sequences=episode.timings["generate"],
+            tool_calls=episode.timings["env"],
+        ),
+        extra_fields={
+            "reward_extra_info": {"acc": float(episode.success)},
+            "min_global_steps": min((extra["min_global_steps"] for extra in versions), default=None),
+            "max_global_steps": max((extra["max_global_steps"] for extra in versions), default=None),
+            "episode": summary(episode),
+        },
+    )
+
+
+def summary(episode: Episode) -> dict[str, Any]:
+    """The numbers of an episode that the metrics need, JSON-clean."""
+    return {
+        "seed": episode.seed,
+        "horizon": episode.options.get("horizon"),
+        "success": bool(episode.success),
+        "stop_reason": str(episode.stop_reason),
+        "turns": len(episode.turns),
+        "tool_calls": sum(turn.num_tool_calls for turn in episode.turns),
+        "malformed_turns": sum(turn.malformed for turn in episode.turns),
+        "model_tokens": sum(episode.response_mask),
+        "response_tokens": len(episode.response_ids),
+        "generate_s": episode.timings["generate"],
+        "env_s": episode.timings["env"],
+    }

@@ -1,0 +1,12 @@
+"""What lets verl and vLLM run without an accelerator: a platform, and patches guarded by version."""
+
+
+def install() -> None:
+    """Register the CPU platform and apply the patches of verl.
+
+    Runs while `import verl` is in progress, so it must not import modules of verl that are not loaded yet by it.
+    """
+    from trm_agent.verl_plugin.cpu import patches, platform
+
+    patches.apply_verl_patches()
+    platform.register()

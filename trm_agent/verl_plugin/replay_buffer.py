@@ -1,0 +1,51 @@
+"""verl's replay buffer with a short poll and an answer to batches in which every episode failed."""
+
+import logging
+from typing import Any
+
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+logger = logging.getLogger("trm_agent")
+
+
+class EnvReplayBuffer(ReplayBuffer):
+    """Synchronous sampling for episodes that may fail.
+
+    verl polls every 2 s, longer than a whole step on a small machine, and raises when no trajectory of a batch
+    materialised. Here a batch whose episodes all failed is replaced by fresh tasks, `max_failed_batches` times in a
+    row at most: an environment that never works must not look like a run that goes on.
+
+    Args:
+        poll_interval: seconds between two looks at the queue (`trainer.v1.sampler.sampler_kwargs`).
+        max_failed_batches: consecutive batches without any episode before the run stops.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        settings = kwargs.get("sampler_kwargs") or {}
+        kwargs["poll_interval"] = float(settings.get("poll_interval", 0.05))
+        super().__init__(*args, **kwargs)
+        self.max_failed_batches = int(settings.get("max_failed_batches", 3))
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
+        for _ in range(self.max_failed_batches):
+            batch, metrics = self._sample_once(global_steps, partition_id, batch_size)
+            if batch.keys or partition_id == "val":
+                return batch, metrics
+            logger.warning("step %d: every episode of the batch failed; drawing new tasks", global_steps)
+            self.refill_fn(batch_size)
+        raise RuntimeError(
+            f"no episode of {self.max_failed_batches} consecutive batches could be played: the environment or the "
+            "rollout server is broken, see the errors counted under env/infrastructure_failures in log.txt"
+        )
+
+    def _sample_once(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
+        self._sync_metadata_from_transfer_queue()
+        while len(self._terminal(partition_id)) < batch_size:
+            self._wait_for_next_poll(partition_id, float("inf"))
+            self._sync_metadata_from_transfer_queue()
+        uids, snapshot, _ = self._select_prompt_uids(partition_id, self._terminal(partition_id), batch_size)
+        return self._materialize_batch(partition_id, uids, snapshot), {}
+
+    def _terminal(self, partition_id: str) -> set[str]:
+        return self.finished_keys[partition_id] | self.failure_keys[partition_id]

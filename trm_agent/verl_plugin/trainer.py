@@ -1,0 +1,85 @@
+"""What our runs add to a trainer of verl's V1: metrics of episodes and of the trust region, and the run folder's log."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import transfer_queue as tq
+from verl.trainer.ppo.v1 import get_trainer_cls
+
+from trm_agent.verl_plugin.agent_loop import FAILURES_PARTITION
+from trm_agent.verl_plugin.episode_metrics import failure_metrics, training_metrics, validation_metrics
+from trm_agent.verl_plugin.policy_loss import finalize_trm_metrics
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsFile:
+    """Appends one JSON object a step; a backend of verl's `Tracking`. NaN and inf become null."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, data: dict[str, Any], step: int) -> None:
+        row = {"step": step, "time": time.time()}
+        for key, value in data.items():
+            number = float(value)
+            row[key] = number if math.isfinite(number) else None
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def finish(self) -> None:
+        self._file.close()
+
+
+class RunMixin:
+    """Mixed into whichever trainer `trainer.v1.trainer_mode` names."""
+
+    config: Any
+
+    @property
+    def logger(self) -> Any:
+        return self._tracking
+
+    @logger.setter
+    def logger(self, tracking: Any) -> None:
+        # verl builds its Tracking inside fit(): join it there
+        tracking.logger["run_folder"] = MetricsFile(Path(self.config.run.dir) / METRICS_FILE)
+        self._tracking = tracking
+
+    def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
+        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        summaries = [fields["episode"] for fields in list(data["extra_fields"])]
+        metrics.update(training_metrics(summaries, _take_failures(), timing_raw["step"]))
+        finalized = finalize_trm_metrics(metrics)
+        metrics.clear()
+        metrics.update(finalized)
+
+    def _val_metrics_update(
+        self, data_sources: list, sample_uids: list, reward_extra_infos_dict: dict, sample_turns: list, **kwargs: Any
+    ) -> dict:
+        metrics = super()._val_metrics_update(  # type: ignore[misc]
+            data_sources, sample_uids, reward_extra_infos_dict, sample_turns, **kwargs
+        )
+        metrics.update(validation_metrics(data_sources, reward_extra_infos_dict["acc"]))
+        counts = failure_metrics(_take_failures())
+        metrics.update({key.replace("env/", "env/val_", 1): value for key, value in counts.items()})
+        return metrics
+
+
+def _take_failures() -> list[dict[str, Any]]:
+    """Read and clear the failures that the agent loops have reported since the last call."""
+    rows = (tq.kv_list(FAILURES_PARTITION) or {}).get(FAILURES_PARTITION, {})
+    if rows:
+        tq.kv_clear(keys=list(rows), partition_id=FAILURES_PARTITION)
+    return list(rows.values())
+
+
+def trainer_class(mode: str) -> type:
+    """verl's trainer of that mode with `RunMixin` in front."""
+    base = get_trainer_cls(mode)
+    return type(f"Run{base.__name__}", (RunMixin, base), {})
