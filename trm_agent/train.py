@@ -97,7 +97,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> None:
     if config.hardware.fork_server:
         from trm_agent.fork_server import handle
 
-        handle.start()
+        handle.start(folder.path / LOG_FILE)
     if folder.state == "resumed":
         forget_after(folder.path, folder.step)
 

@@ -12,8 +12,11 @@ _HERE = Path(__file__).resolve().parent
 _SERVERS: list[subprocess.Popen] = []
 
 
-def start() -> None:
+def start(log: Path) -> None:
     """Start the server in the background and point Ray's workers at it through the environment.
+
+    Args:
+        log: the file that takes what the server and the imports print.
 
     Call it before Ray starts and after the environment variables of the run are set: forks inherit what the imports
     have read (OMP_NUM_THREADS).
@@ -21,7 +24,8 @@ def start() -> None:
     address = str(Path(tempfile.mkdtemp(prefix="trm-agent-")) / "fork_server")
     command = [sys.executable, "-P", str(_HERE / "server.py"), address]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")])}
-    _SERVERS.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=env))
+    with log.open("ab") as out:
+        _SERVERS.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env))
     os.environ["TRM_AGENT_FORK_SERVER"] = address
 
 

@@ -1,7 +1,7 @@
 """The process that imports once and forks: `python -m trm_agent.fork_server.server SOCKET`.
 
-It must stay without threads and without Ray: a fork copies neither threads nor the environment that Ray's core has read
-when it was loaded. It ends when its standard input closes, which is when the driver is gone, however that happened.
+It must stay without threads, which a fork does not copy, and without Ray. It ends when its standard input closes, which
+is when the driver is gone, however that happened.
 """
 
 import gc
@@ -18,24 +18,27 @@ import traceback
 
 import wire
 
-# What verl's processes import, without verl and Ray themselves. Missing ones are left out.
+# What the processes of a run import and what does not import Ray: Ray's core reads the job from the environment when it
+# is loaded, so it must be loaded after the fork, and verl with it.
 PRELOAD = (
-    "torch",
     "torch.distributed.fsdp",
     "torch.distributed.checkpoint",
     "torch.utils.tensorboard",
-    "numpy",
     "pandas",
     "tensordict",
     "torchdata.stateful_dataloader",
-    "transformers",
     "transformers.models.auto.modeling_auto",
-    "transformers.models.qwen2.modeling_qwen2",
     "peft",
     "datasets",
     "gymnasium",
     "hydra",
-    "vllm",
+    "vllm.entrypoints.openai.api_server",
+    "vllm.model_executor.models.qwen2",
+    "vllm.model_executor.models.qwen3",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.core.sched.scheduler",
+    "vllm.v1.engine.input_processor",
+    "vllm.v1.engine.output_processor",
 )
 
 
@@ -124,9 +127,9 @@ def main() -> None:
     started = time.monotonic()
     for failure in preload(PRELOAD):
         print(f"fork server: not preloaded: {failure}", flush=True)
-    if threading.active_count() > 1:
-        names = [thread.name for thread in threading.enumerate()]
-        print(f"fork server: an import started threads ({names}); refusing to fork", flush=True)
+    threads = [thread.name for thread in threading.enumerate()]
+    if len(threads) > 1 or "ray" in sys.modules:
+        print(f"fork server: an import started threads ({threads}) or loaded ray; refusing to fork", flush=True)
         listener.close()
         os.unlink(address)
         return

@@ -4,11 +4,13 @@ The averaged weights (an exponential moving average over the steps) are what is 
 smoothly, so that it can be caught on the way up. The last stretch is a bisection between two averages.
 """
 
+from __future__ import annotations
+
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,12 +20,16 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from trm_agent.models.nano_tokenizer import TURN_END, TURN_START, render
 from trm_agent.models.traces import Solver, Trace
 
+if TYPE_CHECKING:
+    from trm_agent.models.nano import NanoSpec
+
 MODEL_TURN = re.compile(re.escape(f"{TURN_START}assistant\n") + "(.*?" + re.escape(TURN_END) + ")", re.DOTALL)
 AVERAGE_DECAY = 0.95
 WARM_UP_STEPS = 20
 # Tasks per measurement; seeds of measured tasks start here, and their split is the held-out one.
 NUM_MEASURED = 96
 MEASURE_EVERY = 5
+HOPELESS_NATS = 9.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,13 @@ def measure_success(model: Qwen3ForCausalLM, batch: Batch) -> float:
     return float(totals.exp().mean())
 
 
+def success_at(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, env_id: str, horizon: int, num_tasks: int
+) -> float:
+    """Success on held-out tasks of one horizon."""
+    return measure_success(model, held_out_batch(tokenizer, env_id, horizon, num_tasks))
+
+
 def held_out_batch(tokenizer: PreTrainedTokenizerFast, env_id: str, horizon: int, num_tasks: int) -> Batch:
     """Return solved held-out tasks of one horizon."""
     solver = Solver(env_id, "held_out")
@@ -90,9 +103,9 @@ def held_out_batch(tokenizer: PreTrainedTokenizerFast, env_id: str, horizon: int
 def warm_start(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    spec: Any,
+    spec: NanoSpec,
     max_seconds: float,
-    report: Callable[[int, float], None] = lambda step, success: None,
+    report: Callable[[int, float, float], None] = lambda step, loss, success: None,
 ) -> WarmStart:
     """Train the model in place until its averaged weights reach `spec.target_success`.
 
@@ -101,12 +114,12 @@ def warm_start(
         tokenizer: its tokenizer.
         spec: a `NanoSpec`.
         max_seconds: wall-clock limit.
-        report: called with the step and the measured success after each measurement.
+        report: called after each step with its number, the running loss (nats a token) and the last measured success.
 
     Raises:
         RuntimeError: if the target is not reached within `spec.max_steps` or `max_seconds`.
     """
-    started = time.process_time()
+    started = time.monotonic()
     measured = held_out_batch(tokenizer, spec.env_id, spec.horizon, NUM_MEASURED)
     batches = _Batches(tokenizer, spec)
     optimizer = torch.optim.AdamW(
@@ -114,6 +127,7 @@ def warm_start(
     )
     average = _copy(model)
     before, success = average, 0.0
+    running_loss, num_tokens = 10.0, float(measured.loss_mask.sum()) / len(measured.loss_mask)
     for step in range(1, spec.max_steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = spec.learning_rate * min(1.0, step / WARM_UP_STEPS)
@@ -123,35 +137,42 @@ def warm_start(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average = _between(average, _copy(model), 1 - min(AVERAGE_DECAY, step / (step + 10)))
+        running_loss = 0.9 * running_loss + 0.1 * float(loss.detach())
         if step % MEASURE_EVERY == 0:
-            success = _success_of(average, model, measured)
-            report(step, success)
+            # Measuring costs as much as several steps: not before the training loss makes success likely.
+            if running_loss * num_tokens < HOPELESS_NATS:
+                success = _success_of(average, model, measured)
             if success >= spec.target_success:
+                report(step, running_loss, success)
                 return WarmStart(step, _settle(model, before, average, measured, spec))
             before = average
-        if time.process_time() - started > max_seconds:
+        report(step, running_loss, success)
+        if time.monotonic() - started > max_seconds:
             break
     raise RuntimeError(
         f"the warm start reached {success:.2f} success at horizon {spec.horizon} in {step} steps and "
-        f"{time.process_time() - started:.0f} s, wanted {spec.target_success}; allow more than max_seconds = {max_seconds:.0f} "
-        f"on a busy machine, more than max_steps = {spec.max_steps}, or another seed"
+        f"{time.monotonic() - started:.0f} s, wanted {spec.target_success}; on a busy machine allow more than "
+        f"max_seconds = {max_seconds:.0f}, or else more than max_steps = {spec.max_steps}, or take another seed"
     )
 
 
 class _Batches:
     """Fresh training tasks, one horizon a batch (so that little is padding), about `spec.batch_tokens` tokens each."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, spec: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, spec: NanoSpec) -> None:
         self.tokenizer, self.spec = tokenizer, spec
         self.solver = Solver(spec.env_id, "train")
         self.rng = np.random.default_rng(spec.seed)
+        self.num_drawn = 0
         self.lengths = {
             horizon: make_batch(tokenizer, [self.solver.solve(0, horizon)]).input_ids.shape[1]
             for horizon in spec.warm_start_horizons
         }
 
     def draw(self) -> Batch:
-        horizon = int(self.rng.choice(self.spec.warm_start_horizons))
+        self.num_drawn += 1
+        horizons = self.spec.warm_start_horizons
+        horizon = horizons[0] if self.num_drawn <= self.spec.num_short_steps else int(self.rng.choice(horizons))
         num_traces = max(1, self.spec.batch_tokens // self.lengths[horizon])
         seeds = self.rng.integers(2**31, size=num_traces)
         return make_batch(self.tokenizer, [self.solver.solve(int(seed), horizon) for seed in seeds])
@@ -183,7 +204,7 @@ def _success_of(weights: Weights, model: Qwen3ForCausalLM, measured: Batch) -> f
     return success
 
 
-def _settle(model: Qwen3ForCausalLM, below: Weights, above: Weights, measured: Batch, spec: Any) -> float:
+def _settle(model: Qwen3ForCausalLM, below: Weights, above: Weights, measured: Batch, spec: NanoSpec) -> float:
     """Load weights between the last two averages whose success is the target's, as nearly as six halvings find."""
     low, high = 0.0, 1.0
     for _ in range(6):

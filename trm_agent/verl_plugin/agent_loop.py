@@ -25,10 +25,10 @@ class ServerGenerator:
     All turns of an episode carry one request id, so they reach the server that has their prefix in its cache.
     """
 
-    def __init__(self, server_manager: Any, sampling_params: dict[str, Any], eos_token_id: int) -> None:
+    def __init__(self, server_manager: Any, sampling_params: dict[str, Any], stop_token_ids: list[int]) -> None:
         self.server_manager = server_manager
-        self.sampling_params = sampling_params
-        self.eos_token_id = eos_token_id
+        self.sampling_params = {**sampling_params, "stop_token_ids": stop_token_ids}
+        self.stop_token_ids = frozenset(stop_token_ids)
         self.request_id = uuid4().hex
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
@@ -42,7 +42,7 @@ class ServerGenerator:
             token_ids=token_ids,
             log_probs=list(output.log_probs or []),
             # the server calls a turn that was cut by max_tokens "completed" too
-            finished=bool(token_ids) and token_ids[-1] == self.eos_token_id,
+            finished=bool(token_ids) and token_ids[-1] in self.stop_token_ids,
             extra={key: output.extra_fields.get(key) for key in ("min_global_steps", "max_global_steps")},
         )
 
@@ -67,17 +67,18 @@ class EnvAgentLoop(AgentLoopBase):
             trajectory, which keeps the episode out of the loss and out of the group's baseline.
         """
         task = json.loads(fields["env_task"])
-        generator = ServerGenerator(self.server_manager, sampling_params, self.tokenizer.eos_token_id)
+        chat = chat_tokens(self.tokenizer)
+        generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids))
         episode = await run_episode(
             functools.partial(make_env, self.config.env, task["env_id"]),
             generator,
-            chat_tokens(self.tokenizer),
+            chat,
             limits_of(self.config),
             env_id=task["env_id"],
             seed=task["seed"],
             options=task["options"],
         )
-        if episode.stop_reason.is_infrastructure_failure:
+        if episode.is_infrastructure_failure:
             logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, episode.stop_reason, episode.error)
             tag = {"stop_reason": str(episode.stop_reason), "error": str(episode.error)[:500]}
             await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES_PARTITION, tag=tag)
@@ -99,8 +100,12 @@ def chat_tokens(tokenizer: Any) -> ChatTokens:
 
 
 def limits_of(config: DictConfig) -> Limits:
-    """`config.env.limits`, with the trajectory's token budget that verl calls `data.max_response_length`."""
-    return Limits(max_response_tokens=int(config.data.max_response_length), **config.env.limits)
+    """`config.env.limits`, with the token budgets that verl calls `data.max_*_length`."""
+    budgets = {
+        "max_prompt_tokens": int(config.data.max_prompt_length),
+        "max_response_tokens": int(config.data.max_response_length),
+    }
+    return Limits.from_mapping({**config.env.limits, **budgets})
 
 
 def to_output(episode: Episode) -> AgentLoopOutput:
@@ -112,7 +117,7 @@ def to_output(episode: Episode) -> AgentLoopOutput:
         response_mask=[int(sampled) for sampled in episode.response_mask],
         response_logprobs=episode.rollout_log_probs,
         reward_score=episode.reward,
-        num_turns=2 * len(episode.turns) + 1,
+        num_turns=2 * episode.num_turns + 1,
         metrics=AgentLoopMetrics(
             generate_sequences=episode.timings["generate"],
             tool_calls=episode.timings["env"],
@@ -133,10 +138,10 @@ def summary(episode: Episode) -> dict[str, Any]:
         "horizon": episode.options.get("horizon"),
         "success": bool(episode.success),
         "stop_reason": str(episode.stop_reason),
-        "turns": len(episode.turns),
-        "tool_calls": sum(turn.num_tool_calls for turn in episode.turns),
-        "malformed_turns": sum(turn.malformed for turn in episode.turns),
-        "model_tokens": sum(episode.response_mask),
+        "turns": episode.num_turns,
+        "tool_calls": episode.num_tool_calls,
+        "malformed_turns": episode.num_malformed,
+        "model_tokens": episode.num_model_tokens,
         "response_tokens": len(episode.response_ids),
         "generate_s": episode.timings["generate"],
         "env_s": episode.timings["env"],

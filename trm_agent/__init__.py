@@ -1,0 +1,1 @@
+"""Agentic RL on verl with Trust Region Masking."""

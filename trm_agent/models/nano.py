@@ -1,0 +1,259 @@
+"""The nano model: a Qwen3 of about a million parameters that half knows an environment, made from nothing by a seed.
+
+`ensure_nano_model(NanoSpec())` returns the folder of a Hugging Face model and tokenizer, made once and then cached under
+a hash of everything that made it. From the shell: `python -m trm_agent.models.nano --seed 0 --out DIR`.
+"""
+
+import argparse
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# torch and transformers are imported where a model is made: finding a cached one takes no time.
+from trm_agent.models.traces import Solver
+
+CACHE_VARIABLE = "TRM_AGENT_CACHE"
+RECIPE_FILES = ("traces.py", "nano_tokenizer.py", "nano_train.py")
+NUM_TOKENIZER_TRACES = 300
+REPORTED_HORIZONS = (1, 2, 4, 8, 16)
+NUM_REPORTED_TASKS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class NanoSpec:
+    """All that decides which nano model comes out.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+
+    seed: int = 0
+    """Seed of the weights and of the training tasks."""
+    env_id: str = "trm/ChainMath-v0"
+    """The environment whose solver is imitated."""
+    horizon: int = 4
+    """Where success is measured to end the warm start."""
+    target_success: float = 0.35
+    """Success at that horizon to stop at, between 0 and 1: weak enough for RL to have something to do."""
+    warm_start_horizons: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
+    """Drawn evenly; the longest decides how long the conversations are that the model can follow at all."""
+    num_short_steps: int = 60
+    """Steps on the first of these horizons alone at the start, where copying is learnt fastest."""
+    batch_tokens: int = 1500
+    """Tokens of conversation a step, about."""
+    learning_rate: float = 1.5e-3
+    """Of AdamW, constant after a short warm-up."""
+    max_steps: int = 1000
+    """Steps without reaching the target after which the warm start fails."""
+    hidden_size: int = 192
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 32
+    mlp_size: int = 768
+    max_vocab_size: int = 1024
+    """Upper limit; the tokenizer stops earlier when nothing is left to merge."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "warm_start_horizons", tuple(self.warm_start_horizons))
+        if not 0.0 < self.target_success < 1.0:
+            raise ValueError(f"target_success = {self.target_success}: expected a value between 0 and 1, such as 0.35")
+        if not self.warm_start_horizons or min(self.warm_start_horizons) < 1:
+            raise ValueError(f"warm_start_horizons = {self.warm_start_horizons}: expected horizons of at least 1")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("seed", "env_id", "warm_start_horizons") and value <= 0:
+                raise ValueError(f"{field.name} = {value}: expected a positive number; the default is {field.default}")
+
+    def cache_key(self) -> str:
+        """Return a hash of the fields, the recipe's source and the environment's first traces."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
+        for name in RECIPE_FILES:
+            digest.update(Path(__file__).with_name(name).read_bytes())
+        solver = Solver(self.env_id, "train")
+        for seed, horizon in enumerate(self.warm_start_horizons):
+            digest.update(json.dumps(dataclasses.asdict(solver.solve(seed, horizon)), sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
+
+def ensure_nano_model(
+    spec: NanoSpec, cache_dir: str | Path | None = None, max_seconds: float = 900.0, show_progress: bool = True
+) -> Path:
+    """Return the folder of the model, making it if the cache does not hold it.
+
+    Args:
+        spec: which model.
+        cache_dir: where models are kept; by default `models/` in $TRM_AGENT_CACHE or in ~/.cache/trm-agent.
+        max_seconds: wall-clock limit of the warm start.
+        show_progress: whether to draw a progress bar on stderr.
+
+    Raises:
+        RuntimeError: if the warm start does not reach its target in time.
+    """
+    root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "trm-agent") / "models"
+    root = Path(cache_dir) if cache_dir is not None else root
+    folder = root / f"nano-{spec.cache_key()}"
+    if (folder / "nano.json").exists():
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.with_suffix(".lock")):
+        if not (folder / "nano.json").exists():
+            make_nano_model(spec, folder, max_seconds, show_progress)
+    return folder
+
+
+def make_nano_model(spec: NanoSpec, folder: str | Path, max_seconds: float = 900.0, show_progress: bool = True) -> None:
+    """Make the model and move it to `folder`, complete or not at all.
+
+    Raises:
+        FileExistsError: if `folder` exists and is not empty.
+        RuntimeError: if the warm start does not reach its target in time.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; choose another folder or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        unfinished.chmod(0o755)
+        _make_in(spec, unfinished, max_seconds, show_progress)
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def make_tokenizer(spec: NanoSpec) -> Any:
+    """Train the tokenizer on solved tasks of short horizons."""
+    from trm_agent.models.nano_tokenizer import train_tokenizer
+
+    solver = Solver(spec.env_id, "train")
+    traces = [solver.solve(seed, 1 + seed % 6) for seed in range(NUM_TOKENIZER_TRACES)]
+    return train_tokenizer(traces, spec.max_vocab_size)
+
+
+def make_model(spec: NanoSpec, tokenizer: Any) -> Any:
+    """Return a fresh Qwen3 model in float32 with random weights from the spec's seed."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        # verl masks logits beyond len(tokenizer) in the rollout only; more would make trainer and rollout disagree.
+        vocab_size=len(tokenizer),
+        hidden_size=spec.hidden_size,
+        num_hidden_layers=spec.num_layers,
+        num_attention_heads=spec.num_heads,
+        num_key_value_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        intermediate_size=spec.mlp_size,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        return Qwen3ForCausalLM(config).float()
+
+
+def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bool) -> None:
+    from tqdm import tqdm
+
+    from trm_agent.models import nano_train
+
+    started = time.monotonic()
+    tokenizer = make_tokenizer(spec)
+    model = make_model(spec, tokenizer)
+    with _one_thread(), tqdm(desc="warm start", unit="step", disable=not show_progress, file=sys.stderr) as bar:
+
+        def report(step: int, loss: float, success: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"loss {loss:.2f}, success {success:.2f} of {spec.target_success}", refresh=False)
+
+        result = nano_train.warm_start(model, tokenizer, spec, max_seconds, report)
+        success = {
+            str(horizon): round(nano_train.success_at(model, tokenizer, spec.env_id, horizon, NUM_REPORTED_TASKS), 4)
+            for horizon in REPORTED_HORIZONS
+        }
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    facts = {
+        "spec": dataclasses.asdict(spec),
+        "num_parameters": model.num_parameters(),
+        "vocab_size": len(tokenizer),
+        "num_steps": result.num_steps,
+        "success": success,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (folder / "nano.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same result on any number of cores, and no slower on busy ones: the matrices are tiny."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock, so that two runs that start together make one model."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trm_agent.models.nano",
+        description="Make the nano model (tokenizer, weights, warm start) in a folder, or find it in the cache.",
+        epilog="example: python -m trm_agent.models.nano --seed 0 --out nano",
+    )
+    parser.add_argument("--seed", type=int, default=NanoSpec.seed, help="seed of weights and tasks (%(default)s)")
+    parser.add_argument("--out", type=Path, help="new folder for the model; without it, the cache")
+    parser.add_argument("--horizon", type=int, default=NanoSpec.horizon, help="where success is measured (%(default)s)")
+    parser.add_argument(
+        "--target-success", type=float, default=NanoSpec.target_success, help="success to stop at (%(default)s)"
+    )
+    parser.add_argument("--max-seconds", type=float, default=900.0, help="wall-clock limit (%(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        spec = NanoSpec(seed=options.seed, horizon=options.horizon, target_success=options.target_success)
+        if options.out is None:
+            folder = ensure_nano_model(spec, max_seconds=options.max_seconds)
+        else:
+            folder = options.out
+            make_nano_model(spec, folder, options.max_seconds)
+    except (ValueError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    facts = json.loads((folder / "nano.json").read_text())
+    success = ", ".join(f"{horizon}: {rate:.2f}" for horizon, rate in facts["success"].items())
+    print(f"{folder}: {facts['num_parameters']:,} parameters, {facts['seconds']} s; success by horizon {success}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
