@@ -15,10 +15,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from trm_agent import preflight
 from trm_agent.compose import GROUPS, choices, compose_run, default_experiment
 from trm_agent.runs import results
-from trm_agent.runs.folder import LOG_FILE, RunFolder, forget_after, open_run_folder
+from trm_agent.runs.folder import LOG_FILE, RunFolder, discard, forget_after, open_run_folder
 from trm_agent.runs.screen import Screen, duration, quiet
 
 BAD_INPUT = 2
+
+
+class BadInput(Exception):
+    """A refusal before Ray starts, as against a ValueError somewhere in the run."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,13 +61,14 @@ def train(config: DictConfig, folder: RunFolder, started: float) -> int:
     try:
         prepare(config, folder)
     except ValueError as error:
+        discard(folder)
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     screen_out = quiet(folder.path)
     try:
         _run(config, folder, started, screen_out)
-    except ValueError as error:
-        traceback.print_exc()
+    except BadInput as error:
+        discard(folder)
         print(f"error: {error}", file=screen_out)
         return BAD_INPUT
     except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -108,7 +113,10 @@ def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str]) ->
     screen = Screen(folder.path, out, config.trainer.total_training_steps, started)
     screen.start()
     try:
-        launch.check(config)
+        try:
+            launch.check(config)
+        except ValueError as error:
+            raise BadInput(str(error)) from error
         launch.run(config)
     finally:
         screen.close()

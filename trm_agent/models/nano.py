@@ -1,7 +1,7 @@
 """The nano model: a Qwen3 of about a million parameters that half knows an environment, made from nothing by a seed.
 
-`ensure_nano_model(NanoSpec())` returns the folder of a Hugging Face model and tokenizer, made once and then cached under
-a hash of everything that made it. From the shell: `python -m trm_agent.models.nano --seed 0 --out DIR`.
+`ensure_nano_model(NanoSpec())` returns the folder of a Hugging Face model and tokenizer, made once and then cached
+under a hash of everything that made it. From the shell: `python -m trm_agent.models.nano --seed 0 --out DIR`.
 """
 
 import argparse

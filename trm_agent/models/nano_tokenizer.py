@@ -7,6 +7,7 @@ what the model samples must not share a token with it.
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -44,8 +45,8 @@ CHAT_TEMPLATE = r"""
     {%- elif not (loop.first and has_system) %}
         {{- "<|im_start|>" + message.role + "\n" + (message.content or "") }}
         {%- for call in message.tool_calls or [] %}
-            {%- set function = call.function or call %}
-            {{- "<tool_call>\n" + ({"name": function.name, "arguments": function.arguments} | tojson) + "\n</tool_call>" }}
+            {%- set called = call.function or call %}
+            {{- "<tool_call>\n" + ({"name": called.name, "arguments": called.arguments} | tojson) + "\n</tool_call>" }}
         {%- endfor %}
         {{- "<|im_end|>\n" }}
     {%- endif %}
@@ -89,7 +90,8 @@ def train_tokenizer(traces: Sequence[Trace], max_vocab_size: int) -> PreTrainedT
 
 def render(tokenizer: PreTrainedTokenizerFast, trace: Trace) -> str:
     """Return the text of a whole conversation under the tokenizer's chat template."""
-    return str(tokenizer.apply_chat_template(trace.messages, tools=trace.tools, tokenize=False))
+    tools: list[Any] = list(trace.tools)
+    return str(tokenizer.apply_chat_template(trace.messages, tools=tools, tokenize=False))
 
 
 def _wrap(core: Tokenizer) -> PreTrainedTokenizerFast:

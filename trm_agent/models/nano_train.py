@@ -59,7 +59,9 @@ def make_batch(tokenizer: PreTrainedTokenizerFast, traces: Sequence[Trace]) -> B
     length = max(len(ids) for ids in encoded["input_ids"])
     input_ids = torch.full((len(texts), length), int(tokenizer.pad_token_id))
     loss_mask = torch.zeros((len(texts), length), dtype=torch.bool)
-    for row, (text, ids, offsets) in enumerate(zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)):
+    for row, (text, ids, offsets) in enumerate(
+        zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ):
         input_ids[row, : len(ids)] = torch.tensor(ids)
         starts = np.array([start for start, _ in offsets])
         for turn in MODEL_TURN.finditer(text):

@@ -13,7 +13,7 @@ class Trace:
     """One solved episode as chat messages."""
 
     messages: list[dict[str, str]]
-    """`{"role", "content"}` in order: system (if the environment has a prompt), user, then assistant and tool in turn."""
+    """`{"role", "content"}` in order: system (if there is a prompt), user, then assistant and tool in turn."""
     tools: list[dict[str, Any]]
     """OpenAI function schemas."""
     horizon: int
@@ -51,5 +51,7 @@ class Solver:
                 break
             messages.append({"role": info["role"], "content": observation})
         if reward != 1.0:
-            raise RuntimeError(f"the solver of {self.env.spec} earned {reward} on seed {seed}, horizon {horizon}; mend it")
+            raise RuntimeError(
+                f"the solver of {self.env.spec} earned {reward} on seed {seed}, horizon {horizon}; mend it"
+            )
         return Trace(messages, self.env.tool_schemas, horizon)

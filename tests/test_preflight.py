@@ -1,0 +1,85 @@
+"""Every refusal names the field, the value, what is allowed and what to do, and comes before Ray."""
+
+import pytest
+from omegaconf import DictConfig
+
+from trm_agent import preflight
+from trm_agent.compose import compose_run
+
+NANO = "experiment=math_nano"
+TRM = "actor_rollout_ref.actor.policy_loss.trm"
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose_run([NANO, *overrides])
+
+
+@pytest.mark.parametrize("experiment", ["math_nano", "math_nano_mismatch", "math_qwen3_8b"])
+def test_our_experiments_pass(experiment: str) -> None:
+    preflight.check(compose_run([f"experiment={experiment}"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env.id=trm/ChainMat-v0", ["env.id", "trm/ChainMat-v0", "'trm/ChainMath-v0'", "env.module"]),
+        ("env.module=no_such_module", ["env.module", "no_such_module", "install"]),
+        ("env.train.horizons=[0]", ["env.train.horizons", "[0]", "positive"]),
+        ("env.val.split=train", ["env.val.split", "train", "held_out"]),
+        ("env.limits.max_turns=4", ["env.limits.max_turns", "4", "raise"]),
+        (f"{TRM}.max_token_kl=-1", [f"{TRM}.max_token_kl", "-1", "above 0"]),
+        (f"{TRM}.max_token_kl=0", [f"{TRM}.max_token_kl", "0", "above 0"]),
+        (f"{TRM}.criterion=maxx", [f"{TRM}.criterion", "maxx", "'max'"]),
+        (f"{TRM}.estimator=sampeld", [f"{TRM}.estimator", "sampeld", "'sampled'"]),
+        (f"+{TRM}.max_tokn_kl=1", [f"{TRM}.max_tokn_kl", "max_token_kl"]),
+        ("algorithm.rollout_correction.bypass_mode=false", ["bypass_mode", "false", "true"]),
+        ("actor_rollout_ref.rollout.calculate_log_probs=false", ["calculate_log_probs", "false", "true"]),
+        ("actor_rollout_ref.rollout.top_p=0.9", ["actor_rollout_ref.rollout.top_p", "0.9", "1.0"]),
+        ("actor_rollout_ref.rollout.top_k=20", ["actor_rollout_ref.rollout.top_k", "20", "-1"]),
+        ("actor_rollout_ref.rollout.temperature=0", ["actor_rollout_ref.rollout.temperature", "0", "positive"]),
+        ("actor_rollout_ref.model.path=/no/such/model", ["actor_rollout_ref.model.path", "/no/such/model", "config.json"]),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size=7", ["ppo_mini_batch_size", "7", "divide"]),
+        ("trainer.n_gpus_per_node=3", ["3 devices", "multiple of 3"]),
+        ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n", "1", "at least 2"]),
+        ("actor_rollout_ref.rollout.max_model_len=100", ["max_model_len", "100", "raise"]),
+        ("trainer.total_training_steps=0", ["trainer.total_training_steps", "0", "at least 1"]),
+        ("env.train.num_tasks=10", ["env.train.num_tasks", "10", "raise"]),
+    ],
+)
+def test_what_cannot_work_is_refused(override: str, words: list[str]) -> None:
+    with pytest.raises(ValueError, match="=|:") as refusal:
+        preflight.check(composed(override))
+    message = str(refusal.value)
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("experiment=math_nan", "'math_nano'"),
+        ("policy_loss=trn", "'trm'"),
+        ("env=chain_mat", "'chain_math'"),
+        ("hardware=gpus", "'gpu'"),
+    ],
+)
+def test_an_unknown_choice_names_the_closest(override: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean {nearest}"):
+        compose_run([override])
+
+
+def test_an_unknown_field_is_named() -> None:
+    with pytest.raises(ValueError, match="train_batch_sise"):
+        composed("data.train_batch_sise=4")
+
+
+def test_an_unknown_policy_loss_names_the_closest() -> None:
+    config = composed("actor_rollout_ref.actor.policy_loss.loss_mode=vanila")
+    with pytest.raises(ValueError, match=r"loss_mode='vanila'.*did you mean 'vanilla'"):
+        preflight.check_policy_loss(config, ["vanilla", "trm", "gspo"])
+
+
+def test_a_horizon_that_cannot_fit_is_refused() -> None:
+    config = composed()
+    preflight.check_budget(config, lambda options: (30, 30 * options["horizon"]))
+    with pytest.raises(ValueError, match=r"horizon 8 cannot fit.*320 tokens.*data.max_response_length=288"):
+        preflight.check_budget(config, lambda options: (30, 40 * options["horizon"]))
