@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from verl.utils.device import get_device_name
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
@@ -17,6 +19,13 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
     The `trm` loss leaves its metrics, each with its aggregation, in a collector; they join the micro-batch's metrics
     here.
     """
+
+    def initialize(self) -> None:
+        super().initialize()
+        wrapped = isinstance(self.module, FSDP | FSDPModule)
+        parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        backend = torch.distributed.get_backend()
+        print(f"engine: FSDP {wrapped}, backend {backend}, {parameters} parameters", flush=True)
 
     def forward_step(self, micro_batch: TensorDict, loss_function: Any, forward_only: bool) -> tuple[torch.Tensor, dict]:
         with collect_metrics() as collected:

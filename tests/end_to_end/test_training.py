@@ -1,0 +1,112 @@
+"""The real stack, end to end: Ray actors, FSDP on gloo, a vLLM server, the run folder."""
+
+import json
+import math
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.training import command, environment, steps, train
+from trm_agent.verl_plugin.dataset import TRAIN, task_seed
+from trm_agent.verl_plugin.episode_metrics import fingerprint
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+PREFIX = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
+
+
+def largest_log_ratio(row: dict) -> float:
+    """Largest |log pi_theta - log pi_roll| over the tokens of a step, nats."""
+    return max(abs(math.log(row["trm/ratio_min"])), abs(math.log(row["trm/ratio_max"])))
+
+
+def test_a_run_on_the_real_stack(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = train(run)
+    first, second = steps(run)
+    # float32 on both sides: the engines agree on every token after each weight synchronisation, step 2 after an update
+    assert largest_log_ratio(first) < 1e-4
+    assert largest_log_ratio(second) < 1e-4
+    assert second["actor/grad_norm"] > 0
+    assert first["trm/acceptance"] > 0.99
+    assert first["trm/num_sequences"] == 8
+    assert first["env/num_episodes"] == 8
+    assert 0 < first["env/model_token_frac"] < 1
+    log = (run / "log.txt").read_text(errors="replace")
+    assert "engine: FSDP True, backend gloo" in log
+    assert "vLLMHttpServer" in log
+    summary = json.loads((run / "summary.json").read_text())
+    assert (set(summary["success"]["before"]), set(summary["success"]["after"])) == ({"4", "8"}, {"4", "8"})
+    assert (summary["steps"], summary["seed"]) == (2, 0)
+    assert "horizon 4 (trained)" in done.stdout
+    assert "held-out success" in done.stdout
+    files = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "git.json", "metrics.jsonl", "log.txt", "curves.png", "checkpoints"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    again = subprocess.run(command(run), capture_output=True, text=True, timeout=60, env=environment())
+    assert (again.returncode, "the run is complete" in again.stdout) == (0, True)
+
+
+def test_a_dropped_weight_synchronisation_is_seen(tmp_path: Path) -> None:
+    train(tmp_path / "run", f"{PREFIX}=tests.end_to_end.broken_sync.BrokenSyncExtension", "trainer.total_training_steps=3",
+          "trainer.test_freq=3", "actor_rollout_ref.actor.optim.lr_warmup_steps=0")  # fmt: skip
+    first, second, third = steps(tmp_path / "run")
+    assert largest_log_ratio(first) < 1e-4
+    assert largest_log_ratio(second) > 1e-2
+    assert largest_log_ratio(third) > 1e-2
+
+
+def test_a_killed_run_resumes_with_the_same_data(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    overrides = ("trainer.total_training_steps=4", "trainer.test_freq=4")
+    driver = subprocess.Popen(command(run, *overrides), stdout=subprocess.DEVNULL, env=environment())
+    deadline = time.monotonic() + 240
+    tracker = run / "checkpoints" / "latest_checkpointed_iteration.txt"
+    while not (tracker.exists() and tracker.read_text() in ("2", "3")):
+        assert driver.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = train(run, *overrides)
+    assert "resumed after step" in done.stdout
+    rows = steps(run)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    # an unbroken run takes tasks 0, 1 then 2, 3 and so on
+    expected = [fingerprint(task_seed(0, TRAIN, 2 * step + task) for task in range(2)) for step in range(4)]
+    assert [int(row["run/data_fingerprint"]) for row in rows] == expected
+    assert json.loads((run / "summary.json").read_text())["steps"] == 4
+
+
+def test_faulty_environments_do_not_stop_a_run(tmp_path: Path) -> None:
+    done = train(
+        tmp_path / "run",
+        "env.module=tests.end_to_end.faulty_env",
+        "env.id=faulty/ChainMath-v0",
+        "+env.kwargs.raise_rate=0.1",
+        "+env.kwargs.hang_rate=0.02",
+        "env.limits.step_timeout_s=2",
+        "actor_rollout_ref.rollout.n=8",
+        "trainer.total_training_steps=3",
+        "trainer.test_freq=3",
+    )
+    rows = steps(tmp_path / "run")
+    assert len(rows) == 3
+    failed = sum(row["env/infrastructure_failures"] for row in rows)
+    played = sum(row["env/num_episodes"] for row in rows)
+    assert failed + played >= 48  # 3 steps of 2 x 8 episodes; a batch that failed whole is replaced
+    assert sum(row.get("env/infrastructure_failures/env_error", 0) for row in rows) > 0
+    # what failed is in no count of the method either
+    assert [row["trm/num_sequences"] for row in rows] == [row["env/num_episodes"] for row in rows]
+    assert "could not be played" in done.stdout
+
+
+@pytest.mark.parametrize("policy_loss", ["ppo_clip", "gspo"])
+def test_verls_own_losses_run_through_the_same_command(tmp_path: Path, policy_loss: str) -> None:
+    train(tmp_path / "run", f"policy_loss={policy_loss}", "trainer.total_training_steps=1", "trainer.test_freq=1")
+    (row,) = steps(tmp_path / "run")
+    assert row["actor/grad_norm"] >= 0
+    assert "actor/pg_clipfrac" in row
+    assert "trm/acceptance" not in row

