@@ -33,13 +33,19 @@ def test_only_the_plugin_names_verl_and_vllm() -> None:
         room = path.relative_to(REPOSITORY / "trm_agent").parts[0]
         for line in path.read_text(encoding="utf-8").splitlines():
             words = line.split()
-            if words[:1] in (["import"], ["from"]) and words[1].split(".")[0] in ("verl", "vllm") and room != "verl_plugin":
+            if (
+                words[:1] in (["import"], ["from"])
+                and words[1].split(".")[0] in ("verl", "vllm")
+                and room != "verl_plugin"
+            ):
                 offenders.append(f"{path.name}: {line.strip()}")
     assert offenders == []
 
 
 def test_no_file_holds_two_concepts() -> None:
-    sources = [path for folder in ("trm_agent", "envs", "tests", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")]
+    sources = [
+        path for folder in ("trm_agent", "envs", "tests", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")
+    ]
     long = {path.name: lines for path in sources if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 300}
     assert len(sources) > 50
     assert long == {}

@@ -37,7 +37,10 @@ def test_our_experiments_pass(experiment: str) -> None:
         ("actor_rollout_ref.rollout.top_p=0.9", ["actor_rollout_ref.rollout.top_p", "0.9", "1.0"]),
         ("actor_rollout_ref.rollout.top_k=20", ["actor_rollout_ref.rollout.top_k", "20", "-1"]),
         ("actor_rollout_ref.rollout.temperature=0", ["actor_rollout_ref.rollout.temperature", "0", "positive"]),
-        ("actor_rollout_ref.model.path=/no/such/model", ["actor_rollout_ref.model.path", "/no/such/model", "config.json"]),
+        (
+            "actor_rollout_ref.model.path=/no/such/model",
+            ["actor_rollout_ref.model.path", "/no/such/model", "config.json"],
+        ),
         ("actor_rollout_ref.actor.ppo_mini_batch_size=7", ["ppo_mini_batch_size", "7", "divide"]),
         ("trainer.n_gpus_per_node=3", ["3 devices", "multiple of 3"]),
         ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n", "1", "at least 2"]),

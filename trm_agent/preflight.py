@@ -67,9 +67,9 @@ def _environment(config: DictConfig) -> None:
         try:
             importlib.import_module(env.module)
         except ImportError as error:
-            raise ValueError(f"env.module={env.module!r}: cannot be imported ({error}); install it or fix the name") from (
-                error
-            )
+            raise ValueError(
+                f"env.module={env.module!r}: cannot be imported ({error}); install it or fix the name"
+            ) from (error)
     if env.id not in gymnasium.registry:
         bundled = ("gymnasium.", "ale_py.", "shimmy.")
         known = [name for name, spec in gymnasium.registry.items() if not str(spec.entry_point).startswith(bundled)]

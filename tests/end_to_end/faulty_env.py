@@ -5,10 +5,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from trm_envs.tasks.chain_math import ChainMathEnv
+
+from trm_envs.tasks.chain_math import ChainMath
 
 
-class FaultyChainMathEnv(ChainMathEnv):
+class FaultyChainMath(ChainMath):
     """ChainMath that fails like infrastructure does: independently of the task's seed."""
 
     def __init__(self, raise_rate: float = 0.0, hang_rate: float = 0.0, **kwargs: Any) -> None:
@@ -25,4 +26,4 @@ class FaultyChainMathEnv(ChainMathEnv):
         return super().step(action)
 
 
-gymnasium.register("faulty/ChainMath-v0", entry_point=FaultyChainMathEnv, disable_env_checker=True)
+gymnasium.register("faulty/ChainMath-v0", entry_point=FaultyChainMath, disable_env_checker=True)

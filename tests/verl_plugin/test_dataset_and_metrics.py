@@ -61,7 +61,12 @@ def episode(seed: int, success: bool, horizon: int = 4, stop: str = "terminated"
 
 
 def test_training_metrics_count_what_was_played_and_what_failed() -> None:
-    played = [episode(1, True), episode(1, False), episode(2, True, horizon=3), episode(2, True, horizon=3, stop="max_turns")]
+    played = [
+        episode(1, True),
+        episode(1, False),
+        episode(2, True, horizon=3),
+        episode(2, True, horizon=3, stop="max_turns"),
+    ]
     failed = [{"stop_reason": "env_error"}, {"stop_reason": "env_error"}, {"stop_reason": "env_timeout"}]
     metrics = training_metrics(played, failed, step_seconds=2.0)
     assert metrics["env/success"] == 0.75

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import gymnasium
 import transfer_queue as tq
-import trm_envs  # noqa: F401  (registers the environments of the suite)
 from omegaconf import DictConfig, OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
+import trm_envs  # noqa: F401  (registers the environments of the suite)
 from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode
 
 FAILURES_PARTITION = "infrastructure_failures"

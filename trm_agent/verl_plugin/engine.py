@@ -27,7 +27,9 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
         backend = torch.distributed.get_backend()
         print(f"engine: FSDP {wrapped}, backend {backend}, {parameters} parameters", flush=True)
 
-    def forward_step(self, micro_batch: TensorDict, loss_function: Any, forward_only: bool) -> tuple[torch.Tensor, dict]:
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
+    ) -> tuple[torch.Tensor, dict]:
         with collect_metrics() as collected:
             loss, output = super().forward_step(micro_batch, loss_function, forward_only)
         output["metrics"].update(collected)

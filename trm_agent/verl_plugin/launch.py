@@ -31,9 +31,7 @@ def check(config: DictConfig) -> None:
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(AGENT_LOOPS)
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
     check_budget(config, _measure(config))
-    validate_config(
-        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-    )
+    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
 
 
 def run(config: DictConfig) -> None:

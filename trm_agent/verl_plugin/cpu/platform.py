@@ -153,6 +153,10 @@ class PlatformCPU(PlatformBase):
         # no CUDA IPC: verl then moves the weights through POSIX shared memory
         return False
 
+    def rollout_env_vars(self) -> dict[str, str]:
+        # the engine decodes while agent loops and servers run: with a thread on every core they wait for each other
+        return {"OMP_NUM_THREADS": "1"}
+
     def cudart(self) -> None:
         return None
 
