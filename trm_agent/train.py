@@ -16,6 +16,7 @@ from trm_agent import preflight
 from trm_agent.compose import GROUPS, choices, compose_run, default_experiment
 from trm_agent.runs import results
 from trm_agent.runs.folder import LOG_FILE, RunFolder, discard, forget_after, open_run_folder
+from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.screen import Screen, duration, quiet
 
 BAD_INPUT = 2
@@ -99,6 +100,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> None:
         if folder.step:
             # the row of that step's validation is in metrics.jsonl already
             config.trainer.val_before_train = False
+    remove_stale_weights()
     if config.hardware.fork_server:
         from trm_agent.fork_server import handle
 

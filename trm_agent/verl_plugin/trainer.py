@@ -1,8 +1,12 @@
-"""What our runs add to a trainer of verl's V1: metrics of episodes and of the trust region, and the run folder's log."""
+"""What our runs add to a trainer of verl's V1: metrics of episodes and of the trust region, a log, a watchdog."""
 
 import json
 import math
+import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +53,14 @@ class RunMixin:
         tracking.logger["run_folder"] = MetricsFile(Path(self.config.run.dir) / METRICS_FILE)
         self._tracking = tracking
 
+    def on_init_end(self) -> None:
+        with deadline(self.config.run.weight_sync_timeout_s, "the first weight synchronisation"):
+            super().on_init_end()  # type: ignore[misc]
+
+    def on_step_end(self) -> None:
+        with deadline(self.config.run.weight_sync_timeout_s, "the weight synchronisation"):
+            super().on_step_end()  # type: ignore[misc]
+
     def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
@@ -77,6 +89,27 @@ def _take_failures() -> list[dict[str, Any]]:
     if rows:
         tq.kv_clear(keys=list(rows), partition_id=FAILURES_PARTITION)
     return list(rows.values())
+
+
+@contextmanager
+def deadline(seconds: float, what: str) -> Iterator[None]:
+    """End this process if the block takes longer.
+
+    verl's sender of weights waits for ever if the receiver has failed (bucketed_weight_transfer.py receives without a
+    timeout); the driver sees the end of this process at once.
+    """
+
+    def give_up() -> None:
+        print(f"{what} took longer than {seconds:.0f} s (run.weight_sync_timeout_s); giving up", flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def trainer_class(mode: str) -> type:

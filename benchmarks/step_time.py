@@ -1,0 +1,61 @@
+"""Step time by phase against plain verl on the same single-turn workload; the claim is at most 5 % on top.
+
+python -m benchmarks.step_time [--steps 12]
+
+Both sides: the same tasks, one turn of at most 32 tokens, the same replay buffer (verl's own polls every 2 s, which would
+hide everything else), bypass mode. Ours: environment episodes and the `trm` loss. Baseline: verl's single-turn agent loop,
+reward worker and vanilla loss.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import train, training_rows
+
+NUM_WARM_UP = 2
+PHASES = ("gen", "old_log_prob", "adv", "update_actor", "update_weights", "step")
+WORKLOAD = ("data.max_response_length=32", "env.train.horizons=[1]", "env.limits.max_turn_tokens=32")
+
+
+def medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Median seconds of each phase, the first steps left out."""
+    return {phase: statistics.median(row[f"timing_s/{phase}"] for row in rows[NUM_WARM_UP:]) for phase in PHASES}
+
+
+def ours(steps: int) -> dict[str, float]:
+    """Our loop and loss: one turn, because the response is full after it."""
+    budget = ("env.limits.max_turns=2", "env.val.horizons=[1]", "env.val.num_tasks=2")
+    run_dir, _ = train(*WORKLOAD, *budget, f"trainer.total_training_steps={steps}", f"trainer.test_freq={steps}",
+                       "trainer.save_freq=-1")  # fmt: skip
+    return medians(training_rows(run_dir))
+
+
+def plain_verl(steps: int) -> dict[str, float]:
+    """verl alone."""
+    run_dir = Path(tempfile.mkdtemp(prefix="trm-benchmark-")) / "run"
+    command = [sys.executable, "-m", "benchmarks.plain_verl", str(run_dir), str(steps), *WORKLOAD]
+    with (run_dir.parent / "log.txt").open("w") as log:
+        subprocess.run(command, check=True, timeout=900, stdout=log, stderr=subprocess.STDOUT)
+    rows = [json.loads(line)["data"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return medians(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12, help="training steps of each run (default 12)")
+    steps = parser.parse_args().steps
+    baseline, measured = plain_verl(steps), ours(steps)
+    print(f"{'median seconds':<18}{'ours':>8}{'verl':>8}{'ratio':>8}")
+    for phase in PHASES:
+        ratio = measured[phase] / baseline[phase] if baseline[phase] else float("nan")
+        print(f"{phase:<18}{measured[phase]:>8.3f}{baseline[phase]:>8.3f}{ratio:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()

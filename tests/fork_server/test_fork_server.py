@@ -1,0 +1,118 @@
+"""The client speaks Ray's command line; the server forks a worker with the client's environment, folder and streams."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trm_agent.fork_server.client import parse
+
+HERE = Path(__file__).resolve().parents[2] / "trm_agent" / "fork_server"
+SERVER = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import server
+server.PRELOAD = {{preload}}
+server.main()
+"""
+WORKER = """
+import json, os, sys
+print(json.dumps({"argv": sys.argv[1:], "x": os.environ.get("X"), "cwd": os.getcwd(), "preloaded": "wave" in sys.modules,
+                  "parent": os.getppid(), "main": __name__}))
+print("to stderr", file=sys.stderr)
+sys.exit(3)
+"""
+
+
+def start(tmp_path: Path, preload: str = '("wave",)') -> tuple[subprocess.Popen, str]:
+    address = str(tmp_path / "socket")
+    code = SERVER.replace("{preload}", preload)
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    return server, address
+
+
+def ask(address: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run the client; its pipes close only when the forked worker has ended too."""
+    return subprocess.run(
+        [sys.executable, str(HERE / "client.py"), *arguments],
+        env={"TRM_AGENT_FORK_SERVER": address, "PATH": "/usr/bin"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def wait_for(path: str) -> None:
+    deadline = time.monotonic() + 20
+    while not Path(path).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_rays_arguments_are_split() -> None:
+    context = json.dumps({"env_vars": {"A": "1"}})
+    arguments = [
+        f"--serialized-runtime-env-context={context}",
+        "--language=PYTHON",
+        "default_worker.py",
+        "--startup-token=3",
+    ]
+    assert parse(arguments) == ({"A": "1"}, "PYTHON", ["default_worker.py", "--startup-token=3"])
+    assert parse(["--serialized-runtime-env-context", "{}", "worker.py"]) == ({}, "PYTHON", ["worker.py"])
+
+
+def test_a_worker_is_a_fork_with_the_clients_environment_and_streams(tmp_path: Path) -> None:
+    server, address = start(tmp_path)
+    wait_for(address)
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    context = json.dumps({"env_vars": {"X": "from the runtime environment"}})
+    done = ask(
+        address,
+        f"--serialized-runtime-env-context={context}",
+        "--language=PYTHON",
+        str(worker),
+        "--token=7",
+        cwd=tmp_path,
+    )
+    said = json.loads(done.stdout)
+    assert said == {
+        "argv": ["--token=7"],
+        "x": "from the runtime environment",
+        "cwd": str(tmp_path),
+        "preloaded": True,
+        "parent": server.pid,
+        "main": "__main__",
+    }
+    assert done.stderr == "to stderr\n"
+    # the driver is gone: so is the server, and its socket
+    assert server.stdin is not None
+    server.stdin.close()
+    assert server.wait(timeout=10) == 0
+    assert not Path(address).exists()
+
+
+def test_the_server_refuses_to_fork_with_threads(tmp_path: Path) -> None:
+    (tmp_path / "threaded.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(30,), daemon=True).start()\n"
+    )
+    address = str(tmp_path / "socket")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + SERVER.replace("{preload}", '("threaded",)')
+    server = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=30)
+    assert "refusing to fork" in server.stdout
+    assert not Path(address).exists()
+
+
+@pytest.mark.parametrize("address", ["", "/nonexistent/socket"])
+def test_without_a_server_ray_starts_the_worker_itself(tmp_path: Path, address: str) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    done = ask(address, "--serialized-runtime-env-context={}", "--language=PYTHON", str(worker), cwd=tmp_path)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["preloaded"] is False

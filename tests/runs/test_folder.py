@@ -1,0 +1,82 @@
+"""Which folder a command means, and that nothing in it is lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trm_agent.runs import folder as folders
+
+
+def config(tmp_path: Path, directory: str | None = None, lr: float = 1.0) -> dict[str, Any]:
+    return {"run": {"root": str(tmp_path), "name": "run", "dir": directory}, "optim": {"lr": lr}}
+
+
+def release(folder: folders.RunFolder) -> None:
+    """What the kernel does when the process that holds the lock is killed."""
+    assert folder._lock is not None
+    folder._lock.close()
+
+
+def test_runs_are_numbered_and_a_finished_one_is_left_alone(tmp_path: Path) -> None:
+    first = folders.open_run_folder(config(tmp_path))
+    (first.path / folders.SUMMARY_FILE).write_text("{}")
+    release(first)
+    second = folders.open_run_folder(config(tmp_path))
+    assert (first.path.name, second.path.name, second.state) == ("run-001", "run-002", "new")
+
+
+def test_the_same_command_resumes_an_unfinished_run(tmp_path: Path) -> None:
+    first = folders.open_run_folder(config(tmp_path))
+    (first.path / "checkpoints").mkdir()
+    (first.path / "checkpoints/latest_checkpointed_iteration.txt").write_text("20")
+    release(first)
+    again = folders.open_run_folder(config(tmp_path))
+    assert (again.path, again.state, again.step) == (first.path, "resumed", 20)
+
+
+def test_another_configuration_gets_another_folder(tmp_path: Path) -> None:
+    release(folders.open_run_folder(config(tmp_path)))
+    assert folders.open_run_folder(config(tmp_path, lr=2.0)).path.name == "run-002"
+
+
+def test_a_run_in_progress_is_not_joined(tmp_path: Path) -> None:
+    running = folders.open_run_folder(config(tmp_path))
+    other = folders.open_run_folder(config(tmp_path))
+    assert other.path != running.path
+    with pytest.raises(ValueError, match="another process is training in it"):
+        folders.open_run_folder(config(tmp_path, directory=str(running.path)))
+
+
+def test_an_occupied_folder_with_another_configuration_is_refused_untouched(tmp_path: Path) -> None:
+    given = tmp_path / "mine"
+    release(folders.open_run_folder(config(tmp_path, directory=str(given))))
+    before = {path.name: path.read_bytes() for path in given.iterdir()}
+    with pytest.raises(ValueError, match=r"run.dir=.*another configuration \(optim.lr: 1.0 -> 2.0\)"):
+        folders.open_run_folder(config(tmp_path, directory=str(given), lr=2.0))
+    assert {path.name: path.read_bytes() for path in given.iterdir()} == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="not a run of ours"):
+        folders.open_run_folder(config(tmp_path, directory=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_refused_new_run_leaves_nothing(tmp_path: Path) -> None:
+    folder = folders.open_run_folder(config(tmp_path))
+    folders.discard(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_forgets_the_steps_that_it_does_again(tmp_path: Path) -> None:
+    rows = [{"step": step, "value": step / 10} for step in range(8)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / folders.METRICS_FILE).write_text(text + '{"step": 8, "val')  # cut by a kill
+    assert folders.read_metrics(tmp_path) == rows
+    folders.forget_after(tmp_path, 5)
+    assert folders.read_metrics(tmp_path) == rows[:6]
+    folders.forget_after(tmp_path, 0)
+    assert folders.read_metrics(tmp_path) == []

@@ -1,0 +1,91 @@
+"""What a person sees, from rows as a run writes them."""
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trm_agent.runs import results
+from trm_agent.runs.folder import METRICS_FILE, STARTUP_FILE
+from trm_agent.runs.screen import Screen, duration, step_line, step_warnings
+
+
+def step_row(step: int, **more: Any) -> dict[str, Any]:
+    row = {"step": step, "time": 0.0, "timing_s/step": 3.0, "env/success": 0.5, "run/tokens_per_s": 800.4}
+    return {**row, "trm/acceptance": 0.99, "trm/token_kl_mean_k3": 1.2e-5, **more}
+
+
+def rejecting(step: int) -> list[dict[str, Any]]:
+    shares = {"trm/acceptance": 0.9, "trm/rejected_by_max": 0.1, "trm/rejected_by_avg": 0.05}
+    return [step_row(step, **shares)]
+
+
+def validation(step: int, short: float, long: float, **more: Any) -> dict[str, Any]:
+    return {"step": step, "time": 0.0, "env/val_success/h8": long, "env/val_success/h4": short, **more}
+
+
+def test_a_step_is_one_line_with_an_eta() -> None:
+    # 50 steps are left at the median of 3 s
+    line = step_line(step_row(10), 60, [9.0, 3.0, 3.0])
+    assert line == "step 10/60  success  50.0 %  acceptance  99.0 %  KL 1.2e-05  800 tok/s  3.0 s  ETA 2 min 30 s"
+
+
+def test_warnings_that_matter_are_shown() -> None:
+    row = step_row(1, **{"env/infrastructure_failures": 3.0, "env/infrastructure_failures/env_error": 3.0})
+    assert step_warnings(row) == ["3 episodes could not be played (3 env_error); they are out of the loss, see log.txt"]
+    rejected = step_row(1, **{"trm/acceptance": 0.6, "trm/rejected_by_max": 0.4, "trm/rejected_by_avg": 0.0})
+    assert step_warnings(rejected) == ["acceptance 60.0 % is below the 70 % that the paper asks for"]
+    assert "acceptance  60.0 % (rejected 40 % by max)  KL" in step_line(rejected, 9, [1.0])
+    assert step_warnings(step_row(1)) == []
+
+
+def test_the_screen_follows_the_files_and_skips_a_half_written_line(tmp_path: Path) -> None:
+    out = io.StringIO()
+    (tmp_path / METRICS_FILE).write_text(json.dumps(step_row(1)) + "\n")  # of an earlier command
+    screen = Screen(tmp_path, out, 2, started=0.0)
+    screen.start()
+    with (tmp_path / STARTUP_FILE).open("w") as file:
+        file.write('{"phase": "driver", "time": 12.0}\n')
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write(json.dumps(step_row(2, **{"env/val_success/h4": 0.75})) + "\n" + '{"step": 3')
+    time.sleep(0.5)
+    screen.close()
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "     12 s  driver ready"
+    assert lines[1].startswith("step 2/2")
+    assert lines[2:] == ["validation after step 2: horizon 4: 75.0 %"]
+
+
+def test_the_summary_has_success_before_and_after_by_horizon() -> None:
+    rows = [validation(0, 0.3, 0.1), *rejecting(1), {**rejecting(2)[0], **validation(2, 0.8, 0.4)}]
+    summary = results.summarise(rows, seed=3, trained_horizons=[4, 4], wall_s=61.23)
+    assert summary == {
+        "success": {"before": {"4": 0.3, "8": 0.1}, "after": {"4": 0.8, "8": 0.4}},
+        "trained_horizons": [4],
+        "trust_region": {"acceptance": 0.9, "rejected_by_max": 0.1, "rejected_by_avg": 0.05},
+        "steps": 2,
+        "wall_s": 61.2,
+        "seed": 3,
+    }
+    lines = results.table(summary).splitlines()
+    assert lines[2].split() == ["horizon", "4", "(trained)", "30.0", "%", "80.0", "%", "+50.0"]
+    assert lines[3].split() == ["horizon", "8", "10.0", "%", "40.0", "%", "+30.0"]
+    assert lines[5].startswith("trust region: 90.0 % of the sequences accepted; rejected by the max criterion 10.0 %")
+
+
+def test_a_run_without_a_final_validation_has_no_summary() -> None:
+    with pytest.raises(ValueError, match="val_before_train"):
+        results.summarise([validation(0, 0.3, 0.1), step_row(1)], seed=0, trained_horizons=[4], wall_s=1.0)
+
+
+def test_curves_are_a_picture(tmp_path: Path) -> None:
+    results.draw_curves([validation(0, 0.3, 0.1), step_row(1)], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(9.4, "9 s"), (75.2, "1 min 15 s"), (3700, "1 h 1 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,194 @@
+"""The folder of a run: which one a command means, what may be written into it, what a resumed run keeps."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import yaml
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+STARTUP_FILE = "startup.jsonl"
+SUMMARY_FILE = "summary.json"
+LOG_FILE = "log.txt"
+_TRACKER = Path("checkpoints") / "latest_checkpointed_iteration.txt"
+
+State = Literal["new", "resumed", "finished"]
+
+
+@dataclass
+class RunFolder:
+    """An occupied and locked run folder."""
+
+    path: Path
+    state: State
+    """`new`; `resumed`: unfinished, same configuration; `finished`: has its summary."""
+    step: int
+    """Step of the last complete checkpoint, 0 if there is none."""
+    _lock: IO[str] | None = field(default=None, repr=False)
+
+
+def open_run_folder(config: Mapping[str, Any]) -> RunFolder:
+    """Find or make the folder of a run and lock it.
+
+    With `run.dir` that folder is meant. Without it, the newest `run.root`/`run.name`-NNN that is unfinished and has the
+    same configuration is resumed; otherwise the next number is made.
+
+    Args:
+        config: the composed configuration, resolved, with `run.dir` as the user gave it.
+
+    Raises:
+        ValueError: `run.dir` holds a run of another configuration, files of something else, or is in use.
+    """
+    given = config["run"]["dir"]
+    if given is not None:
+        return _open_given(Path(given), config)
+    root, name = Path(config["run"]["root"]), str(config["run"]["name"])
+    for path in reversed(_numbered(root, name)):
+        if not (path / SUMMARY_FILE).exists() and (path / CONFIG_FILE).exists() and _same(path, config):
+            lock = _try_lock(path)
+            if lock is not None:
+                return RunFolder(path, "resumed", checkpoint_step(path), lock)
+    while True:
+        taken = [int(path.name.rsplit("-", 1)[1]) for path in _numbered(root, name)]
+        path = root / f"{name}-{max(taken, default=0) + 1:03d}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:  # another run took the number in between
+            continue
+        return _start(path, config)
+
+
+def _open_given(path: Path, config: Mapping[str, Any]) -> RunFolder:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"run.dir={path}: is a file; give a folder, or leave it out to get one under run.root")
+    if not path.exists() or not any(path.iterdir()):
+        path.mkdir(parents=True, exist_ok=True)
+        return _start(path, config)
+    if not (path / CONFIG_FILE).exists():
+        raise ValueError(
+            f"run.dir={path}: holds files but no {CONFIG_FILE}, so it is not a run of ours; "
+            "nothing was written: give an empty or a new folder"
+        )
+    differences = config_differences(_load_config(path), config)
+    if differences:
+        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        raise ValueError(
+            f"run.dir={path}: holds a run of another configuration ({shown}); nothing was written: "
+            "repeat the command of that run to resume it, or give another run.dir"
+        )
+    lock = _try_lock(path)
+    if lock is None:
+        raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
+    finished = (path / SUMMARY_FILE).exists()
+    return RunFolder(path, "finished" if finished else "resumed", checkpoint_step(path), lock)
+
+
+def _start(path: Path, config: Mapping[str, Any]) -> RunFolder:
+    lock = _try_lock(path)
+    if lock is None:
+        raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
+    stored = {**config, "run": {**config["run"], "dir": str(path)}}
+    write_atomically(path / CONFIG_FILE, yaml.safe_dump(stored, sort_keys=False))
+    write_atomically(path / "git.json", json.dumps(git_state(), indent=2))
+    return RunFolder(path, "new", 0, lock)
+
+
+def discard(folder: RunFolder) -> None:
+    """Take back a new folder whose run was refused before it began."""
+    if folder.state == "new":
+        shutil.rmtree(folder.path)
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The fields in which two configurations differ, as `field: old -> new`; the folder itself does not count."""
+    left, right = _flatten(old), _flatten(new)
+    return [
+        f"{key}: {left.get(key, '(absent)')} -> {right.get(key, '(absent)')}"
+        for key in sorted(left.keys() | right.keys())
+        if key not in ("run.dir", "run.root", "trainer.default_local_dir") and left.get(key) != right.get(key)
+    ]
+
+
+def checkpoint_step(path: Path) -> int:
+    """Step of the last complete checkpoint in a run folder, 0 if there is none."""
+    tracker = path / _TRACKER
+    return int(tracker.read_text()) if tracker.exists() else 0
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`, in order; a last line that was cut by a kill is left out."""
+    file = path / METRICS_FILE
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1] if line]
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the metrics of what a run resumed after `step` will do again."""
+    # without a checkpoint the run begins anew, its first validation included
+    rows = [row for row in read_metrics(path) if 0 < step and row["step"] <= step]
+    write_atomically(path / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+    (path / STARTUP_FILE).unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader or a crash sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and cleanliness of the working tree that the code comes from; nulls where there is no git."""
+    where = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def _numbered(root: Path, name: str) -> list[Path]:
+    pattern = re.compile(re.escape(name) + r"-(\d{3,})")
+    found = [path for path in root.glob(f"{name}-*") if path.is_dir() and pattern.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
+
+
+def _same(path: Path, config: Mapping[str, Any]) -> bool:
+    return not config_differences(_load_config(path), config)
+
+
+def _load_config(path: Path) -> dict[str, Any]:
+    return yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    lock = (path / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        flat: dict[str, Any] = {}
+        for key, item in value.items():
+            flat.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+        return flat or {prefix: {}}
+    return {prefix: value}

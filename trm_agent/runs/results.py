@@ -1,0 +1,121 @@
+"""What is left of a run: the before / after table, summary.json, the curves."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trm_agent.runs.folder import SUMMARY_FILE, read_metrics, write_atomically
+from trm_agent.runs.screen import validation_rates
+
+CURVES_FILE = "curves.png"
+
+
+def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], wall_s: float) -> dict[str, Any]:
+    """Write the curves and, last, summary.json: its presence says that the run is complete.
+
+    Args:
+        wall_s: seconds that this command took; those of interrupted commands before it are not in it.
+
+    Returns:
+        The summary: `success.before` and `success.after` (horizon -> rate), `trained_horizons`, `trust_region`, `steps`,
+        `wall_s`, `seed`.
+    """
+    rows = read_metrics(run_dir)
+    summary = summarise(rows, seed, trained_horizons, wall_s)
+    draw_curves(rows, run_dir / CURVES_FILE)
+    write_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def summarise(
+    rows: Sequence[dict[str, Any]], seed: int, trained_horizons: Sequence[int], wall_s: float
+) -> dict[str, Any]:
+    """The summary of a run from the rows of its metrics.jsonl.
+
+    Raises:
+        ValueError: there is no validation before or after the training.
+    """
+    validations = [(row["step"], validation_rates(row)) for row in rows if validation_rates(row)]
+    steps = max((row["step"] for row in rows), default=0)
+    if not validations or validations[0][0] != 0 or validations[-1][0] != steps:
+        raise ValueError(
+            "the run has no validation before its first or after its last step: "
+            "set trainer.val_before_train=true and a positive trainer.test_freq"
+        )
+    return {
+        "success": {
+            "before": {str(horizon): rate for horizon, rate in validations[0][1].items()},
+            "after": {str(horizon): rate for horizon, rate in validations[-1][1].items()},
+        },
+        "trained_horizons": sorted({int(horizon) for horizon in trained_horizons}),
+        "trust_region": _trust_region(rows),
+        "steps": steps,
+        "wall_s": round(wall_s, 1),
+        "seed": seed,
+    }
+
+
+def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Means over the steps of what the mask did; None for a loss without one."""
+    names = ("acceptance", "rejected_by_max", "rejected_by_avg")
+    masked = [row for row in rows if row.get("trm/acceptance") is not None]
+    if not masked:
+        return None
+    return {name: round(sum(row[f"trm/{name}"] for row in masked) / len(masked), 4) for name in names}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The before / after table by horizon."""
+    before, after = summary["success"]["before"], summary["success"]["after"]
+    trained = set(summary["trained_horizons"])
+    lines = ["held-out success      before    after   change", "-" * 47]
+    for horizon in before:
+        name = f"horizon {horizon}" + (" (trained)" if int(horizon) in trained else "")
+        old, new = 100 * before[horizon], 100 * after[horizon]
+        lines.append(f"{name:<20}{old:6.1f} % {new:6.1f} %  {new - old:+6.1f}")
+    region = summary["trust_region"]
+    if region:
+        lines.append("")
+        lines.append(
+            f"trust region: {100 * region['acceptance']:.1f} % of the sequences accepted; rejected by the max criterion "
+            f"{100 * region['rejected_by_max']:.1f} %, by the average {100 * region['rejected_by_avg']:.1f} %"
+        )
+    return "\n".join(lines)
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Success, acceptance and token KL over the steps, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
+    _line(left, rows, "env/success", "training batch", color="0.7", linewidth=1)
+    horizons = sorted({horizon for row in rows for horizon in validation_rates(row)})
+    for horizon in horizons:
+        _line(left, rows, f"env/val_success/h{horizon}", f"held out, horizon {horizon}", marker="o", markersize=3)
+    left.set(title="Success", xlabel="step", ylim=(0, 1))
+    left.legend(fontsize=8)
+    for quartile in range(1, 5):
+        key = f"trm/acceptance_length_q{quartile}"
+        _line(middle, rows, key, f"length quartile {quartile}", linewidth=1, alpha=0.7)
+    _line(middle, rows, "trm/acceptance", "all sequences", color="black")
+    middle.set(title="Acceptance", xlabel="step", ylim=(0, 1.02))
+    if middle.lines:
+        middle.legend(fontsize=8)
+    _line(right, rows, "trm/token_kl_mean_k3", "mean token KL (k3)")
+    _line(right, rows, "trm/token_kl_k2_max", "largest token KL (k2)")
+    right.set(title="Divergence from the rollout policy, nats", xlabel="step")
+    if right.lines:
+        right.set_yscale("log")
+        right.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _line(axes: Any, rows: Sequence[dict[str, Any]], key: str, label: str, **style: Any) -> None:
+    points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, **style)

@@ -1,0 +1,160 @@
+"""What a person sees of a run: start-up, one line a step, warnings that matter. The rest goes to log.txt."""
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+from trm_agent.runs.folder import LOG_FILE, METRICS_FILE, STARTUP_FILE
+
+POLL_SECONDS = 0.2
+
+
+def quiet(run_dir: Path) -> IO[str]:
+    """Send stdout and stderr of this process and its children to the run's log.
+
+    Returns:
+        The screen: a stream on what stdout was.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    screen = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    log = os.open(run_dir / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return screen
+
+
+class Screen(threading.Thread):
+    """Follows the files of a run and prints their news.
+
+    Args:
+        run_dir: the run folder.
+        out: where to print.
+        total_steps: number of training steps of the whole run.
+        started: time of the command, seconds since the epoch.
+    """
+
+    def __init__(self, run_dir: Path, out: IO[str], total_steps: int, started: float) -> None:
+        super().__init__(daemon=True)
+        self.run_dir = run_dir
+        self.out = out
+        self.total_steps = total_steps
+        self.started = started
+        self.durations: list[float] = []
+        self._done = threading.Event()
+        self._offsets = {STARTUP_FILE: self._size(STARTUP_FILE), METRICS_FILE: self._size(METRICS_FILE)}
+
+    def run(self) -> None:
+        while not self._done.wait(POLL_SECONDS):
+            self._look()
+
+    def close(self) -> None:
+        """Print what is still unread and stop."""
+        self._done.set()
+        self.join()
+        self._look()
+
+    def _look(self) -> None:
+        for row in self._news(STARTUP_FILE):
+            self._print(f"  {row['time'] - self.started:5.0f} s  {row['phase']} ready")
+        for row in self._news(METRICS_FILE):
+            self._show(row)
+
+    def _show(self, row: dict[str, Any]) -> None:
+        if "timing_s/step" in row:
+            self.durations.append(row["timing_s/step"])
+            self._print(step_line(row, self.total_steps, self.durations))
+            for warning in step_warnings(row):
+                self._print(f"  warning: {warning}")
+        rates = validation_rates(row)
+        if rates:
+            shown = "  ".join(f"horizon {horizon}: {100 * rate:.1f} %" for horizon, rate in rates.items())
+            self._print(f"validation after step {row['step']}: {shown}")
+
+    def _print(self, line: str) -> None:
+        print(line, file=self.out, flush=True)
+
+    def _size(self, name: str) -> int:
+        path = self.run_dir / name
+        return path.stat().st_size if path.exists() else 0
+
+    def _news(self, name: str) -> list[dict[str, Any]]:
+        path = self.run_dir / name
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._offsets[name])
+            text = file.read()
+        complete = text.rfind(b"\n") + 1
+        self._offsets[name] += complete
+        return [json.loads(line) for line in text[:complete].splitlines()]
+
+
+def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> str:
+    """One line of progress from a row of metrics.jsonl.
+
+    Args:
+        durations: wall time of the steps so far, seconds; their recent median makes the ETA.
+    """
+    recent = sorted(durations[-20:])
+    eta = (total_steps - row["step"]) * recent[len(recent) // 2]
+    parts = [f"step {row['step']:>{len(str(total_steps))}}/{total_steps}"]
+    parts.append(f"success {_percent(row.get('env/success'))}")
+    if "trm/acceptance" in row:
+        parts.append(f"acceptance {_percent(row['trm/acceptance'])}{rejections(row)}")
+        parts.append(f"KL {row['trm/token_kl_mean_k3']:.1e}")
+    elif "actor/ppo_kl" in row:
+        parts.append(f"KL {row['actor/ppo_kl']:.1e}")
+    parts.append(f"{row.get('run/tokens_per_s') or float('nan'):.0f} tok/s")
+    parts.append(f"{durations[-1]:.1f} s")
+    parts.append(f"ETA {duration(eta)}")
+    return "  ".join(parts)
+
+
+def rejections(row: dict[str, Any]) -> str:
+    """Which criterion rejected how much, empty where nothing was rejected."""
+    shares = {name: row.get(f"trm/rejected_by_{name}") or 0.0 for name in ("max", "avg")}
+    shown = [f"{100 * share:.0f} % by {name}" for name, share in shares.items() if share]
+    return f" (rejected {', '.join(shown)})" if shown else ""
+
+
+def step_warnings(row: dict[str, Any]) -> list[str]:
+    """What a person should know about a step without looking for it."""
+    warnings = []
+    failures = int(row.get("env/infrastructure_failures") or 0)
+    if failures:
+        prefix = "env/infrastructure_failures/"
+        reasons = ", ".join(f"{int(row[key])} {key[len(prefix) :]}" for key in sorted(row) if key.startswith(prefix))
+        warnings.append(
+            f"{failures} episodes could not be played ({reasons}); they are out of the loss, see {LOG_FILE}"
+        )
+    if row.get("trm/all_rejected"):
+        warnings.append("a whole micro-batch was rejected by the trust region: its gradient is zero")
+    acceptance = row.get("trm/acceptance")
+    if acceptance is not None and acceptance < 0.7:
+        warnings.append(f"acceptance {_percent(acceptance).strip()} is below the 70 % that the paper asks for")
+    return warnings
+
+
+def validation_rates(row: dict[str, Any]) -> dict[int, float]:
+    """Success by horizon of a row that holds a validation, else empty."""
+    prefix = "env/val_success/h"
+    rates = {int(key[len(prefix) :]): value for key, value in row.items() if key.startswith(prefix)}
+    return dict(sorted(rates.items()))
+
+
+def duration(seconds: float) -> str:
+    """`75.2` as `1 min 15 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _percent(value: float | None) -> str:
+    return "   -  " if value is None else f"{100 * value:5.1f} %"
