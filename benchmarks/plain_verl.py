@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 from omegaconf import open_dict
 
+import trm_envs  # noqa: F401  (registers the environments)
 from trm_agent.compose import compose_run
 from trm_agent.models.nano import NanoSpec, ensure_nano_model
 from trm_agent.verl_plugin.dataset import EnvDataset
@@ -35,9 +37,6 @@ class PromptDataset(EnvDataset):
     """Our tasks with their first messages as verl's prompts."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        import gymnasium
-        import trm_envs  # noqa: F401
-
         row = super().__getitem__(index)
         task = json.loads(row["env_task"])
         env = gymnasium.make(task["env_id"]).unwrapped

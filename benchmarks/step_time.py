@@ -2,9 +2,9 @@
 
 python -m benchmarks.step_time [--steps 12]
 
-Both sides: the same tasks, one turn of at most 32 tokens, the same replay buffer (verl's own polls every 2 s, which would
-hide everything else), bypass mode. Ours: environment episodes and the `trm` loss. Baseline: verl's single-turn agent loop,
-reward worker and vanilla loss.
+Both sides: the same tasks, one turn of at most 32 tokens, the same replay buffer (verl's own polls every 2 s, which
+would hide everything else), bypass mode. Ours: environment episodes and the `trm` loss. Baseline: verl's single-turn
+agent loop, reward worker and vanilla loss.
 """
 
 import argparse

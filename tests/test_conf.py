@@ -21,7 +21,8 @@ validate_config(config, need_reference_policy(config), need_critic(config))
 actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
 rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)
 algorithm = omega_conf_to_dataclass(config.algorithm)
-print(type(actor).__name__, actor.strategy, actor.policy_loss.loss_mode, actor.policy_loss.trm.max_token_kl, actor.optim.lr)
+loss = actor.policy_loss
+print(type(actor).__name__, actor.strategy, loss.loss_mode, loss.trm.max_token_kl, actor.optim.lr)
 print(type(rollout).__name__, rollout.name, rollout.n, algorithm.adv_estimator, config.data.train_batch_size)
 """
 

@@ -3,11 +3,12 @@
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.names import closest
@@ -49,6 +50,11 @@ def check_choices(overrides: Sequence[str]) -> None:
         group, separator, name = override.partition("=")
         if separator and group in GROUPS and name not in choices(group):
             raise ValueError(f"{group}={name}: no such {group}; {closest(name, choices(group))}")
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node of the configuration as a dictionary, interpolations resolved."""
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
 def default_experiment() -> tuple[str, str]:

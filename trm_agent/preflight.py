@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
+from trm_agent.compose import plain
 from trm_agent.config import TrmConfig
 from trm_agent.names import closest
 
@@ -164,7 +165,7 @@ def _trust_region(config: DictConfig) -> None:
         return
     if "trm" not in loss:
         raise ValueError(f"{_ACTOR}.policy_loss.loss_mode='trm': the thresholds are missing; choose policy_loss=trm")
-    TrmConfig.from_mapping(OmegaConf.to_container(loss.trm, resolve=True))
+    TrmConfig.from_mapping(plain(loss.trm))
     if not config.actor_rollout_ref.rollout.calculate_log_probs:
         raise ValueError(
             f"{_ROLLOUT}.calculate_log_probs=false: the trust region is measured from the rollout's log-probs; "

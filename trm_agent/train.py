@@ -13,7 +13,7 @@ from typing import IO
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_agent import preflight
-from trm_agent.compose import GROUPS, choices, compose_run, default_experiment
+from trm_agent.compose import GROUPS, choices, compose_run, default_experiment, plain
 from trm_agent.runs import results
 from trm_agent.runs.folder import LOG_FILE, RunFolder, discard, forget_after, open_run_folder
 from trm_agent.runs.leftovers import remove_stale_weights
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             print(OmegaConf.to_yaml(config))
             return 0
         preflight.check(config)
-        folder = open_run_folder(OmegaConf.to_container(config, resolve=True))
+        folder = open_run_folder(plain(config))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -14,7 +14,7 @@ from trm_agent.verl_plugin.dataset import TRAIN, task_seed
 from trm_agent.verl_plugin.episode_metrics import fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-PREFIX = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
+WORKER = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
 
 
 def largest_log_ratio(row: dict) -> float:
@@ -50,8 +50,13 @@ def test_a_run_on_the_real_stack(tmp_path: Path) -> None:
 
 
 def test_a_dropped_weight_synchronisation_is_seen(tmp_path: Path) -> None:
-    train(tmp_path / "run", f"{PREFIX}=tests.end_to_end.broken_sync.BrokenSyncExtension", "trainer.total_training_steps=3",
-          "trainer.test_freq=3", "actor_rollout_ref.actor.optim.lr_warmup_steps=0")  # fmt: skip
+    train(
+        tmp_path / "run",
+        f"{WORKER}=tests.end_to_end.broken_sync.BrokenSyncExtension",
+        "trainer.total_training_steps=3",
+        "trainer.test_freq=3",
+        "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
+    )
     first, second, third = steps(tmp_path / "run")
     assert largest_log_ratio(first) < 1e-4
     assert largest_log_ratio(second) > 1e-2

@@ -20,8 +20,8 @@ server.main()
 """
 WORKER = """
 import json, os, sys
-print(json.dumps({"argv": sys.argv[1:], "x": os.environ.get("X"), "cwd": os.getcwd(), "preloaded": "wave" in sys.modules,
-                  "parent": os.getppid(), "main": __name__}))
+said = {"argv": sys.argv[1:], "x": os.environ.get("X"), "cwd": os.getcwd(), "parent": os.getppid(), "main": __name__}
+print(json.dumps({**said, "preloaded": "wave" in sys.modules}))
 print("to stderr", file=sys.stderr)
 sys.exit(3)
 """

@@ -1,7 +1,7 @@
 """Each patch is still needed, still applies, and refuses a version that it was not written for.
 
-A test here that fails after an upgrade says: the patch is no longer needed (delete it) or no longer applies (update it).
-Each part runs in its own process, because patches are made once a process.
+A test here that fails after an upgrade says: the patch is no longer needed (delete it) or no longer applies (update
+it). Each part runs in its own process, because patches are made once a process.
 """
 
 import importlib.metadata
@@ -52,7 +52,8 @@ def weight_after(dispatch):
 print("unpatched:", weight_after(utils.dispatch_cpu_unquantized_gemm))
 apply_vllm_patches()
 apply_vllm_patches()
-assert is_patched(utils.dispatch_cpu_unquantized_gemm) and not is_patched(utils.dispatch_cpu_unquantized_gemm.__wrapped__)
+dispatch = utils.dispatch_cpu_unquantized_gemm
+assert is_patched(dispatch) and not is_patched(dispatch.__wrapped__)
 print("patched:", weight_after(utils.dispatch_cpu_unquantized_gemm))
 """
 

@@ -176,7 +176,10 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
     started = time.monotonic()
     tokenizer = make_tokenizer(spec)
     model = make_model(spec, tokenizer)
-    with _one_thread(), tqdm(desc="warm start", unit="step", disable=not show_progress, file=sys.stderr) as bar:
+    # on a terminal a bar that moves, in a file a line now and then
+    seconds = 0.2 if sys.stderr.isatty() else 10.0
+    bar_of_steps = tqdm(desc="warm start", unit="step", disable=not show_progress, file=sys.stderr, mininterval=seconds)
+    with _one_thread(), bar_of_steps as bar:
 
         def report(step: int, loss: float, success: float) -> None:
             bar.update(step - bar.n)

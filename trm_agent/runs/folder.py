@@ -134,7 +134,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def forget_after(path: Path, step: int) -> None:
     """Drop the metrics of what a run resumed after `step` will do again."""
     # without a checkpoint the run begins anew, its first validation included
-    rows = [row for row in read_metrics(path) if 0 < step and row["step"] <= step]
+    rows = [row for row in read_metrics(path) if step > 0 and row["step"] <= step]
     write_atomically(path / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
     (path / STARTUP_FILE).unlink(missing_ok=True)
 

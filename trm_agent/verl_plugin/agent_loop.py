@@ -9,10 +9,11 @@ from uuid import uuid4
 
 import gymnasium
 import transfer_queue as tq
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 import trm_envs  # noqa: F401  (registers the environments of the suite)
+from trm_agent.compose import plain
 from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode
 
 FAILURES_PARTITION = "infrastructure_failures"
@@ -90,7 +91,7 @@ def make_env(settings: DictConfig, env_id: str) -> gymnasium.Env:
     """Build the environment of `config.env`, importing the user's module that registers it first."""
     if settings.module:
         importlib.import_module(settings.module)
-    return gymnasium.make(env_id, **OmegaConf.to_container(settings.kwargs, resolve=True))
+    return gymnasium.make(env_id, **plain(settings.kwargs))
 
 
 @functools.lru_cache(maxsize=4)

@@ -54,12 +54,15 @@ def _measure(config: DictConfig) -> Any:
 
     from trm_agent.episode import ChatTokens
     from trm_agent.verl_plugin.agent_loop import make_env
+    from trm_envs import ToolEnv
 
     tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
     chat = ChatTokens(tokenizer)
 
     def measure(options: dict[str, Any]) -> tuple[int, int]:
         env = make_env(config.env, config.env.id).unwrapped
+        if not isinstance(env, ToolEnv):  # no scripted solver to ask
+            return 0, 0
         observation, _ = env.reset(seed=0, options=options)
         prompt = len(chat.prompt(env.system_prompt, observation, env.tool_schemas))
         response, done = 0, False

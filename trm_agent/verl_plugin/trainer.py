@@ -27,7 +27,7 @@ class MetricsFile:
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, data: dict[str, Any], step: int) -> None:
-        row = {"step": step, "time": time.time()}
+        row: dict[str, float | None] = {"step": step, "time": time.time()}
         for key, value in data.items():
             number = float(value)
             row[key] = number if math.isfinite(number) else None

