@@ -18,8 +18,8 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], wall_s: fl
         wall_s: seconds that this command took; those of interrupted commands before it are not in it.
 
     Returns:
-        The summary: `success.before` and `success.after` (horizon -> rate), `trained_horizons`, `trust_region`, `steps`,
-        `wall_s`, `seed`.
+        The summary: `success.before` and `success.after` (horizon -> rate), `trained_horizons`, `trust_region`,
+        `steps`, `wall_s`, `seed`.
     """
     rows = read_metrics(run_dir)
     summary = summarise(rows, seed, trained_horizons, wall_s)
@@ -78,8 +78,8 @@ def table(summary: dict[str, Any]) -> str:
     if region:
         lines.append("")
         lines.append(
-            f"trust region: {100 * region['acceptance']:.1f} % of the sequences accepted; rejected by the max criterion "
-            f"{100 * region['rejected_by_max']:.1f} %, by the average {100 * region['rejected_by_avg']:.1f} %"
+            f"trust region: {100 * region['acceptance']:.1f} % of the sequences accepted; rejected by the max "
+            f"criterion {100 * region['rejected_by_max']:.1f} %, by the average {100 * region['rejected_by_avg']:.1f} %"
         )
     return "\n".join(lines)
 
