@@ -42,6 +42,7 @@ def test_our_experiments_pass(experiment: str) -> None:
             ["actor_rollout_ref.model.path", "/no/such/model", "config.json"],
         ),
         ("actor_rollout_ref.actor.ppo_mini_batch_size=7", ["ppo_mini_batch_size", "7", "divide"]),
+        ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=48", ["ppo_micro_batch_size_per_gpu", "48", "128"]),
         ("trainer.n_gpus_per_node=3", ["3 devices", "multiple of 3"]),
         ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n", "1", "at least 2"]),
         ("actor_rollout_ref.rollout.max_model_len=100", ["max_model_len", "100", "raise"]),

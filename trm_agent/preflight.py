@@ -132,6 +132,14 @@ def _batches(config: DictConfig) -> None:
             f"{_ACTOR}.ppo_mini_batch_size={mini} times {_ROLLOUT}.n={group} sequences cannot be divided over "
             f"{devices} devices; change one so that the product is a multiple of {devices}"
         )
+    actor, per_device = config.actor_rollout_ref.actor, mini * group // devices
+    micro = actor.ppo_micro_batch_size_per_gpu
+    if not actor.use_dynamic_bsz and micro is not None and per_device % micro:
+        raise ValueError(
+            f"{_ACTOR}.ppo_micro_batch_size_per_gpu={micro}: does not divide the {per_device} sequences that a device "
+            f"gets of a mini-batch ({mini} prompts times {group} episodes over {devices} devices); "
+            f"choose a divisor of {per_device}, or {_ACTOR}.use_dynamic_bsz=true"
+        )
     if config.algorithm.adv_estimator == "grpo" and group < 2:
         raise ValueError(f"{_ROLLOUT}.n={group}: GRPO's baseline needs at least 2 episodes a task; raise it")
 

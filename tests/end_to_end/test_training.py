@@ -29,10 +29,10 @@ def test_a_run_on_the_real_stack(tmp_path: Path) -> None:
     # float32 on both sides: the engines agree on every token after each weight synchronisation, step 2 after an update
     assert largest_log_ratio(first) < 1e-4
     assert largest_log_ratio(second) < 1e-4
-    assert second["actor/grad_norm"] > 0
+    assert first["actor/grad_norm"] > 0
     assert first["trm/acceptance"] > 0.99
-    assert first["trm/num_sequences"] == 8
-    assert first["env/num_episodes"] == 8
+    assert first["trm/num_sequences"] == 16
+    assert first["env/num_episodes"] == 16
     assert 0 < first["env/model_token_frac"] < 1
     log = (run / "log.txt").read_text(errors="replace")
     assert "engine: FSDP True, backend gloo" in log
@@ -40,7 +40,7 @@ def test_a_run_on_the_real_stack(tmp_path: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert (set(summary["success"]["before"]), set(summary["success"]["after"])) == ({"4", "8"}, {"4", "8"})
     assert (summary["steps"], summary["seed"]) == (2, 0)
-    assert "horizon 4 (trained)" in done.stdout
+    assert "horizon 4" in done.stdout
     assert "held-out success" in done.stdout
     files = {path.name for path in run.iterdir()}
     assert {"config.yaml", "git.json", "metrics.jsonl", "log.txt", "curves.png", "checkpoints"} <= files
@@ -55,7 +55,6 @@ def test_a_dropped_weight_synchronisation_is_seen(tmp_path: Path) -> None:
         f"{WORKER}=tests.end_to_end.broken_sync.BrokenSyncExtension",
         "trainer.total_training_steps=3",
         "trainer.test_freq=3",
-        "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
     )
     first, second, third = steps(tmp_path / "run")
     assert largest_log_ratio(first) < 1e-4
@@ -93,7 +92,6 @@ def test_faulty_environments_do_not_stop_a_run(tmp_path: Path) -> None:
         "+env.kwargs.raise_rate=0.1",
         "+env.kwargs.hang_rate=0.02",
         "env.limits.step_timeout_s=2",
-        "actor_rollout_ref.rollout.n=8",
         "trainer.total_training_steps=3",
         "trainer.test_freq=3",
     )
