@@ -16,7 +16,8 @@ import trm_envs  # noqa: F401  (registers the environments of the suite)
 from trm_agent.compose import plain
 from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode
 
-FAILURES_PARTITION = "infrastructure_failures"
+# a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
+FAILURES = "infrastructure_failures_{stream}"
 logger = logging.getLogger("trm_agent")
 
 
@@ -82,7 +83,7 @@ class EnvAgentLoop(AgentLoopBase):
         if episode.is_infrastructure_failure:
             logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, episode.stop_reason, episode.error)
             tag = {"stop_reason": str(episode.stop_reason), "error": str(episode.error)[:500]}
-            await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES_PARTITION, tag=tag)
+            await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES.format(stream=task["stream"]), tag=tag)
             return []
         return to_output(episode)
 

@@ -46,6 +46,7 @@ class EnvDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         horizon = self.horizons[index % len(self.horizons)]
         task = {
+            "stream": self.stream,
             "env_id": self.env.id,
             "seed": task_seed(int(self.settings.seed), self.stream, index),
             "options": {"horizon": horizon, "split": self.settings.split},

@@ -1,12 +1,16 @@
 """From a checked configuration to verl's `run_ppo`."""
 
+import asyncio
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
 from trm_agent import verl_plugin
+from trm_agent.episode import ChatTokens, Generation, Limits, run_episode
 from trm_agent.preflight import check_budget, check_policy_loss
+from trm_agent.verl_plugin.agent_loop import make_env
 from trm_agent.verl_plugin.runner import mark
 
 AGENT_LOOPS = resources.files("trm_agent.verl_plugin") / "agent_loop.yaml"
@@ -48,32 +52,39 @@ def run(config: DictConfig) -> None:
     run_ppo(config, task_runner_class=RunTaskRunner)
 
 
-def _measure(config: DictConfig) -> Any:
-    """How many tokens the solver's episode takes with the model's tokenizer."""
-    from transformers import AutoTokenizer
+class _Solver:
+    """The environment's scripted solver as a `Generator`: what it writes, in the model's tokens."""
 
-    from trm_agent.episode import ChatTokens
-    from trm_agent.verl_plugin.agent_loop import make_env
-    from trm_envs import ToolEnv
+    def __init__(self, config: DictConfig, tokenizer: Any, end_of_turn_id: int) -> None:
+        self.config, self.tokenizer, self.end_of_turn_id = config, tokenizer, end_of_turn_id
+        self.env: Any = None
+
+    def make(self) -> Any:
+        self.env = make_env(self.config.env, self.config.env.id)
+        return self.env
+
+    async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
+        text = self.env.unwrapped.solution()
+        token_ids = [*self.tokenizer.encode(text, add_special_tokens=False), self.end_of_turn_id]
+        return Generation(token_ids=token_ids, log_probs=[0.0] * len(token_ids), finished=True)
+
+
+def _measure(config: DictConfig) -> Callable[[dict[str, Any]], tuple[int, int]]:
+    """How many tokens the solver's episode takes with the model's tokenizer; 0 where there is none to measure."""
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
     chat = ChatTokens(tokenizer)
+    unlimited = dict.fromkeys(("max_turns", "max_tool_calls", "max_turn_tokens", "max_response_tokens"), 10**9)
+    limits = Limits.from_mapping({**config.env.limits, **unlimited})
 
     def measure(options: dict[str, Any]) -> tuple[int, int]:
-        env = make_env(config.env, config.env.id).unwrapped
-        if not isinstance(env, ToolEnv):  # no scripted solver to ask
+        solver = _Solver(config, tokenizer, chat.end_of_turn_id)
+        play = run_episode(solver.make, solver, chat, limits, env_id=config.env.id, seed=0, options=options)
+        episode = asyncio.run(play)
+        if episode.is_infrastructure_failure:
+            print(f"token budgets not checked: {episode.stop_reason}: {episode.error}", flush=True)
             return 0, 0
-        observation, _ = env.reset(seed=0, options=options)
-        prompt = len(chat.prompt(env.system_prompt, observation, env.tool_schemas))
-        response, done = 0, False
-        while not done:
-            action = env.solution()
-            observation, _, terminated, truncated, info = env.step(action)
-            done = terminated or truncated
-            response += len(tokenizer.encode(action)) + 1
-            if not done:
-                response += len(chat.observation(info["role"], observation, model_turn_finished=True))
-        env.close()
-        return prompt, response
+        return len(episode.prompt_ids), len(episode.response_ids)
 
     return measure

@@ -13,7 +13,8 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1 import get_trainer_cls
 
-from trm_agent.verl_plugin.agent_loop import FAILURES_PARTITION
+from trm_agent.verl_plugin.agent_loop import FAILURES
+from trm_agent.verl_plugin.dataset import TRAIN, VALIDATION
 from trm_agent.verl_plugin.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.policy_loss import finalize_trm_metrics
 
@@ -66,7 +67,7 @@ class RunMixin:
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         summaries = [fields["episode"] for fields in list(data["extra_fields"])]
-        metrics.update(training_metrics(summaries, _take_failures(), timing_raw["step"]))
+        metrics.update(training_metrics(summaries, _take_failures(TRAIN), timing_raw["step"]))
         finalized = finalize_trm_metrics(metrics)
         metrics.clear()
         metrics.update(finalized)
@@ -78,16 +79,17 @@ class RunMixin:
             data_sources, sample_uids, reward_extra_infos_dict, sample_turns, **kwargs
         )
         metrics.update(validation_metrics(data_sources, reward_extra_infos_dict["acc"]))
-        counts = failure_metrics(_take_failures())
+        counts = failure_metrics(_take_failures(VALIDATION))
         metrics.update({key.replace("env/", "env/val_", 1): value for key, value in counts.items()})
         return metrics
 
 
-def _take_failures() -> list[dict[str, Any]]:
-    """Read and clear the failures that the agent loops have reported since the last call."""
-    rows = (tq.kv_list(FAILURES_PARTITION) or {}).get(FAILURES_PARTITION, {})
+def _take_failures(stream: str) -> list[dict[str, Any]]:
+    """Read and clear the failures of a stream that the agent loops have reported since the last call."""
+    partition = FAILURES.format(stream=stream)
+    rows = (tq.kv_list(partition) or {}).get(partition, {})
     if rows:
-        tq.kv_clear(keys=list(rows), partition_id=FAILURES_PARTITION)
+        tq.kv_clear(keys=list(rows), partition_id=partition)
     return list(rows.values())
 
 
