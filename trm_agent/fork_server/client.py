@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 
+SOCKET_VARIABLE = "TRM_AGENT_FORK_SERVER"
 TIMEOUT_SECONDS = 60
 
 
@@ -33,8 +34,7 @@ def parse(argv: list[str]) -> tuple[dict[str, str], str, list[str]]:
 
 def ask(address: str, argv: list[str], env: dict[str, str]) -> bool:
     """Ask the server at `address` for a worker; False if it cannot be reached."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import wire
+    import wire  # beside this file, which is run by path
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_SECONDS)
@@ -49,7 +49,7 @@ def ask(address: str, argv: list[str], env: dict[str, str]) -> bool:
 
 def main() -> None:
     """Ask for a fork; where there is no server, do what Ray does."""
-    address = os.environ.get("TRM_AGENT_FORK_SERVER", "")
+    address = os.environ.get(SOCKET_VARIABLE, "")
     env_vars, language, worker = parse(sys.argv[1:])
     if address and language == "PYTHON":
         env = dict(os.environ)

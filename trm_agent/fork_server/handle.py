@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from trm_agent.fork_server.client import SOCKET_VARIABLE
+
 RAY_VERSION = "2.60.0"
 _HERE = Path(__file__).resolve().parent
 # kept open for as long as the driver lives: its end ends the server
@@ -26,7 +28,7 @@ def start(log: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")])}
     with log.open("ab") as out:
         _SERVERS.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env))
-    os.environ["TRM_AGENT_FORK_SERVER"] = address
+    os.environ[SOCKET_VARIABLE] = address
 
 
 def use_for_ray() -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 
-SOCKET_VARIABLE = "TRM_AGENT_FORK_SERVER"
 _HEADER = 8
 _MAX_MESSAGE = 4 << 20
 

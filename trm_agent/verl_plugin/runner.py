@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-STARTUP_FILE = "startup.jsonl"
+from trm_agent.runs.folder import STARTUP_FILE
 
 
 def mark(run_dir: str | Path, phase: str) -> None:

@@ -13,12 +13,11 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1 import get_trainer_cls
 
+from trm_agent.runs.folder import METRICS_FILE
 from trm_agent.verl_plugin.agent_loop import FAILURES
 from trm_agent.verl_plugin.dataset import TRAIN, VALIDATION
 from trm_agent.verl_plugin.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.policy_loss import finalize_trm_metrics
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsFile:
