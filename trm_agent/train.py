@@ -15,7 +15,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from trm_agent import preflight
 from trm_agent.compose import GROUPS, choices, compose_run, default_experiment, plain
 from trm_agent.runs import results
-from trm_agent.runs.folder import LOG_FILE, RunFolder, discard, forget_after, open_run_folder
+from trm_agent.runs.folder import (
+    CHECKPOINTS,
+    LOG_FILE,
+    RunFolder,
+    checkpoint_folder,
+    discard,
+    forget_after,
+    open_run_folder,
+)
 from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.screen import Screen, duration, quiet
 
@@ -87,19 +95,23 @@ def train(config: DictConfig, folder: RunFolder, started: float) -> int:
 def prepare(config: DictConfig, folder: RunFolder) -> None:
     """Fill in what depends on the machine: the run folder, the model's folder, the environment variables."""
     os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
-    os.environ["TENSORBOARD_DIR"] = str(folder.path)
+    os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with open_dict(config):
         config.run.dir = str(folder.path.resolve())
-        config.trainer.default_local_dir = str(folder.path.resolve() / "checkpoints")
+        config.trainer.default_local_dir = str(folder.path.resolve() / CHECKPOINTS)
         if config.actor_rollout_ref.model.path == preflight.NANO:
             from trm_agent.models.nano import NanoSpec, ensure_nano_model
 
             config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec(**config.nano)))
         if folder.step:
+            config.trainer.resume_mode = "resume_path"
+            config.trainer.resume_from_path = str(checkpoint_folder(folder.path.resolve(), folder.step))
             # the row of that step's validation is in metrics.jsonl already
             config.trainer.val_before_train = False
+        else:
+            config.trainer.resume_mode = "disable"
     remove_stale_weights()
     if config.hardware.fork_server:
         from trm_agent.fork_server import handle

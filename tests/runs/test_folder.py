@@ -29,11 +29,26 @@ def test_runs_are_numbered_and_a_finished_one_is_left_alone(tmp_path: Path) -> N
 
 def test_the_same_command_resumes_an_unfinished_run(tmp_path: Path) -> None:
     first = folders.open_run_folder(config(tmp_path))
-    (first.path / "checkpoints").mkdir()
-    (first.path / "checkpoints/latest_checkpointed_iteration.txt").write_text("20")
+    save_checkpoints(first.path, [10, 20], logged=20)
     release(first)
     again = folders.open_run_folder(config(tmp_path))
     assert (again.path, again.state, again.step) == (first.path, "resumed", 20)
+
+
+def save_checkpoints(path: Path, steps: list[int], logged: int) -> None:
+    for step in steps:
+        (folders.checkpoint_folder(path, step) / "actor").mkdir(parents=True)
+    (path / "checkpoints/latest_checkpointed_iteration.txt").write_text(str(steps[-1]))
+    rows = "".join(json.dumps({"step": step}) + "\n" for step in range(logged + 1))
+    (path / folders.METRICS_FILE).write_text(rows)
+
+
+def test_a_checkpoint_without_its_row_of_metrics_is_not_resumed_from(tmp_path: Path) -> None:
+    save_checkpoints(tmp_path, [10, 20], logged=19)
+    folders.checkpoint_folder(tmp_path, 15).mkdir()  # its actor has made room for newer ones
+    assert folders.checkpoint_step(tmp_path) == 10
+    (tmp_path / folders.METRICS_FILE).unlink()
+    assert folders.checkpoint_step(tmp_path) == 0
 
 
 def test_another_configuration_gets_another_folder(tmp_path: Path) -> None:

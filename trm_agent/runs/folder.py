@@ -18,7 +18,8 @@ METRICS_FILE = "metrics.jsonl"
 STARTUP_FILE = "startup.jsonl"
 SUMMARY_FILE = "summary.json"
 LOG_FILE = "log.txt"
-_TRACKER = Path("checkpoints") / "latest_checkpointed_iteration.txt"
+CHECKPOINTS = "checkpoints"
+_TRACKER = Path(CHECKPOINTS) / "latest_checkpointed_iteration.txt"
 
 State = Literal["new", "resumed", "finished"]
 
@@ -118,9 +119,22 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
 
 
 def checkpoint_step(path: Path) -> int:
-    """Step of the last complete checkpoint in a run folder, 0 if there is none."""
+    """Step of the last complete checkpoint whose metrics were written too, 0 if there is none.
+
+    verl writes a checkpoint before the step's metrics; a kill in between must not lose the row.
+    """
     tracker = path / _TRACKER
-    return int(tracker.read_text()) if tracker.exists() else 0
+    if not tracker.exists():
+        return 0
+    newest, logged = int(tracker.read_text()), {row["step"] for row in read_metrics(path)}
+    # of an older checkpoint verl removes the actor and leaves the folder
+    saved = [int(actor.parent.name.rsplit("_", 1)[1]) for actor in (path / CHECKPOINTS).glob("global_step_*/actor")]
+    return max((step for step in saved if step <= newest and step in logged), default=0)
+
+
+def checkpoint_folder(path: Path, step: int) -> Path:
+    """Where verl keeps the checkpoint of a step."""
+    return path / CHECKPOINTS / f"global_step_{step}"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
