@@ -13,7 +13,7 @@ from tests.end_to_end.training import command, environment, steps, train
 from trm_agent.verl_plugin.dataset import TRAIN, task_seed
 from trm_agent.verl_plugin.episode_metrics import fingerprint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 WORKER = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
 
 
@@ -66,7 +66,7 @@ def test_a_killed_run_resumes_with_the_same_data(tmp_path: Path) -> None:
     run = tmp_path / "run"
     overrides = ("trainer.total_training_steps=4", "trainer.test_freq=4")
     driver = subprocess.Popen(command(run, *overrides), stdout=subprocess.DEVNULL, env=environment())
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     tracker = run / "checkpoints" / "latest_checkpointed_iteration.txt"
     while not (tracker.exists() and tracker.read_text() in ("2", "3")):
         assert driver.poll() is None, "the run ended before it could be killed"

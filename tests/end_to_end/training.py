@@ -8,7 +8,7 @@ from pathlib import Path
 from trm_agent.runs.folder import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT_SECONDS = 280
+TIMEOUT_SECONDS = 420
 SMALL = (
     "experiment=math_nano",
     "data.train_batch_size=2",
