@@ -3,19 +3,15 @@
 python -m benchmarks.plain_verl RUN_DIR STEPS
 """
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 from omegaconf import open_dict
 
 import trm_envs  # noqa: F401  (registers the environments)
 from trm_agent.compose import compose_run
 from trm_agent.models.nano import NanoSpec, ensure_nano_model
-from trm_agent.verl_plugin.dataset import EnvDataset
 
 OVERRIDES = (
     "experiment=math_nano",
@@ -28,29 +24,9 @@ OVERRIDES = (
     "trainer.val_before_train=false",
     "trainer.test_freq=-1",
     "trainer.save_freq=-1",
-    "data.custom_cls.path=pkg://benchmarks.plain_verl",
+    "data.custom_cls.path=pkg://benchmarks.single_turn",
     "data.custom_cls.name=PromptDataset",
 )
-
-
-class PromptDataset(EnvDataset):
-    """Our tasks with their first messages as verl's prompts."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = super().__getitem__(index)
-        task = json.loads(row["env_task"])
-        env = gymnasium.make(task["env_id"]).unwrapped
-        observation, _ = env.reset(seed=task["seed"], options=task["options"])
-        row["raw_prompt"] = [
-            {"role": "system", "content": env.system_prompt},
-            {"role": "user", "content": observation},
-        ]
-        return row
-
-
-def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None, **_: Any) -> float:
-    """Whether the turn is a tool call: as cheap as a reward can be."""
-    return float("</tool_call>" in solution_str)
 
 
 def main() -> None:
@@ -61,7 +37,7 @@ def main() -> None:
     os.environ["VERL_FILE_LOGGER_PATH"] = str(run_dir / "metrics.jsonl")
     with open_dict(config):
         config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec()))
-        config.reward.custom_reward_function.path = str(Path(__file__).resolve())
+        config.reward.custom_reward_function.path = str(Path(__file__).resolve().with_name("single_turn.py"))
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     run_ppo(config, task_runner_class=TaskRunnerV1)
