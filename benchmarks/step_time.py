@@ -1,4 +1,4 @@
-"""Step time by phase against plain verl on the same single-turn workload; the claim is at most 5 % on top.
+"""Step time by phase against plain verl on the same single-turn workload; the aim is at most 5 % on top.
 
 python -m benchmarks.step_time [--steps 12]
 
