@@ -2,9 +2,9 @@
 
 python -m benchmarks.step_time [--steps 12]
 
-Both sides: the same tasks, one turn of at most 32 tokens, the same replay buffer (verl's own polls every 2 s, which
-would hide everything else), bypass mode. Ours: environment episodes and the `trm` loss. Baseline: verl's single-turn
-agent loop, reward worker and vanilla loss.
+Both sides: the same prompts, one turn of at most 32 tokens, the same reward and replay buffer (verl's own polls every
+2 s, which would hide everything else), bypass mode, and a learning rate too small to make the turns longer or shorter.
+Ours: environment episodes and the `trm` loss. Baseline: verl's single-turn agent loop, reward worker and vanilla loss.
 """
 
 import argparse
@@ -20,19 +20,28 @@ from benchmarks.common import train, training_rows
 
 NUM_WARM_UP = 2
 PHASES = ("gen", "old_log_prob", "adv", "update_actor", "update_weights", "step")
-WORKLOAD = ("data.max_response_length=32", "env.train.horizons=[1]", "env.limits.max_turn_tokens=32")
+SIZES = ("prompt_length", "response_length")
+WORKLOAD = (
+    "env.module=benchmarks.single_turn_env",
+    "env.id=benchmark/SingleTurn-v0",
+    "env.train.horizons=[1]",
+    "env.limits.max_turn_tokens=32",
+    "data.max_response_length=32",
+    "actor_rollout_ref.actor.optim.lr=1e-12",
+)
 
 
 def medians(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Median seconds of each phase, the first steps left out."""
-    return {phase: statistics.median(row[f"timing_s/{phase}"] for row in rows[NUM_WARM_UP:]) for phase in PHASES}
+    """Median seconds of each phase and mean tokens of a step, the first steps left out."""
+    timed = rows[NUM_WARM_UP:]
+    seconds = {phase: statistics.median(row[f"timing_s/{phase}"] for row in timed) for phase in PHASES}
+    return seconds | {size: statistics.mean(row[f"{size}/mean"] for row in timed) for size in SIZES}
 
 
 def ours(steps: int) -> dict[str, float]:
-    """Our loop and loss: one turn, because the response is full after it."""
-    budget = ("env.limits.max_turns=2", "env.val.horizons=[1]", "env.val.num_tasks=2")
-    run_dir, _ = train(*WORKLOAD, *budget, f"trainer.total_training_steps={steps}", f"trainer.test_freq={steps}",
-                       "trainer.save_freq=-1")  # fmt: skip
+    """Our loop and loss."""
+    length = (f"trainer.total_training_steps={steps}", f"trainer.test_freq={steps}", "trainer.save_freq=-1")
+    run_dir, _ = train(*WORKLOAD, *length, "env.val.horizons=[1]", "env.val.num_tasks=2")
     return medians(training_rows(run_dir))
 
 
@@ -52,7 +61,7 @@ def main() -> None:
     steps = parser.parse_args().steps
     baseline, measured = plain_verl(steps), ours(steps)
     print(f"{'median seconds':<18}{'ours':>8}{'verl':>8}{'ratio':>8}")
-    for phase in PHASES:
+    for phase in (*PHASES, *SIZES):
         ratio = measured[phase] / baseline[phase] if baseline[phase] else float("nan")
         print(f"{phase:<18}{measured[phase]:>8.3f}{baseline[phase]:>8.3f}{ratio:>8.2f}")
 
