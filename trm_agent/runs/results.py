@@ -40,8 +40,8 @@ def summarise(
     steps = max((row["step"] for row in rows), default=0)
     if not validations or validations[0][0] != 0 or validations[-1][0] != steps:
         raise ValueError(
-            "the run has no validation before its first or after its last step: "
-            "set trainer.val_before_train=true and a positive trainer.test_freq"
+            "the run has no validation before its first or after its last step: set trainer.val_before_train=true and "
+            "a positive trainer.test_freq, or see env/val_infrastructure_failures if no episode could be played"
         )
     return {
         "success": {
@@ -66,14 +66,15 @@ def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The before / after table by horizon."""
+    """The before / after table by horizon; a rate is missing where no episode of that horizon could be played."""
     before, after = summary["success"]["before"], summary["success"]["after"]
     trained = set(summary["trained_horizons"])
     lines = ["held-out success      before    after   change", "-" * 47]
-    for horizon in before:
+    for horizon in sorted(before.keys() | after.keys(), key=int):
         name = f"horizon {horizon}" + (" (trained)" if int(horizon) in trained else "")
-        old, new = 100 * before[horizon], 100 * after[horizon]
-        lines.append(f"{name:<20}{old:6.1f} % {new:6.1f} %  {new - old:+6.1f}")
+        old, new = before.get(horizon), after.get(horizon)
+        change = "      -" if old is None or new is None else f" {100 * (new - old):+6.1f}"
+        lines.append(f"{name:<20}{_percent(old)} {_percent(new)} {change}")
     region = summary["trust_region"]
     if region:
         lines.append("")
@@ -82,6 +83,10 @@ def table(summary: dict[str, Any]) -> str:
             f"criterion {100 * region['rejected_by_max']:.1f} %, by the average {100 * region['rejected_by_avg']:.1f} %"
         )
     return "\n".join(lines)
+
+
+def _percent(rate: float | None) -> str:
+    return f"{'-':>6}  " if rate is None else f"{100 * rate:6.1f} %"
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
