@@ -77,7 +77,7 @@ def test_the_summary_has_success_before_and_after_by_horizon() -> None:
 
 
 def test_a_horizon_whose_episodes_all_failed_keeps_its_line() -> None:
-    rows = [validation(0, 0.25, 0.125), step_row(1), {"step": 1, "env/val_success/h8": 0.5}]
+    rows = [validation(0, 0.25, 0.125), *rejecting(1), {"step": 1, "env/val_success/h8": 0.5}]
     lines = results.table(results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0)).splitlines()
     assert lines[2].split() == ["horizon", "4", "(trained)", "25.0", "%", "-", "-"]
     assert lines[3].split() == ["horizon", "8", "12.5", "%", "50.0", "%", "+37.5"]
