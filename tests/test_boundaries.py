@@ -1,5 +1,6 @@
 """The arrows of the architecture: what each room may import, seen in a fresh interpreter."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,23 @@ FORBIDDEN = {
     "trm_agent.fork_server.client": ("torch", "verl", "ray", "numpy", "gymnasium"),
     "trm_agent.compose": ("torch", "verl", "ray"),
     "trm_agent.train": ("torch", "verl", "vllm", "ray", "transformers"),
+    # a subcommand imports what is heavy when it runs
+    "trm_agent.cli": ("torch", "verl", "vllm", "ray", "transformers", "gymnasium", "numpy", "trm_agent.core"),
 }
+
+# the module and, of a package, every module in it
+LOAD = """
+import importlib, pkgutil, sys
+room = importlib.import_module(sys.argv[1])
+for child in pkgutil.iter_modules(getattr(room, "__path__", ())):
+    importlib.import_module(f"{sys.argv[1]}.{child.name}")
+print("\\n".join(sys.modules))
+"""
 
 
 @pytest.mark.parametrize("module", FORBIDDEN)
 def test_a_room_imports_nothing_above_it(module: str) -> None:
-    code = f"import sys, {module}; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", LOAD, module], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(done.stdout.split())
     assert module in loaded
     assert sorted(loaded & set(FORBIDDEN[module])) == []
@@ -40,6 +51,18 @@ def test_only_the_plugin_names_verl_and_vllm() -> None:
             ):
                 offenders.append(f"{path.name}: {line.strip()}")
     assert offenders == []
+
+
+def test_nothing_imports_the_command_line() -> None:
+    command_line = re.compile(r"^\s*(?:from|import)\s+trm_agent(?:\s+import\s.*|\.)\b(cli|commands)\b", re.MULTILINE)
+    importers = {}
+    for folder in ("trm_agent", "envs"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            if found := command_line.findall(path.read_text(encoding="utf-8")):
+                importers[path.relative_to(REPOSITORY).as_posix()] = set(found)
+    # the command line reads its own subcommands, and no subcommand reads the command line
+    assert importers.pop("trm_agent/cli.py") == {"commands"}
+    assert importers == {}
 
 
 def test_no_file_holds_two_concepts() -> None:

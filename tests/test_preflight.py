@@ -61,7 +61,7 @@ def test_what_cannot_work_is_refused(override: str, words: list[str]) -> None:
     ("override", "nearest"),
     [
         ("experiment=math_nan", "'math_nano'"),
-        ("policy_loss=trn", "'trm'"),
+        ("policy_loss=ppo_clp", "'ppo_clip'"),
         ("env=chain_mat", "'chain_math'"),
         ("hardware=gpus", "'gpu'"),
     ],

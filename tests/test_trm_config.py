@@ -11,24 +11,30 @@ PATH = "actor_rollout_ref.actor.policy_loss.trm."
 
 def test_defaults_are_the_papers():
     config = TrmConfig()
-    assert (config.criterion, config.active_max_token_kl, config.active_avg_token_kl) == ("max", 0.05, None)
+    assert (config.criterion, config.max_token_kl, config.thresholds) == ("max", 0.05, ("max_token_kl",))
     assert (config.max_estimator, config.avg_estimator, config.ratio_truncation) == ("k2", "k3", None)
 
 
-def test_the_criterion_chooses_the_thresholds():
-    assert TrmConfig(criterion="avg").active_max_token_kl is None
-    both = TrmConfig(criterion="both", max_token_kl=0.1, avg_token_kl=0.002)
-    assert (both.active_max_token_kl, both.active_avg_token_kl) == (0.1, 0.002)
+def test_a_threshold_that_the_criterion_does_not_use_may_be_null():
     assert TrmConfig(criterion="avg", max_token_kl=None).max_token_kl is None
+    assert TrmConfig(criterion="both").thresholds == ("max_token_kl", "avg_token_kl")
 
 
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        ({"criterion": "maxx"}, ["criterion", "'maxx'", "did you mean 'max'", "Known: 'avg', 'both', 'max'"]),
-        ({"max_estimator": "k1"}, ["max_estimator", "'k1'", "Known: 'k2', 'k3'"]),
-        ({"avg_estimator": "k4"}, ["avg_estimator", "'k4'", "Known: 'k2', 'k3'"]),
-        ({"estimator": "exact"}, ["estimator", "'exact'", "sampled"]),
+        ({"criterion": "maxx"}, ["criterion", "'maxx'", "did you mean 'max'", "Known: 'avg', 'both'"]),
+        ({"max_estimator": "k1"}, ["max_estimator", "'k1'", "'k2', 'k3'"]),
+        ({"avg_estimator": "k4"}, ["avg_estimator", "'k4'", "'k2', 'k3'"]),
+        ({"estimator": "exakt"}, ["estimator", "'exakt'", "did you mean 'exact'"]),
+        ({"undecided": "maybe"}, ["undecided", "'maybe'", "'reject'"]),
+        ({"top_k": 0}, ["top_k", "0", "1 or more"]),
+        ({"top_k": 2.5}, ["top_k", "2.5", "whole"]),
+        ({"random_acceptance": 1.2}, ["random_acceptance", "1.2", "at most 1"]),
+        ({"decoupled": "yes"}, ["decoupled", "'yes'", "true or false"]),
+        ({"criterion": "avg", "target_acceptance": 0.9}, ["target_acceptance", "0.9", "criterion='avg'"]),
+        ({"adaptive_floor": 0.9}, ["adaptive_floor", "0.9", "adaptive_cap=0.5"]),
+        ({"proximal_clip": 1.0}, ["proximal_clip", "1.0", "below 1"]),
         ({"max_token_kl": 0.0}, ["max_token_kl", "0.0", "above 0"]),
         ({"max_token_kl": -1}, ["max_token_kl", "-1", "above 0"]),
         ({"max_token_kl": "0.05"}, ["max_token_kl", "'0.05'", "without quotes"]),

@@ -9,7 +9,7 @@ import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.compose import plain
-from trm_agent.config import TrmConfig
+from trm_agent.config import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
 from trm_agent.names import closest
 
 NANO = "nano"
@@ -58,6 +58,20 @@ def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], tuple[i
                     f"env.{stream}.horizons: horizon {horizon} cannot fit: the shortest solution takes {needed} tokens "
                     f"and {field}={budget}; lower the horizon or raise {field} (and {_ROLLOUT}.max_model_len)"
                 )
+
+
+def check_top_k(config: DictConfig, vocab_size: int) -> None:
+    """Check that the rollout can record as many log-probs as the estimator asks for.
+
+    Raises:
+        ValueError: `top_k` is larger than the model's vocabulary.
+    """
+    loss = config.actor_rollout_ref.actor.policy_loss
+    if loss.loss_mode == "trm" and loss.trm.estimator == "topk" and loss.trm.top_k > vocab_size:
+        raise ValueError(
+            f"{FIELD_PATH}.top_k={loss.trm.top_k}: the model's vocabulary has {vocab_size} tokens; lower it, or set "
+            "estimator=exact for the whole distribution"
+        )
 
 
 def _environment(config: DictConfig) -> None:
@@ -173,17 +187,47 @@ def _trust_region(config: DictConfig) -> None:
         return
     if "trm" not in loss:
         raise ValueError(f"{_ACTOR}.policy_loss.loss_mode='trm': the thresholds are missing; choose policy_loss=trm")
-    TrmConfig.from_mapping(plain(loss.trm))
+    trm = TrmConfig.from_mapping(plain(loss.trm))
     if not config.actor_rollout_ref.rollout.calculate_log_probs:
         raise ValueError(
             f"{_ROLLOUT}.calculate_log_probs=false: the trust region is measured from the rollout's log-probs; "
             "set it to true"
         )
-    if not config.algorithm.rollout_correction.bypass_mode:
+    if config.algorithm.rollout_correction.bypass_mode == trm.decoupled:
         raise ValueError(
-            "algorithm.rollout_correction.bypass_mode=false: the `trm` loss needs the rollout's own log-probs as "
-            "old_log_probs; set it to true (policy_loss=trm does)"
+            f"algorithm.rollout_correction.bypass_mode={str(not trm.decoupled).lower()} is needed with "
+            f"{FIELD_PATH}.decoupled={str(trm.decoupled).lower()}: with bypass_mode=true verl's old_log_probs are the "
+            "rollout's own, without it the trainer's at the start of the step; change one of them (policy_loss=trm and "
+            "policy_loss=trm_decoupled set both)"
         )
+    if trm.estimator != "sampled":
+        _distributions(config, trm.estimator)
+    dump = DumpConfig.from_mapping(plain(loss.get("dump", {})))
+    if dump.distributions and trm.estimator != "exact":
+        raise ValueError(
+            f"{DUMP_PATH}.distributions=true with {FIELD_PATH}.estimator={trm.estimator!r}: the rollout's whole "
+            "distributions are recorded for estimator=exact alone; set it, or distributions=false"
+        )
+
+
+def _distributions(config: DictConfig, estimator: str) -> None:
+    """What must hold where the rollout's distributions travel to the actor's logits."""
+    needs: tuple[tuple[str, tuple[Any, ...]], ...] = (
+        (f"{_ROLLOUT}.name", ("vllm",)),
+        (f"{_ROLLOUT}.agent.default_agent_loop", ("trm_env",)),
+        (f"{_ACTOR}.strategy", ("fsdp", "fsdp2")),
+        ("actor_rollout_ref.model.use_fused_kernels", (False, None)),
+        (f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size", (1, None)),
+        (f"{_ACTOR}.ulysses_sequence_parallel_size", (1, None)),
+    )
+    for field, allowed in needs:
+        value = OmegaConf.select(config, field)
+        if value not in allowed:
+            raise ValueError(
+                f"{field}={value!r} with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator; "
+                f"allowed: {', '.join(str(choice) for choice in allowed if choice is not None)}; "
+                "change it, or set estimator=sampled"
+            )
 
 
 def _schedule(config: DictConfig) -> None:

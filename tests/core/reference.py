@@ -39,7 +39,13 @@ def random_batch(seed: int, num_sequences: int = 9, longest: int = 12, spread: f
 
 def token_divergence(log_prob: float, rollout_log_prob: float, estimator: str) -> float:
     rho = math.exp(log_prob) / math.exp(rollout_log_prob)
-    return {"k1": -math.log(rho), "k2": math.log(rho) ** 2 / 2, "k3": rho - 1 - math.log(rho)}[estimator]
+    return {
+        "k1": -math.log(rho),
+        "k2": math.log(rho) ** 2 / 2,
+        "k3": rho - 1 - math.log(rho),
+        "abs_log_ratio": abs(math.log(rho)),
+        "abs_ratio_minus_one": abs(rho - 1),
+    }[estimator]
 
 
 def sequence_divergences(batch: Batch, index: int, estimator: str) -> list[float]:
@@ -66,6 +72,53 @@ def accepted(
     inside_max = max_threshold is None or all(value <= max_threshold for value in for_max)
     inside_avg = avg_threshold is None or sum(for_avg) / len(for_avg) <= avg_threshold
     return inside_max and inside_avg
+
+
+def ratio_deviations(batch: Batch, index: int) -> list[float]:
+    """|rho - 1| of the model's tokens."""
+    return [abs(math.exp(-value) - 1) for value in sequence_divergences(batch, index, "k1")]
+
+
+def mean_ratio_deviation(batch: Batch, index: int) -> float:
+    values = ratio_deviations(batch, index)
+    return sum(values) / len(values) if values else 0.0
+
+
+def length_neutral(batch: Batch, index: int, delta: float, eps: float | None) -> float:
+    """W / Z with w_t = min(1, (T - t) eps, sqrt((T - t) delta / 2)), t = 1 .. T."""
+    values = ratio_deviations(batch, index)
+    weighted = total = 0.0
+    for t, value in enumerate(values, start=1):
+        remaining = len(values) - t
+        weight = min(1.0, math.sqrt(remaining * delta / 2), math.inf if eps is None else remaining * eps)
+        weighted += value * weight
+        total += weight
+    return weighted / total if total else 0.0
+
+
+def prefix_budget_kept(
+    divergences: list[float],
+    ratios: list[float],
+    advantages: list[float],
+    threshold: float,
+    min_weight: float,
+    budget: float | None,
+) -> list[bool]:
+    """CPPO's rule, token after token; without a budget and with min_weight 1 DPPO's."""
+    kept = []
+    spent = earned = 0.0
+    if budget is not None and divergences:
+        ranked, place = sorted(divergences), 0.9 * (len(divergences) - 1)
+        low = int(place)
+        tail = ranked[low] + (place - low) * (ranked[min(low + 1, len(ranked) - 1)] - ranked[low])
+        budget = min(max(tail, budget), 2 * budget)
+    for t, (divergence, ratio, advantage) in enumerate(zip(divergences, ratios, advantages, strict=True)):
+        weight = 1 - (1 - min_weight) * t / max(len(divergences) - 1, 1)
+        allowed = threshold if budget is None else min(threshold, threshold + budget * earned - spent)
+        kept.append(advantage * (ratio - 1) <= 0 or weight * divergence <= allowed)
+        spent += weight * divergence
+        earned += weight
+    return kept
 
 
 def loss_and_gradient(

@@ -1,21 +1,18 @@
 import math
-import random
 
 import pytest
 import torch
 
-from trm_agent.core import MaskDiagnostics, masked_log_ratio, measure_mask, token_kl
-from trm_agent.core.histograms import (
-    DIVERGENCE_EDGES,
-    LENGTH_EDGES,
-    NUM_DIVERGENCE_BINS,
-    NUM_LENGTH_BINS,
-    count_bins,
-    divergence_bins,
-    divergence_quantile,
-    kept_fraction_by_quartile,
-    length_bins,
+from trm_agent.core.diagnostics import (
+    NUM_TURN_BINS,
+    BatchDivergences,
+    SequenceStatistics,
+    measure_batch,
+    position_sums,
+    turn_numbers,
 )
+from trm_agent.core.divergences import masked_log_ratio, token_divergence
+from trm_agent.core.masks import Interval
 
 from . import reference
 from .batches import Tensors, to_tensors
@@ -24,110 +21,139 @@ from .test_masks import decide
 THRESHOLDS = (0.01, 0.002)
 
 
-def measure(tensors: Tensors, thresholds=THRESHOLDS, ratio_truncation=None) -> MaskDiagnostics:
+def measure(tensors: Tensors, thresholds=THRESHOLDS, ratio_truncation=None) -> SequenceStatistics:
     log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask)
     mask = decide(tensors, *thresholds)
-    return measure_mask(
-        log_ratio, token_kl(log_ratio, "k2"), tensors.response_mask, mask, ratio_truncation=ratio_truncation
-    )
+    k2, k3 = (Interval.known(token_divergence(log_ratio, name)) for name in ("k2", "k3"))
+    return measure_batch(
+        log_ratio,
+        tensors.advantages,
+        BatchDivergences(k2, k3, Interval.known(log_ratio.expm1().abs() / 2), log_ratio.expm1()),
+        tensors.response_mask,
+        mask,
+        max_threshold=thresholds[0],
+        ratio_truncation=ratio_truncation,
+    ).sequences
 
 
 def test_every_statistic_equals_the_loops():
     batch = reference.random_batch(12)
     found = measure(to_tensors(batch, filler=math.nan), ratio_truncation=1.05)
-    counted = [i for i in range(len(batch)) if batch.log_probs[i]]
-    k2 = [reference.sequence_divergences(batch, i, "k2") for i in counted]
-    k3 = [value for i in counted for value in reference.sequence_divergences(batch, i, "k3")]
-    rho = [math.exp(-value) for i in counted for value in reference.sequence_divergences(batch, i, "k1")]
-    accepted = [reference.accepted(batch, i, *THRESHOLDS) for i in counted]
-    expected = {
-        "num_sequences": len(counted),
-        "num_accepted": sum(accepted),
-        "num_rejected_by_max": sum(not reference.accepted(batch, i, THRESHOLDS[0], None) for i in counted),
-        "num_rejected_by_avg": sum(not reference.accepted(batch, i, None, THRESHOLDS[1]) for i in counted),
-        "num_nonfinite": 0,
-        "num_tokens": len(k3),
-        "num_truncated_tokens": sum(value > 1.05 for value in rho),
-        "sum_token_kl_k3": sum(k3),
-        "sum_ppl_gap": reference.perplexity_gap(batch) * len(counted),
-        "ratio_min": min(rho),
-        "ratio_max": max(rho),
-        "token_kl_k2_max": max(max(values) for values in k2),
-    }
-    for name, value in expected.items():
-        assert getattr(found, name).item() == pytest.approx(value, rel=1e-9), name
-    assert 0 < expected["num_accepted"] < len(counted)
-    assert 0 < expected["num_truncated_tokens"] < len(k3)
-    assert found.length_counts.sum() == found.divergence_counts.sum() == len(counted)
-    assert found.accepted_length_counts.sum() == sum(accepted)
+    assert found.has_tokens.tolist() == [len(row) > 0 for row in batch.log_probs]
+    for i in range(len(batch)):
+        if not batch.log_probs[i]:
+            continue
+        k2, k3 = (reference.sequence_divergences(batch, i, name) for name in ("k2", "k3"))
+        log_rho = [-value for value in reference.sequence_divergences(batch, i, "k1")]
+        rho = [math.exp(value) for value in log_rho]
+        sampled = [a for a, is_sampled in zip(batch.advantages[i], batch.sampled[i], strict=True) if is_sampled]
+        accepted = reference.accepted(batch, i, *THRESHOLDS)
+        gain = sum(a * (r - 1) for a, r in zip(sampled, rho, strict=True))
+        largest = max(range(len(k2)), key=k2.__getitem__)
+        expected = {
+            "accepted": accepted,
+            "undecided": False,
+            "num_tokens": len(k2),
+            "num_kept_tokens": len(k2) if accepted else 0,
+            "num_truncated_tokens": sum(value > 1.05 for value in rho),
+            "num_undecided_tokens": 0,
+            "max_kl": max(k2),
+            "sum_kl": sum(k3),
+            "max_tv": max(abs(value - 1) / 2 for value in rho),
+            "sum_tv": sum(abs(value - 1) / 2 for value in rho),
+            "sum_k3": sum(k3),
+            "mean_log_ratio": sum(log_rho) / len(log_rho),
+            "min_log_ratio": min(0.0, *log_rho),
+            "max_log_ratio": max(0.0, *log_rho),
+            "surrogate_gain": gain,
+            "masked_surrogate_gain": gain if accepted else 0.0,
+            "max_position": (largest + 1) / len(k2),
+        }
+        for name, value in expected.items():
+            assert getattr(found, name)[i].item() == pytest.approx(value, rel=1e-6, abs=1e-12), name
+    assert 0 < found.accepted.sum() < found.has_tokens.sum()
+    assert 0 < found.num_truncated_tokens.sum() < found.num_tokens.sum()
 
 
-def test_parts_add_up_to_the_whole():
-    whole = to_tensors(reference.random_batch(13))
-    total = measure(whole)
-    parts = [measure(whole.rows(part)) for part in (slice(0, 1), slice(1, 4), slice(4, None))]
-    for name, value in vars(total).items():
-        pieces = torch.stack([getattr(part, name) for part in parts])
-        combine = {"ratio_min": torch.amin, "ratio_max": torch.amax, "token_kl_k2_max": torch.amax}.get(name, torch.sum)
-        torch.testing.assert_close(combine(pieces, dim=0), value, rtol=1e-12, atol=1e-14, msg=name)
+def test_turns_are_runs_of_sampled_tokens():
+    # context, two tokens of turn 1, an observation, one of turn 2, padding
+    mask = torch.tensor([[False, True, True, False, True, False], [True, False, False, False, False, False]])
+    assert turn_numbers(mask).tolist() == [[0, 1, 1, 1, 2, 2], [1, 1, 1, 1, 1, 1]]
 
 
-def test_nothing_carries_a_graph():
-    assert not any(value.requires_grad for value in vars(measure(to_tensors(reference.random_batch(0)))).values())
+def test_the_turn_bins_tell_where_a_sequence_leaves_the_region():
+    # five turns of one token with a gap; the fourth token is off: bins of turns are 1, 2, 3-4, 5-8
+    mask = torch.tensor([[True, False] * 5])
+    rollout = torch.full((1, 10), -1.0)
+    log_probs = rollout.clone()
+    log_probs[0, 6] = -0.5  # k2 = 0.125
+    tensors = Tensors(log_probs, rollout, torch.ones(1, 10), mask)
+    found = measure(tensors)
+    assert found.num_turns.tolist() == [5]
+    assert found.max_turn.tolist() == [4]
+    assert found.max_position.tolist() == pytest.approx([0.8])
+    assert found.turn_reached[0].tolist() == [True] * 4 + [False] * (NUM_TURN_BINS - 4)
+    assert found.turn_inside[0].tolist() == [True, True, False, True] + [False] * (NUM_TURN_BINS - 4)
 
 
-def test_a_batch_of_padding_counts_nothing():
-    mask = torch.zeros(2, 3, dtype=torch.bool)
-    found = measure(Tensors(torch.full((2, 3), math.nan), torch.zeros(2, 3), torch.zeros(2, 3), mask))
-    for name, value in vars(found).items():
-        neutral = {"ratio_min": math.inf, "ratio_max": -math.inf, "token_kl_k2_max": -math.inf}.get(name, 0.0)
-        assert (value == neutral).all(), name
+def test_turn_bins_equal_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(40, 60, generator=generator) < 0.5
+    rollout = torch.full(mask.shape, -1.0)
+    log_probs = rollout + 0.2 * torch.randn(mask.shape, generator=generator)
+    found = measure(Tensors(log_probs, rollout, torch.ones(mask.shape), mask))
+    for row in range(len(mask)):
+        turn, outside = 0, {}
+        for t in range(mask.shape[1]):
+            if mask[row, t]:
+                turn += t == 0 or not mask[row, t - 1]
+                bin_ = 0 if turn == 1 else math.ceil(math.log2(turn))
+                is_outside = (log_probs[row, t] + 1.0).item() ** 2 / 2 > THRESHOLDS[0]
+                outside[bin_] = outside.get(bin_, False) or is_outside
+        assert found.turn_reached[row].nonzero().flatten().tolist() == sorted(outside)
+        assert found.turn_inside[row].nonzero().flatten().tolist() == sorted(k for k, bad in outside.items() if not bad)
 
 
-def test_a_sequence_that_is_not_finite_is_counted_and_left_out_of_the_means():
-    mask = torch.ones(2, 1, dtype=torch.bool)
-    found = measure(Tensors(torch.tensor([[-math.inf], [-0.9]]), torch.full((2, 1), -1.0), torch.ones(2, 1), mask))
-    assert (found.num_sequences.item(), found.num_nonfinite.item(), found.num_tokens.item()) == (2, 1, 1)
-    assert found.sum_ppl_gap.item() == pytest.approx(0.1, rel=1e-5)
-    assert found.ratio_max.item() == found.ratio_min.item() == pytest.approx(math.exp(0.1), rel=1e-5)
-    # Its divergence still shows among the quantiles, at the top.
-    assert found.divergence_counts[-1].item() == 1
+def test_position_sums_count_tokens_of_the_model():
+    mask = torch.tensor([[False, True, False, True], [True, True, True, False]])
+    values = torch.tensor([[0.0, 1.0, 0.0, 2.0], [10.0, 20.0, 30.0, 0.0]])
+    assert position_sums(values, mask.cumsum(-1)).tolist() == [11.0, 22.0, 30.0, 0.0]
 
 
-def test_quantiles_are_off_by_less_than_a_bin():
-    rng = random.Random(0)
-    values = sorted(10 ** rng.uniform(-9, 3) for _ in range(4000))
-    bins = divergence_bins(torch.tensor(values, dtype=torch.float64))
-    counts = count_bins(bins, torch.ones(len(values), dtype=torch.bool), NUM_DIVERGENCE_BINS).tolist()
-    for quantile in (0.01, 0.5, 0.9, 0.99, 1.0):
-        exact = values[math.ceil(quantile * len(values)) - 1]
-        assert abs(math.log10(divergence_quantile(counts, quantile) / exact)) < 1 / 8
+def test_an_interval_counts_its_undecided_tokens():
+    mask = torch.tensor([[True, True, True, False]])
+    kl = Interval(torch.tensor([[0.001, 0.005, 0.02, 0.0]]), torch.tensor([[0.002, 0.02, 0.03, 0.0]]))
+    tensors = Tensors(torch.zeros(1, 4), torch.zeros(1, 4), torch.ones(1, 4), mask)
+    zeros, decision = torch.zeros(1, 4), decide(tensors, 0.01, None)
+    divergences = BatchDivergences(kl, kl, kl, zeros)
+    found = measure_batch(zeros, torch.ones(1, 4), divergences, mask, decision, max_threshold=0.01).sequences
+    assert found.num_undecided_tokens.tolist() == [1]
+    assert found.max_kl.tolist() == pytest.approx([0.03])
 
 
-def test_quantiles_at_the_ends():
-    below, above = [0.0] * NUM_DIVERGENCE_BINS, [0.0] * NUM_DIVERGENCE_BINS
-    below[divergence_bins(torch.tensor([0.0])).item()] = 3.0
-    above[divergence_bins(torch.tensor([math.nan])).item()] = 3.0
-    assert divergence_quantile(below, 0.5) == 0.0
-    assert divergence_quantile(above, 0.5) == DIVERGENCE_EDGES[-1]
+def test_a_token_mask_counts_its_own_tokens():
+    batch = reference.random_batch(13)
+    tensors = to_tensors(batch)
+    log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask).detach()
+    kl = Interval.known(token_divergence(log_ratio, "k2"))
+    kept = tensors.response_mask & (log_ratio > 0)
+    mask = decide(tensors, 0.01, None)
+    found = measure_batch(
+        log_ratio,
+        tensors.advantages,
+        BatchDivergences(kl, kl, kl, log_ratio.expm1()),
+        tensors.response_mask,
+        mask,
+        kept=kept,
+    ).sequences
+    assert torch.equal(found.num_kept_tokens, kept.sum(-1))
+    torch.testing.assert_close(
+        found.masked_surrogate_gain, (tensors.advantages * log_ratio.expm1() * kept).sum(-1), rtol=1e-9, atol=1e-12
+    )
 
 
-def test_length_bins_hold_their_lengths():
-    lengths = torch.arange(1, 5000)
-    bins = length_bins(lengths)
-    assert bins[:8].tolist() == list(range(8))
-    for length, index in zip(lengths.tolist(), bins.tolist(), strict=True):
-        assert LENGTH_EDGES[index] <= length < LENGTH_EDGES[index + 1]
-    assert length_bins(torch.tensor([2**30])).item() == NUM_LENGTH_BINS - 1
-
-
-def test_quartiles_of_eight_lengths():
-    # Lengths 1 to 8, the three longest rejected: groups (1, 2), (3, 4), (5, 6), (7, 8).
-    lengths = torch.arange(1, 9)
-    counts = count_bins(length_bins(lengths), torch.ones(8, dtype=torch.bool), NUM_LENGTH_BINS).tolist()
-    kept = count_bins(length_bins(lengths), lengths < 6, NUM_LENGTH_BINS).tolist()
-    assert kept_fraction_by_quartile(counts, kept) == pytest.approx([1.0, 1.0, 0.5, 0.0])
-
-
-def test_sequences_of_one_length_share_the_quartiles():
-    assert kept_fraction_by_quartile([0.0, 6.0], [0.0, 3.0]) == pytest.approx([0.5] * 4)
+def test_no_statistic_carries_a_gradient():
+    found = measure(to_tensors(reference.random_batch(3)))
+    tensors = [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) > 10
+    assert not any(value.requires_grad for value in tensors)

@@ -3,22 +3,25 @@ import math
 import pytest
 import torch
 
-from trm_agent.core import masked_log_ratio, masked_max, masked_mean, masked_min, masked_sum, token_kl
+from trm_agent.core.divergences import masked_log_ratio, token_divergence
+from trm_agent.core.reductions import masked_max, masked_mean, masked_min, masked_sum
 
+from . import reference
 from .batches import to_tensors
-from .reference import random_batch, token_divergence
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "abs_log_ratio", "abs_ratio_minus_one"])
 def test_token_divergences_equal_the_loops(estimator):
-    batch = random_batch(0)
+    batch = reference.random_batch(0)
     tensors = to_tensors(batch, filler=math.nan)
     log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask)
-    values = token_kl(log_ratio, estimator)
+    values = token_divergence(log_ratio, estimator)
     for row in range(len(batch)):
         for t in range(values.shape[1]):
             if t < len(batch.sampled[row]) and batch.sampled[row][t]:
-                expected = token_divergence(batch.log_probs[row][t], batch.rollout_log_probs[row][t], estimator)
+                expected = reference.token_divergence(
+                    batch.log_probs[row][t], batch.rollout_log_probs[row][t], estimator
+                )
             else:
                 expected = 0.0
             assert values[row, t].item() == pytest.approx(expected, rel=1e-9, abs=1e-14)
@@ -29,9 +32,9 @@ def test_direction_is_rollout_first():
     log_ratio = masked_log_ratio(
         torch.tensor([[math.log(0.25)]]), torch.tensor([[math.log(0.5)]]), torch.tensor([[True]])
     )
-    assert token_kl(log_ratio, "k1").item() == pytest.approx(math.log(2), rel=1e-6)
-    assert token_kl(log_ratio, "k2").item() == pytest.approx(math.log(2) ** 2 / 2, rel=1e-6)
-    assert token_kl(log_ratio, "k3").item() == pytest.approx(math.log(2) - 0.5, rel=1e-6)
+    assert token_divergence(log_ratio, "k1").item() == pytest.approx(math.log(2), rel=1e-6)
+    assert token_divergence(log_ratio, "k2").item() == pytest.approx(math.log(2) ** 2 / 2, rel=1e-6)
+    assert token_divergence(log_ratio, "k3").item() == pytest.approx(math.log(2) - 0.5, rel=1e-6)
 
 
 def test_expectation_of_k1_and_k3_is_the_exact_kl():
@@ -39,7 +42,7 @@ def test_expectation_of_k1_and_k3_is_the_exact_kl():
     exact = (rollout * (rollout / policy).log()).sum().item()
     log_ratio = masked_log_ratio(policy.log(), rollout.log(), torch.ones(1, 3, dtype=torch.bool))
     for estimator in ("k1", "k3"):
-        assert (rollout * token_kl(log_ratio, estimator)).sum().item() == pytest.approx(exact, rel=1e-12)
+        assert (rollout * token_divergence(log_ratio, estimator)).sum().item() == pytest.approx(exact, rel=1e-12)
 
 
 @pytest.mark.parametrize("filler", [math.nan, math.inf, -math.inf])
@@ -67,7 +70,7 @@ def test_unequal_shapes_and_number_masks_are_refused():
     with pytest.raises(ValueError, match=r"torch\.float32.*torch\.bool"):
         masked_log_ratio(values, values, torch.ones(2, 3))
     with pytest.raises(ValueError, match=r"k4.*k1, k2, k3"):
-        token_kl(values, "k4")
+        token_divergence(values, "k4")
 
 
 def test_reductions_ignore_padding_and_define_the_empty_row():

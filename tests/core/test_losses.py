@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from trm_agent.core import masked_log_ratio, masked_surrogate_loss
+from trm_agent.core.divergences import masked_log_ratio
+from trm_agent.core.losses import decoupled_surrogate_tokens, kept_tokens, masked_surrogate_loss
 
 from . import reference
 from .batches import Tensors, assert_gradient, to_tensors
@@ -15,8 +16,7 @@ def surrogate(tensors: Tensors, num_sequences: int, thresholds=(0.02, None), rat
     return masked_surrogate_loss(
         log_ratio,
         tensors.advantages,
-        tensors.response_mask,
-        decide(tensors, *thresholds).accepted,
+        kept_tokens(tensors.response_mask, decide(tensors, *thresholds).accepted),
         num_sequences=num_sequences,
         ratio_truncation=ratio_truncation,
     )
@@ -139,3 +139,41 @@ def test_truncation_bounds_the_weight_and_survives_an_overflowing_ratio():
 def test_an_empty_batch_size_is_refused():
     with pytest.raises(ValueError, match="num_sequences: got 0"):
         surrogate(to_tensors(reference.random_batch(0)), 0)
+
+
+def decoupled(tensors: Tensors, proximal: torch.Tensor, truncation=None, clip=None) -> torch.Tensor:
+    kept = kept_tokens(tensors.response_mask, decide(tensors, 0.02, None).accepted)
+    return decoupled_surrogate_tokens(
+        tensors.log_probs,
+        proximal,
+        tensors.rollout_log_probs,
+        tensors.advantages,
+        kept,
+        ratio_truncation=truncation,
+        proximal_clip=clip,
+    ).sum() / len(tensors.response_mask)
+
+
+def test_three_policies_without_clip_and_truncation_are_the_plain_surrogate():
+    batch = reference.random_batch(12)
+    tensors = to_tensors(batch, filler=math.nan)
+    proximal = tensors.rollout_log_probs + 0.1 * torch.randn_like(tensors.rollout_log_probs)
+    loss = decoupled(tensors, proximal)
+    loss.backward()
+    value, gradient = expected(batch)
+    assert loss.item() == pytest.approx(value, rel=1e-12)
+    assert_gradient(tensors.log_probs, gradient)
+
+
+def test_the_clip_is_on_the_proximal_ratio_and_the_truncation_on_the_weight():
+    # r = pi_theta / pi_prox = e^0.5 = 1.65 clipped to 1.2; w = pi_prox / pi_roll = e truncated to 2; A = 1 and -1.
+    log_probs = torch.tensor([[-1.0], [-1.0]], requires_grad=True)
+    proximal, rollout = torch.tensor([[-1.5], [-1.5]]), torch.tensor([[-2.5], [-2.5]])
+    kept = torch.ones(2, 1, dtype=torch.bool)
+    losses = decoupled_surrogate_tokens(
+        log_probs, proximal, rollout, torch.tensor([[1.0], [-1.0]]), kept, ratio_truncation=2.0, proximal_clip=0.2
+    )
+    losses.sum().backward()
+    # the better action's gain is clipped and has no gradient; the worse action's loss is not
+    assert losses.flatten().tolist() == pytest.approx([-2 * 1.2, 2 * math.exp(0.5)])
+    assert log_probs.grad.flatten().tolist() == pytest.approx([0.0, 2 * math.exp(0.5)])

@@ -4,7 +4,16 @@ import math
 import pytest
 import torch
 
-from trm_agent.core import masked_log_ratio, sequence_mask_from_tokens, token_kl
+from trm_agent.core.divergences import masked_log_ratio, token_divergence
+from trm_agent.core.masks import (
+    Interval,
+    length_neutral_statistic,
+    max_statistic,
+    mean_statistic,
+    random_mask,
+    ratio_deviation_statistic,
+    sequence_mask,
+)
 
 from . import reference
 from .batches import Tensors, to_tensors
@@ -14,13 +23,13 @@ THRESHOLDS = [(0.02, None), (None, 0.004), (0.05, 0.004), (1e-9, None), (10.0, 1
 
 def decide(tensors: Tensors, max_threshold, avg_threshold, max_estimator="k2", avg_estimator="k3"):
     log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask)
-    return sequence_mask_from_tokens(
-        token_kl(log_ratio, max_estimator),
-        token_kl(log_ratio, avg_estimator),
-        tensors.response_mask,
-        max_threshold=max_threshold,
-        avg_threshold=avg_threshold,
-    )
+    for_max, for_avg = (Interval.known(token_divergence(log_ratio, name)) for name in (max_estimator, avg_estimator))
+    statistics = {
+        "max": max_statistic(for_max),
+        "avg": mean_statistic(for_avg, tensors.response_mask.sum(dim=-1)),
+    }
+    thresholds = {name: value for name, value in (("max", max_threshold), ("avg", avg_threshold)) if value is not None}
+    return sequence_mask({name: statistics[name] for name in thresholds}, thresholds, tensors.response_mask.any(dim=-1))
 
 
 @pytest.mark.parametrize("thresholds", THRESHOLDS)
@@ -37,7 +46,8 @@ def test_decisions_equal_the_loops(thresholds, max_estimator, avg_estimator):
             len(row) > 0 and not reference.accepted(batch, i, thresholds[0], None, max_estimator, avg_estimator)
             for i, row in enumerate(batch.log_probs)
         ]
-        assert mask.rejected_by_max.tolist() == by_max
+        if thresholds[0] is not None:
+            assert mask.rejected_by["max"].tolist() == by_max
         kept += sum(expected)
         rejected += len(expected) - sum(expected)
     assert rejected > 0
@@ -48,8 +58,9 @@ def test_both_is_the_conjunction_and_counts_every_reason():
     tensors = to_tensors(reference.random_batch(3))
     by_max, by_avg, both = decide(tensors, 0.02, None), decide(tensors, None, 0.004), decide(tensors, 0.02, 0.004)
     assert torch.equal(both.accepted, by_max.accepted & by_avg.accepted)
-    assert torch.equal(both.rejected_by_max, by_max.rejected_by_max)
-    assert torch.equal(both.rejected_by_avg, by_avg.rejected_by_avg)
+    assert torch.equal(both.rejected_by["max"], by_max.rejected_by["max"])
+    assert torch.equal(both.rejected_by["avg"], by_avg.rejected_by["avg"])
+    assert both.rejected_by.keys() == {"max", "avg"}
 
 
 def test_on_policy_keeps_every_sequence_that_has_a_token():
@@ -78,7 +89,7 @@ def test_decisions_do_not_depend_on_padding_or_batch_order():
 def test_mask_carries_no_gradient():
     tensors = to_tensors(reference.random_batch(2))
     mask = decide(tensors, 0.02, 0.004)
-    assert not any(value.requires_grad for value in vars(mask).values())
+    assert not any(value.requires_grad for value in (mask.accepted, mask.undecided, *mask.rejected_by.values()))
 
 
 @pytest.mark.parametrize("broken", [math.nan, -math.inf])
@@ -98,3 +109,73 @@ def test_one_token_decides_the_maximum_and_its_share_the_average():
     assert not decide(tensors, 0.0799, None, "k2", "k2").accepted.item()
     assert decide(tensors, None, 0.0201, "k2", "k2").accepted.item()
     assert not decide(tensors, None, 0.0199, "k2", "k2").accepted.item()
+
+
+def interval(lower: list[float], upper: list[float]) -> Interval:
+    return Interval(torch.tensor(lower), torch.tensor(upper))
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("reject", [True, False, False]), ("accept", [True, True, False])])
+def test_an_interval_around_the_threshold_follows_the_rule(rule, expected):
+    # inside, undecided, outside
+    statistic = interval([0.01, 0.04, 0.06], [0.02, 0.06, 0.07])
+    mask = sequence_mask({"max": statistic}, {"max": 0.05}, torch.ones(3, dtype=torch.bool), undecided=rule)
+    assert mask.accepted.tolist() == expected
+    assert mask.undecided.tolist() == [False, True, False]
+    assert mask.rejected_by["max"].tolist() == [not kept for kept in expected]
+
+
+def test_an_unknown_upper_bound_is_undecided_and_a_nan_is_rejected():
+    statistic = interval([0.01, math.nan], [math.inf, math.nan])
+    mask = sequence_mask({"max": statistic}, {"max": 0.05}, torch.ones(2, dtype=torch.bool), undecided="accept")
+    assert mask.accepted.tolist() == [True, False]
+    assert mask.undecided.tolist() == [True, False]
+
+
+def test_a_rule_that_does_not_exist_and_a_criterion_without_threshold_are_refused():
+    has_tokens = torch.ones(1, dtype=torch.bool)
+    with pytest.raises(ValueError, match="undecided: got 'perhaps'"):
+        sequence_mask({}, {}, has_tokens, undecided="perhaps")
+    with pytest.raises(ValueError, match="max"):
+        sequence_mask({"max": interval([0.0], [0.0])}, {}, has_tokens)
+
+
+@pytest.mark.parametrize("max_token_tv", [None, 0.03, 0.9])
+def test_length_neutral_and_ser_equal_the_loops(max_token_tv):
+    for seed in range(20):
+        batch = reference.random_batch(seed)
+        tensors = to_tensors(batch, filler=math.nan)
+        log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask)
+        found = length_neutral_statistic(
+            log_ratio, tensors.response_mask, max_token_kl=0.05, max_token_tv=max_token_tv
+        ).upper
+        expected = [reference.length_neutral(batch, i, 0.05, max_token_tv) for i in range(len(batch))]
+        assert found.tolist() == pytest.approx(expected, rel=1e-12)
+        ser = ratio_deviation_statistic(log_ratio, tensors.response_mask)
+        expected = [reference.mean_ratio_deviation(batch, i) for i in range(len(batch))]
+        assert ser.upper.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_length_neutral_weighs_the_early_tokens_more():
+    # one deviating token of four, |rho - 1| = 1; delta = 2 / 9, so w = sqrt((T - t) / 9) = sqrt(3)/3, sqrt(2)/3, 1/3, 0
+    def statistic(position: int) -> float:
+        log_ratio = torch.zeros(1, 4, dtype=torch.float64)
+        log_ratio[0, position] = math.log(2.0)
+        mask = torch.ones(1, 4, dtype=torch.bool)
+        return length_neutral_statistic(log_ratio, mask, max_token_kl=2 / 9).upper.item()
+
+    total = (math.sqrt(3) + math.sqrt(2) + 1) / 3
+    assert [statistic(t) for t in range(4)] == pytest.approx(
+        [math.sqrt(3) / 3 / total, math.sqrt(2) / 3 / total, 1 / 3 / total, 0.0]
+    )
+
+
+def test_the_random_mask_keeps_its_share_and_never_padding():
+    has_tokens = torch.arange(20000) % 4 != 0
+    mask = random_mask(has_tokens, 0.7, torch.Generator().manual_seed(0))
+    # 15000 coins: a standard deviation of 0.0037
+    assert mask.accepted[has_tokens].double().mean().item() == pytest.approx(0.7, abs=0.015)
+    assert not mask.accepted[~has_tokens].any()
+    assert torch.equal(mask.rejected_by["random"], has_tokens & ~mask.accepted)
+    with pytest.raises(ValueError, match=r"acceptance: got 1\.5"):
+        random_mask(has_tokens, 1.5)

@@ -7,20 +7,23 @@ import torch
 pytest.importorskip("verl")
 
 from verl.trainer.ppo.core_algos import get_policy_loss_fn
-from verl.utils.metric import Metric, reduce_metrics
+from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import append_to_dict, rename_dict
 from verl.workers.config import FSDPActorConfig
 
 from tests.core import reference
 from tests.core.batches import Tensors, assert_gradient, to_tensors
 from trm_agent.config import TrmConfig
-from trm_agent.verl_plugin.policy_loss import (
-    TrmPolicyLossConfig,
-    collect_metrics,
-    compute_policy_loss_trm,
-    finalize_trm_metrics,
+from trm_agent.verl_plugin.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
+from trm_agent.verl_plugin.update import (
+    EXTREMES,
+    MicroBatch,
+    Update,
+    collect_update,
+    final_metrics,
+    set_micro_batch,
+    warn_if_all_rejected,
 )
-from trm_agent.verl_plugin.trm_metrics import EXTREMES, SUM_PREFIX
 
 TRM = TrmConfig(criterion="both", max_token_kl=0.01, avg_token_kl=0.002)
 REJECT_ALL = TrmConfig(max_token_kl=1e-30)
@@ -48,7 +51,7 @@ def loss_of(tensors: Tensors, config: FSDPActorConfig, mode: str = "seq-mean-tok
 
 
 def keep(batch: reference.Batch, trm: TrmConfig = TRM) -> list[bool]:
-    return [reference.accepted(batch, i, trm.active_max_token_kl, trm.active_avg_token_kl) for i in range(len(batch))]
+    return [reference.accepted(batch, i, trm.max_token_kl, trm.avg_token_kl) for i in range(len(batch))]
 
 
 def batch_info(tensors: Tensors, dp_size: int = 1) -> dict:
@@ -59,27 +62,19 @@ def batch_info(tensors: Tensors, dp_size: int = 1) -> dict:
     }
 
 
-def through_verl(ranks: list[list[dict[str, Metric]]]) -> dict:
-    """Do what verl's engine, worker and trainer do with the metrics of one mini-batch: ranks x micro-batches."""
-    per_rank = []
-    for micro_batches in ranks:
-        merged: dict = {}
-        for metrics in micro_batches:
-            append_to_dict(merged, metrics)
-        per_rank.append(merged)
-    update = {name: Metric.aggregate_dp([rank[name] for rank in per_rank]) for name in per_rank[0]}
-    mini_batches: dict = {}
-    append_to_dict(mini_batches, update)
-    return finalize_trm_metrics(reduce_metrics(rename_dict(mini_batches, "actor/")))
+def through_verl(updates: list[Update]) -> dict:
+    """Do what verl's worker and trainer do with the metrics of a step's updates."""
+    step: dict = {}
+    for update in updates:
+        append_to_dict(step, update.metrics())
+    return final_metrics(reduce_metrics(rename_dict(step, "actor/")))
 
 
-def metrics_of(parts: list[Tensors], config: FSDPActorConfig) -> list[dict[str, Metric]]:
-    collected = []
-    for part in parts:
-        with collect_metrics() as metrics:
+def update_of(parts: list[Tensors], config: FSDPActorConfig) -> Update:
+    with collect_update() as update:
+        for part in parts:
             assert loss_of(part, config)[1] == {}
-        collected.append(metrics)
-    return collected
+    return update
 
 
 def test_the_loss_is_registered():
@@ -144,114 +139,142 @@ def test_rejected_sequences_stay_in_the_denominator(mode):
 
 def test_an_all_rejected_batch_is_a_zero_gradient_and_a_warning(caplog):
     tensors = to_tensors(reference.random_batch(1), filler=0.0)
-    with caplog.at_level(logging.WARNING, logger="trm_agent"), collect_metrics() as metrics:
+    with collect_update() as update:
         loss, _ = loss_of(tensors, actor_config(REJECT_ALL, **batch_info(tensors)))
         loss.backward()
     assert loss.item() == 0.0
     assert (tensors.log_probs.grad == 0).all()
-    assert "all 8 sequences of a micro-batch were rejected" in caplog.text
-    caplog.clear()
-    final = through_verl([[metrics]])
+    final = through_verl([update])
     assert (final["trm/acceptance"], final["trm/all_rejected"], final["trm/rejected_by_max"]) == (0.0, 1.0, 1.0)
-    assert "no sequence of this step was accepted" in caplog.text
+    with caplog.at_level(logging.WARNING, logger="trm_agent"):
+        warn_if_all_rejected(final)
+    assert "no sequence of this step was accepted (outside max: 100 %)" in caplog.text
 
 
 @pytest.mark.parametrize("mode", WHOLE_BATCH_MODES)
 @pytest.mark.parametrize("known", [True, False])
-def test_a_batch_without_a_model_token_is_a_zero_gradient(mode, known, caplog):
+def test_a_batch_without_a_model_token_is_a_zero_gradient(mode, known):
     mask = torch.zeros(2, 3, dtype=torch.bool)
     tensors = Tensors(torch.zeros(2, 3, requires_grad=True), torch.zeros(2, 3), torch.ones(2, 3), mask)
     config = actor_config(**(batch_info(tensors) if known else {}))
-    with collect_metrics() as metrics:
+    with collect_update() as update:
         loss, _ = loss_of(tensors, config, mode)
     loss.backward()
     assert loss.item() == 0.0
     assert (tensors.log_probs.grad == 0).all()
-    assert through_verl([[metrics]]) == {"trm/num_sequences": 0.0}
-    assert caplog.text == ""
+    assert through_verl([update]) == {"trm/num_sequences": 0.0}
 
 
-def test_final_metrics_equal_the_loops():
-    batch = reference.random_batch(15, num_sequences=17)
-    tensors = to_tensors(batch)
-    final = through_verl([metrics_of([tensors], actor_config(**batch_info(tensors)))])
-    counted = [i for i in range(len(batch)) if batch.log_probs[i]]
-    kept = keep(batch)
-    k2 = [max(reference.sequence_divergences(batch, i, "k2")) for i in counted]
-    k3 = [value for i in counted for value in reference.sequence_divergences(batch, i, "k3")]
-    assert final["trm/num_sequences"] == len(counted)
-    assert final["trm/acceptance"] == pytest.approx(sum(kept) / len(counted))
-    assert 0 < final["trm/acceptance"] < 1
-    assert final["trm/all_rejected"] == 0.0
-    by_max = sum(not reference.accepted(batch, i, TRM.max_token_kl, None) for i in counted)
-    by_avg = sum(not reference.accepted(batch, i, None, TRM.avg_token_kl) for i in counted)
-    assert final["trm/rejected_by_max"] == pytest.approx(by_max / len(counted))
-    assert final["trm/rejected_by_avg"] == pytest.approx(by_avg / len(counted))
-    assert final["trm/token_kl_mean_k3"] == pytest.approx(sum(k3) / len(k3), rel=1e-9)
-    assert final["trm/token_kl_k2_max"] == pytest.approx(max(k2), rel=1e-9)
-    assert final["trm/ppl_gap"] == pytest.approx(reference.perplexity_gap(batch), rel=1e-9)
-    ratios = [math.exp(-v) for i in counted for v in reference.sequence_divergences(batch, i, "k1")]
-    assert final["trm/ratio_min"] == pytest.approx(min(ratios), rel=1e-9)
-    assert final["trm/ratio_max"] == pytest.approx(max(ratios), rel=1e-9)
-    for percent in (50, 90, 99):
-        exact = sorted(k2)[math.ceil(percent / 100 * len(k2)) - 1]
-        assert abs(math.log10(final[f"trm/seq_max_kl_p{percent}"] / exact)) < 1 / 8
-    groups = [final[f"trm/acceptance_length_q{group}"] for group in range(1, 5)]
-    assert sum(groups) / 4 == pytest.approx(final["trm/acceptance"])
-    # Lengths up to 12 tokens: bins of one length up to 8, so the shortest group is exact up to ties that share.
-    by_length = sorted((sum(batch.sampled[i]), kept[i]) for i in counted)
-    assert by_length[3][0] < by_length[4][0], "choose a seed without a tie at the border of the first group"
-    assert groups[0] == pytest.approx(sum(kept for _, kept in by_length[:4]) / 4)
-
-
-@pytest.mark.parametrize("dp_size", [1, 2])
-def test_split_metrics_equal_those_of_the_whole(dp_size):
+def test_split_metrics_equal_those_of_the_whole():
     whole = to_tensors(reference.random_batch(16, num_sequences=13))
-    expected = through_verl([metrics_of([whole], actor_config(**batch_info(whole)))])
-    config = actor_config(**batch_info(whole, dp_size))
+    config = actor_config(**batch_info(whole))
+    expected = through_verl([update_of([whole], config)])
     parts = [whole.rows(part) for part in (slice(0, 2), slice(2, 3), slice(3, 9), slice(9, 13))]
-    per_rank = len(parts) // dp_size
-    ranks = [metrics_of(parts[r * per_rank : (r + 1) * per_rank], config) for r in range(dp_size)]
-    assert through_verl(ranks) == pytest.approx(expected, rel=1e-9)
+    found = through_verl([update_of(parts, config)])
+    assert found.keys() == expected.keys()
+    assert len(found) > 30
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
 
 
-def test_one_collector_around_several_micro_batches():
-    whole = to_tensors(reference.random_batch(17))
-    config = actor_config(**batch_info(whole))
-    expected = through_verl([metrics_of([whole], config)])
-    with collect_metrics() as metrics:
-        for part in (slice(0, 4), slice(4, None)):
-            loss_of(whole.rows(part), config)
-    assert through_verl([[metrics]]) == pytest.approx(expected, rel=1e-9)
+def test_verl_averages_over_updates_and_keeps_their_extremes():
+    batches = [to_tensors(reference.random_batch(seed)) for seed in (20, 23)]
+    updates = [update_of([batch], actor_config(**batch_info(batch))) for batch in batches]
+    alone, both = [through_verl([update]) for update in updates], through_verl(updates)
+    assert alone[0]["trm/rejected_by_max"] != alone[1]["trm/rejected_by_max"]
+    for name in ("acceptance", "rejected_by_max", "seq_max_kl_p90", "token_kl_mean_k3", "bound_pinsker_marginal_kl"):
+        mean = (alone[0][f"trm/{name}"] + alone[1][f"trm/{name}"]) / 2
+        assert both[f"trm/{name}"] == pytest.approx(mean), name
+    for name in EXTREMES:
+        combine = min if name == "ratio_min" else max
+        assert both[f"trm/{name}"] == combine(row[f"trm/{name}"] for row in alone), name
 
 
-def test_without_a_collector_verls_averages_still_give_the_ratios():
-    whole = to_tensors(reference.random_batch(18))
-    config = actor_config(**batch_info(whole))
-    expected = through_verl([metrics_of([whole], config)])
-    micro_batches = [
-        Metric.from_dict(loss_of(whole.rows(part), config)[1], aggregation="mean")
-        for part in (slice(0, 1), slice(1, 6), slice(6, None))
-    ]
-    found = through_verl([micro_batches])
-    assert found.keys() == expected.keys() - {f"trm/{name}" for name in EXTREMES}
-    for name in found.keys() - {"trm/num_sequences"}:
-        assert found[name] == pytest.approx(expected[name], rel=1e-9), name
+def test_outside_of_an_update_the_loss_still_reports():
+    tensors = to_tensors(reference.random_batch(18))
+    config = actor_config(**batch_info(tensors))
+    _, metrics = loss_of(tensors, config)
+    assert final_metrics(metrics) == pytest.approx(through_verl([update_of([tensors], config)]), nan_ok=True)
 
 
-def test_no_sum_has_a_name_that_verl_would_reduce_by_maximum_or_minimum():
-    (metrics,) = metrics_of([to_tensors(reference.random_batch(0))], actor_config())
-    for name in metrics:
-        if name.startswith(SUM_PREFIX):
-            assert "max" not in name
-            assert "min" not in name
-        else:
-            assert EXTREMES[name.removeprefix("trm/")] in name
+def test_final_metrics_leave_others_alone():
+    metrics = {"actor/pg_loss": 1.0, "response_length/max": 3, "critic/TRM/x": 2.0}
+    assert final_metrics(metrics) == metrics
 
 
-def test_finalize_leaves_other_metrics_alone():
-    metrics = {"actor/pg_loss": 1.0, "response_length/max": 3}
-    assert finalize_trm_metrics(metrics) == metrics
+def from_engine(loss, tensors: Tensors, trm: TrmConfig, micro_batch: MicroBatch) -> tuple:
+    with collect_update() as update:
+        set_micro_batch(micro_batch)
+        value, _ = loss(tensors, actor_config(trm, **batch_info(tensors)))
+        value.backward()
+    return value, update
+
+
+@pytest.mark.parametrize(("estimator", "undecided"), [("exact", "reject"), ("topk", "reject"), ("topk", "accept")])
+def test_the_mask_reads_the_divergences_of_the_engine(estimator, undecided):
+    # three sequences of one token: inside, undecided (or inside by its exact value), outside
+    mask = torch.ones(3, 1, dtype=torch.bool)
+    tensors = Tensors(torch.full((3, 1), -1.0, requires_grad=True), torch.full((3, 1), -1.0), torch.ones(3, 1), mask)
+    lower, upper = torch.tensor([[0.01], [0.02], [0.06]]), torch.tensor([[0.01], [0.06], [0.07]])
+    if estimator == "exact":
+        lower = upper
+    divergences = {"kl_lower": lower, "kl_upper": upper, "tv_lower": lower, "tv_upper": upper}
+    trm = TrmConfig(estimator=estimator, undecided=undecided)
+    _, update = from_engine(loss_of, tensors, trm, MicroBatch(divergences))
+    kept = [True, undecided == "accept", False]
+    assert (tensors.log_probs.grad.flatten() != 0).tolist() == kept
+    final = through_verl([update])
+    assert final["trm/acceptance"] == pytest.approx(sum(kept) / 3)
+    assert final["trm/undecided"] == pytest.approx(0.0 if estimator == "exact" else 1 / 3)
+    assert final["trm/token_kl_max"] == pytest.approx(0.07)
+
+
+def test_an_estimator_that_nobody_feeds_is_refused():
+    tensors = to_tensors(reference.random_batch(2))
+    with pytest.raises(ValueError, match=r"trm\.estimator: got 'exact'.*no distributions"):
+        loss_of(tensors, actor_config(TrmConfig(estimator="exact"), **batch_info(tensors)))
+
+
+def test_three_policies_take_the_rollout_from_the_engine():
+    batch = reference.random_batch(5)
+    tensors = to_tensors(batch)
+    rollout = tensors.rollout_log_probs
+    expected = to_tensors(batch)
+    plain, _ = loss_of(expected, actor_config(**batch_info(expected)))
+    plain.backward()
+    # verl hands the proximal policy as old_log_prob
+    tensors.rollout_log_probs = rollout + 0.05
+    trm = TrmConfig(criterion="both", max_token_kl=0.01, avg_token_kl=0.002, decoupled=True, proximal_clip=None)
+    value, _ = from_engine(loss_of, tensors, trm, MicroBatch(rollout_log_probs=rollout))
+    assert value.item() == pytest.approx(plain.item(), rel=1e-9)
+    torch.testing.assert_close(tensors.log_probs.grad, expected.log_probs.grad)
+    with pytest.raises(ValueError, match=r"decoupled: the batch has no rollout log-probs"):
+        loss_of(tensors, actor_config(trm, **batch_info(tensors)))
+
+
+def test_the_adaptive_threshold_of_the_step_replaces_the_settings_one():
+    batch = reference.random_batch(6, num_sequences=20)
+    trm = TrmConfig(max_token_kl=0.01, target_acceptance=0.5)
+    tensors = to_tensors(batch)
+    _, update = from_engine(loss_of, tensors, trm, MicroBatch())
+    threshold = through_verl([update])["trm/target_threshold"]
+    counted = sum(len(row) > 0 for row in batch.log_probs)
+    _, update = from_engine(loss_of, to_tensors(batch), trm, MicroBatch(max_token_kl=threshold * (1 + 1e-6)))
+    kept = through_verl([update])["trm/acceptance"] * counted
+    # the least threshold that keeps half of them
+    assert round(kept) in (counted // 2, counted // 2 + 1)
+
+
+@pytest.mark.parametrize("criterion", ["ln", "ser", "random", "token", "prefix"])
+def test_every_criterion_gives_a_loss_and_its_reason(criterion):
+    tensors = to_tensors(reference.random_batch(7, num_sequences=30, spread=0.5))
+    trm = TrmConfig(criterion=criterion, random_acceptance=0.5, token_tv=0.01, prefix_budget=None)
+    loss, _ = loss_of(tensors, actor_config(trm, **batch_info(tensors)))
+    loss.backward()
+    final = through_verl([update_of([tensors], actor_config(trm, **batch_info(tensors)))])
+    assert 0 < final["trm/kept_tokens"] < 1
+    assert f"trm/rejected_by_{criterion}" in final
+    assert (tensors.log_probs.grad != 0).any()
 
 
 def test_an_integer_mask_is_read_as_bool():

@@ -1,22 +1,132 @@
 """The mathematics of Trust Region Masking (arXiv:2512.23075v4): tensors in, tensors out, torch only."""
 
-from trm_agent.core.diagnostics import MaskDiagnostics, measure_mask
+from trm_agent.core.bounds import (
+    ErrorBounds,
+    adaptive_bound,
+    classical_bound,
+    coupling_bound,
+    error_bounds,
+    mixed_bound,
+    pinsker,
+    pinsker_marginal_bound,
+    pinsker_marginal_integral,
+    tail_weights,
+)
+from trm_agent.core.diagnostics import (
+    BatchDivergences,
+    SequenceStatistics,
+    UpdateStatistics,
+    concatenate,
+    finite_sequences,
+    measure_batch,
+    position_sums,
+    turn_numbers,
+)
+from trm_agent.core.distribution_checks import (
+    check_log_probs,
+    check_topk,
+    check_topk_shapes,
+)
 from trm_agent.core.divergences import (
-    TOKEN_KL_ESTIMATORS,
+    abs_log_ratio,
+    abs_ratio_minus_one,
     masked_log_ratio,
-    token_kl,
+    token_divergence,
     token_kl_k1,
     token_kl_k2,
     token_kl_k3,
 )
-from trm_agent.core.losses import masked_surrogate_loss, masked_surrogate_tokens
-from trm_agent.core.masks import SequenceMask, sequence_mask_from_tokens, trust_region_mask
-from trm_agent.core.reductions import masked_max, masked_mean, masked_min, masked_sum
+from trm_agent.core.exact import (
+    TokenDivergences,
+    accumulation_dtype,
+    check_options,
+    divergence_sums,
+    divergences_from_sums,
+    exact_divergences,
+)
+from trm_agent.core.exact_hidden import (
+    exact_divergences_from_hidden,
+)
+from trm_agent.core.horizon import (
+    effective_horizon,
+)
+from trm_agent.core.intervals import (
+    DivergenceInterval,
+    default_log_prob_error,
+    topk_intervals,
+)
+from trm_agent.core.losses import (
+    decoupled_surrogate_tokens,
+    kept_tokens,
+    masked_surrogate_loss,
+    masked_surrogate_tokens,
+)
+from trm_agent.core.masks import (
+    Interval,
+    SequenceMask,
+    length_neutral_statistic,
+    max_statistic,
+    mean_statistic,
+    random_mask,
+    ratio_deviation_statistic,
+    remaining_tokens,
+    sequence_mask,
+)
+from trm_agent.core.reductions import (
+    masked_max,
+    masked_mean,
+    masked_min,
+    masked_sum,
+)
+from trm_agent.core.summary import (
+    acceptance_by_length,
+    least_threshold,
+    summarize,
+)
+from trm_agent.core.surrogate import (
+    improvement_margin,
+    surrogate,
+    surrogate_gain,
+)
+from trm_agent.core.token_masks import (
+    prefix_budget_mask,
+    token_mask,
+)
 
 __all__ = [
-    "TOKEN_KL_ESTIMATORS",
-    "MaskDiagnostics",
+    "BatchDivergences",
+    "DivergenceInterval",
+    "ErrorBounds",
+    "Interval",
     "SequenceMask",
+    "SequenceStatistics",
+    "TokenDivergences",
+    "UpdateStatistics",
+    "abs_log_ratio",
+    "abs_ratio_minus_one",
+    "acceptance_by_length",
+    "accumulation_dtype",
+    "adaptive_bound",
+    "check_log_probs",
+    "check_options",
+    "check_topk",
+    "check_topk_shapes",
+    "classical_bound",
+    "concatenate",
+    "coupling_bound",
+    "decoupled_surrogate_tokens",
+    "default_log_prob_error",
+    "divergence_sums",
+    "divergences_from_sums",
+    "effective_horizon",
+    "error_bounds",
+    "exact_divergences",
+    "exact_divergences_from_hidden",
+    "finite_sequences",
+    "improvement_margin",
+    "kept_tokens",
+    "least_threshold",
+    "length_neutral_statistic",
     "masked_log_ratio",
     "masked_max",
     "masked_mean",
@@ -24,11 +134,28 @@ __all__ = [
     "masked_sum",
     "masked_surrogate_loss",
     "masked_surrogate_tokens",
-    "measure_mask",
-    "sequence_mask_from_tokens",
-    "token_kl",
+    "max_statistic",
+    "mean_statistic",
+    "measure_batch",
+    "mixed_bound",
+    "pinsker",
+    "pinsker_marginal_bound",
+    "pinsker_marginal_integral",
+    "position_sums",
+    "prefix_budget_mask",
+    "random_mask",
+    "ratio_deviation_statistic",
+    "remaining_tokens",
+    "sequence_mask",
+    "summarize",
+    "surrogate",
+    "surrogate_gain",
+    "tail_weights",
+    "token_divergence",
     "token_kl_k1",
     "token_kl_k2",
     "token_kl_k3",
-    "trust_region_mask",
+    "token_mask",
+    "topk_intervals",
+    "turn_numbers",
 ]

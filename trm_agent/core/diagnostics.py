@@ -1,112 +1,253 @@
-"""What a batch says about its mask, as sums, counts and extremes that combine exactly over micro-batches and ranks."""
+"""What every sequence of a batch says about the trust region, measured without a host synchronisation."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 
-from trm_agent.core.divergences import token_kl_k2, token_kl_k3
-from trm_agent.core.histograms import (
-    NUM_DIVERGENCE_BINS,
-    NUM_LENGTH_BINS,
-    count_bins,
-    divergence_bins,
-    length_bins,
-)
-from trm_agent.core.masks import SequenceMask
-from trm_agent.core.reductions import masked_max, masked_mean, masked_min, masked_sum
+from trm_agent.core.masks import Interval, SequenceMask
+
+FIRST_TURNS = (1, *(2**octave + 1 for octave in range(14)))
+"""Turns are binned by octaves, from these on: 1, 2, 3-4, 5-8, ..., 8193 and beyond."""
+NUM_TURN_BINS = len(FIRST_TURNS)
 
 
 @dataclass(frozen=True)
-class MaskDiagnostics:
-    """Statistics of one (micro-)batch. Scalars are float64 tensors; sequences without a model token are left out.
+class BatchDivergences:
+    """The divergences of a batch's tokens, each of shape (batch, response_length)."""
 
-    Sums and counts add; `ratio_min` takes the minimum, the other extremes the maximum. Sequences with a divergence that
-    is not finite are counted in `num_nonfinite` and left out of every mean and extreme, not of the histograms.
-    """
+    kl_for_max: Interval
+    """What the max criterion compares, nats."""
+    kl_for_avg: Interval
+    """What the average criterion compares, nats."""
+    tv: Interval
+    """Total variation, 0 to 1; |rho - 1| / 2 where it is sampled, whose expectation it is."""
+    ratio_deviation: torch.Tensor
+    """rho - 1 of the sampled tokens."""
 
-    num_sequences: torch.Tensor
-    """Sequences with at least one token of the model."""
-    num_accepted: torch.Tensor
-    """Those that the mask kept."""
-    num_rejected_by_max: torch.Tensor
-    """Those outside the max criterion; a sequence outside both criteria counts in both."""
-    num_rejected_by_avg: torch.Tensor
-    """Those outside the average criterion."""
-    num_nonfinite: torch.Tensor
-    """Those with an infinite or NaN divergence."""
+    def rows(self, rows: slice) -> "BatchDivergences":
+        """Those of some of the sequences."""
+        return BatchDivergences(
+            self.kl_for_max.rows(rows), self.kl_for_avg.rows(rows), self.tv.rows(rows), self.ratio_deviation[rows]
+        )
+
+
+@dataclass(frozen=True)
+class SequenceStatistics:
+    """One row a sequence, padding included (`has_tokens` False). Shape (batch,) unless it says otherwise."""
+
+    has_tokens: torch.Tensor
+    """bool: at least one token of the model."""
+    accepted: torch.Tensor
+    """bool: what the mask said."""
+    undecided: torch.Tensor
+    """bool: a threshold inside the interval of a statistic."""
+    rejected_by: dict[str, torch.Tensor]
+    """Criterion -> bool."""
     num_tokens: torch.Tensor
-    """Tokens of the model in the finite sequences."""
+    """T: tokens of the model."""
+    num_kept_tokens: torch.Tensor
+    """Tokens with a gradient: T or 0 under a sequence mask, anything between under a token mask."""
     num_truncated_tokens: torch.Tensor
-    """Tokens of the finite sequences with rho above the truncation."""
-    sum_token_kl_k3: torch.Tensor
-    """Sum over those tokens of rho - 1 - log rho, nats."""
-    sum_ppl_gap: torch.Tensor
-    """Sum over the finite sequences of |mean_t log rho_t|, nats."""
-    length_counts: torch.Tensor
-    """Sequences in each bin of `length_bins`, shape (NUM_LENGTH_BINS,)."""
-    accepted_length_counts: torch.Tensor
-    """Accepted sequences in each bin of `length_bins`, shape (NUM_LENGTH_BINS,)."""
-    divergence_counts: torch.Tensor
-    """Sequences by their largest token divergence, bins of `divergence_bins`, shape (NUM_DIVERGENCE_BINS,)."""
-    ratio_min: torch.Tensor
-    """Smallest rho of a token; infinity if there is no finite sequence."""
-    ratio_max: torch.Tensor
-    """Largest rho of a token; -infinity if there is no finite sequence."""
-    token_kl_k2_max: torch.Tensor
-    """Largest (log rho)^2 / 2 of a token, nats; -infinity if there is no finite sequence."""
+    """Tokens with rho above the truncation."""
+    num_undecided_tokens: torch.Tensor
+    """Tokens whose interval of kl_for_max holds the threshold."""
+    num_turns: torch.Tensor
+    """Runs of tokens of the model."""
+    max_kl: torch.Tensor
+    """max_t of kl_for_max, upper bound, nats."""
+    sum_kl: torch.Tensor
+    """sum_t of kl_for_avg, upper bound, nats."""
+    max_tv: torch.Tensor
+    """max_t of tv, upper bound."""
+    sum_tv: torch.Tensor
+    """sum_t of tv, upper bound."""
+    sum_k3: torch.Tensor
+    """sum_t rho - 1 - log rho, nats."""
+    mean_log_ratio: torch.Tensor
+    """(1/T) sum_t log rho, nats."""
+    min_log_ratio: torch.Tensor
+    """min_t log rho, nats, at most 0."""
+    max_log_ratio: torch.Tensor
+    """max_t log rho, nats, at least 0."""
+    surrogate_gain: torch.Tensor
+    """sum_t A (rho - 1)."""
+    masked_surrogate_gain: torch.Tensor
+    """The same over the tokens that were kept."""
+    max_position: torch.Tensor
+    """Where the largest kl_for_max sits: its token's number over T, in (0, 1]."""
+    max_turn: torch.Tensor
+    """The turn in which it sits, from 1."""
+    turn_reached: torch.Tensor
+    """bool, shape (batch, NUM_TURN_BINS): has tokens in those turns."""
+    turn_inside: torch.Tensor
+    """bool, shape (batch, NUM_TURN_BINS): and none of them is above the threshold of kl_for_max."""
+
+
+@dataclass(frozen=True)
+class UpdateStatistics:
+    """What is known of an update or of a part of it; parts of one update are joined by `summary.concatenate`."""
+
+    sequences: SequenceStatistics
+    """Rows in any order."""
+    position_tv: torch.Tensor
+    """Sum over the finite sequences of their t-th token's total variation, shape (horizon,), float64."""
 
 
 @torch.no_grad()
-def measure_mask(
+def measure_batch(
     log_ratio: torch.Tensor,
-    token_kl_for_max: torch.Tensor,
+    advantages: torch.Tensor,
+    divergences: BatchDivergences,
     response_mask: torch.Tensor,
     mask: SequenceMask,
     *,
+    kept: torch.Tensor | None = None,
+    max_threshold: float = torch.inf,
     ratio_truncation: float | None = None,
-) -> MaskDiagnostics:
-    """Measure a masked batch without a host synchronisation.
+) -> UpdateStatistics:
+    """Measure a masked batch.
 
     Args:
-        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
-        token_kl_for_max: token divergences that the max criterion compares, shape (batch, response_length), nats.
-        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
-        mask: the decision on this batch.
+        log_ratio: log rho from `masked_log_ratio`, 0 where the mask is False, shape (batch, response_length), nats.
+        advantages: shape (batch, response_length).
+        divergences: of its tokens, 0 where the mask is False.
+        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length), length 1 or more.
+        mask: the decision on the sequences.
+        kept: bool, tokens with a gradient, shape (batch, response_length); None for all of the accepted sequences.
+        max_threshold: what counts as inside for single tokens, nats.
         ratio_truncation: the cap that the loss applies to rho, or None.
 
     Returns:
         The statistics, on the device of the inputs and without a graph.
     """
-    token_sums = masked_sum(token_kl_k3(log_ratio), response_mask).double()
-    least, largest = masked_min(log_ratio, response_mask).double(), masked_max(log_ratio, response_mask).double()
-    finite = mask.has_tokens & torch.isfinite(token_sums) & torch.isfinite(least) & torch.isfinite(largest)
-    lengths = response_mask.sum(dim=-1)
+    positions = response_mask.cumsum(dim=-1, dtype=torch.int32)
+    turns = turn_numbers(response_mask)
+    lengths = positions[:, -1]
+    deviation = divergences.ratio_deviation
+    gains = torch.where(response_mask, advantages, 0.0).mul_(deviation)
+    upper = divergences.kl_for_max.upper
+    outside = ~(upper <= max_threshold)
+    if divergences.kl_for_max.is_known:
+        num_undecided = torch.zeros_like(lengths)
+    else:
+        num_undecided = (outside & (divergences.kl_for_max.lower <= max_threshold)).sum(dim=-1)
     if ratio_truncation is None:
         num_truncated = torch.zeros_like(lengths)
     else:
-        num_truncated = (response_mask & (log_ratio.exp() > ratio_truncation)).sum(dim=-1)
-    by_length = length_bins(lengths)
-    by_divergence = divergence_bins(masked_max(token_kl_for_max, response_mask))
-    least_log_ratio = torch.where(finite, least, torch.inf)
-    largest_log_ratio = torch.where(finite, largest, -torch.inf)
-
-    def total(values: torch.Tensor) -> torch.Tensor:
-        return torch.where(finite, values.double(), 0.0).sum()
-
-    return MaskDiagnostics(
-        num_sequences=mask.has_tokens.double().sum(),
-        num_accepted=mask.accepted.double().sum(),
-        num_rejected_by_max=mask.rejected_by_max.double().sum(),
-        num_rejected_by_avg=mask.rejected_by_avg.double().sum(),
-        num_nonfinite=(mask.has_tokens & ~finite).double().sum(),
-        num_tokens=total(lengths),
-        num_truncated_tokens=total(num_truncated),
-        sum_token_kl_k3=total(token_sums),
-        sum_ppl_gap=total(masked_mean(log_ratio, response_mask).abs()),
-        length_counts=count_bins(by_length, mask.has_tokens, NUM_LENGTH_BINS),
-        accepted_length_counts=count_bins(by_length, mask.accepted, NUM_LENGTH_BINS),
-        divergence_counts=count_bins(by_divergence, mask.has_tokens, NUM_DIVERGENCE_BINS),
-        ratio_min=least_log_ratio.amin().exp(),
-        ratio_max=torch.where(finite.any(), largest_log_ratio.amax().exp(), -torch.inf),
-        token_kl_k2_max=torch.where(finite, torch.maximum(token_kl_k2(least), token_kl_k2(largest)), -torch.inf).amax(),
+        num_truncated = (response_mask & (deviation > ratio_truncation - 1)).sum(dim=-1)
+    gain = gains.sum(dim=-1)
+    if kept is None:
+        num_kept, kept_gain = torch.where(mask.accepted, lengths, 0), torch.where(mask.accepted, gain, 0.0)
+    else:
+        num_kept, kept_gain = kept.sum(dim=-1), torch.where(kept, gains, 0.0).sum(dim=-1)
+    # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
+    largest, peak = upper.max(dim=-1, keepdim=True)
+    reached, inside = _turn_bins(turns, outside)
+    sequences = SequenceStatistics(
+        has_tokens=mask.has_tokens,
+        accepted=mask.accepted,
+        undecided=mask.undecided,
+        rejected_by=dict(mask.rejected_by),
+        num_tokens=lengths,
+        num_kept_tokens=num_kept,
+        num_truncated_tokens=num_truncated,
+        num_undecided_tokens=num_undecided,
+        num_turns=turns[:, -1],
+        max_kl=largest.squeeze(-1),
+        sum_kl=divergences.kl_for_avg.upper.sum(dim=-1),
+        max_tv=divergences.tv.upper.amax(dim=-1),
+        sum_tv=divergences.tv.upper.sum(dim=-1),
+        # k3 = (rho - 1) - log rho, token by token: the difference of the sums would cancel
+        sum_k3=(deviation - log_ratio).sum(dim=-1),
+        mean_log_ratio=log_ratio.sum(dim=-1) / lengths.clamp(min=1),
+        min_log_ratio=log_ratio.amin(dim=-1),
+        max_log_ratio=log_ratio.amax(dim=-1),
+        surrogate_gain=gain,
+        masked_surrogate_gain=kept_gain,
+        max_position=positions.gather(-1, peak).squeeze(-1) / lengths.clamp(min=1),
+        max_turn=turns.gather(-1, peak).squeeze(-1),
+        turn_reached=reached,
+        turn_inside=inside,
     )
+    finite_tv = torch.where(finite_sequences(sequences).unsqueeze(-1), divergences.tv.upper, 0.0)
+    return UpdateStatistics(sequences, position_sums(finite_tv, positions))
+
+
+def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
+    """Join the statistics of micro-batches and ranks.
+
+    Args:
+        parts: one or more, on one device, with the same criteria.
+
+    Returns:
+        All their rows; the position sums added, the shorter ones as if padded by 0.
+    """
+    rows: dict[str, object] = {}
+    for field in fields(SequenceStatistics):
+        values = [getattr(part.sequences, field.name) for part in parts]
+        if field.name == "rejected_by":
+            rows[field.name] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
+        else:
+            rows[field.name] = torch.cat(values)
+    position_tv = parts[0].position_tv.new_zeros(max(len(part.position_tv) for part in parts))
+    for part in parts:
+        position_tv[: len(part.position_tv)] += part.position_tv
+    return UpdateStatistics(SequenceStatistics(**rows), position_tv)  # type: ignore[arg-type]
+
+
+def finite_sequences(sequences: SequenceStatistics) -> torch.Tensor:
+    """Return which sequences have tokens and finite divergences: the others are counted, and in no mean or extreme.
+
+    Args:
+        sequences: the rows.
+
+    Returns:
+        bool, shape (batch,).
+    """
+    sums = (sequences.sum_kl, sequences.sum_tv, sequences.sum_k3, sequences.max_kl, sequences.mean_log_ratio)
+    finite = torch.stack([torch.isfinite(value) for value in sums]).all(dim=0)
+    return sequences.has_tokens & finite
+
+
+def turn_numbers(response_mask: torch.Tensor) -> torch.Tensor:
+    """Number the turns of the model: 1 on its first run of sampled tokens and on what follows, 2 from the second on.
+
+    Args:
+        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+
+    Returns:
+        int32, shape (batch, response_length); 0 before the first turn, never decreasing.
+    """
+    starts = response_mask.clone()
+    starts[:, 1:] &= ~response_mask[:, :-1]
+    return starts.cumsum(dim=-1, dtype=torch.int32)
+
+
+def position_sums(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Sum over the batch the values of every sequence's t-th token of the model.
+
+    Args:
+        values: 0 on tokens that the model did not sample, shape (batch, response_length).
+        positions: `response_mask.cumsum(-1)`, shape (batch, response_length).
+
+    Returns:
+        Shape (response_length,), float64: entry t - 1 for the t-th token.
+    """
+    sums = values.new_zeros(values.shape[-1] + 1)
+    # a token that the model did not sample adds its 0 to the position before it
+    return sums.index_add_(0, positions.flatten(), values.flatten())[1:].double()
+
+
+def _turn_bins(turns: torch.Tensor, outside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether a sequence has tokens in each bin of turns, and whether none of them is outside.
+
+    `turns` never decreases along a sequence, so a bin is a stretch of it, which begins with a sampled token, and the
+    tokens outside are a difference of prefix sums.
+    """
+    starts = torch.tensor([*FIRST_TURNS, 2**31 - 1], dtype=torch.int32, device=turns.device)
+    borders = torch.searchsorted(turns, starts.expand(turns.shape[0], -1).contiguous())
+    prefix = outside.cumsum(dim=-1, dtype=torch.int32)
+    before = torch.where(borders > 0, prefix.gather(-1, (borders - 1).clamp(min=0)), 0)
+    reached = borders.diff(dim=-1) > 0
+    return reached, reached & (before.diff(dim=-1) == 0)

@@ -78,26 +78,52 @@ def token_kl_k3(log_ratio: torch.Tensor) -> torch.Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
-TOKEN_KL_ESTIMATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "k1": token_kl_k1,
-    "k2": token_kl_k2,
-    "k3": token_kl_k3,
-}
-
-
-def token_kl(log_ratio: torch.Tensor, estimator: str) -> torch.Tensor:
-    """Estimate KL(roll || theta) of every token by a named estimator.
+def abs_log_ratio(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Return |log rho|: no estimate of a KL, but what the paper's first version compared.
 
     Args:
-        log_ratio: log rho, any shape, nats; 0 at masked positions gives 0.
-        estimator: a key of `TOKEN_KL_ESTIMATORS`.
+        log_ratio: log rho, any shape, nats.
 
     Returns:
         Same shape, nats.
+    """
+    return log_ratio.abs()
+
+
+def abs_ratio_minus_one(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Return |rho - 1|, whose expectation under the rollout policy is twice the total variation.
+
+    Args:
+        log_ratio: log rho, any shape, nats.
+
+    Returns:
+        Same shape; infinity where rho overflows.
+    """
+    return torch.expm1(log_ratio).abs()
+
+
+TOKEN_DIVERGENCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "k1": token_kl_k1,
+    "k2": token_kl_k2,
+    "k3": token_kl_k3,
+    "abs_log_ratio": abs_log_ratio,
+    "abs_ratio_minus_one": abs_ratio_minus_one,
+}
+
+
+def token_divergence(log_ratio: torch.Tensor, name: str) -> torch.Tensor:
+    """Measure how far every sampled token has moved by a named statistic of its ratio.
+
+    Args:
+        log_ratio: log rho, any shape, nats; 0 at masked positions gives 0.
+        name: a key of `TOKEN_DIVERGENCES`.
+
+    Returns:
+        Same shape.
 
     Raises:
-        ValueError: for an estimator that does not exist.
+        ValueError: for a name that does not exist.
     """
-    if estimator not in TOKEN_KL_ESTIMATORS:
-        raise ValueError(f"estimator: got {estimator!r}; allowed: {', '.join(TOKEN_KL_ESTIMATORS)}; choose one of them")
-    return TOKEN_KL_ESTIMATORS[estimator](log_ratio)
+    if name not in TOKEN_DIVERGENCES:
+        raise ValueError(f"name: got {name!r}; allowed: {', '.join(TOKEN_DIVERGENCES)}; choose one of them")
+    return TOKEN_DIVERGENCES[name](log_ratio)

@@ -1,4 +1,4 @@
-"""The masked surrogate: importance-weighted policy gradient over the accepted sequences."""
+"""The masked surrogate: importance-weighted policy gradient over what the mask keeps."""
 
 import math
 
@@ -8,23 +8,22 @@ import torch
 def masked_surrogate_tokens(
     log_ratio: torch.Tensor,
     advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-    accepted: torch.Tensor,
+    kept: torch.Tensor,
     *,
     ratio_truncation: float | None = None,
 ) -> torch.Tensor:
     """Return each token's term of the masked surrogate, as a loss.
 
-    loss_it = -M_i A_it rho_it,   gradient = -M_i A_it min(rho_it, ratio_truncation) grad log pi_theta(y_t | c_t)
+    loss_it = -M_it A_it rho_it,   gradient = -M_it A_it min(rho_it, ratio_truncation) grad log pi_theta(y_t | c_t)
 
-    Terms of rejected sequences and of tokens that the model did not sample are exactly 0 in value and gradient,
-    whatever stands there, so an entirely rejected batch still has a graph.
+    Terms of tokens that are not kept are exactly 0 in value and gradient, whatever stands there, so an entirely
+    rejected batch still has a graph.
 
     Args:
         log_ratio: log rho from `masked_log_ratio`, with its graph, shape (batch, response_length), nats.
         advantages: shape (batch, response_length).
-        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
-        accepted: bool, shape (batch,).
+        kept: bool, tokens of the model that the mask keeps (`kept_tokens` of a sequence mask), shape (batch,
+            response_length).
         ratio_truncation: upper cap on rho as a weight (it bounds the weight and lets the gradient of log pi through,
             unlike a clip, which stops it); None for no cap.
 
@@ -34,7 +33,6 @@ def masked_surrogate_tokens(
     Reference:
         arXiv:2512.23075v4, gradient of the masked surrogate.
     """
-    kept = response_mask & accepted.unsqueeze(-1)
     exponent = torch.where(kept, log_ratio, 0.0)
     if ratio_truncation is not None:
         constant = exponent.detach()
@@ -42,11 +40,67 @@ def masked_surrogate_tokens(
     return torch.where(kept, -advantages.detach(), 0.0) * torch.exp(exponent)
 
 
+def decoupled_surrogate_tokens(
+    log_probs: torch.Tensor,
+    proximal_log_probs: torch.Tensor,
+    rollout_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    kept: torch.Tensor,
+    *,
+    ratio_truncation: float | None = None,
+    proximal_clip: float | None = None,
+) -> torch.Tensor:
+    """Return each token's term of the surrogate with three policies: rollout, proximal and current.
+
+    loss_it = -M_it w_it min(r_it A_it, clip(r_it, 1 - c, 1 + c) A_it),
+    r = pi_theta / pi_prox,  w = min(pi_prox / pi_roll, ratio_truncation), a constant
+
+    The proximal policy is the trainer's at the start of the step, so w mends the mismatch between the engines and r
+    the updates within the step. Without clip and truncation it is the plain masked surrogate: r w = rho.
+
+    Args:
+        log_probs: current policy, with its graph, shape (batch, response_length), nats.
+        proximal_log_probs: the trainer's policy at the start of the step, same shape, nats.
+        rollout_log_probs: policy that sampled, same shape, nats.
+        advantages: same shape.
+        kept: see `masked_surrogate_tokens`.
+        ratio_truncation: upper cap on w; None for no cap.
+        proximal_clip: c, PPO's clip of r; None for no clip.
+
+    Returns:
+        Shape (batch, response_length).
+
+    Reference:
+        Decoupled PPO, arXiv:2110.00641, with the mask of arXiv:2512.23075v4.
+    """
+    proximal = proximal_log_probs.detach()
+    log_weight = torch.where(kept, proximal - rollout_log_probs.detach(), 0.0)
+    if ratio_truncation is not None:
+        log_weight = log_weight.clamp(max=math.log(ratio_truncation))
+    ratio = torch.where(kept, log_probs - proximal, 0.0).exp()
+    weighted = torch.where(kept, log_weight.exp() * advantages.detach(), 0.0)
+    if proximal_clip is None:
+        return -weighted * ratio
+    return -torch.minimum(weighted * ratio, weighted * ratio.clamp(1 - proximal_clip, 1 + proximal_clip))
+
+
+def kept_tokens(response_mask: torch.Tensor, accepted: torch.Tensor) -> torch.Tensor:
+    """Spread a sequence mask over its tokens.
+
+    Args:
+        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+        accepted: bool, shape (batch,).
+
+    Returns:
+        bool, shape (batch, response_length).
+    """
+    return response_mask & accepted.unsqueeze(-1)
+
+
 def masked_surrogate_loss(
     log_ratio: torch.Tensor,
     advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-    accepted: torch.Tensor,
+    kept: torch.Tensor,
     *,
     num_sequences: int,
     ratio_truncation: float | None = None,
@@ -60,8 +114,7 @@ def masked_surrogate_loss(
     Args:
         log_ratio: see `masked_surrogate_tokens`.
         advantages: see `masked_surrogate_tokens`.
-        response_mask: see `masked_surrogate_tokens`.
-        accepted: see `masked_surrogate_tokens`.
+        kept: see `masked_surrogate_tokens`.
         num_sequences: N, the sequences of the whole batch over all micro-batches and ranks.
         ratio_truncation: see `masked_surrogate_tokens`.
 
@@ -76,5 +129,5 @@ def masked_surrogate_loss(
     """
     if num_sequences < 1:
         raise ValueError(f"num_sequences: got {num_sequences}; allowed: 1 or more; give the whole batch's size")
-    tokens = masked_surrogate_tokens(log_ratio, advantages, response_mask, accepted, ratio_truncation=ratio_truncation)
+    tokens = masked_surrogate_tokens(log_ratio, advantages, kept, ratio_truncation=ratio_truncation)
     return tokens.sum() / num_sequences

@@ -1,10 +1,39 @@
 """Which sequences stay in the update: the trust-region masks M(x, y)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from trm_agent.core.reductions import masked_max, masked_mean
+from trm_agent.core.bounds import tail_weights
+from trm_agent.core.reductions import masked_mean, masked_sum
+
+UNDECIDED_RULES = ("reject", "accept")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A divergence of every sequence or token, known exactly or between certified bounds."""
+
+    lower: torch.Tensor
+    """Certified lower bound; the value itself where it is known."""
+    upper: torch.Tensor
+    """Certified upper bound; the same tensor as `lower` where the value is known."""
+
+    @classmethod
+    def known(cls, value: torch.Tensor) -> "Interval":
+        """An interval of one value."""
+        return cls(value, value)
+
+    def rows(self, rows: slice) -> "Interval":
+        """The bounds of some of the sequences."""
+        lower = self.lower[rows]
+        return Interval(lower, lower if self.is_known else self.upper[rows])
+
+    @property
+    def is_known(self) -> bool:
+        """Whether lower and upper bound are one tensor."""
+        return self.upper is self.lower
 
 
 @dataclass(frozen=True)
@@ -13,79 +42,170 @@ class SequenceMask:
 
     accepted: torch.Tensor
     """True where the sequence stays in the update. Always False for a sequence without a token of the model."""
-    rejected_by_max: torch.Tensor
-    """True where the largest token divergence is outside its threshold (the average may be outside as well)."""
-    rejected_by_avg: torch.Tensor
-    """True where the average token divergence is outside its threshold (the largest may be outside as well)."""
+    rejected_by: dict[str, torch.Tensor]
+    """Criterion -> True where it alone would reject; a sequence outside two criteria is in both."""
+    undecided: torch.Tensor
+    """True where a threshold lies inside a statistic's interval, so that the rule for the undecided decided."""
     has_tokens: torch.Tensor
     """True where the sequence has at least one token of the model; the others are padding and never counted."""
 
 
-def trust_region_mask(
-    max_token_kl: torch.Tensor,
-    avg_token_kl: torch.Tensor,
+def sequence_mask(
+    statistics: Mapping[str, Interval],
+    thresholds: Mapping[str, float],
     has_tokens: torch.Tensor,
     *,
-    max_threshold: float | None,
-    avg_threshold: float | None,
+    undecided: str = "reject",
 ) -> SequenceMask:
-    """Accept the sequences whose divergence stays inside every threshold that is given.
+    """Accept the sequences whose statistics stay inside every threshold.
 
-    M(x, y) = 1[max_t KL(c_t) <= max_threshold] * 1[1/T sum_t KL(c_t) <= avg_threshold]
+    M(x, y) = prod_criterion 1[statistic <= threshold]
 
-    A threshold of None leaves its factor out. A sequence whose divergence is NaN is rejected.
+    With an interval: accepted if the upper bound is inside, rejected if the lower bound is outside. What is left is
+    undecided: `reject` keeps the guarantee (nothing outside gets in), `accept` rejects only what is proven outside.
+    A statistic that is NaN rejects.
 
     Args:
-        max_token_kl: largest token divergence of each sequence, shape (batch,), nats.
-        avg_token_kl: mean token divergence of each sequence, shape (batch,), nats.
+        statistics: criterion -> its statistic, shape (batch,).
+        thresholds: criterion -> the largest value that is accepted, in the statistic's unit.
         has_tokens: bool, shape (batch,).
-        max_threshold: allowed divergence of any single token, nats.
-        avg_threshold: allowed mean divergence, nats.
+        undecided: `reject` or `accept`.
 
     Returns:
         The decision with its reasons. It carries no gradient.
+
+    Raises:
+        ValueError: if the rule is unknown or the criteria of the two mappings differ.
 
     Reference:
-        arXiv:2512.23075v4, sequence masks by maximum and by average.
+        arXiv:2512.23075v4, sequence masks by maximum, by average and both.
     """
-    # The mask is born here: it is a constant to the optimiser.
-    max_token_kl, avg_token_kl = max_token_kl.detach(), avg_token_kl.detach()
-    nowhere = torch.zeros_like(has_tokens)
-    # "not inside" and never "outside": comparisons with NaN are False, and NaN must reject.
-    rejected_by_max = nowhere if max_threshold is None else has_tokens & ~(max_token_kl <= max_threshold)
-    rejected_by_avg = nowhere if avg_threshold is None else has_tokens & ~(avg_token_kl <= avg_threshold)
-    return SequenceMask(
-        accepted=has_tokens & ~rejected_by_max & ~rejected_by_avg,
-        rejected_by_max=rejected_by_max,
-        rejected_by_avg=rejected_by_avg,
-        has_tokens=has_tokens,
-    )
+    if undecided not in UNDECIDED_RULES:
+        raise ValueError(f"undecided: got {undecided!r}; allowed: {', '.join(UNDECIDED_RULES)}; choose one of them")
+    if set(statistics) != set(thresholds):
+        raise ValueError(
+            f"thresholds for {sorted(thresholds)}, statistics for {sorted(statistics)}; give both for each criterion"
+        )
+    accepted, any_undecided = has_tokens, torch.zeros_like(has_tokens)
+    rejected_by = {}
+    for name, statistic in statistics.items():
+        # The mask is born here: it is a constant to the optimiser. "Not inside" and never "outside": a comparison with
+        # NaN is False, and NaN must reject.
+        outside = has_tokens & ~(statistic.lower.detach() <= thresholds[name])
+        if not statistic.is_known:
+            open_ = has_tokens & ~outside & ~(statistic.upper.detach() <= thresholds[name])
+            any_undecided = any_undecided | open_
+            outside = outside | open_ if undecided == "reject" else outside
+        rejected_by[name] = outside
+        accepted = accepted & ~outside
+    return SequenceMask(accepted, rejected_by, any_undecided, has_tokens)
 
 
-def sequence_mask_from_tokens(
-    token_kl_for_max: torch.Tensor,
-    token_kl_for_avg: torch.Tensor,
-    response_mask: torch.Tensor,
-    *,
-    max_threshold: float | None,
-    avg_threshold: float | None,
-) -> SequenceMask:
-    """Reduce token divergences to their maximum and average and apply `trust_region_mask`.
+def max_statistic(divergence: Interval) -> Interval:
+    """Reduce token divergences to max_t D_t.
 
     Args:
-        token_kl_for_max: token divergences of the max criterion, shape (batch, response_length), nats.
-        token_kl_for_avg: token divergences of the average criterion, shape (batch, response_length), nats.
-        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
-        max_threshold: see `trust_region_mask`.
-        avg_threshold: see `trust_region_mask`.
+        divergence: of the tokens, nowhere negative and 0 on what the model did not sample, shape (batch,
+            response_length), nats.
 
     Returns:
-        The decision with its reasons. It carries no gradient.
+        Shape (batch,).
     """
-    return trust_region_mask(
-        masked_max(token_kl_for_max.detach(), response_mask),
-        masked_mean(token_kl_for_avg.detach(), response_mask),
-        response_mask.any(dim=-1),
-        max_threshold=max_threshold,
-        avg_threshold=avg_threshold,
+    lower = divergence.lower.detach().amax(dim=-1)
+    return Interval(lower, lower if divergence.is_known else divergence.upper.detach().amax(dim=-1))
+
+
+def mean_statistic(divergence: Interval, lengths: torch.Tensor) -> Interval:
+    """Reduce token divergences to (1/T) sum_t D_t.
+
+    Args:
+        divergence: see `max_statistic`.
+        lengths: T, tokens of the model, shape (batch,).
+
+    Returns:
+        Shape (batch,); 0 for a sequence without a token.
+    """
+    num_tokens = lengths.clamp(min=1)
+    lower = divergence.lower.detach().sum(dim=-1) / num_tokens
+    return Interval(lower, lower if divergence.is_known else divergence.upper.detach().sum(dim=-1) / num_tokens)
+
+
+def remaining_tokens(response_mask: torch.Tensor) -> torch.Tensor:
+    """Return T - t: how many tokens of the model follow each one, t = 1 .. T over the model's tokens.
+
+    Args:
+        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+
+    Returns:
+        int64, shape (batch, response_length); meaningless where the mask is False.
+    """
+    return response_mask.sum(dim=-1, keepdim=True) - response_mask.cumsum(dim=-1)
+
+
+def length_neutral_statistic(
+    log_ratio: torch.Tensor, response_mask: torch.Tensor, *, max_token_kl: float, max_token_tv: float | None = None
+) -> Interval:
+    """Return W / Z of LN-TRM: the deviation of the ratios weighted by how far each can still spread.
+
+    w_t = min(1, (T - t) eps, sqrt((T - t) delta / 2)),  W = sum_t |rho_t - 1| w_t,  Z = sum_t w_t
+
+    A sequence of one token has nothing that could spread: W = Z = 0, and W / Z is taken as 0.
+
+    Args:
+        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+        max_token_kl: delta, the largest token KL over contexts, nats.
+        max_token_tv: eps, the largest token total variation; None derives sqrt(delta / 2) by Pinsker.
+
+    Returns:
+        Shape (batch,).
+
+    Reference:
+        arXiv:2512.23075v4, length-neutral TRM: |Error| <= 2 E_roll[W] if delta holds globally.
+    """
+    weight = tail_weights(
+        remaining_tokens(response_mask).to(log_ratio.dtype),
+        max_kl=log_ratio.new_tensor(max_token_kl),
+        max_tv=None if max_token_tv is None else log_ratio.new_tensor(max_token_tv),
     )
+    weight = torch.where(response_mask, weight, 0.0)
+    deviation = torch.expm1(log_ratio.detach()).abs()
+    total = masked_sum(deviation * weight, response_mask) / weight.sum(dim=-1).clamp(min=torch.finfo(weight.dtype).tiny)
+    return Interval.known(total)
+
+
+def ratio_deviation_statistic(log_ratio: torch.Tensor, response_mask: torch.Tensor) -> Interval:
+    """Return the statistic of SER: (1/T) sum_t |rho_t - 1|, twice an unbiased estimate of the mean total variation.
+
+    Args:
+        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+
+    Returns:
+        Shape (batch,).
+
+    Reference:
+        arXiv:2512.23075v4, SER.
+    """
+    return Interval.known(masked_mean(torch.expm1(log_ratio.detach()).abs(), response_mask))
+
+
+def random_mask(has_tokens: torch.Tensor, acceptance: float, generator: torch.Generator | None = None) -> SequenceMask:
+    """Accept each sequence with one probability whatever its divergence: the control of an honest comparison.
+
+    Args:
+        has_tokens: bool, shape (batch,).
+        acceptance: probability to accept, 0 to 1, for example the rate of the mask that is compared with.
+        generator: source of randomness on the device of `has_tokens`; None for torch's default.
+
+    Returns:
+        The decision; its only reason is `random`.
+
+    Raises:
+        ValueError: if `acceptance` is not within 0 and 1.
+    """
+    if not 0.0 <= acceptance <= 1.0:
+        raise ValueError(f"acceptance: got {acceptance}; allowed: 0 to 1; give the rate of the mask to compare with")
+    drawn = torch.rand(has_tokens.shape, generator=generator, device=has_tokens.device)
+    rejected = has_tokens & (drawn >= acceptance)
+    return SequenceMask(has_tokens & ~rejected, {"random": rejected}, torch.zeros_like(has_tokens), has_tokens)

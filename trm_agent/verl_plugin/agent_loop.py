@@ -10,14 +10,18 @@ from uuid import uuid4
 import gymnasium
 import transfer_queue as tq
 from omegaconf import DictConfig
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics
 
 import trm_envs  # noqa: F401  (registers the environments of the suite)
 from trm_agent.compose import plain
 from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode
+from trm_agent.verl_plugin.dataset import TRAIN
+from trm_agent.verl_plugin.distributions import RECORD, RECORDED, EnvOutput, distribution_fields, num_recorded
 
 # a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
 FAILURES = "infrastructure_failures_{stream}"
+# what is kept of verl's extra fields of a turn
+EXTRA_KEYS = ("min_global_steps", "max_global_steps", RECORDED)
 logger = logging.getLogger("trm_agent")
 
 
@@ -27,9 +31,13 @@ class ServerGenerator:
     All turns of an episode carry one request id, so they reach the server that has their prefix in its cache.
     """
 
-    def __init__(self, server_manager: Any, sampling_params: dict[str, Any], stop_token_ids: list[int]) -> None:
+    def __init__(
+        self, server_manager: Any, sampling_params: dict[str, Any], stop_token_ids: list[int], num_recorded: int = 0
+    ) -> None:
         self.server_manager = server_manager
         self.sampling_params = {**sampling_params, "stop_token_ids": stop_token_ids}
+        if num_recorded:
+            self.sampling_params[RECORD] = num_recorded
         self.stop_token_ids = frozenset(stop_token_ids)
         self.request_id = uuid4().hex
 
@@ -45,7 +53,7 @@ class ServerGenerator:
             log_probs=list(output.log_probs or []),
             # the server calls a turn that was cut by max_tokens "completed" too
             finished=bool(token_ids) and token_ids[-1] in self.stop_token_ids,
-            extra={key: output.extra_fields.get(key) for key in ("min_global_steps", "max_global_steps")},
+            extra={key: output.extra_fields[key] for key in EXTRA_KEYS if key in output.extra_fields},
         )
 
 
@@ -70,7 +78,8 @@ class EnvAgentLoop(AgentLoopBase):
         """
         task = json.loads(fields["env_task"])
         chat = chat_tokens(self.tokenizer)
-        generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids))
+        num = 0 if task["stream"] != TRAIN else self._num_recorded()
+        generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num)
         episode = await run_episode(
             functools.partial(make_env, self.config.env, task["env_id"]),
             generator,
@@ -85,7 +94,12 @@ class EnvAgentLoop(AgentLoopBase):
             tag = {"stop_reason": str(episode.stop_reason), "error": str(episode.error)[:500]}
             await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES.format(stream=task["stream"]), tag=tag)
             return []
-        return to_output(episode)
+        return to_output(episode, num)
+
+    def _num_recorded(self) -> int:
+        loss = self.config.actor_rollout_ref.actor.policy_loss
+        trm = loss.get("trm") if loss.loss_mode == "trm" else None
+        return num_recorded(trm.estimator, trm.top_k) if trm else 0
 
 
 def make_env(settings: DictConfig, env_id: str) -> gymnasium.Env:
@@ -110,10 +124,10 @@ def limits_of(config: DictConfig) -> Limits:
     return Limits.from_mapping({**config.env.limits, **budgets})
 
 
-def to_output(episode: Episode) -> AgentLoopOutput:
+def to_output(episode: Episode, num_recorded: int = 0) -> EnvOutput:
     """The episode as verl stores it; `extra_fields.episode` is what `env/...` metrics are made of."""
     versions = [extra for extra in episode.extras if extra.get("min_global_steps") is not None]
-    return AgentLoopOutput(
+    return EnvOutput(
         prompt_ids=episode.prompt_ids,
         response_ids=episode.response_ids,
         response_mask=[int(sampled) for sampled in episode.response_mask],
@@ -130,6 +144,7 @@ def to_output(episode: Episode) -> AgentLoopOutput:
             "max_global_steps": max((extra["max_global_steps"] for extra in versions), default=None),
             "episode": summary(episode),
         },
+        **distribution_fields(episode, num_recorded),
     )
 
 

@@ -1,5 +1,16 @@
 """What verl imports through `actor_rollout_ref.model.external_lib` in every process that builds the model's config."""
 
+from verl.workers.rollout.replica import RolloutReplicaRegistry
+
 from trm_agent.verl_plugin import engine, policy_loss  # noqa: F401  (policy_loss registers `trm` on import)
 
+
+def _recording_replica() -> type:
+    # imports vLLM, hence only where a server is started
+    from trm_agent.verl_plugin.recording_server import RecordingReplica
+
+    return RecordingReplica
+
+
 engine.register()
+RolloutReplicaRegistry.register("vllm", _recording_replica)

@@ -9,8 +9,9 @@ from omegaconf import DictConfig, open_dict
 
 from trm_agent import verl_plugin
 from trm_agent.episode import ChatTokens, Generation, Limits, run_episode
-from trm_agent.preflight import check_budget, check_policy_loss
+from trm_agent.preflight import check_budget, check_policy_loss, check_top_k
 from trm_agent.verl_plugin.agent_loop import make_env
+from trm_agent.verl_plugin.distributions import num_recorded
 from trm_agent.verl_plugin.runner import mark
 
 AGENT_LOOPS = resources.files("trm_agent.verl_plugin") / "agent_loop.yaml"
@@ -34,8 +35,22 @@ def check(config: DictConfig) -> None:
     with open_dict(config):
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(AGENT_LOOPS)
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
+    _let_vllm_record(config)
     check_budget(config, _measure(config))
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+
+
+def _let_vllm_record(config: DictConfig) -> None:
+    """Raise vLLM's limit of log-probs a token to what the estimator needs, unless the user has set it."""
+    from transformers import AutoConfig
+
+    loss = config.actor_rollout_ref.actor.policy_loss
+    num = num_recorded(loss.trm.estimator, loss.trm.top_k) if loss.loss_mode == "trm" else 0
+    if not num:
+        return
+    check_top_k(config, AutoConfig.from_pretrained(config.actor_rollout_ref.model.path).get_text_config().vocab_size)
+    with open_dict(config):
+        config.actor_rollout_ref.rollout.engine_kwargs.vllm.setdefault("max_logprobs", num)
 
 
 def run(config: DictConfig) -> None:

@@ -1,6 +1,5 @@
 """verl's policy loss `trm`: renames verl's tensors, calls the core, aggregates over the whole batch."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,37 +8,15 @@ import torch
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register_policy_loss
 from verl.workers.config import PolicyLossConfig
 
-from trm_agent.config import FIELD_PATH, TrmConfig
-from trm_agent.core import (
-    masked_log_ratio,
-    masked_surrogate_tokens,
-    measure_mask,
-    sequence_mask_from_tokens,
-    token_kl,
-)
-from trm_agent.verl_plugin.trm_metrics import (
-    SUM_NAMES,
-    SUM_PREFIX,
-    collect_metrics,
-    finalize_trm_metrics,
-    report_metrics,
-    trm_metrics,
-)
-
-__all__ = [
-    "LOSS_MODE",
-    "TrmPolicyLossConfig",
-    "check_loss_aggregation",
-    "collect_metrics",
-    "compute_policy_loss_trm",
-    "finalize_trm_metrics",
-    "trm_metrics",
-]
-
-logger = logging.getLogger("trm_agent")
+from trm_agent.config import FIELD_PATH, DumpConfig, TrmConfig
+from trm_agent.core.diagnostics import BatchDivergences
+from trm_agent.core.divergences import masked_log_ratio
+from trm_agent.core.losses import decoupled_surrogate_tokens, masked_surrogate_tokens
+from trm_agent.core.masks import Interval
+from trm_agent.masking import examine, with_max_token_kl
+from trm_agent.verl_plugin.update import MicroBatch, current_micro_batch, report
 
 LOSS_MODE = "trm"
-NUM_SEQUENCES, NUM_ACCEPTED = (SUM_PREFIX + SUM_NAMES[name] for name in ("num_sequences", "num_accepted"))
 TARGET = "trm_agent.verl_plugin.policy_loss.TrmPolicyLossConfig"
 
 if LOSS_MODE in POLICY_LOSS_REGISTRY and POLICY_LOSS_REGISTRY[LOSS_MODE].__module__ != __name__:
@@ -59,14 +36,21 @@ class TrmPolicyLossConfig(PolicyLossConfig):
     loss_mode: str = LOSS_MODE
     # A TrmConfig after construction. OmegaConf would make a field of a frozen dataclass type read-only in the tree.
     trm: Any = field(default_factory=dict)
+    # A DumpConfig after construction.
+    dump: Any = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.trm, TrmConfig):
-            return
-        if not isinstance(self.trm, Mapping):
-            raise ValueError(f"{FIELD_PATH}: got {self.trm!r}; allowed: a mapping of TrmConfig's fields; write one")
-        # verl's configs refuse a second assignment of a field.
-        object.__setattr__(self, "trm", TrmConfig.from_mapping(self.trm))
+        for name, kind in (("trm", TrmConfig), ("dump", DumpConfig)):
+            value = getattr(self, name)
+            if isinstance(value, kind):
+                continue
+            if not isinstance(value, Mapping):
+                raise ValueError(
+                    f"actor_rollout_ref.actor.policy_loss.{name}: got {value!r}; allowed: a mapping of "
+                    f"{kind.__name__}'s fields; write one"
+                )
+            # verl's configs refuse a second assignment of a field.
+            object.__setattr__(self, name, kind.from_mapping(value))
 
 
 def check_loss_aggregation(loss_agg_mode: str, loss_scale_factor: float | None) -> None:
@@ -100,8 +84,10 @@ def compute_policy_loss_trm(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Compute the masked surrogate of Trust Region Masking on one micro-batch.
 
-    Needs verl's bypass mode, where `old_log_prob` holds the rollout's log-probabilities: rho is then the ratio of the
-    policy in training to the policy that sampled, and the mask is born from the current policy in every micro-batch.
+    With verl's bypass mode `old_log_prob` holds the rollout's log-probabilities: rho is then the ratio of the policy in
+    training to the policy that sampled. Without it (`decoupled`) `old_log_prob` is the trainer's policy at the start of
+    the step, and the rollout's log-probabilities come from the engine. The mask is born from the current policy in
+    every micro-batch either way.
 
     The paper's loss -(1/N) sum_i M_i sum_t A_it rho_it is `loss_agg_mode=seq-mean-token-sum`. `token-mean` divides by
     the model's tokens of the whole mini-batch instead of by N: a constant factor within one mini-batch, which shrinks
@@ -109,7 +95,7 @@ def compute_policy_loss_trm(
     so micro-batches, gradient accumulation and data-parallel ranks add up to the gradient of one undivided batch.
 
     Args:
-        old_log_prob: log-probabilities of the rollout policy, shape (batch, response_length), nats.
+        old_log_prob: see above, shape (batch, response_length), nats.
         log_prob: log-probabilities of the current policy, with graph, shape (batch, response_length), nats.
         advantages: shape (batch, response_length).
         response_mask: True (or 1) on tokens that the model sampled, shape (batch, response_length).
@@ -119,7 +105,7 @@ def compute_policy_loss_trm(
 
     Returns:
         The loss (a graph even if everything is rejected) and the metrics that verl shall average: none inside
-        `collect_metrics`.
+        `collect_update`.
 
     Raises:
         ValueError: for settings that cannot work with this loss.
@@ -131,28 +117,30 @@ def compute_policy_loss_trm(
     if rollout_is_weights is not None:
         raise ValueError(
             "algorithm.rollout_correction.rollout_is: the batch carries importance weights, but trm weighs each token "
-            "itself; allowed: null with bypass_mode=true; set algorithm.rollout_correction.rollout_is=null"
+            "itself; allowed: null; set algorithm.rollout_correction.rollout_is=null"
         )
     batch_info = dict(config.global_batch_info)
     check_loss_aggregation(loss_agg_mode, batch_info.get("loss_scale_factor"))
     response_mask = response_mask.bool()
+    micro_batch = current_micro_batch()
+    trm = with_max_token_kl(trm, micro_batch.max_token_kl)
+    rollout_log_probs = _rollout_log_probs(micro_batch, trm, old_log_prob)
 
-    log_ratio = masked_log_ratio(log_prob, old_log_prob, response_mask)
-    with torch.no_grad():
-        token_kl_for_max = token_kl(log_ratio, trm.max_estimator)
-        mask = sequence_mask_from_tokens(
-            token_kl_for_max,
-            token_kl_for_max if trm.avg_estimator == trm.max_estimator else token_kl(log_ratio, trm.avg_estimator),
-            response_mask,
-            max_threshold=trm.active_max_token_kl,
-            avg_threshold=trm.active_avg_token_kl,
+    log_ratio = masked_log_ratio(log_prob, rollout_log_probs, response_mask)
+    divergences = _measured_divergences(trm, micro_batch, log_ratio.detach())
+    kept, statistics = examine(trm, log_ratio, rollout_log_probs, advantages, response_mask, divergences)
+    if trm.decoupled:
+        token_losses = decoupled_surrogate_tokens(
+            log_prob,
+            old_log_prob,
+            rollout_log_probs,
+            advantages,
+            kept,
+            ratio_truncation=trm.ratio_truncation,
+            proximal_clip=trm.proximal_clip,
         )
-        diagnostics = measure_mask(
-            log_ratio, token_kl_for_max, response_mask, mask, ratio_truncation=trm.ratio_truncation
-        )
-    token_losses = masked_surrogate_tokens(
-        log_ratio, advantages, response_mask, mask.accepted, ratio_truncation=trm.ratio_truncation
-    )
+    else:
+        token_losses = masked_surrogate_tokens(log_ratio, advantages, kept, ratio_truncation=trm.ratio_truncation)
     loss = agg_loss(
         loss_mat=token_losses,
         # The unreduced mask: rejected sequences stay in every denominator.
@@ -160,10 +148,7 @@ def compute_policy_loss_trm(
         loss_agg_mode=loss_agg_mode,
         **_whole_batch(batch_info, response_mask),
     )
-    dp_size = batch_info.get("dp_size", 1)
-    pieces = trm_metrics(diagnostics, dp_size=dp_size)
-    _warn_if_all_rejected(round(pieces[NUM_SEQUENCES][0] / dp_size), pieces[NUM_ACCEPTED][0])
-    return loss, report_metrics(pieces)
+    return loss, report(statistics, trm)
 
 
 def _trm_config(config: Any) -> TrmConfig:
@@ -174,6 +159,33 @@ def _trm_config(config: Any) -> TrmConfig:
             f"fields; set actor_rollout_ref.actor.policy_loss._target_={TARGET}"
         )
     return trm if isinstance(trm, TrmConfig) else TrmConfig.from_mapping(trm)
+
+
+def _rollout_log_probs(micro_batch: MicroBatch, trm: TrmConfig, old_log_prob: torch.Tensor) -> torch.Tensor:
+    if not trm.decoupled:
+        return old_log_prob
+    if micro_batch.rollout_log_probs is None:
+        raise ValueError(
+            f"{FIELD_PATH}.decoupled: the batch has no rollout log-probs; allowed: true with verl's FSDP engine and "
+            "actor_rollout_ref.rollout.calculate_log_probs=true; set both, or decoupled=false with bypass_mode=true"
+        )
+    return micro_batch.rollout_log_probs
+
+
+def _measured_divergences(trm: TrmConfig, micro_batch: MicroBatch, log_ratio: torch.Tensor) -> BatchDivergences | None:
+    """Those that the engine took from the logits; None where the sampled tokens are all there is."""
+    if trm.estimator == "sampled":
+        return None
+    found = micro_batch.divergences
+    if not found:
+        raise ValueError(
+            f"{FIELD_PATH}.estimator: got {trm.estimator!r}, but the batch carries no distributions of the rollout; "
+            "allowed with a vLLM rollout, our agent loop and verl's FSDP engine; or set estimator=sampled"
+        )
+    known = trm.estimator == "exact"
+    kl = Interval.known(found["kl_upper"]) if known else Interval(found["kl_lower"], found["kl_upper"])
+    tv = Interval.known(found["tv_upper"]) if known else Interval(found["tv_lower"], found["tv_upper"])
+    return BatchDivergences(kl, kl, tv, torch.expm1(log_ratio))
 
 
 def _whole_batch(batch_info: Mapping[str, Any], response_mask: torch.Tensor) -> dict[str, Any]:
@@ -189,14 +201,3 @@ def _whole_batch(batch_info: Mapping[str, Any], response_mask: torch.Tensor) -> 
         if value is not None:
             info[name] = value.clamp(min=1) if isinstance(value, torch.Tensor) else max(value, 1)
     return info
-
-
-def _warn_if_all_rejected(num_sequences: int, num_accepted: float) -> None:
-    # A micro-batch of one sequence is rejected whole in the normal course of things: that is no warning.
-    if num_accepted == 0 and num_sequences > 1:
-        logger.warning(
-            "trm: all %d sequences of a micro-batch were rejected; it adds no gradient. If the whole step is, raise "
-            "the thresholds of %s or look for a mismatch between trainer and rollout.",
-            num_sequences,
-            FIELD_PATH,
-        )

@@ -13,11 +13,15 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1 import get_trainer_cls
 
-from trm_agent.runs.folder import METRICS_FILE
+from trm_agent.adaptive import AdaptiveThreshold
+from trm_agent.compose import plain
+from trm_agent.config import TrmConfig
+from trm_agent.runs.folder import METRICS_FILE, read_metrics
 from trm_agent.verl_plugin.agent_loop import FAILURES
 from trm_agent.verl_plugin.dataset import TRAIN, VALIDATION
 from trm_agent.verl_plugin.episode_metrics import failure_metrics, training_metrics, validation_metrics
-from trm_agent.verl_plugin.policy_loss import finalize_trm_metrics
+from trm_agent.verl_plugin.policy_loss import LOSS_MODE
+from trm_agent.verl_plugin.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY, final_metrics, warn_if_all_rejected
 
 
 class MetricsFile:
@@ -42,6 +46,8 @@ class RunMixin:
     """Mixed into whichever trainer `trainer.v1.trainer_mode` names."""
 
     config: Any
+    global_steps: int
+    _threshold: AdaptiveThreshold | None = None
 
     @property
     def logger(self) -> Any:
@@ -61,13 +67,30 @@ class RunMixin:
         with deadline(self.config.run.weight_sync_timeout_s, "the weight synchronisation"):
             super().on_step_end()  # type: ignore[misc]
 
+    def _update_actor(self, batch: Any, metrics: dict) -> Any:
+        loss = self.config.actor_rollout_ref.actor.policy_loss
+        if loss.loss_mode != LOSS_MODE:
+            return super()._update_actor(batch, metrics)  # type: ignore[misc]
+        if self._threshold is None:
+            trm = TrmConfig.from_mapping(plain(loss.trm))
+            self._threshold = AdaptiveThreshold(trm, read_metrics(Path(self.config.run.dir)))
+        batch.extra_info[STEP_KEY] = self.global_steps
+        if self._threshold.max_token_kl is not None:
+            batch.extra_info[ADAPTIVE_KEY] = metrics["trm/max_token_kl"] = self._threshold.max_token_kl
+        if loss.dump.every and self.global_steps % loss.dump.every == 0:
+            batch.extra_info[DUMP_KEY] = json.dumps(plain(loss.dump))
+        batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
+        self._threshold.observe(final_metrics(metrics))
+        return batch
+
     def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         summaries = [fields["episode"] for fields in list(data["extra_fields"])]
         metrics.update(training_metrics(summaries, _take_failures(TRAIN), timing_raw["step"]))
-        finalized = finalize_trm_metrics(metrics)
+        finalized = final_metrics(metrics)
+        warn_if_all_rejected(finalized)
         metrics.clear()
         metrics.update(finalized)
 

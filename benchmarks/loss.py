@@ -1,0 +1,109 @@
+"""Mask and loss on a long batch against verl's vanilla loss and verl's own rejection path; forward and backward.
+
+python -m benchmarks.loss [--sequences 32] [--tokens 32768] [--threads 2]
+
+Aims: mask and loss at most 0.4 times the vanilla loss and 0.25 times the rejection path; with every diagnostic at most
+1.0 times the vanilla loss. Both criteria (max k2, average k3) on all sides that have them.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+os.environ.setdefault("VERL_PLATFORM", "cpu")
+
+REPEATS = 9
+THRESHOLDS = (0.05, 0.001)
+
+
+def random_batch(sequences: int, tokens: int) -> tuple[torch.Tensor, ...]:
+    """Log-probs of both policies, advantages and a mask with ragged ends and tool tokens between the turns."""
+    generator = torch.Generator().manual_seed(0)
+    rollout = -torch.rand(sequences, tokens, generator=generator) * 3
+    log_probs = rollout + 0.01 * torch.randn(sequences, tokens, generator=generator)
+    advantages = torch.randn(sequences, 1, generator=generator).expand(sequences, tokens).contiguous()
+    ends = torch.randint(tokens // 2, tokens + 1, (sequences, 1), generator=generator)
+    position = torch.arange(tokens)
+    mask = (position < ends) & (position % 128 < 96)
+    return log_probs, rollout, advantages, mask
+
+
+def seconds(call: Callable[[torch.Tensor], torch.Tensor], log_probs: torch.Tensor) -> float:
+    """Median time of one forward and backward."""
+    times = []
+    for _ in range(REPEATS + 2):
+        leaf = log_probs.clone().requires_grad_()
+        started = time.perf_counter()
+        call(leaf).backward()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[2:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    log_probs, rollout, advantages, mask = random_batch(options.sequences, options.tokens)
+
+    from verl.trainer.ppo.core_algos import compute_policy_loss_bypass_mode, compute_policy_loss_vanilla
+    from verl.workers.config import FSDPActorConfig, PolicyLossConfig
+
+    from trm_agent.config import TrmConfig
+    from trm_agent.core.divergences import masked_log_ratio
+    from trm_agent.core.losses import masked_surrogate_loss
+    from trm_agent.masking import decide
+    from trm_agent.verl_plugin.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
+    from trm_agent.verl_plugin.update import collect_update
+
+    batch_info = {"dp_size": 1, "batch_num_tokens": int(mask.sum()), "global_batch_size": options.sequences}
+    common = {"rollout_n": 1, "ppo_micro_batch_size_per_gpu": 1, "global_batch_info": batch_info}
+    trm = TrmConfig(criterion="both", max_token_kl=THRESHOLDS[0], avg_token_kl=THRESHOLDS[1])
+    correction = {"rollout_rs": "seq_max_k2,seq_mean_k3", "rollout_rs_threshold": f"{THRESHOLDS[0]},{THRESHOLDS[1]}"}
+    rejecting = PolicyLossConfig(loss_mode="bypass_mode", rollout_correction=correction)
+    vanilla_config = FSDPActorConfig(**common)
+    rejecting_config = FSDPActorConfig(policy_loss=rejecting, **common)
+    trm_config = FSDPActorConfig(policy_loss=TrmPolicyLossConfig(trm=trm), **common)
+    arguments = {"advantages": advantages, "response_mask": mask}
+    number_mask = {"advantages": advantages, "response_mask": mask.float()}
+
+    def vanilla(leaf: torch.Tensor) -> torch.Tensor:
+        return compute_policy_loss_vanilla(old_log_prob=rollout, log_prob=leaf, config=vanilla_config, **arguments)[0]
+
+    def rejection(leaf: torch.Tensor) -> torch.Tensor:
+        return compute_policy_loss_bypass_mode(
+            old_log_prob=rollout, log_prob=leaf, config=rejecting_config, **number_mask
+        )[0]
+
+    def mask_and_loss(leaf: torch.Tensor) -> torch.Tensor:
+        log_ratio = masked_log_ratio(leaf, rollout, mask)
+        kept = decide(trm, log_ratio, rollout, advantages, mask)
+        return masked_surrogate_loss(log_ratio, advantages, kept, num_sequences=options.sequences)
+
+    def with_diagnostics(leaf: torch.Tensor) -> torch.Tensor:
+        with collect_update() as update:
+            loss, _ = compute_policy_loss_trm(old_log_prob=rollout, log_prob=leaf, config=trm_config, **arguments)
+        update.metrics()
+        return loss
+
+    base, rejected = seconds(vanilla, log_probs), seconds(rejection, log_probs)
+    bare, full = seconds(mask_and_loss, log_probs), seconds(with_diagnostics, log_probs)
+    print(f"{options.sequences} sequences of {options.tokens} tokens, {options.threads} threads, median of {REPEATS}")
+    print(f"{'':<28}{'ms':>8}{'of vanilla':>12}{'of rejection':>14}")
+    for name, value in (
+        ("verl vanilla", base),
+        ("verl seq_max_k2,seq_mean_k3", rejected),
+        ("ours: mask and loss", bare),
+        ("ours: every diagnostic", full),
+    ):
+        print(f"{name:<28}{1e3 * value:>8.1f}{value / base:>12.2f}{value / rejected:>14.2f}")
+
+
+if __name__ == "__main__":
+    main()

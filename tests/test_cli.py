@@ -1,0 +1,71 @@
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from trm_agent import cli
+
+
+def command_that_raises(error: BaseException) -> SimpleNamespace:
+    def run(arguments: argparse.Namespace) -> int:
+        raise error
+
+    return SimpleNamespace(add_parser=lambda subparsers: subparsers.add_parser("fail").set_defaults(run=run))
+
+
+def test_help_names_every_command_and_an_example(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "example:\n  trm bounds" in text
+    for command in cli.COMMANDS:
+        assert command.__name__.rsplit(".", 1)[-1] in text
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    name = command.__name__.rsplit(".", 1)[-1]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"example:\n  trm {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [ValueError("field: got 3;\n allowed: 4"), FileNotFoundError(2, "No such file", "x")])
+def test_bad_input_is_one_line_and_exit_code_2(error, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(error),))
+    assert cli.main(["fail"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_defect_is_not_disguised_as_bad_input(monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(KeyError("x")),))
+    with pytest.raises(KeyError):
+        cli.main(["fail"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"]])
+def test_an_unknown_command_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: trm" in capsys.readouterr().err
+
+
+def test_the_command_is_installed_under_its_name():
+    project = (Path(cli.__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert '\n[project.scripts]\ntrm = "trm_agent.cli:main"\n' in project
+
+
+def test_it_runs_as_a_process():
+    command = [sys.executable, "-m", "trm_agent.cli", "bounds", "--horizon", "-1", "--delta", "1", "--kl-seq", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --horizon: got -1")

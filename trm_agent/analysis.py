@@ -1,0 +1,214 @@
+"""What other thresholds would have done to a dump of rollouts: no model, no trainer, only masks and bounds again."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from trm_agent.config import TrmConfig
+from trm_agent.core.bounds import error_bounds
+from trm_agent.core.diagnostics import BatchDivergences, position_sums
+from trm_agent.core.divergences import masked_log_ratio
+from trm_agent.core.exact import exact_divergences
+from trm_agent.core.horizon import effective_horizon
+from trm_agent.core.intervals import topk_intervals
+from trm_agent.core.masks import Interval
+from trm_agent.core.summary import acceptance_by_length, least_threshold
+from trm_agent.dump import Dump
+from trm_agent.masking import SEQUENCE_CRITERIA, sampled_divergences, sequence_statistic
+
+STATISTICS = ("max", "avg", "ln", "ser")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A dump as tensors, without the sequences whose numbers are not finite."""
+
+    log_ratio: torch.Tensor
+    response_mask: torch.Tensor
+    divergences: BatchDivergences
+    reward: torch.Tensor
+    num_dropped: int
+    """Sequences with a log-prob that is not finite."""
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens of the model."""
+        return self.response_mask.sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What one threshold would have kept."""
+
+    threshold: float
+    acceptance: float
+    by_length: list[float]
+    """Of the shortest quarter of the sequences ... of the longest."""
+    reward_kept: float | None
+    reward_rejected: float | None
+
+
+def load(dump: Dump, trm: TrmConfig) -> Batch:
+    """Measure the tokens of a dump as the settings say.
+
+    Args:
+        dump: the rollouts.
+        trm: its `estimator` says what the divergences are made from.
+
+    Raises:
+        ValueError: the dump has no sequence with finite log-probs, or not what the estimator needs.
+    """
+    if trm.estimator != "sampled" and not dump.divergences:
+        raise ValueError(
+            f"estimator: got {trm.estimator!r}, but the dump holds only sampled log-probs; allowed: sampled; dump with "
+            f"estimator={trm.estimator} to have more"
+        )
+    mask = torch.from_numpy(dump.response_mask)
+    log_ratio = masked_log_ratio(torch.from_numpy(dump.log_probs), torch.from_numpy(dump.rollout_log_probs), mask)
+    rows = mask.any(dim=-1) & torch.isfinite(log_ratio).all(dim=-1)
+    if not rows.any():
+        raise ValueError(f"the dump has {len(rows)} sequences, none with finite log-probs; dump again")
+    log_ratio, mask = log_ratio[rows], mask[rows]
+    if trm.estimator == "sampled":
+        divergences = sampled_divergences(trm, log_ratio)
+    else:
+        # the upper bound is what a mask that keeps the guarantee compares
+        kl, tv = (
+            Interval.known(torch.where(mask, torch.from_numpy(dump.divergences[name])[rows], 0.0))
+            for name in ("kl_upper", "tv_upper")
+        )
+        divergences = BatchDivergences(kl, kl, tv, torch.expm1(log_ratio))
+    reward = torch.from_numpy(np.array(dump.reward, dtype=np.float64))[rows]
+    return Batch(log_ratio, mask, divergences, reward, int((~rows).sum()))
+
+
+def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
+    """What the criterion compares with its threshold: shape (sequences,), float64.
+
+    Raises:
+        ValueError: the criterion is not one of `STATISTICS`.
+    """
+    if criterion not in STATISTICS:
+        raise ValueError(f"criterion: got {criterion!r}; allowed: {', '.join(STATISTICS)}; choose one of them")
+    return sequence_statistic(criterion, trm, batch.divergences, batch.log_ratio, batch.response_mask).upper.double()
+
+
+def threshold_field(criterion: str) -> str:
+    """The setting that holds a criterion's threshold."""
+    return SEQUENCE_CRITERIA[criterion][criterion]
+
+
+def curve(batch: Batch, values: torch.Tensor, thresholds: list[float]) -> list[CurvePoint]:
+    """Acceptance, its dependence on length, and the rewards on both sides, over thresholds.
+
+    Args:
+        batch: the rollouts.
+        values: from `statistic`.
+        thresholds: in any order.
+    """
+    points = []
+    for threshold in thresholds:
+        kept = values <= threshold
+        points.append(
+            CurvePoint(
+                threshold=threshold,
+                acceptance=kept.double().mean().item(),
+                by_length=acceptance_by_length(batch.lengths, kept.double()).tolist(),
+                reward_kept=_mean(batch.reward[kept]),
+                reward_rejected=_mean(batch.reward[~kept]),
+            )
+        )
+    return points
+
+
+def grid(values: torch.Tensor, num: int = 9) -> list[float]:
+    """Thresholds that show the curve: quantiles of the statistic, rounded to two digits."""
+    quantiles = [least_threshold(values, (index + 1) / num).item() for index in range(num)]
+    return sorted({float(f"{value:.1e}") for value in quantiles if value > 0})
+
+
+def recommend(values: torch.Tensor, target_acceptance: float) -> float:
+    """The least threshold that keeps the target share.
+
+    Raises:
+        ValueError: if the target is not above 0 and at most 1.
+    """
+    if not 0 < target_acceptance <= 1:
+        raise ValueError(f"target acceptance: got {target_acceptance}; allowed: above 0 and at most 1; give e.g. 0.9")
+    return least_threshold(values, target_acceptance).item()
+
+
+def bounds_of(batch: Batch, kept: torch.Tensor) -> dict[str, float]:
+    """The paper's bounds from the divergences of the sampled contexts of the sequences that are kept."""
+    mask = batch.response_mask & kept.unsqueeze(-1)
+    if not mask.any():
+        return {}
+    lengths = batch.lengths[kept]
+    kl = torch.where(mask, batch.divergences.kl_for_avg.upper, 0.0).double()
+    max_kl = torch.where(mask, batch.divergences.kl_for_max.upper, 0.0).double().max()
+    mean_tv = position_sums(torch.where(mask, batch.divergences.tv.upper, 0.0), mask.cumsum(dim=-1)) / kept.sum()
+    bounds = error_bounds(lengths.max(), max_kl, kl.sum() / kept.sum(), mean_tv=mean_tv)
+    found = {name: value.item() for name, value in vars(bounds).items()}
+    return found | {"effective_horizon": effective_horizon(max_kl, kl.sum() / lengths.sum()).item()}
+
+
+def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
+    """How sampled k2 and the dump's own divergence decide under one threshold of the max criterion.
+
+    Returns:
+        Counts: `both_keep`, `both_reject`, `only_sampled_keeps`, `only_sampled_rejects`; None without divergences.
+    """
+    if not dump.divergences or trm.max_token_kl is None:
+        return None
+    measured, sampled = (
+        replace(trm, criterion="max", estimator=name, target_acceptance=None) for name in ("exact", "sampled")
+    )
+    by_kl = statistic(load(dump, measured), "max", measured) <= trm.max_token_kl
+    by_k2 = statistic(load(dump, sampled), "max", sampled) <= trm.max_token_kl
+    return {
+        "both_keep": int((by_kl & by_k2).sum()),
+        "both_reject": int((~by_kl & ~by_k2).sum()),
+        "only_sampled_keeps": int((by_k2 & ~by_kl).sum()),
+        "only_sampled_rejects": int((~by_k2 & by_kl).sum()),
+    }
+
+
+def recompute(dump: Dump) -> dict[str, float] | None:
+    """Recompute the exact divergences from both engines' whole distributions, where the dump has them.
+
+    Returns:
+        The largest differences from what the trainer logged, the tokens compared, and how many of the logged KLs lie
+        outside of the interval that the rollout's top `settings["top_k"]` would have given; None without distributions.
+    """
+    largest = {"kl": 0.0, "tv": 0.0}
+    num_tokens = num_outside = 0
+    for row in dump.table.to_pylist():
+        if row["full_log_probs"] is None:
+            continue
+        shape = (-1, row["vocab_size"])
+        ours, theirs = (
+            torch.from_numpy(np.frombuffer(row[name], dtype=np.float32).copy()).view(shape).double()
+            for name in ("full_log_probs", "rollout_full_log_probs")
+        )
+        exact = exact_divergences(theirs, ours)
+        sampled = np.asarray(row["response_mask"], dtype=bool)
+        for name, value in (("kl", exact.kl), ("tv", exact.tv)):
+            logged = torch.tensor(np.asarray(row[f"{name}_upper"], dtype=np.float64)[sampled])
+            largest[name] = max(largest[name], (logged - value).abs().max().item())
+        top = theirs.topk(min(dump.settings["top_k"], row["vocab_size"]))
+        interval = topk_intervals(top.indices, top.values.float(), ours)
+        logged = torch.tensor(np.asarray(row["kl_upper"], dtype=np.float64)[sampled])
+        # what was logged is rounded to float32
+        slack = 1e-6 * (1 + logged)
+        num_outside += int(((logged < interval.kl_lower - slack) | (logged > interval.kl_upper + slack)).sum())
+        num_tokens += len(exact.kl)
+    if not num_tokens:
+        return None
+    differences = {f"{name}_difference": value for name, value in largest.items()}
+    return {"tokens": num_tokens, **differences, "outside_topk_interval": num_outside}
+
+
+def _mean(values: torch.Tensor) -> float | None:
+    known = values[~values.isnan()]
+    return known.mean().item() if len(known) else None

@@ -1,0 +1,47 @@
+"""The command `trm`. A new subcommand is a module in `trm_agent.commands` and its entry in `COMMANDS`."""
+
+import argparse
+import sys
+
+from trm_agent.commands import analyze, bounds
+
+COMMANDS = (analyze, bounds)
+BAD_INPUT = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0 success, 2 bad input, which is explained in one line on the standard error.
+
+    Raises:
+        SystemExit: with 0 after --help, with 2 if the arguments cannot be parsed.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trm",
+        description="Tools around Trust Region Masking (arXiv:2512.23075).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  trm bounds --horizon 4096 --delta 1e-4 --kl-seq 0.01\n\n"
+        "trm COMMAND --help explains a command. Training is python -m trm_agent.train.",
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""`trm analyze`: what other thresholds would have done to a dump of rollouts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from trm_agent.config import ESTIMATORS, TrmConfig
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's arguments."""
+    parser = subparsers.add_parser(
+        "analyze",
+        help="acceptance, length bias and bounds of a rollout dump under other thresholds",
+        description="Recompute masks and bounds of a dump, without a model. A run writes one with "
+        "actor_rollout_ref.actor.policy_loss.dump.every=N, into its folder's rollouts/.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  trm analyze runs/math_nano-seed0-001/rollouts --criterion max --target 0.9",
+    )
+    parser.add_argument("dump", type=Path, help="folder of a dump, or one of its files")
+    parser.add_argument("--criterion", help="max, avg, ln or ser (default: the run's own, else max)")
+    parser.add_argument("--estimator", choices=ESTIMATORS, help="what divergences are made from (default: the run's)")
+    parser.add_argument(
+        "--threshold", type=float, nargs="+", metavar="D", help="thresholds to try (default: the run's, and a grid)"
+    )
+    parser.add_argument("--target", type=float, default=0.9, help="acceptance to recommend a threshold for (0.9)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Analyse a dump and print the result.
+
+    Args:
+        arguments: those of the parser.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the dump cannot be read, or an option does not fit it.
+    """
+    from trm_agent import analysis
+    from trm_agent.dump import read_dump
+
+    dump = read_dump(arguments.dump)
+    trm = TrmConfig.from_mapping(
+        {**dump.settings, **({"estimator": arguments.estimator} if arguments.estimator else {})}
+    )
+    criterion = arguments.criterion or (trm.criterion if trm.criterion in analysis.STATISTICS else "max")
+    batch = analysis.load(dump, trm)
+    values = analysis.statistic(batch, criterion, trm)
+    used = getattr(trm, analysis.threshold_field(criterion))
+    thresholds = arguments.threshold or sorted({*analysis.grid(values), *([used] if used else [])})
+    recommended = analysis.recommend(values, arguments.target)
+    result = {
+        "sequences": len(values),
+        "dropped_nonfinite": batch.num_dropped,
+        "steps": [int(dump.step.min()), int(dump.step.max())],
+        "tokens": int(batch.lengths.sum()),
+        "criterion": criterion,
+        "estimator": trm.estimator,
+        "threshold_used": used,
+        "curve": [vars(point) for point in analysis.curve(batch, values, thresholds)],
+        "target_acceptance": arguments.target,
+        "recommended_threshold": recommended,
+        "bounds_all": analysis.bounds_of(batch, values <= float("inf")),
+        "bounds_recommended": analysis.bounds_of(batch, values <= recommended),
+        "sampled_against_measured": analysis.disagreement(dump, trm),
+        "recomputed_from_distributions": analysis.recompute(dump),
+    }
+    print(json.dumps(_finite(result), indent=2, allow_nan=False) if arguments.json else _text(result))
+    return 0
+
+
+def _text(result: dict[str, Any]) -> str:
+    first, last = result["steps"]
+    lines = [
+        f"{result['sequences']} sequences, {result['tokens']} tokens of the model, steps {first} to {last}"
+        + (f", {result['dropped_nonfinite']} dropped (not finite)" if result["dropped_nonfinite"] else ""),
+        f"criterion {result['criterion']}, divergences {result['estimator']}",
+        "",
+        f"  {'threshold':>10}  accepted   by length, shortest quarter to longest   reward kept / rejected",
+    ]
+    for point in result["curve"]:
+        quarters = "  ".join(f"{100 * share:5.1f} %" for share in point["by_length"])
+        mark = "*" if point["threshold"] == result["threshold_used"] else " "
+        rewards = f"{_number(point['reward_kept'])} / {_number(point['reward_rejected'])}"
+        lines.append(
+            f" {mark}{point['threshold']:>10.3g}   {100 * point['acceptance']:5.1f} %   {quarters}      {rewards}"
+        )
+    target = result["target_acceptance"]
+    lines += [
+        "  * the run's own" if result["threshold_used"] else "",
+        "",
+        f"For an acceptance of {100 * target:.0f} %: threshold {result['recommended_threshold']:.3g}",
+        *_bounds(result),
+    ]
+    counts = result["sampled_against_measured"]
+    if counts:
+        lines += [
+            "",
+            f"Max criterion at the run's threshold, sampled k2 against the measured KL: {counts['both_keep']} kept by "
+            f"both, {counts['both_reject']} rejected by both, {counts['only_sampled_keeps']} kept by k2 alone, "
+            f"{counts['only_sampled_rejects']} rejected by k2 alone",
+        ]
+    again = result["recomputed_from_distributions"]
+    if again:
+        lines.append(
+            f"Recomputed from both engines' distributions, {again['tokens']} tokens: the logged KL differs by at most "
+            f"{again['kl_difference']:.2g} nats, TV by {again['tv_difference']:.2g}; {again['outside_topk_interval']} "
+            "lie outside of the interval from the rollout's top-K"
+        )
+    return "\n".join(lines)
+
+
+def _bounds(result: dict[str, Any]) -> list[str]:
+    lines = ["", f"  {'error bound of the sampled contexts':<40}{'all':>12}{'recommended':>14}"]
+    for name, value in result["bounds_all"].items():
+        lines.append(f"  {name:<40}{value:>12.4g}{result['bounds_recommended'].get(name, float('nan')):>14.4g}")
+    lines.append("  (not a proof: an observed maximum is not the maximum over all reachable contexts)")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity: such numbers become null."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value

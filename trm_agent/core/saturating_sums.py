@@ -1,0 +1,48 @@
+"""Sums over the positions of a sequence whose terms stop at 1, in closed form: any length costs the same."""
+
+import torch
+
+_TABLE = 64
+_ZETA_MINUS_HALF = -0.2078862249773545660173
+
+
+def sum_linear(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """Return sum_{k=0..last} min(1, k slope).
+
+    Args:
+        last: whole numbers of 0 or more, float64.
+        slope: 0 or more, float64, shape of `last`.
+
+    Returns:
+        Shape of `last`; NaN where an argument is NaN.
+    """
+    slope = slope.clamp(max=1.0)
+    knee = torch.minimum(last, (1 / slope).floor())
+    return slope * knee * (knee + 1) / 2 + (last - knee)
+
+
+def sum_sqrt(last: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+    """Return sum_{k=0..last} min(1, sqrt(k kl / 2)).
+
+    Args:
+        last: whole numbers of 0 or more, float64.
+        kl: 0 or more, infinity included, float64, shape of `last`, nats.
+
+    Returns:
+        Shape of `last`; NaN where an argument is NaN.
+    """
+    half = kl.clamp(max=2.0) / 2
+    knee = torch.minimum(last, (1 / half).floor())
+    return half.sqrt() * _sum_of_roots(knee) + (last - knee)
+
+
+def _sum_of_roots(last: torch.Tensor) -> torch.Tensor:
+    """Return sum_{k=1..last} sqrt(k): a table, then Euler-Maclaurin, of which the next term is below 1e-15 from 64 on.
+
+    sum = 2/3 n^(3/2) + n^(1/2)/2 + zeta(-1/2) + n^(-1/2)/24 - n^(-5/2)/1920 + n^(-9/2)/9216 - ...
+    """
+    table = torch.arange(_TABLE + 1, dtype=torch.float64, device=last.device).sqrt().cumsum(dim=0)
+    small = table[last.nan_to_num(0.0).clamp(min=0, max=_TABLE).long()]
+    n = last.clamp(min=_TABLE)
+    series = n.pow(1.5) * 2 / 3 + n.sqrt() / 2 + _ZETA_MINUS_HALF + n.pow(-0.5) / 24 - n.pow(-2.5) / 1920
+    return torch.where(last < _TABLE, small, series + n.pow(-4.5) / 9216)

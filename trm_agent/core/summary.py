@@ -1,0 +1,138 @@
+"""One update's metrics from the statistics of all its sequences, and the error bounds that they suggest."""
+
+import math
+from dataclasses import fields
+
+import torch
+
+from trm_agent.core.bounds import error_bounds
+from trm_agent.core.diagnostics import FIRST_TURNS, SequenceStatistics, UpdateStatistics, finite_sequences
+from trm_agent.core.divergences import token_kl_k2
+from trm_agent.core.horizon import effective_horizon
+from trm_agent.core.surrogate import improvement_margin
+
+MAX_KL_QUANTILES = (50, 90, 99)
+
+
+def summarize(update: UpdateStatistics, *, target_acceptance: float | None = None) -> dict[str, torch.Tensor]:
+    """Form the metrics of one update.
+
+    Args:
+        update: the statistics of all its sequences.
+        target_acceptance: adds `target_threshold`, the threshold of the max criterion that would have kept this share.
+
+    Returns:
+        Name, as docs/metrics.md defines it but without `trm/` -> scalar float64. A number that does not exist (no
+        sequence, none that is finite) is absent.
+    """
+    rows = update.sequences
+    has_tokens = rows.has_tokens
+    metrics = {"num_sequences": has_tokens.double().sum()}
+    if not bool(has_tokens.any()):
+        return metrics
+    accepted = rows.accepted[has_tokens].double()
+    finite = finite_sequences(rows)
+    metrics |= {
+        "acceptance": accepted.mean(),
+        "all_rejected": (rows.num_kept_tokens.sum() == 0).double(),
+        "undecided": rows.undecided[has_tokens].double().mean(),
+        "undecided_tokens": rows.num_undecided_tokens.sum() / rows.num_tokens.sum(),
+        "kept_tokens": rows.num_kept_tokens.sum() / rows.num_tokens.sum(),
+        "nonfinite": 1.0 - finite.double().sum() / has_tokens.sum(),
+        "horizon": rows.num_tokens.max(),
+    }
+    metrics |= {f"rejected_by_{name}": values[has_tokens].double().mean() for name, values in rows.rejected_by.items()}
+    quartiles = acceptance_by_length(rows.num_tokens[has_tokens], accepted)
+    metrics |= {f"acceptance_length_q{group}": share for group, share in enumerate(quartiles, start=1)}
+    metrics |= _by_turn(rows)
+    largest = rows.max_kl[has_tokens].double().nan_to_num(nan=torch.inf)
+    metrics |= {f"seq_max_kl_p{percent}": least_threshold(largest, percent / 100) for percent in MAX_KL_QUANTILES}
+    if target_acceptance is not None:
+        metrics["target_threshold"] = least_threshold(largest, target_acceptance)
+    if bool(finite.any()):
+        metrics |= _of_finite(rows, finite) | _bounds(update, finite)
+    return {name: value.double() for name, value in metrics.items()}
+
+
+def least_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
+    """Return the least threshold that keeps a share of the values: their quantile by nearest rank.
+
+    Args:
+        values: shape (batch,), batch of 1 or more.
+        share: above 0 and at most 1.
+
+    Returns:
+        Scalar, one of the values.
+    """
+    # rounding must not lift a whole rank: 0.7 * 10 is above 7 in floating point
+    rank = math.ceil(share * len(values) * (1 - 1e-12))
+    return values.sort().values[max(rank, 1) - 1]
+
+
+def acceptance_by_length(lengths: torch.Tensor, accepted: torch.Tensor) -> torch.Tensor:
+    """Split a batch into four equal groups by length, shortest first, and return the share accepted of each.
+
+    Sequences of one length count with their common rate, so the result does not depend on the order of the batch; one
+    that lies across the border of two groups gives each its part.
+
+    Args:
+        lengths: shape (batch,), batch of 1 or more.
+        accepted: 0 or 1, float64, shape (batch,).
+
+    Returns:
+        Shape (4,).
+    """
+    values, inverse, counts = torch.unique(lengths, return_inverse=True, return_counts=True)
+    rate = torch.zeros(len(values), dtype=torch.float64, device=lengths.device).index_add_(0, inverse, accepted)
+    kept = (rate / counts)[inverse.sort().values].cumsum(dim=0)
+    kept = torch.nn.functional.pad(kept, (1, 0))
+    borders = torch.arange(5, device=lengths.device) * (len(lengths) / 4)
+    below = borders.floor().long()
+    above = (below + 1).clamp(max=len(lengths))
+    return (kept[below] + (borders - below) * (kept[above] - kept[below])).diff() / (len(lengths) / 4)
+
+
+def _by_turn(rows: SequenceStatistics) -> dict[str, torch.Tensor]:
+    reached, inside = rows.turn_reached.double().sum(dim=0), rows.turn_inside.double().sum(dim=0)
+    return {
+        f"inside_turns_{first}": inside[index] / reached[index]
+        for index, first in enumerate(FIRST_TURNS)
+        if bool(reached[index] > 0)
+    }
+
+
+def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
+    num_tokens = rows.num_tokens[finite].sum()
+    lowest, highest = rows.min_log_ratio[finite].double().min(), rows.max_log_ratio[finite].double().max()
+    return {
+        "token_kl_mean": rows.sum_kl[finite].double().sum() / num_tokens,
+        "token_kl_max": rows.max_kl[finite].max(),
+        "token_tv_mean": rows.sum_tv[finite].double().sum() / num_tokens,
+        "token_kl_mean_k3": rows.sum_k3[finite].double().sum() / num_tokens,
+        "token_kl_k2_max": torch.maximum(token_kl_k2(lowest), token_kl_k2(highest)),
+        "ppl_gap": rows.mean_log_ratio[finite].double().abs().mean(),
+        "ratio_min": lowest.exp(),
+        "ratio_max": highest.exp(),
+        "ratio_truncated": rows.num_truncated_tokens[finite].sum() / num_tokens,
+        "max_kl_position": rows.max_position[finite].double().mean(),
+        "max_kl_turn": rows.max_turn[finite].double().mean(),
+        "surrogate_gain": rows.surrogate_gain[finite].double().mean(),
+        "surrogate_gain_masked": rows.masked_surrogate_gain[finite].double().mean(),
+    }
+
+
+def _bounds(update: UpdateStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The paper's bounds with the largest and mean divergences of the sampled contexts in place of all contexts'."""
+    rows = update.sequences
+    horizon = rows.num_tokens.max()
+    max_kl, kl_seq = rows.max_kl[finite].double().max(), rows.sum_kl[finite].double().mean()
+    mean_tv = update.position_tv[: int(horizon)] / finite.sum()
+    bounds = error_bounds(horizon, max_kl, kl_seq, mean_tv=mean_tv)
+    named = {f"bound_{field.name}": getattr(bounds, field.name) for field in fields(bounds)}
+    return named | {
+        "kl_seq": kl_seq,
+        "effective_horizon": effective_horizon(
+            max_kl, rows.sum_kl[finite].double().sum() / rows.num_tokens[finite].sum()
+        ),
+        "margin": improvement_margin(rows.masked_surrogate_gain[finite].double().mean(), named["bound_unified"]),
+    }

@@ -1,0 +1,220 @@
+"""From the settings to a mask: which divergence of `core` each criterion compares with which threshold."""
+
+from dataclasses import replace
+
+import torch
+
+from trm_agent.config import TrmConfig
+from trm_agent.core.diagnostics import BatchDivergences, UpdateStatistics, concatenate, measure_batch
+from trm_agent.core.divergences import token_divergence
+from trm_agent.core.losses import kept_tokens
+from trm_agent.core.masks import (
+    Interval,
+    SequenceMask,
+    length_neutral_statistic,
+    max_statistic,
+    mean_statistic,
+    random_mask,
+    ratio_deviation_statistic,
+    sequence_mask,
+)
+from trm_agent.core.token_masks import prefix_budget_mask, token_mask
+
+# elements of one tensor that are worked on at a time
+CPU_CHUNK_ELEMENTS = 2**17
+# criterion of the settings -> criteria of the mask -> the field that holds the threshold
+SEQUENCE_CRITERIA: dict[str, dict[str, str]] = {
+    "max": {"max": "max_token_kl"},
+    "avg": {"avg": "avg_token_kl"},
+    "both": {"max": "max_token_kl", "avg": "avg_token_kl"},
+    "ln": {"ln": "length_neutral"},
+    "ser": {"ser": "ratio_deviation"},
+}
+
+
+def sampled_divergences(trm: TrmConfig, log_ratio: torch.Tensor) -> BatchDivergences:
+    """Estimate the divergences from the sampled tokens.
+
+    Args:
+        trm: names the estimators.
+        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+
+    Returns:
+        The divergences, without a graph.
+    """
+    log_ratio = log_ratio.detach()
+    # the dearest pass over the batch: made once
+    deviation = torch.expm1(log_ratio)
+
+    def measured(name: str) -> Interval:
+        return Interval.known(deviation - log_ratio if name == "k3" else token_divergence(log_ratio, name))
+
+    for_max = measured(trm.max_estimator)
+    for_avg = for_max if trm.avg_estimator == trm.max_estimator else measured(trm.avg_estimator)
+    return BatchDivergences(for_max, for_avg, Interval.known(deviation.abs().div_(2)), deviation)
+
+
+def with_max_token_kl(trm: TrmConfig, max_token_kl: float | None) -> TrmConfig:
+    """The settings with another threshold of the max criterion; as they are for None."""
+    return trm if max_token_kl is None else replace(trm, max_token_kl=max_token_kl)
+
+
+@torch.no_grad()
+def examine(
+    trm: TrmConfig,
+    log_ratio: torch.Tensor,
+    rollout_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    divergences: BatchDivergences | None = None,
+) -> tuple[torch.Tensor, UpdateStatistics]:
+    """Decide by the settings' criterion which tokens stay in the update, and measure the batch.
+
+    On a CPU this goes through a few sequences at a time, whose tensors stay in its caches.
+
+    Args:
+        trm: the settings.
+        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+        rollout_log_probs: shape (batch, response_length), nats; read by `prefix` with sampled divergences.
+        advantages: shape (batch, response_length).
+        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+        divergences: of the batch's tokens; None for those of the sampled tokens.
+
+    Returns:
+        bool of shape (batch, response_length), True on tokens of the model that stay, and the batch's statistics.
+    """
+    kept, statistics = [], []
+    for rows in _row_chunks(log_ratio):
+        batch = (log_ratio[rows], rollout_log_probs[rows], advantages[rows], response_mask[rows])
+        measured = sampled_divergences(trm, batch[0]) if divergences is None else divergences.rows(rows)
+        mask, tokens = _decide(trm, measured, *batch)
+        kept.append(tokens)
+        statistics.append(
+            measure_batch(
+                batch[0],
+                batch[2],
+                measured,
+                batch[3],
+                mask,
+                kept=tokens if trm.masks_tokens else None,
+                max_threshold=torch.inf if trm.max_token_kl is None else trm.max_token_kl,
+                ratio_truncation=trm.ratio_truncation,
+            )
+        )
+    return torch.cat(kept), concatenate(statistics)
+
+
+@torch.no_grad()
+def decide(
+    trm: TrmConfig,
+    log_ratio: torch.Tensor,
+    rollout_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    divergences: BatchDivergences | None = None,
+) -> torch.Tensor:
+    """Decide like `examine`, without statistics.
+
+    Args:
+        trm: see `examine`, like the rest.
+
+    Returns:
+        bool, shape (batch, response_length): tokens of the model that stay.
+    """
+    kept = []
+    for rows in _row_chunks(log_ratio):
+        batch = (log_ratio[rows], rollout_log_probs[rows], advantages[rows], response_mask[rows])
+        measured = sampled_divergences(trm, batch[0]) if divergences is None else divergences.rows(rows)
+        kept.append(_decide(trm, measured, *batch)[1])
+    return torch.cat(kept)
+
+
+def _row_chunks(values: torch.Tensor) -> list[slice]:
+    size = max(1, len(values))
+    if values.device.type == "cpu":
+        size = min(size, max(1, CPU_CHUNK_ELEMENTS // max(1, values.shape[-1])))
+    return [slice(start, start + size) for start in range(0, max(1, len(values)), size)]
+
+
+def _decide(
+    trm: TrmConfig,
+    divergences: BatchDivergences,
+    log_ratio: torch.Tensor,
+    rollout_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+) -> tuple[SequenceMask, torch.Tensor]:
+    """The decision on the sequences and on their tokens; a token criterion accepts a sequence that keeps one."""
+    lengths = response_mask.sum(dim=-1)
+    has_tokens = lengths > 0
+    if trm.masks_tokens:
+        kept = _token_decision(trm, divergences, log_ratio, rollout_log_probs, advantages, response_mask)
+        accepted = kept.any(dim=-1)
+        reasons = {trm.criterion: has_tokens & ~accepted}
+        return SequenceMask(accepted, reasons, torch.zeros_like(has_tokens), has_tokens), kept
+    if trm.criterion == "random":
+        assert trm.random_acceptance is not None, "checked by TrmConfig"
+        mask = random_mask(has_tokens, trm.random_acceptance)
+    else:
+        fields = SEQUENCE_CRITERIA[trm.criterion]
+        statistics = {name: sequence_statistic(name, trm, divergences, log_ratio, response_mask) for name in fields}
+        thresholds = {name: getattr(trm, field) for name, field in fields.items()}
+        mask = sequence_mask(statistics, thresholds, has_tokens, undecided=trm.undecided)
+    return mask, kept_tokens(response_mask, mask.accepted)
+
+
+def sequence_statistic(
+    name: str, trm: TrmConfig, divergences: BatchDivergences, log_ratio: torch.Tensor, response_mask: torch.Tensor
+) -> Interval:
+    """Reduce the tokens' divergences to what a criterion compares with its threshold.
+
+    Args:
+        name: `max`, `avg`, `ln` or `ser`.
+        trm: holds delta and eps of `ln`.
+        divergences: of the batch's tokens.
+        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+
+    Returns:
+        Shape (batch,).
+    """
+    if name == "max":
+        return max_statistic(divergences.kl_for_max)
+    if name == "avg":
+        return mean_statistic(divergences.kl_for_avg, response_mask.sum(dim=-1))
+    if name == "ser":
+        return ratio_deviation_statistic(log_ratio, response_mask)
+    assert trm.max_token_kl is not None, "checked by TrmConfig"
+    return length_neutral_statistic(
+        log_ratio, response_mask, max_token_kl=trm.max_token_kl, max_token_tv=trm.max_token_tv
+    )
+
+
+def _token_decision(
+    trm: TrmConfig,
+    divergences: BatchDivergences,
+    log_ratio: torch.Tensor,
+    rollout_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+) -> torch.Tensor:
+    bound = "upper" if trm.undecided == "reject" else "lower"
+    if trm.criterion == "token":
+        assert trm.max_token_kl is not None, "checked by TrmConfig"
+        return token_mask(getattr(divergences.kl_for_max, bound), response_mask, trm.max_token_kl)
+    assert trm.token_tv is not None, "checked by TrmConfig"
+    if trm.estimator == "sampled":
+        # the binary total variation |pi_theta - pi_roll| of the sampled token against all others
+        log_prob = torch.where(response_mask, rollout_log_probs, 0.0)
+        token_tv = log_prob.exp() * torch.expm1(log_ratio.detach()).abs()
+    else:
+        token_tv = getattr(divergences.tv, bound)
+    return prefix_budget_mask(
+        token_tv,
+        log_ratio,
+        advantages,
+        response_mask,
+        threshold=trm.token_tv,
+        min_position_weight=trm.min_position_weight,
+        prefix_budget=trm.prefix_budget,
+    )

@@ -1,0 +1,190 @@
+"""What the engine, the policy loss and the driver tell each other past verl.
+
+verl hands a policy loss four tensors and averages whatever it returns over micro-batches, which is wrong for quantiles,
+extremes and, across unequal micro-batches, for ratios. So the engine leaves what it knows of a micro-batch in a context
+that the loss reads, the loss leaves its statistics there, and the engine forms the metrics once an update, from all
+micro-batches of all ranks.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+
+from trm_agent.config import FIELD_PATH, DumpConfig, TrmConfig
+from trm_agent.core.diagnostics import SequenceStatistics, UpdateStatistics, concatenate
+from trm_agent.core.summary import summarize
+
+logger = logging.getLogger("trm_agent")
+
+# verl's driver takes np.max / np.min over the updates of a step of each key that contains "max" / "min", and np.mean of
+# the rest: a mean travels in capitals, which contain neither.
+EXTREMES = ("ratio_min", "ratio_max", "token_kl_k2_max", "token_kl_max")
+MEAN_PREFIX = "TRM/"
+PREFIX = "trm/"
+# keys of the batch, from the driver to the engine: the adaptive threshold, the step, the step's DumpConfig as JSON
+ADAPTIVE_KEY, STEP_KEY, DUMP_KEY = "trm_max_token_kl", "trm_step", "trm_dump"
+
+
+@dataclass
+class MicroBatch:
+    """What the engine knows of the micro-batch whose loss is being computed. Shapes (batch, response_length)."""
+
+    divergences: dict[str, torch.Tensor] = field(default_factory=dict)
+    """`kl_lower`, `kl_upper`, `tv_lower`, `tv_upper` from the actor's logits; empty with sampled estimators."""
+    rollout_log_probs: torch.Tensor | None = None
+    """Of the policy that sampled, nats."""
+    max_token_kl: float | None = None
+    """The adaptive threshold of this step, nats."""
+
+
+@dataclass
+class Update:
+    """Collects the statistics of an update's micro-batches on this rank."""
+
+    parts: list[UpdateStatistics] = field(default_factory=list)
+    micro_batch: MicroBatch = field(default_factory=MicroBatch)
+    step: int = 0
+    """Of the run."""
+    number: int = 0
+    """Of the updates of its step."""
+    dump: DumpConfig | None = None
+    """What is dumped of it; None for nothing."""
+    trm: TrmConfig | None = None
+    """Settings of the loss that was computed."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the dump."""
+
+    def metrics(self, group: Any = None) -> dict[str, float]:
+        """The update's metrics, the same on every rank.
+
+        Args:
+            group: the data-parallel group of torch.distributed; None for one rank.
+
+        Returns:
+            Key for verl's driver (see `final_metrics`) -> value; empty if no loss of ours was computed.
+        """
+        parts = [_to_cpu(part) for part in self.parts]
+        if group is not None and torch.distributed.get_world_size(group) > 1:
+            gathered: list[Any] = [None] * torch.distributed.get_world_size(group)
+            torch.distributed.all_gather_object(gathered, parts, group=group)
+            parts = [part for of_rank in gathered for part in of_rank]
+        if not parts:
+            return {}
+        metrics = summarize(concatenate(parts), target_acceptance=self.trm.target_acceptance if self.trm else None)
+        values = torch.stack(list(metrics.values())).tolist()
+        return {_key(name): value for name, value in zip(metrics, values, strict=True)}
+
+
+_UPDATE: ContextVar[Update | None] = ContextVar("trm_update", default=None)
+
+
+@contextmanager
+def collect_update(step: int = 0, number: int = 0, dump: DumpConfig | None = None) -> Iterator[Update]:
+    """Catch the statistics of every `trm` loss that is computed inside the block.
+
+    Args:
+        step: of the run.
+        number: of the updates of its step.
+        dump: what is dumped of it; None for nothing.
+
+    Yields:
+        The update, filled as losses are computed.
+    """
+    update = Update(step=step, number=number, dump=dump)
+    token = _UPDATE.set(update)
+    try:
+        yield update
+    finally:
+        _UPDATE.reset(token)
+
+
+def current_micro_batch() -> MicroBatch:
+    """What the engine left for the loss; empty outside of an update."""
+    update = _UPDATE.get()
+    return MicroBatch() if update is None else update.micro_batch
+
+
+def set_micro_batch(micro_batch: MicroBatch) -> None:
+    """Leave for the loss what the engine knows; without effect outside of an update (a forward pass alone)."""
+    update = _UPDATE.get()
+    if update is not None:
+        update.micro_batch = micro_batch
+
+
+def report(part: UpdateStatistics, trm: TrmConfig) -> dict[str, float]:
+    """Hand the statistics of a micro-batch to the update.
+
+    Args:
+        part: the statistics.
+        trm: the settings that they were made with.
+
+    Returns:
+        What is left for verl to average: nothing inside `collect_update`; else the metrics of the micro-batch, so that
+        a foreign engine still logs something: an average over micro-batches.
+    """
+    update = _UPDATE.get()
+    if update is None:
+        return Update([part], trm=trm).metrics()
+    update.parts.append(part)
+    update.trm = trm
+    return {}
+
+
+def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the metrics of the updates their names.
+
+    Args:
+        metrics: the step's metrics after verl's reduction.
+
+    Returns:
+        A new dict: `trm/...` as in docs/metrics.md, the rest as it was.
+    """
+    return {_name(key): value for key, value in metrics.items()}
+
+
+def warn_if_all_rejected(metrics: Mapping[str, Any]) -> None:
+    """Warn of a step without a gradient.
+
+    Args:
+        metrics: see `final_metrics`.
+    """
+    if metrics.get("trm/all_rejected", 0) == 1:
+        reasons = ", ".join(
+            f"outside {name.removeprefix('trm/rejected_by_')}: {100 * value:.0f} %"
+            for name, value in metrics.items()
+            if name.startswith("trm/rejected_by_")
+        )
+        logger.warning(
+            "trm: no sequence of this step was accepted (%s), so the policy got no gradient. Raise the thresholds of "
+            "%s, or look for a mismatch between trainer and rollout in trm/token_kl_mean_k3 and trm/ppl_gap.",
+            reasons,
+            FIELD_PATH,
+        )
+
+
+def _key(name: str) -> str:
+    return PREFIX + name if name in EXTREMES else MEAN_PREFIX + name.upper()
+
+
+def _name(key: str) -> str:
+    for prefix in (MEAN_PREFIX, PREFIX):
+        before, found, name = key.partition(prefix)
+        if found and before in ("", "actor/"):
+            return PREFIX + name.lower()
+    return key
+
+
+def _to_cpu(part: UpdateStatistics) -> UpdateStatistics:
+    rows: dict[str, Any] = {}
+    for item in fields(SequenceStatistics):
+        value = getattr(part.sequences, item.name)
+        if isinstance(value, dict):
+            rows[item.name] = {name: tensor.cpu() for name, tensor in value.items()}
+        else:
+            rows[item.name] = value.cpu()
+    return UpdateStatistics(replace(part.sequences, **rows), part.position_tv.cpu())
