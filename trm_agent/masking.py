@@ -21,7 +21,7 @@ from trm_agent.core.masks import (
 from trm_agent.core.token_masks import prefix_budget_mask, token_mask
 
 # elements of one tensor that are worked on at a time
-CPU_CHUNK_ELEMENTS = 2**17
+CPU_CHUNK_ELEMENTS = 2**18
 # criterion of the settings -> criteria of the mask -> the field that holds the threshold
 SEQUENCE_CRITERIA: dict[str, dict[str, str]] = {
     "max": {"max": "max_token_kl"},

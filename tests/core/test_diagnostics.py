@@ -27,7 +27,8 @@ def measure(tensors: Tensors, thresholds=THRESHOLDS, ratio_truncation=None) -> S
     k2, k3 = (Interval.known(token_divergence(log_ratio, name)) for name in ("k2", "k3"))
     return measure_batch(
         log_ratio,
-        tensors.advantages,
+        # verl pads advantages with numbers
+        tensors.advantages.nan_to_num(0.0),
         BatchDivergences(k2, k3, Interval.known(log_ratio.expm1().abs() / 2), log_ratio.expm1()),
         tensors.response_mask,
         mask,

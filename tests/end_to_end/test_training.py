@@ -36,7 +36,7 @@ def test_a_run_on_the_real_stack(tmp_path: Path) -> None:
     assert 0 < first["env/model_token_frac"] < 1
     log = (run / "log.txt").read_text(errors="replace")
     assert "engine: FSDP True, backend gloo" in log
-    assert "vLLMHttpServer" in log
+    assert "RecordingServer" in log
     summary = json.loads((run / "summary.json").read_text())
     assert (set(summary["success"]["before"]), set(summary["success"]["after"])) == ({"4", "8"}, {"4", "8"})
     assert (summary["steps"], summary["seed"]) == (2, 0)

@@ -73,7 +73,7 @@ def test_the_summary_has_success_before_and_after_by_horizon() -> None:
     lines = results.table(summary).splitlines()
     assert lines[2].split() == ["horizon", "4", "(trained)", "30.0", "%", "80.0", "%", "+50.0"]
     assert lines[3].split() == ["horizon", "8", "10.0", "%", "40.0", "%", "+30.0"]
-    assert lines[5].startswith("trust region: 90.0 % of the sequences accepted; rejected by the max criterion 10.0 %")
+    assert lines[5].startswith("trust region: 90.0 % of the sequences accepted; rejected by max 10.0 %, by avg")
 
 
 def test_a_horizon_whose_episodes_all_failed_keeps_its_line() -> None:

@@ -143,6 +143,9 @@ def test_the_actor_measures_the_logits_that_predicted_each_token(remove_padding,
         expected = vars(topk_intervals(ids, values, scaled))
     for name, values in found.items():
         torch.testing.assert_close(values[entries], expected[name].float(), msg=name)
+        if estimator == "topk":
+            outside = values[entries].double() - expected[name]
+            assert (outside <= 0).all() if name.endswith("lower") else (outside >= 0).all()
         rest = [index for index in range(11) if index not in entries]
         assert (values[rest] == 0).all()
     torch.testing.assert_close(policy_log_probs(logits, batch), scaled.log_softmax(-1))

@@ -110,7 +110,7 @@ def measure_batch(
 
     Args:
         log_ratio: log rho from `masked_log_ratio`, 0 where the mask is False, shape (batch, response_length), nats.
-        advantages: shape (batch, response_length).
+        advantages: finite everywhere, shape (batch, response_length).
         divergences: of its tokens, 0 where the mask is False.
         response_mask: bool, True on tokens that the model sampled, shape (batch, response_length), length 1 or more.
         mask: the decision on the sequences.
@@ -125,7 +125,7 @@ def measure_batch(
     turns = turn_numbers(response_mask)
     lengths = positions[:, -1]
     deviation = divergences.ratio_deviation
-    gains = torch.where(response_mask, advantages, 0.0).mul_(deviation)
+    gains = advantages * deviation
     upper = divergences.kl_for_max.upper
     outside = ~(upper <= max_threshold)
     if divergences.kl_for_max.is_known:

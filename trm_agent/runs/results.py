@@ -58,11 +58,14 @@ def summarise(
 
 def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
     """Means over the steps of what the mask did; None for a loss without one."""
-    names = ("acceptance", "rejected_by_max", "rejected_by_avg")
     masked = [row for row in rows if row.get("trm/acceptance") is not None]
     if not masked:
         return None
-    return {name: round(sum(row[f"trm/{name}"] for row in masked) / len(masked), 4) for name in names}
+    reasons = [key for key in masked[0] if key.startswith("trm/rejected_by_")]
+    return {
+        key.removeprefix("trm/"): round(sum(row[key] for row in masked) / len(masked), 4)
+        for key in ("trm/acceptance", *reasons)
+    }
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -77,11 +80,12 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(f"{name:<20}{_percent(old)} {_percent(new)} {change}")
     region = summary["trust_region"]
     if region:
-        lines.append("")
-        lines.append(
-            f"trust region: {100 * region['acceptance']:.1f} % of the sequences accepted; rejected by the max "
-            f"criterion {100 * region['rejected_by_max']:.1f} %, by the average {100 * region['rejected_by_avg']:.1f} %"
+        reasons = ", ".join(
+            f"by {name.removeprefix('rejected_by_')} {100 * share:.1f} %"
+            for name, share in region.items()
+            if name != "acceptance"
         )
+        lines += ["", f"trust region: {100 * region['acceptance']:.1f} % of the sequences accepted; rejected {reasons}"]
     return "\n".join(lines)
 
 

@@ -117,7 +117,8 @@ def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> 
 
 def rejections(row: dict[str, Any]) -> str:
     """Which criterion rejected how much, empty where nothing was rejected."""
-    shares = {name: row.get(f"trm/rejected_by_{name}") or 0.0 for name in ("max", "avg")}
+    prefix = "trm/rejected_by_"
+    shares = {key.removeprefix(prefix): value or 0.0 for key, value in row.items() if key.startswith(prefix)}
     shown = [f"{100 * share:.0f} % by {name}" for name, share in shares.items() if share]
     return f" (rejected {', '.join(shown)})" if shown else ""
 
@@ -133,7 +134,7 @@ def step_warnings(row: dict[str, Any]) -> list[str]:
             f"{failures} episodes could not be played ({reasons}); they are out of the loss, see {LOG_FILE}"
         )
     if row.get("trm/all_rejected"):
-        warnings.append("a whole micro-batch was rejected by the trust region: its gradient is zero")
+        warnings.append("a whole update was rejected by the trust region: its gradient is zero")
     acceptance = row.get("trm/acceptance")
     if acceptance is not None and acceptance < 0.7:
         warnings.append(f"acceptance {_percent(acceptance).strip()} is below the 70 % that the paper asks for")

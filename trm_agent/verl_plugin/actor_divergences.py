@@ -80,7 +80,10 @@ def _measure(logits: torch.Tensor, recorded: dict[str, torch.Tensor]) -> torch.T
         exact = exact_divergences(recorded[FULL_LOG_PROBS], logits)
         return torch.stack([exact.kl, exact.kl, exact.tv, exact.tv]).float()
     interval = topk_intervals(recorded[TOP_IDS], recorded[TOP_LOG_PROBS], logits)
-    return torch.stack([interval.kl_lower, interval.kl_upper, interval.tv_lower, interval.tv_upper]).float()
+    bounds = torch.stack([interval.kl_lower, interval.kl_upper, interval.tv_lower, interval.tv_upper]).float()
+    # outwards to the next float32, so that rounding the float64 bounds keeps them certified
+    outwards = bounds.new_tensor([[-torch.inf], [torch.inf]]).repeat(2, 1)
+    return torch.nextafter(bounds, outwards.expand_as(bounds)).clamp(min=0)
 
 
 def _predicting_rows(micro_batch: TensorDict, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
