@@ -20,6 +20,38 @@ def test_our_experiments_pass(experiment: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "preset", ["trm_random", "trm_ln", "trm_ser", "trm_token", "trm_adaptive", "trm_decoupled", "cppo"]
+)
+def test_our_variants_pass(preset: str) -> None:
+    config = compose_run(["experiment=math_nano", f"policy_loss={preset}"])
+    preflight.check(config)
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "trm"
+
+
+@pytest.mark.parametrize("estimator", ["topk", "exact"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("actor_rollout_ref.rollout.name", "sglang"),
+        ("actor_rollout_ref.rollout.agent.default_agent_loop", "single_turn_agent"),
+        ("actor_rollout_ref.model.use_fused_kernels", "true"),
+        ("actor_rollout_ref.actor.strategy", "megatron"),
+    ],
+)
+def test_an_estimator_that_the_rollout_cannot_feed_is_refused(estimator: str, field: str, value: str) -> None:
+    config = compose_run(["experiment=math_nano", f"{TRM}.estimator={estimator}", f"{field}={value}"])
+    with pytest.raises(ValueError, match="the rollout cannot feed this estimator") as error:
+        preflight.check(config)
+    assert str(error.value).startswith(field)
+
+
+def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
+    config = compose_run(["experiment=math_nano", f"{TRM}.estimator=topk", f"{TRM}.top_k=600"])
+    with pytest.raises(ValueError, match=r"top_k=600: the model's vocabulary has 563 tokens"):
+        preflight.check_top_k(config, 563)
+
+
+@pytest.mark.parametrize(
     ("override", "words"),
     [
         ("env.id=trm/ChainMat-v0", ["env.id", "trm/ChainMat-v0", "'trm/ChainMath-v0'", "env.module"]),
@@ -32,7 +64,11 @@ def test_our_experiments_pass(experiment: str) -> None:
         (f"{TRM}.criterion=maxx", [f"{TRM}.criterion", "maxx", "'max'"]),
         (f"{TRM}.estimator=sampeld", [f"{TRM}.estimator", "sampeld", "'sampled'"]),
         (f"+{TRM}.max_tokn_kl=1", [f"{TRM}.max_tokn_kl", "max_token_kl"]),
-        ("algorithm.rollout_correction.bypass_mode=false", ["bypass_mode", "false", "true"]),
+        ("algorithm.rollout_correction.bypass_mode=false", ["bypass_mode", "decoupled=false"]),
+        (f"{TRM}.decoupled=true", ["bypass_mode=false is needed", "decoupled=true", "trm_decoupled"]),
+        (f"{TRM}.criterion=maximum", [f"{TRM}.criterion", "maximum", "did you mean"]),
+        ("actor_rollout_ref.actor.policy_loss.dump.distributions=true", ["dump.distributions=true", "estimator=exact"]),
+        ("actor_rollout_ref.actor.policy_loss.dump.every=-1", ["dump.every", "-1", "0 or more"]),
         ("actor_rollout_ref.rollout.calculate_log_probs=false", ["calculate_log_probs", "false", "true"]),
         ("actor_rollout_ref.rollout.top_p=0.9", ["actor_rollout_ref.rollout.top_p", "0.9", "1.0"]),
         ("actor_rollout_ref.rollout.top_k=20", ["actor_rollout_ref.rollout.top_k", "20", "-1"]),
