@@ -110,7 +110,26 @@ def test_the_command_prints_a_table_and_json(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert (result["sequences"], result["tokens"], result["criterion"]) == (4, 12, "ser")
     assert result["threshold_used"] in [point["threshold"] for point in result["curve"]]
-    assert result["bounds_recommended"]["unified"] <= result["bounds_all"]["unified"]
+    assert result["bounds_recommended"]["bound_unified"] <= result["mask"]["bound_unified"]
+
+
+def test_any_settings_can_be_tried_on_a_dump(tmp_path, capsys):
+    folder = write(tmp_path, FOUR)
+
+    def mask(*assignments: str) -> dict:
+        assert main(["analyze", str(folder), "--json", "--set", *assignments]) == 0
+        return json.loads(capsys.readouterr().out)["mask"]
+
+    # k2: 0.005, 0.02, 0.045, 0.08; mean k3: 0.0017, 0.0071, 0.017, 0.031
+    assert mask("criterion=max", "max_token_kl=0.05")["acceptance"] == 0.75
+    both = mask("criterion=both", "max_token_kl=0.05", "avg_token_kl=0.01")
+    assert (both["acceptance"], both["rejected_by_max"], both["rejected_by_avg"]) == (0.5, 0.25, 0.5)
+    # one token of three outside in two of the sequences
+    assert mask("criterion=token", "max_token_kl=0.03")["kept_tokens"] == pytest.approx(10 / 12)
+    assert main(["analyze", str(folder), "--set", "criterion"]) == 2
+    assert "--set: got 'criterion'; allowed: FIELD=VALUE" in capsys.readouterr().err
+    assert main(["analyze", str(folder), "--set", "max_tokn_kl=1"]) == 2
+    assert "did you mean 'max_token_kl'" in capsys.readouterr().err
 
 
 def replace_header(file: Path, header: dict) -> None:

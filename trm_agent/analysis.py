@@ -6,16 +6,14 @@ import numpy as np
 import torch
 
 from trm_agent.config import TrmConfig
-from trm_agent.core.bounds import error_bounds
-from trm_agent.core.diagnostics import BatchDivergences, position_sums
+from trm_agent.core.diagnostics import BatchDivergences
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.exact import exact_divergences
-from trm_agent.core.horizon import effective_horizon
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.masks import Interval
-from trm_agent.core.summary import acceptance_by_length, least_threshold
+from trm_agent.core.summary import acceptance_by_length, least_threshold, summarize
 from trm_agent.dump import Dump
-from trm_agent.masking import SEQUENCE_CRITERIA, sampled_divergences, sequence_statistic
+from trm_agent.masking import SEQUENCE_CRITERIA, examine, sampled_divergences, sequence_statistic
 
 STATISTICS = ("max", "avg", "ln", "ser")
 
@@ -25,6 +23,8 @@ class Batch:
     """A dump as tensors, without the sequences whose numbers are not finite."""
 
     log_ratio: torch.Tensor
+    rollout_log_probs: torch.Tensor
+    advantages: torch.Tensor
     response_mask: torch.Tensor
     divergences: BatchDivergences
     reward: torch.Tensor
@@ -73,14 +73,28 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
     if trm.estimator == "sampled":
         divergences = sampled_divergences(trm, log_ratio)
     else:
-        # the upper bound is what a mask that keeps the guarantee compares
-        kl, tv = (
-            Interval.known(torch.where(mask, torch.from_numpy(dump.divergences[name])[rows], 0.0))
-            for name in ("kl_upper", "tv_upper")
-        )
+        found = {
+            name: torch.where(mask, torch.from_numpy(values)[rows], 0.0) for name, values in dump.divergences.items()
+        }
+        kl, tv = (Interval(found[f"{name}_lower"], found[f"{name}_upper"]) for name in ("kl", "tv"))
         divergences = BatchDivergences(kl, kl, tv, torch.expm1(log_ratio))
     reward = torch.from_numpy(np.array(dump.reward, dtype=np.float64))[rows]
-    return Batch(log_ratio, mask, divergences, reward, int((~rows).sum()))
+    rollout_log_probs, advantages = (
+        torch.where(mask, torch.from_numpy(values)[rows], 0.0) for values in (dump.rollout_log_probs, dump.advantages)
+    )
+    return Batch(log_ratio, rollout_log_probs, advantages, mask, divergences, reward, int((~rows).sum()))
+
+
+def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
+    """What the settings' mask does to the batch.
+
+    Returns:
+        The metrics of docs/metrics.md without `trm/`, as training would log them.
+    """
+    _, statistics = examine(
+        trm, batch.log_ratio, batch.rollout_log_probs, batch.advantages, batch.response_mask, batch.divergences
+    )
+    return {name: value.item() for name, value in summarize(statistics).items()}
 
 
 def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
@@ -139,18 +153,22 @@ def recommend(values: torch.Tensor, target_acceptance: float) -> float:
     return least_threshold(values, target_acceptance).item()
 
 
-def bounds_of(batch: Batch, kept: torch.Tensor) -> dict[str, float]:
+def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, float]:
     """The paper's bounds from the divergences of the sampled contexts of the sequences that are kept."""
-    mask = batch.response_mask & kept.unsqueeze(-1)
-    if not mask.any():
+    if not kept.any():
         return {}
-    lengths = batch.lengths[kept]
-    kl = torch.where(mask, batch.divergences.kl_for_avg.upper, 0.0).double()
-    max_kl = torch.where(mask, batch.divergences.kl_for_max.upper, 0.0).double().max()
-    mean_tv = position_sums(torch.where(mask, batch.divergences.tv.upper, 0.0), mask.cumsum(dim=-1)) / kept.sum()
-    bounds = error_bounds(lengths.max(), max_kl, kl.sum() / kept.sum(), mean_tv=mean_tv)
-    found = {name: value.item() for name, value in vars(bounds).items()}
-    return found | {"effective_horizon": effective_horizon(max_kl, kl.sum() / lengths.sum()).item()}
+    rows = kept.nonzero().flatten()
+    part = Batch(
+        batch.log_ratio[rows],
+        batch.rollout_log_probs[rows],
+        batch.advantages[rows],
+        batch.response_mask[rows],
+        batch.divergences.rows(rows),
+        batch.reward[rows],
+        0,
+    )
+    names = ("bound_", "effective_horizon")
+    return {name: value for name, value in masked(part, trm).items() if name.startswith(names)}
 
 
 def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:

@@ -24,6 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--criterion", help="max, avg, ln or ser (default: the run's own, else max)")
     parser.add_argument("--estimator", choices=ESTIMATORS, help="what divergences are made from (default: the run's)")
     parser.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other settings of the mask, e.g. criterion=both"
+    )
+    parser.add_argument(
         "--threshold", type=float, nargs="+", metavar="D", help="thresholds to try (default: the run's, and a grid)"
     )
     parser.add_argument("--target", type=float, default=0.9, help="acceptance to recommend a threshold for (0.9)")
@@ -47,9 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     from trm_agent.dump import read_dump
 
     dump = read_dump(arguments.dump)
-    trm = TrmConfig.from_mapping(
-        {**dump.settings, **({"estimator": arguments.estimator} if arguments.estimator else {})}
-    )
+    settings = {**dump.settings, "target_acceptance": None, **_assignments(arguments.set)}
+    if arguments.estimator:
+        settings["estimator"] = arguments.estimator
+    trm = TrmConfig.from_mapping(settings)
     criterion = arguments.criterion or (trm.criterion if trm.criterion in analysis.STATISTICS else "max")
     batch = analysis.load(dump, trm)
     values = analysis.statistic(batch, criterion, trm)
@@ -67,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         "curve": [vars(point) for point in analysis.curve(batch, values, thresholds)],
         "target_acceptance": arguments.target,
         "recommended_threshold": recommended,
-        "bounds_all": analysis.bounds_of(batch, values <= float("inf")),
-        "bounds_recommended": analysis.bounds_of(batch, values <= recommended),
+        "mask": analysis.masked(batch, trm),
+        "bounds_recommended": analysis.bounds_of(batch, values <= recommended, trm),
         "sampled_against_measured": analysis.disagreement(dump, trm),
         "recomputed_from_distributions": analysis.recompute(dump),
     }
@@ -76,13 +80,34 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _assignments(texts: list[str]) -> dict[str, Any]:
+    """FIELD=VALUE texts with the values that JSON reads, else as text."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found:
+            raise ValueError(f"--set: got {text!r}; allowed: FIELD=VALUE; e.g. --set criterion=both avg_token_kl=0.002")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
+
+
 def _text(result: dict[str, Any]) -> str:
     first, last = result["steps"]
     lines = [
         f"{result['sequences']} sequences, {result['tokens']} tokens of the model, steps {first} to {last}"
         + (f", {result['dropped_nonfinite']} dropped (not finite)" if result["dropped_nonfinite"] else ""),
-        f"criterion {result['criterion']}, divergences {result['estimator']}",
+        f"The settings' mask: {100 * result['mask']['acceptance']:.1f} % accepted, "
+        f"{100 * result['mask']['kept_tokens']:.1f} % of the tokens kept; rejected "
+        + ", ".join(
+            f"{100 * share:.1f} % by {name.removeprefix('rejected_by_')}"
+            for name, share in result["mask"].items()
+            if name.startswith("rejected_by_")
+        ),
         "",
+        f"Criterion {result['criterion']} at other thresholds, divergences {result['estimator']}",
         f"  {'threshold':>10}  accepted   by length, shortest quarter to longest   reward kept / rejected",
     ]
     for point in result["curve"]:
@@ -119,8 +144,8 @@ def _text(result: dict[str, Any]) -> str:
 
 def _bounds(result: dict[str, Any]) -> list[str]:
     lines = ["", f"  {'error bound of the sampled contexts':<40}{'all':>12}{'recommended':>14}"]
-    for name, value in result["bounds_all"].items():
-        lines.append(f"  {name:<40}{value:>12.4g}{result['bounds_recommended'].get(name, float('nan')):>14.4g}")
+    for name, value in result["bounds_recommended"].items():
+        lines.append(f"  {name:<40}{result['mask'][name]:>12.4g}{value:>14.4g}")
     lines.append("  (not a proof: an observed maximum is not the maximum over all reachable contexts)")
     return lines
 

@@ -25,7 +25,7 @@ class BatchDivergences:
     ratio_deviation: torch.Tensor
     """rho - 1 of the sampled tokens."""
 
-    def rows(self, rows: slice) -> "BatchDivergences":
+    def rows(self, rows: slice | torch.Tensor) -> "BatchDivergences":
         """Those of some of the sequences."""
         return BatchDivergences(
             self.kl_for_max.rows(rows), self.kl_for_avg.rows(rows), self.tv.rows(rows), self.ratio_deviation[rows]

@@ -25,7 +25,7 @@ class Interval:
         """An interval of one value."""
         return cls(value, value)
 
-    def rows(self, rows: slice) -> "Interval":
+    def rows(self, rows: slice | torch.Tensor) -> "Interval":
         """The bounds of some of the sequences."""
         lower = self.lower[rows]
         return Interval(lower, lower if self.is_known else self.upper[rows])
