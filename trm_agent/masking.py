@@ -1,5 +1,6 @@
 """From the settings to a mask: which divergence of `core` each criterion compares with which threshold."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -84,23 +85,21 @@ def examine(
         bool of shape (batch, response_length), True on tokens of the model that stay, and the batch's statistics.
     """
     kept, statistics = [], []
-    for rows in _row_chunks(log_ratio):
-        batch = (log_ratio[rows], rollout_log_probs[rows], advantages[rows], response_mask[rows])
-        measured = sampled_divergences(trm, batch[0]) if divergences is None else divergences.rows(rows)
-        mask, tokens = _decide(trm, measured, *batch)
+    for rows, measured, mask, tokens in _decisions(
+        trm, log_ratio, rollout_log_probs, advantages, response_mask, divergences
+    ):
         kept.append(tokens)
-        statistics.append(
-            measure_batch(
-                batch[0],
-                batch[2],
-                measured,
-                batch[3],
-                mask,
-                kept=tokens if trm.masks_tokens else None,
-                max_threshold=torch.inf if trm.max_token_kl is None else trm.max_token_kl,
-                ratio_truncation=trm.ratio_truncation,
-            )
+        part = measure_batch(
+            log_ratio[rows],
+            advantages[rows],
+            measured,
+            response_mask[rows],
+            mask,
+            kept=tokens if trm.masks_tokens else None,
+            max_threshold=torch.inf if trm.max_token_kl is None else trm.max_token_kl,
+            ratio_truncation=trm.ratio_truncation,
         )
+        statistics.append(part)
     return torch.cat(kept), concatenate(statistics)
 
 
@@ -121,12 +120,27 @@ def decide(
     Returns:
         bool, shape (batch, response_length): tokens of the model that stay.
     """
-    kept = []
+    decisions = _decisions(trm, log_ratio, rollout_log_probs, advantages, response_mask, divergences)
+    return torch.cat([tokens for *_, tokens in decisions])
+
+
+def _decisions(
+    trm: TrmConfig,
+    log_ratio: torch.Tensor,
+    rollout_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    response_mask: torch.Tensor,
+    divergences: BatchDivergences | None,
+) -> Iterator[tuple[slice, BatchDivergences, SequenceMask, torch.Tensor]]:
+    """Some sequences at a time: which, their divergences, the decision on them and on their tokens."""
     for rows in _row_chunks(log_ratio):
-        batch = (log_ratio[rows], rollout_log_probs[rows], advantages[rows], response_mask[rows])
-        measured = sampled_divergences(trm, batch[0]) if divergences is None else divergences.rows(rows)
-        kept.append(_decide(trm, measured, *batch)[1])
-    return torch.cat(kept)
+        part = log_ratio[rows]
+        measured = sampled_divergences(trm, part) if divergences is None else divergences.rows(rows)
+        yield (
+            rows,
+            measured,
+            *_decide(trm, measured, part, rollout_log_probs[rows], advantages[rows], response_mask[rows]),
+        )
 
 
 def _row_chunks(values: torch.Tensor) -> list[slice]:
