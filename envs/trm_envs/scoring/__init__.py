@@ -1,0 +1,21 @@
+"""Verifiers of answers: exact rationals first, then math-verify in killable processes."""
+
+from trm_envs.scoring.exact import Quantity, compare_exact, parse_quantity
+from trm_envs.scoring.extract import Extraction, extract_answer
+from trm_envs.scoring.pool import WorkerCrashed, WorkerPool, WorkerTimeout
+from trm_envs.scoring.verify import Outcome, Verdict, close_pool, score_math
+
+__all__ = [
+    "Extraction",
+    "Outcome",
+    "Quantity",
+    "Verdict",
+    "WorkerCrashed",
+    "WorkerPool",
+    "WorkerTimeout",
+    "close_pool",
+    "compare_exact",
+    "extract_answer",
+    "parse_quantity",
+    "score_math",
+]

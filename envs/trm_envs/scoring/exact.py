@@ -1,0 +1,186 @@
+r"""Numbers in an answer, read and compared as exact rationals.
+
+Reads integers, decimals, thousands (`1,000`, `1{,}000`, `1\,000`), fractions (`3/4`, `\frac{3}{4}`, `\frac34`),
+mixed numbers, `0.1\overline{6}`, `1.5\times10^{3}`, `2e-9`, powers to an integer, percentages and the units of
+`units.py`. Everything else, also tuples, intervals, sets and lists of numbers, is not guessed: None.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from trm_envs.scoring.extract import group_end
+from trm_envs.scoring.units import read_unit, split_unit
+
+MAX_CHARS = 1000
+MAX_DEPTH = 12
+MAX_BITS = 20_000
+_INTEGER = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?: [0-9]{3})+|[0-9]+)"
+_DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)"
+_POWER = r"\^(?:\{([+-]?[0-9]+)\}|([+-]?[0-9]+))"
+_LITERAL = re.compile(_DECIMAL)
+_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\{([0-9]+)\}")
+_SCIENTIFIC = re.compile(rf"({_DECIMAL})(?:(?:\\times ?|\\cdot ?|\*)10{_POWER}|[eE]([+-]?[0-9]+))")
+_RAISED = re.compile(rf"(\(.+\)|\{{.+\}}|{_DECIMAL}){_POWER}")
+_MIXED = re.compile(r"([0-9]+)(?: ([0-9]+/[0-9]+)| ?(\\frac.*))")
+_FRAC_DIGIT = re.compile(r" ?([0-9])")
+_SPACES = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~|\s+")
+# A space matters only between two letters or digits (3 1/2, 5 cm).
+_IDLE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
+_DOLLAR = re.compile(r"([+-]?)\\?\$([+-]?)(?=[0-9.])")
+_REWRITES = (
+    ("\u2212", "-"),
+    ("\u00d7", "\\times "),
+    ("{,}", ","),
+    ("\\dfrac", "\\frac"),
+    ("\\tfrac", "\\frac"),
+    ("\\left(", "("),
+    ("\\right)", ")"),
+    ("\\!", ""),
+)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An exact number and what it measures."""
+
+    value: Fraction
+    """The number as written; 50 for 50%."""
+    dimension: str = ""
+    """What the unit measures, such as "length"; "" without a unit."""
+    scale: Fraction = Fraction(1)
+    """How many base units the unit is; 1/100 for a percentage or a centimetre."""
+
+
+def compare_exact(answer: str, truth: str) -> bool | None:
+    """Return whether two numbers are equal as rationals; None if either is not a number that can be read exactly.
+
+    A unit is dropped where only one side has it. Where both have one, they are converted, and units of different
+    dimensions are never equal. A percentage equals a bare number that is either its number or its hundredth, since a
+    task that asks "what percentage?" may store either.
+    """
+    left, right = parse_quantity(answer), parse_quantity(truth)
+    if left is None or right is None:
+        return None
+    if left.dimension == right.dimension:
+        return left.value * left.scale == right.value * right.scale
+    if left.dimension and right.dimension:
+        return False
+    if left.value == right.value:
+        return True
+    return "percent" in (left.dimension, right.dimension) and left.value * left.scale == right.value * right.scale
+
+
+def parse_quantity(text: str) -> Quantity | None:
+    """Read one number with or without a unit; None if the text is anything else. Never raises, bounded in time."""
+    if len(text) > MAX_CHARS:
+        return None
+    tidy = _tidy(text)
+    if tidy is None:
+        return None
+    unit: tuple[str, Fraction] | None = ("", Fraction(1))
+    money = _DOLLAR.match(tidy)
+    if money is not None:
+        tidy, unit = money[1] + money[2] + tidy[money.end() :], read_unit("dollars")
+    number, suffix = split_unit(tidy)
+    if suffix:
+        if money is not None:
+            return None
+        unit = read_unit(suffix)
+    value = _value(number, 0) if unit is not None else None
+    return Quantity(value, *unit) if value is not None and unit is not None else None
+
+
+def _tidy(text: str) -> str | None:
+    """Return the text without math delimiters, idle spaces and a final full stop; None for a list of numbers."""
+    for old, new in _REWRITES:
+        text = text.replace(old, new)
+    text = text.strip().rstrip(".").rstrip() if not text.rstrip().endswith("..") else ""
+    for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            text = text[len(opening) : -len(closing)]
+            break
+    text = _SPACES.sub(" ", text.strip()).strip()
+    if ", " in text or " ," in text:
+        return None
+    return _IDLE_SPACE.sub("", re.sub(" +", " ", text))
+
+
+def _value(text: str, depth: int) -> Fraction | None:
+    """Return the number that the whole text denotes."""
+    text = text.strip()
+    if not text or depth > MAX_DEPTH:
+        return None
+    if text[0] in "+-":
+        value = _value(text[1:], depth + 1)
+        return -value if value is not None and text[0] == "-" else value
+    if _LITERAL.fullmatch(text):
+        return Fraction(_plain(text))
+    if (inner := _unwrapped(text)) is not None:
+        return _value(inner, depth + 1)
+    if text.startswith("\\frac"):
+        return _fraction(text, depth)
+    if match := _REPEATING.fullmatch(text):
+        # 0.1\overline{6} is 0.1 and 6/9 of its last place
+        last_place = Fraction(1, 10 ** len(match[2]))
+        return int(match[1] + match[2] or "0") * last_place + last_place * Fraction(
+            int(match[3]), 10 ** len(match[3]) - 1
+        )
+    if match := _SCIENTIFIC.fullmatch(text):
+        base = _raise(Fraction(10), match[2] or match[3] or match[4])
+        return Fraction(_plain(match[1])) * base if base is not None else None
+    if match := _MIXED.fullmatch(text):
+        part = _value(match[2] or match[3], depth + 1)
+        # 2\frac{3}{2} may be a product, and 2\frac{-1}{2} is neither.
+        return int(match[1]) + part if part is not None and 0 <= part < 1 else None
+    if "/" in text:
+        numerator, _, denominator = text.rpartition("/")
+        return _divide(_value(numerator, depth + 1), _value(denominator, depth + 1))
+    if match := _RAISED.fullmatch(text):
+        base = _value(match[1], depth + 1)
+        return _raise(base, match[2] or match[3]) if base is not None else None
+    return None
+
+
+def _plain(literal: str) -> str:
+    """Return a literal as `Fraction` reads it."""
+    return literal.replace(",", "").replace(" ", "").rstrip(".")
+
+
+def _unwrapped(text: str) -> str | None:
+    """Return the inside of brackets that enclose the whole text; None if none do or they may enclose a pair."""
+    if text[0] == "{" and group_end(text, 0) == len(text) - 1:
+        return text[1:-1]
+    if text[0] == "(" and text[-1] == ")" and "(" not in text[1:] and "," not in text:
+        return text[1:-1]
+    return None
+
+
+def _fraction(text: str, depth: int) -> Fraction | None:
+    r"""Return the value of `\frac{a}{b}`, `\frac ab` and their mixtures."""
+    position = len("\\frac")
+    parts: list[Fraction | None] = []
+    for _ in range(2):
+        if match := _FRAC_DIGIT.match(text, position):
+            parts.append(Fraction(match[1]))
+            position = match.end()
+            continue
+        end = group_end(text, position) if text[position : position + 1] == "{" else None
+        if end is None:
+            return None
+        parts.append(_value(text[position + 1 : end], depth + 1))
+        position = end + 1
+    return _divide(parts[0], parts[1]) if position == len(text) else None
+
+
+def _divide(numerator: Fraction | None, denominator: Fraction | None) -> Fraction | None:
+    return numerator / denominator if numerator is not None and denominator else None
+
+
+def _raise(base: Fraction, exponent: str) -> Fraction | None:
+    """Return base ** exponent; None if it is undefined or too large to write down."""
+    power = int(exponent)
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if bits * abs(power) > MAX_BITS or (base == 0 and power <= 0):
+        return None
+    return base**power

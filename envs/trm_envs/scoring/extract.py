@@ -1,0 +1,65 @@
+r"""The final answer in a model's text: the last `\boxed{...}`, else the last `<answer>...</answer>`.
+
+Text up to the last `</think>` is thought, and so is an unclosed `<think>`: no answer is read from it.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_TAG_OPEN, _TAG_CLOSE = "<answer>", "</answer>"
+# A backslash takes the next character with it: \{ and \} are printed braces, not groups.
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What was found in a model's text."""
+
+    answer: str | None
+    """The answer, spaces stripped and never empty; None if nothing was found."""
+    source: Literal["box", "tag", "none"]
+    """Where the answer stood."""
+
+
+def extract_answer(text: str) -> Extraction:
+    """Return the final answer of a model's text. Linear in the text's length; never raises.
+
+    A box that is cut off or empty is no answer, and no earlier box stands in for it: what the model said last counts.
+    """
+    visible = text.rpartition("</think>")[2].partition("<think>")[0]
+    boxed = _last_boxed(visible)
+    if boxed is not None:
+        return Extraction(boxed, "box") if boxed else Extraction(None, "none")
+    _, tag, tail = visible.rpartition(_TAG_OPEN)
+    inside, closed, _ = tail.partition(_TAG_CLOSE)
+    if tag and closed and inside.strip():
+        return Extraction(inside.strip(), "tag")
+    return Extraction(None, "none")
+
+
+def group_end(text: str, opening: int) -> int | None:
+    r"""Return the index of the brace that closes the one at `opening`, `\{` and `\}` passed over; None if none does."""
+    depth = 0
+    for match in _BRACE.finditer(text, opening):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0 and match[0] == "}":
+            return match.start()
+    return None
+
+
+def is_balanced(text: str) -> bool:
+    """Return True if every brace of the text has its partner."""
+    return group_end("{" + text + "}", 0) == len(text) + 1
+
+
+def _last_boxed(text: str) -> str | None:
+    """Return the inside of the last box, "" if that box is empty or cut off; None if there is no box."""
+    # The last occurrence of the word bounds the search: no scan over a megabyte of boxes.
+    for word in sorted({text.rfind("\\boxed"), text.rfind("\\fbox")}, reverse=True):
+        match = _BOX.match(text, word) if word >= 0 else None
+        if match is not None:
+            end = group_end(text, match.end() - 1)
+            return "" if end is None else text[match.end() : end].strip()
+    return None

@@ -1,0 +1,187 @@
+"""A pool of worker processes with a deadline for each job: a worker that hangs is killed and replaced."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+START_LIMIT_S = 60.0
+MAX_JOBS = 2000
+MAX_REPLY_BYTES = 64 * 1024
+MATH_WORKER = (sys.executable, str(Path(__file__).with_name("worker.py")))
+
+
+class WorkerTimeout(Exception):
+    """The worker did not answer by the deadline; it has been killed."""
+
+
+class WorkerCrashed(Exception):
+    """The worker ended, or said something that is no reply; the message says what is known."""
+
+
+class WorkerPool:
+    """Processes that answer JSON lines, each to one thread at a time.
+
+    Args:
+        size: the most processes at one time; they start when first needed.
+        command: the program of a worker: it writes one line when it is ready, then one line for each line it reads.
+        max_jobs: a worker is replaced after this many jobs, so that caches in it cannot grow without end.
+
+    Raises:
+        ValueError: if size or max_jobs is below 1.
+    """
+
+    def __init__(self, size: int, command: Sequence[str] = MATH_WORKER, max_jobs: int = MAX_JOBS) -> None:
+        for name, value in (("size", size), ("max_jobs", max_jobs)):
+            if value < 1:
+                raise ValueError(f"WorkerPool: {name} is {value}; it must be 1 or more")
+        self._size = size
+        self._command = tuple(command)
+        self._max_jobs = max_jobs
+        self._changed = threading.Condition()
+        self._workers: set[_Worker] = set()
+        self._idle: list[_Worker] = []
+        self._is_closed = False
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers."""
+        with self._changed:
+            return [worker.process.pid for worker in self._workers]
+
+    def call(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
+        """Send one request and return the reply. Safe to call from any number of threads.
+
+        The deadline runs from the moment a worker that is ready has the request: a caller never pays for another
+        caller's hang with its own deadline, and waits for a worker at most as long as the jobs before it may take.
+
+        Raises:
+            WorkerTimeout: if the reply is late.
+            WorkerCrashed: if the worker ends or writes junk.
+            RuntimeError: if the pool is closed.
+        """
+        worker = self._acquire()
+        is_healthy = False
+        try:
+            reply = worker.ask({**request, "deadline_s": deadline_s}, deadline_s)
+            is_healthy = worker.num_jobs < self._max_jobs
+        finally:
+            self._release(worker, is_healthy)
+        return reply
+
+    def close(self) -> None:
+        """Kill all workers; calls under way raise WorkerCrashed, later ones RuntimeError."""
+        with self._changed:
+            self._is_closed = True
+            busy, idle = self._workers.difference(self._idle), self._idle
+            self._workers, self._idle = set(), []
+            self._changed.notify_all()
+        for worker in idle:
+            worker.kill()
+        for worker in busy:
+            worker.process.kill()  # its pipes are closed by the thread that reads from them
+
+    def _acquire(self) -> "_Worker":
+        with self._changed:
+            while not self._is_closed and not self._idle and len(self._workers) >= self._size:
+                self._changed.wait()
+            if self._is_closed:
+                raise RuntimeError("the worker pool is closed; make a new WorkerPool")
+            return self._idle.pop() if self._idle else self._start()
+
+    def _release(self, worker: "_Worker", is_healthy: bool) -> None:
+        if not is_healthy or self._is_closed:
+            worker.kill()
+        with self._changed:
+            if self._is_closed:
+                worker.kill()
+                return
+            if not is_healthy:
+                self._workers.discard(worker)
+                # Started at once, waited for by the next caller: the import runs meanwhile.
+                worker = self._start()
+            self._idle.append(worker)
+            self._changed.notify()
+
+    def _start(self) -> "_Worker":
+        worker = _Worker(self._command)
+        self._workers.add(worker)
+        return worker
+
+
+class _Worker:
+    """One process and its two pipes."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        # The worker reads untrusted text: it sees none of the parent's secrets, only where the packages are.
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        # A session of its own: Ctrl-C in the terminal is the parent's business.
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,
+        )
+        self.num_jobs = 0
+        self._is_ready = False
+
+    def ask(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
+        if not self._is_ready:
+            self._read_line(START_LIMIT_S)
+            self._is_ready = True
+        self.num_jobs += 1
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise WorkerCrashed(self._obituary()) from error
+        line = self._read_line(deadline_s)
+        try:
+            reply = json.loads(line)
+        except ValueError as error:
+            raise WorkerCrashed(f"the worker wrote {line[:80]!r}, which is not JSON") from error
+        if not isinstance(reply, dict):
+            raise WorkerCrashed(f"the worker wrote {line[:80]!r}, which is not a JSON object")
+        return reply
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _read_line(self, limit_s: float) -> bytes:
+        assert self.process.stdout is not None
+        end = time.monotonic() + limit_s
+        descriptor = self.process.stdout.fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        line = b""
+        while not line.endswith(b"\n"):
+            left_s = end - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                raise WorkerTimeout(f"no reply within {limit_s:g} s")
+            chunk = os.read(descriptor, MAX_REPLY_BYTES)
+            line += chunk
+            if not chunk:
+                raise WorkerCrashed(self._obituary())
+            if len(line) > MAX_REPLY_BYTES:
+                raise WorkerCrashed(f"the worker's reply is longer than {MAX_REPLY_BYTES} bytes")
+        return line
+
+    def _obituary(self) -> str:
+        try:
+            return f"the worker ended with exit code {self.process.wait(1)}"
+        except subprocess.TimeoutExpired:
+            return "the worker closed its pipe"

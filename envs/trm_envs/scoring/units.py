@@ -1,0 +1,99 @@
+r"""Units that may be dropped from an answer, with what they measure.
+
+Only names in this table are units. "million", "dozen" or "pi" change the number and are none, and a bare single letter
+may be a variable: `m` counts only as `\text{m}` or `\mathrm{m}`.
+"""
+
+import re
+from fractions import Fraction
+
+_NAMES: dict[str, dict[str, Fraction | int | str]] = {
+    # dimension: {names, separated by spaces: how many of the base unit}
+    "length": {
+        "mm millimeter millimeters millimetres": "1/1000",
+        "cm centimeter centimeters centimetres": "1/100",
+        "m meter meters metre metres": 1,
+        "km kilometer kilometers kilometres": 1000,
+        "in inch inches": "254/10000",
+        "ft foot feet": "3048/10000",
+        "yd yard yards": "9144/10000",
+        "mi mile miles": "1609344/1000",
+    },
+    "length^3": {"ml milliliter milliliters": "1/1000000", "l liter liters litre litres": "1/1000"},
+    "time": {
+        "s sec second seconds": 1,
+        "min minute minutes": 60,
+        "h hr hour hours": 3600,
+        "day days": 86400,
+        "week weeks": 604800,
+    },
+    "calendar": {"month months": 1, "year years": 12},
+    "mass": {"mg milligrams": "1/1000", "g gram grams": 1, "kg kilogram kilograms": 1000},
+    "weight": {"oz ounce ounces": 1, "lb lbs pound pounds": 16},
+    "money": {"cent cents": "1/100", "dollar dollars": 1},
+    "angle": {"degree degrees": 1},
+    "percent": {"percent": "1/100"},
+    "count": {"unit units": 1},
+}
+_UNITS = {
+    name: (dimension, Fraction(scale))
+    for dimension, table in _NAMES.items()
+    for names, scale in table.items()
+    for name in names.split()
+}
+# Words of English or letters of algebra: units only inside \text{...} or \mathrm{...}.
+_ONLY_MARKED = {"m", "s", "h", "g", "l", "in", "min", "mi"}
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_SYMBOL = re.compile(r"\\?%|(?:\^\{?\\circ\}?|°)")
+_WORDS = re.compile(
+    r"(?:\\(?:text|textrm|mathrm|mbox)\{(?P<marked>[^{}\\]*)\}|(?P<bare>[A-Za-z][A-Za-z ]*))"
+    r"(?:\^\{?(?P<power>[23])\}?)?"
+)
+_PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mbox)\s*\{([^{}]*)\}")
+_CHANGING = re.compile(
+    r"[0-9]+|\b(?:hundred|thousand|million|billion|trillion|dozen|half|halves|third|quarter|percent|point|zero|one|two|"
+    r"three|four|five|six|seven|eight|nine|ten|twice|double|triple|times|plus|minus|negative|over|squared|cubed|not)s?\b"
+)
+
+
+def changing_words(text: str) -> list[str]:
+    r"""Return the digits and words inside `\text{...}` that change what stands beside them, sorted.
+
+    math-verify drops such text: to it `5\text{ million}` and `5\text{ or 6}` are 5. Text that is the whole answer is
+    compared as text, and nothing is returned for it.
+    """
+    if _PRINTED.fullmatch(text.strip()):
+        return []
+    return sorted(word for match in _PRINTED.finditer(text) for word in _CHANGING.findall(match[1].lower()))
+
+
+def read_unit(text: str) -> tuple[str, Fraction] | None:
+    r"""Return what a unit such as `\text{ cm}^2`, `%` or `square feet` measures, and in how many base units.
+
+    Returns:
+        ("length^2", Fraction(1, 10000)), for example; None if it is not a known unit.
+    """
+    if _SYMBOL.fullmatch(text):
+        return _UNITS["percent" if "%" in text else "degree"]
+    match = _WORDS.fullmatch(text)
+    if match is None:
+        return None
+    words = (match["marked"] if match["marked"] is not None else match["bare"]).lower().rstrip(". ").split()
+    power = int(match["power"] or 1)
+    if len(words) == 2 and words[0] in _POWERS and power == 1:
+        power = _POWERS[words.pop(0)]
+    if len(words) != 1 or words[0] not in _UNITS or (match["bare"] and words[0] in _ONLY_MARKED):
+        return None
+    dimension, scale = _UNITS[words[0]]
+    if power == 1:
+        return dimension, scale
+    return (f"length^{power}", scale**power) if dimension == "length" else None
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """Split a trailing unit from a number: ("5", "cm"). What looks like a unit need not be one."""
+    for pattern in (r"(?:\\?%|\^\{?\\circ\}?|°)$", rf"{_WORDS.pattern}$"):
+        match = re.search(pattern, text)
+        if match is not None:
+            return text[: match.start()].rstrip(), match[0]
+    return text, ""
