@@ -1,0 +1,218 @@
+"""The local sandbox: bubblewrap around a warm interpreter that forks once for each call.
+
+    host process --control socket--> zygote (in bubblewrap: unprivileged user, no network, no host files)
+                                       fork -> supervisor: PID 1 of a call's own namespaces, limits, watch
+                                                 fork -> the program: no capabilities, rlimits, seccomp filter
+
+The connection of a call is its life line: when either side goes, the kernel ends every process of the call.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from trm_envs.sandbox import bubblewrap
+from trm_envs.sandbox.connection import Call, Slots, Zygote, make_request
+from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
+
+PRELOAD = ("bisect", "collections", "decimal", "fractions", "functools", "heapq", "itertools", "json", "math",
+           "operator", "random", "re", "statistics", "string", "traceback", "typing")  # fmt: skip
+
+
+class LocalSandbox:
+    """Runs programs on this machine in isolation; see `Runner` for `run`, `arun` and `close`.
+
+    Args:
+        limits: what a call may use if it says nothing else.
+        python: the interpreter inside; None takes this one if an unprivileged user can read it, else the system's.
+        max_concurrent: how many calls run at once, further ones wait; None takes four a processor.
+        preload: modules that every call finds imported.
+
+    Raises:
+        SandboxUnavailable: if isolation cannot be had; it says why and what to do. There is no fallback.
+        ValueError: if an argument is not allowed.
+    """
+
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        *,
+        python: str | None = None,
+        max_concurrent: int | None = None,
+        preload: Sequence[str] = PRELOAD,
+    ) -> None:
+        if max_concurrent is None:
+            max_concurrent = 4 * (os.cpu_count() or 1)
+        if not isinstance(max_concurrent, int) or not 1 <= max_concurrent <= 1000:
+            raise ValueError(f"max_concurrent = {max_concurrent!r}: expected an integer from 1 to 1000; e.g. 8")
+        self.limits = limits or Limits()
+        self.max_concurrent = max_concurrent
+        self._start_args = (bubblewrap.find_bubblewrap(), bubblewrap.find_python(python), tuple(preload))
+        self.python = self._start_args[1]
+        self._slots = Slots(max_concurrent)
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(max_concurrent, "trm-sandbox")
+        self._zygote: Zygote | None = None
+        self._closed = False
+        probe = self.run("print(6 * 7)")
+        if probe.stdout != "42\n":
+            self.close()
+            raise SandboxUnavailable(
+                bubblewrap.explain(probe.message or probe.stderr or f"status {probe.status.value}")
+            )
+
+    @property
+    def isolation(self) -> dict[str, str]:
+        """What holds a program, for reports."""
+        return {
+            "namespaces": "user, pid, mount, ipc, uts, net: one set a call, inside bubblewrap's",
+            "user": "unprivileged, no capabilities, no_new_privs, seccomp filter",
+            "memory": "RLIMIT_AS a process, resident memory of all watched every 50 ms; no cgroup",
+            "processes": "RLIMIT_NPROC in the call's own user namespace",
+            "disk": "tmpfs with size and inode limits, RLIMIT_FSIZE",
+            "python": self.python,
+        }
+
+    def run(
+        self,
+        code: str,
+        language: str = "python",
+        stdin: str | bytes = "",
+        files: Mapping[str, str | bytes] | None = None,
+        limits: Limits | None = None,
+        *,
+        outputs: Sequence[str] = (),
+    ) -> Result:
+        """Run a program by itself; see `Runner.run`."""
+        request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
+        with self._slots, contextlib.closing(Call(self._connect)) as call:
+            return call.ask(request)
+
+    async def arun(
+        self,
+        code: str,
+        language: str = "python",
+        stdin: str | bytes = "",
+        files: Mapping[str, str | bytes] | None = None,
+        limits: Limits | None = None,
+        *,
+        outputs: Sequence[str] = (),
+    ) -> Result:
+        """Run a program by itself without blocking the event loop; see `Runner.arun`."""
+        request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
+        call = Call(self._connect)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask_in_slot, call, request)
+        finally:
+            call.close()
+
+    def session(self) -> "LocalSession":
+        """Open a session; see `Sandbox.session`."""
+        return LocalSession(self)
+
+    def close(self) -> None:
+        """Stop all calls and sessions; may be called again."""
+        with self._lock:
+            self._closed = True
+            if self._zygote is not None:
+                self._zygote.close()
+                self._zygote = None
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> "LocalSandbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask_in_slot(self, call: Call, request: dict[str, Any]) -> Result:
+        with self._slots:
+            return call.ask(request)
+
+    def _connect(self) -> socket.socket:
+        """Have a supervisor forked; a zygote that is gone, or belongs to a parent process, is replaced."""
+        here, there = socket.socketpair()
+        with there:
+            for attempt in (1, 2):
+                with self._lock:
+                    if self._closed:
+                        here.close()
+                        raise ValueError("the sandbox is closed; make a new LocalSandbox")
+                    if self._zygote is None or not self._zygote.is_ours():
+                        self._zygote = Zygote(*bubblewrap.start(*self._start_args))
+                    zygote = self._zygote
+                    try:
+                        socket.send_fds(zygote.control, [b"call"], [there.fileno()])
+                        return here
+                    except OSError:
+                        zygote.close()
+                        self._zygote = None
+                        if attempt == 2:
+                            here.close()
+                            raise
+        raise AssertionError
+
+
+class LocalSession:
+    """Calls that share variables, files and processes; see `Runner`. Python only, one call at a time."""
+
+    def __init__(self, sandbox: LocalSandbox) -> None:
+        self._sandbox = sandbox
+        self._call = Call(sandbox._connect)
+        self._turn = threading.Lock()
+
+    def run(
+        self,
+        code: str,
+        language: str = "python",
+        stdin: str | bytes = "",
+        files: Mapping[str, str | bytes] | None = None,
+        limits: Limits | None = None,
+        *,
+        outputs: Sequence[str] = (),
+    ) -> Result:
+        """Run one cell; see `Runner.run`. The status of a cell is the program's own word: never score by it."""
+        if language != "python" or stdin:
+            field, value = ("stdin", stdin) if language == "python" else ("language", language)
+            raise ValueError(
+                f"{field} = {value!r}: a session takes Python cells without stdin; use the sandbox's own run()"
+            )
+        request = make_request(code, language, stdin, files, limits or self._sandbox.limits, outputs, session=True)
+        with self._turn, self._sandbox._slots:
+            return self._call.ask(request)
+
+    async def arun(
+        self,
+        code: str,
+        language: str = "python",
+        stdin: str | bytes = "",
+        files: Mapping[str, str | bytes] | None = None,
+        limits: Limits | None = None,
+        *,
+        outputs: Sequence[str] = (),
+    ) -> Result:
+        """Run one cell without blocking the event loop; if it is cancelled, the session's state is lost."""
+        loop, call = asyncio.get_running_loop(), self._call
+        work = loop.run_in_executor(
+            self._sandbox._threads, lambda: self.run(code, language, stdin, files, limits, outputs=outputs)
+        )
+        try:
+            return await work
+        except asyncio.CancelledError:
+            call.abort()
+            raise
+
+    def close(self) -> None:
+        """End the session; may be called again."""
+        self._call.close()
+
+    def __enter__(self) -> "LocalSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

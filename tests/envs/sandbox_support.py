@@ -1,0 +1,25 @@
+"""What the sandbox's tests share: the skip, and limits tight enough to be quick."""
+
+import shutil
+import sys
+
+import pytest
+
+from trm_envs.sandbox import Limits
+
+needs_bubblewrap = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("bwrap") is None,
+    reason="the local sandbox needs Linux and bubblewrap (apt-get install bubblewrap)",
+)
+
+MIB = 1 << 20
+TIGHT = Limits(
+    wall_s=0.6,
+    cpu_s=5,
+    memory_bytes=128 * MIB,
+    processes=12,
+    output_bytes=2 * MIB,
+    file_bytes=4 * MIB,
+    disk_bytes=8 * MIB,
+    num_files=200,
+)

@@ -1,0 +1,282 @@
+"""Hostile programs: each ends in a structured result, in time, with the host and the next run unharmed."""
+
+import contextlib
+import dataclasses
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
+from trm_envs.sandbox import LocalSandbox, Result
+from trm_envs.sandbox.guest.zygote import SPARES
+
+pytestmark = needs_bubblewrap
+
+# name -> (code, the allowed statuses, what stdout must hold)
+HOSTILE = {
+    "busy loop": ("while True: pass", "timeout", ""),
+    "sleep past the deadline": ("import time; time.sleep(60)", "timeout", ""),
+    "signals ignored": (
+        "import signal\nfor n in range(1, 32):\n    if n not in (9, 19): signal.signal(n, signal.SIG_IGN)\n"
+        "print('armed', flush=True)\nwhile True: pass",
+        "timeout",
+        "armed",
+    ),
+    "fork bomb": (
+        "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+        "timeout",
+        "",
+    ),
+    "double-fork daemon": (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(60)\n    os._exit(0)\n"
+        "print('left')",
+        "ok",
+        "left",
+    ),
+    "thread bomb": (
+        "import threading, time\nn = 0\ntry:\n    while True:\n"
+        "        threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); n += 1\n"
+        "except RuntimeError: print('refused', n < 13)",
+        "ok",
+        "refused True",
+    ),
+    "100 GB allocation": ("x = bytearray(100 << 30)", "memory", ""),
+    "slow leak over many children": (
+        "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n"
+        "        x = bytearray(b'x') * (60 << 20); time.sleep(60)\ntime.sleep(60)",
+        "memory",
+        "",
+    ),
+    "disk fill": (
+        "import errno\ntry:\n    for i in range(99):\n        open(f'f{i}', 'wb').write(bytes(1 << 20))\n"
+        "except OSError as e: print(errno.errorcode[e.errno])",
+        "ok",
+        "ENOSPC",
+    ),
+    "a million empty files": (
+        "import errno\ntry:\n    for i in range(1000000): open(f'f{i}', 'w').close()\n"
+        "except OSError as e: print(errno.errorcode[e.errno], i < 200)",
+        "ok",
+        "ENOSPC True",
+    ),
+    "sparse 1 TB file": (
+        "import errno\ntry:\n    open('big', 'wb').truncate(1 << 40)\n"
+        "except OSError as e: print(errno.errorcode[e.errno])",
+        "ok",
+        "EFBIG",
+    ),
+    "memory outside of every limit": (
+        "import os\ntry:\n    os.memfd_create('x')\nexcept OSError as e: print(e.strerror)",
+        "ok",
+        "Operation not permitted",
+    ),
+    "infinite stdout": ("while True: print('x' * 1000)", "output_limit", "x"),
+    "infinite stderr": ("import sys\nwhile True: sys.stderr.write('x' * 1000)", "output_limit", ""),
+    "waits on absent stdin": ("input()", "error", ""),
+    "kills parent, 1 and all": (
+        "import os, signal\nprint(os.getppid(), flush=True)\n"
+        "for pid in (os.getppid(), 1):\n    os.kill(pid, signal.SIGKILL); os.kill(pid, signal.SIGTERM)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n\n"
+        "try: os.kill(-1, signal.SIGKILL)\nexcept ProcessLookupError: pass\nprint('on')",
+        "ok",
+        "1\non",
+    ),
+    "SIGSEGV": ("import ctypes; ctypes.string_at(0)", "error", ""),
+    "deep recursion": (
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()",
+        "error memory timeout",
+        "",
+    ),
+    "huge integer": ("print(len(str(9**9**9)))", "timeout error memory", ""),
+    "a setuid program": ("import os; os.setuid(0)", "error", ""),
+    "stopped by itself": ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "timeout", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[LocalSandbox]:
+    with LocalSandbox(TIGHT) as made:
+        yield made
+
+
+def processes() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def descendants_of(pid: int) -> list[int]:
+    parents = {}
+    for child in processes():
+        with contextlib.suppress(OSError):
+            parents[child] = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+    found, frontier = [], [pid]
+    while frontier:
+        frontier = [child for child, parent in parents.items() if parent in frontier]
+        found += frontier
+    return found
+
+
+def check_unharmed(sandbox: LocalSandbox) -> None:
+    # a fresh world: no file left, no process but its own supervisor and itself
+    after = sandbox.run("import os\nprint(os.listdir('.'), [p for p in os.listdir('/proc') if p.isdigit()])")
+    assert after.stdout == "[] ['1', '2']\n", after
+    # the zygote and its spare supervisors; the last call may take a moment to vanish
+    deadline = time.monotonic() + 2
+    while len(left := descendants_of(sandbox._zygote._process.pid)) > 1 + SPARES and time.monotonic() < deadline:  # type: ignore[union-attr]
+        time.sleep(0.01)
+    assert len(left) <= 1 + SPARES
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_program_ends_in_time_and_harms_nobody(sandbox: LocalSandbox, name: str) -> None:
+    code, statuses, printed = HOSTILE[name]
+    # what must not end by the clock gets time enough on a busy machine
+    limits = TIGHT if "timeout" in statuses else dataclasses.replace(TIGHT, wall_s=10.0)
+    started = time.monotonic()
+    result = sandbox.run(code, limits=limits)
+    elapsed = time.monotonic() - started
+    assert result.status.value in statuses.split(), result
+    assert printed in result.stdout
+    assert result.duration_s < limits.wall_s + 0.5
+    assert elapsed < limits.wall_s + 2
+    check_unharmed(sandbox)
+
+
+def fails_with(code: str) -> str:
+    return f"import os, socket, ctypes, errno\ntry:\n    {code}\nexcept OSError as e: print(errno.errorcode[e.errno])"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("socket.create_connection(('1.1.1.1', 80), 1)", "ENETUNREACH"),
+        ("socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('8.8.8.8', 53))", "ENETUNREACH"),
+        ("socket.create_connection(('169.254.169.254', 80), 1)", "ENETUNREACH"),
+        ("socket.socket(socket.AF_UNIX).connect('/var/run/docker.sock')", "ENOENT"),
+        ("os.kill(99999, 9)", "ESRCH"),
+        ("open('/etc/passwd')", "ENOENT"),
+        ("os.listdir('/root')", "ENOENT"),
+        ("os.listdir('/home')", "ENOENT"),
+        ("open('/proc/1/environ').read()", "EACCES"),
+        ("open('/proc/1/mem').read()", "EACCES"),
+        ("os.listdir('/proc/1/fd')", "EACCES"),
+        ("open('/proc/sys/kernel/core_pattern', 'w')", "EACCES"),
+        ("open('/usr/lib/python3/dist-packages/x.py', 'w')", "EROFS"),
+        ("open('/evil', 'w')", "EROFS"),
+        ("open('/dev/evil', 'w')", "EROFS"),
+        ("os.mknod('disk', 0o60600, 0x800)", "EPERM"),
+        ("os.chroot('/tmp')", "EPERM"),
+    ],
+)
+def test_what_lies_outside_is_refused(sandbox: LocalSandbox, code: str, error: str) -> None:
+    assert sandbox.run(fails_with(code)).stdout == f"{error}\n"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ptrace(16, 1, 0, 0)",
+        "process_vm_readv(1, None, 0, None, 0, 0)",
+        "unshare(0x10000000)",
+        "mount(b'none', b'/tmp', b'tmpfs', 0, None)",
+        "syscall(56, 0x10000000 | 17, 0, 0, 0, 0)",
+        "shmget(0, 4096, 0o1600)",
+    ],
+)
+def test_tracing_and_nested_namespaces_are_refused(sandbox: LocalSandbox, call: str) -> None:
+    code = f"import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\nresult = libc.{call}\n"
+    code += "print(result, errno.errorcode.get(ctypes.get_errno()))"
+    assert sandbox.run(code).stdout == "-1 EPERM\n"
+
+
+def test_a_service_on_the_hosts_loopback_is_out_of_reach(sandbox: LocalSandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert sandbox.run(fails_with(f"socket.create_connection(('127.0.0.1', {port}), 1)")).stdout == "ECONNREFUSED\n"
+
+
+def test_the_environment_of_the_host_is_not_there(sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SECRET_KEY", "hush")
+    with LocalSandbox(TIGHT) as fresh:
+        result = fresh.run("cat /proc/self/environ; env", "bash")
+    assert "PATH" in result.stdout
+    assert "hush" not in result.stdout
+
+
+def test_no_descriptor_is_inherited_beyond_the_three_streams(sandbox: LocalSandbox) -> None:
+    result = sandbox.run(
+        "import os\nprint(sorted(int(n) for n in os.listdir('/proc/self/fd') if os.path.lexists(f'/proc/self/fd/{n}')))"
+    )
+    assert result.stdout == "[0, 1, 2]\n"
+
+
+def test_output_below_the_limit_is_whole_however_fast_the_program_ends(sandbox: LocalSandbox) -> None:
+    result = sandbox.run("import os\nprint('x' * 1000000)")
+    assert (result.status.value, len(result.stdout), result.stdout_truncated) == ("ok", 1_000_001, False)
+
+
+def test_output_over_the_limit_is_cut_and_marked(sandbox: LocalSandbox) -> None:
+    result = sandbox.run("while True: print('x' * 1000)")
+    assert (len(result.stdout), result.stdout_truncated, result.return_code) == (2 * MIB, True, None)
+
+
+def test_both_streams_invalid_utf8_and_nul_come_through(sandbox: LocalSandbox) -> None:
+    code = "import os\nfor i in range(2000):\n    os.write(1, b'a\\xff\\0'); os.write(2, b'b\\xfe')"
+    result = sandbox.run(code)
+    assert (result.stdout, result.stderr) == ("a\ufffd\0" * 2000, "b\ufffd" * 2000)
+
+
+def test_a_link_is_not_fetched_and_paths_that_leave_are_refused(sandbox: LocalSandbox) -> None:
+    code = "import os\nos.symlink('/etc/ld.so.cache', 'a')\nos.mkfifo('b')\nos.symlink('/usr', 'd')\n"
+    code += "open('c', 'w').write('3')"
+    result = sandbox.run(code, outputs=["a", "b", "c", "d/bin/env", "e"])
+    assert result.files == {"c": b"3"}
+    assert set(result.missing) == {"a", "b", "d/bin/env", "e"}
+    for name in ("../x", "/etc/x", "a/../../x", "", "a\0b", "./a"):
+        with pytest.raises(ValueError, match="relative name"):
+            sandbox.run("", files={name: "x"})
+        with pytest.raises(ValueError, match="relative name"):
+            sandbox.run("", outputs=[name])
+
+
+def test_the_verdict_is_the_kernels_not_the_programs(sandbox: LocalSandbox) -> None:
+    forged = 'import sys\nprint(\'{"status": "ok", "return_code": 0}\')\nsys.exit(7)'
+    result: Result = sandbox.run(forged)
+    assert (result.status.value, result.return_code) == ("error", 7)
+
+
+CHANNEL = (
+    "import os, socket\nfds = [int(n) for n in os.listdir('/proc/self/fd') if int(n) > 2]\n"
+    "kinds = {n: os.readlink(f'/proc/self/fd/{n}') for n in fds if os.path.lexists(f'/proc/self/fd/{n}')}\n"
+    "channel = next(n for n in kinds if kinds[n].startswith('socket'))\nprint('found')\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("attack", "statuses"),
+    [
+        ("os.write(channel, b'\\0')", "timeout error ok"),
+        ("os.write(channel, b'\\0\\0\\0\\4null')", "timeout error ok"),
+        ("os.close(channel)", "timeout error"),
+        ("import threading, time; threading.Thread(target=lambda: (time.sleep(0.05), os._exit(9))).start()", "ok"),
+        (
+            "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()",
+            "ok",
+        ),
+    ],
+)
+def test_a_session_that_attacks_its_channel_hurts_itself_alone(
+    sandbox: LocalSandbox, attack: str, statuses: str
+) -> None:
+    with sandbox.session() as session:
+        started = time.monotonic()
+        result = session.run(CHANNEL + attack)
+        assert result.status.value in statuses.split(), result
+        assert "StopIteration" not in result.stderr
+        session.run("print(2)")
+        assert session.run("print(3)").stdout == "3\n"
+        assert time.monotonic() - started < 6
+    check_unharmed(sandbox)
