@@ -47,6 +47,7 @@ def test_the_mismatch_preset_is_the_default_with_a_few_differences() -> None:
     assert config.actor_rollout_ref.actor.policy_loss.trm.criterion == "both"
 
 
+@pytest.mark.slow
 def test_the_gpu_experiment_passes_verls_own_validation() -> None:
     done = subprocess.run(
         [sys.executable, "-c", VALIDATE, "experiment=math_qwen3_8b"], capture_output=True, text=True, timeout=110

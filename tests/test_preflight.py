@@ -1,7 +1,11 @@
 """Every refusal names the field, the value, what is allowed and what to do, and comes before Ray."""
 
+import copy
+import functools
+
 import pytest
-from omegaconf import DictConfig
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from trm_agent import preflight
 from trm_agent.compose import compose_run
@@ -10,8 +14,18 @@ NANO = "experiment=math_nano"
 TRM = "actor_rollout_ref.actor.policy_loss.trm"
 
 
+@functools.cache
+def nano() -> DictConfig:
+    return compose_run([NANO])
+
+
 def composed(*overrides: str) -> DictConfig:
-    return compose_run([NANO, *overrides])
+    """The default run with fields changed; composing anew for each would take most of the suite's time."""
+    config = copy.deepcopy(nano())
+    for override in overrides:
+        field, _, value = override.removeprefix("+").partition("=")
+        OmegaConf.update(config, field, yaml.safe_load(value), force_add=True)
+    return config
 
 
 @pytest.mark.parametrize("experiment", ["math_nano", "math_nano_mismatch", "math_qwen3_8b"])
@@ -39,14 +53,14 @@ def test_our_variants_pass(preset: str) -> None:
     ],
 )
 def test_an_estimator_that_the_rollout_cannot_feed_is_refused(estimator: str, field: str, value: str) -> None:
-    config = compose_run(["experiment=math_nano", f"{TRM}.estimator={estimator}", f"{field}={value}"])
+    config = composed(f"{TRM}.estimator={estimator}", f"{field}={value}")
     with pytest.raises(ValueError, match="the rollout cannot feed this estimator") as error:
         preflight.check(config)
     assert str(error.value).startswith(field)
 
 
 def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
-    config = compose_run(["experiment=math_nano", f"{TRM}.estimator=topk", f"{TRM}.top_k=600"])
+    config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
     with pytest.raises(ValueError, match=r"top_k=600: the model's vocabulary has 563 tokens"):
         preflight.check_top_k(config, 563)
 
@@ -109,7 +123,7 @@ def test_an_unknown_choice_names_the_closest(override: str, nearest: str) -> Non
 
 def test_an_unknown_field_is_named() -> None:
     with pytest.raises(ValueError, match="train_batch_sise"):
-        composed("data.train_batch_sise=4")
+        compose_run([NANO, "data.train_batch_sise=4"])
 
 
 def test_an_unknown_policy_loss_names_the_closest() -> None:

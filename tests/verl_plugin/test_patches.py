@@ -13,6 +13,9 @@ import pytest
 
 from trm_agent.verl_plugin.cpu import patches
 
+# each imports verl or vLLM in a process of its own
+pytestmark = pytest.mark.slow
+
 GLOO = """
 import os, sys
 os.environ.update(RANK="0", WORLD_SIZE="1", DIST_INIT_METHOD="tcp://127.0.0.1:" + sys.argv[1])
