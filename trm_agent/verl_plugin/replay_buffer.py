@@ -1,6 +1,7 @@
 """verl's replay buffer with a short poll and an answer to batches in which every episode failed."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transfer_queue import KVBatchMeta
@@ -16,9 +17,15 @@ class EnvReplayBuffer(ReplayBuffer):
     materialised. Here a batch whose episodes all failed is replaced by fresh tasks, `max_failed_batches` times in a
     row at most: an environment that never works must not look like a run that goes on.
 
+    verl keeps the order in which episodes ended, so that with several mini-batches a step the short and easy ones make
+    the first update and the long ones the last, which is also the one farthest off-policy. Here the tasks keep the
+    order in which they were drawn; only within a mini-batch, where order means nothing, episodes are sorted by length,
+    so that a micro-batch has little padding.
+
     Args:
         poll_interval: seconds between two looks at the queue (`trainer.v1.sampler.sampler_kwargs`).
         max_failed_batches: consecutive batches without any episode before the run stops.
+        tasks_per_update, episodes_per_task: size of a mini-batch over all devices.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -26,6 +33,7 @@ class EnvReplayBuffer(ReplayBuffer):
         kwargs["poll_interval"] = float(settings.get("poll_interval", 0.05))
         super().__init__(*args, **kwargs)
         self.max_failed_batches = int(settings.get("max_failed_batches", 3))
+        self.episodes_per_update = int(settings["tasks_per_update"]) * int(settings["episodes_per_task"])
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         for _ in range(self.max_failed_batches):
@@ -44,8 +52,27 @@ class EnvReplayBuffer(ReplayBuffer):
         while len(self._terminal(partition_id)) < batch_size:
             self._wait_for_next_poll(partition_id, float("inf"))
             self._sync_metadata_from_transfer_queue()
-        uids, snapshot, _ = self._select_prompt_uids(partition_id, self._terminal(partition_id), batch_size)
-        return self._materialize_batch(partition_id, uids, snapshot), {}
+        uids, snapshot, drawn = self._select_prompt_uids(partition_id, self._terminal(partition_id), batch_size)
+        batch = self._materialize_batch(partition_id, uids, snapshot)
+        batch.reorder(update_order(batch.keys, batch.tags, list(drawn), self.episodes_per_update))
+        return batch, {}
 
     def _terminal(self, partition_id: str) -> set[str]:
         return self.finished_keys[partition_id] | self.failure_keys[partition_id]
+
+
+def update_order(
+    keys: Sequence[str], tags: Sequence[Mapping[str, Any]], drawn: Sequence[str], episodes_per_update: int
+) -> list[int]:
+    """Return the order of a batch's episodes: by task as drawn, and by length within a mini-batch.
+
+    Args:
+        keys: verl's keys of the episodes, `{task}_{session}_{index}`.
+        tags: their tags, of which `seq_len` is read.
+        drawn: the tasks' keys in the order in which they were drawn.
+        episodes_per_update: episodes of a mini-batch.
+    """
+    place = {task: position for position, task in enumerate(drawn)}
+    by_task = sorted(range(len(keys)), key=lambda row: (place[keys[row].split("_")[0]], keys[row]))
+    updates = [by_task[start : start + episodes_per_update] for start in range(0, len(keys), episodes_per_update)]
+    return [row for update in updates for row in sorted(update, key=lambda row: tags[row]["seq_len"])]
