@@ -1,62 +1,44 @@
-r"""The contract of a tool-using text environment.
+"""The contract of a tool-using text environment.
 
 One action is the full text of one assistant turn; one observation is the text of the message that answers it. A
-subclass says four things: its options, its tools, how a task is drawn, how an answer is scored.
+subclass says three things: how a task is drawn, which tools there are, how an answer is scored.
 """
 
 import dataclasses
-import difflib
+import hashlib
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import gymnasium
 from gymnasium.error import ResetNeeded
 
-from trm_envs.protocols import parse_turn
+from trm_envs.options import EnvOptions, check_choice, cut_middle
+from trm_envs.protocols import PROTOCOLS, TurnProtocol
 from trm_envs.spaces import UnicodeText
-from trm_envs.tools import Tool, ToolResult, run_tool_call
+from trm_envs.tools import Tool, ToolResult, marked_tools, run_tool_call
 
-SPLITS = ("train", "held_out")
-MAX_HORIZON = 10_000
-NUDGE = "Call a tool, or give the final answer as \\boxed{...}."
-
-
-@dataclasses.dataclass(frozen=True)
-class EnvOptions:
-    """What every environment lets its user choose, in `gymnasium.make` or in `reset(options=...)`.
-
-    Raises:
-        ValueError: if a value is not allowed.
-    """
-
-    horizon: int = 4
-    """How many dependent steps a task has, 1 to 10000."""
-    split: str = "train"
-    """Which tasks are drawn: "train" or "held_out"; no task is in both."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.horizon, int) or isinstance(self.horizon, bool) or not 1 <= self.horizon <= MAX_HORIZON:
-            raise ValueError(f"horizon = {self.horizon!r}: expected an integer from 1 to {MAX_HORIZON}; e.g. horizon=4")
-        check_choice("split", self.split, SPLITS)
-
-
+HELD_OUT_FRACTION = 0.2
+MAX_DRAWS = 1000
+MAX_CALLS = 32
 OptionsT = TypeVar("OptionsT", bound=EnvOptions)
 
 
-def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise a ValueError that names the closest choice if `value` is none of them."""
-    if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f'did you mean "{close[0]}"?' if close else f'pass e.g. "{choices[0]}"'
-        raise ValueError(f"{field} = {value!r}: expected one of {', '.join(choices)}; {hint}")
-
-
 class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
-    """Base class of the environments.
+    r"""Base class of the environments.
 
     Args:
         **options: defaults for the fields of `options_class`; `reset(options=...)` overrides them for one episode.
+
+    Attributes:
+        options_class: the dataclass of the options.
+        system_prompt: what the model is told first; `{answer}` in it becomes an answer's form, such as
+            `\boxed{...}`. `make_task` may set another.
+        answer_form: what stands between the braces of that form.
+        tools: functions with type hints; methods marked with `@tool` come on top of these.
+        task_key: what makes the task, if the first message does not say it all; `make_task` may set it. Its hash
+            decides the split.
 
     Raises:
         ValueError: if an option is unknown or its value is not allowed.
@@ -64,11 +46,15 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
     options_class: ClassVar[type[EnvOptions]] = EnvOptions
     system_prompt: str = ""
-    tools: tuple[Tool, ...] = ()
+    answer_form: str = "..."
+    tools: Sequence[Tool | Callable[..., Any]] = ()
+    task_key: str = ""
 
     def __init__(self, **options: Any) -> None:
         self.action_space = UnicodeText()
         self.observation_space = UnicodeText()
+        plain = tuple(each if isinstance(each, Tool) else Tool(each) for each in type(self).tools)
+        self._tools = (*plain, *marked_tools(self))
         self._defaults = self._with_options(self.options_class(), options)
         self.options: OptionsT = self._defaults
         self.task_id = ""
@@ -76,24 +62,53 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
     @abstractmethod
     def make_task(self) -> str:
-        """Draw a task from `self.np_random` by `self.options`, set `self.task_id`, return the first user message."""
+        """Draw a task from `self.np_random` by `self.options` and return the first user message."""
 
     @abstractmethod
     def score(self, answer: str) -> float:
-        """Return the reward of a final answer, 0 to 1; 1 is success."""
+        """Return the reward of a final answer, 0 to 1; 1 is success.
 
-    @abstractmethod
+        Raises:
+            VerifierError: if it cannot be decided: the episode is then neither right nor wrong.
+        """
+
     def solution(self) -> str:
-        """Return what the scripted solver writes as its next assistant turn in the current state."""
+        """Return what a scripted solver writes as its next assistant turn in the current state; see `call`, `answer`.
+
+        Raises:
+            NotImplementedError: if the environment has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no scripted solver; define solution()")
 
     def follow_up(self, results: Sequence[ToolResult]) -> str:
         """Return the message that answers the tool calls of one turn. Subclasses add what the task says next."""
         return "\n".join(result.text for result in results)
 
+    def follow_answer(self, answer: str) -> str | None:
+        """Return what to ask after an answer; None if it is the final one and shall be scored."""
+        return None
+
+    def numbers(self) -> dict[str, float]:
+        """Return what is worth counting at the end of an episode, such as the accuracy of single steps."""
+        return {}
+
+    def call(self, name: str, **arguments: Any) -> str:
+        """Return the text of a tool call in the episode's protocol."""
+        return self.protocol.format_call(name, arguments, self._tools)
+
+    def answer(self, text: str) -> str:
+        """Return the text of an answer in the episode's protocol."""
+        return self.protocol.format_answer(text)
+
+    @property
+    def protocol(self) -> TurnProtocol:
+        """How tool calls and answers are written in this episode."""
+        return PROTOCOLS[self.options.protocol]
+
     @property
     def tool_schemas(self) -> list[dict[str, Any]]:
-        """The tools as OpenAI function schemas."""
-        return [tool.schema for tool in self.tools]
+        """The tools as OpenAI function schemas, for the chat template; empty if the protocol describes them itself."""
+        return [tool.schema for tool in self._tools] if self.protocol.template_shows_tools else []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start a new task.
@@ -106,11 +121,13 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             The first user message and `{"task_id": str, "horizon": int}`.
 
         Raises:
-            ValueError: if an option is unknown or its value is not allowed.
+            ValueError: if an option is unknown, its value is not allowed, or the split has no task.
         """
         super().reset(seed=seed)
         self.options = self._with_options(self._defaults, options or {})
-        first_message = self.make_task()
+        first_message = self._draw()
+        prompt = self.system_prompt.replace("{answer}", self.answer(self.answer_form))
+        self.system_prompt = "\n".join(filter(None, (prompt, self.protocol.instructions(self._tools))))
         self._running = True
         return first_message, {"task_id": self.task_id, "horizon": self.options.horizon}
 
@@ -122,36 +139,67 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
         Returns:
             observation, reward, terminated, truncated and info: "role" of the observation ("tool" or "user"),
-            "num_tool_calls" executed, "malformed" (a call that could not be run), at the end "success".
+            "num_tool_calls" executed, "malformed" (a call that could not be run), at the end "success" and "numbers".
 
         Raises:
             TypeError: if the action is not text.
             ResetNeeded: if the episode has not begun or is over.
+            InfrastructureError: if a sandbox or the verifier failed; the episode is over, without a verdict.
         """
         if not isinstance(action, str):
             raise TypeError(f"action is {type(action).__name__}: expected str, the text of one assistant turn")
         if not self._running:
             raise ResetNeeded("the episode has not begun or is over; call reset() first")
-        turn = parse_turn(action)
-        if turn.malformed is not None:
-            return f"Error: {turn.malformed}", 0.0, False, False, _info("tool", malformed=True)
+        turn = self.protocol.parse(action, self._tools)
+        malformed = turn.malformed
+        if len(turn.calls) > MAX_CALLS:
+            malformed = f"{len(turn.calls)} tool calls in one turn; at most {MAX_CALLS} are allowed"
+        if malformed is not None:
+            return self._go_on(f"Error: {malformed}", "tool", malformed=True)
         if turn.calls:
-            results = [run_tool_call(self.tools, call) for call in turn.calls]
+            results = [run_tool_call(self._tools, call) for call in turn.calls]
             num_executed = sum(result.executed for result in results)
-            info = _info("tool", num_tool_calls=num_executed, malformed=num_executed < len(results))
-            return self.follow_up(results), 0.0, False, False, info
+            return self._go_on(self.follow_up(results), "tool", num_executed, num_executed < len(results))
         if turn.answer is None:
-            return NUDGE, 0.0, False, False, _info("user")
+            ways = "Call a tool, or give" if self._tools else "Give"
+            return self._go_on(f"{ways} the final answer as {self.answer('...')}.", "user")
+        question = self.follow_answer(turn.answer)
+        if question is not None:
+            return self._go_on(question, "user")
         self._running = False
         reward = float(self.score(turn.answer))
-        return "", reward, True, False, {**_info("user"), "success": reward >= 1.0}
+        if not math.isfinite(reward):
+            raise ValueError(f"{type(self).__name__}.score returned {reward}: it must be a finite number")
+        return "", reward, True, False, {**_info("user"), "success": reward >= 1.0, "numbers": self.numbers()}
 
-    @classmethod
-    def _with_options(cls, base: Any, changes: dict[str, Any]) -> Any:
-        names = [field.name for field in dataclasses.fields(cls.options_class)]
+    def _go_on(
+        self, observation: str, role: str, num_tool_calls: int = 0, malformed: bool = False
+    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        text = cut_middle(observation, self.options.max_observation_chars)
+        return text, 0.0, False, False, _info(role, num_tool_calls, malformed)
+
+    def _draw(self) -> str:
+        """Draw tasks until one belongs to the split; return its first message."""
+        for _ in range(MAX_DRAWS):
+            self.system_prompt, self.task_key = type(self).system_prompt, ""
+            first_message = self.make_task()
+            digest = hashlib.sha256((self.task_key or first_message).encode()).hexdigest()
+            split = "held_out" if int(digest[:8], 16) < HELD_OUT_FRACTION * 2**32 else "train"
+            if self.options.split in (split, "all"):
+                self.task_id = digest[:16]
+                return first_message
+        raise ValueError(
+            f'split = "{self.options.split}": none of {MAX_DRAWS} drawn tasks belongs to it; draw from more tasks, '
+            'or set split="all"'
+        )
+
+    def _with_options(self, base: Any, changes: dict[str, Any]) -> Any:
+        names = [field.name for field in dataclasses.fields(self.options_class)]
         for name in changes:
-            check_choice(f"{cls.__name__} option", name, names)
-        return dataclasses.replace(base, **changes)
+            check_choice(f"{type(self).__name__} option", name, names)
+        options = dataclasses.replace(base, **changes)
+        PROTOCOLS[options.protocol].check_tools(self._tools)
+        return options
 
 
 def _info(role: str, num_tool_calls: int = 0, malformed: bool = False) -> dict[str, Any]:

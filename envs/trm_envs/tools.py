@@ -11,9 +11,12 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeVar, Union
 
-from trm_envs.protocols import ToolCall
+from trm_envs.errors import InfrastructureError
+from trm_envs.turn import ToolCall
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _ARG_LINE = re.compile(r"\s+(\w+):\s*(.+)")
@@ -62,7 +65,7 @@ class Tool:
                 properties[name]["description"] = described[name]
             if parameter.default is inspect.Parameter.empty:
                 required.append(name)
-        self.parameters = {"type": "object", "properties": properties, "required": required}
+        self.parameters: dict[str, Any] = {"type": "object", "properties": properties, "required": required}
         self.description = docs.splitlines()[0] if docs else ""
 
     @property
@@ -73,7 +76,7 @@ class Tool:
 
     def check(self, arguments: dict[str, Any]) -> str | None:
         """Return what is wrong with the arguments, or None."""
-        properties = typing.cast(dict[str, dict[str, Any]], self.parameters["properties"])
+        properties = self.parameters["properties"]
         for name in arguments:
             if name not in properties:
                 return f'unknown argument "{name}"; {self.name} takes {", ".join(properties) or "no arguments"}'
@@ -86,8 +89,29 @@ class Tool:
         return None
 
 
+def tool(method: FunctionT) -> FunctionT:
+    """Mark a method of an environment as a tool that the model may call."""
+    method.is_tool = True  # type: ignore[attr-defined]
+    return method
+
+
+def marked_tools(owner: object) -> list[Tool]:
+    """Return the methods of an object that are marked with `@tool`, base classes' first, in the order of the source."""
+    names = dict.fromkeys(
+        name
+        for kind in reversed(type(owner).__mro__)
+        for name, value in vars(kind).items()
+        if getattr(value, "is_tool", False)
+    )
+    return [Tool(getattr(owner, name)) for name in names if getattr(getattr(owner, name), "is_tool", False)]
+
+
 def run_tool_call(tools: Sequence[Tool], call: ToolCall) -> ToolResult:
-    """Run one call. Never raises: an unknown tool, bad arguments and a raising tool are results that say so."""
+    """Run one call. An unknown tool, bad arguments and a raising tool are results that say so.
+
+    Raises:
+        InfrastructureError: if the tool does: what failed is not the model's doing.
+    """
     by_name = {tool.name: tool for tool in tools}
     tool = by_name.get(call.name)
     if tool is None:
@@ -99,6 +123,8 @@ def run_tool_call(tools: Sequence[Tool], call: ToolCall) -> ToolResult:
         return ToolResult(f"Error: {problem}", ok=False, executed=False)
     try:
         return ToolResult(str(tool.function(**call.arguments)), ok=True, executed=True)
+    except InfrastructureError:
+        raise
     except ToolError as error:
         return ToolResult(f"Error: {error}", ok=False, executed=True)
     except Exception as error:

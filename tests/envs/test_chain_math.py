@@ -11,7 +11,7 @@ from trm_envs.tasks.chain_math import Chain, ChainMath, draw_chain
 
 
 def call(expression: str) -> str:
-    return trm_envs.format_tool_call("calculator", {"expression": expression})
+    return trm_envs.PROTOCOLS["hermes"].format_call("calculator", {"expression": expression}, ())
 
 
 def make(**options: object) -> ChainMath:

@@ -2,8 +2,30 @@
 
 import pytest
 
-from trm_envs import ToolCall, format_tool_call, parse_turn
-from trm_envs.protocols import last_boxed
+from trm_envs import PROTOCOLS, Tool, ToolCall
+from trm_envs.protocols import Fenced, Hermes, Tags
+
+
+def python(code: str) -> str:
+    """Run code."""
+    return code
+
+
+def look_up(key: str, limit: int = 3) -> str:
+    """Look something up."""
+    return f"{key} {limit}"
+
+
+TOOLS = (Tool(look_up), Tool(python))
+HERMES, FENCED, TAGS = Hermes(), Fenced(), Tags()
+
+
+def format_tool_call(name: str, arguments: dict) -> str:
+    return HERMES.format_call(name, arguments)
+
+
+def parse_turn(text: str):  # type: ignore[no-untyped-def]
+    return HERMES.parse(text, ())
 
 
 def test_a_formatted_call_parses_back() -> None:
@@ -71,9 +93,46 @@ def test_thoughts_hold_neither_calls_nor_answers() -> None:
         ("\\boxed{1} then \\boxed{ 2 }.", "2"),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("\\boxed{1} and \\boxed{2", None),
-        ("\\boxed{}", ""),
+        ("\\boxed{}", None),
         ("boxed{1}", None),
     ],
 )
-def test_the_answer_is_the_last_box(text: str, answer: str | None) -> None:
-    assert last_boxed(text) == answer
+@pytest.mark.parametrize("protocol", [HERMES, FENCED])
+def test_the_answer_is_the_last_box(protocol: Hermes | Fenced, text: str, answer: str | None) -> None:
+    assert protocol.parse(text, TOOLS).answer == answer
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=list(PROTOCOLS))
+def test_what_a_protocol_writes_it_reads(protocol) -> None:  # type: ignore[no-untyped-def]
+    code = "x = 1\nprint(f'{x} <b>')"
+    turn = protocol.parse("So:\n" + protocol.format_call("python", {"code": code}, TOOLS), TOOLS)
+    assert turn.calls[0].name == "python"
+    assert turn.calls[0].arguments["code"].rstrip() == code
+    assert (len(turn.calls), turn.malformed, turn.answer) == (1, None, None)
+    assert protocol.parse(protocol.format_answer("12"), TOOLS).answer == "12"
+    assert protocol.parse("<think>" + protocol.format_answer("12") + "</think>", TOOLS).answer is None
+    assert protocol.parse("nothing", TOOLS) == protocol.parse("", TOOLS)
+
+
+def test_fences_of_other_languages_are_text() -> None:
+    text = "```json\n{}\n```\n```python\na\n```\nand\n``` py\nb\n```\n\\boxed{1}"
+    assert [call.arguments["code"] for call in FENCED.parse(text, TOOLS).calls] == ["a\n", "b\n"]
+    assert FENCED.parse("```json\n{}\n```\\boxed{1}", TOOLS).answer == "1"
+    assert "not closed" in (FENCED.parse("```python\na", TOOLS).malformed or "")
+
+
+def test_a_tag_takes_text_or_json() -> None:
+    assert TAGS.parse("<python>1 < 2</python>", TOOLS).calls == (ToolCall("python", {"code": "1 < 2"}),)
+    turn = TAGS.parse('<look_up>{"key": "a", "limit": 2}</look_up><python></python>', TOOLS)
+    assert turn.calls == (ToolCall("look_up", {"key": "a", "limit": 2}), ToolCall("python", {"code": ""}))
+    for text, reason in (("<python>1", "without </python>"), ("<look_up>a</look_up>", "not JSON")):
+        assert reason in (TAGS.parse(text, TOOLS).malformed or "")
+    assert TAGS.parse("<answer>1</answer> or <answer> 2 </answer>", TOOLS).answer == "2"
+    assert TAGS.parse("<answer>1", TOOLS).answer is None
+
+
+def test_a_protocol_that_cannot_call_the_tools_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a tool whose only required argument is `code`"):
+        FENCED.check_tools(TOOLS[:1])
+    with pytest.raises(ValueError, match="cannot be written"):
+        FENCED.format_call("look_up", {"key": "a"}, TOOLS)

@@ -28,15 +28,35 @@ def extract_answer(text: str) -> Extraction:
 
     A box that is cut off or empty is no answer, and no earlier box stands in for it: what the model said last counts.
     """
-    visible = text.rpartition("</think>")[2].partition("<think>")[0]
-    boxed = _last_boxed(visible)
+    visible = after_thoughts(text)
+    boxed = last_boxed(visible)
     if boxed is not None:
         return Extraction(boxed, "box") if boxed else Extraction(None, "none")
-    _, tag, tail = visible.rpartition(_TAG_OPEN)
+    tagged = last_tagged(visible)
+    return Extraction(tagged, "tag") if tagged else Extraction(None, "none")
+
+
+def after_thoughts(text: str) -> str:
+    """Return what a model says aloud: the text after its last closed thought, up to an unclosed one."""
+    return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def last_boxed(text: str) -> str | None:
+    """Return the inside of the last box, "" if that box is empty or cut off; None if there is no box."""
+    # The last occurrence of the word bounds the search: no scan over a megabyte of boxes.
+    for word in sorted({text.rfind("\\boxed"), text.rfind("\\fbox")}, reverse=True):
+        match = _BOX.match(text, word) if word >= 0 else None
+        if match is not None:
+            end = group_end(text, match.end() - 1)
+            return "" if end is None else text[match.end() : end].strip()
+    return None
+
+
+def last_tagged(text: str) -> str | None:
+    """Return the inside of the last answer tag; None if it is not closed or there is none."""
+    _, tag, tail = text.rpartition(_TAG_OPEN)
     inside, closed, _ = tail.partition(_TAG_CLOSE)
-    if tag and closed and inside.strip():
-        return Extraction(inside.strip(), "tag")
-    return Extraction(None, "none")
+    return inside.strip() if tag and closed else None
 
 
 def group_end(text: str, opening: int) -> int | None:
@@ -52,14 +72,3 @@ def group_end(text: str, opening: int) -> int | None:
 def is_balanced(text: str) -> bool:
     """Return True if every brace of the text has its partner."""
     return group_end("{" + text + "}", 0) == len(text) + 1
-
-
-def _last_boxed(text: str) -> str | None:
-    """Return the inside of the last box, "" if that box is empty or cut off; None if there is no box."""
-    # The last occurrence of the word bounds the search: no scan over a megabyte of boxes.
-    for word in sorted({text.rfind("\\boxed"), text.rfind("\\fbox")}, reverse=True):
-        match = _BOX.match(text, word) if word >= 0 else None
-        if match is not None:
-            end = group_end(text, match.end() - 1)
-            return "" if end is None else text[match.end() : end].strip()
-    return None

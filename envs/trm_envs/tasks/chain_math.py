@@ -8,21 +8,19 @@ mistake shows in the final answer. A call that fails (not arithmetic, malformed)
 calls in one turn count as one step.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trm_envs.base import EnvOptions, ToolEnv, check_choice
-from trm_envs.protocols import format_tool_call
+from trm_envs.base import ToolEnv
+from trm_envs.options import EnvOptions, check_choice
 from trm_envs.tasks.calculator import calculator
-from trm_envs.tools import Tool, ToolResult
+from trm_envs.tools import ToolResult
 
 REVEALS = ("stepwise", "upfront")
 MAX_VALUE = 999
-HELD_OUT_FRACTION = 0.2
 WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
 ASK = "Now give the final answer."
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
@@ -52,15 +50,9 @@ class Chain:
     steps: tuple[tuple[str, int], ...]
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the content (hexadecimal): names the task and decides its split."""
-        content = f"{self.values[0]}" + "".join(f"{operation}{operand}" for operation, operand in self.steps)
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    @property
-    def split(self) -> str:
-        """The only split that this task belongs to."""
-        return "held_out" if int(self.digest[:8], 16) < HELD_OUT_FRACTION * 2**32 else "train"
+    def content(self) -> str:
+        """All that makes the task."""
+        return f"{self.values[0]}" + "".join(f"{operation}{operand}" for operation, operand in self.steps)
 
 
 class ChainMath(ToolEnv[ChainMathOptions]):
@@ -71,16 +63,15 @@ class ChainMath(ToolEnv[ChainMathOptions]):
     """
 
     options_class = ChainMathOptions
-    system_prompt = "Follow the steps with the calculator, one call a turn. Give the final answer as \\boxed{integer}."
-    tools = (Tool(calculator),)
+    system_prompt = "Follow the steps with the calculator, one call a turn. Give the final answer as {answer}."
+    answer_form = "integer"
+    tools = (calculator,)
 
     def make_task(self) -> str:
-        """Draw chains until one belongs to the split; return the first message."""
+        """Draw a chain; return the first message."""
         self._chain = draw_chain(self.np_random, self.options.horizon)
-        while self._chain.split != self.options.split:
-            self._chain = draw_chain(self.np_random, self.options.horizon)
         self._num_done = 0
-        self.task_id = self._chain.digest[:16]
+        self.task_key = self._chain.content
         start = f"Start with {self._chain.values[0]}. "
         if self.options.reveal == "stepwise":
             return start + self._instruction()
@@ -107,10 +98,10 @@ class ChainMath(ToolEnv[ChainMathOptions]):
     def solution(self) -> str:
         """Return the call for the present step, or the boxed answer after the last."""
         if self._num_done == self.options.horizon:
-            return f"\\boxed{{{self._chain.values[-1]}}}"
+            return self.answer(str(self._chain.values[-1]))
         operation, operand = self._chain.steps[self._num_done]
         expression = f"{self._chain.values[self._num_done]}{operation}{operand}"
-        return format_tool_call("calculator", {"expression": expression})
+        return self.call("calculator", expression=expression)
 
     def _instruction(self) -> str:
         if self._num_done == self.options.horizon:

@@ -1,0 +1,58 @@
+"""What every environment lets its user choose, and how values that are not allowed are refused."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from trm_envs.protocols import PROTOCOLS
+
+SPLITS = ("train", "held_out", "all")
+MAX_HORIZON = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvOptions:
+    """Options of every environment, given to `gymnasium.make` or to `reset(options=...)`.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+
+    horizon: int = 4
+    """How many dependent steps a task has, 1 to 10000."""
+    split: str = "train"
+    """Which tasks are drawn: "train" or "held_out" (no task is in both), or "all" of them."""
+    protocol: str = "hermes"
+    """How tool calls and answers are written: "hermes", "fenced" or "tags"."""
+    max_observation_chars: int = 20_000
+    """Characters of what answers a turn; a longer text loses its middle, with a visible mark."""
+
+    def __post_init__(self) -> None:
+        check_integer("horizon", self.horizon, 1, MAX_HORIZON)
+        check_choice("split", self.split, SPLITS)
+        check_choice("protocol", self.protocol, tuple(PROTOCOLS))
+        check_integer("max_observation_chars", self.max_observation_chars, 100, 1_000_000)
+
+
+def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise a ValueError that names the closest choice if `value` is none of them."""
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f'did you mean "{close[0]}"?' if close else f'pass e.g. "{choices[0]}"'
+        raise ValueError(f"{field} = {value!r}: expected one of {', '.join(choices)}; {hint}")
+
+
+def check_integer(field: str, value: Any, least: int, most: int) -> None:
+    """Raise a ValueError if `value` is not an integer from `least` to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{field} = {value!r}: expected an integer from {least} to {most}; e.g. {field}={least}")
+
+
+def cut_middle(text: str, max_chars: int) -> str:
+    """Return the text, or its start and end around a mark that says how much is gone."""
+    if len(text) <= max_chars:
+        return text
+    mark = f"\n... [{len(text) - max_chars} characters cut] ...\n"
+    keep = max(max_chars - len(mark), 0)
+    return text[: keep - keep // 2] + mark + text[len(text) - keep // 2 :]

@@ -1,0 +1,30 @@
+"""What every protocol can do."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+from trm_envs.tools import Tool
+from trm_envs.turn import ParsedTurn
+
+
+class TurnProtocol(Protocol):
+    """How tool calls and answers are written. Text up to the last `</think>` is thought and never read."""
+
+    name: ClassVar[str]
+    template_shows_tools: ClassVar[bool]
+    """True if a chat template describes the tools; else `instructions` do."""
+
+    def check_tools(self, tools: Sequence[Tool]) -> None:
+        """Raise a ValueError if one of the tools cannot be called in this protocol."""
+
+    def instructions(self, tools: Sequence[Tool]) -> str:
+        """Return what the system prompt says about calls and answers."""
+
+    def parse(self, text: str, tools: Sequence[Tool]) -> ParsedTurn:
+        """Read one assistant turn. Never raises: whatever is wrong with a call stands in `malformed`."""
+
+    def format_call(self, name: str, arguments: dict[str, Any], tools: Sequence[Tool]) -> str:
+        """Return the text of one tool call, as `parse` reads it."""
+
+    def format_answer(self, answer: str) -> str:
+        """Return the text of an answer, as `parse` reads it."""
