@@ -49,6 +49,18 @@ def check_integer(field: str, value: Any, least: int, most: int) -> None:
         raise ValueError(f"{field} = {value!r}: expected an integer from {least} to {most}; e.g. {field}={least}")
 
 
+def check_seconds(field: str, value: Any) -> None:
+    """Raise a ValueError if `value` is not a number of seconds that a step can take."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 3600:
+        raise ValueError(f"{field} = {value!r}: expected seconds from 0.01 to 3600; e.g. {field}=5")
+
+
+def check_sandbox(field: str, value: Any) -> None:
+    """Raise a ValueError if `value` names no sandbox."""
+    if not (isinstance(value, str) and value.startswith(("http://", "https://"))):
+        check_choice(f"{field} (or the URL of a SandboxFusion server)", value, ("local", "unsafe"))
+
+
 def cut_middle(text: str, max_chars: int) -> str:
     """Return the text, or its start and end around a mark that says how much is gone."""
     if len(text) <= max_chars:
