@@ -104,7 +104,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> None:
         if config.actor_rollout_ref.model.path == preflight.NANO:
             from trm_agent.models.nano import NanoSpec, ensure_nano_model
 
-            config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec(**config.nano)))
+            config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec(**plain(config.nano))))
         if folder.step:
             config.trainer.resume_mode = "resume_path"
             config.trainer.resume_from_path = str(checkpoint_folder(folder.path.resolve(), folder.step))

@@ -7,6 +7,7 @@ import pytest
 
 from tests.episode.fakes import CHAT, END, ENDLESS, FakeEnv, FakeEnvThat, play, raises, scripted, wait_until
 from trm_agent.episode import Generation, Limits, StopReason, run_episode
+from trm_envs import VerifierError
 
 
 @pytest.mark.parametrize("place", ["make", "reset", "step"])
@@ -19,6 +20,13 @@ async def test_an_environment_that_raises_ends_its_episode_only(place, error):
     assert f"env.{place} failed: {type(error).__name__}" in episode.error
     assert "fakes.py" in episode.error
     assert episode.num_turns == (place == "step")
+
+
+async def test_a_verifier_that_cannot_decide_is_an_outcome_of_its_own():
+    episode = await play(FakeEnvThat("step", raises(VerifierError("a hang"))), scripted(f"call{END}"))
+    assert (episode.stop_reason, episode.reward) == (StopReason.VERIFIER_ERROR, None)
+    assert episode.is_infrastructure_failure
+    assert "a hang" in episode.error
 
 
 async def test_an_error_whose_message_cannot_be_printed_is_still_reported():

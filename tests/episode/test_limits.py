@@ -7,6 +7,7 @@ from trm_agent.episode import Limits, StopReason
 INFRASTRUCTURE = {
     "env_error",
     "env_timeout",
+    "verifier_error",
     "generator_error",
     "generator_timeout",
     "episode_timeout",

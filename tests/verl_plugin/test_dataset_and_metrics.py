@@ -79,6 +79,12 @@ def test_training_metrics_count_what_was_played_and_what_failed() -> None:
     assert metrics["run/data_fingerprint"] == fingerprint([2, 1])
 
 
+def test_what_an_environment_counts_is_averaged_over_the_episodes_that_it_ended() -> None:
+    ended = {**episode(1, True), "numbers": {"step_accuracy": 0.5}}
+    cut = {**episode(2, False, stop="max_turns"), "numbers": {}}
+    assert training_metrics([ended, cut], [], step_seconds=1.0)["env/task/step_accuracy"] == 0.5
+
+
 def test_a_batch_without_episodes_still_has_its_counts() -> None:
     assert training_metrics([], [{"stop_reason": "env_error"}], 1.0) == {
         "env/num_episodes": 0.0,

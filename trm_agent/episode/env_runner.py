@@ -16,6 +16,8 @@ from typing import Any, SupportsFloat, TypeVar
 
 import numpy as np
 
+from trm_envs.errors import VerifierError
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_MESSAGE_CHARACTERS = 1000
@@ -27,7 +29,15 @@ class TimedOut(Exception):
 
 
 class EnvRaised(Exception):
-    """The environment raised or broke its contract; the message says where and what."""
+    """The environment raised or broke its contract; the message says where and what.
+
+    Attributes:
+        undecided: whether it was the verifier, which could tell neither right nor wrong.
+    """
+
+    def __init__(self, message: str, undecided: bool = False) -> None:
+        super().__init__(message)
+        self.undecided = undecided
 
 
 def describe(error: BaseException) -> str:
@@ -124,6 +134,7 @@ class EnvStep:
     success: bool
     num_tool_calls: int
     malformed: bool
+    numbers: dict[str, float]
 
 
 class EnvRunner:
@@ -199,7 +210,7 @@ class EnvRunner:
 
     async def _call(self, name: str, job: Callable[[], T], timeout_s: float) -> T:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[tuple[T | None, str | None]] = loop.create_future()
+        future: asyncio.Future[tuple[T | None, EnvRaised | None]] = loop.create_future()
 
         def run() -> None:
             result, error = None, None
@@ -207,7 +218,7 @@ class EnvRunner:
                 result = job()
             except BaseException as raised:
                 # SystemExit too: an environment's exit is the end of its episode, not of the run.
-                error = f"env.{name} failed: {describe(raised)}"
+                error = EnvRaised(f"env.{name} failed: {describe(raised)}", isinstance(raised, VerifierError))
             _hand_over(loop, future, (result, error))
 
         self._jobs.put(run)
@@ -218,7 +229,7 @@ class EnvRunner:
             self.release()
             raise
         if error is not None:
-            raise EnvRaised(error)
+            raise error
         return result  # type: ignore[return-value]
 
     def _serve(self) -> None:
@@ -261,6 +272,7 @@ def _checked_step(outcome: Any) -> EnvStep:
         success=done and bool(info.get("success", False)),
         num_tool_calls=int(info["num_tool_calls"]),
         malformed=bool(info["malformed"]),
+        numbers={str(name): float(value) for name, value in dict(info.get("numbers", {})).items()},
     )
 
 

@@ -25,6 +25,7 @@ class StopReason(str, Enum):
     MAX_TOOL_CALLS = "max_tool_calls"
 
     ENV_ERROR = "env_error"  # make, reset or step raised, or broke the contract (NaN reward, wrong types)
+    VERIFIER_ERROR = "verifier_error"  # the scorer could tell neither right nor wrong
     ENV_TIMEOUT = "env_timeout"
     GENERATOR_ERROR = "generator_error"  # the engine raised, or its tokens and log-probs do not match
     GENERATOR_TIMEOUT = "generator_timeout"
@@ -44,6 +45,7 @@ class StopReason(str, Enum):
 _INFRASTRUCTURE = frozenset(
     {
         StopReason.ENV_ERROR,
+        StopReason.VERIFIER_ERROR,
         StopReason.ENV_TIMEOUT,
         StopReason.GENERATOR_ERROR,
         StopReason.GENERATOR_TIMEOUT,

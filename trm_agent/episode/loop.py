@@ -84,6 +84,7 @@ async def run_episode(
         error=error,
         timings={**run.timings, "total": time.monotonic() - started},
         extras=run.extras,
+        numbers=run.numbers,
     )
     episode.check()
     assert len(episode.response_ids) <= limits.max_response_tokens, f"{len(episode.response_ids)} response tokens"
@@ -113,6 +114,7 @@ class _Run:
         self.extras: list[dict[str, Any]] = []
         self.reward = 0.0
         self.num_tool_calls = 0
+        self.numbers: dict[str, float] = {}
         self.timings = {"generate": 0.0, "env": 0.0}
 
     def start_thread(self, make_env: Callable[[], Any], executor: EnvThreads | None) -> None:
@@ -193,6 +195,7 @@ class _Run:
 
     def _record(self, turn: Turn, step: EnvStep) -> None:
         self.reward += step.reward
+        self.numbers.update(step.numbers)
         self.num_tool_calls += step.num_tool_calls
         turn.reward, turn.role = step.reward, step.role
         turn.num_tool_calls, turn.malformed = step.num_tool_calls, step.malformed
@@ -231,7 +234,8 @@ class _Run:
             )
             raise _Failure(StopReason.EPISODE_TIMEOUT if by_episode else _TIMEOUT[key], message) from None
         except EnvRaised as error:
-            raise _Failure(StopReason.ENV_ERROR, f"turn {number}: {error}") from error
+            reason = StopReason.VERIFIER_ERROR if error.undecided else StopReason.ENV_ERROR
+            raise _Failure(reason, f"turn {number}: {error}") from error
         except Exception as error:
             raise _Failure(_ERROR[key], f"turn {number}: {key} failed: {describe(error)}") from error
         finally:

@@ -79,6 +79,7 @@ class Episode:
         timings: seconds: "generate" (engine), "env" (environment), "total" (wall time of the episode).
         env_id, seed, options: what the environment was made from.
         extras: `Generation.extra` of each turn.
+        numbers: what the environment counted, such as the accuracy of single steps.
     """
 
     env_id: str
@@ -95,6 +96,7 @@ class Episode:
     error: str | None = None
     timings: dict[str, float] = field(default_factory=dict)
     extras: list[dict[str, Any]] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_infrastructure_failure(self) -> bool:

@@ -41,6 +41,10 @@ class NanoSpec:
     """Seed of the weights and of the training tasks."""
     env_id: str = "trm/ChainMath-v0"
     """The environment whose solver is imitated."""
+    env_module: str | None = None
+    """What to import first, because it registers that environment."""
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of `gymnasium.make`."""
     horizon: int = 4
     """Where success is measured to end the warm start."""
     target_success: float = 0.35
@@ -66,21 +70,29 @@ class NanoSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warm_start_horizons", tuple(self.warm_start_horizons))
+        object.__setattr__(self, "env_kwargs", dict(self.env_kwargs))
         if not 0.0 < self.target_success < 1.0:
             raise ValueError(f"target_success = {self.target_success}: expected a value between 0 and 1, such as 0.35")
         if not self.warm_start_horizons or min(self.warm_start_horizons) < 1:
             raise ValueError(f"warm_start_horizons = {self.warm_start_horizons}: expected horizons of at least 1")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in ("seed", "env_id", "warm_start_horizons") and value <= 0:
+            if isinstance(value, int | float) and field.name != "seed" and value <= 0:
                 raise ValueError(f"{field.name} = {value}: expected a positive number; the default is {field.default}")
+
+    def solver(self, split: str) -> Solver:
+        """Return the solver that is imitated, on tasks of one split."""
+        return Solver(self.env_id, split, self.env_module, self.env_kwargs)
 
     def cache_key(self) -> str:
         """Return a hash of the fields, the recipe's source and the environment's first traces."""
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
+        fields = dataclasses.asdict(self)
+        for name in ("env_module", "env_kwargs"):
+            del fields[name]  # they show in the traces
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
         for name in RECIPE_FILES:
             digest.update(Path(__file__).with_name(name).read_bytes())
-        solver = Solver(self.env_id, "train")
+        solver = self.solver("train")
         for seed, horizon in enumerate(self.warm_start_horizons):
             digest.update(json.dumps(dataclasses.asdict(solver.solve(seed, horizon)), sort_keys=True).encode())
         return digest.hexdigest()[:16]
@@ -137,7 +149,7 @@ def make_tokenizer(spec: NanoSpec) -> Any:
     """Train the tokenizer on solved tasks of short horizons."""
     from trm_agent.models.nano_tokenizer import train_tokenizer
 
-    solver = Solver(spec.env_id, "train")
+    solver = spec.solver("train")
     traces = [solver.solve(seed, 1 + seed % 6) for seed in range(NUM_TOKENIZER_TRACES)]
     return train_tokenizer(traces, spec.max_vocab_size)
 
@@ -187,7 +199,7 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
 
         result = nano_train.warm_start(model, tokenizer, spec, max_seconds, report)
         success = {
-            str(horizon): round(nano_train.success_at(model, tokenizer, spec.env_id, horizon, NUM_REPORTED_TASKS), 4)
+            str(horizon): round(nano_train.success_at(model, tokenizer, spec, horizon, NUM_REPORTED_TASKS), 4)
             for horizon in REPORTED_HORIZONS
         }
     model.save_pretrained(folder)

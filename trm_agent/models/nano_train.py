@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from trm_agent.models.nano_tokenizer import TURN_END, TURN_START, render
-from trm_agent.models.traces import Solver, Trace
+from trm_agent.models.traces import Trace
 
 if TYPE_CHECKING:
     from trm_agent.models.nano import NanoSpec
@@ -90,15 +90,15 @@ def measure_success(model: Qwen3ForCausalLM, batch: Batch) -> float:
 
 
 def success_at(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, env_id: str, horizon: int, num_tasks: int
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, spec: NanoSpec, horizon: int, num_tasks: int
 ) -> float:
     """Success on held-out tasks of one horizon."""
-    return measure_success(model, held_out_batch(tokenizer, env_id, horizon, num_tasks))
+    return measure_success(model, held_out_batch(tokenizer, spec, horizon, num_tasks))
 
 
-def held_out_batch(tokenizer: PreTrainedTokenizerFast, env_id: str, horizon: int, num_tasks: int) -> Batch:
+def held_out_batch(tokenizer: PreTrainedTokenizerFast, spec: NanoSpec, horizon: int, num_tasks: int) -> Batch:
     """Return solved held-out tasks of one horizon."""
-    solver = Solver(env_id, "held_out")
+    solver = spec.solver("held_out")
     return make_batch(tokenizer, [solver.solve(seed, horizon) for seed in range(num_tasks)])
 
 
@@ -122,7 +122,7 @@ def warm_start(
         RuntimeError: if the target is not reached within `spec.max_steps` or `max_seconds`.
     """
     started = time.monotonic()
-    measured = held_out_batch(tokenizer, spec.env_id, spec.horizon, NUM_MEASURED)
+    measured = held_out_batch(tokenizer, spec, spec.horizon, NUM_MEASURED)
     batches = _Batches(tokenizer, spec)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -163,7 +163,7 @@ class _Batches:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, spec: NanoSpec) -> None:
         self.tokenizer, self.spec = tokenizer, spec
-        self.solver = Solver(spec.env_id, "train")
+        self.solver = spec.solver("train")
         self.rng = np.random.default_rng(spec.seed)
         self.num_drawn = 0
         self.lengths = {

@@ -1,5 +1,7 @@
 """Conversations of an environment's own solver: what the nano model's tokenizer and warm start learn from."""
 
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +28,16 @@ class Solver:
     Args:
         env_id: a Gymnasium id of a `trm_envs.ToolEnv`.
         split: which tasks to draw.
+        module: what to import first, because it registers the id; None for nothing.
+        kwargs: further arguments of `gymnasium.make`.
     """
 
-    def __init__(self, env_id: str, split: str) -> None:
-        env = gymnasium.make(env_id, split=split).unwrapped
+    def __init__(
+        self, env_id: str, split: str, module: str | None = None, kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        if module:
+            importlib.import_module(module)
+        env = gymnasium.make(env_id, split=split, **(kwargs or {})).unwrapped
         if not isinstance(env, trm_envs.ToolEnv):
             raise ValueError(f"env_id = {env_id}: expected a trm_envs.ToolEnv; one of {trm_envs.registered_ids()}")
         self.env = env
@@ -39,6 +47,7 @@ class Solver:
 
         Raises:
             RuntimeError: if the solver does not earn the full reward.
+            NotImplementedError: if the environment has no solver.
         """
         first, _ = self.env.reset(seed=seed, options={"horizon": horizon})
         messages = [{"role": "system", "content": self.env.system_prompt}] if self.env.system_prompt else []

@@ -162,4 +162,5 @@ def summary(episode: Episode) -> dict[str, Any]:
         "response_tokens": len(episode.response_ids),
         "generate_s": episode.timings["generate"],
         "env_s": episode.timings["env"],
+        "numbers": episode.numbers,
     }

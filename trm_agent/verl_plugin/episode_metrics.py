@@ -43,6 +43,11 @@ def training_metrics(
         "run/tokens_per_s": model_tokens / step_seconds if step_seconds > 0 else float("nan"),
         "run/data_fingerprint": float(fingerprint(item["seed"] for item in summaries)),
     }
+    counted = defaultdict(list)
+    for item in summaries:
+        for name, value in item.get("numbers", {}).items():
+            counted[name].append(value)
+    metrics.update({f"env/task/{name}": _mean(values) for name, values in counted.items()})
     reasons = Counter(item["stop_reason"] for item in summaries)
     metrics.update({f"env/stop_reason/{reason}": count / len(summaries) for reason, count in reasons.items()})
     return metrics
