@@ -28,7 +28,9 @@ def composed(*overrides: str) -> DictConfig:
     return config
 
 
-@pytest.mark.parametrize("experiment", ["math_nano", "math_nano_mismatch", "math_qwen3_8b"])
+@pytest.mark.parametrize(
+    "experiment", ["math_nano", "math_nano_mismatch", "math_qwen3_8b", "code_nano", "code_qwen3_8b"]
+)
 def test_our_experiments_pass(experiment: str) -> None:
     preflight.check(compose_run([f"experiment={experiment}"]))
 
@@ -72,6 +74,10 @@ def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
         ("env.module=no_such_module", ["env.module", "no_such_module", "install"]),
         ("env.train.horizons=[0]", ["env.train.horizons", "[0]", "positive"]),
         ("env.val.split=train", ["env.val.split", "train", "held_out"]),
+        ("env.train.split=all", ["env.train.split", "all", "share tasks", "train"]),
+        ("env.id=null", ["env.id", "missing", "mine/Task-v0"]),
+        ("env.kwargs.reveal=later", ["env.kwargs", "trm/ChainMath-v0", "reveal", "later", "stepwise"]),
+        ("+env.kwargs.reveel=upfront", ["env.kwargs", "reveel", 'did you mean "reveal"']),
         ("env.limits.max_turns=4", ["env.limits.max_turns", "4", "raise"]),
         (f"{TRM}.max_token_kl=-1", [f"{TRM}.max_token_kl", "-1", "above 0"]),
         (f"{TRM}.max_token_kl=0", [f"{TRM}.max_token_kl", "0", "above 0"]),
@@ -130,6 +136,14 @@ def test_an_unknown_policy_loss_names_the_closest() -> None:
     config = composed("actor_rollout_ref.actor.policy_loss.loss_mode=vanila")
     with pytest.raises(ValueError, match=r"loss_mode='vanila'.*did you mean 'vanilla'"):
         preflight.check_policy_loss(config, ["vanilla", "trm", "gspo"])
+
+
+def test_a_sandbox_that_does_not_answer_is_refused() -> None:
+    config = compose_run(["experiment=code_nano", "env.kwargs.sandbox=http://127.0.0.1:9"])
+    with pytest.raises(
+        ValueError, match=r"env.kwargs.sandbox=http://127.0.0.1:9: does not run code: .*docs/sandbox.md"
+    ):
+        preflight.check(config)
 
 
 def test_a_horizon_that_cannot_fit_is_refused() -> None:

@@ -57,11 +57,11 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
-def default_experiment() -> tuple[str, str]:
-    """The experiment for this machine, and why."""
+def default_experiment(task: str) -> tuple[str, str]:
+    """The experiment of a task, "math" or "code", for this machine, and why."""
     if NVIDIA_DEVICE.exists():
-        return "math_qwen3_8b", f"CUDA device found ({NVIDIA_DEVICE})"
-    return "math_nano", "no CUDA device found"
+        return f"{task}_qwen3_8b", f"CUDA device found ({NVIDIA_DEVICE})"
+    return f"{task}_nano", "no CUDA device found"
 
 
 def _verl_config() -> Path:

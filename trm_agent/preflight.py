@@ -85,9 +85,15 @@ def _environment(config: DictConfig) -> None:
             raise ValueError(
                 f"env.module={env.module!r}: cannot be imported ({error}); install it or fix the name"
             ) from (error)
+    if not env.id:
+        raise ValueError("env.id: missing; give the Gymnasium id of your environment, e.g. env.id=mine/Task-v0")
     if env.id not in gymnasium.registry:
         bundled = ("gymnasium.", "ale_py.", "shimmy.")
-        known = [name for name, spec in gymnasium.registry.items() if not str(spec.entry_point).startswith(bundled)]
+        known = [
+            name
+            for name, spec in gymnasium.registry.items()
+            if isinstance(spec.entry_point, str | type) and not str(spec.entry_point).startswith(bundled)
+        ]
         raise ValueError(
             f"env.id={env.id!r}: not registered; {closest(env.id, known)}; "
             "for an environment of your own set env.module to the module that registers it"
@@ -105,11 +111,41 @@ def _environment(config: DictConfig) -> None:
                 f"env.limits.max_turns={env.limits.max_turns}: horizon {max(horizons)} of env.{stream}.horizons takes "
                 f"at least {max(horizons) + 1} turns; raise env.limits.max_turns or lower the horizon"
             )
-    if env.train.split == env.val.split:
+    if env.train.split == env.val.split or "all" in (env.train.split, env.val.split):
         raise ValueError(
-            f"env.val.split={env.val.split!r}: is the training split too; give it another, e.g. held_out, "
-            "so that validation tasks are never trained on"
+            f"env.val.split={env.val.split!r} with env.train.split={env.train.split!r}: the two share tasks; "
+            "set env.train.split=train and env.val.split=held_out, so that validation tasks are never trained on"
         )
+    _playable(env)
+
+
+def _playable(env: DictConfig) -> None:
+    """Draw one task, and see that the sandbox runs code if the environment has one."""
+    made: Any = None
+    try:
+        made = gymnasium.make(env.id, **plain(env.kwargs))
+        made.reset(seed=0, options={"horizon": env.train.horizons[0], "split": env.train.split})
+        sandbox = getattr(getattr(made.unwrapped, "options", None), "sandbox", None)
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f"env.kwargs={plain(env.kwargs)} of {env.id}: {error}") from error
+    finally:
+        if made is not None:
+            made.close()
+    if sandbox is not None:
+        _sandbox(sandbox)
+
+
+def _sandbox(name: str) -> None:
+    from trm_envs.sandbox.interface import SandboxUnavailable
+    from trm_envs.sandbox.shared import shared_sandbox
+
+    try:
+        result = shared_sandbox(name).run("print(6 * 7)")
+    except SandboxUnavailable as error:
+        raise ValueError(f"env.kwargs.sandbox={name}: {error}") from error
+    if result.stdout.strip() != "42":
+        told = result.message or result.stderr or result.status.value
+        raise ValueError(f"env.kwargs.sandbox={name}: does not run code: {told}; see docs/sandbox.md")
 
 
 def _model_path(config: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Train an agent: `python -m trm_agent.train [--help] [--cfg] [hydra overrides]`.
+"""Train an agent: `python -m trm_agent.train [--help] [--cfg] [--task math|code] [hydra overrides]`.
 
 Composes conf/, refuses what cannot work, finds the run folder, and hands over to verl's `run_ppo`.
 """
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments, overrides = _parser().parse_known_args(argv)
     try:
         if not any(override.startswith("experiment=") for override in overrides):
-            experiment, reason = default_experiment()
+            experiment, reason = default_experiment(arguments.task)
             print(f"experiment={experiment}: {reason}; choose another with experiment=", flush=True)
             overrides.insert(0, f"experiment={experiment}")
         config = compose_run(overrides)
@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m trm_agent.train",
         description="Train a tool-using agent with verl and Trust Region Masking.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [--help] [--cfg] [group=choice ...] [field=value ...]",
+        usage="%(prog)s [--help] [--cfg] [--task math|code] [group=choice ...] [field=value ...]",
         epilog=f"""groups and their choices:
 {groups}
 
@@ -160,6 +160,9 @@ examples:
 
 The same command resumes an interrupted run. Fields are those of verl's ppo_trainer and of conf/;
 --cfg prints the composed configuration.""",
+    )
+    parser.add_argument(
+        "--task", choices=("math", "code"), default="math", help="whose experiment is the default (%(default)s)"
     )
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and exit")
     return parser

@@ -89,6 +89,8 @@ def test_faulty_environments_do_not_stop_a_run(tmp_path: Path) -> None:
         tmp_path / "run",
         "env.module=tests.end_to_end.faulty_env",
         "env.id=faulty/ChainMath-v0",
+        "nano.env_id=trm/ChainMath-v0",
+        "nano.env_kwargs={}",
         "+env.kwargs.raise_rate=0.1",
         "+env.kwargs.hang_rate=0.02",
         "env.limits.step_timeout_s=2",

@@ -30,15 +30,20 @@ def command(run_dir: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "trm_agent.train", *SMALL, f"run.dir={run_dir}", *overrides]
 
 
-def environment() -> dict[str, str]:
+def environment(path: Path = REPOSITORY) -> dict[str, str]:
     """The environment of a run; the repository on the path, so that workers find the tests' fakes."""
-    return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return {**os.environ, "PYTHONPATH": str(path)}
 
 
-def train(run_dir: Path, *overrides: str) -> subprocess.CompletedProcess:
-    """Run to the end; on failure the end of the log is in the exception."""
+def train(run_dir: Path, *overrides: str, path: Path = REPOSITORY) -> subprocess.CompletedProcess:
+    """Run to the end, in the run's parent folder; on failure the end of the log is in the exception."""
     done = subprocess.run(
-        command(run_dir, *overrides), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment()
+        command(run_dir, *overrides),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        env=environment(path),
+        cwd=run_dir.parent,
     )
     if done.returncode != 0:
         log = run_dir / "log.txt"

@@ -1,0 +1,56 @@
+"""docs/write_an_env.md, followed to the letter: a package outside of the repository, checked, played and trained."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.training import REPOSITORY, steps, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+PAGE = (REPOSITORY / "docs" / "write_an_env.md").read_text(encoding="utf-8")
+ID = "mine/KeyChain-v0"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's files, installed as a package into a folder of their own."""
+    source, site = tmp_path_factory.mktemp("keychain"), tmp_path_factory.mktemp("site")
+    for name, language in (("keychain.py", "python"), ("pyproject.toml", "toml")):
+        content = re.search(f"`{re.escape(name)}`:\n\n```{language}\n(.*?)```", PAGE, re.DOTALL)
+        assert content is not None, name
+        (source / name).write_text(content[1], encoding="utf-8")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(site), str(source)], check=True, timeout=120)
+    return site
+
+
+def trm(package: Path, *arguments: str) -> str:
+    """Run `trm` where the package is installed; return what it prints."""
+    command = [sys.executable, "-m", "trm_agent.cli", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(package)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, cwd=package)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_smallest_environment_has_twenty_lines() -> None:
+    start = PAGE.index("class KeyChain")
+    body = PAGE[start : PAGE.index("\n\n\ngymnasium.register")].splitlines()
+    assert len([line for line in body if line.strip()]) <= 20
+
+
+def test_it_passes_the_check_and_the_solver_plays_it(package: Path) -> None:
+    trm(package, "envs", "check", ID, "--module", "keychain")
+    assert "look_up" in trm(package, "envs", "play", ID, "--module", "keychain", "--solver")
+
+
+def test_one_command_trains_on_it_from_anywhere(package: Path, tmp_path: Path) -> None:
+    own = ("env=custom", f"env.id={ID}", "env.module=keychain", "nano.horizon=2", "nano.target_success=0.2")
+    train(tmp_path / "run", *own, path=package)
+    rows = steps(tmp_path / "run")
+    assert [row["env/num_episodes"] for row in rows] == [16, 16]
+    assert rows[0]["env/infrastructure_failures"] == 0
