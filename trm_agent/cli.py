@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from trm_agent.commands import analyze, bounds
+from trm_agent.commands import analyze, bounds, sandbox
 
-COMMANDS = (analyze, bounds)
+COMMANDS = (analyze, bounds, sandbox)
 BAD_INPUT = 2
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
-from trm_envs.sandbox import LocalSandbox, Result
+from trm_envs.sandbox import LocalSandbox, Result, Sandbox
+from trm_envs.sandbox.fusion import FusionSandbox
 from trm_envs.sandbox.guest.zygote import SPARES
 
 pytestmark = needs_bubblewrap
@@ -98,9 +100,19 @@ HOSTILE = {
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[LocalSandbox]:
+def local() -> Iterator[LocalSandbox]:
     with LocalSandbox(TIGHT) as made:
         yield made
+
+
+@pytest.fixture(scope="module", params=["local", "server"])
+def sandbox(request: pytest.FixtureRequest, local: LocalSandbox) -> Iterator[Sandbox]:
+    """The local sandbox itself, and the same behind HTTP."""
+    if request.param == "local":
+        yield local
+    else:
+        with running_server(local) as address, FusionSandbox(address, limits=TIGHT) as made:
+            yield made
 
 
 def processes() -> set[int]:
@@ -119,19 +131,19 @@ def descendants_of(pid: int) -> list[int]:
     return found
 
 
-def check_unharmed(sandbox: LocalSandbox) -> None:
+def check_unharmed(sandbox: Sandbox, local: LocalSandbox) -> None:
     # a fresh world: no file left, no process but its own supervisor and itself
     after = sandbox.run("import os\nprint(os.listdir('.'), [p for p in os.listdir('/proc') if p.isdigit()])")
     assert after.stdout == "[] ['1', '2']\n", after
-    # the zygote and its spare supervisors; the last call may take a moment to vanish
+    # the zygote, and its spare supervisors with their programs; the last call may take a moment to vanish
     deadline = time.monotonic() + 2
-    while len(left := descendants_of(sandbox._zygote._process.pid)) > 1 + SPARES and time.monotonic() < deadline:  # type: ignore[union-attr]
+    while len(left := descendants_of(local._zygote._process.pid)) > 1 + 2 * SPARES and time.monotonic() < deadline:  # type: ignore[union-attr]
         time.sleep(0.01)
-    assert len(left) <= 1 + SPARES
+    assert len(left) <= 1 + 2 * SPARES
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_program_ends_in_time_and_harms_nobody(sandbox: LocalSandbox, name: str) -> None:
+def test_a_hostile_program_ends_in_time_and_harms_nobody(sandbox: Sandbox, local: LocalSandbox, name: str) -> None:
     code, statuses, printed = HOSTILE[name]
     # what must not end by the clock gets time enough on a busy machine
     limits = TIGHT if "timeout" in statuses else dataclasses.replace(TIGHT, wall_s=10.0)
@@ -142,7 +154,7 @@ def test_a_hostile_program_ends_in_time_and_harms_nobody(sandbox: LocalSandbox, 
     assert printed in result.stdout
     assert result.duration_s < limits.wall_s + 0.5
     assert elapsed < limits.wall_s + 2
-    check_unharmed(sandbox)
+    check_unharmed(sandbox, local)
 
 
 def fails_with(code: str) -> str:
@@ -171,7 +183,7 @@ def fails_with(code: str) -> str:
         ("os.chroot('/tmp')", "EPERM"),
     ],
 )
-def test_what_lies_outside_is_refused(sandbox: LocalSandbox, code: str, error: str) -> None:
+def test_what_lies_outside_is_refused(sandbox: Sandbox, code: str, error: str) -> None:
     assert sandbox.run(fails_with(code)).stdout == f"{error}\n"
 
 
@@ -186,19 +198,19 @@ def test_what_lies_outside_is_refused(sandbox: LocalSandbox, code: str, error: s
         "shmget(0, 4096, 0o1600)",
     ],
 )
-def test_tracing_and_nested_namespaces_are_refused(sandbox: LocalSandbox, call: str) -> None:
+def test_tracing_and_nested_namespaces_are_refused(sandbox: Sandbox, call: str) -> None:
     code = f"import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\nresult = libc.{call}\n"
     code += "print(result, errno.errorcode.get(ctypes.get_errno()))"
     assert sandbox.run(code).stdout == "-1 EPERM\n"
 
 
-def test_a_service_on_the_hosts_loopback_is_out_of_reach(sandbox: LocalSandbox) -> None:
+def test_a_service_on_the_hosts_loopback_is_out_of_reach(sandbox: Sandbox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert sandbox.run(fails_with(f"socket.create_connection(('127.0.0.1', {port}), 1)")).stdout == "ECONNREFUSED\n"
 
 
-def test_the_environment_of_the_host_is_not_there(sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_host_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SECRET_KEY", "hush")
     with LocalSandbox(TIGHT) as fresh:
         result = fresh.run("cat /proc/self/environ; env", "bash")
@@ -206,30 +218,30 @@ def test_the_environment_of_the_host_is_not_there(sandbox: LocalSandbox, monkeyp
     assert "hush" not in result.stdout
 
 
-def test_no_descriptor_is_inherited_beyond_the_three_streams(sandbox: LocalSandbox) -> None:
+def test_no_descriptor_is_inherited_beyond_the_three_streams(sandbox: Sandbox) -> None:
     result = sandbox.run(
         "import os\nprint(sorted(int(n) for n in os.listdir('/proc/self/fd') if os.path.lexists(f'/proc/self/fd/{n}')))"
     )
     assert result.stdout == "[0, 1, 2]\n"
 
 
-def test_output_below_the_limit_is_whole_however_fast_the_program_ends(sandbox: LocalSandbox) -> None:
+def test_output_below_the_limit_is_whole_however_fast_the_program_ends(sandbox: Sandbox) -> None:
     result = sandbox.run("import os\nprint('x' * 1000000)")
     assert (result.status.value, len(result.stdout), result.stdout_truncated) == ("ok", 1_000_001, False)
 
 
-def test_output_over_the_limit_is_cut_and_marked(sandbox: LocalSandbox) -> None:
+def test_output_over_the_limit_is_cut_and_marked(sandbox: Sandbox) -> None:
     result = sandbox.run("while True: print('x' * 1000)")
     assert (len(result.stdout), result.stdout_truncated, result.return_code) == (2 * MIB, True, None)
 
 
-def test_both_streams_invalid_utf8_and_nul_come_through(sandbox: LocalSandbox) -> None:
+def test_both_streams_invalid_utf8_and_nul_come_through(sandbox: Sandbox) -> None:
     code = "import os\nfor i in range(2000):\n    os.write(1, b'a\\xff\\0'); os.write(2, b'b\\xfe')"
     result = sandbox.run(code)
     assert (result.stdout, result.stderr) == ("a\ufffd\0" * 2000, "b\ufffd" * 2000)
 
 
-def test_a_link_is_not_fetched_and_paths_that_leave_are_refused(sandbox: LocalSandbox) -> None:
+def test_a_link_is_not_fetched_and_paths_that_leave_are_refused(sandbox: Sandbox) -> None:
     code = "import os\nos.symlink('/etc/ld.so.cache', 'a')\nos.mkfifo('b')\nos.symlink('/usr', 'd')\n"
     code += "open('c', 'w').write('3')"
     result = sandbox.run(code, outputs=["a", "b", "c", "d/bin/env", "e"])
@@ -242,7 +254,7 @@ def test_a_link_is_not_fetched_and_paths_that_leave_are_refused(sandbox: LocalSa
             sandbox.run("", outputs=[name])
 
 
-def test_the_verdict_is_the_kernels_not_the_programs(sandbox: LocalSandbox) -> None:
+def test_the_verdict_is_the_kernels_not_the_programs(sandbox: Sandbox) -> None:
     forged = 'import sys\nprint(\'{"status": "ok", "return_code": 0}\')\nsys.exit(7)'
     result: Result = sandbox.run(forged)
     assert (result.status.value, result.return_code) == ("error", 7)
@@ -261,17 +273,18 @@ CHANNEL = (
         ("os.write(channel, b'\\0')", "timeout error ok"),
         ("os.write(channel, b'\\0\\0\\0\\4null')", "timeout error ok"),
         ("os.close(channel)", "timeout error"),
-        ("import threading, time; threading.Thread(target=lambda: (time.sleep(0.05), os._exit(9))).start()", "ok"),
+        (
+            "import threading, time; threading.Thread(target=lambda: (time.sleep(0.05), os._exit(9))).start()",
+            "ok error",
+        ),
         (
             "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()",
             "ok",
         ),
     ],
 )
-def test_a_session_that_attacks_its_channel_hurts_itself_alone(
-    sandbox: LocalSandbox, attack: str, statuses: str
-) -> None:
-    with sandbox.session() as session:
+def test_a_session_that_attacks_its_channel_hurts_itself_alone(local: LocalSandbox, attack: str, statuses: str) -> None:
+    with local.session() as session:
         started = time.monotonic()
         result = session.run(CHANNEL + attack)
         assert result.status.value in statuses.split(), result
@@ -279,4 +292,4 @@ def test_a_session_that_attacks_its_channel_hurts_itself_alone(
         session.run("print(2)")
         assert session.run("print(3)").stdout == "3\n"
         assert time.monotonic() - started < 6
-    check_unharmed(sandbox)
+    check_unharmed(local, local)

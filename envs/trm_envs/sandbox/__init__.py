@@ -1,7 +1,9 @@
-"""Run untrusted programs: the interface and the local backend."""
+"""Run untrusted programs: the interface, its backends, and the sandbox that a process shares."""
 
 from trm_envs.sandbox.interface import LANGUAGES, Limits, Result, Runner, Sandbox, SandboxUnavailable, Status
 from trm_envs.sandbox.local import LocalSandbox, LocalSession
+from trm_envs.sandbox.shared import close_shared, shared_sandbox
+from trm_envs.sandbox.unsafe import UnsafeSandbox, UnsafeSession
 
 __all__ = [
     "LANGUAGES",
@@ -13,4 +15,8 @@ __all__ = [
     "Sandbox",
     "SandboxUnavailable",
     "Status",
+    "UnsafeSandbox",
+    "UnsafeSession",
+    "close_shared",
+    "shared_sandbox",
 ]

@@ -17,6 +17,8 @@ _NOBODY = 65534
 _GUEST = "/opt/trm"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 _SERVE = "import sys; sys.path.insert(0, {!r}); from guest import zygote; sys.path.pop(0); zygote.serve({}, {!r})"
+# the zygote takes the last one out again: it has looked its symbols up before it forks
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp/work", "LANG": "C.UTF-8", "TMPDIR": "/tmp", "LD_BIND_NOW": "1"}
 REMEDIES = (
     ("setting up uid map", "user namespaces are refused; on Ubuntu 24.04 add an AppArmor profile with `userns,` for "
      "bwrap"),
@@ -94,7 +96,7 @@ def command(bwrap: str, python: str, control_fd: int, preload: Sequence[str], gu
     """Return the command line that starts a zygote."""
     args = [bwrap, "--unshare-all", "--unshare-user", "--as-pid-1", "--new-session", "--clearenv"]
     args += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
-    for name, value in (("PATH", "/usr/bin:/bin"), ("HOME", "/tmp/work"), ("LANG", "C.UTF-8"), ("TMPDIR", "/tmp")):
+    for name, value in _ENVIRONMENT.items():
         args += ["--setenv", name, value]
     for path in _SYSTEM:
         if os.path.islink(path):
@@ -151,7 +153,6 @@ def start(bwrap: str, python: str, preload: Sequence[str]) -> tuple["subprocess.
             process.wait()
             complaints.seek(0)
             raise SandboxUnavailable(explain(complaints.read(4000).decode("utf-8", "replace").strip()))
-        control.settimeout(None)
         return process, control
 
 

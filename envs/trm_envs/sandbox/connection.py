@@ -34,10 +34,30 @@ class Zygote:
         """True if it runs and this process started it, not a parent that forked us."""
         return self._owner == os.getpid() and self._process.poll() is None
 
+    def take_supervisor(self) -> socket.socket:
+        """Return the connection of a supervisor that waits for a request, and have another one made.
+
+        Raises:
+            ConnectionError: if the zygote is gone.
+            OSError: if it could make none.
+        """
+        message, fds, _, _ = socket.recv_fds(self.control, 1000, 1)
+        if not message:
+            raise ConnectionResetError("the zygote is gone")
+        with contextlib.suppress(ConnectionError):
+            self.control.send(b"taken")
+        if not fds:
+            raise OSError(message.decode())
+        return socket.socket(fileno=fds[0])
+
     def close(self) -> None:
         """End it and, by its PID namespace, everything in it."""
+        is_owner = self._owner == os.getpid()
+        if is_owner:
+            with contextlib.suppress(OSError):
+                self.control.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits on it
         self.control.close()
-        if self._owner == os.getpid():
+        if is_owner:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(2)
                 return
@@ -99,8 +119,11 @@ class Call:
         Raises:
             ValueError: if the call is closed.
         """
-        connection = self._connected()
         limits = request["limits"]
+        try:
+            connection = self._connected()
+        except OSError as error:
+            return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=f"{error}")
         max_bytes = 4 * limits["output_bytes"] + len(request["outputs"]) * 2 * limits["file_bytes"] + (1 << 20)
         connection.settimeout(limits["wall_s"] + GRACE_S)
         try:
@@ -143,6 +166,11 @@ def make_request(
         ValueError: if one is not allowed.
     """
     check_language(language)
+    if session and (language != "python" or stdin):
+        field, value = ("stdin", stdin) if language == "python" else ("language", language)
+        raise ValueError(
+            f"{field} = {value!r}: a session takes Python cells without stdin; use the sandbox's own run()"
+        )
     if not isinstance(limits, Limits):
         raise ValueError(f"limits is {type(limits).__name__}: expected Limits; pass e.g. Limits(wall_s=5)")
     if isinstance(outputs, str):

@@ -135,26 +135,28 @@ class LocalSandbox:
             return call.ask(request)
 
     def _connect(self) -> socket.socket:
-        """Have a supervisor forked; a zygote that is gone, or belongs to a parent process, is replaced."""
-        here, there = socket.socketpair()
-        with there:
-            for attempt in (1, 2):
+        """Take a waiting supervisor; a zygote that is gone, or belongs to a parent process, is replaced.
+
+        Raises:
+            OSError: if none can be had.
+            ValueError: if the sandbox is closed.
+        """
+        for attempt in (1, 2):
+            with self._lock:
+                if self._closed:
+                    raise ValueError("the sandbox is closed; make a new LocalSandbox")
+                if self._zygote is None or not self._zygote.is_ours():
+                    self._zygote = Zygote(*bubblewrap.start(*self._start_args))
+                zygote = self._zygote
+            try:
+                return zygote.take_supervisor()
+            except ConnectionError:
                 with self._lock:
-                    if self._closed:
-                        here.close()
-                        raise ValueError("the sandbox is closed; make a new LocalSandbox")
-                    if self._zygote is None or not self._zygote.is_ours():
-                        self._zygote = Zygote(*bubblewrap.start(*self._start_args))
-                    zygote = self._zygote
-                    try:
-                        socket.send_fds(zygote.control, [b"call"], [there.fileno()])
-                        return here
-                    except OSError:
+                    if self._zygote is zygote:
                         zygote.close()
                         self._zygote = None
-                        if attempt == 2:
-                            here.close()
-                            raise
+                if attempt == 2:
+                    raise
         raise AssertionError
 
 
@@ -177,11 +179,6 @@ class LocalSession:
         outputs: Sequence[str] = (),
     ) -> Result:
         """Run one cell; see `Runner.run`. The status of a cell is the program's own word: never score by it."""
-        if language != "python" or stdin:
-            field, value = ("stdin", stdin) if language == "python" else ("language", language)
-            raise ValueError(
-                f"{field} = {value!r}: a session takes Python cells without stdin; use the sandbox's own run()"
-            )
         request = make_request(code, language, stdin, files, limits or self._sandbox.limits, outputs, session=True)
         with self._turn, self._sandbox._slots:
             return self._call.ask(request)

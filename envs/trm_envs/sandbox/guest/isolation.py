@@ -19,12 +19,15 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYSCALL = ctypes.PyDLL(None, use_errno=True).syscall
 _SYSCALL.restype = ctypes.c_long
 _SYSCALL.argtypes = [ctypes.c_long] * 6
+_PRCTL, _CAPSET, _MOUNT = _LIBC.prctl, _LIBC.capset, _LIBC.mount  # looked up once, in the zygote
 _NEW_NAMESPACES = (
     0x10000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x04000000 | 0x40000000
 )  # user pid mnt ipc uts net
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 2, 4, 8, 32, 4096
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 24, 38
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)
+_CLOSE_RANGE, _LAST_FD = 436, 0x7FFFFFFF
 
 
 def checked(result: int, what: str) -> None:
@@ -35,24 +38,24 @@ def checked(result: int, what: str) -> None:
 
 
 def fork_into_namespaces() -> int:
-    """Fork a child that is PID 1 of its own user, PID, mount, IPC, host-name and network namespaces, in one clone."""
-    ctypes.pythonapi.PyOS_BeforeFork()
+    """Fork a child that is PID 1 of its own user, PID, mount, IPC, host-name and network namespaces, in one clone.
+
+    The interpreter is not told of it: that is sound with a single thread and a child that makes no other, and leaves
+    many pages of memory shared.
+    """
     pid = _SYSCALL(seccomp.clone_number(), _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0)
-    if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
-    else:
+    if pid < 0:
         error = ctypes.get_errno()
-        ctypes.pythonapi.PyOS_AfterFork_Parent()
-        if pid < 0:
-            raise OSError(error, f"clone: {os.strerror(error)}")
+        raise OSError(error, f"clone: {os.strerror(error)}")
     return pid
 
 
 def map_own_user(uid: int, gid: int) -> None:
     """As PID 1 of the call: be the user `uid` of the zygote in the new user namespace too."""
     for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(line)
+        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        os.write(fd, line.encode())
+        os.close(fd)
 
 
 def make_private_world() -> None:
@@ -64,7 +67,7 @@ def make_private_world() -> None:
     _mount("/tmp/.shm", "/dev/shm", None, _MS_BIND, "")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
-    checked(_LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+    checked(_PRCTL(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
 def limit_disk(disk_bytes: int, num_files: int) -> None:
@@ -73,39 +76,54 @@ def limit_disk(disk_bytes: int, num_files: int) -> None:
     _mount("tmpfs", "/tmp", None, flags, f"size={disk_bytes},nr_inodes={num_files}")
 
 
-def confine(limits: dict[str, Any]) -> None:
-    """As the program's process: set the rlimits, give up every capability, and install the system-call filter."""
-    cpu = int(-(-limits["cpu_s"] // 1))
+def limit_process(pid: int, limits: dict[str, Any], cpu_s: float) -> None:
+    """Set the rlimits of the program's process, before it is handed any code."""
+    cpu = int(-(-cpu_s // 1))
     for kind, soft, hard in (
         (resource.RLIMIT_CPU, cpu, cpu + 1),
         (resource.RLIMIT_AS, limits["memory_bytes"], limits["memory_bytes"]),
         (resource.RLIMIT_NPROC, limits["processes"] + 1, limits["processes"] + 1),  # + 1: the call's PID 1
         (resource.RLIMIT_FSIZE, limits["file_bytes"], limits["file_bytes"]),
-        (resource.RLIMIT_NOFILE, 256, 256),
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_MEMLOCK, 0, 0),
-        (resource.RLIMIT_MSGQUEUE, 0, 0),
     ):
-        resource.setrlimit(kind, (soft, hard))
+        resource.prlimit(pid, kind, (soft, hard))
+
+
+def limit_all_processes() -> None:
+    """In the zygote: set the rlimits that are the same for all calls."""
+    for kind, limit in (
+        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ):
+        resource.setrlimit(kind, (limit, limit))
+
+
+def confine() -> None:
+    """As the program's process: give up every capability, and install the system-call filter."""
     for capability in range(64):
-        if _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+        if _PRCTL(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break
-    header = struct.pack("Ii", 0x20080522, 0)
-    checked(_LIBC.capset(header, bytes(24)), "capset")
-    checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
-    seccomp.install(_LIBC)
-    checked(_LIBC.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+    checked(_CAPSET(_CAPABILITY_HEADER, bytes(24)), "capset")
+    checked(_PRCTL(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+    seccomp.install(_PRCTL)
+    checked(_PRCTL(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
-def close_other_fds(keep: tuple[int, ...]) -> None:
-    """Close every descriptor above 2 that is not in `keep`."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in keep:
+def close_other_fds(keep: int) -> None:
+    """Close every descriptor above 2 but `keep`."""
+    for first, last in ((3, keep - 1), (keep + 1, _LAST_FD)):
+        if first <= last and _SYSCALL(_CLOSE_RANGE, first, last, 0, 0, 0) != 0:
+            break
+    else:
+        return
+    for name in os.listdir("/proc/self/fd"):  # a kernel without close_range
+        if int(name) > 2 and int(name) != keep:
             with contextlib.suppress(OSError):
                 os.close(int(name))
 
 
 def _mount(source: str, target: str, kind: "str | None", flags: int, data: str) -> None:
     kind_bytes = kind.encode() if kind else None
-    done = _LIBC.mount(source.encode(), target.encode(), kind_bytes, ctypes.c_ulong(flags), data.encode())
+    done = _MOUNT(source.encode(), target.encode(), kind_bytes, ctypes.c_ulong(flags), data.encode())
     checked(done, f"mount {target}")

@@ -6,8 +6,10 @@ kernel keys, BPF, io_uring, and memory that no limit counts (memfd, System V sha
 
 import ctypes
 import errno
+import functools
 import platform
 import struct
+from collections.abc import Callable
 
 _X86 = {
     "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "pidfd_getfd": 438,
@@ -37,13 +39,12 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
-def install(libc: ctypes.CDLL) -> None:
+def install(prctl: Callable[..., int]) -> None:
     """Install the filter in this process, for good and for all that it starts."""
     code = program(platform.machine())
-    buffer = ctypes.create_string_buffer(code)
     # struct sock_fprog: unsigned short length, pointer
-    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
-    if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.c_char_p(header), 0, 0) != 0:
+    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value)
+    if prctl(_PR_SET_SECCOMP, _MODE_FILTER, header, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
 
 
@@ -52,6 +53,7 @@ def clone_number() -> int:
     return _known(platform.machine())[2]
 
 
+@functools.cache
 def program(machine: str) -> bytes:
     """Return the filter's instructions for `machine`.
 

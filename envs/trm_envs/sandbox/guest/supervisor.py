@@ -4,6 +4,7 @@ The verdict comes from the kernel (`wait4`), never from what the program prints.
 """
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -11,38 +12,76 @@ import socket
 import time
 from typing import Any
 
-from . import isolation, wire, work_files
+from . import isolation, program, wire, work_files
 
 WATCH_S = 0.05
 """How often the memory of all the call's processes is added up."""
 _CHUNK = 1 << 16
+_NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every build of Python names them
+
+
+class Ends:
+    """The descriptors between a supervisor and its program, both sides of each."""
+
+    def __init__(self) -> None:
+        self.stdin = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.channel, self.child_channel = socket.socketpair()
+        (self.out, self.child_out), (self.err, self.child_err) = os.pipe(), os.pipe()
+
+    def close_childs(self) -> None:
+        """Close the program's side."""
+        self.child_channel.close()
+        os.close(self.child_out)
+        os.close(self.child_err)
+
+    def close(self) -> None:
+        """Close both sides."""
+        self.close_childs()
+        self.channel.close()
+        for fd in (self.stdin, self.out, self.err):
+            os.close(fd)
 
 
 class Program:
-    """One started program: its process, its pipes and, in a session, its channel."""
+    """One program: its process, forked and confined ahead of its code, its pipes, and the channel to it."""
 
-    def __init__(self, run_child: Any, request: "dict[str, Any]", stdin_fd: int) -> None:
-        self.channel, child_channel = socket.socketpair()
-        (self.out, child_out), (self.err, child_err) = os.pipe(), os.pipe()
-        self.output: dict[int, bytearray] = {self.out: bytearray(), self.err: bytearray()}
-        self.exit_status: int | None = None
-        self.cpu_s = 0.0
+    def __init__(self, ends: Ends) -> None:
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 os.setsid()
-                for fd, target in ((stdin_fd, 0), (child_out, 1), (child_err, 2)):
+                for fd, target in ((ends.stdin, 0), (ends.child_out, 1), (ends.child_err, 2)):
                     os.dup2(fd, target)
-                isolation.close_other_fds(keep=(child_channel.fileno(),))
-                run_child(request, child_channel)
+                isolation.close_other_fds(ends.child_channel.fileno())
+                program.run(ends.child_channel)
             finally:
                 os._exit(70)
-        self.channel.settimeout(1.0)  # the other side is the program's: it may send half a message, or take none
-        child_channel.close()
-        os.close(child_out)
-        os.close(child_err)
+        ends.close_childs()
+        self.stdin, self.channel, self.out, self.err = ends.stdin, ends.channel, ends.out, ends.err
+        self.output: dict[int, bytearray] = {self.out: bytearray(), self.err: bytearray()}
+        self.exit_status: int | None = None
+        self.cpu_s = 0.0
+        self.pid_fd = os.pidfd_open(self.pid)
         for fd in self.output:
             os.set_blocking(fd, False)
+
+    def begin(self, request: "dict[str, Any]") -> None:
+        """Set the limits of the request and hand over its code.
+
+        Raises:
+            OSError: if the process could not be confined or limited.
+        """
+        if (said := self.channel.recv(1000)) != program.READY:
+            raise OSError(f"the program's process: {said.decode() or 'ended before its code'}")
+        limits = request["limits"]
+        isolation.limit_process(self.pid, limits, limits["session_cpu_s" if request["session"] else "cpu_s"])
+        with open(self.stdin, "wb") as file:
+            file.write(wire.unpack(request["stdin"]))
+            file.flush()
+            os.lseek(self.stdin, 0, os.SEEK_SET)
+            fcntl.fcntl(self.stdin, fcntl.F_ADD_SEALS, _NEVER_WRITTEN)  # else it is memory that no limit counts
+        wire.send(self.channel, {name: request[name] for name in ("code", "language", "session")})
+        self.channel.settimeout(1.0)  # the other side is the program's: it may send half a message, or take none
 
     def go_on(self, code: str) -> None:
         """Wake a paused session and hand it the next cell; one that does not take it is killed."""
@@ -86,21 +125,25 @@ class Program:
             while self.read(fd, limit):
                 pass
             os.close(fd)
+        os.close(self.pid_fd)
         self.channel.close()
 
 
-def serve(connection: socket.socket, program: Any) -> None:
+def serve(connection: socket.socket, first: Program) -> None:
     """Answer the host's requests, one of a call or many of a session, until it hangs up; never returns."""
     try:
         request = wire.receive(connection)
         limits = request["limits"]
         isolation.limit_disk(limits["disk_bytes"], limits["num_files"])
-        running: Program | None = None
+        running, is_new = first, True
         while True:
-            answer, running = _answer(connection, program, request, running)
+            answer, goes_on = _answer(connection, request, running, is_new)
             wire.send(connection, answer)
             if not request["session"]:
                 break
+            if not goes_on:
+                running = Program(Ends())
+            is_new = not goes_on
             request = wire.receive(connection)
     except (EOFError, OSError, ValueError) as error:
         with contextlib.suppress(OSError):
@@ -110,19 +153,14 @@ def serve(connection: socket.socket, program: Any) -> None:
 
 
 def _answer(
-    connection: socket.socket, program: Any, request: "dict[str, Any]", running: "Program | None"
-) -> "tuple[dict[str, Any], Program | None]":
+    connection: socket.socket, request: "dict[str, Any]", running: Program, is_new: bool
+) -> "tuple[dict[str, Any], bool]":
     limits = request["limits"]
     for name, data in request["files"].items():
         work_files.write(name, wire.unpack(data))
     started = time.monotonic()
-    if running is None:
-        stdin_fd = os.memfd_create("stdin")
-        with open(stdin_fd, "wb", closefd=False) as file:
-            file.write(wire.unpack(request["stdin"]))
-        os.lseek(stdin_fd, 0, os.SEEK_SET)
-        running = Program(program.run, request, stdin_fd)
-        os.close(stdin_fd)
+    if is_new:
+        running.begin(request)
     else:
         running.go_on(request["code"])
     verdict = _watch(connection, running, request, started + limits["wall_s"])
@@ -161,7 +199,7 @@ def _answer(
             answer["missing"][name] = error.strerror or str(error)
     for buffer in running.output.values():
         buffer.clear()
-    return answer, running if goes_on else None
+    return answer, goes_on
 
 
 def _judge(answer: "dict[str, Any]", running: Program, limits: "dict[str, Any]") -> None:
@@ -180,41 +218,37 @@ def _watch(connection: socket.socket, running: Program, request: "dict[str, Any]
     """
     limits = request["limits"]
     poll = select.poll()
-    pid_fd = os.pidfd_open(running.pid)
-    for fd in (connection.fileno(), running.channel.fileno(), running.out, running.err, pid_fd):
+    for fd in (connection.fileno(), running.channel.fileno(), running.out, running.err, running.pid_fd):
         poll.register(fd, select.POLLIN)
     next_look = time.monotonic() + WATCH_S
-    try:
-        while True:
-            now = time.monotonic()
-            if now >= deadline:
-                return "timeout"
-            events = dict(poll.poll(max(0.0, min(next_look, deadline) - now) * 1000))
-            for fd in running.output:
-                if fd in events and not running.read(fd, limits["output_bytes"]):
-                    if len(running.output[fd]) > limits["output_bytes"]:
-                        return "output_limit"
-                    poll.unregister(fd)
-            if pid_fd in events:
+    while True:
+        now = time.monotonic()
+        if now >= deadline:
+            return "timeout"
+        events = dict(poll.poll(max(0.0, min(next_look, deadline) - now) * 1000))
+        for fd in running.output:
+            if fd in events and not running.read(fd, limits["output_bytes"]):
+                if len(running.output[fd]) > limits["output_bytes"]:
+                    return "output_limit"
+                poll.unregister(fd)
+        if running.pid_fd in events:
+            return "exited"
+        if running.channel.fileno() in events:
+            try:
+                raised = wire.receive(running.channel, 1000)["raised"]
+            except (EOFError, OSError, ValueError, KeyError, TypeError):
+                poll.unregister(running.channel.fileno())
+                continue
+            return _drain(running, limits["output_bytes"]) or ("raised" if raised else "done")
+        if connection.fileno() in events:
+            raise EOFError("the host hung up")
+        if time.monotonic() >= next_look:
+            running.reap()
+            if running.exit_status is not None:
                 return "exited"
-            if running.channel.fileno() in events:
-                try:
-                    raised = wire.receive(running.channel, 1000)["raised"]
-                except (EOFError, OSError, ValueError, KeyError, TypeError):
-                    poll.unregister(running.channel.fileno())
-                    continue
-                return _drain(running, limits["output_bytes"]) or ("raised" if raised else "done")
-            if connection.fileno() in events:
-                raise EOFError("the host hung up")
-            if time.monotonic() >= next_look:
-                running.reap()
-                if running.exit_status is not None:
-                    return "exited"
-                if _memory_of_all(limits["memory_bytes"]) > limits["memory_bytes"]:
-                    return "memory"
-                next_look = time.monotonic() + WATCH_S
-    finally:
-        os.close(pid_fd)
+            if _memory_of_all(limits["memory_bytes"]) > limits["memory_bytes"]:
+                return "memory"
+            next_look = time.monotonic() + WATCH_S
 
 
 def _drain(running: Program, limit: int) -> "str | None":

@@ -4,81 +4,91 @@ import contextlib
 import gc
 import importlib
 import os
-import select
+import platform
 import signal
 import socket
+import time
 
-from . import isolation, program, supervisor, wire
+from . import isolation, program, seccomp, supervisor, wire
 
-READY = b"ready"
+READY, CALL = b"ready", b"call"
 SPARES = 2
-"""How many supervisors wait with their namespaces and mounts made."""
+"""How many supervisors wait with their namespaces and mounts made, and their programs forked and confined."""
+PATIENCE_S = 2.0
+"""How long a refused fork is tried again."""
 
 
 def serve(control_fd: int, preload: "list[str]") -> None:
-    """Fork a supervisor for every connection that arrives over the control socket; end when the host is gone.
+    """Send the host the connections of waiting supervisors, a new one for each that it takes; end when it is gone.
 
     Args:
-        control_fd: a SOCK_SEQPACKET socket; each message carries the descriptor of one call's connection.
+        control_fd: a SOCK_SEQPACKET socket; each message to the host carries the descriptor of one connection, or the
+            reason why there is none; each message from the host says that one was taken.
         preload: modules to import once, for all calls.
     """
     for name in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    os.environ.pop("LD_BIND_NOW", None)  # for the zygote alone
+    program.prepare()
+    isolation.limit_all_processes()
+    seccomp.program(platform.machine())
     uid, gid = os.getuid(), os.getgid()
     gc.disable()
     gc.freeze()  # what all calls share is not touched by their collections
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
-    spares: list[socket.socket] = []
-    with socket.socket(fileno=control_fd) as control:
+    control = socket.socket(fileno=control_fd)
+    try:
         control.send(READY)
-        while True:
-            if len(spares) < SPARES and not select.select([control], [], [], 0)[0]:
-                with contextlib.suppress(OSError):
-                    spares.append(_fork_supervisor(uid, gid))
-                    continue
-            message, fds, _, _ = socket.recv_fds(control, 16, 1)
-            if not message:
-                os._exit(0)  # PID 1: every call dies with it
-            try:
-                with spares.pop(0) if spares else _fork_supervisor(uid, gid) as spare:
-                    socket.send_fds(spare, [b"call"], fds)
-            except OSError as error:
-                with socket.socket(fileno=os.dup(fds[0])) as connection, contextlib.suppress(OSError):
-                    wire.send(connection, {"status": "sandbox_error", "message": f"zygote: {error}"})
-            for fd in fds:
-                os.close(fd)
+        for _ in range(SPARES):
+            _send_supervisor(control, uid, gid)
+        while control.recv(16):
+            _send_supervisor(control, uid, gid)
+    except ConnectionError:  # the host is gone and has left some connections unread
+        pass
+    finally:
+        os._exit(0)  # PID 1: every call dies with it
 
 
-def _fork_supervisor(uid: int, gid: int) -> socket.socket:
-    """Fork a supervisor that makes its world ahead of time; return the socket that takes its call's connection."""
-    ours, theirs = socket.socketpair()
-    with theirs:
+def _send_supervisor(control: socket.socket, uid: int, gid: int) -> None:
+    """Fork a supervisor that makes its world ahead of time, and send its connection to the host."""
+    here, there = socket.socketpair()
+    ends = supervisor.Ends()  # made here, for a child writes less memory that way
+    try:
+        if _fork_patiently() == 0:
+            control.close()
+            there.close()
+            _supervise(here, ends, uid, gid)
+        socket.send_fds(control, [CALL], [there.fileno()])
+    except OSError as error:
+        control.send(f"zygote: {error}".encode())
+    ends.close()
+    here.close()
+    there.close()
+
+
+def _fork_patiently() -> int:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
         try:
-            if isolation.fork_into_namespaces() != 0:
-                return ours
+            return isolation.fork_into_namespaces()
         except OSError:
-            ours.close()
-            raise
-        _supervise(theirs, uid, gid)
-        raise AssertionError
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
-def _supervise(waiting: socket.socket, uid: int, gid: int) -> None:
-    failure: BaseException | None = None
+def _supervise(connection: socket.socket, ends: supervisor.Ends, uid: int, gid: int) -> None:
     try:
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            running = supervisor.Program(ends)  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
-            isolation.close_other_fds(keep=(waiting.fileno(),))
             isolation.make_private_world()
         except OSError as error:
-            failure = error
-        _, fds, _, _ = socket.recv_fds(waiting, 16, 1)
-        waiting.close()
-        connection = socket.socket(fileno=fds[0])
-        if failure is None:
-            supervisor.serve(connection, program)
-        wire.send(connection, {"status": "sandbox_error", "message": f"the call's world: {failure}"})
+            wire.send(connection, {"status": "sandbox_error", "message": f"the call's world: {error}"})
+            wire.receive(connection)  # stay until it is read
+        else:
+            supervisor.serve(connection, running)
     finally:
         os._exit(0)

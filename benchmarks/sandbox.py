@@ -1,0 +1,179 @@
+"""Calls of the local sandbox against a bare subprocess and against other projects' Python tools.
+
+python -m benchmarks.sandbox [--calls 10000] [--rounds 8] [--rivals PYTHON]
+
+Three claims: a trivial call in full isolation, one after another, at 3 times the rate of `python -I -c`; the latency of
+64 calls at once; and nothing left behind by many calls. The sides take turns in short rounds, so that a busy machine
+slows all of them alike. PYTHON is an interpreter of an environment of its own in which `gem-llm` and `skyrl-gym` are
+installed; their tools start the `python` beside it, without isolation.
+"""
+
+import argparse
+import contextlib
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from trm_envs.sandbox import LocalSandbox
+
+CODE = "print(1)"
+SYSTEM_PYTHON = "/usr/bin/python3"
+CALLS_A_ROUND = 25
+CONCURRENCY = 64
+RIVALS = {
+    "GEM": f"from gem.tools.python_code_tool import PythonCodeTool\n"
+    f"tool = PythonCodeTool()\ndef call(): assert '1' in tool.execute_action('<python>{CODE}</python>')[2]",
+    "SkyRL-gym": f"from skyrl_gym.tools import PythonCodeExecutorToolGroup\n"
+    f"tool = PythonCodeExecutorToolGroup()\ndef call(): assert tool.execute_tool('python', '{CODE}') == '1'",
+}
+RIVAL_LOOP = (
+    "\nimport sys, time\ncall()\nfor line in sys.stdin:\n    started = time.perf_counter()\n"
+    "    for _ in range(int(line)): call()\n    print('seconds', time.perf_counter() - started, flush=True)\n"
+)
+
+
+def seconds_of(call: Callable[[], object], number: int) -> float:
+    """Seconds that so many calls take, one after another."""
+    started = time.perf_counter()
+    for _ in range(number):
+        call()
+    return time.perf_counter() - started
+
+
+def bare(python: str, number: int) -> float:
+    """Seconds of a bare interpreter."""
+    command = [python, "-I", "-c", CODE]
+    return seconds_of(lambda: subprocess.run(command, capture_output=True, text=True, check=True), number)
+
+
+def ours(sandbox: LocalSandbox, number: int) -> float:
+    """Seconds of the sandbox."""
+
+    def call() -> None:
+        result = sandbox.run(CODE)
+        assert result.stdout == "1\n", result
+
+    return seconds_of(call, number)
+
+
+@contextlib.contextmanager
+def rival(python: str, setup: str) -> Iterator[Callable[[int], float]]:
+    """A process of another project's tool; yields a function from a number of calls to their seconds."""
+    path = f"{os.path.dirname(os.path.abspath(python))}:{os.environ['PATH']}"
+    with subprocess.Popen(
+        [python, "-c", setup + RIVAL_LOOP],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PATH": path},
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def ask(number: int) -> float:
+            assert process.stdin
+            assert process.stdout
+            with contextlib.suppress(BrokenPipeError):
+                print(number, file=process.stdin, flush=True)
+            for line in process.stdout:
+                if line.startswith("seconds "):
+                    return float(line.split()[1])
+            assert process.stderr
+            raise RuntimeError(process.stderr.read().strip().rpartition("\n")[2])
+
+        try:
+            yield ask
+        finally:
+            process.stdin.close()
+
+
+def one_after_another(sandbox: LocalSandbox, rounds: int, rivals: str | None) -> None:
+    """Print calls a second of all sides, and how many times as fast the sandbox is."""
+    sides: dict[str, Callable[[int], float]] = {"sandbox": lambda number: ours(sandbox, number)}
+    for python in dict.fromkeys((sys.executable, SYSTEM_PYTHON)):
+        if os.path.exists(python):
+            sides[f"{python} -I -c"] = lambda number, python=python: bare(python, number)  # type: ignore[misc]
+    with contextlib.ExitStack() as stack:
+        for name, setup in RIVALS.items() if rivals else ():
+            side = stack.enter_context(rival(rivals, setup))  # type: ignore[arg-type]
+            try:
+                side(1)
+                sides[name] = side
+            except RuntimeError as error:
+                print(f"{name} left out: {error}")
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(rounds):
+            for name, side in sides.items():
+                times[name].append(side(CALLS_A_ROUND) / CALLS_A_ROUND)
+    print(f"\n{'one after another':<44}{'calls / s':>10}{'ms':>8}{'sandbox is faster by':>22}")
+    for name, seconds in times.items():
+        ratio = statistics.median(theirs / own for theirs, own in zip(seconds, times["sandbox"], strict=True))
+        middle = statistics.median(seconds)
+        print(f"{name:<44}{1 / middle:>10.1f}{middle * 1e3:>8.2f}{ratio:>22.2f}")
+
+
+def at_once(sandbox: LocalSandbox, number: int) -> None:
+    """Print the latency of calls of which 64 wait at any time."""
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        started = time.perf_counter()
+        latencies = sorted(pool.map(lambda _: ours(sandbox, 1), range(number)))
+        elapsed = time.perf_counter() - started
+    p50, p99 = latencies[number // 2], latencies[int(number * 0.99)]
+    print(
+        f"\n{number} calls, {CONCURRENCY} at once: p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms, "
+        f"{number / elapsed:.0f} calls / s ({sandbox.max_concurrent} run at one time, the others wait their turn)"
+    )
+
+
+def held() -> dict[str, int]:
+    """What this process and its descendants hold."""
+    frontier, processes = [os.getpid()], 0
+    while frontier:
+        pid = frontier.pop()
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                children = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+                frontier += map(int, children)
+                processes += len(children)
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return {"resident KiB": resident >> 10, "descriptors": len(os.listdir("/proc/self/fd")), "processes": processes}
+
+
+def many(sandbox: LocalSandbox, calls: int) -> None:
+    """Print what is held before and after so many calls."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: ours(sandbox, 100), range(4)))
+        time.sleep(1)
+        before = held()
+        list(pool.map(lambda _: ours(sandbox, calls // 4), range(4)))
+        time.sleep(1)
+        after = held()
+    print(f"\n{f'{calls} calls':<20}{'before':>10}{'after':>10}")
+    for name in before:
+        print(f"{name:<20}{before[name]:>10}{after[name]:>10}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=10_000, help="calls of the last part (default 10000)")
+    parser.add_argument("--rounds", type=int, default=8, help=f"rounds of {CALLS_A_ROUND} calls a side (default 8)")
+    parser.add_argument("--rivals", metavar="PYTHON", help="interpreter that has gem-llm and skyrl-gym installed")
+    arguments = parser.parse_args()
+    with LocalSandbox() as sandbox:
+        print(f"the sandbox runs {sandbox.python}")
+        if not arguments.rivals:
+            print("GEM and SkyRL-gym left out: no --rivals PYTHON")
+        one_after_another(sandbox, arguments.rounds, arguments.rivals)
+        at_once(sandbox, 10 * CONCURRENCY)
+        many(sandbox, arguments.calls)
+
+
+if __name__ == "__main__":
+    main()

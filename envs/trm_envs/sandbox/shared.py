@@ -1,0 +1,81 @@
+"""The sandbox that everything in one process shares, by name."""
+
+import atexit
+import difflib
+import os
+import threading
+from urllib.parse import urlsplit
+
+from trm_envs.sandbox.interface import Sandbox, SandboxUnavailable
+from trm_envs.sandbox.local import LocalSandbox
+from trm_envs.sandbox.unsafe import UnsafeSandbox
+
+NAMES = ("local", "unsafe")
+
+
+class _Shared:
+    """The sandboxes of one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.sandboxes: dict[str, Sandbox] = {}
+
+
+_shared = _Shared()
+_of_parents: list[_Shared] = []
+
+
+def shared_sandbox(name: str) -> Sandbox:
+    """Return this process's sandbox of that name, made at the first call and closed at exit.
+
+    Args:
+        name: "local", "unsafe" (nothing is isolated), or the address of a SandboxFusion server.
+
+    Raises:
+        SandboxUnavailable: if it cannot be had on this machine.
+        ValueError: if the name is none of these.
+    """
+    shared = _shared
+    with shared.lock:
+        if name not in shared.sandboxes:
+            shared.sandboxes[name] = _make(name)
+        return shared.sandboxes[name]
+
+
+def close_shared() -> None:
+    """Close all of this process's shared sandboxes; the next call of `shared_sandbox` makes new ones."""
+    shared = _shared
+    with shared.lock:
+        while shared.sandboxes:
+            shared.sandboxes.popitem()[1].close()
+
+
+def _start_afresh() -> None:
+    """In a forked child: leave the parent's sandboxes, and a lock that may be held, alone."""
+    global _shared
+    _of_parents.append(_shared)  # kept: to collect them would be to meddle with the parent's processes
+    _shared = _Shared()
+
+
+def _make(name: str) -> Sandbox:
+    if name == "local":
+        try:
+            return LocalSandbox()
+        except SandboxUnavailable as error:
+            raise SandboxUnavailable(
+                f"{error}\nOr take a SandboxFusion server, sandbox=http://HOST:8080. By hand, for code that you trust: "
+                "sandbox=unsafe, which isolates nothing."
+            ) from error
+    if name == "unsafe":
+        return UnsafeSandbox()
+    if isinstance(name, str) and name.startswith(("http://", "https://")) and urlsplit(name).hostname:
+        from trm_envs.sandbox.fusion import FusionSandbox
+
+        return FusionSandbox(name)
+    near = difflib.get_close_matches(str(name), [*NAMES, "http://", "https://"], 1, 0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"sandbox = {name!r}: expected local, unsafe or an address http(s)://HOST:PORT{hint}")
+
+
+os.register_at_fork(after_in_child=_start_afresh)
+atexit.register(close_shared)

@@ -1,0 +1,215 @@
+"""The server by itself: bad requests, who may ask, bounds, and what a client that hangs up leaves."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+import requests
+import sandbox_fusion
+from sandbox_fusion import RunCodeRequest
+
+from tests.envs.fusion_support import running_server
+from tests.envs.sandbox_support import TIGHT
+from trm_envs.sandbox import Limits, Result, Status, server
+from trm_envs.sandbox.fusion import FusionSandbox
+from trm_envs.sandbox.fusion_requests import MOST
+
+LIMITS = Limits(wall_s=5, cpu_s=5)
+
+
+class FakeSandbox:
+    """A fake: it runs nothing, takes `seconds` for it, and counts how many calls are inside."""
+
+    def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
+        self.limits = LIMITS
+        self.max_concurrent = 2
+        self.seconds, self.error = seconds, error
+        self.inside = self.most = self.cancelled = 0
+        self.asked: list[Limits] = []
+
+    async def arun(
+        self, code: str, language: str, stdin: str, files: dict, limits: Limits, *, outputs: list[str]
+    ) -> Result:
+        self.asked.append(limits)
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.inside -= 1
+        if self.error is not None:
+            raise self.error
+        return Result(Status.OK, stdout="ran\n", return_code=0)
+
+
+def post(url: str, body: Any, path: str = "/run_code", **options: Any) -> requests.Response:
+    return requests.post(f"{url}{path}", json=body, timeout=20, **options)
+
+
+def program(**fields: Any) -> dict[str, Any]:
+    return {"code": "print(1)", "language": "python", **fields}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/run_code", {"language": "python"}, "code"),
+        ("/run_code", program(language="cobol"), "language"),
+        ("/run_code", program(run_timeout=0), "run_timeout"),
+        ("/run_code", program(run_timeout=1e6), "run_timeout"),
+        ("/run_code", program(compile_timeout=-1), "compile_timeout"),
+        ("/run_code", program(memory_limit_MB=1), "memory_limit_MB"),
+        ("/run_code", program(memory_limit_MB=10**9), "memory_limit_MB"),
+        ("/run_code", program(memory_limit_MB="1"), "memory_limit_MB"),
+        ("/run_code", program(files={"a": "?"}), "files.a"),
+        ("/run_code", program(files={"../a": ""}), "files.../a"),
+        ("/run_code", program(files={"a": "A" * (180 << 10)}), "files"),
+        ("/run_code", program(fetch_files=["/etc/passwd"]), "fetch_files"),
+        ("/run_code", program(code="\ud800"), "code"),
+        ("/run_code", program(trm_limits={"wall": 1}), "trm_limits"),
+        ("/run_code", program(trm_limits={"processes": 0}), "trm_limits"),
+        ("/run_code", program(trm_limits={"processes": 9999}), "trm_limits.processes"),
+        ("/run_code", [], "body"),
+        ("/run_jupyter", {}, "cells"),
+        ("/run_jupyter", {"cells": []}, "cells"),
+        ("/run_jupyter", {"cells": ["1"], "total_timeout": 1e9}, "total_timeout"),
+        ("/run_jupyter", {"cells": ["1"], "kernel": "ir"}, "kernel"),
+    ],
+)
+def test_a_bad_request_is_422_and_names_the_field(path: str, body: Any, field: str) -> None:
+    fake = FakeSandbox()
+    fake.limits = Limits(disk_bytes=1 << 17)
+    with running_server(fake) as url:  # type: ignore[arg-type]
+        response = requests.post(f"{url}{path}", data=json.dumps(body), timeout=5)
+    assert response.status_code == 422
+    detail = response.json()["detail"][0]
+    assert ".".join(detail["loc"]) == f"body.{field}"
+    assert detail["msg"]
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b'{"code": NaNN}'])
+def test_what_is_not_json_is_422(data: bytes) -> None:
+    with running_server(FakeSandbox()) as url:  # type: ignore[arg-type]
+        response = requests.post(f"{url}/run_code", data=data, timeout=5)
+        assert (response.status_code, response.json()["detail"][0]["loc"]) == (422, ["body", "body"])
+
+
+def test_a_language_that_is_not_there_is_a_sandbox_error_and_never_a_verdict() -> None:
+    with running_server(FakeSandbox()) as url:  # type: ignore[arg-type]
+        answer = post(url, program(language="cpp")).json()
+    assert (answer["status"], answer["message"]) == (
+        "SandboxError",
+        "language = 'cpp': this server runs python and bash",
+    )
+
+
+def test_a_requests_limits_reach_the_sandbox() -> None:
+    fake = FakeSandbox()
+    with running_server(fake) as url:  # type: ignore[arg-type]
+        post(url, program(run_timeout=20, memory_limit_MB=300))
+        post(url, program(run_timeout=20, trm_limits={"cpu_s": 2, "processes": 3, "wall_s": 7}))
+    # run_timeout is seconds on the clock: the processor time must not end a program before
+    assert (fake.asked[0].wall_s, fake.asked[0].memory_bytes) == (20, 300 << 20)
+    assert fake.asked[0].cpu_s >= 20
+    assert (fake.asked[1].wall_s, fake.asked[1].cpu_s, fake.asked[1].processes) == (20, 2, 3)
+
+
+def test_a_sandbox_that_fails_is_told_as_such() -> None:
+    with running_server(FakeSandbox(error=RuntimeError("no zygote"))) as url:  # type: ignore[arg-type]
+        answer = post(url, program()).json()
+        assert (answer["status"], answer["message"]) == ("SandboxError", "RuntimeError: no zygote")
+
+
+def test_paths_sizes_origins_and_tokens_are_checked() -> None:
+    with running_server(FakeSandbox(), token="hush", max_body_bytes=1000) as url:  # type: ignore[arg-type]
+        bare, given = url, url.replace("://", "://:hush@")
+        assert post(bare, program()).status_code == 401
+        assert requests.get(f"{bare}/v1/ping", timeout=5).status_code == 401
+        assert post(bare.replace("://", "://:hushh@"), program()).status_code == 401
+        assert post(bare, program(), headers={"Authorization": "Bearer hush"}).status_code == 200
+        assert post(given, program(), headers={"Origin": "http://evil.example"}).status_code == 403
+        assert post(given, program(code="x" * 2000)).status_code == 413
+        assert requests.get(f"{given}/v1/ping", timeout=5).json() == "pong"
+        missing = post(given, {}, "/submit")
+        assert (missing.status_code, "POST /run_code" in missing.json()["detail"]) == (404, True)
+        assert requests.get(f"{given}/run_code", timeout=5).status_code == 405
+        # what clients do with such an address
+        assert sandbox_fusion.run_code(RunCodeRequest(**program()), given, 1).run_result.stdout == "ran\n"
+        with FusionSandbox(given) as sandbox:
+            sandbox.ping()
+            assert sandbox.run("1").ok
+
+
+async def test_programs_beyond_the_bound_wait_and_too_many_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeSandbox(seconds=0.05)
+    with running_server(fake, max_concurrent=3) as url:  # type: ignore[arg-type]
+        responses = await asyncio.gather(*(asyncio.to_thread(post, url, program()) for _ in range(12)))
+        assert [response.json()["status"] for response in responses] == ["Success"] * 12
+        assert fake.most == 3
+        monkeypatch.setattr(server, "MAX_WAITING", 1)
+        codes = [
+            response.status_code
+            for response in await asyncio.gather(*(asyncio.to_thread(post, url, program()) for _ in range(12)))
+        ]
+        assert set(codes) == {200, 503}
+
+
+def test_a_client_that_hangs_up_ends_its_program() -> None:
+    fake = FakeSandbox(seconds=60)
+    with running_server(fake) as url:  # type: ignore[arg-type]
+        with pytest.raises(requests.Timeout):
+            requests.post(f"{url}/run_code", json=program(), timeout=0.2)
+        deadline = time.monotonic() + 5
+        while not fake.cancelled and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (fake.cancelled, fake.inside) == (1, 0)
+
+
+def test_the_log_has_a_line_for_each_request_and_no_code() -> None:
+    lines: list[str] = []
+    with running_server(FakeSandbox(), log=lines.append) as url:  # type: ignore[arg-type]
+        post(url, program(code="secret"))
+        post(url, program(run_timeout=-1))
+        requests.get(f"{url}/nowhere", timeout=5)
+    assert [line.split()[1:4] for line in lines] == [
+        ["POST", "/run_code", "200"],
+        ["POST", "/run_code", "422"],
+        ["GET", "/nowhere", "404"],
+    ]
+    assert " ok " in lines[0]
+    assert "run_timeout" in lines[1]
+    assert "secret" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("max_concurrent", 0), ("port", -1), ("port", 70_000), ("max_body_bytes", 0), ("token", "a b")]
+)
+def test_bad_arguments_are_named(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{field}.*expected"):
+        server.SandboxServer(FakeSandbox(), **{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "words"),
+    [
+        ("127.0.0.1", None, None),
+        ("::1", None, None),
+        ("localhost", None, None),
+        ("0.0.0.0", None, "no authentication"),
+        ("10.0.0.1", None, "no authentication"),
+        ("::", "t", "unencrypted"),
+    ],
+)
+def test_an_address_that_others_reach_is_warned_of(host: str, token: str | None, words: str | None) -> None:
+    said = server.warning(host, token)
+    assert said is None if words is None else words in said  # type: ignore[operator]
+
+
+def test_the_largest_limits_admit_the_defaults_and_the_tests() -> None:
+    for limits in (Limits(), TIGHT):
+        assert all(getattr(limits, name) <= getattr(MOST, name) for name in Limits.__dataclass_fields__)
