@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs the tests.
-#   bash scripts/test.sh            all tests, the end-to-end trainings included
+#   bash scripts/test.sh            all tests: the quick ones on two processes, then the end-to-end trainings
 #   bash scripts/test.sh --quick    only the quick ones (under two minutes)
-# Other arguments go to pytest.
+#   bash scripts/test.sh ARGS       pytest with these arguments
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-selection=()
 case "${1:-}" in
   -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-  --quick) selection=(-m "not slow"); shift ;;
 esac
 bash scripts/setup.sh
-exec "${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m pytest "${selection[@]}" "$@"
+pytest=("${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m pytest)
+if [ $# -gt 0 ] && [ "$1" != --quick ]; then
+  exec "${pytest[@]}" "$@"
+fi
+# One thread a process: the tests' tensors are small, and two pools of threads on two cores wait for each other.
+OMP_NUM_THREADS=1 "${pytest[@]}" -m "not slow" -n 2 --dist loadscope
+if [ "${1:-}" != --quick ]; then
+  # A training is Ray, a trainer and a rollout server: one at a time.
+  "${pytest[@]}" -m slow
+fi

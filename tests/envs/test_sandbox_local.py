@@ -76,7 +76,7 @@ def test_bash_runs_with_stdin_and_files(sandbox: LocalSandbox) -> None:
 def test_the_cpu_limit_stops_a_busy_program_before_the_clock(sandbox: LocalSandbox) -> None:
     result = sandbox.run("while True: pass", limits=Limits(wall_s=30, cpu_s=1))
     assert result.status is Status.TIMEOUT
-    assert result.duration_s < 10
+    assert result.duration_s < 25
 
 
 def test_a_session_keeps_variables_files_and_imports(sandbox: LocalSandbox) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Result, Status
 
-pytestmark = needs_bubblewrap
+pytestmark = [needs_bubblewrap, pytest.mark.slow]
 
 NUM_RUNS = 200
 PATIENT = dataclasses.replace(TIGHT, wall_s=15.0)

@@ -93,7 +93,7 @@ def test_time_output_and_memory_are_limited(sandbox: UnsafeSandbox, code: str, s
 
 def test_a_stopped_program_takes_its_children_along(sandbox: UnsafeSandbox) -> None:
     code = "import os, time\nchild = os.fork()\nif child: print(child, flush=True)\ntime.sleep(60)"
-    result = sandbox.run(code, limits=Limits(wall_s=1))
+    result = sandbox.run(code, limits=Limits(wall_s=3))
     assert result.status is Status.TIMEOUT
     # a child that is dead but not collected has no executable any more
     deadline = time.monotonic() + 5

@@ -25,8 +25,8 @@ from trm_agent.models.traces import Solver
 CACHE_VARIABLE = "TRM_AGENT_CACHE"
 RECIPE_FILES = ("traces.py", "nano_tokenizer.py", "nano_train.py")
 NUM_TOKENIZER_TRACES = 300
-REPORTED_HORIZONS = (1, 2, 4, 8, 16)
-NUM_REPORTED_TASKS = 128
+REPORTED_HORIZONS = (1, 2, 4, 8)
+NUM_REPORTED_TASKS = 64
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""The coding twin of the main job: programs of the model, run in the sandbox, scored by hidden tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.training import steps, train
+from tests.envs.sandbox_support import needs_bubblewrap
+
+pytestmark = [needs_bubblewrap, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_code_is_run_and_scored_in_training(tmp_path: Path) -> None:
+    train(
+        tmp_path / "run",
+        "env=code_tests",
+        "env.train.horizons=[1]",
+        "env.val.horizons=[1]",
+        "nano.horizon=1",
+        "nano.target_success=0.3",
+        "trainer.total_training_steps=1",
+        "trainer.test_freq=1",
+    )
+    (row,) = steps(tmp_path / "run")
+    assert (row["env/num_episodes"], row["env/infrastructure_failures"]) == (16, 0)
+    # a third of the episodes pass all tests, so that hardly ever all or none of sixteen do
+    assert 0 < row["env/success"] < 1
+    assert row["env/success"] <= row["env/task/stages_passed_frac"] <= 1
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _runs_in(pid, str(tmp_path))]
+
+
+def _runs_in(pid: str, folder: str) -> bool:
+    """Whether a process was started for this run."""
+    try:
+        return folder in Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return False
