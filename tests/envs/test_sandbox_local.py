@@ -73,6 +73,13 @@ def test_bash_runs_with_stdin_and_files(sandbox: LocalSandbox) -> None:
     assert (piped.stdout, piped.stderr, piped.return_code) == ("y\n", "", 0)
 
 
+def test_what_was_printed_before_the_streams_were_replaced_or_closed_is_not_lost(sandbox: LocalSandbox) -> None:
+    replaced = "import io, sys\nprint('kept')\nsys.stdout = io.StringIO()\nprint('away')"
+    assert sandbox.run(replaced).stdout == "kept\n"
+    closed = sandbox.run("import sys\nprint('kept')\nsys.stdout.close()")
+    assert (closed.stdout, closed.return_code) == ("kept\n", 0)
+
+
 def test_the_cpu_limit_stops_a_busy_program_before_the_clock(sandbox: LocalSandbox) -> None:
     result = sandbox.run("while True: pass", limits=Limits(wall_s=30, cpu_s=1))
     assert result.status is Status.TIMEOUT

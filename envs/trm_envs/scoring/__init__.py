@@ -1,11 +1,15 @@
-"""Verifiers of answers: exact rationals first, then math-verify in killable processes."""
+"""Verifiers of answers (exact rationals first, then math-verify in killable processes) and of programs."""
 
 from trm_envs.scoring.exact import Quantity, compare_exact, parse_quantity
 from trm_envs.scoring.extract import Extraction, extract_answer
 from trm_envs.scoring.pool import WorkerCrashed, WorkerPool, WorkerTimeout
+from trm_envs.scoring.programs import Case, CaseOutcome, CaseVerdict, run_cases, same_output
 from trm_envs.scoring.verify import Outcome, Verdict, close_pool, score_math
 
 __all__ = [
+    "Case",
+    "CaseOutcome",
+    "CaseVerdict",
     "Extraction",
     "Outcome",
     "Quantity",
@@ -17,5 +21,7 @@ __all__ = [
     "compare_exact",
     "extract_answer",
     "parse_quantity",
+    "run_cases",
+    "same_output",
     "score_math",
 ]

@@ -95,9 +95,11 @@ def _leave(status: "tuple[str, Any] | None") -> None:
 
 def _flush() -> bool:
     done = True
-    for stream in (sys.stdout, sys.stderr):
+    # the original streams too: a program may have put others in their place and kept them
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
-            stream.flush()
+            if not getattr(stream, "closed", stream is None):
+                stream.flush()
         except BaseException:
             done = False
     return done

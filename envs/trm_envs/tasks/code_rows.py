@@ -1,0 +1,186 @@
+r"""Programming problems from a file, for CodeTests: LiveCodeBench's columns, or plain ones.
+
+    {"question_content": str, "public_test_cases": [{input, output, testtype}], "private_test_cases": ..., ...}
+    {"question": str, "tests": [{"input": str, "output": str}], "hidden_tests": [...], "solution": str (optional)}
+
+Test lists may be JSON text, and LiveCodeBench's private ones base64 of zlib of a pickled JSON text. Such a pickle is
+never run: it is read as a list of instructions, of which only those that make one text are allowed.
+"""
+
+import base64
+import dataclasses
+import json
+import pickletools
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trm_envs.options import cut_middle
+from trm_envs.rows import convert_rows, once_per_file
+from trm_envs.scoring.programs import ENDINGS, Case, CaseOutcome, CaseVerdict, hide_addresses
+
+MAX_PRIVATE_BYTES = 1 << 29
+MAX_SHOWN_CHARS = 500
+_TEXT_OPCODES = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_OTHER_OPCODES = ("PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP")
+FUNCTIONAL = "it asks for a function; only programs that read stdin can be tested: leave such rows out of the file"
+Run = Callable[[str, Sequence[Case], str], list[CaseOutcome]]
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """One problem of a file: a single stage."""
+
+    question: str
+    """What to write."""
+    visible: tuple[Case, ...]
+    """The tests that a model may run."""
+    hidden: tuple[Case, ...]
+    """The tests that decide, with the visible ones."""
+    solution_code: str = ""
+    """A right program, if the row has one."""
+
+    @property
+    def texts(self) -> list[str]:
+        """What the only stage asks for."""
+        return [self.question]
+
+    def solution(self, stage: int) -> str:
+        """Return the row's own solution.
+
+        Raises:
+            NotImplementedError: if it has none.
+        """
+        if not self.solution_code:
+            raise NotImplementedError("the row has no `solution`; add that field, a program, for the scripted solver")
+        return self.solution_code
+
+    def visible_failure(self, run: Run, program: str, stage: int) -> str | None:
+        """Run the visible tests; return what is wrong with the first that fails, or None."""
+        for number, (case, outcome) in enumerate(zip(self.visible, run(program, self.visible, ""), strict=True), 1):
+            if not outcome.passed:
+                return _describe(number, case, outcome)
+        return None
+
+    def passes_hidden(self, run: Run, program: str) -> bool:
+        """Run the visible and the hidden tests; return whether all pass."""
+        return all(outcome.passed for outcome in run(program, (*self.visible, *self.hidden), ""))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row with its hidden tests still packed: in a whole file they may be gigabytes."""
+
+    problem: RowProblem
+    hidden_field: str
+    packed: Any
+
+
+def load_code_rows(path: str) -> list[_Row]:
+    """Return the rows of a file; one copy a process, read again when the file changes.
+
+    Raises:
+        ValueError: if the file cannot be read or a row is no problem with stdin tests; it names file, row and field.
+    """
+    return once_per_file(path, _read_code_rows)
+
+
+def row_problem(path: str, number: int) -> RowProblem:
+    """Return the problem of one row of a file, with its hidden tests.
+
+    Raises:
+        ValueError: see `load_code_rows`; also if the hidden tests cannot be read.
+    """
+    row = load_code_rows(path)[number]
+    try:
+        hidden = _cases(row.hidden_field, row.packed)
+    except ValueError as error:
+        raise ValueError(f"{path}, row {number} (counted from 0): {error}") from error
+    return dataclasses.replace(row.problem, hidden=hidden)
+
+
+def _read_code_rows(path: str) -> list[_Row]:
+    return list(convert_rows(path, _convert))
+
+
+def _convert(row: dict[str, Any]) -> _Row:
+    """Read all of a row but its hidden tests."""
+    name = "question" if "question" in row else "question_content"
+    visible, hidden = ("tests", "hidden_tests") if name == "question" else ("public_test_cases", "private_test_cases")
+    question, solution = row.get(name), row.get("solution")
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f'field "{name}": expected text, the problem; rename a field to "question" if it is that')
+    if row.get("starter_code"):
+        raise ValueError(f'field "starter_code": {FUNCTIONAL}')
+    if row.get(hidden) is None:
+        raise ValueError(f'field "{hidden}": is missing; expected the tests that decide')
+    problem = RowProblem(question, _cases(visible, row.get(visible)), (), solution if isinstance(solution, str) else "")
+    return _Row(problem, hidden, row[hidden])
+
+
+def _cases(field: str, value: Any) -> tuple[Case, ...]:
+    if isinstance(value, str):
+        value = _decode(field, value)
+    if not isinstance(value, list) or not value:
+        found = "an empty list" if value == [] else type(value).__name__
+        raise ValueError(f'field "{field}": is {found}; expected a list of at least one test')
+    return tuple(_case(f'field "{field}", test {number}', test) for number, test in enumerate(value))
+
+
+def _case(where: str, test: Any) -> Case:
+    if not isinstance(test, dict):
+        raise ValueError(f'{where}: is {type(test).__name__}; expected an object with "input" and "output"')
+    if test.get("testtype", "stdin") != "stdin":
+        raise ValueError(f'{where}: "testtype" is {test["testtype"]!r}: {FUNCTIONAL}')
+    for field in ("input", "output"):
+        if not isinstance(test.get(field), str):
+            raise ValueError(f'{where}: "{field}" is {type(test.get(field)).__name__}; expected text')
+    return Case(test["input"], test["output"])
+
+
+def _decode(field: str, text: str) -> Any:
+    """Read a list of tests that is JSON, or base64 of zlib of a pickled JSON text."""
+    try:
+        if not text.lstrip().startswith("["):
+            unpacked = zlib.decompressobj()
+            data = unpacked.decompress(base64.b64decode(text, validate=True), MAX_PRIVATE_BYTES)
+            if not unpacked.eof:
+                raise ValueError(f"is incomplete or longer than {MAX_PRIVATE_BYTES} bytes")
+            text = read_pickled_text(data)
+        return json.loads(text)
+    except (ValueError, RecursionError, zlib.error) as error:
+        raise ValueError(
+            f'field "{field}": expected JSON, or base64 of zlib of a pickled JSON text ({error})'
+        ) from error
+
+
+def read_pickled_text(data: bytes) -> str:
+    """Return the text that a pickle holds, without running the pickle.
+
+    Raises:
+        ValueError: if it holds anything but one text.
+    """
+    texts: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in _TEXT_OPCODES:
+                texts.append(str(argument))
+            elif opcode.name not in _OTHER_OPCODES:
+                raise ValueError(f"the pickle holds more than a text: {opcode.name}")
+    except (KeyError, IndexError, OverflowError) as error:
+        raise ValueError("the pickle is damaged") from error
+    if len(texts) != 1:
+        raise ValueError(f"the pickle holds {len(texts)} texts; expected one")
+    return texts[0]
+
+
+def _describe(number: int, case: Case, outcome: CaseOutcome) -> str:
+    parts = [f"test {number}", "Input:", _short(case.stdin), "Expected:", _short(case.expected)]
+    if outcome.verdict is CaseVerdict.WRONG:
+        return "\n".join([*parts, "Got:", _short(hide_addresses(outcome.stdout)) or "(nothing)"])
+    return "\n".join([*parts, f"But {ENDINGS.get(outcome.verdict) or outcome.error or 'the code failed'}."])
+
+
+def _short(text: str) -> str:
+    return cut_middle(text.rstrip("\n"), MAX_SHOWN_CHARS)
