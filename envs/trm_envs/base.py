@@ -39,6 +39,8 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         tools: functions with type hints; methods marked with `@tool` come on top of these.
         task_key: what makes the task, if the first message does not say it all; `make_task` may set it. Its hash
             decides the split.
+        task_split: the split that the task belongs to, where `make_task` decides that itself, as a task made of parts
+            must; empty: the hash decides.
 
     Raises:
         ValueError: if an option is unknown or its value is not allowed.
@@ -49,6 +51,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     answer_form: str = "..."
     tools: Sequence[Tool | Callable[..., Any]] = ()
     task_key: str = ""
+    task_split: str = ""
 
     def __init__(self, **options: Any) -> None:
         self.action_space = UnicodeText()
@@ -181,12 +184,11 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     def _draw(self) -> str:
         """Draw tasks until one belongs to the split; return its first message."""
         for _ in range(MAX_DRAWS):
-            self.system_prompt, self.task_key = type(self).system_prompt, ""
+            self.system_prompt, self.task_key, self.task_split = type(self).system_prompt, "", ""
             first_message = self.make_task()
-            digest = hashlib.sha256((self.task_key or first_message).encode()).hexdigest()
-            split = "held_out" if int(digest[:8], 16) < HELD_OUT_FRACTION * 2**32 else "train"
-            if self.options.split in (split, "all"):
-                self.task_id = digest[:16]
+            key = self.task_key or first_message
+            if self.options.split in (self.task_split or split_of(key), "all"):
+                self.task_id = _digest(key)[:16]
                 return first_message
         raise ValueError(
             f'split = "{self.options.split}": none of {MAX_DRAWS} drawn tasks belongs to it; draw from more tasks, '
@@ -200,6 +202,15 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         options = dataclasses.replace(base, **changes)
         PROTOCOLS[options.protocol].check_tools(self._tools)
         return options
+
+
+def split_of(key: str) -> str:
+    """Return the split, "train" or "held_out", of the task that this key makes."""
+    return "held_out" if int(_digest(key)[:8], 16) < HELD_OUT_FRACTION * 2**32 else "train"
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _info(role: str, num_tool_calls: int = 0, malformed: bool = False) -> dict[str, Any]:
