@@ -4,6 +4,12 @@ import gymnasium
 
 ENTRY_POINTS = {
     "trm/ChainMath-v0": "trm_envs.tasks.chain_math:ChainMath",
+    "trm/ComposedMath-v0": "trm_envs.tasks.composed_math:ComposedMath",
+    "trm/LongExecution-v0": "trm_envs.tasks.long_execution:LongExecution",
+    "trm/PythonMath-v0": "trm_envs.tasks.python_math:PythonMath",
+    "trm/CodeRepair-v0": "trm_envs.tasks.code_repair:CodeRepair",
+    "trm/CodeTests-v0": "trm_envs.tasks.code_tests:CodeTests",
+    "trm/ReasoningGym-v0": "trm_envs.tasks.reasoning_gym:ReasoningGym",
 }
 
 

@@ -1,0 +1,92 @@
+"""What environments there are, with their options and protocols."""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+
+from trm_envs.base import ToolEnv
+from trm_envs.protocols import PROTOCOLS
+from trm_envs.registration import registered_ids
+from trm_envs.tools import Tool
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One environment."""
+
+    id: str
+    """What `gymnasium.make` takes."""
+    summary: str
+    """One line."""
+    options: Mapping[str, Any]
+    """Name to default."""
+    protocols: tuple[str, ...]
+    """How tool calls can be written."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {**dataclasses.asdict(self), "protocols": list(self.protocols)}
+
+
+def entries(module: str | None = None) -> list[Entry]:
+    """Return this package's environments, and those that importing `module` registers.
+
+    Raises:
+        ValueError: if the module cannot be imported.
+    """
+    from trm_envs.checking.subject import import_module, load
+
+    ids = registered_ids()
+    if module is not None:
+        import_module(module)
+        ids += [
+            name
+            for name, spec in gymnasium.registry.items()
+            if str(spec.entry_point).startswith(f"{module}.") or str(spec.entry_point).startswith(f"{module}:")
+        ]
+    found = []
+    for env_id in ids:
+        spec = gymnasium.spec(env_id)
+        kind = load(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        if inspect.isclass(kind) and issubclass(kind, ToolEnv):
+            found.append(Entry(env_id, _summary(kind), {**_defaults(kind), **spec.kwargs}, _protocols(kind)))
+    return found
+
+
+def _summary(kind: type[ToolEnv]) -> str:
+    """The first sentence of the module's docstring without the id, else of the class's."""
+    module = importlib.import_module(kind.__module__)
+    text = (module.__doc__ or kind.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+    _, colon, rest = text.partition(": ")
+    return (rest if colon else text).split(". ")[0].rstrip(".")
+
+
+def _defaults(kind: type[ToolEnv]) -> dict[str, Any]:
+    return dataclasses.asdict(kind.options_class())
+
+
+def _protocols(kind: type[ToolEnv]) -> tuple[str, ...]:
+    plain = [each if isinstance(each, Tool) else Tool(each) for each in kind.tools]
+    marked = [Tool(_bound(method)) for method in _marked(kind)]
+    names = []
+    for name, protocol in PROTOCOLS.items():
+        try:
+            protocol.check_tools([*plain, *marked])
+        except ValueError:
+            continue
+        names.append(name)
+    return tuple(names)
+
+
+def _marked(kind: type[ToolEnv]) -> list[Any]:
+    methods = (getattr(kind, name) for name in dir(kind))
+    return [method for method in methods if getattr(method, "is_tool", False)]
+
+
+def _bound(method: Any) -> Any:
+    """The method as an instance would show it, without making one: making one may start workers."""
+    return method.__get__(object(), object)

@@ -1,0 +1,187 @@
+"""`trm/ReasoningGym-v0`: questions of one of reasoning-gym's procedural sets, one after the other, with Python.
+
+The questions of an episode come from one seed; the next is asked whatever the last answer was. The reward is 1 if the
+set's own scorer gives every answer 1, else 0; the mean of its scores stands in the numbers.
+
+Sets and scorers run in worker processes that can be killed. A scorer that raises, hangs or dies on a model's text is
+asked about the set's own answer: if that gets its score, the text was at fault and is wrong, else (or if the set has
+no answer of its own and the worker was lost) it is a `VerifierError`. A policy thus gains nothing by breaking a scorer.
+"""
+
+import atexit
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trm_envs.errors import InfrastructureError, VerifierError
+from trm_envs.python_tool import PythonToolEnv, SandboxOptions
+from trm_envs.scoring.pool import WorkerCrashed, WorkerPool, WorkerTimeout
+
+MAX_WORKERS = 2
+# A worker takes seconds to start, and its caches are bounded.
+MAX_JOBS = 100_000
+MAX_ANSWER_CHARS = 10_000
+ITEM_DEADLINE_S = 60.0
+SCORE_DEADLINE_S = 5.0
+WORKER = (sys.executable, str(Path(__file__).with_name("reasoning_gym_worker.py")))
+MISSING = "reasoning-gym is missing; install it with: pip install 'trm-agent[bridges]'"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasoningGymOptions(SandboxOptions):
+    """Options of ReasoningGym.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+
+    dataset: str = "chain_sum"
+    """Name of one of reasoning-gym's sets."""
+    dataset_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of the set's configuration, without `seed` and `size`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.dataset, str):
+            raise ValueError(f'dataset = {self.dataset!r}: expected a name; e.g. dataset="chain_sum"')
+        try:
+            assert isinstance(self.dataset_options, Mapping)
+            json.dumps(dict(self.dataset_options))
+        except (AssertionError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"dataset_options = {self.dataset_options!r}: expected a mapping of JSON values; "
+                'e.g. {"min_terms": 2}'
+            ) from error
+
+
+class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
+    """The environment; see the module's docstring.
+
+    Args:
+        **options: see `ReasoningGymOptions`; `horizon` is the number of questions.
+
+    Raises:
+        ModuleNotFoundError: if reasoning-gym is not installed.
+        ValueError: if there is no such set, or an option is not allowed.
+    """
+
+    options_class = ReasoningGymOptions
+    system_prompt = "Answer the questions, one after the other; Python may help. Give each answer as {answer}."
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if importlib.util.find_spec("reasoning_gym") is None:
+            raise ModuleNotFoundError(MISSING)
+        self._check_set()
+
+    def make_task(self) -> str:
+        """Draw the questions; return the first."""
+        if self.options is not self._defaults:
+            self._check_set()
+        self._seed = int(self.np_random.integers(2**31))
+        self._items = [self._ask_item(index) for index in range(self.options.horizon)]
+        self._scores: list[float] = []
+        questions = [item["question"] for item in self._items]
+        self.task_key = json.dumps([self.options.dataset, dict(self.options.dataset_options), questions])
+        return self._question()
+
+    def follow_answer(self, answer: str) -> str | None:
+        """Return the next question, or None after the last."""
+        if len(self._scores) == self.options.horizon - 1:
+            return None
+        self._scores.append(self._grade(answer))
+        return self._question()
+
+    def score(self, answer: str) -> float:
+        """Return 1.0 if every answer has the score 1.0, else 0.0."""
+        self._scores.append(self._grade(answer))
+        return float(all(score == 1.0 for score in self._scores))
+
+    def solution(self) -> str:
+        """Return the set's own answer; some sets have none."""
+        answer = self._items[len(self._scores)]["answer"]
+        if answer is None:
+            raise NotImplementedError(f"{self.options.dataset} has no answers of its own")
+        return self.answer(answer)
+
+    def numbers(self) -> dict[str, float]:
+        """Return the mean of the set's scores."""
+        return {"mean_score": sum(self._scores) / len(self._scores)}
+
+    def _question(self) -> str:
+        number = len(self._scores)
+        return f"Question {number + 1} of {self.options.horizon}:\n{self._items[number]['question']}"
+
+    def _place(self, index: int) -> dict[str, Any]:
+        options = dict(self.options.dataset_options)
+        return {
+            "dataset": self.options.dataset, "options": options, "seed": self._seed, "size": self.options.horizon,
+            "index": index,
+        }  # fmt: skip
+
+    def _check_set(self) -> None:
+        options = dict(self.options.dataset_options)
+        reply = _ask({"operation": "check", "dataset": self.options.dataset, "options": options}, ITEM_DEADLINE_S)
+        if "refused" in reply:
+            raise ValueError(reply["refused"])
+
+    def _ask_item(self, index: int) -> dict[str, Any]:
+        place = self._place(index)
+        reply = _ask({"operation": "item", **place}, ITEM_DEADLINE_S)
+        if "error" in reply:
+            raise InfrastructureError(f"{self.options.dataset} makes no question of {place}: {reply['error']}")
+        return reply
+
+    def _grade(self, answer: str) -> float:
+        """Return the set's score of an answer to the present question."""
+        if len(answer) > MAX_ANSWER_CHARS:
+            return 0.0
+        index = len(self._scores)
+        try:
+            reply = _ask_score(self._place(index), answer)
+        except InfrastructureError:
+            reply = {}
+            if self._items[index]["answer"] is None:
+                raise
+        if "score" in reply:
+            return reply["score"]
+        own = self._items[index]["answer"]
+        if own is None or "score" in _ask_score(self._place(index), own):
+            return 0.0
+        raise VerifierError(f"the scorer of {self.options.dataset} fails on its own answer: {reply.get('error')}")
+
+
+def close_workers() -> None:
+    """End this process's workers; the next call starts new ones."""
+    pool = _pools.pop(os.getpid(), None)
+    if pool is not None:
+        pool.close()
+
+
+def _ask_score(place: dict[str, Any], answer: str) -> dict[str, Any]:
+    return _ask({"operation": "score", **place, "answer": answer}, SCORE_DEADLINE_S)
+
+
+def _ask(request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
+    """Ask a worker.
+
+    Raises:
+        VerifierError: if it hangs or dies.
+    """
+    if os.getpid() not in _pools:
+        atexit.register(close_workers)
+    # Atomic, and a pool that loses the race has started nothing.
+    pool = _pools.setdefault(os.getpid(), WorkerPool(min(MAX_WORKERS, os.cpu_count() or 1), WORKER, MAX_JOBS))
+    try:
+        return pool.call(request, deadline_s)
+    except (WorkerTimeout, WorkerCrashed) as error:
+        raise VerifierError(f"reasoning-gym's {request['dataset']}, {request['operation']}: {error}") from error
+
+
+# One pool a process, by process id: a forked child must not talk through its parent's pipes.
+_pools: dict[int, WorkerPool] = {}
