@@ -1,11 +1,11 @@
-"""The coding twin of the main job: programs of the model, run in the sandbox, scored by hidden tests."""
+"""Programs of the model, run in the sandbox and scored by hidden tests; trained on with a loss of verl's own."""
 
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.end_to_end.training import steps, train
+from tests.end_to_end.training import assert_verls_loss_ran, steps, train
 from tests.envs.sandbox_support import needs_bubblewrap
 
 pytestmark = [needs_bubblewrap, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -20,11 +20,12 @@ def zygotes() -> set[int]:
     return found
 
 
-def test_code_is_run_and_scored_in_training(tmp_path: Path) -> None:
+def test_code_is_run_and_scored_in_a_training_with_ppo_clip(tmp_path: Path) -> None:
     before = zygotes()
     train(
         tmp_path / "run",
         "env=code_tests",
+        "policy_loss=ppo_clip",
         "env.train.horizons=[1]",
         "env.val.horizons=[1]",
         "nano.horizon=1",
@@ -38,3 +39,4 @@ def test_code_is_run_and_scored_in_training(tmp_path: Path) -> None:
     assert 0 < row["env/success"] < 1
     assert row["env/success"] <= row["env/task/stages_passed_frac"] <= 1
     assert zygotes() <= before
+    assert_verls_loss_ran(row)

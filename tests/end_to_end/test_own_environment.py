@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.training import REPOSITORY, steps, train
+from tests.end_to_end.training import REPOSITORY, assert_verls_loss_ran, steps, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PAGE = (REPOSITORY / "docs" / "write_an_env.md").read_text(encoding="utf-8")
@@ -48,9 +48,10 @@ def test_it_passes_the_check_and_the_solver_plays_it(package: Path) -> None:
     assert "look_up" in trm(package, "envs", "play", ID, "--module", "keychain", "--solver")
 
 
-def test_one_command_trains_on_it_from_anywhere(package: Path, tmp_path: Path) -> None:
+def test_one_command_trains_on_it_from_anywhere_with_any_loss(package: Path, tmp_path: Path) -> None:
     own = ("env=custom", f"env.id={ID}", "env.module=keychain", "nano.horizon=2", "nano.target_success=0.2")
-    train(tmp_path / "run", *own, path=package)
-    rows = steps(tmp_path / "run")
-    assert [row["env/num_episodes"] for row in rows] == [16, 16]
-    assert rows[0]["env/infrastructure_failures"] == 0
+    short = ("trainer.total_training_steps=1", "trainer.test_freq=1", "policy_loss=gspo")
+    train(tmp_path / "run", *own, *short, path=package)
+    (row,) = steps(tmp_path / "run")
+    assert (row["env/num_episodes"], row["env/infrastructure_failures"]) == (16, 0)
+    assert_verls_loss_ran(row)

@@ -106,12 +106,3 @@ def test_faulty_environments_do_not_stop_a_run(tmp_path: Path) -> None:
     # what failed is in no count of the method either
     assert [row["trm/num_sequences"] for row in rows] == [row["env/num_episodes"] for row in rows]
     assert "could not be played" in done.stdout
-
-
-@pytest.mark.parametrize("policy_loss", ["ppo_clip", "gspo"])
-def test_verls_own_losses_run_through_the_same_command(tmp_path: Path, policy_loss: str) -> None:
-    train(tmp_path / "run", f"policy_loss={policy_loss}", "trainer.total_training_steps=1", "trainer.test_freq=1")
-    (row,) = steps(tmp_path / "run")
-    assert row["actor/grad_norm"] >= 0
-    assert "actor/pg_clipfrac" in row
-    assert "trm/acceptance" not in row

@@ -55,3 +55,10 @@ def train(run_dir: Path, *overrides: str, path: Path = REPOSITORY) -> subprocess
 def steps(run_dir: Path) -> list[dict]:
     """The rows of the training steps."""
     return [row for row in read_metrics(run_dir) if row["step"] > 0]
+
+
+def assert_verls_loss_ran(row: dict) -> None:
+    """One of verl's own losses made this row, and not ours."""
+    assert row["actor/grad_norm"] >= 0
+    assert "actor/pg_clipfrac" in row
+    assert "trm/acceptance" not in row
