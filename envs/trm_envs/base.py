@@ -127,7 +127,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             ValueError: if an option is unknown, its value is not allowed, or the split has no task.
         """
         super().reset(seed=seed)
-        self.options = self._with_options(self._defaults, options or {})
+        self.options = self._with_options(self._defaults, options) if options else self._defaults
         first_message = self._draw()
         prompt = self.system_prompt.replace("{answer}", self.answer(self.answer_form))
         self.system_prompt = "\n".join(filter(None, (prompt, self.protocol.instructions(self._tools))))

@@ -16,6 +16,7 @@ from typing import Any, SupportsFloat, TypeVar
 
 import numpy as np
 
+from trm_agent.episode.slots import RunSlots
 from trm_envs.errors import VerifierError
 
 logger = logging.getLogger(__name__)
@@ -84,9 +85,11 @@ class EnvThreads:
     Attributes:
         num_started: threads started so far.
         num_abandoned: threads whose environment outlived a timeout, so far.
+        slots: how many of them compute at one time.
     """
 
     def __init__(self) -> None:
+        self.slots = RunSlots()
         self.num_started = 0
         self.num_abandoned = 0
         self._abandoned: list[threading.Thread] = []
@@ -149,7 +152,7 @@ class EnvRunner:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._env: Any = None
         self._released = False
-        self._thread = self._threads.start(self._serve)
+        self._thread: threading.Thread | None = None
 
     async def make(self, timeout_s: float) -> None:
         """Builds the environment."""
@@ -179,7 +182,7 @@ class EnvRunner:
 
     async def close(self, timeout_s: float) -> None:
         """Closes the environment; never raises. After a timeout, and after `release`, it returns at once."""
-        if self._released:
+        if self._released or self._thread is None:
             return
         try:
             await self._call("close", self._close, timeout_s)
@@ -221,13 +224,17 @@ class EnvRunner:
                 error = EnvRaised(f"env.{name} failed: {describe(raised)}", isinstance(raised, VerifierError))
             _hand_over(loop, future, (result, error))
 
-        self._jobs.put(run)
-        try:
-            result, error = await within(future, timeout_s)
-        except TimedOut:
-            self._threads.abandon(self._thread)
-            self.release()
-            raise
+        async with self._threads.slots.slot():
+            if self._thread is None:
+                # Here and not sooner: to start one takes a tenth of a millisecond of the event loop.
+                self._thread = self._threads.start(self._serve)
+            self._jobs.put(run)
+            try:
+                result, error = await within(future, timeout_s)
+            except TimedOut:
+                self._threads.abandon(self._thread)
+                self.release()
+                raise
         if error is not None:
             raise error
         return result  # type: ignore[return-value]

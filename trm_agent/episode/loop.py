@@ -53,22 +53,19 @@ async def run_episode(
     Raises:
         asyncio.CancelledError: the caller cancelled; the environment is closed behind its back.
     """
-    run = _Run(generator, chat, limits)
+    run = _Run(EnvRunner(make_env, executor), generator, chat, limits)
     started = time.monotonic()
     reward: float | None = None
     success, error = False, None
     try:
-        run.start_thread(make_env, executor)
         stop_reason, success = await run.play(seed, dict(options or {}))
         reward = run.reward
     except _Failure as failure:
         stop_reason, error = failure.reason, str(failure)
     except BaseException:
-        if run.env is not None:
-            run.env.release()
+        run.env.release()
         raise
-    if run.env is not None:
-        await run.env.close(limits.step_timeout_s)
+    await run.env.close(limits.step_timeout_s)
     episode = Episode(
         env_id=env_id,
         seed=seed,
@@ -102,9 +99,8 @@ class _Failure(Exception):
 class _Run:
     """The growing trajectory of one episode."""
 
-    def __init__(self, generator: Generator, chat: ChatTokens, limits: Limits) -> None:
-        self.generator, self.chat, self.limits = generator, chat, limits
-        self.env: EnvRunner | None = None
+    def __init__(self, env: EnvRunner, generator: Generator, chat: ChatTokens, limits: Limits) -> None:
+        self.env, self.generator, self.chat, self.limits = env, generator, chat, limits
         self.deadline = time.monotonic() + limits.episode_timeout_s
         self.prompt_ids: list[int] = []
         self.response_ids: list[int] = []
@@ -117,17 +113,9 @@ class _Run:
         self.numbers: dict[str, float] = {}
         self.timings = {"generate": 0.0, "env": 0.0}
 
-    def start_thread(self, make_env: Callable[[], Any], executor: EnvThreads | None) -> None:
-        """Gives the environment its thread, which the system may refuse."""
-        try:
-            self.env = EnvRunner(make_env, executor)
-        except RuntimeError as error:
-            raise _Failure(StopReason.ENV_ERROR, f"no thread for the environment: {error}") from error
-
     async def play(self, seed: int | None, options: dict[str, Any]) -> tuple[StopReason, bool]:
         """The whole episode; returns why it stopped and whether it succeeded."""
         env, limits = self.env, self.limits
-        assert env is not None, "play needs an environment"
         await self._timed("env", "step_timeout_s", env.make)
         start = await self._timed("env", "step_timeout_s", partial(env.reset, seed, options))
         self._set_prompt(start)

@@ -98,7 +98,7 @@ def _flush() -> bool:
     # the original streams too: a program may have put others in their place and kept them
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
-            if not getattr(stream, "closed", stream is None):
+            if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
         except BaseException:
             done = False

@@ -1,0 +1,56 @@
+"""How many calls into environments run at one time."""
+
+import asyncio
+import time
+
+import pytest
+
+from trm_agent.episode.slots import RunSlots
+
+
+async def most_at_once(slots: RunSlots, num_calls: int, seconds: float) -> int:
+    """How many of so many calls hold a slot together."""
+    inside = most = 0
+
+    async def call() -> None:
+        nonlocal inside, most
+        async with slots.slot():
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(seconds)
+            inside -= 1
+
+    await asyncio.gather(*(call() for _ in range(num_calls)))
+    return most
+
+
+async def test_short_calls_take_turns() -> None:
+    assert await most_at_once(RunSlots(4, hold_s=60), 40, 0.001) == 4
+
+
+async def test_a_call_that_waits_for_something_else_holds_nobody_up() -> None:
+    started = time.monotonic()
+    assert await most_at_once(RunSlots(4, hold_s=0.01), 40, 1.0) == 40
+    # 40 calls of a second, four at a time, would take ten
+    assert time.monotonic() - started < 5
+
+
+async def test_a_slot_comes_back_once_whatever_becomes_of_the_call() -> None:
+    slots = RunSlots(1, hold_s=0.2)
+
+    async def fails_after(seconds: float) -> None:
+        async with slots.slot():
+            await asyncio.sleep(seconds)
+            raise KeyError
+
+    for seconds in (0.0, 0.3):
+        with pytest.raises(KeyError):
+            await fails_after(seconds)
+    assert await most_at_once(RunSlots(1, hold_s=60), 3, 0.001) == 1
+    assert await most_at_once(slots, 3, 0.001) == 1
+
+
+def test_each_event_loop_has_slots_of_its_own() -> None:
+    slots = RunSlots(2)
+    for _ in range(2):
+        assert asyncio.run(most_at_once(slots, 6, 0.001)) == 2
