@@ -24,6 +24,8 @@ SIZES = ("prompt_length", "response_length")
 WORKLOAD = (
     "env.module=benchmarks.single_turn_env",
     "env.id=benchmark/SingleTurn-v0",
+    # the same model on both sides
+    "nano.env_id=trm/ChainMath-v0",
     "env.train.horizons=[1]",
     "env.limits.max_turn_tokens=32",
     "data.max_response_length=32",

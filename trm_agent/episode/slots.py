@@ -5,7 +5,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-NUM_SLOTS = 4
+NUM_SLOTS = 8
 HOLD_S = 0.02
 
 
