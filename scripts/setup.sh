@@ -78,6 +78,9 @@ else
   "${pip[@]}" -r requirements/gpu.txt
   "${pip[@]}" -e '.[dev,math]'
 fi
+# It builds a C extension; only trm/ReasoningGym-v0 needs it, and says so.
+"${pip[@]}" -e '.[bridges]' >/dev/null 2>&1 ||
+  echo "setup: reasoning-gym could not be installed (a C compiler is needed); go on without trm/ReasoningGym-v0" >&2
 "$python" -m compileall -q "$(dirname "$(dirname "$python")")"/lib/python3*/site-packages >/dev/null 2>&1 || true
 echo "$wanted" > "$stamp"
 echo "setup: done"
