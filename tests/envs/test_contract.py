@@ -16,7 +16,9 @@ NUM_FUZZ = 200
 # What an environment cannot be made without.
 NEEDS = {"trm/ReasoningGym-v0": "reasoning_gym"}
 # An episode at this horizon takes seconds: each of its turns runs programs.
-SLOW_CHECKS = {"trm/CodeTests-v0": ("solver:500",)}
+SLOW_CHECKS = {("trm/CodeTests-v0", "solver:500")}
+# Its sets are drawn and scored in processes that take seconds to start.
+SLOW_IDS = {"trm/ReasoningGym-v0"}
 
 
 def cases() -> list:
@@ -24,7 +26,7 @@ def cases() -> list:
     found = []
     for env_id in ENV_IDS:
         for name in check_names((*HORIZONS, 500)):
-            marks = [pytest.mark.slow] if name in SLOW_CHECKS.get(env_id, ()) else []
+            marks = [pytest.mark.slow] if env_id in SLOW_IDS or (env_id, name) in SLOW_CHECKS else []
             found.append(pytest.param(env_id, name, marks=marks, id=f"{env_id}-{name}"))
     return found
 
