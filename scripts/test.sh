@@ -15,8 +15,10 @@ if [ $# -gt 0 ] && [ "$1" != --quick ]; then
   exec "${pytest[@]}" "$@"
 fi
 # One thread a process: the tests' tensors are small, and two pools of threads on two cores wait for each other.
-OMP_NUM_THREADS=1 "${pytest[@]}" -m "not slow" -n 2 --dist loadscope
+on_two_processes() { OMP_NUM_THREADS=1 "${pytest[@]}" -n 2 --dist loadscope --ignore=tests/end_to_end "$@"; }
+on_two_processes -m "not slow"
 if [ "${1:-}" != --quick ]; then
+  on_two_processes -m slow
   # A training is Ray, a trainer and a rollout server: one at a time.
-  "${pytest[@]}" -m slow
+  "${pytest[@]}" tests/end_to_end
 fi

@@ -29,6 +29,7 @@ def test_code_is_run_and_scored_in_a_training_with_ppo_clip(tmp_path: Path) -> N
         "env.train.horizons=[1]",
         "env.val.horizons=[1]",
         "nano.horizon=1",
+        "+nano.warm_start_horizons=[1]",
         "nano.target_success=0.3",
         "trainer.total_training_steps=1",
         "trainer.test_freq=1",

@@ -49,9 +49,10 @@ def test_it_passes_the_check_and_the_solver_plays_it(package: Path) -> None:
 
 
 def test_one_command_trains_on_it_from_anywhere_with_any_loss(package: Path, tmp_path: Path) -> None:
-    own = ("env=custom", f"env.id={ID}", "env.module=keychain", "nano.horizon=2", "nano.target_success=0.2")
+    own = ("env=custom", f"env.id={ID}", "env.module=keychain")
+    quick_model = ("nano.horizon=2", "nano.target_success=0.2", "+nano.warm_start_horizons=[1,2]")
     short = ("trainer.total_training_steps=1", "trainer.test_freq=1", "policy_loss=gspo")
-    train(tmp_path / "run", *own, *short, path=package)
+    train(tmp_path / "run", *own, *quick_model, *short, path=package)
     (row,) = steps(tmp_path / "run")
     assert (row["env/num_episodes"], row["env/infrastructure_failures"]) == (16, 0)
     assert_verls_loss_ran(row)
