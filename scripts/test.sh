@@ -15,7 +15,7 @@ if [ $# -gt 0 ] && [ "$1" != --quick ]; then
   exec "${pytest[@]}" "$@"
 fi
 # One thread a process: the tests' tensors are small, and two pools of threads on two cores wait for each other.
-on_two_processes() { OMP_NUM_THREADS=1 "${pytest[@]}" -n 2 --dist loadscope --ignore=tests/end_to_end "$@"; }
+on_two_processes() { OMP_NUM_THREADS=1 "${pytest[@]}" -n 2 --dist worksteal --ignore=tests/end_to_end "$@"; }
 on_two_processes -m "not slow"
 if [ "${1:-}" != --quick ]; then
   on_two_processes -m slow

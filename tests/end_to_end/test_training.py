@@ -14,6 +14,7 @@ from trm_agent.verl_plugin.dataset import TRAIN, task_seed
 from trm_agent.verl_plugin.episode_metrics import fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LOSS = "actor_rollout_ref.actor.policy_loss.trm"
 WORKER = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
 
 
@@ -84,9 +85,15 @@ def test_a_killed_run_resumes_with_the_same_data(tmp_path: Path) -> None:
     assert json.loads((run / "summary.json").read_text())["steps"] == 4
 
 
-def test_faulty_environments_do_not_stop_a_run(tmp_path: Path) -> None:
+def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path: Path) -> None:
+    """With three policies and an adaptive threshold, to show more in one run."""
     done = train(
         tmp_path / "run",
+        "policy_loss=trm_decoupled",
+        f"{LOSS}.estimator=topk",
+        f"{LOSS}.undecided=accept",
+        f"{LOSS}.target_acceptance=0.5",
+        f"{LOSS}.adaptive_floor=1e-6",
         "env.module=tests.end_to_end.faulty_env",
         "env.id=faulty/ChainMath-v0",
         "nano.env_id=trm/ChainMath-v0",
@@ -106,3 +113,11 @@ def test_faulty_environments_do_not_stop_a_run(tmp_path: Path) -> None:
     # what failed is in no count of the method either
     assert [row["trm/num_sequences"] for row in rows] == [row["env/num_episodes"] for row in rows]
     assert "could not be played" in done.stdout
+    first, second, _ = rows
+    # on policy in float32 nothing is proven outside, and what the top 20 leave open is accepted
+    assert first["trm/acceptance"] == 1
+    assert 0 < first["trm/token_kl_mean"] < 0.1
+    assert first["trm/token_kl_mean_k3"] < 1e-9
+    assert first["trm/max_token_kl"] == 0.05
+    assert second["trm/max_token_kl"] == pytest.approx(first["trm/target_threshold"])
+    assert first["actor/grad_norm"] > 0
