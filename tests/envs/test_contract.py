@@ -15,8 +15,14 @@ HORIZONS = (1, 4, 50)
 NUM_FUZZ = 200
 # What an environment cannot be made without.
 NEEDS = {"trm/ReasoningGym-v0": "reasoning_gym"}
-# An episode at this horizon takes seconds: each of its turns runs programs.
-SLOW_CHECKS = {("trm/CodeTests-v0", "solver:500")}
+# These take seconds: each turn runs programs.
+SLOW_CHECKS = {
+    ("trm/CodeTests-v0", "solver:500"),
+    ("trm/CodeTests-v0", "solver:50"),
+    ("trm/CodeTests-v0", "close"),
+    ("trm/CodeRepair-v0", "solver:500"),
+    ("trm/CodeRepair-v0", "close"),
+}
 # Its sets are drawn and scored in processes that take seconds to start.
 SLOW_IDS = {"trm/ReasoningGym-v0"}
 
