@@ -12,7 +12,7 @@ from verl.utils import tensordict_utils as tu
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.episode import Episode, StopReason, Turn
-from trm_agent.verl_plugin.actor_divergences import policy_log_probs, rollout_divergences
+from trm_agent.verl_plugin.actor_divergences import policy_log_probs, rollout_divergences, sampled_rows
 from trm_agent.verl_plugin.distributions import (
     ALL,
     FULL_LOG_PROBS,
@@ -107,6 +107,17 @@ def micro_batch(temperature, remove_padding: bool, **fields: list[torch.Tensor])
         tu.assign_non_tensor(data, temperature=temperature)
     tu.assign_non_tensor(data, use_remove_padding=remove_padding)
     return data
+
+
+def test_a_sequence_that_fills_up_a_batch_may_carry_the_rows_of_another():
+    batch = {
+        "responses": [torch.ones(1), torch.ones(3)],
+        "response_mask": [torch.tensor([0]), torch.tensor([1, 0, 1])],
+        TOP_IDS: [torch.zeros(5, 2), torch.tensor([[1, 2], [3, 4], [5, 6]])],
+    }
+    nested = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in batch.items()}
+    data = TensorDict(nested, [2])
+    assert sampled_rows(data[TOP_IDS], data).tolist() == [[1, 2], [5, 6]]
 
 
 @pytest.mark.parametrize("remove_padding", [True, False])

@@ -35,9 +35,8 @@ def rollout_divergences(logits: Any, micro_batch: TensorDict) -> dict[str, torch
         entry j belongs to token j + 1; 0 elsewhere. `lower` equals `upper` for whole distributions.
     """
     rows, scaled_logits = _sampled_logits(logits, micro_batch)
-    sampled = micro_batch["response_mask"].values().bool()
     recorded = {
-        name: micro_batch[name].values()[sampled]
+        name: sampled_rows(micro_batch[name], micro_batch)
         for name in (FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS)
         if name in micro_batch
     }
@@ -45,6 +44,20 @@ def rollout_divergences(logits: Any, micro_batch: TensorDict) -> dict[str, torch
     for part, chunk in scaled_logits:
         measured[:, rows[part]] = _measure(chunk, {name: values[part] for name, values in recorded.items()})
     return dict(zip(("kl_lower", "kl_upper", "tv_lower", "tv_upper"), measured, strict=True))
+
+
+def sampled_rows(values: torch.Tensor, micro_batch: TensorDict) -> torch.Tensor:
+    """Take the rows of the tokens that the model sampled.
+
+    verl fills up a batch that lacks episodes with sequences of one unsampled token, and leaves what the agent loop
+    added as long as in the sequence that they were copied from.
+
+    Args:
+        values: nested (jagged), a row for each response token.
+        micro_batch: see `rollout_divergences`.
+    """
+    sequence, within = _sampled_positions(micro_batch)
+    return values.values()[values.offsets()[:-1][sequence] + within]
 
 
 @torch.no_grad()
@@ -88,13 +101,19 @@ def _measure(logits: torch.Tensor, recorded: dict[str, torch.Tensor]) -> torch.T
 
 def _predicting_rows(micro_batch: TensorDict, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For each sampled token: the packed position whose logits predicted it, and the number of its sequence."""
+    sequence, within = _sampled_positions(micro_batch)
+    first = offsets[1:] - micro_batch["responses"].offsets().diff() - 1
+    return first[sequence] + within, sequence
+
+
+def _sampled_positions(micro_batch: TensorDict) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each sampled token: the number of its sequence, and its place in the response."""
     responses = micro_batch["responses"].offsets()
     lengths = responses.diff()
     sequence = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     within = torch.arange(len(sequence), device=lengths.device) - responses[:-1][sequence]
-    rows = (offsets[1:] - lengths - 1)[sequence] + within
     sampled = micro_batch["response_mask"].values().bool()
-    return rows[sampled], sequence[sampled]
+    return sequence[sampled], within[sampled]
 
 
 def _temperatures(micro_batch: TensorDict, sequence: torch.Tensor) -> torch.Tensor:
