@@ -113,7 +113,7 @@ def test_a_sequence_that_fills_up_a_batch_may_carry_the_rows_of_another():
     batch = {
         "responses": [torch.ones(1), torch.ones(3)],
         "response_mask": [torch.tensor([0]), torch.tensor([1, 0, 1])],
-        TOP_IDS: [torch.zeros(5, 2), torch.tensor([[1, 2], [3, 4], [5, 6]])],
+        TOP_IDS: [torch.zeros(5, 2, dtype=torch.int64), torch.tensor([[1, 2], [3, 4], [5, 6]])],
     }
     nested = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in batch.items()}
     data = TensorDict(nested, [2])
