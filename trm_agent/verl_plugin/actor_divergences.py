@@ -46,7 +46,7 @@ def rollout_divergences(logits: Any, micro_batch: TensorDict) -> dict[str, torch
     return dict(zip(("kl_lower", "kl_upper", "tv_lower", "tv_upper"), measured, strict=True))
 
 
-def sampled_rows(values: torch.Tensor, micro_batch: TensorDict) -> torch.Tensor:
+def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:
     """Take the rows of the tokens that the model sampled.
 
     verl fills up a batch that lacks episodes with sequences of one unsampled token, and leaves what the agent loop
