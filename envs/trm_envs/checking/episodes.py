@@ -99,7 +99,7 @@ def many_turns(subject: Subject) -> None:
             if reward:
                 raise Failed(f"turn {turn} of an idle policy earned {reward}; only an answer is scored")
             if terminated or truncated:
-                return
+                raise Skipped(f"the episode of an idle policy ends after {turn + 1} turns")
     if subject.has_solver():
         with subject.open() as env:
             _solve(env, subject.seed, f"after {MANY_TURNS} idle turns", num_idle=MANY_TURNS)
