@@ -149,7 +149,7 @@ def test_what_is_no_dump_is_refused_with_the_file_and_the_field(tmp_path, capsys
     assert "estimator: got 'exact'" in message(str(folder), "--estimator", "exact")
     assert "target acceptance: got 2.0" in message(str(folder), "--target", "2")
     replace_header(file, {"format": "trm-agent rollouts", "version": 99, "settings": {}})
-    assert "version 99; allowed: 'trm-agent rollouts', version 1" in message(str(folder))
+    assert "version 99; allowed: 'trm-agent rollouts', version 2" in message(str(folder))
     file.write_bytes(file.read_bytes()[:100])
     assert "cannot be read as parquet" in message(str(folder))
 

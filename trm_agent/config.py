@@ -148,11 +148,11 @@ class DumpConfig:
         ValueError: if a value is not allowed.
     """
 
-    every: int = 0
+    every: int = 10
     """Steps between two dumps; 0 writes none."""
     max_sequences: int = 64
     """Sequences written of an update on each rank."""
-    max_files: int = 200
+    max_files: int = 100
     """Newest files that are kept, over all steps."""
     distributions: bool = False
     """Also both whole distributions of each token (estimator `exact`): large."""

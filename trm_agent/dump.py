@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from trm_agent.config import DumpConfig
 
-FORMAT, VERSION = "trm-agent rollouts", 1
+FORMAT, VERSION = "trm-agent rollouts", 2
 DIVERGENCES = ("kl_lower", "kl_upper", "tv_lower", "tv_upper")
 _TOKENS = pyarrow.list_(pyarrow.int32())
 _NUMBERS = pyarrow.list_(pyarrow.float32())
@@ -38,6 +38,8 @@ SCHEMA = pyarrow.schema(
         ("vocab_size", pyarrow.int64()),
         ("full_log_probs", pyarrow.binary()),
         ("rollout_full_log_probs", pyarrow.binary()),
+        # JSON of `episode.episode_record`; null where unknown
+        ("episode", pyarrow.string()),
     ]
 )
 

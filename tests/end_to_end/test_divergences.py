@@ -1,5 +1,6 @@
 """Divergences from the rollout engine's own distributions, end to end."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ def test_the_exact_divergence_is_that_of_both_engines_distributions(tmp_path: Pa
     dump = read_dump(run / "rollouts")
     assert sorted(set(dump.step)) == [1, 2]
     assert len(dump.step) == first["trm/num_sequences"] + second["trm/num_sequences"] == 32
+    for row in dump.table.to_pylist():
+        turns = json.loads(row["episode"])["turns"]
+        spoken = [position for turn in turns for position in range(turn["start"], turn["stop"])]
+        assert spoken == [position for position, sampled in enumerate(row["response_mask"]) if sampled]
     again = analysis.recompute(dump)
     assert again is not None
     assert again["tokens"] == dump.response_mask.sum()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.training import command, environment, steps, train
-from trm_agent.verl_plugin.dataset import TRAIN, task_seed
+from trm_agent.tasks import TRAIN, task_seed
 from trm_agent.verl_plugin.episode_metrics import fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -11,10 +12,11 @@ from verl.utils import tensordict_utils as tu
 
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
-from trm_agent.episode import Episode, StopReason, Turn
+from trm_agent.episode import Episode, StopReason, Turn, episode_record
 from trm_agent.verl_plugin.actor_divergences import policy_log_probs, rollout_divergences, sampled_rows
 from trm_agent.verl_plugin.distributions import (
     ALL,
+    EPISODE_RECORD,
     FULL_LOG_PROBS,
     RECORDED,
     TOP_IDS,
@@ -23,6 +25,8 @@ from trm_agent.verl_plugin.distributions import (
     Recorded,
     distribution_fields,
     num_recorded,
+    record_field,
+    record_of,
     unpack,
 )
 
@@ -62,15 +66,15 @@ def test_each_estimator_asks_for_what_it_needs():
 def test_top_k_lies_on_the_sampled_tokens_and_filler_elsewhere():
     first, second = recorded(2, 3, 0), recorded(1, 3, 1)
     fields = distribution_fields(episode([{RECORDED: first}, {RECORDED: second}]), 3)
-    assert fields["top_ids"].shape == fields["top_log_probs"].shape == (5, 3)
-    assert np.array_equal(fields["top_ids"][[0, 1, 4]], np.concatenate([first.ids, second.ids]))
-    assert np.array_equal(fields["top_log_probs"][[0, 1, 4]], np.concatenate([first.log_probs, second.log_probs]))
-    assert np.isneginf(fields["top_log_probs"][2:4]).all()
+    assert fields[TOP_IDS].shape == fields[TOP_LOG_PROBS].shape == (5, 3)
+    assert np.array_equal(fields[TOP_IDS][[0, 1, 4]], np.concatenate([first.ids, second.ids]))
+    assert np.array_equal(fields[TOP_LOG_PROBS][[0, 1, 4]], np.concatenate([first.log_probs, second.log_probs]))
+    assert np.isneginf(fields[TOP_LOG_PROBS][2:4]).all()
 
 
 def test_whole_distributions_stand_in_the_order_of_the_vocabulary():
     turns = [recorded(2, VOCAB, 2), recorded(1, VOCAB, 3)]
-    full = distribution_fields(episode([{RECORDED: turn} for turn in turns]), ALL)["full_log_probs"]
+    full = distribution_fields(episode([{RECORDED: turn} for turn in turns]), ALL)[FULL_LOG_PROBS]
     assert np.exp(full).sum(axis=1) == pytest.approx([1, 1, 0, 0, 1], rel=1e-5)
     for row, (turn, token) in zip((0, 1, 4), ((0, 0), (0, 1), (1, 0)), strict=True):
         for index, value in zip(turns[turn].ids[token], turns[turn].log_probs[token], strict=True):
@@ -86,10 +90,20 @@ def test_a_turn_without_a_record_is_an_error_that_says_so():
 
 def test_the_output_hands_tensors_to_the_batch():
     fields = distribution_fields(episode([{RECORDED: recorded(2, 3, 0)}, {RECORDED: recorded(1, 3, 1)}]), 3)
-    output = EnvOutput(prompt_ids=[1], response_ids=[1] * 5, response_mask=[1] * 5, metrics={}, **fields).as_dict()
+    output = EnvOutput(prompt_ids=[1], response_ids=[1] * 5, response_mask=[1] * 5, metrics={}, arrays=fields).as_dict()
     assert output[TOP_IDS].dtype == torch.int64
     assert output[TOP_LOG_PROBS].shape == (5, 3)
-    assert not {"top_ids", "top_log_probs", "full_log_probs", FULL_LOG_PROBS} & output.keys()
+    assert not {"arrays", FULL_LOG_PROBS} & output.keys()
+
+
+def test_what_happened_in_an_episode_travels_as_bytes():
+    told = episode([{}, {}])
+    arrays = record_field(told)
+    output = EnvOutput(prompt_ids=[1], response_ids=[1] * 5, response_mask=[1] * 5, metrics={}, arrays=arrays).as_dict()
+    assert json.loads(record_of(output[EPISODE_RECORD])) == json.loads(json.dumps(episode_record(told)))
+    # two tokens, two of an observation, one token: see `episode`
+    spans = [(turn["start"], turn["stop"], turn["observation_stop"]) for turn in episode_record(told)["turns"]]
+    assert spans == [(0, 2, 4), (4, 5, None)]
 
 
 def micro_batch(temperature, remove_padding: bool, **fields: list[torch.Tensor]) -> TensorDict:

@@ -4,6 +4,7 @@ from trm_agent.episode.chat import ChatTokens
 from trm_agent.episode.env_runner import EnvThreads
 from trm_agent.episode.limits import Limits, StopReason
 from trm_agent.episode.loop import run_episode
+from trm_agent.episode.record import episode_record
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "Limits",
     "StopReason",
     "Turn",
+    "episode_record",
     "run_episode",
 ]

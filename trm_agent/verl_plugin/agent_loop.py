@@ -1,22 +1,26 @@
 """verl's agent loop over `trm_agent.episode`: one object per trajectory, named `trm_env` in agent_loop.yaml."""
 
 import functools
-import importlib
 import json
 import logging
 from typing import Any
 from uuid import uuid4
 
-import gymnasium
 import transfer_queue as tq
 from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics
 
-import trm_envs  # noqa: F401  (registers the environments of the suite)
 from trm_agent.compose import plain
 from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode
-from trm_agent.verl_plugin.dataset import TRAIN
-from trm_agent.verl_plugin.distributions import RECORD, RECORDED, EnvOutput, distribution_fields, num_recorded
+from trm_agent.tasks import TRAIN, make_env
+from trm_agent.verl_plugin.distributions import (
+    RECORD,
+    RECORDED,
+    EnvOutput,
+    distribution_fields,
+    num_recorded,
+    record_field,
+)
 
 # a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
 FAILURES = "infrastructure_failures_{stream}"
@@ -78,10 +82,11 @@ class EnvAgentLoop(AgentLoopBase):
         """
         task = json.loads(fields["env_task"])
         chat = chat_tokens(self.tokenizer)
-        num = 0 if task["stream"] != TRAIN else self._num_recorded()
+        trm = self._trm() if task["stream"] == TRAIN else None
+        num = num_recorded(trm.estimator, trm.top_k) if trm else 0
         generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num)
         episode = await run_episode(
-            functools.partial(make_env, self.config.env, task["env_id"]),
+            functools.partial(make_env, task["env_id"], self.config.env.module, plain(self.config.env.kwargs)),
             generator,
             chat,
             limits_of(self.config),
@@ -94,19 +99,14 @@ class EnvAgentLoop(AgentLoopBase):
             tag = {"stop_reason": str(episode.stop_reason), "error": str(episode.error)[:500]}
             await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES.format(stream=task["stream"]), tag=tag)
             return []
-        return to_output(episode, num)
+        arrays = distribution_fields(episode, num)
+        if trm and self.config.actor_rollout_ref.actor.policy_loss.dump.every:
+            arrays |= record_field(episode)
+        return to_output(episode, arrays)
 
-    def _num_recorded(self) -> int:
+    def _trm(self) -> Any:
         loss = self.config.actor_rollout_ref.actor.policy_loss
-        trm = loss.get("trm") if loss.loss_mode == "trm" else None
-        return num_recorded(trm.estimator, trm.top_k) if trm else 0
-
-
-def make_env(settings: DictConfig, env_id: str) -> gymnasium.Env:
-    """Build the environment of `config.env`, importing the user's module that registers it first."""
-    if settings.module:
-        importlib.import_module(settings.module)
-    return gymnasium.make(env_id, **plain(settings.kwargs))
+        return loss.get("trm") if loss.loss_mode == "trm" else None
 
 
 @functools.lru_cache(maxsize=4)
@@ -124,8 +124,13 @@ def limits_of(config: DictConfig) -> Limits:
     return Limits.from_mapping({**config.env.limits, **budgets})
 
 
-def to_output(episode: Episode, num_recorded: int = 0) -> EnvOutput:
-    """The episode as verl stores it; `extra_fields.episode` is what `env/...` metrics are made of."""
+def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
+    """The episode as verl stores it; `extra_fields.episode` is what `env/...` metrics are made of.
+
+    Args:
+        episode: without an infrastructure failure.
+        arrays: further fields of the training batch.
+    """
     versions = [extra for extra in episode.extras if extra.get("min_global_steps") is not None]
     return EnvOutput(
         prompt_ids=episode.prompt_ids,
@@ -144,7 +149,7 @@ def to_output(episode: Episode, num_recorded: int = 0) -> EnvOutput:
             "max_global_steps": max((extra["max_global_steps"] for extra in versions), default=None),
             "episode": summary(episode),
         },
-        **distribution_fields(episode, num_recorded),
+        arrays=arrays,
     )
 
 

@@ -1,5 +1,6 @@
 """The rollout's distributions on their way from an episode's turns to the fields of verl's training batch."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,16 +8,18 @@ import numpy as np
 import torch
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
-from trm_agent.episode import Episode
+from trm_agent.episode import Episode, episode_record
 
 # sampling parameter of the rollout server: how many log-probs to record; ALL (vLLM's own code) for the vocabulary
 RECORD = "trm_record_log_probs"
 ALL = -1
 # key of what the server recorded in verl's extra_fields and in `Generation.extra`
 RECORDED = "trm_recorded"
-# fields of the training batch, one row a response token
+# fields of the training batch: one row a response token
 TOP_IDS, TOP_LOG_PROBS = "rollout_top_ids", "rollout_top_log_probs"
 FULL_LOG_PROBS = "rollout_full_log_probs"
+# field of the training batch: the bytes of what `episode.episode_record` gives, as JSON
+EPISODE_RECORD = "episode_record"
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,14 @@ def num_recorded(estimator: str | None, top_k: int) -> int:
 
 
 class EnvOutput(AgentLoopOutput):
-    """verl's output of an episode, with the distributions as tensors of the training batch."""
+    """verl's output of an episode, with further fields of the training batch."""
 
-    top_ids: Any = None
-    top_log_probs: Any = None
-    full_log_probs: Any = None
+    arrays: Any = None
 
     def as_dict(self) -> dict[str, Any]:
         output = super().as_dict()
-        for name, field in (("top_ids", TOP_IDS), ("top_log_probs", TOP_LOG_PROBS), ("full_log_probs", FULL_LOG_PROBS)):
-            values = output.pop(name, None)
-            if values is not None:
-                output[field] = torch.from_numpy(values)
-        return output
+        arrays = output.pop("arrays", None) or {}
+        return {**output, **{name: torch.from_numpy(values) for name, values in arrays.items()}}
 
 
 def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
@@ -82,7 +80,7 @@ def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
         num: what was asked of the server, see `num_recorded`.
 
     Returns:
-        Fields of `EnvOutput`: `full_log_probs` in the order of the vocabulary, or `top_ids` and `top_log_probs`; empty
+        Fields of the batch: `FULL_LOG_PROBS` in the order of the vocabulary, or `TOP_IDS` and `TOP_LOG_PROBS`; empty
         for 0. Shape (response tokens, K).
 
     Raises:
@@ -104,8 +102,18 @@ def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
     for (start, stop), recorded in turns:
         ids[start:stop], log_probs[start:stop] = recorded.ids, recorded.log_probs
     if num != ALL:
-        return {"top_ids": ids, "top_log_probs": log_probs}
+        return {TOP_IDS: ids, TOP_LOG_PROBS: log_probs}
     full = np.full_like(log_probs, -np.inf)
     rows = np.flatnonzero(np.asarray(episode.response_mask))
     full[rows[:, None], ids[rows]] = log_probs[rows]
-    return {"full_log_probs": full}
+    return {FULL_LOG_PROBS: full}
+
+
+def record_field(episode: Episode) -> dict[str, Any]:
+    """The episode's record as a field of the batch, uint8."""
+    return {EPISODE_RECORD: np.frombuffer(json.dumps(episode_record(episode)).encode(), dtype=np.uint8).copy()}
+
+
+def record_of(values: torch.Tensor) -> str:
+    """The JSON that a row of `EPISODE_RECORD` holds."""
+    return values.cpu().numpy().tobytes().decode()

@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 
 from trm_agent.dump import write_dump
-from trm_agent.verl_plugin.distributions import FULL_LOG_PROBS
+from trm_agent.verl_plugin.distributions import EPISODE_RECORD, FULL_LOG_PROBS, record_of
 from trm_agent.verl_plugin.update import Update
 
 
@@ -43,6 +43,7 @@ def collect_rows(
     columns = {name: _rows(data, name) for name in ("prompts", "responses", "response_mask", "advantages")}
     rollout = _rows(data, "rollout_log_probs" if "rollout_log_probs" in data else "old_log_probs")
     rewards = [float(row.sum()) for row in _rows(data, "rm_scores")] if "rm_scores" in data else None
+    records = _rows(data, EPISODE_RECORD) if EPISODE_RECORD in data else None
     start = 0
     for index, mask in enumerate(columns["response_mask"]):
         mask = mask.bool()
@@ -62,6 +63,7 @@ def collect_rows(
             "log_probs": _sampled(log_probs[index, :length], mask),
             "rollout_log_probs": _sampled(rollout[index], mask),
             "advantages": _sampled(columns["advantages"][index], mask),
+            "episode": record_of(records[index]) if records else None,
         }
         row |= {name: _sampled(values[index, :length], mask) for name, values in divergences.items()}
         if full_log_probs is not None:

@@ -8,9 +8,10 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from trm_agent import verl_plugin
+from trm_agent.compose import plain
 from trm_agent.episode import ChatTokens, Generation, Limits, run_episode
 from trm_agent.preflight import check_budget, check_policy_loss, check_top_k
-from trm_agent.verl_plugin.agent_loop import make_env
+from trm_agent.tasks import make_env
 from trm_agent.verl_plugin.distributions import num_recorded
 from trm_agent.verl_plugin.runner import mark
 
@@ -75,7 +76,8 @@ class _Solver:
         self.env: Any = None
 
     def make(self) -> Any:
-        self.env = make_env(self.config.env, self.config.env.id)
+        env = self.config.env
+        self.env = make_env(env.id, env.module, plain(env.kwargs))
         return self.env
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:

@@ -17,8 +17,8 @@ from trm_agent.adaptive import AdaptiveThreshold
 from trm_agent.compose import plain
 from trm_agent.config import TrmConfig
 from trm_agent.runs.folder import METRICS_FILE, read_metrics
+from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.agent_loop import FAILURES
-from trm_agent.verl_plugin.dataset import TRAIN, VALIDATION
 from trm_agent.verl_plugin.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.policy_loss import LOSS_MODE
 from trm_agent.verl_plugin.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY, final_metrics, warn_if_all_rejected

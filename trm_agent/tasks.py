@@ -1,0 +1,59 @@
+"""Tasks: an environment, a seed and options. Training, validation and evaluation draw them here, so they can agree."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import trm_envs  # noqa: F401  (registers the environments of the suite)
+
+TRAIN, VALIDATION = "train", "val"
+STREAMS = {TRAIN: 0, VALIDATION: 1}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one episode is about."""
+
+    env_id: str
+    seed: int
+    """For `env.reset`, 32 bits."""
+    options: dict[str, Any]
+    """For `env.reset`: `horizon` and `split`."""
+
+
+def task_seed(base_seed: int, stream: str, index: int) -> int:
+    """The seed of task `index`: a 32-bit hash of a base seed, the stream and the index."""
+    return int(np.random.SeedSequence([base_seed, STREAMS[stream], index]).generate_state(1)[0])
+
+
+def task_at(env: Mapping[str, Any], stream: str, index: int) -> Task:
+    """Task `index` of a stream.
+
+    Task `i` takes horizon `i mod len(horizons)`, so any run of tasks of a multiple of that length has the same mixture.
+
+    Args:
+        env: the configuration's `env` section.
+        stream: `train` or `val`.
+        index: from 0 on.
+    """
+    settings = env[stream]
+    horizons = settings["horizons"]
+    options = {"horizon": int(horizons[index % len(horizons)]), "split": settings["split"]}
+    return Task(env["id"], task_seed(int(settings["seed"]), stream, index), options)
+
+
+def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymnasium.Env:
+    """Build an environment.
+
+    Args:
+        env_id: a Gymnasium id.
+        module: the user's module that registers it, imported first; None for an environment of the suite.
+        kwargs: for `gymnasium.make`.
+    """
+    if module:
+        importlib.import_module(module)
+    return gymnasium.make(env_id, **kwargs)
