@@ -42,18 +42,9 @@ case "$set_name" in
   *) echo "setup: TRM_HARDWARE=$set_name: allowed are cpu and gpu" >&2; exit 2 ;;
 esac
 
-# The sandbox for models' code. Without it everything else works; an environment that needs it says so.
-if [ "$(uname)" = Linux ] && ! command -v bwrap >/dev/null; then
-  apt="apt-get install --yes --quiet bubblewrap"
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "setup: installing bubblewrap, which isolates models' code"
-    export DEBIAN_FRONTEND=noninteractive
-    $apt >/dev/null 2>&1 || { apt-get update --quiet >/dev/null && $apt >/dev/null; } ||
-      echo "setup: bubblewrap could not be installed; code environments will not start without it" >&2
-  else
-    echo "setup: bubblewrap is missing, code environments will not start without it: sudo $apt" >&2
-  fi
-fi
+# Without it everything else works; an environment that needs it says so.
+source scripts/apt.sh
+apt_install bubblewrap bwrap "environments that run a model's code isolate it with this"
 
 stamp="$(dirname "$(dirname "$python")")/.trm-agent"
 wanted="$set_name $(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cut -c1-16) $PWD"

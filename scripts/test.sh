@@ -18,6 +18,8 @@ fi
 on_two_processes() { OMP_NUM_THREADS=1 "${pytest[@]}" -n 2 --dist worksteal --ignore=tests/end_to_end "$@"; }
 on_two_processes -m "not slow"
 if [ "${1:-}" != --quick ]; then
+  source scripts/apt.sh
+  apt_install chromium chromium "the test that opens a report's page needs a browser"
   on_two_processes -m slow
   # A training is Ray, a trainer and a rollout server: one at a time.
   "${pytest[@]}" tests/end_to_end

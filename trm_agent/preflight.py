@@ -132,10 +132,10 @@ def _playable(env: DictConfig) -> None:
         if made is not None:
             made.close()
     if sandbox is not None:
-        _sandbox(sandbox)
+        check_sandbox(sandbox)
 
 
-def _sandbox(name: str) -> None:
+def check_sandbox(name: str) -> None:
     from trm_envs.sandbox.interface import SandboxUnavailable
     from trm_envs.sandbox.shared import shared_sandbox
 

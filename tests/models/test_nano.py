@@ -156,6 +156,16 @@ def test_a_warm_start_that_runs_out_of_time_says_so(tokenizer) -> None:
         nano_train.warm_start(make_model(TINY, tokenizer), tokenizer, TINY, 0.0)
 
 
+def test_without_a_target_the_warm_start_takes_all_its_steps_and_keeps_the_average(tokenizer) -> None:
+    spec = dataclasses.replace(TINY, target_success=0.0, max_steps=3)
+    model = make_model(spec, tokenizer)
+    before = next(model.parameters()).detach().clone()
+    assert nano_train.warm_start(model, tokenizer, spec, 60.0).num_steps == 3
+    assert not torch.equal(next(model.parameters()), before)
+    with pytest.raises(RuntimeError, match="max_seconds = 0"):
+        nano_train.warm_start(make_model(spec, tokenizer), tokenizer, spec, 0.0)
+
+
 def test_settling_lands_on_the_target_between_two_averages(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     # Success is the share of the way here, so the target of 0.35 lies at 0.35, found to 1/64.
     model = make_model(TINY, tokenizer)
@@ -221,7 +231,7 @@ def test_an_occupied_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target_success": 35}, "between 0 and 1"),
+        ({"target_success": 35}, "below 1"),
         ({"warm_start_horizons": ()}, "at least 1"),
         ({"max_steps": 0}, "max_steps"),
     ],

@@ -48,7 +48,8 @@ class NanoSpec:
     horizon: int = 4
     """Where success is measured to end the warm start."""
     target_success: float = 0.35
-    """Success at that horizon to stop at, between 0 and 1: weak enough for RL to have something to do."""
+    """Success at that horizon to stop at, below 1: weak enough for RL to have something to do. 0: the task is beyond
+    the model, which imitates for `max_steps` steps and may leave RL nothing to reinforce."""
     warm_start_horizons: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     """Drawn evenly; the longest decides how long the conversations are that the model can follow at all."""
     num_short_steps: int = 60
@@ -58,7 +59,7 @@ class NanoSpec:
     learning_rate: float = 1.5e-3
     """Of AdamW, constant after a short warm-up."""
     max_steps: int = 1000
-    """Steps without reaching the target after which the warm start fails."""
+    """Steps without reaching a target above 0 after which the warm start fails."""
     hidden_size: int = 192
     num_layers: int = 2
     num_heads: int = 4
@@ -71,13 +72,13 @@ class NanoSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "warm_start_horizons", tuple(self.warm_start_horizons))
         object.__setattr__(self, "env_kwargs", dict(self.env_kwargs))
-        if not 0.0 < self.target_success < 1.0:
-            raise ValueError(f"target_success = {self.target_success}: expected a value between 0 and 1, such as 0.35")
+        if not 0.0 <= self.target_success < 1.0:
+            raise ValueError(f"target_success = {self.target_success}: expected 0 or more and below 1, such as 0.35")
         if not self.warm_start_horizons or min(self.warm_start_horizons) < 1:
             raise ValueError(f"warm_start_horizons = {self.warm_start_horizons}: expected horizons of at least 1")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, int | float) and field.name != "seed" and value <= 0:
+            if isinstance(value, int | float) and field.name not in ("seed", "target_success") and value <= 0:
                 raise ValueError(f"{field.name} = {value}: expected a positive number; the default is {field.default}")
 
     def solver(self, split: str) -> Solver:

@@ -6,6 +6,7 @@ smoothly, so that it can be caught on the way up. The last stretch is a bisectio
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -109,7 +110,7 @@ def warm_start(
     max_seconds: float,
     report: Callable[[int, float, float], None] = lambda step, loss, success: None,
 ) -> WarmStart:
-    """Train the model in place until its averaged weights reach `spec.target_success`.
+    """Train the model in place until its averaged weights reach `spec.target_success`, or all steps if that is 0.
 
     Args:
         model: a fresh model in float32.
@@ -144,13 +145,16 @@ def warm_start(
             # Measuring costs as much as several steps: not before the training loss makes success likely.
             if running_loss * num_tokens < HOPELESS_NATS:
                 success = _success_of(average, model, measured)
-            if success >= spec.target_success:
+            if success >= (spec.target_success or math.inf):
                 report(step, running_loss, success)
                 return WarmStart(step, _settle(model, before, average, measured, spec))
             before = average
         report(step, running_loss, success)
         if time.monotonic() - started > max_seconds:
             break
+    if not spec.target_success and step == spec.max_steps:
+        _load(model, average)
+        return WarmStart(step, measure_success(model, measured))
     raise RuntimeError(
         f"the warm start reached {success:.2f} success at horizon {spec.horizon} in {step} steps and "
         f"{time.monotonic() - started:.0f} s, wanted {spec.target_success}; on a busy machine allow more than "

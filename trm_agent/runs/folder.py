@@ -18,6 +18,7 @@ METRICS_FILE = "metrics.jsonl"
 STARTUP_FILE = "startup.jsonl"
 SUMMARY_FILE = "summary.json"
 LOG_FILE = "log.txt"
+LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 _TRACKER = Path(CHECKPOINTS) / "latest_checkpointed_iteration.txt"
 
@@ -52,19 +53,12 @@ def open_run_folder(config: Mapping[str, Any]) -> RunFolder:
     if given is not None:
         return _open_given(Path(given), config)
     root, name = Path(config["run"]["root"]), str(config["run"]["name"])
-    for path in reversed(_numbered(root, name)):
+    for path in reversed(numbered(root, name)):
         if not (path / SUMMARY_FILE).exists() and (path / CONFIG_FILE).exists() and _same(path, config):
-            lock = _try_lock(path)
+            lock = try_lock(path)
             if lock is not None:
                 return RunFolder(path, "resumed", checkpoint_step(path), lock)
-    while True:
-        taken = [int(path.name.rsplit("-", 1)[1]) for path in _numbered(root, name)]
-        path = root / f"{name}-{max(taken, default=0) + 1:03d}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:  # another run took the number in between
-            continue
-        return _start(path, config)
+    return _start(make_numbered(root, name), config)
 
 
 def _open_given(path: Path, config: Mapping[str, Any]) -> RunFolder:
@@ -85,7 +79,7 @@ def _open_given(path: Path, config: Mapping[str, Any]) -> RunFolder:
             f"run.dir={path}: holds a run of another configuration ({shown}); nothing was written: "
             "repeat the command of that run to resume it, or give another run.dir"
         )
-    lock = _try_lock(path)
+    lock = try_lock(path)
     if lock is None:
         raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
     finished = (path / SUMMARY_FILE).exists()
@@ -93,7 +87,7 @@ def _open_given(path: Path, config: Mapping[str, Any]) -> RunFolder:
 
 
 def _start(path: Path, config: Mapping[str, Any]) -> RunFolder:
-    lock = _try_lock(path)
+    lock = try_lock(path)
     if lock is None:
         raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
     stored = {**config, "run": {**config["run"], "dir": str(path)}}
@@ -160,6 +154,36 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def numbered(root: Path, name: str) -> list[Path]:
+    """The folders `name`-NNN under `root`, in the order of their numbers."""
+    pattern = re.compile(re.escape(name) + r"-(\d{3,})")
+    found = [path for path in root.glob("*") if path.is_dir() and pattern.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
+
+
+def make_numbered(root: Path, name: str) -> Path:
+    """Make the folder `name`-NNN of the next free number."""
+    while True:
+        taken = [int(path.name.rsplit("-", 1)[1]) for path in numbered(root, name)]
+        path = root / f"{name}-{max(taken, default=0) + 1:03d}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:  # another process took the number in between
+            continue
+        return path
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """Lock a folder for this process; None if another holds it."""
+    lock = (path / LOCK_FILE).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
 def git_state() -> dict[str, Any]:
     """Commit and cleanliness of the working tree that the code comes from; nulls where there is no git."""
     where = Path(__file__).parent
@@ -175,28 +199,12 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
-def _numbered(root: Path, name: str) -> list[Path]:
-    pattern = re.compile(re.escape(name) + r"-(\d{3,})")
-    found = [path for path in root.glob(f"{name}-*") if path.is_dir() and pattern.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
-
-
 def _same(path: Path, config: Mapping[str, Any]) -> bool:
     return not config_differences(_load_config(path), config)
 
 
 def _load_config(path: Path) -> dict[str, Any]:
     return yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
-
-
-def _try_lock(path: Path) -> IO[str] | None:
-    lock = (path / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

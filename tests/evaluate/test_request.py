@@ -1,0 +1,93 @@
+"""What a request becomes where a training run says it: its validation, its environment, its budgets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.evaluate.evaluation_fakes import FakeEngine, fake_checkpoint
+from trm_agent.compose import compose_run, plain
+from trm_agent.episode import Limits
+from trm_agent.evaluate import request
+from trm_agent.evaluate.request import Request, build_plan, run_of
+from trm_agent.tasks import task_at
+
+OVERRIDES = (
+    "experiment=math_nano",
+    "env.val.horizons=[2,5]",
+    "env.val.num_tasks=7",
+    "env.limits.max_turns=9",
+    "data.max_prompt_length=400",
+    "data.max_response_length=900",
+    "actor_rollout_ref.rollout.max_model_len=1300",
+    "actor_rollout_ref.rollout.val_kwargs.temperature=0.7",
+    "actor_rollout_ref.rollout.val_kwargs.n=3",
+)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """The folder of a run whose checkpoints are fakes."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain(compose_run(OVERRIDES))))
+
+    def parse(text, nano=None, tokenizer=None):
+        return replace(fake_checkpoint("fake"), source=text)
+
+    monkeypatch.setattr(request, "parse_checkpoint", parse)
+    monkeypatch.setattr(request, "fingerprint", lambda checkpoint: "hash")
+    monkeypatch.setattr(request, "model_folder", lambda checkpoint: Path("fake"))
+    monkeypatch.setattr(request, "load_tokenizer", lambda folder: FakeEngine().tokenizer)
+    return folder
+
+
+def test_a_validation_plays_the_runs_own_tasks_within_its_limits_and_with_its_sampling(run):
+    name, plan = build_plan(Request((f"start:{run}",), validation=""))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (environment,) = plan.environments
+    assert name == "validation-chain_math"
+    assert environment.num_tasks == 7
+    assert [environment.task(i) for i in range(7)] == [task_at(config["env"], "val", i) for i in range(7)]
+    tokens = {"max_prompt_tokens": 400, "max_response_tokens": 900}
+    expected = Limits.from_mapping({**config["env"]["limits"], **tokens})
+    assert [environment.limits_at(horizon) for horizon in (2, 5)] == [expected, expected]
+    assert expected.max_turns == 9
+    assert (plan.sampling.temperature, plan.sampling.top_p, plan.samples) == (0.7, 1.0, 3)
+
+
+def test_what_the_user_says_goes_before_the_validations_sampling(run):
+    _, plan = build_plan(Request(("nano",), validation=str(run), temperature=0.0, samples=2, limit=4))
+    assert (plan.sampling.temperature, plan.samples, plan.environments[0].num_tasks) == (0.0, 2, 4)
+
+
+def test_without_a_choice_the_runs_environment_is_played_on_other_tasks_than_its_validations(run):
+    name, plan = build_plan(Request((f"start:{run}",), horizons=(5, 12)))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (environment,) = plan.environments
+    assert (name, environment.horizons, environment.num_tasks, environment.split) == (
+        "chain_math",
+        (5, 12),
+        100,
+        "held_out",
+    )
+    assert not {environment.task(i).seed for i in range(100)} & {
+        task_at(config["env"], "val", i).seed for i in range(7)
+    }
+    # 9 turns are for the longest horizon that the run knows, 6 in training
+    assert [environment.limits_at(horizon).max_turns for horizon in (5, 12)] == [9, 18]
+    assert (plan.sampling.temperature, plan.samples) == (1.0, 5)
+
+
+def test_greedy_samples_would_all_be_one(run):
+    assert build_plan(Request((f"start:{run}",), temperature=0.0))[1].samples == 1
+
+
+def test_a_checkpoint_knows_its_run(run):
+    actor = run / "checkpoints" / "global_step_3" / "actor"
+    actor.mkdir(parents=True)
+    fsdp = replace(fake_checkpoint("x"), kind="fsdp", path=actor, source="anything")
+    assert run_of(fsdp) == run.resolve()
+    assert run_of(replace(fake_checkpoint("x"), source=f"start:{run}")) == run
+    assert run_of(fake_checkpoint("x")) is None

@@ -1,0 +1,269 @@
+"""`trm eval`: play held-out tasks with checkpoints, and say what can be trusted of the difference."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trm_agent.evaluate.store import Store
+
+ROOT = Path("runs")
+INTERRUPTED = 130
+FAILED = 1
+LOG_FILE, PLOTS = "log.txt", "plots"
+
+DESCRIPTION = """Play held-out tasks with one or more checkpoints, all on the same tasks,
+through the episode loop of the training.
+
+CHECKPOINT is one of
+  RUN, RUN@STEP     a training run's last checkpoint, or that of a step
+  start:RUN         what the run began with
+  FOLDER            a Hugging Face model, or verl's global_step_N
+  nano              the nano model's warm start
+  http://...#MODEL  an OpenAI-compatible server; needs --tokenizer
+each may be LABEL=CHECKPOINT. Without --suite, --env and --validation the environment is that of the first run.
+
+Results are written as they come. Interrupt it at any moment: the same command goes on, and plays what is missing or
+has failed. More --samples, --tasks or a larger --limit go on too; everything else must be as it was."""
+
+EPILOG = """token budgets:
+  limits in a configuration are for its longest horizon. Beyond it, turns, tool calls, tokens and the time of an episode
+  grow in proportion, up to the model's context. --set limits.max_response_tokens=N (or another limit) holds at every
+  horizon. With --env, a model that is not the nano model gets the token budgets of the experiments on a GPU.
+
+example:
+  trm eval runs/math_nano-seed0-001 start:runs/math_nano-seed0-001 --suite nano_long
+  trm eval after=runs/math_nano-seed0-001 before=nano --env chain_math --horizons 4 8 16 --samples 10
+  trm eval runs/math_nano-seed0-001@20 --validation
+  trm eval /models/Qwen3-8B --suite aime25 --rows aime25.jsonl --samples 16"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's arguments."""
+    parser = subparsers.add_parser(
+        "eval",
+        help="evaluate checkpoints on held-out tasks, and compare them",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EPILOG,
+    )
+    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="see above")
+    what = parser.add_argument_group("what is played")
+    what.add_argument("--suite", metavar="NAME", help="a preset of tasks, versioned by a hash")
+    what.add_argument("--list-suites", action="store_true", help="show the presets and exit")
+    what.add_argument("--rows", metavar="FILE", help="the problems of a suite that asks a file's (aime25, ...)")
+    what.add_argument(
+        "--env", nargs="+", default=[], metavar="NAME", help="a choice of conf/env, or MODULE:ID of your own"
+    )
+    what.add_argument("--horizons", type=int, nargs="+", default=[], metavar="N", help="default: the validation's")
+    what.add_argument(
+        "--validation",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="exactly what a run's validation plays, to compare with its env/val_success (without RUN: the first "
+        "checkpoint's)",
+    )
+    what.add_argument("--tasks", type=int, metavar="N", help="of each environment (default: 100, or the suite's)")
+    what.add_argument("--limit", type=int, metavar="N", help="only the first N of them, for now")
+    what.add_argument("--samples", type=int, metavar="K", help="episodes a task (default: 5; 1 at temperature 0)")
+    what.add_argument("--task-seed", type=int, metavar="S", help="which tasks (default: 20260101)")
+    what.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="keyword arguments of the environments, or limits.NAME; for one of several: ENV.FIELD=VALUE",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--temperature", type=float, metavar="T", help="default: 1; 0 takes the likeliest token")
+    how.add_argument("--top-p", type=float, metavar="P", help="default: 1")
+    how.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling (default: 0)")
+    how.add_argument("--tokenizer", metavar="PATH", help="folder of a tokenizer, where the checkpoint brings none")
+    how.add_argument("--concurrency", type=int, default=64, metavar="C", help="episodes at once (default: 64)")
+    how.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs for one model (default: 1)")
+    where = parser.add_argument_group("where")
+    where.add_argument("--out", type=Path, metavar="DIR", help="default: runs/eval-NAME-NNN, or one to go on with")
+    where.add_argument(
+        "--save-episodes",
+        type=int,
+        default=64,
+        metavar="N",
+        help="how many of each checkpoint keep their tokens, for trm report (default: 64)",
+    )
+    where.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate.
+
+    Args:
+        arguments: those of the parser.
+
+    Returns:
+        0, also if episodes failed for reasons of the infrastructure, which is said; 1 if an engine played nothing any
+        more; 130 if it was interrupted.
+
+    Raises:
+        ValueError: what is asked for does not exist or cannot work.
+    """
+    from trm_agent.evaluate.request import Request, build_plan
+    from trm_agent.evaluate.store import open_store
+    from trm_agent.evaluate.suites import list_suites
+
+    if arguments.list_suites:
+        print(list_suites())
+        return 0
+    for flag, value, least in (
+        ("--concurrency", arguments.concurrency, 1),
+        ("--save-episodes", arguments.save_episodes, 0),
+        ("--tensor-parallel", arguments.tensor_parallel, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{flag}: got {value}; allowed: at least {least}; leave it out for the default")
+    _look_here_for_modules()
+    request = Request(
+        checkpoints=tuple(arguments.checkpoints),
+        suite=arguments.suite,
+        envs=tuple(arguments.env),
+        validation=arguments.validation,
+        rows=arguments.rows,
+        horizons=tuple(arguments.horizons),
+        tasks=arguments.tasks,
+        limit=arguments.limit,
+        samples=arguments.samples,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        task_seed=arguments.task_seed,
+        tokenizer=arguments.tokenizer,
+        settings=tuple(arguments.set),
+    )
+    try:
+        name, plan = build_plan(request)
+    except KeyboardInterrupt:
+        _say("\nstopped before anything was played")
+        return INTERRUPTED
+    except RuntimeError as error:  # the nano model's warm start
+        _say(f"error: {error}")
+        return FAILED
+    store = open_store(plan, arguments.out, ROOT, f"eval-{name}")
+    try:
+        return _evaluate(store, arguments)
+    finally:
+        store.close()
+
+
+def _evaluate(store: Store, arguments: argparse.Namespace) -> int:
+    _announce(store)
+    num_missing = _num_missing(store)
+    if num_missing:
+        store.forget_summary()
+        try:
+            is_whole = asyncio.run(_play(store, arguments))
+        except RuntimeError as error:  # an engine that does not start, or plays nothing any more
+            _say(f"error: {error}\n{_how_to_go_on(store)}; see {store.path / LOG_FILE}")
+            return FAILED
+        if not is_whole:
+            _say(f"\nstopped. {_how_to_go_on(store)}")
+            return INTERRUPTED
+    _finish(store, arguments.json)
+    return 0
+
+
+async def _play(store: Store, arguments: argparse.Namespace) -> bool:
+    """Play what is missing; returns False if a signal ended it."""
+    from trm_agent.evaluate.engines import open_engine
+    from trm_agent.evaluate.runner import play_missing
+
+    start = functools.partial(
+        open_engine,
+        sampling=store.plan.sampling,
+        max_model_len=max(environment.max_model_len for environment in store.plan.environments),
+        max_num_seqs=arguments.concurrency,
+        log_file=store.path / LOG_FILE,
+        tensor_parallel_size=arguments.tensor_parallel,
+    )
+    playing = asyncio.ensure_future(
+        play_missing(store, start, concurrency=arguments.concurrency, num_saved=arguments.save_episodes, say=_say)
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, playing.cancel)
+    try:
+        await playing
+    except asyncio.CancelledError:
+        return False
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    return True
+
+
+def _finish(store: Store, as_json: bool) -> None:
+    from trm_agent.evaluate.plots import draw_plots
+    from trm_agent.evaluate.results import is_failure
+    from trm_agent.evaluate.summary import summarise, table
+
+    rows, plan = store.asked(), store.plan
+    labels = [checkpoint.label for checkpoint in plan.checkpoints]
+    summary = summarise(rows, plan.samples, labels, [environment.name for environment in plan.environments])
+    draw_plots(summary, store.path / PLOTS)
+    store.write_summary(summary)
+    if as_json:
+        print(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        print(f"\n{table(summary)}\n")
+    _say(f"{store.path}: results.jsonl, summary.json, plots; trm report {store.path} shows the episodes")
+    failed = [row for row in rows if is_failure(row)]
+    if failed:
+        reasons = sorted({row["stop_reason"] for row in failed})
+        _say(
+            f"warning: {len(failed)} of {len(rows)} episodes could not be played ({', '.join(reasons)}), e.g. "
+            f"{failed[0]['error']}; they are in no figure; the same command plays them again"
+        )
+
+
+def _announce(store: Store) -> None:
+    plan, number = store.plan, len(store.plan.episodes())
+    total = number * len(plan.checkpoints)
+    what = f"suite {plan.suite['name']} {plan.suite['hash']}" if plan.suite else "held-out tasks"
+    _say(f"{what}; {number} episodes for each of: {', '.join(each.label for each in plan.checkpoints)}")
+    for environment in plan.environments:
+        _say(
+            f"  {environment.name}: {environment.num_tasks} tasks x {plan.samples} samples, "
+            f"horizons {' '.join(map(str, environment.horizons))}"
+        )
+    state = "new" if store.is_new else f"going on: {total - _num_missing(store)} of {total} episodes are there"
+    _say(f"  {store.path} ({state})")
+    if store.num_cut:
+        _say(f"  an unfinished line of {store.num_cut} bytes was moved to results.jsonl.truncated; it is played again")
+
+
+def _how_to_go_on(store: Store) -> str:
+    total = len(store.plan.episodes()) * len(store.plan.checkpoints)
+    return f"{total - _num_missing(store)} of {total} episodes are in {store.path}; the same command goes on"
+
+
+def _num_missing(store: Store) -> int:
+    return sum(len(store.missing(checkpoint.label)) for checkpoint in store.plan.checkpoints)
+
+
+def _say(line: str) -> None:
+    # results alone go to the standard output
+    print(line, file=sys.stderr, flush=True)
+
+
+def _look_here_for_modules() -> None:
+    """A user's package is found in the current folder, installed or not."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)

@@ -1,0 +1,210 @@
+"""From what a user names - a choice of conf/env, a Gymnasium id, a training run - to an `Environment` of the plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trm_agent.compose import CONF, choices, compose_run, plain
+from trm_agent.episode import Limits
+from trm_agent.evaluate.plan import Environment
+from trm_agent.names import closest
+from trm_agent.tasks import VALIDATION, make_env
+from trm_envs import registered_ids
+
+CUSTOM = "custom"
+# whose token budgets hold for models that think aloud
+LARGE_EXPERIMENT = "math_qwen3_8b"
+NUM_TASKS, TASK_SEED = 100, 20260101
+_LIMITS = "limits"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One FIELD=VALUE of the user's."""
+
+    env: str | None
+    """Which environment is meant; None for all."""
+    field: str
+    """A keyword argument of the environment, or `limits.` and a limit."""
+    value: Any
+
+
+def named(name: str) -> Environment:
+    """The environment of a choice of conf/env, or of `ID` or `MODULE:ID`, with the nano model's token budgets.
+
+    Raises:
+        ValueError: there is neither such a choice nor such an id.
+    """
+    known = [choice for choice in choices("env") if choice != CUSTOM]
+    if name in known:
+        return _of_section(name, _composed(name)["env"])
+    module, _, env_id = name.rpartition(":")
+    if "/" not in env_id:
+        raise ValueError(
+            f"--env {name}: no such environment; {closest(name, known)}; or give a Gymnasium id, or MODULE:ID of your "
+            "own package"
+        )
+    section = {**_composed(CUSTOM)["env"], "id": env_id, "module": module or None}
+    return _of_section(env_id, section)
+
+
+def of_run(config: Mapping[str, Any]) -> Environment:
+    """What a training run's validation plays: its tasks, in its number, within its limits.
+
+    Args:
+        config: the run's `config.yaml`.
+    """
+    section, data = config["env"], config["data"]
+    tokens = {"max_prompt_tokens": data["max_prompt_length"], "max_response_tokens": data["max_response_length"]}
+    settings = section[VALIDATION]
+    environment = _of_section(_name_of(section["id"]), section)
+    return replace(
+        environment,
+        num_tasks=settings["num_tasks"],
+        seed=settings["seed"],
+        split=settings["split"],
+        limits={**section["limits"], **tokens},
+    )
+
+
+def with_large_budgets(environment: Environment) -> Environment:
+    """The environment with the token budgets of the experiments on a GPU instead of the nano model's."""
+    config = compose_run([f"experiment={LARGE_EXPERIMENT}"])
+    limits = plain(config.env)["limits"]
+    tokens = {
+        "max_turn_tokens": limits["max_turn_tokens"],
+        "max_observation_tokens": limits["max_observation_tokens"],
+        "max_prompt_tokens": config.data.max_prompt_length,
+        "max_response_tokens": config.data.max_response_length,
+    }
+    return replace(environment, limits={**environment.limits, **tokens})
+
+
+def changes(texts: Sequence[str], names: Sequence[str]) -> list[Change]:
+    """Read the user's FIELD=VALUE texts; a value is what JSON reads, else text.
+
+    Args:
+        texts: `kwarg=...`, `limits.max_turns=...`, or either after `ENV.`.
+        names: of the environments.
+
+    Raises:
+        ValueError: a text without `=`, or a limit that does not exist.
+    """
+    found = []
+    for text in texts:
+        path, equals, written = text.partition("=")
+        if not equals or not path:
+            raise ValueError(
+                f"--set: got {text!r}; allowed: FIELD=VALUE; e.g. --set reveal=upfront limits.max_turn_tokens=512"
+            )
+        env = next((name for name in names if path.startswith(f"{name}.")), None)
+        field = path.removeprefix(f"{env}.") if env else path
+        group, dot, limit = field.partition(".")
+        known = [each.name for each in fields(Limits)]
+        if dot and (group != _LIMITS or limit not in known):
+            allowed = [f"{_LIMITS}.{each}" for each in known]
+            raise ValueError(f"--set {path}: no such setting; {closest(field, [*allowed, *names])}")
+        try:
+            value = json.loads(written)
+        except ValueError:
+            value = written
+        found.append(Change(env, field, value))
+    return found
+
+
+def changed(environment: Environment, wanted: Sequence[Change]) -> Environment:
+    """The environment with the user's changes; a limit that was set so holds at every horizon."""
+    mine = [change for change in wanted if change.env in (None, environment.name)]
+    prefix = f"{_LIMITS}."
+    limits = {change.field.removeprefix(prefix): change.value for change in mine if change.field.startswith(prefix)}
+    kwargs = {change.field: change.value for change in mine if not change.field.startswith(prefix)}
+    return replace(
+        environment,
+        fixed_limits={**environment.fixed_limits, **limits},
+        kwargs={**environment.kwargs, **kwargs},
+    )
+
+
+def tasks_hash(environment: Environment) -> str | None:
+    """A hash of the first task of each horizon as the environment tells it.
+
+    Returns:
+        None for an environment that is not of this package: a user's need not say the same twice.
+    """
+    if environment.id not in registered_ids():
+        return None
+    digest = hashlib.sha256()
+    made = make_env(environment.id, environment.module, environment.kwargs)
+    try:
+        for index in range(len(environment.horizons)):
+            task = environment.task(index)
+            told, info = made.reset(seed=task.seed, options=dict(task.options))
+            system_prompt = made.get_wrapper_attr("system_prompt")
+            digest.update(json.dumps([system_prompt, told, info["task_id"]]).encode())
+    finally:
+        made.close()
+    return digest.hexdigest()[:16]
+
+
+def nano_settings(name: str) -> dict[str, Any]:
+    """Fields of the `NanoSpec` that half knows a choice of conf/env; of another id, those of the default model."""
+    known = choices("env")
+    return _composed(name if name in known and name != CUSTOM else "chain_math")["nano"]
+
+
+def load_run_config(run: Path) -> dict[str, Any]:
+    """The `config.yaml` of a training run.
+
+    Raises:
+        ValueError: the folder is no training run.
+    """
+    file = run / "config.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    if not isinstance(config, dict) or "env" not in config or "data" not in config:
+        raise ValueError(f"{run}: no training run (its config.yaml has no environment); give the folder of a run")
+    return config
+
+
+@cache
+def _composed(name: str) -> dict[str, Any]:
+    config = compose_run([f"env={name}"])
+    section = plain(config.env)
+    nano = {} if name == CUSTOM else plain(config.nano)
+    return {"env": section, "nano": nano}
+
+
+def _of_section(name: str, section: Mapping[str, Any]) -> Environment:
+    budgets = section.get("nano", {})
+    tokens = {
+        "max_prompt_tokens": budgets.get("prompt_tokens"),
+        "max_response_tokens": budgets.get("response_tokens", Limits.max_response_tokens),
+    }
+    horizons = section[VALIDATION]["horizons"]
+    return Environment(
+        name=name,
+        id=section["id"],
+        module=section["module"],
+        kwargs=dict(section["kwargs"]),
+        horizons=tuple(horizons),
+        num_tasks=NUM_TASKS,
+        seed=TASK_SEED,
+        limits={**section["limits"], **tokens},
+        limits_horizon=max([*section["train"]["horizons"], *horizons]),
+    )
+
+
+def _name_of(env_id: str) -> str:
+    """The choice of conf/env that has this id; the id itself if none has."""
+    for choice in choices("env"):
+        section = yaml.safe_load((CONF / "env" / f"{choice}.yaml").read_text(encoding="utf-8"))["env"]
+        if section["id"] == env_id:
+            return choice
+    return env_id

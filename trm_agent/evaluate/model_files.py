@@ -1,0 +1,191 @@
+"""The files of a model on disk: whether they are all there and whole, and a hash of what they hold.
+
+Nothing here loads a weight or a library that could: a broken folder is refused before anything heavy starts.
+"""
+
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+INDEXED = ("model.safetensors", "pytorch_model.bin")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+FSDP_CONFIG = "fsdp_config.json"
+# larger files are hashed in part: at both ends and at regular places between
+_WHOLE_BYTES = 256 << 20
+_BLOCK_BYTES = 1 << 20
+_NUM_BLOCKS = 64
+
+
+def check_hugging_face(folder: Path, tokenizer: Path | None = None) -> None:
+    """Refuse a Hugging Face folder that cannot be evaluated.
+
+    Args:
+        folder: `config.json`, the weights and the tokenizer.
+        tokenizer: where the tokenizer is, if not there.
+
+    Raises:
+        ValueError: what is missing, cut or does not match, and what to do.
+    """
+    config = _read_json(folder / "config.json")
+    for file in weight_files(folder):
+        _check_whole(file)
+    check_tokenizer(tokenizer or folder, vocab_size(config))
+
+
+def check_fsdp(actor: Path) -> None:
+    """Refuse an FSDP checkpoint of verl that lacks a shard, its configuration or its tokenizer.
+
+    Raises:
+        ValueError: what is missing or cut, and what to do.
+    """
+    for file in shard_files(actor):
+        if not file.exists():
+            raise ValueError(
+                f"{actor}: half-written checkpoint: {file.name} of {world_size(actor)} shards is missing; "
+                "evaluate an older step, or let the training write it again"
+            )
+        _check_whole(file)
+    check_tokenizer(actor / "huggingface", vocab_size(_read_json(actor / "huggingface" / "config.json")))
+
+
+def world_size(actor: Path) -> int:
+    """Number of shards, as `fsdp_config.json` says.
+
+    Raises:
+        ValueError: the file is missing or says nothing.
+    """
+    found = _read_json(actor / FSDP_CONFIG).get("world_size")
+    if not isinstance(found, int) or found < 1:
+        raise ValueError(f"{actor / FSDP_CONFIG}: world_size = {found!r}: expected a number of shards of at least 1")
+    return found
+
+
+def shard_files(actor: Path) -> list[Path]:
+    """The shards of the model by rank, whether they exist or not."""
+    size = world_size(actor)
+    return [actor / f"model_world_size_{size}_rank_{rank}.pt" for rank in range(size)]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a Hugging Face folder.
+
+    Raises:
+        ValueError: there are none, or the index names one that is missing.
+    """
+    for name in INDEXED:
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+            missing = [each for each in names if not (folder / each).exists()]
+            if missing or not names:
+                raise ValueError(
+                    f"{folder}: {index.name} names {len(names)} files, {len(missing)} of them are missing "
+                    f"({', '.join(missing[:3])}); copy or download the folder again"
+                )
+            return [folder / each for each in names]
+        if (folder / name).exists():
+            return [folder / name]
+    raise ValueError(
+        f"{folder}: config.json without weights (neither {INDEXED[0]} nor an index of several files); "
+        "copy or download the folder again"
+    )
+
+
+def vocab_size(config: dict[str, Any]) -> int | None:
+    """Number of rows of the model's embedding; None where the configuration does not say."""
+    found = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    return int(found) if found is not None else None
+
+
+def max_positions(folder: Path) -> int | None:
+    """The longest context that the model was made for, tokens; None where the configuration does not say."""
+    config = _read_json(folder / "config.json")
+    found = config.get("max_position_embeddings", (config.get("text_config") or {}).get("max_position_embeddings"))
+    return int(found) if found is not None else None
+
+
+def check_tokenizer(folder: Path, size: int | None = None) -> None:
+    """Refuse a folder without a tokenizer, or one whose tokens the model does not have.
+
+    Args:
+        folder: where the tokenizer is.
+        size: the model's vocabulary; None where it is not known (an endpoint).
+
+    Raises:
+        ValueError: the tokenizer is missing or has an id of at least `size`.
+    """
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        raise ValueError(
+            f"{folder}: no tokenizer (none of {', '.join(TOKENIZERS)}); copy the files of the model's tokenizer there"
+        )
+    if size is None or not (folder / TOKENIZERS[0]).exists():
+        return
+    described = _read_json(folder / TOKENIZERS[0])
+    vocabulary = described.get("model", {}).get("vocab", {})
+    ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
+    largest = max([*ids, *(token["id"] for token in described.get("added_tokens", ()))], default=0)
+    if largest >= size:
+        raise ValueError(
+            f"{folder}: the tokenizer has ids up to {largest}, the model's vocabulary is {size} (config.json); "
+            "they are of different models: give the folder the tokenizer that belongs to the weights"
+        )
+
+
+def content_hash(files: Iterable[Path]) -> str:
+    """A short hash of names and contents; time stamps and folders do not count.
+
+    Of files beyond 256 MiB the size and 64 blocks of 1 MiB are read: an update of a model changes nearly all of it.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        if size > _WHOLE_BYTES:
+            starts = [(size - _BLOCK_BYTES) * block // (_NUM_BLOCKS - 1) for block in range(_NUM_BLOCKS)]
+        else:
+            starts = list(range(0, size, _BLOCK_BYTES))
+        with file.open("rb") as stream:
+            for start in starts:
+                stream.seek(start)
+                digest.update(stream.read(_BLOCK_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _check_whole(file: Path) -> None:
+    """A file of weights that was cut ends too early: a zip without its directory, a safetensors file without data."""
+    whole = _safetensors_end(file) == file.stat().st_size if file.suffix == ".safetensors" else zipfile.is_zipfile(file)
+    if not whole:
+        raise ValueError(
+            f"{file}: cut or not a file of weights ({file.stat().st_size} bytes); "
+            "copy it again, or take a checkpoint that was written to its end"
+        )
+
+
+def _safetensors_end(file: Path) -> int | None:
+    """Where the last tensor ends by the file's header; None where there is no such header."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > min(file.stat().st_size, 100 << 20):
+            return None
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            return None
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{file.parent}: {file.name} is missing; the folder is no model or half-written") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error}); the file was cut: copy or download it again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: expected a JSON object, found a {type(found).__name__}")
+    return found

@@ -1,0 +1,240 @@
+"""What an evaluation plays: checkpoints x environments x tasks x samples, and the settings that decide the results."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trm_agent.episode import Limits
+from trm_agent.tasks import VALIDATION, Task, task_at
+
+if TYPE_CHECKING:
+    from trm_agent.evaluate.checkpoints import Checkpoint
+    from trm_agent.evaluate.engines import Sampling
+
+FORMAT, VERSION = "trm-agent evaluation", 1
+# limits that belong to the longest horizon they were made for; longer tasks get more in proportion
+SCALED = ("max_turns", "max_tool_calls", "max_prompt_tokens", "max_response_tokens", "episode_timeout_s")
+# the last part of the order in which no episode of the longest horizon begins
+TAIL = 0.25
+
+
+class Key(NamedTuple):
+    """Which episode of a checkpoint is meant."""
+
+    env: str
+    task: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment and its tasks.
+
+    Raises:
+        ValueError: a horizon or a count is below 1.
+    """
+
+    name: str
+    """What results call it."""
+    id: str
+    """A Gymnasium id."""
+    horizons: tuple[int, ...]
+    """Task `i` takes horizon `i mod len(horizons)`."""
+    num_tasks: int
+    """In all, over the horizons."""
+    seed: int
+    """Base of the tasks' seeds."""
+    limits: dict[str, Any]
+    """Fields of `Limits`, prompt and response tokens among them, for horizons up to `limits_horizon`."""
+    limits_horizon: int
+    """Beyond it the limits in `SCALED` grow in proportion to the horizon."""
+    fixed_limits: dict[str, Any] = field(default_factory=dict)
+    """Limits that hold at every horizon."""
+    module: str | None = None
+    """What to import first, because it registers the id."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Of `gymnasium.make`."""
+    split: str = "held_out"
+    context: int | None = None
+    """Tokens that the models can hold; prompt and response stay within it. None: unknown."""
+    rows_hash: str | None = None
+    """Of the file whose rows are the tasks, each once; None for generated tasks."""
+    tasks_hash: str | None = None
+    """Of the first tasks' texts."""
+
+    def __post_init__(self) -> None:
+        if not self.horizons or any(_bad_count(horizon) for horizon in self.horizons):
+            raise ValueError(
+                f"horizons of {self.name}: got {list(self.horizons)}; allowed: whole numbers of at least 1; "
+                "give e.g. --horizons 4 8 16"
+            )
+        if _bad_count(self.num_tasks):
+            raise ValueError(f"tasks of {self.name}: got {self.num_tasks}; allowed: at least 1; give e.g. --tasks 100")
+        for horizon in self.horizons:
+            self.limits_at(horizon)
+
+    def task(self, index: int) -> Task:
+        """Task `index`, the same that a training's validation with this section would play."""
+        section = {"horizons": self.horizons, "split": self.split, "seed": self.seed}
+        task = task_at({"id": self.id, VALIDATION: section}, VALIDATION, index)
+        return task if self.rows_hash is None else replace(task, options={**task.options, "row": index})
+
+    def horizon(self, index: int) -> int:
+        """The horizon of a task."""
+        return self.horizons[index % len(self.horizons)]
+
+    def limits_at(self, horizon: int) -> Limits:
+        """The limits of an episode at a horizon.
+
+        Raises:
+            ValueError: a limit is none, or the prompt's leaves no room for a response in the context.
+        """
+        factor = max(1.0, horizon / self.limits_horizon)
+        scaled = {name: _times(value, factor) if name in SCALED else value for name, value in self.limits.items()}
+        limits = Limits.from_mapping({**scaled, **self.fixed_limits})
+        if self.context is None:
+            return limits
+        room = self.context - (limits.max_prompt_tokens or 0)
+        if room < 1:
+            raise ValueError(
+                f"{self.name}: limits.max_prompt_tokens={limits.max_prompt_tokens} at horizon {horizon} fills the "
+                f"model's context of {self.context} tokens; lower the horizon, or --set limits.max_prompt_tokens=N"
+            )
+        return replace(limits, max_response_tokens=min(limits.max_response_tokens, room))
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest prompt and response."""
+        every = [self.limits_at(horizon) for horizon in self.horizons]
+        return max((limits.max_prompt_tokens or 0) + limits.max_response_tokens for limits in every)
+
+    def config(self) -> dict[str, Any]:
+        """The settings as `config.yaml` holds them; `limits` by horizon."""
+        names = ("name", "id", "module", "kwargs", "split", "seed", "num_tasks", "rows_hash", "tasks_hash")
+        settings = {name: getattr(self, name) for name in names}
+        limits = {str(horizon): asdict(self.limits_at(horizon)) for horizon in sorted(set(self.horizons))}
+        return {**settings, "horizons": list(self.horizons), "limits": limits}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that one command asks for.
+
+    Raises:
+        ValueError: two checkpoints have one label, two environments one name, or there are no samples.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    fingerprints: tuple[str, ...]
+    """Of the checkpoints' weights."""
+    environments: tuple[Environment, ...]
+    samples: int
+    """Episodes a task."""
+    sampling: Sampling
+    suite: dict[str, Any] | None = None
+    """`name`, `version` and `hash`; None if the environments were chosen by hand."""
+
+    def __post_init__(self) -> None:
+        if _bad_count(self.samples):
+            raise ValueError(f"--samples: got {self.samples}; allowed: at least 1; give e.g. --samples 5")
+        labels = [checkpoint.label for checkpoint in self.checkpoints]
+        if doubles := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(
+                f"checkpoints: {', '.join(doubles)} is there twice; name each by LABEL=SOURCE, e.g. first={doubles[0]}"
+            )
+        names = [environment.name for environment in self.environments]
+        if doubles := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"environments: {', '.join(doubles)} is there twice; give each once")
+
+    def environment(self, name: str) -> Environment:
+        """The environment of a name."""
+        return next(environment for environment in self.environments if environment.name == name)
+
+    def episodes(self) -> list[Key]:
+        """The episodes of one checkpoint in the order of play.
+
+        Environments and horizons are mixed from the start, one sample of each task before the second of any. Longer
+        episodes come a little more often, so that the last to start are short and none runs on alone.
+        """
+        order: list[tuple[float, Key]] = []
+        for environment in self.environments:
+            longest = max(environment.horizons)
+            of_horizon: dict[int, list[Key]] = {}
+            for sample in range(self.samples):
+                for task in range(environment.num_tasks):
+                    of_horizon.setdefault(environment.horizon(task), []).append(Key(environment.name, task, sample))
+            for horizon, keys in of_horizon.items():
+                part = 1.0 - TAIL * horizon / longest
+                order += [(part * (index + 0.5) / len(keys), key) for index, key in enumerate(keys)]
+        return [key for _, key in sorted(order)]
+
+    def first_episodes(self, number: int) -> set[Key]:
+        """So many episodes of one checkpoint, spread evenly over environments and horizons."""
+        return set(sorted(self.episodes(), key=lambda key: (key.sample, key.task, key.env))[:number])
+
+    def sampling_seed(self, key: Key) -> int:
+        """Seed of an episode's tokens, 31 bits: the same for every checkpoint, and whatever else is played."""
+        text = f"{self.sampling.seed}/{key.env}/{key.task}/{key.sample}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+    def config(self) -> dict[str, Any]:
+        """The settings that decide results, as `config.yaml` holds them."""
+        checkpoints = [
+            {
+                "label": checkpoint.label,
+                "kind": checkpoint.kind,
+                "source": checkpoint.source,
+                "path": None if checkpoint.path is None else str(checkpoint.path),
+                "url": checkpoint.url,
+                "model": checkpoint.model,
+                "fingerprint": fingerprint,
+            }
+            for checkpoint, fingerprint in zip(self.checkpoints, self.fingerprints, strict=True)
+        ]
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "suite": self.suite,
+            "samples": self.samples,
+            "sampling": {name: getattr(self.sampling, name) for name in ("temperature", "top_p", "seed")},
+            "checkpoints": checkpoints,
+            "environments": [environment.config() for environment in self.environments],
+        }
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What two evaluations must share to be one: all settings but those that only say how much, how long or where.
+
+    Not in it: the number of tasks and of samples (more of them continue an evaluation), time limits (what they end is
+    played again), and where checkpoints and rows lie (their hashes are in it).
+    """
+    checkpoints = {
+        entry["label"]: {name: entry.get(name) for name in ("kind", "model", "fingerprint")}
+        for entry in config["checkpoints"]
+    }
+    environments = {}
+    for entry in config["environments"]:
+        kept = {name: value for name, value in entry.items() if name not in ("name", "num_tasks")}
+        kept["limits"] = {
+            horizon: {name: value for name, value in limits.items() if not name.endswith("_timeout_s")}
+            for horizon, limits in entry["limits"].items()
+        }
+        if entry.get("rows_hash"):
+            kept["kwargs"] = {name: value for name, value in entry["kwargs"].items() if name != "rows"}
+        environments[entry["name"]] = kept
+    rest = {name: config.get(name) for name in ("format", "version", "suite", "sampling")}
+    return {**rest, "checkpoints": checkpoints, "environments": environments}
+
+
+def _times(value: Any, factor: float) -> Any:
+    if value is None or factor == 1.0:
+        return value
+    return math.ceil(value * factor)
+
+
+def _bad_count(value: Any) -> bool:
+    return not isinstance(value, int) or isinstance(value, bool) or value < 1

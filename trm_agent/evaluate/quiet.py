@@ -1,0 +1,51 @@
+"""What libraries say goes to a log instead of the screen."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def logging_to(name: str, file: Path | None) -> Iterator[None]:
+    """The messages of a library's logger go to a file; None leaves them where they are."""
+    if file is None:
+        yield
+        return
+    log = logging.getLogger(name)
+    before = list(log.handlers)
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.handlers = [handler]
+    try:
+        yield
+    finally:
+        log.handlers = before
+        handler.close()
+
+
+@contextmanager
+def output_to(file: Path | None) -> Iterator[None]:
+    """What this process prints goes to a file, also what is printed below Python; None leaves it on the screen."""
+    if file is None:
+        yield
+        return
+    _flush()
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    try:
+        with file.open("ab") as stream:
+            for descriptor in (1, 2):
+                os.dup2(stream.fileno(), descriptor)
+        yield
+    finally:
+        _flush()
+        for descriptor, screen in zip((1, 2), kept, strict=True):
+            os.dup2(screen, descriptor)
+            os.close(screen)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()

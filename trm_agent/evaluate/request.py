@@ -1,0 +1,216 @@
+"""From what a user asks for to a plan that can be played: defaults, budgets, and all that can be refused early."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trm_agent.evaluate.checkpoints import START, Checkpoint, fingerprint, model_folder, parse_checkpoint
+from trm_agent.evaluate.checks import check_budgets, check_environment, smallest_context
+from trm_agent.evaluate.engines import load_tokenizer
+from trm_agent.evaluate.environments import (
+    changed,
+    changes,
+    load_run_config,
+    named,
+    nano_settings,
+    of_run,
+    tasks_hash,
+    with_large_budgets,
+)
+from trm_agent.evaluate.plan import Environment, Plan
+from trm_agent.evaluate.sampling import Sampling
+from trm_agent.evaluate.suites import Suite, load_suite
+from trm_agent.models.nano import NanoSpec
+from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE
+
+NANO = "nano"
+SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `trm eval` that decide results; None where the user said nothing."""
+
+    checkpoints: tuple[str, ...]
+    suite: str | None = None
+    envs: tuple[str, ...] = ()
+    validation: str | None = None
+    """A run folder, or "" for the first checkpoint's run."""
+    rows: str | None = None
+    horizons: tuple[int, ...] = ()
+    tasks: int | None = None
+    limit: int | None = None
+    samples: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int = 0
+    task_seed: int | None = None
+    tokenizer: str | None = None
+    settings: tuple[str, ...] = ()
+    """FIELD=VALUE texts."""
+
+
+@dataclass(frozen=True)
+class _Tasks:
+    """What is played, before the user's changes."""
+
+    name: str
+    """Of the folder that the results go to."""
+    environments: tuple[Environment, ...]
+    suite: Suite | None = None
+    run: Mapping[str, Any] | None = None
+    """Configuration of the run whose validation it is."""
+
+
+def build_plan(request: Request) -> tuple[str, Plan]:
+    """Make the plan of a request, refusing whatever can be refused before an engine starts.
+
+    Returns:
+        The name of what is played, for a folder, and the plan.
+
+    Raises:
+        ValueError: something does not exist, does not fit, or cannot work.
+    """
+    _check_counts(request)
+    checkpoints = [parse_checkpoint(text, tokenizer=request.tokenizer) for text in request.checkpoints]
+    tasks = _tasks(request, checkpoints)
+    spec = NanoSpec(**_nano_settings(tasks))
+    checkpoints = [replace(each, nano=spec) if each.source == NANO else each for each in checkpoints]
+    environments = [_with_counts(request, each) for each in tasks.environments]
+    wanted = changes(request.settings, [each.name for each in environments])
+    environments = [changed(each, wanted) for each in environments]
+    for environment in environments:
+        check_environment(environment)
+    plan = Plan(
+        tuple(checkpoints),
+        tuple(fingerprint(each) for each in checkpoints),
+        tuple(replace(each, tasks_hash=tasks_hash(each)) for each in environments),
+        _samples(request, tasks),
+        _sampling(request, tasks),
+        tasks.suite.config() if tasks.suite else None,
+    )
+    context = smallest_context(checkpoints)
+    plan = replace(plan, environments=tuple(replace(each, context=context) for each in plan.environments))
+    folders = [each.tokenizer or model_folder(each) for each in checkpoints]
+    tokenizers = [load_tokenizer(folder) for folder in dict.fromkeys(folders)]
+    for environment in plan.environments:
+        check_budgets(environment, tokenizers)
+    return tasks.name, plan
+
+
+def run_of(checkpoint: Checkpoint) -> Path | None:
+    """The folder of the training run that a checkpoint belongs to; None if it belongs to none."""
+    if checkpoint.source.startswith(START):
+        folder = Path(checkpoint.source.removeprefix(START)).expanduser()
+    elif checkpoint.kind == "fsdp" and checkpoint.path is not None:
+        step = checkpoint.path.resolve().parent
+        folder = step.parent.parent if step.parent.name == CHECKPOINTS else step.parent
+    else:
+        return None
+    return folder if (folder / CONFIG_FILE).exists() else None
+
+
+def _tasks(request: Request, checkpoints: Sequence[Checkpoint]) -> _Tasks:
+    if request.suite is not None:
+        suite = load_suite(request.suite, request.rows)
+        return _Tasks(suite.name, suite.environments, suite)
+    if request.envs:
+        environments = [named(name) for name in request.envs]
+        if not all(_is_nano(each) for each in checkpoints):
+            environments = [with_large_budgets(each) for each in environments]
+        if request.task_seed is not None:
+            environments = [replace(each, seed=request.task_seed) for each in environments]
+        name = "-".join(each.name.rpartition("/")[2] for each in environments)
+        return _Tasks(name, tuple(environments))
+    run = Path(request.validation).expanduser() if request.validation else run_of(checkpoints[0])
+    if run is None:
+        raise ValueError(
+            f"{request.checkpoints[0]} belongs to no training run whose environment could be taken: say what to play "
+            "with --suite NAME, --env NAME or --validation RUN (trm eval --list-suites shows the suites)"
+        )
+    config = load_run_config(run)
+    environment = of_run(config)
+    if request.validation is not None:
+        return _Tasks(f"validation-{environment.name}", (environment,), run=config)
+    own = named(environment.name) if "/" not in environment.name else environment
+    seed = own.seed if request.task_seed is None else request.task_seed
+    environment = replace(environment, num_tasks=own.num_tasks, seed=seed, split="held_out")
+    return _Tasks(environment.name.rpartition("/")[2], (environment,), run=config)
+
+
+def _check_counts(request: Request) -> None:
+    if not request.checkpoints:
+        raise ValueError("CHECKPOINT: give at least one, e.g. trm eval runs/math_nano-seed0-001 --suite nano_long")
+    chosen = [
+        flag
+        for flag, value in (("--suite", request.suite), ("--env", request.envs), ("--validation", request.validation))
+        if value not in (None, ())
+    ]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)}: each says what to play; give one of them")
+    if request.rows is not None and request.suite is None:
+        raise ValueError("--rows: belongs to a suite of published problems; give e.g. --suite aime25 --rows FILE")
+    for flag, given in (("--horizons", request.horizons), ("--task-seed", request.task_seed)):
+        if given not in (None, ()) and chosen and chosen[0] != "--env":
+            raise ValueError(f"{flag} with {chosen[0]}: its tasks are fixed; leave {flag} out, or use --env")
+    for flag, count in (("--tasks", request.tasks), ("--limit", request.limit), ("--samples", request.samples)):
+        if count is not None and count < 1:
+            raise ValueError(f"{flag}: got {count}; allowed: at least 1; give e.g. {flag} 10")
+    if request.task_seed is not None and request.task_seed < 0:
+        raise ValueError(f"--task-seed: got {request.task_seed}; allowed: at least 0; give e.g. --task-seed 1")
+
+
+def _with_counts(request: Request, environment: Environment) -> Environment:
+    if request.horizons:
+        environment = replace(environment, horizons=request.horizons)
+    number = environment.num_tasks
+    if request.tasks is not None:
+        if environment.rows_hash is not None and request.tasks > number:
+            raise ValueError(f"--tasks: got {request.tasks}; the file has {number} rows; lower it, or leave it out")
+        number = request.tasks
+    return replace(environment, num_tasks=number if request.limit is None else min(number, request.limit))
+
+
+def _samples(request: Request, tasks: _Tasks) -> int:
+    if request.samples is not None:
+        return request.samples
+    if request.validation is not None:
+        return int(_validation_sampling(tasks)["n"])
+    # greedy samples would all be one
+    return 1 if request.temperature == 0 else SAMPLES
+
+
+def _sampling(request: Request, tasks: _Tasks) -> Sampling:
+    temperature, top_p = Sampling.temperature, Sampling.top_p
+    if request.validation is not None:
+        settings = _validation_sampling(tasks)
+        temperature, top_p = settings["temperature"] if settings["do_sample"] else 0.0, settings["top_p"]
+    return Sampling(
+        float(temperature if request.temperature is None else request.temperature),
+        float(top_p if request.top_p is None else request.top_p),
+        request.seed,
+    )
+
+
+def _validation_sampling(tasks: _Tasks) -> Mapping[str, Any]:
+    assert tasks.run is not None, "a validation is a run's"
+    return tasks.run["actor_rollout_ref"]["rollout"]["val_kwargs"]
+
+
+def _nano_settings(tasks: _Tasks) -> dict[str, Any]:
+    if tasks.run is not None and "nano" in tasks.run:
+        known = {field.name for field in dataclasses.fields(NanoSpec)}
+        return {name: value for name, value in tasks.run["nano"].items() if name in known}
+    return nano_settings(tasks.environments[0].name)
+
+
+def _is_nano(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is of the nano model, which answers in few tokens."""
+    if checkpoint.kind == NANO or (checkpoint.path is not None and (checkpoint.path / "nano.json").exists()):
+        return True
+    run = run_of(checkpoint)
+    return run is not None and load_run_config(run)["actor_rollout_ref"]["model"]["path"] == NANO

@@ -1,0 +1,103 @@
+"""`results.jsonl`: one line an episode, which only ever grows; how it is read, and what a kill left at its end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trm_agent.episode import Episode, StopReason
+
+RESULTS_FILE = "results.jsonl"
+TRUNCATED_FILE = "results.jsonl.truncated"
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "checkpoint": str,
+    "env": str,
+    "task": int,
+    "sample": int,
+    "seed": int,
+    "success": bool,
+    "stop_reason": str,
+}
+
+
+def result_row(label: str, env: str, horizon: int | None, task: int, sample: int, episode: Episode) -> dict[str, Any]:
+    """The result of an episode, JSON-clean; a number that is not finite is left out."""
+    assert episode.seed is not None, "an evaluation's tasks have seeds"
+    return {
+        "checkpoint": label,
+        "env": env,
+        "env_id": episode.env_id,
+        "horizon": horizon,
+        "task": task,
+        "seed": episode.seed,
+        "sample": sample,
+        "success": bool(episode.success),
+        "reward": episode.reward,
+        "stop_reason": str(episode.stop_reason),
+        "error": episode.error,
+        "turns": episode.num_turns,
+        "tool_calls": episode.num_tool_calls,
+        "malformed_turns": episode.num_malformed,
+        "model_tokens": episode.num_model_tokens,
+        "response_tokens": len(episode.response_ids),
+        "generate_s": round(episode.timings["generate"], 4),
+        "env_s": round(episode.timings["env"], 4),
+        "total_s": round(episode.timings["total"], 4),
+        "numbers": {name: value for name, value in episode.numbers.items() if math.isfinite(value)},
+    }
+
+
+def is_failure(row: Mapping[str, Any]) -> bool:
+    """Whether a result is a failure of the infrastructure, which says nothing about the model."""
+    return StopReason(row["stop_reason"]).is_infrastructure_failure
+
+
+def read_results(file: Path) -> tuple[list[dict[str, Any]], bytes]:
+    """Read a `results.jsonl`.
+
+    Returns:
+        The rows in the order of the file, and the bytes after its last complete line.
+
+    Raises:
+        ValueError: a complete line is no result; the message names it.
+    """
+    data = file.read_bytes() if file.exists() else b""
+    *lines, rest = data.split(b"\n")
+    return [_parsed(file, number, line) for number, line in enumerate(lines, 1)], rest
+
+
+def set_aside(file: Path, rest: bytes) -> None:
+    """Move the unfinished line at the end of the results to the file for such."""
+    with file.with_name(TRUNCATED_FILE).open("ab") as backup:
+        backup.write(rest + b"\n")
+        backup.flush()
+        os.fsync(backup.fileno())
+    os.truncate(file, file.stat().st_size - len(rest))
+
+
+def bad_line(file: Path, number: int, what: str) -> ValueError:
+    """The error that says what is wrong with a line, counted from 1."""
+    return ValueError(
+        f"{file}, line {number}: {what}: no result of this evaluation; nothing was written: look at the line and take "
+        "it out (its episode is then played again), or give another --out"
+    )
+
+
+def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise bad_line(file, number, f"is no JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise bad_line(file, number, f"is a {type(row).__name__}, not an object")
+    for name, kind in _TYPES.items():
+        value = row.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise bad_line(file, number, f"has {name}={value!r}")
+    if row["stop_reason"] not in [str(reason) for reason in StopReason]:
+        raise bad_line(file, number, f"has stop_reason={row['stop_reason']!r}")
+    return row

@@ -1,0 +1,122 @@
+"""Plays what is missing of an evaluation: one engine after the other, many episodes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
+
+from trm_agent.episode import ChatTokens, Episode, run_episode
+from trm_agent.evaluate.progress import Progress
+from trm_agent.evaluate.results import is_failure, result_row
+from trm_agent.evaluate.store import Store
+from trm_agent.tasks import make_env
+
+if TYPE_CHECKING:
+    from trm_agent.evaluate.checkpoints import Checkpoint
+    from trm_agent.evaluate.engines import Engine
+    from trm_agent.evaluate.plan import Key
+
+# failures in a row, without one episode in between that was played, after which an engine counts as broken
+MAX_FAILURES = 20
+
+OpenEngine = Callable[["Checkpoint"], AbstractAsyncContextManager["Engine"]]
+
+
+class NothingPlayed(RuntimeError):
+    """No episode can be played any more; the message says what the last one met."""
+
+
+async def play_missing(
+    store: Store,
+    open_engine: OpenEngine,
+    *,
+    concurrency: int,
+    num_saved: int = 0,
+    say: Callable[[str], Any] = print,
+) -> None:
+    """Play every episode that the store lacks, checkpoint by checkpoint; each result is written as it comes.
+
+    An engine is started only for a checkpoint that lacks episodes, and ended before the next begins.
+
+    Args:
+        store: an open evaluation.
+        open_engine: starts the engine of a checkpoint.
+        concurrency: episodes in flight.
+        num_saved: so many episodes of each checkpoint keep their tokens.
+        say: where a line for the user goes.
+
+    Raises:
+        NothingPlayed: nothing could be played for long.
+        asyncio.CancelledError: the caller cancelled; what had ended is in the store.
+    """
+    for checkpoint in store.plan.checkpoints:
+        missing = store.missing(checkpoint.label)
+        if not missing:
+            continue
+        say(f"{checkpoint.label}: starting the engine for {len(missing)} episodes")
+        async with open_engine(checkpoint) as engine:
+            await _Session(store, checkpoint.label, engine, missing, num_saved).play(concurrency)
+
+
+class _Session:
+    """The episodes of one checkpoint."""
+
+    def __init__(self, store: Store, label: str, engine: Engine, missing: list[Key], num_saved: int) -> None:
+        self.store, self.label, self.engine = store, label, engine
+        self.chat = ChatTokens(engine.tokenizer)
+        self.waiting = deque(missing)
+        self.saved = store.plan.first_episodes(num_saved)
+        self.num_failed_in_a_row = 0
+        lacking, every = set(missing), store.plan.episodes()
+        done = [store.rows[(label, key)] for key in every if key not in lacking]
+        self.progress = Progress(label, done, len(every))
+
+    async def play(self, concurrency: int) -> None:
+        workers = [asyncio.create_task(self._work()) for _ in range(min(concurrency, len(self.waiting)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            self.progress.close()
+
+    async def _work(self) -> None:
+        while self.waiting:
+            key = self.waiting.popleft()
+            self._keep(key, await self._play(key))
+
+    async def _play(self, key: Key) -> Episode:
+        plan = self.store.plan
+        environment = plan.environment(key.env)
+        task = environment.task(key.task)
+        return await run_episode(
+            functools.partial(make_env, environment.id, environment.module, environment.kwargs),
+            self.engine.generator(plan.sampling_seed(key)),
+            self.chat,
+            environment.limits_at(environment.horizon(key.task)),
+            env_id=task.env_id,
+            seed=task.seed,
+            options=task.options,
+        )
+
+    def _keep(self, key: Key, episode: Episode) -> None:
+        environment = self.store.plan.environment(key.env)
+        # rows of a file have no horizon to compare
+        horizon = environment.horizon(key.task) if environment.rows_hash is None else None
+        row = result_row(self.label, key.env, horizon, key.task, key.sample, episode)
+        # the tokens first: an episode with a result is never played again
+        if key in self.saved:
+            self.store.save_episode(self.label, key, episode)
+        self.store.append(row)
+        self.progress.add(row)
+        self.num_failed_in_a_row = self.num_failed_in_a_row + 1 if is_failure(row) else 0
+        if self.num_failed_in_a_row >= MAX_FAILURES:
+            raise NothingPlayed(
+                f"{self.label}: the last {MAX_FAILURES} episodes failed without a single one played, the last as "
+                f"{row['stop_reason']}: {row['error']}"
+            )

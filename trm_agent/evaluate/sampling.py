@@ -1,0 +1,35 @@
+"""How the tokens of an evaluation are drawn, and the seeds that decide them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    temperature: float = 1.0
+    """0 takes the most likely token."""
+    top_p: float = 1.0
+    """Share of the probability that is sampled from, the most likely tokens first."""
+    seed: int = 0
+    """Base of every random choice."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
+            raise ValueError(f"temperature = {self.temperature}: expected at least 0; 0 takes the most likely token")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p = {self.top_p}: expected more than 0 and at most 1; 1 samples from all tokens")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed = {self.seed!r}: expected a whole number of at least 0, such as 0")
+
+
+def turn_seed(base_seed: int, episode_seed: int, turn: int) -> int:
+    """The seed of one turn: 62 bits of a hash of the sampling's seed, the episode's and the turn's number from 0."""
+    return int(np.random.SeedSequence([base_seed, episode_seed, turn]).generate_state(1, np.uint64)[0]) >> 2

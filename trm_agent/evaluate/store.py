@@ -1,0 +1,244 @@
+"""The folder of an evaluation: who may write into it, its results, and what a resumed evaluation keeps.
+
+Of an evaluation that was killed at any moment all finished episodes are kept; what is half a line at the end of
+`results.jsonl` goes to `results.jsonl.truncated`, and anything else that is no result is an error: nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from trm_agent.config import DumpConfig
+from trm_agent.episode import Episode
+from trm_agent.episode.record import episode_record
+from trm_agent.evaluate.plan import FORMAT, VERSION, Key, Plan, identity
+from trm_agent.evaluate.results import RESULTS_FILE, bad_line, is_failure, read_results, set_aside
+from trm_agent.runs.folder import (
+    CONFIG_FILE,
+    LOCK_FILE,
+    SUMMARY_FILE,
+    config_differences,
+    git_state,
+    make_numbered,
+    numbered,
+    try_lock,
+    write_atomically,
+)
+
+EPISODES = "episodes"
+
+
+@dataclass
+class Store:
+    """An occupied and locked evaluation folder."""
+
+    path: Path
+    plan: Plan
+    is_new: bool
+    rows: dict[tuple[str, Key], dict[str, Any]] = field(default_factory=dict)
+    """The last result of each episode, of everything in the folder."""
+    num_cut: int = 0
+    """Characters of an unfinished line that were set aside."""
+    _lock: IO[str] | None = field(default=None, repr=False)
+
+    def missing(self, label: str) -> list[Key]:
+        """The episodes of a checkpoint that are still to be played, in order: those without a result, and failed."""
+        return [key for key in self.plan.episodes() if not self._is_played(label, key)]
+
+    def asked(self) -> list[dict[str, Any]]:
+        """The results of the episodes that the plan asks for, checkpoint by checkpoint in the order of tasks."""
+        keys = sorted(self.plan.episodes())
+        pairs = [(checkpoint.label, key) for checkpoint in self.plan.checkpoints for key in keys]
+        return [self.rows[pair] for pair in pairs if pair in self.rows]
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a result; a later one of the same episode replaces the earlier in memory, and follows it in the file."""
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        file = self.path / RESULTS_FILE
+        with file.open("ab", buffering=0) as results:
+            start = results.tell()
+            if results.write(line) != len(line):
+                # a full disk: no half line may stand before another result
+                results.truncate(start)
+                raise OSError(f"{file}: the disk is full; make room, and run the same command again")
+        self.rows[_address(row)] = row
+
+    def save_episode(self, label: str, key: Key, episode: Episode) -> None:
+        """Keep the tokens of an episode in a file of its own under `episodes/`."""
+        from trm_agent.dump import write_dump
+
+        number = [checkpoint.label for checkpoint in self.plan.checkpoints].index(label)
+        name = f"{number:02d}.{_slug(key.env)}.task{key.task:06d}.sample{key.sample:03d}"
+        where = {"checkpoint": label, "env": key.env, "task": key.task, "sample": key.sample}
+        row = {
+            "step": 0,
+            "update": 0,
+            "reward": episode.reward,
+            "prompt_ids": episode.prompt_ids,
+            "response_ids": episode.response_ids,
+            "response_mask": episode.response_mask,
+            "rollout_log_probs": [
+                value if sampled else float("nan")
+                for value, sampled in zip(episode.rollout_log_probs, episode.response_mask, strict=True)
+            ],
+            "episode": json.dumps({**episode_record(episode), **where}),
+        }
+        # no file is ever dropped: the caller bounds their number
+        config = DumpConfig(directory=str(self.path / EPISODES), max_files=2**31)
+        write_dump(config, [row], {}, name)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`."""
+        write_atomically(self.path / SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+    def forget_summary(self) -> None:
+        """Remove the summary of fewer results than there will be; it is made from the results again."""
+        (self.path / SUMMARY_FILE).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _is_played(self, label: str, key: Key) -> bool:
+        row = self.rows.get((label, key))
+        return row is not None and not is_failure(row)
+
+
+def open_store(plan: Plan, out: Path | None, root: Path, name: str) -> Store:
+    """Find or make the folder of an evaluation and lock it.
+
+    With `out` that folder is meant. Without it, the newest `root`/`name`-NNN of the same settings that lacks some of
+    the episodes is continued; otherwise the next number is made.
+
+    Args:
+        plan: what is to be played.
+        out: a folder of the user's.
+        root: where numbered folders are.
+        name: of the folder before its number.
+
+    Raises:
+        ValueError: `out` holds another evaluation, files of something else or a result that cannot be read, or another
+            process writes into it.
+    """
+    if out is not None:
+        return _open_given(plan, out)
+    for path in reversed(numbered(root, name)):
+        if not _is_same(path, plan) or (lock := try_lock(path)) is None:
+            continue
+        store = _continued(plan, path, lock)
+        if any(store.missing(checkpoint.label) for checkpoint in plan.checkpoints):
+            _write_config(path, plan)
+            return store
+        store.close()
+    return _open_given(plan, make_numbered(root, name))
+
+
+def _open_given(plan: Plan, path: Path) -> Store:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--out {path}: is a file; give a folder, or leave it out to get one under runs/")
+    if path.exists() and not _is_unused(path):
+        _check_same(path, plan)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = try_lock(path)
+    if lock is None:
+        raise ValueError(f"--out {path}: another process is evaluating in it; wait for it, or give another folder")
+    # looked at again: before the lock was ours, another process may have begun here
+    if _is_unused(path):
+        write_atomically(path / "git.json", json.dumps(git_state(), indent=2) + "\n")
+        store = Store(path, plan, True, _lock=lock)
+    else:
+        _check_same(path, plan)
+        store = _continued(plan, path, lock)
+    _write_config(path, plan)
+    return store
+
+
+def _check_same(path: Path, plan: Plan) -> None:
+    stored = _stored(path)
+    if stored is None:
+        raise ValueError(
+            f"--out {path}: holds files but no evaluation of ours (no {CONFIG_FILE} with format: {FORMAT}); nothing "
+            "was written: give an empty or a new folder"
+        )
+    differences = config_differences(identity(stored), identity(plan.config()))
+    if differences:
+        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        raise ValueError(
+            f"--out {path}: holds an evaluation of other settings ({shown}); nothing was written: repeat the command "
+            "of that evaluation to continue it, or give another folder"
+        )
+
+
+def _is_same(path: Path, plan: Plan) -> bool:
+    stored = _stored(path)
+    return stored is not None and not config_differences(identity(stored), identity(plan.config()))
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """The configuration of an evaluation folder; None if it is none of this version."""
+    file = path / CONFIG_FILE
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    is_ours = isinstance(config, dict) and (config.get("format"), config.get("version")) == (FORMAT, VERSION)
+    return config if is_ours else None
+
+
+def _continued(plan: Plan, path: Path, lock: IO[str]) -> Store:
+    """The store of a folder that was found to be of the plan's settings."""
+    try:
+        store = Store(path, plan, False, _lock=lock)
+        file = path / RESULTS_FILE
+        rows, rest = read_results(file)
+        for number, row in enumerate(rows, 1):
+            _check_belongs(file, number, row, plan)
+            store.rows[_address(row)] = row
+        if rest:
+            store.num_cut = len(rest)
+            set_aside(file, rest)
+    except BaseException:
+        lock.close()
+        raise
+    return store
+
+
+def _check_belongs(file: Path, number: int, row: Mapping[str, Any], plan: Plan) -> None:
+    """The line is a result of this evaluation: of its checkpoints, its environments and its tasks."""
+    labels = [checkpoint.label for checkpoint in plan.checkpoints]
+    if row["checkpoint"] not in labels:
+        raise bad_line(file, number, f"is of the checkpoint {row['checkpoint']!r}, which is none of {labels}")
+    names = [environment.name for environment in plan.environments]
+    if row["env"] not in names:
+        raise bad_line(file, number, f"is of the environment {row['env']!r}, which is none of {names}")
+    seed = plan.environment(row["env"]).task(row["task"]).seed if row["task"] >= 0 else None
+    if row["seed"] != seed:
+        raise bad_line(file, number, f"has seed={row['seed']}, task {row['task']} of {row['env']} has {seed}")
+
+
+def _address(row: Mapping[str, Any]) -> tuple[str, Key]:
+    return row["checkpoint"], Key(row["env"], row["task"], row["sample"])
+
+
+def _write_config(path: Path, plan: Plan) -> None:
+    write_atomically(path / CONFIG_FILE, yaml.safe_dump(plan.config(), sort_keys=False))
+
+
+def _is_unused(path: Path) -> bool:
+    """Whether there is nothing in a folder but what a kill at the very start leaves."""
+    left = (LOCK_FILE, "git.json")
+    prefixes = (".config.yaml.", ".git.json.")
+    return not any(child.name not in left and not child.name.startswith(prefixes) for child in path.iterdir())
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)

@@ -1,0 +1,149 @@
+"""Suites of held-out tasks: presets in conf/suite, versioned by a hash of all that makes their tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trm_agent.compose import CONF, choices
+from trm_agent.evaluate.environments import named, tasks_hash
+from trm_agent.evaluate.plan import Environment
+from trm_agent.names import closest
+
+GROUP = "suite"
+FIELDS = ("version", "description", "environments", "rows")
+ENVIRONMENT_FIELDS = ("env", "horizons", "num_tasks", "seed", "kwargs", "limits", "limits_horizon")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named set of tasks."""
+
+    name: str
+    version: int
+    description: str
+    environments: tuple[Environment, ...]
+    rows: bool
+    """Whether the tasks are the rows of a user's file."""
+    hash: str
+    """Of the environments' settings and first tasks, 16 hexadecimal digits; of a file's rows they have their own."""
+
+    def config(self) -> dict[str, Any]:
+        """What an evaluation stores of it."""
+        return {"name": self.name, "version": self.version, "hash": self.hash}
+
+
+def suite_names() -> list[str]:
+    """The presets that there are."""
+    return choices(GROUP)
+
+
+def read_suite(name: str) -> dict[str, Any]:
+    """The fields of a preset as they stand in its file.
+
+    Raises:
+        ValueError: there is no such suite, or a field in it that is not known.
+    """
+    if name not in suite_names():
+        raise ValueError(f"--suite {name}: no such suite; {closest(name, suite_names())}; see --list-suites")
+    content: dict[str, Any] = yaml.safe_load((CONF / GROUP / f"{name}.yaml").read_text(encoding="utf-8"))
+    _check_fields(f"conf/suite/{name}.yaml", content, FIELDS)
+    for entry in content["environments"]:
+        _check_fields(f"conf/suite/{name}.yaml, environments", entry, ENVIRONMENT_FIELDS)
+    return content
+
+
+def load_suite(name: str, rows_file: str | None = None) -> Suite:
+    """Build a suite, drawing the first tasks of each environment.
+
+    Args:
+        name: of a preset.
+        rows_file: the user's file, for a suite of published problems.
+
+    Raises:
+        ValueError: no such suite, a file missing or given where none is needed, or rows that cannot be used.
+    """
+    content = read_suite(name)
+    needs_rows = bool(content.get("rows"))
+    if needs_rows and rows_file is None:
+        raise ValueError(
+            f"--suite {name}: asks the problems of a file that you have; give it with --rows FILE (.jsonl, .json or "
+            ".parquet; see docs/evaluate.md)"
+        )
+    if rows_file is not None and not needs_rows:
+        raise ValueError(
+            f"--rows {rows_file}: the suite {name} is generated; leave --rows out, or choose one of "
+            f"{', '.join(each for each in suite_names() if read_suite(each).get('rows'))}"
+        )
+    environments = [_environment(entry) for entry in content["environments"]]
+    if rows_file is not None:
+        environments = [_with_rows(environment, rows_file) for environment in environments]
+    else:
+        environments = [replace(each, tasks_hash=tasks_hash(each)) for each in environments]
+    first_tasks = [] if needs_rows else [[each.id, each.tasks_hash] for each in environments]
+    text = json.dumps([content["version"], content["environments"], first_tasks])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Suite(name, content["version"], content["description"], tuple(environments), needs_rows, digest)
+
+
+def list_suites() -> str:
+    """All suites as text, one paragraph each."""
+    shown = []
+    for name in suite_names():
+        content = read_suite(name)
+        lines = [f"{name} (version {content['version']}): {' '.join(content['description'].split())}"]
+        for entry in content["environments"]:
+            what = "--rows FILE" if content.get("rows") else f"{entry['num_tasks']} tasks"
+            lines.append(f"  {entry['env']:<16} {what}, horizons {' '.join(map(str, entry['horizons']))}")
+        shown.append("\n".join(lines))
+    return "\n\n".join(shown)
+
+
+def count_rows(environment: Environment, path: str) -> int:
+    """The number of problems in a file, each read and checked as the environment will.
+
+    Raises:
+        ValueError: the file cannot be read or a row cannot be used.
+    """
+    if environment.id == "trm/CodeTests-v0":
+        from trm_envs.tasks.code_rows import load_code_rows
+
+        return len(load_code_rows(path))
+    from trm_envs.rows import load_math_rows
+
+    return len(load_math_rows(path))
+
+
+def _environment(entry: Mapping[str, Any]) -> Environment:
+    base = named(entry["env"])
+    return replace(
+        base,
+        horizons=tuple(entry["horizons"]),
+        num_tasks=entry.get("num_tasks", 1),
+        seed=entry["seed"],
+        kwargs={**base.kwargs, **entry.get("kwargs", {})},
+        limits={**base.limits, **entry.get("limits", {})},
+        limits_horizon=entry.get("limits_horizon", base.limits_horizon),
+    )
+
+
+def _with_rows(environment: Environment, rows_file: str) -> Environment:
+    """The environment asking each row of a file once."""
+    path = str(Path(rows_file).expanduser().resolve())
+    number = count_rows(environment, path)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    # the environment refuses rows at its own default horizon
+    kwargs = {**environment.kwargs, "rows": path, "horizon": 1}
+    return replace(environment, kwargs=kwargs, num_tasks=number, split="all", rows_hash=digest)
+
+
+def _check_fields(where: str, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for name in content:
+        if name not in known:
+            raise ValueError(f"{where}: {name}: no such field; {closest(str(name), known)}")
