@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from trm_agent.commands import analyze, bounds, envs, eval, sandbox
+from trm_agent.commands import analyze, bounds, envs, eval, report, sandbox
 
-COMMANDS = (eval, analyze, bounds, envs, sandbox)
+COMMANDS = (eval, report, analyze, bounds, envs, sandbox)
 BAD_INPUT = 2
 
 

@@ -1,0 +1,168 @@
+"""The page: one file that asks the network for nothing. The list and the curves come first, the episodes after them,
+so that a browser can be used before it has read a large page to its end."""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import IO, Any
+
+from trm_agent.report.curves import charts
+from trm_agent.report.episodes import Packed, clean, pack_episodes, precision
+from trm_agent.report.evaluation import evaluation_charts, evaluation_tables, figures
+from trm_agent.report.overview import cards, differences
+from trm_agent.report.sources import Source, open_sources
+from trm_agent.report.vocabulary import find_tokenizer, load_tokenizer
+
+SCRIPTS = ("dom", "codec", "scale", "charts", "overview", "filters", "list", "tokens", "episode", "keys", "main")
+MAX_EPISODES = 2000
+HOW_TO_DUMP = "actor_rollout_ref.actor.policy_loss.dump.every=10"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    path: Path
+    num_bytes: int
+    num_episodes: int
+    available: int
+    """Episodes in the folders."""
+    seconds: float
+    finished: bool
+    """Whether no folder will change any more."""
+    notes: list[str]
+
+
+def build_report(
+    paths: Sequence[Path],
+    out: Path,
+    max_episodes: int = MAX_EPISODES,
+    tokenizer: Path | None = None,
+    reload_seconds: float | None = None,
+) -> Report:
+    """Write the page of some folders; a reader sees the old page or the new one.
+
+    Args:
+        paths: of runs and of evaluations.
+        out: the file.
+        max_episodes: largest number of episodes in the viewer, at least 0.
+        tokenizer: folder of the tokenizer for all of them; None takes each run's own.
+        reload_seconds: after these the open page reads its file again; None for never.
+
+    Raises:
+        ValueError: a path is no run, or `tokenizer` is none.
+    """
+    started = time.time()
+    if max_episodes < 0:
+        raise ValueError(f"max_episodes: got {max_episodes}; allowed: 0 or more; give a number of episodes")
+    if tokenizer is not None and find_tokenizer([tokenizer]) is None:
+        raise ValueError(f"tokenizer={tokenizer}: no tokenizer.json in it; give the folder of a tokenizer")
+    if out.is_dir():
+        raise ValueError(f"out={out}: is a folder; give the page's file, such as {out / 'report.html'}")
+    given = None if tokenizer is None else load_tokenizer(tokenizer)
+    sources = open_sources(paths)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with tempfile.TemporaryFile("w+", encoding="ascii", dir=out.parent) as spool:
+            packed = pack_episodes(sources, max_episodes, lambda number, text: _element(spool, f"e{number}", text))
+            vocabularies = _vocabularies(packed, sources, given)
+            reload = None if all(source.finished for source in sources) else reload_seconds
+            with unfinished.open("w", encoding="utf-8", newline="\n") as page:
+                page.write(_head(_data(sources, packed), sources, reload))
+                for index, text in enumerate(vocabularies):
+                    _element(page, f"v{index}", text)
+                spool.seek(0)
+                shutil.copyfileobj(spool, page, 1 << 20)
+                page.write("</body>\n</html>\n")
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    notes = [*(f"{s.label}: {note}" for s in sources for note in s.notes), *packed.notes]
+    finished = all(source.finished for source in sources)
+    shown = len(packed.index["id"])
+    return Report(out, out.stat().st_size, shown, packed.available, time.time() - started, finished, notes)
+
+
+def _element(page: IO[str], name: str, text: str) -> None:
+    page.write(f'<script type="text/plain" id="{name}">{text}</script>\n')
+
+
+def _vocabularies(packed: Packed, sources: Sequence[Source], given: Any | None) -> list[str]:
+    """The packed tables; a folder without a tokenizer is noted, and its page shows ids."""
+    loaded: dict[Path, Any] = {}
+    texts = []
+    for source, vocabulary in zip(sources, packed.vocabularies, strict=True):
+        tokenizer = given
+        if tokenizer is None and len(vocabulary):
+            folder = source.tokenizer_folder()
+            try:
+                if folder is not None and folder not in loaded:
+                    loaded[folder] = load_tokenizer(folder)
+                tokenizer = loaded.get(folder) if folder is not None else None
+                reason = "none was found" if folder is None else ""
+            except ValueError as error:
+                reason = str(error)
+            if tokenizer is None:
+                packed.notes.append(f"{source.label}: tokens are shown as ids, without a tokenizer ({reason})")
+        texts.append(vocabulary.packed(tokenizer))
+    return texts
+
+
+def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
+    found = [figures(source) for source in sources]
+    return {
+        "runs": cards(sources),
+        "charts": [*evaluation_charts(sources, found), *charts(sources)],
+        "tables": evaluation_tables(sources, found),
+        "differences": differences(sources),
+        "episodes": packed.index,
+        "settings": packed.settings,
+        "available": packed.available,
+        "bits": packed.bits,
+        "precision": precision(packed),
+        "notes": packed.notes,
+        "how_to_dump": HOW_TO_DUMP,
+        "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _head(data: dict[str, Any], sources: Sequence[Source], reload_seconds: float | None) -> str:
+    script = "\n".join(["(() => {", '"use strict";', *(_part(f"{name}.js") for name in SCRIPTS), "})();"])
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # nothing is fetched, and no script runs but the page's own
+    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+    policy += "; base-uri 'none'; form-action 'none'"
+    refresh = f'<meta http-equiv="refresh" content="{reload_seconds:g}">' if reload_seconds else ""
+    replacements = {
+        "{{title}}": html.escape(", ".join(source.label for source in sources)),
+        "{{policy}}": html.escape(policy, quote=True),
+        "{{refresh}}": refresh,
+        "{{style}}": _part("page.css"),
+        "{{data}}": embedded(data),
+        "{{script}}": script,
+    }
+    page = _part("page.html")
+    for name, text in replacements.items():
+        before, _, after = page.partition(name)
+        page = before + text + after
+    return page
+
+
+def embedded(data: Any) -> str:
+    """JSON that stands inside of a script element: no text in it can end the element or begin a comment."""
+    text = json.dumps(clean(data), separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _part(name: str) -> str:
+    return (files("trm_agent.report") / "page" / name).read_text(encoding="utf-8").replace("\r\n", "\n")

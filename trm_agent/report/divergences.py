@@ -1,0 +1,75 @@
+"""The token divergences of a row, as its run's trust region measured them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trm_agent.config import CRITERIA
+from trm_agent.report.rows import Row
+
+_SAMPLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "k2": lambda log_ratio: log_ratio**2 / 2,
+    "k3": lambda log_ratio: np.expm1(log_ratio) - log_ratio,
+    "abs_log_ratio": np.abs,
+    "abs_ratio_minus_one": lambda log_ratio: np.abs(np.expm1(log_ratio)),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of the model's tokens of a row, in order: shape (model tokens,), float64."""
+
+    kind: str
+    """`measured`: of whole or top-K distributions; a name of a sampled estimator; `surprise`: -log p, no trainer."""
+    value: np.ndarray
+    """What colours a token, nats: the divergence's upper bound, or the surprise."""
+    lower: np.ndarray | None
+    """Lower bound of a measured divergence."""
+    log_ratio: np.ndarray | None
+    rollout_log_probs: np.ndarray | None
+    violates: np.ndarray
+    """bool: outside of the threshold on single tokens."""
+
+
+def measure(row: Row) -> Measured:
+    """The divergences that a row's file holds, else those of the sampled log-probs, else the surprise."""
+    mask = row.response_mask
+    rollout, log_probs, lower, upper = (
+        None if values is None else values[mask].astype(np.float64)
+        for values in (row.rollout_log_probs, row.log_probs, row.kl_lower, row.kl_upper)
+    )
+    known = log_probs is not None and rollout is not None and not np.isnan(log_probs).all()
+    log_ratio = log_probs - rollout if known and log_probs is not None and rollout is not None else None
+    none = np.zeros(int(mask.sum()), dtype=bool)
+    if upper is not None and not np.isnan(upper).all():
+        violates = _outside(upper if row.settings.get("undecided") != "accept" else lower, row.settings)
+        return Measured("measured", upper, lower, log_ratio, rollout, none if violates is None else violates)
+    if log_ratio is not None:
+        kind = row.settings.get("max_estimator", "k2")
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = _SAMPLED.get(kind, _SAMPLED["k2"])(log_ratio)
+        violates = _outside(value, row.settings)
+        return Measured(kind, value, None, log_ratio, rollout, none if violates is None else violates)
+    surprise = np.full(len(none), np.nan) if rollout is None else -rollout
+    return Measured("surprise", surprise, None, None, rollout, none)
+
+
+def threshold(settings: Mapping[str, Any]) -> float | None:
+    """The largest divergence that a single token may have, nats; None where the settings have none."""
+    value = settings.get("max_token_kl")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def compares_tokens(settings: Mapping[str, Any]) -> bool:
+    """Whether the run's own criterion compares single tokens with that threshold."""
+    return "max_token_kl" in CRITERIA.get(str(settings.get("criterion")), ())
+
+
+def _outside(value: np.ndarray | None, settings: Mapping[str, Any]) -> np.ndarray | None:
+    limit = threshold(settings)
+    if value is None or limit is None:
+        return None
+    # what is not finite is outside, as in the mask; float32, because the mask compares such numbers
+    return ~(value.astype(np.float32) <= np.float32(limit))

@@ -1,0 +1,246 @@
+"""Episodes of rollout files as the page's viewer takes them: a list of all with what the filters need, and each packed.
+
+The packed text of an episode goes straight to a file, so that memory does not grow with their number.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trm_agent.report.codec import max_error, pack, quantise, smallest
+from trm_agent.report.divergences import Measured, compares_tokens, measure, threshold
+from trm_agent.report.rows import Row, count_rows, read_rows
+from trm_agent.report.sources import Source
+from trm_agent.report.vocabulary import Vocabulary
+
+# more tokens of the models than this, and a number gets 8 bits instead of 16
+MANY_TOKENS = 3_000_000
+NUM_EXACT = 16
+# stands in the list for a divergence that is infinite
+INFINITE = 1e9
+INDEX_FIELDS = (
+    "id", "run", "step", "update", "tokens", "model", "turns", "reward", "success", "accepted", "stop", "env", "seed",
+    "horizon", "worst", "violations", "calls", "malformed",
+)  # fmt: skip
+
+
+@dataclass
+class Packed:
+    """What the page needs besides the packed episodes."""
+
+    index: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in INDEX_FIELDS})
+    """Column -> one value an episode."""
+    vocabularies: list[Vocabulary] = field(default_factory=list)
+    """One a source."""
+    settings: list[dict[str, Any]] = field(default_factory=list)
+    """One a source: `kind`, `threshold`, `compares_tokens`, of its last file."""
+    available: int = 0
+    """Episodes in the files."""
+    bits: int = 16
+    notes: list[str] = field(default_factory=list)
+    """Files and rows that were left out, and why."""
+
+
+def pack_episodes(sources: Sequence[Source], limit: int, write: Callable[[int, str], None]) -> Packed:
+    """Pack the episodes of all sources.
+
+    Args:
+        sources: with the files of their episodes.
+        limit: largest number of episodes; of more, evenly spaced ones are taken.
+        write: gets each episode's number in the list and its text.
+
+    Returns:
+        The list of the episodes, in the order of `write`.
+    """
+    packed = Packed()
+    files: list[tuple[int, Path, int]] = []
+    for run, source in enumerate(sources):
+        packed.vocabularies.append(Vocabulary())
+        packed.settings.append({})
+        for file in source.episode_files:
+            try:
+                files.append((run, file, count_rows(file)))
+            except ValueError as error:
+                packed.notes.append(f"{source.label}: {error}; skipped")
+    packed.available = sum(count for *_, count in files)
+    wanted = _evenly(packed.available, limit)
+    packed.bits = 16 if _estimate_tokens(files, len(wanted)) <= MANY_TOKENS else 8
+    first = 0
+    for run, file, count in files:
+        keep = {number - first for number in wanted[np.searchsorted(wanted, first) :] if number < first + count}
+        first += count
+        if keep:
+            _pack_file(packed, run, sources[run], file, keep, write)
+    return packed
+
+
+def precision(packed: Packed) -> dict[str, float]:
+    """Largest relative errors of what is shown, apart from the tokens that are stored exactly."""
+    return {"log_prob": max_error(packed.bits), "log_ratio": max_error(packed.bits, signed=True)}
+
+
+def _pack_file(
+    packed: Packed, run: int, source: Source, file: Path, keep: set[int], write: Callable[[int, str], None]
+) -> None:
+    try:
+        for row in read_rows(file, keep):
+            measured = measure(row)
+            packed.settings[run] = _setting(row, measured)
+            try:
+                text = pack_episode(row, measured, packed.vocabularies[run], packed.bits)
+            except ValueError as error:
+                packed.notes.append(f"{source.label}: {file.name}: row {row.number}: {error}; skipped")
+                continue
+            number = len(packed.index["id"])
+            for name, value in index_entry(row, measured, run, source.kind).items():
+                packed.index[name].append(value)
+            write(number, text)
+    except ValueError as error:
+        packed.notes.append(f"{source.label}: {error}; skipped")
+
+
+def pack_episode(row: Row, measured: Measured, vocabulary: Vocabulary, bits: int) -> str:
+    """One episode as text.
+
+    Its sections: `ids` (prompt and response, indices into the vocabulary), and for the model's tokens `p` (minus the
+    sampling policy's log-prob), `ratio` (log importance ratio), `upper` and where it differs `lower` (measured
+    divergences), all quantised; `exact_*` for the tokens at `exact_at` (every violating one and the largest few):
+    float32 of rollout log-prob, log-prob, divergence and its lower bound; `violations`: which tokens violate.
+
+    Raises:
+        ValueError: a token id or a turn's span cannot be.
+    """
+    ids = np.concatenate([row.prompt_ids, row.response_ids]).astype(np.int64)
+    arrays = {"ids": smallest(vocabulary.indices(ids))}
+    if measured.rollout_log_probs is not None:
+        arrays["p"] = quantise(-measured.rollout_log_probs, bits)
+    if measured.log_ratio is not None:
+        arrays["ratio"] = quantise(measured.log_ratio, bits, signed=True)
+    if measured.kind == "measured":
+        arrays["upper"] = quantise(measured.value, bits)
+        if measured.lower is not None and not np.array_equal(measured.lower, measured.value, equal_nan=True):
+            arrays["lower"] = quantise(np.maximum(measured.lower, 0), bits)
+    order = np.argsort(-np.nan_to_num(measured.value, nan=np.inf), kind="stable")[:NUM_EXACT]
+    violations = np.flatnonzero(measured.violates)
+    exact = np.union1d(order, violations)
+    arrays |= {"violations": violations.astype("<u4"), "exact_at": exact.astype("<u4")}
+    nothing = np.full(len(measured.value), np.nan)
+    rollout = nothing if measured.rollout_log_probs is None else measured.rollout_log_probs
+    columns = {
+        "exact_rollout": rollout,
+        "exact_log_prob": nothing if measured.log_ratio is None else rollout + measured.log_ratio,
+        "exact_value": measured.value,
+        "exact_lower": nothing if measured.lower is None else measured.lower,
+    }
+    arrays |= {name: values[exact].astype("<f4") for name, values in columns.items()}
+    header = {
+        "prompt": len(row.prompt_ids),
+        "bits": bits,
+        "kind": measured.kind,
+        "threshold": threshold(row.settings),
+        "runs": spans(row.response_mask),
+        "turns": turns(row),
+        "record": {key: clean(value) for key, value in row.record.items() if key != "turns"},
+    }
+    return pack(header, arrays)
+
+
+def spans(mask: np.ndarray) -> list[int]:
+    """Where the model's tokens begin and end: start, stop, start, stop, ..."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return [int(edge) for edge in edges]
+
+
+def turns(row: Row) -> list[dict[str, Any]]:
+    """The record's turns, else one for each run of the model's tokens."""
+    length, edges = len(row.response_ids), spans(row.response_mask)
+    recorded = row.record.get("turns")
+    if not recorded:
+        starts = [*edges[::2], length]
+        return [
+            {"start": edges[2 * i], "stop": edges[2 * i + 1], "observation_stop": following}
+            for i, (_, following) in enumerate(pairwise(starts))
+        ]
+    keys = ("start", "stop", "observation_stop", "reward", "num_tool_calls", "malformed", "finished", "role")
+    found = [{key: clean(turn.get(key)) for key in keys} for turn in recorded]
+    for index, turn in enumerate(found):
+        start, stop = turn["start"], turn["stop"]
+        if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start <= stop <= length):
+            raise ValueError(f"turn {index} is [{start}, {stop}) of {length} tokens")
+        following = found[index + 1]["start"] if index + 1 < len(found) else length
+        turn["observation_stop"] = following
+    return found
+
+
+def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, Any]:
+    """What the list shows of an episode and filters by."""
+    record = row.record
+    options = record.get("options") or {}
+    values = np.where(np.isnan(measured.value), -np.inf, measured.value)
+    worst = float(values.max(initial=-np.inf))
+    name = f"step {row.step} · {row.file.stem.partition('.')[2] or row.file.stem} · row {row.number}"
+    if kind == "evaluation":
+        parts = (record.get("checkpoint"), record.get("env"), record.get("task"), record.get("sample"))
+        known = all(part is not None for part in parts)
+        name = "{} · {} · task {} · sample {}".format(*parts) if known else f"{row.file.stem} · row {row.number}"
+    listed = turns(row)
+    return {
+        "id": name,
+        "run": run,
+        "step": row.step,
+        "update": row.update,
+        "tokens": len(row.response_ids),
+        "model": len(measured.value),
+        "turns": len(listed),
+        "reward": row.reward if row.reward is not None else clean(record.get("reward")),
+        "success": record.get("success"),
+        "accepted": row.accepted,
+        "stop": record.get("stop_reason"),
+        "env": record.get("env") or record.get("env_id"),
+        "seed": record.get("seed"),
+        "horizon": record.get("horizon", options.get("horizon")),
+        "worst": None if worst == -math.inf else (INFINITE if worst == math.inf else float(f"{worst:.5g}")),
+        "violations": int(measured.violates.sum()),
+        "calls": sum(turn.get("num_tool_calls") or 0 for turn in listed),
+        "malformed": sum(bool(turn.get("malformed")) for turn in listed),
+    }
+
+
+def clean(value: Any) -> Any:
+    """The same value as JSON knows it: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): clean(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _setting(row: Row, measured: Measured) -> dict[str, Any]:
+    return {
+        "kind": measured.kind,
+        "threshold": threshold(row.settings),
+        "criterion": row.settings.get("criterion"),
+        "compares_tokens": compares_tokens(row.settings),
+    }
+
+
+def _evenly(available: int, limit: int) -> np.ndarray:
+    if available <= limit:
+        return np.arange(available)
+    return np.unique(np.linspace(0, available - 1, limit).round().astype(np.int64))
+
+
+def _estimate_tokens(files: Sequence[tuple[int, Path, int]], wanted: int) -> float:
+    """Tokens of `wanted` episodes, from the first row of at most eight files."""
+    lengths = []
+    for _, file, count in files[:: max(1, len(files) // 8)]:
+        try:
+            lengths += [len(row.response_ids) for row in read_rows(file, {0})] if count else []
+        except ValueError:
+            continue
+    return wanted * float(np.mean(lengths)) if lengths else 0.0

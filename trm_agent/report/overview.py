@@ -1,0 +1,99 @@
+"""What the page says of each folder: its state, its configuration, and where the configurations differ."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from trm_agent.report.sources import Source
+from trm_agent.runs.folder import _flatten
+
+# where a run lies says nothing about what it did
+PLACES = ("run.dir", "run.root", "trainer.default_local_dir")
+ABSENT = "(absent)"
+
+
+def cards(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """One JSON-clean entry a folder: `label`, `kind`, `state`, `facts` (name and text), `config`, `notes`."""
+    return [
+        {
+            "label": source.label,
+            "kind": source.kind,
+            "state": _state(source),
+            "facts": [[name, str(value)] for name, value in _facts(source) if value not in (None, "")],
+            "config": sorted([name, text(value)] for name, value in _flatten(source.config).items()),
+            "notes": source.notes,
+        }
+        for source in sources
+    ]
+
+
+def differences(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """The fields in which configurations differ, among runs and among evaluations.
+
+    Returns:
+        One entry a kind that has at least two folders: `kind`, `runs` (indices), `rows` (field, then one text a run).
+    """
+    found = []
+    for kind in ("run", "evaluation"):
+        indices = [index for index, source in enumerate(sources) if source.kind == kind and source.config]
+        if len(indices) < 2:
+            continue
+        flat = [_flatten(sources[index].config) for index in indices]
+        rows = []
+        for name in sorted({name for config in flat for name in config} - {*PLACES}):
+            values = [text(config[name]) if name in config else ABSENT for config in flat]
+            if len(set(values)) > 1:
+                rows.append([name, *values])
+        found.append({"kind": kind, "runs": indices, "rows": rows})
+    return found
+
+
+def text(value: Any) -> str:
+    """A configuration's value as it stands in YAML, in short."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _state(source: Source) -> str:
+    if source.finished:
+        return "finished"
+    return "in progress or interrupted" if source.metrics or source.results else "empty"
+
+
+def _facts(source: Source) -> list[tuple[str, Any]]:
+    summary = source.summary or {}
+    commit = source.git.get("commit")
+    facts = [
+        ("folder", source.path),
+        ("commit", f"{commit}{' with uncommitted changes' if source.git.get('dirty') else ''}" if commit else None),
+        ("seed", summary.get("seed", source.config.get("seed"))),
+        ("environment", _environment(source.config)),
+    ]
+    if source.kind == "evaluation":
+        return [*facts, ("episodes", len(source.results)), ("wall time", _duration(summary.get("wall_s")))]
+    steps = [row["step"] for row in source.metrics]
+    total = _total_steps(source.config)
+    times = [row["time"] for row in source.metrics if isinstance(row.get("time"), (int, float))]
+    wall = summary.get("wall_s") or (max(times) - min(times) if len(times) > 1 else None)
+    steps_text = None if not steps else f"{max(steps)} of {total}" if total and not source.finished else max(steps)
+    return [*facts, ("steps", steps_text), ("wall time", _duration(wall))]
+
+
+def _environment(config: dict[str, Any]) -> str | None:
+    env, listed = config.get("env"), config.get("environments")
+    if isinstance(listed, list):
+        return ", ".join(str(entry.get("name") or entry.get("id")) for entry in listed if isinstance(entry, dict))
+    return env.get("id") if isinstance(env, dict) else None
+
+
+def _total_steps(config: dict[str, Any]) -> int | None:
+    trainer = config.get("trainer")
+    return trainer.get("total_training_steps") if isinstance(trainer, dict) else None
+
+
+def _duration(seconds: Any) -> str | None:
+    if not isinstance(seconds, (int, float)):
+        return None
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{seconds:.1f} s"

@@ -1,0 +1,169 @@
+// One episode: facts, a map of its tokens, the turns.
+// Null if the reader went on in the meantime.
+async function showEpisode(data, i, pane, stillWanted) {
+  const columns = data.episodes;
+  const run = columns.run[i];
+  const [vocabulary, packed] = await Promise.all([vocabularyOf(run), packedText(`e${i}`).then(unpack)]);
+  if (!stillWanted()) return null;
+  const episode = openEpisode(packed);
+  const view = { episode, vocabulary, ids: episode.ids, prompt: episode.header.prompt, precise: data.bits > 8 };
+  pane.scrollTop = 0;
+  const tokens = makeTokens(view, pane);
+  const turns = [];
+  const body = h("div", { class: "turns" });
+  if (view.prompt) {
+    body.append(turnSection("Prompt", [], tokens.block(-view.prompt, 0, null), "prompt"));
+  }
+  let number = 0;
+  episode.header.turns.forEach((turn, index) => {
+    const section = drawTurn(turn, index, number, tokens);
+    number += turn.stop - turn.start;
+    turns.push(section);
+    body.append(section);
+  });
+  const { record } = episode.header;
+  if (record.final_observation) {
+    body.append(turnSection("Answer to the last turn", [h("span", { class: "badge" }, "not among the tokens")],
+      h("div", { class: "text context" }, record.final_observation), "observation"));
+  }
+  if (record.error) body.append(turnSection("Error", [], h("div", { class: "text context" }, record.error), "observation"));
+  pane.replaceChildren(episodeHead(data, i, view), body);
+  const map = drawMap(view, (token) => focusToken(token));
+  pane.querySelector(".map-place").append(map.element);
+  requestAnimationFrame(map.draw);
+
+  let selected = null;
+  function focusToken(token) {
+    const element = tokens.elementOf(token);
+    if (!element) return;
+    element.scrollIntoView({ block: "center" });
+    // chunks that came into sight took their true heights; once more at the true place
+    requestAnimationFrame(() => {
+      element.scrollIntoView({ block: "center" });
+      element.tabIndex = element.tabIndex < 0 ? -1 : element.tabIndex;
+      element.focus({ preventScroll: true });
+    });
+    selected = token;
+  }
+  return {
+    index: i,
+    get token() { return selected; },
+    violations: episode.violations,
+    stop() { tokens.stop(); map.stop(); },
+    focusToken,
+    select(token) { selected = token; },
+    describe: (token) => describeToken(view, token),
+    nextViolation(by) {
+      const list = episode.violations;
+      if (!list.length) return;
+      let place = selected === null ? (by > 0 ? 0 : list.length - 1) : -1;
+      if (place < 0) {
+        place = by > 0 ? list.findIndex((token) => token > selected) : list.findLastIndex((token) => token < selected);
+        if (place < 0) place = by > 0 ? 0 : list.length - 1;
+      }
+      focusToken(list[place]);
+    },
+    moveToken(by) {
+      if (selected !== null && selected + by >= 0 && selected + by < episode.count) focusToken(selected + by);
+    },
+    nextTurn(by) {
+      const top = pane.getBoundingClientRect().top;
+      const current = turns.findLastIndex((turn) => turn.getBoundingClientRect().top <= top + stickyHeight(pane) + 12);
+      const turn = turns[Math.min(Math.max(0, current + by), turns.length - 1)];
+      if (!turn) return;
+      const jump = () => { pane.scrollTop += turn.getBoundingClientRect().top - top - stickyHeight(pane) - 8; };
+      jump();
+      requestAnimationFrame(jump);
+    },
+  };
+}
+
+const stickyHeight = (pane) => pane.querySelector(".episode-head").getBoundingClientRect().height;
+
+function drawTurn(turn, index, first, tokens) {
+  const marks = [
+    turn.reward ? h("span", { class: "badge good" }, `reward ${formatted(turn.reward)}`) : turn.reward === 0 ? h("span", { class: "badge" }, "reward 0") : null,
+    turn.num_tool_calls ? h("span", { class: "badge" }, counted(turn.num_tool_calls, "tool call")) : null,
+    turn.malformed ? h("span", { class: "badge bad" }, "malformed") : null,
+    turn.finished === false ? h("span", { class: "badge warn" }, "cut by a limit") : null,
+    h("span", { class: "quiet" }, counted(turn.stop - turn.start, "token")),
+  ];
+  const section = turnSection(`Turn ${index + 1}`, marks, tokens.block(turn.start, turn.stop, first), "answer");
+  if (turn.observation_stop !== null && turn.observation_stop > turn.stop) {
+    const length = turn.observation_stop - turn.stop;
+    section.append(h("div", { class: "observation" },
+      h("h4", {}, turn.role === "tool" ? "Tool" : turn.role === "user" ? "Environment" : "Observation",
+        h("span", { class: "quiet" }, counted(length, "token"))),
+      tokens.block(turn.stop, turn.observation_stop, null)));
+  }
+  return section;
+}
+
+function turnSection(title, marks, block, kind) {
+  return h("section", { class: `turn ${kind}`, "aria-label": title }, h("h3", {}, title, marks), block);
+}
+
+function episodeHead(data, i, view) {
+  const c = data.episodes;
+  const { header } = view.episode;
+  const { record } = header;
+  const badge = (kind, text) => h("span", { class: `badge ${kind}` }, text);
+  const facts = [
+    c.accepted[i] === null ? null : badge(c.accepted[i] ? "good" : "bad", c.accepted[i] ? "accepted" : "rejected"),
+    c.success[i] === null ? null : badge(c.success[i] ? "good" : "", c.success[i] ? "success" : "failed"),
+    c.stop[i] ? badge("", c.stop[i]) : null,
+    c.reward[i] === null ? null : badge("", `reward ${formatted(c.reward[i])}`),
+    badge("", counted(c.turns[i], "turn")),
+    badge("", `${counted(c.tokens[i], "token")}, ${c.model[i].toLocaleString("en")} of the model`),
+    c.violations[i] ? badge("bad", counted(c.violations[i], "violating token")) : null,
+    badge("", `worst ${worstText(c.worst[i])}`),
+  ];
+  const more = [c.env[i], c.horizon[i] === null ? null : `horizon ${c.horizon[i]}`, c.seed[i] === null ? null : `seed ${c.seed[i]}`,
+    ...Object.entries(record.options || {}).filter(([name]) => name !== "horizon").map(([name, value]) => `${name} ${value}`),
+    ...Object.entries(record.numbers || {}).map(([name, value]) => `${name} ${formatted(value)}`),
+    ...Object.entries(record.timings || {}).map(([name, value]) => `${name} ${formatted(value)} s`)].filter(Boolean);
+  const unnamed = view.vocabulary.named ? null : h("p", { class: "note" }, "No tokenizer was found: tokens are shown as their ids (trm report --tokenizer FOLDER).");
+  const approximate = view.precise ? null : `≈: stored to ${(100 * data.precision.log_prob).toFixed(1)} % (log p) and ${(100 * data.precision.log_ratio).toFixed(1)} % (log ratio); violating tokens and the largest exactly`;
+  return h("header", { class: "episode-head" },
+    h("h2", {}, data.runs.length > 1 ? `${data.runs[c.run[i]].label} · ${c.id[i]}` : c.id[i]),
+    h("div", { class: "badges" }, facts), more.length ? h("p", { class: "quiet" }, more.join(" · ")) : null, unnamed,
+    h("div", { class: "map-place" }),
+    legendOf(header.kind, header.threshold), approximate ? h("p", { class: "quiet" }, approximate) : null);
+}
+
+// A strip of all the model's tokens: the largest divergence of each pixel column, and every violation.
+function drawMap(view, go) {
+  const { episode } = view;
+  const edges = edgesOf(episode.header.kind);
+  const canvas = h("canvas", { class: "map", role: "img", title: "All of the model's tokens; click to go there",
+    "aria-label": `Map of ${counted(episode.count, "token")}, ${counted(episode.violations.length, "violation")}` });
+  function draw() {
+    const ratio = devicePixelRatio || 1;
+    const width = Math.round(canvas.clientWidth * ratio), height = Math.round(26 * ratio);
+    if (!width || !episode.count) return;
+    canvas.width = width;
+    canvas.height = height;
+    const style = getComputedStyle(canvas);
+    const hue = episode.header.kind === "surprise" ? "s" : "d";
+    const colours = Array.from({ length: edges.length + 1 }, (_, bucket) => style.getPropertyValue(`--${hue}${bucket}`));
+    const context = canvas.getContext("2d");
+    for (let x = 0; x < width; x++) {
+      const from = Math.floor((x / width) * episode.count);
+      const to = Math.max(from + 1, Math.floor(((x + 1) / width) * episode.count));
+      let worst = 0;
+      for (let i = from; i < to; i++) worst = Math.max(worst, bucketOf(episode.values[i], edges));
+      context.fillStyle = colours[worst] || "transparent";
+      context.fillRect(x, height * 0.3, 1, height * 0.7);
+    }
+    context.fillStyle = style.getPropertyValue("--ink");
+    for (const token of episode.violations) context.fillRect((token / episode.count) * width, 0, Math.max(1, 2 * ratio), height * 0.26);
+  }
+  canvas.addEventListener("click", (event) => {
+    const box = canvas.getBoundingClientRect();
+    go(Math.min(episode.count - 1, Math.floor(((event.clientX - box.left) / box.width) * episode.count)));
+  });
+  const observer = new ResizeObserver(draw);
+  observer.observe(canvas);
+  addEventListener("themechange", draw);
+  return { element: canvas, draw, stop() { observer.disconnect(); removeEventListener("themechange", draw); } };
+}

@@ -1,0 +1,145 @@
+"""Rows of rollout files, one at a time: a folder of them does not fit into memory."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from trm_agent.dump import FORMAT
+
+REQUIRED = ("response_ids", "response_mask")
+_LISTS = ("prompt_ids", *REQUIRED, "log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")
+_SCALARS = ("step", "update", "reward", "accepted", "episode")
+_BATCH_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence. Arrays have one entry a response token; None where the file has none."""
+
+    file: Path
+    number: int
+    """Of the row in its file."""
+    settings: Mapping[str, Any]
+    """The TrmConfig's fields."""
+    step: int
+    update: int
+    reward: float | None
+    accepted: bool | None
+    prompt_ids: np.ndarray
+    response_ids: np.ndarray
+    response_mask: np.ndarray
+    """bool: sampled by the model."""
+    log_probs: np.ndarray | None
+    """Policy in training, nats."""
+    rollout_log_probs: np.ndarray | None
+    """Policy that sampled, nats."""
+    advantages: np.ndarray | None
+    kl_lower: np.ndarray | None
+    kl_upper: np.ndarray | None
+    record: dict[str, Any]
+    """Of the episode (turns, seed, stop reason, ...); empty where the file has none."""
+
+
+def count_rows(file: Path) -> int:
+    """Sequences in a file, from its footer.
+
+    Raises:
+        ValueError: it is no file of rollouts, or cut off.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            _settings(file, opened.schema_arrow)
+            return opened.metadata.num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file.name}: cannot be read as parquet ({_short(error)}); it may be cut off") from error
+
+
+def read_rows(file: Path, keep: Collection[int] | None = None) -> Iterator[Row]:
+    """The sequences of a file in order.
+
+    Args:
+        file: parquet in the schema of `trm_agent.dump`, or of an older release of it.
+        keep: numbers of the rows that are wanted; None for all.
+
+    Raises:
+        ValueError: the file is no file of rollouts, or cut off, or a row's lists do not fit together.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            settings = _settings(file, opened.schema_arrow)
+            columns = [name for name in (*_LISTS, *_SCALARS) if name in opened.schema_arrow.names]
+            first = 0
+            for batch in opened.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                if keep is not None and first > max(keep, default=-1):
+                    return
+                lists = {name: _Lists(batch[name]) for name in _LISTS if name in columns}
+                for index in range(batch.num_rows):
+                    if keep is None or first + index in keep:
+                        scalars = {name: batch[name][index].as_py() for name in _SCALARS if name in columns}
+                        yield _row(file, first + index, settings, scalars, {n: v[index] for n, v in lists.items()})
+                first += batch.num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file.name}: cannot be read as parquet ({_short(error)}); it may be cut off") from error
+
+
+class _Lists:
+    """A column of lists as numpy arrays, without a Python object a token."""
+
+    def __init__(self, column: pyarrow.Array) -> None:
+        self._valid = column.is_valid().to_numpy(zero_copy_only=False)
+        self._offsets = column.offsets.to_numpy()
+        self._values = column.values.to_numpy(zero_copy_only=False)
+
+    def __getitem__(self, index: int) -> np.ndarray | None:
+        return self._values[self._offsets[index] : self._offsets[index + 1]] if self._valid[index] else None
+
+
+def _row(
+    file: Path,
+    number: int,
+    settings: Mapping[str, Any],
+    scalars: Mapping[str, Any],
+    lists: Mapping[str, np.ndarray | None],
+) -> Row:
+    ids, mask = lists["response_ids"], lists["response_mask"]
+    if ids is None or mask is None:
+        raise ValueError(f"{file.name}: row {number} has no response_ids or no response_mask")
+    for name in _LISTS[2:]:
+        values = lists.get(name)
+        if values is not None and len(values) != len(ids):
+            raise ValueError(f"{file.name}: {name} of row {number} has {len(values)} entries for {len(ids)} tokens")
+    prompt = lists.get("prompt_ids")
+    reward = scalars.get("reward")
+    return Row(
+        file=file,
+        number=number,
+        settings=settings,
+        step=int(scalars.get("step") or 0),
+        update=int(scalars.get("update") or 0),
+        reward=None if reward is None or not np.isfinite(reward) else float(reward),
+        accepted=scalars.get("accepted"),
+        prompt_ids=np.zeros(0, np.int32) if prompt is None else prompt,
+        response_ids=ids,
+        response_mask=mask.astype(bool),
+        record=json.loads(scalars.get("episode") or "{}"),
+        **{name: lists.get(name) for name in ("log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")},
+    )
+
+
+def _settings(file: Path, schema: pyarrow.Schema) -> dict[str, Any]:
+    header = json.loads((schema.metadata or {}).get(b"trm", b"{}"))
+    missing = [name for name in REQUIRED if name not in schema.names]
+    if header.get("format") != FORMAT or missing:
+        found = f"without {', '.join(missing)}" if missing else f"format {header.get('format')!r}"
+        raise ValueError(f"{file.name}: no file of rollouts ({found}); allowed: format {FORMAT!r}")
+    return header.get("settings") or {}
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
