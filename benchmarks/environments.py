@@ -24,6 +24,7 @@ import gymnasium
 import psutil
 
 import trm_envs  # noqa: F401
+from trm_agent.episode import freeze_loaded
 from trm_agent.episode.env_runner import EnvRunner
 
 TIMEOUT_S = 120.0
@@ -166,6 +167,7 @@ def main() -> None:
     many = options.concurrent
 
     asyncio.run(play_all(CHAIN, many, many))  # the first use of everything
+    freeze_loaded()
     before = held()
     figures = {"an idle event loop": asyncio.run(idle())}
     figures[f"{CHAIN}, {many} at once"] = asyncio.run(play_all(CHAIN, options.episodes, many))

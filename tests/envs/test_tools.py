@@ -1,5 +1,8 @@
 """Typed functions as tools, and the calculator."""
 
+import gc
+import sys
+import threading
 import time
 from typing import Literal
 
@@ -107,11 +110,49 @@ def test_a_function_that_cannot_be_described_is_refused() -> None:
         ("8/4", 2),
         ("+5", 5),
         ("0*9", 0),
+        ("8-3-2", 3),
+        ("2+3*4-1", 13),
+        ("17%5*2", 4),
+        ("2*-3", -6),
+        ("-(2+3)*--2", -10),
+        ("-7//2", -4),
     ],
 )
 def test_the_calculator_is_exact(expression: str, value: int) -> None:
     assert evaluate(expression) == value
     assert calculator(expression) == str(value)
+
+
+def test_the_calculator_is_exact_in_many_threads_whatever_runs_in_garbage_collections() -> None:
+    # what made Python's own parser fail: code that runs in a collection hands over to another thread that parses
+    wrong = []
+
+    def work(first: int) -> None:
+        for number in range(first, first + 4000):
+            cycle: list = []
+            cycle.append(cycle)
+            try:
+                if evaluate(f"{number}+{first}") != number + first:
+                    wrong.append(number)
+            except BaseException as error:
+                wrong.append(error)
+
+    def runs_in_collections(phase: str, info: dict) -> None:
+        sum(range(200))
+
+    interval = sys.getswitchinterval()
+    gc.callbacks.append(runs_in_collections)
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work, args=(first,)) for first in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.callbacks.remove(runs_in_collections)
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

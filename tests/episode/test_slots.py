@@ -1,11 +1,12 @@
 """How many calls into environments run at one time."""
 
 import asyncio
+import gc
 import time
 
 import pytest
 
-from trm_agent.episode.slots import RunSlots
+from trm_agent.episode.slots import RunSlots, freeze_loaded
 
 
 async def most_at_once(slots: RunSlots, num_calls: int, seconds: float) -> int:
@@ -54,3 +55,16 @@ def test_each_event_loop_has_slots_of_its_own() -> None:
     slots = RunSlots(2)
     for _ in range(2):
         assert asyncio.run(most_at_once(slots, 6, 0.001)) == 2
+
+
+def test_what_is_loaded_is_out_of_later_collections() -> None:
+    loaded = [[]]
+    gc.unfreeze()
+    freeze_loaded.cache_clear()
+    try:
+        freeze_loaded()
+        assert gc.get_freeze_count() > 10_000
+        assert not any(each is loaded for each in gc.get_objects())
+    finally:
+        gc.unfreeze()
+        freeze_loaded.cache_clear()
