@@ -91,8 +91,12 @@ def shown(page) -> str:
 
 
 def wait_for(page, title: str) -> None:
+    """Until the episode is open and every text in sight is there: tokens are drawn when they come near."""
     page.wait_for_function(
-        "title => document.querySelector('.episode-head h2')?.textContent.includes(title)", arg=title
+        "title => document.querySelector('.episode-head h2')?.textContent.includes(title)"
+        " && [...document.querySelectorAll('.text')].every("
+        "text => text.getBoundingClientRect().top > innerHeight || text.textContent)",
+        arg=title,
     )
 
 
