@@ -158,7 +158,8 @@ def warm_start(
     raise RuntimeError(
         f"the warm start reached {success:.2f} success at horizon {spec.horizon} in {step} steps and "
         f"{time.monotonic() - started:.0f} s, wanted {spec.target_success}; on a busy machine allow more than "
-        f"max_seconds = {max_seconds:.0f}, or else more than max_steps = {spec.max_steps}, or take another seed"
+        f"max_seconds = {max_seconds:.0f}, or else more than max_steps = {spec.max_steps}, or take another seed; for a "
+        "task that is beyond the model set target_success = 0: it then imitates for max_steps steps"
     )
 
 
