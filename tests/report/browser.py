@@ -58,3 +58,13 @@ def opened(browser: Any, path: Path | None, scheme: str = "light", width: int = 
         page.goto(path.as_uri())
     yield found
     context.close()
+
+
+def wait_for(page: Any, title: str) -> None:
+    """Until the episode is open and every text in sight is there: tokens are drawn when they come near."""
+    page.wait_for_function(
+        "title => document.querySelector('.episode-head h2')?.textContent.includes(title)"
+        " && [...document.querySelectorAll('.text')].every("
+        "text => text.getBoundingClientRect().top > innerHeight || text.textContent)",
+        arg=title,
+    )

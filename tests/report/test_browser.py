@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.report.browser import chromium, launched, opened
+from tests.report.browser import chromium, launched, opened, wait_for
 from tests.report.synthetic import (
     ALPHA,
     BETA,
@@ -88,16 +88,6 @@ def count(page) -> int:
 
 def shown(page) -> str:
     return page.inner_text(".episode-head h2")
-
-
-def wait_for(page, title: str) -> None:
-    """Until the episode is open and every text in sight is there: tokens are drawn when they come near."""
-    page.wait_for_function(
-        "title => document.querySelector('.episode-head h2')?.textContent.includes(title)"
-        " && [...document.querySelectorAll('.text')].every("
-        "text => text.getBoundingClientRect().top > innerHeight || text.textContent)",
-        arg=title,
-    )
 
 
 def test_the_planted_token_is_found_marked_and_explained(page) -> None:
