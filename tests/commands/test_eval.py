@@ -37,6 +37,7 @@ def fake(monkeypatch, tmp_path):
 
     monkeypatch.setattr(request, "parse_checkpoint", parse)
     monkeypatch.setattr(request, "fingerprint", lambda checkpoint: f"hash of {checkpoint.label}")
+    monkeypatch.setattr("trm_agent.evaluate.endpoint.served_context", lambda url, model: None)
     monkeypatch.setattr(request, "model_folder", lambda checkpoint: Path("fake"))
     monkeypatch.setattr(request, "load_tokenizer", lambda folder: FakeEngine().tokenizer)
     monkeypatch.setattr(engines, "open_engine", open_engine)

@@ -15,7 +15,7 @@ from tests.episode.fakes import byte_tokenizer
 from trm_agent.episode import ChatTokens
 from trm_agent.evaluate import endpoint
 from trm_agent.evaluate.checkpoints import fingerprint, parse_checkpoint
-from trm_agent.evaluate.endpoint import EndpointEngine, EndpointError, base_url, served_model
+from trm_agent.evaluate.endpoint import EndpointEngine, EndpointError, base_url, served_context, served_model
 from trm_agent.evaluate.sampling import Sampling, turn_seed
 
 
@@ -257,6 +257,12 @@ def test_a_server_that_refuses_stalls_or_is_another_is_told_apart(server: FakeSe
     server.server_close()
     with pytest.raises(ValueError, match="not reached"):
         served_model(server.url)
+
+
+def test_the_server_says_how_long_a_context_it_takes(server: FakeServer) -> None:
+    assert served_context(server.url, "fake-model") is None
+    server.models = {"data": [{"id": "a", "max_model_len": 512}, {"id": "b", "max_model_len": 2048}]}
+    assert served_context(server.url, "b") == 2048
 
 
 def test_an_endpoint_is_parsed_with_its_model_and_tokenizer(server: FakeServer, tokenizer: Any, tmp_path: Path) -> None:

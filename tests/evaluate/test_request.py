@@ -38,6 +38,7 @@ def run(monkeypatch, tmp_path):
 
     monkeypatch.setattr(request, "parse_checkpoint", parse)
     monkeypatch.setattr(request, "fingerprint", lambda checkpoint: "hash")
+    monkeypatch.setattr("trm_agent.evaluate.endpoint.served_context", lambda url, model: None)
     monkeypatch.setattr(request, "model_folder", lambda checkpoint: Path("fake"))
     monkeypatch.setattr(request, "load_tokenizer", lambda folder: FakeEngine().tokenizer)
     return folder

@@ -60,10 +60,11 @@ async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_
         RuntimeError: the awaited was cancelled by somebody else.
     """
     task = asyncio.ensure_future(awaitable)
+    done: set[Any] = set()
     try:
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
     finally:
-        if not task.done():
+        if not done:
             task.cancel()
             # Nobody awaits the task any more; without this, its exception would be reported as never retrieved.
             task.add_done_callback(lambda late: late.cancelled() or late.exception())

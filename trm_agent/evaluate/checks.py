@@ -56,9 +56,13 @@ def smallest_context(checkpoints: Sequence[Checkpoint]) -> int | None:
         ValueError: merging fails.
     """
     from trm_agent.evaluate.checkpoints import model_folder
+    from trm_agent.evaluate.endpoint import served_context
     from trm_agent.evaluate.model_files import max_positions
 
-    found = [max_positions(model_folder(each)) for each in checkpoints if each.kind != "endpoint"]
+    found = [
+        served_context(each.url, each.model) if each.url and each.model else max_positions(model_folder(each))
+        for each in checkpoints
+    ]
     return min((tokens for tokens in found if tokens is not None), default=None)
 
 

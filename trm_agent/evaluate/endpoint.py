@@ -45,11 +45,35 @@ def served_model(url: str, model: str | None = None, timeout_s: float = LIST_TIM
     Raises:
         ValueError: the server refuses, stalls, is none of the kind, or does not have the model.
     """
+    names = [str(entry["id"]) for entry in _served(url, timeout_s)]
+    shown = ", ".join(names[:8]) or "none"
+    if model is None and len(names) != 1:
+        raise ValueError(f"endpoint {url}: serves {len(names)} models ({shown}); name one as {url}#MODEL")
+    if model is not None and model not in names:
+        raise ValueError(f"endpoint {url}: does not serve {model!r} but {shown}; name one of these as {url}#MODEL")
+    return model or names[0]
+
+
+def served_context(url: str, model: str, timeout_s: float = LIST_TIMEOUT_S) -> int | None:
+    """The tokens of the longest context that a server takes for a model; None where it does not say (vLLM does).
+
+    Raises:
+        ValueError: as `served_model`.
+    """
+    for entry in _served(url, timeout_s):
+        length = entry.get("max_model_len")
+        if str(entry["id"]) == model and isinstance(length, int) and length > 0:
+            return length
+    return None
+
+
+def _served(url: str, timeout_s: float) -> list[dict[str, Any]]:
+    """The server's entries of its models, each with an `id`."""
     asked = f"{url}/models"
     request = urllib.request.Request(asked, headers=_headers())
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            names = [str(entry["id"]) for entry in json.loads(answer.read())["data"]]
+            return [{**entry, "id": entry["id"]} for entry in json.loads(answer.read())["data"]]
     except urllib.error.HTTPError as error:
         raise ValueError(f"endpoint {asked}: refused with {error.code} {error.reason}; {_HINT}") from None
     except (TimeoutError, urllib.error.URLError) as error:
@@ -62,12 +86,6 @@ def served_model(url: str, model: str | None = None, timeout_s: float = LIST_TIM
             f"endpoint {asked}: the answer is no list of models ({type(error).__name__}: {error}); give the address of "
             "an OpenAI-compatible server, such as http://host:8000/v1"
         ) from None
-    shown = ", ".join(names[:8]) or "none"
-    if model is None and len(names) != 1:
-        raise ValueError(f"endpoint {url}: serves {len(names)} models ({shown}); name one as {url}#MODEL")
-    if model is not None and model not in names:
-        raise ValueError(f"endpoint {url}: does not serve {model!r} but {shown}; name one of these as {url}#MODEL")
-    return model or names[0]
 
 
 class EndpointEngine:
