@@ -86,7 +86,7 @@ def test_a_killed_run_resumes_with_the_same_data(tmp_path: Path) -> None:
 
 
 def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path: Path) -> None:
-    """With three policies and an adaptive threshold, to show more in one run."""
+    """With three policies and an adaptive threshold, to show more in one run. No validation task can be played."""
     done = train(
         tmp_path / "run",
         "policy_loss=trm_decoupled",
@@ -100,6 +100,7 @@ def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path
         "nano.env_kwargs={}",
         "+env.kwargs.raise_rate=0.1",
         "+env.kwargs.hang_rate=0.02",
+        "+env.kwargs.unplayable=[4,8]",
         "env.limits.step_timeout_s=2",
         "trainer.total_training_steps=3",
         "trainer.test_freq=3",
@@ -113,7 +114,11 @@ def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path
     # what failed is in no count of the method either
     assert [row["trm/num_sequences"] for row in rows] == [row["env/num_episodes"] for row in rows]
     assert "could not be played" in done.stdout
-    first, second, _ = rows
+    assert "validation after step 3: no figures" in done.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["success"] == {"before": {}, "after": {}}
+    first, second, third = rows
+    assert third["env/val_infrastructure_failures"] == 8
     # on policy in float32 nothing is proven outside, and what the top 20 leave open is accepted
     assert first["trm/acceptance"] == 1
     assert 0 < first["trm/token_kl_mean"] < 0.1

@@ -10,7 +10,7 @@ import pytest
 
 from trm_agent.runs import results
 from trm_agent.runs.folder import METRICS_FILE, STARTUP_FILE
-from trm_agent.runs.screen import Screen, duration, step_line, step_warnings
+from trm_agent.runs.screen import VALIDATION_FAILURES, Screen, duration, step_line, step_warnings
 
 
 def step_row(step: int, **more: Any) -> dict[str, Any]:
@@ -24,7 +24,11 @@ def rejecting(step: int) -> list[dict[str, Any]]:
 
 
 def validation(step: int, short: float, long: float, **more: Any) -> dict[str, Any]:
-    return {"step": step, "time": 0.0, "env/val_success/h8": long, "env/val_success/h4": short, **more}
+    rates = {"env/val_success/h8": long, "env/val_success/h4": short}
+    return {"step": step, "time": 0.0, VALIDATION_FAILURES: 0.0, **rates, **more}
+
+
+NOTHING_PLAYED = {"step": 1, "time": 0.0, VALIDATION_FAILURES: 8.0, f"{VALIDATION_FAILURES}/env_error": 8.0}
 
 
 def test_a_step_is_one_line_with_an_eta() -> None:
@@ -50,13 +54,18 @@ def test_the_screen_follows_the_files_and_skips_a_half_written_line(tmp_path: Pa
     with (tmp_path / STARTUP_FILE).open("w") as file:
         file.write('{"phase": "driver", "time": 12.0}\n')
     with (tmp_path / METRICS_FILE).open("a") as file:
-        file.write(json.dumps(step_row(2, **{"env/val_success/h4": 0.75})) + "\n" + '{"step": 3')
+        file.write(json.dumps(step_row(2, **{"env/val_success/h4": 0.75, VALIDATION_FAILURES: 0.0})) + "\n")
+        file.write(json.dumps(NOTHING_PLAYED) + "\n" + '{"step": 3')
     time.sleep(0.5)
     screen.close()
     lines = out.getvalue().splitlines()
     assert lines[0] == "     12 s  driver ready"
     assert lines[1].startswith("step 2/2")
-    assert lines[2:] == ["validation after step 2: horizon 4: 75.0 %"]
+    assert lines[2:] == [
+        "validation after step 2: horizon 4: 75.0 %",
+        "validation after step 1: no figures",
+        "  warning: 8 episodes could not be played (8 env_error); no rate counts them, see log.txt",
+    ]
 
 
 def test_the_summary_has_success_before_and_after_by_horizon() -> None:
@@ -77,10 +86,19 @@ def test_the_summary_has_success_before_and_after_by_horizon() -> None:
 
 
 def test_a_horizon_whose_episodes_all_failed_keeps_its_line() -> None:
-    rows = [validation(0, 0.25, 0.125), *rejecting(1), {"step": 1, "env/val_success/h8": 0.5}]
+    rows = [validation(0, 0.25, 0.125), *rejecting(1), {**NOTHING_PLAYED, "env/val_success/h8": 0.5}]
     lines = results.table(results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0)).splitlines()
     assert lines[2].split() == ["horizon", "4", "(trained)", "25.0", "%", "-", "-"]
     assert lines[3].split() == ["horizon", "8", "12.5", "%", "50.0", "%", "+37.5"]
+
+
+def test_a_validation_whose_episodes_all_failed_ends_no_run() -> None:
+    rows = [validation(0, 0.25, 0.125), *rejecting(1), NOTHING_PLAYED]
+    summary = results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0)
+    assert summary["success"] == {"before": {"4": 0.25, "8": 0.125}, "after": {}}
+    assert results.table(summary).splitlines()[3].split() == ["horizon", "8", "12.5", "%", "-", "-"]
+    summary["success"]["before"] = {}
+    assert results.table(summary).splitlines()[2].startswith("no validation episode could be played")
 
 
 def test_a_run_without_a_final_validation_has_no_summary() -> None:

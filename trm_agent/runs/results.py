@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.runs.folder import SUMMARY_FILE, read_metrics, write_atomically
-from trm_agent.runs.screen import validation_rates
+from trm_agent.runs.screen import VALIDATION_FAILURES, validation_rates
 
 CURVES_FILE = "curves.png"
 
@@ -36,12 +36,12 @@ def summarise(
     Raises:
         ValueError: there is no validation before or after the training.
     """
-    validations = [(row["step"], validation_rates(row)) for row in rows if validation_rates(row)]
+    validations = [(row["step"], validation_rates(row)) for row in rows if VALIDATION_FAILURES in row]
     steps = max((row["step"] for row in rows), default=0)
     if not validations or validations[0][0] != 0 or validations[-1][0] != steps:
         raise ValueError(
             "the run has no validation before its first or after its last step: set trainer.val_before_train=true and "
-            "a positive trainer.test_freq, or see env/val_infrastructure_failures if no episode could be played"
+            "a positive trainer.test_freq"
         )
     return {
         "success": {
@@ -78,6 +78,8 @@ def table(summary: dict[str, Any]) -> str:
         old, new = before.get(horizon), after.get(horizon)
         change = "      -" if old is None or new is None else f" {100 * (new - old):+6.1f}"
         lines.append(f"{name:<20}{_percent(old)} {_percent(new)} {change}")
+    if not before and not after:
+        lines.append("no validation episode could be played, see env/val_infrastructure_failures in metrics.jsonl")
     region = summary["trust_region"]
     if region:
         reasons = ", ".join(

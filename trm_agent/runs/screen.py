@@ -10,6 +10,9 @@ from typing import IO, Any
 from trm_agent.runs.folder import LOG_FILE, METRICS_FILE, STARTUP_FILE
 
 POLL_SECONDS = 0.2
+FAILURES = "env/infrastructure_failures"
+# in every row that holds a validation
+VALIDATION_FAILURES = "env/val_infrastructure_failures"
 
 
 def quiet(run_dir: Path) -> IO[str]:
@@ -70,10 +73,12 @@ class Screen(threading.Thread):
             self._print(step_line(row, self.total_steps, self.durations))
             for warning in step_warnings(row):
                 self._print(f"  warning: {warning}")
-        rates = validation_rates(row)
-        if rates:
-            shown = "  ".join(f"horizon {horizon}: {100 * rate:.1f} %" for horizon, rate in rates.items())
-            self._print(f"validation after step {row['step']}: {shown}")
+        if VALIDATION_FAILURES in row:
+            rates = [f"horizon {horizon}: {100 * rate:.1f} %" for horizon, rate in validation_rates(row).items()]
+            self._print(f"validation after step {row['step']}: {'  '.join(rates) or 'no figures'}")
+            failed = failures(row, VALIDATION_FAILURES)
+            if failed:
+                self._print(f"  warning: {failed}; no rate counts them, see {LOG_FILE}")
 
     def _print(self, line: str) -> None:
         print(line, file=self.out, flush=True)
@@ -126,19 +131,28 @@ def rejections(row: dict[str, Any]) -> str:
 def step_warnings(row: dict[str, Any]) -> list[str]:
     """What a person should know about a step without looking for it."""
     warnings = []
-    failures = int(row.get("env/infrastructure_failures") or 0)
-    if failures:
-        prefix = "env/infrastructure_failures/"
-        reasons = ", ".join(f"{int(row[key])} {key[len(prefix) :]}" for key in sorted(row) if key.startswith(prefix))
-        warnings.append(
-            f"{failures} episodes could not be played ({reasons}); they are out of the loss, see {LOG_FILE}"
-        )
+    failed = failures(row, FAILURES)
+    if failed:
+        warnings.append(f"{failed}; they are out of the loss, see {LOG_FILE}")
     if row.get("trm/all_rejected"):
         warnings.append("a whole update was rejected by the trust region: its gradient is zero")
     acceptance = row.get("trm/acceptance")
     if acceptance is not None and acceptance < 0.7:
         warnings.append(f"acceptance {_percent(acceptance).strip()} is below the 70 % that the paper asks for")
     return warnings
+
+
+def failures(row: dict[str, Any], metric: str) -> str:
+    """How many episodes could not be played, and why; empty if all could.
+
+    Args:
+        metric: `FAILURES` or `VALIDATION_FAILURES`.
+    """
+    count = int(row.get(metric) or 0)
+    if not count:
+        return ""
+    reasons = [f"{int(row[key])} {key[len(metric) + 1 :]}" for key in sorted(row) if key.startswith(f"{metric}/")]
+    return f"{count} episodes could not be played ({', '.join(reasons)})"
 
 
 def validation_rates(row: dict[str, Any]) -> dict[int, float]:

@@ -10,12 +10,17 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 logger = logging.getLogger("trm_agent")
 
 
+class NothingPlayed(RuntimeError):
+    """Every episode of a validation failed, which verl has no answer to."""
+
+
 class EnvReplayBuffer(ReplayBuffer):
     """Synchronous sampling for episodes that may fail.
 
     verl polls every 2 s, longer than a whole step on a small machine, and raises when no trajectory of a batch
     materialised. Here a batch whose episodes all failed is replaced by fresh tasks, `max_failed_batches` times in a
-    row at most: an environment that never works must not look like a run that goes on.
+    row at most: an environment that never works must not look like a run that goes on. Validation has its tasks and no
+    others: there it raises `NothingPlayed`.
 
     verl keeps the order in which episodes ended, so that with several mini-batches a step the short and easy ones make
     the first update and the long ones the last, which is also the one farthest off-policy. Here the tasks keep the
@@ -38,8 +43,10 @@ class EnvReplayBuffer(ReplayBuffer):
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         for _ in range(self.max_failed_batches):
             batch, metrics = self._sample_once(global_steps, partition_id, batch_size)
-            if batch.keys or partition_id == "val":
+            if batch.keys:
                 return batch, metrics
+            if partition_id == "val":
+                raise NothingPlayed
             logger.warning("step %d: every episode of the batch failed; drawing new tasks", global_steps)
             self.refill_fn(batch_size)
         raise RuntimeError(

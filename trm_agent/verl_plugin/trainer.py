@@ -21,6 +21,7 @@ from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.agent_loop import FAILURES
 from trm_agent.verl_plugin.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.policy_loss import LOSS_MODE
+from trm_agent.verl_plugin.replay_buffer import NothingPlayed
 from trm_agent.verl_plugin.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY, final_metrics, warn_if_all_rejected
 
 
@@ -94,6 +95,12 @@ class RunMixin:
         metrics.clear()
         metrics.update(finalized)
 
+    def _validate(self) -> dict[str, float]:
+        try:
+            return super()._validate()  # type: ignore[misc]
+        except NothingPlayed:
+            return _validation_failures()
+
     def _val_metrics_update(
         self, data_sources: list, sample_uids: list, reward_extra_infos_dict: dict, sample_turns: list, **kwargs: Any
     ) -> dict:
@@ -101,9 +108,12 @@ class RunMixin:
             data_sources, sample_uids, reward_extra_infos_dict, sample_turns, **kwargs
         )
         metrics.update(validation_metrics(data_sources, reward_extra_infos_dict["acc"]))
-        counts = failure_metrics(_take_failures(VALIDATION))
-        metrics.update({key.replace("env/", "env/val_", 1): value for key, value in counts.items()})
-        return metrics
+        return metrics | _validation_failures()
+
+
+def _validation_failures() -> dict[str, float]:
+    counts = failure_metrics(_take_failures(VALIDATION))
+    return {key.replace("env/", "env/val_", 1): value for key, value in counts.items()}
 
 
 def _take_failures(stream: str) -> list[dict[str, Any]]:
