@@ -17,7 +17,7 @@ from gymnasium.error import ResetNeeded
 from trm_envs.options import EnvOptions, check_choice, cut_middle
 from trm_envs.protocols import PROTOCOLS, TurnProtocol
 from trm_envs.spaces import UnicodeText
-from trm_envs.tools import Tool, ToolResult, marked_tools, run_tool_call
+from trm_envs.tools import Tool, ToolResult, run_tool_call, tools_of
 
 HELD_OUT_FRACTION = 0.2
 MAX_DRAWS = 1000
@@ -56,8 +56,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     def __init__(self, **options: Any) -> None:
         self.action_space = UnicodeText()
         self.observation_space = UnicodeText()
-        plain = tuple(each if isinstance(each, Tool) else Tool(each) for each in type(self).tools)
-        self._tools = (*plain, *marked_tools(self))
+        self._tools = tools_of(type(self))
         self._defaults = self._with_options(self.options_class(), options)
         self.options: OptionsT = self._defaults
         self.task_id = ""
@@ -160,7 +159,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         if malformed is not None:
             return self._go_on(f"Error: {malformed}", "tool", malformed=True)
         if turn.calls:
-            results = [run_tool_call(self._tools, call) for call in turn.calls]
+            results = [run_tool_call(self._tools, call, self) for call in turn.calls]
             num_executed = sum(result.executed for result in results)
             return self._go_on(self.follow_up(results), "tool", num_executed, num_executed < len(results))
         if turn.answer is None:

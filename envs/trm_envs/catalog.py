@@ -11,7 +11,7 @@ import gymnasium
 from trm_envs.base import ToolEnv
 from trm_envs.protocols import PROTOCOLS
 from trm_envs.registration import registered_ids
-from trm_envs.tools import Tool
+from trm_envs.tools import tools_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,23 +70,11 @@ def _defaults(kind: type[ToolEnv]) -> dict[str, Any]:
 
 
 def _protocols(kind: type[ToolEnv]) -> tuple[str, ...]:
-    plain = [each if isinstance(each, Tool) else Tool(each) for each in kind.tools]
-    marked = [Tool(_bound(method)) for method in _marked(kind)]
     names = []
     for name, protocol in PROTOCOLS.items():
         try:
-            protocol.check_tools([*plain, *marked])
+            protocol.check_tools(tools_of(kind))
         except ValueError:
             continue
         names.append(name)
     return tuple(names)
-
-
-def _marked(kind: type[ToolEnv]) -> list[Any]:
-    methods = (getattr(kind, name) for name in dir(kind))
-    return [method for method in methods if getattr(method, "is_tool", False)]
-
-
-def _bound(method: Any) -> Any:
-    """The method as an instance would show it, without making one: making one may start workers."""
-    return method.__get__(object(), object)

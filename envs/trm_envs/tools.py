@@ -5,6 +5,7 @@ parameters. Supported types: str, int, float, bool, list[T], dict, Literal[...],
 """
 
 import difflib
+import functools
 import inspect
 import re
 import types
@@ -43,13 +44,15 @@ class Tool:
 
     Args:
         function: a function with type hints for all parameters; its result is shown with `str`.
+        is_method: whether its first parameter is the environment that it belongs to and no argument of the model's.
 
     Raises:
         ValueError: if a parameter has no type hint or an unsupported one.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], is_method: bool = False) -> None:
         self.function = function
+        self.is_method = is_method
         self.name = function.__name__
         hints = typing.get_type_hints(function)
         docs = inspect.getdoc(function) or ""
@@ -57,7 +60,7 @@ class Tool:
         described = {match[1]: match[2] for match in arg_lines}
         properties: dict[str, dict[str, Any]] = {}
         required: list[str] = []
-        for name, parameter in inspect.signature(function).parameters.items():
+        for name, parameter in list(inspect.signature(function).parameters.items())[is_method:]:
             if name not in hints:
                 raise ValueError(f"tool {self.name}: parameter {name} has no type hint; add one, such as str")
             properties[name] = _schema_of(hints[name], f"tool {self.name}: parameter {name}")
@@ -95,19 +98,31 @@ def tool(method: FunctionT) -> FunctionT:
     return method
 
 
-def marked_tools(owner: object) -> list[Tool]:
-    """Return the methods of an object that are marked with `@tool`, base classes' first, in the order of the source."""
-    names = dict.fromkeys(
-        name
-        for kind in reversed(type(owner).__mro__)
-        for name, value in vars(kind).items()
-        if getattr(value, "is_tool", False)
-    )
-    return [Tool(getattr(owner, name)) for name in names if getattr(getattr(owner, name), "is_tool", False)]
+def tools_of(kind: type) -> tuple[Tool, ...]:
+    """Return the tools of a kind of environment: those it names in `tools`, then its methods marked with `@tool`.
+
+    The methods come base classes' first, in the order of the source. They are not bound to an environment, which would
+    then hold itself alive until the garbage collector comes.
+    """
+    named = [each if isinstance(each, Tool) else _made(each) for each in kind.tools]  # type: ignore[attr-defined]
+    marked = []
+    for name in dict.fromkeys(name for base in reversed(kind.__mro__) for name in vars(base)):
+        method: Any = getattr(kind, name, None)
+        if getattr(method, "is_tool", False):
+            marked.append(_made(method, inspect.isfunction(inspect.getattr_static(kind, name))))
+    return (*named, *marked)
 
 
-def run_tool_call(tools: Sequence[Tool], call: ToolCall) -> ToolResult:
+@functools.cache
+def _made(function: Callable[..., Any], is_method: bool = False) -> Tool:
+    return Tool(function, is_method)
+
+
+def run_tool_call(tools: Sequence[Tool], call: ToolCall, owner: object = None) -> ToolResult:
     """Run one call. An unknown tool, bad arguments and a raising tool are results that say so.
+
+    Args:
+        owner: the environment that tools which are methods belong to.
 
     Raises:
         InfrastructureError: if the tool does: what failed is not the model's doing.
@@ -122,7 +137,8 @@ def run_tool_call(tools: Sequence[Tool], call: ToolCall) -> ToolResult:
     if problem is not None:
         return ToolResult(f"Error: {problem}", ok=False, executed=False)
     try:
-        return ToolResult(str(tool.function(**call.arguments)), ok=True, executed=True)
+        output = tool.function(*[owner] * tool.is_method, **call.arguments)
+        return ToolResult(str(output), ok=True, executed=True)
     except InfrastructureError:
         raise
     except ToolError as error:

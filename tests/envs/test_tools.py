@@ -4,12 +4,14 @@ import gc
 import sys
 import threading
 import time
+import weakref
 from typing import Literal
 
 import pytest
 
-from trm_envs import Tool, ToolCall, ToolError, run_tool_call
+from trm_envs import Tool, ToolCall, ToolEnv, ToolError, run_tool_call, tool
 from trm_envs.tasks.calculator import calculator, evaluate
+from trm_envs.tools import tools_of
 
 
 def look_up(
@@ -172,3 +174,64 @@ def test_the_calculator_refuses_the_rest_quickly(expression: str) -> None:
     with pytest.raises(ToolError):
         evaluate(expression)
     assert time.perf_counter() - started < 0.5
+
+
+class Kit(ToolEnv):
+    """A fake environment whose tools are a function, methods, and one that a subclass takes away."""
+
+    tools = (look_up,)
+
+    @tool
+    def add(self, text: str) -> str:
+        """Add to the text of the episode."""
+        self.text = getattr(self, "text", "") + text
+        return self.text
+
+    @tool
+    def dropped(self) -> str:
+        """Do nothing."""
+        return ""
+
+    @staticmethod
+    @tool
+    def twice(text: str) -> str:
+        """Say it twice."""
+        return 2 * text
+
+    def make_task(self) -> str:
+        return "go"
+
+    def score(self, answer: str) -> float:
+        return 0.0
+
+
+class SmallerKit(Kit):
+    dropped = None  # type: ignore[assignment]
+
+
+def test_an_environment_has_its_named_tools_and_its_marked_methods() -> None:
+    assert [each.name for each in tools_of(Kit)] == ["look_up", "add", "dropped", "twice"]
+    assert [each.name for each in tools_of(SmallerKit)] == ["look_up", "add", "twice"]
+    assert tools_of(Kit)[1].parameters["required"] == ["text"]
+
+
+def test_a_tool_that_is_a_method_works_on_its_own_environment() -> None:
+    envs = [SmallerKit(), SmallerKit()]
+    for env, text in zip(envs, "ab", strict=True):
+        env.reset(seed=0)
+        env.step(env.call("add", text=text))
+        assert env.step(env.call("add", text=text))[0] == 2 * text
+        assert env.step(env.call("twice", text=text))[0] == 2 * text
+
+
+def test_an_environment_goes_without_the_garbage_collector() -> None:
+    env = Kit()
+    env.reset(seed=0)
+    env.step(env.call("add", text="a"))
+    gone = weakref.ref(env)
+    gc.disable()
+    try:
+        del env
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -1,6 +1,7 @@
 """Hanging and raising environments: nobody else notices."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import textwrap
@@ -30,11 +31,48 @@ async def test_an_environment_that_hangs_is_left_behind_and_closed_when_it_retur
     assert time.monotonic() - started < 2
     assert (episode.stop_reason, episode.reward) == (StopReason.ENV_TIMEOUT, None)
     assert "limits.step_timeout_s = 0.1" in episode.error
-    assert (threads.num_started, threads.num_abandoned, threads.num_stuck) == (1, 1, 1)
+    assert (threads.num_lent, threads.num_abandoned, threads.num_stuck) == (1, 1, 1)
     hang.let_go.set()
     assert await asyncio.to_thread(wait_until, lambda: threads.num_stuck == 0)
     assert made[0].closed.is_set()
     assert threads.num_abandoned == 1
+
+
+async def test_an_episode_keeps_its_thread_and_leaves_it_to_the_next():
+    threads, made = EnvThreads(), []
+
+    def make_env():
+        made.append(FakeEnv([("tool", "four"), ("tool", "five")]))
+        return made[-1]
+
+    for _ in range(3):
+        await play(make_env, Limits(), threads)
+        assert await asyncio.to_thread(wait_until, lambda: len(threads._idle) == 1)
+    assert threads.num_lent == 3
+    assert len(made[0].threads) == 1
+    assert made[0].threads == made[1].threads == made[2].threads
+    await asyncio.gather(*(play(make_env, Limits(), threads) for _ in range(4)))
+    assert len(set.union(*(env.threads for env in made[3:]))) == 4
+
+
+async def test_a_thread_that_hung_serves_again():
+    hang, threads = Hang(), EnvThreads()
+    await play(lambda: FakeEnvThat("step", hang), Limits(step_timeout_s=0.1), threads)
+    (stuck,) = threads._abandoned
+    hang.let_go.set()
+    assert await asyncio.to_thread(wait_until, lambda: threads.num_stuck == 0)
+    assert threads.lend() is stuck
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    threads = EnvThreads()
+    asyncio.run(play(FakeEnv, Limits(), threads))
+    assert wait_until(lambda: len(threads._idle) == 1)
+    child = os.fork()
+    if not child:
+        episode = asyncio.run(play(FakeEnv, Limits(step_timeout_s=20), threads))
+        os._exit(0 if episode.success else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 async def test_a_close_that_hangs_does_not_cost_the_episode():
@@ -121,7 +159,7 @@ async def test_64_episodes_of_which_some_raise_and_some_hang():
         else:
             assert (episode.stop_reason, episode.success, episode.reward) == (StopReason.TERMINATED, True, 0.5)
             assert episode.timings["total"] < 1.5, "a healthy episode waited for a hanging one"
-    assert (threads.num_started, threads.num_abandoned) == (64, 8)
+    assert (threads.num_lent, threads.num_abandoned) == (64, 8)
     assert elapsed < 5
     # The rare larger gap leaves room for a busy machine; hanging on the event loop would hold it for 20 s.
     assert sorted(gaps)[int(0.95 * len(gaps))] < 0.05, f"largest gaps {sorted(gaps)[-20:]}"

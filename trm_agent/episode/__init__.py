@@ -1,7 +1,7 @@
 """Engine-agnostic episodes: an environment, a token generator and limits make one token-aligned trajectory."""
 
 from trm_agent.episode.chat import ChatTokens
-from trm_agent.episode.env_runner import EnvThreads
+from trm_agent.episode.env_threads import EnvThreads
 from trm_agent.episode.limits import Limits, StopReason
 from trm_agent.episode.loop import run_episode
 from trm_agent.episode.record import episode_record

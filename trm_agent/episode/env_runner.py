@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import logging
 import math
-import queue
-import threading
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -16,13 +13,12 @@ from typing import Any, SupportsFloat, TypeVar
 
 import numpy as np
 
-from trm_agent.episode.slots import RunSlots
+from trm_agent.episode.env_threads import DEFAULT_THREADS, EnvThread, EnvThreads
 from trm_envs.errors import VerifierError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_MESSAGE_CHARACTERS = 1000
-_numbers = itertools.count()
 
 
 class TimedOut(Exception):
@@ -75,48 +71,6 @@ async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_
     return task.result()
 
 
-class EnvThreads:
-    """Starts the threads and counts those that had to be abandoned.
-
-    One daemon thread per episode: a thread cannot be killed, so in a bounded pool each hanging environment would
-    take a worker away from the others. Daemon threads do not keep the process alive. An abandoned thread ends by
-    itself, closing its environment, once the call that hangs returns. What cannot be helped here: code that holds
-    the interpreter lock (a C extension that never releases it) stops the whole process; run it in a subprocess.
-
-    Attributes:
-        num_started: threads started so far.
-        num_abandoned: threads whose environment outlived a timeout, so far.
-        slots: how many of them compute at one time.
-    """
-
-    def __init__(self) -> None:
-        self.slots = RunSlots()
-        self.num_started = 0
-        self.num_abandoned = 0
-        self._abandoned: list[threading.Thread] = []
-
-    @property
-    def num_stuck(self) -> int:
-        """Abandoned threads that still have not returned."""
-        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
-        return len(self._abandoned)
-
-    def start(self, target: Callable[[], None]) -> threading.Thread:
-        """A started daemon thread."""
-        thread = threading.Thread(target=target, name=f"trm-env-{next(_numbers)}", daemon=True)
-        thread.start()
-        self.num_started += 1
-        return thread
-
-    def abandon(self, thread: threading.Thread) -> None:
-        """Counts a thread that nobody waits for any more."""
-        self.num_abandoned += 1
-        self._abandoned = [*(other for other in self._abandoned if other.is_alive()), thread]
-
-
-DEFAULT_THREADS = EnvThreads()
-
-
 @dataclass(frozen=True)
 class EnvStart:
     """What a fresh episode begins with."""
@@ -150,10 +104,9 @@ class EnvRunner:
     def __init__(self, make_env: Callable[[], Any], threads: EnvThreads | None = None) -> None:
         self._make_env = make_env
         self._threads = DEFAULT_THREADS if threads is None else threads
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._env: Any = None
         self._released = False
-        self._thread: threading.Thread | None = None
+        self._thread: EnvThread | None = None
 
     async def make(self, timeout_s: float) -> None:
         """Builds the environment."""
@@ -198,8 +151,9 @@ class EnvRunner:
         """Lets the thread close the environment and end whenever it gets there; waits for nothing."""
         if not self._released:
             self._released = True
-            self._jobs.put(self._close_quietly)
-            self._jobs.put(None)
+            if self._thread is not None:
+                self._thread.put(self._close_quietly)
+                self._thread.release()
 
     def _close(self) -> None:
         env, self._env = self._env, None
@@ -227,23 +181,20 @@ class EnvRunner:
 
         async with self._threads.slots.slot():
             if self._thread is None:
-                # Here and not sooner: to start one takes a tenth of a millisecond of the event loop.
-                self._thread = self._threads.start(self._serve)
-            self._jobs.put(run)
+                self._thread = self._threads.lend()
+            self._thread.put(run)
+            timer = loop.call_later(timeout_s, _expire, future)
             try:
-                result, error = await within(future, timeout_s)
+                result, error = await future
             except TimedOut:
                 self._threads.abandon(self._thread)
                 self.release()
                 raise
+            finally:
+                timer.cancel()
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
-
-    def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-            del job  # else this frame would keep the last result alive while it waits
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], outcome: T) -> None:
@@ -257,6 +208,11 @@ def _hand_over(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], outco
         loop.call_soon_threadsafe(deliver)
     except RuntimeError:
         logger.debug("the event loop was closed before the environment returned")
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(TimedOut())
 
 
 def _checked_step(outcome: Any) -> EnvStep:

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from trm_agent.episode.chat import ChatTokens
-from trm_agent.episode.env_runner import EnvRaised, EnvRunner, EnvStart, EnvStep, EnvThreads, TimedOut, describe, within
+from trm_agent.episode.env_runner import EnvRaised, EnvRunner, EnvStart, EnvStep, TimedOut, describe, within
+from trm_agent.episode.env_threads import EnvThreads
 from trm_agent.episode.limits import Limits, StopReason
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
 

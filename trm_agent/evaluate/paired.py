@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trm_agent.evaluate.statistics import Floats, Integers, Z, stratum_indices
+from trm_agent.evaluate.statistics import Floats, Integers, Z, stratum_indices, variance_of_mean
 
 NUM_RESAMPLES = 10_000
+UNSEEN_TASKS = 0.5
+"""Mean number of tasks in a bootstrap sample that are unlike those seen; chosen by coverage."""
 _MOST_ENUMERATED = 13
 
 
@@ -37,9 +39,15 @@ def compare(
     """Compare two checkpoints by the differences of the tasks' success rates.
 
     The interval is the percentile bootstrap over tasks, within the strata, widened for few tasks: the residuals of a
-    stratum are scaled by sqrt(n_h / (n_h - 1)) and the percentiles are those of Student's quantile instead of the
-    normal one. Where all tasks differ by the same amount a bootstrap sees no spread; then the interval is what remains
-    possible if a share z^2 / (n + z^2) of the tasks (Wilson's limit after none of n) differs by anything from -1 to 1.
+    stratum are scaled by sqrt(n_h / (n_h - 1)), the percentiles are those of Student's quantile instead of the normal
+    one, and a resample also holds tasks of a kind that was not seen, Poisson(1/4) of them for and Poisson(1/4) against
+    the second checkpoint. Such a task differs by the design effect D, the share that the differences' variance has of
+    the largest possible one, mean |d| - (mean d)^2: by a whole success if each task has one sample, by less the more
+    samples it has. Where all tasks differ by the same amount a bootstrap sees no spread; then the interval is what
+    remains possible if a share z^2 / (n + z^2) of the tasks (Wilson's limit after none of n) differs by anything from
+    -1 to 1.
+
+    COVERAGE
 
     The p-value is that of a permutation test that swaps the two checkpoints task by task, all 2^m swaps of the m tasks
     that differ if m <= 13, else `num_resamples` random ones, the one seen counted among them. Swaps with exactly the
@@ -57,7 +65,8 @@ def compare(
         ValueError: the shapes differ.
 
     Reference: Miller 2024, arXiv 2411.00640 (paired differences); Hesterberg 2015, "What teachers should
-        know about the bootstrap" (expanded percentiles); Lancaster 1961 (mid-p).
+        know about the bootstrap" (expanded percentiles); Agresti and Min 2005 (pseudo-observations for matched pairs);
+        Lancaster 1961 (mid-p).
     """
     rates = [np.asarray(side, dtype=np.float64) for side in (first, second)]
     if rates[0].shape != rates[1].shape:
@@ -93,6 +102,10 @@ def _interval(differences: Floats, groups: Integers, rng: np.random.Generator, n
         share = Z**2 / (n + Z**2)
         centre = (1 - share) * mean
         return max(-1.0, float(centre - share)), min(1.0, float(centre + share))
+    possible = np.abs(differences).mean() - mean**2
+    step = min(1.0, n * variance_of_mean(differences, groups) / possible)
+    unseen = rng.poisson(UNSEEN_TASKS / 2, size=(2, num))
+    spread += step * (unseen[0] - unseen[1]) / n
     tail = student_tail(n - num_groups)
     low, high = np.quantile(mean + spread, [tail, 1 - tail])
     return max(-1.0, float(low)), min(1.0, float(high))

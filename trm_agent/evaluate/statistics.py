@@ -15,7 +15,7 @@ Integers = NDArray[np.int64]
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
-PRIOR_TASKS = 0.15
+PRIOR_TASKS = 0.1
 """Weight of the largest design effect in the estimated one, in units of n m (1 - m); chosen by coverage."""
 
 
@@ -34,7 +34,7 @@ def mean_interval(values: ArrayLike, strata: Sequence[object] | None = None) -> 
     """Mean over tasks with a 95 % interval: Wilson's, with the effective number of tasks.
 
         m = mean(values)       V = sum_h (n_h / n)^2 s_h^2 / n_h       D = n V / (m (1 - m)), at most 1
-        D' = (i D + a) / (i + a)   with   i = n m (1 - m), a = 0.15
+        D' = (i D + a) / (i + a)   with   i = n m (1 - m), a = 0.1
         interval: all p with (m - p)^2 <= z^2 p (1 - p) D' / n
 
     `s_h^2` is the sample variance of the tasks of stratum h (all of them together without strata). A number in [0, 1]
@@ -73,12 +73,17 @@ def mean_interval(values: ArrayLike, strata: Sequence[object] | None = None) -> 
         return Estimate(None, None, None, 0)
     mean = min(1.0, float(rates.mean()))
     largest = mean * (1 - mean)
-    variance = sum(_sum_variance(rates[groups == group]) for group in np.unique(groups)) / n**2
-    share = min(1.0, n * variance / largest) if largest > 0 and n > 1 else 1.0
+    share = min(1.0, n * variance_of_mean(rates, groups) / largest) if largest > 0 and n > 1 else 1.0
     information = n * largest
     low, high = wilson(mean, n * (information + PRIOR_TASKS) / (information * share + PRIOR_TASKS))
     # the interval is written through its centre, so rounding may leave the mean out of it by 1e-17
     return Estimate(mean, min(low, mean), max(high, mean), n)
+
+
+def variance_of_mean(values: Floats, groups: Integers) -> float:
+    """Estimated variance of the mean over tasks whose number in each group is fixed; a group of one adds nothing."""
+    parts = [values[groups == group] for group in np.unique(groups)]
+    return float(sum(len(part) * part.var(ddof=1) for part in parts if len(part) > 1)) / len(values) ** 2
 
 
 def wilson(mean: float, num: float) -> tuple[float, float]:
@@ -164,8 +169,3 @@ def _counts(num: ArrayLike, successes: ArrayLike, k: int) -> tuple[Integers, Int
     if np.any((c < 0) | (c > n)):
         raise ValueError("successes: got one below 0 or above its number of samples; allowed: 0 to n; count again")
     return n, c
-
-
-def _sum_variance(values: Floats) -> float:
-    """Estimated variance of the sum."""
-    return float(len(values) * values.var(ddof=1)) if len(values) > 1 else 0.0
