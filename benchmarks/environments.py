@@ -16,13 +16,14 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import gymnasium
 import psutil
@@ -112,17 +113,18 @@ def lateness(gaps: list[Gap]) -> dict[str, float]:
 
 async def watch(gaps: list[Gap]) -> None:
     """Note how late the event loop wakes a sleeper, again and again."""
-    while True:
-        waited_s = processor_wait_s()
-        due = time.perf_counter() + 0.001
-        await asyncio.sleep(0.001)
-        late = max(time.perf_counter() - due, 0.0)
-        gaps.append(Gap(late, max(late - (processor_wait_s() - waited_s), 0.0)))
+    with open(f"/proc/self/task/{threading.get_native_id()}/schedstat", "rb", buffering=0) as account:
+        while True:
+            waited_s = processor_wait_s(account)
+            due = time.perf_counter() + 0.001
+            await asyncio.sleep(0.001)
+            late = max(time.perf_counter() - due, 0.0)
+            gaps.append(Gap(late, max(late - (processor_wait_s(account) - waited_s), 0.0)))
 
 
-def processor_wait_s() -> float:
-    """Seconds for which this thread was ready to run and no processor was free, by the kernel's account."""
-    return int(Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()[1]) / 1e9
+def processor_wait_s(account: BinaryIO) -> float:
+    """Seconds for which a thread was ready to run and no processor was free, from the kernel's account of it."""
+    return int(os.pread(account.fileno(), 100, 0).split()[1]) / 1e9
 
 
 def rate(call: Callable[[int], int], seconds: float = 2.0) -> float:

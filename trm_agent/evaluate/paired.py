@@ -47,7 +47,8 @@ def compare(
     remains possible if a share z^2 / (n + z^2) of the tasks (Wilson's limit after none of n) differs by anything from
     -1 to 1.
 
-    COVERAGE
+    Coverage (`benchmarks.coverage`) for 20 to 200 tasks with 1, 5 or 16 samples and rates of the first checkpoint from
+    5 to 95 %: 94.8 % on average, from 93.9 to 95.8 % in 60 settings.
 
     The p-value is that of a permutation test that swaps the two checkpoints task by task, all 2^m swaps of the m tasks
     that differ if m <= 13, else `num_resamples` random ones, the one seen counted among them. Swaps with exactly the
