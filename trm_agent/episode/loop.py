@@ -45,7 +45,7 @@ async def run_episode(
         env_id: recorded in the episode.
         seed: for `env.reset`.
         options: for `env.reset`.
-        executor: starts the environment's thread and counts abandoned ones; None for the process-wide default.
+        executor: lends the environment its thread and counts abandoned ones; None for the process-wide default.
 
     Returns:
         The episode. Failures of the environment, the engine, the template or the clock are in it, as an
