@@ -45,6 +45,12 @@ def test_bad_input_is_one_line_and_exit_code_2(error, monkeypatch, capsys):
     assert err.count("\n") == 1
 
 
+def test_a_file_that_cannot_be_read_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(FileNotFoundError(2, "No such file", "rows.jsonl")),))
+    assert cli.main(["fail"]) == 2
+    assert capsys.readouterr().err.startswith("error: rows.jsonl: No such file; check the path")
+
+
 def test_a_defect_is_not_disguised_as_bad_input(monkeypatch):
     monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(KeyError("x")),))
     with pytest.raises(KeyError):

@@ -25,8 +25,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(_reason(error).split())}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and who may read it"
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
