@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.coverage import BANDS, STUDIES, Evaluation, coverage, many_horizons, one_horizon, two_checkpoints
 
+pytestmark = pytest.mark.slow
 RATES, HORIZONS, PAIRS, _ = (settings for _, settings in STUDIES.values())
 
 
@@ -28,7 +29,6 @@ def test_the_interval_over_several_horizons_holds_the_true_rate(setting: tuple) 
     assert 0.93 <= covered(many_horizons, setting, 2500) <= 0.97
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("setting", [setting for setting in PAIRS if setting[0] in (20, 64)], ids=str)
 def test_the_interval_of_a_comparison_holds_the_true_difference(setting: tuple) -> None:
     assert 0.93 <= covered(two_checkpoints, setting, 2500) <= 0.97
