@@ -23,24 +23,30 @@ class Zygote:
     Args:
         process: bubblewrap's process.
         control: the socket over which calls are asked for.
+        max_idle: how many supervisors that have served a call are kept for another one.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, max_idle: int) -> None:
         self.control = control
         self._process = process
         self._owner = os.getpid()
+        self._max_idle = max_idle
+        self._idle: deque[socket.socket] = deque()
+        self._lock = threading.Lock()
 
     def is_ours(self) -> bool:
         """True if it runs and this process started it, not a parent that forked us."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def take_supervisor(self) -> socket.socket:
-        """Return the connection of a supervisor that waits for a request, and have another one made.
+        """Return the connection of a supervisor that waits for a request: a used one, else a new one.
 
         Raises:
             ConnectionError: if the zygote is gone.
             OSError: if it could make none.
         """
+        if (used := self._take_used()) is not None:
+            return used
         message, fds, _, _ = socket.recv_fds(self.control, 1000, 1)
         if not message:
             raise ConnectionResetError("the zygote is gone")
@@ -50,9 +56,37 @@ class Zygote:
             raise OSError(message.decode())
         return socket.socket(fileno=fds[0])
 
+    def give_back(self, connection: socket.socket) -> None:
+        """Keep the connection of a supervisor that has answered; it says itself whether it serves another call."""
+        connection.setblocking(False)
+        with self._lock:
+            if len(self._idle) < self._max_idle:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _take_used(self) -> socket.socket | None:
+        """Return the first connection whose supervisor is ready again; those of ended ones are put away."""
+        with self._lock:
+            for _ in range(len(self._idle)):
+                connection = self._idle.popleft()
+                try:
+                    if connection.recv(1) == wire.READY:
+                        return connection
+                except BlockingIOError:  # it is still cleaning up
+                    self._idle.append(connection)
+                    continue
+                except OSError:
+                    pass
+                connection.close()
+        return None
+
     def close(self) -> None:
         """End it and, by its PID namespace, everything in it."""
         is_owner = self._owner == os.getpid()
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
         if is_owner:
             with contextlib.suppress(OSError):
                 self.control.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits on it
@@ -105,10 +139,14 @@ class Call:
 
     Args:
         connect: makes a connection.
+        give_back: takes the connection after an answer, for another call; None keeps it.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(
+        self, connect: Callable[[], socket.socket], give_back: Callable[[socket.socket], None] | None = None
+    ) -> None:
         self._connect = connect
+        self._give_back = give_back
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -128,11 +166,17 @@ class Call:
         connection.settimeout(limits["wall_s"] + GRACE_S)
         try:
             wire.send(connection, request)
-            return to_result(wire.receive(connection, max_bytes))
+            result = to_result(wire.receive(connection, max_bytes))
         except (OSError, EOFError, ValueError, KeyError) as error:
             self.abort()
             message = f"{type(error).__name__}: {error}"
             return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=message)
+        if self._give_back is not None:
+            with self._lock:
+                is_ours, self._socket = self._socket is connection, None  # not if somebody has hung up meanwhile
+            if is_ours:
+                self._give_back(connection)
+        return result
 
     def abort(self) -> None:
         """Hang up; the kernel ends every process of the call. A later question starts afresh."""

@@ -1,10 +1,11 @@
-"""The local sandbox: bubblewrap around a warm interpreter that forks once for each call.
+"""The local sandbox: bubblewrap around warm interpreters; a call costs a fork.
 
     host process --control socket--> zygote (in bubblewrap: unprivileged user, no network, no host files)
-                                       fork -> supervisor: PID 1 of a call's own namespaces, limits, watch
+                                       fork -> supervisor: PID 1 of namespaces, one call at a time: limits, watch
                                                  fork -> the program: no capabilities, rlimits, seccomp filter
 
-The connection of a call is its life line: when either side goes, the kernel ends every process of the call.
+The connection of a call is its life line: when either side goes, the kernel ends every process of the call. A
+supervisor whose call ended by itself cleans its namespaces and serves another one.
 """
 
 import asyncio
@@ -70,7 +71,7 @@ class LocalSandbox:
     def isolation(self) -> dict[str, str]:
         """What holds a program, for reports."""
         return {
-            "namespaces": "user, pid, mount, ipc, uts, net: one set a call, inside bubblewrap's",
+            "namespaces": "user, pid, mount, ipc, uts, net: one call at a time, inside bubblewrap's",
             "user": "unprivileged, no capabilities, no_new_privs, seccomp filter",
             "memory": "RLIMIT_AS a process, resident memory of all watched every 50 ms; no cgroup",
             "processes": "RLIMIT_NPROC in the call's own user namespace",
@@ -90,7 +91,7 @@ class LocalSandbox:
     ) -> Result:
         """Run a program by itself; see `Runner.run`."""
         request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
-        with self._slots, contextlib.closing(Call(self._connect)) as call:
+        with self._slots, contextlib.closing(Call(self._connect, self._give_back)) as call:
             return call.ask(request)
 
     async def arun(
@@ -105,7 +106,7 @@ class LocalSandbox:
     ) -> Result:
         """Run a program by itself without blocking the event loop; see `Runner.arun`."""
         request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
-        call = Call(self._connect)
+        call = Call(self._connect, self._give_back)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask_in_slot, call, request)
         finally:
@@ -146,7 +147,7 @@ class LocalSandbox:
                 if self._closed:
                     raise ValueError("the sandbox is closed; make a new LocalSandbox")
                 if self._zygote is None or not self._zygote.is_ours():
-                    self._zygote = Zygote(*bubblewrap.start(*self._start_args))
+                    self._zygote = Zygote(*bubblewrap.start(*self._start_args), max_idle=self.max_concurrent)
                 zygote = self._zygote
             try:
                 return zygote.take_supervisor()
@@ -158,6 +159,15 @@ class LocalSandbox:
                 if attempt == 2:
                     raise
         raise AssertionError
+
+    def _give_back(self, connection: socket.socket) -> None:
+        """Keep a connection that has brought an answer for another call."""
+        with self._lock:
+            zygote = self._zygote
+        if zygote is None:
+            connection.close()
+        else:
+            zygote.give_back(connection)  # if it is not the one that made it: the connection has ended, and is dropped
 
 
 class LocalSession:

@@ -1,11 +1,10 @@
 """The program's own process: confined first, then running code in the interpreter that the fork has brought along."""
 
 import os
+import signal
 import socket
 
 from . import cells, isolation, wire
-
-READY = b"r"
 
 
 def prepare() -> None:
@@ -20,10 +19,11 @@ def prepare() -> None:
 
 def run(channel: socket.socket) -> None:
     """Confine this process, wait for code over the channel and run it. Never returns."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # PID 1 has none: no signal of a program reaches it
     try:
         isolation.confine()
     except OSError as error:
         channel.send(str(error).encode())
         os._exit(70)
-    channel.send(READY)
+    channel.send(wire.READY)
     cells.run(wire.receive(channel), channel, isolation.WORK)

@@ -1,7 +1,8 @@
 """The system-call filter of a sandboxed program, a classic BPF program built by hand.
 
 It refuses what a program of a task never needs and what kernel holes are made of: namespaces, mounts, tracing,
-kernel keys, BPF, io_uring, and memory that no limit counts (memfd, System V shared memory).
+kernel keys, BPF, io_uring, and memory that no limit counts (memfd, System V shared memory). Nor may a program set the
+limits or the scheduling of PID 1, which has its user and judges it.
 """
 
 import ctypes
@@ -31,8 +32,21 @@ _ARM = {
     "init_module": 105, "finit_module": 273, "kexec_load": 104, "open_by_handle_at": 265, "swapon": 224,
     "quotactl": 60, "syslog": 116, "acct": 89, "vmsplice": 75,
 }  # fmt: skip
-# audit architecture, refused calls, clone, clone3
-_ARCHITECTURES = {"x86_64": (0xC000003E, _X86, 56, 435), "aarch64": (0xC00000B7, _ARM, 220, 435)}
+_OF_PID_1 = ((0, 1),)  # refused values of arguments, by index
+_OF_KIND = {"setpriority": ((0, 2), (1, 1)), "ioprio_set": ((0, 3), (1, 1))}  # all processes of a user, and process 1
+_X86_OF_OTHERS = {
+    "prlimit64": 302, "sched_setaffinity": 203, "sched_setscheduler": 144, "sched_setparam": 142,
+    "sched_setattr": 314, "setpriority": 141, "ioprio_set": 251,
+}  # fmt: skip
+_ARM_OF_OTHERS = {
+    "prlimit64": 261, "sched_setaffinity": 122, "sched_setscheduler": 119, "sched_setparam": 118,
+    "sched_setattr": 274, "setpriority": 140, "ioprio_set": 30,
+}  # fmt: skip
+# audit architecture, refused calls, calls refused with some arguments, clone, clone3
+_ARCHITECTURES = {
+    "x86_64": (0xC000003E, _X86, _X86_OF_OTHERS, 56, 435),
+    "aarch64": (0xC00000B7, _ARM, _ARM_OF_OTHERS, 220, 435),
+}
 _NEW_FLAGS = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -50,7 +64,7 @@ def install(prctl: Callable[..., int]) -> None:
 
 def clone_number() -> int:
     """The number of the clone system call on this machine."""
-    return _known(platform.machine())[2]
+    return _known(platform.machine())[3]
 
 
 @functools.cache
@@ -60,20 +74,31 @@ def program(machine: str) -> bytes:
     Raises:
         OSError: if the system-call numbers of this machine are not known.
     """
-    architecture, refused, clone, clone3 = _known(machine)
-    refuse, absent = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
+    architecture, refused, of_others, clone, clone3 = _known(machine)
+    refuse, absent = _step(_RETURN, _ERRNO | errno.EPERM), _step(_RETURN, _ERRNO | errno.ENOSYS)
     steps = [_step(_LOAD, 4), _step(_EQUAL, architecture, 1, 0), _step(_RETURN, _KILL), _step(_LOAD, 0)]
-    # the x32 numbers would pass by every other test
-    steps += [_step(_AT_LEAST, 0x40000000, 0, 1), _step(_RETURN, refuse)]
+    steps += [_step(_AT_LEAST, 0x40000000, 0, 1), refuse]  # the x32 numbers would pass by every other test
     # glibc falls back from clone3, whose flags a filter cannot see, to clone
-    steps += [_step(_EQUAL, clone3, 0, 1), _step(_RETURN, absent)]
+    steps += [_step(_EQUAL, clone3, 0, 1), absent]
     for number in sorted(refused.values()):
-        steps += [_step(_EQUAL, number, 0, 1), _step(_RETURN, refuse)]
-    steps += [_step(_EQUAL, clone, 0, 3), _step(_LOAD, 16), _step(_ANY_BIT, _NEW_FLAGS, 0, 1), _step(_RETURN, refuse)]
+        steps += [_step(_EQUAL, number, 0, 1), refuse]
+    for name, number in of_others.items():
+        tests = [(_EQUAL, *test) for test in _OF_KIND.get(name, _OF_PID_1)]
+        steps += _with_arguments(number, tests, refuse)
+    steps += _with_arguments(clone, [(_ANY_BIT, 0, _NEW_FLAGS)], refuse)
     return b"".join([*steps, _step(_RETURN, _ALLOW)])
 
 
-def _known(machine: str) -> "tuple[int, dict[str, int], int, int]":
+def _with_arguments(number: int, tests: "list[tuple[int, int, int]]", refuse: bytes) -> "list[bytes]":
+    """Refuse a call if a test, of the kind, the argument's index and the value, is true; else allow it."""
+    steps = []
+    for kind, index, value in tests:
+        steps += [_step(_LOAD, 16 + 8 * index), _step(kind, value, 0, 1), refuse]
+    steps.append(_step(_RETURN, _ALLOW))
+    return [_step(_EQUAL, number, 0, len(steps)), *steps]
+
+
+def _known(machine: str) -> "tuple[int, dict[str, int], dict[str, int], int, int]":
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"machine = {machine!r}: expected one of {', '.join(_ARCHITECTURES)}")
     return _ARCHITECTURES[machine]

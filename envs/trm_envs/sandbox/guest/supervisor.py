@@ -16,6 +16,8 @@ from . import isolation, program, wire, work_files
 
 WATCH_S = 0.05
 """How often the memory of all the call's processes is added up."""
+MAX_CALLS = 100
+"""How many calls one PID 1 serves."""
 _CHUNK = 1 << 16
 _NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every build of Python names them
 
@@ -71,7 +73,7 @@ class Program:
         Raises:
             OSError: if the process could not be confined or limited.
         """
-        if (said := self.channel.recv(1000)) != program.READY:
+        if (said := self.channel.recv(1000)) != wire.READY:
             raise OSError(f"the program's process: {said.decode() or 'ended before its code'}")
         limits = request["limits"]
         isolation.limit_process(self.pid, limits, limits["session_cpu_s" if request["session"] else "cpu_s"])
@@ -129,18 +131,38 @@ class Program:
         self.channel.close()
 
 
-def serve(connection: socket.socket, first: Program) -> None:
-    """Answer the host's requests, one of a call or many of a session, until it hangs up; never returns."""
+def serve(connection: socket.socket, running: Program) -> None:
+    """Answer the host's requests, of calls or of one session, until it hangs up or this PID 1 is used up.
+
+    After a call that ended by itself the namespaces are cleaned, a program for the next one is forked, and the host is
+    told by `wire.READY`. Never returns; at its end the kernel ends every process and removes the namespaces.
+    """
+    try:
+        for number in range(MAX_CALLS):
+            if number > 0:
+                isolation.renew_world()
+                running = Program(Ends())
+                connection.sendall(wire.READY)
+            if not _serve_one(connection, running):
+                break
+    except (EOFError, OSError):  # the host hung up, or something stays of the last call: a later one gets another PID 1
+        pass
+    finally:
+        os._exit(0)
+
+
+def _serve_one(connection: socket.socket, running: Program) -> bool:
+    """Serve one call, or one session to its end; return True if nothing speaks against another call."""
     try:
         request = wire.receive(connection)
         limits = request["limits"]
         isolation.limit_disk(limits["disk_bytes"], limits["num_files"])
-        running, is_new = first, True
+        is_new = True
         while True:
             answer, goes_on = _answer(connection, request, running, is_new)
             wire.send(connection, answer)
             if not request["session"]:
-                break
+                return answer["status"] in ("ok", "error")
             if not goes_on:
                 running = Program(Ends())
             is_new = not goes_on
@@ -148,8 +170,7 @@ def serve(connection: socket.socket, first: Program) -> None:
     except (EOFError, OSError, ValueError) as error:
         with contextlib.suppress(OSError):
             wire.send(connection, {"status": "sandbox_error", "message": f"{type(error).__name__}: {error}"})
-    finally:
-        os._exit(0)  # PID 1: everything the program started dies with it
+        return False
 
 
 def _answer(

@@ -6,6 +6,9 @@ import socket
 import struct
 from typing import Any
 
+READY = b"r"
+"""The whole of a message: a program is confined, or a PID 1 takes another call."""
+
 
 def send(sock: socket.socket, message: "dict[str, Any]") -> None:
     """Send one message."""

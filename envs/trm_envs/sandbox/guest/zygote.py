@@ -1,4 +1,4 @@
-"""The warm interpreter inside bubblewrap: it forks once for each call and does nothing else."""
+"""The warm interpreter inside bubblewrap: it forks supervisors and does nothing else."""
 
 import contextlib
 import gc
@@ -81,7 +81,8 @@ def _fork_patiently() -> int:
 def _supervise(connection: socket.socket, ends: supervisor.Ends, uid: int, gid: int) -> None:
     try:
         try:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
             running = supervisor.Program(ends)  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
             isolation.make_private_world()
