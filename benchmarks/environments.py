@@ -2,63 +2,70 @@
 
 python -m benchmarks.environments [--concurrent 256] [--episodes 10000] [--rivals PYTHON]
 
-Every episode runs as in training: an EnvRunner thread of its own, called from one event loop. The turns are taken
-beforehand, from the scripted solver. PYTHON is an interpreter that has gem-llm (and with it reasoning-gym) installed.
-The closest environments are our bridge to reasoning-gym's chain_sum and GEM's, both with a Python tool, ours isolated.
+Every episode runs as in training: an EnvRunner thread of its own, called from one event loop; making and closing the
+environment count. PYTHON is an interpreter with gem-llm, datasets and pylatexenc.
+
+Against GEM each of our environments that has a counterpart there is given the same problems and the same turns: math
+with a Python tool, reasoning-gym's chain_sum with a Python tool, programs with tests. Ours are isolated, GEM's are not;
+GEM has the better of so many threads and of one, and its environments are made beforehand. Environments without a tool
+stand beside it: there both sides only parse and compute, and GEM's and reasoning-gym's own are the cheaper ones.
 
 Aims: steps at 3 times the rate of the closest environment; the event loop not blocked for more than 10 ms; descriptors,
-processes and threads as before, however many episodes have been played. The loop is blocked while its thread does
-something else or waits for Python's lock: how late it wakes, less the time for which the kernel let it wait for a
-processor, which with more running processes than processors is no work of this process.
+processes and threads as before, however many episodes have been played.
 """
 
 import argparse
 import asyncio
 import gc
 import json
-import os
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import gymnasium
 import psutil
 
-import trm_envs  # noqa: F401
+from benchmarks.environments_problems import code_problems, fenced, math_problems, write_rows
+from benchmarks.event_loop import Gap, idle, lateness, watch
 from trm_agent.episode import freeze_loaded
 from trm_agent.episode.env_runner import EnvRunner
 
 TIMEOUT_S = 120.0
 NUM_SCRIPTS = 64
-CHAIN, PYTHON, BRIDGE = "trm/ChainMath-v0", "trm/PythonMath-v0", "trm/ReasoningGym-v0"
+CHAIN, PYTHON, BRIDGE, TESTS = "trm/ChainMath-v0", "trm/PythonMath-v0", "trm/ReasoningGym-v0", "trm/CodeTests-v0"
+ONE_CALL = fenced("print(1 + 1)")
+Turns = Callable[[Any, str], list[str]]
+"""From an environment and its first message to the turns of an episode."""
 
 
-def scripts(env_id: str, number: int, **options: Any) -> list[list[str]]:
-    """The solver's turns for the seeds 0 to number - 1; of the bridge, whose solver calls no tool, after a program."""
+def solver_turns(env: Any, _: str) -> list[str]:
+    """The scripted solver's turns."""
+    turns, terminated = [], False
+    while not terminated:
+        turns.append(env.solution())
+        _, _, terminated, _, _ = env.step(turns[-1])
+    return turns
+
+
+def known_turns(problems: list[dict[str, Any]], *last: str) -> Turns:
+    """The turns that come with a problem, and these after them."""
+
+    def turns(_: Any, first_message: str) -> list[str]:
+        return [*next(each["turns"] for each in problems if each["question"] in first_message), *last]
+
+    return turns
+
+
+def scripts(env_id: str, turns: Turns, **options: Any) -> list[list[str]]:
+    """The turns for the first seeds."""
     env = gymnasium.make(env_id, **options).unwrapped
-    made = []
-    for seed in range(number):
-        env.reset(seed=seed)
-        turns = [env.call("python", code="print(1 + 1)")] if env_id == BRIDGE else []
-        terminated = False
-        while not terminated:
-            turns.append(env.solution())
-            _, _, terminated, _, _ = env.step(turns[-1])
-        made.append(turns)
+    made = [turns(env, env.reset(seed=seed)[0]) for seed in range(NUM_SCRIPTS)]
     env.close()
     return made
-
-
-class Gap(NamedTuple):
-    """One waking of the event loop, seconds."""
-
-    late: float
-    blocked: float
-    """What of it is not a wait for a processor."""
 
 
 async def play(env_id: str, turns: list[str], seed: int, options: dict[str, Any]) -> int:
@@ -74,9 +81,9 @@ async def play(env_id: str, turns: list[str], seed: int, options: dict[str, Any]
     return len(turns)
 
 
-async def play_all(env_id: str, episodes: int, concurrent: int, **options: Any) -> dict[str, float]:
+async def play_all(env_id: str, turns: Turns, episodes: int, concurrent: int, **options: Any) -> dict[str, float]:
     """Play episodes, so many at once, and watch the event loop meanwhile."""
-    made = scripts(env_id, min(NUM_SCRIPTS, episodes), **options)
+    made = scripts(env_id, turns, **options)
     gaps: list[Gap] = []
     ticker = asyncio.create_task(watch(gaps))
     numbers = iter(range(episodes))
@@ -92,78 +99,20 @@ async def play_all(env_id: str, episodes: int, concurrent: int, **options: Any) 
     return {"steps_s": steps / seconds, "episodes_s": episodes / seconds, **lateness(gaps)}
 
 
-async def idle(seconds: float = 3.0) -> dict[str, float]:
-    """How late the event loop is with nothing to do: what the machine itself adds."""
-    gaps: list[Gap] = []
-    ticker = asyncio.create_task(watch(gaps))
-    await asyncio.sleep(seconds)
-    ticker.cancel()
-    return {"steps_s": 0.0, "episodes_s": 0.0, **lateness(gaps)}
-
-
-def lateness(gaps: list[Gap]) -> dict[str, float]:
-    """How late the loop woke and how long it was blocked: 99th percentile and maximum, ms."""
-    figures = {}
-    for name, seconds in zip(Gap._fields, zip(*gaps, strict=True), strict=True):
-        ordered = sorted(seconds)
-        figures[f"{name}_p99_ms"] = 1e3 * ordered[int(0.99 * len(ordered))]
-        figures[f"{name}_max_ms"] = 1e3 * ordered[-1]
-    return figures
-
-
-async def watch(gaps: list[Gap]) -> None:
-    """Note how late the event loop wakes a sleeper, again and again."""
-    with open(f"/proc/self/task/{threading.get_native_id()}/schedstat", "rb", buffering=0) as account:
-        while True:
-            waited_s = processor_wait_s(account)
-            due = time.perf_counter() + 0.001
-            await asyncio.sleep(0.001)
-            late = max(time.perf_counter() - due, 0.0)
-            gaps.append(Gap(late, max(late - (processor_wait_s(account) - waited_s), 0.0)))
-
-
-def processor_wait_s(account: BinaryIO) -> float:
-    """Seconds for which a thread was ready to run and no processor was free, from the kernel's account of it."""
-    return int(os.pread(account.fileno(), 100, 0).split()[1]) / 1e9
-
-
-def rate(call: Callable[[int], int], seconds: float = 2.0) -> float:
-    """Units a second of a call that returns how many it did, in one thread."""
-    number = done = 0
+def one_thread(env_id: str, turns: Turns, seconds: float = 2.0, **options: Any) -> float:
+    """Steps a second of one environment, called directly, episode after episode."""
+    made = scripts(env_id, turns, **options)
+    env = gymnasium.make(env_id, **options).unwrapped
+    steps = number = 0
     started = time.perf_counter()
     while (now := time.perf_counter()) - started < seconds:
-        done += call(number)
-        number += 1
-    return done / (now - started)
-
-
-def one_thread(env_id: str, **options: Any) -> float:
-    """Steps a second of one environment, called directly."""
-    made = scripts(env_id, NUM_SCRIPTS, **options)
-    env = gymnasium.make(env_id, **options).unwrapped
-
-    def episode(number: int) -> int:
-        seed = number % len(made)
-        env.reset(seed=seed)
-        for turn in made[seed]:
+        env.reset(seed=number % len(made))
+        for turn in made[number % len(made)]:
             env.step(turn)
-        return len(made[seed])
-
-    steps_s = rate(episode)
+            steps += 1
+        number += 1
     env.close()
-    return steps_s
-
-
-def one_question() -> float:
-    """Tasks a second of ChainMath that are drawn and scored."""
-    env = gymnasium.make(CHAIN, horizon=1, reveal="upfront").unwrapped
-
-    def task(number: int) -> int:
-        env.reset(seed=number)
-        env.step("\\boxed{7}")
-        return 1
-
-    return rate(task)
+    return steps / (now - started)
 
 
 def held() -> dict[str, int]:
@@ -175,62 +124,81 @@ def held() -> dict[str, int]:
     return {"rss_mib": rss, "fds": process.num_fds(), "processes": children, "threads": process.num_threads()}
 
 
-def rivals(python: str, concurrent: int) -> dict[str, float]:
+def rivals(python: str, request: dict[str, Any]) -> dict[str, Any]:
     """The rivals' figures, from their own interpreter."""
     script = str(Path(__file__).with_name("environments_rivals.py"))
-    done = subprocess.run([python, script, str(concurrent)], stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    with tempfile.TemporaryDirectory() as folder:  # GEM's tools make folders where they are started
+        done = subprocess.run(
+            [python, script],
+            input=json.dumps(request),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=600,
+            cwd=folder,
+            env={"PATH": f"{Path(python).absolute().parent}:/usr/bin:/bin"},  # GEM's tools start the `python` of it
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concurrent", type=int, default=256)
-    parser.add_argument("--episodes", type=int, default=10_000)
-    parser.add_argument("--python-episodes", type=int, default=512, help="of PythonMath")
-    parser.add_argument("--rivals", metavar="PYTHON", help="an interpreter with gem-llm")
-    options = parser.parse_args()
-    many = options.concurrent
+    parser.add_argument("--episodes", type=int, default=10_000, help="of ChainMath (default 10000)")
+    parser.add_argument("--tool-episodes", type=int, default=512, help="of each environment with a sandbox")
+    parser.add_argument("--rivals", metavar="PYTHON", help="an interpreter with gem-llm, datasets and pylatexenc")
+    arguments = parser.parse_args()
+    many, episodes = arguments.concurrent, arguments.tool_episodes
+    math, code = math_problems(NUM_SCRIPTS), code_problems(NUM_SCRIPTS)
 
-    asyncio.run(play_all(CHAIN, many, many))  # the first use of everything
+    asyncio.run(play_all(CHAIN, solver_turns, many, many))  # the first use of everything
     freeze_loaded()
     before = held()
-    figures = {"an idle event loop": asyncio.run(idle())}
-    figures[f"{CHAIN}, {many} at once"] = asyncio.run(play_all(CHAIN, options.episodes, many))
+    figures = {"nothing but the event loop": {"steps_s": 0.0, "episodes_s": 0.0, **asyncio.run(idle())}}
+    figures[CHAIN] = asyncio.run(play_all(CHAIN, solver_turns, arguments.episodes, many))
     after = held()
-    for env_id in (PYTHON, BRIDGE):
-        figures[f"{env_id}, {many} at once"] = asyncio.run(play_all(env_id, options.python_episodes, many))
-    print(f"{'p99 and max in ms':<36}{'steps/s':>10}{'episodes/s':>12}{'loop late':>16}{'loop blocked':>16}")
+    with tempfile.TemporaryDirectory() as folder:
+        math_file, code_file = write_rows(Path(folder), math, code)
+        for env_id, turns, rows in (
+            (PYTHON, known_turns(math), {"rows": math_file, "horizon": 1}),
+            (BRIDGE, lambda env, _: [ONE_CALL, env.solution()], {"horizon": 1}),
+            (TESTS, known_turns(code, "\\boxed{done}"), {"rows": code_file, "horizon": 1}),
+        ):
+            figures[env_id] = asyncio.run(play_all(env_id, turns, episodes, many, protocol="fenced", **rows))
+    print(f"{f'{many} episodes at once':<28}{'steps/s':>10}{'episodes/s':>12}", end="")
+    print(f"{'loop late, ms':>16}{'loop blocked, ms':>18}   (p99, max)")
     for name, row in figures.items():
-        print(f"{name:<36}{row['steps_s']:>10.0f}{row['episodes_s']:>12.0f}", end="")
-        for kind in Gap._fields:
-            print(f"{row[f'{kind}_p99_ms']:>10.1f}{row[f'{kind}_max_ms']:>6.1f}", end="")
-        print()
-    print(f"\n{options.episodes} episodes of {CHAIN}")
+        print(f"{name:<28}{row['steps_s']:>10.0f}{row['episodes_s']:>12.0f}", end="")
+        print("".join(f"{row[f'{kind}_p99_ms']:>10.1f}{row[f'{kind}_max_ms']:>7.1f}" for kind in Gap._fields))
+    print(f"\n{arguments.episodes} episodes of {CHAIN}")
     for name in before:
         print(f"{name:<12}{before[name]:>8} before{after[name]:>8} after")
-    if options.rivals:
-        compare(figures, rivals(options.rivals, many), many)
+    if arguments.rivals:
+        theirs = rivals(arguments.rivals, {"concurrent": many, "math": math, "code": code, "one_call": ONE_CALL})
+        compare(figures, theirs, many)
 
 
-def compare(figures: dict[str, dict[str, float]], theirs: dict[str, float], many: int) -> None:
+def compare(figures: dict[str, dict[str, float]], theirs: dict[str, Any], many: int) -> None:
     """Print ours beside theirs."""
-    rows = [
-        (
-            f"steps/s, {many} at once, reasoning-gym's chain_sum with Python: ours (isolated) / GEM's (not isolated)",
-            figures[f"{BRIDGE}, {many} at once"]["steps_s"],
-            theirs["gem_python_concurrent"],
-        ),
-        ("steps/s, one thread: ChainMath / GEM GuessTheNumber", one_thread(CHAIN), theirs["gem_game"]),
-        (
-            f"steps/s, {many} at once: ChainMath / GEM GuessTheNumber",
-            figures[f"{CHAIN}, {many} at once"]["steps_s"],
-            theirs["gem_game_concurrent"],
-        ),
-        ("tasks/s drawn and scored: ChainMath / reasoning-gym chain_sum", one_question(), theirs["chain_sum"]),
+    with_tool = [
+        (PYTHON, "MathEnv with PythonCodeTool, the same 2 turns", "math"),
+        (BRIDGE, "rg:chain_sum with PythonCodeTool, the same 2 turns", "bridge"),
+        (TESTS, "CodeEnv, the same tests in 1 turn (ours 2)", "code"),
     ]
-    print()
-    for name, ours, rival in rows:
-        print(f"{ours:>10.0f}{rival:>10.0f}{ours / rival:>8.2f} x   {name}")
+    print(f"\nepisodes/s, {many} at once, ours isolated\n{'ours':>10}{'GEM':>10}{'ratio':>8}")
+    for env_id, what, key in with_tool:
+        ours, (rival, unrewarded) = figures[env_id]["episodes_s"], theirs[key]
+        note = f"; GEM gave {unrewarded:.0%} of these right answers no reward" if unrewarded else ""
+        print(f"{ours:>10.1f}{rival:>10.1f}{ours / rival:>8.2f}   {env_id} / {what}{note}")
+    question = one_thread(CHAIN, lambda *_: ["\\boxed{7}"], horizon=1, reveal="upfront")
+    without_tool = [
+        (f"{CHAIN} / GEM's GuessTheNumber, one thread", one_thread(CHAIN, solver_turns), theirs["game"]),
+        (f"{CHAIN} / GEM's GuessTheNumber, {many} at once", figures[CHAIN]["steps_s"], theirs["game_at_once"]),
+        (f"{CHAIN} of one question / reasoning-gym's chain_sum, drawn and scored", question, theirs["chain_sum"]),
+    ]
+    print("\nsteps/s without a tool")
+    for what, ours, rival in without_tool:
+        print(f"{ours:>10.0f}{rival:>10.0f}{ours / rival:>8.2f}   {what}")
 
 
 if __name__ == "__main__":

@@ -200,6 +200,7 @@ def test_this_process_never_imports_the_package() -> None:
 
 def test_without_the_package_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge.importlib.util, "find_spec", lambda name: None)
+    bridge._check_set.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'trm-agent\[bridges\]'"):
         make()
 

@@ -1,9 +1,10 @@
 """Namespaces that serve one call after another: nothing of a call reaches the next, and nobody touches PID 1."""
 
 import dataclasses
-import re
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,6 +16,8 @@ pytestmark = needs_bubblewrap
 
 ROOMY = dataclasses.replace(TIGHT, wall_s=10.0)
 NUM_CALLS = 12
+# the network namespace's cookie, for numbers under /proc/self/ns are given anew (SOL_SOCKET, SO_NETNS_COOKIE)
+SAY_WORLD = "import os, socket\nprint(socket.socketpair()[0].getsockopt(1, 71, 8).hex(), flush=True)\n"
 LOOK = """
 import os, sys, threading
 seen = {
@@ -25,7 +28,7 @@ seen = {
     'path': sys.path[:],
     'modules': sorted(sys.modules),
     'threads': threading.active_count(),
-    'descriptors': os.listdir('/proc/self/fd'),
+    'descriptors': len(os.listdir('/proc/self/fd')),
     'named sockets': [line for line in open('/proc/net/unix') if '@' in line],
     'limits': open('/proc/self/limits').read(),
     'mask': os.umask(0o22),
@@ -62,7 +65,6 @@ if os.fork() == 0:
         time.sleep(60)
     os._exit(0)
 os.wait()
-printed(os.readlink('/proc/self/ns/pid'))
 printed(repr(seen), file=sys.stderr)
 """
 
@@ -73,19 +75,22 @@ def sandbox() -> Iterator[LocalSandbox]:
         yield made
 
 
-def world(sandbox: LocalSandbox, code: str = "", **options: object) -> str:
-    """The PID namespace in which a call runs."""
-    result = sandbox.run(f"import os\nprint(os.readlink('/proc/self/ns/pid'))\n{code}", **options)  # type: ignore[arg-type]
-    found = re.match(r"pid:\[\d+\]", result.stdout)
-    assert found, result
-    return found[0]
+def world(sandbox: LocalSandbox) -> str:
+    """Which namespaces a call gets."""
+    return sandbox.run(SAY_WORLD).stdout.strip()
 
 
 @pytest.mark.parametrize("in_flight", [False, True])
-def test_a_call_finds_the_same_world_whatever_earlier_calls_have_left(sandbox: LocalSandbox, in_flight: bool) -> None:
+@pytest.mark.parametrize("kind", ["call", "session"])
+def test_everybody_finds_the_same_world_whatever_others_have_left(
+    sandbox: LocalSandbox, kind: str, in_flight: bool
+) -> None:
     worlds, views = [], set()
     for _ in range(NUM_CALLS):
-        result = sandbox.run(LOOK + LITTER + in_flight * SOCKETS_IN_FLIGHT)
+        with sandbox.session() as session:
+            result = (sandbox if kind == "call" else session).run(
+                SAY_WORLD + LOOK + LITTER + in_flight * SOCKETS_IN_FLIGHT
+            )
         assert result.status is Status.OK, result
         worlds.append(result.stdout.split()[0])
         views.add(result.stderr)
@@ -93,12 +98,41 @@ def test_a_call_finds_the_same_world_whatever_earlier_calls_have_left(sandbox: L
     assert len(views) == 1, views
 
 
+def test_a_session_of_many_cells_leaves_nothing_either(sandbox: LocalSandbox) -> None:
+    worlds = []
+    for _ in range(NUM_CALLS):
+        with sandbox.session() as session:
+            first = session.run(f"{SAY_WORLD}import threading, time\nprint(os.listdir('.'))")
+            session.run(
+                "secret = 7\nopen('left', 'w').write('x')\nthreading.Thread(target=time.sleep, args=(60,)).start()"
+            )
+            assert session.run("print(secret, os.listdir('.'))").stdout == "7 ['left']\n"
+            assert session.run("1 / 0").status is Status.ERROR
+        name, listing = first.stdout.splitlines()
+        assert listing == "[]", first
+        worlds.append(name)
+    assert len(set(worlds)) < NUM_CALLS, "no namespaces were used again: this test has shown nothing"
+
+
+def test_a_session_that_is_closed_while_a_cell_runs_is_over(sandbox: LocalSandbox) -> None:
+    session = sandbox.session()
+    own = session.run(f"{SAY_WORLD}import time").stdout.strip()
+    with ThreadPoolExecutor(1) as threads:
+        cell = threads.submit(session.run, "time.sleep(60)")
+        time.sleep(0.3)
+        session.close()
+        assert cell.result(5).status is Status.SANDBOX_ERROR
+    assert own not in {world(sandbox) for _ in range(NUM_CALLS)}
+    with pytest.raises(ValueError, match="closed"):
+        session.run("print(1)")
+
+
 def test_a_used_network_is_not_used_again(sandbox: LocalSandbox) -> None:
     # a connection that was closed in good order holds its port for a minute, for whoever does not ask for its reuse
     code = (
-        "import os, socket\nserver = socket.socket()\nserver.bind(('127.0.0.1', 4711))\nserver.listen()\n"
+        f"{SAY_WORLD}server = socket.socket()\nserver.bind(('127.0.0.1', 4711))\nserver.listen()\n"
         "client = socket.create_connection(('127.0.0.1', 4711))\npeer, _ = server.accept()\npeer.close()\n"
-        "client.recv(1)\nclient.close()\nprint(os.readlink('/proc/self/ns/net'))"
+        "client.recv(1)\nclient.close()"
     )
     networks = []
     for _ in range(NUM_CALLS):
@@ -119,7 +153,7 @@ def test_a_used_network_is_not_used_again(sandbox: LocalSandbox) -> None:
 def test_a_world_in_which_a_limit_was_reached_is_not_used_again(
     sandbox: LocalSandbox, code: str, limits: Limits, status: Status
 ) -> None:
-    result = sandbox.run(f"import os\nprint(os.readlink('/proc/self/ns/pid'), flush=True)\n{code}", limits=limits)
+    result = sandbox.run(SAY_WORLD + code, limits=limits)
     assert result.status is status
     assert result.stdout.split()[0] not in {world(sandbox) for _ in range(NUM_CALLS)}
 
@@ -138,7 +172,7 @@ def test_limits_are_those_of_the_call(sandbox: LocalSandbox) -> None:
     wide = dataclasses.replace(ROOMY, disk_bytes=16 * MIB, memory_bytes=64 * MIB)
     worlds = []
     for limits in (ROOMY, wide) * NUM_CALLS:
-        result = sandbox.run(f"import os\nprint(os.readlink('/proc/self/ns/pid'))\n{fill}", limits=limits)
+        result = sandbox.run(SAY_WORLD + fill, limits=limits)
         assert result.status is Status.OK, result
         worlds.append(result.stdout.split()[0])
         written = int(result.stdout.split()[1])

@@ -15,6 +15,8 @@ from trm_envs.sandbox.interface import Limits, Result, Status, as_bytes, check_f
 GRACE_S = 5.0
 """Seconds over the wall-clock limit in which a supervisor must have answered."""
 SESSION_CPU_FACTOR = 100
+ENOUGH_IDLE = 2
+"""With so many supervisors that clean up after a call, the next one waits for the first of them."""
 
 
 class Zygote:
@@ -58,7 +60,6 @@ class Zygote:
 
     def give_back(self, connection: socket.socket) -> None:
         """Keep the connection of a supervisor that has answered; it says itself whether it serves another call."""
-        connection.setblocking(False)
         with self._lock:
             if len(self._idle) < self._max_idle:
                 self._idle.append(connection)
@@ -66,20 +67,24 @@ class Zygote:
         connection.close()
 
     def _take_used(self) -> socket.socket | None:
-        """Return the first connection whose supervisor is ready again; those of ended ones are put away."""
-        with self._lock:
-            for _ in range(len(self._idle)):
+        """Return the connection of a supervisor that is ready for another call; None if a new one is quicker."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                is_worth_waiting = len(self._idle) >= ENOUGH_IDLE  # else ever more would be made while these clean up
                 connection = self._idle.popleft()
-                try:
-                    if connection.recv(1) == wire.READY:
-                        return connection
-                except BlockingIOError:  # it is still cleaning up
+            try:
+                connection.settimeout(GRACE_S if is_worth_waiting else 0)
+                if connection.recv(1) == wire.READY:
+                    return connection
+            except BlockingIOError:
+                with self._lock:
                     self._idle.append(connection)
-                    continue
-                except OSError:
-                    pass
-                connection.close()
-        return None
+                return None
+            except OSError:
+                pass
+            connection.close()  # it has ended
 
     def close(self) -> None:
         """End it and, by its PID namespace, everything in it."""
@@ -139,16 +144,15 @@ class Call:
 
     Args:
         connect: makes a connection.
-        give_back: takes the connection after an answer, for another call; None keeps it.
+        give_back: takes the connection of a supervisor that is done with this call or session.
     """
 
-    def __init__(
-        self, connect: Callable[[], socket.socket], give_back: Callable[[socket.socket], None] | None = None
-    ) -> None:
+    def __init__(self, connect: Callable[[], socket.socket], give_back: Callable[[socket.socket], None]) -> None:
         self._connect = connect
         self._give_back = give_back
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
+        self._is_asking = False
         self._closed = False
 
     def ask(self, request: dict[str, Any]) -> Result:
@@ -171,26 +175,39 @@ class Call:
             self.abort()
             message = f"{type(error).__name__}: {error}"
             return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=message)
-        if self._give_back is not None:
-            with self._lock:
-                is_ours, self._socket = self._socket is connection, None  # not if somebody has hung up meanwhile
-            if is_ours:
-                self._give_back(connection)
+        with self._lock:
+            self._is_asking = False
+            if request["session"] or self._socket is None:  # None: somebody has hung up meanwhile
+                return result
+            self._socket = None
+        self._give_back(connection)
         return result
 
     def abort(self) -> None:
         """Hang up; the kernel ends every process of the call. A later question starts afresh."""
         with self._lock:
-            connection, self._socket = self._socket, None
+            connection, self._socket, self._is_asking = self._socket, None, False
         if connection is not None:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits on it
             connection.close()
 
     def close(self) -> None:
-        """Hang up for good."""
-        self._closed = True
-        self.abort()
+        """End the session, or hang up on a question that is not answered; for good."""
+        with self._lock:
+            self._closed = True
+            connection, is_asking = self._socket, self._is_asking
+            if not is_asking:
+                self._socket = None
+        if is_asking:
+            self.abort()
+        elif connection is not None:
+            try:
+                wire.send(connection, wire.END)
+            except OSError:
+                connection.close()
+            else:
+                self._give_back(connection)
 
     def _connected(self) -> socket.socket:
         with self._lock:
@@ -198,6 +215,7 @@ class Call:
                 raise ValueError("the session is closed; open a new one with session()")
             if self._socket is None:
                 self._socket = self._connect()
+            self._is_asking = True
             return self._socket
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trm_envs.sandbox import bubblewrap
-from trm_envs.sandbox.connection import Call, Slots, Zygote, make_request
+from trm_envs.sandbox.connection import ENOUGH_IDLE, Call, Slots, Zygote, make_request
 from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
 
 PRELOAD = ("bisect", "collections", "decimal", "fractions", "functools", "heapq", "itertools", "json", "math",
@@ -147,7 +147,8 @@ class LocalSandbox:
                 if self._closed:
                     raise ValueError("the sandbox is closed; make a new LocalSandbox")
                 if self._zygote is None or not self._zygote.is_ours():
-                    self._zygote = Zygote(*bubblewrap.start(*self._start_args), max_idle=self.max_concurrent)
+                    process, control = bubblewrap.start(*self._start_args)
+                    self._zygote = Zygote(process, control, max_idle=self.max_concurrent + ENOUGH_IDLE)
                 zygote = self._zygote
             try:
                 return zygote.take_supervisor()
@@ -175,7 +176,7 @@ class LocalSession:
 
     def __init__(self, sandbox: LocalSandbox) -> None:
         self._sandbox = sandbox
-        self._call = Call(sandbox._connect)
+        self._call = Call(sandbox._connect, sandbox._give_back)
         self._turn = threading.Lock()
 
     def run(

@@ -10,6 +10,7 @@ no answer of its own and the worker was lost) it is a `VerifierError`. A policy 
 
 import atexit
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -75,14 +76,12 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if importlib.util.find_spec("reasoning_gym") is None:
-            raise ModuleNotFoundError(MISSING)
-        self._check_set()
+        _check_set(self.options.dataset, json.dumps(dict(self.options.dataset_options)))
 
     def make_task(self) -> str:
         """Draw the questions; return the first."""
         if self.options is not self._defaults:
-            self._check_set()
+            _check_set(self.options.dataset, json.dumps(dict(self.options.dataset_options)))
         self._seed = int(self.np_random.integers(2**31))
         self._items = [self._ask_item(index) for index in range(self.options.horizon)]
         self._scores: list[float] = []
@@ -124,12 +123,6 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
             "index": index,
         }  # fmt: skip
 
-    def _check_set(self) -> None:
-        options = dict(self.options.dataset_options)
-        reply = _ask({"operation": "check", "dataset": self.options.dataset, "options": options}, ITEM_DEADLINE_S)
-        if "refused" in reply:
-            raise ValueError(reply["refused"])
-
     def _ask_item(self, index: int) -> dict[str, Any]:
         place = self._place(index)
         reply = _ask({"operation": "item", **place}, ITEM_DEADLINE_S)
@@ -161,6 +154,15 @@ def close_workers() -> None:
     pool = _pools.pop(os.getpid(), None)
     if pool is not None:
         pool.close()
+
+
+@functools.cache  # of what is allowed: an exception is not kept
+def _check_set(dataset: str, options: str) -> None:
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise ModuleNotFoundError(MISSING)
+    reply = _ask({"operation": "check", "dataset": dataset, "options": json.loads(options)}, ITEM_DEADLINE_S)
+    if "refused" in reply:
+        raise ValueError(reply["refused"])
 
 
 def _ask_score(place: dict[str, Any], answer: str) -> dict[str, Any]:

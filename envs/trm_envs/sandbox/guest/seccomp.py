@@ -55,11 +55,15 @@ _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 def install(prctl: Callable[..., int]) -> None:
     """Install the filter in this process, for good and for all that it starts."""
-    code = program(platform.machine())
-    # struct sock_fprog: unsigned short length, pointer
-    header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value)
-    if prctl(_PR_SET_SECCOMP, _MODE_FILTER, header, 0, 0) != 0:
+    if prctl(_PR_SET_SECCOMP, _MODE_FILTER, header(platform.machine()), 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
+
+
+@functools.cache
+def header(machine: str) -> bytes:
+    """Return the struct sock_fprog of the filter: unsigned short length, pointer."""
+    code = program(machine)  # its cache keeps it where the pointer points
+    return struct.pack("HxxxxxxP", len(code) // 8, ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value)
 
 
 def clone_number() -> int:

@@ -155,18 +155,20 @@ def _serve_one(connection: socket.socket, running: Program) -> bool:
     """Serve one call, or one session to its end; return True if nothing speaks against another call."""
     try:
         request = wire.receive(connection)
-        limits = request["limits"]
-        isolation.limit_disk(limits["disk_bytes"], limits["num_files"])
-        is_new = True
-        while True:
+        isolation.limit_disk(request["limits"]["disk_bytes"], request["limits"]["num_files"])
+        is_new = is_sound = True
+        while request != wire.END:
             answer, goes_on = _answer(connection, request, running, is_new)
             wire.send(connection, answer)
+            is_sound = is_sound and answer["status"] in ("ok", "error")
             if not request["session"]:
-                return answer["status"] in ("ok", "error")
+                return is_sound
             if not goes_on:
                 running = Program(Ends())
             is_new = not goes_on
             request = wire.receive(connection)
+        running.end(0)
+        return is_sound
     except (EOFError, OSError, ValueError) as error:
         with contextlib.suppress(OSError):
             wire.send(connection, {"status": "sandbox_error", "message": f"{type(error).__name__}: {error}"})

@@ -32,7 +32,7 @@ def serve(control_fd: int, preload: "list[str]") -> None:
     os.environ.pop("LD_BIND_NOW", None)  # for the zygote alone
     program.prepare()
     isolation.limit_all_processes()
-    seccomp.program(platform.machine())
+    seccomp.header(platform.machine())  # made once, for all calls
     uid, gid = os.getuid(), os.getgid()
     gc.disable()
     gc.freeze()  # what all calls share is not touched by their collections
