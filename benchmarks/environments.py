@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concurrent", type=int, default=256)
     parser.add_argument("--episodes", type=int, default=10_000, help="of ChainMath (default 10000)")
-    parser.add_argument("--tool-episodes", type=int, default=512, help="of each environment with a sandbox")
+    parser.add_argument("--tool-episodes", type=int, default=1024, help="of each environment with a sandbox")
     parser.add_argument("--rivals", metavar="PYTHON", help="an interpreter with gem-llm, datasets and pylatexenc")
     arguments = parser.parse_args()
     many, episodes = arguments.concurrent, arguments.tool_episodes
