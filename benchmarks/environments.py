@@ -6,9 +6,10 @@ Every episode runs as in training: an EnvRunner thread of its own, called from o
 environment count. PYTHON is an interpreter with gem-llm, datasets and pylatexenc.
 
 Against GEM each of our environments that has a counterpart there is given the same problems and the same turns: math
-with a Python tool, reasoning-gym's chain_sum with a Python tool, programs with tests. Ours are isolated, GEM's are not;
-GEM has the better of so many threads and of one, and its environments are made beforehand. Environments without a tool
-stand beside it: there both sides only parse and compute, and GEM's and reasoning-gym's own are the cheaper ones.
+with a Python tool and reasoning-gym's chain_sum with a Python tool, one call of it an episode or four (our default
+horizon), and programs with tests. Ours are isolated, GEM's are not; GEM has the better of so many threads and of one,
+and its environments are made beforehand. Environments without a tool stand beside it: there both sides only parse and
+compute, and GEM's and reasoning-gym's own are the cheaper ones.
 
 Aims: steps at 3 times the rate of the closest environment; the event loop not blocked for more than 10 ms; descriptors,
 processes and threads as before, however many episodes have been played.
@@ -29,7 +30,7 @@ from typing import Any
 import gymnasium
 import psutil
 
-from benchmarks.environments_problems import code_problems, fenced, math_problems, write_rows
+from benchmarks.environments_problems import code_problems, fenced, math_problems, math_turns, write_rows
 from benchmarks.event_loop import Gap, idle, lateness, watch
 from trm_agent.episode import freeze_loaded
 from trm_agent.episode.env_runner import EnvRunner
@@ -37,6 +38,8 @@ from trm_agent.episode.env_runner import EnvRunner
 TIMEOUT_S = 120.0
 NUM_SCRIPTS = 64
 CHAIN, PYTHON, BRIDGE, TESTS = "trm/ChainMath-v0", "trm/PythonMath-v0", "trm/ReasoningGym-v0", "trm/CodeTests-v0"
+NUM_CALLS = (1, 4)
+"""Calls of the Python tool in an episode."""
 ONE_CALL = fenced("print(1 + 1)")
 Turns = Callable[[Any, str], list[str]]
 """From an environment and its first message to the turns of an episode."""
@@ -51,13 +54,9 @@ def solver_turns(env: Any, _: str) -> list[str]:
     return turns
 
 
-def known_turns(problems: list[dict[str, Any]], *last: str) -> Turns:
-    """The turns that come with a problem, and these after them."""
-
-    def turns(_: Any, first_message: str) -> list[str]:
-        return [*next(each["turns"] for each in problems if each["question"] in first_message), *last]
-
-    return turns
+def known_turns(turns: dict[str, list[str]]) -> Turns:
+    """The turns that go with the question in the first message."""
+    return lambda _, first_message: next(turns[question] for question in turns if question in first_message)
 
 
 def scripts(env_id: str, turns: Turns, **options: Any) -> list[list[str]]:
@@ -157,39 +156,49 @@ def main() -> None:
     figures = {"nothing but the event loop": {"steps_s": 0.0, "episodes_s": 0.0, **asyncio.run(idle())}}
     figures[CHAIN] = asyncio.run(play_all(CHAIN, solver_turns, arguments.episodes, many))
     after = held()
+    math_of = {n: {problem["question"]: math_turns(problem, n) for problem in math} for n in NUM_CALLS}
+    code_turns = {problem["question"]: [fenced(problem["code"]), "\\boxed{done}"] for problem in code}
     with tempfile.TemporaryDirectory() as folder:
         math_file, code_file = write_rows(Path(folder), math, code)
-        for env_id, turns, rows in (
-            (PYTHON, known_turns(math), {"rows": math_file, "horizon": 1}),
-            (BRIDGE, lambda env, _: [ONE_CALL, env.solution()], {"horizon": 1}),
-            (TESTS, known_turns(code, "\\boxed{done}"), {"rows": code_file, "horizon": 1}),
-        ):
-            figures[env_id] = asyncio.run(play_all(env_id, turns, episodes, many, protocol="fenced", **rows))
-    print(f"{f'{many} episodes at once':<28}{'steps/s':>10}{'episodes/s':>12}", end="")
+
+        def with_sandbox(env_id: str, turns: Turns, **options: Any) -> dict[str, float]:
+            return asyncio.run(play_all(env_id, turns, episodes, many, protocol="fenced", horizon=1, **options))
+
+        for number in NUM_CALLS:
+            name = f", {number} calls" if number > 1 else ", 1 call"
+            figures[PYTHON + name] = with_sandbox(PYTHON, known_turns(math_of[number]), rows=math_file)
+            figures[BRIDGE + name] = with_sandbox(BRIDGE, lambda env, _, n=number: [*[ONE_CALL] * n, env.solution()])
+        figures[TESTS] = with_sandbox(TESTS, known_turns(code_turns), rows=code_file)
+    print(f"{f'{many} episodes at once':<32}{'steps/s':>10}{'episodes/s':>12}", end="")
     print(f"{'loop late, ms':>16}{'loop blocked, ms':>18}   (p99, max)")
     for name, row in figures.items():
-        print(f"{name:<28}{row['steps_s']:>10.0f}{row['episodes_s']:>12.0f}", end="")
+        print(f"{name:<32}{row['steps_s']:>10.0f}{row['episodes_s']:>12.0f}", end="")
         print("".join(f"{row[f'{kind}_p99_ms']:>10.1f}{row[f'{kind}_max_ms']:>7.1f}" for kind in Gap._fields))
     print(f"\n{arguments.episodes} episodes of {CHAIN}")
     for name in before:
         print(f"{name:<12}{before[name]:>8} before{after[name]:>8} after")
     if arguments.rivals:
-        theirs = rivals(arguments.rivals, {"concurrent": many, "math": math, "code": code, "one_call": ONE_CALL})
-        compare(figures, theirs, many)
+        request = {
+            "concurrent": many,
+            "code": code,
+            "math": {n: [(each["question"], each["answer"], math_turns(each, n)) for each in math] for n in NUM_CALLS},
+            "bridge": {n: [ONE_CALL] * n for n in NUM_CALLS},
+        }
+        compare(figures, rivals(arguments.rivals, request), many)
 
 
 def compare(figures: dict[str, dict[str, float]], theirs: dict[str, Any], many: int) -> None:
     """Print ours beside theirs."""
-    with_tool = [
-        (PYTHON, "MathEnv with PythonCodeTool, the same 2 turns", "math"),
-        (BRIDGE, "rg:chain_sum with PythonCodeTool, the same 2 turns", "bridge"),
-        (TESTS, "CodeEnv, the same tests in 1 turn (ours 2)", "code"),
-    ]
+    with_tool = [(TESTS, "CodeEnv, the same tests in 1 turn (ours 2)", theirs["code"])]
+    for number in NUM_CALLS:
+        name = f", {number} calls" if number > 1 else ", 1 call"
+        with_tool.append((PYTHON + name, "MathEnv with PythonCodeTool", theirs["math"][str(number)]))
+        with_tool.append((BRIDGE + name, "rg:chain_sum with PythonCodeTool", theirs["bridge"][str(number)]))
     print(f"\nepisodes/s, {many} at once, ours isolated\n{'ours':>10}{'GEM':>10}{'ratio':>8}")
-    for env_id, what, key in with_tool:
-        ours, (rival, unrewarded) = figures[env_id]["episodes_s"], theirs[key]
+    for name, what, (rival, unrewarded) in with_tool:
+        ours = figures[name]["episodes_s"]
         note = f"; GEM gave {unrewarded:.0%} of these right answers no reward" if unrewarded else ""
-        print(f"{ours:>10.1f}{rival:>10.1f}{ours / rival:>8.2f}   {env_id} / {what}{note}")
+        print(f"{ours:>10.1f}{rival:>10.1f}{ours / rival:>8.2f}   {name} / {what}{note}")
     question = one_thread(CHAIN, lambda *_: ["\\boxed{7}"], horizon=1, reveal="upfront")
     without_tool = [
         (f"{CHAIN} / GEM's GuessTheNumber, one thread", one_thread(CHAIN, solver_turns), theirs["game"]),

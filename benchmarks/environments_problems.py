@@ -9,7 +9,7 @@ import gymnasium
 
 import trm_envs  # noqa: F401
 
-MATH_HORIZON = 4
+MATH_HORIZON = 4  # the default of our environments
 NUM_TESTS, NUM_VISIBLE = 8, 2
 
 
@@ -19,21 +19,26 @@ def fenced(code: str) -> str:
 
 
 def math_problems(number: int) -> list[dict[str, Any]]:
-    """Generated stories of PythonMath: question, answer, and the turns of a solver, a program and the answer."""
+    """Generated stories of PythonMath: question, answer, and for each step a program that computes all up to it."""
     env = gymnasium.make("trm/PythonMath-v0", horizon=MATH_HORIZON).unwrapped
     problems = []
     for seed in range(number):
         env.reset(seed=seed)
         story = env._story
-        code = "\n".join(story.code(step) for step in range(MATH_HORIZON))
-        turns = [fenced(code), f"\\boxed{{{story.answer}}}"]
-        problems.append({"question": story.question, "answer": str(story.answer), "turns": turns})
+        steps = [story.code(step) for step in range(MATH_HORIZON)]
+        programs = ["\n".join(steps[: count + 1]) for count in range(MATH_HORIZON)]  # GEM's tool keeps no variables
+        problems.append({"question": story.question, "answer": str(story.answer), "programs": programs})
     env.close()
     return problems
 
 
+def math_turns(problem: dict[str, Any], num_calls: int) -> list[str]:
+    """So many calls of the Python tool, the last with the whole program, and the answer."""
+    return [*map(fenced, problem["programs"][-num_calls:]), f"\\boxed{{{problem['answer']}}}"]
+
+
 def code_problems(number: int) -> list[dict[str, Any]]:
-    """Programs that read numbers and print one: question, tests, and the turn that solves it."""
+    """Programs that read numbers and print one: question, tests, and the code that solves it."""
     numbers = random.Random(0)
     problems = []
     for index in range(number):
@@ -47,7 +52,7 @@ def code_problems(number: int) -> list[dict[str, Any]]:
             f"Problem {index}: print the sum of {factor} * x * x + {offset} over the integers x of the input line."
         )
         code = f"print(sum({factor} * x * x + {offset} for x in map(int, input().split())))"
-        problems.append({"question": question, "tests": tests, "code": code, "turns": [fenced(code)]})
+        problems.append({"question": question, "tests": tests, "code": code})
     return problems
 
 

@@ -54,10 +54,10 @@ def episodes_s(make, turns_of, at_once: int) -> tuple[float, float]:
     return max(rate([make(seed) for seed in range(at_once)], at_once), rate([make(0)], ONE_THREAD_EPISODES))
 
 
-def math(problems, at_once: int) -> tuple[float, float]:
+def math(turns_of, at_once: int) -> tuple[float, float]:
     """Math problems with the Python tool."""
-    turns = {problem["question"]: problem["turns"] for problem in problems}
-    rows = Dataset.from_list([{"problem": each["question"], "answer": each["answer"]} for each in problems])
+    rows = Dataset.from_list([{"problem": question, "answer": answer} for question, answer, _ in turns_of])
+    turns = {question: turns for question, _, turns in turns_of}
     # graded in a process of its own for each environment, as by default: GEM's other way works in a main thread only
     return episodes_s(
         lambda seed: with_python(MathEnv(dataset=rows, seed=seed)), lambda env: turns[env.env.first_obs], at_once
@@ -66,7 +66,7 @@ def math(problems, at_once: int) -> tuple[float, float]:
 
 def code(problems, at_once: int) -> tuple[float, float]:
     """Programs with tests."""
-    turns = {problem["question"]: problem["turns"] for problem in problems}
+    turns = {each["question"]: [f"```python\n{each['code']}\n```"] for each in problems}
     rows = Dataset.from_list(
         [
             {
@@ -82,11 +82,11 @@ def code(problems, at_once: int) -> tuple[float, float]:
     )
 
 
-def bridge(one_call: str, at_once: int) -> tuple[float, float]:
+def bridge(calls: list[str], at_once: int) -> tuple[float, float]:
     """A set of reasoning-gym with the Python tool."""
     return episodes_s(
         lambda seed: with_python(gem.make("rg:chain_sum", seed=seed)),
-        lambda env: [one_call, f"\\boxed{{{env.env.data['answer']}}}"],
+        lambda env: [*calls, f"\\boxed{{{env.env.data['answer']}}}"],
         at_once,
     )
 
@@ -148,9 +148,9 @@ def main() -> None:
         "game": game(),
         "game_at_once": game_at_once(at_once),
         "chain_sum": chain_sum(),
-        "bridge": bridge(request["one_call"], at_once),
         "code": code(request["code"], at_once),
-        "math": math(request["math"], at_once),
+        "bridge": {number: bridge(calls, at_once) for number, calls in request["bridge"].items()},
+        "math": {number: math(turns, at_once) for number, turns in request["math"].items()},
     }
     print(json.dumps(figures), flush=True)
 

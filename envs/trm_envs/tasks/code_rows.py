@@ -37,7 +37,7 @@ class RowProblem:
     visible: tuple[Case, ...]
     """The tests that a model may run."""
     hidden: tuple[Case, ...]
-    """The tests that decide, with the visible ones."""
+    """The tests that decide, once the visible ones have passed."""
     solution_code: str = ""
     """A right program, if the row has one."""
 
@@ -64,8 +64,8 @@ class RowProblem:
         return None
 
     def passes_hidden(self, run: Run, program: str) -> bool:
-        """Run the visible and the hidden tests; return whether all pass."""
-        return all(outcome.passed for outcome in run(program, (*self.visible, *self.hidden), ""))
+        """Run the hidden tests on a program that has passed the visible ones; return whether all pass."""
+        return all(outcome.passed for outcome in run(program, self.hidden, ""))
 
 
 @dataclass(frozen=True)
