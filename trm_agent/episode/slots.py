@@ -7,8 +7,8 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-NUM_SLOTS = 4
-HOLD_S = 0.01
+NUM_SLOTS = 2
+HOLD_S = 0.005
 
 
 @functools.cache
