@@ -12,7 +12,7 @@ import socket
 import time
 from typing import Any
 
-from . import isolation, program, wire, work_files
+from . import isolation, memory, program, wire, work_files
 
 WATCH_S = 0.05
 """How often the memory of all the call's processes is added up."""
@@ -269,7 +269,7 @@ def _watch(connection: socket.socket, running: Program, request: "dict[str, Any]
             running.reap()
             if running.exit_status is not None:
                 return "exited"
-            if _memory_of_all(limits["memory_bytes"]) > limits["memory_bytes"]:
+            if memory.of_all(limits["memory_bytes"]) > limits["memory_bytes"]:
                 return "memory"
             next_look = time.monotonic() + WATCH_S
 
@@ -283,19 +283,3 @@ def _drain(running: Program, limit: int) -> "str | None":
             if not running.read(fd, limit):
                 return "output_limit" if len(running.output[fd]) > limit else None
     return None
-
-
-def _memory_of_all(limit: int) -> int:
-    """Bytes of memory of all processes of the call: resident sizes, and if their sum is over `limit`, exact shares."""
-    pids = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
-    resident = 0
-    for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
-            resident += int(file.read().split()[1]) * 4096
-    if resident <= limit:
-        return resident
-    shares = 0
-    for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
-            shares += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
-    return shares
