@@ -13,7 +13,7 @@ from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.interface import Limits, Result, Status, as_bytes, check_file_name, check_language
 
 GRACE_S = 5.0
-"""Seconds over the wall-clock limit in which a supervisor must have answered."""
+"""Seconds over the wall-clock limit in which a supervisor must have answered, and in which it must have cleaned up."""
 SESSION_CPU_FACTOR = 100
 ENOUGH_IDLE = 2
 """With so many supervisors that clean up after a call, the next one waits for the first of them."""
