@@ -1,6 +1,8 @@
 """Namespaces that serve one call after another: nothing of a call reaches the next, and nobody touches PID 1."""
 
+import contextlib
 import dataclasses
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -125,6 +127,20 @@ def test_a_session_that_is_closed_while_a_cell_runs_is_over(sandbox: LocalSandbo
     assert own not in {world(sandbox) for _ in range(NUM_CALLS)}
     with pytest.raises(ValueError, match="closed"):
         session.run("print(1)")
+
+
+def test_a_cell_that_is_given_up_returns_at_once(sandbox: LocalSandbox) -> None:
+    # poll looks a descriptor's number up again when it is woken: that number must not be another socket's by then
+    with ThreadPoolExecutor(1) as threads, contextlib.ExitStack() as opened:
+        for _ in range(40):
+            session = sandbox.session()
+            assert session.run("import time").ok
+            cell = threads.submit(session.run, "time.sleep(60)")
+            time.sleep(0.01)
+            session.close()
+            for end in socket.socketpair():
+                opened.enter_context(end)
+            assert cell.result(5).status is Status.SANDBOX_ERROR
 
 
 def test_a_used_network_is_not_used_again(sandbox: LocalSandbox) -> None:

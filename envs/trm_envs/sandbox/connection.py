@@ -95,13 +95,12 @@ class Zygote:
         if is_owner:
             with contextlib.suppress(OSError):
                 self.control.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits on it
-        self.control.close()
-        if is_owner:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 self._process.wait(2)
-                return
-            self._process.kill()
-            self._process.wait()
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.control.close()  # last, for the sake of that thread
 
 
 class Slots:
@@ -170,27 +169,36 @@ class Call:
         connection.settimeout(limits["wall_s"] + GRACE_S)
         try:
             wire.send(connection, request)
-            result = to_result(wire.receive(connection, max_bytes))
+            result, is_sound = to_result(wire.receive(connection, max_bytes)), True
         except (OSError, EOFError, ValueError, KeyError) as error:
-            self.abort()
             message = f"{type(error).__name__}: {error}"
-            return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=message)
+            result = Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=message)
+            is_sound = False
         with self._lock:
             self._is_asking = False
-            if request["session"] or self._socket is None:  # None: somebody has hung up meanwhile
+            is_sound = is_sound and self._socket is connection  # else somebody has hung up meanwhile
+            if is_sound and request["session"]:
                 return result
             self._socket = None
-        self._give_back(connection)
+        if is_sound:
+            self._give_back(connection)
+        else:
+            connection.close()
         return result
 
     def abort(self) -> None:
         """Hang up; the kernel ends every process of the call. A later question starts afresh."""
         with self._lock:
-            connection, self._socket, self._is_asking = self._socket, None, False
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits on it
-            connection.close()
+            connection, self._socket = self._socket, None
+            if connection is None:
+                return
+            if self._is_asking:
+                # Wakes the thread that waits on it, which closes it: closed here, its number could go to another
+                # socket before that thread looks, and then it would wait on that one.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            else:
+                connection.close()
 
     def close(self) -> None:
         """End the session, or hang up on a question that is not answered; for good."""
