@@ -13,10 +13,8 @@ from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.interface import Limits, Result, Status, as_bytes, check_file_name, check_language
 
 GRACE_S = 5.0
-"""Seconds over the wall-clock limit in which a supervisor must have answered, and in which it must have cleaned up."""
+"""Seconds over the wall-clock limit in which a supervisor must have answered."""
 SESSION_CPU_FACTOR = 100
-ENOUGH_IDLE = 2
-"""With so many supervisors that clean up after a call, the next one waits for the first of them."""
 
 
 class Zygote:
@@ -25,30 +23,24 @@ class Zygote:
     Args:
         process: bubblewrap's process.
         control: the socket over which calls are asked for.
-        max_idle: how many supervisors that have served a call are kept for another one.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, max_idle: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
         self.control = control
         self._process = process
         self._owner = os.getpid()
-        self._max_idle = max_idle
-        self._idle: deque[socket.socket] = deque()
-        self._lock = threading.Lock()
 
     def is_ours(self) -> bool:
         """True if it runs and this process started it, not a parent that forked us."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def take_supervisor(self) -> socket.socket:
-        """Return the connection of a supervisor that waits for a request: a used one, else a new one.
+        """Return the connection of a supervisor that waits for a request, and have another one made.
 
         Raises:
             ConnectionError: if the zygote is gone.
             OSError: if it could make none.
         """
-        if (used := self._take_used()) is not None:
-            return used
         message, fds, _, _ = socket.recv_fds(self.control, 1000, 1)
         if not message:
             raise ConnectionResetError("the zygote is gone")
@@ -58,40 +50,9 @@ class Zygote:
             raise OSError(message.decode())
         return socket.socket(fileno=fds[0])
 
-    def give_back(self, connection: socket.socket) -> None:
-        """Keep the connection of a supervisor that has answered; it says itself whether it serves another call."""
-        with self._lock:
-            if len(self._idle) < self._max_idle:
-                self._idle.append(connection)
-                return
-        connection.close()
-
-    def _take_used(self) -> socket.socket | None:
-        """Return the connection of a supervisor that is ready for another call; None if a new one is quicker."""
-        while True:
-            with self._lock:
-                if not self._idle:
-                    return None
-                is_worth_waiting = len(self._idle) >= ENOUGH_IDLE  # else ever more would be made while these clean up
-                connection = self._idle.popleft()
-            try:
-                connection.settimeout(GRACE_S if is_worth_waiting else 0)
-                if connection.recv(1) == wire.READY:
-                    return connection
-            except BlockingIOError:
-                with self._lock:
-                    self._idle.append(connection)
-                return None
-            except OSError:
-                pass
-            connection.close()  # it has ended
-
     def close(self) -> None:
         """End it and, by its PID namespace, everything in it."""
         is_owner = self._owner == os.getpid()
-        with self._lock:
-            while self._idle:
-                self._idle.pop().close()
         if is_owner:
             with contextlib.suppress(OSError):
                 self.control.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits on it
@@ -143,12 +104,10 @@ class Call:
 
     Args:
         connect: makes a connection.
-        give_back: takes the connection of a supervisor that is done with this call or session.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket], give_back: Callable[[socket.socket], None]) -> None:
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
         self._connect = connect
-        self._give_back = give_back
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
         self._is_asking = False
@@ -176,14 +135,10 @@ class Call:
             is_sound = False
         with self._lock:
             self._is_asking = False
-            is_sound = is_sound and self._socket is connection  # else somebody has hung up meanwhile
-            if is_sound and request["session"]:
+            if is_sound and self._socket is connection:
                 return result
             self._socket = None
-        if is_sound:
-            self._give_back(connection)
-        else:
-            connection.close()
+        connection.close()  # it is broken, or somebody has hung up meanwhile
         return result
 
     def abort(self) -> None:
@@ -201,21 +156,9 @@ class Call:
                 connection.close()
 
     def close(self) -> None:
-        """End the session, or hang up on a question that is not answered; for good."""
-        with self._lock:
-            self._closed = True
-            connection, is_asking = self._socket, self._is_asking
-            if not is_asking:
-                self._socket = None
-        if is_asking:
-            self.abort()
-        elif connection is not None:
-            try:
-                wire.send(connection, wire.END)
-            except OSError:
-                connection.close()
-            else:
-                self._give_back(connection)
+        """Hang up for good."""
+        self._closed = True
+        self.abort()
 
     def _connected(self) -> socket.socket:
         with self._lock:

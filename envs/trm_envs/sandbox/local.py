@@ -1,11 +1,10 @@
-"""The local sandbox: bubblewrap around warm interpreters; a call costs a fork.
+"""The local sandbox: bubblewrap around a warm interpreter that forks once for each call.
 
     host process --control socket--> zygote (in bubblewrap: unprivileged user, no network, no host files)
-                                       fork -> supervisor: PID 1 of namespaces, one call at a time: limits, watch
+                                       fork -> supervisor: PID 1 of a call's own namespaces, limits, watch
                                                  fork -> the program: no capabilities, rlimits, seccomp filter
 
-The connection of a call is its life line: when either side goes, the kernel ends every process of the call. A
-supervisor whose call ended by itself cleans its namespaces and serves another one.
+The connection of a call is its life line: when either side goes, the kernel ends every process of the call.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trm_envs.sandbox import bubblewrap
-from trm_envs.sandbox.connection import ENOUGH_IDLE, Call, Slots, Zygote, make_request
+from trm_envs.sandbox.connection import Call, Slots, Zygote, make_request
 from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
 
 PRELOAD = ("bisect", "collections", "decimal", "fractions", "functools", "heapq", "itertools", "json", "math",
@@ -71,7 +70,7 @@ class LocalSandbox:
     def isolation(self) -> dict[str, str]:
         """What holds a program, for reports."""
         return {
-            "namespaces": "user, pid, mount, ipc, uts, net: one call at a time, inside bubblewrap's",
+            "namespaces": "user, pid, mount, ipc, uts, net: one set a call, inside bubblewrap's",
             "user": "unprivileged, no capabilities, no_new_privs, seccomp filter",
             "memory": "RLIMIT_AS a process, resident memory of all watched every 50 ms; no cgroup",
             "processes": "RLIMIT_NPROC in the call's own user namespace",
@@ -91,7 +90,7 @@ class LocalSandbox:
     ) -> Result:
         """Run a program by itself; see `Runner.run`."""
         request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
-        with self._slots, contextlib.closing(Call(self._connect, self._give_back)) as call:
+        with self._slots, contextlib.closing(Call(self._connect)) as call:
             return call.ask(request)
 
     async def arun(
@@ -106,7 +105,7 @@ class LocalSandbox:
     ) -> Result:
         """Run a program by itself without blocking the event loop; see `Runner.arun`."""
         request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
-        call = Call(self._connect, self._give_back)
+        call = Call(self._connect)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask_in_slot, call, request)
         finally:
@@ -147,8 +146,7 @@ class LocalSandbox:
                 if self._closed:
                     raise ValueError("the sandbox is closed; make a new LocalSandbox")
                 if self._zygote is None or not self._zygote.is_ours():
-                    process, control = bubblewrap.start(*self._start_args)
-                    self._zygote = Zygote(process, control, max_idle=self.max_concurrent + ENOUGH_IDLE)
+                    self._zygote = Zygote(*bubblewrap.start(*self._start_args))
                 zygote = self._zygote
             try:
                 return zygote.take_supervisor()
@@ -161,22 +159,13 @@ class LocalSandbox:
                     raise
         raise AssertionError
 
-    def _give_back(self, connection: socket.socket) -> None:
-        """Keep a connection that has brought an answer for another call."""
-        with self._lock:
-            zygote = self._zygote
-        if zygote is None:
-            connection.close()
-        else:
-            zygote.give_back(connection)  # if it is not the one that made it: the connection has ended, and is dropped
-
 
 class LocalSession:
     """Calls that share variables, files and processes; see `Runner`. Python only, one call at a time."""
 
     def __init__(self, sandbox: LocalSandbox) -> None:
         self._sandbox = sandbox
-        self._call = Call(sandbox._connect, sandbox._give_back)
+        self._call = Call(sandbox._connect)
         self._turn = threading.Lock()
 
     def run(

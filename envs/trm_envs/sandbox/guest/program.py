@@ -6,6 +6,8 @@ import socket
 
 from . import cells, isolation, wire
 
+READY = b"r"
+
 
 def prepare() -> None:
     """In the zygote: make what every program finds."""
@@ -25,5 +27,5 @@ def run(channel: socket.socket) -> None:
     except OSError as error:
         channel.send(str(error).encode())
         os._exit(70)
-    channel.send(wire.READY)
+    channel.send(READY)
     cells.run(wire.receive(channel), channel, isolation.WORK)

@@ -12,12 +12,10 @@ import socket
 import time
 from typing import Any
 
-from . import isolation, memory, program, wire, work_files
+from . import isolation, program, wire, work_files
 
 WATCH_S = 0.05
 """How often the memory of all the call's processes is added up."""
-MAX_CALLS = 100
-"""How many calls one PID 1 serves."""
 _CHUNK = 1 << 16
 _NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every build of Python names them
 
@@ -73,7 +71,7 @@ class Program:
         Raises:
             OSError: if the process could not be confined or limited.
         """
-        if (said := self.channel.recv(1000)) != wire.READY:
+        if (said := self.channel.recv(1000)) != program.READY:
             raise OSError(f"the program's process: {said.decode() or 'ended before its code'}")
         limits = request["limits"]
         isolation.limit_process(self.pid, limits, limits["session_cpu_s" if request["session"] else "cpu_s"])
@@ -131,48 +129,27 @@ class Program:
         self.channel.close()
 
 
-def serve(connection: socket.socket, running: Program) -> None:
-    """Answer the host's requests, of calls or of one session, until it hangs up or this PID 1 is used up.
-
-    After a call that ended by itself the namespaces are cleaned, a program for the next one is forked, and the host is
-    told by `wire.READY`. Never returns; at its end the kernel ends every process and removes the namespaces.
-    """
-    try:
-        for number in range(MAX_CALLS):
-            if number > 0:
-                isolation.renew_world()
-                running = Program(Ends())
-                connection.sendall(wire.READY)
-            if not _serve_one(connection, running):
-                break
-    except (EOFError, OSError):  # the host hung up, or something stays of the last call: a later one gets another PID 1
-        pass
-    finally:
-        os._exit(0)
-
-
-def _serve_one(connection: socket.socket, running: Program) -> bool:
-    """Serve one call, or one session to its end; return True if nothing speaks against another call."""
+def serve(connection: socket.socket, first: Program) -> None:
+    """Answer the host's requests, one of a call or many of a session, until it hangs up; never returns."""
     try:
         request = wire.receive(connection)
-        isolation.limit_disk(request["limits"]["disk_bytes"], request["limits"]["num_files"])
-        is_new = is_sound = True
-        while request != wire.END:
+        limits = request["limits"]
+        isolation.limit_disk(limits["disk_bytes"], limits["num_files"])
+        running, is_new = first, True
+        while True:
             answer, goes_on = _answer(connection, request, running, is_new)
             wire.send(connection, answer)
-            is_sound = is_sound and answer["status"] in ("ok", "error")
             if not request["session"]:
-                return is_sound
+                break
             if not goes_on:
                 running = Program(Ends())
             is_new = not goes_on
             request = wire.receive(connection)
-        running.end(0)
-        return is_sound
     except (EOFError, OSError, ValueError) as error:
         with contextlib.suppress(OSError):
             wire.send(connection, {"status": "sandbox_error", "message": f"{type(error).__name__}: {error}"})
-        return False
+    finally:
+        os._exit(0)  # PID 1: everything the program started dies with it
 
 
 def _answer(
@@ -269,7 +246,7 @@ def _watch(connection: socket.socket, running: Program, request: "dict[str, Any]
             running.reap()
             if running.exit_status is not None:
                 return "exited"
-            if memory.of_all(limits["memory_bytes"]) > limits["memory_bytes"]:
+            if _memory_of_all(limits["memory_bytes"]) > limits["memory_bytes"]:
                 return "memory"
             next_look = time.monotonic() + WATCH_S
 
@@ -283,3 +260,19 @@ def _drain(running: Program, limit: int) -> "str | None":
             if not running.read(fd, limit):
                 return "output_limit" if len(running.output[fd]) > limit else None
     return None
+
+
+def _memory_of_all(limit: int) -> int:
+    """Bytes of memory of all processes of the call: resident sizes, and if their sum is over `limit`, exact shares."""
+    pids = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+    resident = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
+            resident += int(file.read().split()[1]) * 4096
+    if resident <= limit:
+        return resident
+    shares = 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
+            shares += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+    return shares

@@ -6,11 +6,6 @@ import socket
 import struct
 from typing import Any
 
-READY = b"r"
-"""The whole of a message: a program is confined, or a PID 1 takes another call."""
-END: "dict[str, Any]" = {}
-"""Ends a session."""
-
 
 def send(sock: socket.socket, message: "dict[str, Any]") -> None:
     """Send one message."""

@@ -1,4 +1,4 @@
-"""The warm interpreter inside bubblewrap: it forks supervisors and does nothing else."""
+"""The warm interpreter inside bubblewrap: it forks once for each call and does nothing else."""
 
 import contextlib
 import gc

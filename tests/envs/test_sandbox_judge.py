@@ -1,0 +1,113 @@
+"""Nobody touches the supervisor, PID 1 of a call, and nothing of a call reaches the next, its memory included."""
+
+import contextlib
+import dataclasses
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
+from trm_envs.sandbox import LocalSandbox, Status
+
+pytestmark = needs_bubblewrap
+
+NUM_CALLS = 12
+# the network namespace's cookie, for numbers under /proc/self/ns are given anew (SOL_SOCKET, SO_NETNS_COOKIE)
+SAY_WORLD = "import socket\nprint(socket.socketpair()[0].getsockopt(1, 71, 8).hex())"
+# looks for a text, given backwards, in all memory of the process
+SEARCH = """
+needle, found = input()[::-1].encode(), 0
+for line in open('/proc/self/maps'):
+    (start, end), rights = [int(part, 16) for part in line.split()[0].split('-')], line.split()[1]
+    if 'r' in rights and '[v' not in line:
+        with open('/proc/self/mem', 'rb') as memory:
+            memory.seek(start)
+            found += memory.read(end - start).count(needle)
+print(found)
+"""
+
+
+@pytest.fixture
+def sandbox() -> Iterator[LocalSandbox]:
+    with LocalSandbox(dataclasses.replace(TIGHT, wall_s=10.0)) as made:
+        yield made
+
+
+def test_every_call_and_session_has_namespaces_of_its_own(sandbox: LocalSandbox) -> None:
+    worlds = []
+    for _ in range(NUM_CALLS):
+        worlds.append(sandbox.run(SAY_WORLD).stdout)
+        with sandbox.session() as session:
+            worlds.append(session.run(SAY_WORLD).stdout)
+    assert all(worlds)
+    assert len(set(worlds)) == 2 * NUM_CALLS
+
+
+def test_no_memory_of_a_program_holds_what_an_earlier_one_read_or_wrote(sandbox: LocalSandbox) -> None:
+    # a process that saw one call's data must not be forked for another: it would hand on what it has not overwritten
+    for number in (1, 20, 200):
+        code = f"for i in range({number}): print('an' + 'swer', input(), i)"
+        assert sandbox.run(code, stdin="4711-is-hidden\n" * number).ok
+        with sandbox.session() as session:
+            assert session.run(f"print('answer 4711-is-hidden ' * {number})").ok
+    for text in ("answer 4711", "is-hidden"):
+        for _ in range(NUM_CALLS // 2):
+            assert sandbox.run(SEARCH, stdin=text[::-1]).stdout == sandbox.run(SEARCH, stdin="gnihton-fo-siht").stdout
+
+
+def test_a_cell_that_is_given_up_returns_at_once(sandbox: LocalSandbox) -> None:
+    # poll looks a descriptor's number up again when it is woken: that number must not be another socket's by then
+    with ThreadPoolExecutor(1) as threads, contextlib.ExitStack() as opened:
+        for _ in range(40):
+            session = sandbox.session()
+            assert session.run("import time").ok
+            cell = threads.submit(session.run, "time.sleep(60)")
+            time.sleep(0.01)
+            session.close()
+            for end in socket.socketpair():
+                opened.enter_context(end)
+            assert cell.result(5).status is Status.SANDBOX_ERROR
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *(f"resource.prlimit(1, resource.RLIMIT_{kind}, (0, 0))" for kind in ("NOFILE", "CPU", "AS", "FSIZE", "NPROC")),
+        "os.setpriority(os.PRIO_PROCESS, 1, 19)",
+        "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
+        "os.sched_setaffinity(1, {0})",
+        "os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))",
+        "open('/proc/1/oom_score_adj', 'w').write('1000')",
+        "os.open('/proc/1/mem', os.O_RDWR)",
+        "os.listdir('/proc/1/fd')",
+        "os.pidfd_open(1) and libc.syscall(438, os.pidfd_open(1), 0, 0) >= 0 or refuse()",
+    ],
+)
+def test_the_judge_is_out_of_reach(sandbox: LocalSandbox, attack: str) -> None:
+    # with PID 1 at its mercy a wrong program could turn its verdict into a sandbox_error, which nobody counts
+    code = (
+        "import ctypes, os, resource\nlibc = ctypes.CDLL(None)\ndef refuse(): raise PermissionError\n"
+        f"try:\n    {attack}\n    print('reached')\nexcept PermissionError:\n    print('refused')\nraise SystemExit(3)"
+    )
+    for _ in range(2):
+        result = sandbox.run(code)
+        assert (result.status, result.return_code, result.stdout) == (Status.ERROR, 3, "refused\n"), result
+
+
+@pytest.mark.parametrize("session", [False, True])
+def test_no_signal_of_a_program_reaches_the_judge(sandbox: LocalSandbox, session: bool) -> None:
+    code = (
+        "import os, signal, time\nfor number in range(1, 65):\n    if number not in (32, 33): os.kill(1, number)\n"
+        "time.sleep(0.1)\nprint('alive')"
+    )
+    with sandbox.session() as opened:
+        result = (opened if session else sandbox).run(code)
+    assert (result.status, result.stdout) == (Status.OK, "alive\n"), result
+
+
+def test_a_program_is_interrupted_as_everywhere(sandbox: LocalSandbox) -> None:
+    code = "import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('interrupted')"
+    assert sandbox.run(code).stdout == "interrupted\n"
