@@ -1,5 +1,6 @@
 """Nobody touches the supervisor, PID 1 of a call, and nothing of a call reaches the next, its memory included."""
 
+import ast
 import contextlib
 import dataclasses
 import socket
@@ -111,3 +112,12 @@ def test_no_signal_of_a_program_reaches_the_judge(sandbox: LocalSandbox, session
 def test_a_program_is_interrupted_as_everywhere(sandbox: LocalSandbox) -> None:
     code = "import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('interrupted')"
     assert sandbox.run(code).stdout == "interrupted\n"
+
+
+@pytest.mark.parametrize("session", [False, True])
+def test_a_program_has_no_privilege_and_can_gain_none(sandbox: LocalSandbox, session: bool) -> None:
+    code = "print(dict(line.split(':\\t') for line in open('/proc/self/status').read().splitlines() if ':\\t' in line))"
+    with sandbox.session() as opened:
+        status = ast.literal_eval((opened if session else sandbox).run(code).stdout)
+    assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")

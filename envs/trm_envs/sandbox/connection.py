@@ -126,20 +126,23 @@ class Call:
             return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=f"{error}")
         max_bytes = 4 * limits["output_bytes"] + len(request["outputs"]) * 2 * limits["file_bytes"] + (1 << 20)
         connection.settimeout(limits["wall_s"] + GRACE_S)
+        is_sound = False
         try:
             wire.send(connection, request)
-            result, is_sound = to_result(wire.receive(connection, max_bytes)), True
+            result = to_result(wire.receive(connection, max_bytes))
+            is_sound = True
+            return result
         except (OSError, EOFError, ValueError, KeyError) as error:
             message = f"{type(error).__name__}: {error}"
-            result = Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=message)
-            is_sound = False
-        with self._lock:
-            self._is_asking = False
-            if is_sound and self._socket is connection:
-                return result
-            self._socket = None
-        connection.close()  # it is broken, or somebody has hung up meanwhile
-        return result
+            return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=message)
+        finally:
+            with self._lock:
+                self._is_asking = False
+                is_kept = is_sound and self._socket is connection  # else somebody has hung up meanwhile
+                if not is_kept:
+                    self._socket = None
+            if not is_kept:
+                connection.close()
 
     def abort(self) -> None:
         """Hang up; the kernel ends every process of the call. A later question starts afresh."""

@@ -76,12 +76,11 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        _check_set(self.options.dataset, json.dumps(dict(self.options.dataset_options)))
+        self._check_set()
 
     def make_task(self) -> str:
         """Draw the questions; return the first."""
-        if self.options is not self._defaults:
-            _check_set(self.options.dataset, json.dumps(dict(self.options.dataset_options)))
+        self._check_set()
         self._seed = int(self.np_random.integers(2**31))
         self._items = [self._ask_item(index) for index in range(self.options.horizon)]
         self._scores: list[float] = []
@@ -122,6 +121,9 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
             "dataset": self.options.dataset, "options": options, "seed": self._seed, "size": self.options.horizon,
             "index": index,
         }  # fmt: skip
+
+    def _check_set(self) -> None:
+        _check_set(self.options.dataset, json.dumps(dict(self.options.dataset_options)))
 
     def _ask_item(self, index: int) -> dict[str, Any]:
         place = self._place(index)

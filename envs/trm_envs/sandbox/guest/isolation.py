@@ -59,8 +59,7 @@ def map_own_user(uid: int, gid: int) -> None:
 
 
 def make_private_world() -> None:
-    """As PID 1 of the call: mount its own /proc, /tmp and /dev/shm, raise the loopback, let no program gain a
-    privilege, hide from programs."""
+    """As PID 1 of the call: mount its own /proc, /tmp and /dev/shm, raise the loopback, hide from the program."""
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "")
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,nr_inodes=16,mode=0700")
     os.mkdir(WORK)
@@ -68,10 +67,6 @@ def make_private_world() -> None:
     _mount("/tmp/.shm", "/dev/shm", None, _MS_BIND, "")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
-    for capability in range(64):  # programs inherit this, and no_new_privs
-        if _PRCTL(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break
-    checked(_PRCTL(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     checked(_PRCTL(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
@@ -106,7 +101,11 @@ def limit_all_processes() -> None:
 
 def confine() -> None:
     """As the program's process: give up every capability, and install the system-call filter."""
+    for capability in range(64):
+        if _PRCTL(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            break
     checked(_CAPSET(_CAPABILITY_HEADER, bytes(24)), "capset")
+    checked(_PRCTL(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     seccomp.install(_PRCTL)
     checked(_PRCTL(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
