@@ -135,11 +135,14 @@ def check_unharmed(sandbox: Sandbox, local: LocalSandbox) -> None:
     # a fresh world: no file left, no process but its own supervisor and itself
     after = sandbox.run("import os\nprint(os.listdir('.'), [p for p in os.listdir('/proc') if p.isdigit()])")
     assert after.stdout == "[] ['1', '2']\n", after
-    # the zygote, and its spare supervisors with their programs; the last call may take a moment to vanish
+    # the zygote, and supervisors that wait, each with a program; the last call may take a moment to vanish
+    zygote = local._zygote
+    assert zygote is not None
+    expected = 1 + 2 * (SPARES + len(zygote._idle))
     deadline = time.monotonic() + 2
-    while len(left := descendants_of(local._zygote._process.pid)) > 1 + 2 * SPARES and time.monotonic() < deadline:  # type: ignore[union-attr]
+    while len(left := descendants_of(zygote._process.pid)) > expected and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(left) <= 1 + 2 * SPARES
+    assert len(left) <= expected
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from trm_envs.sandbox.interface import SandboxUnavailable
+from trm_envs.sandbox.world import in_memory
 
 START_S = 20.0
 _NOBODY = 65534
@@ -125,7 +126,7 @@ def start(bwrap: str, python: str, preload: Sequence[str]) -> tuple["subprocess.
         try:
             for item in resources.files("trm_envs.sandbox.guest").iterdir():
                 if item.name.endswith(".py"):
-                    guest_fds[item.name] = _in_memory(item.name, item.read_bytes())
+                    guest_fds[item.name] = in_memory(item.read_bytes())
             args = command(bwrap, python, inside.fileno(), preload, guest_fds)
             drop = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
             process = subprocess.Popen(  # type: ignore[call-overload]
@@ -163,11 +164,3 @@ def explain(complaint: str) -> str:
             return f"the local sandbox cannot be isolated here: {remedy}. It said: {complaint}"
     said = f"It said: {complaint}" if complaint else f"It said nothing within {START_S:.0f} s."
     return f"the local sandbox cannot be isolated here: try `bwrap --unshare-all --ro-bind / / true`. {said}"
-
-
-def _in_memory(name: str, data: bytes) -> int:
-    fd = os.memfd_create(name)
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd

@@ -1,4 +1,4 @@
-"""The host's ends of the two sockets: the zygote's control socket and a call's connection to its supervisor."""
+"""The host's side of a zygote, and of the calls that its supervisors carry out."""
 
 import contextlib
 import os
@@ -7,14 +7,13 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from trm_envs.sandbox.guest import wire
-from trm_envs.sandbox.interface import Limits, Result, Status, as_bytes, check_file_name, check_language
+from trm_envs.sandbox.interface import Result, Status
+from trm_envs.sandbox.request import Request
+from trm_envs.sandbox.world import GRACE_S, World
 
-GRACE_S = 5.0
-"""Seconds over the wall-clock limit in which a supervisor must have answered."""
-SESSION_CPU_FACTOR = 100
+ENOUGH_IDLE = 2
+"""With so many supervisors that clean up after a call, the next one waits for the first of them."""
 
 
 class Zygote:
@@ -22,25 +21,31 @@ class Zygote:
 
     Args:
         process: bubblewrap's process.
-        control: the socket over which calls are asked for.
+        control: the socket over which supervisors are asked for.
+        max_idle: how many supervisors that have served a call are kept for another one.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, max_idle: int) -> None:
         self.control = control
         self._process = process
         self._owner = os.getpid()
+        self._max_idle = max_idle
+        self._idle: deque[World] = deque()
+        self._lock = threading.Lock()
 
     def is_ours(self) -> bool:
         """True if it runs and this process started it, not a parent that forked us."""
         return self._owner == os.getpid() and self._process.poll() is None
 
-    def take_supervisor(self) -> socket.socket:
-        """Return the connection of a supervisor that waits for a request, and have another one made.
+    def take_world(self) -> World:
+        """Return a supervisor that waits for an order: a used one, else a new one.
 
         Raises:
             ConnectionError: if the zygote is gone.
             OSError: if it could make none.
         """
+        if (used := self._take_used()) is not None:
+            return used
         message, fds, _, _ = socket.recv_fds(self.control, 1000, 1)
         if not message:
             raise ConnectionResetError("the zygote is gone")
@@ -48,11 +53,41 @@ class Zygote:
             self.control.send(b"taken")
         if not fds:
             raise OSError(message.decode())
-        return socket.socket(fileno=fds[0])
+        return World(socket.socket(fileno=fds[0]))
+
+    def give_back(self, world: World) -> None:
+        """Keep a supervisor that has answered; it says itself whether it serves another call."""
+        with self._lock:
+            if len(self._idle) < self._max_idle:
+                self._idle.append(world)
+                return
+        world.close()
+
+    def _take_used(self) -> World | None:
+        """Return a supervisor that is ready for another call; None if a new one is quicker."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                is_worth_waiting = len(self._idle) >= ENOUGH_IDLE  # else ever more would be made while these clean up
+                world = self._idle.popleft()
+            try:
+                if world.is_ready(GRACE_S if is_worth_waiting else 0):
+                    return world
+            except BlockingIOError:
+                with self._lock:
+                    self._idle.append(world)
+                return None
+            except OSError:
+                pass
+            world.close()  # it has ended
 
     def close(self) -> None:
         """End it and, by its PID namespace, everything in it."""
         is_owner = self._owner == os.getpid()
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
         if is_owner:
             with contextlib.suppress(OSError):
                 self.control.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits on it
@@ -100,127 +135,78 @@ class Slots:
 
 
 class Call:
-    """The connection to one supervisor, made at the first question.
+    """A call, or the calls of a session; a supervisor is taken at the first question.
 
     Args:
-        connect: makes a connection.
+        take: gives a supervisor.
+        give_back: takes one that is done with this call or session.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
-        self._connect = connect
-        self._socket: socket.socket | None = None
+    def __init__(self, take: Callable[[], World], give_back: Callable[[World], None]) -> None:
+        self._take = take
+        self._give_back = give_back
+        self._world: World | None = None
         self._lock = threading.Lock()
         self._is_asking = False
         self._closed = False
 
-    def ask(self, request: dict[str, Any]) -> Result:
+    def ask(self, request: Request) -> Result:
         """Have a request carried out.
 
         Raises:
             ValueError: if the call is closed.
         """
-        limits = request["limits"]
         try:
-            connection = self._connected()
+            world = self._taken()
         except OSError as error:
-            return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=f"{error}")
-        max_bytes = 4 * limits["output_bytes"] + len(request["outputs"]) * 2 * limits["file_bytes"] + (1 << 20)
-        connection.settimeout(limits["wall_s"] + GRACE_S)
+            return Result(Status.SANDBOX_ERROR, state_lost=request.session, message=f"{error}")
         is_sound = False
         try:
-            wire.send(connection, request)
-            result = to_result(wire.receive(connection, max_bytes))
+            result = world.ask(request)
             is_sound = True
             return result
         except (OSError, EOFError, ValueError, KeyError) as error:
             message = f"{type(error).__name__}: {error}"
-            return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=message)
+            return Result(Status.SANDBOX_ERROR, state_lost=request.session, message=message)
         finally:
             with self._lock:
                 self._is_asking = False
-                is_kept = is_sound and self._socket is connection  # else somebody has hung up meanwhile
+                is_sound = is_sound and self._world is world  # else somebody has hung up meanwhile
+                is_kept = is_sound and request.session
                 if not is_kept:
-                    self._socket = None
-            if not is_kept:
-                connection.close()
+                    self._world = None
+            if not is_sound:
+                world.close()
+            elif not is_kept:
+                self._give_back(world)
 
     def abort(self) -> None:
         """Hang up; the kernel ends every process of the call. A later question starts afresh."""
         with self._lock:
-            connection, self._socket = self._socket, None
-            if connection is None:
-                return
-            if self._is_asking:
-                # Wakes the thread that waits on it, which closes it: closed here, its number could go to another
-                # socket before that thread looks, and then it would wait on that one.
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-            else:
-                connection.close()
+            world, self._world = self._world, None
+            if world is not None:
+                world.hang_up() if self._is_asking else world.close()
 
     def close(self) -> None:
-        """Hang up for good."""
+        """End the session, or hang up on a question that is not answered; for good."""
         self._closed = True
-        self.abort()
+        with self._lock:
+            world, self._world = self._world, None
+            if world is None:
+                return
+            if self._is_asking:
+                world.hang_up()
+                return
+        if world.end_session():
+            self._give_back(world)
+        else:
+            world.close()
 
-    def _connected(self) -> socket.socket:
+    def _taken(self) -> World:
         with self._lock:
             if self._closed:
                 raise ValueError("the session is closed; open a new one with session()")
-            if self._socket is None:
-                self._socket = self._connect()
+            if self._world is None:
+                self._world = self._take()
             self._is_asking = True
-            return self._socket
-
-
-def make_request(
-    code: str, language: str, stdin: Any, files: Any, limits: Limits, outputs: Any, session: bool
-) -> dict[str, Any]:
-    """Check the arguments of a run and return its message.
-
-    Raises:
-        ValueError: if one is not allowed.
-    """
-    check_language(language)
-    if session and (language != "python" or stdin):
-        field, value = ("stdin", stdin) if language == "python" else ("language", language)
-        raise ValueError(
-            f"{field} = {value!r}: a session takes Python cells without stdin; use the sandbox's own run()"
-        )
-    if not isinstance(limits, Limits):
-        raise ValueError(f"limits is {type(limits).__name__}: expected Limits; pass e.g. Limits(wall_s=5)")
-    if isinstance(outputs, str):
-        raise ValueError(f"outputs = {outputs!r}: expected a list of file names; pass [{outputs!r}]")
-    contents = {check_file_name("files", name): as_bytes(f"files[{name!r}]", files[name]) for name in files or {}}
-    size = sum(map(len, contents.values()))
-    if size > limits.disk_bytes:
-        raise ValueError(f"files hold {size} bytes: at most limits.disk_bytes = {limits.disk_bytes}; raise it")
-    values = {name: getattr(limits, name) for name in limits.__dataclass_fields__}
-    return {
-        "code": as_bytes("code", code).decode("utf-8", "surrogateescape"),
-        "language": language,
-        "stdin": wire.pack(as_bytes("stdin", stdin)),
-        "files": {name: wire.pack(data) for name, data in contents.items()},
-        "limits": {**values, "session_cpu_s": limits.cpu_s * SESSION_CPU_FACTOR},
-        "outputs": [check_file_name("outputs", name) for name in outputs],
-        "session": session,
-    }
-
-
-def to_result(answer: dict[str, Any]) -> Result:
-    """Return a supervisor's answer as a result."""
-    status = Status(answer["status"])
-    if status is Status.SANDBOX_ERROR:
-        return Result(status, message=answer["message"])
-    return Result(
-        status,
-        stdout=wire.unpack(answer["stdout"]).decode("utf-8", "replace"),
-        stderr=wire.unpack(answer["stderr"]).decode("utf-8", "replace"),
-        return_code=answer["return_code"],
-        duration_s=answer["duration_s"],
-        stdout_truncated=answer["stdout_truncated"],
-        stderr_truncated=answer["stderr_truncated"],
-        files={name: wire.unpack(data) for name, data in answer["files"].items()},
-        missing=answer["missing"],
-        state_lost=answer["state_lost"],
-    )
+            return self._world

@@ -13,10 +13,10 @@ from urllib.parse import SplitResult, urlsplit
 from sandbox_fusion.models import RunCodeRequest
 
 from trm_envs.sandbox import fusion_schema as schema
-from trm_envs.sandbox.connection import make_request
 from trm_envs.sandbox.fusion_http import Poster
 from trm_envs.sandbox.fusion_session import FusionSession
-from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable, as_bytes
+from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
+from trm_envs.sandbox.request import make_request
 
 Call = Callable[[Poster], Coroutine[Any, Any, Result]]
 _OPEN: "weakref.WeakSet[FusionSandbox]" = weakref.WeakSet()
@@ -135,11 +135,11 @@ class FusionSandbox:
         """Check the arguments, now, and return the call."""
         checked = make_request(code, language, stdin, files, limits, outputs, session=False)
         request = RunCodeRequest(
-            code=checked["code"],
+            code=checked.code,
             language=language,
-            stdin=as_bytes("stdin", stdin).decode("utf-8", "surrogateescape"),
-            files=checked["files"],
-            fetch_files=checked["outputs"],
+            stdin=checked.stdin.decode("utf-8", "surrogateescape"),
+            files=checked.packed_files(),
+            fetch_files=checked.outputs,
             run_timeout=limits.wall_s,
             compile_timeout=limits.wall_s,
         )
@@ -149,7 +149,7 @@ class FusionSandbox:
             body,
             limits.wall_s + self.margin_s,
             answer_bytes(limits, outputs),
-            lambda answer: schema.from_run_answer(answer, limits, checked["outputs"]),
+            lambda answer: schema.from_run_answer(answer, limits, checked.outputs),
         )
 
     def _submit(self, call: Call) -> "concurrent.futures.Future[Result]":

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sandbox_fusion.models import CommandRunStatus, RunJupyterRequest, RunJupyterResponse, RunStatus
 
 from trm_envs.sandbox import fusion_schema as schema
-from trm_envs.sandbox.connection import make_request
 from trm_envs.sandbox.interface import Limits, Result, Status
+from trm_envs.sandbox.request import make_request
 
 if TYPE_CHECKING:
     from trm_envs.sandbox.fusion import Call, FusionSandbox
@@ -105,7 +105,7 @@ class FusionSession:
         checked = make_request(code, language, stdin, files, limits, outputs, session=True)
 
         def call(poster: "Poster") -> Coroutine[Any, Any, Result]:
-            return self._in_turn(poster, checked["code"], checked["files"], limits, checked["outputs"])
+            return self._in_turn(poster, checked.code, checked.packed_files(), limits, checked.outputs)
 
         return call
 

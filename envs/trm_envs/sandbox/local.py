@@ -1,24 +1,26 @@
-"""The local sandbox: bubblewrap around a warm interpreter that forks once for each call.
+"""The local sandbox: bubblewrap around warm interpreters; a call costs a fork.
 
     host process --control socket--> zygote (in bubblewrap: unprivileged user, no network, no host files)
-                                       fork -> supervisor: PID 1 of a call's own namespaces, limits, watch
+                                       fork -> supervisor: PID 1 of namespaces, one call at a time: limits, watch
                                                  fork -> the program: no capabilities, rlimits, seccomp filter
 
-The connection of a call is its life line: when either side goes, the kernel ends every process of the call.
+The connection of a call is its life line: when either side goes, the kernel ends every process of the call. Code,
+streams and files go past the supervisor by descriptor; after a call that ended by itself it cleans its namespaces and
+serves another one, whose program inherits a memory that has seen nothing.
 """
 
 import asyncio
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from trm_envs.sandbox import bubblewrap
-from trm_envs.sandbox.connection import Call, Slots, Zygote, make_request
+from trm_envs.sandbox.connection import ENOUGH_IDLE, Call, Slots, Zygote
 from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
+from trm_envs.sandbox.request import Request, make_request
+from trm_envs.sandbox.world import World
 
 PRELOAD = ("bisect", "collections", "decimal", "fractions", "functools", "heapq", "itertools", "json", "math",
            "operator", "random", "re", "statistics", "string", "traceback", "typing")  # fmt: skip
@@ -70,7 +72,7 @@ class LocalSandbox:
     def isolation(self) -> dict[str, str]:
         """What holds a program, for reports."""
         return {
-            "namespaces": "user, pid, mount, ipc, uts, net: one set a call, inside bubblewrap's",
+            "namespaces": "user, pid, mount, ipc, uts, net: one call at a time, inside bubblewrap's",
             "user": "unprivileged, no capabilities, no_new_privs, seccomp filter",
             "memory": "RLIMIT_AS a process, resident memory of all watched every 50 ms; no cgroup",
             "processes": "RLIMIT_NPROC in the call's own user namespace",
@@ -90,7 +92,7 @@ class LocalSandbox:
     ) -> Result:
         """Run a program by itself; see `Runner.run`."""
         request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
-        with self._slots, contextlib.closing(Call(self._connect)) as call:
+        with self._slots, contextlib.closing(self._call()) as call:
             return call.ask(request)
 
     async def arun(
@@ -105,7 +107,7 @@ class LocalSandbox:
     ) -> Result:
         """Run a program by itself without blocking the event loop; see `Runner.arun`."""
         request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
-        call = Call(self._connect)
+        call = self._call()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask_in_slot, call, request)
         finally:
@@ -130,11 +132,14 @@ class LocalSandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask_in_slot(self, call: Call, request: dict[str, Any]) -> Result:
+    def _call(self) -> Call:
+        return Call(self._take, self._give_back)
+
+    def _ask_in_slot(self, call: Call, request: Request) -> Result:
         with self._slots:
             return call.ask(request)
 
-    def _connect(self) -> socket.socket:
+    def _take(self) -> World:
         """Take a waiting supervisor; a zygote that is gone, or belongs to a parent process, is replaced.
 
         Raises:
@@ -146,10 +151,11 @@ class LocalSandbox:
                 if self._closed:
                     raise ValueError("the sandbox is closed; make a new LocalSandbox")
                 if self._zygote is None or not self._zygote.is_ours():
-                    self._zygote = Zygote(*bubblewrap.start(*self._start_args))
+                    process, control = bubblewrap.start(*self._start_args)
+                    self._zygote = Zygote(process, control, max_idle=self.max_concurrent + ENOUGH_IDLE)
                 zygote = self._zygote
             try:
-                return zygote.take_supervisor()
+                return zygote.take_world()
             except ConnectionError:
                 with self._lock:
                     if self._zygote is zygote:
@@ -159,13 +165,22 @@ class LocalSandbox:
                     raise
         raise AssertionError
 
+    def _give_back(self, world: World) -> None:
+        """Keep a supervisor that is done with a call or a session for another one."""
+        with self._lock:
+            zygote = self._zygote
+        if zygote is None:
+            world.close()
+        else:
+            zygote.give_back(world)  # if it is not the one that made it: the connection has ended, and is dropped
+
 
 class LocalSession:
     """Calls that share variables, files and processes; see `Runner`. Python only, one call at a time."""
 
     def __init__(self, sandbox: LocalSandbox) -> None:
         self._sandbox = sandbox
-        self._call = Call(sandbox._connect)
+        self._call = sandbox._call()
         self._turn = threading.Lock()
 
     def run(

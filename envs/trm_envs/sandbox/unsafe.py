@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from trm_envs.sandbox.connection import Slots, make_request
+from trm_envs.sandbox.connection import Slots
 from trm_envs.sandbox.interface import Limits, Result
+from trm_envs.sandbox.request import Request, make_request
 from trm_envs.sandbox.unsafe_process import Work
 
 WARNING = (
@@ -134,5 +135,5 @@ class UnsafeSession:
 
     def _request(
         self, code: str, language: str, stdin: Any, files: Any, limits: Limits | None, outputs: Any
-    ) -> dict[str, Any]:
+    ) -> Request:
         return make_request(code, language, stdin, files, limits or self._sandbox.limits, outputs, session=True)

@@ -14,17 +14,17 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from trm_envs.sandbox.connection import Slots
 from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.interface import Result, Status
+from trm_envs.sandbox.outcome import Streams, judge
+from trm_envs.sandbox.request import Request
 
 TICK_S = 0.02
 """How long the end of a program that left its streams to a child may go unnoticed."""
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _LAUNCH = "import sys; sys.path.insert(0, {!r}); from guest import unsafe_child; sys.path.pop(0); {}"
-_STATUSES = {"timeout": Status.TIMEOUT, "output_limit": Status.OUTPUT_LIMIT, "done": Status.OK, "raised": Status.ERROR}
 
 
 class Work:
@@ -43,11 +43,11 @@ class Work:
         self._slots, self._threads, self._works = slots, threads, works
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._output: dict[int, bytearray] = {}
+        self._streams: Streams | None = None
         self._closed = False
         works.add(self)
 
-    def ask(self, request: dict[str, Any]) -> Result:
+    def ask(self, request: Request) -> Result:
         """Carry a request out.
 
         Raises:
@@ -60,9 +60,9 @@ class Work:
                 return self._ask(request)
             except OSError as error:
                 self._kill()
-                return Result(Status.SANDBOX_ERROR, state_lost=request["session"], message=f"{error}")
+                return Result(Status.SANDBOX_ERROR, state_lost=request.session, message=f"{error}")
 
-    async def ask_in_thread(self, request: dict[str, Any]) -> Result:
+    async def ask_in_thread(self, request: Request) -> Result:
         """Do the same without blocking the event loop; if it is cancelled, the process is killed."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, self.ask, request)
@@ -79,41 +79,48 @@ class Work:
         shutil.rmtree(self._top, ignore_errors=True)
         self._works.discard(self)
 
-    def _ask(self, request: dict[str, Any]) -> Result:
-        for name, data in request["files"].items():
+    def _ask(self, request: Request) -> Result:
+        for name, data in request.files.items():
             path = Path(self._folder, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(wire.unpack(data))
+            path.write_bytes(data)
         started = time.monotonic()
-        limits = request["limits"]
-        deadline = started + limits["wall_s"]
+        limits = request.limits
         if self._process is None:
-            self._start(request["stdin"])
-        self._signal(signal.SIGCONT)
-        self._channel.settimeout(limits["wall_s"])
-        with contextlib.suppress(OSError):  # it does not listen: it is judged by what else it does
-            wire.send(self._channel, {name: request[name] for name in ("code", "language", "session", "limits")})
-        verdict = self._watch(limits["output_bytes"], deadline, request["session"])
-        duration = time.monotonic() - started
-        process = self._process
+            self._start(request.stdin)
+        process, streams = self._process, self._streams
         assert process is not None
+        assert streams is not None
+        self._signal(signal.SIGCONT)
+        self._channel.settimeout(limits.wall_s)
+        numbers = {"cpu_s": request.cpu_s, "memory_bytes": limits.memory_bytes, "file_bytes": limits.file_bytes}
+        with contextlib.suppress(OSError):  # it does not listen: it is judged by what else it does
+            wire.send(self._channel, {**request.program(), **numbers})
+        verdict = self._watch(process, streams, limits.output_bytes, started + limits.wall_s, request.session)
+        duration = time.monotonic() - started
         goes_on = verdict in ("done", "raised")
         self._signal(signal.SIGSTOP) if goes_on else self._kill()
-        for fd in self._output:
-            while self._read(fd, limits["output_bytes"]):
-                pass
-        result = self._result(request, verdict, process.returncode, duration, not goes_on)
+        streams.read_all(limits.output_bytes)
+        texts = streams.take(limits.output_bytes)
+        status, return_code = judge(verdict, process.returncode, texts["stderr"])
+        files, missing = self._fetch(request)
         if not goes_on:
             self._hang_up()
-        for buffer in self._output.values():
-            buffer.clear()
-        return result
+        return Result(
+            status,
+            **texts,
+            return_code=return_code,
+            duration_s=duration,
+            files=files,
+            missing=missing,
+            state_lost=request.session and not goes_on,
+        )
 
-    def _start(self, stdin: str) -> None:
+    def _start(self, stdin: bytes) -> None:
         self._channel, theirs = socket.socketpair()
         call = f"unsafe_child.main({theirs.fileno()}, {self._folder!r})"
         with theirs, tempfile.TemporaryFile() as file:
-            file.write(wire.unpack(stdin))
+            file.write(stdin)
             file.seek(0)
             process = self._process = subprocess.Popen(
                 [sys.executable, "-I", "-B", "-c", _LAUNCH.format(_PACKAGE, call)],
@@ -127,77 +134,48 @@ class Work:
             )
         if self._closed:
             self._kill()
-        self._output = {stream.fileno(): bytearray() for stream in (process.stdout, process.stderr) if stream}
-        for fd in self._output:
-            os.set_blocking(fd, False)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._streams = Streams(process.stdout.fileno(), process.stderr.fileno())
 
-    def _watch(self, limit: int, deadline: float, is_session: bool) -> str:
+    def _watch(
+        self, process: "subprocess.Popen[bytes]", streams: Streams, limit: int, deadline: float, is_session: bool
+    ) -> str:
         """Wait for the end; return "exited", "done", "raised", "timeout" or "output_limit"."""
-        assert self._process is not None
         with selectors.DefaultSelector() as selector:
-            for fd in (*self._output, *([self._channel.fileno()] if is_session else [])):
+            for fd in (streams.out, streams.err, *([self._channel.fileno()] if is_session else [])):
                 selector.register(fd, selectors.EVENT_READ)
             while (left := deadline - time.monotonic()) > 0:
                 for key, _ in selector.select(min(left, TICK_S)):
-                    if key.fd not in self._output:
+                    if key.fd not in (streams.out, streams.err):
                         try:
                             return "raised" if wire.receive(self._channel, 1000)["raised"] else "done"
                         except (EOFError, OSError, ValueError, KeyError, TypeError):
                             selector.unregister(key.fd)
-                    elif not self._read(key.fd, limit):
-                        if len(self._output[key.fd]) > limit:
+                    elif not streams.read(key.fd, limit):
+                        if streams.is_over(limit):
                             return "output_limit"
                         selector.unregister(key.fd)
                 if not selector.get_map():
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        self._process.wait(max(0.0, min(deadline - time.monotonic(), TICK_S)))
-                if self._process.poll() is not None:
+                        process.wait(max(0.0, min(deadline - time.monotonic(), TICK_S)))
+                if process.poll() is not None:
                     return "exited"
         return "timeout"
 
-    def _read(self, fd: int, limit: int) -> bool:
-        """Take what was written; return False if there is nothing more, or too much."""
-        try:
-            data = os.read(fd, 1 << 16)
-        except BlockingIOError:
-            return False
-        self._output[fd] += data
-        return bool(data) and len(self._output[fd]) <= limit
-
-    def _result(
-        self, request: dict[str, Any], verdict: str, code: int | None, duration: float, is_lost: bool
-    ) -> Result:
-        limit = request["limits"]["output_bytes"]
-        out, err = (bytes(buffer) for buffer in self._output.values())
-        status = _STATUSES.get(verdict, Status.OK if code == 0 else Status.ERROR)
-        if verdict != "exited":
-            code = {"done": 0, "raised": 1}.get(verdict)
-        if code == -signal.SIGXCPU:
-            status = Status.TIMEOUT
-        if code == 1 and err.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError"):
-            status = Status.MEMORY
+    def _fetch(self, request: Request) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Return the files asked for that are there, and why others are not."""
         files: dict[str, bytes] = {}
         missing: dict[str, str] = {}
-        for name in request["outputs"]:
+        for name in request.outputs:
             path = Path(self._folder, name)
             if str(path.resolve()) != str(path) or not path.is_file():
                 missing[name] = "not a regular file" if path.is_symlink() or path.exists() else "No such file"
-            elif path.stat().st_size > request["limits"]["file_bytes"]:
-                missing[name] = f"{path.stat().st_size} bytes, at most {request['limits']['file_bytes']} are fetched"
+            elif path.stat().st_size > request.limits.file_bytes:
+                missing[name] = f"{path.stat().st_size} bytes, at most {request.limits.file_bytes} are fetched"
             else:
                 files[name] = path.read_bytes()
-        return Result(
-            status,
-            stdout=out[:limit].decode("utf-8", "replace"),
-            stderr=err[:limit].decode("utf-8", "replace"),
-            return_code=code,
-            duration_s=duration,
-            stdout_truncated=len(out) > limit,
-            stderr_truncated=len(err) > limit,
-            files=files,
-            missing=missing,
-            state_lost=request["session"] and is_lost,
-        )
+        return files, missing
 
     def _signal(self, number: int) -> None:
         process = self._process

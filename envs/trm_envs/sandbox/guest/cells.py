@@ -7,14 +7,12 @@ import gc
 import linecache
 import os
 import signal
-import socket
 import sys
 import threading
 import traceback
 import types
+from collections.abc import Callable
 from typing import Any
-
-from . import wire
 
 NAME = "main.py"
 
@@ -35,17 +33,21 @@ def make_main() -> None:
     sys.argv[:] = [NAME]
 
 
-def run(request: "dict[str, Any]", channel: socket.socket, folder: str) -> None:
-    """Run the request's code in `folder`, and in a session the cells that the channel brings. Never returns."""
+def run(request: "dict[str, Any]", folder: str, next_cell: "Callable[[bool], str | None]") -> None:
+    """Run the request's code in `folder`. Never returns.
+
+    Args:
+        request: "code", "language" and "session".
+        folder: where it runs.
+        next_cell: in a session, takes whether the cell ended by an exception, and returns the next; None if none comes.
+    """
     os.chdir(folder)
     if request["language"] == "bash":
-        channel.close()
         _run_bash(request["code"], os.path.join(os.path.dirname(folder), ".main.sh"))
     sys.path.insert(0, folder)  # not earlier: a supervisor must never import from there
     gc.enable()
     module = sys.modules["__main__"]
     if not request["session"]:
-        channel.close()
         _leave(_run_code(request["code"], module, NAME))
     code, number = request["code"], 1
     while True:
@@ -53,11 +55,9 @@ def run(request: "dict[str, Any]", channel: socket.socket, folder: str) -> None:
         if status is not None and status[0] == "exit":
             _leave(status)
         _flush()
-        wire.send(channel, {"raised": status is not None})
-        try:
-            code, number = wire.receive(channel)["code"], number + 1
-        except EOFError:
+        if (code := next_cell(status is not None)) is None:
             os._exit(0)
+        number += 1
 
 
 def _run_code(source: str, module: types.ModuleType, name: str) -> "tuple[str, Any] | None":

@@ -19,7 +19,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYSCALL = ctypes.PyDLL(None, use_errno=True).syscall
 _SYSCALL.restype = ctypes.c_long
 _SYSCALL.argtypes = [ctypes.c_long] * 6
-_PRCTL, _CAPSET, _MOUNT = _LIBC.prctl, _LIBC.capset, _LIBC.mount  # looked up once, in the zygote
+_PRCTL, _CAPSET, _MOUNT, _UMOUNT = (
+    _LIBC.prctl,
+    _LIBC.capset,
+    _LIBC.mount,
+    _LIBC.umount2,
+)  # looked up once, in the zygote
 _NEW_NAMESPACES = (
     0x10000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x04000000 | 0x40000000
 )  # user pid mnt ipc uts net
@@ -61,13 +66,32 @@ def map_own_user(uid: int, gid: int) -> None:
 def make_private_world() -> None:
     """As PID 1 of the call: mount its own /proc, /tmp and /dev/shm, raise the loopback, hide from the program."""
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "")
-    _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,nr_inodes=16,mode=0700")
-    os.mkdir(WORK)
-    os.mkdir("/tmp/.shm")
-    _mount("/tmp/.shm", "/dev/shm", None, _MS_BIND, "")
+    _mount_tmp()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
     checked(_PRCTL(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+
+
+def renew_world() -> None:
+    """As PID 1 between two calls, with every process of the first one gone: put away what it can have left.
+
+    That is its files, and process numbers, which start again. System V objects, message queues, kernel keys and every
+    setting of a namespace are out of a program's reach; a network that was used is not used again.
+
+    Raises:
+        OSError: if something stays; these namespaces must not serve another call then.
+    """
+    with open("/proc/net/dev") as file:
+        if any(int(count) for line in file.readlines()[2:] for count in line.partition(":")[2].split()):
+            raise OSError("packets were sent: connections may linger")
+    with open("/proc/net/unix") as file:
+        if len(file.readlines()) > 1:
+            raise OSError("local sockets are left: the kernel collects late those that were sent over each other")
+    for target in ("/dev/shm", "/tmp"):
+        checked(_UMOUNT(target.encode(), 0), f"umount {target}")
+    _mount_tmp()
+    with contextlib.suppress(FileNotFoundError), open("/proc/sys/kernel/ns_last_pid", "w") as file:
+        file.write("1")
 
 
 def limit_disk(disk_bytes: int, num_files: int) -> None:
@@ -90,17 +114,16 @@ def limit_process(pid: int, limits: dict[str, Any], cpu_s: float) -> None:
 
 def limit_all_processes() -> None:
     """In the zygote: set the rlimits that are the same for all calls."""
-    for kind, limit in (
-        (resource.RLIMIT_NOFILE, 256),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-    ):
-        resource.setrlimit(kind, (limit, limit))
+    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
+        resource.setrlimit(kind, (0, 0))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # more than programs have: what they keep in flight between sockets counts against everybody's
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def confine() -> None:
-    """As the program's process: give up every capability, and install the system-call filter."""
+    """As the program's process: give up every capability and most descriptors, and install the system-call filter."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
     for capability in range(64):
         if _PRCTL(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break
@@ -121,6 +144,13 @@ def close_other_fds(keep: int) -> None:
         if int(name) > 2 and int(name) != keep:
             with contextlib.suppress(OSError):
                 os.close(int(name))
+
+
+def _mount_tmp() -> None:
+    _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,nr_inodes=16,mode=0700")
+    os.mkdir(WORK)
+    os.mkdir("/tmp/.shm")
+    _mount("/tmp/.shm", "/dev/shm", None, _MS_BIND, "")
 
 
 def _mount(source: str, target: str, kind: "str | None", flags: int, data: str) -> None:

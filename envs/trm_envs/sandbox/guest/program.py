@@ -1,12 +1,12 @@
 """The program's own process: confined first, then running code in the interpreter that the fork has brought along."""
 
+import json
 import os
 import signal
 import socket
+from typing import Any
 
 from . import cells, isolation, wire
-
-READY = b"r"
 
 
 def prepare() -> None:
@@ -20,12 +20,35 @@ def prepare() -> None:
 
 
 def run(channel: socket.socket) -> None:
-    """Confine this process, wait for code over the channel and run it. Never returns."""
+    """Confine this process, wait for code and streams over the channel and run it. Never returns."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # PID 1 has none: no signal of a program reaches it
     try:
         isolation.confine()
     except OSError as error:
         channel.send(str(error).encode())
         os._exit(70)
-    channel.send(READY)
-    cells.run(wire.receive(channel), channel, isolation.WORK)
+    channel.send(wire.READY)
+    request, streams = _receive(channel)
+    for fd, target in zip(streams, (1, 2, 0), strict=True):
+        os.dup2(fd, target)
+        os.close(fd)
+    if not request["session"]:
+        channel.close()
+
+    def next_cell(raised: bool) -> "str | None":
+        channel.send(wire.RAISED if raised else wire.DONE)
+        try:
+            code: str = _receive(channel)[0]["code"]
+        except EOFError:
+            return None
+        return code
+
+    cells.run(request, isolation.WORK, next_cell)
+
+
+def _receive(channel: socket.socket) -> "tuple[dict[str, Any], list[int]]":
+    """Receive a request and the descriptors that came with it."""
+    _, fds = wire.receive_packet(channel)
+    with open(fds[0], "rb") as file:
+        request: dict[str, Any] = json.loads(file.read())
+    return request, fds[1:]

@@ -1,10 +1,12 @@
-"""PID 1 of one call or session: it starts the program, holds it to its limits, and tells the host what happened.
+"""PID 1 of namespaces that serve one call or session at a time: it starts the program and holds it to its limits.
 
-The verdict comes from the kernel (`wait4`), never from what the program prints.
+It sees numbers: limits, exit statuses, times. Code, input, output and files go past it, by descriptor, so that its
+memory, which every program inherits, holds nothing of an earlier call. The verdict comes from the kernel (`wait4`),
+never from what the program prints.
 """
 
 import contextlib
-import fcntl
+import json
 import os
 import select
 import signal
@@ -12,94 +14,52 @@ import socket
 import time
 from typing import Any
 
-from . import isolation, program, wire, work_files
+from . import clerk, isolation, memory, program, wire
 
 WATCH_S = 0.05
 """How often the memory of all the call's processes is added up."""
-_CHUNK = 1 << 16
-_NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every build of Python names them
-
-
-class Ends:
-    """The descriptors between a supervisor and its program, both sides of each."""
-
-    def __init__(self) -> None:
-        self.stdin = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        self.channel, self.child_channel = socket.socketpair()
-        (self.out, self.child_out), (self.err, self.child_err) = os.pipe(), os.pipe()
-
-    def close_childs(self) -> None:
-        """Close the program's side."""
-        self.child_channel.close()
-        os.close(self.child_out)
-        os.close(self.child_err)
-
-    def close(self) -> None:
-        """Close both sides."""
-        self.close_childs()
-        self.channel.close()
-        for fd in (self.stdin, self.out, self.err):
-            os.close(fd)
+MAX_CALLS = 100
+"""How many calls one PID 1 serves."""
 
 
 class Program:
-    """One program: its process, forked and confined ahead of its code, its pipes, and the channel to it."""
+    """One program: its process, forked and confined ahead of its code, and the channel to it."""
 
-    def __init__(self, ends: Ends) -> None:
+    def __init__(self) -> None:
+        self.channel, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 os.setsid()
-                for fd, target in ((ends.stdin, 0), (ends.child_out, 1), (ends.child_err, 2)):
-                    os.dup2(fd, target)
-                isolation.close_other_fds(ends.child_channel.fileno())
-                program.run(ends.child_channel)
+                isolation.close_other_fds(theirs.fileno())
+                program.run(theirs)
             finally:
                 os._exit(70)
-        ends.close_childs()
-        self.stdin, self.channel, self.out, self.err = ends.stdin, ends.channel, ends.out, ends.err
-        self.output: dict[int, bytearray] = {self.out: bytearray(), self.err: bytearray()}
+        theirs.close()
         self.exit_status: int | None = None
         self.cpu_s = 0.0
         self.pid_fd = os.pidfd_open(self.pid)
-        for fd in self.output:
-            os.set_blocking(fd, False)
 
-    def begin(self, request: "dict[str, Any]") -> None:
-        """Set the limits of the request and hand over its code.
+    def begin(self, order: "dict[str, Any]", fds: "list[int]") -> None:
+        """Set the limits of the order and hand over the code and the streams.
 
         Raises:
             OSError: if the process could not be confined or limited.
         """
-        if (said := self.channel.recv(1000)) != program.READY:
+        if (said := self.channel.recv(1000)) != wire.READY:
             raise OSError(f"the program's process: {said.decode() or 'ended before its code'}")
-        limits = request["limits"]
-        isolation.limit_process(self.pid, limits, limits["session_cpu_s" if request["session"] else "cpu_s"])
-        with open(self.stdin, "wb") as file:
-            file.write(wire.unpack(request["stdin"]))
-            file.flush()
-            os.lseek(self.stdin, 0, os.SEEK_SET)
-            fcntl.fcntl(self.stdin, fcntl.F_ADD_SEALS, _NEVER_WRITTEN)  # else it is memory that no limit counts
-        wire.send(self.channel, {name: request[name] for name in ("code", "language", "session")})
-        self.channel.settimeout(1.0)  # the other side is the program's: it may send half a message, or take none
+        isolation.limit_process(self.pid, order["limits"], order["cpu_s"])
+        self.channel.settimeout(1.0)  # from here the other side is the program's, and may take nothing
+        socket.send_fds(self.channel, [wire.GO], fds)
 
-    def go_on(self, code: str) -> None:
+    def go_on(self, fds: "list[int]") -> None:
         """Wake a paused session and hand it the next cell; one that does not take it is killed."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGCONT)
         try:
-            wire.send(self.channel, {"code": code})
+            socket.send_fds(self.channel, [wire.GO], fds)
         except OSError:
             os.kill(self.pid, signal.SIGKILL)
-
-    def read(self, fd: int, limit: int) -> bool:
-        """Take what the program has written to `fd`; return False once that is over `limit` or the pipe is closed."""
-        try:
-            data = os.read(fd, _CHUNK)
-        except BlockingIOError:
-            return True
-        self.output[fd] += data
-        return bool(data) and len(self.output[fd]) <= limit
 
     def reap(self) -> None:
         """Collect ended processes, orphans included; note how the program itself ended."""
@@ -111,8 +71,8 @@ class Program:
                 if pid == self.pid:
                     self.exit_status, self.cpu_s = status, usage.ru_utime + usage.ru_stime
 
-    def end(self, limit: int) -> None:
-        """Kill everything in the PID namespace and read what is left in the pipes."""
+    def end(self) -> None:
+        """Kill everything in the PID namespace."""
         while True:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)
@@ -121,104 +81,92 @@ class Program:
                 os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:
                 break
-        for fd in self.output:
-            while self.read(fd, limit):
-                pass
-            os.close(fd)
         os.close(self.pid_fd)
         self.channel.close()
 
 
-def serve(connection: socket.socket, first: Program) -> None:
-    """Answer the host's requests, one of a call or many of a session, until it hangs up; never returns."""
+def serve(connection: socket.socket, running: Program) -> None:
+    """Carry out the host's orders, of calls or of one session, until it hangs up or this PID 1 is used up.
+
+    After a call that ended by itself the namespaces are cleaned, a program for the next one is forked, and the host is
+    told by `wire.READY`. Never returns; at its end the kernel ends every process and removes the namespaces.
+    """
     try:
-        request = wire.receive(connection)
-        limits = request["limits"]
-        isolation.limit_disk(limits["disk_bytes"], limits["num_files"])
-        running, is_new = first, True
-        while True:
-            answer, goes_on = _answer(connection, request, running, is_new)
-            wire.send(connection, answer)
-            if not request["session"]:
+        for number in range(MAX_CALLS):
+            if number > 0:
+                isolation.renew_world()
+                running = Program()
+                connection.send(wire.READY)
+            if not _serve_one(connection, running):
                 break
-            if not goes_on:
-                running = Program(Ends())
-            is_new = not goes_on
-            request = wire.receive(connection)
+    except (EOFError, OSError):  # the host hung up, or something stays of the last call: a later one gets another PID 1
+        pass
+    finally:
+        os._exit(0)
+
+
+def _serve_one(connection: socket.socket, running: Program) -> bool:
+    """Serve one call, or one session to its end; return True if nothing speaks against another call."""
+    is_first = is_new = is_sound = True
+    try:
+        while True:
+            data, fds = wire.receive_packet(connection)
+            if data == wire.STOP:  # it crossed the verdict
+                continue
+            order = json.loads(data)
+            if order["do"] == "end":
+                running.end()
+                return is_sound
+            if is_first:
+                isolation.limit_disk(order["limits"]["disk_bytes"], order["limits"]["num_files"])
+                is_first = False
+            if order["do"] == "files":
+                clerk.start(fds[0])
+            else:
+                verdict = _run(connection, running, order, fds, is_new)
+                is_new = verdict["verdict"] not in ("done", "raised")
+                is_sound = is_sound and verdict["verdict"] in ("exited", "done", "raised")
+                wire.send_packet(connection, verdict)
+                if is_new and order["is_session"]:
+                    running = Program()
+            if order["is_last"]:
+                return is_sound
     except (EOFError, OSError, ValueError) as error:
         with contextlib.suppress(OSError):
-            wire.send(connection, {"status": "sandbox_error", "message": f"{type(error).__name__}: {error}"})
-    finally:
-        os._exit(0)  # PID 1: everything the program started dies with it
+            wire.send_packet(connection, {"verdict": "sandbox_error", "message": f"{type(error).__name__}: {error}"})
+        return False
 
 
-def _answer(
-    connection: socket.socket, request: "dict[str, Any]", running: Program, is_new: bool
-) -> "tuple[dict[str, Any], bool]":
-    limits = request["limits"]
-    for name, data in request["files"].items():
-        work_files.write(name, wire.unpack(data))
+def _run(
+    connection: socket.socket, running: Program, order: "dict[str, Any]", fds: "list[int]", is_new: bool
+) -> "dict[str, Any]":
     started = time.monotonic()
     if is_new:
-        running.begin(request)
+        running.begin(order, fds)
     else:
-        running.go_on(request["code"])
-    verdict = _watch(connection, running, request, started + limits["wall_s"])
+        running.go_on(fds)
+    for fd in fds:
+        os.close(fd)
+    verdict = _watch(connection, running, order, started + order["limits"]["wall_s"])
     duration = time.monotonic() - started
-    limit = limits["output_bytes"]
-    goes_on = request["session"] and verdict in ("done", "raised")
-    if goes_on:
+    if verdict in ("done", "raised"):
         os.kill(-1, signal.SIGSTOP)  # nothing is used between the cells
     else:
-        running.end(limit)
-    out, err = (bytes(running.output[fd]) for fd in (running.out, running.err))
-    answer: dict[str, Any] = {
-        "status": verdict,
-        "return_code": None,
-        "duration_s": duration,
-        "stdout": wire.pack(out[:limit]),
-        "stderr": wire.pack(err[:limit]),
-        "stdout_truncated": len(out) > limit,
-        "stderr_truncated": len(err) > limit,
-        "state_lost": request["session"] and not goes_on,
-    }
-    if verdict == "exited":
-        _judge(answer, running, limits)
-    elif verdict == "done":
-        answer.update(status="ok", return_code=0)
-    elif verdict == "raised":
-        answer.update(status="error", return_code=1)
-    if answer["return_code"] == 1 and err.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError"):
-        answer["status"] = "memory"
-    answer["files"] = {}
-    answer["missing"] = {}
-    for name in request["outputs"]:
-        try:
-            answer["files"][name] = wire.pack(work_files.read(name, limits["file_bytes"]))
-        except OSError as error:
-            answer["missing"][name] = error.strerror or str(error)
-    for buffer in running.output.values():
-        buffer.clear()
-    return answer, goes_on
-
-
-def _judge(answer: "dict[str, Any]", running: Program, limits: "dict[str, Any]") -> None:
+        running.end()
     status = running.exit_status or 0
-    code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    answer.update(status="ok" if code == 0 else "error", return_code=code)
-    if code == -signal.SIGXCPU or (code == -signal.SIGKILL and running.cpu_s >= limits["cpu_s"]):
-        answer["status"] = "timeout"
+    return_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return {"verdict": verdict, "return_code": return_code, "cpu_s": running.cpu_s, "duration_s": duration}
 
 
-def _watch(connection: socket.socket, running: Program, request: "dict[str, Any]", deadline: float) -> str:
+def _watch(connection: socket.socket, running: Program, order: "dict[str, Any]", deadline: float) -> str:
     """Wait for the end; return "exited", "done", "raised", "timeout", "memory" or "output_limit".
 
     Raises:
         EOFError: if the host hangs up.
     """
-    limits = request["limits"]
+    memory_bytes = order["limits"]["memory_bytes"]
     poll = select.poll()
-    for fd in (connection.fileno(), running.channel.fileno(), running.out, running.err, running.pid_fd):
+    for fd in (connection.fileno(), running.pid_fd, *((running.channel.fileno(),) if order["is_session"] else ())):
         poll.register(fd, select.POLLIN)
     next_look = time.monotonic() + WATCH_S
     while True:
@@ -226,53 +174,20 @@ def _watch(connection: socket.socket, running: Program, request: "dict[str, Any]
         if now >= deadline:
             return "timeout"
         events = dict(poll.poll(max(0.0, min(next_look, deadline) - now) * 1000))
-        for fd in running.output:
-            if fd in events and not running.read(fd, limits["output_bytes"]):
-                if len(running.output[fd]) > limits["output_bytes"]:
-                    return "output_limit"
-                poll.unregister(fd)
         if running.pid_fd in events:
             return "exited"
         if running.channel.fileno() in events:
-            try:
-                raised = wire.receive(running.channel, 1000)["raised"]
-            except (EOFError, OSError, ValueError, KeyError, TypeError):
-                poll.unregister(running.channel.fileno())
-                continue
-            return _drain(running, limits["output_bytes"]) or ("raised" if raised else "done")
+            with contextlib.suppress(OSError):
+                if (said := running.channel.recv(1)) in (wire.DONE, wire.RAISED):  # no more: it is the program's
+                    return "done" if said == wire.DONE else "raised"
+            poll.unregister(running.channel.fileno())
         if connection.fileno() in events:
-            raise EOFError("the host hung up")
+            wire.receive_packet(connection)
+            return "output_limit"
         if time.monotonic() >= next_look:
             running.reap()
             if running.exit_status is not None:
                 return "exited"
-            if _memory_of_all(limits["memory_bytes"]) > limits["memory_bytes"]:
+            if memory.of_all(memory_bytes) > memory_bytes:
                 return "memory"
             next_look = time.monotonic() + WATCH_S
-
-
-def _drain(running: Program, limit: int) -> "str | None":
-    """Read what a cell of a session has written before it said that it is done."""
-    for fd in running.output:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        while poll.poll(0):
-            if not running.read(fd, limit):
-                return "output_limit" if len(running.output[fd]) > limit else None
-    return None
-
-
-def _memory_of_all(limit: int) -> int:
-    """Bytes of memory of all processes of the call: resident sizes, and if their sum is over `limit`, exact shares."""
-    pids = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
-    resident = 0
-    for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
-            resident += int(file.read().split()[1]) * 4096
-    if resident <= limit:
-        return resident
-    shares = 0
-    for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
-            shares += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
-    return shares

@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import socket
+from typing import Any
 
 from . import cells, wire
 
@@ -11,14 +12,23 @@ def main(channel_fd: int, folder: str) -> None:
     """Take code over the channel and run it in `folder`. Never returns."""
     channel = socket.socket(fileno=channel_fd)
     request = wire.receive(channel)
-    limits = request["limits"]
-    cpu = int(-(-limits["session_cpu_s" if request["session"] else "cpu_s"] // 1))
+    cpu = int(-(-request["cpu_s"] // 1))
     _limit(resource.RLIMIT_CPU, cpu, cpu + 1)
-    _limit(resource.RLIMIT_AS, limits["memory_bytes"], limits["memory_bytes"])
-    _limit(resource.RLIMIT_FSIZE, limits["file_bytes"], limits["file_bytes"])
+    _limit(resource.RLIMIT_AS, request["memory_bytes"], request["memory_bytes"])
+    _limit(resource.RLIMIT_FSIZE, request["file_bytes"], request["file_bytes"])
     _limit(resource.RLIMIT_CORE, 0, 0)
+    if not request["session"]:
+        channel.close()
     cells.make_main()
-    cells.run(request, channel, folder)
+
+    def next_cell(raised: bool) -> "Any":
+        wire.send(channel, {"raised": raised})
+        try:
+            return wire.receive(channel)["code"]
+        except EOFError:
+            return None
+
+    cells.run(request, folder, next_cell)
 
 
 def _limit(kind: int, soft: int, hard: int) -> None:

@@ -1,4 +1,4 @@
-"""The warm interpreter inside bubblewrap: it forks once for each call and does nothing else."""
+"""The warm interpreter inside bubblewrap: it forks supervisors and does nothing else."""
 
 import contextlib
 import gc
@@ -52,17 +52,15 @@ def serve(control_fd: int, preload: "list[str]") -> None:
 
 def _send_supervisor(control: socket.socket, uid: int, gid: int) -> None:
     """Fork a supervisor that makes its world ahead of time, and send its connection to the host."""
-    here, there = socket.socketpair()
-    ends = supervisor.Ends()  # made here, for a child writes less memory that way
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         if _fork_patiently() == 0:
             control.close()
             there.close()
-            _supervise(here, ends, uid, gid)
+            _supervise(here, uid, gid)
         socket.send_fds(control, [CALL], [there.fileno()])
     except OSError as error:
         control.send(f"zygote: {error}".encode())
-    ends.close()
     here.close()
     there.close()
 
@@ -78,17 +76,17 @@ def _fork_patiently() -> int:
             time.sleep(0.05)
 
 
-def _supervise(connection: socket.socket, ends: supervisor.Ends, uid: int, gid: int) -> None:
+def _supervise(connection: socket.socket, uid: int, gid: int) -> None:
     try:
         try:
             for number in (signal.SIGCHLD, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
-            running = supervisor.Program(ends)  # first: what is written before a fork is copied twice
+            running = supervisor.Program()  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
             isolation.make_private_world()
         except OSError as error:
-            wire.send(connection, {"status": "sandbox_error", "message": f"the call's world: {error}"})
-            wire.receive(connection)  # stay until it is read
+            wire.send_packet(connection, {"verdict": "sandbox_error", "message": f"the call's world: {error}"})
+            connection.recv(1)  # stay until it is read
         else:
             supervisor.serve(connection, running)
     finally:

@@ -1,12 +1,45 @@
-"""Files of the working folder by relative name; no link is followed on the way."""
+"""A process beside a program that does not run: it writes and reads files of the working folder for the host.
+
+So that its PID 1 sees none of them: what a process has seen, it hands on to whatever it forks.
+"""
 
 import os
+import socket
 import stat
 
-from .isolation import WORK
+from . import isolation, wire
 
 
-def write(name: str, data: bytes) -> None:
+def start(channel_fd: int) -> None:
+    """As PID 1: have a child do what the host asks over the descriptor, and wait for its end."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            isolation.close_other_fds(channel_fd)
+            _serve(socket.socket(fileno=channel_fd))
+        finally:
+            os._exit(0)
+    os.close(channel_fd)
+    os.waitpid(pid, 0)
+
+
+def _serve(channel: socket.socket) -> None:
+    order, files, missing = wire.receive(channel), {}, {}
+    try:
+        for name, data in order["write"].items():
+            _write(name, wire.unpack(data))
+    except OSError as error:
+        wire.send(channel, {"error": f"files[{name!r}]: {error.strerror or error}"})
+        return
+    for name in order["read"]:
+        try:
+            files[name] = wire.pack(_read(name, order["max_bytes"]))
+        except OSError as error:
+            missing[name] = error.strerror or str(error)
+    wire.send(channel, {"files": files, "missing": missing})
+
+
+def _write(name: str, data: bytes) -> None:
     """Write `data` to `name`, making the folders on the way."""
     folder = _open_folder(name, make=True)
     try:
@@ -18,7 +51,7 @@ def write(name: str, data: bytes) -> None:
         os.close(folder)
 
 
-def read(name: str, max_bytes: int) -> bytes:
+def _read(name: str, max_bytes: int) -> bytes:
     """Return the bytes of the regular file `name`.
 
     Raises:
@@ -39,7 +72,8 @@ def read(name: str, max_bytes: int) -> bytes:
 
 
 def _open_folder(name: str, make: bool) -> int:
-    folder = os.open(WORK, os.O_PATH | os.O_DIRECTORY)
+    """Open the folder of `name`; no link is followed on the way."""
+    folder = os.open(isolation.WORK, os.O_PATH | os.O_DIRECTORY)
     for part in name.split("/")[:-1]:
         if make and not _is_there(part, folder):
             os.mkdir(part, 0o755, dir_fd=folder)

@@ -1,0 +1,75 @@
+"""What one run asks for, checked."""
+
+import dataclasses
+from typing import Any
+
+from trm_envs.sandbox.guest import wire
+from trm_envs.sandbox.interface import Limits, as_bytes, check_file_name, check_language
+
+SESSION_CPU_FACTOR = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The arguments of a run; see `Runner.run`."""
+
+    code: str
+    """The program, or the cell of a session; bytes that are no UTF-8 are surrogates."""
+    language: str
+    """One of `LANGUAGES`."""
+    stdin: bytes
+    """What the program reads."""
+    files: dict[str, bytes]
+    """Files to write first, by relative name."""
+    limits: Limits
+    """What it may use."""
+    outputs: list[str]
+    """Names of files to fetch afterwards."""
+    session: bool
+    """True if it shares its state with others."""
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time of a process."""
+        return self.limits.cpu_s * (SESSION_CPU_FACTOR if self.session else 1)
+
+    def packed_files(self) -> dict[str, str]:
+        """The files, as a message holds them."""
+        return {name: wire.pack(data) for name, data in self.files.items()}
+
+    def program(self) -> dict[str, Any]:
+        """What the program's own process has to know."""
+        return {"code": self.code, "language": self.language, "session": self.session}
+
+
+def make_request(
+    code: str, language: str, stdin: Any, files: Any, limits: Limits, outputs: Any, session: bool
+) -> Request:
+    """Check the arguments of a run.
+
+    Raises:
+        ValueError: if one is not allowed.
+    """
+    check_language(language)
+    if session and (language != "python" or stdin):
+        field, value = ("stdin", stdin) if language == "python" else ("language", language)
+        raise ValueError(
+            f"{field} = {value!r}: a session takes Python cells without stdin; use the sandbox's own run()"
+        )
+    if not isinstance(limits, Limits):
+        raise ValueError(f"limits is {type(limits).__name__}: expected Limits; pass e.g. Limits(wall_s=5)")
+    if isinstance(outputs, str):
+        raise ValueError(f"outputs = {outputs!r}: expected a list of file names; pass [{outputs!r}]")
+    contents = {check_file_name("files", name): as_bytes(f"files[{name!r}]", files[name]) for name in files or {}}
+    size = sum(map(len, contents.values()))
+    if size > limits.disk_bytes:
+        raise ValueError(f"files hold {size} bytes: at most limits.disk_bytes = {limits.disk_bytes}; raise it")
+    return Request(
+        code=as_bytes("code", code).decode("utf-8", "surrogateescape"),
+        language=language,
+        stdin=as_bytes("stdin", stdin),
+        files=contents,
+        limits=limits,
+        outputs=[check_file_name("outputs", name) for name in outputs],
+        session=session,
+    )

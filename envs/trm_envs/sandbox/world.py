@@ -1,0 +1,185 @@
+"""A supervisor with its namespaces, as the host sees it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import socket
+import time
+from typing import Any
+
+from trm_envs.sandbox.guest import wire
+from trm_envs.sandbox.interface import Result
+from trm_envs.sandbox.outcome import Streams, judge
+from trm_envs.sandbox.request import Request
+
+GRACE_S = 5.0
+"""Seconds over the wall-clock limit in which a supervisor must have answered."""
+_NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every build of Python names them
+
+
+class World:
+    """The connection to one supervisor.
+
+    Orders and verdicts go over it; code, input, output and files go past the supervisor, which must not see them.
+
+    Args:
+        connection: a SOCK_SEQPACKET socket.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._streams: Streams | None = None  # of a session's program, between its cells
+
+    def is_ready(self, patience_s: float) -> bool:
+        """Return True once the supervisor that has served a call takes another one.
+
+        Raises:
+            BlockingIOError: if it has not said within `patience_s`.
+        """
+        self._connection.settimeout(patience_s)
+        try:
+            return self._connection.recv(1) == wire.READY
+        except TimeoutError as error:
+            raise BlockingIOError from error
+
+    def ask(self, request: Request) -> Result:
+        """Have a request carried out.
+
+        Raises:
+            OSError: if the sandbox failed.
+            EOFError: if the supervisor is gone, or somebody hung up.
+        """
+        self._connection.settimeout(request.limits.wall_s + GRACE_S)
+        fetched: dict[str, Any] = {"files": {}, "missing": {}}
+        if request.files:
+            self._clerk(request, is_last=False, write=request.packed_files())
+        has_outputs = bool(request.outputs)
+        self._start(request, is_last=not (request.session or has_outputs))
+        verdict = self._watch(request)
+        if has_outputs:
+            fetched = self._clerk(request, is_last=not request.session, read=request.outputs)
+        return self._result(request, verdict, fetched)
+
+    def end_session(self) -> bool:
+        """Have the supervisor end a session and serve others; return False if it does not listen."""
+        try:
+            wire.send_packet(self._connection, {"do": "end"})
+        except OSError:
+            return False
+        self._close_streams()
+        return True
+
+    def hang_up(self) -> None:
+        """End it under a thread that waits for it; that thread is woken and closes it.
+
+        Closed here, its number could go to another socket before that thread looks, which would wait on that one then.
+        """
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up; the kernel ends every process."""
+        self._connection.close()
+        self._close_streams()
+
+    def _start(self, request: Request, is_last: bool) -> None:
+        fds = [in_memory(json.dumps(request.program()).encode())]
+        try:
+            if self._streams is None:
+                out, theirs_out = os.pipe()
+                err, theirs_err = os.pipe()
+                self._streams = Streams(out, err)
+                fds += [theirs_out, theirs_err, in_memory(request.stdin)]
+            self._order("run", request, is_last, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _order(self, what: str, request: Request, is_last: bool, fds: list[int]) -> None:
+        order = {
+            "do": what,
+            "limits": vars(request.limits),
+            "cpu_s": request.cpu_s,
+            "is_session": request.session,
+            "is_last": is_last,
+        }
+        wire.send_packet(self._connection, order, fds)
+
+    def _watch(self, request: Request) -> dict[str, Any]:
+        """Take what the program writes, until the supervisor's verdict; return that."""
+        streams, limit = self._streams, request.limits.output_bytes
+        assert streams is not None
+        deadline = time.monotonic() + request.limits.wall_s + GRACE_S
+        connection = self._connection.fileno()
+        poll = select.poll()
+        for fd in (connection, streams.out, streams.err):
+            poll.register(fd, select.POLLIN)
+        while True:
+            events = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if not events:
+                raise TimeoutError(f"no verdict {GRACE_S:.0f} s after the deadline")
+            if connection in events:
+                verdict: dict[str, Any] = json.loads(wire.receive_packet(self._connection)[0])
+                break
+            for fd in events:
+                if not streams.read(fd, limit):
+                    poll.unregister(fd)
+                    if streams.is_over(limit):
+                        self._connection.send(wire.STOP)
+        if verdict["verdict"] == "sandbox_error":
+            raise OSError(verdict["message"])
+        streams.read_all(limit)
+        if verdict["verdict"] == "exited" and streams.is_over(limit):
+            verdict["verdict"] = "output_limit"
+        return verdict
+
+    def _clerk(
+        self, request: Request, is_last: bool, write: dict[str, str] | None = None, read: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Write files to the working folder, or read some."""
+        here, there = socket.socketpair()
+        with here:
+            with there:
+                self._order("files", request, is_last, [there.fileno()])
+            here.settimeout(GRACE_S)
+            max_bytes = request.limits.file_bytes
+            wire.send(here, {"write": write or {}, "read": read or [], "max_bytes": max_bytes})
+            answer = wire.receive(here, len(read or []) * 2 * max_bytes + (1 << 20))
+        if "error" in answer:
+            raise OSError(answer["error"])
+        return answer
+
+    def _result(self, request: Request, verdict: dict[str, Any], fetched: dict[str, Any]) -> Result:
+        assert self._streams is not None
+        texts = self._streams.take(request.limits.output_bytes)
+        goes_on = verdict["verdict"] in ("done", "raised")
+        if not goes_on:
+            self._close_streams()
+        is_cpu_spent = verdict["cpu_s"] >= request.limits.cpu_s
+        status, return_code = judge(verdict["verdict"], verdict["return_code"], texts["stderr"], is_cpu_spent)
+        return Result(
+            status,
+            **texts,
+            return_code=return_code,
+            duration_s=verdict["duration_s"],
+            files={name: wire.unpack(data) for name, data in fetched["files"].items()},
+            missing=fetched["missing"],
+            state_lost=request.session and not goes_on,
+        )
+
+    def _close_streams(self) -> None:
+        if self._streams is not None:
+            self._streams.close()
+            self._streams = None
+
+
+def in_memory(data: bytes) -> int:
+    """Return the descriptor of a file in memory that holds `data` and can never be written again."""
+    fd = os.memfd_create("data", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _NEVER_WRITTEN)  # else it is memory that no limit counts
+    return fd
