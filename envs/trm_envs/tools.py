@@ -98,6 +98,7 @@ def tool(method: FunctionT) -> FunctionT:
     return method
 
 
+@functools.cache
 def tools_of(kind: type) -> tuple[Tool, ...]:
     """Return the tools of a kind of environment: those it names in `tools`, then its methods marked with `@tool`.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from trm_envs.sandbox.interface import Result, Status
 from trm_envs.sandbox.request import Request
-from trm_envs.sandbox.world import GRACE_S, World
+from trm_envs.sandbox.world import GRACE_S, Refused, World
 
 ENOUGH_IDLE = 2
 """With so many supervisors that clean up after a call, the next one waits for the first of them."""
@@ -22,14 +22,14 @@ class Zygote:
     Args:
         process: bubblewrap's process.
         control: the socket over which supervisors are asked for.
-        max_idle: how many supervisors that have served a call are kept for another one.
+        num_warm: how many used supervisors take turns; those beyond them end by themselves after a while.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, max_idle: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, num_warm: int) -> None:
         self.control = control
         self._process = process
         self._owner = os.getpid()
-        self._max_idle = max_idle
+        self._num_warm = num_warm
         self._idle: deque[World] = deque()
         self._lock = threading.Lock()
 
@@ -58,19 +58,20 @@ class Zygote:
     def give_back(self, world: World) -> None:
         """Keep a supervisor that has answered; it says itself whether it serves another call."""
         with self._lock:
-            if len(self._idle) < self._max_idle:
-                self._idle.append(world)
-                return
-        world.close()
+            self._idle.append(world)
 
     def _take_used(self) -> World | None:
         """Return a supervisor that is ready for another call; None if a new one is quicker."""
         while True:
             with self._lock:
+                while self._idle and self._idle[0].has_ended():
+                    self._idle.popleft().close()
                 if not self._idle:
                     return None
                 is_worth_waiting = len(self._idle) >= ENOUGH_IDLE  # else ever more would be made while these clean up
-                world = self._idle.popleft()
+                index = max(0, len(self._idle) - 1 - self._num_warm)
+                world = self._idle[index]
+                del self._idle[index]
             try:
                 if world.is_ready(GRACE_S if is_worth_waiting else 0):
                     return world
@@ -78,9 +79,7 @@ class Zygote:
                 with self._lock:
                     self._idle.append(world)
                 return None
-            except OSError:
-                pass
-            world.close()  # it has ended
+            world.close()
 
     def close(self) -> None:
         """End it and, by its PID namespace, everything in it."""
@@ -156,6 +155,11 @@ class Call:
         Raises:
             ValueError: if the call is closed.
         """
+        while True:
+            with contextlib.suppress(Refused):
+                return self._ask(request)
+
+    def _ask(self, request: Request) -> Result:
         try:
             world = self._taken()
         except OSError as error:

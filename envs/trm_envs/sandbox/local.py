@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from trm_envs.sandbox import bubblewrap
-from trm_envs.sandbox.connection import ENOUGH_IDLE, Call, Slots, Zygote
+from trm_envs.sandbox.connection import Call, Slots, Zygote
 from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
 from trm_envs.sandbox.request import Request, make_request
 from trm_envs.sandbox.world import World
@@ -152,7 +152,7 @@ class LocalSandbox:
                     raise ValueError("the sandbox is closed; make a new LocalSandbox")
                 if self._zygote is None or not self._zygote.is_ours():
                     process, control = bubblewrap.start(*self._start_args)
-                    self._zygote = Zygote(process, control, max_idle=self.max_concurrent + ENOUGH_IDLE)
+                    self._zygote = Zygote(process, control, num_warm=self.max_concurrent)
                 zygote = self._zygote
             try:
                 return zygote.take_world()

@@ -33,13 +33,14 @@ class Request:
         """Seconds of processor time of a process."""
         return self.limits.cpu_s * (SESSION_CPU_FACTOR if self.session else 1)
 
+    @property
+    def kind(self) -> bytes:
+        """What the code is: one of `wire.CALL`, `wire.CELL` and `wire.SCRIPT`."""
+        return wire.CELL if self.session else wire.SCRIPT if self.language == "bash" else wire.CALL
+
     def packed_files(self) -> dict[str, str]:
         """The files, as a message holds them."""
         return {name: wire.pack(data) for name, data in self.files.items()}
-
-    def program(self) -> dict[str, Any]:
-        """What the program's own process has to know."""
-        return {"code": self.code, "language": self.language, "session": self.session}
 
 
 def make_request(

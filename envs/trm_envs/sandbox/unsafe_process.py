@@ -93,9 +93,15 @@ class Work:
         assert streams is not None
         self._signal(signal.SIGCONT)
         self._channel.settimeout(limits.wall_s)
-        numbers = {"cpu_s": request.cpu_s, "memory_bytes": limits.memory_bytes, "file_bytes": limits.file_bytes}
+        message = {
+            "kind": request.kind.decode(),
+            "code": request.code,
+            "cpu_s": request.cpu_s,
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": limits.file_bytes,
+        }
         with contextlib.suppress(OSError):  # it does not listen: it is judged by what else it does
-            wire.send(self._channel, {**request.program(), **numbers})
+            wire.send(self._channel, message)
         verdict = self._watch(process, streams, limits.output_bytes, started + limits.wall_s, request.session)
         duration = time.monotonic() - started
         goes_on = verdict in ("done", "raised")

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import select
 import socket
@@ -10,6 +9,7 @@ import time
 from typing import Any
 
 from trm_envs.sandbox.guest import wire
+from trm_envs.sandbox.guest.wire import Order, Verdict
 from trm_envs.sandbox.interface import Result
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
@@ -17,6 +17,10 @@ from trm_envs.sandbox.request import Request
 GRACE_S = 5.0
 """Seconds over the wall-clock limit in which a supervisor must have answered."""
 _NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every build of Python names them
+
+
+class Refused(Exception):
+    """A supervisor has ended before it took an order: nothing has happened, and another one can be asked."""
 
 
 class World:
@@ -31,23 +35,34 @@ class World:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._streams: Streams | None = None  # of a session's program, between its cells
+        self._may_refuse = False
 
     def is_ready(self, patience_s: float) -> bool:
-        """Return True once the supervisor that has served a call takes another one.
+        """Return True once the supervisor that has served a call takes another one, False if it has ended.
 
         Raises:
             BlockingIOError: if it has not said within `patience_s`.
         """
         self._connection.settimeout(patience_s)
+        self._may_refuse = True
         try:
             return self._connection.recv(1) == wire.READY
         except TimeoutError as error:
             raise BlockingIOError from error
+        except ConnectionError:
+            return False
+
+    def has_ended(self) -> bool:
+        """True if the supervisor is gone."""
+        poll = select.poll()
+        poll.register(self._connection, 0)
+        return bool(poll.poll(0))
 
     def ask(self, request: Request) -> Result:
         """Have a request carried out.
 
         Raises:
+            Refused: if the supervisor, which has served others before, waits no longer.
             OSError: if the sandbox failed.
             EOFError: if the supervisor is gone, or somebody hung up.
         """
@@ -65,7 +80,7 @@ class World:
     def end_session(self) -> bool:
         """Have the supervisor end a session and serve others; return False if it does not listen."""
         try:
-            wire.send_packet(self._connection, {"do": "end"})
+            self._connection.send(Order(wire.END, True, True, *[0] * 7).packed())
         except OSError:
             return False
         self._close_streams()
@@ -85,29 +100,42 @@ class World:
         self._close_streams()
 
     def _start(self, request: Request, is_last: bool) -> None:
-        fds = [in_memory(json.dumps(request.program()).encode())]
+        code = request.code.encode("utf-8", "surrogateescape")
+        fds = [in_memory(code if self._streams else request.kind + code)]
         try:
             if self._streams is None:
                 out, theirs_out = os.pipe()
                 err, theirs_err = os.pipe()
                 self._streams = Streams(out, err)
                 fds += [theirs_out, theirs_err, in_memory(request.stdin)]
-            self._order("run", request, is_last, fds)
+            self._send(wire.RUN, request, is_last, fds)
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def _order(self, what: str, request: Request, is_last: bool, fds: list[int]) -> None:
-        order = {
-            "do": what,
-            "limits": vars(request.limits),
-            "cpu_s": request.cpu_s,
-            "is_session": request.session,
-            "is_last": is_last,
-        }
-        wire.send_packet(self._connection, order, fds)
+    def _send(self, kind: bytes, request: Request, is_last: bool, fds: list[int]) -> None:
+        limits = request.limits
+        order = Order(
+            kind,
+            is_session=request.session,
+            is_last=is_last,
+            wall_s=limits.wall_s,
+            cpu_s=request.cpu_s,
+            memory_bytes=limits.memory_bytes,
+            processes=limits.processes,
+            file_bytes=limits.file_bytes,
+            disk_bytes=limits.disk_bytes,
+            num_files=limits.num_files,
+        )
+        try:
+            socket.send_fds(self._connection, [order.packed()], fds)
+        except BrokenPipeError as error:
+            if self._may_refuse:
+                raise Refused from error
+            raise
+        self._may_refuse = False
 
-    def _watch(self, request: Request) -> dict[str, Any]:
+    def _watch(self, request: Request) -> Verdict:
         """Take what the program writes, until the supervisor's verdict; return that."""
         streams, limit = self._streams, request.limits.output_bytes
         assert streams is not None
@@ -121,18 +149,16 @@ class World:
             if not events:
                 raise TimeoutError(f"no verdict {GRACE_S:.0f} s after the deadline")
             if connection in events:
-                verdict: dict[str, Any] = json.loads(wire.receive_packet(self._connection)[0])
+                verdict = wire.verdict_of(wire.receive_packet(self._connection)[0])
                 break
             for fd in events:
                 if not streams.read(fd, limit):
                     poll.unregister(fd)
                     if streams.is_over(limit):
                         self._connection.send(wire.STOP)
-        if verdict["verdict"] == "sandbox_error":
-            raise OSError(verdict["message"])
         streams.read_all(limit)
-        if verdict["verdict"] == "exited" and streams.is_over(limit):
-            verdict["verdict"] = "output_limit"
+        if verdict.kind == "exited" and streams.is_over(limit):
+            return verdict._replace(kind="output_limit")
         return verdict
 
     def _clerk(
@@ -142,7 +168,7 @@ class World:
         here, there = socket.socketpair()
         with here:
             with there:
-                self._order("files", request, is_last, [there.fileno()])
+                self._send(wire.FILES, request, is_last, [there.fileno()])
             here.settimeout(GRACE_S)
             max_bytes = request.limits.file_bytes
             wire.send(here, {"write": write or {}, "read": read or [], "max_bytes": max_bytes})
@@ -151,19 +177,19 @@ class World:
             raise OSError(answer["error"])
         return answer
 
-    def _result(self, request: Request, verdict: dict[str, Any], fetched: dict[str, Any]) -> Result:
+    def _result(self, request: Request, verdict: Verdict, fetched: dict[str, Any]) -> Result:
         assert self._streams is not None
         texts = self._streams.take(request.limits.output_bytes)
-        goes_on = verdict["verdict"] in ("done", "raised")
+        goes_on = verdict.kind in ("done", "raised")
         if not goes_on:
             self._close_streams()
-        is_cpu_spent = verdict["cpu_s"] >= request.limits.cpu_s
-        status, return_code = judge(verdict["verdict"], verdict["return_code"], texts["stderr"], is_cpu_spent)
+        is_cpu_spent = verdict.cpu_s >= request.limits.cpu_s
+        status, return_code = judge(verdict.kind, verdict.return_code, texts["stderr"], is_cpu_spent)
         return Result(
             status,
             **texts,
             return_code=return_code,
-            duration_s=verdict["duration_s"],
+            duration_s=verdict.duration_s,
             files={name: wire.unpack(data) for name, data in fetched["files"].items()},
             missing=fetched["missing"],
             state_lost=request.session and not goes_on,

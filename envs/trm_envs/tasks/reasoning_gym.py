@@ -177,10 +177,11 @@ def _ask(request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
     Raises:
         VerifierError: if it hangs or dies.
     """
-    if os.getpid() not in _pools:
+    pool = _pools.get(os.getpid())
+    if pool is None:
         atexit.register(close_workers)
-    # Atomic, and a pool that loses the race has started nothing.
-    pool = _pools.setdefault(os.getpid(), WorkerPool(min(MAX_WORKERS, os.cpu_count() or 1), WORKER, MAX_JOBS))
+        # Atomic, and a pool that loses the race has started nothing.
+        pool = _pools.setdefault(os.getpid(), WorkerPool(min(MAX_WORKERS, os.cpu_count() or 1), WORKER, MAX_JOBS))
     try:
         return pool.call(request, deadline_s)
     except (WorkerTimeout, WorkerCrashed) as error:

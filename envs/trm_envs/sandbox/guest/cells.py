@@ -14,6 +14,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from . import wire
+
 NAME = "main.py"
 
 
@@ -33,31 +35,33 @@ def make_main() -> None:
     sys.argv[:] = [NAME]
 
 
-def run(request: "dict[str, Any]", folder: str, next_cell: "Callable[[bool], str | None]") -> None:
-    """Run the request's code in `folder`. Never returns.
+def run(kind: bytes, code: str, folder: str, next_cell: "Callable[[bool], str | None]") -> None:
+    """Run the code in `folder`. Never returns.
 
     Args:
-        request: "code", "language" and "session".
+        kind: one of `wire.CALL`, `wire.CELL` and `wire.SCRIPT`.
+        code: the program, or the first cell of a session.
         folder: where it runs.
         next_cell: in a session, takes whether the cell ended by an exception, and returns the next; None if none comes.
     """
     os.chdir(folder)
-    if request["language"] == "bash":
-        _run_bash(request["code"], os.path.join(os.path.dirname(folder), ".main.sh"))
+    if kind == wire.SCRIPT:
+        _run_bash(code, os.path.join(os.path.dirname(folder), ".main.sh"))
     sys.path.insert(0, folder)  # not earlier: a supervisor must never import from there
     gc.enable()
     module = sys.modules["__main__"]
-    if not request["session"]:
-        _leave(_run_code(request["code"], module, NAME))
-    code, number = request["code"], 1
-    while True:
-        status = _run_code(code, module, f"cell_{number}.py")
+    if kind == wire.CALL:
+        _leave(_run_code(code, module, NAME))
+    cell: str | None = code
+    number = 0
+    while cell is not None:
+        number += 1
+        status = _run_code(cell, module, f"cell_{number}.py")
         if status is not None and status[0] == "exit":
             _leave(status)
         _flush()
-        if (code := next_cell(status is not None)) is None:
-            os._exit(0)
-        number += 1
+        cell = next_cell(status is not None)
+    os._exit(0)
 
 
 def _run_code(source: str, module: types.ModuleType, name: str) -> "tuple[str, Any] | None":

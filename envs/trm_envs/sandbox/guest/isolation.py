@@ -8,11 +8,11 @@ import resource
 import signal
 import socket
 import struct
-from typing import Any
 
-from . import seccomp
+from . import seccomp, wire
 
 WORK = "/tmp/work"
+_LAST_PID_CAN_BE_SET = os.path.exists("/proc/sys/kernel/ns_last_pid")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 # holds the interpreter's lock over the clone; raw, for glibc's fork takes no flags
@@ -55,12 +55,18 @@ def fork_into_namespaces() -> int:
     return pid
 
 
+def refuse_new_privileges() -> None:
+    """As PID 1 of the call, before it forks: see to it that no program can gain a privilege."""
+    for capability in range(64):
+        if _PRCTL(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            break
+    checked(_PRCTL(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
 def map_own_user(uid: int, gid: int) -> None:
     """As PID 1 of the call: be the user `uid` of the zygote in the new user namespace too."""
     for name, line in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
-        os.write(fd, line.encode())
-        os.close(fd)
+        _write(f"/proc/self/{name}", line.encode())
 
 
 def make_private_world() -> None:
@@ -81,17 +87,16 @@ def renew_world() -> None:
     Raises:
         OSError: if something stays; these namespaces must not serve another call then.
     """
-    with open("/proc/net/dev") as file:
-        if any(int(count) for line in file.readlines()[2:] for count in line.partition(":")[2].split()):
+    for line in _content("/proc/net/dev").splitlines()[2:]:
+        if any(map(int, line.split()[1:])):
             raise OSError("packets were sent: connections may linger")
-    with open("/proc/net/unix") as file:
-        if len(file.readlines()) > 1:
-            raise OSError("local sockets are left: the kernel collects late those that were sent over each other")
+    if _content("/proc/net/unix").count(b"\n") > 1:
+        raise OSError("local sockets are left: the kernel collects late those that were sent over each other")
     for target in ("/dev/shm", "/tmp"):
         checked(_UMOUNT(target.encode(), 0), f"umount {target}")
     _mount_tmp()
-    with contextlib.suppress(FileNotFoundError), open("/proc/sys/kernel/ns_last_pid", "w") as file:
-        file.write("1")
+    if _LAST_PID_CAN_BE_SET:
+        _write("/proc/sys/kernel/ns_last_pid", b"1")
 
 
 def limit_disk(disk_bytes: int, num_files: int) -> None:
@@ -100,16 +105,13 @@ def limit_disk(disk_bytes: int, num_files: int) -> None:
     _mount("tmpfs", "/tmp", None, flags, f"size={disk_bytes},nr_inodes={num_files}")
 
 
-def limit_process(pid: int, limits: dict[str, Any], cpu_s: float) -> None:
+def limit_process(pid: int, order: wire.Order) -> None:
     """Set the rlimits of the program's process, before it is handed any code."""
-    cpu = int(-(-cpu_s // 1))
-    for kind, soft, hard in (
-        (resource.RLIMIT_CPU, cpu, cpu + 1),
-        (resource.RLIMIT_AS, limits["memory_bytes"], limits["memory_bytes"]),
-        (resource.RLIMIT_NPROC, limits["processes"] + 1, limits["processes"] + 1),  # + 1: the call's PID 1
-        (resource.RLIMIT_FSIZE, limits["file_bytes"], limits["file_bytes"]),
-    ):
-        resource.prlimit(pid, kind, (soft, hard))
+    cpu, num = int(-(-order.cpu_s // 1)), order.processes + 1  # + 1: the call's PID 1
+    resource.prlimit(pid, resource.RLIMIT_CPU, (cpu, cpu + 1))
+    resource.prlimit(pid, resource.RLIMIT_AS, (order.memory_bytes, order.memory_bytes))
+    resource.prlimit(pid, resource.RLIMIT_NPROC, (num, num))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (order.file_bytes, order.file_bytes))
 
 
 def limit_all_processes() -> None:
@@ -124,11 +126,7 @@ def limit_all_processes() -> None:
 def confine() -> None:
     """As the program's process: give up every capability and most descriptors, and install the system-call filter."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    for capability in range(64):
-        if _PRCTL(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break
     checked(_CAPSET(_CAPABILITY_HEADER, bytes(24)), "capset")
-    checked(_PRCTL(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
     seccomp.install(_PRCTL)
     checked(_PRCTL(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
@@ -144,6 +142,19 @@ def close_other_fds(keep: int) -> None:
         if int(name) > 2 and int(name) != keep:
             with contextlib.suppress(OSError):
                 os.close(int(name))
+
+
+def _content(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    content = os.read(fd, 1 << 16)
+    os.close(fd)
+    return content
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    os.write(fd, data)
+    os.close(fd)
 
 
 def _mount_tmp() -> None:

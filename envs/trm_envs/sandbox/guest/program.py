@@ -1,10 +1,8 @@
 """The program's own process: confined first, then running code in the interpreter that the fork has brought along."""
 
-import json
 import os
 import signal
 import socket
-from typing import Any
 
 from . import cells, isolation, wire
 
@@ -28,27 +26,31 @@ def run(channel: socket.socket) -> None:
         channel.send(str(error).encode())
         os._exit(70)
     channel.send(wire.READY)
-    request, streams = _receive(channel)
+    source, streams = _receive(channel)
     for fd, target in zip(streams, (1, 2, 0), strict=True):
         os.dup2(fd, target)
         os.close(fd)
-    if not request["session"]:
+    kind = source[:1]
+    if kind != wire.CELL:
         channel.close()
 
     def next_cell(raised: bool) -> "str | None":
         channel.send(wire.RAISED if raised else wire.DONE)
         try:
-            code: str = _receive(channel)[0]["code"]
+            return _text(_receive(channel)[0])
         except EOFError:
             return None
-        return code
 
-    cells.run(request, isolation.WORK, next_cell)
+    cells.run(kind, _text(source[1:]), isolation.WORK, next_cell)
 
 
-def _receive(channel: socket.socket) -> "tuple[dict[str, Any], list[int]]":
-    """Receive a request and the descriptors that came with it."""
-    _, fds = wire.receive_packet(channel)
-    with open(fds[0], "rb") as file:
-        request: dict[str, Any] = json.loads(file.read())
-    return request, fds[1:]
+def _receive(channel: socket.socket) -> "tuple[bytes, list[int]]":
+    """Receive code and the descriptors that came with it."""
+    fd, *others = wire.receive_packet(channel)[1]
+    code = os.pread(fd, os.fstat(fd).st_size, 0)
+    os.close(fd)
+    return code, others
+
+
+def _text(code: bytes) -> str:
+    return code.decode("utf-8", "surrogateescape")

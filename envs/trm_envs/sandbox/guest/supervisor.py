@@ -3,16 +3,16 @@
 It sees numbers: limits, exit statuses, times. Code, input, output and files go past it, by descriptor, so that its
 memory, which every program inherits, holds nothing of an earlier call. The verdict comes from the kernel (`wait4`),
 never from what the program prints.
+
+Every page of memory that PID 1 writes after a fork is copied; it does without what touches many.
 """
 
 import contextlib
-import json
 import os
 import select
 import signal
 import socket
 import time
-from typing import Any
 
 from . import clerk, isolation, memory, program, wire
 
@@ -20,6 +20,8 @@ WATCH_S = 0.05
 """How often the memory of all the call's processes is added up."""
 MAX_CALLS = 100
 """How many calls one PID 1 serves."""
+IDLE_S = 5.0
+"""How long it waits for another one."""
 
 
 class Program:
@@ -40,7 +42,7 @@ class Program:
         self.cpu_s = 0.0
         self.pid_fd = os.pidfd_open(self.pid)
 
-    def begin(self, order: "dict[str, Any]", fds: "list[int]") -> None:
+    def begin(self, order: wire.Order, fds: "list[int]") -> None:
         """Set the limits of the order and hand over the code and the streams.
 
         Raises:
@@ -48,14 +50,13 @@ class Program:
         """
         if (said := self.channel.recv(1000)) != wire.READY:
             raise OSError(f"the program's process: {said.decode() or 'ended before its code'}")
-        isolation.limit_process(self.pid, order["limits"], order["cpu_s"])
+        isolation.limit_process(self.pid, order)
         self.channel.settimeout(1.0)  # from here the other side is the program's, and may take nothing
         socket.send_fds(self.channel, [wire.GO], fds)
 
     def go_on(self, fds: "list[int]") -> None:
         """Wake a paused session and hand it the next cell; one that does not take it is killed."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, signal.SIGCONT)
+        _kill_all(signal.SIGCONT)
         try:
             socket.send_fds(self.channel, [wire.GO], fds)
         except OSError:
@@ -74,8 +75,7 @@ class Program:
     def end(self) -> None:
         """Kill everything in the PID namespace."""
         while True:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
+            _kill_all(signal.SIGKILL)
             self.reap()
             try:
                 os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
@@ -97,12 +97,24 @@ def serve(connection: socket.socket, running: Program) -> None:
                 isolation.renew_world()
                 running = Program()
                 connection.send(wire.READY)
+                if not _is_wanted(connection):
+                    break
             if not _serve_one(connection, running):
                 break
     except (EOFError, OSError):  # the host hung up, or something stays of the last call: a later one gets another PID 1
         pass
     finally:
         os._exit(0)
+
+
+def _is_wanted(connection: socket.socket) -> bool:
+    """Wait for an order; return False if none has come for a while. The host cannot send one from then on."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if poll.poll(IDLE_S * 1000):
+        return True
+    connection.shutdown(socket.SHUT_RD)
+    return bool(connection.recv(1, socket.MSG_PEEK))  # one may have come just before
 
 
 def _serve_one(connection: socket.socket, running: Program) -> bool:
@@ -113,33 +125,33 @@ def _serve_one(connection: socket.socket, running: Program) -> bool:
             data, fds = wire.receive_packet(connection)
             if data == wire.STOP:  # it crossed the verdict
                 continue
-            order = json.loads(data)
-            if order["do"] == "end":
+            order = wire.order_of(data)
+            if order.kind == wire.END:
                 running.end()
                 return is_sound
             if is_first:
-                isolation.limit_disk(order["limits"]["disk_bytes"], order["limits"]["num_files"])
+                isolation.limit_disk(order.disk_bytes, order.num_files)
                 is_first = False
-            if order["do"] == "files":
+            if order.kind == wire.FILES:
                 clerk.start(fds[0])
             else:
                 verdict = _run(connection, running, order, fds, is_new)
-                is_new = verdict["verdict"] not in ("done", "raised")
-                is_sound = is_sound and verdict["verdict"] in ("exited", "done", "raised")
-                wire.send_packet(connection, verdict)
-                if is_new and order["is_session"]:
+                is_new = verdict.kind not in ("done", "raised")
+                is_sound = is_sound and verdict.kind in ("exited", "done", "raised")
+                connection.send(verdict.packed())
+                if is_new and order.is_session:
                     running = Program()
-            if order["is_last"]:
+            if order.is_last:
                 return is_sound
     except (EOFError, OSError, ValueError) as error:
         with contextlib.suppress(OSError):
-            wire.send_packet(connection, {"verdict": "sandbox_error", "message": f"{type(error).__name__}: {error}"})
+            connection.send(wire.failure(f"{type(error).__name__}: {error}"))
         return False
 
 
 def _run(
-    connection: socket.socket, running: Program, order: "dict[str, Any]", fds: "list[int]", is_new: bool
-) -> "dict[str, Any]":
+    connection: socket.socket, running: Program, order: wire.Order, fds: "list[int]", is_new: bool
+) -> wire.Verdict:
     started = time.monotonic()
     if is_new:
         running.begin(order, fds)
@@ -147,7 +159,7 @@ def _run(
         running.go_on(fds)
     for fd in fds:
         os.close(fd)
-    verdict = _watch(connection, running, order, started + order["limits"]["wall_s"])
+    verdict = _watch(connection, running, order, started + order.wall_s)
     duration = time.monotonic() - started
     if verdict in ("done", "raised"):
         os.kill(-1, signal.SIGSTOP)  # nothing is used between the cells
@@ -155,18 +167,17 @@ def _run(
         running.end()
     status = running.exit_status or 0
     return_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    return {"verdict": verdict, "return_code": return_code, "cpu_s": running.cpu_s, "duration_s": duration}
+    return wire.Verdict(verdict, return_code, running.cpu_s, duration)
 
 
-def _watch(connection: socket.socket, running: Program, order: "dict[str, Any]", deadline: float) -> str:
+def _watch(connection: socket.socket, running: Program, order: wire.Order, deadline: float) -> str:
     """Wait for the end; return "exited", "done", "raised", "timeout", "memory" or "output_limit".
 
     Raises:
         EOFError: if the host hangs up.
     """
-    memory_bytes = order["limits"]["memory_bytes"]
     poll = select.poll()
-    for fd in (connection.fileno(), running.pid_fd, *((running.channel.fileno(),) if order["is_session"] else ())):
+    for fd in (connection.fileno(), running.pid_fd, *((running.channel.fileno(),) if order.is_session else ())):
         poll.register(fd, select.POLLIN)
     next_look = time.monotonic() + WATCH_S
     while True:
@@ -177,9 +188,9 @@ def _watch(connection: socket.socket, running: Program, order: "dict[str, Any]",
         if running.pid_fd in events:
             return "exited"
         if running.channel.fileno() in events:
-            with contextlib.suppress(OSError):
-                if (said := running.channel.recv(1)) in (wire.DONE, wire.RAISED):  # no more: it is the program's
-                    return "done" if said == wire.DONE else "raised"
+            said = running.channel.recv(1)  # no more: it is the program's
+            if said in (wire.DONE, wire.RAISED):
+                return "done" if said == wire.DONE else "raised"
             poll.unregister(running.channel.fileno())
         if connection.fileno() in events:
             wire.receive_packet(connection)
@@ -188,6 +199,12 @@ def _watch(connection: socket.socket, running: Program, order: "dict[str, Any]",
             running.reap()
             if running.exit_status is not None:
                 return "exited"
-            if memory.of_all(memory_bytes) > memory_bytes:
+            if memory.of_all(order.memory_bytes) > order.memory_bytes:
                 return "memory"
             next_look = time.monotonic() + WATCH_S
+
+
+def _kill_all(number: int) -> None:
+    """Send a signal to every process but this one."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, number)

@@ -3,7 +3,6 @@
 import contextlib
 import resource
 import socket
-from typing import Any
 
 from . import cells, wire
 
@@ -17,18 +16,20 @@ def main(channel_fd: int, folder: str) -> None:
     _limit(resource.RLIMIT_AS, request["memory_bytes"], request["memory_bytes"])
     _limit(resource.RLIMIT_FSIZE, request["file_bytes"], request["file_bytes"])
     _limit(resource.RLIMIT_CORE, 0, 0)
-    if not request["session"]:
+    kind = request["kind"].encode()
+    if kind != wire.CELL:
         channel.close()
     cells.make_main()
 
-    def next_cell(raised: bool) -> "Any":
+    def next_cell(raised: bool) -> "str | None":
         wire.send(channel, {"raised": raised})
         try:
-            return wire.receive(channel)["code"]
+            code: str = wire.receive(channel)["code"]
+            return code
         except EOFError:
             return None
 
-    cells.run(request, folder, next_cell)
+    cells.run(kind, request["code"], folder, next_cell)
 
 
 def _limit(kind: int, soft: int, hard: int) -> None:

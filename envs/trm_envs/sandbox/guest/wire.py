@@ -1,15 +1,14 @@
 """What passes between host, supervisor and program.
 
-Orders and verdicts are single packets of JSON that hold numbers; all that a program reads or writes goes past the
-supervisor, by descriptor. Messages with contents are four bytes of length, then JSON; bytes travel as base64.
+Orders and verdicts are single packets of numbers; all that a program reads or writes goes past the supervisor, by
+descriptor. Messages with contents are four bytes of length, then JSON; bytes travel as base64.
 """
 
 import base64
 import json
 import socket
 import struct
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 READY = b"r"
 """From a program: it is confined and waits for code. From a supervisor: it takes an order."""
@@ -17,14 +16,73 @@ STOP = b"s"
 """To a supervisor: the program has written enough."""
 GO, DONE, RAISED = b"g", b"d", b"e"
 """To a program: here is your code. From a session's program: the cell came to its end, or ended by an exception."""
+CALL, CELL, SCRIPT = b"p", b"c", b"b"
+"""What the code is: a Python program, the first cell of a session, a bash script."""
+RUN, FILES, END = b"r", b"f", b"e"
+"""The kinds of an order."""
+VERDICTS = ("exited", "done", "raised", "timeout", "memory", "output_limit")
 MAX_FDS = 4
 """How many descriptors come with an order at most: the code, stdout, stderr and stdin."""
 _PACKET_BYTES = 4096
+_ORDER, _VERDICT = struct.Struct("!c??dd5Q"), struct.Struct("!Bidd")
+_FAILURE = b"\xff"
 
 
-def send_packet(sock: socket.socket, message: "dict[str, Any]", fds: "Sequence[int]" = ()) -> None:
-    """Send a packet of numbers, with descriptors."""
-    socket.send_fds(sock, [json.dumps(message).encode()], fds)
+class Order(NamedTuple):
+    """What the host has a supervisor do."""
+
+    kind: bytes
+    """`RUN` code, have `FILES` written or read, or `END` a session."""
+    is_session: bool
+    is_last: bool
+    wall_s: float
+    cpu_s: float
+    memory_bytes: int
+    processes: int
+    file_bytes: int
+    disk_bytes: int
+    num_files: int
+
+    def packed(self) -> bytes:
+        """The order as a packet."""
+        return _ORDER.pack(*self)
+
+
+class Verdict(NamedTuple):
+    """What a supervisor says of a run."""
+
+    kind: str
+    """One of `VERDICTS`."""
+    return_code: int
+    """Of a program that exited, the signal's number negated."""
+    cpu_s: float
+    duration_s: float
+
+    def packed(self) -> bytes:
+        """The verdict as a packet."""
+        return _VERDICT.pack(VERDICTS.index(self.kind), *self[1:])
+
+
+def order_of(packet: bytes) -> Order:
+    """Read an order."""
+    return Order(*_ORDER.unpack(packet))
+
+
+def failure(message: str) -> bytes:
+    """A packet that says why there is no verdict."""
+    return _FAILURE + message.encode()
+
+
+def verdict_of(packet: bytes) -> Verdict:
+    """Read a verdict.
+
+    Raises:
+        OSError: if the supervisor failed.
+    """
+    if packet[:1] == _FAILURE:
+        raise OSError(packet[1:].decode())
+    kind, *numbers = _VERDICT.unpack(packet)
+    return Verdict(VERDICTS[kind], *numbers)
 
 
 def receive_packet(sock: socket.socket) -> "tuple[bytes, list[int]]":

@@ -81,11 +81,12 @@ def _supervise(connection: socket.socket, uid: int, gid: int) -> None:
         try:
             for number in (signal.SIGCHLD, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            isolation.refuse_new_privileges()
             running = supervisor.Program()  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
             isolation.make_private_world()
         except OSError as error:
-            wire.send_packet(connection, {"verdict": "sandbox_error", "message": f"the call's world: {error}"})
+            connection.send(wire.failure(f"the call's world: {error}"))
             connection.recv(1)  # stay until it is read
         else:
             supervisor.serve(connection, running)
