@@ -183,6 +183,8 @@ def fails_with(code: str) -> str:
         ("open('/evil', 'w')", "EROFS"),
         ("open('/dev/evil', 'w')", "EROFS"),
         ("os.mknod('disk', 0o60600, 0x800)", "EPERM"),
+        ("socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)", "EPERM"),
+        ("socket.socketpair(socket.AF_PACKET, socket.SOCK_RAW)", "EPERM"),
         ("os.chroot('/tmp')", "EPERM"),
     ],
 )

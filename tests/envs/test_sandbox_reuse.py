@@ -1,6 +1,7 @@
 """Namespaces that serve one call after another: nothing of a call reaches the next one, nor its memory."""
 
 import dataclasses
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ import pytest
 
 from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
-from trm_envs.sandbox.guest.supervisor import MAX_CALLS
+from trm_envs.sandbox.guest import wire
+from trm_envs.sandbox.guest.supervisor import IDLE_S, MAX_CALLS
+from trm_envs.sandbox.world import World
 
 pytestmark = needs_bubblewrap
 
@@ -182,6 +185,41 @@ def test_a_world_serves_so_many_calls_and_no_more(sandbox: LocalSandbox) -> None
         served[world(sandbox)] += 1
     (used_up, _), *_ = served.most_common(1)
     assert used_up not in {world(sandbox) for _ in range(NUM_CALLS)}
+
+
+@pytest.mark.slow
+def test_a_world_without_calls_ends_by_itself(sandbox: LocalSandbox) -> None:
+    used = world(sandbox)
+    zygote = sandbox._zygote
+    assert zygote is not None
+    waiting = zygote._idle[-1]
+    assert not waiting.has_ended()
+    time.sleep(IDLE_S + 1)
+    assert waiting.has_ended()
+    assert world(sandbox) != used
+    assert waiting not in zygote._idle
+
+
+def test_an_order_that_comes_too_late_goes_to_another_world(sandbox: LocalSandbox) -> None:
+    # the moment between a supervisor's last look at its connection and its end
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with there:
+        there.send(wire.READY)
+        there.shutdown(socket.SHUT_RD)
+        assert sandbox._zygote is not None
+        sandbox._zygote._idle.appendleft(World(here))
+        assert sandbox.run("print(1)", files={"f": "x"}).stdout == "1\n"
+        assert here.fileno() == -1
+
+
+@pytest.mark.parametrize("more", [1, 1000, 70_000, 1 << 20])
+def test_a_cell_that_writes_too_much_is_stopped_whenever_that_is_seen(sandbox: LocalSandbox, more: int) -> None:
+    with sandbox.session() as session:
+        assert session.run("x = 1\nopen('kept', 'w').write('y')").ok
+        result = session.run(f"import sys\nprint('x' * {ROOMY.output_bytes + more - 1})")
+        assert (result.status, result.state_lost, result.stdout_truncated) == (Status.OUTPUT_LIMIT, True, True)
+        assert len(result.stdout) == ROOMY.output_bytes
+        assert session.run("print('x' in globals(), open('kept').read())").stdout == "False y\n"
 
 
 def test_limits_are_those_of_the_call(sandbox: LocalSandbox) -> None:

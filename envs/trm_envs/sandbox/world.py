@@ -157,7 +157,9 @@ class World:
                     if streams.is_over(limit):
                         self._connection.send(wire.STOP)
         streams.read_all(limit)
-        if verdict.kind == "exited" and streams.is_over(limit):
+        if verdict.kind in ("exited", "done", "raised") and streams.is_over(limit):
+            if verdict.kind != "exited":
+                self._connection.send(wire.STOP)
             return verdict._replace(kind="output_limit")
         return verdict
 

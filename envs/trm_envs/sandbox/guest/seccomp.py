@@ -1,8 +1,9 @@
 """The system-call filter of a sandboxed program, a classic BPF program built by hand.
 
 It refuses what a program of a task never needs and what kernel holes are made of: namespaces, mounts, tracing,
-kernel keys, BPF, io_uring, and memory that no limit counts (memfd, System V shared memory). Nor may a program set the
-limits or the scheduling of PID 1, which has its user and judges it.
+kernel keys, BPF, io_uring, memory that no limit counts (memfd, System V shared memory), and sockets of any kind but
+those that a network namespace holds (a virtual machine's socket to its host is none of them). Nor may a program set
+the limits or the scheduling of PID 1, which has its user and judges it.
 """
 
 import ctypes
@@ -42,11 +43,12 @@ _ARM_OF_OTHERS = {
     "prlimit64": 261, "sched_setaffinity": 122, "sched_setscheduler": 119, "sched_setparam": 118,
     "sched_setattr": 274, "setpriority": 140, "ioprio_set": 30,
 }  # fmt: skip
-# audit architecture, refused calls, calls refused with some arguments, clone, clone3
+# audit architecture, refused calls, calls refused with some arguments, socket and socketpair, clone, clone3
 _ARCHITECTURES = {
-    "x86_64": (0xC000003E, _X86, _X86_OF_OTHERS, 56, 435),
-    "aarch64": (0xC00000B7, _ARM, _ARM_OF_OTHERS, 220, 435),
+    "x86_64": (0xC000003E, _X86, _X86_OF_OTHERS, (41, 53), 56, 435),
+    "aarch64": (0xC00000B7, _ARM, _ARM_OF_OTHERS, (198, 199), 220, 435),
 }
+_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 _NEW_FLAGS = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -68,7 +70,7 @@ def header(machine: str) -> bytes:
 
 def clone_number() -> int:
     """The number of the clone system call on this machine."""
-    return _known(platform.machine())[3]
+    return _known(platform.machine())[4]
 
 
 @functools.cache
@@ -78,7 +80,7 @@ def program(machine: str) -> bytes:
     Raises:
         OSError: if the system-call numbers of this machine are not known.
     """
-    architecture, refused, of_others, clone, clone3 = _known(machine)
+    architecture, refused, of_others, sockets, clone, clone3 = _known(machine)
     refuse, absent = _step(_RETURN, _ERRNO | errno.EPERM), _step(_RETURN, _ERRNO | errno.ENOSYS)
     steps = [_step(_LOAD, 4), _step(_EQUAL, architecture, 1, 0), _step(_RETURN, _KILL), _step(_LOAD, 0)]
     steps += [_step(_AT_LEAST, 0x40000000, 0, 1), refuse]  # the x32 numbers would pass by every other test
@@ -89,6 +91,9 @@ def program(machine: str) -> bytes:
     for name, number in of_others.items():
         tests = [(_EQUAL, *test) for test in _OF_KIND.get(name, _OF_PID_1)]
         steps += _with_arguments(number, tests, refuse)
+    known = [_step(_EQUAL, family, len(_FAMILIES) - index, 0) for index, family in enumerate(_FAMILIES)]
+    for number in sockets:
+        steps += [_step(_EQUAL, number, 0, len(known) + 3), _step(_LOAD, 16), *known, refuse, _step(_RETURN, _ALLOW)]
     steps += _with_arguments(clone, [(_ANY_BIT, 0, _NEW_FLAGS)], refuse)
     return b"".join([*steps, _step(_RETURN, _ALLOW)])
 
@@ -102,7 +107,7 @@ def _with_arguments(number: int, tests: "list[tuple[int, int, int]]", refuse: by
     return [_step(_EQUAL, number, 0, len(steps)), *steps]
 
 
-def _known(machine: str) -> "tuple[int, dict[str, int], dict[str, int], int, int]":
+def _known(machine: str) -> "tuple[int, dict[str, int], dict[str, int], tuple[int, int], int, int]":
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"machine = {machine!r}: expected one of {', '.join(_ARCHITECTURES)}")
     return _ARCHITECTURES[machine]

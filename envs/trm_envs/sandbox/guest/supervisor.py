@@ -32,7 +32,7 @@ class Program:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                os.setsid()
+                os.setpgid(0, 0)  # no session: the kernel would schedule each as an equal of the whole host process
                 isolation.close_other_fds(theirs.fileno())
                 program.run(theirs)
             finally:
@@ -124,6 +124,9 @@ def _serve_one(connection: socket.socket, running: Program) -> bool:
         while True:
             data, fds = wire.receive_packet(connection)
             if data == wire.STOP:  # it crossed the verdict
+                if not is_new:
+                    running.end()
+                    running, is_new, is_sound = Program(), True, False
                 continue
             order = wire.order_of(data)
             if order.kind == wire.END:
