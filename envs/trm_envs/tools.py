@@ -98,13 +98,17 @@ def tool(method: FunctionT) -> FunctionT:
     return method
 
 
-@functools.cache
 def tools_of(kind: type) -> tuple[Tool, ...]:
     """Return the tools of a kind of environment: those it names in `tools`, then its methods marked with `@tool`.
 
     The methods come base classes' first, in the order of the source. They are not bound to an environment, which would
     then hold itself alive until the garbage collector comes.
     """
+    return _look_up(kind)
+
+
+@functools.cache
+def _look_up(kind: type) -> tuple[Tool, ...]:
     named = [each if isinstance(each, Tool) else _made(each) for each in kind.tools]  # type: ignore[attr-defined]
     marked = []
     for name in dict.fromkeys(name for base in reversed(kind.__mro__) for name in vars(base)):
