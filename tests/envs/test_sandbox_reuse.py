@@ -222,6 +222,13 @@ def test_a_cell_that_writes_too_much_is_stopped_whenever_that_is_seen(sandbox: L
         assert session.run("print('x' in globals(), open('kept').read())").stdout == "False y\n"
 
 
+def test_a_program_that_writes_without_end_is_stopped_for_that(sandbox: LocalSandbox) -> None:
+    # its supervisor ends with the call: nothing that crosses the verdict may get in its way
+    with ThreadPoolExecutor(6) as threads:
+        results = list(threads.map(lambda _: sandbox.run("while True: print('x' * 10000)"), range(60)))
+    assert Counter(result.status for result in results) == {Status.OUTPUT_LIMIT: 60}
+
+
 def test_limits_are_those_of_the_call(sandbox: LocalSandbox) -> None:
     fill = "try:\n    for i in range(20): open(f'f{i}', 'wb').write(bytes(1 << 20))\nexcept OSError: pass\nprint(i)"
     wide = dataclasses.replace(ROOMY, disk_bytes=16 * MIB, memory_bytes=64 * MIB)

@@ -144,24 +144,37 @@ class World:
         poll = select.poll()
         for fd in (connection, streams.out, streams.err):
             poll.register(fd, select.POLLIN)
+        is_over = False
         while True:
             events = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
             if not events:
                 raise TimeoutError(f"no verdict {GRACE_S:.0f} s after the deadline")
             if connection in events:
-                verdict = wire.verdict_of(wire.receive_packet(self._connection)[0])
+                verdict = self._receive_verdict()
                 break
             for fd in events:
                 if not streams.read(fd, limit):
                     poll.unregister(fd)
-                    if streams.is_over(limit):
-                        self._connection.send(wire.STOP)
+            if streams.is_over(limit) and not is_over:
+                is_over = True
+                self._stop()
         streams.read_all(limit)
         if verdict.kind in ("exited", "done", "raised") and streams.is_over(limit):
-            if verdict.kind != "exited":
-                self._connection.send(wire.STOP)
+            if verdict.kind != "exited" and not is_over:
+                self._stop()
             return verdict._replace(kind="output_limit")
         return verdict
+
+    def _stop(self) -> None:
+        """Have the program stopped that has written too much, if it has not just ended."""
+        with contextlib.suppress(OSError):
+            self._connection.send(wire.STOP)
+
+    def _receive_verdict(self) -> Verdict:
+        try:
+            return wire.verdict_of(wire.receive_packet(self._connection)[0])
+        except ConnectionResetError:  # reported first if the supervisor ended and left a `STOP` unread
+            return wire.verdict_of(wire.receive_packet(self._connection)[0])
 
     def _clerk(
         self, request: Request, is_last: bool, write: dict[str, str] | None = None, read: list[str] | None = None

@@ -165,7 +165,7 @@ def _run(
     verdict = _watch(connection, running, order, started + order.wall_s)
     duration = time.monotonic() - started
     if verdict in ("done", "raised"):
-        os.kill(-1, signal.SIGSTOP)  # nothing is used between the cells
+        _kill_all(signal.SIGSTOP)  # nothing is used between the cells
     else:
         running.end()
     status = running.exit_status or 0
@@ -191,9 +191,9 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
         if running.pid_fd in events:
             return "exited"
         if running.channel.fileno() in events:
-            said = running.channel.recv(1)  # no more: it is the program's
-            if said in (wire.DONE, wire.RAISED):
-                return "done" if said == wire.DONE else "raised"
+            with contextlib.suppress(OSError):  # no more than a byte: it is the program's
+                if (said := running.channel.recv(1)) in (wire.DONE, wire.RAISED):
+                    return "done" if said == wire.DONE else "raised"
             poll.unregister(running.channel.fileno())
         if connection.fileno() in events:
             wire.receive_packet(connection)
