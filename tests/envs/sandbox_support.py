@@ -1,7 +1,10 @@
 """What the sandbox's tests share: the skip, and limits tight enough to be quick."""
 
+import contextlib
+import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +26,16 @@ TIGHT = Limits(
     disk_bytes=8 * MIB,
     num_files=200,
 )
+
+
+def descendants_of(pid: int) -> list[int]:
+    """The processes that come from a process, as they are now."""
+    parents = {}
+    for child in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(OSError):
+            parents[child] = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+    found, frontier = [], [pid]
+    while frontier:
+        frontier = [child for child, parent in parents.items() if parent in frontier]
+        found += frontier
+    return found

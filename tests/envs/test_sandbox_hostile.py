@@ -1,17 +1,14 @@
 """Hostile programs: each ends in a structured result, in time, with the host and the next run unharmed."""
 
-import contextlib
 import dataclasses
-import os
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.envs.fusion_support import running_server
-from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
+from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Result, Sandbox
 from trm_envs.sandbox.fusion import FusionSandbox
 from trm_envs.sandbox.guest.zygote import SPARES
@@ -115,26 +112,10 @@ def sandbox(request: pytest.FixtureRequest, local: LocalSandbox) -> Iterator[San
             yield made
 
 
-def processes() -> set[int]:
-    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
-
-
-def descendants_of(pid: int) -> list[int]:
-    parents = {}
-    for child in processes():
-        with contextlib.suppress(OSError):
-            parents[child] = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-    found, frontier = [], [pid]
-    while frontier:
-        frontier = [child for child, parent in parents.items() if parent in frontier]
-        found += frontier
-    return found
-
-
 def check_unharmed(sandbox: Sandbox, local: LocalSandbox) -> None:
-    # a fresh world: no file left, no process but its own supervisor and itself
+    # a fresh world: no file left, no process but itself
     after = sandbox.run("import os\nprint(os.listdir('.'), [p for p in os.listdir('/proc') if p.isdigit()])")
-    assert after.stdout == "[] ['1', '2']\n", after
+    assert after.stdout == "[] ['2']\n", after
     # the zygote, and supervisors that wait, each with a program; the last call may take a moment to vanish
     zygote = local._zygote
     assert zygote is not None
@@ -174,11 +155,11 @@ def fails_with(code: str) -> str:
         ("os.kill(99999, 9)", "ESRCH"),
         ("open('/etc/passwd')", "ENOENT"),
         ("os.listdir('/root')", "ENOENT"),
-        ("os.listdir('/home')", "ENOENT"),
-        ("open('/proc/1/environ').read()", "EACCES"),
-        ("open('/proc/1/mem').read()", "EACCES"),
-        ("os.listdir('/proc/1/fd')", "EACCES"),
-        ("open('/proc/sys/kernel/core_pattern', 'w')", "EACCES"),
+        ("open('/proc/1/environ').read()", "ENOENT"),
+        ("open('/proc/1/mem').read()", "ENOENT"),
+        ("os.listdir('/proc/1/fd')", "ENOENT"),
+        ("open('/proc/sys/kernel/core_pattern', 'w')", "EROFS"),
+        ("open('/proc/self/autogroup', 'w')", "EROFS"),
         ("open('/usr/lib/python3/dist-packages/x.py', 'w')", "EROFS"),
         ("open('/evil', 'w')", "EROFS"),
         ("open('/dev/evil', 'w')", "EROFS"),
@@ -201,10 +182,16 @@ def test_what_lies_outside_is_refused(sandbox: Sandbox, code: str, error: str) -
         "mount(b'none', b'/tmp', b'tmpfs', 0, None)",
         "syscall(56, 0x10000000 | 17, 0, 0, 0, 0)",
         "shmget(0, 4096, 0o1600)",
+        "inotify_init1(0)",  # of which a user has few
+        "setsockopt(socket.socketpair()[0].fileno(), 1, 7, ctypes.byref(ctypes.c_int(1 << 24)), 4)",
+        # what could wake a session between its cells
+        "syscall(56, 18, 0, 0, 0, 0)",
+        "fcntl(0, 10, 18)",
+        "prctl(1, 18, 0, 0, 0)",
     ],
 )
-def test_tracing_and_nested_namespaces_are_refused(sandbox: Sandbox, call: str) -> None:
-    code = f"import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\nresult = libc.{call}\n"
+def test_what_no_task_needs_is_refused(sandbox: Sandbox, call: str) -> None:
+    code = f"import ctypes, errno, socket\nlibc = ctypes.CDLL(None, use_errno=True)\nresult = libc.{call}\n"
     code += "print(result, errno.errorcode.get(ctypes.get_errno()))"
     assert sandbox.run(code).stdout == "-1 EPERM\n"
 

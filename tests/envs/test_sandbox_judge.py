@@ -54,7 +54,8 @@ def test_the_judge_is_out_of_reach(sandbox: LocalSandbox, attack: str) -> None:
     # with PID 1 at its mercy a wrong program could turn its verdict into a sandbox_error, which nobody counts
     code = (
         "import ctypes, os, resource\nlibc = ctypes.CDLL(None)\ndef refuse(): raise PermissionError\n"
-        f"try:\n    {attack}\n    print('reached')\nexcept PermissionError:\n    print('refused')\nraise SystemExit(3)"
+        f"try:\n    {attack}\n    print('reached')\nexcept (PermissionError, FileNotFoundError):\n"
+        "    print('refused')\nraise SystemExit(3)"
     )
     for _ in range(2):
         result = sandbox.run(code)

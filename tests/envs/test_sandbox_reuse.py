@@ -142,16 +142,26 @@ def test_a_session_that_is_closed_while_a_cell_runs_is_over(sandbox: LocalSandbo
         session.run("print(1)")
 
 
-def test_a_used_network_is_not_used_again(sandbox: LocalSandbox) -> None:
-    # a connection that was closed in good order holds its port for a minute, for whoever does not ask for its reuse
-    code = (
-        f"{SAY_WORLD}server = socket.socket()\nserver.bind(('127.0.0.1', 4711))\nserver.listen()\n"
+@pytest.mark.parametrize(
+    "use",
+    [
+        # a connection that was closed in good order holds its port for a minute, for whoever does not ask for its reuse
+        "server = socket.socket()\nserver.bind(('127.0.0.1', 4711))\nserver.listen()\n"
         "client = socket.create_connection(('127.0.0.1', 4711))\npeer, _ = server.accept()\npeer.close()\n"
-        "client.recv(1)\nclient.close()"
-    )
+        "client.recv(1)\nclient.close()",
+        # nothing is sent, and counted all the same
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect_ex(('8.8.8.8', 9))",
+        "socket.socket(socket.AF_INET6)",
+        "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+        "import subprocess\nsubprocess.run(['bash', '-c', 'echo > /dev/tcp/127.0.0.1/9'])",
+    ],
+)
+@pytest.mark.parametrize("kind", ["call", "session"])
+def test_a_used_network_is_not_used_again(sandbox: LocalSandbox, use: str, kind: str) -> None:
     networks = []
     for _ in range(NUM_CALLS):
-        result = sandbox.run(code)
+        with sandbox.session() as session:
+            result = (sandbox if kind == "call" else session).run(SAY_WORLD + use)
         assert result.status is Status.OK, result
         networks.append(result.stdout)
     assert len(set(networks)) == NUM_CALLS

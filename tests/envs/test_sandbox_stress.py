@@ -1,7 +1,6 @@
 """Many calls at once, some of them hostile, and what hundreds of calls leave behind."""
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import resource
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
+from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Result, Status
 from trm_envs.sandbox.connection import ENOUGH_IDLE
 from trm_envs.sandbox.guest.zygote import SPARES
@@ -86,22 +85,13 @@ async def test_200_at_once_on_an_event_loop_with_every_tenth_hostile(sandbox: Lo
     assert longest_pause < 1.0  # the loop was never held up by a run
 
 
-def descendants(pid: int) -> int:
-    number = 0
-    with contextlib.suppress(OSError):  # ended meanwhile
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
-                number += 1 + descendants(int(child))
-    return number
-
-
 def held() -> dict[str, int]:
     """What this process and its children hold."""
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
-        "processes": descendants(os.getpid()),
+        "processes": len(descendants_of(os.getpid())),
         "MiB": resident // MIB,
     }
 
@@ -123,7 +113,7 @@ def test_hundreds_of_calls_and_sessions_leave_nothing_behind() -> None:
             deadline = time.monotonic() + 5
             while True:
                 waiting = len(zygote._idle)
-                too_many = descendants(zygote._process.pid) - 1 - 2 * (SPARES + waiting)
+                too_many = len(descendants_of(zygote._process.pid)) - 1 - 2 * (SPARES + waiting)
                 if too_many <= 0 or time.monotonic() > deadline:
                     break
                 time.sleep(0.02)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from trm_envs.sandbox.interface import Result, Status
 from trm_envs.sandbox.request import Request
-from trm_envs.sandbox.world import GRACE_S, Refused, World
+from trm_envs.sandbox.world import GRACE_S, Refused, World, known
 
 ENOUGH_IDLE = 2
 """With so many supervisors that clean up after a call, the next one waits for the first of them."""
@@ -32,6 +32,7 @@ class Zygote:
         self._num_warm = num_warm
         self._idle: deque[World] = deque()
         self._lock = threading.Lock()
+        known.add(self)
 
     def is_ours(self) -> bool:
         """True if it runs and this process started it, not a parent that forked us."""
@@ -96,6 +97,10 @@ class Zygote:
                 self._process.kill()
                 self._process.wait()
         self.control.close()  # last, for the sake of that thread
+
+    def forget(self) -> None:
+        """Close what leads there and leave it alone, as a child of the process that it belongs to."""
+        self.control.close()
 
 
 class Slots:
@@ -167,7 +172,7 @@ class Call:
         is_sound = False
         try:
             result = world.ask(request)
-            is_sound = True
+            is_sound = world.is_sound
             return result
         except (OSError, EOFError, ValueError, KeyError) as error:
             message = f"{type(error).__name__}: {error}"

@@ -6,17 +6,32 @@ import os
 import select
 import socket
 import time
+import weakref
 from typing import Any
 
 from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.guest.wire import Order, Verdict
-from trm_envs.sandbox.interface import Result
+from trm_envs.sandbox.interface import Result, Status
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
 
 GRACE_S = 5.0
 """Seconds over the wall-clock limit in which a supervisor must have answered."""
+FILES_S = 60.0
+"""Seconds for files to be written or read, by a process that nothing of the program can hold up."""
 _NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every build of Python names them
+
+
+known: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""What holds a connection into a sandbox. A child that is forked off this process must not keep it alive."""
+
+
+def _forget_all() -> None:
+    for each in list(known):
+        each.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 class Refused(Exception):
@@ -34,8 +49,11 @@ class World:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        known.add(self)
         self._streams: Streams | None = None  # of a session's program, between its cells
         self._may_refuse = False
+        self.is_sound = True
+        """False once the supervisor has not kept its deadline: it must be hung up on."""
 
     def is_ready(self, patience_s: float) -> bool:
         """Return True once the supervisor that has served a call takes another one, False if it has ended.
@@ -66,14 +84,18 @@ class World:
             OSError: if the sandbox failed.
             EOFError: if the supervisor is gone, or somebody hung up.
         """
-        self._connection.settimeout(request.limits.wall_s + GRACE_S)
+        self._connection.settimeout(GRACE_S)
         fetched: dict[str, Any] = {"files": {}, "missing": {}}
         if request.files:
-            self._clerk(request, is_last=False, write=request.packed_files())
+            written = self._clerk(request, is_last=False, write=request.packed_files())
+            if "error" in written and request.session:  # what is in the way is the session's own
+                return Result(Status.ERROR, stderr=written["error"], return_code=1)
+            if "error" in written:
+                raise OSError(written["error"])
         has_outputs = bool(request.outputs)
         self._start(request, is_last=not (request.session or has_outputs))
         verdict = self._watch(request)
-        if has_outputs:
+        if has_outputs and self.is_sound:
             fetched = self._clerk(request, is_last=not request.session, read=request.outputs)
         return self._result(request, verdict, fetched)
 
@@ -95,22 +117,31 @@ class World:
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up; the kernel ends every process."""
+        """Hang up, also if a child of this process has a copy of the connection; the kernel ends every process."""
+        self.hang_up()
+        self.forget()
+
+    def forget(self) -> None:
+        """Close what leads there and leave it alone, as a child of the process that it belongs to."""
         self._connection.close()
         self._close_streams()
 
     def _start(self, request: Request, is_last: bool) -> None:
         code = request.code.encode("utf-8", "surrogateescape")
-        fds = [in_memory(code if self._streams else request.kind + code)]
+        ours: list[int] = []
+        fds: list[int] = []
         try:
+            fds.append(in_memory(code if self._streams else request.kind + code))
             if self._streams is None:
-                out, theirs_out = os.pipe()
-                err, theirs_err = os.pipe()
-                self._streams = Streams(out, err)
-                fds += [theirs_out, theirs_err, in_memory(request.stdin)]
+                for _ in ("stdout", "stderr"):
+                    end, theirs = os.pipe()
+                    ours.append(end)
+                    fds.append(theirs)
+                fds.append(in_memory(request.stdin))
+                self._streams, ours = Streams(*ours), []
             self._send(wire.RUN, request, is_last, fds)
         finally:
-            for fd in fds:
+            for fd in (*fds, *ours):
                 os.close(fd)
 
     def _send(self, kind: bytes, request: Request, is_last: bool, fds: list[int]) -> None:
@@ -133,7 +164,6 @@ class World:
             if self._may_refuse:
                 raise Refused from error
             raise
-        self._may_refuse = False
 
     def _watch(self, request: Request) -> Verdict:
         """Take what the program writes, until the supervisor's verdict; return that."""
@@ -147,8 +177,10 @@ class World:
         is_over = False
         while True:
             events = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
-            if not events:
-                raise TimeoutError(f"no verdict {GRACE_S:.0f} s after the deadline")
+            if not events:  # it is held up, which a program can bring about: that must not be worth its while
+                self.is_sound = False
+                verdict = Verdict("timeout", 0, 0.0, request.limits.wall_s + GRACE_S)
+                break
             if connection in events:
                 verdict = self._receive_verdict()
                 break
@@ -172,24 +204,38 @@ class World:
 
     def _receive_verdict(self) -> Verdict:
         try:
-            return wire.verdict_of(wire.receive_packet(self._connection)[0])
-        except ConnectionResetError:  # reported first if the supervisor ended and left a `STOP` unread
-            return wire.verdict_of(wire.receive_packet(self._connection)[0])
+            packet, _ = wire.receive_packet(self._connection)
+        except ConnectionResetError:  # reported first if the supervisor ended and left a packet unread
+            packet, _ = wire.receive_packet(self._connection)
+        if packet == wire.REFUSED:
+            raise Refused
+        self._may_refuse = False
+        return wire.verdict_of(packet)
 
     def _clerk(
         self, request: Request, is_last: bool, write: dict[str, str] | None = None, read: list[str] | None = None
     ) -> dict[str, Any]:
-        """Write files to the working folder, or read some."""
+        """Have files written to the working folder, or read; return the answer."""
+        total = request.limits.disk_bytes
+        order = {
+            "write": write or {},
+            "read": read or [],
+            "file_bytes": request.limits.file_bytes,
+            "total_bytes": total,
+        }
         here, there = socket.socketpair()
         with here:
             with there:
                 self._send(wire.FILES, request, is_last, [there.fileno()])
-            here.settimeout(GRACE_S)
-            max_bytes = request.limits.file_bytes
-            wire.send(here, {"write": write or {}, "read": read or [], "max_bytes": max_bytes})
-            answer = wire.receive(here, len(read or []) * 2 * max_bytes + (1 << 20))
-        if "error" in answer:
-            raise OSError(answer["error"])
+            here.settimeout(FILES_S)
+            try:
+                wire.send(here, order)
+                answer = wire.receive(here, 2 * total + (1 << 20))
+            except (EOFError, ConnectionError) as error:
+                if self._may_refuse:
+                    raise Refused from error
+                raise
+        self._may_refuse = False
         return answer
 
     def _result(self, request: Request, verdict: Verdict, fetched: dict[str, Any]) -> Result:
@@ -219,8 +265,12 @@ class World:
 def in_memory(data: bytes) -> int:
     """Return the descriptor of a file in memory that holds `data` and can never be written again."""
     fd = os.memfd_create("data", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(fd, "wb", closefd=False) as file:
-        file.write(data)
-    os.lseek(fd, 0, os.SEEK_SET)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _NEVER_WRITTEN)  # else it is memory that no limit counts
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _NEVER_WRITTEN)  # else it is memory that no limit counts
+    except OSError:
+        os.close(fd)
+        raise
     return fd

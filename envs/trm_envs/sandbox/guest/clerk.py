@@ -16,6 +16,7 @@ def start(channel_fd: int) -> None:
     if pid == 0:
         try:
             isolation.close_other_fds(channel_fd)
+            isolation.confine()
             _serve(socket.socket(fileno=channel_fd))
         finally:
             os._exit(0)
@@ -31,9 +32,12 @@ def _serve(channel: socket.socket) -> None:
     except OSError as error:
         wire.send(channel, {"error": f"files[{name!r}]: {error.strerror or error}"})
         return
+    left = order["total_bytes"]
     for name in order["read"]:
         try:
-            files[name] = wire.pack(_read(name, order["max_bytes"]))
+            data = _read(name, min(left, order["file_bytes"]))
+            left -= len(data)
+            files[name] = wire.pack(data)
         except OSError as error:
             missing[name] = error.strerror or str(error)
     wire.send(channel, {"files": files, "missing": missing})
@@ -73,7 +77,7 @@ def _read(name: str, max_bytes: int) -> bytes:
 
 def _open_folder(name: str, make: bool) -> int:
     """Open the folder of `name`; no link is followed on the way."""
-    folder = os.open(isolation.WORK, os.O_PATH | os.O_DIRECTORY)
+    folder = os.open(isolation.WORK, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     for part in name.split("/")[:-1]:
         if make and not _is_there(part, folder):
             os.mkdir(part, 0o755, dir_fd=folder)

@@ -19,17 +19,14 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _SYSCALL = ctypes.PyDLL(None, use_errno=True).syscall
 _SYSCALL.restype = ctypes.c_long
 _SYSCALL.argtypes = [ctypes.c_long] * 6
-_PRCTL, _CAPSET, _MOUNT, _UMOUNT = (
-    _LIBC.prctl,
-    _LIBC.capset,
-    _LIBC.mount,
-    _LIBC.umount2,
-)  # looked up once, in the zygote
+_PRCTL, _CAPSET, _MOUNT = _LIBC.prctl, _LIBC.capset, _LIBC.mount  # looked up once, in the zygote
+_UMOUNT, _UNSHARE = _LIBC.umount2, _LIBC.unshare
 _NEW_NAMESPACES = (
     0x10000000 | 0x20000000 | 0x00020000 | 0x08000000 | 0x04000000 | 0x40000000
 )  # user pid mnt ipc uts net
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 2, 4, 8, 32, 4096
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 4, 24, 38
+_RENEWED = 0x08000000 | 0x04000000  # ipc uts
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)
 _CLOSE_RANGE, _LAST_FD = 436, 0x7FFFFFFF
@@ -69,34 +66,51 @@ def map_own_user(uid: int, gid: int) -> None:
         _write(f"/proc/self/{name}", line.encode())
 
 
-def make_private_world() -> None:
-    """As PID 1 of the call: mount its own /proc, /tmp and /dev/shm, raise the loopback, hide from the program."""
-    _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "")
-    _mount_tmp()
+def make_private_world() -> int:
+    """As PID 1 of the call: mount its own /proc, /tmp and /dev/shm, raise the loopback, hide from the program.
+
+    Returns:
+        The descriptor of a /proc/sys/kernel that can be written, for `renew_world`.
+    """
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    _mount("proc", "/proc", "proc", flags, "hidepid=2")  # what PID 1 did for others can be read off it
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
+    for name in ("tcp_rmem", "tcp_wmem"):  # buffers are memory that no limit counts
+        _write(f"/proc/sys/net/ipv4/{name}", b"4096 16384 65536")
+    kernel = os.open("/proc/sys/kernel", os.O_PATH | os.O_DIRECTORY)
+    # read-only for programs: all of them have the scheduling group whose weight stands there
+    _mount("/proc", "/proc", None, _MS_BIND, "")
+    _mount("proc", "/proc", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, "")
+    _mount_tmp()
     checked(_PRCTL(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+    return kernel
 
 
-def renew_world() -> None:
+def renew_world(kernel: int) -> None:
     """As PID 1 between two calls, with every process of the first one gone: put away what it can have left.
 
-    That is its files, and process numbers, which start again. System V objects, message queues, kernel keys and every
-    setting of a namespace are out of a program's reach; a network that was used is not used again.
+    That is its files, its process numbers and what it did to its IPC and host-name namespaces, which are new ones from
+    here on. Kernel keys and every setting of the namespaces that stay are out of a program's reach; those in which a
+    program has made a socket of the network are not renewed.
+
+    Args:
+        kernel: what `make_private_world` returned.
 
     Raises:
         OSError: if something stays; these namespaces must not serve another call then.
     """
-    for line in _content("/proc/net/dev").splitlines()[2:]:
-        if any(map(int, line.split()[1:])):
-            raise OSError("packets were sent: connections may linger")
-    if _content("/proc/net/unix").count(b"\n") > 1:
+    fd = os.open("/proc/net/unix", os.O_RDONLY)
+    lines = os.read(fd, 1000).count(b"\n")
+    os.close(fd)
+    if lines > 1:
         raise OSError("local sockets are left: the kernel collects late those that were sent over each other")
     for target in ("/dev/shm", "/tmp"):
         checked(_UMOUNT(target.encode(), 0), f"umount {target}")
     _mount_tmp()
+    checked(_UNSHARE(_RENEWED), "unshare")
     if _LAST_PID_CAN_BE_SET:
-        _write("/proc/sys/kernel/ns_last_pid", b"1")
+        _write("ns_last_pid", b"1", kernel)
 
 
 def limit_disk(disk_bytes: int, num_files: int) -> None:
@@ -118,17 +132,23 @@ def limit_all_processes() -> None:
     """In the zygote: set the rlimits that are the same for all calls."""
     for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(kind, (0, 0))
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (256, 256))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     # more than programs have: what they keep in flight between sockets counts against everybody's
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def confine() -> None:
-    """As the program's process: give up every capability and most descriptors, and install the system-call filter."""
+def confine() -> "int | None":
+    """As the program's process: give up every capability and most descriptors, and install the system-call filter.
+
+    Returns:
+        What `seccomp.install` does.
+    """
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
     checked(_CAPSET(_CAPABILITY_HEADER, bytes(24)), "capset")
-    seccomp.install(_PRCTL)
+    listener = seccomp.install(_SYSCALL)
     checked(_PRCTL(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+    return listener
 
 
 def close_other_fds(keep: int) -> None:
@@ -144,15 +164,8 @@ def close_other_fds(keep: int) -> None:
                 os.close(int(name))
 
 
-def _content(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY)
-    content = os.read(fd, 1 << 16)
-    os.close(fd)
-    return content
-
-
-def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY)
+def _write(path: str, data: bytes, folder: "int | None" = None) -> None:
+    fd = os.open(path, os.O_WRONLY, dir_fd=folder)
     os.write(fd, data)
     os.close(fd)
 

@@ -1,4 +1,4 @@
-"""What the processes of a call hold in memory, seen by their PID 1."""
+"""What the processes of a call do and hold in memory, seen by their PID 1."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import os
 
 def of_all(limit: int) -> int:
     """Bytes of memory of all processes of the call: resident sizes, and if their sum is over `limit`, exact shares."""
-    pids = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+    pids = _pids()
     resident = 0
     for pid in pids:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
@@ -18,3 +18,16 @@ def of_all(limit: int) -> int:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
             shares += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
     return shares
+
+
+def is_stopped() -> bool:
+    """True if none of them runs."""
+    for pid in _pids():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+            if file.read().rpartition(b") ")[2][:1] not in b"TtZX":
+                return False
+    return True
+
+
+def _pids() -> "list[str]":
+    return [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]

@@ -21,11 +21,15 @@ def run(channel: socket.socket) -> None:
     """Confine this process, wait for code and streams over the channel and run it. Never returns."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # PID 1 has none: no signal of a program reaches it
     try:
-        isolation.confine()
+        listener = isolation.confine()
     except OSError as error:
         channel.send(str(error).encode())
         os._exit(70)
-    channel.send(wire.READY)
+    if listener is None:
+        channel.send(wire.READY)
+    else:
+        socket.send_fds(channel, [wire.READY], [listener])
+        os.close(listener)
     source, streams = _receive(channel)
     for fd, target in zip(streams, (1, 2, 0), strict=True):
         os.dup2(fd, target)

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 
-from . import clerk, isolation, memory, program, wire
+from . import clerk, isolation, memory, program, seccomp, wire
 
 WATCH_S = 0.05
 """How often the memory of all the call's processes is added up."""
@@ -22,6 +22,8 @@ MAX_CALLS = 100
 """How many calls one PID 1 serves."""
 IDLE_S = 5.0
 """How long it waits for another one."""
+REST_S = 1.0
+"""How often it looks whether a paused session is, and how long a process may take to stop."""
 
 
 class Program:
@@ -32,12 +34,14 @@ class Program:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                os.setpgid(0, 0)  # no session: the kernel would schedule each as an equal of the whole host process
+                os.setpgid(0, 0)  # no session: the kernel would schedule it as an equal of all of the host's process
                 isolation.close_other_fds(theirs.fileno())
                 program.run(theirs)
             finally:
                 os._exit(70)
         theirs.close()
+        self.listener: int | None = None
+        self.used_network = True
         self.exit_status: int | None = None
         self.cpu_s = 0.0
         self.pid_fd = os.pidfd_open(self.pid)
@@ -48,8 +52,11 @@ class Program:
         Raises:
             OSError: if the process could not be confined or limited.
         """
-        if (said := self.channel.recv(1000)) != wire.READY:
+        said, listeners, _, _ = socket.recv_fds(self.channel, 1000, 1)
+        if said != wire.READY:
             raise OSError(f"the program's process: {said.decode() or 'ended before its code'}")
+        if listeners:
+            (self.listener,), self.used_network = listeners, False
         isolation.limit_process(self.pid, order)
         self.channel.settimeout(1.0)  # from here the other side is the program's, and may take nothing
         socket.send_fds(self.channel, [wire.GO], fds)
@@ -82,19 +89,26 @@ class Program:
             except ChildProcessError:
                 break
         os.close(self.pid_fd)
+        if self.listener is not None:
+            os.close(self.listener)
         self.channel.close()
 
 
-def serve(connection: socket.socket, running: Program) -> None:
+def serve(connection: socket.socket, running: Program, kernel: int) -> None:
     """Carry out the host's orders, of calls or of one session, until it hangs up or this PID 1 is used up.
 
     After a call that ended by itself the namespaces are cleaned, a program for the next one is forked, and the host is
     told by `wire.READY`. Never returns; at its end the kernel ends every process and removes the namespaces.
+
+    Args:
+        connection: to the host.
+        running: the first program.
+        kernel: for `isolation.renew_world`.
     """
     try:
         for number in range(MAX_CALLS):
             if number > 0:
-                isolation.renew_world()
+                isolation.renew_world(kernel)
                 running = Program()
                 connection.send(wire.READY)
                 if not _is_wanted(connection):
@@ -108,13 +122,15 @@ def serve(connection: socket.socket, running: Program) -> None:
 
 
 def _is_wanted(connection: socket.socket) -> bool:
-    """Wait for an order; return False if none has come for a while. The host cannot send one from then on."""
+    """Wait for an order; say that none is taken any more, and return False, if none has come for a while."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-    if poll.poll(IDLE_S * 1000):
-        return True
-    connection.shutdown(socket.SHUT_RD)
-    return bool(connection.recv(1, socket.MSG_PEEK))  # one may have come just before
+    while poll.poll(IDLE_S * 1000):
+        if connection.recv(len(wire.STOP), socket.MSG_PEEK) != wire.STOP:
+            return True
+        connection.recv(1)  # it crossed the last call's verdict
+    connection.send(wire.REFUSED)
+    return False
 
 
 def _serve_one(connection: socket.socket, running: Program) -> bool:
@@ -122,6 +138,8 @@ def _serve_one(connection: socket.socket, running: Program) -> bool:
     is_first = is_new = is_sound = True
     try:
         while True:
+            if not is_new:
+                _see_to_rest(connection)
             data, fds = wire.receive_packet(connection)
             if data == wire.STOP:  # it crossed the verdict
                 if not is_new:
@@ -136,11 +154,13 @@ def _serve_one(connection: socket.socket, running: Program) -> bool:
                 isolation.limit_disk(order.disk_bytes, order.num_files)
                 is_first = False
             if order.kind == wire.FILES:
+                if not is_new:
+                    _kill_what_runs()
                 clerk.start(fds[0])
             else:
                 verdict = _run(connection, running, order, fds, is_new)
                 is_new = verdict.kind not in ("done", "raised")
-                is_sound = is_sound and verdict.kind in ("exited", "done", "raised")
+                is_sound = is_sound and verdict.kind in ("exited", "done", "raised") and not running.used_network
                 connection.send(verdict.packed())
                 if is_new and order.is_session:
                     running = Program()
@@ -180,8 +200,12 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
         EOFError: if the host hangs up.
     """
     poll = select.poll()
-    for fd in (connection.fileno(), running.pid_fd, *((running.channel.fileno(),) if order.is_session else ())):
-        poll.register(fd, select.POLLIN)
+    poll.register(connection, select.POLLIN)
+    poll.register(running.pid_fd, select.POLLIN)
+    if order.is_session:
+        poll.register(running.channel, select.POLLIN)
+    if running.listener is not None:
+        poll.register(running.listener, select.POLLIN)
     next_look = time.monotonic() + WATCH_S
     while True:
         now = time.monotonic()
@@ -198,6 +222,12 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
         if connection.fileno() in events:
             wire.receive_packet(connection)
             return "output_limit"
+        if running.listener in events:
+            if events[running.listener] & select.POLLIN:
+                running.used_network = True
+                seccomp.let_socket_be_made(running.listener)
+            else:
+                poll.unregister(running.listener)
         if time.monotonic() >= next_look:
             running.reap()
             if running.exit_status is not None:
@@ -205,6 +235,27 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             if memory.of_all(order.memory_bytes) > order.memory_bytes:
                 return "memory"
             next_look = time.monotonic() + WATCH_S
+
+
+def _see_to_rest(connection: socket.socket) -> None:
+    """Wait for an order between two cells; a session that does not stay paused is killed.
+
+    The filter refuses what could wake a stopped process. This looks whether it has.
+    """
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    while not poll.poll(REST_S * 1000):
+        _kill_what_runs()
+
+
+def _kill_what_runs() -> None:
+    """Kill a paused session in which a process runs; the stop may take a moment to reach all."""
+    deadline = time.monotonic() + REST_S
+    while not memory.is_stopped():
+        if time.monotonic() > deadline:
+            _kill_all(signal.SIGKILL)
+            break
+        time.sleep(0.001)
 
 
 def _kill_all(number: int) -> None:

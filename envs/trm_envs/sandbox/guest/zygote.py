@@ -32,8 +32,9 @@ def serve(control_fd: int, preload: "list[str]") -> None:
     os.environ.pop("LD_BIND_NOW", None)  # for the zygote alone
     program.prepare()
     isolation.limit_all_processes()
-    seccomp.header(platform.machine())  # made once, for all calls
+    seccomp.header(platform.machine(), True)  # made once, for all calls
     uid, gid = os.getuid(), os.getgid()
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # to wake a program interrupts nobody
     gc.disable()
     gc.freeze()  # what all calls share is not touched by their collections
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
@@ -84,11 +85,11 @@ def _supervise(connection: socket.socket, uid: int, gid: int) -> None:
             isolation.refuse_new_privileges()
             running = supervisor.Program()  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
-            isolation.make_private_world()
+            kernel = isolation.make_private_world()
         except OSError as error:
             connection.send(wire.failure(f"the call's world: {error}"))
             connection.recv(1)  # stay until it is read
         else:
-            supervisor.serve(connection, running)
+            supervisor.serve(connection, running, kernel)
     finally:
         os._exit(0)

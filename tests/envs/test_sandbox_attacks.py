@@ -1,0 +1,143 @@
+"""What programs do to sessions, files and descriptors so that the sandbox would fail them, or forget to stop them."""
+
+import contextlib
+import dataclasses
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
+from trm_envs.sandbox import LocalSandbox, Status
+from trm_envs.sandbox.guest.supervisor import REST_S
+from trm_envs.sandbox.world import GRACE_S
+
+pytestmark = needs_bubblewrap
+
+
+@pytest.fixture
+def sandbox() -> Iterator[LocalSandbox]:
+    with LocalSandbox(dataclasses.replace(TIGHT, wall_s=10.0)) as made:
+        yield made
+
+
+def state_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    return ""
+
+
+def inside(sandbox: LocalSandbox) -> list[int]:
+    """The processes in the sandbox, the zygote first."""
+    assert sandbox._zygote is not None
+    return descendants_of(sandbox._zygote._process.pid)
+
+
+@pytest.mark.parametrize("with_files", [False, True])
+def test_a_session_that_does_not_stay_paused_is_ended(sandbox: LocalSandbox, with_files: bool) -> None:
+    with sandbox.session() as session:
+        assert session.run(
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+        )
+        (paused,) = (pid for pid in inside(sandbox) if state_of(pid) == "T")
+        os.kill(paused, signal.SIGCONT)  # from outside, for inside nothing can
+        if not with_files:
+            time.sleep(3 * REST_S)
+        result = session.run("print(1)", files={"f": "x"} if with_files else None)
+        assert (result.status, result.return_code, result.state_lost) == (Status.ERROR, -signal.SIGKILL, True), result
+        assert session.run("print(2)").stdout == "2\n"
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "os.mkdir('f'); open('f/x', 'w').close()",
+        "os.symlink('/etc', 'f')",
+        "os.mkfifo('f')",
+        "os.chdir('/'); os.rename('/tmp/work', '/tmp/other')",
+        "os.chdir('/'); os.rename('/tmp/work', '/tmp/other'); os.symlink('/proc', '/tmp/work')",
+    ],
+)
+def test_what_a_session_puts_in_the_way_of_a_file_is_its_own_error(sandbox: LocalSandbox, obstacle: str) -> None:
+    with sandbox.session() as session:
+        assert session.run(f"import os\n{obstacle}").ok
+        result = session.run("print(1)", files={"f": "x"}, outputs=["f"])
+        assert (result.status, result.state_lost) == (Status.ERROR, False), result
+        assert result.stderr.startswith("files['f']: ")
+        assert session.run("print(2)", outputs=["version"]).stdout == "2\n"
+
+
+def test_what_is_fetched_is_no_more_than_the_disk_holds(sandbox: LocalSandbox) -> None:
+    # a file without contents, under many names
+    names = [f"f{number}" for number in range(8)]
+    code = f"import os\nopen('f0', 'wb').truncate({2 * MIB})\nfor i in range(1, 8): os.link('f0', f'f{{i}}')"
+    limits = dataclasses.replace(sandbox.limits, disk_bytes=5 * MIB, file_bytes=2 * MIB)
+    result = sandbox.run(code, limits=limits, outputs=names)
+    assert result.ok
+    assert set(result.files) == {"f0", "f1"}
+    assert set(result.missing) == set(names[2:])
+    assert result.missing["f2"] == f"{2 * MIB} bytes, at most {MIB} are fetched"
+
+
+@pytest.mark.slow
+def test_a_supervisor_that_is_held_up_means_a_timeout(sandbox: LocalSandbox) -> None:
+    # a program can bring that about: it must not become a failure of the sandbox, which nobody counts
+    limits = dataclasses.replace(TIGHT, wall_s=0.5)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(sandbox.run, "import time\ntime.sleep(60)", limits=limits)
+        time.sleep(0.2)
+        _zygote, *others = inside(sandbox)
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        result = call.result(GRACE_S + 5)
+        for pid in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert (result.status, result.duration_s) == (Status.TIMEOUT, limits.wall_s + GRACE_S)
+    assert sandbox.run("print(1)").stdout == "1\n"
+
+
+def test_a_child_of_the_host_keeps_no_call_alive(sandbox: LocalSandbox) -> None:
+    with sandbox.session() as session:
+        assert session.run("x = bytearray(1 << 20)").ok
+        (paused,) = (pid for pid in inside(sandbox) if state_of(pid) == "T")
+        reading, writing = os.pipe()
+        if (child := os.fork()) == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        session._call.abort()
+        deadline = time.monotonic() + 5
+        while state_of(paused) == "T" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert state_of(paused) != "T"
+        os.close(reading)
+        os.close(writing)
+        os.waitpid(child, 0)
+
+
+def test_a_host_without_descriptors_loses_none(sandbox: LocalSandbox) -> None:
+    def number() -> int:
+        """Descriptors, without those of supervisors that wait."""
+        assert sandbox._zygote is not None
+        return len(os.listdir("/proc/self/fd")) - len(sandbox._zygote._idle)
+
+    for _ in range(4):
+        assert sandbox.run("").ok
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    failed = 0
+    for free in range(8):
+        before = number()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1 + free, hard))
+            failed += sandbox.run("").status is Status.SANDBOX_ERROR
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert number() <= before
+    assert 0 < failed < 8
+    assert sandbox.run("print(1)").stdout == "1\n"
