@@ -38,13 +38,22 @@ def inside(sandbox: LocalSandbox) -> list[int]:
     return descendants_of(sandbox._zygote._process.pid)
 
 
+def paused_in(sandbox: LocalSandbox) -> int:
+    """The one process that is stopped, which takes a moment."""
+    deadline = time.monotonic() + 5
+    while not (found := [pid for pid in inside(sandbox) if state_of(pid) == "T"]):
+        assert time.monotonic() < deadline
+    (paused,) = found
+    return paused
+
+
 @pytest.mark.parametrize("with_files", [False, True])
 def test_a_session_that_does_not_stay_paused_is_ended(sandbox: LocalSandbox, with_files: bool) -> None:
     with sandbox.session() as session:
         assert session.run(
             "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
         )
-        (paused,) = (pid for pid in inside(sandbox) if state_of(pid) == "T")
+        paused = paused_in(sandbox)
         os.kill(paused, signal.SIGCONT)  # from outside, for inside nothing can
         if not with_files:
             time.sleep(3 * REST_S)
@@ -105,7 +114,7 @@ def test_a_supervisor_that_is_held_up_means_a_timeout(sandbox: LocalSandbox) -> 
 def test_a_child_of_the_host_keeps_no_call_alive(sandbox: LocalSandbox) -> None:
     with sandbox.session() as session:
         assert session.run("x = bytearray(1 << 20)").ok
-        (paused,) = (pid for pid in inside(sandbox) if state_of(pid) == "T")
+        paused = paused_in(sandbox)
         reading, writing = os.pipe()
         if (child := os.fork()) == 0:
             os.close(writing)
