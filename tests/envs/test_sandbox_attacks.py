@@ -150,3 +150,39 @@ def test_a_host_without_descriptors_loses_none(sandbox: LocalSandbox) -> None:
         assert number() <= before
     assert 0 < failed < 8
     assert sandbox.run("print(1)").stdout == "1\n"
+
+
+def test_descriptors_that_one_keeps_in_flight_are_nobody_elses_loss(sandbox: LocalSandbox) -> None:
+    # between being sent and being received, descriptors count for all processes of a user together
+    fill = """
+import socket
+pairs, sent = [], 0
+try:
+    while True:
+        pairs.append(socket.socketpair())
+        for _ in range(100):
+            socket.send_fds(pairs[-1][0], [b'x'], [0])
+            sent += 1
+except OSError as error:
+    print(sent, error.strerror)
+"""
+    with sandbox.session() as session:
+        sent, why = session.run(fill).stdout.strip().split(" ", 1)
+        assert int(sent) > 200
+        assert why == "Too many references: cannot splice"
+        for _ in range(20):
+            assert sandbox.run("print(1)").stdout == "1\n"
+        with sandbox.session() as other:
+            assert other.run("print(1)").stdout == other.run("print(1)").stdout == "1\n"
+
+
+@pytest.mark.slow
+def test_hundreds_of_sessions_stay_open_at_once(sandbox: LocalSandbox) -> None:
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(sandbox.session()) for _ in range(300)]
+        for number, session in enumerate(sessions):
+            assert session.run(f"x = {number}").ok
+        for number, session in enumerate(sessions):
+            assert session.run("print(x)").stdout == f"{number}\n"
+    # their supervisors are all there for others now
+    assert all(sandbox.run("print(1)").stdout == "1\n" for _ in range(300))

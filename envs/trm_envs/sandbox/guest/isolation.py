@@ -134,21 +134,25 @@ def limit_all_processes() -> None:
         resource.setrlimit(kind, (0, 0))
     resource.setrlimit(resource.RLIMIT_SIGPENDING, (256, 256))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    # more than programs have: what they keep in flight between sockets counts against everybody's
+    # more than `limit_descriptors`: what programs keep in flight between sockets counts against everybody's
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def confine() -> "int | None":
-    """As the program's process: give up every capability and most descriptors, and install the system-call filter.
+    """As the program's process: give up every capability, and install the system-call filter.
 
     Returns:
         What `seccomp.install` does.
     """
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
     checked(_CAPSET(_CAPABILITY_HEADER, bytes(24)), "capset")
     listener = seccomp.install(_SYSCALL)
     checked(_PRCTL(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
     return listener
+
+
+def limit_descriptors() -> None:
+    """As the program's process: limit its descriptors, once it has sent the last one."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
 
 def close_other_fds(keep: int) -> None:

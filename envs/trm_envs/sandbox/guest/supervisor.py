@@ -40,11 +40,22 @@ class Program:
             finally:
                 os._exit(70)
         theirs.close()
+        self.said: bytes | None = None
         self.listener: int | None = None
         self.used_network = True
         self.exit_status: int | None = None
         self.cpu_s = 0.0
         self.pid_fd = os.pidfd_open(self.pid)
+
+    def hear(self) -> None:
+        """Wait until it is confined, or says why it is not.
+
+        Soon after its start: what it sends along counts, until it is received, against a limit that all programs share.
+        """
+        if self.said is None:
+            self.said, listeners, _, _ = socket.recv_fds(self.channel, 1000, 1)
+            if listeners:
+                (self.listener,), self.used_network = listeners, False
 
     def begin(self, order: wire.Order, fds: "list[int]") -> None:
         """Set the limits of the order and hand over the code and the streams.
@@ -52,11 +63,9 @@ class Program:
         Raises:
             OSError: if the process could not be confined or limited.
         """
-        said, listeners, _, _ = socket.recv_fds(self.channel, 1000, 1)
-        if said != wire.READY:
-            raise OSError(f"the program's process: {said.decode() or 'ended before its code'}")
-        if listeners:
-            (self.listener,), self.used_network = listeners, False
+        self.hear()
+        if self.said != wire.READY:
+            raise OSError(f"the program's process: {(self.said or b'').decode() or 'ended before its code'}")
         isolation.limit_process(self.pid, order)
         self.channel.settimeout(1.0)  # from here the other side is the program's, and may take nothing
         socket.send_fds(self.channel, [wire.GO], fds)
@@ -110,6 +119,8 @@ def serve(connection: socket.socket, running: Program, kernel: int) -> None:
             if number > 0:
                 isolation.renew_world(kernel)
                 running = Program()
+            running.hear()
+            if number > 0:
                 connection.send(wire.READY)
                 if not _is_wanted(connection):
                     break
