@@ -80,27 +80,25 @@ class Program:
 
     def reap(self) -> None:
         """Collect ended processes, orphans included; note how the program itself ended."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                if pid == self.pid:
-                    self.exit_status, self.cpu_s = status, usage.ru_utime + usage.ru_stime
+        self._collect(os.WNOHANG)
 
     def end(self) -> None:
-        """Kill everything in the PID namespace."""
-        while True:
-            _kill_all(signal.SIGKILL)
-            self.reap()
-            try:
-                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-            except ChildProcessError:
-                break
+        """Kill everything in the PID namespace, which no process can outrun by forking, and collect it."""
+        _kill_all(signal.SIGKILL)
+        self._collect(0)
         os.close(self.pid_fd)
         if self.listener is not None:
             os.close(self.listener)
         self.channel.close()
+
+    def _collect(self, how: int) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status, usage = os.wait4(-1, how)
+                if pid == 0:
+                    return
+                if pid == self.pid:
+                    self.exit_status, self.cpu_s = status, usage.ru_utime + usage.ru_stime
 
 
 def serve(connection: socket.socket, running: Program, kernel: int) -> None:
