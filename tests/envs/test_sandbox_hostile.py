@@ -196,6 +196,13 @@ def test_what_no_task_needs_is_refused(sandbox: Sandbox, call: str) -> None:
     assert sandbox.run(code).stdout == "-1 EPERM\n"
 
 
+def test_a_timer_that_could_wake_a_session_does_not_exist(sandbox: Sandbox) -> None:
+    code = "import ctypes, errno\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    code += "print(libc.timer_create(1, bytes(64), bytes(8)), errno.errorcode[ctypes.get_errno()])"
+    assert sandbox.run(code).stdout == "-1 ENOSYS\n"
+    assert sandbox.run("timeout 5 echo done", "bash").stdout == "done\n"
+
+
 def test_a_service_on_the_hosts_loopback_is_out_of_reach(sandbox: Sandbox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
