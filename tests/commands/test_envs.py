@@ -162,6 +162,7 @@ def run(folder, *command):
     )
 
 
+@pytest.mark.slow
 def test_a_new_package_passes_its_own_test_and_the_check(tmp_path, capsys):
     assert main(["envs", "new", "blue_camel", "--dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -47,7 +47,7 @@ def paused_in(sandbox: LocalSandbox) -> int:
     return paused
 
 
-@pytest.mark.parametrize("with_files", [False, True])
+@pytest.mark.parametrize("with_files", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_session_that_does_not_stay_paused_is_ended(sandbox: LocalSandbox, with_files: bool) -> None:
     with sandbox.session() as session:
         assert session.run(

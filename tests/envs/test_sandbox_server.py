@@ -146,7 +146,7 @@ def test_paths_sizes_origins_and_tokens_are_checked() -> None:
 
 
 async def test_programs_beyond_the_bound_wait_and_too_many_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeSandbox(seconds=0.25)
+    fake = FakeSandbox(seconds=0.15)
     with running_server(fake, max_concurrent=3) as url:  # type: ignore[arg-type]
         responses = await asyncio.gather(*(asyncio.to_thread(post, url, program()) for _ in range(12)))
         assert [response.json()["status"] for response in responses] == ["Success"] * 12

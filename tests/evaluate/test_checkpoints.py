@@ -199,6 +199,7 @@ def test_the_given_tokenizer_serves_a_folder_that_has_none(tmp_path: Path) -> No
         parse_checkpoint(str(folder))
 
 
+@pytest.mark.slow
 def test_merged_weights_are_the_shards_weights_to_the_last_bit(tmp_path: Path) -> None:
     whole = fsdp(tmp_path / "actor")
     folder = model_folder(parse_checkpoint(str(tmp_path / "actor")))
@@ -229,6 +230,7 @@ def test_processes_that_ask_at_once_merge_once(tmp_path: Path, cache: Path, monk
     assert merges[0].parent == cache / "merged"
 
 
+@pytest.mark.slow
 def test_a_merge_that_fails_shows_why_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     fsdp(tmp_path / "actor")
     config = tmp_path / "actor" / "huggingface" / "config.json"
