@@ -78,7 +78,8 @@ def test_what_a_session_puts_in_the_way_of_a_file_is_its_own_error(sandbox: Loca
         result = session.run("print(1)", files={"f": "x"}, outputs=["f"])
         assert (result.status, result.state_lost) == (Status.ERROR, False), result
         assert result.stderr.startswith("files['f']: ")
-        assert session.run("print(2)", outputs=["version"]).stdout == "2\n"
+        result = session.run("print(2)", outputs=["version"])
+        assert (result.stdout, result.files, set(result.missing)) == ("2\n", {}, {"version"})
 
 
 def test_what_is_fetched_is_no_more_than_the_disk_holds(sandbox: LocalSandbox) -> None:
@@ -100,6 +101,8 @@ def test_a_supervisor_that_is_held_up_means_a_timeout(sandbox: LocalSandbox) -> 
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(sandbox.run, "import time\ntime.sleep(60)", limits=limits)
         time.sleep(0.2)
+        assert sandbox._zygote is not None
+        waiting = set(sandbox._zygote._idle)
         _zygote, *others = inside(sandbox)
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
@@ -108,26 +111,35 @@ def test_a_supervisor_that_is_held_up_means_a_timeout(sandbox: LocalSandbox) -> 
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
     assert (result.status, result.duration_s) == (Status.TIMEOUT, limits.wall_s + GRACE_S)
+    assert set(sandbox._zygote._idle) <= waiting
     assert sandbox.run("print(1)").stdout == "1\n"
 
 
-def test_a_child_of_the_host_keeps_no_call_alive(sandbox: LocalSandbox) -> None:
+def test_whoever_has_a_copy_of_a_connection_keeps_no_call_alive(sandbox: LocalSandbox) -> None:
     with sandbox.session() as session:
-        assert session.run("x = bytearray(1 << 20)").ok
-        paused = paused_in(sandbox)
-        reading, writing = os.pipe()
-        if (child := os.fork()) == 0:
-            os.close(writing)
-            os.read(reading, 1)
-            os._exit(0)
+        assert session.run("x = 1").ok
+        paused, world = paused_in(sandbox), session._call._world
+        assert world is not None
+        copy = os.dup(world._connection.fileno())
         session._call.abort()
         deadline = time.monotonic() + 5
         while state_of(paused) == "T" and time.monotonic() < deadline:
             time.sleep(0.01)
         assert state_of(paused) != "T"
-        os.close(reading)
-        os.close(writing)
-        os.waitpid(child, 0)
+        os.close(copy)
+
+
+def test_a_child_that_is_forked_off_has_no_copy(sandbox: LocalSandbox) -> None:
+    with sandbox.session() as session:
+        assert session.run("x = 1").ok
+        world, zygote = session._call._world, sandbox._zygote
+        assert world is not None
+        assert zygote is not None
+        if (child := os.fork()) == 0:
+            has_copy = {world._connection.fileno(), zygote.control.fileno()} != {-1}
+            os._exit(has_copy)
+        assert os.waitpid(child, 0)[1] == 0
+        assert session.run("print(x)").stdout == "1\n"
 
 
 def test_a_host_without_descriptors_loses_none(sandbox: LocalSandbox) -> None:

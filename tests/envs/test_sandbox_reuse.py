@@ -210,15 +210,19 @@ def test_a_world_without_calls_ends_by_itself(sandbox: LocalSandbox) -> None:
     assert waiting not in zygote._idle
 
 
-def test_an_order_that_comes_too_late_goes_to_another_world(sandbox: LocalSandbox) -> None:
+@pytest.mark.parametrize("is_open", [False, True])
+def test_an_order_that_comes_too_late_goes_to_another_world(sandbox: LocalSandbox, is_open: bool) -> None:
     # the moment between a supervisor's last look at its connection and its end
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with there:
         there.send(wire.READY)
-        there.shutdown(socket.SHUT_RD)
+        if is_open:
+            there.send(wire.REFUSED)
+        else:
+            there.shutdown(socket.SHUT_RD)
         assert sandbox._zygote is not None
         sandbox._zygote._idle.appendleft(World(here))
-        assert sandbox.run("print(1)", files={"f": "x"}).stdout == "1\n"
+        assert sandbox.run("print(1)", files=None if is_open else {"f": "x"}).stdout == "1\n"
         assert here.fileno() == -1
 
 
@@ -232,10 +236,17 @@ def test_a_cell_that_writes_too_much_is_stopped_whenever_that_is_seen(sandbox: L
         assert session.run("print('x' in globals(), open('kept').read())").stdout == "False y\n"
 
 
-def test_a_program_that_writes_without_end_is_stopped_for_that(sandbox: LocalSandbox) -> None:
-    # its supervisor ends with the call: nothing that crosses the verdict may get in its way
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: print('x' * 10000)",
+        # it has ended when it is to be stopped, and its supervisor, whose network was used, has too
+        f"import socket\nsocket.socket()\nprint('x' * {ROOMY.output_bytes + 1000})",
+    ],
+)
+def test_a_program_that_writes_too_much_is_judged_by_that(sandbox: LocalSandbox, code: str) -> None:
     with ThreadPoolExecutor(6) as threads:
-        results = list(threads.map(lambda _: sandbox.run("while True: print('x' * 10000)"), range(60)))
+        results = list(threads.map(lambda _: sandbox.run(code), range(60)))
     assert Counter(result.status for result in results) == {Status.OUTPUT_LIMIT: 60}
 
 
