@@ -198,3 +198,14 @@ def test_hundreds_of_sessions_stay_open_at_once(sandbox: LocalSandbox) -> None:
             assert session.run("print(x)").stdout == f"{number}\n"
     # their supervisors are all there for others now
     assert all(sandbox.run("print(1)").stdout == "1\n" for _ in range(300))
+
+
+def test_a_connection_over_the_loopback_holds_little(sandbox: LocalSandbox) -> None:
+    # its buffers are the kernel's memory, which no limit of the call counts
+    code = (
+        "import socket\nserver = socket.create_server(('127.0.0.1', 0))\n"
+        "client = socket.create_connection(server.getsockname())\npeer, _ = server.accept()\n"
+        "client.setblocking(False)\nsent = 0\ntry:\n    while True: sent += client.send(bytes(1 << 16))\n"
+        "except BlockingIOError: print(sent)"
+    )
+    assert 0 < int(sandbox.run(code).stdout) < MIB / 2
