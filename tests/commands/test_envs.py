@@ -80,6 +80,13 @@ def test_check_exits_0_where_all_passes_and_prints_the_figures(capsys):
     assert out.endswith("checks: none failed\n")
 
 
+def test_check_says_what_it_skipped(capsys):
+    assert main(["envs", "check", "trm/ChainMath-v0", "--only", "fuzz:fenced"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("skipped fuzz:fenced")
+    assert out.endswith("1 skipped; 1 checks: none failed\n")
+
+
 def test_check_exits_1_where_a_check_fails(fakes, capsys):
     assert main(["envs", "check", f"{fakes}:fakes/RewardsJunk-v0", "--fuzz", "0", "--horizons", "1"]) == 1
     out = capsys.readouterr().out

@@ -152,7 +152,9 @@ def check_env(arguments: argparse.Namespace) -> int:
         print(json.dumps([vars(finding) for finding in found], indent=2))
     num_failed = sum(finding.failed for finding in found)
     if not arguments.json:
-        print(f"{num_failed} of {len(found)} checks failed" if num_failed else f"{len(found)} checks: none failed")
+        num_skipped = sum(finding.outcome == "skipped" for finding in found)
+        failed = f"{num_failed} of {len(found)} checks failed" if num_failed else f"{len(found)} checks: none failed"
+        print((f"{num_skipped} skipped; " if num_skipped else "") + failed)
     return CHECK_FAILED if num_failed else 0
 
 
