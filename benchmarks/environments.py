@@ -32,7 +32,7 @@ import psutil
 
 from benchmarks.environments_problems import code_problems, fenced, math_problems, math_turns, write_rows
 from benchmarks.event_loop import Gap, idle, lateness, watch
-from trm_agent.episode import freeze_loaded
+from trm_agent.episode import tune_garbage_collection
 from trm_agent.episode.env_runner import EnvRunner
 
 TIMEOUT_S = 120.0
@@ -151,7 +151,7 @@ def main() -> None:
     math, code = math_problems(NUM_SCRIPTS), code_problems(NUM_SCRIPTS)
 
     asyncio.run(play_all(CHAIN, solver_turns, many, many))  # the first use of everything
-    freeze_loaded()
+    tune_garbage_collection()
     before = held()
     figures = {"nothing but the event loop": {"steps_s": 0.0, "episodes_s": 0.0, **asyncio.run(idle())}}
     figures[CHAIN] = asyncio.run(play_all(CHAIN, solver_turns, arguments.episodes, many))

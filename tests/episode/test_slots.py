@@ -3,10 +3,11 @@
 import asyncio
 import gc
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from trm_agent.episode.slots import RunSlots, freeze_loaded
+from trm_agent.episode.slots import GC_THRESHOLD, RunSlots, tune_garbage_collection
 
 
 async def most_at_once(slots: RunSlots, num_calls: int, seconds: float) -> int:
@@ -57,14 +58,33 @@ def test_each_event_loop_has_slots_of_its_own() -> None:
         assert asyncio.run(most_at_once(slots, 6, 0.001)) == 2
 
 
+@pytest.fixture
+def untuned() -> Iterator[None]:
+    """Garbage collection as Python starts with it, and as it was before afterwards."""
+    before = gc.get_threshold()
+    gc.unfreeze()
+    tune_garbage_collection.cache_clear()
+    gc.set_threshold(700, 10, 10)
+    yield
+    gc.unfreeze()
+    tune_garbage_collection.cache_clear()
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("untuned")
 def test_what_is_loaded_is_out_of_later_collections() -> None:
     loaded = [[]]
-    gc.unfreeze()
-    freeze_loaded.cache_clear()
-    try:
-        freeze_loaded()
-        assert gc.get_freeze_count() > 10_000
-        assert not any(each is loaded for each in gc.get_objects())
-    finally:
-        gc.unfreeze()
-        freeze_loaded.cache_clear()
+    tune_garbage_collection()
+    assert gc.get_freeze_count() > 10_000
+    assert not any(each is loaded for each in gc.get_objects())
+
+
+@pytest.mark.usefixtures("untuned")
+@pytest.mark.parametrize(("own", "expected"), [((700, 10, 10), GC_THRESHOLD), ((0, 10, 10), (0, 10, 10)),
+                                               ((50_000, 5, 5), (50_000, 5, 5))])  # fmt: skip
+def test_collections_come_less_often_and_never_more_often(
+    own: tuple[int, int, int], expected: tuple[int, int, int]
+) -> None:
+    gc.set_threshold(*own)
+    tune_garbage_collection()
+    assert gc.get_threshold() == expected

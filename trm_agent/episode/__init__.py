@@ -5,7 +5,7 @@ from trm_agent.episode.env_threads import EnvThreads
 from trm_agent.episode.limits import Limits, StopReason
 from trm_agent.episode.loop import run_episode
 from trm_agent.episode.record import episode_record
-from trm_agent.episode.slots import freeze_loaded
+from trm_agent.episode.slots import tune_garbage_collection
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "StopReason",
     "Turn",
     "episode_record",
-    "freeze_loaded",
     "run_episode",
+    "tune_garbage_collection",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from trm_agent.episode import ChatTokens, Episode, freeze_loaded, run_episode
+from trm_agent.episode import ChatTokens, Episode, run_episode, tune_garbage_collection
 from trm_agent.evaluate.progress import Progress
 from trm_agent.evaluate.results import is_failure, result_row
 from trm_agent.evaluate.store import Store
@@ -59,7 +59,7 @@ async def play_missing(
             continue
         say(f"{checkpoint.label}: starting the engine for {len(missing)} episodes")
         async with open_engine(checkpoint) as engine:
-            freeze_loaded()
+            tune_garbage_collection()
             await _Session(store, checkpoint.label, engine, missing, num_saved).play(concurrency)
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics
 
 from trm_agent.compose import plain
-from trm_agent.episode import ChatTokens, Episode, Generation, Limits, freeze_loaded, run_episode
+from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode, tune_garbage_collection
 from trm_agent.tasks import TRAIN, make_env
 from trm_agent.verl_plugin.distributions import (
     RECORD,
@@ -72,7 +72,7 @@ class EnvAgentLoop(AgentLoopBase):
         self.config = trainer_config.config
         self.server_manager = server_manager
         self.tokenizer = tokenizer
-        freeze_loaded()
+        tune_garbage_collection()
 
     async def run(self, sampling_params: dict[str, Any], **fields: Any) -> Any:
         """Play the task in `fields["env_task"]`.
