@@ -34,8 +34,6 @@ def serve(control_fd: int, preload: "list[str]") -> None:
     isolation.limit_all_processes()
     seccomp.header(platform.machine(), True)  # made once, for all calls
     uid, gid = os.getuid(), os.getgid()
-    with contextlib.suppress(OSError):  # a container may refuse it
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # to wake a program interrupts nobody
     gc.disable()
     gc.freeze()  # what all calls share is not touched by their collections
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
