@@ -92,6 +92,19 @@ def score_math(
     return _ask_math_verify(answer, true_answer, deadline_s, pool)
 
 
+def judge_itself(truth: str, deadline_s: float = 5.0) -> str:
+    """Return "" if the truth, compared with itself past the shortcut for identical text, is equal; else why not."""
+    true_answer = extract_answer(truth).answer or truth.strip()
+    try:
+        _check(true_answer, deadline_s)
+    except ValueError as error:
+        return str(error)
+    if compare_exact(true_answer, true_answer):
+        return ""
+    outcome = _ask_math_verify(true_answer, true_answer, deadline_s, None)
+    return "" if outcome.verdict is Verdict.CORRECT else f"compared with itself: {outcome.detail}"
+
+
 def close_pool() -> None:
     """End this process's math-verify workers; the next call starts new ones."""
     pool = _pools.pop(os.getpid(), None)
