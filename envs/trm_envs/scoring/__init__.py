@@ -2,8 +2,9 @@
 
 from trm_envs.scoring.exact import Quantity, compare_exact, parse_quantity
 from trm_envs.scoring.extract import Extraction, extract_answer
+from trm_envs.scoring.outputs import same_output
 from trm_envs.scoring.pool import WorkerCrashed, WorkerPool, WorkerTimeout
-from trm_envs.scoring.programs import Case, CaseOutcome, CaseVerdict, run_cases, same_output
+from trm_envs.scoring.programs import Case, CaseOutcome, CaseVerdict, run_cases
 from trm_envs.scoring.truths import SCORER_VERSION, check_truths
 from trm_envs.scoring.verify import Outcome, Verdict, close_pool, score_math
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from trm_envs.errors import VerifierError
 from trm_envs.sandbox import Limits, Result, Runner, Status
+from trm_envs.scoring.outputs import same_output
 
 MAX_ERROR_CHARS = 200
 _MIN_WALL_S = 0.01
@@ -55,6 +56,8 @@ class Case:
     """What the program reads."""
     expected: str
     """What it must print; see `same_output`."""
+    tolerance: float | None = None
+    """The error that its numbers may have; None compares exactly."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +121,7 @@ def run_cases(
         wall_s = limits.wall_s if left_s is None else min(limits.wall_s, left_s)
         run_limits = dataclasses.replace(limits, wall_s=wall_s)
         result = sandbox.run(code, stdin=case.stdin, files=files, limits=run_limits)
-        outcomes.append(judge(result, case.expected))
+        outcomes.append(judge(result, case))
         if left_s is not None:
             left_s -= result.duration_s
         if stop_at_first_failure and not outcomes[-1].passed:
@@ -126,7 +129,7 @@ def run_cases(
     return outcomes + [CaseOutcome(CaseVerdict.NOT_RUN)] * (len(cases) - len(outcomes))
 
 
-def judge(result: Result, expected: str) -> CaseOutcome:
+def judge(result: Result, case: Case) -> CaseOutcome:
     """Return the outcome of one run.
 
     Raises:
@@ -137,7 +140,8 @@ def judge(result: Result, expected: str) -> CaseOutcome:
         return CaseOutcome(CaseVerdict(result.status.value), result.stdout, last_line(result.stderr))
     if result.stdout_truncated:
         return CaseOutcome(CaseVerdict.OUTPUT_LIMIT, result.stdout)
-    verdict = CaseVerdict.PASSED if same_output(result.stdout, expected) else CaseVerdict.WRONG
+    is_same = same_output(result.stdout, case.expected, case.tolerance)
+    verdict = CaseVerdict.PASSED if is_same else CaseVerdict.WRONG
     return CaseOutcome(verdict, result.stdout)
 
 
@@ -145,15 +149,6 @@ def raise_if_broken(result: Result) -> None:
     """Raise a VerifierError if the sandbox failed, not the program."""
     if result.status is Status.SANDBOX_ERROR:
         raise VerifierError(f"the sandbox failed: {result.message}; see docs/sandbox.md")
-
-
-def same_output(output: str, expected: str) -> bool:
-    """True if two outputs have the same tokens in each line.
-
-    Blank lines at the start and the end do not count, nor does how much white space stands between, before and after
-    tokens. Tokens are compared as text: `1.0` is not `1`, and `True` is not `true`.
-    """
-    return _token_lines(output) == _token_lines(expected)
 
 
 def last_line(stderr: str) -> str:
@@ -165,14 +160,6 @@ def last_line(stderr: str) -> str:
 def hide_addresses(text: str) -> str:
     """Return the text without memory addresses, which differ from run to run."""
     return _ADDRESS.sub("at 0x...", text)
-
-
-def _token_lines(text: str) -> list[list[str]]:
-    lines = [line.split() for line in text.split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    start = next((i for i, line in enumerate(lines) if line), 0)
-    return lines[start:]
 
 
 def _is_text(code: str) -> bool:

@@ -3,28 +3,26 @@ r"""Programming problems from a file, for CodeTests: LiveCodeBench's columns, or
     {"question_content": str, "public_test_cases": [{input, output, testtype}], "private_test_cases": ..., ...}
     {"question": str, "tests": [{"input": str, "output": str}], "hidden_tests": [...], "solution": str (optional)}
 
-Test lists may be JSON text, and LiveCodeBench's private ones base64 of zlib of a pickled JSON text. Such a pickle is
-never run: it is read as a list of instructions, of which only those that make one text are allowed.
+Test lists may be JSON text, and LiveCodeBench's private ones are packed; see `packed_tests`. A row may also say what a
+right program needs: `memory_mb`, `stack_mb`, and `tolerance`, the error that printed numbers may have. Where it has no
+`tolerance`, one that the problem's text states counts ("absolute or relative error of at most 10^{-6}").
 """
 
-import base64
 import dataclasses
-import json
-import pickletools
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trm_envs.options import cut_middle
+from trm_envs.options import check_integer, cut_middle
 from trm_envs.rows import convert_rows, once_per_file
+from trm_envs.scoring.outputs import check_tolerance, stated_tolerance
 from trm_envs.scoring.programs import ENDINGS, Case, CaseOutcome, CaseVerdict, hide_addresses
+from trm_envs.tasks.packed_tests import unpack_tests
 
-MAX_PRIVATE_BYTES = 1 << 29
 MAX_SHOWN_CHARS = 500
-_TEXT_OPCODES = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
-_OTHER_OPCODES = ("PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP")
 FUNCTIONAL = "it asks for a function; only programs that read stdin can be tested: leave such rows out of the file"
+MEGABYTES = {"memory_mb": (32, 1 << 16), "stack_mb": (1, 1 << 12)}
+"""Fields of a row that say what a right program needs, with the least and the most, in MiB."""
 Run = Callable[[str, Sequence[Case], str], list[CaseOutcome]]
 
 
@@ -40,6 +38,12 @@ class RowProblem:
     """The tests that decide, once the visible ones have passed."""
     solution_code: str = ""
     """A right program, if the row has one."""
+    tolerance: float | None = None
+    """The error that printed numbers may have; None: none."""
+    memory_mb: int | None = None
+    """The memory that a right program needs, in MiB; None for the environment's option."""
+    stack_mb: int | None = None
+    """The stack that a right program needs, in MiB; None for the environment's option."""
 
     @property
     def texts(self) -> list[str]:
@@ -94,7 +98,7 @@ def row_problem(path: str, number: int) -> RowProblem:
     """
     row = load_code_rows(path)[number]
     try:
-        hidden = _cases(row.hidden_field, row.packed)
+        hidden = _cases(row.hidden_field, row.packed, row.problem.tolerance)
     except ValueError as error:
         raise ValueError(f"{path}, row {number} (counted from 0): {error}") from error
     return dataclasses.replace(row.problem, hidden=hidden)
@@ -115,20 +119,40 @@ def _convert(row: dict[str, Any]) -> _Row:
         raise ValueError(f'field "starter_code": {FUNCTIONAL}')
     if row.get(hidden) is None:
         raise ValueError(f'field "{hidden}": is missing; expected the tests that decide')
-    problem = RowProblem(question, _cases(visible, row.get(visible)), (), solution if isinstance(solution, str) else "")
+    tolerance = stated_tolerance(question)
+    if row.get("tolerance") is not None:
+        tolerance = check_tolerance("tolerance", row["tolerance"])
+    problem = RowProblem(
+        question,
+        _cases(visible, row.get(visible), tolerance),
+        (),
+        solution if isinstance(solution, str) else "",
+        tolerance,
+        *(_megabytes(field, row.get(field), *bounds) for field, bounds in MEGABYTES.items()),
+    )
     return _Row(problem, hidden, row[hidden])
 
 
-def _cases(field: str, value: Any) -> tuple[Case, ...]:
-    if isinstance(value, str):
-        value = _decode(field, value)
-    if not isinstance(value, list) or not value:
-        found = "an empty list" if value == [] else type(value).__name__
+def _megabytes(field: str, value: Any, least: int, most: int) -> int | None:
+    if value is not None:
+        check_integer(f'field "{field}":', value, least, most)
+    return value
+
+
+def _cases(field: str, value: Any, tolerance: float | None) -> tuple[Case, ...]:
+    try:
+        tests = list(unpack_tests(value)) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(
+            f'field "{field}": expected JSON, or base64 of zlib of a pickled JSON text: {error}'
+        ) from error
+    if not isinstance(tests, list) or not tests:
+        found = "an empty list" if tests == [] else type(tests).__name__
         raise ValueError(f'field "{field}": is {found}; expected a list of at least one test')
-    return tuple(_case(f'field "{field}", test {number}', test) for number, test in enumerate(value))
+    return tuple(_case(f'field "{field}", test {number}', test, tolerance) for number, test in enumerate(tests))
 
 
-def _case(where: str, test: Any) -> Case:
+def _case(where: str, test: Any, tolerance: float | None) -> Case:
     if not isinstance(test, dict):
         raise ValueError(f'{where}: is {type(test).__name__}; expected an object with "input" and "output"')
     if test.get("testtype", "stdin") != "stdin":
@@ -136,43 +160,7 @@ def _case(where: str, test: Any) -> Case:
     for field in ("input", "output"):
         if not isinstance(test.get(field), str):
             raise ValueError(f'{where}: "{field}" is {type(test.get(field)).__name__}; expected text')
-    return Case(test["input"], test["output"])
-
-
-def _decode(field: str, text: str) -> Any:
-    """Read a list of tests that is JSON, or base64 of zlib of a pickled JSON text."""
-    try:
-        if not text.lstrip().startswith("["):
-            unpacked = zlib.decompressobj()
-            data = unpacked.decompress(base64.b64decode(text, validate=True), MAX_PRIVATE_BYTES)
-            if not unpacked.eof:
-                raise ValueError(f"is incomplete or longer than {MAX_PRIVATE_BYTES} bytes")
-            text = read_pickled_text(data)
-        return json.loads(text)
-    except (ValueError, RecursionError, zlib.error) as error:
-        raise ValueError(
-            f'field "{field}": expected JSON, or base64 of zlib of a pickled JSON text ({error})'
-        ) from error
-
-
-def read_pickled_text(data: bytes) -> str:
-    """Return the text that a pickle holds, without running the pickle.
-
-    Raises:
-        ValueError: if it holds anything but one text.
-    """
-    texts: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name in _TEXT_OPCODES:
-                texts.append(str(argument))
-            elif opcode.name not in _OTHER_OPCODES:
-                raise ValueError(f"the pickle holds more than a text: {opcode.name}")
-    except (KeyError, IndexError, OverflowError) as error:
-        raise ValueError("the pickle is damaged") from error
-    if len(texts) != 1:
-        raise ValueError(f"the pickle holds {len(texts)} texts; expected one")
-    return texts[0]
+    return Case(test["input"], test["output"], tolerance)
 
 
 def _describe(number: int, case: Case, outcome: CaseOutcome) -> str:

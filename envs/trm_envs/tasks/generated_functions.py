@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trm_envs.scoring.programs import ENDINGS, Case, CaseOutcome, CaseVerdict, hide_addresses, same_output
+from trm_envs.scoring.outputs import same_output
+from trm_envs.scoring.programs import ENDINGS, Case, CaseOutcome, CaseVerdict, hide_addresses
 
 LEVELS = ("small", "full")
 NUM_VISIBLE = 3
