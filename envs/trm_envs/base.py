@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import gymnasium
 from gymnasium.error import ResetNeeded
 
+from trm_envs.answer_forms import BOX, read_answer, show_form, write_answer
 from trm_envs.options import EnvOptions, check_choice, cut_middle
 from trm_envs.protocols import PROTOCOLS, TurnProtocol
 from trm_envs.spaces import UnicodeText
@@ -99,8 +100,8 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         return self.protocol.format_call(name, arguments, self._tools)
 
     def answer(self, text: str) -> str:
-        """Return the text of an answer in the episode's protocol."""
-        return self.protocol.format_answer(text)
+        """Return the text of an answer in the episode's form."""
+        return write_answer(text, self._form, self.protocol)
 
     @property
     def protocol(self) -> TurnProtocol:
@@ -128,8 +129,9 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         super().reset(seed=seed)
         self.options = self._with_options(self._defaults, options) if options else self._defaults
         first_message = self._draw()
-        prompt = self.system_prompt.replace("{answer}", self.answer(self.answer_form))
-        self.system_prompt = "\n".join(filter(None, (prompt, self.protocol.instructions(self._tools))))
+        prompt = self.system_prompt.replace("{answer}", self._shown(self.answer_form))
+        told = self.protocol.instructions(self._tools).replace(self.protocol.format_answer("..."), self._shown("..."))
+        self.system_prompt = "\n".join(filter(None, (prompt, told)))
         self._running = True
         return first_message, {"task_id": self.task_id, "horizon": self.options.horizon}
 
@@ -162,17 +164,26 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             results = [run_tool_call(self._tools, call, self) for call in turn.calls]
             num_executed = sum(result.executed for result in results)
             return self._go_on(self.follow_up(results), "tool", num_executed, num_executed < len(results))
-        if turn.answer is None:
+        answer = turn.answer if self._form == BOX else read_answer(action, self._form)
+        if answer is None:
             ways = "Call a tool, or give" if self._tools else "Give"
-            return self._go_on(f"{ways} the final answer as {self.answer('...')}.", "user")
-        question = self.follow_answer(turn.answer)
+            return self._go_on(f"{ways} the final answer as {self._shown('...')}.", "user")
+        question = self.follow_answer(answer)
         if question is not None:
             return self._go_on(question, "user")
         self._running = False
-        reward = float(self.score(turn.answer))
+        reward = float(self.score(answer))
         if not math.isfinite(reward):
             raise ValueError(f"{type(self).__name__}.score returned {reward}: it must be a finite number")
         return "", reward, True, False, {**_info("user"), "success": reward >= 1.0, "numbers": self.numbers()}
+
+    @property
+    def _form(self) -> str:
+        """How answers are written: "box" is the protocol's own way."""
+        return getattr(self.options, "answer_form", BOX)
+
+    def _shown(self, text: str) -> str:
+        return show_form(text, self._form, self.protocol)
 
     def _go_on(
         self, observation: str, role: str, num_tool_calls: int = 0, malformed: bool = False

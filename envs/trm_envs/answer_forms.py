@@ -1,0 +1,85 @@
+r"""How a final answer is written: as the protocol does, or in another form that a file's prompts ask for.
+
+`box` is the protocol's own form, `\boxed{...}` but for `tags`, which has `<answer>...</answer>`. The others take its
+place: `tag` is `<answer>...</answer>`, `line` a last line `Answer: ...` as DAPO-Math's prompts ask for, `hashes` a last
+line `#### ...` as GSM8K's solutions end.
+"""
+
+import re
+from typing import Protocol
+
+from trm_envs.scoring.extract import after_thoughts, last_boxed, last_tagged
+
+BOX, TAG, LINE, HASHES = "box", "tag", "line", "hashes"
+ANSWER_FORMS = (BOX, TAG, LINE, HASHES)
+_WRITTEN = {TAG: "<answer>{}</answer>", LINE: "Answer: {}", HASHES: "#### {}"}
+# marks of lists, headings and bold type may stand around the word
+_LINE = re.compile(r"[\s>*_#-]*(?:the\s+)?(?:final\s+)?answer[*_]*\s*:(.*)", re.IGNORECASE)
+_HASHES = re.compile(r"[\s>*_-]*####(?!#)(.*)")
+_ASKED = {
+    # words that speak of an answer beside the box; a box alone may be a blank of the problem
+    BOX: re.compile(
+        r"(?:answer|result|solution|put|enclose|format)[^\n]{0,120}\\(?:boxed|fbox)\b"
+        r"|\\(?:boxed|fbox)\b[^\n]{0,60}(?:answer|result)",
+        re.IGNORECASE,
+    ),
+    TAG: re.compile(r"<answer>", re.IGNORECASE),
+    LINE: re.compile(
+        r"\b(?:line|form|format|after|with|write|as)\b[^\n.?!]{0,40}[ \"'`*(:](?:final )?answer:"
+        r"|\banswer:\s*(?:\$|\[|<|\{|\\boxed)",
+        re.IGNORECASE,
+    ),
+    HASHES: re.compile(r"(?:answer|after|form|format|line)\b[^\n]{0,80}(?<!#)####(?!#)", re.IGNORECASE),
+}
+
+
+class AnswerWriter(Protocol):
+    """What is needed of a protocol here."""
+
+    def format_answer(self, answer: str) -> str:
+        """Return the text of an answer."""
+
+
+def write_answer(answer: str, form: str, protocol: AnswerWriter) -> str:
+    """Return the text of an answer in a form."""
+    return protocol.format_answer(answer) if form == BOX else _WRITTEN[form].format(answer)
+
+
+def show_form(answer: str, form: str, protocol: AnswerWriter) -> str:
+    """Return what a prompt says after "give the final answer as"."""
+    written = write_answer(answer, form, protocol)
+    return f'a last line "{written}"' if form in (LINE, HASHES) else written
+
+
+def read_answer(text: str, form: str) -> str | None:
+    """Return the final answer of a model's turn in a form other than the protocol's own; None if there is none.
+
+    Of several the last counts. Linear in the text's length; never raises.
+    """
+    visible = after_thoughts(text)
+    if form == TAG:
+        return last_tagged(visible) or None
+    pattern = _LINE if form == LINE else _HASHES
+    below = ""
+    for line in reversed(visible.splitlines()):
+        if match := pattern.fullmatch(line):
+            return _bare(match[1]) or _bare(below) or None
+        below = line if line.strip() else below
+    return None
+
+
+def own_form(protocol: AnswerWriter) -> str:
+    """Return the form that a protocol has by itself, "box" or "tag"."""
+    return TAG if protocol.format_answer("") == write_answer("", TAG, protocol) else BOX
+
+
+def asked_forms(prompt: str) -> set[str]:
+    """Return the forms of an answer that a prompt asks for; empty if it leaves that open."""
+    return {form for form, pattern in _ASKED.items() if pattern.search(prompt)}
+
+
+def _bare(text: str) -> str:
+    """Return an answer without bold type, and without its box if it has one."""
+    text = text.strip().removeprefix("**").removesuffix("**").strip()
+    boxed = last_boxed(text) if text.count("\\boxed") + text.count("\\fbox") == 1 else None
+    return text if boxed is None else boxed
