@@ -182,11 +182,14 @@ def test_a_template_that_moves_the_tools_is_refused():
         ChatTokens(byte_tokenizer(moved), roles=("user",))
 
 
-def test_a_role_that_the_template_lacks_can_be_left_out():
+def test_a_role_that_the_template_lacks_can_be_left_out_and_is_told_in_another():
     template = CHATML.replace("message.role == 'tool'", "message.role == 'tool' and raise_exception('no tools')")
     chat = ChatTokens(byte_tokenizer(template), roles=("user",))
-    with pytest.raises(ValueError, match="role 'tool' was not checked"):
-        chat.observation("tool", "x", model_turn_finished=True)
+    as_user = chat.observation("user", "x", model_turn_finished=True)
+    # a model's call must not end its episode for want of a role
+    assert chat.observation("tool", "x", model_turn_finished=True) == as_user
+    with pytest.raises(ValueError, match="role 'critic' was not checked"):
+        chat.observation("critic", "x", model_turn_finished=True)
 
 
 def test_a_slow_tokenizer_and_a_missing_template_are_refused():

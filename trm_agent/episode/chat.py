@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_USER, _FIRST, _SECOND, _SLOT = "TRMPROBEUSER", "TRMPROBEFIRST", "TRMPROBESECOND", "TRMPROBESLOT"
-_TOOL = {
-    "type": "function",
-    "function": {"name": "trmprobetool", "description": "x", "parameters": {"type": "object", "properties": {}}},
-}
-# No ordinary text has tokens longer than this on average; beyond it a text is cut before it is tokenised at all.
-MAX_CHARACTERS_PER_TOKEN = 16
+from trm_agent.episode.plain_text import GuardedTokens, encodable
+from trm_agent.episode.template import SLOT, ChatTemplate
+
+ROLES = ("tool", "user")
 
 
 class ChatTokens:
@@ -25,15 +20,22 @@ class ChatTokens:
     reasoning from a re-rendered history does not get to: the model keeps seeing what it sampled.)
 
     Text from the environment stays text: a string such as `<|im_end|>` inside an observation, the first user
-    message or the system prompt is never encoded as that token.
+    message or the system prompt is never encoded as that token, and no content makes `observation` fail.
+
+    A turn ends with the token that the template puts behind an assistant message. Where it puts none, the tag of the
+    next role ends the turn (GLM: `<|user|>`, `<|observation|>`); both are stop tokens then. A sampled tag stays. The
+    answer does not repeat it where it comes in that role; in the other role it brings its own tag behind it.
 
     Args:
         tokenizer: a Hugging Face fast tokenizer with a chat template.
-        roles: roles of messages that will answer the model.
+        roles: roles of messages that will answer the model; a role of `ROLES` that is left out is told in the first
+            of these.
         template_kwargs: further variables for the template, such as {"enable_thinking": False}.
+        with_tools: whether the template will be given tools.
 
     Attributes:
-        end_of_turn_id: the token that closes an assistant message in the template.
+        turn_prefix: the thought that the generation prompt opens, such as `<think>` and a line end; "" if none is open.
+        end_of_turn_id: the token that closes an assistant message before an answer in the first role.
         stop_token_ids: the tokens at which a generator should end a turn.
 
     Raises:
@@ -44,8 +46,9 @@ class ChatTokens:
         self,
         tokenizer: Any,
         *,
-        roles: Sequence[str] = ("tool", "user"),
+        roles: Sequence[str] = ROLES,
         template_kwargs: Mapping[str, Any] | None = None,
+        with_tools: bool = True,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -53,16 +56,15 @@ class ChatTokens:
                 "tokens can be told from text; load it with use_fast=True"
             )
         self._tokenizer = tokenizer
-        self._template_kwargs = dict(template_kwargs or {})
-        self._guarded = _guarded_tokens(tokenizer)
-        # The lookahead finds overlapping occurrences too.
-        self._guarded_start = re.compile(f"(?={'|'.join(map(re.escape, self._guarded.values())) or '(?!)'})")
+        self._guarded = GuardedTokens(tokenizer)
         self.roles = tuple(roles)
-        for role in self.roles:
-            self._check_append_only(role)
-        self._end_of_turn, self.end_of_turn_id = self._find_end_of_turn()
+        self._told_as = {**dict.fromkeys(ROLES, self.roles[0]), **{role: role for role in self.roles}}
+        self.template = ChatTemplate(tokenizer, self.roles, template_kwargs or {}, with_tools)
+        self.turn_prefix = self.template.turn_prefix
+        self._closing = {role: self._find_closing(role) for role in self.roles}
+        self.end_of_turn_id = self._closing[self.roles[0]]
         eos = {tokenizer.eos_token_id} - {None}
-        self.stop_token_ids: list[int] = sorted({self.end_of_turn_id} | eos)
+        self.stop_token_ids: list[int] = sorted({*self._closing.values()} | eos)
 
     def prompt(self, system: str, user: str, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Tokens of the first context: system prompt and tools, the first user message, the generation prompt.
@@ -75,16 +77,7 @@ class ChatTokens:
         Raises:
             ValueError: the template cannot render it.
         """
-        system, user = _encodable(system), _encodable(user)
-        parts: list[tuple[str, bool]] = []
-        taken = 0
-        if system:
-            before, shown, _ = self._slot(lambda text: self._render([("system", text), ("user", _USER)], tools), system)
-            parts += [(before, False), (shown, True)]
-            taken = len(before) + len(shown)
-        head = [("system", system)] if system else []
-        before, shown, after = self._slot(lambda text: self._render([*head, ("user", text)], tools), user)
-        return self._encode([*parts, (before[taken:], False), (shown, True), (after, False)])
+        return self._guarded.encode(self.template.prompt(encodable(system), encodable(user), tools))
 
     def observation(self, role: str, content: str, *, model_turn_finished: bool) -> list[int]:
         """Tokens to append after the model's: the turn's closing, the message, the next generation prompt.
@@ -92,22 +85,23 @@ class ChatTokens:
         Args:
             role: role of the message that answers, "tool" or "user".
             content: its text.
-            model_turn_finished: whether the model sampled the end-of-turn token (see `closes_turn`); otherwise
-                that token is the first of the result.
+            model_turn_finished: whether the model sampled the token that closes a turn before this role (see
+                `closes_turn`); otherwise that token is the first of the result.
 
         Raises:
-            ValueError: an unknown role, or the template cannot render it.
+            ValueError: an unknown role.
         """
-        if role not in self.roles:
-            raise ValueError(f"role {role!r} was not checked against the chat template; pass roles=(..., {role!r})")
-        before, shown, after = self._slot(lambda text: self._tail(role, text), _encodable(content))
-        ids = self._encode([(before, False), (shown, True), (after, False)])
-        assert ids[0] == self.end_of_turn_id, f"the appended text starts with the token {ids[0]}"
+        told_as = self._role(role)
+        ids = self._guarded.encode(self.template.answer(told_as, encodable(content)))
         return ids[1:] if model_turn_finished else ids
 
-    def closes_turn(self, token_ids: Sequence[int]) -> bool:
-        """Whether the turn ends with the template's end-of-turn token (another stop token leaves it open)."""
-        return bool(token_ids) and token_ids[-1] == self.end_of_turn_id
+    def closes_turn(self, token_ids: Sequence[int], role: str | None = None) -> bool:
+        """Whether the turn ends with the token that closes it before an answer in this role; None: in the first role.
+
+        Another stop token leaves it open.
+        """
+        closing = self.end_of_turn_id if role is None else self._closing[self._role(role)]
+        return bool(token_ids) and token_ids[-1] == closing
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of one turn, without the stop token at its end; other special tokens are shown as they are."""
@@ -121,148 +115,25 @@ class ChatTokens:
 
         Where the mark alone does not fit, the bare start of the text is all that is left.
         """
-        content = _encodable(content)
-        keep = len(content)
-        if keep <= max_tokens * MAX_CHARACTERS_PER_TOKEN and self._count(content) <= max_tokens:
-            return content
-        keep = min(keep, max_tokens * MAX_CHARACTERS_PER_TOKEN)
-        while keep > 0:
-            shown = _cut(content, keep)
-            if (count := self._count(shown)) <= max_tokens:
-                return shown
-            keep = min(keep - 1, keep * max_tokens // count)
-        keep = min(len(content), max_tokens)
-        while self._count(content[:keep]) > max_tokens:
-            keep -= 1
-        return content[:keep]
+        return self._guarded.fit(encodable(content), max_tokens)
 
-    def _count(self, text: str) -> int:
-        return len(self._plain(text))
+    def _role(self, role: str) -> str:
+        if role not in self._told_as:
+            raise ValueError(f"role {role!r} was not checked against the chat template; pass roles=(..., {role!r})")
+        return self._told_as[role]
 
-    def _render(
-        self, messages: Sequence[tuple[str, str]], tools: Sequence[Mapping[str, Any]] = (), ask: bool = True
-    ) -> str:
-        try:
-            return self._tokenizer.apply_chat_template(
-                [{"role": role, "content": content} for role, content in messages],
-                tools=[dict(tool) for tool in tools] or None,
-                tokenize=False,
-                add_generation_prompt=ask,
-                **self._template_kwargs,
-            )
-        except Exception as error:
-            raise ValueError(
-                f"the chat template cannot render the roles {[role for role, _ in messages]}: {error}; give the "
-                "tokenizer a template that can (tokenizer.chat_template = ...), or leave roles out with roles=(...)"
-            ) from error
-
-    def _tail(self, role: str, content: str) -> str:
-        """What the template puts after an assistant message that `content` answers."""
-        return _after(_FIRST, self._render([("user", _USER), ("assistant", _FIRST), (role, content)]))
-
-    def _slot(self, render: Callable[[str], str], content: str) -> tuple[str, str, str]:
-        """What stands before the content in a rendering, the content as the template shows it, what stands after."""
-        before, *after = render(_SLOT).split(_SLOT)
-        full = render(content)
-        if len(after) != 1:
-            raise ValueError(
-                f"the chat template shows a message's content {len(after)} times instead of once; use a template that "
-                "shows each message once (tokenizer.chat_template = ...)"
-            )
-        stop = len(full) - len(after[0])
-        if stop < len(before) or not full.startswith(before) or not full.endswith(after[0]):
-            raise ValueError(
-                f"the chat template renders other text around the content {content[:60]!r} than around plain words; "
-                "use a template that treats content as text (tokenizer.chat_template = ...)"
-            )
-        return before, full[len(before) : stop], after[0]
-
-    def _check_append_only(self, role: str) -> None:
-        turn = [("user", _USER), ("assistant", _FIRST), (role, _SLOT)]
-        longer = [*turn, ("assistant", _SECOND), (role, _SLOT)]
-        for tools in ([], [_TOOL]):
-            tail = _after(_FIRST, self._render(turn, tools))
-            if _after(_SECOND, self._render(longer, tools)) != tail or self._tail(role, _SLOT) != tail:
-                raise _not_append_only(role, "the text of a message depends on what came before it")
-            for earlier, later in ((turn[:1], turn), (turn, longer)):
-                if not self._render(later, tools).startswith(self._render(earlier, tools, ask=False)):
-                    raise _not_append_only(role, "a new message changes the text of earlier ones")
-            self._slot(lambda text: self._tail(role, text), _SLOT)
-
-    def _find_end_of_turn(self) -> tuple[str, int]:
-        tail = self._tail(self.roles[0], _SLOT)
+    def _find_closing(self, role: str) -> int:
+        """The token with which a turn ends before an answer in this role."""
+        parts = self.template.answer(role, SLOT)
         tokens = self._tokenizer.added_tokens_decoder
+        tail = parts[0][0]
         starts = {token.content: index for index, token in tokens.items() if tail.startswith(token.content)}
-        if not starts:
+        longest = max(starts, key=len, default=None)
+        if longest is None or self._guarded.encode(parts)[0] != starts[longest]:
             raise ValueError(
-                f"the chat template closes an assistant message with {tail[:30]!r}, which is not a special token of "
-                "the tokenizer; add it as a special token, or use the template that belongs to this tokenizer"
+                f"tokenizer.chat_template: closes an assistant message before a {role!r} message with {tail[:30]!r}, "
+                "which is not a special token of the tokenizer, so no turn would end; allowed: an end-of-turn token "
+                "such as <|im_end|>, or the special tag of the next role; add it as a special token, or use the "
+                "template that belongs to this tokenizer"
             )
-        longest = max(starts, key=len)
-        return longest, starts[longest]
-
-    def _encode(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
-        """Tokens of (text, comes from the environment) parts, as one text where that text forges no special token."""
-        whole = self._ids("".join(text for text, _ in parts))
-        markup = [index for text, is_content in parts if not is_content for index in self._ids(text)]
-        if self._only_guarded(whole) == self._only_guarded(markup):
-            return whole
-        return [index for text, is_content in parts for index in (self._plain(text) if is_content else self._ids(text))]
-
-    def _plain(self, text: str) -> list[int]:
-        """Tokens of text in which special tokens are not known.
-
-        The tokenizer's own switch is not enough: a word-level model, or one that looks whole words up before it
-        merges, finds the string in its vocabulary. Cutting each after its first character hides it from both.
-        """
-        cuts = [0, *(match.start() + 1 for match in self._guarded_start.finditer(text)), len(text)]
-        pieces = (text[start:stop] for start, stop in itertools.pairwise(cuts) if stop > start)
-        ids = (index for piece in pieces for index in self._ids(piece, split_special_tokens=True))
-        return [index for index in ids if index not in self._guarded]
-
-    def _ids(self, text: str, split_special_tokens: bool = False) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
-
-    def _only_guarded(self, ids: Sequence[int]) -> list[int]:
-        return [index for index in ids if index in self._guarded]
-
-
-def _guarded_tokens(tokenizer: Any) -> dict[int, str]:
-    """Tokens that text must not produce: the special ones and tags like `<tool_call>`, by id.
-
-    The unknown token is none of them, since text does produce it.
-    """
-    return {
-        index: token.content
-        for index, token in tokenizer.added_tokens_decoder.items()
-        if (token.special or re.fullmatch(r"<.+>", token.content)) and index != tokenizer.unk_token_id
-    }
-
-
-def _after(probe: str, rendered: str) -> str:
-    parts = rendered.split(probe)
-    if len(parts) != 2:
-        raise ValueError(
-            f"the chat template shows an assistant message's content {len(parts) - 1} times instead of once; use a "
-            "template that shows each message once (tokenizer.chat_template = ...)"
-        )
-    return parts[1]
-
-
-def _not_append_only(role: str, what: str) -> ValueError:
-    return ValueError(
-        f"the chat template is not append-only for {role!r} messages: {what}, so sampled tokens could not stay as they "
-        "are; use a template that only appends (tokenizer.chat_template = ...), or leave the role out with roles=(...)"
-    )
-
-
-def _cut(content: str, keep: int) -> str:
-    """The first and last characters of the content, `keep` in all, around a mark."""
-    head = (keep + 1) // 2
-    tail = len(content) - (keep - head)
-    return f"{content[:head]}\n[... {tail - head} characters cut ...]\n{content[tail:]}"
-
-
-def _encodable(text: str) -> str:
-    """The text with lone surrogates replaced, which no tokenizer takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+        return starts[longest]

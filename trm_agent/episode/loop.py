@@ -132,7 +132,7 @@ class _Run:
                 return StopReason.MAX_TURNS, False
             if self.num_tool_calls > limits.max_tool_calls:
                 return StopReason.MAX_TOOL_CALLS, False
-            context = self._answer(turn, closed=self.chat.closes_turn(generation.token_ids))
+            context = self._answer(turn, generation.token_ids)
             if len(self.response_ids) + len(context) >= limits.max_response_tokens:
                 return StopReason.MAX_TOKENS, False
 
@@ -192,11 +192,13 @@ class _Run:
         if not math.isfinite(self.reward):
             raise _Failure(StopReason.ENV_ERROR, f"the sum of the rewards is {self.reward} after {step.reward}")
 
-    def _answer(self, turn: Turn, closed: bool) -> list[int]:
+    def _answer(self, turn: Turn, sampled: list[int]) -> list[int]:
         role, content = turn.role, turn.observation
         assert role is not None, "a turn that goes on has a role"
         assert content is not None, "a turn that goes on has an observation"
-        return self._chat(lambda: self.chat.observation(role, content, model_turn_finished=closed))
+        return self._chat(
+            lambda: self.chat.observation(role, content, model_turn_finished=self.chat.closes_turn(sampled, role))
+        )
 
     def _chat(self, call: Callable[[], T]) -> T:
         try:

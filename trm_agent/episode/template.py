@@ -1,0 +1,210 @@
+"""A chat template as text: what it puts before a prompt, and between an assistant's message and the next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Message = dict[str, Any]
+Part = tuple[str, bool]
+"""Text, and whether it comes from the environment."""
+
+USER, FIRST, SECOND, SLOT = "TRMPROBEUSER", "TRMPROBEFIRST", "TRMPROBESECOND", "TRMPROBESLOT"
+PROBE_TOOL = {
+    "type": "function",
+    "function": {"name": "trmprobetool", "description": "x", "parameters": {"type": "object", "properties": {}}},
+}
+# Some templates take nine letters or digits and nothing else.
+CALL_ID = "000000000"
+_OPEN_THOUGHT = re.compile(r"<think>(?:(?!</think>).)*\Z", re.DOTALL)
+
+
+class ChatTemplate:
+    """What a tokenizer's chat template writes.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        roles: roles of messages that will answer the model.
+        template_kwargs: further variables for the template.
+        with_tools: whether the template will be given tools.
+
+    Attributes:
+        turn_prefix: the thought that the generation prompt opens, such as `<think>` and a line end; "" if none is open.
+
+    Raises:
+        ValueError: the template cannot render a conversation, or is not append-only.
+    """
+
+    def __init__(
+        self, tokenizer: Any, roles: Sequence[str], template_kwargs: Mapping[str, Any], with_tools: bool = True
+    ) -> None:
+        self._tokenizer, self._template_kwargs = tokenizer, dict(template_kwargs)
+        self._before: dict[str, list[Message]] = {}
+        tools_sets = ([], [PROBE_TOOL]) if with_tools else ([],)
+        for role in roles:
+            self._before[role] = self._what_may_precede(role)
+            for tools in tools_sets:
+                self._check_append_only(role, tools)
+        _, _, asked = self.slot(lambda text: self.render([said("user", text)]), SLOT)
+        self.turn_prefix = opened_thought(asked)
+        for role in roles:
+            opened = opened_thought(self.answer(role, SLOT)[-1][0])
+            if opened != self.turn_prefix:
+                raise not_append_only(
+                    role, f"the model's turn begins with {opened!r} after one and with {self.turn_prefix!r} at first"
+                )
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), ask: bool = True) -> str:
+        """The text of a conversation, with a generation prompt if `ask`.
+
+        Raises:
+            ValueError: the template cannot render it.
+        """
+        try:
+            return self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=[dict(tool) for tool in tools] or None,
+                tokenize=False,
+                add_generation_prompt=ask,
+                **self._template_kwargs,
+            )
+        except Exception as error:
+            raise ValueError(
+                f"tokenizer.chat_template: cannot render the roles {[each['role'] for each in messages]}: {error}; "
+                "give the tokenizer a template that can (tokenizer.chat_template = ...), or leave a role out "
+                "(env.chat.roles=[user], in code roles=(...))"
+            ) from error
+
+    def prompt(self, system: str, user: str, tools: Sequence[Mapping[str, Any]]) -> list[Part]:
+        """The first context: system prompt and tools, the first user message, the generation prompt."""
+        parts: list[Part] = []
+        taken = 0
+        if system:
+            before, shown, _ = self.slot(
+                lambda text: self.render([said("system", text), said("user", USER)], tools), system
+            )
+            parts += [(before, False), (shown, True)]
+            taken = len(before) + len(shown)
+        head = [said("system", system)] if system else []
+        before, shown, after = self.slot(lambda text: self.render([*head, said("user", text)], tools), user)
+        return [*parts, (before[taken:], False), (shown, True), (after, False)]
+
+    def answer(self, role: str, content: str) -> list[Part]:
+        """What follows an assistant message that `content` answers: its closing, the answer, the generation prompt."""
+        earlier = self._before[role]
+        before, shown, after = self.slot(lambda text: self.render([*earlier, said(role, text)]), content)
+        return [(self._after_turn(role, before), False), (shown, True), (after, False)]
+
+    def slot(self, render: Callable[[str], str], content: str) -> tuple[str, str, str]:
+        """What stands before the content in a rendering, the content as the template shows it, what stands after.
+
+        Content that the template takes for a command, or refuses, is put there as it is: what stands in a message
+        must change nothing around it.
+
+        Raises:
+            ValueError: the template shows a message's content not once.
+        """
+        before, *after = render(SLOT).split(SLOT)
+        if len(after) != 1:
+            raise ValueError(
+                f"tokenizer.chat_template: shows a message's content {len(after)} times instead of once; use a "
+                "template that shows each message once (tokenizer.chat_template = ...)"
+            )
+        try:
+            full = render(content)
+        except ValueError:
+            return before, content, after[0]
+        stop = len(full) - len(after[0])
+        if stop < len(before) or not full.startswith(before) or not full.endswith(after[0]):
+            return before, content, after[0]
+        return before, full[len(before) : stop], after[0]
+
+    def _after_turn(self, role: str, text: str) -> str:
+        """The part of a rendering's start that follows the assistant's message."""
+        earlier = self._before[role]
+        if "tool_calls" not in earlier[-1]:
+            return _after(FIRST, text)
+        closing = _after(FIRST, self.render([said("user", USER), said("assistant", FIRST)], ask=False))
+        head = self.render(earlier, ask=False)
+        if not head.endswith(closing) or not text.startswith(head):
+            raise not_append_only(role, f"a message that calls tools ends otherwise than with {closing!r}")
+        return closing + text[len(head) :]
+
+    def _what_may_precede(self, role: str) -> list[Message]:
+        """A conversation that a message of this role may follow: strict templates take a tool's after a call alone."""
+        plain = [said("user", USER), said("assistant", FIRST)]
+        answer = said(role, SLOT)
+        try:
+            self.render([*plain, answer, said("assistant", SECOND), answer])
+        except ValueError:
+            calling = [said("user", USER), calling_message([("trmprobetool", {})])]
+            try:
+                self.render([*calling, answer, calling[-1], answer], [PROBE_TOOL])
+            except ValueError:
+                calling = plain
+            else:
+                if "trmprobetool" in self.render([*calling, answer])[len(self.render(calling, ask=False)) :]:
+                    raise not_append_only(role, "it holds the name of the tool that was called") from None
+            return calling
+        return plain
+
+    def _check_append_only(self, role: str, tools: Sequence[Mapping[str, Any]]) -> None:
+        earlier, answer = self._before[role], said(role, SLOT)
+        turn = [*earlier, answer]
+        again = earlier[-1] if "tool_calls" in earlier[-1] else said("assistant", SECOND)
+        longer = [*turn, again, answer]
+        if "tool_calls" in earlier[-1]:
+            tails = [
+                self.render(each, tools).removeprefix(self.render(each[:-1], tools, ask=False))
+                for each in (turn, longer)
+            ]
+            plain = self.render(turn).removeprefix(self.render(earlier, ask=False))
+        else:
+            tails = [_after(FIRST, self.render(turn, tools)), _after(SECOND, self.render(longer, tools))]
+            plain = _after(FIRST, self.render(turn))
+        if tails != [plain, plain]:
+            raise not_append_only(role, "the text of a message depends on what came before it")
+        for shorter, whole in ((turn[:1], turn), (turn, longer)):
+            if not self.render(whole, tools).startswith(self.render(shorter, tools, ask=False)):
+                raise not_append_only(role, "a new message changes the text of earlier ones")
+        self.answer(role, SLOT)
+
+
+def said(role: str, content: str) -> Message:
+    """A message; a tool's answers some call."""
+    return {"role": role, "content": content, **({"tool_call_id": CALL_ID} if role == "tool" else {})}
+
+
+def calling_message(calls: Sequence[tuple[str, Any]]) -> Message:
+    """An assistant message that calls tools, each given by its name and arguments."""
+    written = [
+        {"id": CALL_ID, "type": "function", "function": {"name": name, "arguments": arguments}}
+        for name, arguments in calls
+    ]
+    return {"role": "assistant", "content": "", "tool_calls": written}
+
+
+def opened_thought(text: str) -> str:
+    """The end of a text from a `<think>` on that is not closed; "" if there is none."""
+    match = _OPEN_THOUGHT.search(text)
+    return match[0] if match else ""
+
+
+def not_append_only(role: str, what: str) -> ValueError:
+    """The error for a role whose messages cannot be appended."""
+    return ValueError(
+        f"tokenizer.chat_template: not append-only for {role!r} messages: {what}, so sampled tokens could not stay as "
+        "they are; use a template that only appends (tokenizer.chat_template = ...), a protocol that describes the "
+        "tools itself (env.kwargs.protocol=tags or fenced), or leave the role out (env.chat.roles, in code roles=(...))"
+    )
+
+
+def _after(probe: str, rendered: str) -> str:
+    parts = rendered.split(probe)
+    if len(parts) != 2:
+        raise ValueError(
+            f"tokenizer.chat_template: shows an assistant message's content {len(parts) - 1} times instead of once; "
+            "use a template that shows each message once (tokenizer.chat_template = ...)"
+        )
+    return parts[1]
