@@ -6,7 +6,6 @@ subclass says three things: how a task is drawn, which tools there are, how an a
 
 import dataclasses
 import hashlib
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
@@ -15,14 +14,22 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 
 from trm_envs.answer_forms import BOX, read_answer, show_form, write_answer
-from trm_envs.options import EnvOptions, check_choice, cut_middle
+from trm_envs.errors import ScorerFailed, describe
+from trm_envs.judged import finite, judged, numbers, text, text_or_none
+from trm_envs.options import EnvOptions, as_unicode, check_choice, cut_middle
 from trm_envs.protocols import PROTOCOLS, TurnProtocol
 from trm_envs.spaces import UnicodeText
+from trm_envs.tool_time import ToolTime
 from trm_envs.tools import Tool, ToolResult, run_tool_call, tools_of
+from trm_envs.turn import ParsedTurn, ToolCall
 
 HELD_OUT_FRACTION = 0.2
 MAX_DRAWS = 1000
 MAX_CALLS = 32
+TIME_LIMIT = "time limit exceeded"
+NOT_RUN = ToolResult(f"Error: {TIME_LIMIT}", ok=False, executed=False)
+OVERRUN_S = 5.0
+Step = tuple[str, float, bool, bool, dict[str, Any]]
 OptionsT = TypeVar("OptionsT", bound=EnvOptions)
 
 
@@ -40,6 +47,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         tools: functions with type hints; methods marked with `@tool` come on top of these.
         task_key: what makes the task, if the first message does not say it all; `make_task` may set it. Its hash
             decides the split.
+        tool_time: the budget of time for what runs on the model's text, and how much of it is used.
         task_split: the split that the task belongs to, where `make_task` decides that itself, as a task made of parts
             must; empty: the hash decides.
 
@@ -60,6 +68,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         self._tools = tools_of(type(self))
         self._defaults = self._with_options(self.options_class(), options)
         self.options: OptionsT = self._defaults
+        self.tool_time = ToolTime()
         self.task_id = ""
         self._running = False
 
@@ -72,7 +81,8 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         """Return the reward of a final answer, 0 to 1; 1 is success.
 
         Raises:
-            VerifierError: if it cannot be decided: the episode is then neither right nor wrong.
+            VerifierError: if it cannot be decided, whatever the answer were: the episode is then neither right nor
+                wrong. Whatever else it raises is the answer's fault, which is wrong.
         """
 
     def solution(self) -> str:
@@ -113,6 +123,16 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         """The tools as OpenAI function schemas, for the chat template; empty if the protocol describes them itself."""
         return [tool.schema for tool in self._tools] if self.protocol.template_shows_tools else []
 
+    def step_budget_s(self) -> float:
+        """Return the seconds that one step may take, waits apart: preflights hold their deadlines against it.
+
+        It is what the programs of one turn may use, hidden tests included, and what a program that holds its
+        supervisor up, or code that cannot be stopped, may use beyond it. Infinite without a limit on tool time. Not in
+        it are waits, which stop the step's clock too: for a place in a sandbox, for a supervisor to start, for an
+        answer over HTTP, and for a worker that scores.
+        """
+        return self.tool_time.turn_limit_s + OVERRUN_S
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start a new task.
 
@@ -128,14 +148,15 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         """
         super().reset(seed=seed)
         self.options = self._with_options(self._defaults, options) if options else self._defaults
-        first_message = self._draw()
+        with self.tool_time.reset():
+            first_message = self._draw()
         prompt = self.system_prompt.replace("{answer}", self._shown(self.answer_form))
         told = self.protocol.instructions(self._tools).replace(self.protocol.format_answer("..."), self._shown("..."))
         self.system_prompt = "\n".join(filter(None, (prompt, told)))
         self._running = True
         return first_message, {"task_id": self.task_id, "horizon": self.options.horizon}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> Step:
         """Answer one assistant turn.
 
         Args:
@@ -143,7 +164,10 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
         Returns:
             observation, reward, terminated, truncated and info: "role" of the observation ("tool" or "user"),
-            "num_tool_calls" executed, "malformed" (a call that could not be run), at the end "success" and "numbers".
+            "num_tool_calls" executed, "malformed" (a call that could not be run), "tool_time_s" used where it is worth
+            telling; at the end "success", "numbers" and, if that ended it, "stop_reason" ("max_tool_time", truncated)
+            or "scorer_error" (what `score`, `follow_up` or `follow_answer` raised on the text, terminated; also what
+            `numbers` raised, beside the verdict).
 
         Raises:
             TypeError: if the action is not text.
@@ -154,28 +178,50 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             raise TypeError(f"action is {type(action).__name__}: expected str, the text of one assistant turn")
         if not self._running:
             raise ResetNeeded("the episode has not begun or is over; call reset() first")
-        turn = self.protocol.parse(action, self._tools)
-        malformed = turn.malformed
+        self._running = False  # unless the turn comes to its end and the episode goes on
+        with self.tool_time.turn():
+            try:
+                step = self._take_turn(self._read(action))
+            except ScorerFailed as failure:
+                step = self._end(0.0, {}, scorer_error=str(failure))
+            if self.tool_time.is_used_up():
+                step = self._out_of_time(step)
+            used_s = round(self.tool_time.turn_used_s(), 3)
+        if used_s > 0:
+            step[-1]["tool_time_s"] = used_s
+        self._running = not (step[2] or step[3])
+        return step
+
+    def _read(self, action: str) -> ParsedTurn:
+        try:
+            turn = self.protocol.parse(action, self._tools)
+            if self._form != BOX and not turn.calls and turn.malformed is None:
+                turn = dataclasses.replace(turn, answer=read_answer(action, self._form))
+        except Exception as error:
+            return ParsedTurn(malformed=f"the turn cannot be read: {describe(error)}")
         if len(turn.calls) > MAX_CALLS:
-            malformed = f"{len(turn.calls)} tool calls in one turn; at most {MAX_CALLS} are allowed"
-        if malformed is not None:
-            return self._go_on(f"Error: {malformed}", "tool", malformed=True)
+            return ParsedTurn(malformed=f"{len(turn.calls)} tool calls in one turn; at most {MAX_CALLS} are allowed")
+        return turn
+
+    def _take_turn(self, turn: ParsedTurn) -> Step:
+        if turn.malformed is not None:
+            return self._go_on(f"Error: {turn.malformed}", "tool", malformed=True)
         if turn.calls:
-            results = [run_tool_call(self._tools, call, self) for call in turn.calls]
+            results = [self._run_call(call) for call in turn.calls]
             num_executed = sum(result.executed for result in results)
-            return self._go_on(self.follow_up(results), "tool", num_executed, num_executed < len(results))
-        answer = turn.answer if self._form == BOX else read_answer(action, self._form)
-        if answer is None:
+            is_malformed = any(not result.executed and result is not NOT_RUN for result in results)
+            return self._go_on(judged(self.follow_up, text, results), "tool", num_executed, is_malformed)
+        if turn.answer is None:
             ways = "Call a tool, or give" if self._tools else "Give"
             return self._go_on(f"{ways} the final answer as {self._shown('...')}.", "user")
-        question = self.follow_answer(answer)
+        question = judged(self.follow_answer, text_or_none, turn.answer)
         if question is not None:
             return self._go_on(question, "user")
-        self._running = False
-        reward = float(self.score(answer))
-        if not math.isfinite(reward):
-            raise ValueError(f"{type(self).__name__}.score returned {reward}: it must be a finite number")
-        return "", reward, True, False, {**_info("user"), "success": reward >= 1.0, "numbers": self.numbers()}
+        reward = judged(self.score, finite, turn.answer)
+        try:
+            return self._end(reward, judged(self.numbers, numbers))
+        except ScorerFailed as failure:  # the verdict stands: only what is counted beside it is lost
+            return self._end(reward, {}, scorer_error=str(failure))
 
     @property
     def _form(self) -> str:
@@ -185,11 +231,26 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     def _shown(self, text: str) -> str:
         return show_form(text, self._form, self.protocol)
 
-    def _go_on(
-        self, observation: str, role: str, num_tool_calls: int = 0, malformed: bool = False
-    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        text = cut_middle(observation, self.options.max_observation_chars)
-        return text, 0.0, False, False, _info(role, num_tool_calls, malformed)
+    def _run_call(self, call: ToolCall) -> ToolResult:
+        if self.tool_time.is_used_up():
+            return NOT_RUN
+        result = run_tool_call(self._tools, call, self)
+        if self.tool_time.is_used_up():
+            return ToolResult(f"{result.text}\nError: {TIME_LIMIT}", ok=False, executed=result.executed)
+        return result
+
+    def _go_on(self, observation: str, role: str, num_tool_calls: int = 0, malformed: bool = False) -> Step:
+        shown = cut_middle(as_unicode(observation), self.options.max_observation_chars)
+        return shown, 0.0, False, False, _info(role, num_tool_calls, malformed)
+
+    def _end(self, reward: float, counted: dict[str, float], **more: str) -> Step:
+        return "", reward, True, False, {**_info("user"), "success": reward >= 1.0, "numbers": counted, **more}
+
+    def _out_of_time(self, step: Step) -> Step:
+        """Turn what a step has come to into the end of the episode by its budget."""
+        observation, *_, info = step
+        ending = {"success": False, "numbers": {}, "stop_reason": "max_tool_time"}
+        return observation or f"Error: {TIME_LIMIT}", 0.0, False, True, {**info, **ending}
 
     def _draw(self) -> str:
         """Draw tasks until one belongs to the split; return its first message."""

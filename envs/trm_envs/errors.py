@@ -1,4 +1,8 @@
-"""What is not the policy's doing: an episode that ends so has no reward and belongs to no loss."""
+"""Whose doing a failure is: the infrastructure's, without a verdict, or the model's text's, which is wrong then."""
+
+import threading
+
+MAX_MESSAGE_CHARS = 300
 
 
 class InfrastructureError(RuntimeError):
@@ -7,3 +11,31 @@ class InfrastructureError(RuntimeError):
 
 class VerifierError(InfrastructureError):
     """The scorer could not decide: neither right nor wrong."""
+
+
+class ScorerFailed(Exception):
+    """The environment's own code raised on the model's text, or made something of it that is no verdict."""
+
+
+def is_not_the_texts(error: BaseException) -> bool:
+    """Return whether an exception from code that works on the model's text must go on: a text is not to blame for it.
+
+    Anything else is, also what ends a program, such as SystemExit. An interrupt from the keyboard comes to the main
+    thread alone; in another one somebody raised it.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return threading.current_thread() is threading.main_thread()
+    return isinstance(error, InfrastructureError)
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an exception, whatever its `__str__` does."""
+    try:
+        return str(error)
+    except BaseException as broken:
+        return f"(its message cannot be shown: {type(broken).__name__})"
+
+
+def describe(error: BaseException) -> str:
+    """Return type and message of an exception, short."""
+    return f"{type(error).__name__}: {message_of(error)[:MAX_MESSAGE_CHARS]}"

@@ -61,6 +61,18 @@ def check_sandbox(field: str, value: Any) -> None:
         check_choice(f"{field} (or the URL of a SandboxFusion server)", value, ("local", "unsafe"))
 
 
+def as_unicode(text: str) -> str:
+    """Return the text with the halves of surrogate pairs joined, and replacement marks for halves that are alone.
+
+    What shows a model its own text again may hold such halves, which no tokenizer takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def cut_middle(text: str, max_chars: int) -> str:
     """Return the text, or its start and end around a mark that says how much is gone."""
     if len(text) <= max_chars:

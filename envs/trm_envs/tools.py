@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union
 
-from trm_envs.errors import InfrastructureError
+from trm_envs.errors import is_not_the_texts, message_of
 from trm_envs.turn import ToolCall
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -144,12 +144,12 @@ def run_tool_call(tools: Sequence[Tool], call: ToolCall, owner: object = None) -
     try:
         output = tool.function(*[owner] * tool.is_method, **call.arguments)
         return ToolResult(str(output), ok=True, executed=True)
-    except InfrastructureError:
-        raise
-    except ToolError as error:
-        return ToolResult(f"Error: {error}", ok=False, executed=True)
-    except Exception as error:
-        return ToolResult(f"Error: {type(error).__name__}: {error}", ok=False, executed=True)
+    except BaseException as error:
+        # SystemExit too: what a tool makes of the model's arguments ends neither the episode nor the process
+        if is_not_the_texts(error):
+            raise
+        kind = "" if isinstance(error, ToolError) else f"{type(error).__name__}: "
+        return ToolResult(f"Error: {kind}{message_of(error)}", ok=False, executed=True)
 
 
 def _schema_of(hint: Any, where: str) -> dict[str, Any]:

@@ -114,6 +114,8 @@ def junk_earns_nothing(subject: Subject) -> None:
                 env.reset(seed=subject.seed)
                 for _ in range(10):
                     _, reward, terminated, truncated, info = env.step(text)
+                    if error := info.get("scorer_error"):
+                        raise Failed(f"the turn {text!r} ({name}): {error}; it counts as wrong, but say so: return 0.0")
                     if reward or info.get("success"):
                         raise Failed(f"the turn {text!r} ({name}) earned {reward}; score() must give it 0.0")
                     if terminated or truncated:
@@ -171,8 +173,9 @@ def _solve(env: ToolEnv, seed: int, when: str, num_idle: int = 0) -> None:
         total += reward
         if info["malformed"]:
             raise Failed(f"{when} turn {number} of the solver is malformed: {action!r:.200} -> {observation!r:.200}")
-    if total != 1.0 or info.get("success") is not True:
-        raise Failed(f"{when} the solver earned {total} in {number + 1} turns; score() must give its answer 1.0")
+    if total != 1.0 or info.get("success") is not True or "scorer_error" in info:
+        why = info.get("scorer_error") or info.get("stop_reason") or "score() must give its answer 1.0"
+        raise Failed(f"{when} the solver earned {total} in {number + 1} turns; {why}")
 
 
 def _global_state() -> bytes:

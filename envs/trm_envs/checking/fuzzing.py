@@ -90,6 +90,8 @@ def _step(env: ToolEnv, text: str, counts: FuzzCounts, where: str) -> bool:
         raise Failed(f"{where}: the observation {observation!r:.80} is not in observation_space")
     if not math.isfinite(reward) or not 0.0 <= reward <= 1.0:
         raise Failed(f"{where}: the reward is {reward}; it must be from 0 to 1")
+    if scorer_error := info.get("scorer_error"):
+        raise Failed(f"{where}: {scorer_error}; it counts as wrong, but say so: return 0.0, or tell the model")
     counts.calls += info["num_tool_calls"] > 0
     counts.malformed += info["malformed"]
     counts.answers += terminated

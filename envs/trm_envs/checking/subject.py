@@ -127,7 +127,7 @@ def transcript(env: ToolEnv, seed: int, options: Mapping[str, Any] | None = None
 
 
 def episode(env: ToolEnv, seed: int, options: Mapping[str, Any] | None = None) -> Iterator[Any]:
-    """Play an episode and yield what it shows, one turn after the other.
+    """Play an episode and yield what it shows, one turn after the other; not how long it took.
 
     Raises:
         Failed: if it does not end.
@@ -142,6 +142,7 @@ def episode(env: ToolEnv, seed: int, options: Mapping[str, Any] | None = None) -
             if (action := next(silent, "")) == "":
                 return
         observation, reward, terminated, truncated, info = env.step(action)
+        info.pop("tool_time_s", None)
         yield [action, observation, reward, terminated, truncated, info]
         if terminated or truncated:
             return

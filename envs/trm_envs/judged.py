@@ -1,0 +1,49 @@
+"""What an environment's own functions make of a model's text: a value that is checked, or a failure of the text."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from trm_envs.errors import ScorerFailed, describe, is_not_the_texts
+
+ResultT = TypeVar("ResultT")
+
+
+def judged(function: Callable[..., Any], check: Callable[[Any], ResultT], *args: Any) -> ResultT:
+    """Return what one of the environment's own functions makes of the model's text, checked.
+
+    Raises:
+        ScorerFailed: if it raises or returns what it must not.
+        InfrastructureError: if it does.
+    """
+    try:
+        return check(function(*args))
+    except BaseException as error:
+        if is_not_the_texts(error):
+            raise
+        raise ScorerFailed(f"{function.__name__} raised {describe(error)}") from error
+
+
+def text(value: Any) -> str:
+    """Return what must be text."""
+    if not isinstance(value, str):
+        raise TypeError(f"returned {type(value).__name__}, expected str")
+    return value
+
+
+def text_or_none(value: Any) -> str | None:
+    """Return what must be text or None."""
+    return None if value is None else text(value)
+
+
+def finite(value: Any) -> float:
+    """Return what must be a finite number."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"returned {number}, expected a finite number")
+    return number
+
+
+def numbers(value: Any) -> dict[str, float]:
+    """Return what must be finite numbers by name."""
+    return {str(name): finite(each) for name, each in dict(value).items()}

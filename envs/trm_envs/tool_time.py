@@ -1,0 +1,199 @@
+"""How long a model's programs may run, how long they have run, and how long they have waited for a place.
+
+A budget is the model's: what runs on its text, its programs above all, uses it up, also by sleeping. A wait is
+nobody's: for a free place in a sandbox, for a supervisor, for a worker that scores.
+"""
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from enum import Enum
+
+LEAST_S = 0.01
+"""With less than this left a budget is used up: no sandbox runs a program for a shorter time."""
+
+_current: "ContextVar[ToolTime | None]" = ContextVar("trm_tool_time", default=None)
+
+
+class _Mode(Enum):
+    """Who pays for the time that goes by."""
+
+    IDLE = "idle"  # nobody: no step is under way
+    OWN = "own"  # the model: the environment's code works on its text
+    PROGRAM = "program"  # the model, up to the program's limit; what its start and end take is known at the end
+    WAIT = "wait"  # nobody, and it is counted
+
+
+class ProgramRun:
+    """A program that runs; see `ToolTime.program`."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.on_the_clock_s = 0.0
+        self.ran_s = 0.0
+
+    def ran(self, seconds: float) -> None:
+        """Say how long it ran by the sandbox's account; without this it costs nothing, as when the sandbox failed."""
+        self.ran_s = max(0.0, seconds)
+
+
+class ToolTime:
+    """Keeps the time of one environment. Every method may be called from any thread, while a step is under way too.
+
+    Args:
+        clock: tells seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._turn_limit_s = self._episode_limit_s = math.inf
+        self._mode, self._since = _Mode.IDLE, clock()
+        self._turn_s = self._episode_s = self._wait_s = 0.0
+        self._run: ProgramRun | None = None
+
+    def set_limits(self, turn_s: float | None, episode_s: float | None) -> None:
+        """Set the budgets of each turn and of the episode, in seconds; None: no limit.
+
+        Raises:
+            ValueError: if one is not a number above 0.
+        """
+        for name, value in (("turn_s", turn_s), ("episode_s", episode_s)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+                raise ValueError(f"{name} = {value!r}: expected seconds above 0, or None for no limit; e.g. {name}=60")
+        with self._lock:
+            self._turn_limit_s = math.inf if turn_s is None else float(turn_s)
+            self._episode_limit_s = math.inf if episode_s is None else float(episode_s)
+
+    @property
+    def turn_limit_s(self) -> float:
+        """The most that one turn may use, infinite if there is no limit."""
+        return min(self._turn_limit_s, self._episode_limit_s)
+
+    @contextlib.contextmanager
+    def reset(self) -> Iterator[None]:
+        """Forget what the last episode used. What happens inside costs nothing; `waiting` counts."""
+        with self._lock:
+            self._bank(self._mode)
+            self._turn_s = self._episode_s = 0.0
+        with self._as_current():
+            yield
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Charge what happens inside to a new turn, and make this what `waiting` speaks of."""
+        with self._lock:
+            self._turn_s = 0.0
+        with self._as_current(), self._in_mode(_Mode.OWN):
+            yield
+
+    @contextlib.contextmanager
+    def program(self, limit_s: float) -> Iterator[ProgramRun]:
+        """Charge what happens inside as the run of a program that is stopped after `limit_s`.
+
+        At the end it costs what `ProgramRun.ran` was told, and the rest was a wait.
+        """
+        run = ProgramRun(limit_s)
+        with self._lock:
+            self._bank(self._mode)
+            assert self._run is None, "one program at a time"
+            self._run = run
+        try:
+            with self._in_mode(_Mode.PROGRAM):
+                yield run
+        finally:
+            with self._lock:
+                self._bank(self._mode)
+                self._run = None
+                self._charge(run.ran_s)
+                # never less than what was told while it ran
+                self._wait_s += max(run.on_the_clock_s - min(run.ran_s, run.limit_s), 0.0)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Charge what happens inside to nobody."""
+        with self._in_mode(_Mode.WAIT):
+            yield
+
+    def turn_used_s(self) -> float:
+        """Return the seconds that this turn has used so far."""
+        with self._lock:
+            self._bank(self._mode)
+            return self._turn_s + self._running_s()
+
+    def used_s(self) -> float:
+        """Return the seconds that this episode has used so far, what is under way included."""
+        with self._lock:
+            self._bank(self._mode)
+            return self._episode_s + self._running_s()
+
+    def waited_s(self) -> float:
+        """Return the seconds that were waited so far, the wait under way included; it never shrinks."""
+        with self._lock:
+            self._bank(self._mode)
+            over_s = max(self._run.on_the_clock_s - self._run.limit_s, 0.0) if self._run else 0.0
+            return self._wait_s + over_s
+
+    def left_s(self) -> float:
+        """Return the seconds that this turn and this episode may still use, infinite if there is no limit."""
+        with self._lock:
+            self._bank(self._mode)
+            running_s = self._running_s()
+            turn_s = self._turn_limit_s - self._turn_s - running_s
+            return max(min(turn_s, self._episode_limit_s - self._episode_s - running_s), 0.0)
+
+    def is_used_up(self) -> bool:
+        """Return whether this turn's or this episode's budget is spent, what is under way included."""
+        return self.left_s() < LEAST_S
+
+    @contextlib.contextmanager
+    def _as_current(self) -> Iterator[None]:
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    @contextlib.contextmanager
+    def _in_mode(self, mode: _Mode) -> Iterator[None]:
+        with self._lock:
+            before = self._mode
+            self._bank(mode)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._bank(before)
+
+    def _bank(self, mode: _Mode) -> None:
+        """Put the time since the last look where it belongs; go on in `mode`. The lock is held."""
+        now = self._clock()
+        seconds, self._since = now - self._since, now
+        if self._mode is _Mode.OWN:
+            self._charge(seconds)
+        elif self._mode is _Mode.WAIT:
+            self._wait_s += seconds
+        elif self._mode is _Mode.PROGRAM and self._run is not None:
+            self._run.on_the_clock_s += seconds
+        self._mode = mode
+
+    def _charge(self, seconds: float) -> None:
+        self._turn_s += seconds
+        self._episode_s += seconds
+
+    def _running_s(self) -> float:
+        return min(self._run.on_the_clock_s, self._run.limit_s) if self._run else 0.0
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Charge what happens inside to nobody, in whatever environment's step this is called; elsewhere do nothing."""
+    tool_time = _current.get()
+    if tool_time is None:
+        yield
+        return
+    with tool_time.waiting():
+        yield
