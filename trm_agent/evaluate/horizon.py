@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trm_agent.evaluate.logistic import firth_logistic
 from trm_agent.evaluate.paired import student_tail
 from trm_agent.evaluate.statistics import Floats
 
@@ -22,7 +23,8 @@ class HorizonLength:
     status: str
     """`inside`, `below` or `above` the measured horizons (then `steps` is an extrapolation or None), or `unknown`."""
     reason: str | None
-    """Why there is no fit: `all succeed`, `all fail`, `one horizon`, `no horizon`, `does not fall`; else None."""
+    """Why there is no fit: `all succeed`, `all fail`, `one horizon`, `no horizon`, `does not fall`, `no convergence`;
+    else None."""
     steps: float | None
     low: float | None
     """Lower end of the 95 % interval; None for no lower bound."""
@@ -80,27 +82,36 @@ def fit_horizon(
     rows = [rates[steps == level] for level in levels]
     num = np.array([len(row) for row in rows], dtype=np.float64)
     x = np.log2(levels)
-    intercept, slope = _logistic(x, num, np.array([[row.mean() for row in rows]]))
-    if slope[0] > -_FLATTEST:
-        return HorizonLength("unknown", "does not fall", None, None, None, float(slope[0]), *ends)
-    crossing = float(-intercept[0] / slope[0])
+    fit = firth_logistic(x, num, np.array([[row.mean() for row in rows]]))
+    intercept, slope = float(fit.intercept[0]), float(fit.slope[0])
+    if not fit.converged[0]:
+        return HorizonLength("unknown", "no convergence", None, None, None, None, *ends)
+    if slope > -_FLATTEST:
+        return HorizonLength("unknown", "does not fall", None, None, None, slope, *ends)
+    crossing = -intercept / slope
     fitted = 1 / (1 + np.exp(-(intercept + slope * x)))
     tail = student_tail(len(rates) - 2)
-    low, high = np.quantile(_resampled(x, rows, fitted, seed, num_resamples), [tail, 1 - tail], method="nearest")
+    lengths = _resampled(x, rows, fitted, seed, num_resamples)
+    low, high = (
+        np.quantile(side, share, method="nearest") for side, share in zip(lengths, (tail, 1 - tail), strict=True)
+    )
     return HorizonLength(
         status="below" if crossing < x[0] else "above" if crossing > x[-1] else "inside",
         reason=None,
         steps=_steps(crossing, x),
         low=_steps(min(float(low), crossing), x),
         high=_steps(max(float(high), crossing), x),
-        slope=float(slope[0]),
+        slope=slope,
         shortest=ends[0],
         longest=ends[1],
     )
 
 
-def _resampled(x: Floats, rows: list[Floats], fitted: Floats, seed: int, num_resamples: int) -> Floats:
-    """log2 of the horizon length of each resample; infinite where success does not fall."""
+def _resampled(x: Floats, rows: list[Floats], fitted: Floats, seed: int, num_resamples: int) -> tuple[Floats, Floats]:
+    """log2 of the horizon length of each resample, for the lower and for the upper end of the interval.
+
+    Both are infinite where success does not fall; a fit that did not converge lies beyond either end.
+    """
     rng = np.random.default_rng(seed)
     rates = np.empty((num_resamples, len(x)))
     for index, row in enumerate(rows):
@@ -108,46 +119,11 @@ def _resampled(x: Floats, rows: list[Floats], fitted: Floats, seed: int, num_res
         from_curve = rng.random(drawn.shape) < fitted[index]
         rates[:, index] = np.where(drawn < len(row), row[np.minimum(drawn, len(row) - 1)], from_curve).mean(axis=1)
     num = np.array([len(row) for row in rows], dtype=np.float64)
-    intercept, slope = _logistic(x, num, rates)
-    falls = slope < -_FLATTEST
+    fit = firth_logistic(x, num, rates)
+    falls = fit.slope < -_FLATTEST
     ends = np.where(rates @ num >= 0.5 * num.sum(), np.inf, -np.inf)
-    return np.where(falls, -intercept / np.where(falls, slope, -1.0), ends)
-
-
-def _logistic(x: Floats, num: Floats, rates: Floats, num_iterations: int = 50) -> tuple[Floats, Floats]:
-    """Firth's logistic regression of rates of `num` observations at each x, for many sets of rates at once.
-
-    Args:
-        x: shape (levels,), two of them different.
-        num: shape (levels,).
-        rates: shape (fits, levels).
-
-    Returns:
-        Intercept and slope, each of shape (fits,).
-    """
-    design = np.stack([np.ones_like(x), x - x.mean()])
-    beta = np.zeros((len(rates), 2))
-    for _ in range(num_iterations):
-        p = 1 / (1 + np.exp(-np.clip(beta @ design, -30, 30)))
-        weight = num * p * (1 - p)
-        information = np.einsum("fl,il,jl->fij", weight, design, design)
-        inverse = _inverse(information)
-        leverage = weight * np.einsum("il,fij,jl->fl", design, inverse, design)
-        score = (num * (rates - p) + leverage * (0.5 - p)) @ design.T
-        step = np.einsum("fij,fj->fi", inverse, score)
-        # a long step is cut, so that flat starts do not throw the fit out of range
-        step /= np.maximum(1.0, np.abs(step).max(axis=1, keepdims=True) / 2)
-        beta += step
-        if np.abs(step).max() < 1e-8:
-            break
-    return beta[:, 0] - beta[:, 1] * x.mean(), beta[:, 1]
-
-
-def _inverse(matrices: Floats) -> Floats:
-    """Inverse of symmetric 2 x 2 matrices, shape (fits, 2, 2)."""
-    a, b, c = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
-    determinant = np.maximum(a * c - b * b, 1e-12)
-    return np.stack([np.stack([c, -b], -1), np.stack([-b, a], -1)], -2) / determinant[:, None, None]
+    lengths = np.where(falls, -fit.intercept / np.where(falls, fit.slope, -1.0), ends)
+    return np.where(fit.converged, lengths, -np.inf), np.where(fit.converged, lengths, np.inf)
 
 
 def _steps(log2_steps: float, x: Floats) -> float | None:
