@@ -123,7 +123,7 @@ def test_bad_input_exits_with_2_and_one_line(write, capsys, arguments: list[str]
 def test_isolation_that_cannot_be_had_exits_with_2_and_the_remedy(write, capsys, monkeypatch) -> None:
     from trm_envs.sandbox import shared
 
-    def refuse(name: str) -> None:
+    def refuse(name: str, pins: tuple[str, ...]) -> None:
         raise SandboxUnavailable("`bwrap` is not on PATH; apt-get install bubblewrap")
 
     monkeypatch.setattr(shared, "shared_sandbox", refuse)

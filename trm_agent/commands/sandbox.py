@@ -49,6 +49,7 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument(
         "--sandbox", default="local", metavar="local|unsafe|URL", help="unsafe: no isolation; URL: a server"
     )
+    _add_packages(parser)
     parser.add_argument("--json", action="store_true", help=f"print one JSON object: {', '.join(KEYS)}")
     parser.set_defaults(run=run_file)
 
@@ -65,6 +66,7 @@ def _add_serve(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to bind; 0 takes a free one (default: 8080)")
     parser.add_argument("--sandbox", default="local", choices=("local", "unsafe"), help="unsafe: no isolation")
+    _add_packages(parser)
     parser.add_argument("--max-concurrent", type=int, metavar="N", help="programs at once (default: 4 a processor)")
     parser.add_argument("--max-timeout", type=float, default=300.0, metavar="S", help="longest run (default: 300)")
     parser.add_argument("--max-memory-mb", type=int, default=8192, metavar="MB", help="largest memory (default: 8192)")
@@ -73,11 +75,18 @@ def _add_serve(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(run=serve)
 
 
+def _add_packages(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--packages", nargs="+", default=[], metavar="P", help="what programs can import, such as numpy==2.3.5"
+    )
+
+
 def run_file(arguments: argparse.Namespace) -> int:
     """Run a program and print its output.
 
     Args:
-        arguments: `file`, `timeout`, `memory_mb`, `language`, `stdin`, `sandbox`, `json` of the parser.
+        arguments: `file`, `timeout`, `memory_mb`, `language`, `stdin`, `sandbox`, `packages`, `json` of the
+            parser.
 
     Returns:
         0 if the program ended by itself with return code 0, else 1.
@@ -95,9 +104,11 @@ def run_file(arguments: argparse.Namespace) -> int:
     limits = _limits(arguments.timeout, "--timeout", arguments.memory_mb, "--memory-mb")
     language = arguments.language or SUFFIXES.get(path.suffix, "python")
     with _available():
+        from trm_envs.packages import check_pins
         from trm_envs.sandbox.shared import shared_sandbox
 
-        result = shared_sandbox(arguments.sandbox).run(code, language, stdin, limits=limits)
+        pins = check_pins("--packages", arguments.packages)
+        result = shared_sandbox(arguments.sandbox, pins).run(code, language, stdin, limits=limits)
     if arguments.json:
         record = {name: getattr(result, name) for name in KEYS}
         print(json.dumps({**record, "status": result.status.value}))
@@ -113,8 +124,8 @@ def serve(arguments: argparse.Namespace) -> int:
     """Serve until the process is told to end.
 
     Args:
-        arguments: `host`, `port`, `sandbox`, `max_concurrent`, `max_timeout`, `max_memory_mb`, `token`, `verbose` of
-            the parser.
+        arguments: `host`, `port`, `sandbox`, `packages`, `max_concurrent`, `max_timeout`, `max_memory_mb`, `token`,
+            `verbose` of the parser.
 
     Returns:
         0.
@@ -125,10 +136,12 @@ def serve(arguments: argparse.Namespace) -> int:
     """
     import dataclasses
 
+    from trm_envs.packages import check_pins, find_packages
     from trm_envs.sandbox import LocalSandbox, server
     from trm_envs.sandbox.fusion_requests import MOST
     from trm_envs.sandbox.shared import shared_sandbox
 
+    pins = check_pins("--packages", arguments.packages)
     asked = _limits(arguments.max_timeout, "--max-timeout", arguments.max_memory_mb, "--max-memory-mb")
     warning = server.warning(arguments.host, arguments.token)
     if warning is not None and arguments.sandbox == "unsafe" and arguments.token is None:
@@ -139,10 +152,12 @@ def serve(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if arguments.sandbox == "local":
             with _available():
-                sandbox: Sandbox = LocalSandbox(max_concurrent=arguments.max_concurrent)
+                sandbox: Sandbox = LocalSandbox(
+                    max_concurrent=arguments.max_concurrent, packages=find_packages(pins, "--packages")
+                )
             stack.callback(sandbox.close)
         else:
-            sandbox = shared_sandbox(arguments.sandbox)
+            sandbox = shared_sandbox(arguments.sandbox, pins)
         served = server.SandboxServer(
             sandbox,
             host=arguments.host,

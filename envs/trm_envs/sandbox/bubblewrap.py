@@ -16,10 +16,13 @@ from trm_envs.sandbox.world import in_memory
 START_S = 20.0
 _NOBODY = 65534
 _GUEST = "/opt/trm"
+_PACKAGES = "/opt/packages"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
-_SERVE = "import sys; sys.path.insert(0, {!r}); from guest import zygote; sys.path.pop(0); zygote.serve({}, {!r})"
+_SERVE = "import sys; sys.path.insert(0, {!r}); from guest import zygote; sys.path.pop(0); zygote.serve({}, {!r}, {!r})"
 # the zygote takes the last one out again: it has looked its symbols up before it forks
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp/work", "LANG": "C.UTF-8", "TMPDIR": "/tmp", "LD_BIND_NOW": "1"}
+# a package that makes a thread a processor as it is imported would leave a program few of its own
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 REMEDIES = (
     ("setting up uid map", "user namespaces are refused; on Ubuntu 24.04 add an AppArmor profile with `userns,` for "
      "bwrap"),
@@ -93,11 +96,18 @@ def _readable_by_all(path: str) -> bool:
     return True
 
 
-def command(bwrap: str, python: str, control_fd: int, preload: Sequence[str], guest_fds: dict[str, int]) -> list[str]:
+def command(
+    bwrap: str,
+    python: str,
+    control_fd: int,
+    preload: Sequence[str],
+    guest_fds: dict[str, int],
+    packages: Sequence[str] = (),
+) -> list[str]:
     """Return the command line that starts a zygote."""
     args = [bwrap, "--unshare-all", "--unshare-user", "--as-pid-1", "--new-session", "--clearenv"]
     args += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
-    for name, value in _ENVIRONMENT.items():
+    for name, value in {**_ENVIRONMENT, **(_ONE_THREAD if packages else {})}.items():
         args += ["--setenv", name, value]
     for path in _SYSTEM:
         if os.path.islink(path):
@@ -107,14 +117,18 @@ def command(bwrap: str, python: str, control_fd: int, preload: Sequence[str], gu
     prefix = None if _in_system(python) else _own_prefix(python)
     if prefix is not None:
         args += ["--ro-bind", prefix, prefix]
+    for entry in packages:
+        args += ["--ro-bind", entry, f"{_PACKAGES}/{os.path.basename(entry)}"]
     for name, fd in guest_fds.items():
         args += ["--ro-bind-data", str(fd), f"{_GUEST}/guest/{name}"]
     args += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--dir", "/tmp"]
     args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
-    return [*args, python, "-I", "-B", "-c", _SERVE.format(_GUEST, control_fd, list(preload))]
+    return [*args, python, "-I", "-B", "-c", _SERVE.format(_GUEST, control_fd, list(preload), _PACKAGES)]
 
 
-def start(bwrap: str, python: str, preload: Sequence[str]) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+def start(
+    bwrap: str, python: str, preload: Sequence[str], packages: Sequence[str] = ()
+) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     """Start a zygote; return its process and the control socket.
 
     Raises:
@@ -127,7 +141,7 @@ def start(bwrap: str, python: str, preload: Sequence[str]) -> tuple["subprocess.
             for item in resources.files("trm_envs.sandbox.guest").iterdir():
                 if item.name.endswith(".py"):
                     guest_fds[item.name] = in_memory(item.read_bytes())
-            args = command(bwrap, python, inside.fileno(), preload, guest_fds)
+            args = command(bwrap, python, inside.fileno(), preload, guest_fds, packages)
             drop = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
             process = subprocess.Popen(  # type: ignore[call-overload]
                 args,

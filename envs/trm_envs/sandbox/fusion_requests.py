@@ -13,6 +13,7 @@ MOST = Limits(
     wall_s=300.0,
     cpu_s=86_400.0,
     memory_bytes=8 << 30,
+    stack_bytes=100 << 20,
     processes=512,
     output_bytes=1 << 25,
     file_bytes=1 << 28,

@@ -33,7 +33,10 @@ def with_timeout(limits: Limits, wall_s: float) -> Limits:
 
 def limit_fields(limits: Limits) -> dict[str, Any]:
     """Return the request's fields for the limits, beyond its timeouts."""
-    return {"memory_limit_MB": -(-limits.memory_bytes // MIB), "trm_limits": dataclasses.asdict(limits)}
+    asked = dataclasses.asdict(limits)
+    if limits.stack_bytes == Limits.stack_bytes:  # a server of an earlier release does not know the field
+        del asked["stack_bytes"]
+    return {"memory_limit_MB": -(-limits.memory_bytes // MIB), "trm_limits": asked}
 
 
 def to_run_answer(result: Result) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Limits:
     """Seconds of processor time of each process, rounded up to whole ones; in a session 100 times as many in all."""
     memory_bytes: int = 1 << 29
     """Address space of each process, and resident memory of all of them together."""
+    stack_bytes: int = 1 << 23
+    """Stack of a process's first thread; further threads have what the program gives them."""
     processes: int = 32
     """Processes and threads at one time."""
     output_bytes: int = 1 << 22
@@ -63,6 +65,7 @@ class Limits:
             ("wall_s", 0.01, 86_400),
             ("cpu_s", 0.01, 86_400),
             ("memory_bytes", 1 << 25, 1 << 40),
+            ("stack_bytes", 1 << 20, 100 << 20),
             ("processes", 1, 10_000),
             ("output_bytes", 1, 1 << 28),
             ("file_bytes", 1 << 12, 1 << 40),

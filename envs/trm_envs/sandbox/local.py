@@ -16,7 +16,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from trm_envs.sandbox import bubblewrap
+from trm_envs.packages import Packages
+from trm_envs.sandbox import bubblewrap, package_folder
 from trm_envs.sandbox.connection import Call, Slots, Zygote
 from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
 from trm_envs.sandbox.request import Request, make_request
@@ -24,6 +25,7 @@ from trm_envs.sandbox.world import World
 
 PRELOAD = ("bisect", "collections", "decimal", "fractions", "functools", "heapq", "itertools", "json", "math",
            "operator", "random", "re", "statistics", "string", "traceback", "typing")  # fmt: skip
+PROBE_LIMITS = Limits(wall_s=60, cpu_s=60, memory_bytes=1 << 30)
 
 
 class LocalSandbox:
@@ -34,6 +36,7 @@ class LocalSandbox:
         python: the interpreter inside; None takes this one if an unprivileged user can read it, else the system's.
         max_concurrent: how many calls run at once, further ones wait; None takes four a processor.
         preload: modules that every call finds imported.
+        packages: what programs can import beside the standard library.
 
     Raises:
         SandboxUnavailable: if isolation cannot be had; it says why and what to do. There is no fallback.
@@ -47,6 +50,7 @@ class LocalSandbox:
         python: str | None = None,
         max_concurrent: int | None = None,
         preload: Sequence[str] = PRELOAD,
+        packages: Packages | None = None,
     ) -> None:
         if max_concurrent is None:
             max_concurrent = 4 * (os.cpu_count() or 1)
@@ -54,8 +58,13 @@ class LocalSandbox:
             raise ValueError(f"max_concurrent = {max_concurrent!r}: expected an integer from 1 to 1000; e.g. 8")
         self.limits = limits or Limits()
         self.max_concurrent = max_concurrent
-        self._start_args = (bubblewrap.find_bubblewrap(), bubblewrap.find_python(python), tuple(preload))
-        self.python = self._start_args[1]
+        self.python = bubblewrap.find_python(python)
+        self._packages = packages or Packages()
+        shown = self._packages.entries
+        if not package_folder.are_readable(shown):
+            self._copies = package_folder.copied(self._packages)
+            shown = tuple(os.path.join(self._copies.name, name) for name in os.listdir(self._copies.name))
+        self._start_args = (bubblewrap.find_bubblewrap(), self.python, tuple(preload), shown)
         self._slots = Slots(max_concurrent)
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(max_concurrent, "trm-sandbox")
@@ -67,6 +76,8 @@ class LocalSandbox:
             raise SandboxUnavailable(
                 bubblewrap.explain(probe.message or probe.stderr or f"status {probe.status.value}")
             )
+        if self._packages.pins:
+            package_folder.check_probe(self._packages, self.run(self._packages.probe, limits=PROBE_LIMITS))
 
     @property
     def isolation(self) -> dict[str, str]:

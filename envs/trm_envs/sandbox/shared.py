@@ -6,8 +6,10 @@ import os
 import threading
 from urllib.parse import urlsplit
 
+from trm_envs.packages import Packages, find_packages
 from trm_envs.sandbox.interface import Sandbox, SandboxUnavailable
-from trm_envs.sandbox.local import LocalSandbox
+from trm_envs.sandbox.local import PROBE_LIMITS, LocalSandbox
+from trm_envs.sandbox.package_folder import check_probe
 from trm_envs.sandbox.unsafe import UnsafeSandbox
 
 NAMES = ("local", "unsafe")
@@ -18,28 +20,29 @@ class _Shared:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.sandboxes: dict[str, Sandbox] = {}
+        self.sandboxes: dict[tuple[str, tuple[str, ...]], Sandbox] = {}
 
 
 _shared = _Shared()
 _of_parents: list[_Shared] = []
 
 
-def shared_sandbox(name: str) -> Sandbox:
+def shared_sandbox(name: str, pins: tuple[str, ...] = ()) -> Sandbox:
     """Return this process's sandbox of that name, made at the first call and closed at exit.
 
     Args:
         name: "local", "unsafe" (nothing is isolated), or the address of a SandboxFusion server.
+        pins: packages that programs can import, such as `numpy==2.3.5`. A server is asked whether it has them.
 
     Raises:
-        SandboxUnavailable: if it cannot be had on this machine.
-        ValueError: if the name is none of these.
+        SandboxUnavailable: if it cannot be had on this machine, or a package is not there.
+        ValueError: if the name is none of these, or a package is not installed.
     """
-    shared = _shared
+    shared, key = _shared, (name, pins)
     with shared.lock:
-        if name not in shared.sandboxes:
-            shared.sandboxes[name] = _make(name)
-        return shared.sandboxes[name]
+        if key not in shared.sandboxes:
+            shared.sandboxes[key] = _make(name, pins)
+        return shared.sandboxes[key]
 
 
 def close_shared() -> None:
@@ -57,21 +60,25 @@ def _start_afresh() -> None:
     _shared = _Shared()
 
 
-def _make(name: str) -> Sandbox:
+def _make(name: str, pins: tuple[str, ...]) -> Sandbox:
     if name == "local":
         try:
-            return LocalSandbox()
+            return LocalSandbox(packages=find_packages(pins))
         except SandboxUnavailable as error:
             raise SandboxUnavailable(
                 f"{error}\nOr take a SandboxFusion server, sandbox=http://HOST:8080. By hand, for code that you trust: "
                 "sandbox=unsafe, which isolates nothing."
             ) from error
     if name == "unsafe":
-        return UnsafeSandbox()
+        return UnsafeSandbox(packages=find_packages(pins))
     if isinstance(name, str) and name.startswith(("http://", "https://")) and urlsplit(name).hostname:
         from trm_envs.sandbox.fusion import FusionSandbox
 
-        return FusionSandbox(name)
+        sandbox = FusionSandbox(name)
+        if pins:
+            probe = Packages(pins).probe
+            check_probe(Packages(pins), sandbox.run(probe, limits=PROBE_LIMITS))
+        return sandbox
     near = difflib.get_close_matches(str(name), [*NAMES, "http://", "https://"], 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"sandbox = {name!r}: expected local, unsafe or an address http(s)://HOST:PORT{hint}")

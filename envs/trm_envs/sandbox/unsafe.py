@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from trm_envs.packages import Packages
+from trm_envs.sandbox import package_folder
 from trm_envs.sandbox.connection import Slots
 from trm_envs.sandbox.interface import Limits, Result
 from trm_envs.sandbox.request import Request, make_request
@@ -26,11 +28,13 @@ class UnsafeSandbox:
 
     Args:
         limits: what a call may use if it says nothing else.
+        packages: what programs can import beside the standard library.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, *, packages: Packages | None = None) -> None:
         warnings.warn(WARNING, RuntimeWarning, stacklevel=2)
         self.limits = limits or Limits()
+        self._packages = package_folder.linked(packages or Packages())
         number = 4 * (os.cpu_count() or 1)
         self._slots = Slots(number)
         self._threads = ThreadPoolExecutor(number, "trm-unsafe")
@@ -77,6 +81,7 @@ class UnsafeSandbox:
         for work in tuple(self._works):
             work.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._packages.cleanup()
 
     def __enter__(self) -> "UnsafeSandbox":
         return self
@@ -87,7 +92,7 @@ class UnsafeSandbox:
     def _work(self) -> Work:
         if self._closed:
             raise ValueError("the sandbox is closed; make a new UnsafeSandbox")
-        return Work(self._slots, self._threads, self._works)
+        return Work(self._slots, self._threads, self._works, self._packages.name)
 
 
 class UnsafeSession:

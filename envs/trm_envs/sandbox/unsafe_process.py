@@ -34,13 +34,14 @@ class Work:
         slots: the places of the sandbox, one taken while something runs.
         threads: where `ask_in_thread` waits.
         works: the set that this object is in until it is closed.
+        packages: the folder of what programs can import beside the standard library.
     """
 
-    def __init__(self, slots: Slots, threads: ThreadPoolExecutor, works: "set[Work]") -> None:
+    def __init__(self, slots: Slots, threads: ThreadPoolExecutor, works: "set[Work]", packages: str) -> None:
         self._top = tempfile.mkdtemp(prefix="trm-unsafe-")
         self._folder = os.path.join(os.path.realpath(self._top), "work")
         os.mkdir(self._folder)
-        self._slots, self._threads, self._works = slots, threads, works
+        self._slots, self._threads, self._works, self._packages = slots, threads, works, packages
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: Streams | None = None
@@ -98,6 +99,7 @@ class Work:
             "code": request.code,
             "cpu_s": request.cpu_s,
             "memory_bytes": limits.memory_bytes,
+            "stack_bytes": limits.stack_bytes,
             "file_bytes": limits.file_bytes,
         }
         with contextlib.suppress(OSError):  # it does not listen: it is judged by what else it does
@@ -124,7 +126,7 @@ class Work:
 
     def _start(self, stdin: bytes) -> None:
         self._channel, theirs = socket.socketpair()
-        call = f"unsafe_child.main({theirs.fileno()}, {self._folder!r})"
+        call = f"unsafe_child.main({theirs.fileno()}, {self._folder!r}, {self._packages!r})"
         with theirs, tempfile.TemporaryFile() as file:
             file.write(stdin)
             file.seek(0)

@@ -102,7 +102,7 @@ class World:
     def end_session(self) -> bool:
         """Have the supervisor end a session and serve others; return False if it does not listen."""
         try:
-            self._connection.send(Order(wire.END, True, True, *[0] * 7).packed())
+            self._connection.send(Order(wire.END, True, True, *[0] * 8).packed())
         except OSError:
             return False
         self._close_streams()
@@ -153,6 +153,7 @@ class World:
             wall_s=limits.wall_s,
             cpu_s=request.cpu_s,
             memory_bytes=limits.memory_bytes,
+            stack_bytes=limits.stack_bytes,
             processes=limits.processes,
             file_bytes=limits.file_bytes,
             disk_bytes=limits.disk_bytes,

@@ -17,6 +17,15 @@ from typing import Any
 from . import wire
 
 NAME = "main.py"
+_ZIP = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
+
+
+def limit_imports(packages: str) -> None:
+    """Let programs import the standard library and what lies in the folder `packages`, whatever else is installed."""
+    library = os.path.dirname(os.__file__)
+    own = (library, os.path.join(library, "lib-dynload"), f"{os.path.dirname(library)}/{_ZIP}")
+    sys.path[:] = [*(entry for entry in sys.path if entry in own), packages]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if finder.__module__.startswith("_frozen_importlib")]
 
 
 def make_main() -> None:

@@ -124,6 +124,7 @@ def limit_process(pid: int, order: wire.Order) -> None:
     cpu, num = int(-(-order.cpu_s // 1)), order.processes + 1  # + 1: the call's PID 1
     resource.prlimit(pid, resource.RLIMIT_CPU, (cpu, cpu + 1))
     resource.prlimit(pid, resource.RLIMIT_AS, (order.memory_bytes, order.memory_bytes))
+    resource.prlimit(pid, resource.RLIMIT_STACK, (order.stack_bytes, order.stack_bytes))
     resource.prlimit(pid, resource.RLIMIT_NPROC, (num, num))
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (order.file_bytes, order.file_bytes))
 

@@ -7,13 +7,15 @@ import socket
 from . import cells, wire
 
 
-def main(channel_fd: int, folder: str) -> None:
-    """Take code over the channel and run it in `folder`. Never returns."""
+def main(channel_fd: int, folder: str, packages: str) -> None:
+    """Take code over the channel and run it in `folder`, with `packages` to import from. Never returns."""
+    cells.limit_imports(packages)
     channel = socket.socket(fileno=channel_fd)
     request = wire.receive(channel)
     cpu = int(-(-request["cpu_s"] // 1))
     _limit(resource.RLIMIT_CPU, cpu, cpu + 1)
     _limit(resource.RLIMIT_AS, request["memory_bytes"], request["memory_bytes"])
+    _limit(resource.RLIMIT_STACK, request["stack_bytes"], request["stack_bytes"])
     _limit(resource.RLIMIT_FSIZE, request["file_bytes"], request["file_bytes"])
     _limit(resource.RLIMIT_CORE, 0, 0)
     kind = request["kind"].encode()

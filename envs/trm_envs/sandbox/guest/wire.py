@@ -26,7 +26,7 @@ VERDICTS = ("exited", "done", "raised", "timeout", "memory", "output_limit")
 MAX_FDS = 4
 """How many descriptors come with an order at most: the code, stdout, stderr and stdin."""
 _PACKET_BYTES = 4096
-_ORDER, _VERDICT = struct.Struct("!c??dd5Q"), struct.Struct("!Bidd")
+_ORDER, _VERDICT = struct.Struct("!c??dd6Q"), struct.Struct("!Bidd")
 _FAILURE = b"\xff"
 
 
@@ -40,6 +40,7 @@ class Order(NamedTuple):
     wall_s: float
     cpu_s: float
     memory_bytes: int
+    stack_bytes: int
     processes: int
     file_bytes: int
     disk_bytes: int

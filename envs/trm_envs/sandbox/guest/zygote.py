@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 
-from . import isolation, program, seccomp, supervisor, wire
+from . import cells, isolation, program, seccomp, supervisor, wire
 
 READY, CALL = b"ready", b"call"
 SPARES = 2
@@ -18,18 +18,20 @@ PATIENCE_S = 2.0
 """How long a refused fork is tried again."""
 
 
-def serve(control_fd: int, preload: "list[str]") -> None:
+def serve(control_fd: int, preload: "list[str]", packages: str) -> None:
     """Send the host the connections of waiting supervisors, a new one for each that it takes; end when it is gone.
 
     Args:
         control_fd: a SOCK_SEQPACKET socket; each message to the host carries the descriptor of one connection, or the
             reason why there is none; each message from the host says that one was taken.
         preload: modules to import once, for all calls.
+        packages: the folder of what else programs can import.
     """
     for name in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     os.environ.pop("LD_BIND_NOW", None)  # for the zygote alone
+    cells.limit_imports(packages)
     program.prepare()
     isolation.limit_all_processes()
     seccomp.header(platform.machine(), True)  # made once, for all calls
