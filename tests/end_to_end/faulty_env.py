@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from trm_envs import InfrastructureError
 from trm_envs.tasks.chain_math import ChainMath
 
 
@@ -29,7 +30,7 @@ class FaultyChainMath(ChainMath):
     def step(self, action: str) -> tuple:
         draw = self.faults.random()
         if draw < self.raise_rate or self.options.horizon in self.unplayable:
-            raise OSError("the disk of this fake environment is full")
+            raise InfrastructureError("the disk of this fake environment is full")
         if draw < self.raise_rate + self.hang_rate:
             time.sleep(3600)
         return super().step(action)

@@ -1,25 +1,64 @@
 """Environments, engines and templates that fail: the episode says so and nothing is raised."""
 
 import asyncio
+import json
 import math
 
 import pytest
 
 from tests.episode.fakes import CHAT, END, ENDLESS, FakeEnv, FakeEnvThat, play, raises, scripted, wait_until
-from trm_agent.episode import Generation, Limits, StopReason, run_episode
-from trm_envs import VerifierError
+from trm_agent.episode import EnvThreads, Generation, Limits, StopReason, episode_record, run_episode
+from trm_envs import InfrastructureError, VerifierError
+
+ERRORS = [KeyError("lost"), SystemExit(3), StopIteration(), TimeoutError("mine"), RecursionError("deep"), MemoryError()]
 
 
-@pytest.mark.parametrize("place", ["make", "reset", "step"])
-@pytest.mark.parametrize("error", [KeyError("lost"), SystemExit(3), StopIteration(), TimeoutError("mine")])
-async def test_an_environment_that_raises_ends_its_episode_only(place, error):
+@pytest.mark.parametrize("place", ["make", "reset"])
+@pytest.mark.parametrize("error", ERRORS)
+async def test_an_environment_that_raises_before_the_model_speaks_ends_its_episode_only(place, error):
     episode = await run_episode(
         lambda: FakeEnvThat(place, raises(error)), scripted(f"call{END}"), CHAT, Limits(), env_id="fake"
     )
     assert (episode.stop_reason, episode.reward, episode.success) == (StopReason.ENV_ERROR, None, False)
     assert f"env.{place} failed: {type(error).__name__}" in episode.error
     assert "fakes.py" in episode.error
-    assert episode.num_turns == (place == "step")
+    assert (episode.num_turns, episode.scorer_error) == (0, None)
+
+
+@pytest.mark.parametrize("error", [*ERRORS, OSError("File name too long"), ValueError("invalid literal: \ud800")])
+async def test_an_environment_that_raises_on_the_models_text_scores_it_0(error, caplog):
+    env = FakeEnvThat("step", raises(error), answers=ENDLESS)
+    episode = await play(env, scripted(f"call{END}"))
+    assert (episode.stop_reason, episode.reward, episode.success) == (StopReason.TERMINATED, 0.0, False)
+    assert f"env.step failed: {type(error).__name__}" in episode.scorer_error
+    assert (episode.error, episode.is_infrastructure_failure, episode.num_turns) == (None, False, 1)
+    assert "scores 0" in caplog.text
+    json.dumps(episode_record(episode)).encode()
+
+
+async def test_an_error_after_rewards_takes_them_and_leaves_penalties():
+    class FakeLater(FakeEnv):
+        def step(self, action):
+            if self.seen:
+                raise ValueError("too late")
+            return super().step(action)
+
+    for reward, kept in [(0.5, 0.0), (-0.5, -0.5)]:
+        episode = await play(FakeLater(ENDLESS, reward=reward), scripted(f"call{END}"))
+        assert (episode.num_turns, episode.turns[0].reward, episode.reward) == (2, reward, kept)
+
+
+@pytest.mark.parametrize("place", ["make", "reset", "step"])
+async def test_an_environment_says_what_is_infrastructure(place):
+    episode = await run_episode(
+        lambda: FakeEnvThat(place, raises(InfrastructureError("the disk is full"))),
+        scripted(f"call{END}"),
+        CHAT,
+        Limits(),
+        env_id="fake",
+    )
+    assert (episode.stop_reason, episode.reward, episode.scorer_error) == (StopReason.ENV_ERROR, None, None)
+    assert "the disk is full" in episode.error
 
 
 async def test_a_verifier_that_cannot_decide_is_an_outcome_of_its_own():
@@ -34,8 +73,10 @@ async def test_an_error_whose_message_cannot_be_printed_is_still_reported():
         def __str__(self):
             raise RuntimeError
 
-    episode = await play(FakeEnvThat("step", raises(Unprintable())), scripted(f"call{END}"))
+    episode = await play(FakeEnvThat("reset", raises(Unprintable())), scripted(f"call{END}"))
     assert (episode.stop_reason, "Unprintable" in episode.error) == (StopReason.ENV_ERROR, True)
+    episode = await play(FakeEnvThat("step", raises(Unprintable())), scripted(f"call{END}"))
+    assert (episode.reward, "Unprintable" in episode.scorer_error) == (0.0, True)
 
 
 async def test_a_close_that_raises_does_not_cost_the_episode(caplog):
@@ -56,9 +97,11 @@ async def test_a_close_that_raises_does_not_cost_the_episode(caplog):
         ({4: {"num_tool_calls": 0, "malformed": False, "role": "assistant"}}, "'assistant'"),
         ({4: {"num_tool_calls": "1", "malformed": False, "role": "tool"}}, "num_tool_calls"),
         ({2: True}, "info['success'] at the end"),
+        ({1: 10**400}, "int too large to convert to float"),
+        ({4: {"num_tool_calls": 0, "malformed": False, "role": "tool", "numbers": {"x": "y"}}}, "could not convert"),
     ],
 )
-async def test_a_step_that_breaks_the_contract_is_an_environment_error(change, message):
+async def test_a_step_that_breaks_the_contract_scores_0(change, message):
     class FakeBroken(FakeEnv):
         def step(self, action):
             answer = list(super().step(action))
@@ -67,13 +110,25 @@ async def test_a_step_that_breaks_the_contract_is_an_environment_error(change, m
             return tuple(answer)
 
     episode = await play(FakeBroken(ENDLESS), scripted(f"call{END}"))
-    assert (episode.stop_reason, episode.reward) == (StopReason.ENV_ERROR, None)
-    assert message in episode.error
+    assert (episode.stop_reason, episode.reward, episode.success) == (StopReason.TERMINATED, 0.0, False)
+    assert message in episode.scorer_error
 
 
-async def test_rewards_that_overflow_together_are_an_environment_error():
-    episode = await play(FakeEnv(ENDLESS, reward=1e308), scripted(f"call{END}"))
-    assert (episode.stop_reason, episode.reward, episode.num_turns) == (StopReason.ENV_ERROR, None, 2)
+@pytest.mark.parametrize(("reward", "kept"), [(1e308, 0.0), (-1e308, -1e308)])
+async def test_rewards_that_overflow_together_score_0(reward, kept):
+    episode = await play(FakeEnv(ENDLESS, reward=reward), scripted(f"call{END}"))
+    assert (episode.stop_reason, episode.reward, episode.num_turns) == (StopReason.TERMINATED, kept, 2)
+    assert "the sum of the rewards is" in episode.scorer_error
+
+
+async def test_what_the_environments_scorer_raised_is_told_in_info():
+    class FakeTold(FakeEnv):
+        def step(self, action):
+            info = {"num_tool_calls": 0, "malformed": False, "role": "user", "scorer_error": "ValueError: \ud800"}
+            return "", 0.0, True, False, {**info, "success": False}
+
+    episode = await play(FakeTold(), scripted(f"call{END}"))
+    assert (episode.stop_reason, episode.reward, episode.scorer_error) == ("terminated", 0.0, "ValueError: ?")
 
 
 class FakeEngine:
@@ -126,6 +181,67 @@ async def test_a_template_that_fails_ends_the_episode():
     episode = await play(FakeEnvWithTools(), scripted(f"call{END}"))
     assert (episode.stop_reason, episode.reward) == (StopReason.CHAT_ERROR, None)
     assert "template" in episode.error
+
+
+class FakeChat:
+    """The real one, of which one method fails on some text."""
+
+    def __init__(self, method, fails):
+        self.method, self.fails = method, fails
+
+    def __getattr__(self, name):
+        real = getattr(CHAT, name)
+        if name != self.method:
+            return real
+
+        def broken(*args, **kwargs):
+            if self.fails(*args):
+                raise ValueError("this template chokes")
+            return real(*args, **kwargs)
+
+        return broken
+
+
+@pytest.mark.parametrize(
+    ("method", "fails"),
+    [
+        ("decode", lambda ids: True),
+        ("fit", lambda text, limit: "five" in text),
+        ("observation", lambda role, text: "five" in text),
+    ],
+)
+async def test_text_of_the_models_making_that_cannot_be_shown_voids_nothing(method, fails):
+    env = FakeEnv([("tool", "five")])
+    generator = scripted(f"call{END}")
+    episode = await run_episode(lambda: env, generator, FakeChat(method, fails), Limits(), env_id="fake")
+    assert (episode.stop_reason, episode.success, episode.num_turns) == (StopReason.TERMINATED, True, 2)
+    shown = "five" if method == "decode" else "Error: this output cannot be shown."
+    assert episode.turns[0].observation == shown
+    assert ("\N{REPLACEMENT CHARACTER}" in env.seen) == (method == "decode")
+
+
+async def test_a_template_that_shows_no_message_at_all_ends_the_episode():
+    chat = FakeChat("observation", lambda role, text: True)
+    episode = await run_episode(
+        lambda: FakeEnv([("tool", "five")]), scripted(f"call{END}"), chat, Limits(), env_id="fake"
+    )
+    assert (episode.stop_reason, episode.reward) == (StopReason.CHAT_ERROR, None)
+
+
+async def test_what_the_prompt_opened_belongs_to_the_turn_that_the_environment_sees():
+    env, chat = FakeEnv(), FakeChat("", None)
+    chat.turn_prefix = "<think>\n"
+    episode = await run_episode(lambda: env, scripted(f"call{END}"), chat, Limits(), env_id="fake")
+    assert (env.seen, episode.turns[0].text) == (["<think>\ncall"], "call")
+
+
+async def test_a_process_without_threads_left_is_no_fault_of_the_models():
+    class FakeThreads(EnvThreads):
+        def lend(self):
+            raise RuntimeError("can't start new thread")
+
+    episode = await play(FakeEnv(), scripted(f"call{END}"), executor=FakeThreads())
+    assert (episode.stop_reason, episode.reward) == (StopReason.ENV_ERROR, None)
 
 
 async def test_cancellation_reaches_the_caller_and_the_environment_is_closed():

@@ -155,7 +155,8 @@ async def test_64_episodes_of_which_some_raise_and_some_hang():
 
     for number, episode in enumerate(episodes):
         if number % 8 == 0:
-            assert (episode.stop_reason, episode.reward) == (StopReason.ENV_ERROR, None)
+            assert (episode.stop_reason, episode.reward) == (StopReason.TERMINATED, 0.0)
+            assert "fell over" in episode.scorer_error
         elif number % 8 == 1:
             assert (episode.stop_reason, episode.reward) == (StopReason.ENV_TIMEOUT, None)
         else:

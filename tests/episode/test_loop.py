@@ -86,7 +86,7 @@ async def test_an_episode_that_the_environment_ends():
     assert (episode.env_id, episode.seed, episode.options) == ("fake", 7, {"horizon": 2})
     assert env.reset_with == (7, {"horizon": 2})
     assert env.closed.is_set()
-    assert set(episode.timings) == {"generate", "env", "total"}
+    assert set(episode.timings) == {"generate", "env", "waited", "total"}
 
 
 async def test_the_environment_lives_in_one_thread_that_is_not_the_loops():

@@ -2,8 +2,9 @@
 
 from trm_agent.episode.chat import ChatTokens
 from trm_agent.episode.env_threads import EnvThreads
-from trm_agent.episode.limits import Limits, StopReason
+from trm_agent.episode.limits import Limits
 from trm_agent.episode.loop import run_episode
+from trm_agent.episode.outcomes import Fault, StopReason
 from trm_agent.episode.record import episode_record
 from trm_agent.episode.slots import tune_garbage_collection
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
@@ -12,6 +13,7 @@ __all__ = [
     "ChatTokens",
     "EnvThreads",
     "Episode",
+    "Fault",
     "Generation",
     "Generator",
     "Limits",

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
+import time
 import traceback
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, SupportsFloat, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
 
-import numpy as np
-
+from trm_agent.episode.env_step import EnvStart, EnvStep, check_type, checked_step
 from trm_agent.episode.env_threads import DEFAULT_THREADS, EnvThread, EnvThreads
-from trm_envs.errors import VerifierError
+from trm_agent.episode.limits import Limits
+from trm_agent.episode.outcomes import Cause, cause_of_error
+from trm_agent.episode.step_time import StepTime, ToolClock, tool_clock
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_MESSAGE_CHARACTERS = 1000
+MIN_LOOK_S = 0.02
 
 
 class TimedOut(Exception):
@@ -29,12 +32,12 @@ class EnvRaised(Exception):
     """The environment raised or broke its contract; the message says where and what.
 
     Attributes:
-        undecided: whether it was the verifier, which could tell neither right nor wrong.
+        cause: its row in the table of outcomes.
     """
 
-    def __init__(self, message: str, undecided: bool = False) -> None:
+    def __init__(self, message: str, cause: Cause) -> None:
         super().__init__(message)
-        self.undecided = undecided
+        self.cause = cause
 
 
 def describe(error: BaseException) -> str:
@@ -45,7 +48,8 @@ def describe(error: BaseException) -> str:
         message = str(error)[:MAX_MESSAGE_CHARACTERS]
     except Exception as broken:
         message = f"(its message cannot be shown: {type(broken).__name__})"
-    return f"{type(error).__name__}: {message}{place}"
+    # a message may quote the model's text, lone surrogates included, and goes into files
+    return f"{type(error).__name__}: {message}{place}".encode("utf-8", "replace").decode("utf-8")
 
 
 async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_s: float) -> T:
@@ -71,38 +75,17 @@ async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_
     return task.result()
 
 
-@dataclass(frozen=True)
-class EnvStart:
-    """What a fresh episode begins with."""
-
-    system_prompt: str
-    tool_schemas: list[dict[str, Any]]
-    observation: str
-
-
-@dataclass(frozen=True)
-class EnvStep:
-    """A checked answer of `env.step`; `role` is None and `success` meaningful where the episode ended."""
-
-    observation: str
-    role: str | None
-    reward: float
-    terminated: bool
-    truncated: bool
-    success: bool
-    num_tool_calls: int
-    malformed: bool
-    numbers: dict[str, float]
-
-
 class EnvRunner:
-    """One environment in one thread. Each method takes the seconds that it may wait.
+    """One environment in one thread. Each method takes the seconds that it may take.
 
-    Every method but `close` raises TimedOut when the time is over and EnvRaised when the environment failed.
+    Every method but `close` raises TimedOut when the time is over and EnvRaised when the environment failed. Waits for
+    a free place do not count against the time.
     """
 
-    def __init__(self, make_env: Callable[[], Any], threads: EnvThreads | None = None) -> None:
-        self._make_env = make_env
+    def __init__(self, make_env: Callable[[], Any], limits: Limits, threads: EnvThreads | None = None) -> None:
+        self._make_env, self._limits = make_env, limits
+        self._clock: ToolClock = StepTime()
+        self._waited_s = 0.0
         self._threads = DEFAULT_THREADS if threads is None else threads
         self._env: Any = None
         self._released = False
@@ -113,6 +96,9 @@ class EnvRunner:
 
         def job() -> None:
             self._env = self._make_env()
+            clock = tool_clock(self._env)
+            clock.set_limits(self._limits.tool_time_s, self._limits.episode_tool_time_s)
+            self._clock = clock
 
         await self._call("make", job, timeout_s)
 
@@ -124,15 +110,34 @@ class EnvRunner:
             # Gymnasium's wrappers hide the attributes of what they wrap behind this method.
             read = getattr(self._env, "get_wrapper_attr", functools.partial(getattr, self._env))
             start = EnvStart(read("system_prompt"), list(read("tool_schemas")), observation)
-            _check_type("env.system_prompt", start.system_prompt, str)
-            _check_type("the observation of reset", observation, str)
+            check_type("env.system_prompt", start.system_prompt, str)
+            check_type("the observation of reset", observation, str)
             return start
 
         return await self._call("reset", job, timeout_s)
 
     async def step(self, text: str, timeout_s: float) -> EnvStep:
         """Gives the environment one assistant turn."""
-        return await self._call("step", lambda: _checked_step(self._env.step(text)), timeout_s)
+
+        def job() -> EnvStep:
+            clock = self._clock
+            if not isinstance(clock, StepTime):
+                return checked_step(self._env.step(text))
+            with clock.step():
+                step = checked_step(self._env.step(text))
+            is_over = step.terminated or step.truncated
+            return step if is_over or not clock.is_used_up() else replace(step, tool_time_is_used_up=True)
+
+        return await self._call("step", job, timeout_s)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds waited for a free place so far: among the environments that compute, and in a sandbox."""
+        return self._waited_s + self._clock.waited_s()
+
+    def tool_time_is_used_up(self) -> bool:
+        """Whether the model's programs have used up their time, also while one of them runs."""
+        return self._clock.is_used_up()
 
     async def close(self, timeout_s: float) -> None:
         """Closes the environment; never raises. After a timeout, and after `release`, it returns at once."""
@@ -155,6 +160,13 @@ class EnvRunner:
                 self._thread.put(self._close_quietly)
                 self._thread.release()
 
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        asked = time.monotonic()
+        async with self._threads.slots.slot():
+            self._waited_s += time.monotonic() - asked
+            yield
+
     def _close(self) -> None:
         env, self._env = self._env, None
         if env is not None:
@@ -176,14 +188,15 @@ class EnvRunner:
                 result = job()
             except BaseException as raised:
                 # SystemExit too: an environment's exit is the end of its episode, not of the run.
-                error = EnvRaised(f"env.{name} failed: {describe(raised)}", isinstance(raised, VerifierError))
+                error = EnvRaised(f"env.{name} failed: {describe(raised)}", cause_of_error(name, raised))
             _hand_over(loop, future, (result, error))
 
-        async with self._threads.slots.slot():
+        async with self._slot():
             if self._thread is None:
                 self._thread = self._threads.lend()
             self._thread.put(run)
-            timer = loop.call_later(timeout_s, _expire, future)
+            most_s = timeout_s + self._limits.episode_timeout_s
+            alarm = _Alarm(loop, future, timeout_s, most_s, lambda: self._clock.waited_s())
             try:
                 result, error = await future
             except TimedOut:
@@ -191,10 +204,42 @@ class EnvRunner:
                 self.release()
                 raise
             finally:
-                timer.cancel()
+                alarm.cancel()
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
+
+
+class _Alarm:
+    """Fails a future after some seconds, those waited for a place not counted.
+
+    A wait that never ends is something broken: after `most_s` the future fails whatever was waited for.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[Any],
+        timeout_s: float,
+        most_s: float,
+        waited_s: Callable[[], float],
+    ) -> None:
+        self._loop, self._future, self._waited_s = loop, future, waited_s
+        self._due = loop.time() + timeout_s - waited_s()
+        self._at_the_latest = loop.time() + most_s
+        self._timer = loop.call_later(timeout_s, self._look)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        left_s = min(self._due + self._waited_s(), self._at_the_latest) - now
+        if left_s > 0:
+            # the least keeps a wait under way from being looked at all the time
+            self._timer = self._loop.call_later(max(left_s, MIN_LOOK_S), self._look)
+        elif not self._future.done():
+            self._future.set_exception(TimedOut())
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], outcome: T) -> None:
@@ -208,47 +253,3 @@ def _hand_over(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], outco
         loop.call_soon_threadsafe(deliver)
     except RuntimeError:
         logger.debug("the event loop was closed before the environment returned")
-
-
-def _expire(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_exception(TimedOut())
-
-
-def _checked_step(outcome: Any) -> EnvStep:
-    observation, reward, terminated, truncated, info = outcome
-    done = bool(terminated or truncated)
-    _check_type("the observation of step", observation, str)
-    _check_type("info", info, dict)
-    _check_type("info['num_tool_calls']", info.get("num_tool_calls"), (int, np.integer))
-    _check_type("info['malformed']", info.get("malformed"), (bool, np.bool_))
-    if terminated:
-        _check_type("info['success'] at the end of the episode", info.get("success"), (bool, np.bool_))
-    elif not done and info.get("role") not in ("tool", "user"):
-        raise ValueError(f"info['role'] is {info.get('role')!r}: it must be 'tool' or 'user'; set it in env.step")
-    return EnvStep(
-        observation=observation,
-        role=None if done else info["role"],
-        reward=_finite_reward(reward),
-        terminated=bool(terminated),
-        truncated=bool(truncated),
-        # Gymnasium's TimeLimit truncates without the environment's knowledge, hence without a verdict.
-        success=done and bool(info.get("success", False)),
-        num_tool_calls=int(info["num_tool_calls"]),
-        malformed=bool(info["malformed"]),
-        numbers={str(name): float(value) for name, value in dict(info.get("numbers", {})).items()},
-    )
-
-
-def _finite_reward(reward: object) -> float:
-    if isinstance(reward, (str, bytes)) or not isinstance(reward, SupportsFloat):
-        raise ValueError(f"the reward is {reward!r}: it must be a finite number; return a float from env.step")
-    if not math.isfinite(value := float(reward)):
-        raise ValueError(f"the reward is {value}: it must be finite; check the scoring in env.step")
-    return value
-
-
-def _check_type(what: str, value: object, kinds: type | tuple[type, ...]) -> None:
-    if not isinstance(value, kinds):
-        names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
-        raise ValueError(f"{what} is {value!r:.100}: it must be of type {names}; return that from the environment")

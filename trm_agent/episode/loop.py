@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from trm_agent.episode.chat import ChatTokens
-from trm_agent.episode.env_runner import EnvRaised, EnvRunner, EnvStart, EnvStep, TimedOut, describe, within
+from trm_agent.episode.env_runner import EnvRaised, EnvRunner, TimedOut, describe, within
+from trm_agent.episode.env_step import EnvStart, EnvStep
 from trm_agent.episode.env_threads import EnvThreads
-from trm_agent.episode.limits import Limits, StopReason
+from trm_agent.episode.generation import checked_generation
+from trm_agent.episode.limits import Limits
+from trm_agent.episode.outcomes import OUTCOMES, SCORER_ERRORS, Cause, End, Ended, Score, cause_of_clock
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
 
+logger = logging.getLogger("trm_agent")
 T = TypeVar("T")
-_ERROR = {"env": StopReason.ENV_ERROR, "generate": StopReason.GENERATOR_ERROR}
-_TIMEOUT = {"env": StopReason.ENV_TIMEOUT, "generate": StopReason.GENERATOR_TIMEOUT}
+UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
+UNSHOWABLE = "Error: this output cannot be shown."
+GENERATE = "generate"
 
 
 async def run_episode(
@@ -48,24 +53,26 @@ async def run_episode(
         executor: lends the environment its thread and counts abandoned ones; None for the process-wide default.
 
     Returns:
-        The episode. Failures of the environment, the engine, the template or the clock are in it, as an
-        infrastructure failure with `reward` None, together with the tokens up to there.
+        The episode. Whatever ends it is in it, as `trm_agent.episode.outcomes` decides: what the model's text caused
+        has a reward; failures of the environment, the engine, the template or the clock are infrastructure failures
+        with `reward` None. The tokens up to there are kept.
 
     Raises:
         asyncio.CancelledError: the caller cancelled; the environment is closed behind its back.
     """
-    run = _Run(EnvRunner(make_env, executor), generator, chat, limits)
+    run = _Run(EnvRunner(make_env, limits, executor), generator, chat, limits)
     started = time.monotonic()
-    reward: float | None = None
-    success, error = False, None
     try:
-        stop_reason, success = await run.play(seed, dict(options or {}))
-        reward = run.reward
-    except _Failure as failure:
-        stop_reason, error = failure.reason, str(failure)
+        end = await run.play(seed, dict(options or {}))
+    except Ended as ended:
+        end = ended.end
     except BaseException:
         run.env.release()
         raise
+    outcome = OUTCOMES[end.cause]
+    is_scored = outcome.score is not Score.NONE
+    if end.cause in SCORER_ERRORS:
+        logger.warning("%s seed %s scores 0: %s: %s", env_id, seed, end.cause, end.message)
     await run.env.close(limits.step_timeout_s)
     episode = Episode(
         env_id=env_id,
@@ -76,11 +83,13 @@ async def run_episode(
         response_mask=run.response_mask,
         rollout_log_probs=run.rollout_log_probs,
         turns=run.turns,
-        reward=reward,
-        success=success,
-        stop_reason=stop_reason,
-        error=error,
-        timings={**run.timings, "total": time.monotonic() - started},
+        reward={Score.SUM: run.reward, Score.ZERO: min(0.0, run.reward), Score.NONE: None}[outcome.score],
+        success=end.success,
+        stop_reason=outcome.reason,
+        error=None if is_scored else end.message,
+        scorer_error=end.message if end.cause in SCORER_ERRORS else None,
+        late_turn_tokens=end.late_turn_tokens,
+        timings={**run.timings, "waited": run.env.waited_s, "total": time.monotonic() - started},
         extras=run.extras,
         numbers=run.numbers,
     )
@@ -89,20 +98,13 @@ async def run_episode(
     return episode
 
 
-class _Failure(Exception):
-    """Ends the episode as an infrastructure failure."""
-
-    def __init__(self, reason: StopReason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 class _Run:
     """The growing trajectory of one episode."""
 
     def __init__(self, env: EnvRunner, generator: Generator, chat: ChatTokens, limits: Limits) -> None:
         self.env, self.generator, self.chat, self.limits = env, generator, chat, limits
         self.deadline = time.monotonic() + limits.episode_timeout_s
+        self.lost_s = 0.0
         self.prompt_ids: list[int] = []
         self.response_ids: list[int] = []
         self.response_mask: list[bool] = []
@@ -114,36 +116,47 @@ class _Run:
         self.numbers: dict[str, float] = {}
         self.timings = {"generate": 0.0, "env": 0.0}
 
-    async def play(self, seed: int | None, options: dict[str, Any]) -> tuple[StopReason, bool]:
-        """The whole episode; returns why it stopped and whether it succeeded."""
-        env, limits = self.env, self.limits
-        await self._timed("env", "step_timeout_s", env.make)
-        start = await self._timed("env", "step_timeout_s", partial(env.reset, seed, options))
+    async def play(self, seed: int | None, options: dict[str, Any]) -> End:
+        """The whole episode; returns why it is over, or raises `Ended`."""
+        await self._timed("make", "step_timeout_s", self.env.make)
+        start = await self._timed("reset", "step_timeout_s", partial(self.env.reset, seed, options))
         self._set_prompt(start)
         context: list[int] = []
         while True:
             generation = await self._generate(context)
             turn = self._append(context, generation)
-            step = await self._timed("env", "step_timeout_s", partial(env.step, turn.text))
+            text = self.chat.turn_prefix + turn.text
+            step = await self._timed("step", "step_timeout_s", partial(self.env.step, text))
             self._record(turn, step)
-            if step.terminated or step.truncated:
-                return (StopReason.TERMINATED if step.terminated else StopReason.TRUNCATED), step.success
-            if len(self.turns) >= limits.max_turns:
-                return StopReason.MAX_TURNS, False
-            if self.num_tool_calls > limits.max_tool_calls:
-                return StopReason.MAX_TOOL_CALLS, False
+            if (end := self._end(step)) is not None:
+                return end
             context = self._answer(turn, generation.token_ids)
-            if len(self.response_ids) + len(context) >= limits.max_response_tokens:
-                return StopReason.MAX_TOKENS, False
+            if len(self.response_ids) + len(context) >= self.limits.max_response_tokens:
+                return End(Cause.TOKENS)
+
+    def _end(self, step: EnvStep) -> End | None:
+        """Whether the episode is over after a step, by the environment or by a count."""
+        if step.scorer_error is not None:
+            return End(Cause.SCORER_RAISED, message=step.scorer_error)
+        if step.tool_time_is_used_up:
+            return End(Cause.TOOL_TIME)
+        if step.terminated or step.truncated:
+            return End(Cause.OVER if step.terminated else Cause.CUT, step.success)
+        if len(self.turns) >= self.limits.max_turns:
+            return End(Cause.TURNS)
+        if self.num_tool_calls > self.limits.max_tool_calls:
+            return End(Cause.TOOL_CALLS)
+        return None
 
     def _set_prompt(self, start: EnvStart) -> None:
-        self.prompt_ids = self._chat(
-            lambda: self.chat.prompt(start.system_prompt, start.observation, start.tool_schemas)
-        )
+        try:
+            self.prompt_ids = self.chat.prompt(start.system_prompt, start.observation, start.tool_schemas)
+        except Exception as error:
+            raise Ended(Cause.TEMPLATE, f"turn 0: {describe(error)}") from error
         limit = self.limits.max_prompt_tokens
         if limit is not None and len(self.prompt_ids) > limit:
-            raise _Failure(
-                StopReason.PROMPT_TOO_LONG,
+            raise Ended(
+                Cause.PROMPT,
                 f"the prompt has {len(self.prompt_ids)} tokens, limits.max_prompt_tokens is {limit}; raise the limit "
                 "or shorten the environment's system prompt, tools or first observation",
             )
@@ -154,19 +167,40 @@ class _Run:
         max_tokens = min(limits.max_turn_tokens, budget)
         assert max_tokens >= 1, f"no room for a token after {len(self.response_ids)} + {len(context)}"
         prompt = [*self.prompt_ids, *self.response_ids, *context]
-        generation = await self._timed(
-            "generate",
-            "generate_timeout_s",
-            lambda timeout: within(self.generator.generate(prompt, max_tokens), timeout),
-        )
+        generation = await self._sample(prompt, max_tokens)
         try:
-            return _checked(generation, max_tokens)
+            return checked_generation(generation, max_tokens)
         except Exception as error:
-            raise _Failure(StopReason.GENERATOR_ERROR, f"turn {len(self.turns) + 1}: {error}") from error
+            raise Ended(Cause.ENGINE_RAISED, f"turn {len(self.turns) + 1}: {error}") from error
+
+    async def _sample(self, prompt: list[int], max_tokens: int) -> Generation:
+        """A turn of the engine, which has two tries; the time that a late one took is charged to nobody."""
+
+        async def once() -> Generation:
+            return await self._timed(
+                GENERATE,
+                "generate_timeout_s",
+                lambda timeout: within(self.generator.generate(prompt, max_tokens), timeout),
+            )
+
+        started = time.monotonic()
+        try:
+            return await once()
+        except Ended as ended:
+            if ended.end.cause is not Cause.ENGINE_LATE:
+                raise
+            logger.warning("%s; the turn is tried once more", ended)
+        self.lost_s += time.monotonic() - started
+        try:
+            return await once()
+        except Ended as ended:
+            if ended.end.cause is not Cause.ENGINE_LATE:
+                raise
+            raise Ended(Cause.ENGINE_LATE, f"{ended} (twice)", late_turn_tokens=max_tokens) from ended
 
     def _append(self, context: list[int], generation: Generation) -> Turn:
         """Adds the context that prompted the turn, and the turn."""
-        text = self._chat(lambda: self.chat.decode(generation.token_ids))
+        text = self._shown(lambda: self.chat.decode(generation.token_ids), lambda: UNDECODABLE)
         if self.turns:
             self.turns[-1].observation_span = self._extend(context, [0.0] * len(context), sampled=False)
         span = self._extend(generation.token_ids, generation.log_probs, sampled=True)
@@ -183,71 +217,71 @@ class _Run:
         return start, len(self.response_ids)
 
     def _record(self, turn: Turn, step: EnvStep) -> None:
-        self.reward += step.reward
+        reward = self.reward + step.reward
+        if not math.isfinite(reward):
+            raise Ended(Cause.STEP_BREAKS_CONTRACT, f"the sum of the rewards is {reward} after {step.reward}")
+        self.reward = reward
         self.numbers.update(step.numbers)
         self.num_tool_calls += step.num_tool_calls
         turn.reward, turn.role = step.reward, step.role
         turn.num_tool_calls, turn.malformed = step.num_tool_calls, step.malformed
-        turn.observation = self._chat(lambda: self.chat.fit(step.observation, self.limits.max_observation_tokens))
-        if not math.isfinite(self.reward):
-            raise _Failure(StopReason.ENV_ERROR, f"the sum of the rewards is {self.reward} after {step.reward}")
+        limit = self.limits.max_observation_tokens
+        turn.observation = self._shown(
+            lambda: self.chat.fit(step.observation, limit), lambda: self.chat.fit(UNSHOWABLE, limit)
+        )
 
     def _answer(self, turn: Turn, sampled: list[int]) -> list[int]:
         role, content = turn.role, turn.observation
         assert role is not None, "a turn that goes on has a role"
         assert content is not None, "a turn that goes on has an observation"
-        return self._chat(
-            lambda: self.chat.observation(role, content, model_turn_finished=self.chat.closes_turn(sampled, role))
-        )
+        show = partial(self.chat.observation, role, model_turn_finished=self.chat.closes_turn(sampled, role))
 
-    def _chat(self, call: Callable[[], T]) -> T:
+        def instead() -> list[int]:
+            turn.observation = self.chat.fit(UNSHOWABLE, self.limits.max_observation_tokens)
+            return show(turn.observation)
+
+        return self._shown(lambda: show(content), instead)
+
+    def _shown(self, show: Callable[[], T], instead: Callable[[], T]) -> T:
+        """Text of the model's making in tokens or back, or what stands for it if that fails.
+
+        The model decides what is decoded and printed, so that a failure is no reason to end the episode.
+        """
+        number = len(self.turns)
         try:
-            return call()
+            return show()
         except Exception as error:
-            raise _Failure(StopReason.CHAT_ERROR, f"turn {len(self.turns)}: {describe(error)}") from error
+            logger.warning("turn %d cannot be shown, the model sees a note instead: %s", number, describe(error))
+        try:
+            return instead()
+        except Exception as error:
+            raise Ended(Cause.TEMPLATE, f"turn {number}: {describe(error)}") from error
 
-    async def _timed(self, key: str, limit: str, call: Callable[[float], Coroutine[Any, Any, T]]) -> T:
-        """Awaits a call with the time that it may take, and turns every way to fail into the episode's reason."""
+    async def _timed(self, call: str, limit: str, run: Callable[[float], Coroutine[Any, Any, T]]) -> T:
+        """Awaits a call with the time that it may take, and turns every way to fail into its cause."""
         limit_s: float = getattr(self.limits, limit)
-        number = len(self.turns) + (key == "generate")
+        number = len(self.turns) + (call == GENERATE)
+        key = GENERATE if call == GENERATE else "env"
         started = time.monotonic()
-        left_s = self.deadline - started
+        left_s = self.deadline + self.env.waited_s + self.lost_s - started
         try:
             if left_s <= 0:
                 raise TimedOut
-            return await call(min(limit_s, left_s))
+            return await run(min(limit_s, left_s))
         except TimedOut:
-            by_episode = left_s < limit_s
+            cause = cause_of_clock(call, self.env.tool_time_is_used_up())
+            by_episode = left_s < limit_s and cause is not Cause.STEP_HANGS_IN_TOOL
             name = "episode_timeout_s" if by_episode else limit
-            seconds = getattr(self.limits, name)
             message = (
-                f"turn {number}: {key} did not return within limits.{name} = {seconds} s; find what hangs or raise it"
+                f"turn {number}: {key} did not return within limits.{name} = {getattr(self.limits, name)} s; "
+                "find what hangs or raise it"
             )
-            raise _Failure(StopReason.EPISODE_TIMEOUT if by_episode else _TIMEOUT[key], message) from None
+            raise Ended(Cause.EPISODE_LATE if by_episode else cause, message) from None
         except EnvRaised as error:
-            reason = StopReason.VERIFIER_ERROR if error.undecided else StopReason.ENV_ERROR
-            raise _Failure(reason, f"turn {number}: {error}") from error
+            raise Ended(error.cause, f"turn {number}: {error}") from error
         except Exception as error:
-            raise _Failure(_ERROR[key], f"turn {number}: {key} failed: {describe(error)}") from error
+            # what the environment raises does not get here
+            cause = Cause.ENGINE_RAISED if call == GENERATE else Cause.NO_THREAD
+            raise Ended(cause, f"turn {number}: {call} failed: {describe(error)}") from error
         finally:
             self.timings[key] += time.monotonic() - started
-
-
-def _checked(generation: Generation, max_tokens: int) -> Generation:
-    """The engine's answer with plain numbers, or a ValueError that says what is wrong with it."""
-    if not isinstance(generation, Generation):
-        raise ValueError(f"the generator returned a {type(generation).__name__}; it must return a Generation")
-    token_ids = [int(index) for index in generation.token_ids]
-    log_probs = [float(value) for value in generation.log_probs]
-    if not token_ids:
-        raise ValueError("the generator returned no token; it must return at least the end-of-turn token")
-    if len(token_ids) > max_tokens:
-        raise ValueError(f"the generator returned {len(token_ids)} tokens, max_tokens was {max_tokens}")
-    if len(log_probs) != len(token_ids):
-        raise ValueError(
-            f"the generator returned {len(log_probs)} log-probs for {len(token_ids)} tokens; each token needs one"
-        )
-    for position, value in enumerate(log_probs):
-        if not math.isfinite(value):
-            raise ValueError(f"the log-prob of sampled token {position} is {value}; it must be finite")
-    return replace(generation, token_ids=token_ids, log_probs=log_probs)

@@ -14,11 +14,11 @@ def episode_record(episode: Episode) -> dict[str, Any]:
         episode: a finished one.
 
     Returns:
-        JSON-clean: `env_id`, `seed`, `options`, `reward`, `success`, `stop_reason`, `error`, `numbers`, `timings`
-        (seconds); `turns`, each with `start`, `stop` and `observation_stop` (indices into the response: the model's
-        tokens are [start, stop), what answered them [stop, observation_stop), null after the last turn), `reward`,
-        `num_tool_calls`, `malformed`, `finished`, `role`; `final_observation`: the answer to the last turn, of which
-        there are no tokens.
+        JSON-clean: `env_id`, `seed`, `options`, `reward`, `success`, `stop_reason`, `error`, `scorer_error`, `numbers`,
+        `timings` (seconds); `turns`, each with `start`, `stop` and `observation_stop` (indices into the response: the
+        model's tokens are [start, stop), what answered them [stop, observation_stop), null after the last turn),
+        `reward`, `num_tool_calls`, `malformed`, `finished`, `role`; `final_observation`: the answer to the last turn,
+        of which there are no tokens.
     """
     return {
         "env_id": episode.env_id,
@@ -28,6 +28,7 @@ def episode_record(episode: Episode) -> dict[str, Any]:
         "success": bool(episode.success),
         "stop_reason": str(episode.stop_reason),
         "error": episode.error,
+        "scorer_error": episode.scorer_error,
         "numbers": episode.numbers,
         "timings": episode.timings,
         "turns": [_turn_record(turn) for turn in episode.turns],

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trm_agent.episode.limits import StopReason
+from trm_agent.episode.outcomes import StopReason
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,15 @@ class Episode:
         response_mask: True where the token was sampled by the model.
         rollout_log_probs: log-prob of the sampled token, nats; 0.0 where the mask is False.
         turns: the assistant turns in order.
-        reward: sum of the step rewards; None for an infrastructure failure.
+        reward: sum of the step rewards, or 0 where what the model wrote broke off the episode (less than 0 if the sum
+            is); None for an infrastructure failure.
         success: the environment's verdict; False wherever the environment did not end the episode.
         stop_reason: why it ended.
         error: what failed, for an infrastructure failure; else None.
-        timings: seconds: "generate" (engine), "env" (environment), "total" (wall time of the episode).
+        scorer_error: what the environment raised on the model's text, which made the episode score 0; else None.
+        late_turn_tokens: tokens that the turn could have for which the engine was too late; else None.
+        timings: seconds: "generate" (engine), "env" (environment), "waited" (for a free place, within "env"), "total"
+            (wall time of the episode).
         env_id, seed, options: what the environment was made from.
         extras: `Generation.extra` of each turn.
         numbers: what the environment counted, such as the accuracy of single steps.
@@ -94,6 +98,8 @@ class Episode:
     success: bool
     stop_reason: StopReason
     error: str | None = None
+    scorer_error: str | None = None
+    late_turn_tokens: int | None = None
     timings: dict[str, float] = field(default_factory=dict)
     extras: list[dict[str, Any]] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
@@ -149,6 +155,10 @@ class Episode:
             assert self.reward is not None, "no reward"
             assert math.isfinite(self.reward), f"reward {self.reward}"
             assert self.error is None, "an error without an infrastructure failure"
+        if self.scorer_error is not None or self.stop_reason is StopReason.MAX_TOOL_TIME:
+            assert self.reward is not None, "what the model's text caused is scored"
+            assert self.reward <= 0.0, f"reward {self.reward} after {self.scorer_error or self.stop_reason}"
+            assert not self.success, "success after what the model's text broke off"
         ended_by_env = self.stop_reason in (StopReason.TERMINATED, StopReason.TRUNCATED)
         assert ended_by_env or not self.success, f"success with stop reason {self.stop_reason}"
 

@@ -39,6 +39,7 @@ def result_row(label: str, env: str, horizon: int | None, task: int, sample: int
         "reward": episode.reward,
         "stop_reason": str(episode.stop_reason),
         "error": episode.error,
+        "scorer_error": episode.scorer_error,
         "turns": episode.num_turns,
         "tool_calls": episode.num_tool_calls,
         "malformed_turns": episode.num_malformed,

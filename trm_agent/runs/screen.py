@@ -151,7 +151,9 @@ def failures(row: dict[str, Any], metric: str) -> str:
     count = int(row.get(metric) or 0)
     if not count:
         return ""
-    reasons = [f"{int(row[key])} {key[len(metric) + 1 :]}" for key in sorted(row) if key.startswith(f"{metric}/")]
+    names = [key[len(metric) + 1 :] for key in sorted(row) if key.startswith(f"{metric}/")]
+    # a reason may be divided further, as late turns are by length
+    reasons = [f"{int(row[f'{metric}/{name}'])} {name}" for name in names if "/" not in name]
     return f"{count} episodes could not be played ({', '.join(reasons)})"
 
 

@@ -97,7 +97,11 @@ class EnvAgentLoop(AgentLoopBase):
         )
         if episode.is_infrastructure_failure:
             logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, episode.stop_reason, episode.error)
-            tag = {"stop_reason": str(episode.stop_reason), "error": str(episode.error)[:500]}
+            tag = {
+                "stop_reason": str(episode.stop_reason),
+                "error": str(episode.error)[:500],
+                "late_turn_tokens": episode.late_turn_tokens,
+            }
             await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES.format(stream=task["stream"]), tag=tag)
             return []
         arrays = distribution_fields(episode, num)
@@ -161,6 +165,7 @@ def summary(episode: Episode) -> dict[str, Any]:
         "horizon": episode.options.get("horizon"),
         "success": bool(episode.success),
         "stop_reason": str(episode.stop_reason),
+        "scorer_error": episode.scorer_error,
         "turns": episode.num_turns,
         "tool_calls": episode.num_tool_calls,
         "malformed_turns": episode.num_malformed,

@@ -15,7 +15,8 @@ def training_metrics(
 
     Args:
         summaries: `agent_loop.summary` of every episode that was trained on.
-        failures: the tags of the episodes that ended as infrastructure failures.
+        failures: the tags of the episodes that ended as infrastructure failures: `stop_reason`, and
+            `late_turn_tokens` where a turn was late.
         step_seconds: wall time of the step, seconds.
     """
     metrics = {"env/num_episodes": float(len(summaries))}
@@ -25,6 +26,7 @@ def training_metrics(
     by_horizon = defaultdict(list)
     for item in summaries:
         by_horizon[item["horizon"]].append(float(item["success"]))
+    metrics["env/scorer_errors"] = float(sum(item.get("scorer_error") is not None for item in summaries))
     metrics["env/success"] = _mean(item["success"] for item in summaries)
     metrics.update({f"env/success/h{horizon}": _mean(values) for horizon, values in by_horizon.items()})
     turns = [item["turns"] for item in summaries]
@@ -54,11 +56,17 @@ def training_metrics(
 
 
 def failure_metrics(failures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Counts of infrastructure failures, in all and by stop reason."""
+    """Counts of infrastructure failures: in all, by stop reason, and of late turns by the tokens they could have."""
     metrics = {"env/infrastructure_failures": float(len(failures))}
-    for reason, count in Counter(item["stop_reason"] for item in failures).items():
-        metrics[f"env/infrastructure_failures/{reason}"] = float(count)
-    return metrics
+    names = Counter(item["stop_reason"] for item in failures)
+    late = [(item["stop_reason"], tokens) for item in failures if (tokens := item.get("late_turn_tokens")) is not None]
+    names.update(f"{reason}/le_{power_of_two(tokens)}" for reason, tokens in late)
+    return metrics | {f"env/infrastructure_failures/{name}": float(count) for name, count in names.items()}
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not less than a positive number."""
+    return 1 << (number - 1).bit_length()
 
 
 def validation_metrics(sources: Sequence[str], success: Sequence[float | None]) -> dict[str, float]:

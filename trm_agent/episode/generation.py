@@ -1,0 +1,30 @@
+"""What the engine gives the episode loop, checked."""
+
+import math
+from dataclasses import replace
+
+from trm_agent.episode.types import Generation
+
+
+def checked_generation(generation: Generation, max_tokens: int) -> Generation:
+    """The engine's answer with plain numbers.
+
+    Raises:
+        ValueError: it does not fit; the message says what is wrong with it.
+    """
+    if not isinstance(generation, Generation):
+        raise ValueError(f"the generator returned a {type(generation).__name__}; it must return a Generation")
+    token_ids = [int(index) for index in generation.token_ids]
+    log_probs = [float(value) for value in generation.log_probs]
+    if not token_ids:
+        raise ValueError("the generator returned no token; it must return at least the end-of-turn token")
+    if len(token_ids) > max_tokens:
+        raise ValueError(f"the generator returned {len(token_ids)} tokens, max_tokens was {max_tokens}")
+    if len(log_probs) != len(token_ids):
+        raise ValueError(
+            f"the generator returned {len(log_probs)} log-probs for {len(token_ids)} tokens; each token needs one"
+        )
+    for position, value in enumerate(log_probs):
+        if not math.isfinite(value):
+            raise ValueError(f"the log-prob of sampled token {position} is {value}; it must be finite")
+    return replace(generation, token_ids=token_ids, log_probs=log_probs)
