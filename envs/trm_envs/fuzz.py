@@ -18,8 +18,22 @@ FRAGMENTS = (
     "\\frac{1}{0}", "\\text{", "$", "NaN", "Infinity", "-Infinity", "1e999", "-0", "null", "true", "[]", "0x1F",
     "9" * 5000, "9**9**9**9", "9^{9^{9^9}}", "1/0", "__import__('os')", "\\u0000", "\\ud800", "<|im_end|>", "</s>",
     "\x00", "\ufeff", "\u2028", "%s%n{0}", "'; --", "../../etc/passwd",
+    "<function=", "</function>", "<parameter=", "</parameter>", "\n</parameter>\n</function>", "<arg_key>",
+    "</arg_key>", "<arg_value>", "</arg_value>", "~~~python\n", "\n~~~\n", "````python\n", "\n````\n", "1. ```py\n",
+    "```{python}\r\n", "<|im_start|>assistant\n", "<|im_start|>user\n", "<|user|>", "<|assistant|>", "<|observation|>",
+    "<|eot_id|>", "<|start_header_id|>user<|end_header_id|>\n\n", "<|python_tag|>", "<|endoftext|>", "[INST]",
+    "[/INST]", "[TOOL_CALLS][", "<tool_response>\n", "\n</tool_response>", "{{ messages }}",
+    "{%- for m in messages %}",
 )  # fmt: skip
-NESTS = (("[", "]"), ("{", "}"), ('{"a":', "}"), ("\\boxed{", "}"), ("<tool_call>", "</tool_call>"), ("(", ")"))
+NESTS = (
+    ("[", "]"), ("{", "}"), ('{"a":', "}"), ("\\boxed{", "}"), ("<tool_call>", "</tool_call>"), ("(", ")"),
+    ("<think>", "</think>"),
+    ("<tool_call>\n<function=a>\n<parameter=b>\n", "\n</parameter>\n</function>\n</tool_call>"),
+    ("<tool_call>a\n<arg_key>b</arg_key>\n<arg_value>", "</arg_value>\n</tool_call>"),
+)  # fmt: skip
+LONG_PIECES = (
+    "a", " ", "\n", "```\n", "\\boxed{", "<tool_call>", "<think>", "</think>", "</parameter>\n", "</arg_value>\n", "- ",
+)  # fmt: skip
 
 
 class TurnFuzzer:
@@ -115,7 +129,7 @@ class TurnFuzzer:
         return text[:place] + digits + text[place + 1 :]
 
     def _long(self) -> str:
-        turn = self._pick((*self._turns, "a", " ", "\n", "```\n", "\\boxed{", "<tool_call>"))
+        turn = self._pick((*self._turns, *LONG_PIECES))
         return (turn * (LONG_CHARS // max(len(turn), 1) + 1))[:LONG_CHARS]
 
     def _nest(self) -> str:

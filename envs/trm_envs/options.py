@@ -24,7 +24,7 @@ class EnvOptions:
     split: str = "train"
     """Which tasks are drawn: "train" or "held_out" (no task is in both), or "all" of them."""
     protocol: str = "hermes"
-    """How tool calls and answers are written: "hermes", "fenced" or "tags"."""
+    """How tool calls and answers are written: "hermes", "fenced", "tags", "function_tags" or "arg_tags"."""
     max_observation_chars: int = 20_000
     """Characters of what answers a turn; a longer text loses its middle, with a visible mark."""
 

@@ -50,11 +50,11 @@ def test_list_names_every_environment_with_options_and_protocols(capsys):
     assert chain["summary"].startswith("a chain of arithmetic steps")
     assert chain["options"]["horizon"] == 4
     assert chain["options"]["reveal"] == "stepwise"
-    assert chain["protocols"] == ["hermes", "tags"]
+    assert chain["protocols"] == ["hermes", "tags", "function_tags", "arg_tags"]
     assert main(["envs", "list"]) == 0
     out = capsys.readouterr().out
     assert 'options: horizon=4, split="train"' in out
-    assert "protocols: hermes, tags" in out
+    assert "protocols: hermes, tags, function_tags, arg_tags" in out
     for entry in entries.values():
         assert entry["summary"], entry["id"]
         assert entry["id"] in out
@@ -68,7 +68,7 @@ def test_list_with_a_module_names_its_environments_too(fakes, capsys):
     assert main(["envs", "list", "--json", "--module", f"{fakes}_own"]) == 0
     own = json.loads(capsys.readouterr().out)[-1]
     assert (own["id"], own["summary"], own["options"]["horizon"]) == ("own/Own-v0", "Mine", 2)
-    assert own["protocols"] == ["hermes", "fenced", "tags"]
+    assert own["protocols"] == ["hermes", "fenced", "tags", "function_tags", "arg_tags"]
 
 
 def test_check_exits_0_where_all_passes_and_prints_the_figures(capsys):
@@ -92,7 +92,7 @@ def test_check_exits_1_where_a_check_fails(fakes, capsys):
     out = capsys.readouterr().out
     assert "failed  junk" in out
     assert "score() must give it 0.0" in out
-    assert out.endswith("1 of 17 checks failed\n")
+    assert out.endswith("1 of 19 checks failed\n")
 
 
 def test_check_prints_json_and_takes_a_module_and_options(fakes, capsys):

@@ -17,6 +17,8 @@ TURNS = [
     "\\boxed{12}",
     '<tool_call>\n{"name": "run", "arguments": {"code": "print(12)"}}\n</tool_call>',
     "```python\nprint(12)\n```",
+    "<tool_call>\n<function=run>\n<parameter=code>\nprint(12)\n</parameter>\n</function>\n</tool_call>",
+    "<tool_call>run\n<arg_key>code</arg_key>\n<arg_value>print(12)</arg_value>\n</tool_call>",
 ]
 
 

@@ -107,7 +107,7 @@ def test_what_a_protocol_writes_it_reads(protocol) -> None:  # type: ignore[no-u
     code = "x = 1\nprint(f'{x} <b>')"
     turn = protocol.parse("So:\n" + protocol.format_call("python", {"code": code}, TOOLS), TOOLS)
     assert turn.calls[0].name == "python"
-    assert turn.calls[0].arguments["code"].rstrip() == code
+    assert turn.calls[0].arguments["code"] == code
     assert (len(turn.calls), turn.malformed, turn.answer) == (1, None, None)
     assert protocol.parse(protocol.format_answer("12"), TOOLS).answer == "12"
     assert protocol.parse("<think>" + protocol.format_answer("12") + "</think>", TOOLS).answer is None
@@ -116,7 +116,7 @@ def test_what_a_protocol_writes_it_reads(protocol) -> None:  # type: ignore[no-u
 
 def test_fences_of_other_languages_are_text() -> None:
     text = "```json\n{}\n```\n```python\na\n```\nand\n``` py\nb\n```\n\\boxed{1}"
-    assert [call.arguments["code"] for call in FENCED.parse(text, TOOLS).calls] == ["a\n", "b\n"]
+    assert [call.arguments["code"] for call in FENCED.parse(text, TOOLS).calls] == ["a", "b"]
     assert FENCED.parse("```json\n{}\n```\\boxed{1}", TOOLS).answer == "1"
     assert "not closed" in (FENCED.parse("```python\na", TOOLS).malformed or "")
 

@@ -20,6 +20,18 @@ MALFORMED = {
     ),
     "fenced": ("```python\nprint(1)",),
     "tags": (),
+    "function_tags": (
+        "<tool_call>\n<function=look_up>\n<parameter=key>\n1",
+        "<tool_call>{}</tool_call>",
+        "</tool_call>",
+        "<tool_call>\n<function=no_such_tool>\n</function>\n</tool_call>",
+    ),
+    "arg_tags": (
+        "<tool_call>look_up\n<arg_key>key</arg_key>\n<arg_value>1",
+        "<tool_call>{}</tool_call>",
+        "</tool_call>",
+        "<tool_call>no_such_tool\n</tool_call>",
+    ),
 }
 BAD_OPTIONS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"horizn": 3}, "horizon"),

@@ -5,20 +5,31 @@ r"""Fenced Python code as the tool call, and boxed answers: what base models wri
     ```
 
 Each block is a call of the environment's code tool, the first tool with an argument `code`. The answer is the last
-`\boxed{...}` of a turn without a block.
+`\boxed{...}` of a turn without a block. Fences are CommonMark's: three or more backticks or tildes, closed by at least
+as many of the same; the language is the first word behind them; the indentation of the opening fence, in a list or not,
+is no part of the code. A block in another language, or in none, is text, and so is a quoted one.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from trm_envs.scoring.extract import after_thoughts, last_boxed
+from trm_envs.protocols.reading import check_reads_back, read_turn
 from trm_envs.tools import Tool
-from trm_envs.turn import ParsedTurn, ToolCall
+from trm_envs.turn import MalformedCall, ParsedTurn, ToolCall
 
 CODE_ARGUMENT = "code"
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[ \t]*$", re.MULTILINE)
-_LANGUAGES = ("python", "py", "python3")
+TAB_COLUMNS = 4
+# A closing fence may stand this much further to the right than the opening one.
+CLOSING_INDENT = 3
+_OPENING = (
+    r"(?:^|(?<=</think>))(?P<indent>[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)"
+    r"(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})(?P<info>[^\n]*)$"
+)
+_CLOSING = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t\r]*$", re.MULTILINE)
+_LANGUAGE = re.compile(r"[ \t]*\{?[ .]*([\w+#.-]*)")
+_PYTHON = re.compile(r"(?:python|py)[\d.]*", re.IGNORECASE)
+_LINE_SPACE = re.compile(r"^[ \t]+", re.MULTILINE)
 
 
 class Fenced:
@@ -47,43 +58,85 @@ class Fenced:
 
     def parse(self, text: str, tools: Sequence[Tool]) -> ParsedTurn:
         """Read one assistant turn; see `TurnProtocol.parse`. Blocks in other languages are text."""
-        visible = after_thoughts(text)
         tool = _code_tool(tools)
         assert tool is not None, "checked"
-        calls: list[ToolCall] = []
-        fences = list(_FENCE.finditer(visible))
-        position = 0
-        while position < len(fences):
-            fence = fences[position]
-            is_code = fence[1].lower() in _LANGUAGES
-            end = position + 1
-            # only a bare fence closes a block
-            while end < len(fences) and fences[end][1]:
-                end += 1
-            if end == len(fences):
-                if is_code:
-                    return ParsedTurn(malformed="the block ```python is not closed; end it with a line ```")
-                break
-            if is_code:
-                code = visible[fence.end() + 1 : fences[end].start()]
-                calls.append(ToolCall(tool.name, {CODE_ARGUMENT: code}))
-            position = end + 1
-        return ParsedTurn(calls=tuple(calls)) if calls else ParsedTurn(answer=last_boxed(visible) or None)
+        return read_turn(text, _OPENING, lambda: _Blocks(tool.name))
 
     def format_call(self, name: str, arguments: dict[str, Any], tools: Sequence[Tool]) -> str:
-        """Return the block.
+        """Return the block, in a longer fence if the code holds one.
 
         Raises:
             ValueError: if it is not a call of the code tool with code alone.
         """
         tool = _code_tool(tools)
-        if tool is None or name != tool.name or list(arguments) != [CODE_ARGUMENT]:
+        code = arguments.get(CODE_ARGUMENT)
+        if tool is None or name != tool.name or list(arguments) != [CODE_ARGUMENT] or not isinstance(code, str):
             raise ValueError(f'{name}({", ".join(arguments)}) cannot be written in the protocol "fenced"')
-        return f"```python\n{arguments[CODE_ARGUMENT].rstrip()}\n```"
+        inner = [len(match["fence"]) for match in _CLOSING.finditer(code) if match["fence"][0] == "`"]
+        fence = "`" * max(3, *(length + 1 for length in inner), 0)
+        return check_reads_back(self, f"{fence}python\n{code}\n{fence}", name, arguments, tools)
 
     def format_answer(self, answer: str) -> str:
         """Return the answer in a box."""
         return f"\\boxed{{{answer}}}"
+
+
+class _Blocks:
+    """Reads the blocks of a turn one after the other: a fence inside a block of text opens none."""
+
+    def __init__(self, tool_name: str) -> None:
+        self._tool_name = tool_name
+        self._text_block: re.Match[str] | None = None
+
+    def __call__(self, text: str, mark: re.Match[str]) -> tuple[ToolCall | None, int]:
+        if self._text_block is not None:
+            if not mark["info"].strip() and not mark["indent"].strip() and _closes(mark, self._text_block):
+                self._text_block = None
+            return None, mark.end()
+        language = _LANGUAGE.match(mark["info"])
+        assert language is not None, "also the empty text matches"
+        if not _PYTHON.fullmatch(language[1]):
+            self._text_block = mark
+            return None, mark.end()
+        closing = _find_closing(text, mark)
+        code = text[mark.end() + 1 : closing.start()]
+        if mark["info"].endswith("\r"):
+            code = code.replace("\r\n", "\n")
+        code = _without_indent(code.removesuffix("\n"), _columns(mark["indent"]))
+        return ToolCall(self._tool_name, {CODE_ARGUMENT: code}), closing.end()
+
+
+def _find_closing(text: str, opening: re.Match[str]) -> re.Match[str]:
+    for closing in _CLOSING.finditer(text, opening.end()):
+        if _closes(closing, opening):
+            return closing
+    fence = opening["fence"][:10]
+    raise MalformedCall(f"the block {fence}python is not closed; end it with a line {fence}")
+
+
+def _closes(closing: re.Match[str], opening: re.Match[str]) -> bool:
+    is_in_place = _columns(closing["indent"]) <= _columns(opening["indent"]) + CLOSING_INDENT
+    return closing["fence"].startswith(opening["fence"]) and is_in_place
+
+
+def _columns(indent: str) -> int:
+    return len(indent.expandtabs(TAB_COLUMNS))
+
+
+def _without_indent(code: str, columns: int) -> str:
+    """Take so many columns of space from the start of each line, as far as there are any."""
+    if not columns:
+        return code
+    return _LINE_SPACE.sub(lambda space: _shortened(space[0], columns), code)
+
+
+def _shortened(space: str, columns: int) -> str:
+    column = 0
+    for index, char in enumerate(space):
+        if column >= columns:
+            return " " * (column - columns) + space[index:]
+        column += TAB_COLUMNS - column % TAB_COLUMNS if char == "\t" else 1
+    return " " * max(column - columns, 0)
 
 
 def _code_tool(tools: Sequence[Tool]) -> Tool | None:

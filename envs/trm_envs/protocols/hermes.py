@@ -4,81 +4,68 @@ r"""Hermes tool calls, as many as the model likes in one turn, and boxed answers
     {"name": "calculator", "arguments": {"expression": "3+4"}}
     </tool_call>
 
-The answer is the last `\boxed{...}` of a turn without tool calls.
+The JSON is read from the opening tag on, so that tags inside its strings are text. The answer is the last `\boxed{...}`
+of a turn without tool calls.
 """
 
-import json
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
-from trm_envs.scoring.extract import after_thoughts, last_boxed
+from trm_envs.protocols.reading import TemplateProtocol
+from trm_envs.protocols.strict_json import MAX_SHOWN_CHARS, read_json, skip_space, write_json
+from trm_envs.thoughts import Decoder
 from trm_envs.tools import Tool
-from trm_envs.turn import MalformedCall, ParsedTurn, ToolCall
+from trm_envs.turn import MalformedCall, ToolCall
 
-CALL_OPEN = "<tool_call>"
-CALL_CLOSE = "</tool_call>"
-_CALL_TAG = re.compile(f"({CALL_OPEN}|{CALL_CLOSE})")
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 
 
-class Hermes:
+class Hermes(TemplateProtocol):
     """The protocol that chat templates of most open models know."""
 
     name: ClassVar[str] = "hermes"
-    template_shows_tools: ClassVar[bool] = True
+    opening: ClassVar[str] = f"{CALL_OPEN}|{CALL_CLOSE}"
 
-    def check_tools(self, tools: Sequence[Tool]) -> None:
-        """Any tool can be called."""
+    def decoder(self, tools: Sequence[Tool]) -> Decoder[ToolCall]:
+        """Return what reads a call from its opening."""
+        return _decode
 
-    def instructions(self, tools: Sequence[Tool]) -> str:
-        """Return nothing: the chat template describes the tools, the environment how to answer."""
-        return ""
-
-    def parse(self, text: str, tools: Sequence[Tool]) -> ParsedTurn:
-        """Read one assistant turn; see `TurnProtocol.parse`."""
-        visible = after_thoughts(text)
-        try:
-            calls = tuple(_parse_call(body) for body in _call_bodies(visible))
-        except MalformedCall as error:
-            return ParsedTurn(malformed=str(error))
-        return ParsedTurn(calls=calls) if calls else ParsedTurn(answer=last_boxed(visible) or None)
-
-    def format_call(self, name: str, arguments: dict[str, Any], tools: Sequence[Tool] = ()) -> str:
-        """Return the text of one tool call.
-
-        Raises:
-            TypeError: if an argument is not JSON.
-        """
-        body = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
-        return f"{CALL_OPEN}\n{body}\n{CALL_CLOSE}"
-
-    def format_answer(self, answer: str) -> str:
-        """Return the answer in a box."""
-        return f"\\boxed{{{answer}}}"
+    def write(self, name: str, arguments: dict[str, Any]) -> str:
+        """Return the text of a call."""
+        return f"{CALL_OPEN}\n{write_json({'name': name, 'arguments': arguments})}\n{CALL_CLOSE}"
 
 
-def _call_bodies(text: str) -> list[str]:
-    """Return what stands between each pair of call tags."""
-    bodies: list[str] = []
-    inside = False
-    for part in _CALL_TAG.split(text):
-        if part == CALL_OPEN:
-            if inside:
-                raise MalformedCall(f"{CALL_OPEN} inside {CALL_OPEN}: close the first call with {CALL_CLOSE}")
-            inside = True
-        elif part == CALL_CLOSE:
-            if not inside:
-                raise MalformedCall(f"{CALL_CLOSE} without {CALL_OPEN}")
-            inside = False
-        elif inside:
-            bodies.append(part)
-    if inside:
-        raise MalformedCall(f"{CALL_OPEN} without {CALL_CLOSE}")
-    return bodies
+def start_of_call(text: str, mark: re.Match[str]) -> int:
+    """Return where the inside of a call begins, spaces passed over.
+
+    Raises:
+        MalformedCall: if the mark is a closing tag, or another call opens at once.
+    """
+    if mark[0] == CALL_CLOSE:
+        raise MalformedCall(f"{CALL_CLOSE} without {CALL_OPEN}")
+    start = skip_space(text, mark.end())
+    if text.startswith(CALL_OPEN, start):
+        raise MalformedCall(f"{CALL_OPEN} inside {CALL_OPEN}: close the first call with {CALL_CLOSE}")
+    return start
 
 
-def _parse_call(body: str) -> ToolCall:
-    value = parse_json(body)
+def _decode(text: str, mark: re.Match[str]) -> tuple[ToolCall, int]:
+    start = start_of_call(text, mark)
+    try:
+        value, end = read_json(text, start)
+    except MalformedCall as error:
+        unclosed = "" if CALL_CLOSE in text[start:] else f"{CALL_OPEN} without {CALL_CLOSE}; "
+        raise MalformedCall(f"{unclosed}the tool call is {error}") from error
+    close = skip_space(text, end)
+    if not text.startswith(CALL_CLOSE, close):
+        rest = text[close : close + MAX_SHOWN_CHARS]
+        what = f"; after the JSON object comes {rest!r}" if rest else ""
+        raise MalformedCall(f"{CALL_OPEN} without {CALL_CLOSE}{what}")
+    return _call(value), close + len(CALL_CLOSE)
+
+
+def _call(value: Any) -> ToolCall:
     if not isinstance(value, dict):
         raise MalformedCall('the tool call is not a JSON object with "name" and "arguments"')
     name = value.get("name")
@@ -89,22 +76,6 @@ def _parse_call(body: str) -> ToolCall:
         raise MalformedCall('"arguments" is not a JSON object')
     unknown = sorted(set(value) - {"name", "arguments"})
     if unknown:
-        raise MalformedCall(f'the tool call has an unknown field "{unknown[0]}"; use "name" and "arguments"')
+        field = unknown[0][:MAX_SHOWN_CHARS]
+        raise MalformedCall(f'the tool call has an unknown field "{field}"; use "name" and "arguments"')
     return ToolCall(name, arguments)
-
-
-def parse_json(text: str) -> Any:
-    """Return the JSON value of a call's text.
-
-    Raises:
-        MalformedCall: if it is not JSON; NaN and infinity are none.
-    """
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise MalformedCall(f"the tool call is not JSON ({reason})") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

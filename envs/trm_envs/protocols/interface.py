@@ -8,7 +8,7 @@ from trm_envs.turn import ParsedTurn
 
 
 class TurnProtocol(Protocol):
-    """How tool calls and answers are written. Text up to the last `</think>` is thought and never read."""
+    """How tool calls and answers are written. Thoughts are never read; see `trm_envs.thoughts`."""
 
     name: ClassVar[str]
     template_shows_tools: ClassVar[bool]
@@ -24,7 +24,11 @@ class TurnProtocol(Protocol):
         """Read one assistant turn. Never raises: whatever is wrong with a call stands in `malformed`."""
 
     def format_call(self, name: str, arguments: dict[str, Any], tools: Sequence[Tool]) -> str:
-        """Return the text of one tool call, as `parse` reads it."""
+        """Return the text of one tool call, as `parse` reads it.
+
+        Raises:
+            ValueError: if `parse` would read any such text as something else.
+        """
 
     def format_answer(self, answer: str) -> str:
         """Return the text of an answer, as `parse` reads it."""

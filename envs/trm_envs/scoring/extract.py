@@ -1,11 +1,13 @@
 r"""The final answer in a model's text: the last `\boxed{...}`, else the last `<answer>...</answer>`.
 
-Text up to the last `</think>` is thought, and so is an unclosed `<think>`: no answer is read from it.
+No answer is read from a thought; see `trm_envs.thoughts`.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Literal
+
+from trm_envs.thoughts import speech
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _TAG_OPEN, _TAG_CLOSE = "<answer>", "</answer>"
@@ -37,8 +39,8 @@ def extract_answer(text: str) -> Extraction:
 
 
 def after_thoughts(text: str) -> str:
-    """Return what a model says aloud: the text after its last closed thought, up to an unclosed one."""
-    return text.rpartition("</think>")[2].partition("<think>")[0]
+    """Return what a model says aloud; see `trm_envs.thoughts`."""
+    return speech(text)
 
 
 def last_boxed(text: str) -> str | None:
