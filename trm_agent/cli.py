@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from trm_agent.commands import analyze, bounds, envs, eval, report, sandbox
+from trm_agent.search_path import look_here_last
 
 COMMANDS = (eval, report, analyze, bounds, envs, sandbox)
 BAD_INPUT = 2
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         SystemExit: with 0 after --help, with 2 if the arguments cannot be parsed.
     """
+    look_here_last()
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)

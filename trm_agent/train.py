@@ -26,6 +26,7 @@ from trm_agent.runs.folder import (
 )
 from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.screen import Screen, duration, quiet
+from trm_agent.search_path import look_here_last
 
 BAD_INPUT = 2
 
@@ -37,6 +38,7 @@ class BadInput(Exception):
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 success, 1 failure, 2 bad input."""
     started = time.time()
+    look_here_last()
     arguments, overrides = _parser().parse_known_args(argv)
     try:
         if not any(override.startswith("experiment=") for override in overrides):

@@ -203,3 +203,26 @@ def test_the_new_environment_is_short_and_never_overwritten(tmp_path, capsys):
     capsys.readouterr()
     assert "is there already" in refused(capsys, "new", "my_env", "--dir", str(tmp_path))
     assert path.read_text() == "mine"
+
+
+BROKEN = """
+import gymnasium
+from trm_envs import ToolEnv, VerifierError
+
+class Broken(ToolEnv):
+    def make_task(self): return "?"
+    def score(self, answer): raise VerifierError("the judge is gone; start it")
+
+gymnasium.register(id="mine/Broken-v0", entry_point=Broken)
+"""
+
+
+def test_playing_on_when_the_verifier_fails_says_so_and_exits_with_1(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "broken_env.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\\boxed{5}\n\n"))
+    assert main(["envs", "play", "broken_env:mine/Broken-v0"]) == 1
+    assert "not the turn's fault" in (said := capsys.readouterr().err)
+    assert "the judge is gone; start it" in said
+    assert "Traceback" not in said

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from trm_envs import ToolEnv
 
-CHECK_FAILED = 1
+CHECK_FAILED = PLAY_FAILED = 1
 MAX_FUZZ = 10_000_000
 END_OF_TURN = ("", ".")
 MODULE_HELP = "a module that registers the environment, as the prefix of MODULE:ID does"
@@ -101,7 +101,6 @@ def list_envs(arguments: argparse.Namespace) -> int:
     """
     from trm_envs.catalog import entries
 
-    _look_here_for_modules()
     found = entries(arguments.module)
     if arguments.json:
         print(json.dumps([entry.as_json() for entry in found], indent=2))
@@ -133,7 +132,6 @@ def check_env(arguments: argparse.Namespace) -> int:
 
     from trm_envs.checker import findings
 
-    _look_here_for_modules()
     found = []
     for finding in findings(
         _env_name(arguments),
@@ -165,24 +163,28 @@ def play(arguments: argparse.Namespace) -> int:
         arguments: `id`, `module`, `option`, `solver`, `seed`, `horizon`, `protocol` of the parser.
 
     Returns:
-        0.
+        0; 1 if a verifier or a sandbox failed, which is told.
 
     Raises:
         ValueError: a flag's value is not allowed, there is no such environment, or it has no solver.
     """
     from trm_envs.checking.subject import resolve
+    from trm_envs.errors import InfrastructureError
 
-    _look_here_for_modules()
     given = {"horizon": arguments.horizon, "protocol": arguments.protocol}
     options = {**_options(arguments.option), **{name: value for name, value in given.items() if value is not None}}
     _check_flag("--seed", arguments.seed, 0, 2**63)
     with resolve(_env_name(arguments), options).open() as env:
-        observation, _ = env.reset(seed=arguments.seed)
-        _show("system", env.system_prompt)
-        if env.tool_schemas:
-            _show("tools", json.dumps(env.tool_schemas, indent=2, ensure_ascii=False))
-        _show("user", observation)
-        _play_on(env, arguments.solver)
+        try:
+            observation, _ = env.reset(seed=arguments.seed)
+            _show("system", env.system_prompt)
+            if env.tool_schemas:
+                _show("tools", json.dumps(env.tool_schemas, indent=2, ensure_ascii=False))
+            _show("user", observation)
+            _play_on(env, arguments.solver)
+        except InfrastructureError as error:
+            print(f"error: not the turn's fault, so the episode has no reward: {error}", file=sys.stderr)
+            return PLAY_FAILED
     return 0
 
 
@@ -265,12 +267,6 @@ def _options(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
-
-
-def _look_here_for_modules() -> None:
-    """A user's package is found in the current folder, installed or not."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
 
 
 def _check_flag(flag: str, value: float, least: float, most: float) -> None:

@@ -130,7 +130,6 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         if value < least:
             raise ValueError(f"{flag}: got {value}; allowed: at least {least}; leave it out for the default")
-    _look_here_for_modules()
     request = Request(
         checkpoints=tuple(arguments.checkpoints),
         suite=arguments.suite,
@@ -261,9 +260,3 @@ def _num_missing(store: Store) -> int:
 def _say(line: str) -> None:
     # results alone go to the standard output
     print(line, file=sys.stderr, flush=True)
-
-
-def _look_here_for_modules() -> None:
-    """A user's package is found in the current folder, installed or not."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)

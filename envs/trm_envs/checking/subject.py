@@ -17,6 +17,11 @@ from trm_envs.base import ToolEnv
 from trm_envs.options import check_choice
 
 CHILD_LIMIT_S = 120.0
+# Python puts the current folder first for such a program; in PYTHONPATH it stands where this process has it
+CHILD = (
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    "from trm_envs.checking.subject import answer_request; answer_request()"
+)
 MAX_TURNS = 20_000
 # Turns that show an environment without a scripted solver: no call, no answer, an answer.
 SILENT_TURNS = ("Let me think.", "", "<tool_call>{}</tool_call>")
@@ -165,7 +170,7 @@ def transcript_elsewhere(subject: Subject, seed: int, options: Mapping[str, Any]
         "PYTHONHASHSEED": "4242",
     }
     done = subprocess.run(
-        [sys.executable, "-c", "from trm_envs.checking.subject import answer_request; answer_request()"],
+        [sys.executable, "-c", CHILD],
         input=json.dumps(request), capture_output=True, text=True, env=child_env, timeout=CHILD_LIMIT_S, check=False,
     )  # fmt: skip
     if done.returncode:
