@@ -15,7 +15,7 @@ from trm_envs.tasks.math_problems import LEAST, MOST, draw_story
 from trm_envs.tasks.python_math import PythonMath
 
 __all__ = ["fake_sessions"]
-DAPO_TEXT = "Solve the problem. The last line is Answer: $Answer.\n\nWhat is 6*7?"
+DAPO_TEXT = "Solve the problem. Put the answer in \\boxed{}.\n\nWhat is 6*7?"
 ROWS = [
     {"prompt": [{"role": "user", "content": DAPO_TEXT}], "reward_model": {"ground_truth": "42"}},
     {"problem": "Factor x^2 - 1.", "answer": "(x-1)(x+1)"},

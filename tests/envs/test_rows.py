@@ -204,7 +204,7 @@ def test_threads_share_one_copy_until_the_file_changes(tmp_path: Path) -> None:
 
 
 def test_equal_rows_are_one_object(tmp_path: Path) -> None:
-    rows = load_math_rows(write_jsonl(tmp_path / "a.jsonl", GOOD, {**GOOD, "answer": "2"}, GOOD))
+    rows = load_math_rows(write_jsonl(tmp_path / "a.jsonl", GOOD, {**GOOD, "question": "R"}, GOOD))
     assert rows[0] is rows[2] is not rows[1]
 
 

@@ -112,9 +112,9 @@ def count_rows(environment: Environment, path: str) -> int:
         ValueError: the file cannot be read or a row cannot be used.
     """
     if environment.id == "trm/CodeTests-v0":
-        from trm_envs.tasks.code_rows import load_code_rows
+        from trm_envs.tasks.code_rows import load_code_problems
 
-        return len(load_code_rows(path))
+        return len(load_code_problems(path).rows)
     from trm_envs.rows import load_math_rows
 
     return len(load_math_rows(path))

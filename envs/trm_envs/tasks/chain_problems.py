@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from trm_envs.base import split_of
-from trm_envs.rows import load_math_rows, once_per_file
+from trm_envs.rows import MathRow, Problems, load_math_problems, once_per_file
+from trm_envs.rows.math_rows import refuse_other_forms
+from trm_envs.rows.options import REFUSE
 from trm_envs.tasks.integers import read_integer
 from trm_envs.tasks.math_problems import draw_story
+from trm_envs.tasks.row_options import MathRowOptions
 
 MAX_ANSWER = 10**9
 _ALONE = re.compile(r"(?<![\w.,^{}\\/:#*+-])(?:0|[1-9][0-9]{0,8})(?![\w^{}/:*!]|[.,]\w|\\[a-z%]|-\w)")
@@ -80,13 +83,26 @@ def draw_generated(rng: np.random.Generator, num: int, split: str) -> list[Chain
     return problems
 
 
-def draw_of_file(rng: np.random.Generator, num: int, split: str, path: str) -> list[ChainProblem]:
-    """Draw different problems of a split of a file.
+def problems_of_file(options: MathRowOptions) -> Problems[MathRow]:
+    """Return the problems of a file, whether they can be chained or not.
 
     Raises:
-        ValueError: if the file cannot be read, or has fewer than `num` problems that can be chained.
+        ValueError: if the file cannot be read or used, or holds others than `rows_hash` says.
     """
-    file = once_per_file(path, read_file_problems)
+    problems = load_math_problems(options.rows, unscorable=options.unscorable)
+    problems.check_hash(options.rows_hash)
+    return problems
+
+
+def draw_of_file(rng: np.random.Generator, options: MathRowOptions) -> list[ChainProblem]:
+    """Draw `horizon` different problems of the split of a file.
+
+    Raises:
+        ValueError: if the file cannot be read, or has fewer problems that can be chained.
+    """
+    path, num, split = options.rows, options.horizon, options.split
+    problems_of_file(options)
+    file = once_per_file(path, read_file_problems, options.unscorable, options.read_form)
     pool = file.problems[split]
     if len(pool) < num:
         raise ValueError(
@@ -100,14 +116,23 @@ def draw_of_file(rng: np.random.Generator, num: int, split: str, path: str) -> l
     ]
 
 
-def read_file_problems(path: str) -> FileProblems:
+def read_file_problems(path: str, unscorable: str = REFUSE, form: str | None = None) -> FileProblems:
     """Return the problems of a file that can be chained, each once. Lines that all questions share are dropped.
 
+    Args:
+        path: the file.
+        unscorable: see `load_math_problems`.
+        form: how answers are written, if the questions, without the lines that they share, may ask for no other.
+
     Raises:
-        ValueError: if the file cannot be read; see `load_math_rows`.
+        ValueError: if the file cannot be read; see `load_math_problems`.
     """
-    answers = {row.question: row.answer for row in load_math_rows(path)}
+    file = load_math_problems(path, unscorable=unscorable)
+    rows = [file.at(number) for number in file.numbers]
+    answers = {row.question: row.answer for row in rows}
     texts = drop_shared_lines(list(answers))
+    if form is not None:
+        refuse_other_forms(path, dict(zip(file.numbers, texts, strict=True)), form)
     problems: dict[str, list[FileProblem]] = {"train": [], "held_out": [], "all": []}
     num_without_answer = num_without_key = 0
     for (question, answer), text in zip(answers.items(), texts, strict=True):

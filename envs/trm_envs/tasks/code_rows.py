@@ -9,12 +9,15 @@ right program needs: `memory_mb`, `stack_mb`, and `tolerance`, the error that pr
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trm_envs.options import check_integer, cut_middle
-from trm_envs.rows import convert_rows, once_per_file
+from trm_envs.rows import Problems, UnscorableRow, find_problems, once_per_file
+from trm_envs.rows.options import REFUSE
 from trm_envs.scoring.outputs import check_tolerance, stated_tolerance
 from trm_envs.scoring.programs import ENDINGS, Case, CaseOutcome, CaseVerdict, hide_addresses
 from trm_envs.tasks.packed_tests import unpack_tests
@@ -73,42 +76,78 @@ class RowProblem:
 
 
 @dataclass(frozen=True)
-class _Row:
+class CodeRow:
     """A row with its hidden tests still packed: in a whole file they may be gigabytes."""
 
     problem: RowProblem
     hidden_field: str
     packed: Any
 
+    @property
+    def question(self) -> str:
+        """What to write."""
+        return self.problem.question
 
-def load_code_rows(path: str) -> list[_Row]:
-    """Return the rows of a file; one copy a process, read again when the file changes.
+    @property
+    def truth(self) -> str:
+        """A hash of all tests as they stand in the file."""
+        packed = self.packed if isinstance(self.packed, str) else json.dumps(self.packed, default=str)
+        digest = hashlib.sha256(json.dumps([dataclasses.astuple(case) for case in self.problem.visible]).encode())
+        digest.update(packed.encode(errors="replace"))
+        return f"tests {digest.hexdigest()[:16]}"
+
+    def hidden(self) -> tuple[Case, ...]:
+        """Unpack the tests that decide.
+
+        Raises:
+            ValueError: if they cannot be read.
+        """
+        return _cases(self.hidden_field, self.packed, self.problem.tolerance)
+
+
+def load_code_problems(path: str, *, unscorable: str = REFUSE) -> Problems[CodeRow]:
+    """Return the problems of a file; one copy a process, read again when the file changes.
+
+    Args:
+        path: the file.
+        unscorable: what becomes of rows that cannot be tested by stdin: "refuse", or "drop" to leave them out.
 
     Raises:
         ValueError: if the file cannot be read or a row is no problem with stdin tests; it names file, row and field.
     """
-    return once_per_file(path, _read_code_rows)
+    return once_per_file(path, _read_code_problems, unscorable)
 
 
-def row_problem(path: str, number: int) -> RowProblem:
+def row_problem(path: str, number: int, *, unscorable: str = REFUSE) -> RowProblem:
     """Return the problem of one row of a file, with its hidden tests.
 
     Raises:
-        ValueError: see `load_code_rows`; also if the hidden tests cannot be read.
+        ValueError: see `load_code_problems`; also if the hidden tests cannot be read.
     """
-    row = load_code_rows(path)[number]
+    row = load_code_problems(path, unscorable=unscorable).at(number)
     try:
-        hidden = _cases(row.hidden_field, row.packed, row.problem.tolerance)
+        hidden = row.hidden()
     except ValueError as error:
         raise ValueError(f"{path}, row {number} (counted from 0): {error}") from error
     return dataclasses.replace(row.problem, hidden=hidden)
 
 
-def _read_code_rows(path: str) -> list[_Row]:
-    return list(convert_rows(path, _convert))
+def _read_code_problems(path: str, unscorable: str) -> Problems[CodeRow]:
+    # the tests of a program are samples of what its text asks for: other tests contradict nothing
+    return find_problems(path, _convert, unscorable, are_same=_have_same_tests, has_one_truth=False)
 
 
-def _convert(row: dict[str, Any]) -> _Row:
+def _have_same_tests(first: CodeRow, second: CodeRow) -> bool:
+    """Return whether two rows of one question have the same tests, however they are packed."""
+    if first.problem.visible != second.problem.visible:
+        return False
+    try:
+        return first.hidden() == second.hidden()
+    except ValueError:
+        return False
+
+
+def _convert(row: dict[str, Any]) -> CodeRow:
     """Read all of a row but its hidden tests."""
     name = "question" if "question" in row else "question_content"
     visible, hidden = ("tests", "hidden_tests") if name == "question" else ("public_test_cases", "private_test_cases")
@@ -116,7 +155,7 @@ def _convert(row: dict[str, Any]) -> _Row:
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f'field "{name}": expected text, the problem; rename a field to "question" if it is that')
     if row.get("starter_code"):
-        raise ValueError(f'field "starter_code": {FUNCTIONAL}')
+        raise UnscorableRow(f'field "starter_code": {FUNCTIONAL}')
     if row.get(hidden) is None:
         raise ValueError(f'field "{hidden}": is missing; expected the tests that decide')
     tolerance = stated_tolerance(question)
@@ -130,7 +169,7 @@ def _convert(row: dict[str, Any]) -> _Row:
         tolerance,
         *(_megabytes(field, row.get(field), *bounds) for field, bounds in MEGABYTES.items()),
     )
-    return _Row(problem, hidden, row[hidden])
+    return CodeRow(problem, hidden, row[hidden])
 
 
 def _megabytes(field: str, value: Any, least: int, most: int) -> int | None:
@@ -156,7 +195,7 @@ def _case(where: str, test: Any, tolerance: float | None) -> Case:
     if not isinstance(test, dict):
         raise ValueError(f'{where}: is {type(test).__name__}; expected an object with "input" and "output"')
     if test.get("testtype", "stdin") != "stdin":
-        raise ValueError(f'{where}: "testtype" is {test["testtype"]!r}: {FUNCTIONAL}')
+        raise UnscorableRow(f'{where}: "testtype" is {test["testtype"]!r}: {FUNCTIONAL}')
     for field in ("input", "output"):
         if not isinstance(test.get(field), str):
             raise ValueError(f'{where}: "{field}" is {type(test.get(field)).__name__}; expected text')

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from trm_envs.base import ToolEnv
 from trm_envs.options import check_choice, check_seconds
-from trm_envs.python_tool import SandboxOptions, limits_of
-from trm_envs.rows import check_row_options
+from trm_envs.python_tool import limits_of
+from trm_envs.rows import Problems, check_row_options
 from trm_envs.sandbox.shared import shared_sandbox
 from trm_envs.scoring.programs import Case, CaseOutcome, run_cases
-from trm_envs.tasks.code_rows import RowProblem, load_code_rows, row_problem
+from trm_envs.tasks.code_rows import CodeRow, RowProblem, load_code_problems, row_problem
 from trm_envs.tasks.generated_functions import LEVELS, FunctionsProblem, draw_functions
+from trm_envs.tasks.row_options import RowOptions
 from trm_envs.tools import ToolResult, tool
 
 REVEALS = ("stepwise", "upfront")
@@ -31,7 +32,7 @@ ROW_PROMPT = (
 
 
 @dataclass(frozen=True)
-class CodeTestsOptions(SandboxOptions):
+class CodeTestsOptions(RowOptions):
     """Options of CodeTests.
 
     Raises:
@@ -42,10 +43,8 @@ class CodeTestsOptions(SandboxOptions):
     """"stepwise": one function a turn; "upfront": all of them in the first message."""
     level: str = "small"
     """Generated functions: "small" (one operation, as a formula) or "full" (described in words)."""
-    rows: str = ""
-    """A .jsonl, .json or .parquet file of problems; empty: generated functions."""
     row: int | None = None
-    """The number of one row, from 0, to ask each of a file once; None draws one."""
+    """The number of one row, from 0, to ask each of a file once; None draws a problem."""
     tests_timeout_s: float = 60.0
     """Seconds that all tests of a row may take together; those of generated functions are one run."""
 
@@ -130,15 +129,22 @@ class CodeTests(ToolEnv[CodeTestsOptions]):
             return self.answer("done")
         return self.call("run_tests", code=self._problem.solution(self._num_passed))
 
+    def problems(self) -> Problems[CodeRow]:
+        """Return the problems of the file `rows`.
+
+        Raises:
+            ValueError: if the file cannot be read or used, or holds others than `rows_hash` says.
+        """
+        problems = load_code_problems(self.options.rows, unscorable=self.options.unscorable)
+        problems.check_hash(self.options.rows_hash)
+        return problems
+
     def _draw_problem(self) -> FunctionsProblem | RowProblem:
         options = self.options
         if not options.rows:
             return draw_functions(self.np_random, options.horizon, options.level)
-        num_rows = len(load_code_rows(options.rows))
-        number = int(self.np_random.integers(num_rows)) if options.row is None else options.row
-        if number >= num_rows:
-            raise ValueError(f"row = {number}: {options.rows} has rows 0 to {num_rows - 1}; pass one of these")
-        return row_problem(options.rows, number)
+        number = self.problems().draw(self.np_random) if options.row is None else options.row
+        return row_problem(options.rows, number, unscorable=options.unscorable)
 
     def _run(self, program: str, cases: Sequence[Case], harness: str) -> list[CaseOutcome]:
         return run_cases(

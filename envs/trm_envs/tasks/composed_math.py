@@ -12,9 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trm_envs.python_tool import PythonToolEnv, SandboxOptions
-from trm_envs.rows import check_row_options
-from trm_envs.tasks.chain_problems import draw_generated, draw_of_file
+from trm_envs.python_tool import PythonToolEnv
+from trm_envs.rows import MathRow, Problems
+from trm_envs.tasks.chain_problems import draw_generated, draw_of_file, problems_of_file
+from trm_envs.tasks.row_options import MathRowOptions
 from trm_envs.tools import ToolResult
 
 _SPACES = re.compile(r"(?:\s|\\[,;: ]|~)+")
@@ -23,19 +24,12 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 
 
 @dataclass(frozen=True)
-class ComposedMathOptions(SandboxOptions):
+class ComposedMathOptions(MathRowOptions):
     """Options of ComposedMath.
 
     Raises:
         ValueError: if a value is not allowed.
     """
-
-    rows: str = ""
-    """A .jsonl, .json or .parquet file of problems; empty: generated ones."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_row_options(self.rows, None, self.split, 1)
 
 
 class ComposedMath(PythonToolEnv[ComposedMathOptions]):
@@ -56,7 +50,7 @@ class ComposedMath(PythonToolEnv[ComposedMathOptions]):
         """Draw problems and chain them; return the first message."""
         options = self.options
         if options.rows:
-            self._problems = draw_of_file(self.np_random, options.horizon, options.split, options.rows)
+            self._problems = draw_of_file(self.np_random, options)
         else:
             self._problems = draw_generated(self.np_random, options.horizon, options.split)
         self.task_split = options.split
@@ -68,6 +62,14 @@ class ComposedMath(PythonToolEnv[ComposedMathOptions]):
             key = _say_key(number - 1, problem.key - before.answer)
             questions.append(f"{name} is {key}. {problem.with_name(name)}")
         return "\n\n".join(f"Problem {number}. {text}" for number, text in enumerate(questions, 1))
+
+    def problems(self) -> Problems[MathRow]:
+        """Return the problems of the file `rows`.
+
+        Raises:
+            ValueError: if the file cannot be read or used, or holds others than `rows_hash` says.
+        """
+        return problems_of_file(self.options)
 
     def follow_up(self, results: Sequence[ToolResult]) -> str:
         """Return the results."""

@@ -9,27 +9,27 @@ answer may be any expression: `score_math` judges it, and what that cannot decid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trm_envs.errors import VerifierError
-from trm_envs.python_tool import PythonToolEnv, SandboxOptions
-from trm_envs.rows import MathRow, check_row_options, load_math_rows
+from trm_envs.python_tool import PythonToolEnv
+from trm_envs.rows import MathRow, Problems, check_row_options, load_math_problems
 from trm_envs.scoring import Verdict, compare_exact, score_math
 from trm_envs.tasks.math_problems import Story, draw_story
+from trm_envs.tasks.row_options import MathRowOptions
 from trm_envs.tools import ToolResult
 
 
 @dataclass(frozen=True)
-class PythonMathOptions(SandboxOptions):
+class PythonMathOptions(MathRowOptions):
     """Options of PythonMath.
 
     Raises:
         ValueError: if a value is not allowed.
     """
 
-    rows: str = ""
-    """A .jsonl, .json or .parquet file of problems; empty: generated ones."""
     row: int | None = None
-    """The number of one row, from 0, to ask each of a file once; None draws one."""
+    """The number of one row, from 0, to ask each of a file once; None draws a problem."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +54,7 @@ class PythonMath(PythonToolEnv[PythonMathOptions]):
             self._story = draw_story(self.np_random, self.options.horizon)
             self._truth = self._story.answer
             return self._story.question
-        row = self._draw_row()
+        self._row = row = self._draw_row()
         self._truth = row.answer
         self.system_prompt = "\n".join(filter(None, (row.system, self.system_prompt)))
         return row.question
@@ -72,7 +72,8 @@ class PythonMath(PythonToolEnv[PythonMathOptions]):
         """
         if self._story is not None:
             return float(compare_exact(answer, self._truth) is True)
-        outcome = score_math(answer, self._truth, bare=True)
+        tolerance: dict[str, Any] = {} if self._row.tolerance is None else {"tolerance": self._row.tolerance}
+        outcome = score_math(answer, self._truth, bare=True, **tolerance)
         if outcome.verdict is Verdict.VERIFIER_ERROR:
             raise VerifierError(f"answer {answer[:60]!r}, truth {self._truth[:60]!r}: {outcome.detail}")
         return outcome.reward
@@ -83,9 +84,17 @@ class PythonMath(PythonToolEnv[PythonMathOptions]):
             return self.answer(self._truth)
         return self.call("python", code=self._story.code(self._num_done))
 
+    def problems(self) -> Problems[MathRow]:
+        """Return the problems of the file `rows`.
+
+        Raises:
+            ValueError: if the file cannot be read or used, or holds others than `rows_hash` says.
+        """
+        options = self.options
+        problems = load_math_problems(options.rows, unscorable=options.unscorable, form=options.read_form)
+        problems.check_hash(options.rows_hash)
+        return problems
+
     def _draw_row(self) -> MathRow:
-        rows = load_math_rows(self.options.rows)
-        number = int(self.np_random.integers(len(rows))) if self.options.row is None else self.options.row
-        if number >= len(rows):
-            raise ValueError(f"row = {number}: {self.options.rows} has rows 0 to {len(rows) - 1}; pass one of these")
-        return rows[number]
+        problems = self.problems()
+        return problems.at(problems.draw(self.np_random) if self.options.row is None else self.options.row)

@@ -1,0 +1,51 @@
+"""Options of the environments that may ask the problems of a user's file."""
+
+from dataclasses import dataclass
+
+from trm_envs.answer_forms import ANSWER_FORMS, BOX, own_form
+from trm_envs.options import check_choice
+from trm_envs.protocols import PROTOCOLS
+from trm_envs.python_tool import SandboxOptions
+from trm_envs.rows.options import REFUSE, check_row_options
+
+
+@dataclass(frozen=True)
+class RowOptions(SandboxOptions):
+    """Options of an environment that may ask the problems of a file.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+
+    rows: str = ""
+    """A .jsonl, .json or .parquet file of problems; empty: generated ones."""
+    unscorable: str = REFUSE
+    """Rows of the file that cannot be scored: "refuse" the file, or "drop" them; how many is said."""
+    rows_hash: str = ""
+    """What the file's problems must hash to, as config.yaml has it; empty: anything."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_row_options(self.rows, None, self.split, 1, self.unscorable, self.rows_hash)
+
+
+@dataclass(frozen=True)
+class MathRowOptions(RowOptions):
+    """Options of an environment that may ask the math problems of a file.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+
+    answer_form: str = BOX
+    r"""How an answer is written: "box" (`\boxed{...}`; with protocol "tags" its own tag), "tag" (`<answer>`), "line" (a
+    last line `Answer: ...`) or "hashes" (a last line `#### ...`). It must be what the file's prompts ask for."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("answer_form", self.answer_form, ANSWER_FORMS)
+
+    @property
+    def read_form(self) -> str:
+        """The form that is read: that of the protocol itself where the option is "box"."""
+        return own_form(PROTOCOLS[self.protocol]) if self.answer_form == BOX else self.answer_form
