@@ -1,40 +1,98 @@
-"""The adaptive threshold: a trust region that follows a target acceptance instead of a fixed divergence."""
+"""The adaptive thresholds: a trust region that follows a target acceptance instead of a fixed divergence."""
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from trm_agent.config import TrmConfig
+import torch
 
-# the threshold that would have kept `target_acceptance` of a step's sequences, nats
-TARGET_THRESHOLD = "trm/target_threshold"
+from trm_agent.config import TrmConfig
+from trm_agent.core.summary import common_thresholds
+
+# criterion -> the metric that says what would have kept `target_acceptance` of a step's sequences, nats
+TARGET_THRESHOLDS = {"max": "trm/target_threshold", "avg": "trm/target_threshold_avg"}
+TARGET_THRESHOLD = TARGET_THRESHOLDS["max"]
+
+
+@dataclass(frozen=True)
+class DecidedBy:
+    """What the mask compared with its thresholds, over one or more updates.
+
+    verl takes the mean over a step's updates of what each of them reports, by `+` and `/`. The mean of quantiles is no
+    quantile; the mean of these is the collection of them, in which every update counts alike, as in `trm/acceptance`.
+    """
+
+    target_acceptance: float
+    updates: tuple[dict[str, list[float]], ...]
+    """Of each update: criterion -> one number a sequence, nats."""
+
+    def __add__(self, other: "DecidedBy") -> "DecidedBy":
+        return DecidedBy(self.target_acceptance, self.updates + other.updates)
+
+    def __truediv__(self, count: int) -> "DecidedBy":
+        return self
+
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds whose acceptance, averaged over the updates, is the target: metric -> nats.
+
+        Infinity where the target needs a sequence whose divergence is not finite. See `common_thresholds`.
+        """
+        sizes = [len(next(iter(update.values()))) for update in self.updates]
+        weights = torch.cat([torch.full((size,), 1 / size, dtype=torch.float64) for size in sizes])
+        statistics = {
+            name: torch.tensor([value for update in self.updates for value in update[name]], dtype=torch.float64)
+            for name in self.updates[0]
+        }
+        found = common_thresholds(statistics, weights, self.target_acceptance)
+        return {TARGET_THRESHOLDS[name]: value.item() for name, value in found.items()}
 
 
 class AdaptiveThreshold:
-    """Gives each step the threshold that would have kept the target share of the step before, within two limits.
+    """Gives each step the thresholds that would have kept the target share of the step before, within limits.
 
     What it gives up: with a fixed threshold the largest divergence of what is trained on is known beforehand. Here the
     threshold grows with the mismatch, so an error that makes all sequences worse goes unseen by the mask until the cap
     holds it; only the cap is a guarantee. It lags by one step.
 
     Args:
-        trm: with `target_acceptance`, `adaptive_floor` and `adaptive_cap`; its `max_token_kl` is the first step's.
+        trm: with `target_acceptance` and the limits; its own thresholds are the first step's.
         rows: metrics of the steps that an earlier part of the run has written, in order.
 
     Attributes:
         max_token_kl: threshold of the coming step, nats; None if the settings do not adapt.
+        avg_token_kl: the same of `criterion=both`.
     """
 
     def __init__(self, trm: TrmConfig, rows: Iterable[Mapping[str, Any]] = ()) -> None:
         self.trm = trm
-        self.max_token_kl = None if trm.target_acceptance is None else self._limited(trm.max_token_kl)
+        self.max_token_kl: float | None = None
+        self.avg_token_kl: float | None = None
+        if trm.target_acceptance is not None:
+            self.max_token_kl = self._limited("max", trm.max_token_kl)
+            if trm.criterion == "both":
+                self.avg_token_kl = self._limited("avg", trm.avg_token_kl)
         for row in rows:
             self.observe(row)
 
-    def observe(self, metrics: Mapping[str, Any]) -> None:
-        """Take over what a step's metrics say of the next threshold, if they say anything."""
-        value = metrics.get(TARGET_THRESHOLD)
-        if self.max_token_kl is not None and value is not None:
-            self.max_token_kl = self._limited(value)
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Field of `TrmConfig` -> its value in the coming step; empty if the settings do not adapt."""
+        fields = {"max_token_kl": self.max_token_kl, "avg_token_kl": self.avg_token_kl}
+        return {name: value for name, value in fields.items() if value is not None}
 
-    def _limited(self, value: Any) -> float:
-        return min(max(float(value), self.trm.adaptive_floor), self.trm.adaptive_cap)
+    def observe(self, metrics: Mapping[str, Any]) -> None:
+        """Take over what a step's metrics say of the next thresholds, if they say anything.
+
+        None is infinity, which metrics.jsonl cannot hold: a resumed run goes on as the live one did.
+        """
+        if self.max_token_kl is not None and TARGET_THRESHOLDS["max"] in metrics:
+            self.max_token_kl = self._limited("max", metrics[TARGET_THRESHOLDS["max"]])
+        if self.avg_token_kl is not None and TARGET_THRESHOLDS["avg"] in metrics:
+            self.avg_token_kl = self._limited("avg", metrics[TARGET_THRESHOLDS["avg"]])
+
+    def _limited(self, criterion: str, value: Any) -> float:
+        value = math.inf if value is None else float(value)
+        if criterion == "max":
+            return min(max(value, self.trm.adaptive_floor), self.trm.adaptive_cap)
+        return min(max(value, self.trm.adaptive_avg_floor), self.trm.adaptive_avg_cap)

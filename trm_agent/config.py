@@ -76,13 +76,17 @@ class TrmConfig:
     proximal_clip: float | None = 0.2
     """`decoupled`: PPO's clip of the ratio to the proximal policy; null: none."""
     target_acceptance: float | None = None
-    """Adaptive `max_token_kl`: each step takes the threshold that would have kept this share of the last step's
-    sequences, within the two limits below. The trust region then follows the policies: no divergence is guaranteed
-    but the cap's."""
+    """Adaptive `max_token_kl`, and `avg_token_kl` with `both`: each step takes the thresholds that would have kept this
+    share of the last step's sequences, within the limits below. The trust region then follows the policies: no
+    divergence is guaranteed but the cap's."""
     adaptive_floor: float = 0.001
-    """Least adaptive threshold, nats."""
+    """Least adaptive `max_token_kl`, nats."""
     adaptive_cap: float = 0.5
-    """Largest adaptive threshold, nats."""
+    """Largest adaptive `max_token_kl`, nats."""
+    adaptive_avg_floor: float = 0.00002
+    """Least adaptive `avg_token_kl`, nats."""
+    adaptive_avg_cap: float = 0.01
+    """Largest adaptive `avg_token_kl`, nats."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -101,16 +105,19 @@ class TrmConfig:
                 )
         if not isinstance(self.decoupled, bool):
             raise ValueError(f"{FIELD_PATH}.decoupled: got {self.decoupled!r}; allowed: true or false; write one")
-        if self.target_acceptance is not None and "max_token_kl" not in self.thresholds:
+        if self.target_acceptance is not None and self.criterion not in ("max", "both"):
             raise ValueError(
                 f"{FIELD_PATH}.target_acceptance: got {self.target_acceptance!r} with criterion={self.criterion!r}, "
-                "which has no max_token_kl to adapt; allowed: null, or criterion max or both; set one of them"
+                "whose acceptance no adapted max_token_kl brings to a target; allowed: null, or criterion max or both; "
+                "set one of them"
             )
-        if self.adaptive_floor > self.adaptive_cap:
-            raise ValueError(
-                f"{FIELD_PATH}.adaptive_floor: got {self.adaptive_floor!r}, above adaptive_cap={self.adaptive_cap!r}; "
-                "allowed: at most the cap; lower it"
-            )
+        for name in ("adaptive", "adaptive_avg"):
+            floor, cap = getattr(self, f"{name}_floor"), getattr(self, f"{name}_cap")
+            if floor > cap:
+                raise ValueError(
+                    f"{FIELD_PATH}.{name}_floor: got {floor!r}, above {name}_cap={cap!r}; allowed: at most the cap; "
+                    "lower it"
+                )
 
     @property
     def thresholds(self) -> tuple[str, ...]:
@@ -206,6 +213,8 @@ _NUMBERS: dict[str, tuple[bool, str, Any]] = {
     "target_acceptance": (True, *_SHARE),
     "adaptive_floor": (False, *_ABOVE_0),
     "adaptive_cap": (False, *_ABOVE_0),
+    "adaptive_avg_floor": (False, *_ABOVE_0),
+    "adaptive_avg_cap": (False, *_ABOVE_0),
     "top_k": (False, "of 1 or more and whole", lambda value: value >= 1 and isinstance(value, int)),
 }
 

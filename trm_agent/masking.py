@@ -18,6 +18,7 @@ from trm_agent.core.masks import (
     random_mask,
     ratio_deviation_statistic,
     sequence_mask,
+    usable_ratios,
 )
 from trm_agent.core.token_masks import prefix_budget_mask, token_mask
 
@@ -55,9 +56,11 @@ def sampled_divergences(trm: TrmConfig, log_ratio: torch.Tensor) -> BatchDiverge
     return BatchDivergences(for_max, for_avg, Interval.known(deviation.abs().div_(2)), deviation)
 
 
-def with_max_token_kl(trm: TrmConfig, max_token_kl: float | None) -> TrmConfig:
-    """The settings with another threshold of the max criterion; as they are for None."""
-    return trm if max_token_kl is None else replace(trm, max_token_kl=max_token_kl)
+def with_thresholds(trm: TrmConfig, max_token_kl: float | None, avg_token_kl: float | None = None) -> TrmConfig:
+    """The settings with other thresholds; as they are where None."""
+    given = {"max_token_kl": max_token_kl, "avg_token_kl": avg_token_kl}
+    changed = {name: value for name, value in given.items() if value is not None}
+    return replace(trm, **changed) if changed else trm  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -68,6 +71,7 @@ def examine(
     advantages: torch.Tensor,
     response_mask: torch.Tensor,
     divergences: BatchDivergences | None = None,
+    log_weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, UpdateStatistics]:
     """Decide by the settings' criterion which tokens stay in the update, and measure the batch.
 
@@ -80,6 +84,7 @@ def examine(
         advantages: shape (batch, response_length).
         response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
         divergences: of the batch's tokens; None for those of the sampled tokens.
+        log_weight: log of what the loss truncates, see `measure_batch`.
 
     Returns:
         bool of shape (batch, response_length), True on tokens of the model that stay, and the batch's statistics.
@@ -98,6 +103,7 @@ def examine(
             kept=tokens if trm.masks_tokens else None,
             max_threshold=torch.inf if trm.max_token_kl is None else trm.max_token_kl,
             ratio_truncation=trm.ratio_truncation,
+            log_weight=None if log_weight is None else log_weight[rows],
         )
         statistics.append(part)
     return torch.cat(kept), concatenate(statistics)
@@ -161,17 +167,22 @@ def _decide(
     """The decision on the sequences and on their tokens; a token criterion accepts a sequence that keeps one."""
     lengths = response_mask.sum(dim=-1)
     has_tokens = lengths > 0
+    usable = usable_ratios(log_ratio)
     if trm.masks_tokens:
-        kept = _token_decision(trm, divergences, log_ratio, rollout_log_probs, advantages, response_mask)
+        kept = _token_decision(trm, divergences, log_ratio, rollout_log_probs, advantages, response_mask) & usable
         accepted = kept.any(dim=-1)
         reasons = {trm.criterion: has_tokens & ~accepted}
         return SequenceMask(accepted, reasons, torch.zeros_like(has_tokens), has_tokens), kept
     if trm.criterion == "random":
         assert trm.random_acceptance is not None, "checked by TrmConfig"
-        mask = random_mask(has_tokens, trm.random_acceptance)
+        mask = random_mask(has_tokens, trm.random_acceptance, usable=usable.all(dim=-1))
     else:
         fields = SEQUENCE_CRITERIA[trm.criterion]
-        statistics = {name: sequence_statistic(name, trm, divergences, log_ratio, response_mask) for name in fields}
+        statistics = {
+            # distributions that the engine measured say nothing of a sampled log-prob that is none
+            name: sequence_statistic(name, trm, divergences, log_ratio, response_mask).where(usable.all(dim=-1))
+            for name in fields
+        }
         thresholds = {name: getattr(trm, field) for name, field in fields.items()}
         mask = sequence_mask(statistics, thresholds, has_tokens, undecided=trm.undecided)
     return mask, kept_tokens(response_mask, mask.accepted)

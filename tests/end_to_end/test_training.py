@@ -124,5 +124,6 @@ def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path
     assert 0 < first["trm/token_kl_mean"] < 0.1
     assert first["trm/token_kl_mean_k3"] < 1e-9
     assert first["trm/max_token_kl"] == 0.05
-    assert second["trm/max_token_kl"] == pytest.approx(first["trm/target_threshold"])
+    # what decides is the lower bound, which on policy may be below the floor
+    assert second["trm/max_token_kl"] == pytest.approx(min(max(first["trm/target_threshold"], 1e-6), 0.5))
     assert first["actor/grad_norm"] > 0

@@ -71,6 +71,7 @@ from trm_agent.core.masks import (
     ratio_deviation_statistic,
     remaining_tokens,
     sequence_mask,
+    usable_ratios,
 )
 from trm_agent.core.reductions import (
     masked_max,
@@ -158,4 +159,5 @@ __all__ = [
     "token_mask",
     "topk_intervals",
     "turn_numbers",
+    "usable_ratios",
 ]

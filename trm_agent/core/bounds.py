@@ -104,6 +104,8 @@ def pinsker_marginal_integral(horizon: Numbers, max_tv: Numbers, max_kl: Numbers
         arXiv:2512.23075v4, Table 1 prints this form.
     """
     horizon, max_tv, max_kl = as_float64(horizon=horizon, max_tv=max_tv, max_kl=max_kl)
+    # clamped: an infinite delta times a knee at 0 would be NaN
+    max_kl = max_kl.clamp(max=torch.finfo(torch.float64).max)
     knee = torch.minimum(horizon, 2 / max_kl)
     # int_0^k sqrt(x d / 2) dx = 2/3 k sqrt(k d / 2); 0 where d is 0
     rising = torch.where(max_kl > 0, 2 / 3 * knee * (knee * max_kl / 2).clamp(max=1.0).sqrt(), 0.0 * max_kl)

@@ -1,5 +1,6 @@
 """What every sequence of a batch says about the trust region, measured without a host synchronisation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -44,12 +45,14 @@ class SequenceStatistics:
     """bool: a threshold inside the interval of a statistic."""
     rejected_by: dict[str, torch.Tensor]
     """Criterion -> bool."""
+    decided_by: dict[str, torch.Tensor]
+    """Criterion -> what was compared with its threshold; empty without one."""
     num_tokens: torch.Tensor
     """T: tokens of the model."""
     num_kept_tokens: torch.Tensor
     """Tokens with a gradient: T or 0 under a sequence mask, anything between under a token mask."""
     num_truncated_tokens: torch.Tensor
-    """Tokens with rho above the truncation."""
+    """Tokens whose weight the loss truncates if they are kept."""
     num_undecided_tokens: torch.Tensor
     """Tokens whose interval of kl_for_max holds the threshold."""
     num_turns: torch.Tensor
@@ -105,6 +108,7 @@ def measure_batch(
     kept: torch.Tensor | None = None,
     max_threshold: float = torch.inf,
     ratio_truncation: float | None = None,
+    log_weight: torch.Tensor | None = None,
 ) -> UpdateStatistics:
     """Measure a masked batch.
 
@@ -116,14 +120,17 @@ def measure_batch(
         mask: the decision on the sequences.
         kept: bool, tokens with a gradient, shape (batch, response_length); None for all of the accepted sequences.
         max_threshold: what counts as inside for single tokens, nats.
-        ratio_truncation: the cap that the loss applies to rho, or None.
+        ratio_truncation: the cap that the loss applies to its weight, or None.
+        log_weight: log of that weight, 0 where the mask is False, shape (batch, response_length), nats; None: it is
+            rho.
 
     Returns:
         The statistics, on the device of the inputs and without a graph.
     """
     positions = response_mask.cumsum(dim=-1, dtype=torch.int32)
     turns = turn_numbers(response_mask)
-    lengths = positions[:, -1]
+    # copies: a view keeps the whole batch alive, and travels with it
+    lengths, num_turns = positions[:, -1].clone(), turns[:, -1].clone()
     deviation = divergences.ratio_deviation
     gains = advantages * deviation
     upper = divergences.kl_for_max.upper
@@ -135,7 +142,8 @@ def measure_batch(
     if ratio_truncation is None:
         num_truncated = torch.zeros_like(lengths)
     else:
-        num_truncated = (response_mask & (deviation > ratio_truncation - 1)).sum(dim=-1)
+        weight = log_ratio if log_weight is None else log_weight
+        num_truncated = (response_mask & (weight > math.log(ratio_truncation))).sum(dim=-1)
     gain = gains.sum(dim=-1)
     if kept is None:
         num_kept, kept_gain = torch.where(mask.accepted, lengths, 0), torch.where(mask.accepted, gain, 0.0)
@@ -149,11 +157,12 @@ def measure_batch(
         accepted=mask.accepted,
         undecided=mask.undecided,
         rejected_by=dict(mask.rejected_by),
+        decided_by=dict(mask.decided_by),
         num_tokens=lengths,
         num_kept_tokens=num_kept,
         num_truncated_tokens=num_truncated,
         num_undecided_tokens=num_undecided,
-        num_turns=turns[:, -1],
+        num_turns=num_turns,
         max_kl=largest.squeeze(-1),
         sum_kl=divergences.kl_for_avg.upper.sum(dim=-1),
         max_tv=divergences.tv.upper.amax(dim=-1),
@@ -161,17 +170,19 @@ def measure_batch(
         # k3 = (rho - 1) - log rho, token by token: the difference of the sums would cancel
         sum_k3=(deviation - log_ratio).sum(dim=-1),
         mean_log_ratio=log_ratio.sum(dim=-1) / lengths.clamp(min=1),
-        min_log_ratio=log_ratio.amin(dim=-1),
-        max_log_ratio=log_ratio.amax(dim=-1),
+        # rho = 1 counts whether or not the sequence has padding, so that no number depends on the split of a batch
+        min_log_ratio=log_ratio.amin(dim=-1).clamp(max=0),
+        max_log_ratio=log_ratio.amax(dim=-1).clamp(min=0),
         surrogate_gain=gain,
         masked_surrogate_gain=kept_gain,
-        max_position=positions.gather(-1, peak).squeeze(-1) / lengths.clamp(min=1),
-        max_turn=turns.gather(-1, peak).squeeze(-1),
+        # of divergences that are all 0 the peak is the first, which the model need not have sampled
+        max_position=positions.gather(-1, peak).squeeze(-1).clamp(min=1) / lengths.clamp(min=1),
+        max_turn=turns.gather(-1, peak).squeeze(-1).clamp(min=1),
         turn_reached=reached,
         turn_inside=inside,
     )
-    positions *= finite_sequences(sequences).unsqueeze(-1)
-    return UpdateStatistics(sequences, position_sums(divergences.tv.upper, positions))
+    counted = positions * finite_sequences(sequences).unsqueeze(-1)
+    return UpdateStatistics(sequences, position_sums(divergences.tv.upper, counted))
 
 
 def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
@@ -186,7 +197,7 @@ def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
     rows: dict[str, object] = {}
     for field in fields(SequenceStatistics):
         values = [getattr(part.sequences, field.name) for part in parts]
-        if field.name == "rejected_by":
+        if isinstance(values[0], dict):
             rows[field.name] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
         else:
             rows[field.name] = torch.cat(values)

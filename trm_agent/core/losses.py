@@ -16,8 +16,8 @@ def masked_surrogate_tokens(
 
     loss_it = -M_it A_it rho_it,   gradient = -M_it A_it min(rho_it, ratio_truncation) grad log pi_theta(y_t | c_t)
 
-    Terms of tokens that are not kept are exactly 0 in value and gradient, whatever stands there, so an entirely
-    rejected batch still has a graph.
+    Terms of tokens that are not kept, or whose advantage is 0, are exactly 0 in value and gradient, whatever stands
+    there, so an entirely rejected batch still has a graph. So are those with log rho = -infinity: rho is 0.
 
     Args:
         log_ratio: log rho from `masked_log_ratio`, with its graph, shape (batch, response_length), nats.
@@ -33,11 +33,15 @@ def masked_surrogate_tokens(
     Reference:
         arXiv:2512.23075v4, gradient of the masked surrogate.
     """
-    exponent = torch.where(kept, log_ratio, 0.0)
+    weight = torch.where(kept, -advantages.detach(), 0.0)
+    # no advantage times an overflowing ratio would be NaN
+    exponent = torch.where(weight != 0, log_ratio, 0.0)
     if ratio_truncation is not None:
         constant = exponent.detach()
-        exponent = constant.clamp(max=math.log(ratio_truncation)) + (exponent - constant)
-    return torch.where(kept, -advantages.detach(), 0.0) * torch.exp(exponent)
+        # 0 with the gradient of log pi; infinity minus itself would be NaN
+        through = torch.where(constant.isinf(), 0.0, exponent - constant)
+        exponent = constant.clamp(max=math.log(ratio_truncation)) + through
+    return weight * torch.exp(exponent)
 
 
 def decoupled_surrogate_tokens(
@@ -56,7 +60,8 @@ def decoupled_surrogate_tokens(
     r = pi_theta / pi_prox,  w = min(pi_prox / pi_roll, ratio_truncation), a constant
 
     The proximal policy is the trainer's at the start of the step, so w mends the mismatch between the engines and r
-    the updates within the step. Without clip and truncation it is the plain masked surrogate: r w = rho.
+    the updates within the step. Without clip and truncation it is the plain masked surrogate: r w = rho. A term is 0
+    where r or w is: a log-prob of -infinity makes no NaN.
 
     Args:
         log_probs: current policy, with its graph, shape (batch, response_length), nats.
@@ -77,8 +82,10 @@ def decoupled_surrogate_tokens(
     log_weight = torch.where(kept, proximal - rollout_log_probs.detach(), 0.0)
     if ratio_truncation is not None:
         log_weight = log_weight.clamp(max=math.log(ratio_truncation))
-    ratio = torch.where(kept, log_probs - proximal, 0.0).exp()
-    weighted = torch.where(kept, log_weight.exp() * advantages.detach(), 0.0)
+    weighted = torch.where(kept & (advantages.detach() != 0), log_weight.exp() * advantages.detach(), 0.0)
+    # w = 0 beats r = infinity; and an overflowing r has a gradient of 0 times infinity where it is clipped
+    log_ratio = torch.where(weighted != 0, log_probs - proximal, 0.0)
+    ratio = log_ratio.clamp(max=0.9 * math.log(torch.finfo(log_ratio.dtype).max)).exp()
     if proximal_clip is None:
         return -weighted * ratio
     return -torch.minimum(weighted * ratio, weighted * ratio.clamp(1 - proximal_clip, 1 + proximal_clip))

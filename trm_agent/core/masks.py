@@ -1,7 +1,8 @@
 """Which sequences stay in the update: the trust-region masks M(x, y)."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -30,6 +31,11 @@ class Interval:
         lower = self.lower[rows]
         return Interval(lower, lower if self.is_known else self.upper[rows])
 
+    def where(self, condition: torch.Tensor) -> "Interval":
+        """The bounds where the condition is True, else NaN, which rejects."""
+        lower = torch.where(condition, self.lower, torch.nan)
+        return Interval(lower, lower if self.is_known else torch.where(condition, self.upper, torch.nan))
+
     @property
     def is_known(self) -> bool:
         """Whether lower and upper bound are one tensor."""
@@ -48,6 +54,9 @@ class SequenceMask:
     """True where a threshold lies inside a statistic's interval, so that the rule for the undecided decided."""
     has_tokens: torch.Tensor
     """True where the sequence has at least one token of the model; the others are padding and never counted."""
+    decided_by: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Criterion -> the numbers that were compared with its threshold: with intervals the bound that the rule for the
+    undecided looks at. Floats; empty where no threshold decides."""
 
 
 def sequence_mask(
@@ -87,7 +96,7 @@ def sequence_mask(
             f"thresholds for {sorted(thresholds)}, statistics for {sorted(statistics)}; give both for each criterion"
         )
     accepted, any_undecided = has_tokens, torch.zeros_like(has_tokens)
-    rejected_by = {}
+    rejected_by, decided_by = {}, {}
     for name, statistic in statistics.items():
         # The mask is born here: it is a constant to the optimiser. "Not inside" and never "outside": a comparison with
         # NaN is False, and NaN must reject.
@@ -95,10 +104,11 @@ def sequence_mask(
         if not statistic.is_known:
             open_ = has_tokens & ~outside & ~(statistic.upper.detach() <= thresholds[name])
             any_undecided = any_undecided | open_
-            outside = outside | open_ if undecided == "reject" else outside
+            outside = outside | (open_ if undecided == "reject" else has_tokens & statistic.upper.detach().isnan())
         rejected_by[name] = outside
+        decided_by[name] = (statistic.upper if undecided == "reject" else statistic.lower).detach()
         accepted = accepted & ~outside
-    return SequenceMask(accepted, rejected_by, any_undecided, has_tokens)
+    return SequenceMask(accepted, rejected_by, any_undecided, has_tokens, decided_by)
 
 
 def max_statistic(divergence: Interval) -> Interval:
@@ -190,13 +200,33 @@ def ratio_deviation_statistic(log_ratio: torch.Tensor, response_mask: torch.Tens
     return Interval.known(masked_mean(torch.expm1(log_ratio.detach()).abs(), response_mask))
 
 
-def random_mask(has_tokens: torch.Tensor, acceptance: float, generator: torch.Generator | None = None) -> SequenceMask:
+def usable_ratios(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Return where rho is a finite number: what is not can be weighed by no loss, and no criterion keeps it.
+
+    Args:
+        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+
+    Returns:
+        bool, same shape; True for log rho = -infinity, where rho is 0.
+    """
+    # "not above" would let NaN in
+    return log_ratio.detach() <= math.log(torch.finfo(log_ratio.dtype).max)
+
+
+def random_mask(
+    has_tokens: torch.Tensor,
+    acceptance: float,
+    generator: torch.Generator | None = None,
+    *,
+    usable: torch.Tensor | None = None,
+) -> SequenceMask:
     """Accept each sequence with one probability whatever its divergence: the control of an honest comparison.
 
     Args:
         has_tokens: bool, shape (batch,).
         acceptance: probability to accept, 0 to 1, for example the rate of the mask that is compared with.
         generator: source of randomness on the device of `has_tokens`; None for torch's default.
+        usable: bool, shape (batch,): False where every criterion rejects, and so does the coin; None for all.
 
     Returns:
         The decision; its only reason is `random`.
@@ -208,4 +238,6 @@ def random_mask(has_tokens: torch.Tensor, acceptance: float, generator: torch.Ge
         raise ValueError(f"acceptance: got {acceptance}; allowed: 0 to 1; give the rate of the mask to compare with")
     drawn = torch.rand(has_tokens.shape, generator=generator, device=has_tokens.device)
     rejected = has_tokens & (drawn >= acceptance)
+    if usable is not None:
+        rejected = rejected | (has_tokens & ~usable)
     return SequenceMask(has_tokens & ~rejected, {"random": rejected}, torch.zeros_like(has_tokens), has_tokens)

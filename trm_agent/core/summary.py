@@ -1,6 +1,7 @@
 """One update's metrics from the statistics of all its sequences, and the error bounds that they suggest."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 
 import torch
@@ -14,12 +15,11 @@ from trm_agent.core.surrogate import improvement_margin
 MAX_KL_QUANTILES = (50, 90, 99)
 
 
-def summarize(update: UpdateStatistics, *, target_acceptance: float | None = None) -> dict[str, torch.Tensor]:
+def summarize(update: UpdateStatistics) -> dict[str, torch.Tensor]:
     """Form the metrics of one update.
 
     Args:
         update: the statistics of all its sequences.
-        target_acceptance: adds `target_threshold`, the threshold of the max criterion that would have kept this share.
 
     Returns:
         Name, as docs/metrics.md defines it but without `trm/` -> scalar float64. A number that does not exist (no
@@ -45,10 +45,8 @@ def summarize(update: UpdateStatistics, *, target_acceptance: float | None = Non
     quartiles = acceptance_by_length(rows.num_tokens[has_tokens], accepted)
     metrics |= {f"acceptance_length_q{group}": share for group, share in enumerate(quartiles, start=1)}
     metrics |= _by_turn(rows)
-    largest = rows.max_kl[has_tokens].double().nan_to_num(nan=torch.inf)
+    largest = or_infinite(rows.max_kl[has_tokens])
     metrics |= {f"seq_max_kl_p{percent}": least_threshold(largest, percent / 100) for percent in MAX_KL_QUANTILES}
-    if target_acceptance is not None:
-        metrics["target_threshold"] = least_threshold(largest, target_acceptance)
     if bool(finite.any()):
         metrics |= _of_finite(rows, finite) | _bounds(update, finite)
     return {name: value.double() for name, value in metrics.items()}
@@ -67,6 +65,42 @@ def least_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
     # rounding must not lift a whole rank: 0.7 * 10 is above 7 in floating point
     rank = math.ceil(share * len(values) * (1 - 1e-12))
     return values.sort().values[max(rank, 1) - 1]
+
+
+def common_thresholds(
+    statistics: Mapping[str, torch.Tensor], weights: torch.Tensor, share: float
+) -> dict[str, torch.Tensor]:
+    """Return the least thresholds, each at the same quantile of its own statistic, that together keep a share.
+
+    F_c(s) = share with statistic c at most s,   q = least level at which {i: F_c(s_ci) <= q for every c} has the share,
+    threshold_c = max{s_ci: F_c(s_ci) <= q}.   With one criterion this is `least_threshold`.
+
+    Args:
+        statistics: criterion -> what is compared with its threshold, shape (batch,), batch of 1 or more.
+        weights: of the sequences, above 0, shape (batch,).
+        share: above 0 and at most 1.
+
+    Returns:
+        Criterion -> scalar float64, one of its values; infinity where the share needs one that is infinite or NaN.
+    """
+    weights = weights.double() / weights.double().sum()
+    values = {name: or_infinite(value) for name, value in statistics.items()}
+    levels = {name: _weighted_share(value, value, weights) for name, value in values.items()}
+    worst = torch.stack(list(levels.values())).amax(dim=0)
+    kept = _weighted_share(worst, worst, weights)
+    level = worst[kept >= share * (1 - 1e-12)].min()
+    return {name: value[levels[name] <= level].max() for name, value in values.items()}
+
+
+def or_infinite(values: torch.Tensor) -> torch.Tensor:
+    """Return the values as float64, infinity in place of NaN: both are outside of every threshold."""
+    return torch.where(values.isnan(), torch.inf, values.double())
+
+
+def _weighted_share(values: torch.Tensor, at: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weight of the values that are at most each of `at`."""
+    ordered, order = values.sort()
+    return weights[order].cumsum(dim=0)[torch.searchsorted(ordered, at, right=True) - 1]
 
 
 def acceptance_by_length(lengths: torch.Tensor, accepted: torch.Tensor) -> torch.Tensor:
@@ -134,5 +168,6 @@ def _bounds(update: UpdateStatistics, finite: torch.Tensor) -> dict[str, torch.T
         "effective_horizon": effective_horizon(
             max_kl, rows.sum_kl[finite].double().sum() / rows.num_tokens[finite].sum()
         ),
-        "margin": improvement_margin(rows.masked_surrogate_gain[finite].double().mean(), named["bound_unified"]),
+        # the full gain: the bound is on J(theta) - J(roll) - L', and the masked gain may be large where J falls
+        "margin": improvement_margin(rows.surrogate_gain[finite].double().mean(), named["bound_unified"]),
     }

@@ -70,8 +70,8 @@ def surrogate_gain(
     if size < 1:
         raise ValueError(f"num_sequences: got {size}; allowed: 1 or more; give the whole batch's size")
     weights = torch.where(kept, rewards.detach().unsqueeze(-1), 0.0)
-    # expm1: the ratios of a small step are 1 up to rounding
-    return (weights * torch.expm1(torch.where(kept, log_ratio, 0.0))).sum() / size
+    # expm1: the ratios of a small step are 1 up to rounding; no reward times an overflowing ratio would be NaN
+    return (weights * torch.expm1(torch.where(weights != 0, log_ratio, 0.0))).sum() / size
 
 
 def improvement_margin(gain: torch.Tensor, bound: torch.Tensor) -> torch.Tensor:

@@ -71,8 +71,9 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
     ) -> tuple[torch.Tensor, dict]:
         def with_context(*, model_output: dict, data: TensorDict, dp_group: Any) -> Any:
             divergences = {name: no_padding_2_padding(values, data) for name, values in self._divergences.items()}
-            threshold = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
-            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), threshold))
+            thresholds = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
+            adapted = json.loads(thresholds) if thresholds else {}
+            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), **adapted))
             result = loss_function(model_output=model_output, data=data, dp_group=dp_group)
             if not forward_only and is_due(self._update):
                 log_probs = no_padding_2_padding(model_output["log_probs"], data)

@@ -13,7 +13,7 @@ from trm_agent.core.diagnostics import BatchDivergences
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.losses import decoupled_surrogate_tokens, masked_surrogate_tokens
 from trm_agent.core.masks import Interval
-from trm_agent.masking import examine, with_max_token_kl
+from trm_agent.masking import examine, with_thresholds
 from trm_agent.verl_plugin.update import MicroBatch, current_micro_batch, report
 
 LOSS_MODE = "trm"
@@ -123,12 +123,14 @@ def compute_policy_loss_trm(
     check_loss_aggregation(loss_agg_mode, batch_info.get("loss_scale_factor"))
     response_mask = response_mask.bool()
     micro_batch = current_micro_batch()
-    trm = with_max_token_kl(trm, micro_batch.max_token_kl)
+    trm = with_thresholds(trm, micro_batch.max_token_kl, micro_batch.avg_token_kl)
     rollout_log_probs = _rollout_log_probs(micro_batch, trm, old_log_prob)
 
     log_ratio = masked_log_ratio(log_prob, rollout_log_probs, response_mask)
     divergences = _measured_divergences(trm, micro_batch, log_ratio.detach())
-    kept, statistics = examine(trm, log_ratio, rollout_log_probs, advantages, response_mask, divergences)
+    # what the loss truncates: with three policies the constant weight and not rho
+    log_weight = masked_log_ratio(old_log_prob, rollout_log_probs, response_mask) if trm.decoupled else None
+    kept, statistics = examine(trm, log_ratio, rollout_log_probs, advantages, response_mask, divergences, log_weight)
     if trm.decoupled:
         token_losses = decoupled_surrogate_tokens(
             log_prob,

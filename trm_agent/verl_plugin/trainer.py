@@ -76,12 +76,16 @@ class RunMixin:
             trm = TrmConfig.from_mapping(plain(loss.trm))
             self._threshold = AdaptiveThreshold(trm, read_metrics(Path(self.config.run.dir)))
         batch.extra_info[STEP_KEY] = self.global_steps
-        if self._threshold.max_token_kl is not None:
-            batch.extra_info[ADAPTIVE_KEY] = metrics["trm/max_token_kl"] = self._threshold.max_token_kl
+        if self._threshold.thresholds:
+            batch.extra_info[ADAPTIVE_KEY] = json.dumps(self._threshold.thresholds)
         if loss.dump.every and self.global_steps % loss.dump.every == 0:
             batch.extra_info[DUMP_KEY] = json.dumps(plain(loss.dump))
+        in_use = {f"trm/{name}": value for name, value in self._threshold.thresholds.items()}
         batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
-        self._threshold.observe(final_metrics(metrics))
+        finalized = final_metrics(metrics) | in_use
+        metrics.clear()
+        metrics.update(finalized)
+        self._threshold.observe(metrics)
         return batch
 
     def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:

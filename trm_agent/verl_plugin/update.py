@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trm_agent.adaptive import DecidedBy
 from trm_agent.config import FIELD_PATH, DumpConfig, TrmConfig
 from trm_agent.core.diagnostics import SequenceStatistics, UpdateStatistics, concatenate
 from trm_agent.core.summary import summarize
@@ -26,8 +27,10 @@ logger = logging.getLogger("trm_agent")
 EXTREMES = ("ratio_min", "ratio_max", "token_kl_k2_max", "token_kl_max")
 MEAN_PREFIX = "TRM/"
 PREFIX = "trm/"
-# keys of the batch, from the driver to the engine: the adaptive threshold, the step, the step's DumpConfig as JSON
-ADAPTIVE_KEY, STEP_KEY, DUMP_KEY = "trm_max_token_kl", "trm_step", "trm_dump"
+# what the updates of a step tell of their statistics, for the adaptive thresholds
+DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
+# keys of the batch, from the driver to the engine: the adaptive thresholds and the step's DumpConfig as JSON, the step
+ADAPTIVE_KEY, DUMP_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_step"
 
 
 @dataclass
@@ -39,7 +42,9 @@ class MicroBatch:
     rollout_log_probs: torch.Tensor | None = None
     """Of the policy that sampled, nats."""
     max_token_kl: float | None = None
-    """The adaptive threshold of this step, nats."""
+    """The adaptive threshold of this step, nats; None where it does not adapt."""
+    avg_token_kl: float | None = None
+    """The same of the average criterion."""
 
 
 @dataclass
@@ -59,14 +64,15 @@ class Update:
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the dump."""
 
-    def metrics(self, group: Any = None) -> dict[str, float]:
+    def metrics(self, group: Any = None) -> dict[str, Any]:
         """The update's metrics, the same on every rank.
 
         Args:
             group: the data-parallel group of torch.distributed; None for one rank.
 
         Returns:
-            Key for verl's driver (see `final_metrics`) -> value; empty if no loss of ours was computed.
+            Key for verl's driver (see `final_metrics`) -> number, or a `DecidedBy` if the thresholds adapt; empty if no
+            loss of ours was computed.
         """
         parts = [_to_cpu(part) for part in self.parts]
         if group is not None and torch.distributed.get_world_size(group) > 1:
@@ -75,9 +81,15 @@ class Update:
             parts = [part for of_rank in gathered for part in of_rank]
         if not parts:
             return {}
-        metrics = summarize(concatenate(parts), target_acceptance=self.trm.target_acceptance if self.trm else None)
+        whole = concatenate(parts)
+        metrics = summarize(whole)
         values = torch.stack(list(metrics.values())).tolist()
-        return {_key(name): value for name, value in zip(metrics, values, strict=True)}
+        named: dict[str, Any] = {_key(name): value for name, value in zip(metrics, values, strict=True)}
+        rows = whole.sequences
+        if self.trm is not None and self.trm.target_acceptance is not None and bool(rows.has_tokens.any()):
+            decided = {name: value[rows.has_tokens].tolist() for name, value in rows.decided_by.items()}
+            named[DECIDED_BY] = DecidedBy(self.trm.target_acceptance, (decided,))
+        return named
 
 
 _UPDATE: ContextVar[Update | None] = ContextVar("trm_update", default=None)
@@ -129,14 +141,14 @@ def report(part: UpdateStatistics, trm: TrmConfig) -> dict[str, float]:
     """
     update = _UPDATE.get()
     if update is None:
-        return Update([part], trm=trm).metrics()
+        return Update([part]).metrics()
     update.parts.append(part)
     update.trm = trm
     return {}
 
 
 def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the metrics of the updates their names.
+    """Give the metrics of the updates their names, and form those that need all updates of the step.
 
     Args:
         metrics: the step's metrics after verl's reduction.
@@ -144,7 +156,10 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         A new dict: `trm/...` as in docs/metrics.md, the rest as it was.
     """
-    return {_name(key): value for key, value in metrics.items()}
+    final: dict[str, Any] = {}
+    for key, value in metrics.items():
+        final |= value.thresholds() if isinstance(value, DecidedBy) else {_name(key): value}
+    return final
 
 
 def warn_if_all_rejected(metrics: Mapping[str, Any]) -> None:
