@@ -125,27 +125,33 @@ def _playable(env: DictConfig) -> None:
     try:
         made = gymnasium.make(env.id, **plain(env.kwargs))
         made.reset(seed=0, options={"horizon": env.train.horizons[0], "split": env.train.split})
-        sandbox = getattr(getattr(made.unwrapped, "options", None), "sandbox", None)
+        options = getattr(made.unwrapped, "options", None)
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"env.kwargs={plain(env.kwargs)} of {env.id}: {error}") from error
     finally:
         if made is not None:
             made.close()
-    if sandbox is not None:
-        check_sandbox(sandbox)
+    check_sandbox(options)
 
 
-def check_sandbox(name: str) -> None:
+def check_sandbox(options: Any) -> None:
+    """See that an environment's sandbox, if its options say that it has one, runs code and has its packages.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    from trm_envs.python_tool import SandboxOptions
     from trm_envs.sandbox.interface import SandboxUnavailable
-    from trm_envs.sandbox.shared import shared_sandbox
 
+    if not isinstance(options, SandboxOptions):
+        return
     try:
-        result = shared_sandbox(name).run("print(6 * 7)")
+        result = options.open_sandbox().run("print(6 * 7)")
     except SandboxUnavailable as error:
-        raise ValueError(f"env.kwargs.sandbox={name}: {error}") from error
+        raise ValueError(f"env.kwargs.sandbox={options.sandbox}: {error}") from error
     if result.stdout.strip() != "42":
         told = result.message or result.stderr or result.status.value
-        raise ValueError(f"env.kwargs.sandbox={name}: does not run code: {told}; see docs/sandbox.md")
+        raise ValueError(f"env.kwargs.sandbox={options.sandbox}: does not run code: {told}; see docs/sandbox.md")
 
 
 def _model_path(config: DictConfig) -> None:

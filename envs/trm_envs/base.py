@@ -152,7 +152,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             first_message = self._draw()
         prompt = self.system_prompt.replace("{answer}", self._shown(self.answer_form))
         told = self.protocol.instructions(self._tools).replace(self.protocol.format_answer("..."), self._shown("..."))
-        self.system_prompt = "\n".join(filter(None, (prompt, told)))
+        self.system_prompt = "\n".join(filter(None, (prompt, self.options.prompt_note, told)))
         self._running = True
         return first_message, {"task_id": self.task_id, "horizon": self.options.horizon}
 

@@ -28,6 +28,11 @@ class EnvOptions:
     max_observation_chars: int = 20_000
     """Characters of what answers a turn; a longer text loses its middle, with a visible mark."""
 
+    @property
+    def prompt_note(self) -> str:
+        """What the system prompt says of these options, beside the task; "" for nothing."""
+        return ""
+
     def __post_init__(self) -> None:
         check_integer("horizon", self.horizon, 1, MAX_HORIZON)
         check_choice("split", self.split, SPLITS)

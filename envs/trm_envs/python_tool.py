@@ -1,16 +1,20 @@
 """A Python tool in a sandbox, for environments that inherit it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Generic
 
 from trm_envs.base import OptionsT, ToolEnv
 from trm_envs.errors import InfrastructureError
-from trm_envs.options import EnvOptions, check_sandbox, check_seconds, cut_middle
-from trm_envs.sandbox import Limits, Result, Runner, Status
-from trm_envs.sandbox.shared import shared_sandbox
+from trm_envs.options import EnvOptions, check_integer, check_sandbox, check_seconds, cut_middle
+from trm_envs.packages import check_pins, describe_packages, find_packages
+from trm_envs.sandbox import Limits, Result, Runner, Sandbox, Status
+from trm_envs.sandbox.shared import NAMES, shared_sandbox
 from trm_envs.tools import tool
 
 MAX_OUTPUT_CHARS = 4000
+MEGABYTES = {"memory_mb": (32, 1 << 16), "stack_mb": (1, 100)}
+"""The least and the most of what a program may be given, in MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +29,50 @@ class SandboxOptions(EnvOptions):
     """Where code runs: "local", the URL of a SandboxFusion server, or "unsafe" (no isolation at all)."""
     tool_timeout_s: float = 5.0
     """Seconds that one run of a model's code may take."""
+    memory_mb: int = 512
+    """Memory of one run, in MiB."""
+    stack_mb: int = 8
+    """Stack of one run, in MiB, for deep recursion."""
+    packages: Sequence[str] = ()
+    """What code can import beside the standard library, with versions: ["sympy==1.14.0"]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sandbox("sandbox", self.sandbox)
         check_seconds("tool_timeout_s", self.tool_timeout_s)
+        check_integer("memory_mb", self.memory_mb, *MEGABYTES["memory_mb"])
+        check_integer("stack_mb", self.stack_mb, *MEGABYTES["stack_mb"])
+        object.__setattr__(self, "packages", check_pins("packages", self.packages))
+        if self.packages and self.sandbox in NAMES:
+            find_packages(self.packages)
+
+    @property
+    def prompt_note(self) -> str:
+        """What the system prompt says of the packages."""
+        return describe_packages(self.packages)
+
+    def open_sandbox(self) -> Sandbox:
+        """Return the sandbox in which code runs.
+
+        Raises:
+            SandboxUnavailable: if it cannot be had, or lacks a package.
+        """
+        return shared_sandbox(self.sandbox, tuple(self.packages))
+
+    def limits(self, timeout_s: float, memory_mb: int | None = None, stack_mb: int | None = None) -> Limits:
+        """Return the limits of one run of code.
+
+        Args:
+            timeout_s: seconds that it may take.
+            memory_mb: what the task asks for; None takes the option's.
+            stack_mb: likewise.
+        """
+        return Limits(
+            wall_s=timeout_s,
+            cpu_s=timeout_s,
+            memory_bytes=(memory_mb or self.memory_mb) << 20,
+            stack_bytes=(stack_mb or self.stack_mb) << 20,
+        )
 
 
 class PythonToolEnv(ToolEnv[OptionsT], Generic[OptionsT]):
@@ -47,8 +90,8 @@ class PythonToolEnv(ToolEnv[OptionsT], Generic[OptionsT]):
             code: the code; print what you want to see
         """
         if self._session is None:
-            self._session = shared_sandbox(self.options.sandbox).session()
-        return show_result(self._session.run(code, limits=limits_of(self.options.tool_timeout_s)))
+            self._session = self.options.open_sandbox().session()
+        return show_result(self._session.run(code, limits=self.options.limits(self.options.tool_timeout_s)))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start a new task with no variables; see `ToolEnv.reset`."""
@@ -64,11 +107,6 @@ class PythonToolEnv(ToolEnv[OptionsT], Generic[OptionsT]):
         session, self._session = self._session, None
         if session is not None:
             session.close()
-
-
-def limits_of(timeout_s: float) -> Limits:
-    """Return the limits of one run of a model's code."""
-    return Limits(wall_s=timeout_s, cpu_s=timeout_s)
 
 
 def show_result(result: Result) -> str:

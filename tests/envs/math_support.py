@@ -169,5 +169,5 @@ def fake_sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeSession]
         opened.append(FakeSession())
         return opened[-1]
 
-    monkeypatch.setattr("trm_envs.python_tool.shared_sandbox", lambda name: SimpleNamespace(session=session))
+    monkeypatch.setattr("trm_envs.python_tool.shared_sandbox", lambda name, pins: SimpleNamespace(session=session))
     return opened

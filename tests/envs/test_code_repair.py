@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from tests.envs.sandbox_support import needs_bubblewrap
-from trm_envs import InfrastructureError
+from trm_envs import InfrastructureError, python_tool
 from trm_envs.sandbox import Result, Status
-from trm_envs.tasks import code_repair
 from trm_envs.tasks.code_repair import CodeRepair
 from trm_envs.tasks.generated_projects import build_project, define, draw_arguments, draw_plan, outcome_of, source_of
 from trm_envs.tasks.project_parts import MODULE_NAMES, PARTS
@@ -199,11 +198,12 @@ def test_a_failing_sandbox_is_neither_right_nor_wrong(monkeypatch: pytest.Monkey
         def run(self, *args: object, **kwargs: object) -> Result:
             return Result(Status.SANDBOX_ERROR, message="no fork")
 
-    monkeypatch.setattr(code_repair, "shared_sandbox", lambda name: Broken())
+    monkeypatch.setattr(python_tool, "shared_sandbox", lambda name, pins: Broken())
     env = make(horizon=1)
     env.reset(seed=1)
     with pytest.raises(InfrastructureError, match="no fork"):
         use(env, "run_tests")
+    env.reset(seed=1)
     mend_all(env)
     with pytest.raises(InfrastructureError, match="no fork"):
         env.step(DONE)

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from tests.envs.sandbox_support import needs_bubblewrap
-from trm_envs import InfrastructureError
+from trm_envs import InfrastructureError, python_tool
 from trm_envs.sandbox import Limits, Result, Status
 from trm_envs.scoring import Case, CaseOutcome, CaseVerdict
-from trm_envs.tasks import code_tests
 from trm_envs.tasks.code_rows import row_problem
 from trm_envs.tasks.code_tests import ASK, CodeTests
 from trm_envs.tasks.generated_functions import LEVELS, PHRASES, draw_functions
@@ -169,7 +168,7 @@ def test_a_failing_sandbox_is_neither_right_nor_wrong(monkeypatch: pytest.Monkey
     env = make(horizon=1)
     env.reset(seed=1)
     env.step(env.solution())
-    monkeypatch.setattr(code_tests, "shared_sandbox", lambda name: Broken())
+    monkeypatch.setattr(python_tool, "shared_sandbox", lambda name, pins: Broken())
     with pytest.raises(InfrastructureError, match="no fork"):
         env.step(DONE)
     env.reset(seed=1)

@@ -32,7 +32,7 @@ def check_environment(environment: Environment) -> None:
         for index in range(len(environment.horizons)):
             task = environment.task(index)
             made.reset(seed=task.seed, options=dict(task.options))
-        sandbox = getattr(getattr(made.unwrapped, "options", None), "sandbox", None)
+        options = getattr(made.unwrapped, "options", None)
     except Exception as error:
         raise ValueError(
             f"environment {environment.name} with {environment.kwargs}, horizons {list(environment.horizons)}: "
@@ -41,10 +41,9 @@ def check_environment(environment: Environment) -> None:
     finally:
         if made is not None:
             made.close()
-    if sandbox is not None:
-        from trm_agent.preflight import check_sandbox
+    from trm_agent.preflight import check_sandbox
 
-        check_sandbox(sandbox)
+    check_sandbox(options)
 
 
 def smallest_context(checkpoints: Sequence[Checkpoint]) -> int | None:

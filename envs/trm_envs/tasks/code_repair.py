@@ -13,9 +13,8 @@ import json
 from dataclasses import dataclass
 
 from trm_envs.base import ToolEnv
-from trm_envs.python_tool import SandboxOptions, limits_of
+from trm_envs.python_tool import SandboxOptions
 from trm_envs.sandbox import Limits, Status
-from trm_envs.sandbox.shared import shared_sandbox
 from trm_envs.scoring.programs import ENDINGS, Case, hide_addresses, last_line, raise_if_broken, run_cases
 from trm_envs.tasks.generated_projects import Plan, Project, build_project, draw_plan
 from trm_envs.tasks.project_drivers import ANSWERS, SUITE
@@ -80,7 +79,7 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
     def run_tests(self) -> str:
         """Run the project's tests and show which fail."""
         tests = sorted(path[: -len(".py")] for path in self._files if path.startswith("test_"))
-        sandbox = shared_sandbox(self.options.sandbox)
+        sandbox = self.options.open_sandbox()
         result = sandbox.run(SUITE, stdin="\n".join(tests), files=self._files, limits=self._limits())
         raise_if_broken(result)
         self._is_tested = True
@@ -110,7 +109,7 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
         calls = "\n".join(json.dumps([check.module, check.function, check.args]) for check in checks)
         case = Case(calls, "\n".join(check.expected for check in checks))
         modules = {path: text for path, text in self._files.items() if not path.startswith("test_")}
-        sandbox = shared_sandbox(self.options.sandbox)
+        sandbox = self.options.open_sandbox()
         (outcome,) = run_cases(sandbox, ANSWERS, [case], files=modules, limits=self._limits())
         # exactly, white space too
         answers = outcome.stdout.removesuffix("\n").split("\n")
@@ -163,7 +162,7 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
 
     def _limits(self) -> Limits:
         parts = -(-self.options.horizon // BUGS_A_TIMEOUT)
-        return limits_of(self.options.tool_timeout_s * parts)
+        return self.options.limits(self.options.tool_timeout_s * parts)
 
 
 def _replace(path: str, text: str, old: str, new: str) -> str:

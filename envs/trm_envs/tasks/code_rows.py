@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm_envs.options import check_integer, cut_middle
+from trm_envs.python_tool import MEGABYTES
 from trm_envs.rows import Problems, UnscorableRow, find_problems, once_per_file
 from trm_envs.rows.options import REFUSE
 from trm_envs.scoring.outputs import check_tolerance, stated_tolerance
@@ -24,8 +25,6 @@ from trm_envs.tasks.packed_tests import unpack_tests
 
 MAX_SHOWN_CHARS = 500
 FUNCTIONAL = "it asks for a function; only programs that read stdin can be tested: leave such rows out of the file"
-MEGABYTES = {"memory_mb": (32, 1 << 16), "stack_mb": (1, 1 << 12)}
-"""Fields of a row that say what a right program needs, with the least and the most, in MiB."""
 Run = Callable[[str, Sequence[Case], str], list[CaseOutcome]]
 
 
@@ -174,7 +173,7 @@ def _convert(row: dict[str, Any]) -> CodeRow:
 
 def _megabytes(field: str, value: Any, least: int, most: int) -> int | None:
     if value is not None:
-        check_integer(f'field "{field}":', value, least, most)
+        check_integer(f'field "{field}"', value, least, most)
     return value
 
 

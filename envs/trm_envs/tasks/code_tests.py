@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 from trm_envs.base import ToolEnv
 from trm_envs.options import check_choice, check_seconds
-from trm_envs.python_tool import limits_of
 from trm_envs.rows import Problems, check_row_options
-from trm_envs.sandbox.shared import shared_sandbox
 from trm_envs.scoring.programs import Case, CaseOutcome, run_cases
 from trm_envs.tasks.code_rows import CodeRow, RowProblem, load_code_problems, row_problem
 from trm_envs.tasks.generated_functions import LEVELS, FunctionsProblem, draw_functions
@@ -148,11 +146,11 @@ class CodeTests(ToolEnv[CodeTestsOptions]):
 
     def _run(self, program: str, cases: Sequence[Case], harness: str) -> list[CaseOutcome]:
         return run_cases(
-            shared_sandbox(self.options.sandbox),
+            self.options.open_sandbox(),
             program,
             cases,
             harness=harness,
-            limits=limits_of(self.options.tool_timeout_s),
+            limits=self.options.limits(self.options.tool_timeout_s, self._problem.memory_mb, self._problem.stack_mb),
             stop_at_first_failure=True,
             deadline_s=self.options.tests_timeout_s,
         )

@@ -76,6 +76,10 @@ class FunctionsProblem:
     """A chain of functions."""
 
     stages: tuple[Stage, ...]
+    memory_mb: int | None = None
+    """The memory that they need, in MiB; None for the environment's option."""
+    stack_mb: int | None = None
+    """The stack that they need, in MiB; None for the environment's option."""
 
     @property
     def texts(self) -> list[str]:
