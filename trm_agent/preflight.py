@@ -9,9 +9,12 @@ import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.compose import plain
-from trm_agent.config import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+from trm_agent.config import FIELD_PATH
+from trm_agent.deadlines import check_deadlines, limits_of, step_budget_s
 from trm_agent.names import closest
+from trm_agent.preflight_training import TRAINING_RULES
 
+LEAST_RATE = "hardware.least_tokens_per_s"
 NANO = "nano"
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
@@ -23,7 +26,7 @@ def check(config: DictConfig) -> None:
     Raises:
         ValueError: the first thing that cannot work.
     """
-    for rule in (_environment, _model_path, _batches, _lengths, _sampling, _trust_region, _schedule):
+    for rule in (_environment, _model_path, *TRAINING_RULES):
         rule(config)
 
 
@@ -116,22 +119,36 @@ def _environment(config: DictConfig) -> None:
             f"env.val.split={env.val.split!r} with env.train.split={env.train.split!r}: the two share tasks; "
             "set env.train.split=train and env.val.split=held_out, so that validation tasks are never trained on"
         )
-    _playable(env)
+    _playable(config)
 
 
-def _playable(env: DictConfig) -> None:
-    """Draw one task, and see that the sandbox runs code if the environment has one."""
+def _playable(config: DictConfig) -> None:
+    """Draw one task, see that the deadlines hold its budgets, and that the sandbox runs code if there is one."""
+    env = config.env
+    limits, rate = limits_of(plain(config)), _least_rate(config)
     made: Any = None
     try:
         made = gymnasium.make(env.id, **plain(env.kwargs))
         made.reset(seed=0, options={"horizon": env.train.horizons[0], "split": env.train.split})
         options = getattr(made.unwrapped, "options", None)
+        budget_s = step_budget_s(made, limits)
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f"env.kwargs={plain(env.kwargs)} of {env.id}: {error}") from error
     finally:
         if made is not None:
             made.close()
+    check_deadlines(limits, budget_s, rate, prefix="env.limits.", rate=LEAST_RATE)
     check_sandbox(options)
+
+
+def _least_rate(config: DictConfig) -> float:
+    rate = OmegaConf.select(config, LEAST_RATE)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
+        raise ValueError(
+            f"{LEAST_RATE}={rate!r}: expected tokens a second above 0, at which a working engine samples one sequence "
+            f"at the least; e.g. {LEAST_RATE}=1"
+        )
+    return float(rate)
 
 
 def check_sandbox(options: Any) -> None:
@@ -164,120 +181,3 @@ def _model_path(config: DictConfig) -> None:
         f"{field}={path!r}: no such folder; give a folder with config.json, a hub id (organisation/name), or "
         f"{NANO!r} for the model of the embedded default"
     )
-
-
-def _batches(config: DictConfig) -> None:
-    batch, group = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
-    mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
-    devices = config.trainer.n_gpus_per_node * config.trainer.nnodes
-    for field, value in (
-        ("data.train_batch_size", batch),
-        (f"{_ROLLOUT}.n", group),
-        (f"{_ACTOR}.ppo_mini_batch_size", mini),
-        ("trainer.n_gpus_per_node * trainer.nnodes", devices),
-    ):
-        if value < 1:
-            raise ValueError(f"{field}={value}: must be at least 1")
-    if batch % mini:
-        raise ValueError(
-            f"{_ACTOR}.ppo_mini_batch_size={mini}: does not divide data.train_batch_size={batch}; "
-            f"both count prompts: choose a divisor of {batch}"
-        )
-    if (mini * group) % devices:
-        raise ValueError(
-            f"{_ACTOR}.ppo_mini_batch_size={mini} times {_ROLLOUT}.n={group} sequences cannot be divided over "
-            f"{devices} devices; change one so that the product is a multiple of {devices}"
-        )
-    actor, per_device = config.actor_rollout_ref.actor, mini * group // devices
-    micro = actor.ppo_micro_batch_size_per_gpu
-    if not actor.use_dynamic_bsz and micro is not None and per_device % micro:
-        raise ValueError(
-            f"{_ACTOR}.ppo_micro_batch_size_per_gpu={micro}: does not divide the {per_device} sequences that a device "
-            f"gets of a mini-batch ({mini} prompts times {group} episodes over {devices} devices); "
-            f"choose a divisor of {per_device}, or {_ACTOR}.use_dynamic_bsz=true"
-        )
-    if config.algorithm.adv_estimator == "grpo" and group < 2:
-        raise ValueError(f"{_ROLLOUT}.n={group}: GRPO's baseline needs at least 2 episodes a task; raise it")
-
-
-def _lengths(config: DictConfig) -> None:
-    prompt, response = config.data.max_prompt_length, config.data.max_response_length
-    model = config.actor_rollout_ref.rollout.max_model_len
-    if model is not None and prompt + response > model:
-        raise ValueError(
-            f"{_ROLLOUT}.max_model_len={model}: less than data.max_prompt_length={prompt} plus "
-            f"data.max_response_length={response}; raise it to at least {prompt + response}"
-        )
-
-
-def _sampling(config: DictConfig) -> None:
-    rollout = config.actor_rollout_ref.rollout
-    if rollout.top_p < 1:
-        raise ValueError(
-            f"{_ROLLOUT}.top_p={rollout.top_p}: below 1 the engine reports log-probs of a cut and renormalised "
-            "distribution, and the ratio to the trainer's is wrong; set it to 1.0"
-        )
-    if rollout.top_k not in (-1, 0):
-        raise ValueError(f"{_ROLLOUT}.top_k={rollout.top_k}: cuts the sampled distribution like top_p; set it to -1")
-    if rollout.temperature <= 0:
-        raise ValueError(f"{_ROLLOUT}.temperature={rollout.temperature}: training samples; give a positive temperature")
-
-
-def _trust_region(config: DictConfig) -> None:
-    loss = config.actor_rollout_ref.actor.policy_loss
-    if loss.loss_mode != "trm":
-        return
-    if "trm" not in loss:
-        raise ValueError(f"{_ACTOR}.policy_loss.loss_mode='trm': the thresholds are missing; choose policy_loss=trm")
-    trm = TrmConfig.from_mapping(plain(loss.trm))
-    if not config.actor_rollout_ref.rollout.calculate_log_probs:
-        raise ValueError(
-            f"{_ROLLOUT}.calculate_log_probs=false: the trust region is measured from the rollout's log-probs; "
-            "set it to true"
-        )
-    if config.algorithm.rollout_correction.bypass_mode == trm.decoupled:
-        raise ValueError(
-            f"algorithm.rollout_correction.bypass_mode={str(not trm.decoupled).lower()} is needed with "
-            f"{FIELD_PATH}.decoupled={str(trm.decoupled).lower()}: with bypass_mode=true verl's old_log_probs are the "
-            "rollout's own, without it the trainer's at the start of the step; change one of them (policy_loss=trm and "
-            "policy_loss=trm_decoupled set both)"
-        )
-    if trm.estimator != "sampled":
-        _distributions(config, trm.estimator)
-    dump = DumpConfig.from_mapping(plain(loss.get("dump", {})))
-    if dump.distributions and trm.estimator != "exact":
-        raise ValueError(
-            f"{DUMP_PATH}.distributions=true with {FIELD_PATH}.estimator={trm.estimator!r}: the rollout's whole "
-            "distributions are recorded for estimator=exact alone; set it, or distributions=false"
-        )
-
-
-def _distributions(config: DictConfig, estimator: str) -> None:
-    """What must hold where the rollout's distributions travel to the actor's logits."""
-    needs: tuple[tuple[str, tuple[Any, ...]], ...] = (
-        (f"{_ROLLOUT}.name", ("vllm",)),
-        (f"{_ROLLOUT}.agent.default_agent_loop", ("trm_env",)),
-        (f"{_ACTOR}.strategy", ("fsdp", "fsdp2")),
-        ("actor_rollout_ref.model.use_fused_kernels", (False, None)),
-        (f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size", (1, None)),
-        (f"{_ACTOR}.ulysses_sequence_parallel_size", (1, None)),
-    )
-    for field, allowed in needs:
-        value = OmegaConf.select(config, field)
-        if value not in allowed:
-            raise ValueError(
-                f"{field}={value!r} with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator; "
-                f"allowed: {', '.join(str(choice) for choice in allowed if choice is not None)}; "
-                "change it, or set estimator=sampled"
-            )
-
-
-def _schedule(config: DictConfig) -> None:
-    steps = config.trainer.total_training_steps
-    if steps is None or steps < 1:
-        raise ValueError(f"trainer.total_training_steps={steps}: give the number of steps, at least 1")
-    if steps * config.data.train_batch_size > config.env.train.num_tasks:
-        raise ValueError(
-            f"env.train.num_tasks={config.env.train.num_tasks}: {steps} steps of {config.data.train_batch_size} tasks "
-            f"need {steps * config.data.train_batch_size}; raise it or lower trainer.total_training_steps"
-        )

@@ -101,7 +101,9 @@ def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path
         "+env.kwargs.raise_rate=0.1",
         "+env.kwargs.hang_rate=0.02",
         "+env.kwargs.unplayable=[4,8]",
-        "env.limits.step_timeout_s=2",
+        "env.limits.tool_time_s=1",
+        "env.limits.step_timeout_s=21",
+        "run.max_infrastructure_share=1",
         "trainer.total_training_steps=3",
         "trainer.test_freq=3",
     )

@@ -21,9 +21,9 @@ LIMITS = {
     "max_observation_tokens": 64,
     "max_prompt_tokens": 2000,
     "max_response_tokens": 2000,
-    "step_timeout_s": 20,
-    "generate_timeout_s": 20,
-    "episode_timeout_s": 60,
+    "step_timeout_s": 100,
+    "generate_timeout_s": 100,
+    "episode_timeout_s": 1000,
 }
 
 

@@ -68,9 +68,19 @@ def test_limits_hold_up_to_their_horizon_and_grow_in_proportion_beyond_it():
     assert short == same
     # 48 / 8 = 6
     assert (long.max_turns, long.max_tool_calls) == (24, 24)
-    assert (long.max_prompt_tokens, long.max_response_tokens, long.episode_timeout_s) == (12000, 12000, 360)
-    assert (long.max_turn_tokens, long.max_observation_tokens, long.step_timeout_s) == (64, 64, 20)
+    assert (long.max_prompt_tokens, long.max_response_tokens, long.episode_timeout_s) == (12000, 12000, 6000)
+    assert (long.max_turn_tokens, long.max_observation_tokens, long.step_timeout_s) == (64, 64, 100)
     assert ours.max_model_len == 24000
+
+
+def test_deadlines_have_room_for_the_budgets_unless_the_user_set_them():
+    short = {"step_timeout_s": 1, "generate_timeout_s": 1, "episode_timeout_s": 1}
+    budgets = {"tool_time_s": 10, "episode_tool_time_s": 20}
+    ours = environment(limits={**LIMITS, **short, **budgets})
+    limits = ours.limits_at(1)
+    # 10 s and twice the margin of 15; 64 tokens at 5 a second and 60; 20, 2000 at 5 a second, 1 for each of 4 turns, 60
+    assert (limits.step_timeout_s, limits.generate_timeout_s, limits.episode_timeout_s) == (40, 72.8, 484)
+    assert replace(ours, fixed_limits=short).limits_at(1).step_timeout_s == 1
 
 
 def test_the_users_limits_hold_at_every_horizon_and_the_context_bounds_the_response():

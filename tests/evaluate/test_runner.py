@@ -93,6 +93,24 @@ async def test_failed_episodes_are_results_and_are_played_again(tmp_path):
     assert [len(engine.seeds) for engine in engines.engines] == [3, 3]
 
 
+async def test_what_failed_is_played_once_more_at_the_end_and_no_more(tmp_path):
+    unbroken = await played(tmp_path / "unbroken", FakeEngines())
+    bad, seen = {plan().sampling_seed(key) for key in plan().episodes()[2:5]}, []
+
+    def fails(seed):
+        seen.append(seed)
+        return seed in bad and seen.count(seed) == 1
+
+    engines = FakeEngines(fails=fails)
+    assert await played(tmp_path / "once", engines, plan(("one",))) == [
+        row for row in unbroken if row["checkpoint"] == "one"
+    ]
+    assert (engines.opened, engines.engines[0].seeds[12:]) == (["one"], [seed for seed in seen[:12] if seed in bad])
+    engines = FakeEngines(fails=lambda seed: seed in bad)
+    rows = await played(tmp_path / "always", engines, plan(("one",)))
+    assert (len(engines.engines[0].seeds), sum(map(is_failure, rows))) == (15, 3)
+
+
 async def test_a_broken_engine_is_given_up_and_closed(tmp_path):
     wanted = plan(samples=20)
     engines = FakeEngines(fails=lambda seed: True)

@@ -190,6 +190,8 @@ async def _play(store: Store, arguments: argparse.Namespace) -> bool:
         max_model_len=max(environment.max_model_len for environment in store.plan.environments),
         max_num_seqs=arguments.concurrency,
         log_file=store.path / LOG_FILE,
+        # later than the episode's own clock, which gives a late turn a second try
+        request_timeout_s=2 * max(environment.longest_turn_s for environment in store.plan.environments),
         tensor_parallel_size=arguments.tensor_parallel,
     )
     playing = asyncio.ensure_future(
@@ -227,8 +229,15 @@ def _finish(store: Store, as_json: bool) -> None:
     if failed:
         reasons = sorted({row["stop_reason"] for row in failed})
         _say(
-            f"warning: {len(failed)} of {len(rows)} episodes could not be played ({', '.join(reasons)}), e.g. "
-            f"{failed[0]['error']}; they are in no figure; the same command plays them again"
+            f"warning: {len(failed)} of {len(rows)} episodes ({100 * len(failed) / len(rows):.1f} %) could not be "
+            f"played in two tries ({', '.join(reasons)}), e.g. {failed[0]['error']}; they are in no figure; the same "
+            "command plays them again"
+        )
+    broken = [row for row in rows if row.get("scorer_error")]
+    if broken:
+        _say(
+            f"warning: on {len(broken)} of {len(rows)} episodes the environment raised on the model's text, which"
+            f" scores 0, e.g. {broken[0]['scorer_error']}"
         )
 
 

@@ -29,6 +29,31 @@ def tune_garbage_collection() -> None:
         gc.set_threshold(*map(max, own, GC_THRESHOLD))
 
 
+class Places:
+    """Lets a number of bodies run at a time, on each event loop.
+
+    Args:
+        number: of places.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        # a semaphore belongs to one event loop
+        self._of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def semaphore(self) -> asyncio.Semaphore:
+        """The running event loop's."""
+        return self._of_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._number))
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Hold a place over the body."""
+        async with self.semaphore():
+            yield
+
+
 class RunSlots:
     """Lets a few calls into environments begin at a time.
 
@@ -42,17 +67,12 @@ class RunSlots:
     """
 
     def __init__(self, number: int = NUM_SLOTS, hold_s: float = HOLD_S) -> None:
-        self._number, self._hold_s = number, hold_s
-        # a semaphore belongs to one event loop
-        self._of_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._places, self._hold_s = Places(number), hold_s
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Hold a slot over the body, for `hold_s` at most."""
-        loop = asyncio.get_running_loop()
-        free = self._of_loop.setdefault(loop, asyncio.Semaphore(self._number))
+        free = self._places.semaphore()
         await free.acquire()
         held = [free]
 
@@ -60,7 +80,7 @@ class RunSlots:
             if held:
                 held.pop().release()
 
-        timer = loop.call_later(self._hold_s, give_back)
+        timer = asyncio.get_running_loop().call_later(self._hold_s, give_back)
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from trm_agent.deadlines import EVAL_TOKENS_PER_S, check_deadlines, step_budget_s
 from trm_agent.episode import ChatTokens
 from trm_agent.evaluate.plan import Environment
 from trm_agent.models.traces import Solver
@@ -33,6 +34,8 @@ def check_environment(environment: Environment) -> None:
             task = environment.task(index)
             made.reset(seed=task.seed, options=dict(task.options))
         options = getattr(made.unwrapped, "options", None)
+        limits = [environment.limits_at(horizon) for horizon in sorted(set(environment.horizons))]
+        budgets_s = [step_budget_s(made, each) for each in limits]
     except Exception as error:
         raise ValueError(
             f"environment {environment.name} with {environment.kwargs}, horizons {list(environment.horizons)}: "
@@ -41,6 +44,8 @@ def check_environment(environment: Environment) -> None:
     finally:
         if made is not None:
             made.close()
+    for each, budget_s in zip(limits, budgets_s, strict=True):
+        check_deadlines(each, budget_s, EVAL_TOKENS_PER_S, prefix="limits.")
     from trm_agent.preflight import check_sandbox
 
     check_sandbox(options)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trm_agent.deadlines import EVAL_TOKENS_PER_S, with_room
 from trm_agent.episode import Limits
 from trm_agent.tasks import VALIDATION, Task, task_at
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "trm-agent evaluation", 1
 # limits that belong to the longest horizon they were made for; longer tasks get more in proportion
-SCALED = ("max_turns", "max_tool_calls", "max_prompt_tokens", "max_response_tokens", "episode_timeout_s")
+SCALED = (
+    "max_turns", "max_tool_calls", "max_prompt_tokens", "max_response_tokens",
+    "episode_tool_time_s", "episode_timeout_s",
+)  # fmt: skip
 # the last part of the order in which no episode of the longest horizon begins
 TAIL = 0.25
 
@@ -88,7 +92,7 @@ class Environment:
         return self.horizons[index % len(self.horizons)]
 
     def limits_at(self, horizon: int) -> Limits:
-        """The limits of an episode at a horizon.
+        """The limits of an episode at a horizon, the deadlines among them long enough unless the user set them.
 
         Raises:
             ValueError: a limit is none, or the prompt's leaves no room for a response in the context.
@@ -96,6 +100,7 @@ class Environment:
         factor = max(1.0, horizon / self.limits_horizon)
         scaled = {name: _times(value, factor) if name in SCALED else value for name, value in self.limits.items()}
         limits = Limits.from_mapping({**scaled, **self.fixed_limits})
+        limits = with_room(limits, EVAL_TOKENS_PER_S, self.fixed_limits)
         if self.context is None:
             return limits
         room = self.context - (limits.max_prompt_tokens or 0)
@@ -111,6 +116,11 @@ class Environment:
         """Tokens of the longest prompt and response."""
         every = [self.limits_at(horizon) for horizon in self.horizons]
         return max((limits.max_prompt_tokens or 0) + limits.max_response_tokens for limits in every)
+
+    @property
+    def longest_turn_s(self) -> float:
+        """Seconds that the engine may take for one turn."""
+        return max(self.limits_at(horizon).generate_timeout_s for horizon in self.horizons)
 
     def config(self) -> dict[str, Any]:
         """The settings as `config.yaml` holds them; `limits` by horizon."""

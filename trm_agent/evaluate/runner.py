@@ -40,12 +40,14 @@ async def play_missing(
 ) -> None:
     """Play every episode that the store lacks, checkpoint by checkpoint; each result is written as it comes.
 
-    An engine is started only for a checkpoint that lacks episodes, and ended before the next begins.
+    What fails for reasons of the infrastructure is played once more when the others are done; what fails then too is
+    left to the next call. An engine is started only for a checkpoint that lacks episodes, and ended before the next
+    begins.
 
     Args:
         store: an open evaluation.
         open_engine: starts the engine of a checkpoint.
-        concurrency: episodes in flight.
+        concurrency: episodes in flight, at most as many as the engine has places for.
         num_saved: so many episodes of each checkpoint keep their tokens.
         say: where a line for the user goes.
 
@@ -61,6 +63,9 @@ async def play_missing(
         async with open_engine(checkpoint) as engine:
             tune_garbage_collection()
             await _Session(store, checkpoint.label, engine, missing, num_saved).play(concurrency)
+            if failed := store.missing(checkpoint.label):
+                say(f"{checkpoint.label}: {len(failed)} episodes failed for reasons of the infrastructure: once more")
+                await _Session(store, checkpoint.label, engine, failed, num_saved).play(concurrency)
 
 
 class _Session:

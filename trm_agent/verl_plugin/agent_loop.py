@@ -7,11 +7,11 @@ from typing import Any
 from uuid import uuid4
 
 import transfer_queue as tq
-from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics
 
 from trm_agent.compose import plain
-from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode, tune_garbage_collection
+from trm_agent.deadlines import limits_of
+from trm_agent.episode import ChatTokens, Episode, Generation, run_episode, tune_garbage_collection
 from trm_agent.tasks import TRAIN, make_env
 from trm_agent.verl_plugin.distributions import (
     RECORD,
@@ -21,6 +21,7 @@ from trm_agent.verl_plugin.distributions import (
     num_recorded,
     record_field,
 )
+from trm_agent.verl_plugin.places import engine_place
 
 # a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
 FAILURES = "infrastructure_failures_{stream}"
@@ -86,15 +87,16 @@ class EnvAgentLoop(AgentLoopBase):
         trm = self._trm() if task["stream"] == TRAIN else None
         num = num_recorded(trm.estimator, trm.top_k) if trm else 0
         generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num)
-        episode = await run_episode(
-            functools.partial(make_env, task["env_id"], self.config.env.module, plain(self.config.env.kwargs)),
-            generator,
-            chat,
-            limits_of(self.config),
-            env_id=task["env_id"],
-            seed=task["seed"],
-            options=task["options"],
-        )
+        async with engine_place(self.config):
+            episode = await run_episode(
+                functools.partial(make_env, task["env_id"], self.config.env.module, plain(self.config.env.kwargs)),
+                generator,
+                chat,
+                limits_of(self.config),
+                env_id=task["env_id"],
+                seed=task["seed"],
+                options=task["options"],
+            )
         if episode.is_infrastructure_failure:
             logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, episode.stop_reason, episode.error)
             tag = {
@@ -118,15 +120,6 @@ class EnvAgentLoop(AgentLoopBase):
 def chat_tokens(tokenizer: Any) -> ChatTokens:
     """One renderer a tokenizer: it probes the chat template when it is built."""
     return ChatTokens(tokenizer)
-
-
-def limits_of(config: DictConfig) -> Limits:
-    """`config.env.limits`, with the token budgets that verl calls `data.max_*_length`."""
-    budgets = {
-        "max_prompt_tokens": int(config.data.max_prompt_length),
-        "max_response_tokens": int(config.data.max_response_length),
-    }
-    return Limits.from_mapping({**config.env.limits, **budgets})
 
 
 def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:

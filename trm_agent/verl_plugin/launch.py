@@ -99,8 +99,9 @@ def _measure(config: DictConfig) -> Callable[[dict[str, Any]], tuple[int, int]]:
         solver = _Solver(config, tokenizer, chat.end_of_turn_id)
         play = run_episode(solver.make, solver, chat, limits, env_id=config.env.id, seed=0, options=options)
         episode = asyncio.run(play)
-        if episode.is_infrastructure_failure:
-            print(f"token budgets not checked: {episode.stop_reason}: {episode.error}", flush=True)
+        if episode.is_infrastructure_failure or episode.scorer_error is not None:
+            told = episode.error or episode.scorer_error
+            print(f"token budgets not checked: {episode.stop_reason}: {told}", flush=True)
             return 0, 0
         return len(episode.prompt_ids), len(episode.response_ids)
 

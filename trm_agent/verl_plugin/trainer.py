@@ -20,6 +20,7 @@ from trm_agent.runs.folder import METRICS_FILE, read_metrics
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.agent_loop import FAILURES
 from trm_agent.verl_plugin.episode_metrics import failure_metrics, training_metrics, validation_metrics
+from trm_agent.verl_plugin.infrastructure_share import InfrastructureShare
 from trm_agent.verl_plugin.policy_loss import LOSS_MODE
 from trm_agent.verl_plugin.replay_buffer import NothingPlayed
 from trm_agent.verl_plugin.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY, final_metrics, warn_if_all_rejected
@@ -49,6 +50,7 @@ class RunMixin:
     config: Any
     global_steps: int
     _threshold: AdaptiveThreshold | None = None
+    _share: InfrastructureShare | None = None
 
     @property
     def logger(self) -> Any:
@@ -63,6 +65,11 @@ class RunMixin:
     def on_init_end(self) -> None:
         with deadline(self.config.run.weight_sync_timeout_s, "the first weight synchronisation"):
             super().on_init_end()  # type: ignore[misc]
+
+    def on_step_begin(self) -> None:
+        # not where they are counted: the metrics of the last step are written first
+        self._infrastructure().check()
+        super().on_step_begin()  # type: ignore[misc]
 
     def on_step_end(self) -> None:
         with deadline(self.config.run.weight_sync_timeout_s, "the weight synchronisation"):
@@ -93,11 +100,21 @@ class RunMixin:
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         summaries = [fields["episode"] for fields in list(data["extra_fields"])]
-        metrics.update(training_metrics(summaries, _take_failures(TRAIN), timing_raw["step"]))
+        failures = _take_failures(TRAIN)
+        metrics.update(training_metrics(summaries, failures, timing_raw["step"]))
+        metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, len(summaries), failures)
         finalized = final_metrics(metrics)
         warn_if_all_rejected(finalized)
         metrics.clear()
         metrics.update(finalized)
+
+    def _infrastructure(self) -> InfrastructureShare:
+        if self._share is None:
+            run = self.config.run
+            self._share = InfrastructureShare(
+                run.warn_infrastructure_share, run.max_infrastructure_share, run.max_infrastructure_steps
+            )
+        return self._share
 
     def _validate(self) -> dict[str, float]:
         try:

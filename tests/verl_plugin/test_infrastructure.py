@@ -1,0 +1,89 @@
+"""How many episodes begin, and what a share of failures does."""
+
+import asyncio
+import logging
+
+import pytest
+
+pytest.importorskip("verl")
+
+from trm_agent.compose import compose_run
+from trm_agent.verl_plugin.infrastructure_share import InfrastructureShare, TooManyFailures
+from trm_agent.verl_plugin.places import engine_place, places_per_worker
+
+NANO = compose_run(["experiment=math_nano"])
+
+
+def failed(*errors: str) -> list[dict]:
+    return [{"stop_reason": "env_error", "error": error} for error in errors]
+
+
+def config(**changes):
+    changed = NANO.copy()
+    for name, value in changes.items():
+        changed.actor_rollout_ref.rollout[name] = value
+    return changed
+
+
+def test_places_are_the_engines_sequences_over_the_workers():
+    assert places_per_worker(NANO) == 128
+    large = compose_run(["experiment=math_qwen3_8b"])
+    # 8 devices make 4 replicas of 2, each of verl's 256 sequences by default, for 8 workers
+    assert places_per_worker(large) == 4 * large.actor_rollout_ref.rollout.max_num_seqs // 8
+    assert places_per_worker(config(max_num_seqs=3, tensor_model_parallel_size=64)) == 3
+
+
+async def test_no_more_episodes_begin_than_the_engine_has_places_for():
+    few = config(max_num_seqs=3)
+    inside = most = 0
+
+    async def episode() -> None:
+        nonlocal inside, most
+        async with engine_place(few):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.001)
+            inside -= 1
+
+    await asyncio.gather(*(episode() for _ in range(20)))
+    assert most == 3
+
+
+def test_a_small_share_is_silent_and_a_larger_one_warns_with_the_first_error(caplog):
+    share = InfrastructureShare(0.02, 0.2, 3)
+    with caplog.at_level(logging.WARNING):
+        assert share.observe(1, 98, failed("x", "y")) == 0.02
+        assert not caplog.records
+        assert share.observe(2, 97, failed("the disk\nis full", "y", "z")) == 0.03
+    assert "step 2: 3.0 % of the episodes could not be played, the first: env_error: the disk is full" in caplog.text
+    share.check()
+
+
+def test_a_large_share_over_three_steps_in_a_row_ends_the_run_with_the_first_error():
+    share = InfrastructureShare(0.02, 0.2, 3)
+    for step in (1, 2):
+        share.observe(step, 7, failed("first", "second") if step == 1 else failed("third", "fourth"))
+        share.check()
+    share.observe(3, 0, failed("fifth"))
+    with pytest.raises(
+        TooManyFailures, match=r"more than 20 % .* 3 steps in a row .*the first: step 1, env_error: first"
+    ):
+        share.check()
+
+
+def test_steps_that_are_not_in_a_row_end_nothing():
+    share = InfrastructureShare(0.02, 0.2, 3)
+    for step, failures in enumerate([failed("a"), failed("b"), [], failed("c"), failed("d")]):
+        share.observe(step, 1, failures)
+        share.check()
+    # exactly the share is not above it
+    share.observe(6, 4, failed("e"))
+    share.check()
+    assert share.num_steps == 0
+
+
+def test_a_share_of_one_never_ends_a_run():
+    share = InfrastructureShare(0.02, 1.0, 1)
+    assert share.observe(1, 0, failed("a")) == 1.0
+    share.check()
+    assert share.observe(2, 0, []) == 0.0

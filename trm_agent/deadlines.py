@@ -1,0 +1,118 @@
+"""Deadlines that a policy cannot reach within its budgets.
+
+A deadline that passes is the infrastructure's fault, and its episode leaves the loss and every rate. So each must be
+longer than what the policy's own budgets can take, by a margin for all that is not the policy's:
+
+    step_timeout_s      >= what one step may use (tool_time_s)                     + STEP_MARGIN_S
+    generate_timeout_s  >= max_turn_tokens / least tokens a second                 + GENERATE_MARGIN_S
+    episode_timeout_s   >= episode_tool_time_s + max_response_tokens / least rate
+                           + TURN_S for each of max_turns                          + EPISODE_MARGIN_S
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from trm_agent.episode.limits import Limits
+from trm_agent.episode.step_time import StepTime, tool_clock
+
+STEP_MARGIN_S = 15.0
+"""For what a step does besides: parsing, scoring in a worker, a thread that waits for a processor."""
+GENERATE_MARGIN_S = 60.0
+"""For reading the context, and what goes on in the engine besides."""
+EPISODE_MARGIN_S = 60.0
+"""For making and resetting the environment."""
+TURN_S = 1.0
+"""For what happens between two turns."""
+EVAL_TOKENS_PER_S = 5.0
+"""The least rate of `trm eval`, whose engines may be anywhere; training has `hardware.least_tokens_per_s`."""
+
+
+def least_deadlines(limits: Limits, step_budget_s: float, tokens_per_s: float) -> dict[str, float]:
+    """The least value of each deadline.
+
+    Args:
+        limits: the policy's budgets.
+        step_budget_s: what one step of the environment may use, seconds; see `step_budget_s`.
+        tokens_per_s: at which an engine that works samples one sequence at the least.
+    """
+    num_turns = min(limits.max_turns, limits.max_response_tokens)
+    episode_s = limits.episode_tool_time_s + limits.max_response_tokens / tokens_per_s + TURN_S * num_turns
+    turn_tokens = min(limits.max_turn_tokens, limits.max_response_tokens)
+    return {
+        "step_timeout_s": step_budget_s + STEP_MARGIN_S,
+        "generate_timeout_s": turn_tokens / tokens_per_s + GENERATE_MARGIN_S,
+        "episode_timeout_s": episode_s + EPISODE_MARGIN_S,
+    }
+
+
+def check_deadlines(
+    limits: Limits, step_budget_s: float, tokens_per_s: float, *, prefix: str, rate: str | None = None
+) -> None:
+    """Check that the deadlines hold the budgets.
+
+    Args:
+        limits, step_budget_s, tokens_per_s: as for `least_deadlines`.
+        prefix: of a limit's name where the user sets it, such as `env.limits.`.
+        rate: the field that `tokens_per_s` is set by, None where it is fixed.
+
+    Raises:
+        ValueError: the first deadline that is too short.
+    """
+    at = f"at {tokens_per_s:g} tokens a second" + (f" ({rate})" if rate else "")
+    sums = {
+        "step_timeout_s": (
+            f"one step may use {step_budget_s:g} s ({prefix}tool_time_s={limits.tool_time_s:g} and what cannot be "
+            f"stopped at once), and the margin is {STEP_MARGIN_S:g} s",
+            "tool_time_s",
+        ),
+        "generate_timeout_s": (
+            f"{prefix}max_turn_tokens={limits.max_turn_tokens} {at}, and the margin is {GENERATE_MARGIN_S:g} s",
+            "max_turn_tokens",
+        ),
+        "episode_timeout_s": (
+            f"{prefix}episode_tool_time_s={limits.episode_tool_time_s:g}, {limits.max_response_tokens} response tokens "
+            f"{at}, {TURN_S:g} s for each of {prefix}max_turns={limits.max_turns}, and the margin is "
+            f"{EPISODE_MARGIN_S:g} s",
+            "episode_tool_time_s",
+        ),
+    }
+    for name, least in least_deadlines(limits, step_budget_s, tokens_per_s).items():
+        value = getattr(limits, name)
+        if value < least:
+            why, budget = sums[name]
+            raise ValueError(
+                f"{prefix}{name}={value:g}: shorter than what the policy's budgets may take, so that it could make an "
+                f"episode vanish by taking long; allowed: at least {math.ceil(least)} s ({why}); raise it, or lower "
+                f"{prefix}{budget}"
+            )
+
+
+def with_room(limits: Limits, tokens_per_s: float, fixed: Collection[str] = ()) -> Limits:
+    """The limits with each deadline raised to the least that holds the budgets, but those that are `fixed`."""
+    least = least_deadlines(limits, limits.tool_time_s + STEP_MARGIN_S, tokens_per_s)
+    raised = {name: max(value, getattr(limits, name)) for name, value in least.items() if name not in fixed}
+    return replace(limits, **raised)
+
+
+def step_budget_s(env: Any, limits: Limits) -> float:
+    """What one step of an environment may use, waits apart: what it says itself, else `tool_time_s`."""
+    clock = tool_clock(env)
+    clock.set_limits(limits.tool_time_s, limits.episode_tool_time_s)
+    if isinstance(clock, StepTime):
+        return limits.tool_time_s
+    try:
+        own = env.get_wrapper_attr("step_budget_s")
+    except AttributeError:
+        return limits.tool_time_s
+    return float(own())
+
+
+def limits_of(config: Mapping[str, Any]) -> Limits:
+    """`env.limits` of a run's configuration, with the token budgets that verl calls `data.max_*_length`."""
+    budgets = {
+        "max_prompt_tokens": int(config["data"]["max_prompt_length"]),
+        "max_response_tokens": int(config["data"]["max_response_length"]),
+    }
+    return Limits.from_mapping({**config["env"]["limits"], **budgets})

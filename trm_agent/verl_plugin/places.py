@@ -1,0 +1,38 @@
+"""How many episodes play at one time: as many as the rollout engine has places for."""
+
+import functools
+from contextlib import AbstractAsyncContextManager
+
+from omegaconf import DictConfig
+
+from trm_agent.episode.slots import Places
+
+
+def places_per_worker(config: DictConfig) -> int:
+    """The episodes that one agent-loop worker plays at one time.
+
+    verl starts all episodes of a batch at once. Those beyond the engine's sequences would wait inside it, with their
+    clocks running.
+    """
+    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    size = (
+        int(rollout.get("tensor_model_parallel_size", 1))
+        * int(rollout.get("data_parallel_size", 1))
+        * int(rollout.get("pipeline_model_parallel_size", 1))
+    )
+    # a rollout engine beside the trainer has devices of its own
+    nodes, devices = int(rollout.get("nnodes", 0)), int(rollout.get("n_gpus_per_node", trainer.n_gpus_per_node))
+    devices = nodes * devices if nodes else int(trainer.nnodes) * int(trainer.n_gpus_per_node)
+    num_replicas = max(1, devices // size)
+    per_replica = int(rollout.max_num_seqs) * int(rollout.get("data_parallel_size", 1))
+    return max(1, per_replica * num_replicas // int(rollout.agent.num_workers))
+
+
+def engine_place(config: DictConfig) -> AbstractAsyncContextManager[None]:
+    """A place for one episode, which waits until there is one; no clock of the episode runs before."""
+    return _places(places_per_worker(config)).place()
+
+
+@functools.cache
+def _places(number: int) -> Places:
+    return Places(number)
