@@ -12,8 +12,9 @@ from typing import IO
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from trm_agent import preflight
+from trm_agent import preflight, scorer_version
 from trm_agent.compose import GROUPS, choices, compose_run, default_experiment, plain
+from trm_agent.row_files import pin_rows
 from trm_agent.runs import results
 from trm_agent.runs.folder import (
     CHECKPOINTS,
@@ -27,6 +28,7 @@ from trm_agent.runs.folder import (
 from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.screen import Screen, duration, quiet
 from trm_agent.search_path import look_here_last
+from trm_envs.scoring import SCORER_VERSION
 
 BAD_INPUT = 2
 
@@ -50,10 +52,13 @@ def main(argv: list[str] | None = None) -> int:
             print(OmegaConf.to_yaml(config))
             return 0
         preflight.check(config)
-        folder = open_run_folder(plain(config))
+        rows = pin_rows(config)
+        folder = open_run_folder({**plain(config), scorer_version.FIELD: SCORER_VERSION})
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    if rows:
+        print(rows, flush=True)
     return train(config, folder, started)
 
 

@@ -214,10 +214,13 @@ def _finish(store: Store, as_json: bool) -> None:
     from trm_agent.evaluate.plots import draw_plots
     from trm_agent.evaluate.results import is_failure
     from trm_agent.evaluate.summary import summarise, table
+    from trm_agent.scorer_version import FIELD
+    from trm_envs.scoring import SCORER_VERSION
 
     rows, plan = store.asked(), store.plan
     labels = [checkpoint.label for checkpoint in plan.checkpoints]
-    summary = summarise(rows, plan.samples, labels, [environment.name for environment in plan.environments])
+    figures = summarise(rows, plan.samples, labels, [environment.name for environment in plan.environments])
+    summary = {FIELD: SCORER_VERSION, **figures}
     draw_plots(summary, store.path / PLOTS)
     store.write_summary(summary)
     if as_json:
@@ -250,6 +253,7 @@ def _announce(store: Store) -> None:
         _say(
             f"  {environment.name}: {environment.num_tasks} tasks x {plan.samples} samples, "
             f"horizons {' '.join(map(str, environment.horizons))}"
+            + (f"; the file: {environment.rows_told}" if environment.rows_told else "")
         )
     state = "new" if store.is_new else f"going on: {total - _num_missing(store)} of {total} episodes are there"
     _say(f"  {store.path} ({state})")

@@ -10,14 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import yaml
 
 from trm_agent.compose import CONF, choices, compose_run, plain
 from trm_agent.episode import Limits
 from trm_agent.evaluate.plan import Environment
 from trm_agent.names import closest
+from trm_agent.row_files import HASH, ROWS, problems_of
 from trm_agent.tasks import VALIDATION, make_env
 from trm_envs import registered_ids
+from trm_envs.base import split_of
 
 CUSTOM = "custom"
 # whose token budgets hold for models that think aloud
@@ -130,6 +133,45 @@ def changed(environment: Environment, wanted: Sequence[Change]) -> Environment:
         environment,
         fixed_limits={**environment.fixed_limits, **limits},
         kwargs={**environment.kwargs, **kwargs},
+    )
+
+
+def with_rows(environment: Environment, at_most: int | None = None) -> Environment:
+    """The environment asking each problem of its file once; itself if it has no file, or its tasks are more than one.
+
+    Args:
+        environment: with `rows` among its keyword arguments, or not.
+        at_most: how many tasks; None for all.
+
+    Raises:
+        ValueError: the file cannot be read or used, or the environment's split has none of its problems.
+    """
+    if not environment.kwargs.get(ROWS):
+        return environment
+    path = str(Path(environment.kwargs[ROWS]).expanduser().resolve())
+    # the environment refuses rows at its own default horizon
+    kwargs = {**environment.kwargs, ROWS: path, "horizon": 1}
+    try:
+        problems, is_one_a_task = problems_of(environment.id, environment.module, kwargs)
+    except (gymnasium.error.Error, ImportError, TypeError):  # not ours; what is wrong is said where it is checked
+        return environment
+    if problems is None or not is_one_a_task:
+        return environment
+    splits = {number: split_of(problems.at(number).question) for number in problems.numbers}
+    numbers = tuple(number for number, split in splits.items() if environment.split in (split, "all"))
+    if not numbers:
+        raise ValueError(
+            f"{environment.name}: none of the {len(splits)} problems of {path} is in split {environment.split!r}; "
+            "bring more problems"
+        )
+    return replace(
+        environment,
+        kwargs={**kwargs, HASH: problems.hash},
+        horizons=(1,),
+        num_tasks=len(numbers) if at_most is None else min(at_most, len(numbers)),
+        rows_hash=problems.hash,
+        row_numbers=numbers,
+        rows_told=problems.told,
     )
 
 

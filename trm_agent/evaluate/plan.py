@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trm_agent import scorer_version
 from trm_agent.deadlines import EVAL_TOKENS_PER_S, with_room
 from trm_agent.episode import Limits
 from trm_agent.tasks import VALIDATION, Task, task_at
+from trm_envs.scoring import SCORER_VERSION
 
 if TYPE_CHECKING:
     from trm_agent.evaluate.checkpoints import Checkpoint
@@ -66,7 +68,11 @@ class Environment:
     context: int | None = None
     """Tokens that the models can hold; prompt and response stay within it. None: unknown."""
     rows_hash: str | None = None
-    """Of the file whose rows are the tasks, each once; None for generated tasks."""
+    """Of the problems of a file that are the tasks, each once; None for generated tasks."""
+    row_numbers: tuple[int, ...] = ()
+    """Of such a file: task `i` is the problem whose first row has number `row_numbers[i]`; empty: row `i`."""
+    rows_told: str = ""
+    """Of such a file: what it holds, for people."""
     tasks_hash: str | None = None
     """Of the first tasks' texts."""
 
@@ -85,7 +91,10 @@ class Environment:
         """Task `index`, the same that a training's validation with this section would play."""
         section = {"horizons": self.horizons, "split": self.split, "seed": self.seed}
         task = task_at({"id": self.id, VALIDATION: section}, VALIDATION, index)
-        return task if self.rows_hash is None else replace(task, options={**task.options, "row": index})
+        if self.rows_hash is None:
+            return task
+        row = self.row_numbers[index] if self.row_numbers else index
+        return replace(task, options={**task.options, "split": "all", "row": row})
 
     def horizon(self, index: int) -> int:
         """The horizon of a task."""
@@ -208,6 +217,7 @@ class Plan:
         return {
             "format": FORMAT,
             "version": VERSION,
+            scorer_version.FIELD: SCORER_VERSION,
             "suite": self.suite,
             "samples": self.samples,
             "sampling": {name: getattr(self.sampling, name) for name in ("temperature", "top_p", "seed")},
@@ -236,7 +246,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         if entry.get("rows_hash"):
             kept["kwargs"] = {name: value for name, value in entry["kwargs"].items() if name != "rows"}
         environments[entry["name"]] = kept
-    rest = {name: config.get(name) for name in ("format", "version", "suite", "sampling")}
+    rest = {name: config.get(name) for name in ("format", "version", scorer_version.FIELD, "suite", "sampling")}
     return {**rest, "checkpoints": checkpoints, "environments": environments}
 
 

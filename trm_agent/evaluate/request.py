@@ -20,6 +20,7 @@ from trm_agent.evaluate.environments import (
     of_run,
     tasks_hash,
     with_large_budgets,
+    with_rows,
 )
 from trm_agent.evaluate.plan import Environment, Plan
 from trm_agent.evaluate.sampling import Sampling
@@ -80,9 +81,8 @@ def build_plan(request: Request) -> tuple[str, Plan]:
     tasks = _tasks(request, checkpoints)
     spec = NanoSpec(**_nano_settings(tasks))
     checkpoints = [replace(each, nano=spec) if each.source == NANO else each for each in checkpoints]
-    environments = [_with_counts(request, each) for each in tasks.environments]
-    wanted = changes(request.settings, [each.name for each in environments])
-    environments = [changed(each, wanted) for each in environments]
+    wanted = changes(request.settings, [each.name for each in tasks.environments])
+    environments = [_asked(request, tasks, changed(each, wanted)) for each in tasks.environments]
     for environment in environments:
         check_environment(environment)
     plan = Plan(
@@ -116,7 +116,7 @@ def run_of(checkpoint: Checkpoint) -> Path | None:
 
 def _tasks(request: Request, checkpoints: Sequence[Checkpoint]) -> _Tasks:
     if request.suite is not None:
-        suite = load_suite(request.suite, request.rows)
+        suite = load_suite(request.suite, request.rows, request.settings)
         return _Tasks(suite.name, suite.environments, suite)
     if request.envs:
         environments = [named(name) for name in request.envs]
@@ -164,13 +164,29 @@ def _check_counts(request: Request) -> None:
         raise ValueError(f"--task-seed: got {request.task_seed}; allowed: at least 0; give e.g. --task-seed 1")
 
 
-def _with_counts(request: Request, environment: Environment) -> Environment:
+def _asked(request: Request, tasks: _Tasks, environment: Environment) -> Environment:
+    """The environment with the horizons and the number of tasks that the user asks for."""
     if request.horizons:
         environment = replace(environment, horizons=request.horizons)
+    # a suite asks all of a file, the others as many problems as they would draw tasks
+    environment = with_rows(environment, None if tasks.suite else max(environment.num_tasks, request.tasks or 1))
+    if environment.rows_hash is not None and request.horizons not in ((), (1,)):
+        raise ValueError(
+            f"--horizons: got {' '.join(map(str, request.horizons))}; allowed: 1, since a row is one problem "
+            "without steps; leave it out"
+        )
+    return _with_counts(request, environment)
+
+
+def _with_counts(request: Request, environment: Environment) -> Environment:
     number = environment.num_tasks
     if request.tasks is not None:
-        if environment.rows_hash is not None and request.tasks > number:
-            raise ValueError(f"--tasks: got {request.tasks}; the file has {number} rows; lower it, or leave it out")
+        most = len(environment.row_numbers)
+        if environment.rows_hash is not None and request.tasks > most:
+            raise ValueError(
+                f"--tasks: got {request.tasks}; allowed: at most {most}, the problems of the file "
+                f"({environment.rows_told}); lower it, or leave it out"
+            )
         number = request.tasks
     return replace(environment, num_tasks=number if request.limit is None else min(number, request.limit))
 

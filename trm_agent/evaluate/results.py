@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.episode import Episode, StopReason
+from trm_envs.scoring import SCORER_VERSION
 
 RESULTS_FILE = "results.jsonl"
 TRUNCATED_FILE = "results.jsonl.truncated"
@@ -40,6 +41,7 @@ def result_row(label: str, env: str, horizon: int | None, task: int, sample: int
         "stop_reason": str(episode.stop_reason),
         "error": episode.error,
         "scorer_error": episode.scorer_error,
+        "scorer_version": SCORER_VERSION,
         "turns": episode.num_turns,
         "tool_calls": episode.num_tool_calls,
         "malformed_turns": episode.num_malformed,

@@ -31,6 +31,7 @@ from trm_agent.runs.folder import (
     try_lock,
     write_atomically,
 )
+from trm_agent.scorer_version import FIELD, other_scorer
 
 EPISODES = "episodes"
 
@@ -169,6 +170,11 @@ def _check_same(path: Path, plan: Plan) -> None:
             f"--out {path}: holds files but no evaluation of ours (no {CONFIG_FILE} with format: {FORMAT}); nothing "
             "was written: give an empty or a new folder"
         )
+    if other := other_scorer(stored.get(FIELD)):
+        raise ValueError(
+            f"--out {path}: its results are of {other}; verdicts of two scorers do not go together, and nothing was "
+            f"written: give another folder (trm report {path} still shows these)"
+        )
     differences = config_differences(identity(stored), identity(plan.config()))
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
@@ -217,10 +223,17 @@ def _check_belongs(file: Path, number: int, row: Mapping[str, Any], plan: Plan) 
     labels = [checkpoint.label for checkpoint in plan.checkpoints]
     if row["checkpoint"] not in labels:
         raise bad_line(file, number, f"is of the checkpoint {row['checkpoint']!r}, which is none of {labels}")
-    names = [environment.name for environment in plan.environments]
+    if FIELD in row and (other := other_scorer(row[FIELD])):
+        raise bad_line(file, number, f"is of {other}")
+    names = [each.name for each in plan.environments]
     if row["env"] not in names:
         raise bad_line(file, number, f"is of the environment {row['env']!r}, which is none of {names}")
-    seed = plan.environment(row["env"]).task(row["task"]).seed if row["task"] >= 0 else None
+    environment = plan.environment(row["env"])
+    if environment.rows_hash is not None and row["task"] >= len(environment.row_numbers):
+        raise bad_line(
+            file, number, f"has task={row['task']}, and the file has {len(environment.row_numbers)} problems"
+        )
+    seed = environment.task(row["task"]).seed if row["task"] >= 0 else None
     if row["seed"] != seed:
         raise bad_line(file, number, f"has seed={row['seed']}, task {row['task']} of {row['env']} has {seed}")
 

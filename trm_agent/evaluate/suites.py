@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from trm_agent.compose import CONF, choices
-from trm_agent.evaluate.environments import named, tasks_hash
+from trm_agent.evaluate.environments import changed, changes, named, tasks_hash, with_rows
 from trm_agent.evaluate.plan import Environment
 from trm_agent.names import closest
+from trm_agent.row_files import ROWS
 
 GROUP = "suite"
 FIELDS = ("version", "description", "environments", "rows")
@@ -59,12 +59,13 @@ def read_suite(name: str) -> dict[str, Any]:
     return content
 
 
-def load_suite(name: str, rows_file: str | None = None) -> Suite:
+def load_suite(name: str, rows_file: str | None = None, settings: Sequence[str] = ()) -> Suite:
     """Build a suite, drawing the first tasks of each environment.
 
     Args:
         name: of a preset.
         rows_file: the user's file, for a suite of published problems.
+        settings: the user's FIELD=VALUE texts, of which some say how that file is read.
 
     Raises:
         ValueError: no such suite, a file missing or given where none is needed, or rows that cannot be used.
@@ -83,7 +84,8 @@ def load_suite(name: str, rows_file: str | None = None) -> Suite:
         )
     environments = [_environment(entry) for entry in content["environments"]]
     if rows_file is not None:
-        environments = [_with_rows(environment, rows_file) for environment in environments]
+        wanted = changes([*settings, f"{ROWS}={json.dumps(rows_file)}"], [each.name for each in environments])
+        environments = [with_rows(replace(changed(each, wanted), split="all")) for each in environments]
     else:
         environments = [replace(each, tasks_hash=tasks_hash(each)) for each in environments]
     first_tasks = [] if needs_rows else [[each.id, each.tasks_hash] for each in environments]
@@ -105,21 +107,6 @@ def list_suites() -> str:
     return "\n\n".join(shown)
 
 
-def count_rows(environment: Environment, path: str) -> int:
-    """The number of problems in a file, each read and checked as the environment will.
-
-    Raises:
-        ValueError: the file cannot be read or a row cannot be used.
-    """
-    if environment.id == "trm/CodeTests-v0":
-        from trm_envs.tasks.code_rows import load_code_problems
-
-        return len(load_code_problems(path).rows)
-    from trm_envs.rows import load_math_rows
-
-    return len(load_math_rows(path))
-
-
 def _environment(entry: Mapping[str, Any]) -> Environment:
     base = named(entry["env"])
     return replace(
@@ -131,16 +118,6 @@ def _environment(entry: Mapping[str, Any]) -> Environment:
         limits={**base.limits, **entry.get("limits", {})},
         limits_horizon=entry.get("limits_horizon", base.limits_horizon),
     )
-
-
-def _with_rows(environment: Environment, rows_file: str) -> Environment:
-    """The environment asking each row of a file once."""
-    path = str(Path(rows_file).expanduser().resolve())
-    number = count_rows(environment, path)
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    # the environment refuses rows at its own default horizon
-    kwargs = {**environment.kwargs, "rows": path, "horizon": 1}
-    return replace(environment, kwargs=kwargs, num_tasks=number, split="all", rows_hash=digest)
 
 
 def _check_fields(where: str, content: Mapping[str, Any], known: tuple[str, ...]) -> None:

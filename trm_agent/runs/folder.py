@@ -13,6 +13,8 @@ from typing import IO, Any, Literal
 
 import yaml
 
+from trm_agent.scorer_version import FIELD, other_scorer
+
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 STARTUP_FILE = "startup.jsonl"
@@ -72,7 +74,13 @@ def _open_given(path: Path, config: Mapping[str, Any]) -> RunFolder:
             f"run.dir={path}: holds files but no {CONFIG_FILE}, so it is not a run of ours; "
             "nothing was written: give an empty or a new folder"
         )
-    differences = config_differences(_load_config(path), config)
+    stored = _load_config(path)
+    if FIELD in config and (other := other_scorer(stored.get(FIELD))):
+        raise ValueError(
+            f"run.dir={path}: its rewards are of {other}; rewards of two scorers make no curve, and nothing was "
+            "written: give another run.dir, or go on with the version of trm-agent that began the run (git.json)"
+        )
+    differences = config_differences(stored, config)
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
         raise ValueError(
