@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_agent import preflight
 from trm_agent.compose import compose_run
+from trm_agent.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 
 NANO = "experiment=math_nano"
 TRM = "actor_rollout_ref.actor.policy_loss.trm"
@@ -151,3 +152,15 @@ def test_a_horizon_that_cannot_fit_is_refused() -> None:
     preflight.check_budget(config, lambda options: (30, 30 * options["horizon"]))
     with pytest.raises(ValueError, match=r"horizon 8 cannot fit.*320 tokens.*data.max_response_length=288"):
         preflight.check_budget(config, lambda options: (30, 40 * options["horizon"]))
+
+
+@pytest.mark.parametrize("estimator", sorted(GROUP_ESTIMATORS))
+def test_a_group_estimator_needs_a_group(estimator: str) -> None:
+    name = f"algorithm.adv_estimator={estimator}"
+    with pytest.raises(ValueError, match=rf"rollout\.n=1: the baseline of {name} needs at least 2 .* raise it"):
+        preflight.check(composed(name, "actor_rollout_ref.rollout.n=1"))
+
+
+@pytest.mark.parametrize("estimator", sorted(OTHER_ESTIMATORS))
+def test_an_estimator_without_groups_needs_none(estimator: str) -> None:
+    preflight.check(composed(f"algorithm.adv_estimator={estimator}", "actor_rollout_ref.rollout.n=1"))

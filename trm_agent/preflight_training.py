@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.compose import plain
 from trm_agent.config import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+from trm_agent.estimators import GROUP_ESTIMATORS
 
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
@@ -42,8 +43,12 @@ def batches(config: DictConfig) -> None:
             f"gets of a mini-batch ({mini} prompts times {group} episodes over {devices} devices); "
             f"choose a divisor of {per_device}, or {_ACTOR}.use_dynamic_bsz=true"
         )
-    if config.algorithm.adv_estimator == "grpo" and group < 2:
-        raise ValueError(f"{_ROLLOUT}.n={group}: GRPO's baseline needs at least 2 episodes a task; raise it")
+    estimator = str(config.algorithm.adv_estimator)
+    if estimator in GROUP_ESTIMATORS and group < 2:
+        raise ValueError(
+            f"{_ROLLOUT}.n={group}: the baseline of algorithm.adv_estimator={estimator} needs at least 2 episodes a "
+            "task, and every advantage would be 0; raise it"
+        )
 
 
 def lengths(config: DictConfig) -> None:

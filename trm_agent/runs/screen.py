@@ -135,7 +135,7 @@ def step_warnings(row: dict[str, Any]) -> list[str]:
     if failed:
         warnings.append(f"{failed}; they are out of the loss, see {LOG_FILE}")
     if row.get("trm/all_rejected"):
-        warnings.append("a whole update was rejected by the trust region: its gradient is zero")
+        warnings.append("a whole update was rejected by the trust region: its policy loss has no gradient")
     acceptance = row.get("trm/acceptance")
     if acceptance is not None and acceptance < 0.7:
         warnings.append(f"acceptance {_percent(acceptance).strip()} is below the 70 % that the paper asks for")

@@ -27,6 +27,11 @@ class EnvReplayBuffer(ReplayBuffer):
     order in which they were drawn; only within a mini-batch, where order means nothing, episodes are sorted by length,
     so that a micro-batch has little padding.
 
+    With one data-parallel rank the updates get these mini-batches. With more, verl's `_balance_batch` then deals the
+    whole batch out so that the ranks have equal work, and each rank cuts its own share into mini-batches: episodes
+    change their mini-batch, and those of one task may be in several. Within a rank it keeps this order. Advantages are
+    not concerned: groups are formed over the whole batch.
+
     Args:
         poll_interval: seconds between two looks at the queue (`trainer.v1.sampler.sampler_kwargs`).
         max_failed_batches: consecutive batches without any episode before the run stops.

@@ -18,12 +18,20 @@ from trm_agent.compose import plain
 from trm_agent.config import TrmConfig
 from trm_agent.runs.folder import METRICS_FILE, read_metrics
 from trm_agent.tasks import TRAIN, VALIDATION
+from trm_agent.verl_plugin.advantages import groups_without_baseline, with_group_advantages
 from trm_agent.verl_plugin.agent_loop import FAILURES
 from trm_agent.verl_plugin.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.infrastructure_share import InfrastructureShare
 from trm_agent.verl_plugin.policy_loss import LOSS_MODE
 from trm_agent.verl_plugin.replay_buffer import NothingPlayed
-from trm_agent.verl_plugin.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY, final_metrics, warn_if_all_rejected
+from trm_agent.verl_plugin.update import (
+    ADAPTIVE_KEY,
+    DUMP_KEY,
+    STEP_KEY,
+    final_metrics,
+    other_terms,
+    warn_if_all_rejected,
+)
 
 
 class MetricsFile:
@@ -49,6 +57,7 @@ class RunMixin:
 
     config: Any
     global_steps: int
+    parameter_sync_step: int
     _threshold: AdaptiveThreshold | None = None
     _share: InfrastructureShare | None = None
 
@@ -74,6 +83,12 @@ class RunMixin:
     def on_step_end(self) -> None:
         with deadline(self.config.run.weight_sync_timeout_s, "the weight synchronisation"):
             super().on_step_end()  # type: ignore[misc]
+
+    def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
+        num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
+        metrics.update(groups_without_baseline(batch.keys, batch.tags, num_tasks, self.config.algorithm.adv_estimator))
+        with with_group_advantages(batch.tags):
+            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
 
     def _update_actor(self, batch: Any, metrics: dict) -> Any:
         loss = self.config.actor_rollout_ref.actor.policy_loss
@@ -104,7 +119,7 @@ class RunMixin:
         metrics.update(training_metrics(summaries, failures, timing_raw["step"]))
         metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, len(summaries), failures)
         finalized = final_metrics(metrics)
-        warn_if_all_rejected(finalized)
+        warn_if_all_rejected(finalized, other_terms(self.config.actor_rollout_ref.actor))
         metrics.clear()
         metrics.update(finalized)
 

@@ -7,7 +7,7 @@ micro-batches of all ranks.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
@@ -162,11 +162,25 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return final
 
 
-def warn_if_all_rejected(metrics: Mapping[str, Any]) -> None:
-    """Warn of a step without a gradient.
+def other_terms(actor: Mapping[str, Any]) -> list[str]:
+    """Name the terms of verl's actor loss beside the policy loss: no mask looks at them.
+
+    Args:
+        actor: verl's `actor_rollout_ref.actor`.
+
+    Returns:
+        None, one or both of `entropy` and `KL`.
+    """
+    terms = ["entropy"] if actor.get("entropy_coeff") else []
+    return [*terms, "KL"] if actor.get("use_kl_loss") and actor.get("kl_loss_coef", 1) else terms
+
+
+def warn_if_all_rejected(metrics: Mapping[str, Any], terms: Sequence[str] = ()) -> None:
+    """Warn of a step in which the mask kept nothing.
 
     Args:
         metrics: see `final_metrics`.
+        terms: see `other_terms`.
     """
     if metrics.get("trm/all_rejected", 0) == 1:
         reasons = ", ".join(
@@ -174,10 +188,15 @@ def warn_if_all_rejected(metrics: Mapping[str, Any]) -> None:
             for name, value in metrics.items()
             if name.startswith("trm/rejected_by_")
         )
+        if terms:
+            effect = f"the only gradient was that of the {' and '.join(terms)} term, rejected sequences included"
+        else:
+            effect = "the policy got no gradient"
         logger.warning(
-            "trm: no sequence of this step was accepted (%s), so the policy got no gradient. Raise the thresholds of "
+            "trm: no sequence of this step was accepted (%s), so %s. Raise the thresholds of "
             "%s, or look for a mismatch between trainer and rollout in trm/token_kl_mean_k3 and trm/ppl_gap.",
             reasons,
+            effect,
             FIELD_PATH,
         )
 
