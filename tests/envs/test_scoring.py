@@ -1,4 +1,4 @@
-"""`score_math`: verdicts and rewards; what cannot be verified is never called wrong."""
+"""`score_math`: verdicts and rewards; a failure on the answer is the answer's, one outside never is."""
 
 import importlib.util
 import sys
@@ -13,6 +13,15 @@ from trm_envs.scoring import Outcome, Verdict, WorkerPool, close_pool, score_mat
 CORRECT, WRONG = Verdict.CORRECT, Verdict.WRONG
 BOMB = "9^{9^{9^9}}"
 # ready, then one canned reply whatever is asked
+SPIN = """
+import json, sys
+print("{}", flush=True)
+for line in sys.stdin:
+    pairs = json.loads(line)["pairs"]
+    while any(pair[1] != pair[2] for pair in pairs):
+        pass
+    print(json.dumps({"verdicts": [True for _ in pairs]}), flush=True)
+"""
 CANNED = "import sys\nprint('{}', flush=True)\nfor line in sys.stdin: print(sys.argv[1], flush=True)"
 
 
@@ -59,7 +68,9 @@ def closed() -> WorkerPool:
         ("(2^{-99}, 1)", "(2^{-98}, 1)", WRONG),
         # and these tiny values are equal
         ("\\frac{1}{2004!}", "\\frac{2005}{2005!}", CORRECT),
-        ("(\\sqrt{2})^2 - 2", "0", CORRECT),
+        ("(\\sqrt{2})^2 - 2", "0 + 0", CORRECT),
+        # but a truth without a sum takes none
+        ("(\\sqrt{2})^2 - 2", "0", WRONG),
     ],
 )
 def test_math_verify_decides_what_is_not_a_number(pool: WorkerPool, answer: str, truth: str, verdict: Verdict) -> None:
@@ -68,21 +79,28 @@ def test_math_verify_decides_what_is_not_a_number(pool: WorkerPool, answer: str,
     assert outcome.reward == (1.0 if verdict is CORRECT else 0.0)
 
 
-def test_a_hanging_verifier_is_killed_and_is_not_a_wrong_answer(pool: WorkerPool) -> None:
-    score_math("\\boxed{\\sqrt{4}}", "2", pool=pool)
-    before = pool.pids
-    start = time.monotonic()
-    outcome = score_math(f"\\boxed{{{BOMB}}}", "5", pool=pool, deadline_s=0.3)
-    assert time.monotonic() - start < 2.0
-    assert outcome == Outcome(0.0, Verdict.VERIFIER_ERROR, "no reply within 0.3 s")
-    assert score_math("\\boxed{\\sqrt{4}}", "2", pool=pool).verdict is CORRECT
-    assert pool.pids != before
+def test_a_bomb_is_wrong_before_anything_evaluates_it(closed: WorkerPool) -> None:
+    deep = "(" * 900 + "1" + ")" * 900
+    start = time.process_time()
+    for bomb in (BOMB, "1000000000!", "10^{10^{10}}", "2^{2^{2^{2^{2^{2}}}}}", deep, "\\binom{10^9}{5}"):
+        assert score_math(f"\\boxed{{{bomb}}}", "5", pool=closed).verdict is WRONG
+    assert time.process_time() - start < 0.5
 
 
-def test_a_truth_that_math_verify_cannot_read_is_not_a_wrong_answer(pool: WorkerPool) -> None:
-    outcome = score_math("\\boxed{5}", "\\%", pool=pool)
-    assert outcome.verdict is Verdict.VERIFIER_ERROR
-    assert "truth" in outcome.detail
+def test_a_worker_that_uses_its_time_up_on_the_answer_makes_the_answer_wrong() -> None:
+    # The truth against itself is answered; anything else spins.
+    pool = WorkerPool(1, (sys.executable, "-S", "-c", SPIN))
+    outcome = score_math("\\boxed{x+2}", "x+1", pool=pool, deadline_s=0.2)
+    assert outcome.verdict is WRONG
+    assert "no reply within 0.2 s of processor time" in outcome.detail
+    pool.close()
+
+
+def test_a_truth_that_is_of_no_form_is_not_a_wrong_answer(closed: WorkerPool) -> None:
+    for truth in ("\\%", "The answer is 42.", "#### 5 (in one line)", "\\begin{cases} 1 \\\\ 2 \\end{cases}"):
+        outcome = score_math("\\boxed{5}", truth, pool=closed)
+        assert outcome.verdict is Verdict.VERIFIER_ERROR
+        assert "truth" in outcome.detail
 
 
 def test_threads_get_their_own_verdicts(pool: WorkerPool) -> None:
@@ -128,10 +146,8 @@ def test_plain_answers_never_reach_math_verify(closed: WorkerPool, text: str, tr
         ("5\\text{ is not it, six is}", "5"),
     ],
 )
-def test_words_that_math_verify_would_drop_are_not_dropped(closed: WorkerPool, answer: str, truth: str) -> None:
-    outcome = score_math(f"\\boxed{{{answer}}}", truth, pool=closed)
-    assert outcome.verdict is Verdict.VERIFIER_ERROR
-    assert "drop" in outcome.detail
+def test_words_that_change_the_value_are_not_dropped(closed: WorkerPool, answer: str, truth: str) -> None:
+    assert score_math(f"\\boxed{{{answer}}}", truth, pool=closed).verdict is WRONG
 
 
 @pytest.mark.parametrize(
@@ -142,17 +158,21 @@ def test_a_bare_answer_needs_no_box(closed: WorkerPool, text: str, verdict: Verd
     assert score_math(text, "5", pool=closed, bare=True).verdict is verdict
 
 
-@pytest.mark.parametrize("reply", ['{"equal": 1}', '{"equal": "yes"}', '{"error": "boom"}', "[]", "true", "NaN", ""])
+@pytest.mark.parametrize(
+    "reply",
+    ['{"verdicts": [1]}', '{"verdicts": ["yes"]}', '{"verdicts": []}', '{"error": "boom"}', "[]", "true", "NaN", ""],
+)
 def test_a_reply_without_a_verdict_is_a_verifier_error(reply: str) -> None:
     pool = WorkerPool(1, (sys.executable, "-S", "-c", CANNED, reply))
-    assert score_math("\\boxed{x}", "y", pool=pool).verdict is Verdict.VERIFIER_ERROR
+    assert score_math("\\boxed{x}", "2y", pool=pool).verdict is Verdict.VERIFIER_ERROR
     pool.close()
 
 
 def test_a_crashed_verifier_is_not_a_wrong_answer() -> None:
     pool = WorkerPool(1, (sys.executable, "-S", "-c", "print('{}', flush=True); input(); raise SystemExit(4)"))
-    outcome = score_math("\\boxed{x}", "y", pool=pool)
-    assert outcome == Outcome(0.0, Verdict.VERIFIER_ERROR, "the worker ended with exit code 4")
+    outcome = score_math("\\boxed{x}", "2y", pool=pool)
+    assert outcome.verdict is Verdict.VERIFIER_ERROR
+    assert "the worker ended with exit code 4; the truth fails too" in outcome.detail
     pool.close()
 
 

@@ -18,7 +18,7 @@ from trm_envs.scoring import Quantity, compare_exact, extract_answer, parse_quan
         # an escaped brace has no partner and is no group
         ("\\boxed{\\left\\{ x \\right.}", "\\left\\{ x \\right.", "box"),
         ("\\boxed{\\boxed{5}}", "5", "box"),
-        ("\\boxed {5} and \\fbox{6}", "6", "box"),
+        ("\\boxed {5} and \\fbox{6}", "5, 6", "box"),
         ("<answer>7</answer> \\boxed{5} <answer>6</answer>", "5", "box"),
         ("<answer>7</answer> <answer> 6 </answer>", "6", "tag"),
         ("<think>\\boxed{1}</think> \\boxed{2}", "2", "box"),

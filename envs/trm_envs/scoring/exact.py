@@ -60,8 +60,11 @@ def compare_exact(answer: str, truth: str) -> bool | None:
     task that asks "what percentage?" may store either.
     """
     left, right = parse_quantity(answer), parse_quantity(truth)
-    if left is None or right is None:
-        return None
+    return None if left is None or right is None else equal_quantities(left, right)
+
+
+def equal_quantities(left: Quantity, right: Quantity) -> bool:
+    """Return whether two quantities are equal; see `compare_exact` for units."""
     if left.dimension == right.dimension:
         return left.value * left.scale == right.value * right.scale
     if left.dimension and right.dimension:
@@ -135,6 +138,8 @@ def _value(text: str, depth: int) -> Fraction | None:
         return int(match[1]) + part if part is not None and 0 <= part < 1 else None
     if "/" in text:
         numerator, _, denominator = text.rpartition("/")
+        if _is_quotient(denominator):
+            return None
         return _divide(_value(numerator, depth + 1), _value(denominator, depth + 1))
     if match := _RAISED.fullmatch(text):
         base = _value(match[1], depth + 1)
@@ -168,9 +173,16 @@ def _fraction(text: str, depth: int) -> Fraction | None:
         end = group_end(text, position) if text[position : position + 1] == "{" else None
         if end is None:
             return None
+        if parts and _is_quotient(text[position + 1 : end]):
+            return None
         parts.append(_value(text[position + 1 : end], depth + 1))
         position = end + 1
     return _divide(parts[0], parts[1]) if position == len(text) else None
+
+
+def _is_quotient(denominator: str) -> bool:
+    """Return True for a quotient below the line: 17/(1/23) is a product in disguise."""
+    return "/" in denominator or "\\frac" in denominator
 
 
 def _divide(numerator: Fraction | None, denominator: Fraction | None) -> Fraction | None:

@@ -5,11 +5,19 @@ No answer is read from a thought; see `trm_envs.thoughts`.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from trm_envs.scoring.spelling import strip_delimiters, trim_end
 from trm_envs.thoughts import speech
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+MAX_BOXES = 64
+# What may stand between boxes of one statement: signs of maths mode, commas, "and", "or", a name and "=".
+_JOINED = re.compile(
+    r"(?:\s|\$|\\[,;:! ]|\\q?quad|[,;]|\b(?:and|or)\b|\\(?:text|mathrm|textrm)\{\s*,?\s*(?:and|or)\s*,?\s*\}"
+    r"|\\[()\[\]]|(?:[A-Za-z]|\\[a-z]+)(?:_(?:\{[^{}]{1,8}\}|\w))?\s*=)*"
+)
+_PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mbox)\s*\{(.*)\}", re.DOTALL)
 _TAG_OPEN, _TAG_CLOSE = "<answer>", "</answer>"
 # A backslash takes the next character with it: \{ and \} are printed braces, not groups.
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -44,21 +52,53 @@ def after_thoughts(text: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    """Return the inside of the last box, "" if that box is empty or cut off; None if there is no box."""
+    """Return the inside of the last box, "" if that box is empty or cut off; None if there is no box.
+
+    Boxes that one statement joins, such as $x=\\boxed{3}$ or $x=\\boxed{5}$, are one answer: the list of their insides.
+    """
+    last = _last_box(text, len(text))
+    if last is None:
+        return None
+    answers, start = [last.inside], last.start
+    while answers[0] and len(answers) < MAX_BOXES and (before := _last_box(text, start)) is not None:
+        # An inner box ends behind the start of the outer; a box that is cut off has no end.
+        if before.end is None or before.end > start or not _JOINED.fullmatch(text[before.end : start]):
+            break
+        answers.insert(0, before.inside)
+        start = before.start
+    return ", ".join(dict.fromkeys(answers))
+
+
+class _Box(NamedTuple):
+    start: int
+    end: int | None
+    inside: str
+
+
+def _last_box(text: str, limit: int) -> _Box | None:
+    """Return the last box that begins before a place; its inside is "" if it is empty or cut off."""
     # The last occurrence of the word bounds the search: no scan over a megabyte of boxes.
-    for word in sorted({text.rfind("\\boxed"), text.rfind("\\fbox")}, reverse=True):
+    for word in sorted({text.rfind("\\boxed", 0, limit), text.rfind("\\fbox", 0, limit)}, reverse=True):
         match = _BOX.match(text, word) if word >= 0 else None
         if match is not None:
             end = group_end(text, match.end() - 1)
-            return "" if end is None else text[match.end() : end].strip()
+            inside = "" if end is None else trim_end(text[match.end() : end])
+            return _Box(word, None if end is None else end + 1, inside)
     return None
+
+
+def plain_answer(text: str) -> str:
+    r"""Return a box's inside without what maths mode needs: `\text{son}` is `son`, `377.` is `377`, `$5$` is `5`."""
+    text = strip_delimiters(trim_end(text))
+    printed = _PRINTED.fullmatch(text)
+    return trim_end(printed[1]) if printed is not None and is_balanced(printed[1]) else text
 
 
 def last_tagged(text: str) -> str | None:
     """Return the inside of the last answer tag; None if it is not closed or there is none."""
     _, tag, tail = text.rpartition(_TAG_OPEN)
     inside, closed, _ = tail.partition(_TAG_CLOSE)
-    return inside.strip() if tag and closed else None
+    return trim_end(inside) if tag and closed else None
 
 
 def group_end(text: str, opening: int) -> int | None:

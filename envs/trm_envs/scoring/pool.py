@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -12,17 +13,27 @@ from pathlib import Path
 from typing import Any
 
 START_LIMIT_S = 60.0
+# A worker that has used no processor time for so many deadlines of the clock is stalled: something outside holds it.
+STALL_FACTOR = 20.0
+MIN_STALL_S = 2.0
+POLL_S = 0.05
+# Signals that come from outside; a worker that a text breaks ends by another, or raises.
+OUTSIDE_SIGNALS = frozenset([signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 MAX_JOBS = 2000
 MAX_REPLY_BYTES = 64 * 1024
 MATH_WORKER = (sys.executable, str(Path(__file__).with_name("worker.py")))
 
 
 class WorkerTimeout(Exception):
-    """The worker did not answer by the deadline; it has been killed."""
+    """The worker used its processor time up without an answer; it has been killed."""
 
 
 class WorkerCrashed(Exception):
     """The worker ended, or said something that is no reply; the message says what is known."""
+
+
+class WorkerLost(WorkerCrashed):
+    """Something outside killed or held the worker, twice: no request did that."""
 
 
 class WorkerPool:
@@ -58,15 +69,29 @@ class WorkerPool:
     def call(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
         """Send one request and return the reply. Safe to call from any number of threads.
 
-        The deadline runs from the moment a worker that is ready has the request: a caller never pays for another
-        caller's hang with its own deadline, and waits for a worker at most as long as the jobs before it may take.
+        A request that fails is tried once more, on a fresh worker: a worker may be killed from outside, or be at the
+        end of its memory because of the requests before.
+
+        Args:
+            request: what the worker is to do.
+            deadline_s: how much processor time the worker may use for it, so that a loaded machine makes no reply
+                late. A worker that gets no processor at all is given up after 20 times as long on the clock.
 
         Raises:
-            WorkerTimeout: if the reply is late.
-            WorkerCrashed: if the worker ends or writes junk.
+            WorkerTimeout: if the processor time is used up, twice.
+            WorkerLost: if workers are killed from outside or get no processor, twice.
+            WorkerCrashed: if the worker ends by itself or writes junk, twice.
             RuntimeError: if the pool is closed.
         """
-        worker = self._acquire()
+        try:
+            return self._try(request, deadline_s, is_fresh=False)
+        except (WorkerTimeout, WorkerCrashed):
+            if self._is_closed:
+                raise
+            return self._try(request, deadline_s, is_fresh=True)
+
+    def _try(self, request: dict[str, Any], deadline_s: float, *, is_fresh: bool) -> dict[str, Any]:
+        worker = self._acquire(is_fresh)
         is_healthy = False
         try:
             reply = worker.ask({**request, "deadline_s": deadline_s}, deadline_s)
@@ -87,13 +112,21 @@ class WorkerPool:
         for worker in busy:
             worker.process.kill()  # its pipes are closed by the thread that reads from them
 
-    def _acquire(self) -> "_Worker":
+    def _acquire(self, is_fresh: bool) -> "_Worker":
         with self._changed:
             while not self._is_closed and not self._idle and len(self._workers) >= self._size:
                 self._changed.wait()
             if self._is_closed:
                 raise RuntimeError("the worker pool is closed; make a new WorkerPool")
-            return self._idle.pop() if self._idle else self._start()
+            if not self._idle:
+                return self._start()
+            worker = min(self._idle, key=lambda idle: idle.num_jobs) if is_fresh else self._idle[-1]
+            self._idle.remove(worker)
+            if not is_fresh or worker.num_jobs == 0:
+                return worker
+            worker.kill()
+            self._workers.discard(worker)
+            return self._start()
 
     def _release(self, worker: "_Worker", is_healthy: bool) -> None:
         if not is_healthy or self._is_closed:
@@ -144,7 +177,7 @@ class _Worker:
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
         except OSError as error:
-            raise WorkerCrashed(self._obituary()) from error
+            raise self._obituary() from error
         line = self._read_line(deadline_s)
         try:
             reply = json.loads(line)
@@ -162,26 +195,49 @@ class _Worker:
                 pipe.close()
 
     def _read_line(self, limit_s: float) -> bytes:
+        """Return what the worker writes within so much processor time."""
         assert self.process.stdout is not None
-        end = time.monotonic() + limit_s
+        before_s, start = _processor_s(self.process.pid), time.monotonic()
         descriptor = self.process.stdout.fileno()
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         line = b""
         while not line.endswith(b"\n"):
-            left_s = end - time.monotonic()
-            if left_s <= 0 or not poll.poll(left_s * 1000):
-                raise WorkerTimeout(f"no reply within {limit_s:g} s")
+            now_s = _processor_s(self.process.pid)
+            # Without /proc the clock stands in: it is an upper bound.
+            used_s = time.monotonic() - start if before_s is None or now_s is None else now_s - before_s
+            left_s = limit_s - used_s
+            if left_s <= 0:
+                raise WorkerTimeout(f"no reply within {limit_s:g} s of processor time")
+            if time.monotonic() - start > max(MIN_STALL_S, STALL_FACTOR * limit_s):
+                raise WorkerLost(f"the worker is stalled: no reply in {time.monotonic() - start:.0f} s")
+            if not poll.poll(max(POLL_S, min(left_s, 1.0)) * 1000):
+                continue
             chunk = os.read(descriptor, MAX_REPLY_BYTES)
             line += chunk
             if not chunk:
-                raise WorkerCrashed(self._obituary())
+                raise self._obituary()
             if len(line) > MAX_REPLY_BYTES:
                 raise WorkerCrashed(f"the worker's reply is longer than {MAX_REPLY_BYTES} bytes")
         return line
 
-    def _obituary(self) -> str:
+    def _obituary(self) -> WorkerCrashed:
         try:
-            return f"the worker ended with exit code {self.process.wait(1)}"
+            code = self.process.wait(1)
         except subprocess.TimeoutExpired:
-            return "the worker closed its pipe"
+            return WorkerCrashed("the worker closed its pipe")
+        kind = WorkerLost if -code in OUTSIDE_SIGNALS else WorkerCrashed
+        return kind(f"the worker ended with exit code {code}")
+
+
+def _processor_s(pid: int) -> float | None:
+    """Return the processor time that a process has used, in seconds; None if nothing says."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / _TICKS_S
+
+
+_TICKS_S = os.sysconf("SC_CLK_TCK")

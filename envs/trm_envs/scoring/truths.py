@@ -15,5 +15,6 @@ def check_truths(truths: Sequence[str], *, deadline_s: float = 5.0) -> list[str]
     """Return, for each truth, "" if answers can be scored against it, else why not. Never raises for a truth."""
     unique = list(dict.fromkeys(truths))
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
-        reasons = dict(zip(unique, threads.map(lambda truth: judge_itself(truth, deadline_s), unique), strict=True))
+        checks = threads.map(lambda truth: judge_itself(truth, deadline_s=deadline_s), unique)
+        reasons = dict(zip(unique, checks, strict=True))
     return [reasons[truth] for truth in truths]

@@ -49,22 +49,6 @@ _WORDS = re.compile(
     r"(?:\\(?:text|textrm|mathrm|mbox)\{(?P<marked>[^{}\\]*)\}|(?P<bare>[A-Za-z][A-Za-z ]*))"
     r"(?:\^\{?(?P<power>[23])\}?)?"
 )
-_PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mbox)\s*\{([^{}]*)\}")
-_CHANGING = re.compile(
-    r"[0-9]+|\b(?:hundred|thousand|million|billion|trillion|dozen|half|halves|third|quarter|percent|point|zero|one|two|"
-    r"three|four|five|six|seven|eight|nine|ten|twice|double|triple|times|plus|minus|negative|over|squared|cubed|not)s?\b"
-)
-
-
-def changing_words(text: str) -> list[str]:
-    r"""Return the digits and words inside `\text{...}` that change what stands beside them, sorted.
-
-    math-verify drops such text: to it `5\text{ million}` and `5\text{ or 6}` are 5. Text that is the whole answer is
-    compared as text, and nothing is returned for it.
-    """
-    if _PRINTED.fullmatch(text.strip()):
-        return []
-    return sorted(word for match in _PRINTED.finditer(text) for word in _CHANGING.findall(match[1].lower()))
 
 
 def read_unit(text: str) -> tuple[str, Fraction] | None:
@@ -78,7 +62,10 @@ def read_unit(text: str) -> tuple[str, Fraction] | None:
     match = _WORDS.fullmatch(text)
     if match is None:
         return None
-    words = (match["marked"] if match["marked"] is not None else match["bare"]).lower().rstrip(". ").split()
+    written = (match["marked"] if match["marked"] is not None else match["bare"]).rstrip(". ").split()
+    if any(map(_is_other, written)):
+        return None
+    words = [word.lower() for word in written]
     power = int(match["power"] or 1)
     if len(words) == 2 and words[0] in _POWERS and power == 1:
         power = _POWERS[words.pop(0)]
@@ -88,6 +75,11 @@ def read_unit(text: str) -> tuple[str, Fraction] | None:
     if power == 1:
         return dimension, scale
     return (f"length^{power}", scale**power) if dimension == "length" else None
+
+
+def _is_other(word: str) -> bool:
+    """Return True for a short name whose large letter makes it another: M and MM are a million, Mg is a tonne."""
+    return (len(word) <= 2 and word[0] == "M") or (len(word) == 1 and word not in ("L", word.lower()))
 
 
 def split_unit(text: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
-r"""Score a math answer: exact rationals first, then math-verify in a killable process.
+r"""Score a math answer: exact rationals first, then its form, with algebra in killable processes.
 
-What the verifier cannot decide (a hang, a crash, math-verify missing, a truth it cannot read) is `verifier_error`,
-never `wrong`. math-verify is the optional extra `math`; without it, plain numbers are scored all the same.
+Whatever goes wrong with an answer is wrong, as long as the truth can be judged against itself. `verifier_error` is left
+for a truth that cannot, for workers that are killed from outside, and for math-verify missing. It is the optional extra
+`math`; without it, numbers, words and collections of these are scored all the same. docs/scoring.md says what is equal.
 """
 
 import atexit
@@ -9,12 +10,16 @@ import enum
 import importlib.util
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from trm_envs.scoring.exact import compare_exact
 from trm_envs.scoring.extract import extract_answer, is_balanced
-from trm_envs.scoring.pool import WorkerCrashed, WorkerPool, WorkerTimeout
-from trm_envs.scoring.units import changing_words
+from trm_envs.scoring.judge import Pair, Undecided, same_form
+from trm_envs.scoring.pool import WorkerCrashed, WorkerLost, WorkerPool, WorkerTimeout
+from trm_envs.scoring.read import read_form, read_truth
+from trm_envs.scoring.spelling import trim_end
 
 MAX_ANSWER_CHARS = 2000
 MAX_WORKERS = 4
@@ -52,15 +57,22 @@ class Outcome:
 
 
 def score_math(
-    answer_text: str, truth: str, *, deadline_s: float = 5.0, pool: WorkerPool | None = None, bare: bool = False
+    answer_text: str,
+    truth: str,
+    *,
+    deadline_s: float = 5.0,
+    pool: WorkerPool | None = None,
+    bare: bool = False,
+    tolerance: float | None = None,
 ) -> Outcome:
     r"""Score a model's text against the true answer. Blocks, so an event loop calls it in a thread.
 
     Args:
         answer_text: the model's text; its last box counts, else its last answer tag.
         truth: the true answer, in LaTeX or plain, with or without a box.
-        deadline_s: how long math-verify may think about one answer, in seconds; starting its process is not counted.
+        deadline_s: how much processor time one answer may use, in seconds; starting a process is not counted.
         pool: where math-verify runs; None means a pool of this process.
+        tolerance: how far a number may lie from the true number; None or 0 means that numbers are exact, decimals too.
         bare: True if `answer_text` is the answer itself where it holds neither box nor tag.
 
     Returns:
@@ -70,39 +82,37 @@ def score_math(
         ValueError: if the truth is empty or too long, or the deadline is not a positive, finite number.
         RuntimeError: if `pool` is closed.
     """
-    true_answer = extract_answer(truth).answer or truth.strip()
-    _check(true_answer, deadline_s)
+    true_answer = _true_answer(truth)
+    _check(true_answer, deadline_s, tolerance)
     answer = extract_answer(answer_text).answer
     if answer is None and bare and "\\boxed" not in answer_text:
-        answer = answer_text.strip() or None
+        answer = trim_end(answer_text) or None
     if answer is None:
         return Outcome(0.0, Verdict.NO_ANSWER, "no complete box or answer tag")
     if len(answer) > MAX_ANSWER_CHARS:
-        return Outcome(0.0, Verdict.WRONG, f"the answer has {len(answer)} characters, more than {MAX_ANSWER_CHARS}")
-    if not is_balanced(answer):
-        return Outcome(0.0, Verdict.WRONG, "the answer's braces do not balance")
-    is_equal = compare_exact(answer, true_answer)
-    if is_equal is not None:
-        return _decided(is_equal, "compared as exact numbers")
+        return _decided(False, f"the answer has {len(answer)} characters, more than {MAX_ANSWER_CHARS}")
     if answer == true_answer:
         return _decided(True, "the same text")
-    if (words := changing_words(answer)) != changing_words(true_answer):
-        detail = f"math-verify would drop {words} from the answer or its like from the truth, which changes the value"
-        return Outcome(0.0, Verdict.VERIFIER_ERROR, detail)
-    return _ask_math_verify(answer, true_answer, deadline_s, pool)
+    if not is_balanced(answer):
+        return _decided(False, "the answer's braces do not balance")
+    is_equal = None if tolerance else compare_exact(answer, true_answer)
+    if is_equal is not None:
+        return _decided(is_equal, "compared as exact numbers")
+    return _compare(answer, true_answer, Algebra(pool, deadline_s), Fraction(tolerance) if tolerance else None)
 
 
-def judge_itself(truth: str, deadline_s: float = 5.0) -> str:
+def judge_itself(truth: str, *, deadline_s: float = 5.0, pool: WorkerPool | None = None) -> str:
     """Return "" if the truth, compared with itself past the shortcut for identical text, is equal; else why not."""
-    true_answer = extract_answer(truth).answer or truth.strip()
+    true_answer = _true_answer(truth)
     try:
-        _check(true_answer, deadline_s)
-    except ValueError as error:
+        _check(true_answer, deadline_s, None)
+        form = read_truth(true_answer)
+        is_equal = same_form(form, form, Algebra(pool, deadline_s), asks_always=True)
+    except (ValueError, RecursionError, OverflowError, Undecided) as error:
         return str(error)
-    if compare_exact(true_answer, true_answer):
-        return ""
-    outcome = _ask_math_verify(true_answer, true_answer, deadline_s, None)
-    return "" if outcome.verdict is Verdict.CORRECT else f"compared with itself: {outcome.detail}"
+    except (WorkerTimeout, WorkerCrashed) as error:
+        return f"compared with itself: {error}"
+    return "" if is_equal else "compared with itself it is not equal"
 
 
 def close_pool() -> None:
@@ -112,7 +122,9 @@ def close_pool() -> None:
         pool.close()
 
 
-def _check(truth: str, deadline_s: float) -> None:
+def _check(truth: str, deadline_s: float, tolerance: float | None) -> None:
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ValueError(f"score_math: tolerance is {tolerance!r}; it must be a finite number from 0, such as 1e-6")
     if not truth:
         raise ValueError("score_math: truth is empty; give the task's true answer")
     if len(truth) > MAX_ANSWER_CHARS or not is_balanced(truth):
@@ -125,18 +137,57 @@ def _check(truth: str, deadline_s: float) -> None:
         raise ValueError(f"score_math: deadline_s is {deadline_s!r}; it must be a finite number above 0, such as 5.0")
 
 
-def _ask_math_verify(answer: str, truth: str, deadline_s: float, pool: WorkerPool | None) -> Outcome:
-    if pool is None:
-        if importlib.util.find_spec("math_verify") is None:
-            return Outcome(0.0, Verdict.VERIFIER_ERROR, MISSING)
-        pool = _shared_pool()
+def _compare(answer: str, truth: str, algebra: "Algebra", tolerance: Fraction | None) -> Outcome:
+    """Compare two answers by their forms. A failure on the answer is the answer's, if the truth equals itself."""
     try:
-        reply = pool.call({"answer": answer, "truth": truth}, deadline_s)
-    except (WorkerTimeout, WorkerCrashed) as error:
+        truth_form = read_truth(truth)
+    except (ValueError, RecursionError, OverflowError) as error:
+        return Outcome(0.0, Verdict.VERIFIER_ERROR, f"the truth cannot be scored: {error}")
+    try:
+        answer_form = read_form(answer)
+    except (ValueError, RecursionError, OverflowError) as error:
+        return _decided(False, f"the answer cannot be read: {error}")
+    try:
+        is_equal = same_form(truth_form, answer_form, algebra, tolerance)
+    except (Undecided, WorkerTimeout, WorkerCrashed) as error:
+        return _blame(error, truth, algebra)
+    return _decided(is_equal, "compared by value" if algebra.is_asked else "compared by form")
+
+
+def _blame(error: Exception, truth: str, algebra: "Algebra") -> Outcome:
+    """Return the outcome of a comparison that failed: wrong, unless the truth fails too or workers are lost."""
+    if isinstance(error, WorkerLost) or str(error) == MISSING:
         return Outcome(0.0, Verdict.VERIFIER_ERROR, str(error))
-    if not isinstance(reply.get("equal"), bool):
-        return Outcome(0.0, Verdict.VERIFIER_ERROR, str(reply.get("error", "the worker's reply has no verdict")))
-    return _decided(reply["equal"], str(reply.get("detail", "")))
+    reason = judge_itself(truth, deadline_s=algebra.deadline_s, pool=algebra.pool)
+    if reason:
+        return Outcome(0.0, Verdict.VERIFIER_ERROR, f"{error}; the truth fails too: {reason}")
+    return _decided(False, f"the answer cannot be compared: {error}")
+
+
+class Algebra:
+    """What says whether pairs of expressions are equal: math-verify's grammar and sympy, in killable processes."""
+
+    def __init__(self, pool: WorkerPool | None, deadline_s: float) -> None:
+        self.pool = pool
+        self.deadline_s = deadline_s
+        self.is_asked = False
+
+    def __call__(self, pairs: Sequence[Pair]) -> Sequence[bool]:
+        self.is_asked = True
+        if self.pool is None and importlib.util.find_spec("math_verify") is None:
+            raise Undecided(MISSING)
+        pool = _shared_pool() if self.pool is None else self.pool
+        reply = pool.call({"pairs": pairs}, self.deadline_s)
+        verdicts = reply.get("verdicts")
+        if not isinstance(verdicts, list) or len(verdicts) != len(pairs):
+            raise Undecided(str(reply.get("error", "the worker's reply has no verdict")))
+        if not all(isinstance(verdict, bool) for verdict in verdicts):
+            raise Undecided("the worker's reply has no verdict")
+        return verdicts
+
+
+def _true_answer(truth: str) -> str:
+    return extract_answer(truth).answer or trim_end(truth)
 
 
 def _decided(is_equal: bool, detail: str) -> Outcome:

@@ -1,22 +1,50 @@
-r"""The program of one worker process: JSON lines in, JSON lines out, one comparison a line.
+r"""The program of one worker process: JSON lines in, JSON lines out, a batch of comparisons a line.
 
-Run as a file, not as a module: it imports math-verify and nothing of `trm_envs`, so that a worker starts quickly.
-Only math-verify's LaTeX grammar is used; its parser of plain expressions goes through Python's `eval`.
+Run as a file, not as a module: it imports math-verify's grammar and nothing of `trm_envs`, so that a worker starts
+quickly. It gets LaTeX that the gate wrote, never a model's own text, and nothing is evaluated as Python.
+
+Two expressions are compared by value, at points where they have variables, with more digits than their numerals could
+hide a difference in.
 """
 
+import functools
 import json
 import os
+import re
 import resource
 import signal
 import sys
 from typing import Any
 
 MAX_MEMORY_BYTES = 2 * 2**30
-# A worker whose parent is gone ends itself this long after the deadline.
+# A worker whose parent is gone ends itself when it has used this much more than the deadline.
 GRACE_S = 1.0
-# math-verify rounds to 6 decimals, so below this magnitude its "equal" is checked again, relative to the magnitude.
-TINY = 1e-3
-RELATIVE_TOLERANCE = 1e-6
+GUARD_DIGITS = 20
+MIN_DIGITS = 40
+MAX_DIGITS = 8000
+CACHE_SIZE = 4096
+# Numerators and denominators of the points; signs are varied.
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71)
+# Greek letters stand for names of several letters while the grammar reads, which is slow to read subscripts.
+_NAME = re.compile(r"v_\{[0-9]+\}")
+_STANDINS = (
+    "alpha",
+    "beta",
+    "delta",
+    "zeta",
+    "eta",
+    "theta",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "rho",
+    "sigma",
+    "tau",
+)
+NUM_POINTS = 6
+MIN_POINTS = 2
 
 
 def main() -> None:
@@ -25,73 +53,177 @@ def main() -> None:
     os.dup2(2, 1)  # a stray print cannot forge a reply
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import latex2sympy2_extended  # noqa: F401
     import math_verify  # noqa: F401
 
     _send(replies, {"ready": True})
     for line in requests:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, request["deadline_s"] + GRACE_S)  # SIGALRM kills: no handler is set
+        signal.setitimer(signal.ITIMER_PROF, request["deadline_s"] + GRACE_S)  # SIGPROF kills: no handler is set
         try:
-            reply = compare(request["answer"], request["truth"])
+            reply: dict[str, Any] = {"verdicts": [compare(pair) for pair in request["pairs"]]}
         except BaseException as error:
             reply = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         _send(replies, reply)
 
 
-def compare(answer: str, truth: str) -> dict[str, Any]:
-    """Return {"equal": bool, "detail": str}, or {"error": str} if the truth cannot be read."""
-    from math_verify import verify
+def compare(pair: list[str]) -> bool:
+    """Return True if the two sides of a pair are equal; see `judge.Pair`.
 
-    gold, prediction = _parse(truth), _parse(answer)
-    if not gold:
-        return {"error": "math-verify cannot read the truth"}
-    if not prediction:
-        return {"equal": False, "detail": "math-verify cannot read the answer"}
-    pairs = [(one, other) for one in gold for other in prediction]
-    equal = [pair for pair in pairs if verify(*pair, timeout_seconds=None, raise_on_error=True)]
-    if not equal:
-        return {"equal": False, "detail": "math-verify finds them different"}
-    if all(_differ_in_magnitude(*pair) for pair in equal):
-        return {"equal": False, "detail": "equal only after rounding tiny values"}
-    return {"equal": True, "detail": "math-verify finds them equal"}
+    Raises:
+        Exception: if a side cannot be read or has no value.
+    """
+    digits = int(pair[3] if pair[0] == "equal" else pair[5])
+    precision = min(MAX_DIGITS, MIN_DIGITS + GUARD_DIGITS + 2 * digits)
+    if pair[0] == "equal":
+        return _equal(pair[1], pair[2], precision, pair[4])
+    return _proportional(pair[0], f"{pair[1]}\n{pair[2]}", f"{pair[3]}\n{pair[4]}", precision)
 
 
-def _parse(text: str) -> list[Any]:
-    from math_verify import LatexExtractionConfig, parse
+def _equal(left: str, right: str, precision: int, tolerance: str) -> bool:
+    import mpmath
 
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
-    boxed = f"\\boxed{{{text}}}"
-    return parse(boxed, config, fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True)
+    num_valid = 0
+    names = tuple(sorted({*_names(left), *_names(right)}))
+    for point in range(NUM_POINTS if names else 1):
+        one, other = (_value(side, names, point, precision) for side in (left, right))
+        if (one is None) != (other is None):
+            return False
+        if one is None or other is None:
+            continue
+        num_valid += 1
+        if tolerance:
+            numerator, _, denominator = tolerance.partition("/")
+            bound = mpmath.mpf(int(numerator)) / int(denominator or 1)
+            if abs(one - other) > bound:
+                return False
+        elif not _agree(one, other, precision):
+            return False
+    if num_valid < (MIN_POINTS if names else 1):
+        raise ValueError("it has no value")
+    return True
 
 
-def _differ_in_magnitude(gold: Any, prediction: Any) -> bool:
-    """Return True if two tiny numbers, or numbers at the same place of two collections, are not equal after all."""
-    import sympy
+def _proportional(sign: str, left: str, right: str, precision: int) -> bool:
+    """Return True if two relations say the same: their differences of sides are a constant apart."""
+    import mpmath
 
-    left, right = _numbers(gold), _numbers(prediction)
-    if len(left) != len(right):
+    names = tuple(sorted({*_names(left), *_names(right)}))
+    ratios = []
+    for point in range(NUM_POINTS):
+        one, other = (_value(side, names, point, precision) for side in (left, right))
+        if (one is None) != (other is None):
+            return False
+        if one is not None and other is not None and one != 0:
+            with mpmath.workdps(precision):
+                ratios.append(other / one)
+    if len(ratios) < MIN_POINTS or not all(_agree(ratios[0], ratio, precision) for ratio in ratios):
         return False
-    for one, other in zip(left, right, strict=True):
-        size = max(abs(sympy.N(one, 30)), abs(sympy.N(other, 30)))
-        if size < TINY and abs(sympy.N(one - other, 30)) > RELATIVE_TOLERANCE * size:
-            return sympy.simplify(one - other) != 0
-    return False
+    is_nonzero = abs(ratios[0]) > mpmath.mpf(10) ** (-precision // 2)
+    return bool(is_nonzero and (sign in ("=", "!=") or mpmath.re(ratios[0]) > 0))
 
 
-def _numbers(expression: Any) -> list[Any]:
-    """Return the numbers in an expression: itself, the right side of an equation, or the members of a collection."""
+def _agree(one: Any, other: Any, precision: int) -> bool:
+    import mpmath
+
+    with mpmath.workdps(precision):
+        size = max(abs(one), abs(other), mpmath.mpf(10) ** (-(precision - MIN_DIGITS) // 2))
+        return bool(abs(one - other) <= size * mpmath.mpf(10) ** (GUARD_DIGITS // 2 - precision + precision // 4))
+
+
+@functools.lru_cache(maxsize=CACHE_SIZE)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(sorted({symbol.name for symbol in _parse(text).free_symbols}))
+
+
+@functools.lru_cache(maxsize=CACHE_SIZE)
+def _value(text: str, names: tuple[str, ...], point: int, precision: int) -> Any:
+    """Return the value of an expression at a point as an mpmath number; None if it has none there."""
+    import mpmath
     import sympy
 
-    if isinstance(expression, sympy.Eq):
-        return _numbers(expression.rhs)
-    if isinstance(expression, sympy.Tuple | sympy.FiniteSet | sympy.Interval):
-        members = [number for member in expression.args for number in _numbers(member)]
-        return members if isinstance(expression, sympy.Tuple) else sorted(members, key=sympy.N)
-    if isinstance(expression, sympy.Expr) and not expression.free_symbols:
-        value = expression.doit()
-        return [value] if value.is_real else []
-    return []
+    expression = _parse(text)
+    if expression.free_symbols:
+        values = {name: _coordinate(place, point) for place, name in enumerate(names)}
+        expression = expression.subs({symbol: values[symbol.name] for symbol in expression.free_symbols})
+    if expression in (sympy.oo, -sympy.oo):
+        return mpmath.mpf("inf") if expression == sympy.oo else mpmath.mpf("-inf")
+    if expression.has(sympy.zoo, sympy.nan, sympy.oo):
+        return None
+    number = expression.evalf(precision, maxn=2 * precision + 200)
+    if not number.is_number or number.has(sympy.zoo, sympy.nan, sympy.oo):
+        return None
+    real, imaginary = number.as_real_imag()
+    with mpmath.workdps(precision):
+        parts = [part.evalf(precision)._to_mpmath(mpmath.mp.prec) for part in (real, imaginary)]
+        return mpmath.mpc(*parts)
+
+
+def _coordinate(place: int, point: int) -> Any:
+    """Return a rational number of its own for each variable and point, with every pattern of signs of two variables."""
+    import sympy
+
+    number = sympy.Rational(
+        _PRIMES[(3 * place + 7 * point + 1) % 20], _PRIMES[(5 * place + 2 * point + 4) % 20] + 1 + place
+    )
+    return -number if point >> (place % 3) & 1 and point < NUM_POINTS - 1 else number
+
+
+@functools.lru_cache(maxsize=CACHE_SIZE)
+def _parse(text: str) -> Any:
+    """Return the expression that a text of the gate denotes; two lines are the difference of two sides."""
+    import sympy
+
+    left, newline, right = text.partition("\n")
+    if newline:
+        return _parse(left) - _parse(right)
+    if text.startswith("="):
+        return sympy.Rational(text[1:])
+    expression = _read(text)
+    if not isinstance(expression, sympy.Expr):
+        raise ValueError("it is no expression")
+    expression = expression.xreplace(
+        {symbol: sympy.I for symbol in expression.free_symbols if symbol.name == "i"}
+        | {symbol: sympy.E for symbol in expression.free_symbols if symbol.name == "e"}
+    )
+    if expression.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit):
+        expression = expression.doit()
+    return expression
+
+
+def _read(text: str) -> Any:
+    """Return what math-verify's grammar reads, with names of several letters put back in."""
+    import sympy
+
+    names = list(dict.fromkeys(_NAME.findall(text)))
+    if len(names) > len(_STANDINS):
+        raise ValueError("it has too many variables")
+    for name, standin in zip(names, _STANDINS, strict=False):
+        text = text.replace(name, f"\\{standin} ")
+    # As a fraction it can be no set, so that the first of the grammar's two ways of reading does.
+    try:
+        expression = _reader(is_fast=True).parse(rf"\frac{{{text}}}{{1}}")
+    except Exception:
+        expression = _reader(is_fast=False).parse(text)
+    back = dict(zip(_STANDINS, names, strict=False))
+    symbols = [symbol for symbol in expression.free_symbols if symbol.name in back]
+    return expression.xreplace({symbol: sympy.Symbol(back[symbol.name], real=True) for symbol in symbols})
+
+
+def _reader(is_fast: bool) -> Any:
+    """Return math-verify's reader of LaTeX; the fast one looks at the tokens alone and refuses some texts."""
+    from antlr4.atn.PredictionMode import PredictionMode
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
+
+    class Fast(_Latex2Sympy):
+        def create_parser(self, latex_str: str) -> Any:
+            parser = super().create_parser(latex_str)
+            parser._interp.predictionMode = PredictionMode.SLL
+            return parser
+
+    config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)
+    return (Fast if is_fast else _Latex2Sympy)(is_real=True, config=config)
 
 
 def _send(replies: Any, reply: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from trm_envs.base import ToolEnv
 from trm_envs.options import EnvOptions, check_choice
+from trm_envs.scoring import plain_answer
 from trm_envs.tasks.calculator import calculator
 from trm_envs.tools import ToolResult
 
@@ -90,7 +91,7 @@ class ChainMath(ToolEnv[ChainMathOptions]):
 
         Stepwise, an answer before the last result is early and earns nothing; upfront, nothing has to be waited for.
         """
-        text = answer.strip().strip("$").replace(",", "").strip()
+        text = plain_answer(answer).replace(",", "")
         if not _INTEGER.fullmatch(text) or int(text) != self._chain.values[-1]:
             return 0.0
         return 1.0 if self.options.reveal == "upfront" or self._num_done == self.options.horizon else 0.0

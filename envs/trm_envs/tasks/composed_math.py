@@ -97,7 +97,7 @@ class ComposedMath(PythonToolEnv[ComposedMathOptions]):
 
 def read_list(text: str) -> list[int | None]:
     """Return the integers of a list with commas or spaces between them, with or without brackets; None: no integer."""
-    text = text.replace("{,}", "").replace("\\left", "").replace("\\right", "").strip().strip("$").strip()
+    text = plain_answer(text).replace("{,}", "").replace("\\left", "").replace("\\right", "").strip()
     if (text[:1], text[-1:]) in (("(", ")"), ("[", "]")):
         text = text[1:-1].strip()
     parts = [part.strip("$") for part in _SEPARATOR.split(_SPACES.sub(" ", text))]

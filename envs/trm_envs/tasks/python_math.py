@@ -14,7 +14,7 @@ from typing import Any
 from trm_envs.errors import VerifierError
 from trm_envs.python_tool import PythonToolEnv
 from trm_envs.rows import MathRow, Problems, check_row_options, load_math_problems
-from trm_envs.scoring import Verdict, compare_exact, score_math
+from trm_envs.scoring import Verdict, compare_exact, plain_answer, score_math
 from trm_envs.tasks.math_problems import Story, draw_story
 from trm_envs.tasks.row_options import MathRowOptions
 from trm_envs.tools import ToolResult
@@ -71,7 +71,7 @@ class PythonMath(PythonToolEnv[PythonMathOptions]):
             VerifierError: if the verifier cannot decide; never for a generated problem.
         """
         if self._story is not None:
-            return float(compare_exact(answer, self._truth) is True)
+            return float(compare_exact(plain_answer(answer), self._truth) is True)
         tolerance: dict[str, Any] = {} if self._row.tolerance is None else {"tolerance": self._row.tolerance}
         outcome = score_math(answer, self._truth, bare=True, **tolerance)
         if outcome.verdict is Verdict.VERIFIER_ERROR:

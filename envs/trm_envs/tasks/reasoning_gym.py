@@ -21,6 +21,7 @@ from typing import Any
 
 from trm_envs.errors import InfrastructureError, VerifierError
 from trm_envs.python_tool import PythonToolEnv, SandboxOptions
+from trm_envs.scoring import plain_answer
 from trm_envs.scoring.pool import WorkerCrashed, WorkerPool, WorkerTimeout
 
 MAX_WORKERS = 2
@@ -133,7 +134,11 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
         return reply
 
     def _grade(self, answer: str) -> float:
-        """Return the set's score of an answer to the present question."""
+        """Return the set's score of an answer to the present question, as it stands or without its maths mode."""
+        score, plain = self._grade_text(answer), plain_answer(answer)
+        return score if score == 1.0 or plain == answer else max(score, self._grade_text(plain))
+
+    def _grade_text(self, answer: str) -> float:
         if len(answer) > MAX_ANSWER_CHARS:
             return 0.0
         index = len(self._scores)

@@ -1,0 +1,72 @@
+r"""Read a number or an expression, with the unit, words or base behind it."""
+
+import dataclasses
+import re
+
+from trm_envs.scoring.census import rational_value, take_census
+from trm_envs.scoring.emit import emit
+from trm_envs.scoring.exact import parse_quantity
+from trm_envs.scoring.forms import Collection, Form, Leaf
+from trm_envs.scoring.items import Unreadable
+from trm_envs.scoring.tree import read_tree
+from trm_envs.scoring.words import magnitude, may_be_dropped, split_words
+
+_BASED = re.compile(
+    r"(?P<digits>[0-9][0-9A-Fa-f]*(?:\.[0-9]+)?|\([0-9]+\))\s*_\s*(?:\{\s*\(?(?:\\(?:text|mathrm)\{)?\s*(?P<base>\w+)\s*\}?\)?\s*\}|(?P<digit>[0-9]))"
+)
+_BASE_NAMES = dict(
+    zip("two three four five six seven eight nine ten twelve sixteen".split(), [*range(2, 11), 12, 16], strict=True)  # noqa: SIM905
+)
+# Names that people write without a backslash, and what is no product of letters.
+_PLAIN_NAMES = re.compile(r"(?<![\\A-Za-z{])(sqrt|pi|sin|cos|tan|log|ln|exp)(?![A-Za-z])")
+_SENTENCE = re.compile(r"(?<![\\A-Za-z])(?:[A-Za-z]{5,}|(?i:the|and|for|not|but|are|was|is|its|one|two))(?![A-Za-z}])")
+
+
+def read_signed(text: str) -> Form:
+    r"""Return an expression; with \pm it is a list of two."""
+    if r"\pm" not in text and r"\mp" not in text:
+        return read_leaf(text)
+    upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
+    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
+    return Collection("list", (read_leaf(upper.strip().removeprefix("+")), read_leaf(lower)))
+
+
+def read_leaf(text: str) -> Leaf:
+    quantity = parse_quantity(text)
+    if quantity is not None:
+        return Leaf(quantity.value, quantity)
+    if (based := _BASED.fullmatch(text.strip())) is not None:
+        base = based["base"] or based["digit"]
+        return Leaf(suffix=f"base {_BASE_NAMES.get(base.lower(), base)}", latex=based["digits"].strip("()").lower())
+    if text.startswith(r"\$"):
+        return read_leaf(text[2:])
+    if (parts := split_words(text)) is not None:
+        return _worded(*parts)
+    for mark in (r"^{\circ}", r"\%", "%"):
+        if text.endswith(mark) and (mark != r"^{\circ}" or not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text)):
+            leaf = read_leaf(text[: -len(mark)].rstrip())
+            return leaf if mark == r"^{\circ}" else dataclasses.replace(leaf, suffix="%")
+    return _expression(text)
+
+
+def _worded(text: str, words: str) -> Leaf:
+    leaf = read_leaf(text)
+    if leaf.suffix:
+        raise Unreadable("two units stand behind it")
+    if (factor := magnitude(words)) is not None:
+        return leaf.scaled(factor)
+    if may_be_dropped(words):
+        return (
+            dataclasses.replace(leaf, quantity=None) if leaf.quantity is not None and leaf.quantity.dimension else leaf
+        )
+    return dataclasses.replace(leaf, suffix=words.lower() if len(words) > 1 else words)
+
+
+def _expression(text: str) -> Leaf:
+    text = _PLAIN_NAMES.sub(r"\\\1 ", text)
+    if _SENTENCE.search(text):
+        raise Unreadable("words stand in it; give the final answer alone")
+    row = read_tree(text)
+    census = take_census(row)
+    value = rational_value(row)
+    return Leaf(value, None, emit(row), frozenset(census.kinds), census.has_variable, census.digits)
