@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from trm_envs.python_tool import PythonToolEnv
 from trm_envs.rows import MathRow, Problems
+from trm_envs.scoring import plain_answer
 from trm_envs.tasks.chain_problems import draw_generated, draw_of_file, problems_of_file
 from trm_envs.tasks.row_options import MathRowOptions
 from trm_envs.tools import ToolResult
