@@ -82,7 +82,7 @@ def _last_box(text: str, limit: int) -> _Box | None:
         match = _BOX.match(text, word) if word >= 0 else None
         if match is not None:
             end = group_end(text, match.end() - 1)
-            inside = "" if end is None else trim_end(text[match.end() : end])
+            inside = "" if end is None else trim_end(text[match.end() : end]) or text[match.end() : end].strip()
             return _Box(word, None if end is None else end + 1, inside)
     return None
 
