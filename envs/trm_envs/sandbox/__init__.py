@@ -1,6 +1,15 @@
 """Run untrusted programs: the interface, its backends, and the sandbox that a process shares."""
 
-from trm_envs.sandbox.interface import LANGUAGES, Limits, Result, Runner, Sandbox, SandboxUnavailable, Status
+from trm_envs.sandbox.interface import (
+    LANGUAGES,
+    Limits,
+    Result,
+    Runner,
+    Sandbox,
+    SandboxClosed,
+    SandboxUnavailable,
+    Status,
+)
 from trm_envs.sandbox.local import LocalSandbox, LocalSession
 from trm_envs.sandbox.shared import close_shared, shared_sandbox
 from trm_envs.sandbox.unsafe import UnsafeSandbox, UnsafeSession
@@ -13,6 +22,7 @@ __all__ = [
     "Result",
     "Runner",
     "Sandbox",
+    "SandboxClosed",
     "SandboxUnavailable",
     "Status",
     "UnsafeSandbox",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from trm_envs.sandbox.interface import Result, Status
 from trm_envs.sandbox.request import Request
 from trm_envs.sandbox.world import GRACE_S, Refused, World, known
+from trm_envs.tool_time import waiting
 
 ENOUGH_IDLE = 2
 """With so many supervisors that clean up after a call, the next one waits for the first of them."""
@@ -120,7 +121,8 @@ class Slots:
             gate.acquire()
             self._waiting.append(gate)
         try:
-            gate.acquire()
+            with waiting():
+                gate.acquire()
         except BaseException:  # an interrupt from the keyboard
             with self._lock:
                 still_waits = gate in self._waiting
@@ -216,6 +218,7 @@ class Call:
             if self._closed:
                 raise ValueError("the session is closed; open a new one with session()")
             if self._world is None:
-                self._world = self._take()
+                with waiting():
+                    self._world = self._take()
             self._is_asking = True
             return self._world

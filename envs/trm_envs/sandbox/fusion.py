@@ -15,7 +15,7 @@ from sandbox_fusion.models import RunCodeRequest
 from trm_envs.sandbox import fusion_schema as schema
 from trm_envs.sandbox.fusion_http import Poster
 from trm_envs.sandbox.fusion_session import FusionSession
-from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
+from trm_envs.sandbox.interface import Limits, Result, SandboxClosed, SandboxUnavailable
 from trm_envs.sandbox.request import make_request
 
 Call = Callable[[Poster], Coroutine[Any, Any, Result]]
@@ -156,7 +156,7 @@ class FusionSandbox:
         """Start a call; a thread that belongs to a parent process is replaced."""
         with self._lock:
             if self._closed:
-                raise ValueError("the sandbox is closed; make a new FusionSandbox")
+                raise SandboxClosed("the sandbox is closed; make a new FusionSandbox")
             if self._loop is None or not self._loop.is_ours():
                 self._loop = _LoopThread(Poster(self._endpoint, self.endpoint, self.max_concurrent, self.retries))
             return self._loop.submit(call)

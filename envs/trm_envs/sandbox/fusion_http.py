@@ -1,16 +1,45 @@
 """Requests to a SandboxFusion server: deadlines, a bound on how many at once, retries where one can help."""
 
 import asyncio
+import contextlib
 import json
 import random
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from trm_envs.sandbox.interface import Result, Status
+from trm_envs.sandbox.places import BEGUN, IN_QUEUE
+from trm_envs.tool_time import waiting
 
 RETRIED = (429, 500, 502, 503, 504)
 FIRST_PAUSE_S = 0.25
 LAST_PAUSE_S = 8.0
+QUEUE_S = 3600.0
+"""How long a request may wait in the queue of a server that says all the while that it does."""
+
+
+class Deadline:
+    """When an answer must be there.
+
+    Args:
+        seconds: from now, and again from each sign that the request still waits in the server's queue.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic() + QUEUE_S
+        self._end = 0.0
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Start counting anew."""
+        self._end = min(time.monotonic() + self._seconds, max(self._last, self._end))
+
+    @property
+    def left_s(self) -> float:
+        """The seconds until then."""
+        return self._end - time.monotonic()
 
 
 class Poster:
@@ -41,7 +70,7 @@ class Poster:
         Args:
             path: the call, such as "/run_code".
             body: what is posted, as JSON.
-            deadline_s: seconds in which each attempt must have been answered.
+            deadline_s: seconds in which each attempt must have been answered, a known wait in the queue apart.
             max_bytes: how long an answer may be.
             read: makes a result of the decoded answer; a ValueError of it means a malformed answer.
         """
@@ -50,11 +79,16 @@ class Poster:
             self._slots = asyncio.Semaphore(self._max_concurrent)
         pause = FIRST_PAUSE_S
         for attempt in range(self._retries + 1):
-            async with self._slots:
+            with waiting():
+                await self._slots.acquire()
+            try:
                 result, can_help = await self._once(path, data, deadline_s, max_bytes, read)
+            finally:
+                self._slots.release()
             if not can_help or attempt == self._retries:
                 break
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            with waiting():
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, LAST_PAUSE_S)
         return result
 
@@ -117,6 +151,31 @@ class Poster:
         return result, result.status is Status.SANDBOX_ERROR and not result.state_lost
 
     async def _exchange(self, path: str, data: bytes | None, deadline_s: float, max_bytes: int) -> tuple[int, bytes]:
+        """Send a request and return the answer's code and content; until the program is known to run, that is a wait.
+
+        Raises:
+            asyncio.TimeoutError: if the deadline is over.
+            aiohttp.ClientError: if the connection breaks.
+            ValueError: if the answer is too long.
+        """
+        deadline = Deadline(deadline_s)
+        with contextlib.ExitStack() as wait:
+            wait.enter_context(waiting())
+            reading = asyncio.ensure_future(self._read(path, data, max_bytes, deadline, wait))
+            try:
+                while not reading.done():
+                    if deadline.left_s <= 0:
+                        raise asyncio.TimeoutError
+                    await asyncio.wait({reading}, timeout=deadline.left_s)
+                return reading.result()
+            finally:
+                if not reading.done():
+                    reading.cancel()
+                    await asyncio.wait({reading})
+
+    async def _read(
+        self, path: str, data: bytes | None, max_bytes: int, deadline: Deadline, wait: contextlib.ExitStack
+    ) -> tuple[int, bytes]:
         import aiohttp
 
         if self._session is None:
@@ -126,15 +185,23 @@ class Poster:
             f"{self._endpoint}{path}",
             data=data,
             headers={"Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=deadline_s),
+            timeout=aiohttp.ClientTimeout(total=None),
             allow_redirects=False,
         )
         content = bytearray()
         async with request as response:
+            num_bytes = 0
             async for chunk in response.content.iter_chunked(1 << 16):
-                content += chunk
-                if len(content) > max_bytes:
+                num_bytes += len(chunk)
+                if num_bytes > max_bytes:
                     raise ValueError(f"an answer of over {max_bytes} bytes")
+                if not content and not chunk.strip(IN_QUEUE):
+                    deadline.begin_again()
+                    continue
+                if not content and chunk.strip(IN_QUEUE).startswith(BEGUN):
+                    deadline.begin_again()
+                    wait.close()
+                content += chunk
             return response.status, bytes(content)
 
 

@@ -56,6 +56,8 @@ class Job:
     """What it may use; of a notebook, each cell."""
     total_s: float
     """Seconds for all cells."""
+    last_wall_s: float
+    """Seconds for the last cell of a notebook: what `trm_limits` asks for, if that is less than for each cell."""
 
 
 def read_run(body: Any, base: Limits, most: Limits) -> Job:
@@ -76,7 +78,7 @@ def read_run(body: Any, base: Limits, most: Limits) -> Job:
     limits = _limits(body, base, most, wall_s)
     files = _files(request.files, limits)
     code, stdin = _text("code", request.code), _text("stdin", request.stdin or "")
-    return Job([code], request.language, stdin, files, _names(request.fetch_files), limits, wall_s)
+    return Job([code], request.language, stdin, files, _names(request.fetch_files), limits, wall_s, wall_s)
 
 
 def read_jupyter(body: Any, base: Limits, most: Limits) -> Job:
@@ -89,7 +91,9 @@ def read_jupyter(body: Any, base: Limits, most: Limits) -> Job:
         raise BadField("cells", "expected at least one cell")
     cells = [_text("cells", cell) for cell in request.cells]
     files = _files(request.files, limits)
-    return Job(cells, LANGUAGES[0], "", files, _names(request.fetch_files), limits, total_s)
+    asked_s = (body.get("trm_limits") or {}).get("wall_s", limits.wall_s)
+    last_s = min(_check_number("trm_limits.wall_s", asked_s, 0.01, most.wall_s), limits.wall_s)
+    return Job(cells, LANGUAGES[0], "", files, _names(request.fetch_files), limits, total_s, last_s)
 
 
 def _parse(model: type[_Request], body: Any) -> _Request:
@@ -118,8 +122,8 @@ def _limits(body: dict[str, Any], base: Limits, most: Limits, wall_s: float) -> 
         allowed = ", ".join(Limits.__dataclass_fields__)
         raise BadField("trm_limits", f"expected an object with the fields {allowed}")
     try:
-        limits = dataclasses.replace(base, **{**asked, "wall_s": wall_s})
-    except ValueError as error:
+        limits = dataclasses.replace(dataclasses.replace(base, **asked), wall_s=wall_s)
+    except (ValueError, OverflowError) as error:
         raise BadField("trm_limits", str(error)) from error
     for name in Limits.__dataclass_fields__:
         if getattr(limits, name) > getattr(most, name):

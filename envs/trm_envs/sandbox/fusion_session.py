@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 REPLAY_FACTOR = 3.0
 """How much longer than before the cells that are replayed may take."""
 REPLAY_SPARE_S = 5.0
+MOST_TOTAL_S = 300.0
+"""The most that a call with its replay may take, which is also what a server of ours allows at most by itself."""
 _WRITE = (
     "for _trm_name, _trm_data in {files!r}.items():\n"
     "    __import__('os').makedirs(__import__('os.path').path.dirname(_trm_name) or '.', exist_ok=True)\n"
@@ -36,10 +38,11 @@ class FusionSession:
     """Calls that share variables and files; see `Runner`. Python only, one call at a time.
 
     The server forgets everything between calls, so a call replays all cells before its own: what they print, draw at
-    random or read from the clock happens again. A replayed cell that now raises where it did not, or the other way
-    round, makes the call a `sandbox_error` with `state_lost`. A call's time grows with the cells before it; the longest
-    `wall_s` so far holds for each of them. Once the state is lost, the files that were given are there again, those
-    that cells wrote are not. A cancelled call leaves the state as it was.
+    random or read from the clock happens again. A replayed cell that now raises where it did not, the other way round,
+    takes too long or ends the interpreter makes the call an `error` with `state_lost`: it was the program that behaved
+    otherwise, not the server. A call's time grows with the cells before it; the longest `wall_s` so far holds for each
+    of them, and on a server of ours the call's own for its own cell. Once the state is lost, the files that were given
+    are there again, those that cells wrote are not. A cancelled call leaves the state as it was.
     """
 
     def __init__(self, sandbox: "FusionSandbox") -> None:
@@ -121,7 +124,12 @@ class FusionSession:
             elif files:
                 before.append(_Cell(_WRITE.format(files=files), raised=False))
             wall_s = max(self._wall_s, limits.wall_s)
-            total_s = wall_s + REPLAY_FACTOR * self._replay_s + (REPLAY_SPARE_S if before else 0.0)
+            least_s = wall_s + self._replay_s
+            if before and least_s > MOST_TOTAL_S:
+                self._forget()
+                return _replay_failed(f"it would take {least_s:.0f} s, more than {MOST_TOTAL_S:.0f}")
+            total_s = least_s + (REPLAY_FACTOR - 1) * self._replay_s + (REPLAY_SPARE_S if before else 0.0)
+            total_s = max(min(total_s, MOST_TOTAL_S), wall_s)
             request = RunJupyterRequest(
                 cells=[*(cell.code for cell in before), code],
                 cell_timeout=wall_s,
@@ -134,8 +142,10 @@ class FusionSession:
                 {**request.dict(), **schema.limit_fields(limits)},
                 total_s + self._sandbox.margin_s,
                 2 * self._answer_bytes(limits, outputs, len(before) + 1),
-                lambda answer: _read(answer, before, limits, outputs),
+                lambda answer: _read(answer, before, self._replay_s, limits, outputs),
             )
+            if before and result.status is Status.SANDBOX_ERROR and "total_timeout" in result.message:
+                result = _replay_failed(result.message)
             if result.status is not Status.SANDBOX_ERROR or result.state_lost:
                 self._given.update(files)
             if result.state_lost:
@@ -152,7 +162,7 @@ class FusionSession:
         return min(num_cells * answer_bytes(limits, outputs), 1 << 30)
 
 
-def _read(answer: Any, before: list[_Cell], limits: Limits, outputs: list[str]) -> Result:
+def _read(answer: Any, before: list[_Cell], replay_s: float, limits: Limits, outputs: list[str]) -> Result:
     """Return the last cell's result, once the cells before it have gone as they went.
 
     Raises:
@@ -174,7 +184,8 @@ def _read(answer: Any, before: list[_Cell], limits: Limits, outputs: list[str]) 
     own = answer.get("trm")
     own = own if isinstance(own, dict) else {}
     ended = response.status is not RunStatus.Success
-    duration = own.get("duration_s", driver.execution_time if driver else None)
+    whole_s = driver.execution_time if driver else None
+    duration = own.get("duration_s", None if whole_s is None else max(whole_s - replay_s, 0.0))
     result = Result(
         _status(timed_out, bool(last.error), ended, last.error, own),
         stdout=last.stdout,
@@ -207,4 +218,4 @@ def _return_code(timed_out: bool, raised: bool, ended: bool, driver: Any) -> int
 
 def _replay_failed(why: str) -> Result:
     message = f"the session's state is lost, its replay went otherwise: {why}"
-    return Result(Status.SANDBOX_ERROR, state_lost=True, message=message)
+    return Result(Status.ERROR, stderr=f"{message}\n", return_code=1, state_lost=True, message=message)

@@ -9,11 +9,17 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from trm_envs.errors import InfrastructureError
+
 LANGUAGES = ("python", "bash")
 
 
-class SandboxUnavailable(RuntimeError):
+class SandboxUnavailable(InfrastructureError):
     """Isolation cannot be had on this machine; the message says why and what to do."""
+
+
+class SandboxClosed(InfrastructureError, ValueError):
+    """The sandbox has been closed, by whoever made it, before a program could run."""
 
 
 class Status(str, Enum):

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from trm_envs.packages import Packages
 from trm_envs.sandbox import bubblewrap, package_folder
 from trm_envs.sandbox.connection import Call, Slots, Zygote
-from trm_envs.sandbox.interface import Limits, Result, SandboxUnavailable
+from trm_envs.sandbox.interface import Limits, Result, SandboxClosed, SandboxUnavailable
 from trm_envs.sandbox.request import Request, make_request
 from trm_envs.sandbox.world import World
 
@@ -155,12 +155,12 @@ class LocalSandbox:
 
         Raises:
             OSError: if none can be had.
-            ValueError: if the sandbox is closed.
+            SandboxClosed: if the sandbox is closed.
         """
         for attempt in (1, 2):
             with self._lock:
                 if self._closed:
-                    raise ValueError("the sandbox is closed; make a new LocalSandbox")
+                    raise SandboxClosed("the sandbox is closed; make a new LocalSandbox")
                 if self._zygote is None or not self._zygote.is_ours():
                     process, control = bubblewrap.start(*self._start_args)
                     self._zygote = Zygote(process, control, num_warm=self.max_concurrent)

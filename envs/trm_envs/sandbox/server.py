@@ -5,6 +5,7 @@ import base64
 import binascii
 import contextlib
 import dataclasses
+import functools
 import hmac
 import ipaddress
 import json
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trm_envs.sandbox import fusion_schema as schema
 from trm_envs.sandbox.fusion_requests import MOST, BadField, Job, read_jupyter, read_run
 from trm_envs.sandbox.interface import LANGUAGES, Limits, Result, Sandbox, Status
+from trm_envs.sandbox.places import Places
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -82,7 +84,7 @@ class SandboxServer:
         self._token = token
         self._max_body_bytes = max_body_bytes
         self._log = log
-        self._slots = asyncio.Semaphore(max_concurrent)
+        self._places = Places(max_concurrent)
         self._inside = 0
         self._runner: web.AppRunner | None = None
 
@@ -154,48 +156,66 @@ class SandboxServer:
     async def _ping(self, request: "web.Request") -> "web.Response":
         return _import_web().json_response("pong")
 
-    async def _run_code(self, request: "web.Request") -> "web.Response":
+    async def _run_code(self, request: "web.Request") -> "web.StreamResponse":
         job = read_run(await _body(request), self._base, self._most)
         if job.language not in LANGUAGES:
             message = f"language = {job.language!r}: this server runs {' and '.join(LANGUAGES)}"
             return _respond(schema.to_run_answer(Result(Status.SANDBOX_ERROR, message=message)))
-        return _respond(schema.to_run_answer((await self._in_slot(self._run, job))[-1]))
+        return await self._in_slot(request, self._run, job, lambda results: schema.to_run_answer(results[-1]))
 
-    async def _run_jupyter(self, request: "web.Request") -> "web.Response":
+    async def _run_jupyter(self, request: "web.Request") -> "web.StreamResponse":
         job = read_jupyter(await _body(request), self._base, self._most)
-        return _respond(schema.to_jupyter_answer(await self._in_slot(self._run_cells, job), len(job.cells)))
+        told = functools.partial(schema.to_jupyter_answer, num_cells=len(job.cells))
+        return await self._in_slot(request, self._run_cells, job, told)
 
-    async def _in_slot(self, run: Callable[[Job], Awaitable[list[Result]]], job: Job) -> list[Result]:
+    async def _in_slot(
+        self,
+        request: "web.Request",
+        run: Callable[[Job], Awaitable[list[Result]]],
+        job: Job,
+        told: Callable[[list[Result]], dict[str, Any]],
+    ) -> "web.StreamResponse":
+        """Wait for a free place, run a job and answer with what is told of it; the client is told that it waits."""
         self._inside += 1
         try:
-            async with self._slots:
-                return await run(job)
-        except Exception as error:
-            # whatever fails on this side is told as such, and never as the program's failure
-            return [Result(Status.SANDBOX_ERROR, message=f"{type(error).__name__}: {error}")]
+            response = await self._places.take(request, _import_web().StreamResponse)
+            try:
+                results = await run(job)
+            except Exception as error:
+                # whatever fails on this side is told as such, and never as the program's failure
+                results = [Result(Status.SANDBOX_ERROR, message=f"{type(error).__name__}: {error}")]
+            finally:
+                self._places.give_back()
         finally:
             self._inside -= 1
+        answer = told(results)
+        if response is None:
+            return _respond(answer)
+        whole = _respond(answer)
+        response.headers[OUTCOME] = whole.headers[OUTCOME]  # too late for the client; the log tells it
+        await response.write_eof((whole.text or "").encode())
+        return response
 
     async def _run(self, job: Job) -> list[Result]:
-        result = await self._sandbox.arun(
-            job.cells[0], job.language, job.stdin, job.files, job.limits, outputs=job.outputs
-        )
-        return [result]
+        code, *_ = job.cells
+        return [await self._sandbox.arun(code, job.language, job.stdin, job.files, job.limits, outputs=job.outputs)]
 
     async def _run_cells(self, job: Job) -> list[Result]:
         """Run cells until one ends the interpreter."""
         results: list[Result] = []
-        deadline = time.monotonic() + job.total_s
+        left_s = job.total_s
         with contextlib.closing(self._sandbox.session()) as session:
             for number, cell in enumerate(job.cells, 1):
-                left_s = deadline - time.monotonic()
                 if left_s < 0.01:
                     results.append(Result(Status.TIMEOUT, state_lost=True))
                     break
-                limits = dataclasses.replace(job.limits, wall_s=min(job.limits.wall_s, left_s))
-                outputs = job.outputs if number == len(job.cells) else []
+                is_last = number == len(job.cells)
+                wall_s = job.last_wall_s if is_last else job.limits.wall_s
+                limits = dataclasses.replace(job.limits, wall_s=min(wall_s, left_s))
+                outputs = job.outputs if is_last else []
                 files = job.files if number == 1 else None
                 results.append(await session.arun(cell, files=files, limits=limits, outputs=outputs))
+                left_s -= results[-1].duration_s
                 if results[-1].state_lost or results[-1].status is Status.SANDBOX_ERROR:
                     break
         return results

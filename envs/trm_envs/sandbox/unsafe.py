@@ -10,7 +10,7 @@ from typing import Any
 from trm_envs.packages import Packages
 from trm_envs.sandbox import package_folder
 from trm_envs.sandbox.connection import Slots
-from trm_envs.sandbox.interface import Limits, Result
+from trm_envs.sandbox.interface import Limits, Result, SandboxClosed
 from trm_envs.sandbox.request import Request, make_request
 from trm_envs.sandbox.unsafe_process import Work
 
@@ -91,7 +91,7 @@ class UnsafeSandbox:
 
     def _work(self) -> Work:
         if self._closed:
-            raise ValueError("the sandbox is closed; make a new UnsafeSandbox")
+            raise SandboxClosed("the sandbox is closed; make a new UnsafeSandbox")
         return Work(self._slots, self._threads, self._works, self._packages.name)
 
 

@@ -20,6 +20,7 @@ from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.interface import Result, Status
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
+from trm_envs.tool_time import waiting
 
 TICK_S = 0.02
 """How long the end of a program that left its streams to a child may go unnoticed."""
@@ -88,7 +89,8 @@ class Work:
         started = time.monotonic()
         limits = request.limits
         if self._process is None:
-            self._start(request.stdin)
+            with waiting():
+                self._start(request.stdin)
         process, streams = self._process, self._streams
         assert process is not None
         assert streams is not None
@@ -125,6 +127,7 @@ class Work:
         )
 
     def _start(self, stdin: bytes) -> None:
+        self._mend_folder()
         self._channel, theirs = socket.socketpair()
         call = f"unsafe_child.main({theirs.fileno()}, {self._folder!r}, {self._packages!r})"
         with theirs, tempfile.TemporaryFile() as file:
@@ -145,6 +148,14 @@ class Work:
         assert process.stdout is not None
         assert process.stderr is not None
         self._streams = Streams(process.stdout.fileno(), process.stderr.fileno())
+
+    def _mend_folder(self) -> None:
+        """Make the working folder anew if a program has removed it, or put something else in its place."""
+        if os.path.islink(self._folder) or not os.path.isdir(self._folder):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._folder)
+            os.makedirs(self._folder)
+        os.chmod(self._folder, 0o700)
 
     def _watch(
         self, process: "subprocess.Popen[bytes]", streams: Streams, limit: int, deadline: float, is_session: bool

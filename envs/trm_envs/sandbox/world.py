@@ -14,6 +14,7 @@ from trm_envs.sandbox.guest.wire import Order, Verdict
 from trm_envs.sandbox.interface import Result, Status
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
+from trm_envs.tool_time import waiting
 
 GRACE_S = 5.0
 """Seconds over the wall-clock limit in which a supervisor must have answered."""
@@ -225,7 +226,7 @@ class World:
             "total_bytes": total,
         }
         here, there = socket.socketpair()
-        with here:
+        with here, waiting():
             with there:
                 self._send(wire.FILES, request, is_last, [there.fileno()])
             here.settimeout(FILES_S)
