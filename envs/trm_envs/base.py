@@ -166,8 +166,8 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             observation, reward, terminated, truncated and info: "role" of the observation ("tool" or "user"),
             "num_tool_calls" executed, "malformed" (a call that could not be run), "tool_time_s" used where it is worth
             telling; at the end "success", "numbers" and, if that ended it, "stop_reason" ("max_tool_time", truncated)
-            or "scorer_error" (what `score`, `follow_up` or `follow_answer` raised on the text, terminated; also what
-            `numbers` raised, beside the verdict).
+            or "scorer_error" (what `score`, `follow_up` or `follow_answer` raised on the text, terminated). What
+            `numbers` raised stands in "numbers_error", beside the verdict.
 
         Raises:
             TypeError: if the action is not text.
@@ -178,7 +178,6 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             raise TypeError(f"action is {type(action).__name__}: expected str, the text of one assistant turn")
         if not self._running:
             raise ResetNeeded("the episode has not begun or is over; call reset() first")
-        self._running = False  # unless the turn comes to its end and the episode goes on
         with self.tool_time.turn():
             try:
                 step = self._take_turn(self._read(action))
@@ -189,7 +188,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             used_s = round(self.tool_time.turn_used_s(), 3)
         if used_s > 0:
             step[-1]["tool_time_s"] = used_s
-        self._running = not (step[2] or step[3])
+        self._running = self._running and not (step[2] or step[3])
         return step
 
     def _read(self, action: str) -> ParsedTurn:
@@ -217,11 +216,12 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         question = judged(self.follow_answer, text_or_none, turn.answer)
         if question is not None:
             return self._go_on(question, "user")
+        self._running = False
         reward = judged(self.score, finite, turn.answer)
         try:
             return self._end(reward, judged(self.numbers, numbers))
         except ScorerFailed as failure:  # the verdict stands: only what is counted beside it is lost
-            return self._end(reward, {}, scorer_error=str(failure))
+            return self._end(reward, {}, numbers_error=str(failure))
 
     @property
     def _form(self) -> str:

@@ -6,9 +6,10 @@ from typing import Any, Generic
 
 from trm_envs.base import OptionsT, ToolEnv
 from trm_envs.errors import InfrastructureError
+from trm_envs.metered import Metered
 from trm_envs.options import EnvOptions, check_integer, check_sandbox, check_seconds, cut_middle
 from trm_envs.packages import check_pins, describe_packages, find_packages
-from trm_envs.sandbox import Limits, Result, Runner, Sandbox, Status
+from trm_envs.sandbox import Limits, Result, Sandbox, Status
 from trm_envs.sandbox.shared import NAMES, shared_sandbox
 from trm_envs.tools import tool
 
@@ -28,7 +29,7 @@ class SandboxOptions(EnvOptions):
     sandbox: str = "local"
     """Where code runs: "local", the URL of a SandboxFusion server, or "unsafe" (no isolation at all)."""
     tool_timeout_s: float = 5.0
-    """Seconds that one run of a model's code may take."""
+    """Seconds that one run of a model's code may take, or less if the turn's or the episode's budget has less left."""
     memory_mb: int = 512
     """Memory of one run, in MiB."""
     stack_mb: int = 8
@@ -80,7 +81,7 @@ class PythonToolEnv(ToolEnv[OptionsT], Generic[OptionsT]):
 
     options_class = SandboxOptions
     options: Any
-    _session: Runner | None = None
+    _session: Metered | None = None
 
     @tool
     def python(self, code: str) -> str:
@@ -90,7 +91,7 @@ class PythonToolEnv(ToolEnv[OptionsT], Generic[OptionsT]):
             code: the code; print what you want to see
         """
         if self._session is None:
-            self._session = self.options.open_sandbox().session()
+            self._session = Metered(lambda: self.options.open_sandbox().session(), self.tool_time)
         return show_result(self._session.run(code, limits=self.options.limits(self.options.tool_timeout_s)))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:

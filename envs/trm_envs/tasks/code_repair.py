@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 
 from trm_envs.base import ToolEnv
+from trm_envs.metered import Metered
 from trm_envs.python_tool import SandboxOptions
 from trm_envs.sandbox import Limits, Status
 from trm_envs.scoring.programs import ENDINGS, Case, hide_addresses, last_line, raise_if_broken, run_cases
@@ -79,7 +80,7 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
     def run_tests(self) -> str:
         """Run the project's tests and show which fail."""
         tests = sorted(path[: -len(".py")] for path in self._files if path.startswith("test_"))
-        sandbox = self.options.open_sandbox()
+        sandbox = Metered(self.options.open_sandbox, self.tool_time)
         result = sandbox.run(SUITE, stdin="\n".join(tests), files=self._files, limits=self._limits())
         raise_if_broken(result)
         self._is_tested = True
@@ -109,7 +110,7 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
         calls = "\n".join(json.dumps([check.module, check.function, check.args]) for check in checks)
         case = Case(calls, "\n".join(check.expected for check in checks))
         modules = {path: text for path, text in self._files.items() if not path.startswith("test_")}
-        sandbox = self.options.open_sandbox()
+        sandbox = Metered(self.options.open_sandbox, self.tool_time)
         (outcome,) = run_cases(sandbox, ANSWERS, [case], files=modules, limits=self._limits())
         # exactly, white space too
         answers = outcome.stdout.removesuffix("\n").split("\n")

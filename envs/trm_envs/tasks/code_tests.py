@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trm_envs.base import ToolEnv
+from trm_envs.metered import Metered
 from trm_envs.options import check_choice, check_seconds
 from trm_envs.rows import Problems, check_row_options
 from trm_envs.scoring.programs import Case, CaseOutcome, run_cases
@@ -44,7 +45,8 @@ class CodeTestsOptions(RowOptions):
     row: int | None = None
     """The number of one row, from 0, to ask each of a file once; None draws a problem."""
     tests_timeout_s: float = 60.0
-    """Seconds that all tests of a row may take together; those of generated functions are one run."""
+    """Seconds that all tests of a row may take together, or less if the budget has less left; those of generated
+    functions are one run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,7 +148,7 @@ class CodeTests(ToolEnv[CodeTestsOptions]):
 
     def _run(self, program: str, cases: Sequence[Case], harness: str) -> list[CaseOutcome]:
         return run_cases(
-            self.options.open_sandbox(),
+            Metered(self.options.open_sandbox, self.tool_time),
             program,
             cases,
             harness=harness,
