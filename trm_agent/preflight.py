@@ -11,11 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from trm_agent.compose import plain
 from trm_agent.config import FIELD_PATH
 from trm_agent.deadlines import check_deadlines, limits_of, step_budget_s
+from trm_agent.episode import ChatSettings
+from trm_agent.episode.call_protocol import DEFAULT, resolved
 from trm_agent.names import closest
 from trm_agent.preflight_training import TRAINING_RULES
 
 LEAST_RATE = "hardware.least_tokens_per_s"
 NANO = "nano"
+MODEL_PATH = "actor_rollout_ref.model.path"
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
 
@@ -26,7 +29,7 @@ def check(config: DictConfig) -> None:
     Raises:
         ValueError: the first thing that cannot work.
     """
-    for rule in (_environment, _model_path, *TRAINING_RULES):
+    for rule in (_environment, _chat, _model_path, *TRAINING_RULES):
         rule(config)
 
 
@@ -128,7 +131,7 @@ def _playable(config: DictConfig) -> None:
     limits, rate = limits_of(plain(config)), _least_rate(config)
     made: Any = None
     try:
-        made = gymnasium.make(env.id, **plain(env.kwargs))
+        made = gymnasium.make(env.id, **resolved(plain(env.kwargs), DEFAULT))
         made.reset(seed=0, options={"horizon": env.train.horizons[0], "split": env.train.split})
         options = getattr(made.unwrapped, "options", None)
         budget_s = step_budget_s(made, limits)
@@ -139,6 +142,10 @@ def _playable(config: DictConfig) -> None:
             made.close()
     check_deadlines(limits, budget_s, rate, prefix="env.limits.", rate=LEAST_RATE)
     check_sandbox(options)
+
+
+def _chat(config: DictConfig) -> None:
+    ChatSettings.of_run({name: plain(config[name]) for name in ("env", "data")})
 
 
 def _least_rate(config: DictConfig) -> float:
@@ -172,7 +179,7 @@ def check_sandbox(options: Any) -> None:
 
 
 def _model_path(config: DictConfig) -> None:
-    field = "actor_rollout_ref.model.path"
+    field = MODEL_PATH
     path = str(OmegaConf.select(config, field))
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     if path == NANO or is_hub_id or Path(path).expanduser().is_dir():

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 import trm_envs  # noqa: F401  (registers the environments of the suite)
+from trm_agent.episode.call_protocol import DEFAULT, resolved
 
 TRAIN, VALIDATION = "train", "val"
 STREAMS = {TRAIN: 0, VALIDATION: 1}
@@ -52,8 +53,8 @@ def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymn
     Args:
         env_id: a Gymnasium id.
         module: the user's module that registers it, imported first; None for an environment of the suite.
-        kwargs: for `gymnasium.make`.
+        kwargs: for `gymnasium.make`; `protocol=auto` is the environments' default where no model was asked before.
     """
     if module:
         importlib.import_module(module)
-    return gymnasium.make(env_id, **kwargs)
+    return gymnasium.make(env_id, **resolved(kwargs, DEFAULT))

@@ -149,8 +149,8 @@ def test_changes_reach_the_environments_that_they_name():
     )
     base = named("chain_math")
     a, b = (changed(replace(base, name=name), wanted) for name in ("a", "b"))
-    assert a.kwargs == {"reveal": "upfront", "level": "full"}
-    assert b.kwargs == {"reveal": "upfront"}
+    assert a.kwargs == {"protocol": "auto", "reveal": "upfront", "level": "full"}
+    assert b.kwargs == {"protocol": "auto", "reveal": "upfront"}
     assert (a.fixed_limits, b.fixed_limits) == ({"max_turn_tokens": 99}, {"max_turns": 7, "max_turn_tokens": 99})
 
 

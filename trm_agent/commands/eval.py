@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from trm_agent.evaluate.checkpoints import Checkpoint
+    from trm_agent.evaluate.engines import Engine
     from trm_agent.evaluate.store import Store
 
 ROOT = Path("runs")
@@ -88,6 +92,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how.add_argument("--top-p", type=float, metavar="P", help="default: 1")
     how.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling (default: 0)")
     how.add_argument("--tokenizer", metavar="PATH", help="folder of a tokenizer, where the checkpoint brings none")
+    how.add_argument(
+        "--template-kwargs",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="variables of the chat template, e.g. enable_thinking=false (default: those of the checkpoint's run)",
+    )
+    how.add_argument(
+        "--roles", nargs="+", metavar="ROLE", help="roles of what answers the model (default: the run's, or tool user)"
+    )
     how.add_argument("--concurrency", type=int, default=64, metavar="C", help="episodes at once (default: 64)")
     how.add_argument("--tensor-parallel", type=int, default=1, metavar="N", help="GPUs for one model (default: 1)")
     where = parser.add_argument_group("where")
@@ -116,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: what is asked for does not exist or cannot work.
     """
+    from trm_agent.evaluate.chats import template_kwargs_of
     from trm_agent.evaluate.request import Request, build_plan
     from trm_agent.evaluate.store import open_store
     from trm_agent.evaluate.suites import list_suites
@@ -145,6 +161,8 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         task_seed=arguments.task_seed,
         tokenizer=arguments.tokenizer,
+        roles=tuple(arguments.roles) if arguments.roles else None,
+        template_kwargs=template_kwargs_of(arguments.template_kwargs),
         settings=tuple(arguments.set),
     )
     try:
@@ -184,7 +202,7 @@ async def _play(store: Store, arguments: argparse.Namespace) -> bool:
     from trm_agent.evaluate.engines import open_engine
     from trm_agent.evaluate.runner import play_missing
 
-    start = functools.partial(
+    open_any = functools.partial(
         open_engine,
         sampling=store.plan.sampling,
         max_model_len=max(environment.max_model_len for environment in store.plan.environments),
@@ -194,6 +212,10 @@ async def _play(store: Store, arguments: argparse.Namespace) -> bool:
         request_timeout_s=2 * max(environment.longest_turn_s for environment in store.plan.environments),
         tensor_parallel_size=arguments.tensor_parallel,
     )
+
+    def start(checkpoint: Checkpoint) -> AbstractAsyncContextManager[Engine]:
+        return open_any(checkpoint, chat=store.plan.chat(checkpoint.label).settings)
+
     playing = asyncio.ensure_future(
         play_missing(store, start, concurrency=arguments.concurrency, num_saved=arguments.save_episodes, say=_say)
     )
@@ -249,6 +271,9 @@ def _announce(store: Store) -> None:
     total = number * len(plan.checkpoints)
     what = f"suite {plan.suite['name']} {plan.suite['hash']}" if plan.suite else "held-out tasks"
     _say(f"{what}; {number} episodes for each of: {', '.join(each.label for each in plan.checkpoints)}")
+    for checkpoint in plan.checkpoints:
+        if note := plan.chat(checkpoint.label).note:
+            _say(f"  {checkpoint.label}: {note}")
     for environment in plan.environments:
         _say(
             f"  {environment.name}: {environment.num_tasks} tasks x {plan.samples} samples, "

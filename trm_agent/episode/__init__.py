@@ -1,6 +1,7 @@
 """Engine-agnostic episodes: an environment, a token generator and limits make one token-aligned trajectory."""
 
 from trm_agent.episode.chat import ChatTokens
+from trm_agent.episode.chat_settings import ChatSettings, chat_tokens
 from trm_agent.episode.env_threads import EnvThreads
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.loop import run_episode
@@ -10,6 +11,7 @@ from trm_agent.episode.slots import tune_garbage_collection
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
 
 __all__ = [
+    "ChatSettings",
     "ChatTokens",
     "EnvThreads",
     "Episode",
@@ -19,6 +21,7 @@ __all__ = [
     "Limits",
     "StopReason",
     "Turn",
+    "chat_tokens",
     "episode_record",
     "run_episode",
     "tune_garbage_collection",

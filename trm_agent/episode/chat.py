@@ -103,6 +103,10 @@ class ChatTokens:
         closing = self.end_of_turn_id if role is None else self._closing[self._role(role)]
         return bool(token_ids) and token_ids[-1] == closing
 
+    def as_turn(self, text: str) -> str:
+        """What the model has to write to say this text: it closes the thought first that the prompt opens."""
+        return f"\n</think>\n\n{text}" if self.turn_prefix else text
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of one turn, without the stop token at its end; other special tokens are shown as they are."""
         ids = list(token_ids)

@@ -61,20 +61,7 @@ class ChatTemplate:
         Raises:
             ValueError: the template cannot render it.
         """
-        try:
-            return self._tokenizer.apply_chat_template(
-                list(messages),
-                tools=[dict(tool) for tool in tools] or None,
-                tokenize=False,
-                add_generation_prompt=ask,
-                **self._template_kwargs,
-            )
-        except Exception as error:
-            raise ValueError(
-                f"tokenizer.chat_template: cannot render the roles {[each['role'] for each in messages]}: {error}; "
-                "give the tokenizer a template that can (tokenizer.chat_template = ...), or leave a role out "
-                "(env.chat.roles=[user], in code roles=(...))"
-            ) from error
+        return render(self._tokenizer, self._template_kwargs, messages, tools, ask)
 
     def prompt(self, system: str, user: str, tools: Sequence[Mapping[str, Any]]) -> list[Part]:
         """The first context: system prompt and tools, the first user message, the generation prompt."""
@@ -169,6 +156,56 @@ class ChatTemplate:
             if not self.render(whole, tools).startswith(self.render(shorter, tools, ask=False)):
                 raise not_append_only(role, "a new message changes the text of earlier ones")
         self.answer(role, SLOT)
+
+
+def render(
+    tokenizer: Any,
+    template_kwargs: Mapping[str, Any],
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+    ask: bool = True,
+) -> str:
+    """The text of a conversation by a tokenizer's template, with a generation prompt if `ask`.
+
+    Raises:
+        ValueError: the template cannot render it.
+    """
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages),
+            tools=[dict(tool) for tool in tools] or None,
+            tokenize=False,
+            add_generation_prompt=ask,
+            **template_kwargs,
+        )
+    except Exception as error:
+        raise ValueError(
+            f"tokenizer.chat_template: cannot render the roles {[each['role'] for each in messages]}: {error}; "
+            "give the tokenizer a template that can (tokenizer.chat_template = ...), or leave a role out "
+            "(env.chat.roles=[user], in code roles=(...))"
+        ) from error
+
+
+def parsed_template(tokenizer: Any) -> Any:
+    """The syntax tree of a tokenizer's template.
+
+    Raises:
+        ValueError: it has none that can be read.
+    """
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment as Environment
+
+    try:
+        text = tokenizer.get_chat_template(tools=[PROBE_TOOL])
+        # as transformers reads it: blocks that mark what is generated are not in it here
+        text = re.sub(r"{%-?\s*(?:end)?generation\s*-?%}", "", text)
+        return Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]).parse(text)
+    except (ValueError, TemplateError) as error:
+        raise ValueError(
+            f"tokenizer.chat_template: cannot be read ({error}); give the tokenizer a template "
+            "(tokenizer.chat_template = ...)"
+        ) from error
 
 
 def said(role: str, content: str) -> Message:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from trm_agent.deadlines import EVAL_TOKENS_PER_S, check_deadlines, step_budget_s
-from trm_agent.episode import ChatTokens
+from trm_agent.episode import chat_tokens
+from trm_agent.evaluate.chats import Chat
 from trm_agent.evaluate.plan import Environment
 from trm_agent.models.traces import Solver
 from trm_agent.names import closest
@@ -70,21 +71,24 @@ def smallest_context(checkpoints: Sequence[Checkpoint]) -> int | None:
     return min((tokens for tokens in found if tokens is not None), default=None)
 
 
-def check_budgets(environment: Environment, tokenizers: Sequence[Any]) -> None:
+def check_budgets(environment: Environment, tokenizers: Sequence[Any], chats: Sequence[Chat] = ()) -> None:
     """Check that at the longest horizon the prompt fits, and the scripted solver's episode if there is a solver.
 
     Args:
         environment: one that passed `check_environment`.
-        tokenizers: of the checkpoints; equal ones count once.
+        tokenizers: of the checkpoints; equal ones that are used alike count once.
+        chats: of the same checkpoints; () for the default of each.
 
     Raises:
-        ValueError: a limit below what the task takes, by which every episode would fail.
+        ValueError: a limit below what the task takes, by which every episode would fail; or a chat template that
+            cannot be used.
     """
     horizon = max(environment.horizons)
     limits = environment.limits_at(horizon)
-    different = {_said(tokenizer): tokenizer for tokenizer in tokenizers}
-    for tokenizer in different.values():
-        prompt, response, turns = measure(environment, horizon, tokenizer)
+    pairs = zip(tokenizers, chats or [Chat()] * len(tokenizers), strict=True)
+    different = {(_said(tokenizer), str(chat)): (tokenizer, chat) for tokenizer, chat in pairs}
+    for tokenizer, chat in different.values():
+        prompt, response, turns = measure(environment, horizon, tokenizer, chat)
         for name, needed, what in (
             ("max_prompt_tokens", prompt, "the prompt takes {} tokens"),
             ("max_response_tokens", response, "the shortest solution takes {} tokens"),
@@ -98,28 +102,29 @@ def check_budgets(environment: Environment, tokenizers: Sequence[Any]) -> None:
                 )
 
 
-def measure(environment: Environment, horizon: int, tokenizer: Any) -> tuple[int, int, int]:
+def measure(environment: Environment, horizon: int, tokenizer: Any, talk: Chat | None = None) -> tuple[int, int, int]:
     """Tokens of the prompt and of the response, and turns, of the scripted solver's episode.
 
     Response and turns are 0 without a solver that plays the task.
     """
     task = environment.task(environment.horizons.index(horizon))
-    chat = ChatTokens(tokenizer)
-    made = make_env(environment.id, environment.module, environment.kwargs)
+    talk = talk or Chat()
+    chat, kwargs = chat_tokens(tokenizer, talk.settings), talk.kwargs(environment.kwargs)
+    made = make_env(environment.id, environment.module, kwargs)
     try:
         told, _ = made.reset(seed=task.seed, options=dict(task.options))
         prompt = chat.prompt(made.get_wrapper_attr("system_prompt"), told, made.get_wrapper_attr("tool_schemas"))
     finally:
         made.close()
     try:
-        solver = Solver(environment.id, environment.split, environment.module, environment.kwargs)
+        solver = Solver(environment.id, environment.split, environment.module, kwargs)
         messages = solver.solve(task.seed, horizon).messages
     except Exception:  # there is none, or it does not play this task
         return len(prompt), 0, 0
     turns = [each["content"] for each in messages if each["role"] == "assistant"]
     told_after = messages[messages.index({"role": "assistant", "content": turns[0]}) :]
     answers = [each for each in told_after if each["role"] != "assistant"]
-    response = sum(len(tokenizer.encode(text, add_special_tokens=False)) + 1 for text in turns)
+    response = sum(len(tokenizer.encode(chat.as_turn(text), add_special_tokens=False)) + 1 for text in turns)
     response += sum(len(chat.observation(each["role"], each["content"], model_turn_finished=True)) for each in answers)
     return len(prompt), response, len(turns)
 

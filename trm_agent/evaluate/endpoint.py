@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from trm_agent.episode import ChatTokens, Generation
+from trm_agent.episode import ChatSettings, Generation, chat_tokens
 from trm_agent.evaluate.sampling import Sampling, turn_seed
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -98,6 +98,7 @@ class EndpointEngine:
         sampling: how tokens are drawn.
         max_num_requests: requests at once.
         request_timeout_s: seconds for one turn; a turn that takes longer fails.
+        chat: how the model's chat template is used; None for the default.
 
     Raises:
         ValueError: on entering, if the server does not complete tokens.
@@ -112,10 +113,11 @@ class EndpointEngine:
         *,
         max_num_requests: int = 64,
         request_timeout_s: float = 600.0,
+        chat: ChatSettings | None = None,
     ) -> None:
         self.url, self.model, self.tokenizer, self.sampling = f"{url}/completions", model, tokenizer, sampling
         self.request_timeout_s = request_timeout_s
-        self.chat = ChatTokens(tokenizer)
+        self.chat = chat_tokens(tokenizer, chat)
         self.extended = True
         self._slots = asyncio.Semaphore(max_num_requests)
         self._session: Any = None

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from trm_agent.episode import Generator
+from trm_agent.episode import ChatSettings, Generator
 from trm_agent.evaluate.checkpoints import Checkpoint, model_folder
 from trm_agent.evaluate.model_files import max_positions
 from trm_agent.evaluate.sampling import Sampling
@@ -38,6 +38,7 @@ async def open_engine(
     gpu_memory_utilization: float = 0.85,
     tensor_parallel_size: int = 1,
     request_timeout_s: float = 600.0,
+    chat: ChatSettings | None = None,
 ) -> AsyncIterator[Engine]:
     """Start the engine of a checkpoint and end it, whatever happens in between.
 
@@ -51,6 +52,7 @@ async def open_engine(
         gpu_memory_utilization: share of a GPU's memory.
         tensor_parallel_size: GPUs that hold one model.
         request_timeout_s: of an endpoint, seconds for one turn.
+        chat: how the checkpoint's chat template is used; None for the default.
 
     Raises:
         ValueError: the model is made for shorter contexts, or the tokenizer cannot be used.
@@ -68,6 +70,7 @@ async def open_engine(
             sampling,
             max_num_requests=max_num_seqs,
             request_timeout_s=request_timeout_s,
+            chat=chat,
         )
         async with endpoint:
             yield endpoint
@@ -89,7 +92,7 @@ async def open_engine(
         "gpu_memory_utilization": gpu_memory_utilization,
         "tensor_parallel_size": tensor_parallel_size,
     }
-    async with open_vllm(folder, tokenizer, sampling, settings, log_file) as engine:
+    async with open_vllm(folder, tokenizer, sampling, settings, log_file, chat) as engine:
         yield engine
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trm_agent import scorer_version
 from trm_agent.deadlines import EVAL_TOKENS_PER_S, with_room
 from trm_agent.episode import Limits
+from trm_agent.episode.call_protocol import AUTO, OPTION
+from trm_agent.evaluate.chats import Chat
 from trm_agent.tasks import VALIDATION, Task, task_at
 from trm_envs.scoring import SCORER_VERSION
 
@@ -156,6 +158,8 @@ class Plan:
     sampling: Sampling
     suite: dict[str, Any] | None = None
     """`name`, `version` and `hash`; None if the environments were chosen by hand."""
+    chats: tuple[Chat, ...] = ()
+    """How the checkpoints are talked to; () for the default of each."""
 
     def __post_init__(self) -> None:
         if _bad_count(self.samples):
@@ -172,6 +176,11 @@ class Plan:
     def environment(self, name: str) -> Environment:
         """The environment of a name."""
         return next(environment for environment in self.environments if environment.name == name)
+
+    def chat(self, label: str) -> Chat:
+        """How the checkpoint of a label is talked to."""
+        labels = [checkpoint.label for checkpoint in self.checkpoints]
+        return self.chats[labels.index(label)] if self.chats else Chat()
 
     def episodes(self) -> list[Key]:
         """The episodes of one checkpoint in the order of play.
@@ -211,6 +220,7 @@ class Plan:
                 "url": checkpoint.url,
                 "model": checkpoint.model,
                 "fingerprint": fingerprint,
+                "chat": self.chat(checkpoint.label).config(),
             }
             for checkpoint, fingerprint in zip(self.checkpoints, self.fingerprints, strict=True)
         ]
@@ -233,7 +243,11 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     played again), and where checkpoints and rows lie (their hashes are in it).
     """
     checkpoints = {
-        entry["label"]: {name: entry.get(name) for name in ("kind", "model", "fingerprint")}
+        entry["label"]: {
+            **{name: entry.get(name) for name in ("kind", "model", "fingerprint")},
+            # evaluations from before it was stored
+            "chat": entry.get("chat") or Chat().config(),
+        }
         for entry in config["checkpoints"]
     }
     environments = {}
@@ -243,8 +257,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             horizon: {name: value for name, value in limits.items() if not name.endswith("_timeout_s")}
             for horizon, limits in entry["limits"].items()
         }
-        if entry.get("rows_hash"):
-            kept["kwargs"] = {name: value for name, value in entry["kwargs"].items() if name != "rows"}
+        kept["kwargs"] = {
+            name: value
+            for name, value in entry["kwargs"].items()
+            # what `auto` stands for is each checkpoint's
+            if not (name == "rows" and entry.get("rows_hash")) and (name, value) != (OPTION, AUTO)
+        }
         environments[entry["name"]] = kept
     rest = {name: config.get(name) for name in ("format", "version", scorer_version.FIELD, "suite", "sampling")}
     return {**rest, "checkpoints": checkpoints, "environments": environments}

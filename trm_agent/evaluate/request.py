@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trm_agent.evaluate.chats import Chat, chat_of, with_protocols
 from trm_agent.evaluate.checkpoints import START, Checkpoint, fingerprint, model_folder, parse_checkpoint
 from trm_agent.evaluate.checks import check_budgets, check_environment, smallest_context
 from trm_agent.evaluate.engines import load_tokenizer
@@ -51,6 +52,8 @@ class Request:
     seed: int = 0
     task_seed: int | None = None
     tokenizer: str | None = None
+    roles: tuple[str, ...] | None = None
+    template_kwargs: dict[str, Any] | None = None
     settings: tuple[str, ...] = ()
     """FIELD=VALUE texts."""
 
@@ -78,6 +81,7 @@ def build_plan(request: Request) -> tuple[str, Plan]:
     """
     _check_counts(request)
     checkpoints = [parse_checkpoint(text, tokenizer=request.tokenizer) for text in request.checkpoints]
+    chats: Sequence[Chat] = [chat_of(_run_config(each), request.roles, request.template_kwargs) for each in checkpoints]
     tasks = _tasks(request, checkpoints)
     spec = NanoSpec(**_nano_settings(tasks))
     checkpoints = [replace(each, nano=spec) if each.source == NANO else each for each in checkpoints]
@@ -96,10 +100,19 @@ def build_plan(request: Request) -> tuple[str, Plan]:
     context = smallest_context(checkpoints)
     plan = replace(plan, environments=tuple(replace(each, context=context) for each in plan.environments))
     folders = [each.tokenizer or model_folder(each) for each in checkpoints]
-    tokenizers = [load_tokenizer(folder) for folder in dict.fromkeys(folders)]
+    loaded = {folder: load_tokenizer(folder) for folder in dict.fromkeys(folders)}
+    tokenizers = [loaded[folder] for folder in folders]
+    chats = with_protocols(
+        chats, [each.label for each in checkpoints], tokenizers, [each.kwargs for each in plan.environments]
+    )
     for environment in plan.environments:
-        check_budgets(environment, tokenizers)
-    return tasks.name, plan
+        check_budgets(environment, tokenizers, chats)
+    return tasks.name, replace(plan, chats=chats)
+
+
+def _run_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    run = run_of(checkpoint)
+    return None if run is None else load_run_config(run)
 
 
 def run_of(checkpoint: Checkpoint) -> Path | None:

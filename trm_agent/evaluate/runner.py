@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from trm_agent.episode import ChatTokens, Episode, run_episode, tune_garbage_collection
+from trm_agent.episode import Episode, chat_tokens, run_episode, tune_garbage_collection
 from trm_agent.evaluate.progress import Progress
 from trm_agent.evaluate.results import is_failure, result_row
 from trm_agent.evaluate.store import Store
@@ -73,7 +73,8 @@ class _Session:
 
     def __init__(self, store: Store, label: str, engine: Engine, missing: list[Key], num_saved: int) -> None:
         self.store, self.label, self.engine = store, label, engine
-        self.chat = ChatTokens(engine.tokenizer)
+        self.talk = store.plan.chat(label)
+        self.chat = chat_tokens(engine.tokenizer, self.talk.settings)
         self.waiting = deque(missing)
         self.saved = store.plan.first_episodes(num_saved)
         self.num_failed_in_a_row = 0
@@ -101,7 +102,7 @@ class _Session:
         environment = plan.environment(key.env)
         task = environment.task(key.task)
         return await run_episode(
-            functools.partial(make_env, environment.id, environment.module, environment.kwargs),
+            functools.partial(make_env, environment.id, environment.module, self.talk.kwargs(environment.kwargs)),
             self.engine.generator(plan.sampling_seed(key)),
             self.chat,
             environment.limits_at(environment.horizon(key.task)),

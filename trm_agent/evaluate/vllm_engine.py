@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from trm_agent.episode import ChatTokens, Generation
+from trm_agent.episode import ChatSettings, Generation, chat_tokens
 from trm_agent.evaluate.quiet import logging_to, output_to
 from trm_agent.evaluate.sampling import Sampling, turn_seed
 
@@ -44,11 +44,14 @@ class VllmEngine:
         arguments: of vLLM's `EngineArgs`.
         tokenizer: the model's.
         sampling: how tokens are drawn.
+        chat: how the model's chat template is used; None for the default.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], tokenizer: Any, sampling: Sampling) -> None:
+    def __init__(
+        self, arguments: Mapping[str, Any], tokenizer: Any, sampling: Sampling, chat: ChatSettings | None = None
+    ) -> None:
         self.tokenizer, self.sampling = tokenizer, sampling
-        self.chat = ChatTokens(tokenizer)
+        self.chat = chat_tokens(tokenizer, chat)
         self._arguments = dict(arguments)
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.create_future()
@@ -220,7 +223,12 @@ class VllmGenerator:
 
 @asynccontextmanager
 async def open_vllm(
-    folder: Path, tokenizer: Any, sampling: Sampling, settings: Mapping[str, Any], log_file: Path | None = None
+    folder: Path,
+    tokenizer: Any,
+    sampling: Sampling,
+    settings: Mapping[str, Any],
+    log_file: Path | None = None,
+    chat: ChatSettings | None = None,
 ) -> AsyncIterator[VllmEngine]:
     """Start vLLM on a Hugging Face folder and end it, whatever happens in between.
 
@@ -231,6 +239,7 @@ async def open_vllm(
         settings: arguments of vLLM's `EngineArgs` beyond those that are set here; a dtype of None is float32 without a
             GPU and the model's own with one.
         log_file: what vLLM says is appended there; None for the screen.
+        chat: how the model's chat template is used; None for the default.
 
     Raises:
         RuntimeError: vLLM does not start.
@@ -258,7 +267,7 @@ async def open_vllm(
         import vllm  # noqa: F401  (sets its logger up)
     with logging_to("vllm", log_file):
         with output_to(log_file):
-            engine = VllmEngine(arguments, tokenizer, sampling)
+            engine = VllmEngine(arguments, tokenizer, sampling, chat)
             try:
                 await engine.start()
             except BaseException:

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trm_agent.episode.call_protocol import DEFAULT, resolved
+
 # torch and transformers are imported where a model is made: finding a cached one takes no time.
 from trm_agent.models.traces import Solver
 
@@ -71,7 +73,8 @@ class NanoSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warm_start_horizons", tuple(self.warm_start_horizons))
-        object.__setattr__(self, "env_kwargs", dict(self.env_kwargs))
+        # the tokenizer's template is made for that protocol
+        object.__setattr__(self, "env_kwargs", resolved(self.env_kwargs, DEFAULT))
         if not 0.0 <= self.target_success < 1.0:
             raise ValueError(f"target_success = {self.target_success}: expected 0 or more and below 1, such as 0.35")
         if not self.warm_start_horizons or min(self.warm_start_horizons) < 1:

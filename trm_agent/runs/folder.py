@@ -22,6 +22,11 @@ SUMMARY_FILE = "summary.json"
 LOG_FILE = "log.txt"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+# what a configuration means that was stored before it had these fields
+_OLDER = {
+    **{field: ["tool", "user"] for field in ("env.chat.roles", "data.env.chat.roles")},
+    **dict.fromkeys(("env.kwargs.protocol", "data.env.kwargs.protocol", "nano.env_kwargs.protocol"), "hermes"),
+}
 _TRACKER = Path(CHECKPOINTS) / "latest_checkpointed_iteration.txt"
 
 State = Literal["new", "resumed", "finished"]
@@ -112,7 +117,7 @@ def discard(folder: RunFolder) -> None:
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The fields in which two configurations differ, as `field: old -> new`; the folder itself does not count."""
-    left, right = _flatten(old), _flatten(new)
+    left, right = ({**_OLDER, **_flatten(each)} for each in (old, new))
     return [
         f"{key}: {left.get(key, '(absent)')} -> {right.get(key, '(absent)')}"
         for key in sorted(left.keys() | right.keys())

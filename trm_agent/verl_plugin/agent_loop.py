@@ -3,15 +3,26 @@
 import functools
 import json
 import logging
+from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
 import transfer_queue as tq
+from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics
 
 from trm_agent.compose import plain
 from trm_agent.deadlines import limits_of
-from trm_agent.episode import ChatTokens, Episode, Generation, run_episode, tune_garbage_collection
+from trm_agent.episode import (
+    ChatSettings,
+    ChatTokens,
+    Episode,
+    Generation,
+    chat_tokens,
+    run_episode,
+    tune_garbage_collection,
+)
+from trm_agent.run_chat import chat_settings
 from trm_agent.tasks import TRAIN, make_env
 from trm_agent.verl_plugin.distributions import (
     RECORD,
@@ -83,7 +94,7 @@ class EnvAgentLoop(AgentLoopBase):
             trajectory, which keeps the episode out of the loss and out of the group's baseline.
         """
         task = json.loads(fields["env_task"])
-        chat = chat_tokens(self.tokenizer)
+        chat = renderer(self.tokenizer, self.config)
         trm = self._trm() if task["stream"] == TRAIN else None
         num = num_recorded(trm.estimator, trm.top_k) if trm else 0
         generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num)
@@ -116,10 +127,14 @@ class EnvAgentLoop(AgentLoopBase):
         return loss.get("trm") if loss.loss_mode == "trm" else None
 
 
+def renderer(tokenizer: Any, config: DictConfig) -> ChatTokens:
+    """One renderer a tokenizer and run: it probes the chat template when it is built."""
+    return _renderer(tokenizer, json.dumps(asdict(chat_settings(config)), sort_keys=True))
+
+
 @functools.lru_cache(maxsize=4)
-def chat_tokens(tokenizer: Any) -> ChatTokens:
-    """One renderer a tokenizer: it probes the chat template when it is built."""
-    return ChatTokens(tokenizer)
+def _renderer(tokenizer: Any, settings: str) -> ChatTokens:
+    return chat_tokens(tokenizer, ChatSettings(**json.loads(settings)))
 
 
 def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:

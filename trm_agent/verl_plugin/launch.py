@@ -11,6 +11,7 @@ from trm_agent import verl_plugin
 from trm_agent.compose import plain
 from trm_agent.episode import ChatTokens, Generation, Limits, run_episode
 from trm_agent.preflight import check_budget, check_policy_loss, check_top_k
+from trm_agent.run_chat import load_tokenizer, resolve_protocol, run_chat_tokens
 from trm_agent.tasks import make_env
 from trm_agent.verl_plugin.distributions import num_recorded
 from trm_agent.verl_plugin.runner import mark
@@ -22,7 +23,8 @@ def check(config: DictConfig) -> None:
     """The checks that need verl and the model's tokenizer.
 
     Raises:
-        ValueError: an unknown policy loss, or a horizon that does not fit the token budget.
+        ValueError: an unknown policy loss, a chat template that cannot be used, or a horizon that does not fit the
+            token budget.
         RuntimeError: verl did not load our plugin.
     """
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
@@ -36,6 +38,7 @@ def check(config: DictConfig) -> None:
     with open_dict(config):
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(AGENT_LOOPS)
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
+    resolve_protocol(config)
     _let_vllm_record(config)
     check_budget(config, _measure(config))
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
@@ -71,8 +74,8 @@ def run(config: DictConfig) -> None:
 class _Solver:
     """The environment's scripted solver as a `Generator`: what it writes, in the model's tokens."""
 
-    def __init__(self, config: DictConfig, tokenizer: Any, end_of_turn_id: int) -> None:
-        self.config, self.tokenizer, self.end_of_turn_id = config, tokenizer, end_of_turn_id
+    def __init__(self, config: DictConfig, tokenizer: Any, chat: ChatTokens) -> None:
+        self.config, self.tokenizer, self.chat = config, tokenizer, chat
         self.env: Any = None
 
     def make(self) -> Any:
@@ -81,22 +84,20 @@ class _Solver:
         return self.env
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
-        text = self.env.unwrapped.solution()
-        token_ids = [*self.tokenizer.encode(text, add_special_tokens=False), self.end_of_turn_id]
+        text = self.chat.as_turn(self.env.unwrapped.solution())
+        token_ids = [*self.tokenizer.encode(text, add_special_tokens=False), self.chat.end_of_turn_id]
         return Generation(token_ids=token_ids, log_probs=[0.0] * len(token_ids), finished=True)
 
 
 def _measure(config: DictConfig) -> Callable[[dict[str, Any]], tuple[int, int]]:
     """How many tokens the solver's episode takes with the model's tokenizer; 0 where there is none to measure."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
-    chat = ChatTokens(tokenizer)
+    tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
+    chat = run_chat_tokens(tokenizer, config)
     unlimited = dict.fromkeys(("max_turns", "max_tool_calls", "max_turn_tokens", "max_response_tokens"), 10**9)
     limits = Limits.from_mapping({**config.env.limits, **unlimited})
 
     def measure(options: dict[str, Any]) -> tuple[int, int]:
-        solver = _Solver(config, tokenizer, chat.end_of_turn_id)
+        solver = _Solver(config, tokenizer, chat)
         play = run_episode(solver.make, solver, chat, limits, env_id=config.env.id, seed=0, options=options)
         episode = asyncio.run(play)
         if episode.is_infrastructure_failure or episode.scorer_error is not None:

@@ -1,0 +1,105 @@
+"""How each checkpoint of an evaluation is talked to: its chat template, and what `protocol=auto` stands for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trm_agent.episode import ChatSettings
+from trm_agent.episode.call_protocol import DEFAULT, OPTION, find_protocol, is_auto, resolved, shows_tools
+from trm_agent.episode.chat_settings import check_variables
+
+ROLES_FLAG, KWARGS_FLAG = "--roles", "--template-kwargs"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How a checkpoint is talked to."""
+
+    settings: ChatSettings = field(default_factory=ChatSettings)
+    """Of its chat template."""
+    protocol: str = DEFAULT
+    """What `protocol=auto` stands for."""
+
+    def kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """An environment's keyword arguments as this checkpoint plays it."""
+        return resolved(given, self.protocol)
+
+    @property
+    def note(self) -> str:
+        """What is worth saying of it; "" for the default."""
+        default = Chat().config()
+        return ", ".join(f"{name} {value}" for name, value in self.config().items() if value != default[name])
+
+    def config(self) -> dict[str, Any]:
+        """What decides results, as `config.yaml` holds it."""
+        return {OPTION: self.protocol, **self.settings.recorded()}
+
+
+def chat_of(
+    run: Mapping[str, Any] | None, roles: Sequence[str] | None, template_kwargs: Mapping[str, Any] | None
+) -> Chat:
+    """The settings of a checkpoint: the user's, else those of the training run that it belongs to.
+
+    Raises:
+        ValueError: a setting is not allowed.
+    """
+    settings = ChatSettings.of_run(run) if run is not None else ChatSettings()
+    try:
+        if roles is not None:
+            settings = replace(settings, roles=tuple(roles))
+        if template_kwargs is not None:
+            settings = replace(settings, template_kwargs=dict(template_kwargs))
+    except ValueError as error:
+        raise ValueError(f"{ROLES_FLAG}, {KWARGS_FLAG}: {error}") from error
+    return Chat(settings)
+
+
+def with_protocols(
+    chats: Sequence[Chat], labels: Sequence[str], tokenizers: Sequence[Any], environments: Sequence[Mapping[str, Any]]
+) -> tuple[Chat, ...]:
+    """The chats with the protocols that their tokenizers' templates need.
+
+    Args:
+        chats: of the checkpoints.
+        labels: of the checkpoints.
+        tokenizers: of the checkpoints.
+        environments: the keyword arguments of each environment that is played.
+
+    Raises:
+        ValueError: no protocol reads a checkpoint's calls, or no template has one of the variables.
+    """
+    variables = {name: value for chat in chats for name, value in chat.settings.template_kwargs.items()}
+    check_variables(tokenizers, variables)
+    found = []
+    for chat, label, tokenizer in zip(chats, labels, tokenizers, strict=True):
+        if any(map(is_auto, environments)):
+            try:
+                chat = replace(chat, protocol=find_protocol(tokenizer, chat.settings.template_kwargs))
+            except ValueError as error:
+                raise ValueError(f"{label}: {error}") from error
+        with_tools = any(shows_tools(chat.kwargs(each)) for each in environments)
+        found.append(replace(chat, settings=replace(chat.settings, with_tools=with_tools)))
+    return tuple(found)
+
+
+def template_kwargs_of(texts: Sequence[str]) -> dict[str, Any] | None:
+    """Read the user's NAME=VALUE texts; a value is what JSON reads, else text. None where there are none.
+
+    Raises:
+        ValueError: a text without `=`.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, written = text.partition("=")
+        if not equals or not name:
+            raise ValueError(
+                f"{KWARGS_FLAG}: got {text!r}; allowed: NAME=VALUE; e.g. {KWARGS_FLAG} enable_thinking=false"
+            )
+        try:
+            found[name] = json.loads(written)
+        except ValueError:
+            found[name] = written
+    return found or None
