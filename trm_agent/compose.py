@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.names import closest
+from trm_agent.overrides import check_overrides
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
@@ -30,6 +31,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         ValueError: an unknown choice of a group, an unknown field, an override that cannot be read.
     """
     check_choices(overrides)
+    check_overrides(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base=None):

@@ -110,7 +110,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 
 def _split_label(text: str) -> tuple[str | None, str]:
     label, equals, source = text.partition("=")
-    if not equals or "/" in label:
+    if not equals or "/" in label or Path(text.strip()).expanduser().is_dir():
         return None, text.strip()
     if not label.strip() or not source.strip():
         raise ValueError(f"checkpoint {text!r}: a label and a source are needed around '='; allowed: {ALLOWED}")

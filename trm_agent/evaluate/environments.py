@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -102,12 +103,13 @@ def changes(texts: Sequence[str], names: Sequence[str]) -> list[Change]:
         ValueError: a text without `=`, or a limit that does not exist.
     """
     found = []
-    for text in texts:
+    for before, text in zip(["", *texts], texts, strict=False):
         path, equals, written = text.partition("=")
         if not equals or not path:
-            raise ValueError(
-                f"--set: got {text!r}; allowed: FIELD=VALUE; e.g. --set reveal=upfront limits.max_turn_tokens=512"
-            )
+            example = "e.g. --set reveal=upfront limits.max_turn_tokens=512"
+            if before:
+                example += f"; if it belongs to the value before it, quote both: {shlex.quote(f'{before} {text}')}"
+            raise ValueError(f"--set: got {text!r}; allowed: FIELD=VALUE; {example}")
         env = next((name for name in names if path.startswith(f"{name}.")), None)
         field = path.removeprefix(f"{env}.") if env else path
         group, dot, limit = field.partition(".")

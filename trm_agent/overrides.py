@@ -1,0 +1,63 @@
+"""Overrides on a command line that Hydra cannot read, and how to write them so that it can."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+_KEY = re.compile(r"[+~]{0,2}[A-Za-z0-9_.@/$-]+")
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra cannot read, or reads as several values.
+
+    Raises:
+        ValueError: with the override as the shell has to get it.
+    """
+    parser = OverridesParser.create()
+    for number, text in enumerate(overrides):
+        try:
+            if not parser.parse_override(text).is_sweep_override():
+                continue
+            why = "Hydra reads it as several values"
+        except HydraException as error:
+            why = f"Hydra cannot read it ({_first_line(error)})"
+        before = overrides[number - 1] if number else ""
+        raise ValueError(f"{text}: {why}; {_remedy(parser, text, before)}")
+
+
+def quoted(override: str) -> str | None:
+    """An override whose value is in quotes, as the shell has to get it; None if that does not help."""
+    return _quoted(OverridesParser.create(), override)
+
+
+def _remedy(parser: OverridesParser, text: str, before: str) -> str:
+    if "=" not in text and "=" in before and (whole := _quoted(parser, f"{before} {text}")):
+        return f"expected FIELD=VALUE; if it belongs to the argument before it, quote both: {whole}"
+    if shown := _quoted(parser, text):
+        return f"a value with such characters needs quotes, for the shell and for Hydra: {shown}"
+    return "expected FIELD=VALUE, such as seed=1; see --help"
+
+
+def _quoted(parser: OverridesParser, override: str) -> str | None:
+    key, equals, value = override.partition("=")
+    if not equals or not _KEY.fullmatch(key):
+        return None
+    for mark in ('"', "'"):
+        for inside in (value, value.replace("\\", "\\\\")):
+            candidate = f"{key}={mark}{inside.replace(mark, chr(92) + mark)}{mark}"
+            try:
+                if parser.parse_override(candidate).value() == value:
+                    return shlex.quote(candidate)
+            except HydraException:
+                continue
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^")]
+    return lines[0] if lines else type(error).__name__
