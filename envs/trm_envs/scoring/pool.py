@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trm_envs.errors import InfrastructureError
+from trm_envs.tool_time import waiting
+
 START_LIMIT_S = 60.0
 # A worker that has used no processor time for so many deadlines of the clock is stalled: something outside holds it.
 STALL_FACTOR = 20.0
@@ -81,14 +84,15 @@ class WorkerPool:
             WorkerTimeout: if the processor time is used up, twice.
             WorkerLost: if workers are killed from outside or get no processor, twice.
             WorkerCrashed: if the worker ends by itself or writes junk, twice.
-            RuntimeError: if the pool is closed.
+            RuntimeError: if the pool is closed; an InfrastructureError, if no process can be started.
         """
-        try:
-            return self._try(request, deadline_s, is_fresh=False)
-        except (WorkerTimeout, WorkerCrashed):
-            if self._is_closed:
-                raise
-            return self._try(request, deadline_s, is_fresh=True)
+        with waiting():  # the deadline is the bound; a wait for a worker, or a slow machine, is nobody's
+            try:
+                return self._try(request, deadline_s, is_fresh=False)
+            except (WorkerTimeout, WorkerCrashed):
+                if self._is_closed:
+                    raise
+                return self._try(request, deadline_s, is_fresh=True)
 
     def _try(self, request: dict[str, Any], deadline_s: float, *, is_fresh: bool) -> dict[str, Any]:
         worker = self._acquire(is_fresh)
@@ -156,15 +160,18 @@ class _Worker:
         path = os.pathsep.join(entry for entry in sys.path if entry)
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         # A session of its own: Ctrl-C in the terminal is the parent's business.
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise InfrastructureError(f"no worker can be started: {error}") from error
         self.num_jobs = 0
         self._is_ready = False
 

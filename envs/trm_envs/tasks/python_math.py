@@ -73,7 +73,12 @@ class PythonMath(PythonToolEnv[PythonMathOptions]):
         if self._story is not None:
             return float(compare_exact(plain_answer(answer), self._truth) is True)
         tolerance: dict[str, Any] = {} if self._row.tolerance is None else {"tolerance": self._row.tolerance}
-        outcome = score_math(answer, self._truth, bare=True, **tolerance)
+        try:
+            outcome = score_math(answer, self._truth, bare=True, **tolerance)
+        except RecursionError:
+            raise
+        except RuntimeError as error:  # somebody has closed the workers meanwhile
+            raise VerifierError(f"math-verify's workers: {error}") from error
         if outcome.verdict is Verdict.VERIFIER_ERROR:
             raise VerifierError(f"answer {answer[:60]!r}, truth {self._truth[:60]!r}: {outcome.detail}")
         return outcome.reward

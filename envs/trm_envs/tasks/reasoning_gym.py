@@ -3,9 +3,11 @@
 The questions of an episode come from one seed; the next is asked whatever the last answer was. The reward is 1 if the
 set's own scorer gives every answer 1, else 0; the mean of its scores stands in the numbers.
 
-Sets and scorers run in worker processes that can be killed. A scorer that raises, hangs or dies on a model's text is
-asked about the set's own answer: if that gets its score, the text was at fault and is wrong, else (or if the set has
-no answer of its own and the worker was lost) it is a `VerifierError`. A policy thus gains nothing by breaking a scorer.
+Sets and scorers run in worker processes that can be killed, with a deadline in processor time and a second try on a
+fresh worker. A scorer that raises, hangs or dies on a model's text, or gives no score from 0 to 1, is asked about the
+set's own answer, or about an empty one where the set has none: if that has a score, the text was at fault and is wrong,
+else it is a `VerifierError`, as it is if something outside kills the worker. A policy gains nothing by breaking a
+scorer.
 """
 
 import atexit
@@ -22,7 +24,7 @@ from typing import Any
 from trm_envs.errors import InfrastructureError, VerifierError
 from trm_envs.python_tool import PythonToolEnv, SandboxOptions
 from trm_envs.scoring import plain_answer
-from trm_envs.scoring.pool import WorkerCrashed, WorkerPool, WorkerTimeout
+from trm_envs.scoring.pool import WorkerCrashed, WorkerLost, WorkerPool, WorkerTimeout
 
 MAX_WORKERS = 2
 # A worker takes seconds to start, and its caches are bounded.
@@ -128,7 +130,7 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
 
     def _ask_item(self, index: int) -> dict[str, Any]:
         place = self._place(index)
-        reply = _ask({"operation": "item", **place}, ITEM_DEADLINE_S)
+        reply = _make({"operation": "item", **place})
         if "error" in reply:
             raise InfrastructureError(f"{self.options.dataset} makes no question of {place}: {reply['error']}")
         return reply
@@ -142,18 +144,14 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
         if len(answer) > MAX_ANSWER_CHARS:
             return 0.0
         index = len(self._scores)
-        try:
-            reply = _ask_score(self._place(index), answer)
-        except InfrastructureError:
-            reply = {}
-            if self._items[index]["answer"] is None:
-                raise
-        if "score" in reply:
-            return reply["score"]
+        score, problem = _ask_score(self._place(index), answer)
+        if score is not None:
+            return score
         own = self._items[index]["answer"]
-        if own is None or "score" in _ask_score(self._place(index), own):
+        # a set without answers of its own can at least say what it makes of none
+        if _ask_score(self._place(index), own or "")[0] is not None:
             return 0.0
-        raise VerifierError(f"the scorer of {self.options.dataset} fails on its own answer: {reply.get('error')}")
+        raise VerifierError(f"the scorer of {self.options.dataset} fails on its own answer, too: {problem}")
 
 
 def close_workers() -> None:
@@ -167,21 +165,42 @@ def close_workers() -> None:
 def _check_set(dataset: str, options: str) -> None:
     if importlib.util.find_spec("reasoning_gym") is None:
         raise ModuleNotFoundError(MISSING)
-    reply = _ask({"operation": "check", "dataset": dataset, "options": json.loads(options)}, ITEM_DEADLINE_S)
+    reply = _make({"operation": "check", "dataset": dataset, "options": json.loads(options)})
     if "refused" in reply:
         raise ValueError(reply["refused"])
 
 
-def _ask_score(place: dict[str, Any], answer: str) -> dict[str, Any]:
-    return _ask({"operation": "score", **place, "answer": answer}, SCORE_DEADLINE_S)
+def _ask_score(place: dict[str, Any], answer: str) -> tuple[float | None, str]:
+    """Return the score of an answer, or None and why there is none.
+
+    Raises:
+        VerifierError: if the worker was lost to something outside.
+    """
+    try:
+        reply = _ask({"operation": "score", **place, "answer": answer}, SCORE_DEADLINE_S)
+    except (WorkerTimeout, WorkerCrashed) as error:
+        if isinstance(error, WorkerLost):
+            raise VerifierError(f"reasoning-gym's {place['dataset']}: {error}") from error
+        return None, str(error)
+    score = reply.get("score")
+    if isinstance(score, int | float) and 0.0 <= score <= 1.0:
+        return float(score), ""
+    return None, str(reply.get("error", f"the score is {score!r}, not from 0 to 1"))
+
+
+def _make(request: dict[str, Any]) -> dict[str, Any]:
+    """Ask for what no answer of a model takes part in.
+
+    Raises:
+        InfrastructureError: if the worker hangs or dies.
+    """
+    try:
+        return _ask(request, ITEM_DEADLINE_S)
+    except (WorkerTimeout, WorkerCrashed) as error:
+        raise InfrastructureError(f"reasoning-gym's {request['dataset']}, {request['operation']}: {error}") from error
 
 
 def _ask(request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
-    """Ask a worker.
-
-    Raises:
-        VerifierError: if it hangs or dies.
-    """
     pool = _pools.get(os.getpid())
     if pool is None:
         atexit.register(close_workers)
@@ -189,8 +208,8 @@ def _ask(request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
         pool = _pools.setdefault(os.getpid(), WorkerPool(min(MAX_WORKERS, os.cpu_count() or 1), WORKER, MAX_JOBS))
     try:
         return pool.call(request, deadline_s)
-    except (WorkerTimeout, WorkerCrashed) as error:
-        raise VerifierError(f"reasoning-gym's {request['dataset']}, {request['operation']}: {error}") from error
+    except RuntimeError as error:
+        raise InfrastructureError(f"reasoning-gym's workers: {error}") from error
 
 
 # One pool a process, by process id: a forked child must not talk through its parent's pipes.

@@ -5,6 +5,7 @@ sympy's parser, which does. An audit hook therefore refuses, while an answer is 
 anything but sympy's numbers and functions: no attribute, no import, no builtin.
 """
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -45,12 +46,15 @@ def main() -> None:
     operations: dict[str, Callable[..., dict[str, Any]]] = {"check": check, "item": item, "score": score}
     for line in requests:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, request.pop("deadline_s") + GRACE_S)  # SIGALRM kills: no handler is set
+        # processor time, as the pool counts it; SIGPROF kills: no handler is set
+        signal.setitimer(signal.ITIMER_PROF, request.pop("deadline_s") + GRACE_S)
         try:
             reply = operations[request.pop("operation")](**request)
+        except MemoryError:
+            os._exit(1)  # what holds the memory may stay: another worker shall try
         except BaseException as error:
             reply = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         _send(replies, reply)
 
 
@@ -89,7 +93,7 @@ def score(answer: str, **place: Any) -> dict[str, Any]:
     scorer = _dataset(place["dataset"], json.dumps(place["options"]), place["seed"], place["size"])
     _is_scoring = True
     try:
-        return {"score": float(scorer.score_answer(answer, entry))}
+        return {"score": float(scorer.score_answer(answer, copy.deepcopy(entry)))}  # a scorer may change its entry
     finally:
         _is_scoring = False
 
