@@ -139,7 +139,7 @@ def _read(path: str, unscorable: str, form: str | None) -> Problems[MathRow]:
     def find_faults(rows: Mapping[int, MathRow]) -> dict[int, str]:
         reasons = verdicts.reasons([row.answer for row in rows.values()])
         faults = {
-            number: f'field "{row.field}": {row.answer[:60]!r} cannot be scored ({reasons[row.answer]}); {BARE}'
+            number: f'field "{row.field}": {row.answer[:60]!r} cannot be scored ({_why(reasons[row.answer])}); {BARE}'
             for number, row in rows.items()
             if row.answer in reasons
         }
@@ -154,6 +154,11 @@ def _read(path: str, unscorable: str, form: str | None) -> Problems[MathRow]:
         return find_problems(path, math_row, unscorable, find_faults=find_faults, are_same=are_same)
     finally:
         verdicts.save()
+
+
+def _why(reason: str) -> str:
+    """Return the scorer's reason without the advice that follows here anyway."""
+    return reason.removesuffix(BARE).rstrip(";: ")
 
 
 def _find(row: dict[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:

@@ -9,7 +9,6 @@ answer may be any expression: `score_math` judges it, and what that cannot decid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trm_envs.errors import VerifierError
 from trm_envs.python_tool import PythonToolEnv
@@ -72,9 +71,8 @@ class PythonMath(PythonToolEnv[PythonMathOptions]):
         """
         if self._story is not None:
             return float(compare_exact(plain_answer(answer), self._truth) is True)
-        tolerance: dict[str, Any] = {} if self._row.tolerance is None else {"tolerance": self._row.tolerance}
         try:
-            outcome = score_math(answer, self._truth, bare=True, **tolerance)
+            outcome = score_math(answer, self._truth, bare=True, tolerance=self._row.tolerance)
         except RecursionError:
             raise
         except RuntimeError as error:  # somebody has closed the workers meanwhile
