@@ -158,3 +158,43 @@ def test_no_statistic_carries_a_gradient():
     tensors = [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
     assert len(tensors) > 10
     assert not any(value.requires_grad for value in tensors)
+
+
+def test_what_is_counted_as_truncated_is_what_the_loss_truncates():
+    # three policies: w = 3 above the cap of 2 while rho = 1; and w = 1 below the cap of 1.2 while rho = 1.28
+    mask, zeros = torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 3)
+    for log_rho, log_weight, cap, expected in ((0.0, math.log(3), 2.0, 3), (math.log(1.28), 0.0, 1.2, 0)):
+        log_ratio = torch.full((1, 3), log_rho)
+        kl = Interval.known(log_ratio.square() / 2)
+        found = measure_batch(
+            log_ratio,
+            zeros,
+            BatchDivergences(kl, kl, kl, log_ratio.expm1()),
+            mask,
+            decide(Tensors(log_ratio, zeros, zeros, mask), 10.0, None),
+            ratio_truncation=cap,
+            log_weight=torch.full((1, 3), log_weight),
+        )
+        assert found.sequences.num_truncated_tokens.tolist() == [expected]
+
+
+def test_a_ratio_at_the_cap_is_not_truncated():
+    tensors = Tensors(torch.full((1, 2), -1.0), torch.full((1, 2), -1.0), torch.ones(1, 2), torch.ones(1, 2) > 0)
+    assert measure(tensors, ratio_truncation=1.0).num_truncated_tokens.tolist() == [0]
+
+
+def test_without_a_divergence_the_peak_is_the_first_token_of_the_model():
+    # on policy, after two tokens of an observation; then one without a token
+    mask = torch.tensor([[False, False, True, True], [False] * 4])
+    rollout = torch.full((2, 4), -1.0)
+    found = measure(Tensors(rollout, rollout, torch.ones(2, 4), mask))
+    assert found.max_position[0].item() == 0.5
+    assert found.max_turn[0].item() == 1
+
+
+def test_statistics_hold_on_to_no_batch():
+    found = measure(to_tensors(reference.random_batch(3)))
+    rows = len(found.has_tokens)
+    for name, value in vars(found).items():
+        if isinstance(value, torch.Tensor) and value.ndim == 1:
+            assert value.untyped_storage().nbytes() <= 8 * rows, name

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from trm_agent.core.divergences import masked_log_ratio
-from trm_agent.core.losses import decoupled_surrogate_tokens, kept_tokens, masked_surrogate_loss
+from trm_agent.core.losses import (
+    decoupled_surrogate_tokens,
+    kept_tokens,
+    masked_surrogate_loss,
+    masked_surrogate_tokens,
+)
 
 from . import reference
 from .batches import Tensors, assert_gradient, to_tensors
@@ -177,3 +182,70 @@ def test_the_clip_is_on_the_proximal_ratio_and_the_truncation_on_the_weight():
     # the better action's gain is clipped and has no gradient; the worse action's loss is not
     assert losses.flatten().tolist() == pytest.approx([-2 * 1.2, 2 * math.exp(0.5)])
     assert log_probs.grad.flatten().tolist() == pytest.approx([0.0, 2 * math.exp(0.5)])
+
+
+def odd_tokens() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """log pi_theta, log pi_roll, A: excluded by theta, an overflow without advantage, one on policy, one below."""
+    log_probs = torch.tensor([[-torch.inf, -1.0, -1.0, -1.2]], requires_grad=True)
+    return log_probs, torch.tensor([[-1.0, -200.0, -1.0, -1.0]]), torch.tensor([[2.0, 0.0, 3.0, -1.0]])
+
+
+@pytest.mark.parametrize("ratio_truncation", [None, 1.0, 1.5])
+@pytest.mark.parametrize("advantage", [2.0, -2.0, 0.0])
+def test_a_kept_token_that_theta_excludes_has_no_term_and_no_nan(ratio_truncation, advantage):
+    log_probs, rollout, advantages = odd_tokens()
+    advantages[0, 0] = advantage
+    kept = torch.ones(1, 4, dtype=torch.bool)
+    log_ratio = masked_log_ratio(log_probs, rollout, kept)
+    tokens = masked_surrogate_tokens(log_ratio, advantages, kept, ratio_truncation=ratio_truncation)
+    tokens.sum().backward()
+    assert tokens[0, :2].tolist() == [0.0, 0.0]
+    assert tokens[0, 2:].tolist() == pytest.approx([-3.0, math.exp(-0.2)])
+    assert log_probs.grad[0].tolist() == pytest.approx([0.0, 0.0, -3.0, math.exp(-0.2)])
+
+
+@pytest.mark.parametrize("ratio_truncation", [None, 1.0, 1.5])
+def test_the_gradient_reaches_the_logits_of_an_excluded_token_without_nan(ratio_truncation):
+    logits = torch.tensor([[[0.0, -torch.inf, 1.0], [0.5, 0.2, 0.1]]], requires_grad=True)
+    log_probs = logits.log_softmax(-1)[..., 1]
+    kept = torch.ones(1, 2, dtype=torch.bool)
+    log_ratio = masked_log_ratio(log_probs, torch.full((1, 2), -1.0), kept)
+    masked_surrogate_tokens(log_ratio, torch.ones(1, 2), kept, ratio_truncation=ratio_truncation).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[0, 0] == 0).all()
+    assert (logits.grad[0, 1] != 0).any()
+
+
+@pytest.mark.parametrize("ratio_truncation", [None, 2.0])
+@pytest.mark.parametrize("proximal_clip", [None, 0.2])
+@pytest.mark.parametrize("advantage", [1.0, -1.0, 0.0])
+@pytest.mark.parametrize(
+    ("log_prob", "proximal", "rollout"),
+    [
+        (-math.inf, -1.0, -1.0),  # r = 0
+        (-math.inf, -math.inf, -1.0),  # r = 0 / 0, w = 0
+        (-1.0, -math.inf, -1.0),  # r = infinity, w = 0
+        (-1.0, -300.0, -1.0),  # r overflows, w underflows
+        (-1.0, -100.0, -100.0),  # r overflows
+    ],
+)
+def test_no_term_of_three_policies_is_nan(log_prob, proximal, rollout, advantage, proximal_clip, ratio_truncation):
+    log_probs = torch.tensor([[log_prob, -1.0]], requires_grad=True)
+    tokens = decoupled_surrogate_tokens(
+        log_probs,
+        torch.tensor([[proximal, -1.0]]),
+        torch.tensor([[rollout, -1.0]]),
+        torch.tensor([[advantage, 1.0]]),
+        torch.ones(1, 2, dtype=torch.bool),
+        ratio_truncation=ratio_truncation,
+        proximal_clip=proximal_clip,
+    )
+    tokens.sum().backward()
+    assert torch.isfinite(tokens).all()
+    assert torch.isfinite(log_probs.grad).all()
+    if log_prob == -math.inf or proximal < -200 or advantage == 0:
+        # PPO's clip holds a loss at r = 1 - c, without a gradient
+        held = advantage < 0 and proximal == -1 and proximal_clip is not None
+        assert tokens[0, 0].item() == pytest.approx(0.8 if held else 0)
+        assert log_probs.grad[0, 0] == 0
+    assert tokens[0, 1] == log_probs.grad[0, 1] == -1

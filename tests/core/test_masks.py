@@ -13,6 +13,7 @@ from trm_agent.core.masks import (
     random_mask,
     ratio_deviation_statistic,
     sequence_mask,
+    usable_ratios,
 )
 
 from . import reference
@@ -179,3 +180,30 @@ def test_the_random_mask_keeps_its_share_and_never_padding():
     assert torch.equal(mask.rejected_by["random"], has_tokens & ~mask.accepted)
     with pytest.raises(ValueError, match=r"acceptance: got 1\.5"):
         random_mask(has_tokens, 1.5)
+
+
+def test_the_coin_rejects_what_every_criterion_rejects():
+    has_tokens = torch.tensor([True, True, True, False])
+    mask = random_mask(has_tokens, 1.0, usable=torch.tensor([True, False, True, False]))
+    assert mask.accepted.tolist() == [True, False, True, False]
+    assert mask.rejected_by["random"].tolist() == [False, True, False, False]
+
+
+def test_a_ratio_is_usable_where_it_is_a_finite_number():
+    log_ratio = torch.tensor([0.0, -torch.inf, 88.7, 88.8, torch.inf, torch.nan])
+    assert usable_ratios(log_ratio).tolist() == [True, True, True, False, False, False]
+    assert torch.isfinite(log_ratio[usable_ratios(log_ratio)].exp()).all()
+    assert usable_ratios(log_ratio.double())[3]
+
+
+def test_the_mask_says_what_it_compared():
+    interval = Interval(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, torch.nan]))
+    has_tokens = torch.ones(3, dtype=torch.bool)
+    strict, lenient = (
+        sequence_mask({"max": interval}, {"max": 3.5}, has_tokens, undecided=rule) for rule in ("reject", "accept")
+    )
+    assert strict.accepted.tolist() == [True, False, False]
+    # what is not a number rejects, whichever bound it is
+    assert lenient.accepted.tolist() == [True, True, False]
+    assert torch.equal(strict.decided_by["max"][:2], interval.upper[:2])
+    assert torch.equal(lenient.decided_by["max"], interval.lower)

@@ -87,3 +87,9 @@ def test_bad_arguments_are_refused(function, name):
         function(log_ratio, torch.zeros(2), kept.float())
     with pytest.raises(ValueError, match="num_sequences: got 0"):
         function(log_ratio, torch.zeros(2), kept, num_sequences=0)
+
+
+def test_what_earns_nothing_gains_nothing_however_large_its_ratio():
+    log_ratio = torch.tensor([[200.0, 0.0], [0.1, -torch.inf]])
+    gain = surrogate_gain(log_ratio, torch.tensor([0.0, 1.0]), torch.ones(2, 2, dtype=torch.bool))
+    assert gain.item() == pytest.approx((math.expm1(0.1) - 1) / 2)

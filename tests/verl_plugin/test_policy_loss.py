@@ -21,6 +21,7 @@ from trm_agent.verl_plugin.update import (
     Update,
     collect_update,
     final_metrics,
+    other_terms,
     set_micro_batch,
     warn_if_all_rejected,
 )
@@ -283,3 +284,83 @@ def test_an_integer_mask_is_read_as_bool():
     expected, _ = loss_of(tensors, config)
     tensors.response_mask = tensors.response_mask.long()
     assert loss_of(tensors, config)[0].item() == expected.item()
+
+
+@pytest.mark.parametrize("criterion", ["max", "both"])
+@pytest.mark.parametrize("estimator", ["sampled", "topk"])
+def test_the_target_is_hit_by_the_next_step_through_verls_reduction(criterion, estimator):
+    # four updates a step, each farther off than the one before
+    batches = [to_tensors(reference.random_batch(seed, 40, spread=0.1 * 2**seed)) for seed in range(4)]
+    trm = TrmConfig(criterion=criterion, estimator=estimator, undecided="accept", target_acceptance=0.7)
+
+    def step(**thresholds: float) -> dict:
+        updates = []
+        for seed, batch in enumerate(batches):
+            kl = torch.where(batch.response_mask, (batch.log_probs - batch.rollout_log_probs).detach() ** 2 / 2, 0.0)
+            width = torch.rand(kl.shape, generator=torch.Generator().manual_seed(seed))
+            found = {"kl_lower": kl * (1 - width), "kl_upper": kl * (1 + width), "tv_lower": kl, "tv_upper": kl}
+            micro_batch = MicroBatch(found if estimator == "topk" else {}, **thresholds)
+            updates.append(from_engine(loss_of, batch, trm, micro_batch)[1])
+        return through_verl(updates)
+
+    first = step()
+    limits = {"max_token_kl": first["trm/target_threshold"]}
+    if criterion == "both":
+        limits["avg_token_kl"] = first["trm/target_threshold_avg"]
+    assert 0.7 <= step(**limits)["trm/acceptance"] + 1e-9 < 0.7 + 2 / (4 * 38)
+    assert all(isinstance(value, float) for value in first.values())
+
+
+def test_three_policies_count_the_weights_that_are_truncated():
+    # w = 3 of every token while rho = 1: all are truncated at 2, none at 4
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    for cap, expected in ((2.0, 1.0), (4.0, 0.0)):
+        rollout = torch.full((2, 3), -2.0)
+        tensors = Tensors(rollout.clone().requires_grad_(), rollout + math.log(3), torch.ones(2, 3), mask)
+        trm = TrmConfig(decoupled=True, ratio_truncation=cap)
+        _, update = from_engine(loss_of, tensors, trm, MicroBatch(rollout_log_probs=rollout))
+        assert through_verl([update])["trm/ratio_truncated"] == expected
+        # the loss: A r min(w, cap), with r = 1/3
+        assert tensors.log_probs.grad.mean().item() == pytest.approx(-min(3, cap) / 3 / 2)
+
+
+@pytest.mark.parametrize("criterion", ["max", "avg", "both", "ln", "ser", "random", "token", "prefix"])
+@pytest.mark.parametrize("estimator", ["sampled", "exact"])
+@pytest.mark.parametrize("log_prob", [math.nan, math.inf, 200.0])
+def test_no_criterion_keeps_what_no_loss_can_weigh(criterion, estimator, log_prob):
+    # the engine's log-prob is none in the first sequence, while the distributions agree
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    log_probs = torch.full((2, 3), -1.0)
+    log_probs[0, 1] = log_prob
+    tensors = Tensors(
+        log_probs.requires_grad_(), torch.full((2, 3), -1.0), torch.tensor([[-1.0], [1.0]]).expand(2, 3), mask
+    )
+    zeros = dict.fromkeys(("kl_lower", "kl_upper", "tv_lower", "tv_upper"), torch.zeros(2, 3))
+    trm = TrmConfig(criterion=criterion, estimator=estimator, random_acceptance=1.0, max_token_kl=1e9, avg_token_kl=1e9)
+    value, update = from_engine(loss_of, tensors, trm, MicroBatch(zeros if estimator == "exact" else {}))
+    assert math.isfinite(value.item())
+    assert torch.isfinite(tensors.log_probs.grad).all()
+    assert tensors.log_probs.grad[0, 1] == 0
+    if not trm.masks_tokens:
+        assert update.parts[0].sequences.accepted.tolist() == [False, True]
+        assert all(rows.tolist() == [True, False] for rows in update.parts[0].sequences.rejected_by.values())
+
+
+@pytest.mark.parametrize(
+    ("actor", "terms"),
+    [
+        ({}, []),
+        ({"entropy_coeff": 0, "use_kl_loss": False, "kl_loss_coef": 0.001}, []),
+        ({"entropy_coeff": 0.01, "use_kl_loss": False}, ["entropy"]),
+        ({"entropy_coeff": 0.0, "use_kl_loss": True, "kl_loss_coef": 0.001}, ["KL"]),
+        ({"entropy_coeff": -0.01, "use_kl_loss": True, "kl_loss_coef": 0.001}, ["entropy", "KL"]),
+        ({"entropy_coeff": 0.0, "use_kl_loss": True, "kl_loss_coef": 0.0}, []),
+    ],
+)
+def test_the_warning_knows_the_terms_that_no_mask_looks_at(actor, terms, caplog):
+    assert other_terms(actor) == terms
+    with caplog.at_level(logging.WARNING, logger="trm_agent"):
+        warn_if_all_rejected({"trm/all_rejected": 1.0, "trm/rejected_by_max": 1.0}, other_terms(actor))
+    assert ("got no gradient" in caplog.text) == (not terms)
+    assert ("rejected sequences included" in caplog.text) == bool(terms)
+    assert " and ".join(terms) in caplog.text

@@ -60,8 +60,8 @@ def decoupled_surrogate_tokens(
     r = pi_theta / pi_prox,  w = min(pi_prox / pi_roll, ratio_truncation), a constant
 
     The proximal policy is the trainer's at the start of the step, so w mends the mismatch between the engines and r
-    the updates within the step. Without clip and truncation it is the plain masked surrogate: r w = rho. A term is 0
-    where r or w is: a log-prob of -infinity makes no NaN.
+    the updates within the step. Without clip and truncation it is the plain masked surrogate: r w = rho. A log-prob of
+    -infinity is a ratio or a weight of 0 and makes no NaN.
 
     Args:
         log_probs: current policy, with its graph, shape (batch, response_length), nats.

@@ -88,7 +88,7 @@ def common_thresholds(
     levels = {name: _weighted_share(value, value, weights) for name, value in values.items()}
     worst = torch.stack(list(levels.values())).amax(dim=0)
     kept = _weighted_share(worst, worst, weights)
-    level = worst[kept >= share * (1 - 1e-12)].min()
+    level = worst[kept >= share * (1 - 1e-9)].min()
     return {name: value[levels[name] <= level].max() for name, value in values.items()}
 
 
