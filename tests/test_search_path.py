@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trm_agent.search_path import look_here_last
+from trm_envs.scoring.pool import WorkerPool
 
 TRAP = "open({marker!r}, 'w').close()\n"
 
@@ -40,3 +41,20 @@ def test_a_command_and_its_workers_import_nothing_that_only_looks_like_a_package
     )  # fmt: skip
     assert "reward 1" in done.stdout, done.stderr
     assert not marker.exists()
+
+
+def test_the_current_folder_is_not_on_a_workers_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import json, sys\nprint('{}', flush=True)\n"
+    program += "for line in sys.stdin: print(json.dumps({'path': sys.path}), flush=True)"
+    (tmp_path / "worker.py").write_text(program)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", ["", ".", str(folder), *sys.path, str(folder)])
+    pool = WorkerPool(1, [sys.executable, str(tmp_path / "worker.py")])
+    try:
+        path = pool.call({}, 5.0)["path"]
+    finally:
+        pool.close()
+    assert not {"", ".", str(folder)} & set(path)
+    assert set(filter(os.path.isabs, sys.path[3:-1])) <= {*path, str(folder)}

@@ -157,7 +157,7 @@ class _Worker:
 
     def __init__(self, command: Sequence[str]) -> None:
         # The worker reads untrusted text: it sees none of the parent's secrets, only where the packages are.
-        path = os.pathsep.join(entry for entry in sys.path if entry)
+        path = os.pathsep.join(_installed_paths())
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         # A session of its own: Ctrl-C in the terminal is the parent's business.
         try:
@@ -248,3 +248,12 @@ def _processor_s(pid: int) -> float | None:
 
 
 _TICKS_S = os.sysconf("SC_CLK_TCK")
+
+
+def _installed_paths() -> list[str]:
+    """Where packages are: `sys.path` without the current folder, whose files may be named like packages."""
+    try:
+        here = os.path.realpath(os.getcwd())
+    except FileNotFoundError:
+        here = ""
+    return [entry for entry in sys.path if os.path.isabs(entry) and os.path.realpath(entry) != here]
