@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium
 
 import trm_envs
-from trm_agent.episode.call_protocol import DEFAULT, resolved
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Solver:
     ) -> None:
         if module:
             importlib.import_module(module)
-        env = gymnasium.make(env_id, split=split, **resolved(kwargs or {}, DEFAULT)).unwrapped
+        env = gymnasium.make(env_id, split=split, **(kwargs or {})).unwrapped
         if not isinstance(env, trm_envs.ToolEnv):
             raise ValueError(f"env_id = {env_id}: expected a trm_envs.ToolEnv; one of {trm_envs.registered_ids()}")
         self.env = env
