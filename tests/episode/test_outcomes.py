@@ -1,11 +1,15 @@
 """The table that says whose fault it was: complete, and never two minds about a reason."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from trm_agent.episode import Fault, StopReason
+from trm_agent.episode import Fault, Limits, StopReason
 from trm_agent.episode.outcomes import (
     OUTCOMES,
     SCORER_ERRORS,
+    STATUSES,
     Cause,
     ContractBroken,
     Score,
@@ -13,6 +17,9 @@ from trm_agent.episode.outcomes import (
     cause_of_error,
 )
 from trm_envs import InfrastructureError, VerifierError
+from trm_envs.python_tool import show_result
+from trm_envs.sandbox import Result, Status
+from trm_envs.scoring.verify import Verdict
 
 INFRASTRUCTURE = {
     "env_error",
@@ -81,3 +88,25 @@ def test_a_clock_is_the_models_only_where_its_programs_have_used_up_their_time()
     assert cause_of_clock("step", False) is Cause.STEP_HANGS
     assert {cause_of_clock(call, used) for call in ("make", "reset") for used in (True, False)} == {Cause.MAKE_HANGS}
     assert cause_of_clock("generate", True) is Cause.ENGINE_LATE
+
+
+def test_every_status_has_a_row_and_the_environments_follow_it():
+    assert set(STATUSES) == {*Status, *Verdict}
+    for status in Status:
+        result = Result(status, "", "", None, 0.0)
+        if STATUSES[status] is None:
+            assert show_result(result)
+        else:
+            with pytest.raises(InfrastructureError) as raised:
+                show_result(result)
+            assert cause_of_error("step", raised.value) is STATUSES[status]
+
+
+def test_the_docs_hold_the_table():
+    page = (Path(__file__).parents[2] / "docs" / "stop_reasons.md").read_text()
+    rows = [
+        f"| {cause} | `{outcome.reason}` | {outcome.fault} | {outcome.score} |" for cause, outcome in OUTCOMES.items()
+    ]
+    assert [line for line in page.splitlines() if line.count("|") == 5 and "`" in line.split("|")[2]] == rows
+    defaults = {match[1]: float(match[2]) for match in re.finditer(r"^\| `(\w+_s)` \| (\d+) \|", page, re.M)}
+    assert defaults == {name: getattr(Limits(), name) for name in vars(Limits()) if name.endswith("_s")}

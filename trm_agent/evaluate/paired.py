@@ -27,11 +27,6 @@ class Comparison:
     p_value: float | None
     """Two-sided, of the hypothesis that it makes no difference which checkpoint plays a task."""
     num_tasks: int
-    """Tasks that `difference` is the mean of."""
-    least: float | None = None
-    """The difference if the samples that the first lost had succeeded, the second's failed; None for none lost."""
-    most: float | None = None
-    """The contrary."""
 
 
 def compare(
