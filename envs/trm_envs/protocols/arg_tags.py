@@ -22,7 +22,7 @@ from trm_envs.tools import Tool
 from trm_envs.turn import MalformedCall, ToolCall
 
 _NAME = re.compile(r"[^\s<>{}\[\]\"]+")
-_KEY = re.compile(r"<arg_key>\s*([^<>\n]*[^<>\s])\s*</arg_key>\s*<arg_value>")
+_KEY = re.compile(r"<arg_key>([^<>]+)</arg_key>[ \t\r\n]*<arg_value>")
 _VALUE_END = re.compile(r"</arg_value>(?=[ \t\r\n]*(?:<arg_key>|</tool_call>))")
 
 
@@ -60,13 +60,14 @@ def _decode(text: str, mark: re.Match[str], tools: Sequence[Tool]) -> tuple[Tool
                 f"in the call of {named[0][:MAX_SHOWN_CHARS]}: expected <arg_key>name</arg_key> and <arg_value>, or "
                 f"{CALL_CLOSE}, found {found!r}"
             )
-        if key[1] in arguments:
-            raise MalformedCall(f"the argument {key[1][:MAX_SHOWN_CHARS]} stands twice in one call")
+        argument = key[1].strip()
+        if argument in arguments:
+            raise MalformedCall(f"the argument {argument[:MAX_SHOWN_CHARS]} stands twice in one call")
         end = _VALUE_END.search(text, key.end())
         if end is None:
             raise MalformedCall(
-                f"the <arg_value> of {key[1][:MAX_SHOWN_CHARS]} has no </arg_value> before <arg_key> or {CALL_CLOSE}"
+                f"the <arg_value> of {argument[:MAX_SHOWN_CHARS]} has no </arg_value> before <arg_key> or {CALL_CLOSE}"
             )
-        arguments[key[1]] = read_value(text[key.end() : end.start()], schemas.get(key[1]))
+        arguments[argument] = read_value(text[key.end() : end.start()], schemas.get(argument))
         position = skip_space(text, end.end())
     return ToolCall(named[0], arguments), position + len(CALL_CLOSE)
