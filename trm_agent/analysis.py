@@ -11,7 +11,7 @@ from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.masks import Interval
-from trm_agent.core.summary import acceptance_by_length, least_threshold, summarize
+from trm_agent.core.summary import acceptance_by_length, least_threshold, or_infinite, summarize
 from trm_agent.dump import Dump
 from trm_agent.masking import SEQUENCE_CRITERIA, examine, sampled_divergences, sequence_statistic
 
@@ -98,14 +98,15 @@ def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
 
 
 def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
-    """What the criterion compares with its threshold: shape (sequences,), float64.
+    """What the criterion compares with its threshold, by the rule for the undecided: shape (sequences,), float64.
 
     Raises:
         ValueError: the criterion is not one of `STATISTICS`.
     """
     if criterion not in STATISTICS:
         raise ValueError(f"criterion: got {criterion!r}; allowed: {', '.join(STATISTICS)}; choose one of them")
-    return sequence_statistic(criterion, trm, batch.divergences, batch.log_ratio, batch.response_mask).upper.double()
+    interval = sequence_statistic(criterion, trm, batch.divergences, batch.log_ratio, batch.response_mask)
+    return or_infinite(interval.upper if trm.undecided == "reject" else interval.lower)
 
 
 def threshold_field(criterion: str) -> str:

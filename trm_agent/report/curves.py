@@ -72,7 +72,12 @@ CHARTS = (
         "threshold",
         "Trust region",
         "Adaptive threshold",
-        (("trm/max_token_kl", "in use"), ("trm/target_threshold", "for the target acceptance")),
+        (
+            ("trm/max_token_kl", "in use"),
+            ("trm/target_threshold", "for the target acceptance"),
+            ("trm/avg_token_kl", "of the average, in use"),
+            ("trm/target_threshold_avg", "of the average, for the target"),
+        ),
         unit="nats",
         log=True,
     ),
