@@ -171,9 +171,11 @@ def _walk(row: Row, census: Census) -> bool:
     """Count the operations of a row; return True if a variable stands in it."""
     has_variable = False
     numerals = roots = slashes = 0
+    is_argument = False
     for place, item in enumerate(row):
         before = row[place - 1] if place else None
         if item.kind == "operator":
+            is_argument = False
             if item.name in "+-":
                 if before is not None and before.kind != "operator":
                     census.kinds.add("add")
@@ -185,7 +187,8 @@ def _walk(row: Row, census: Census) -> bool:
             continue
         has_inner = _walk_item(item, row, place, census)
         has_variable = has_variable or has_inner
-        if _is_factor(item) and not _is_scientific(row, place):
+        is_argument = is_argument or item.kind == "function"
+        if _is_factor(item) and not is_argument and not _is_scientific(row, place):
             numerals += 1
             if numerals > 1:
                 census.kinds.add("mul")
@@ -248,7 +251,8 @@ def _walk_item(item: Item, row: Row, place: int, census: Census) -> bool:
         census.kinds.add("factorial" if has_operand else "factorial#")
         _check_small(row[max(0, place - 1) : place])
     elif item.kind == "function":
-        census.kinds.add(FAMILIES[item.name] + ("" if _holds_variable(Item("row", "", (row[place + 1 :],))) else "#"))
+        is_closed = not any(map(_holds_variable, row[place + 1 :])) and item.name != "exp"
+        census.kinds.add(FAMILIES[item.name] + ("#" if is_closed else ""))
     elif item.kind == "big":
         census.kinds.add(item.name)
     elif item.kind in ("comma", "relation"):

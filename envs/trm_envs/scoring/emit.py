@@ -26,6 +26,9 @@ def emit(row: Row) -> str:
     while place < len(row):
         item = row[place]
         if item.kind in ("operator", "comma", "relation"):
+            if item.name == "+" and not parts:
+                place += 1
+                continue
             if item.name in ("*", "/") and (wants_operand or not parts):
                 raise Unreadable("an operator has no operand")
             if is_after_slash:

@@ -11,6 +11,7 @@ MAX_ROUNDS = 4
 # An expression answer may use these only if the truth does: they are the question, not its answer.
 _BINDERS = frozenset(["sum", "prod", "int", "lim", "tower", "comma", "relation", "pick"])
 _CLOSED = frozenset(["root", "mul of roots", "pi", "e", "i", "infty"])
+_CHOICES = frozenset("ABCDE")
 _NOT_PRODUCTS = frozenset("no on up go he we me is it in at or if so to us an as by do my of am be".split())  # noqa: SIM905
 
 Pair = tuple[str, ...]
@@ -94,13 +95,15 @@ class _Judge:
             middles = [self.same(truth.value, _without_census(side, truth.value)) for side in answer.middles]
             return _every([*middles, self.same(truth.value, answer.value)])
         if isinstance(answer, Relation):
+            if answer.sign == "=" and answer.right.latex.strip("{}") == truth.name:
+                return self.same(truth.value, answer.left)
             relation = _as_relation(truth)
             return relation is not None and self.same_relation(relation, answer)
         return self.same(truth.value, answer)
 
     def same_words(self, truth: Form, answer: Form) -> bool:
         if isinstance(truth, Words) and isinstance(answer, Words):
-            if truth.text == answer.text:
+            if truth.text == answer.text or (truth.text in _CHOICES and truth.text == answer.text.upper()):
                 return True
             is_product = max(len(truth.text), len(answer.text)) <= 3 and not _NOT_PRODUCTS & {truth.text, answer.text}
             return bool(is_product and truth.leaf and answer.leaf and self.same_leaf(truth.leaf, answer.leaf))
@@ -116,7 +119,8 @@ class _Judge:
             return digits == truth.latex
         if truth.quantity is not None and answer.quantity is not None and not self.tolerance:
             return equal_quantities(answer.quantity, truth.quantity)
-        if (answer.has_variable and not truth.has_variable) or not _is_allowed(truth, answer):
+        is_allowed = _is_allowed(truth, answer) or (self.tolerance and answer.kinds <= _CLOSED | truth.kinds)
+        if (answer.has_variable and not truth.has_variable) or not is_allowed:
             return False
         if truth.value is not None and answer.value is not None:
             return self.is_close(truth, answer)

@@ -27,8 +27,8 @@ _NAME = re.compile(
 )
 _NO_NAME = re.compile(r"\\(?:pi|infty|frac|sqrt|cdot|times|sum|prod|int|lim|log|ln|sin|cos|tan|emptyset)(?![a-z])")
 _PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mathsf|mbox|operatorname)\s*\{([^{}\\]*)\}")
-_BARE_WORDS = re.compile(r"[A-Za-z][A-Za-z'-]*(?: [A-Za-z][A-Za-z'-]*)*")
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(.*)\\end\{\1\}", re.DOTALL)
+_BARE_WORDS = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+|-[A-Za-z]{2,})*(?: [A-Za-z]+(?:'[A-Za-z]+|-[A-Za-z]{2,})*)*")
+_MATRIX = re.compile(r"[(\[]?\s*\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -73,6 +73,11 @@ def _read(text: str, depth: int) -> Form:
     sides, signs = split_at(text, _RELATIONS)
     if signs:
         return _relation(sides, signs, depth)
+    ratio, colons = split_at(text, frozenset(":"))
+    if len(colons) == 1:
+        return read_leaf(rf"\frac{{{ratio[0]}}}{{{ratio[1]}}}")
+    if colons:
+        return Collection("tuple", _flat(ratio, depth))
     pieces, unions = split_at(text, frozenset([r"\cup"]))
     if unions:
         return Collection("union", tuple(_read(piece, depth + 1) for piece in pieces))

@@ -82,7 +82,7 @@ _NAMES = (
     (re.compile(r"\\(?:geqslant|geqq|ge)(?![A-Za-z])"), r"\\geq "),
     (re.compile(r"\\lt(?![A-Za-z])"), "<"),
     (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\\ne(?![A-Za-z])"), r"\\neq "),
+    (re.compile(r"\\ne(?![A-Za-z])|\\not\s*="), r"\\neq "),
     (re.compile(r"\\(?:lbrace|lcurly)(?![A-Za-z])"), r"\\{"),
     (re.compile(r"\\(?:rbrace|rcurly)(?![A-Za-z])"), r"\\}"),
     (re.compile(r"\\lbrack(?![A-Za-z])"), "["),

@@ -55,6 +55,7 @@ _GREEK = frozenset(
 )
 _SYNONYMS = {"tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "asin": "arcsin", "acos": "arccos"}
 _BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim"}
+_SAME_MARKS = {"overrightarrow": "vec", "widehat": "hat", "overline": "bar", "widetilde": "tilde"}
 _STYLES = frozenset(["mathbf", "mathit", "boldsymbol", "bm", "mathsf", "mathcal", "mathnormal", "bf", "it", "rm"])
 _MARKS = frozenset(
     ["hat", "vec", "bar", "tilde", "dot", "overline", "overrightarrow", "widehat", "widetilde", "underline"]
@@ -245,7 +246,7 @@ class _Reader:
     def marked(self, mark: str, items: list[Item]) -> None:
         if items and items[-1].kind == "number" and mark == "overline":
             raise Unreadable("a repeating decimal stands inside an expression")
-        items.append(Item("variable", f"{mark}_{self.plain_text()}"))
+        items.append(Item("variable", f"{_SAME_MARKS.get(mark, mark)}_{self.plain_text()}"))
 
     def letters(self, items: list[Item], depth: int) -> None:
         r"""Read \mathrm{i}, \operatorname{sin} and their like; any other text is refused."""

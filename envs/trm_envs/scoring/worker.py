@@ -127,6 +127,8 @@ def _proportional(sign: str, left: str, right: str, precision: int) -> bool:
 def _agree(one: Any, other: Any, precision: int) -> bool:
     import mpmath
 
+    if one == other:
+        return True
     with mpmath.workdps(precision):
         size = max(abs(one), abs(other), mpmath.mpf(10) ** (-(precision - MIN_DIGITS) // 2))
         return bool(abs(one - other) <= size * mpmath.mpf(10) ** (GUARD_DIGITS // 2 - precision + precision // 4))
@@ -147,6 +149,8 @@ def _value(text: str, names: tuple[str, ...], point: int, precision: int) -> Any
     if expression.free_symbols:
         values = {name: _coordinate(place, point) for place, name in enumerate(names)}
         expression = expression.subs({symbol: values[symbol.name] for symbol in expression.free_symbols})
+    if expression.has(sympy.oo):
+        expression = expression.doit()
     if expression in (sympy.oo, -sympy.oo):
         return mpmath.mpf("inf") if expression == sympy.oo else mpmath.mpf("-inf")
     if expression.has(sympy.zoo, sympy.nan, sympy.oo):
