@@ -94,6 +94,8 @@ def _equal(left: str, right: str, precision: int, tolerance: str) -> bool:
             continue
         num_valid += 1
         if tolerance:
+            if not (mpmath.isfinite(one) and mpmath.isfinite(other)):
+                return bool(one == other)
             numerator, _, denominator = tolerance.partition("/")
             bound = mpmath.mpf(int(numerator)) / int(denominator or 1)
             if abs(one - other) > bound:
@@ -127,8 +129,8 @@ def _proportional(sign: str, left: str, right: str, precision: int) -> bool:
 def _agree(one: Any, other: Any, precision: int) -> bool:
     import mpmath
 
-    if one == other:
-        return True
+    if one == other or not (mpmath.isfinite(one) and mpmath.isfinite(other)):
+        return bool(one == other)
     with mpmath.workdps(precision):
         size = max(abs(one), abs(other), mpmath.mpf(10) ** (-(precision - MIN_DIGITS) // 2))
         return bool(abs(one - other) <= size * mpmath.mpf(10) ** (GUARD_DIGITS // 2 - precision + precision // 4))
