@@ -85,6 +85,15 @@ class CrashesOnJunk(Sound):
         return float(int(answer) == self.sum)
 
 
+class VoidsOnJunk(Sound):
+    """Its scorer says of junk that nobody can decide it."""
+
+    def score(self, answer: str) -> float:
+        if not answer.isdigit():
+            raise trm_envs.VerifierError("cannot be read")
+        return super().score(answer)
+
+
 class HasAWrongSolver(Sound):
     def solution(self) -> str:
         return self.call("run", code="next") if self.left else self.answer("0")

@@ -15,6 +15,8 @@ PLANTED = [
     (fakes.IgnoresTheSplit, "splits", "options.split"),
     (fakes.CrashesOnJunk, "junk", "ValueError"),
     (fakes.CrashesOnJunk, "fuzz:hermes", "raised ValueError"),
+    (fakes.VoidsOnJunk, "junk", "cannot be read"),
+    (fakes.VoidsOnJunk, "fuzz:tags", "takes the episode out of every rate"),
     (fakes.HasAWrongSolver, "solver:4", "earned 0.0"),
     (fakes.HasAnotherReward, "solver:1", "earned 2.0"),
     (fakes.HasAnotherReward, "json", "from 0 to 1"),

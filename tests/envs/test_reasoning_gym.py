@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,71 @@ def test_the_task_is_what_is_asked() -> None:
     env.reset(seed=0)
     name, options, questions = json.loads(env.task_key)
     assert (name, options, len(questions)) == ("chain_sum", {}, 2)
+
+
+JUNK = ("x", "[[1,2],[3", "\x00", "\ud800", "9" * 5000, "nan", "-1e999", "{}", "(" * 3000, "'" * 50, "x" * 9999)
+# of each kind: no answer of its own, scorers that raise on words, on lists, on numbers, that measure a distance
+HANDFUL = ("boxnet", "rush_hour", "prime_factorization", "sudoku", "complex_arithmetic")
+
+
+def junk_is_wrong_and_nothing_else(dataset: str, junk: Sequence[str]) -> None:
+    env = make(dataset=dataset, horizon=1, split="all")
+    for text in junk:
+        env.reset(seed=1)
+        _, _, _, truncated, info = env.step(env.answer(text))
+        assert (truncated, "scorer_error" in info) == (False, False), (dataset, text[:20])
+        assert 0.0 <= info.get("numbers", {}).get("mean_score", 0.0) <= 1.0
+
+
+@pytest.mark.parametrize("dataset", HANDFUL)
+def test_junk_voids_no_episode(dataset: str) -> None:
+    junk_is_wrong_and_nothing_else(dataset, JUNK)
+
+
+@pytest.mark.slow
+def test_junk_voids_no_episode_in_any_set() -> None:
+    from reasoning_gym.factory import DATASETS
+
+    names = sorted(set(DATASETS) - {"composite"})
+    assert len(names) > 100
+    for name in names:
+        junk_is_wrong_and_nothing_else(name, ("x", "\ud800", "[[1,2],[3", "nan"))
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "1+nanj", "-inf", "Infinity", "inf-infj", "\\text{nan}"])
+def test_what_is_no_number_is_near_to_none(text: str) -> None:
+    env = make(dataset="complex_arithmetic", horizon=1, split="all")
+    env.reset(seed=1)
+    assert answer_all(env, [text])[0] == 0.0
+
+
+@pytest.mark.parametrize("score", ["float('nan')", "float('inf')", "1.5", "-0.5", "None", "'1'"])
+def test_a_score_that_is_none_is_the_texts_fault(monkeypatch: pytest.MonkeyPatch, score: str) -> None:
+    fake_scorer(monkeypatch, f"made = {{'score': 1.0 if is_own else {score}}}")
+    env = make(horizon=1, split="all")
+    env.reset(seed=0)
+    assert env.step(env.answer("x"))[1] == 0.0
+    bridge.close_workers()
+
+
+@pytest.mark.parametrize(
+    ("reply", "reward"),
+    [
+        ("made = {'score': 0.0} if request['answer'] == '' else {'error': 'TypeError'}", 0.0),
+        ("made = {'score': 0.0} if request['answer'] == '' else sys.exit(1)", 0.0),
+        ("made = {'error': 'ImportError'}", None),
+    ],
+)
+def test_without_an_own_answer_an_empty_one_shows_whose_fault_it_was(
+    monkeypatch: pytest.MonkeyPatch, reply: str, reward: float | None
+) -> None:
+    fake_scorer(monkeypatch, f"request.pop('x', 0); made['answer'] = None; {reply}")
+    env = make(horizon=1, split="all")
+    env.reset(seed=0)
+    env._items[0]["answer"] = None
+    if reward is None:
+        with pytest.raises(VerifierError, match="ImportError"):
+            env.step(env.answer("x"))
+    else:
+        assert env.step(env.answer("x"))[1] == reward
+    bridge.close_workers()

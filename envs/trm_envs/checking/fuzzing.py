@@ -7,7 +7,7 @@ from typing import Any
 
 from trm_envs.base import ToolEnv
 from trm_envs.checking.subject import Failed, Skipped, Subject
-from trm_envs.errors import VerifierError
+from trm_envs.errors import InfrastructureError
 from trm_envs.fuzz import TurnFuzzer
 from trm_envs.tools import Tool
 from trm_envs.turn import ParsedTurn
@@ -26,7 +26,6 @@ class FuzzCounts:
     calls: int = 0
     malformed: int = 0
     answers: int = 0
-    undecided: int = 0
     parsed_only: int = 0
     slowest_s: float = 0.0
     wall_s: float = 0.0
@@ -34,8 +33,8 @@ class FuzzCounts:
     def __str__(self) -> str:
         return (
             f"{self.outputs} outputs in {self.wall_s:.1f} s: {self.calls} ran a tool, {self.malformed} malformed, "
-            f"{self.answers} ended an episode, {self.undecided} undecided by the verifier, {self.parsed_only} parsed "
-            f"only; the slowest step took {self.slowest_s * 1000:.0f} ms"
+            f"{self.answers} ended an episode, {self.parsed_only} parsed only; the slowest step took "
+            f"{self.slowest_s * 1000:.0f} ms"
         )
 
 
@@ -79,9 +78,11 @@ def _step(env: ToolEnv, text: str, counts: FuzzCounts, where: str) -> bool:
     """Step once; return whether the episode is over."""
     try:
         observation, reward, terminated, truncated, info = env.step(text)
-    except VerifierError:
-        counts.undecided += 1
-        return True
+    except InfrastructureError as error:
+        raise Failed(
+            f"{where}: step() raised {type(error).__name__}: {error!s:.200}; that takes the episode out of every rate, "
+            "so a text must not bring it about: if the truth can be judged against itself, the answer is wrong"
+        ) from error
     except Exception as error:
         raise Failed(
             f"{where}: step() raised {type(error).__name__}: {error!s:.200}; tell the model instead"

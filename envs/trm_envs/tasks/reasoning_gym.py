@@ -16,6 +16,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ MAX_ANSWER_CHARS = 10_000
 ITEM_DEADLINE_S = 60.0
 SCORE_DEADLINE_S = 5.0
 WORKER = (sys.executable, str(Path(__file__).with_name("reasoning_gym_worker.py")))
+# Scorers that measure a distance take one to "nan" for none.
+_NO_NUMBER = re.compile(r"(?<![a-z])(nan|inf|infinity)j?(?![a-z])", re.IGNORECASE)
 MISSING = "reasoning-gym is missing; install it with: pip install 'trm-agent[bridges]'"
 
 
@@ -144,10 +147,12 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
         if len(answer) > MAX_ANSWER_CHARS:
             return 0.0
         index = len(self._scores)
+        own = self._items[index]["answer"]
+        if own is not None and _NO_NUMBER.search(answer) and not _NO_NUMBER.search(own):
+            return 0.0
         score, problem = _ask_score(self._place(index), answer)
         if score is not None:
             return score
-        own = self._items[index]["answer"]
         # a set without answers of its own can at least say what it makes of none
         if _ask_score(self._place(index), own or "")[0] is not None:
             return 0.0
