@@ -19,7 +19,7 @@ from trm_envs.judged import finite, judged, numbers, text, text_or_none
 from trm_envs.options import EnvOptions, as_unicode, check_choice, cut_middle
 from trm_envs.protocols import PROTOCOLS, TurnProtocol
 from trm_envs.spaces import UnicodeText
-from trm_envs.tool_time import ToolTime
+from trm_envs.tool_time import LEAST_S, ToolTime
 from trm_envs.tools import Tool, ToolResult, run_tool_call, tools_of
 from trm_envs.turn import ParsedTurn, ToolCall
 
@@ -185,10 +185,12 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
                 step = self._end(0.0, {}, scorer_error=str(failure))
             if self.tool_time.is_used_up():
                 step = self._out_of_time(step)
-            used_s = round(self.tool_time.turn_used_s(), 3)
-        if used_s > 0:
-            step[-1]["tool_time_s"] = used_s
-        self._running = self._running and not (step[2] or step[3])
+            used_s = self.tool_time.turn_used_s()
+        _, _, terminated, truncated, info = step
+        # never of a turn that runs nothing: a checker may compare what two instances show
+        if used_s >= LEAST_S and (info["num_tool_calls"] or terminated or truncated):
+            info["tool_time_s"] = round(used_s, 3)
+        self._running = self._running and not (terminated or truncated)
         return step
 
     def _read(self, action: str) -> ParsedTurn:
