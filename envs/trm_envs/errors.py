@@ -37,5 +37,6 @@ def message_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return type and message of an exception, short."""
-    return f"{type(error).__name__}: {message_of(error)[:MAX_MESSAGE_CHARS]}"
+    """Return type and message of an exception, short and fit for a file."""
+    told = f"{type(error).__name__}: {message_of(error)[:MAX_MESSAGE_CHARS]}"
+    return told.encode("utf-8", "replace").decode()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from enum import Enum
+from typing import Any
 
 LEAST_S = 0.01
 """With less than this left a budget is used up: no sandbox runs a program for a shorter time."""
@@ -54,6 +55,13 @@ class ToolTime:
         self._mode, self._since = _Mode.IDLE, clock()
         self._turn_s = self._episode_s = self._wait_s = 0.0
         self._run: ProgramRun | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock out, so that an environment can be copied."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def set_limits(self, turn_s: float | None, episode_s: float | None) -> None:
         """Set the budgets of each turn and of the episode, in seconds; None: no limit.

@@ -1,6 +1,7 @@
 """The budget of time for a model's programs: who pays for what, in every sandbox."""
 
 import contextlib
+import copy
 import json
 import threading
 import time
@@ -14,7 +15,7 @@ import trm_envs
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import needs_bubblewrap
 from trm_envs.metered import Metered
-from trm_envs.sandbox import Limits, LocalSandbox, Result, Status
+from trm_envs.sandbox import Limits, LocalSandbox, Result, Status, fusion_session
 from trm_envs.sandbox.fusion import FusionSandbox
 from trm_envs.tool_time import ToolTime, waiting
 
@@ -297,9 +298,29 @@ def test_a_session_over_http_is_held_to_what_is_left_though_earlier_cells_had_mo
         assert time.monotonic() - started < 3
 
 
-def test_what_takes_too_long_to_replay_is_given_up_by_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trm_envs.sandbox import fusion_session
+def test_an_environment_can_be_copied_with_what_it_has_used() -> None:
+    env = make("trm/ChainMath-v0")
+    env.tool_time.set_limits(5, None)
+    env.reset(seed=0)
+    twin = copy.deepcopy(env)
+    assert twin.step(twin.solution())[0] == env.step(env.solution())[0]
+    assert twin.step_budget_s() == env.step_budget_s()
+    assert twin.tool_time is not env.tool_time
 
+
+def test_cells_that_no_server_takes_together_are_the_sessions_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trm_envs.sandbox.fusion_http.MOST_BYTES", 2000)
+    with FusionSandbox("http://127.0.0.1:1", retries=0) as sandbox:
+        session = sandbox.session()
+        assert session.run("#" * 3000).status is Status.ERROR
+        session._cells = [fusion_session._Cell("#" * 1500, False)]
+        result = session.run("#" * 1500)
+        assert (result.status, result.state_lost) == (Status.ERROR, True)
+        assert session.run("1").status is Status.SANDBOX_ERROR
+        assert "too long" in sandbox.run("#" * 3000).stderr
+
+
+def test_what_takes_too_long_to_replay_is_given_up_by_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     with FusionSandbox("http://127.0.0.1:1", retries=0) as sandbox:
         session = sandbox.session()
         session._cells, session._replay_s = [fusion_session._Cell("1", False)], 299.0

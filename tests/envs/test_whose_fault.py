@@ -209,12 +209,14 @@ def test_a_zygote_that_dies_in_a_call_is_infrastructure(own_sandbox: None) -> No
     env.reset(seed=0)
     assert env.step(call("python", code="x = 1"))[0] == "(no output)"
     sandbox: Any = shared_sandbox("local")
+    process = sandbox._zygote._process
 
     def kill() -> None:
-        os.kill(descendants_of(sandbox._zygote._process.pid)[0], signal.SIGKILL)
+        os.kill(descendants_of(process.pid)[0], signal.SIGKILL)
 
     with pytest.raises(InfrastructureError, match="the sandbox failed"):
         asyncio.run(_both(lambda: env.step(call("python", code="import time; time.sleep(15)")), kill))
+    process.wait(5)
     env.reset(seed=0)  # the next zygote serves
     assert env.step(call("python", code="print(2)"))[0] == "2"
     env.close()

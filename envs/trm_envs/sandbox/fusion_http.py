@@ -15,6 +15,9 @@ from trm_envs.tool_time import waiting
 RETRIED = (429, 500, 502, 503, 504)
 FIRST_PAUSE_S = 0.25
 LAST_PAUSE_S = 8.0
+MOST_BYTES = 1 << 25
+"""How long a request may be: what a server of ours takes by itself."""
+TOO_LONG = "the program is too long"
 QUEUE_S = 3600.0
 """How long a request may wait in the queue of a server that says all the while that it does."""
 
@@ -75,6 +78,9 @@ class Poster:
             read: makes a result of the decoded answer; a ValueError of it means a malformed answer.
         """
         data = json.dumps(body).encode("ascii")
+        if len(data) > MOST_BYTES:
+            message = f"{TOO_LONG}: {len(data)} bytes with all that it needs; a server takes {MOST_BYTES}"
+            return Result(Status.ERROR, stderr=f"{message}\n", return_code=1, message=message)
         if self._slots is None:
             self._slots = asyncio.Semaphore(self._max_concurrent)
         pause = FIRST_PAUSE_S

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox_fusion.models import CommandRunStatus, RunJupyterRequest, RunJupyterResponse, RunStatus
 
 from trm_envs.sandbox import fusion_schema as schema
+from trm_envs.sandbox.fusion_http import TOO_LONG
 from trm_envs.sandbox.interface import Limits, Result, Status
 from trm_envs.sandbox.request import make_request
 
@@ -144,8 +145,12 @@ class FusionSession:
                 2 * self._answer_bytes(limits, outputs, len(before) + 1),
                 lambda answer: _read(answer, before, self._replay_s, limits, outputs),
             )
-            if before and result.status is Status.SANDBOX_ERROR and "total_timeout" in result.message:
+            is_refused = result.status is Status.SANDBOX_ERROR and "total_timeout" in result.message
+            is_too_long = result.message.startswith(TOO_LONG)
+            if before and (is_refused or is_too_long):
                 result = _replay_failed(result.message)
+            elif is_too_long:
+                return result
             if result.status is not Status.SANDBOX_ERROR or result.state_lost:
                 self._given.update(files)
             if result.state_lost:
