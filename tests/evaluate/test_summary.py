@@ -109,13 +109,22 @@ def test_infrastructure_failures_are_in_no_figure() -> None:
     assert got["tasks_without_episode"] == 1
     assert got["by_horizon"][1]["infrastructure_failures"] == {"env_error": 2}
     for part in (*got["by_horizon"], *want["by_horizon"], got, want):
-        part.pop("infrastructure_failures")
-        part.pop("tasks_without_episode")
-    assert got == want
+        for name in ("infrastructure_failures", "tasks_without_episode", "tasks_that_lost_samples"):
+            part.pop(name)
+    # all but what says how far they can have moved a figure
+    assert without_bounds(got) == without_bounds(want)
     assert got["tasks"] == 36
     # task 1 has 2 of 3 right: its own rate, not that of the episodes
     assert got["by_horizon"][1]["success"]["value"] == pytest.approx((11 * 0.5 + 2 / 3) / 12)
     assert got["by_horizon"][1]["pass_at_k"]["4"]["num_tasks"] == 11
+
+
+def without_bounds(figures: Any) -> Any:
+    if isinstance(figures, list):
+        return [without_bounds(each) for each in figures]
+    if not isinstance(figures, dict):
+        return figures
+    return {key: without_bounds(value) for key, value in figures.items() if key not in ("low", "high", "least", "most")}
 
 
 def test_only_failures_give_nulls_and_no_crash() -> None:
@@ -123,7 +132,9 @@ def test_only_failures_give_nulls_and_no_crash() -> None:
     summary = summarise(rows, 2)
     found = result(summary, "a")
     assert (found["tasks"], found["episodes"], found["tasks_without_episode"]) == (0, 0, 3)
-    assert found["success"] == {"value": None, "low": None, "high": None, "num_tasks": 0}
+    assert found["success"] == {
+        "value": None, "low": None, "high": None, "num_tasks": 0, "least": 0, "most": 1, "note": None
+    }  # fmt: skip
     assert found["means"]["turns"] is None
     assert found["horizon_length"]["reason"] == "no horizon"
     assert summary["comparisons"][0]["p_value"] is None

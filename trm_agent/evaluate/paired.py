@@ -7,11 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trm_agent.evaluate.statistics import Floats, Integers, Z, stratum_indices, variance_of_mean
+from trm_agent.evaluate.statistics import (
+    FEW_TASKS,
+    FEWEST,
+    Floats,
+    Integers,
+    Z,
+    design_effects,
+    limits_with_unseen,
+    stratum_indices,
+)
 
 NUM_RESAMPLES = 10_000
-UNSEEN_TASKS = 0.5
-"""Mean number of tasks in a bootstrap sample that are unlike those seen; chosen by coverage."""
+RARE_TASKS = 2.5
+"""Tasks of a kind that may well be missing: where they are a share 2.5 / n, n tasks have none in 8 % of the cases."""
+RARE_DIFFERENCES = "does not allow for rare tasks that only one of the two solves: more tasks do, more samples do not"
 _MOST_ENUMERATED = 13
 
 
@@ -27,6 +37,13 @@ class Comparison:
     p_value: float | None
     """Two-sided, of the hypothesis that it makes no difference which checkpoint plays a task."""
     num_tasks: int
+    """Tasks that `difference` is the mean of."""
+    least: float | None = None
+    """The difference if the samples that the first lost had succeeded, the second's failed; None for none lost."""
+    most: float | None = None
+    """The contrary."""
+    note: str | None = None
+    """What to bear in mind about the interval: `FEW_TASKS`, `RARE_DIFFERENCES` or None."""
 
 
 def compare(
@@ -38,17 +55,14 @@ def compare(
 ) -> Comparison:
     """Compare two checkpoints by the differences of the tasks' success rates.
 
-    The interval is the percentile bootstrap over tasks, within the strata, widened for few tasks: the residuals of a
-    stratum are scaled by sqrt(n_h / (n_h - 1)), the percentiles are those of Student's quantile instead of the normal
-    one, and a resample also holds tasks of a kind that was not seen, Poisson(1/4) of them for and Poisson(1/4) against
-    the second checkpoint. Such a task differs by the design effect D, the share that the differences' variance has of
-    the largest possible one, mean |d| - (mean d)^2: by a whole success if each task has one sample, by less the more
-    samples it has. Where all tasks differ by the same amount a bootstrap sees no spread; then the interval is what
-    remains possible if a share z^2 / (n + z^2) of the tasks (Wilson's limit after none of n) differs by anything from
-    -1 to 1.
+    The interval is that of `mean_interval` for differences: the Bayesian bootstrap over tasks, within the strata, with
+    a part of a task that was not seen, at m - e (1 + m) for the lower limit and at m + e (1 - m) for the upper one.
+    e = sqrt(D), where D is the share that the differences' variance has of the largest possible one, mean |d| - m^2:
+    such a task differs wholly if each task has one sample, by less the more samples it has. So the interval does not
+    allow for a rare kind of task that one of the two always solves and the other never, if none is among few tasks of
+    many samples; `note` says where (half the interval below 2.5 / n).
 
-    Coverage (`benchmarks.coverage`) for 20 to 200 tasks with 1, 5 or 16 samples and rates of the first checkpoint from
-    5 to 95 %: 94.8 % on average, from 93.9 to 95.8 % in 60 settings.
+    Coverage and width against the percentile bootstrap: `benchmarks.coverage`, docs/evaluate.md.
 
     The p-value is that of a permutation test that swaps the two checkpoints task by task, all 2^m swaps of the m tasks
     that differ if m <= 13, else `num_resamples` random ones, the one seen counted among them. Swaps with exactly the
@@ -59,15 +73,14 @@ def compare(
         first, second: success rate of each task in [0, 1], shape (tasks,), in the same order of tasks; NaN for none.
             A task that one of them lacks is left out.
         strata: group of each task, such as its horizon, if the number of tasks of each is fixed.
-        seed: of the resampling.
-        num_resamples: of the bootstrap and of the permutations.
+        seed: of the permutations.
+        num_resamples: of the permutations.
 
     Raises:
         ValueError: the shapes differ.
 
-    Reference: Miller 2024, arXiv 2411.00640 (paired differences); Hesterberg 2015, "What teachers should
-        know about the bootstrap" (expanded percentiles); Agresti and Min 2005 (pseudo-observations for matched pairs);
-        Lancaster 1961 (mid-p).
+    Reference: Miller 2024, arXiv 2411.00640 (paired differences); Agresti and Min 2005 (pseudo-observations for matched
+        pairs); Lancaster 1961 (mid-p).
     """
     rates = [np.asarray(side, dtype=np.float64) for side in (first, second)]
     if rates[0].shape != rates[1].shape:
@@ -82,37 +95,27 @@ def compare(
     n = len(differences)
     if n == 0:
         return Comparison(None, None, None, None, 0)
-    rng = np.random.default_rng(seed)
     mean = float(differences.mean())
-    low, high = _interval(differences, groups, rng, num_resamples)
-    return Comparison(mean, min(low, mean), max(high, mean), _p_value(differences, rng, num_resamples), n)
+    low, high = (float(end[0]) for end in difference_limits(differences[None], groups))
+    p_value = swap_p_value(differences, np.random.default_rng(seed), num_resamples)
+    is_narrow = min(mean - low, high - mean) < RARE_TASKS / n and -1 < mean < 1
+    note = FEW_TASKS if n < FEWEST else RARE_DIFFERENCES if is_narrow else None
+    return Comparison(mean, low, high, p_value, n, note=note)
 
 
-def _interval(differences: Floats, groups: Integers, rng: np.random.Generator, num: int) -> tuple[float, float]:
-    n, mean = len(differences), differences.mean()
-    spread = np.zeros(num)
-    num_groups = 0
-    for group in np.unique(groups):
-        part = differences[groups == group]
-        size = len(part)
-        num_groups += 1
-        if size > 1:
-            residuals = (part - part.mean()) * math.sqrt(size / (size - 1)) / n
-            spread += residuals[rng.integers(size, size=(num, size), dtype=np.int32)].sum(axis=1)
-    if np.ptp(spread) <= 1e-12:
-        share = Z**2 / (n + Z**2)
-        centre = (1 - share) * mean
-        return max(-1.0, float(centre - share)), min(1.0, float(centre + share))
-    possible = np.abs(differences).mean() - mean**2
-    step = min(1.0, n * variance_of_mean(differences, groups) / possible)
-    unseen = rng.poisson(UNSEEN_TASKS / 2, size=(2, num))
-    spread += step * (unseen[0] - unseen[1]) / n
-    tail = student_tail(n - num_groups)
-    low, high = np.quantile(mean + spread, [tail, 1 - tail])
-    return max(-1.0, float(low)), min(1.0, float(high))
+def difference_limits(differences: Floats, groups: Integers) -> tuple[Floats, Floats]:
+    """Ends of the interval of each row, shape (comparisons, tasks)."""
+    mean = differences.mean(axis=1)
+    share = design_effects(differences, groups, np.abs(differences).mean(axis=1) - mean**2)
+    reach = np.sqrt(share)
+    low, high = limits_with_unseen(differences, groups, share, mean - reach * (1 + mean), mean + reach * (1 - mean))
+    # a mean at an end is certain of that end, and rounding may leave the mean out of the interval by 1e-17
+    low, high = low.clip(-1, mean), high.clip(mean, 1)
+    return np.where(mean > -1, low, -1.0), np.where(mean < 1, high, 1.0)
 
 
-def _p_value(differences: Floats, rng: np.random.Generator, num: int) -> float:
+def swap_p_value(differences: Floats, rng: np.random.Generator, num: int) -> float:
+    """Two-sided p-value of swapping the checkpoints task by task; see `compare`."""
     moved = differences[np.abs(differences) > 1e-12]
     if not len(moved):
         return 1.0

@@ -10,13 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trm_agent.evaluate.dirichlet import quantile
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
-PRIOR_TASKS = 0.1
-"""Weight of the largest design effect in the estimated one, in units of n m (1 - m); chosen by coverage."""
+FEWEST = 20
+"""Tasks from which on the coverage was measured."""
+WIDEST = 1.5
+"""Width over that of Wilson's interval with the same design effect from which on it is said to be wide."""
+FEW_TASKS = "fewer than 20 tasks: the interval may be too narrow"
+UNSEEN_TASKS = "wide since rare kinds of task may not be among these: more tasks narrow it, more samples do not"
 
 
 @dataclass(frozen=True)
@@ -25,30 +31,35 @@ class Estimate:
 
     value: float | None
     low: float | None
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % interval; it allows for lost samples."""
     high: float | None
     num_tasks: int
+    """Tasks that `value` is the mean of."""
+    least: float | None = None
+    """The mean over all tasks if every lost sample had failed; None where none was lost."""
+    most: float | None = None
+    """The mean over all tasks if every lost sample had succeeded."""
+    note: str | None = None
+    """What to bear in mind about the interval: `FEW_TASKS`, `UNSEEN_TASKS` or None."""
 
 
 def mean_interval(values: ArrayLike, strata: Sequence[object] | None = None) -> Estimate:
-    """Mean over tasks with a 95 % interval: Wilson's, with the effective number of tasks.
+    """Mean over tasks with a 95 % interval: the Bayesian bootstrap, with a part of a task that was not seen.
 
-        m = mean(values)       V = sum_h (n_h / n)^2 s_h^2 / n_h       D = n V / (m (1 - m)), at most 1
-        D' = (i D + a) / (i + a)   with   i = n m (1 - m), a = 0.1
-        interval: all p with (m - p)^2 <= z^2 p (1 - p) D' / n
+        y_i = m + sqrt(n_h / (n_h - 1)) (v_i - m_h)        residuals within the stratum h, around the mean m
+        low: the 2.5 % quantile of (sum_i g_i y_i + g 0) / (sum_i g_i + g)      g_i ~ Gamma(1), g ~ Gamma(a)
+        high: the 97.5 % quantile, with a 1 in place of the 0
+        a = (n / (n + 5) + D^2) / 2     D = n V / (m (1 - m)), at most 1     V = sum_h (n_h / n)^2 s_h^2 / n_h
 
-    `s_h^2` is the sample variance of the tasks of stratum h (all of them together without strata). A number in [0, 1]
-    with mean m has at most the variance m (1 - m), that of one yes-or-no sample a task, so D is the share of it that
-    is there: 1 for k = 1 and for tasks that always or never succeed, down to 1/k for tasks of equal difficulty. Where
-    there are few successes or few failures, D is hardly known and too small an estimate comes with too small a mean;
-    pulling it towards 1 keeps the coverage there. The interval lies in [0, 1] and always has a width.
+    The task that was not seen stands for a kind of which none may be among the n, such as tasks that cannot be solved:
+    where one task in twenty is such a kind, a third of all evaluations of 20 tasks have none, and their spread says
+    nothing of it. D, the share of the largest possible variance, is 1 for one yes or no from each task; then the
+    interval is nearly that of Clopper and Pearson. The interval lies in [0, 1] and always has a width.
 
-    Coverage (`benchmarks.coverage`) for 20 to 400 tasks with 1, 5 or 16 samples whose mean rate lies anywhere in a
-    band within 5 to 95 %: 95.2 % on average, from 94.2 to 96.5 % in 72 settings. At single rates it jumps where
-    successes are few, 91.9 to 98.0 % at 2 and 5 %. The plain interval m +- z s / sqrt(n) falls to 86 and 32 %.
+    Coverage and width against Wilson's interval: `benchmarks.coverage`, docs/evaluate.md.
 
-    Strata are for tasks of which a fixed number comes from each horizon; with 5 to 100 tasks at each of four or five
-    horizons the coverage is 93.9 to 95.8 %. Without them the spread between horizons would widen the interval.
+    Strata are for tasks of which a fixed number comes from each horizon; without them the spread between horizons
+    would widen the interval.
 
     Args:
         values: a number in [0, 1] for each task; NaN for a task without one, which is left out.
@@ -57,24 +68,105 @@ def mean_interval(values: ArrayLike, strata: Sequence[object] | None = None) -> 
     Raises:
         ValueError: a value lies outside of [0, 1], or the lengths differ.
 
-    Reference: Wilson 1927; Korn and Graubard 1998 and Franco et al. 2019 (effective sample sizes for proportions in
-        clustered surveys); Miller 2024, arXiv 2411.00640 (tasks as clusters).
+    Reference: Rubin 1981 (Bayesian bootstrap); Gaffke 2005 and Learned-Miller and Thomas 2019 (an observation at the
+        end of the range makes bounds of a mean); Miller 2024, arXiv 2411.00640 (tasks as clusters).
     """
+    return mean_intervals(np.asarray(values, dtype=np.float64)[None], strata)[0]
+
+
+def mean_intervals(values: ArrayLike, strata: Sequence[object] | None = None) -> list[Estimate]:
+    """`mean_interval` of each row of values, shape (figures, tasks)."""
     rates = np.asarray(values, dtype=np.float64)
     known = ~np.isnan(rates)
     if np.any((rates[known] < 0) | (rates[known] > 1)):
         raise ValueError("values: got a number outside of [0, 1]; allowed: rates from 0 to 1; rescale what is no rate")
-    groups = stratum_indices(strata if strata is not None else [0] * len(rates), known)
-    rates, n = rates[known], int(known.sum())
-    if n == 0:
-        return Estimate(None, None, None, 0)
-    mean = min(1.0, float(rates.mean()))
-    largest = mean * (1 - mean)
-    share = min(1.0, n * variance_of_mean(rates, groups) / largest) if largest > 0 and n > 1 else 1.0
-    information = n * largest
-    low, high = wilson(mean, n * (information + PRIOR_TASKS) / (information * share + PRIOR_TASKS))
-    # the interval is written through its centre, so rounding may leave the mean out of it by 1e-17
-    return Estimate(mean, min(low, mean), max(high, mean), n)
+    names = strata if strata is not None else [0] * rates.shape[1]
+    stratum_indices(names, np.ones(rates.shape[1], dtype=bool))
+    estimates = [Estimate(None, None, None, 0)] * len(rates)
+    # figures of the same tasks are made together
+    patterns, pattern = np.unique(known, axis=0, return_inverse=True)
+    for index, tasks in enumerate(patterns):
+        if not tasks.any():
+            continue
+        rows = np.flatnonzero(pattern.ravel() == index)
+        there = rates[rows][:, tasks]
+        low, high, ratios = interval_limits(there, stratum_indices(names, tasks))
+        n, means = there.shape[1], there.mean(axis=1).clip(0, 1)
+        for row, mean, bottom, top, ratio in zip(rows, means, low, high, ratios, strict=True):
+            note = FEW_TASKS if n < FEWEST else UNSEEN_TASKS if ratio > WIDEST else None
+            estimates[row] = Estimate(float(mean), float(bottom), float(top), n, note=note)
+    return estimates
+
+
+def interval_limits(values: Floats, groups: Integers) -> tuple[Floats, Floats, Floats]:
+    """Ends of the interval of each row, and its width over that of Wilson's with the same design effect.
+
+    Args:
+        values: numbers in [0, 1], shape (figures, tasks).
+        groups: from `stratum_indices`, shape (tasks,).
+    """
+    n, mean = values.shape[1], values.mean(axis=1).clip(0, 1)
+    share = design_effects(values, groups, mean * (1 - mean))
+    zero = np.zeros(len(values))
+    low, high = limits_with_unseen(values, groups, share, zero, zero + 1)
+    # all at an end is certain of that end, and rounding may leave the mean out of the interval by 1e-17
+    low, high = low.clip(0, mean) * (mean > 0), np.where(mean < 1, high.clip(mean, 1), 1)
+    plain = [wilson(float(m), _effective_tasks(n, m, d)) for m, d in zip(mean, share, strict=True)]
+    return low, high, (high - low) / np.array([top - bottom for bottom, top in plain])
+
+
+def design_effects(values: Floats, groups: Integers, largest: Floats) -> Floats:
+    """Variance of each row's mean over the largest possible one, `largest` / n; at most 1, and 1 where that is 0."""
+    variance = np.zeros(len(values))
+    for group in np.unique(groups):
+        part = values[:, groups == group]
+        variance += part.shape[1] * part.var(axis=1, ddof=1) / values.shape[1] if part.shape[1] > 1 else 0.0
+    share = np.ones(len(values))
+    np.divide(variance, largest, out=share, where=(largest > 1e-12) & (values.shape[1] > 1))
+    return np.minimum(share, 1.0)
+
+
+def limits_with_unseen(
+    values: Floats, groups: Integers, share: Floats, bottom: Floats, top: Floats
+) -> tuple[Floats, Floats]:
+    """2.5 and 97.5 % quantiles of the Bayesian bootstrap with a part of a task that was not seen: see `mean_interval`.
+
+    Args:
+        values: shape (figures, tasks).
+        groups: stratum of each task.
+        share: design effects D, which make the part of a task (n / (n + 5) + D^2) / 2.
+        bottom, top: where that task lies for the lower and for the upper limit.
+    """
+    n, mean = values.shape[1], values.mean(axis=1)
+    tables: list[tuple[Floats, Floats]] = []
+    for group in np.unique(groups):
+        part = values[:, groups == group]
+        size = part.shape[1]
+        levels, counts = _tabulated(part)
+        spread = (levels - part.mean(axis=1, keepdims=True)) * np.sqrt(size / max(1, size - 1))
+        tables.append((mean[:, None] + np.where(counts > 0, spread, 0.0), counts))
+    unseen = (n / (n + 5) + share**2) / 2
+    weights = np.concatenate([*(counts for _, counts in tables), unseen[:, None]], axis=1)
+    seen = np.concatenate([levels for levels, _ in tables], axis=1)
+    least, most = np.minimum(seen.min(axis=1), bottom), np.maximum(seen.max(axis=1), top)
+    low = quantile(np.column_stack([seen, bottom]), weights, least, mean, -Z)
+    high = quantile(np.column_stack([seen, top]), weights, mean, most, Z)
+    return low, high
+
+
+def _tabulated(values: Floats) -> tuple[Floats, Floats]:
+    """Different values and how often each row has them if that is shorter than the values themselves."""
+    levels = np.unique(values)
+    if len(levels) >= values.shape[1]:
+        return values, np.ones_like(values)
+    counts = np.stack([(values == level).sum(axis=1) for level in levels], axis=1)
+    return np.broadcast_to(levels, counts.shape), counts.astype(np.float64)
+
+
+def _effective_tasks(num: int, mean: float, share: float) -> float:
+    """Yes-or-no observations that say as much, with the share pulled towards 1 where few tasks succeed or fail."""
+    information = num * mean * (1 - mean)
+    return num * (information + 0.1) / (information * share + 0.1)
 
 
 def variance_of_mean(values: Floats, groups: Integers) -> float:

@@ -73,7 +73,8 @@ def evaluation_tables(sources: Sequence[Source], found: Sequence[Mapping[str, An
         columns += [f"pass^{k}, %", "half succeed at", "not played"]
         rows = [line for result in results for line in _success_lines(result, str(k))]
         about = (
-            "In brackets 95 % intervals, which hold for tasks, not for samples. Not played: infrastructure failures."
+            "In brackets 95 % intervals, which hold for tasks, not for samples. Not played: infrastructure failures; "
+            "where tasks lost samples to them, the intervals allow for these having failed or succeeded."
         )
         tables.append({"title": f"{source.label}{state}: success", "about": about, "columns": columns, "rows": rows})
         columns = ["checkpoint", "environment", "turns", "tool calls", "malformed turns", "model tokens", "tokens"]
@@ -117,8 +118,8 @@ def _success_lines(result: Mapping[str, Any], k: str) -> list[list[str]]:
 
 
 def _figures(row: Mapping[str, Any], k: str) -> list[str]:
-    passes = [_estimate((row.get(name) or {}).get(k)) for name in ("pass_at_k", "pass_hat_k")]
-    return [_text(row.get("tasks")), _text(row.get("episodes")), _estimate(row.get("success")), *passes]
+    passes = [_bounded((row.get(name) or {}).get(k), row) for name in ("pass_at_k", "pass_hat_k")]
+    return [_text(row.get("tasks")), _text(row.get("episodes")), _bounded(row.get("success"), row), *passes]
 
 
 def _behaviour(result: Mapping[str, Any]) -> list[str]:
@@ -171,6 +172,20 @@ def _estimate(estimate: Any) -> str:
         return "-"
     value, low, high = (100 * (number(estimate.get(name)) or 0.0) for name in ("value", "low", "high"))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _bounded(estimate: Any, row: Mapping[str, Any]) -> str:
+    """An estimate, on how many tasks it stands if not on all, and its bounds if samples were lost."""
+    text = _estimate(estimate)
+    if not isinstance(estimate, Mapping):
+        return text
+    number_of_tasks = estimate.get("num_tasks")
+    if row.get("tasks_that_lost_samples") and number_of_tasks is not None:
+        text += f" on {number_of_tasks} tasks"
+    least, most = number(estimate.get("least")), number(estimate.get("most"))
+    if least is not None and most is not None:
+        text += f"; lost samples failed to succeeded: {100 * least:.1f} to {100 * most:.1f}"
+    return text
 
 
 def _percent(share: Any) -> str:
