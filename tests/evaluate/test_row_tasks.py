@@ -1,5 +1,6 @@
 """Files of rows as tasks: a problem counts once however often its file has it; results of two scorers stay apart."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ from trm_agent.evaluate.environments import named, with_rows
 from trm_agent.evaluate.plan import identity
 from trm_agent.evaluate.request import Request, _asked, _Tasks
 from trm_agent.evaluate.suites import load_suite
+from trm_agent.report.evaluation import figures
+from trm_agent.report.sources import open_sources
 from trm_agent.tasks import make_env
 from trm_envs.scoring import SCORER_VERSION
 
@@ -153,3 +156,51 @@ def test_a_task_beyond_the_problems_is_no_result(tmp_path):
     filled(tmp_path / "e", 9, plan(environments=(environment(**rows),)))
     with pytest.raises(ValueError, match=r"has task=\d, and the file has 2 problems"):
         opened(tmp_path / "e", plan(environments=(environment(**rows, row_numbers=(0, 4), num_tasks=2),)))
+
+
+def old_folder(path: Path, rows: list[dict]) -> Path:
+    """An evaluation of three problems in twelve rows, as it was stored before problems were counted."""
+    file = path.parent / "rows.jsonl"
+    write(file, rows)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    entry = {"name": "python_math", "id": "trm/PythonMath-v0", "module": None, "rows_hash": digest}
+    entry["kwargs"] = {"sandbox": "local", "rows": str(file), "horizon": 1}
+    path.mkdir()
+    config = {"format": "trm-agent evaluation", "version": 1, "samples": 1, "environments": [entry]}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    base = {
+        "checkpoint": "a",
+        "env": "python_math",
+        "sample": 0,
+        "seed": 1,
+        "stop_reason": "terminated",
+        "horizon": None,
+    }
+    results = [{**base, "task": task, "success": task % 3 == 0, "reward": 1.0} for task in range(12)]
+    (path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
+    (path / "summary.json").write_text(json.dumps({"results": [{"tasks": 12}], "samples": 1}))
+    return path
+
+
+def test_an_old_folder_is_counted_by_problem_where_its_file_is_there(tmp_path):
+    (source,) = open_sources([old_folder(tmp_path / "e", AIME[:3] * 4)])
+    (result,) = figures(source)["results"]
+    assert (result["tasks"], result["episodes"]) == (3, 12)
+    assert result["success"]["value"] == pytest.approx(1 / 3)
+    assert source.notes == []
+    # an interval as wide as that of three tasks with one sample each
+    assert result["success"]["high"] - result["success"]["low"] > 0.5
+
+
+def test_an_old_folder_without_its_file_says_so_and_stays_readable(tmp_path):
+    folder = old_folder(tmp_path / "e", AIME[:3] * 4)
+    write(tmp_path / "rows.jsonl", AIME)
+    (source,) = open_sources([folder])
+    assert figures(source)["results"] == [{"tasks": 12}]
+    assert [note for note in source.notes if "count as tasks of their own" in note]
+
+
+def test_an_old_folder_whose_rows_are_all_different_keeps_its_summary(tmp_path):
+    (source,) = open_sources([old_folder(tmp_path / "e", AIME[:12])])
+    assert figures(source)["results"] == [{"tasks": 12}]
+    assert source.notes == []

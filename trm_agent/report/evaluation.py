@@ -14,16 +14,21 @@ def figures(source: Source) -> dict[str, Any]:
     """summary.json of a finished evaluation, else the figures of the results so far; empty for a run."""
     if source.kind != "evaluation":
         return {}
-    if source.summary is not None and isinstance(source.summary.get("results"), list):
-        return source.summary
-    if not source.results:
-        return {}
+    from trm_agent.evaluate.repeats import with_problems
     from trm_agent.evaluate.summary import summarise
+
+    rows, notes = with_problems(source.results, source.config)
+    source.notes += [note for note in notes if note not in source.notes]
+    is_as_asked = all("problem" not in row for row in rows)
+    if is_as_asked and source.summary is not None and isinstance(source.summary.get("results"), list):
+        return source.summary
+    if not rows:
+        return {}
 
     asked = source.config.get("samples")
     samples = asked if isinstance(asked, int) and asked > 0 else 1
     try:
-        return summarise(source.results, samples, num_resamples=RESAMPLES_IN_PROGRESS)
+        return summarise(rows, samples, num_resamples=RESAMPLES_IN_PROGRESS)
     except (ValueError, KeyError, TypeError) as error:
         note = f"results.jsonl: no figures can be made of it: {' '.join(str(error).split())[:200]}"
         source.notes += [] if note in source.notes else [note]

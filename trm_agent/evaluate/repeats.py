@@ -1,0 +1,66 @@
+"""Evaluations from before rows that repeat a problem counted as one task: which of their tasks are one problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trm_agent.row_files import HASH, ROWS, problems_of
+from trm_agent.scorer_version import FIELD
+from trm_envs.rows.files import hash_of_file
+from trm_envs.rows.problems import same_text
+
+Row = Mapping[str, Any]
+
+
+def with_problems(results: Sequence[Row], config: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
+    """Say of each result which problem it is of, where an old evaluation asked every row of a file.
+
+    Args:
+        results: rows of results.jsonl.
+        config: the evaluation's config.yaml.
+
+    Returns:
+        The results, with `problem` where a problem has several rows; and notes on files that are not there any more.
+    """
+    rows: list[Row] = list(results)
+    notes: list[str] = []
+    if FIELD in config:
+        return rows, notes
+    for entry in config.get("environments") or []:
+        if not isinstance(entry, Mapping) or not entry.get("rows_hash"):
+            continue
+        names = _names(entry)
+        if names is None:
+            notes.append(
+                f"{entry.get('name')}: the file of its rows is not there any more ({entry['kwargs'].get(ROWS)}), so "
+                "rows that repeat a problem, if there are any, count as tasks of their own"
+            )
+        else:
+            ours = entry.get("name")
+            rows = [
+                {**row, "problem": names[row["task"]]} if row["env"] == ours and row["task"] in names else row
+                for row in rows
+            ]
+    return rows, notes
+
+
+def _names(entry: Mapping[str, Any]) -> dict[int, str] | None:
+    """A name of the problem of each row that is not the only one; None without the file that was evaluated."""
+    kwargs = {name: value for name, value in entry["kwargs"].items() if name != HASH}
+    path = Path(str(kwargs.get(ROWS))).expanduser()
+    if not path.is_file() or not hash_of_file(str(path)).startswith(entry["rows_hash"]):
+        return None
+    try:
+        problems, _ = problems_of(entry["id"], entry.get("module"), {**kwargs, "unscorable": "drop"})
+    except (ValueError, TypeError, ImportError):
+        return None
+    if problems is None:
+        return None
+    members: dict[tuple[str, str], list[int]] = {}
+    for number, row in enumerate(problems.rows):
+        if row is not None:
+            members.setdefault((same_text(row.question), same_text(row.truth)), []).append(number)
+    repeated = [numbers for numbers in members.values() if len(numbers) > 1]
+    return {number: f"row {numbers[0]}" for numbers in repeated for number in numbers}
