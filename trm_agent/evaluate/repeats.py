@@ -12,6 +12,7 @@ from trm_envs.rows.files import hash_of_file
 from trm_envs.rows.problems import same_text
 
 Row = Mapping[str, Any]
+MANY_SAMPLES = 1_000_000
 
 
 def with_problems(results: Sequence[Row], config: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
@@ -22,7 +23,8 @@ def with_problems(results: Sequence[Row], config: Mapping[str, Any]) -> tuple[li
         config: the evaluation's config.yaml.
 
     Returns:
-        The results, with `problem` where a problem has several rows; and notes on files that are not there any more.
+        The results, of one task where rows are of one problem, their samples numbered through; and notes on files that
+        are not there any more.
     """
     rows: list[Row] = list(results)
     notes: list[str] = []
@@ -31,23 +33,29 @@ def with_problems(results: Sequence[Row], config: Mapping[str, Any]) -> tuple[li
     for entry in config.get("environments") or []:
         if not isinstance(entry, Mapping) or not entry.get("rows_hash"):
             continue
-        names = _names(entry)
-        if names is None:
+        places = _places(entry)
+        if places is None:
             notes.append(
                 f"{entry.get('name')}: the file of its rows is not there any more ({entry['kwargs'].get(ROWS)}), so "
                 "rows that repeat a problem, if there are any, count as tasks of their own"
             )
         else:
             ours = entry.get("name")
-            rows = [
-                {**row, "problem": names[row["task"]]} if row["env"] == ours and row["task"] in names else row
-                for row in rows
-            ]
+            rows = [_moved(row, *places[row["task"]]) if _is_of(row, ours, places) else row for row in rows]
     return rows, notes
 
 
-def _names(entry: Mapping[str, Any]) -> dict[int, str] | None:
-    """A name of the problem of each row that is not the only one; None without the file that was evaluated."""
+def _is_of(row: Row, name: Any, places: Mapping[int, tuple[int, int]]) -> bool:
+    return row.get("env") == name and row.get("task") in places
+
+
+def _moved(row: Row, first: int, copy: int) -> Row:
+    # far apart, so that two copies have no sample in common
+    return {**row, "task": first, "sample": row["sample"] + copy * MANY_SAMPLES}
+
+
+def _places(entry: Mapping[str, Any]) -> dict[int, tuple[int, int]] | None:
+    """Of each row that is not the only one of its problem: the first one, and which it is; None without the file."""
     kwargs = {name: value for name, value in entry["kwargs"].items() if name != HASH}
     path = Path(str(kwargs.get(ROWS))).expanduser()
     if not path.is_file() or not hash_of_file(str(path)).startswith(entry["rows_hash"]):
@@ -63,4 +71,4 @@ def _names(entry: Mapping[str, Any]) -> dict[int, str] | None:
         if row is not None:
             members.setdefault((same_text(row.question), same_text(row.truth)), []).append(number)
     repeated = [numbers for numbers in members.values() if len(numbers) > 1]
-    return {number: f"row {numbers[0]}" for numbers in repeated for number in numbers}
+    return {number: (numbers[0], copy) for numbers in repeated for copy, number in enumerate(numbers)}
