@@ -6,6 +6,7 @@ line `#### ...` as GSM8K's solutions end.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Protocol
 
 from trm_envs.scoring.extract import after_thoughts, last_boxed, last_tagged
@@ -16,21 +17,28 @@ _WRITTEN = {TAG: "<answer>{}</answer>", LINE: "Answer: {}", HASHES: "#### {}"}
 # marks of lists, headings and bold type may stand around the word
 _LINE = re.compile(r"[\s>*_#-]*(?:the\s+)?(?:final\s+)?answer[*_]*\s*:(.*)", re.IGNORECASE)
 _HASHES = re.compile(r"[\s>*_-]*####(?!#)(.*)")
+# what a prompt that asks for a form has in it, and what must stand around it
+_MARKS: dict[str, tuple[str, ...]] = {
+    BOX: ("\\boxed", "\\fbox"),
+    TAG: ("<answer>",),
+    LINE: ("answer:",),
+    HASHES: ("####",),
+}
 _ASKED = {
     # words that speak of an answer beside the box; a box alone may be a blank of the problem
     BOX: re.compile(
         r"(?:answer|result|solution|put|enclose|format)[^\n]{0,120}\\(?:boxed|fbox)\b"
         r"|\\(?:boxed|fbox)\b[^\n]{0,60}(?:answer|result)",
-        re.IGNORECASE,
     ),
-    TAG: re.compile(r"<answer>", re.IGNORECASE),
+    TAG: re.compile(r"<answer>"),
     LINE: re.compile(
         r"\b(?:line|form|format|after|with|write|as)\b[^\n.?!]{0,40}[ \"'`*(:](?:final )?answer:"
         r"|\banswer:\s*(?:\$|\[|<|\{|\\boxed)",
-        re.IGNORECASE,
     ),
-    HASHES: re.compile(r"(?:answer|after|form|format|line)\b[^\n]{0,80}(?<!#)####(?!#)", re.IGNORECASE),
+    HASHES: re.compile(r"(?:answer|after|form|format|line)\b[^\n]{0,80}(?<!#)####(?!#)"),
 }
+_BEFORE, _AFTER = 140, 80
+_MOST_MARKS = 1000
 
 
 class AnswerWriter(Protocol):
@@ -75,7 +83,19 @@ def own_form(protocol: AnswerWriter) -> str:
 
 def asked_forms(prompt: str) -> set[str]:
     """Return the forms of an answer that a prompt asks for; empty if it leaves that open."""
-    return {form for form, pattern in _ASKED.items() if pattern.search(prompt)}
+    text = prompt.lower()
+    return {form for form, pattern in _ASKED.items() if any(map(pattern.search, _windows(text, _MARKS[form])))}
+
+
+def _windows(text: str, marks: tuple[str, ...]) -> Iterator[str]:
+    """Yield what stands around each of the first marks."""
+    for mark in marks:
+        position = text.find(mark)
+        for _ in range(_MOST_MARKS):
+            if position < 0:
+                break
+            yield text[max(0, position - _BEFORE) : position + _AFTER]
+            position = text.find(mark, position + 1)
 
 
 def _bare(text: str) -> str:

@@ -30,6 +30,8 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _JOIN = re.compile(
     r"(?:[\s$,;]|\\[()\[\],; ]|\b(?:and|or)\b|\\text\s*\{\s*(?:and|or|,)\s*\}|\\q?quad\b|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
+# what a text has that is more than a bare answer
+_MARKED = re.compile(r"[<\n]|####|\\boxed|\\fbox")
 _NAME = re.compile(r"([A-Za-z])(?:_\{?\w\}?)?\s*=[\s$]*$")
 
 
@@ -228,6 +230,8 @@ def _truth(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float | decimal.Decimal):
         raise ValueError(f"is {kind_of(value)}; expected text or a number, the final answer alone")
     text = _checked_text(str(value)).strip()
+    if not _MARKED.search(text):
+        return text
     spoken = after_thoughts(text)
     if boxes := _boxes(spoken):
         return _joined(spoken, boxes)
