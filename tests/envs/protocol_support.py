@@ -33,7 +33,7 @@ def now() -> str:
 
 TOOLS = (Tool(python), Tool(look_up), Tool(plot), Tool(now))
 PYTHON, LOOK_UP, PLOT, NOW = TOOLS
-EXAMPLES = [20, pytest.param(200, marks=pytest.mark.slow)]
+EXAMPLES = [20, pytest.param(80, marks=pytest.mark.slow)]
 # How each protocol writes one and the same call.
 SPOKEN = {
     "hermes": '<tool_call>\n{"name": "python", "arguments": {"code": "print(1)"}}\n</tool_call>',

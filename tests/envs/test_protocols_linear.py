@@ -7,7 +7,7 @@ import pytest
 from tests.envs.protocol_support import SPOKEN, TOOLS, parse
 from trm_envs import PROTOCOLS
 
-SIZES = [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
+SIZES = [100_000, pytest.param(500_000, marks=pytest.mark.slow)]
 CALL = "<tool_call>\n<function=look_up>\n"
 HOSTILE = {
     "openings": "<tool_call>",
@@ -47,6 +47,9 @@ HEADS = {
     "open braces": ('<tool_call>{"name": "a", "arguments": ', '{"a":'),
     "open brackets": ("<look_up>", "["),
     "wide list": ("<look_up>", '{"a": [1, 2.5, {}, []]},'),
+    "strings that never end": ("<tool_call>a", '<arg_key>limit</arg_key><arg_value>["'),
+    "lists that never end": (CALL, "<parameter=limit>[1,"),
+    "lists as values": ("<tool_call>look_up<arg_key>limit</arg_key><arg_value>", '["</arg_value>",'),
     "digits": ('<tool_call>{"name": ', "9"),
     "escapes": ('<tool_call>{"name": "', "\\ud800"),
     "spaces before a fence": ("```python\n", " " * 1000 + "```"),

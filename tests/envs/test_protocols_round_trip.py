@@ -204,6 +204,13 @@ def test_what_would_end_the_call_is_refused(name: str, code: str) -> None:
         PROTOCOLS[name].format_call("python", {"code": code}, TOOLS)
 
 
+@pytest.mark.parametrize("name", [*TAGGED, "tags", "hermes"])
+def test_tags_inside_the_strings_of_json_are_text(name: str) -> None:
+    text = "</parameter>\n</function>\n</tool_call></arg_value><arg_key></plot></think>"
+    call = ToolCall("plot", {"points": [], "options": {text: [text, {"a": text}]}})
+    assert is_same(parse(name, written(name, call) or "").calls[0], call)
+
+
 @pytest.mark.parametrize("name", TAGGED)
 @pytest.mark.parametrize(
     ("tool", "arguments"),

@@ -55,19 +55,19 @@ def _decode(text: str, mark: re.Match[str], tools: Sequence[Tool]) -> tuple[Tool
     while not text.startswith(CALL_CLOSE, position):
         key = _KEY.match(text, position)
         if key is None:
-            found = text[position : position + MAX_SHOWN_CHARS]
+            rest = text[position : position + MAX_SHOWN_CHARS]
             raise MalformedCall(
                 f"in the call of {named[0][:MAX_SHOWN_CHARS]}: expected <arg_key>name</arg_key> and <arg_value>, or "
-                f"{CALL_CLOSE}, found {found!r}"
+                f"{CALL_CLOSE}, found {rest!r}"
             )
         argument = key[1].strip()
         if argument in arguments:
             raise MalformedCall(f"the argument {argument[:MAX_SHOWN_CHARS]} stands twice in one call")
-        end = _VALUE_END.search(text, key.end())
-        if end is None:
+        found = read_value(text, key.end(), _VALUE_END, schemas.get(argument))
+        if found is None:
             raise MalformedCall(
                 f"the <arg_value> of {argument[:MAX_SHOWN_CHARS]} has no </arg_value> before <arg_key> or {CALL_CLOSE}"
             )
-        arguments[argument] = read_value(text[key.end() : end.start()], schemas.get(argument))
-        position = skip_space(text, end.end())
+        arguments[argument], end = found
+        position = skip_space(text, end)
     return ToolCall(named[0], arguments), position + len(CALL_CLOSE)

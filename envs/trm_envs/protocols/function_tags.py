@@ -67,15 +67,14 @@ def _decode(text: str, mark: re.Match[str], tools: Sequence[Tool]) -> tuple[Tool
         key = parameter[1]
         if key in arguments:
             raise MalformedCall(f"<parameter={key[:MAX_SHOWN_CHARS]}> stands twice in one call")
-        # An empty value may share the newline after its opening tag.
-        end = _PARAMETER_END.search(text, parameter.end())
-        if end is None:
+        found = read_value(text, parameter.end(), _PARAMETER_END, schemas.get(key))
+        if found is None:
             raise MalformedCall(
                 f"<parameter={key[:MAX_SHOWN_CHARS]}> without </parameter> before the next parameter or "
                 f"{FUNCTION_CLOSE}"
             )
-        arguments[key] = read_value(text[parameter.end() : end.start()], schemas.get(key))
-        position = skip_space(text, end.end())
+        arguments[key], end = found
+        position = skip_space(text, end)
     position += len(FUNCTION_CLOSE)
     close = skip_space(text, position)
     return ToolCall(name, arguments), close + len(CALL_CLOSE) if text.startswith(CALL_CLOSE, close) else position

@@ -1,5 +1,6 @@
 """Arguments as text between tags: strings as they are, anything else as JSON, told apart by the tool's schema."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,28 +22,34 @@ def write_value(value: Any) -> str:
     return value if isinstance(value, str) else write_json(value)
 
 
-def read_value(text: str, schema: dict[str, Any] | None) -> Any:
-    """Return the argument that a text stands for.
+def read_value(
+    text: str, start: int, closing: re.Pattern[str], schema: dict[str, Any] | None
+) -> tuple[Any, int] | None:
+    """Return the argument that begins at `start`, and where its closing tag ends; None if that is missing.
+
+    Where the schema wants no string, JSON is read first, so that tags inside its strings are text. What is no JSON is
+    the text itself: whoever checks the argument then says so.
 
     Args:
+        closing: matches the closing tag.
         schema: of the parameter; None if there is no such parameter.
-
-    Returns:
-        The text itself if a string is wanted, or if it is no JSON: whoever checks the argument then says so.
     """
-    if schema is None:
-        return text
-    kinds = [choice.get("type") for choice in schema.get("anyOf", [schema])]
-    if "string" in kinds:
-        return None if "null" in kinds and text in _NULLS else text
-    word = text.strip()
-    if word in _PYTHON_WORDS:
-        return _PYTHON_WORDS[word]
-    try:
-        value, end = read_json(text)
-    except MalformedCall:
-        return text
-    return value if skip_space(text, end) == len(text) else text
+    kinds = [choice.get("type") for choice in (schema or {}).get("anyOf", [schema or {"type": "string"}])]
+    if "string" not in kinds:
+        try:
+            value, end = read_json(text, start)
+        except MalformedCall:
+            pass
+        else:
+            if close := closing.match(text, skip_space(text, end)):
+                return value, close.end()
+    close = closing.search(text, start)
+    if close is None:
+        return None
+    value = text[start : close.start()]
+    if "string" not in kinds:
+        return _PYTHON_WORDS.get(value.strip(), value), close.end()
+    return None if "null" in kinds and value in _NULLS else value, close.end()
 
 
 def schemas_of(name: str, tools: Sequence[Tool]) -> dict[str, dict[str, Any]]:
