@@ -115,6 +115,7 @@ def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path
     assert sum(row.get("env/infrastructure_failures/env_error", 0) for row in rows) > 0
     # what failed is in no count of the method either
     assert [row["trm/num_sequences"] for row in rows] == [row["env/num_episodes"] for row in rows]
+    assert all(0 <= row["env/groups_without_baseline"] < 2 for row in rows)
     assert "could not be played" in done.stdout
     assert "validation after step 3: no figures" in done.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -130,9 +130,9 @@ def test_a_real_difference_is_kept_however_small():
     assert equal_rewards(torch.tensor([[0.5, 0.25], [0.25, 0.5]]))
 
 
-def test_the_mean_of_equal_sums_over_turns_is_exact():
-    # 0.1 + 0.2 + 0.3 in another order: float32 sums differ, float64 sums of float32 numbers do not
-    paid = torch.tensor([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.2, 0.3, 0.1]])
+def test_equal_sums_over_turns_are_equal_in_any_order():
+    paid = torch.tensor([[0.1, 0.2, 0.4], [0.4, 0.1, 0.2], [0.1, 0.4, 0.2]])
+    assert len(set(paid.sum(-1).tolist())) > 1
     assert equal_rewards(paid)
 
 
