@@ -33,7 +33,7 @@ from trm_agent.verl_plugin.episode_metrics import training_metrics
 TOKENIZER = byte_tokenizer()
 NUM_TASKS, SOLVED = 10, 3
 RIGHT, WRONG = r"\boxed{5}", r"\boxed{4}"
-NAP = '<tool_call>\n{"name": "nap", "arguments": {"seconds": 1.5}}\n</tool_call>'
+NAP = '<tool_call>\n{"name": "nap", "arguments": {"seconds": 1.2}}\n</tool_call>'
 SLEEP = '<tool_call>\n{"name": "python", "arguments": {"code": "import time; time.sleep(60)"}}\n</tool_call>'
 FORK = '<tool_call>\n{"name": "python", "arguments": {"code": "import os\\nwhile True: os.fork()"}}\n</tool_call>'
 TIMES = {"tool_time_s": 1.0, "episode_tool_time_s": 2.0, "step_timeout_s": 30, "episode_timeout_s": 1000}

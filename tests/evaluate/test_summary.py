@@ -127,6 +127,14 @@ def without_bounds(figures: Any) -> Any:
     return {key: without_bounds(value) for key, value in figures.items() if key not in ("low", "high", "least", "most")}
 
 
+def test_episodes_whose_text_broke_the_scorer_are_in_every_figure_and_counted() -> None:
+    clean = evaluation()
+    broken = [{**row, "scorer_error": "ValueError: five"} if row["task"] == 1 else row for row in clean]
+    got, want = (result(summarise(rows, 4), "warm start") for rows in (broken, clean))
+    assert (got["scorer_errors"], want["scorer_errors"]) == (4, 0)
+    assert got["success"] == want["success"]
+
+
 def test_only_failures_give_nulls_and_no_crash() -> None:
     rows = [failed(label, task, 0) for label in ("a", "b") for task in range(3)]
     summary = summarise(rows, 2)

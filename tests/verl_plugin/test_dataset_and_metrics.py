@@ -85,6 +85,25 @@ def test_what_an_environment_counts_is_averaged_over_the_episodes_that_it_ended(
     assert training_metrics([ended, cut], [], step_seconds=1.0)["env/task/step_accuracy"] == 0.5
 
 
+def test_what_the_models_text_broke_is_counted_and_is_in_every_rate() -> None:
+    broken = {**episode(1, False), "scorer_error": "ValueError: five"}
+    metrics = training_metrics([broken, {**episode(2, True), "scorer_error": None}], [], step_seconds=1.0)
+    assert (metrics["env/scorer_errors"], metrics["env/success"], metrics["env/num_episodes"]) == (1, 0.5, 2)
+
+
+def test_late_turns_are_counted_by_the_tokens_that_they_could_have() -> None:
+    late = [{"stop_reason": "generator_timeout", "late_turn_tokens": tokens} for tokens in (1, 1000, 1024, 1025)]
+    reason = "env/infrastructure_failures/generator_timeout"
+    assert failure_metrics([*late, {"stop_reason": "env_error", "late_turn_tokens": None}]) == {
+        "env/infrastructure_failures": 5.0,
+        "env/infrastructure_failures/env_error": 1.0,
+        reason: 4.0,
+        f"{reason}/le_1": 1.0,
+        f"{reason}/le_1024": 2.0,
+        f"{reason}/le_2048": 1.0,
+    }
+
+
 def test_a_batch_without_episodes_still_has_its_counts() -> None:
     assert training_metrics([], [{"stop_reason": "env_error"}], 1.0) == {
         "env/num_episodes": 0.0,

@@ -138,6 +138,7 @@ def _figures(rows: Sequence[Row], samples: int) -> dict[str, Any]:
         "means": {name: _mean(row.get(name) for row in valid) for name in MEANS},
         "malformed_turn_frac": sum(row.get("malformed_turns") or 0 for row in valid) / turns if turns else None,
         "numbers": {name: _mean(values) for name, values in sorted(counted.items())},
+        "scorer_errors": sum(row.get("scorer_error") is not None for row in valid),
         "stop_reasons": dict(sorted(Counter(row["stop_reason"] for row in valid).items())),
     }
 

@@ -134,6 +134,10 @@ def step_warnings(row: dict[str, Any]) -> list[str]:
     failed = failures(row, FAILURES)
     if failed:
         warnings.append(f"{failed}; they are out of the loss, see {LOG_FILE}")
+    if broken := int(row.get("env/scorer_errors") or 0):
+        warnings.append(
+            f"on {broken} episodes the environment raised on the model's text, which scores 0; see {LOG_FILE}"
+        )
     if row.get("trm/all_rejected"):
         warnings.append("a whole update was rejected by the trust region: its policy loss has no gradient")
     acceptance = row.get("trm/acceptance")
