@@ -199,14 +199,16 @@ def test_the_episodes_budget_is_shared_by_its_turns(sandboxes: dict[str, str], s
 
 @pytest.mark.parametrize("sandbox", MOSTLY_SLOW)
 def test_hidden_tests_use_the_budget_too(sandboxes: dict[str, str], sandbox: str) -> None:
-    env = make("trm/CodeTests-v0", sandbox=sandboxes[sandbox], horizon=1, tool_timeout_s=5)
+    env = make("trm/CodeTests-v0", sandbox=sandboxes[sandbox], horizon=1, tool_timeout_s=15)
     env.tool_time.set_limits(1.0, 60)
     env.reset(seed=0)
     # passes the visible tests at its first run, and sleeps at the second
     right = json.loads(env.solution().split("\n")[1])["arguments"]["code"]
     assert env.step(call("run_tests", code=right))[0].startswith("Passed")
-    env._accepted.append("import time; time.sleep(3)")  # type: ignore[attr-defined]
+    env._accepted.append(SLEEP)  # type: ignore[attr-defined]
+    started = time.monotonic()
     _, reward, terminated, truncated, info = env.step(env.answer("done"))
+    assert time.monotonic() - started < 8
     assert (reward, terminated, truncated, info["stop_reason"]) == (0.0, False, True, "max_tool_time")
     env.close()
 
@@ -260,6 +262,21 @@ def test_a_wait_for_a_place_in_the_local_sandbox_is_not_charged() -> None:
     assert [result.status for result in results] == [Status.OK] * 4
     assert all(0.4 <= meter.used_s() < 0.9 for meter in meters)
     assert max(meter.waited_s() for meter in meters) >= 1.0  # the last one waited for three others
+
+
+@needs_bubblewrap
+def test_a_wait_for_a_place_is_known_while_it_lasts() -> None:
+    meter = ToolTime()
+    with LocalSandbox(max_concurrent=1) as sandbox:
+        other = threading.Thread(target=lambda: sandbox.run("import time; time.sleep(1)"))
+        waiter = threading.Thread(target=lambda: timed(sandbox, meter, "1"))
+        other.start()
+        time.sleep(0.2)
+        waiter.start()
+        time.sleep(0.5)
+        assert (meter.used_s() < 0.1, meter.waited_s() > 0.3) == (True, True)
+        waiter.join()
+        other.join()
 
 
 @needs_bubblewrap

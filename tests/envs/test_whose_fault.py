@@ -253,6 +253,12 @@ def test_a_closed_sandbox_is_infrastructure_also_in_a_tool(own_sandbox: None) ->
     shared_sandbox("unsafe").close()
     with pytest.raises(InfrastructureError, match="sandbox is closed"):
         env.step(call("python", code="print(1)"))
+    close_shared()
+    env.reset(seed=0)
+    assert env.step(call("python", code="print(1)"))[0] == "1"
+    shared_sandbox("unsafe").close()  # under an open session
+    with pytest.raises(InfrastructureError, match="session is closed"):
+        env.step(call("python", code="print(1)"))
 
 
 def test_a_sandbox_that_cannot_be_had_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:

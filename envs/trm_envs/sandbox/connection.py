@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from trm_envs.sandbox.interface import Result, Status
+from trm_envs.sandbox.interface import Result, SandboxClosed, Status
 from trm_envs.sandbox.request import Request
 from trm_envs.sandbox.world import GRACE_S, Refused, World, known
 from trm_envs.tool_time import waiting
@@ -216,7 +216,7 @@ class Call:
     def _taken(self) -> World:
         with self._lock:
             if self._closed:
-                raise ValueError("the session is closed; open a new one with session()")
+                raise SandboxClosed("the session is closed; open a new one with session()")
             if self._world is None:
                 with waiting():
                     self._world = self._take()

@@ -9,7 +9,7 @@ from sandbox_fusion.models import CommandRunStatus, RunJupyterRequest, RunJupyte
 
 from trm_envs.sandbox import fusion_schema as schema
 from trm_envs.sandbox.fusion_http import TOO_LONG
-from trm_envs.sandbox.interface import Limits, Result, Status
+from trm_envs.sandbox.interface import Limits, Result, SandboxClosed, Status
 from trm_envs.sandbox.request import make_request
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class FusionSession:
     def _cell(self, code: str, language: str, stdin: Any, files: Any, limits: Limits | None, outputs: Any) -> "Call":
         """Check the arguments, now, and return the call."""
         if self._closed:
-            raise ValueError("the session is closed; open a new one with session()")
+            raise SandboxClosed("the session is closed; open a new one with session()")
         if language != "python" or stdin:
             field, value = ("stdin", stdin) if language == "python" else ("language", language)
             raise ValueError(

@@ -19,7 +19,7 @@ class SandboxUnavailable(InfrastructureError):
 
 
 class SandboxClosed(InfrastructureError, ValueError):
-    """The sandbox has been closed, by whoever made it, before a program could run."""
+    """The sandbox or the session has been closed, by whoever made it, before a program could run."""
 
 
 class Status(str, Enum):

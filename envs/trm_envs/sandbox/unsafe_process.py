@@ -17,7 +17,7 @@ from pathlib import Path
 
 from trm_envs.sandbox.connection import Slots
 from trm_envs.sandbox.guest import wire
-from trm_envs.sandbox.interface import Result, Status
+from trm_envs.sandbox.interface import Result, SandboxClosed, Status
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
 from trm_envs.tool_time import waiting
@@ -57,7 +57,7 @@ class Work:
         """
         with self._turn, self._slots:
             if self._closed:
-                raise ValueError("the session is closed; open a new one with session()")
+                raise SandboxClosed("the session is closed; open a new one with session()")
             try:
                 return self._ask(request)
             except OSError as error:
