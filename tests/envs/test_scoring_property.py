@@ -1,0 +1,69 @@
+"""Answers drawn from a grammar of values and spellings: no promised spelling refused, no wrong value accepted."""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.envs.scoring_grammar import CLASSES, exact
+from trm_envs.scoring import Verdict, WorkerPool, score_math
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    pytest.importorskip("math_verify", reason="pip install 'trm-agent[math]'")
+    pool = WorkerPool(2)
+    yield pool
+    pool.close()
+
+
+def check_exact(seed: int, num_draws: int) -> None:
+    closed = WorkerPool(1)
+    closed.close()
+    rng = random.Random(seed)
+    for _ in range(num_draws):
+        truth, right, wrong = exact(rng)
+        for spelling, verdict in ((right, Verdict.CORRECT), (wrong, Verdict.WRONG)):
+            outcome = score_math(f"\\boxed{{{spelling}}}", truth, pool=closed)
+            assert outcome.verdict is verdict, (truth, spelling, outcome)
+
+
+def check_class(pool: WorkerPool, name: str, seed: int, num_draws: int) -> None:
+    rng = random.Random(seed)
+    draws = [CLASSES[name](rng) for _ in range(num_draws)]
+
+    def failures(draw: tuple[str, str, str]) -> list[object]:
+        truth, right, wrong = draw
+        outcomes = [
+            (s, v, score_math(f"\\boxed{{{s}}}", truth, pool=pool)) for s, v in ((right, "correct"), (wrong, "wrong"))
+        ]
+        return [
+            (truth, spelling, outcome) for spelling, verdict, outcome in outcomes if outcome.verdict.value != verdict
+        ]
+
+    with ThreadPoolExecutor(2) as threads:
+        failed = [failure for found in threads.map(failures, draws) for failure in found]
+    assert not failed, (len(failed), failed[:5])
+
+
+def test_exact_numbers_in_their_spellings() -> None:
+    check_exact(0, 2500)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_many_exact_numbers_in_their_spellings() -> None:
+    check_exact(1, 100_000)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_answers_of_each_class(pool: WorkerPool, name: str) -> None:
+    check_class(pool, name, 0, 25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", CLASSES)
+def test_many_answers_of_each_class(pool: WorkerPool, name: str) -> None:
+    check_class(pool, name, 1, 2000)
