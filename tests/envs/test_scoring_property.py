@@ -1,13 +1,17 @@
 """Answers drawn from a grammar of values and spellings: no promised spelling refused, no wrong value accepted."""
 
+import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.envs.scoring_grammar import CLASSES, exact
 from trm_envs.scoring import Verdict, WorkerPool, score_math
+
+CORPUS = Path(__file__).with_name("scoring_corpus.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,24 @@ def check_class(pool: WorkerPool, name: str, seed: int, num_draws: int) -> None:
     with ThreadPoolExecutor(2) as threads:
         failed = [failure for found in threads.map(failures, draws) for failure in found]
     assert not failed, (len(failed), failed[:5])
+
+
+def check_corpus(pool: WorkerPool, step: int) -> None:
+    """Score pairs (truth, another spelling of it) that commit b2ece64 took, of a grammar of right ones."""
+    pairs = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()][::step]
+    assert len(pairs) > 100
+    refused = [pair for pair in pairs if score_math(f"\\boxed{{{pair[1]}}}", pair[0], pool=pool).reward != 1.0]
+    assert not refused, refused[:10]
+
+
+def test_right_spellings_of_before_stay_right(pool: WorkerPool) -> None:
+    check_corpus(pool, 9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_all_right_spellings_of_before_stay_right(pool: WorkerPool) -> None:
+    check_corpus(pool, 1)
 
 
 def test_exact_numbers_in_their_spellings() -> None:
