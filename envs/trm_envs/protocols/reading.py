@@ -42,10 +42,9 @@ def check_reads_back(
         ValueError: if the protocol reads something else in it.
     """
     turn = protocol.parse(text, tools)
-    wanted = write_json(arguments)
-    if turn.calls == (ToolCall(name, arguments),) and write_json(turn.calls[0].arguments) == wanted:
+    if turn.calls == (ToolCall(name, arguments),):
         return text
-    shown = f"{name}({wanted})"
+    shown = f"{name}({write_json(arguments)})"
     shown = shown if len(shown) <= MAX_SHOWN_CHARS else shown[:MAX_SHOWN_CHARS] + "..."
     raise ValueError(
         f'{shown} cannot be written in the protocol "{protocol.name}": it would be read as something else '
