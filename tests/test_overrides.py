@@ -23,6 +23,7 @@ PATHS = [
     '/data/"best".jsonl',
     "~/rows.jsonl",
     "/data/a&b;c#d!.jsonl",
+    '/data/it\'s "best".jsonl',
     "C:\\rows (1).jsonl",
 ]
 

@@ -67,10 +67,7 @@ def load_math_rows(path: str) -> tuple[MathRow, ...]:
             row and field.
         ImportError: if a Parquet file needs pyarrow and it is missing.
     """
-    problems = load_math_problems(path)
-    # Some files repeat each problem a hundred times.
-    seen: dict[MathRow, MathRow] = {}
-    return tuple(seen.setdefault(row, row) for row in problems.rows if row is not None)
+    return tuple(row for row in load_math_problems(path).rows if row is not None)
 
 
 def load_math_problems(path: str, *, unscorable: str = REFUSE, form: str | None = None) -> Problems[MathRow]:
@@ -146,14 +143,25 @@ def _read(path: str, unscorable: str, form: str | None) -> Problems[MathRow]:
             if row.answer in reasons
         }
         if form is not None:
-            refuse_other_forms(path, {number: f"{row.system}\n{row.question}" for number, row in rows.items()}, form)
+            firsts: dict[int, int] = {}
+            for number, row in rows.items():
+                firsts.setdefault(id(row), number)
+            prompts = {number: f"{rows[number].system}\n{rows[number].question}" for number in firsts.values()}
+            refuse_other_forms(path, prompts, form)
         return faults
 
     def are_same(first: MathRow, second: MathRow) -> bool:
         return first.tolerance == second.tolerance and verdicts.are_equal(first.answer, second.answer)
 
+    # some files repeat each problem a hundred times
+    seen: dict[MathRow, MathRow] = {}
+
+    def convert(row: dict[str, Any]) -> MathRow:
+        made = math_row(row)
+        return seen.setdefault(made, made)
+
     try:
-        return find_problems(path, math_row, unscorable, find_faults=find_faults, are_same=are_same)
+        return find_problems(path, convert, unscorable, find_faults=find_faults, are_same=are_same)
     finally:
         verdicts.save()
 

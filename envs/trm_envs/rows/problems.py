@@ -137,8 +137,12 @@ def same_text(text: str) -> str:
 def _group(rows: Mapping[int, TaskT], are_same: Callable[[TaskT, TaskT], bool]) -> list[list[list[int]]]:
     """Return the numbers of the rows by question, and within a question by truth."""
     by_question: dict[str, list[int]] = {}
+    # equal rows are often one object, of which the text is made once
+    texts: dict[int, str] = {}
     for number, row in rows.items():
-        by_question.setdefault(same_text(row.question), []).append(number)
+        if id(row) not in texts:
+            texts[id(row)] = same_text(row.question)
+        by_question.setdefault(texts[id(row)], []).append(number)
     questions = []
     for numbers in by_question.values():
         problems: list[list[int]] = []
