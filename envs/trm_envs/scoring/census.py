@@ -192,7 +192,7 @@ def _walk(row: Row, census: Census) -> bool:
             numerals += 1
             if numerals > 1:
                 census.kinds.add("mul")
-            if slashes and _is_quotient(item):
+            if slashes and any(map(_is_quotient, row[place : place + 2])):
                 census.kinds.add("div")
         roots += item.kind == "root"
         if roots > 1:
@@ -203,19 +203,29 @@ def _walk(row: Row, census: Census) -> bool:
 
 def _is_factor(item: Item) -> bool:
     """Return True for a factor that is rational as it stands, also the root of a square."""
-    if item.kind == "root" and item.rows[0] is None:
+    if item.kind == "root":
         value = rational_value(item.rows[1])
-        return (
-            value is not None
-            and value >= 0
-            and all(math.isqrt(part) ** 2 == part for part in (value.numerator, value.denominator))
-        )
+        index = Fraction(2) if item.rows[0] is None else rational_value(item.rows[0])
+        if value is None or index is None or index.denominator != 1 or not 1 <= index <= 64:
+            return False
+        return all(_is_power(abs(part), int(index)) for part in (value.numerator, value.denominator))
     return item.kind in ("number", "mixed", "fraction", "group", "binomial") and is_numeral((item,))
+
+
+def _is_power(number: int, index: int) -> bool:
+    root = round(number ** (1 / index)) if number < 2**50 else math.isqrt(number) if index == 2 else 0
+    return any((root + step) ** index == number for step in (-1, 0, 1))
 
 
 def _is_quotient(item: Item) -> bool:
     is_slash = item == Item("operator", "/")
-    return is_slash or item.kind == "fraction" or (item.kind == "group" and any(map(_is_quotient, item.rows[0])))
+    is_inverse = item.kind == "power" and item.rows[0][0] == Item("operator", "-")
+    return (
+        is_slash
+        or is_inverse
+        or item.kind == "fraction"
+        or (item.kind == "group" and any(map(_is_quotient, item.rows[0])))
+    )
 
 
 def _is_scientific(row: Row, place: int) -> bool:

@@ -2,6 +2,7 @@ r"""Write a tree as the plain LaTeX that math-verify's grammar reads in one way 
 
 from fractions import Fraction
 
+from trm_envs.scoring.census import rational_value
 from trm_envs.scoring.items import Item, Row, Unreadable
 
 # Letters that the grammar takes for something else: constants, functions, a differential, a transpose.
@@ -74,6 +75,10 @@ def _simple(item: Item) -> str:
         return rf"\frac{{{emit(item.rows[0])}}}{{{emit(item.rows[1])}}}"
     if item.kind == "root":
         index = f"[{emit(item.rows[0])}]" if item.rows[0] else ""
+        value, degree = rational_value(item.rows[1]), rational_value(item.rows[0]) if item.rows[0] else None
+        if value is not None and value < 0 and degree is not None and degree.denominator == 1 and degree % 2 == 1:
+            # The real root of a negative number; the grammar would give a complex one.
+            return rf"(-\sqrt{index}{{\frac{{{-value.numerator}}}{{{value.denominator}}}}})"
         return rf"\sqrt{index}{{{emit(item.rows[1])}}}"
     if item.kind == "binomial":
         return rf"\binom{{{emit(item.rows[0])}}}{{{emit(item.rows[1])}}}"

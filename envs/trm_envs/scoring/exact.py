@@ -182,7 +182,7 @@ def _fraction(text: str, depth: int) -> Fraction | None:
 
 def _is_quotient(denominator: str) -> bool:
     """Return True for a quotient below the line: 17/(1/23) is a product in disguise."""
-    return "/" in denominator or "\\frac" in denominator
+    return any(sign in denominator for sign in ("/", "\\frac", "^-", "^{-", "e-", "E-"))
 
 
 def _divide(numerator: Fraction | None, denominator: Fraction | None) -> Fraction | None:

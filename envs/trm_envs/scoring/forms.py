@@ -23,6 +23,8 @@ class Leaf:
     """True if a letter stands for a number."""
     digits: int = 0
     """Decimal digits that tell apart values written with its numerals."""
+    unit: tuple[str, Fraction] | None = None
+    """The known unit of an expression: what it measures, and in how many base units."""
     suffix: str = ""
     """What stands behind it and belongs to the value: a base, or words that may not be dropped."""
 

@@ -119,6 +119,8 @@ class _Judge:
             return digits == truth.latex
         if truth.quantity is not None and answer.quantity is not None and not self.tolerance:
             return equal_quantities(answer.quantity, truth.quantity)
+        if truth.unit is not None and answer.unit is not None and truth.unit != answer.unit:
+            return False
         is_allowed = _is_allowed(truth, answer) or (self.tolerance and answer.kinds <= _CLOSED | truth.kinds)
         if (answer.has_variable and not truth.has_variable) or not is_allowed:
             return False

@@ -9,6 +9,7 @@ from trm_envs.scoring.exact import parse_quantity
 from trm_envs.scoring.forms import Collection, Form, Leaf
 from trm_envs.scoring.items import Unreadable
 from trm_envs.scoring.tree import read_tree
+from trm_envs.scoring.units import read_unit
 from trm_envs.scoring.words import magnitude, may_be_dropped, split_words
 
 _BASED = re.compile(
@@ -56,9 +57,7 @@ def _worded(text: str, words: str) -> Leaf:
     if (factor := magnitude(words)) is not None:
         return leaf.scaled(factor)
     if may_be_dropped(words):
-        return (
-            dataclasses.replace(leaf, quantity=None) if leaf.quantity is not None and leaf.quantity.dimension else leaf
-        )
+        return dataclasses.replace(leaf, unit=read_unit(rf"\text{{{words}}}"))
     return dataclasses.replace(leaf, suffix=words.lower() if len(words) > 1 else words)
 
 

@@ -56,10 +56,10 @@ _GREEK = frozenset(
 _SYNONYMS = {"tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "asin": "arcsin", "acos": "arccos"}
 _BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim"}
 _SAME_MARKS = {"overrightarrow": "vec", "widehat": "hat", "overline": "bar", "widetilde": "tilde"}
-_STYLES = frozenset(["mathbf", "mathit", "boldsymbol", "bm", "mathsf", "mathcal", "mathnormal", "bf", "it", "rm"])
-_MARKS = frozenset(
-    ["hat", "vec", "bar", "tilde", "dot", "overline", "overrightarrow", "widehat", "widetilde", "underline"]
+_STYLES = frozenset(
+    ["mathbf", "mathit", "boldsymbol", "bm", "mathsf", "mathcal", "mathnormal", "underline", "bf", "it", "rm"]
 )
+_MARKS = frozenset(["hat", "vec", "bar", "tilde", "dot", "overline", "overrightarrow", "widehat", "widetilde"])
 _LETTERS = frozenset(["mathrm", "text", "textrm", "operatorname", "mbox", "textit", "mathit"])
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _OPERATORS = {"+": "+", "-": "-", "*": "*", "/": "/", "\\cdot": "*", "\\times": "*", "\\div": "/"}
@@ -114,6 +114,8 @@ class _Reader:
         elif token in _OPERATORS:
             items.append(Item("operator", _OPERATORS[token]))
         elif token in _CLOSING or token == "|":
+            if token == "(" and items and items[-1].kind == "variable" and items[-1].name in ("f", "g", "F", "G"):
+                raise Unreadable(f"{items[-1].name}( is a function without a rule")
             inside = self.row(_CLOSING.get(token, token), depth + 1)
             if not inside:
                 raise Unreadable("a group is empty")

@@ -30,6 +30,7 @@ _SMALL = frozenset(
     """a an of the per each in on total altogether area volume square cubic sq cu long wide high
     old""".split()  # noqa: SIM905
 )
+_COMPOUND = frozenset("kg g mg m cm mm km s ms h hr min N J W V A C K Pa Hz mol L ml".split())  # noqa: SIM905
 _CHANGING = frozenset(
     """dozens times minus plus less is as was has does this thus its ours yours his hers halves thirds quarters fifths
     fours fives sixes sevens eights nines tens hundreds thousands lakhs crores scores grosses couples factorials
@@ -39,7 +40,8 @@ _CHANGING = frozenset(
 _PLURAL = re.compile(r"[a-z]{3,}s")
 _PART = re.compile(r".*(?:th|nd|illion|fold|teen|dozen|score|less)s")
 _PRINTED = re.compile(
-    r"^(?P<rest>.*?)(?:\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mbox|operatorname)\s*\{(?P<marked>[^{}\\]*)\}"
+    r"^(?P<rest>.*?)(?:\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mbox|operatorname)\s*"
+    r"\{(?P<marked>(?:[^{}\\]|\\cdot(?![A-Za-z]))*)\}"
     r"|(?<![A-Za-z\\{])(?P<bare>[A-Za-z/]{2,}(?: [A-Za-z/]+)*))\s*(?:\^(?:\{[23]\}|[23]))?$",
     re.DOTALL,
 )
@@ -54,6 +56,8 @@ def split_words(text: str) -> tuple[str, str] | None:
     if match is None or not match["rest"].strip() or match["marked"] in ("i", "e"):
         return None
     words = " ".join((match["marked"] if match["marked"] is not None else match["bare"]).split()).rstrip(".")
+    if any(sign in words for sign in ("/", "^", "\\cdot")):
+        words = _plain_unit(words)
     if match["bare"] is not None and not (may_be_dropped(words) or words.lower() in MAGNITUDES):
         return None
     return match["rest"].rstrip(), words
@@ -70,6 +74,12 @@ def may_be_dropped(words: str) -> bool:
         return True
     is_known = [_is_counted(part, written) for part, written in zip(parts, words.split(), strict=True)]
     return any(is_known) and all(known or part in _SMALL for known, part in zip(is_known, parts, strict=True))
+
+
+def _plain_unit(words: str) -> str:
+    r"""Return "m/s" for a compound unit such as `kg\\cdot m/s^2`; any other text as it is."""
+    parts = re.findall(r"[A-Za-z]+", words.replace("\\cdot", " "))
+    return "m/s" if len(parts) > 1 and all(part in _COMPOUND for part in parts) else words
 
 
 def magnitude(words: str) -> Fraction | None:
