@@ -6,11 +6,11 @@ On simulated tasks. Each setting is that many evaluations. In the first studies 
 mean success rate from a band, how much the tasks differ, and for comparisons how much better the second checkpoint is.
 In a mixture a share of the tasks is of a rare kind, such as impossible, and the others have one rate.
 
-A setting passes with a coverage of at least 93 % (less twice the standard error of the simulation) and, where the
-interval used before (`wilson`, `bootstrap`) covers as much, a mean width of at most 1.5 times that interval's. A
-setting that fails is one of those that `trm eval` marks beside the interval; `marked` is the share of the evaluations
-in which it does. The textbook's interval is m +- 1.96 s / sqrt(n) over the tasks' means, within strata, or over their
-differences.
+A setting passes with a coverage of at least 93 % (less twice the standard error of the simulation), a test that
+rejects a true hypothesis in at most 5 % (plus three times the standard error) and, where the interval used before
+(`wilson`, `bootstrap`) covers 93 %, a mean width of at most 1.5 times that interval's. A setting that fails is one of
+those that `trm eval` marks beside the interval; `marked` is the share of the evaluations in which it does. The
+textbook's interval is m +- 1.96 s / sqrt(n) over the tasks' means, within strata, or over their differences.
 """
 
 import argparse
@@ -33,6 +33,7 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
 RESAMPLES = 500
 LEAST = 0.93
 WIDER = 1.5
+LEVEL = 0.05
 
 
 class Evaluations(NamedTuple):
@@ -63,10 +64,12 @@ class Result(NamedTuple):
     @property
     def fails(self) -> str:
         """What is wrong, empty if nothing is."""
-        noise = 2 * (LEAST * (1 - LEAST) / self.repeats) ** 0.5
-        faults = ["coverage"] if self.ours < LEAST - noise else []
-        faults += ["width"] if self.width > WIDER and self.before >= LEAST else []
-        return " and ".join(faults + (["size"] if self.size > 0.05 + 2 * (0.0475 / self.repeats) ** 0.5 else []))
+        faults = {
+            "coverage": self.ours < LEAST - 2 * (LEAST * (1 - LEAST) / self.repeats) ** 0.5,
+            "width": self.width > WIDER and self.before >= LEAST,
+            "size": self.size > LEVEL + 3 * (LEVEL * (1 - LEVEL) / self.repeats) ** 0.5,
+        }
+        return " and ".join(name for name, is_fault in faults.items() if is_fault)
 
 
 def one_horizon(rng: np.random.Generator, repeats: int, tasks: int, samples: int, band: Sequence[float]) -> Evaluations:

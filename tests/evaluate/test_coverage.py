@@ -31,21 +31,21 @@ def result(draw: Draw, setting: tuple, repeats: int) -> Result:
     return measure(draw, setting, repeats, np.random.default_rng(0))
 
 
-def some(settings: list[tuple], every: int, start: int = 0) -> list[tuple]:
-    return settings[start::every]
+def some(settings: list[tuple], every: int) -> list[tuple]:
+    return settings[::every]
 
 
 @pytest.mark.parametrize(
     ("draw", "setting"),
     [
-        *((one_horizon, setting) for setting in some(RATES, 7)),
-        *((many_horizons, setting) for setting in some(HORIZONS, 4)),
-        *((one_horizon, setting) for setting in some(SINGLE, 7)),
-        *((mixture, setting) for setting in some(IMPOSSIBLE, 5)),
-        *((mixture, setting) for setting in some(SOLVED, 5)),
-        *((passes, setting) for setting in some(PASSES, 7)),
+        *((one_horizon, setting) for setting in some(RATES, 11)),
+        *((many_horizons, setting) for setting in some(HORIZONS, 7)),
+        *((one_horizon, setting) for setting in some(SINGLE, 11)),
+        *((mixture, setting) for setting in some(IMPOSSIBLE, 7)),
+        *((mixture, setting) for setting in some(SOLVED, 7)),
+        *((passes, setting) for setting in some(PASSES, 13)),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_the_interval_holds_the_true_rate(draw: Draw, setting: tuple) -> None:
     # 1,000 evaluations: the standard error of the coverage is 0.8 %
@@ -55,7 +55,7 @@ def test_the_interval_holds_the_true_rate(draw: Draw, setting: tuple) -> None:
         assert found.noted > 0.5
 
 
-@pytest.mark.parametrize("samples", [4, 16, 64])
+@pytest.mark.parametrize("samples", [16, 64])
 def test_a_twentieth_of_impossible_tasks_is_allowed_for(samples: int) -> None:
     # a third of the evaluations of 20 tasks has none of them
     found = result(mixture, (20, samples, 0.05, 0.9), 1500)
@@ -65,12 +65,12 @@ def test_a_twentieth_of_impossible_tasks_is_allowed_for(samples: int) -> None:
 
 @pytest.mark.parametrize("setting", some(PAIRS, 7), ids=str)
 def test_the_interval_of_a_comparison_holds_the_true_difference(setting: tuple) -> None:
-    assert result(two_checkpoints, setting, 400).fails == ""
+    assert result(two_checkpoints, setting, 300).fails == ""
 
 
 @pytest.mark.parametrize("setting", [s for s in RARE_PAIRS if s[0] == 20 and s[2] == 0.05], ids=str)
 def test_a_comparison_that_rare_tasks_can_spoil_is_marked(setting: tuple) -> None:
-    found = result(two_mixtures, setting, 300)
+    found = result(two_mixtures, setting, 200)
     assert "size" not in found.fails
     assert "width" not in found.fails
     if "coverage" in found.fails:
