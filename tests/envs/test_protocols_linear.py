@@ -72,6 +72,7 @@ def seconds(name: str, text: str) -> float:
 def test_hostile_text_is_read_at_once(name: str, size: int) -> None:
     texts = {what: piece * (size // len(piece)) for what, piece in HOSTILE.items()}
     texts |= {what: (head + piece * (size // len(piece)))[:size] for what, (head, piece) in HEADS.items()}
+    texts["a block far to the right"] = f"{' ' * (size // 2)}```python\n{' ' * (size // 2)}x\n```"
     slowest = max((seconds(name, text), what) for what, text in texts.items())
     # half a second for a megabyte is what the slowest needs here; a quadratic reader takes minutes
     assert slowest[0] < 3e-6 * size, slowest
