@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from trm_agent import preflight
 from trm_agent.compose import compose_run, plain
@@ -43,7 +44,7 @@ def test_a_runs_configuration_holds_the_hash_of_its_problems(tmp_path: Path) -> 
 
 
 def test_generated_tasks_have_no_hash() -> None:
-    config = compose_run(["experiment=math_nano"])
+    config = OmegaConf.create({"env": {"id": "trm/ChainMath-v0", "module": None, "kwargs": {"reveal": "upfront"}}})
     before = plain(config)
     assert pin_rows(config) == ""
     assert plain(config) == before
@@ -53,8 +54,16 @@ def test_generated_tasks_have_no_hash() -> None:
     ("rows", "told"),
     [
         ([*ROWS, {"problem": "Q", "answer": "The answer is 42."}], ["row 30", "cannot be scored", "unscorable"]),
-        ([*ROWS, {"problem": ROWS[3]["problem"], "answer": "5"}], ["rows 3 and 30 ask the same"]),
-        ([{**row, "problem": row["problem"] + "\nThe last line is Answer: $Answer."} for row in ROWS], ["answer_form"]),
+        pytest.param(
+            [*ROWS, {"problem": ROWS[3]["problem"], "answer": "5"}],
+            ["rows 3 and 30 ask the same"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            [{**row, "problem": row["problem"] + "\nThe last line is Answer: $Answer."} for row in ROWS],
+            ["answer_form"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_rows_that_cannot_be_used_are_refused_before_ray(
