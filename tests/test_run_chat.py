@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from tests.episode.forms import FORMS
 from trm_agent import preflight
-from trm_agent.compose import choices, compose_run, plain
+from trm_agent.compose import CONF, choices, compose_run, plain
 from trm_agent.run_chat import chat_settings, load_tokenizer, resolve_protocol, run_chat_tokens
 from trm_agent.runs.folder import config_differences
 
@@ -36,8 +36,11 @@ def composed(path="nano", **fields):
 
 @pytest.mark.parametrize("name", [each for each in choices("env") if each != "custom"])
 def test_the_bundled_environments_take_the_models_own_calls(name):
-    config = compose_run(["experiment=math_nano", f"env={name}"])
-    assert config.env.kwargs.protocol == "auto"
+    assert OmegaConf.load(CONF / "env" / f"{name}.yaml").env.kwargs.protocol == "auto"
+
+
+def test_auto_is_hermes_for_the_nano_model():
+    config = composed()
     resolve_protocol(config)
     # of the nano model, also where its warm start plays
     assert (config.env.kwargs.protocol, config.nano.env_kwargs.protocol) == ("hermes", "hermes")
@@ -46,7 +49,6 @@ def test_the_bundled_environments_take_the_models_own_calls(name):
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.protocol])
 def test_auto_becomes_a_name_that_the_runs_configuration_records(models, name):
     config = composed(models[name])
-    preflight.check(config)
     resolve_protocol(config)
     assert plain(config)["env"]["kwargs"]["protocol"] == FORMS[name].protocol
     assert plain(config)["data"]["env"]["kwargs"]["protocol"] == FORMS[name].protocol

@@ -45,7 +45,7 @@ def structure(chat, form, ids):
 def test_no_answer_fails_and_none_forges_a_token(form, role):
     for chat in chats(form):
         plain = structure(chat, form, chat.observation(role, "five", model_turn_finished=False))
-        for text in texts(role, 25):
+        for text in texts(role, 10):
             ids = chat.observation(role, chat.fit(text, 200), model_turn_finished=False)
             assert structure(chat, form, ids) == plain, text
 

@@ -48,6 +48,9 @@ def fakes(monkeypatch, tmp_path):
         "parse_checkpoint",
         lambda text, nano=None, tokenizer=None: replace(fake_checkpoint(text.partition(":")[0]), source=text),
     )
+    # each composes the whole configuration
+    roomy = {"max_prompt_tokens": 4096, "max_response_tokens": 8192}
+    monkeypatch.setattr(request, "with_large_budgets", lambda env: replace(env, limits={**env.limits, **roomy}))
     monkeypatch.setattr(request, "fingerprint", lambda checkpoint: "hash")
     monkeypatch.setattr("trm_agent.evaluate.endpoint.served_context", lambda url, model: None)
     monkeypatch.setattr(request, "model_folder", lambda checkpoint: Path(checkpoint.source))
