@@ -238,8 +238,9 @@ class EndpointGenerator:
         """
         engine = self.engine
         seed = turn_seed(engine.sampling.seed, self.seed, self.num_turns)
-        self.num_turns += 1
         choice = await engine.complete(prompt_ids, max_tokens, seed)
+        # not before: a turn that was late and is tried again is the same turn
+        self.num_turns += 1
         extra: dict[str, Any] = {}
         ids = choice.get("token_ids")
         if ids is None:

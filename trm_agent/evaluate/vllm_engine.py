@@ -210,8 +210,9 @@ class VllmGenerator:
         """Sample one turn; see `trm_agent.episode.Generator`."""
         engine = self.engine
         seed = turn_seed(engine.sampling.seed, self.seed, self.num_turns)
-        self.num_turns += 1
         completion = await engine.complete(prompt_ids, max_tokens, seed)
+        # not before: a turn that was late and is tried again is the same turn
+        self.num_turns += 1
         ids = list(completion.token_ids)
         rows = zip(completion.logprobs, ids, strict=True)
         return Generation(
