@@ -3,10 +3,14 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
+import gymnasium
 import pytest
 
+import trm_envs  # noqa: F401
 from trm_envs.scoring import Verdict, WorkerPool, check_truths, extract_answer, plain_answer, score_math
+from trm_envs.scoring.extract import last_boxed
 
 DOCS = Path(__file__).parents[2] / "docs" / "scoring.md"
 ROW = re.compile(r"\| ([a-z ]+) \| `(.+)` \| `(.+)` \| (correct|wrong) \|")
@@ -116,6 +120,36 @@ def test_two_boxes_in_a_solution_are_both_the_truth() -> None:
 )
 def test_an_answer_without_its_maths_mode(text: str, plain: str) -> None:
     assert plain_answer(text) == plain
+
+
+MATHS_MODE = ["{}.", "{}\\ ", "${}$", "\\text{{{}}}", "\\mathrm{{{}}}."]
+
+
+@pytest.mark.parametrize("form", MATHS_MODE)
+@pytest.mark.parametrize("name", ["trm/ChainMath-v0", "trm/LongExecution-v0", "trm/PythonMath-v0"])
+def test_generated_answers_count_in_maths_mode(name: str, form: str) -> None:
+    env = cast(Any, gymnasium.make(name, horizon=1, **({"split": "all"} if "Chain" not in name else {}))).unwrapped
+    env.reset(seed=3)
+    for _ in range(8):
+        turn = env.solution()
+        answer = last_boxed(turn)
+        _, reward, terminated, *_ = env.step(f"\\boxed{{{form.format(answer)}}}" if answer else turn)
+        if terminated:
+            assert reward == 1.0
+            return
+    raise AssertionError("the episode did not end")
+
+
+@pytest.mark.parametrize("form", MATHS_MODE)
+def test_reasoning_gyms_answers_count_in_maths_mode(form: str) -> None:
+    pytest.importorskip("reasoning_gym")
+    env = cast(Any, gymnasium.make("trm/ReasoningGym-v0", dataset="family_relationships", horizon=1)).unwrapped
+    env.reset(seed=3)
+    answer = last_boxed(env.solution())
+    assert answer is not None
+    assert env.step(f"\\boxed{{{form.format(answer)}}}")[1] == 1.0
+    env.reset(seed=3)
+    assert env.step(f"\\boxed{{{form.format('nobody')}}}")[1] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def parse_quantity(text: str) -> Quantity | None:
 def _tidy(text: str) -> str | None:
     """Return the text without math delimiters, idle spaces and a final full stop; None for a list of numbers."""
     for old, new in _REWRITES:
-        text = text.replace(old, new)
+        if old in text:
+            text = text.replace(old, new)
     text = text.strip().rstrip(".").rstrip() if not text.rstrip().endswith("..") else ""
     for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
@@ -117,6 +118,8 @@ def _value(text: str, depth: int) -> Fraction | None:
     if text[0] in "+-":
         value = _value(text[1:], depth + 1)
         return -value if value is not None and text[0] == "-" else value
+    if text.isascii() and text.isdigit():
+        return Fraction(int(text))
     if _LITERAL.fullmatch(text):
         return Fraction(_plain(text))
     if (inner := _unwrapped(text)) is not None:

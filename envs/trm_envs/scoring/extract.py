@@ -113,4 +113,6 @@ def group_end(text: str, opening: int) -> int | None:
 
 def is_balanced(text: str) -> bool:
     """Return True if every brace of the text has its partner."""
+    if "{" not in text and "}" not in text:
+        return True
     return group_end("{" + text + "}", 0) == len(text) + 1

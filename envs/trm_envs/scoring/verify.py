@@ -7,6 +7,7 @@ for a truth that cannot, for workers that are killed from outside, and for math-
 
 import atexit
 import enum
+import functools
 import importlib.util
 import math
 import os
@@ -186,6 +187,7 @@ class Algebra:
         return verdicts
 
 
+@functools.lru_cache(maxsize=8192)
 def _true_answer(truth: str) -> str:
     return extract_answer(truth).answer or trim_end(truth)
 
