@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("verl")
 
 from trm_agent.compose import compose_run
+from trm_agent.verl_plugin import trainer
 from trm_agent.verl_plugin.infrastructure_share import InfrastructureShare, TooManyFailures
 from trm_agent.verl_plugin.places import engine_place, places_per_worker
 
@@ -87,3 +88,13 @@ def test_a_share_of_one_never_ends_a_run():
     assert share.observe(1, 0, failed("a")) == 1.0
     share.check()
     assert share.observe(2, 0, []) == 0.0
+
+
+def test_the_trainer_ends_before_the_step_that_would_follow():
+    ours = object.__new__(trainer.trainer_class("sync"))
+    ours.config = NANO
+    for step in (1, 2, 3):
+        ours.on_step_begin()
+        assert ours._infrastructure().observe(step, 1, failed("the first", "x")) > 0.2
+    with pytest.raises(TooManyFailures, match=r"3 steps in a row .*: step 1, env_error: the first"):
+        ours.on_step_begin()
