@@ -115,10 +115,10 @@ def written(env: trm_envs.ToolEnv, program: str) -> Iterator[str]:
                 yield from (call, f"{call}\n" * 32, call, env.answer("1"))
 
 
-@pytest.mark.parametrize("env_id", ["trm/PythonMath-v0", "trm/CodeTests-v0"])
+@pytest.mark.parametrize("env_id", ["trm/PythonMath-v0", pytest.param("trm/CodeTests-v0", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", ["local", pytest.param("http", marks=pytest.mark.slow)])
 def test_no_program_voids_an_episode(env_id: str, place: str) -> None:
-    programs = PROGRAMS if place == "http" else PROGRAMS[1::6]
+    programs = PROGRAMS[::2] if place == "http" else PROGRAMS[1::6]
     with contextlib.ExitStack() as stack:
         sandbox = place
         if place == "http":

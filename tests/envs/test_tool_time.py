@@ -20,7 +20,11 @@ from trm_envs.sandbox.fusion import FusionSandbox
 from trm_envs.tool_time import ToolTime, waiting
 
 SLEEP = "import time; time.sleep(20)"
-SANDBOXES = [pytest.param("local", marks=needs_bubblewrap), "unsafe", pytest.param("http", marks=needs_bubblewrap)]
+SANDBOXES = [
+    pytest.param("local", marks=needs_bubblewrap),
+    pytest.param("unsafe", marks=pytest.mark.slow),
+    pytest.param("http", marks=needs_bubblewrap),
+]
 MOSTLY_SLOW = [
     pytest.param("local", marks=needs_bubblewrap),
     pytest.param("unsafe", marks=pytest.mark.slow),
@@ -251,6 +255,7 @@ def timed(runner: Any, meter: ToolTime, code: str) -> Result:
 
 
 @needs_bubblewrap
+@pytest.mark.slow
 def test_a_wait_for_a_place_in_the_local_sandbox_is_not_charged() -> None:
     meters = [ToolTime() for _ in range(4)]
     for meter in meters:
