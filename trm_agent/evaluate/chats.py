@@ -72,7 +72,10 @@ def with_protocols(
         ValueError: no protocol reads a checkpoint's calls, or no template has one of the variables.
     """
     variables = {name: value for chat in chats for name, value in chat.settings.template_kwargs.items()}
-    check_variables(tokenizers, variables)
+    try:
+        check_variables(tokenizers, variables)
+    except ValueError as error:
+        raise ValueError(f"{KWARGS_FLAG}: {error}") from error
     found = []
     for chat, label, tokenizer in zip(chats, labels, tokenizers, strict=True):
         if any(map(is_auto, environments)):
