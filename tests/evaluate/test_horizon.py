@@ -30,6 +30,7 @@ def test_the_length_is_found_where_the_curve_is_known() -> None:
     assert (fit.shortest, fit.longest) == (2, 64)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_length() -> None:
     rng = np.random.default_rng(0)
     fits = [fit_horizon(*drawn(rng, 12, 1.5, 16, 5), seed=i, num_resamples=200) for i in range(300)]

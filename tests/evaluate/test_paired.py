@@ -31,9 +31,10 @@ def test_the_interval_covers_the_true_difference_and_a_gain_is_found() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 1.5, size=10**6)
     truth = np.mean(1 / (1 + np.exp(-logits - 0.7)) - 1 / (1 + np.exp(-logits)))
-    found = [compare(*played(rng, 80, 5, 0.7), seed=i, num_resamples=500) for i in range(600)]
-    assert 0.93 <= np.mean([comparison.low <= truth <= comparison.high for comparison in found]) <= 0.99
-    assert np.mean([comparison.p_value <= 0.05 for comparison in found]) > 0.8
+    differences = np.array([other - one for one, other in (played(rng, 80, 5, 0.7) for _ in range(600))])
+    low, high = difference_limits(differences, np.zeros(80, dtype=np.int64))
+    assert 0.93 <= np.mean((low <= truth) & (high >= truth)) <= 0.99
+    assert np.mean([swap_p_value(row, rng, 300) <= 0.05 for row in differences]) > 0.8
 
 
 def test_pairing_takes_the_difficulty_of_the_tasks_out() -> None:

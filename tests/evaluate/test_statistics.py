@@ -23,7 +23,7 @@ def test_the_interval_covers_with_ragged_samples() -> None:
 def test_strata_take_the_spread_between_horizons_out_of_the_interval() -> None:
     rng = np.random.default_rng(2)
     means = np.repeat([0.97, 0.8, 0.4, 0.1], 25)
-    rates = rng.beta(2 * means, 2 * (1 - means), size=(2000, 100))
+    rates = rng.beta(2 * means, 2 * (1 - means), size=(1000, 100))
     values = rng.binomial(5, rates) / 5
     covered, widths = [], []
     for groups in (np.repeat([0, 1, 2, 3], 25), np.zeros(100, dtype=np.int64)):
