@@ -86,7 +86,7 @@ def _equal(left: str, right: str, precision: int, tolerance: str) -> bool:
 
     num_valid = 0
     names = tuple(sorted({*_names(left), *_names(right)}))
-    for point in range(NUM_POINTS if names else 1):
+    for point in _points(names):
         one, other = (_value(side, names, point, precision) for side in (left, right))
         if (one is None) != (other is None):
             return False
@@ -107,13 +107,18 @@ def _equal(left: str, right: str, precision: int, tolerance: str) -> bool:
     return True
 
 
+def _points(names: tuple[str, ...]) -> range:
+    """Return which points to compare at: one without variables, both signs of one variable, all patterns of more."""
+    return range((1, 3)[len(names)] if len(names) < 2 else NUM_POINTS)
+
+
 def _proportional(sign: str, left: str, right: str, precision: int) -> bool:
     """Return True if two relations say the same: their differences of sides are a constant apart."""
     import mpmath
 
     names = tuple(sorted({*_names(left), *_names(right)}))
     ratios = []
-    for point in range(NUM_POINTS):
+    for point in _points(names):
         one, other = (_value(side, names, point, precision) for side in (left, right))
         if (one is None) != (other is None):
             return False
@@ -219,6 +224,12 @@ def _read(text: str) -> Any:
 
 def _reader(is_fast: bool) -> Any:
     """Return math-verify's reader of LaTeX; the fast one looks at the tokens alone and refuses some texts."""
+    kind, config = _reader_kind(is_fast)
+    return kind(is_real=True, config=config)
+
+
+@functools.cache
+def _reader_kind(is_fast: bool) -> Any:
     from antlr4.atn.PredictionMode import PredictionMode
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
 
@@ -229,7 +240,7 @@ def _reader(is_fast: bool) -> Any:
             return parser
 
     config = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)
-    return (Fast if is_fast else _Latex2Sympy)(is_real=True, config=config)
+    return (Fast if is_fast else _Latex2Sympy), config
 
 
 def _send(replies: Any, reply: dict[str, Any]) -> None:
