@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.envs.scoring_grammar import CLASSES, exact
+from tests.envs.scoring_grammar import CLASSES
+from tests.envs.scoring_numbers import exact
 from trm_envs.scoring import Verdict, WorkerPool, score_math
 
 CORPUS = Path(__file__).with_name("scoring_corpus.jsonl")
