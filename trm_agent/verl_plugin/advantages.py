@@ -51,6 +51,25 @@ def equal_rewards(token_level_rewards: torch.Tensor) -> bool:
     return bool((totals == totals[0]).all())
 
 
+def without_rounding(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, rows: Sequence[int]
+) -> torch.Tensor:
+    """Return the rewards with 1 in the place of each reward of some rows that is not 0.
+
+    The mean of ones is 1 without rounding, and what counts the rewards that are not 0 (`gpg`) counts the same.
+
+    Args:
+        token_level_rewards, response_mask: shape (batch, response_length).
+        rows: of groups with equal rewards.
+    """
+    exact = token_level_rewards.clone()
+    for row in rows:
+        is_paid = bool(token_level_rewards[row].double().sum() != 0)
+        exact[row] = 0.0
+        exact[row, response_mask[row].argmax()] = float(is_paid)
+    return exact
+
+
 def group_advantages(
     compute: Callable[..., DataProto],
     data: DataProto,
@@ -63,7 +82,8 @@ def group_advantages(
 
     The estimator sees only rows of groups with two episodes or more, so that what it takes over the batch (the
     whitening of `reinforce_plus_plus_baseline` and `gdpo`, the scale of `gpg`) is theirs too. Groups of equal rewards
-    are among them, and have 0 in the end, whatever it makes of them.
+    are among them, with rewards that do not round, so that their rounding moves no other group either; they have 0 in
+    the end, whatever the estimator makes of them.
 
     Args:
         compute: verl's `compute_advantage_for_multi_trajectories`.
@@ -83,15 +103,17 @@ def group_advantages(
     rows = sorted(row for group in groups.values() for row in group)
     mask = data.batch["response_mask"]
     found = {name: torch.zeros(mask.shape, dtype=torch.float32) for name in ("advantages", "returns")}
+    rewards = data.batch["token_level_rewards"]
+    equal = sorted(row for group in groups.values() if equal_rewards(rewards[group]) for row in group)
     if rows and bool(mask[rows].any()):
         keys = [batch_keys[row] for row in rows]
-        part = compute(data.select_idxs(np.array(rows)), batch_keys=keys, adv_estimator=adv_estimator, **options)
+        part = data.select_idxs(np.array(rows))
+        part.batch["token_level_rewards"] = without_rounding(rewards, mask, equal)[rows]
+        part = compute(part, batch_keys=keys, adv_estimator=adv_estimator, **options)
         for name, values in found.items():
             found[name] = values.to(part.batch[name].dtype).index_copy_(0, torch.tensor(rows), part.batch[name])
-    for group in groups.values():
-        if equal_rewards(data.batch["token_level_rewards"][group]):
-            for values in found.values():
-                values[group] = 0.0
+    for values in found.values():
+        values[equal] = 0.0
     for name, values in found.items():
         data.batch[name] = values
     return data
