@@ -12,9 +12,10 @@ from trm_envs.thoughts import speech
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 MAX_BOXES = 64
+MAX_GAP = 200
 # What may stand between boxes of one statement: signs of maths mode, commas, "and", "or", a name and "=".
 _JOINED = re.compile(
-    r"(?:\s|\$|\\[,;:! ]|\\q?quad|[,;]|\b(?:and|or)\b|\\(?:text|mathrm|textrm)\{\s*,?\s*(?:and|or)\s*,?\s*\}"
+    r"(?:\s|\$|\\[,;:! ]|\\q?quad|[,;]|\b(?:and|or)\b|\\(?:text|mathrm|textrm)\{\s*(?:,\s*)?(?:and|or)\s*(?:,\s*)?\}"
     r"|\\[()\[\]]|(?:[A-Za-z]|\\[a-z]+)(?:_(?:\{[^{}]{1,8}\}|\w))?\s*=)*"
 )
 _PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mbox)\s*\{(.*)\}", re.DOTALL)
@@ -62,7 +63,9 @@ def last_boxed(text: str) -> str | None:
     answers, start = [last.inside], last.start
     while answers[0] and len(answers) < MAX_BOXES and (before := _last_box(text, start)) is not None:
         # An inner box ends behind the start of the outer; a box that is cut off has no end.
-        if before.end is None or before.end > start or not _JOINED.fullmatch(text[before.end : start]):
+        if before.end is None or not 0 <= start - before.end <= MAX_GAP:
+            break
+        if not _JOINED.fullmatch(text[before.end : start]):
             break
         answers.insert(0, before.inside)
         start = before.start

@@ -2,15 +2,15 @@ r"""Read a number or an expression, with the unit, words or base behind it."""
 
 import dataclasses
 import re
+from fractions import Fraction
 
 from trm_envs.scoring.census import rational_value, take_census
 from trm_envs.scoring.emit import emit
-from trm_envs.scoring.exact import parse_quantity
+from trm_envs.scoring.exact import Quantity, parse_quantity
 from trm_envs.scoring.forms import Collection, Form, Leaf
 from trm_envs.scoring.items import Unreadable
 from trm_envs.scoring.tree import read_tree
-from trm_envs.scoring.units import read_unit
-from trm_envs.scoring.words import magnitude, may_be_dropped, split_words
+from trm_envs.scoring.words import magnitude, may_be_dropped, split_words, unit_of
 
 _BASED = re.compile(
     r"(?P<digits>[0-9][0-9A-Fa-f]*(?:\.[0-9]+)?|\([0-9]+\))\s*_\s*(?:\{\s*\(?(?:\\(?:text|mathrm)\{)?\s*(?P<base>\w+)\s*\}?\)?\s*\}|(?P<digit>[0-9]))"
@@ -57,7 +57,9 @@ def _worded(text: str, words: str) -> Leaf:
     if (factor := magnitude(words)) is not None:
         return leaf.scaled(factor)
     if may_be_dropped(words):
-        return dataclasses.replace(leaf, unit=read_unit(rf"\text{{{words}}}"))
+        unit = unit_of(words)
+        quantity = leaf.quantity and Quantity(leaf.quantity.value, *(unit or ("", Fraction(1))))
+        return dataclasses.replace(leaf, unit=unit, quantity=quantity)
     return dataclasses.replace(leaf, suffix=words.lower() if len(words) > 1 else words)
 
 

@@ -3,7 +3,7 @@ r"""Cut a text at signs that stand outside all brackets."""
 import re
 
 _WORD_BETWEEN = re.compile(
-    r",?\s*\\(?:text|textrm|mathrm|mbox|textnormal)\s*\{\s*,?\s*(?:and|or)\s*\}|,?(?<![A-Za-z])(?:\s(?:and|or)\s)(?![a-z]{2})"
+    r",?\s*\\(?:text|textrm|mathrm|mbox|textnormal)\s*\{\s*(?:,\s*)?(?:and|or)\s*\}|,?(?<![A-Za-z])(?:\s(?:and|or)\s)(?![a-z]{2})"
 )
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil", "\\begin"])

@@ -20,18 +20,21 @@ _NAMES: dict[str, dict[str, Fraction | int | str]] = {
         "mi mile miles": "1609344/1000",
     },
     "length^3": {"ml milliliter milliliters": "1/1000000", "l liter liters litre litres": "1/1000"},
+    "length/time": {"mph": "1609344/3600000", "kph kmh": "1000/3600"},
     "time": {
         "s sec second seconds": 1,
         "min minute minutes": 60,
         "h hr hour hours": 3600,
         "day days": 86400,
         "week weeks": 604800,
+        "fortnight fortnights": 1209600,
     },
-    "calendar": {"month months": 1, "year years": 12},
+    "calendar": {"month months": 1, "year years": 12, "decade decades": 120, "century centuries": 1200},
     "mass": {"mg milligrams": "1/1000", "g gram grams": 1, "kg kilogram kilograms": 1000},
     "weight": {"oz ounce ounces": 1, "lb lbs pound pounds": 16},
     "money": {"cent cents": "1/100", "dollar dollars": 1},
-    "angle": {"degree degrees": 1},
+    "angle": {"degree degrees deg": 1},
+    "angle in radians": {"radian radians rad": 1},
     "percent": {"percent": "1/100"},
     "count": {"unit units": 1},
 }
@@ -44,6 +47,8 @@ _UNITS = {
 # Words of English or letters of algebra: units only inside \text{...} or \mathrm{...}.
 _ONLY_MARKED = {"m", "s", "h", "g", "l", "in", "min", "mi"}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_PER = re.compile(r"\s*/\s*|\s+per\s+")
+_RAISED = re.compile(r"(?P<name>[A-Za-z. ]+?)\s*(?:\^\{?(?P<power>[23])\}?)?")
 _SYMBOL = re.compile(r"\\?%|(?:\^\{?\\circ\}?|°)")
 _WORDS = re.compile(
     r"(?:\\(?:text|textrm|mathrm|mbox)\{(?P<marked>[^{}\\]*)\}|(?P<bare>[A-Za-z][A-Za-z ]*))"
@@ -62,19 +67,34 @@ def read_unit(text: str) -> tuple[str, Fraction] | None:
     match = _WORDS.fullmatch(text)
     if match is None:
         return None
-    written = (match["marked"] if match["marked"] is not None else match["bare"]).rstrip(". ").split()
+    written = match["marked"] if match["marked"] is not None else match["bare"]
+    if match["bare"] and written.strip().lower() in _ONLY_MARKED:
+        return None
+    sides = _PER.split(written)
+    if len(sides) == 2:
+        above, below = _one_unit(sides[0], "1"), _one_unit(sides[1], match["power"] or "1")
+        return (f"{above[0]}/{below[0]}", above[1] / below[1]) if above and below else None
+    return _one_unit(written, match["power"] or "1") if len(sides) == 1 else None
+
+
+def _one_unit(text: str, power: str) -> tuple[str, Fraction] | None:
+    """Return what one name measures, raised to the power within the text or behind it."""
+    match = _RAISED.fullmatch(text.strip())
+    if match is None or (match["power"] and power != "1"):
+        return None
+    exponent = int(match["power"] or power)
+    written = match["name"].replace(".", " ").split()
     if any(map(_is_other, written)):
         return None
     words = [word.lower() for word in written]
-    power = int(match["power"] or 1)
-    if len(words) == 2 and words[0] in _POWERS and power == 1:
-        power = _POWERS[words.pop(0)]
-    if len(words) != 1 or words[0] not in _UNITS or (match["bare"] and words[0] in _ONLY_MARKED):
+    if len(words) == 2 and words[0] in _POWERS and exponent == 1:
+        exponent = _POWERS[words.pop(0)]
+    if len(words) != 1 or words[0] not in _UNITS:
         return None
     dimension, scale = _UNITS[words[0]]
-    if power == 1:
+    if exponent == 1:
         return dimension, scale
-    return (f"length^{power}", scale**power) if dimension == "length" else None
+    return (f"{dimension}^{exponent}", scale**exponent) if dimension in ("length", "time", "count") else None
 
 
 def _is_other(word: str) -> bool:

@@ -1,7 +1,8 @@
 r"""Words beside a number: which may be dropped, which change the number, and which answer nothing.
 
 A word is dropped only if it is known to count or measure: it stands in the table below, or it is a plural in small
-letters. Everything else (`k`, `M`, `i`, `factorial`, `dozen`, `percent of`, `or`) is part of the answer.
+letters that does no arithmetic. Everything else (`k`, `M`, `i`, `factorial`, `dozen`, `percent of`, `or`) is part of
+the answer.
 """
 
 import re
@@ -13,6 +14,7 @@ MAGNITUDES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10*
 """Words that are part of a numeral: 5 million is 5000000."""
 _COUNTED = frozenset(
     """apple ball bag box book boy girl child children coin color cow card car cat chicken cookie cupcake day deer
+    bacteria chair cup dice die house path paths piece slice
     dog egg element face feet fish foot fruit game goose geese guest hat hen hour integer item job kid leaf
     leaves letter man men woman women marble meal minute mile month mouse mice number orange outcome page part pen
     pencil people person permutation pie pizza plant player point pupil question row rose sheep
@@ -27,22 +29,30 @@ _MEASURED = frozenset(
     mm km kg mg ml lb lbs oz ft yd""".split()  # noqa: SIM905
 )
 _SMALL = frozenset(
-    """a an of the per each in on total altogether area volume square cubic sq cu long wide high
-    old""".split()  # noqa: SIM905
+    """a an of the per each in on total altogether area volume square cubic sq cu long wide high tall deep thick
+    old left away apart remaining different distinct possible ordered unordered real complex positive prime whole odd
+    even valid such x y n""".split()  # noqa: SIM905
 )
 _COMPOUND = frozenset("kg g mg m cm mm km s ms h hr min N J W V A C K Pa Hz mol L ml".split())  # noqa: SIM905
+# A noun in the plural ends so; gross, versus and basis are none.
+_NO_PLURAL = re.compile(r".*(?:ss|us|is|wards|times|ways)")
+_BESIDE = frozenset("total altogether area volume long wide high tall deep thick old left away apart".split())  # noqa: SIM905
+_TRAILING = frozenset("a an of the per in on x y n".split())  # noqa: SIM905
 _CHANGING = frozenset(
     """dozens times minus plus less is as was has does this thus its ours yours his hers halves thirds quarters fifths
     fours fives sixes sevens eights nines tens hundreds thousands lakhs crores scores grosses couples factorials
     cubes percents ones twos threes zeros always perhaps modulus inverses
-    negatives reciprocals logs bases sins""".split()  # noqa: SIM905
+    negatives reciprocals logs logarithms bases sins sines cosines tangents exponents powers roots squareroots
+    opposites complements conjugates doubles triples elevens twelves twenties thirties forties fifties sixties
+    seventies eighties nineties permilles mils bils trills grands kilos megas gigas micros nanos reams minuses pluses
+    besides guesses estimates approximations percentiles""".split()  # noqa: SIM905
 )
 _PLURAL = re.compile(r"[a-z]{3,}s")
 _PART = re.compile(r".*(?:th|nd|illion|fold|teen|dozen|score|less)s")
 _PRINTED = re.compile(
     r"^(?P<rest>.*?)(?:\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mbox|operatorname)\s*"
     r"\{(?P<marked>(?:[^{}\\]|\\cdot(?![A-Za-z]))*)\}"
-    r"|(?<![A-Za-z\\{])(?P<bare>[A-Za-z/]{2,}(?: [A-Za-z/]+)*))\s*(?:\^(?:\{[23]\}|[23]))?$",
+    r"|(?<![A-Za-z\\{])(?P<bare>[A-Za-z/]{2,}(?: [A-Za-z/]+)*))\s*(?:\^\{?(?P<power>[23])\}?)?$",
     re.DOTALL,
 )
 
@@ -56,8 +66,8 @@ def split_words(text: str) -> tuple[str, str] | None:
     if match is None or not match["rest"].strip() or match["marked"] in ("i", "e"):
         return None
     words = " ".join((match["marked"] if match["marked"] is not None else match["bare"]).split()).rstrip(".")
-    if any(sign in words for sign in ("/", "^", "\\cdot")):
-        words = _plain_unit(words)
+    if match["power"]:
+        words = f"{words}^{match['power']}"
     if match["bare"] is not None and not (may_be_dropped(words) or words.lower() in MAGNITUDES):
         return None
     return match["rest"].rstrip(), words
@@ -65,21 +75,30 @@ def split_words(text: str) -> tuple[str, str] | None:
 
 def may_be_dropped(words: str) -> bool:
     """Return True if the words only say what is counted or measured."""
-    parts = words.lower().split()
-    if not parts:
-        return True
-    if len(parts) > 6:
+    if not words or unit_of(words) is not None:
+        return words != "percent"
+    written = words.split()
+    if len(written) > 6 or written[-1] in _TRAILING:
         return False
-    if read_unit(rf"\text{{{words}}}") is not None and "percent" not in parts:
-        return True
-    is_known = [_is_counted(part, written) for part, written in zip(parts, words.split(), strict=True)]
-    return any(is_known) and all(known or part in _SMALL for known, part in zip(is_known, parts, strict=True))
+    is_known = [_is_counted(word) for word in written]
+    return any(is_known) and all(known or word in _SMALL for known, word in zip(is_known, written, strict=True))
 
 
-def _plain_unit(words: str) -> str:
-    r"""Return "m/s" for a compound unit such as `kg\\cdot m/s^2`; any other text as it is."""
-    parts = re.findall(r"[A-Za-z]+", words.replace("\\cdot", " "))
-    return "m/s" if len(parts) > 1 and all(part in _COMPOUND for part in parts) else words
+def unit_of(words: str) -> tuple[str, Fraction] | None:
+    """Return what a unit measures and in how many base units; one that is not in the table is its own measure."""
+    written = words.split()
+    core = " ".join(word for word in written if word not in _BESIDE)
+    if (unit := read_unit(rf"\text{{{core}}}")) is not None:
+        return unit
+    parts = re.findall(r"[A-Za-z]+", core.replace("\\cdot", " "))
+    is_compound = len(parts) > 1 and any(sign in core for sign in ("/", "^", "\\cdot"))
+    if parts and ((is_compound and all(map(_is_unit, parts))) or core.lower() in _MEASURED):
+        return re.sub(r"[{} ]", "", core), Fraction(1)
+    return None
+
+
+def _is_unit(word: str) -> bool:
+    return word in _COMPOUND or word.lower() in _MEASURED or read_unit(rf"\text{{{word}}}") is not None
 
 
 def magnitude(words: str) -> Fraction | None:
@@ -88,11 +107,12 @@ def magnitude(words: str) -> Fraction | None:
     return Fraction(value) if value else None
 
 
-def _is_counted(word: str, written: str) -> bool:
-    if word in _CHANGING or _PART.fullmatch(word):
+def _is_counted(word: str) -> bool:
+    low = word.lower()
+    if low in _COUNTED:
+        return True
+    if low in _CHANGING or _PART.fullmatch(low):
         return False
-    if word in _COUNTED or word in _MEASURED:
+    if low in _MEASURED or (len(word) > 1 and low != "percent" and _is_unit(word)):
         return True
-    if len(word) > 1 and read_unit(rf"\text{{{word}}}") is not None and word != "percent":
-        return True
-    return written == word and _PLURAL.fullmatch(word) is not None
+    return word == low and _PLURAL.fullmatch(word) is not None and _NO_PLURAL.fullmatch(word) is None
