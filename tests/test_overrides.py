@@ -76,3 +76,15 @@ def test_a_setting_of_an_evaluation_takes_any_path() -> None:
     for path in PATHS:
         (change,) = changes([f"rows={path}"], ["python_math"])
         assert (change.field, change.value) == ("rows", path)
+
+
+@pytest.mark.parametrize(
+    "written", ["[sympy==1.14.0]", "[sympy==1.14.0, numpy==2.3.5]", '["sympy==1.14.0", numpy==2.3.5]']
+)
+def test_the_items_of_a_list_are_quoted_and_it_stays_a_list(written: str) -> None:
+    field = "+env.kwargs.packages"
+    with pytest.raises(ValueError, match="needs quotes") as caught:
+        check_overrides([f"{field}={written}"])
+    (shown,) = shlex.split(str(caught.value).partition("for Hydra: ")[2])
+    wanted = ["sympy==1.14.0", "numpy==2.3.5"][: 1 + written.count(",")]
+    assert OverridesParser.create().parse_override(shown).value() == wanted

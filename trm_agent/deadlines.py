@@ -110,9 +110,16 @@ def step_budget_s(env: Any, limits: Limits) -> float:
 
 
 def limits_of(config: Mapping[str, Any]) -> Limits:
-    """`env.limits` of a run's configuration, with the token budgets that verl calls `data.max_*_length`."""
+    """`env.limits` of a run's configuration, with the token budgets that verl calls `data.max_*_length`.
+
+    Raises:
+        ValueError: an unknown field, or a bad value.
+    """
     budgets = {
         "max_prompt_tokens": int(config["data"]["max_prompt_length"]),
         "max_response_tokens": int(config["data"]["max_response_length"]),
     }
-    return Limits.from_mapping({**config["env"]["limits"], **budgets})
+    try:
+        return Limits.from_mapping({**config["env"]["limits"], **budgets})
+    except ValueError as error:
+        raise ValueError(f"env.{error}") from error

@@ -31,7 +31,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def quoted(override: str) -> str | None:
-    """An override whose value is in quotes, as the shell has to get it; None if that does not help."""
+    """An override with its value, or each item of a list, in quotes, as the shell has to get it; None if that fails."""
     return _quoted(OverridesParser.create(), override)
 
 
@@ -47,15 +47,23 @@ def _quoted(parser: OverridesParser, override: str) -> str | None:
     key, equals, value = override.partition("=")
     if not equals or not _KEY.fullmatch(key):
         return None
+    candidates: list[tuple[str, object]] = []
+    if value.startswith("[") and value.endswith("]"):
+        items = [item.strip().strip("\"'") for item in value[1:-1].split(",")]
+        candidates.append((f"{key}=[{','.join(_in_marks(item) for item in items)}]", items))
     for mark in ('"', "'"):
-        for inside in (value, value.replace("\\", "\\\\")):
-            candidate = f"{key}={mark}{inside.replace(mark, chr(92) + mark)}{mark}"
-            try:
-                if parser.parse_override(candidate).value() == value:
-                    return shlex.quote(candidate)
-            except HydraException:
-                continue
+        candidates += [(f"{key}={_in_marks(inside, mark)}", value) for inside in (value, value.replace("\\", "\\\\"))]
+    for candidate, meant in candidates:
+        try:
+            if parser.parse_override(candidate).value() == meant:
+                return shlex.quote(candidate)
+        except HydraException:
+            continue
     return None
+
+
+def _in_marks(text: str, mark: str = '"') -> str:
+    return f"{mark}{text.replace(mark, chr(92) + mark)}{mark}"
 
 
 def _first_line(error: Exception) -> str:

@@ -33,6 +33,14 @@ def test_roles_that_cannot_be_are_refused_with_the_field(roles):
         ChatSettings.of_run(run({"chat": {"roles": roles}}))
 
 
+def test_a_role_that_no_template_names_is_refused_with_the_closest():
+    chatml, glm = FORMS["qwen3_5"].tokenizer, FORMS["glm_4_5"].tokenizer
+    with pytest.raises(ValueError, match=r"env.chat.roles: got 'usr'; allowed: tool, user, .*did you mean 'user'"):
+        chat_tokens(chatml, ChatSettings(roles=("tool", "usr")))
+    with pytest.raises(ValueError, match=r"env.chat.roles: got 'ipython'; allowed"):
+        chat_tokens(glm, ChatSettings(roles=("ipython",)))
+
+
 def test_an_unknown_field_names_the_known_one():
     with pytest.raises(ValueError, match=r"env.chat.rolls: no such field; did you mean 'roles'"):
         ChatSettings.of_run(run({"chat": {"rolls": ["user"]}}))

@@ -8,6 +8,7 @@ from typing import Any
 
 from trm_agent.episode.call_protocol import shows_tools
 from trm_agent.episode.chat import ROLES, ChatTokens
+from trm_agent.episode.template import parsed_template, template_source
 from trm_agent.names import closest
 
 ROLES_FIELD = "env.chat.roles"
@@ -82,9 +83,10 @@ def chat_tokens(tokenizer: Any, settings: ChatSettings | None = None) -> ChatTok
     """The renderer of a tokenizer's chat template, used by these settings.
 
     Raises:
-        ValueError: as `ChatTokens`.
+        ValueError: as `ChatTokens`, and for a role of which the template says nothing.
     """
     settings = settings or ChatSettings()
+    _check_roles(tokenizer, settings.roles)
     return ChatTokens(
         tokenizer,
         roles=settings.roles,
@@ -106,8 +108,6 @@ def check_variables(tokenizers: Sequence[Any], template_kwargs: Mapping[str, Any
         return
     from jinja2 import meta
 
-    from trm_agent.episode.template import parsed_template
-
     known: set[str] = set()
     for tokenizer in tokenizers:
         known |= meta.find_undeclared_variables(parsed_template(tokenizer)) | tokenizer.special_tokens_map.keys()
@@ -117,4 +117,18 @@ def check_variables(tokenizers: Sequence[Any], template_kwargs: Mapping[str, Any
             raise ValueError(
                 f"{KWARGS_FIELD}.{name}: got {value!r}, but the chat template has no such variable; "
                 f"{closest(name, own)}; give one of these, or leave it out"
+            )
+
+
+def _check_roles(tokenizer: Any, roles: Sequence[str]) -> None:
+    """Refuse a role that neither is one of ours nor stands in the template, which may show any text as a role."""
+    own = [role for role in roles if role not in ROLES]
+    if not own:
+        return
+    source = template_source(tokenizer)
+    for role in own:
+        if role not in source:
+            raise ValueError(
+                f"{ROLES_FIELD}: got {role!r}; allowed: {', '.join(ROLES)}, or a role that the chat template names; "
+                f"{closest(role, ROLES)}; give one of these"
             )

@@ -73,9 +73,9 @@ class Limits:
 
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"limits.{name} = {value!r}: it must be a whole number of at least 1; set it to such a number")
+        raise ValueError(f"limits.{name} = {value!r}: expected a whole number of at least 1; e.g. limits.{name}=8")
 
 
 def _check_seconds(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-        raise ValueError(f"limits.{name} = {value!r}: it must be a finite number of seconds above 0; set it to such")
+        raise ValueError(f"limits.{name} = {value!r}: expected seconds above 0, a finite number; e.g. limits.{name}=60")

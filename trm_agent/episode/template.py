@@ -196,16 +196,24 @@ def parsed_template(tokenizer: Any) -> Any:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment as Environment
 
+    # as transformers reads it: blocks that mark what is generated are not in it here
+    text = re.sub(r"{%-?\s*(?:end)?generation\s*-?%}", "", template_source(tokenizer))
     try:
-        text = tokenizer.get_chat_template(tools=[PROBE_TOOL])
-        # as transformers reads it: blocks that mark what is generated are not in it here
-        text = re.sub(r"{%-?\s*(?:end)?generation\s*-?%}", "", text)
         return Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]).parse(text)
     except (ValueError, TemplateError) as error:
-        raise ValueError(
-            f"tokenizer.chat_template: cannot be read ({error}); give the tokenizer a template "
-            "(tokenizer.chat_template = ...)"
-        ) from error
+        raise _unreadable(error) from error
+
+
+def template_source(tokenizer: Any) -> str:
+    """The text of a tokenizer's template.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        return tokenizer.get_chat_template(tools=[PROBE_TOOL])
+    except ValueError as error:
+        raise _unreadable(error) from error
 
 
 def said(role: str, content: str) -> Message:
@@ -234,6 +242,13 @@ def not_append_only(role: str, what: str) -> ValueError:
         f"tokenizer.chat_template: not append-only for {role!r} messages: {what}, so sampled tokens could not stay as "
         "they are; use a template that only appends (tokenizer.chat_template = ...), a protocol that describes the "
         "tools itself (env.kwargs.protocol=tags or fenced), or leave the role out (env.chat.roles, in code roles=(...))"
+    )
+
+
+def _unreadable(error: Exception) -> ValueError:
+    return ValueError(
+        f"tokenizer.chat_template: cannot be read ({error}); give the tokenizer a template "
+        "(tokenizer.chat_template = ...)"
     )
 
 
