@@ -135,6 +135,13 @@ def test_an_endless_answer_is_cut_off() -> None:
     assert (result.status, "an answer of over" in result.message) == (Status.SANDBOX_ERROR, True)
 
 
+def test_a_program_that_a_server_lets_print_without_end_has_printed_too_much() -> None:
+    result, fake = run_against(answer(run_result=command(stdout="x" * (3 << 20))), limits=Limits(output_bytes=1000))
+    assert (result.status, result.ok, len(fake.asked)) == (Status.OUTPUT_LIMIT, False, 1)
+    refusal, _ = run_against((500, b"x" * (3 << 20)), limits=Limits(output_bytes=1000))
+    assert refusal.status is Status.SANDBOX_ERROR
+
+
 @pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
 def test_a_server_that_recovers_is_asked_again(code: int) -> None:
     result, fake = run_against((code, b"busy"), answer())

@@ -12,6 +12,8 @@ from tests.envs.fusion_support import FakeServer, Reply, running_server
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
 from trm_envs.sandbox.fusion import FusionSandbox
+from trm_envs.sandbox.fusion_http import Poster
+from trm_envs.sandbox.fusion_requests import MOST, BadField, read_jupyter
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +155,44 @@ def test_a_session_takes_neither_bash_nor_stdin() -> None:
         for arguments, field in (({"language": "bash"}, "language = 'bash'"), ({"stdin": "x"}, "stdin = 'x'")):
             with pytest.raises(ValueError, match=field):
                 session.run("1", **arguments)
+
+
+@needs_bubblewrap
+def test_what_earlier_cells_print_makes_no_answer_longer(sandbox: FusionSandbox, monkeypatch) -> None:
+    lengths: list[int] = []
+    exchange = Poster._exchange
+
+    async def measured(self: Poster, *args: Any) -> tuple[int, bytes]:
+        code, content = await exchange(self, *args)
+        lengths.append(len(content))
+        return code, content
+
+    monkeypatch.setattr(Poster, "_exchange", measured)
+    with sandbox.session() as session:
+        flood = "import sys\nsys.stdout.write('\\0' * 200_000)\nsys.stderr.write('\\0' * 200_000)"
+        results = [session.run(code) for code in (flood, f"{flood}\n1 / 0", flood, "print('end')")]
+    assert [len(result.stdout) for result in results] == [200_000, 200_000, 200_000, 4]
+    assert [result.status for result in results] == [Status.OK, Status.ERROR, Status.OK, Status.OK]
+    assert results[1].stderr.endswith("ZeroDivisionError: division by zero\n")
+    assert not any(result.state_lost for result in results)
+    assert lengths[-1] < 3000 < 2_000_000 < lengths[0] < 1.1 * lengths[2] < 1.3 * lengths[0]
+
+
+def test_a_session_that_a_server_lets_print_without_end_loses_its_state_and_voids_nothing() -> None:
+    limits = Limits(output_bytes=1000)
+    with (
+        FakeServer(cells("x" * (3 << 20)), cells("ok")) as fake,
+        FusionSandbox(fake.address, retries=0) as sandbox,
+        sandbox.session() as session,
+    ):
+        flooded, after = session.run("flood", limits=limits), session.run("print('ok')", limits=limits)
+        assert fake.asked[-1][1]["cells"] == ["print('ok')"]
+    assert (flooded.status, flooded.state_lost) == (Status.OUTPUT_LIMIT, True)
+    assert (after.status, after.stdout) == (Status.OK, "ok")
+
+
+@pytest.mark.parametrize("number", [-1, 2, True, "1", 1.0])
+def test_a_number_of_replayed_cells_that_cannot_be_is_refused(number: Any) -> None:
+    body = {"cells": ["a", "b"], "trm_replayed": number}
+    with pytest.raises(BadField, match=r"trm_replayed: got .*expected an integer from 0 to 1"):
+        read_jupyter(body, Limits(), MOST)

@@ -18,6 +18,7 @@ LAST_PAUSE_S = 8.0
 MOST_BYTES = 1 << 25
 """How long a request may be: what a server of ours takes by itself."""
 TOO_LONG = "the program is too long"
+TOO_MUCH = "the program wrote too much"
 QUEUE_S = 3600.0
 """How long a request may wait in the queue of a server that says all the while that it does."""
 
@@ -43,6 +44,10 @@ class Deadline:
     def left_s(self) -> float:
         """The seconds until then."""
         return self._end - time.monotonic()
+
+
+class AnswerTooLong(Exception):
+    """An answer is longer than any that holds to the limits; what makes it long is what the program wrote."""
 
 
 class Poster:
@@ -139,6 +144,10 @@ class Poster:
 
         try:
             code, content = await self._exchange(path, data, deadline_s, max_bytes)
+        except AnswerTooLong:
+            # a server that cuts nothing: the policy could have any episode vanish by printing
+            message = f"{TOO_MUCH}: {self._shown}{path} gave an answer of over {max_bytes} bytes"
+            return Result(Status.OUTPUT_LIMIT, message=message), False
         except asyncio.TimeoutError:
             # no retry: a server that is behind is not helped by the same work once more
             return _failure(f"{self._shown}{path} did not answer within {deadline_s:g} s"), False
@@ -162,7 +171,8 @@ class Poster:
         Raises:
             asyncio.TimeoutError: if the deadline is over.
             aiohttp.ClientError: if the connection breaks.
-            ValueError: if the answer is too long.
+            AnswerTooLong: if a result is longer than `max_bytes`.
+            ValueError: if anything else is.
         """
         deadline = Deadline(deadline_s)
         with contextlib.ExitStack() as wait:
@@ -200,6 +210,8 @@ class Poster:
             async for chunk in response.content.iter_chunked(1 << 16):
                 num_bytes += len(chunk)
                 if num_bytes > max_bytes:
+                    if content and response.status == 200:
+                        raise AnswerTooLong
                     raise ValueError(f"an answer of over {max_bytes} bytes")
                 if not content and not chunk.strip(IN_QUEUE):
                     deadline.begin_again()

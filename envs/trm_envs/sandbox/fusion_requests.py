@@ -58,6 +58,8 @@ class Job:
     """Seconds for all cells."""
     last_wall_s: float
     """Seconds for the last cell of a notebook: what `trm_limits` asks for, if that is less than for each cell."""
+    num_replayed: int = 0
+    """How many cells, the first ones, run again: what they write is not told."""
 
 
 def read_run(body: Any, base: Limits, most: Limits) -> Job:
@@ -93,7 +95,11 @@ def read_jupyter(body: Any, base: Limits, most: Limits) -> Job:
     files = _files(request.files, limits)
     asked_s = (body.get("trm_limits") or {}).get("wall_s", limits.wall_s)
     last_s = min(_check_number("trm_limits.wall_s", asked_s, 0.01, most.wall_s), limits.wall_s)
-    return Job(cells, LANGUAGES[0], "", files, _names(request.fetch_files), limits, total_s, last_s)
+    num_replayed = body.get(schema.REPLAYED, 0)
+    if isinstance(num_replayed, bool) or not isinstance(num_replayed, int) or not 0 <= num_replayed < len(cells):
+        most_told = f"expected an integer from 0 to {len(cells) - 1}, fewer than there are cells"
+        raise BadField(schema.REPLAYED, f"got {num_replayed!r}; {most_told}")
+    return Job(cells, LANGUAGES[0], "", files, _names(request.fetch_files), limits, total_s, last_s, num_replayed)
 
 
 def _parse(model: type[_Request], body: Any) -> _Request:

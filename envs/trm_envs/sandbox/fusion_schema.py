@@ -1,8 +1,8 @@
 """SandboxFusion's schema: our limits and results as its JSON, and its answers as our results.
 
 The schema has fewer words than we: a memory limit is a `Failed` program with return code -9, as under the published
-server. What would be lost stands in two fields of ours, `trm_limits` in a request and `trm` in an answer, which other
-clients and servers ignore.
+server. What would be lost stands in fields of ours, `trm_limits` and `trm_replayed` in a request, `trm` in an answer:
+other clients and servers ignore them.
 """
 
 import base64
@@ -18,6 +18,8 @@ from sandbox_fusion.models import CommandRunResult, CommandRunStatus, RunCodeRes
 from trm_envs.sandbox.interface import Limits, Result, Status
 
 MIB = 1 << 20
+REPLAYED = "trm_replayed"
+"""Field of a request to `/run_jupyter`: so many cells, the first ones, whose output nobody wants."""
 KILLED = -9
 """The return code of a program that the sandbox stopped, for clients that expect a number."""
 TRACEBACK = "Traceback (most recent call last):\n"
@@ -65,6 +67,11 @@ def to_jupyter_answer(results: Sequence[Result], num_cells: int) -> dict[str, An
     driver.execution_time, driver.stdout, driver.stderr = sum(result.duration_s for result in results), "", ""
     cells = [{"stdout": result.stdout, "display": [], **_error_fields(result)} for result in results]
     return {**_answer(status, message, last), "driver": driver.dict(), "cells": cells}
+
+
+def untold(result: Result) -> Result:
+    """Return a result without what the program wrote: an answer must not grow with each call of a session."""
+    return dataclasses.replace(result, stdout="", stderr="")
 
 
 def from_run_answer(answer: Any, limits: Limits, outputs: Sequence[str]) -> Result:

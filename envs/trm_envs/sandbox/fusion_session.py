@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox_fusion.models import CommandRunStatus, RunJupyterRequest, RunJupyterResponse, RunStatus
 
 from trm_envs.sandbox import fusion_schema as schema
-from trm_envs.sandbox.fusion_http import TOO_LONG
+from trm_envs.sandbox.fusion_http import TOO_LONG, TOO_MUCH
 from trm_envs.sandbox.interface import Limits, Result, SandboxClosed, Status
 from trm_envs.sandbox.request import make_request
 
@@ -140,7 +140,7 @@ class FusionSession:
             )
             result = await poster.post(
                 "/run_jupyter",
-                {**request.dict(), **schema.limit_fields(limits)},
+                {**request.dict(), **schema.limit_fields(limits), schema.REPLAYED: len(before)},
                 total_s + self._sandbox.margin_s,
                 2 * self._answer_bytes(limits, outputs, len(before) + 1),
                 lambda answer: _read(answer, before, self._replay_s, limits, outputs),
@@ -151,6 +151,8 @@ class FusionSession:
                 result = _replay_failed(result.message)
             elif is_too_long:
                 return result
+            elif result.message.startswith(TOO_MUCH):
+                result = dataclasses.replace(result, state_lost=True)
             if result.status is not Status.SANDBOX_ERROR or result.state_lost:
                 self._given.update(files)
             if result.state_lost:

@@ -212,9 +212,9 @@ class SandboxServer:
                 is_last = number == len(job.cells)
                 wall_s = job.last_wall_s if is_last else job.limits.wall_s
                 limits = dataclasses.replace(job.limits, wall_s=min(wall_s, left_s))
-                outputs = job.outputs if is_last else []
-                files = job.files if number == 1 else None
-                results.append(await session.arun(cell, files=files, limits=limits, outputs=outputs))
+                outputs, files = job.outputs if is_last else [], job.files if number == 1 else None
+                result = await session.arun(cell, files=files, limits=limits, outputs=outputs)
+                results.append(schema.untold(result) if number <= job.num_replayed else result)
                 left_s -= results[-1].duration_s
                 if results[-1].state_lost or results[-1].status is Status.SANDBOX_ERROR:
                     break
