@@ -27,6 +27,7 @@ print(type(rollout).__name__, rollout.name, rollout.n, algorithm.adv_estimator, 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["env", "model", "policy_loss", "hardware"])
 def test_every_choice_composes(group: str) -> None:
     for name in choices(group):

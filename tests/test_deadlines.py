@@ -61,11 +61,13 @@ def test_a_steps_budget_is_what_the_environment_says():
     assert step_budget_s(object(), BUDGETS) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", [choice for choice in choices("env") if choice not in ("custom", "reasoning_gym")])
 def test_the_defaults_of_our_environments_pass(env):
     preflight.check(compose_run(["experiment=math_nano", f"env={env}"]))
 
 
+@pytest.mark.slow
 def test_the_defaults_of_an_environment_of_ones_own_pass():
     preflight.check(compose_run(["experiment=math_nano", "env=custom", "env.id=trm/ChainMath-v0"]))
 

@@ -29,6 +29,7 @@ def composed(*overrides: str) -> DictConfig:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment", ["math_nano", "math_nano_mismatch", "math_qwen3_8b", "code_nano", "code_qwen3_8b"]
 )
@@ -36,6 +37,7 @@ def test_our_experiments_pass(experiment: str) -> None:
     preflight.check(compose_run([f"experiment={experiment}"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "preset", ["trm_random", "trm_ln", "trm_ser", "trm_token", "trm_adaptive", "trm_decoupled", "cppo"]
 )
@@ -45,6 +47,7 @@ def test_our_variants_pass(preset: str) -> None:
     assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "trm"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["topk", "exact"])
 @pytest.mark.parametrize(
     ("field", "value"),
@@ -154,6 +157,7 @@ def test_a_horizon_that_cannot_fit_is_refused() -> None:
         preflight.check_budget(config, lambda options: (30, 40 * options["horizon"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", sorted(GROUP_ESTIMATORS))
 def test_a_group_estimator_needs_a_group(estimator: str) -> None:
     name = f"algorithm.adv_estimator={estimator}"
@@ -161,6 +165,7 @@ def test_a_group_estimator_needs_a_group(estimator: str) -> None:
         preflight.check(composed(name, "actor_rollout_ref.rollout.n=1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", sorted(OTHER_ESTIMATORS))
 def test_an_estimator_without_groups_needs_none(estimator: str) -> None:
     preflight.check(composed(f"algorithm.adv_estimator={estimator}", "actor_rollout_ref.rollout.n=1"))

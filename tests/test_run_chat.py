@@ -46,6 +46,7 @@ def test_auto_is_hermes_for_the_nano_model():
     assert (config.env.kwargs.protocol, config.nano.env_kwargs.protocol) == ("hermes", "hermes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.protocol])
 def test_auto_becomes_a_name_that_the_runs_configuration_records(models, name):
     config = composed(models[name])
@@ -80,6 +81,7 @@ def test_verls_template_variables_are_honoured_and_a_wrong_name_is_refused(model
         run_chat_tokens(FORMS["qwen3_5"].tokenizer, composed(**{field: {"thinking": False}}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [

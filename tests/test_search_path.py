@@ -27,7 +27,9 @@ def test_the_current_folder_comes_after_everything_installed(tmp_path: Path, mon
     assert sys.path == [str(tmp_path), "/a"]
 
 
-@pytest.mark.parametrize("name", ["math_verify", "sympy", "gymnasium"])
+@pytest.mark.parametrize(
+    "name", ["math_verify", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sympy", "gymnasium"))]
+)
 def test_a_command_and_its_workers_import_nothing_that_only_looks_like_a_package(tmp_path: Path, name: str) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"question": "?", "answer": "\\sqrt{8}"}) + "\n")

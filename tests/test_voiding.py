@@ -164,6 +164,7 @@ async def trained(env_id: str, how: str, folder: Path, queue: FakeQueue) -> tupl
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", [pytest.param(MATH, marks=pytest.mark.slow), OWN])
 async def test_training_reports_and_reinforces_the_same_whether_played_honestly_or_voided(env_id, tmp_path, queue):
     honest = await trained(env_id, "honest", tmp_path, queue)

@@ -99,6 +99,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(fake, tmp_path, caps
     assert len({(row["checkpoint"], row["task"], row["sample"]) for row in rows}) == len(rows) == 16
 
 
+@pytest.mark.slow
 def test_failed_episodes_are_played_once_more_and_what_is_left_is_said(fake, tmp_path, capsys):
     seen = []
 
@@ -175,6 +176,7 @@ def test_what_cannot_work_is_refused_before_an_engine_starts(fake, tmp_path, cap
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_refused(fake, capsys):
     assert main(["eval", *CHECKPOINTS, *SMALL, "--out", "e"]) == 0
     assert main(["eval", *CHECKPOINTS, *SMALL, "--out", "e", "--temperature", "0.5"]) == 2

@@ -105,7 +105,7 @@ def test_no_text_breaks_the_reading_of_lists(text: str) -> None:
 
 
 @pytest.mark.timeout(10)
-@pytest.mark.parametrize("text", [" " * 300_000 + "x", "\\ " * 300_000, "1" * 300_000, "," * 300_000, "~ " * 200_000])
+@pytest.mark.parametrize("text", [" " * 100_000 + "x", "\\ " * 100_000, "1" * 300_000, "," * 100_000, "~ " * 100_000])
 def test_a_long_text_is_read_in_linear_time(text: str) -> None:
     assert all(value is None for value in read_list(text))
 

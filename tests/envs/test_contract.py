@@ -23,6 +23,8 @@ SLOW_CHECKS = {
     ("trm/CodeRepair-v0", "solver:500"),
     ("trm/CodeRepair-v0", "close"),
 }
+# Texts of every protocol go through the other fuzzes too.
+SLOW_FUZZ = ("fuzz:function_tags", "fuzz:arg_tags")
 # Its sets are drawn and scored in processes that take seconds to start.
 SLOW_IDS = {"trm/ReasoningGym-v0"}
 
@@ -32,7 +34,8 @@ def cases() -> list:
     found = []
     for env_id in ENV_IDS:
         for name in check_names((*HORIZONS, 500)):
-            marks = [pytest.mark.slow] if env_id in SLOW_IDS or (env_id, name) in SLOW_CHECKS else []
+            is_slow = env_id in SLOW_IDS or (env_id, name) in SLOW_CHECKS or name in SLOW_FUZZ
+            marks = [pytest.mark.slow] if is_slow else []
             found.append(pytest.param(env_id, name, marks=marks, id=f"{env_id}-{name}"))
     return found
 

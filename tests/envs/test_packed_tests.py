@@ -95,6 +95,7 @@ def deflated(piece: bytes, times: int) -> str:
     return base64.b64encode(b"".join(parts)).decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("piece", "size"),
     [

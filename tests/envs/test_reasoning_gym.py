@@ -133,6 +133,7 @@ def test_the_guard_refuses_what_would_run_without_it() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_an_answer_that_hangs_the_scorer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "SCORE_DEADLINE_S", 1.5)
     env = make(dataset="simple_integration", horizon=1, split="all")

@@ -68,6 +68,7 @@ def test_a_hang_does_not_hold_up_other_callers(pool: WorkerPool) -> None:
             late.result()
 
 
+@pytest.mark.slow
 def test_more_hangs_than_workers_cost_nobody_an_answer(pool: WorkerPool) -> None:
     # 4 hangs of 0.2 s on 2 workers: the honest calls behind them wait, and their own deadline has not begun.
     def call(number: int) -> int | None:
@@ -246,6 +247,7 @@ def test_a_forked_process_does_not_share_the_pool() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.slow
 def test_a_hanging_math_worker_without_a_parent_ends_itself() -> None:
     pytest.importorskip("math_verify")
     with subprocess.Popen(MATH_WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:

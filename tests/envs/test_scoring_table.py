@@ -140,6 +140,7 @@ def test_generated_answers_count_in_maths_mode(name: str, form: str) -> None:
     raise AssertionError("the episode did not end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", MATHS_MODE)
 def test_reasoning_gyms_answers_count_in_maths_mode(form: str) -> None:
     pytest.importorskip("reasoning_gym")

@@ -12,6 +12,7 @@ from trm_envs.sandbox.fusion_schema import limit_fields
 DEEP = "import sys\nsys.setrecursionlimit(10**6)\nx, y = [], []\nfor _ in range(200000): x, y = [x], [y]\nprint(x == y)"
 
 
+@pytest.mark.slow
 @needs_bubblewrap
 @pytest.mark.filterwarnings("ignore:sandbox=unsafe")
 @pytest.mark.parametrize("make", [LocalSandbox, UnsafeSandbox])

@@ -65,6 +65,7 @@ def test_a_wait_for_a_place_is_known_while_it_lasts() -> None:
         other.join()
 
 
+@pytest.mark.slow
 @needs_bubblewrap
 def test_a_wait_in_a_servers_queue_is_neither_charged_nor_held_against_the_answers_deadline() -> None:
     meters = [ToolTime() for _ in range(4)]

@@ -85,6 +85,7 @@ def test_a_task_of_which_all_was_lost_is_in_the_bounds() -> None:
     assert (found.value, found.num_tasks, found.least, found.most) == (1, 1, 0.5, 1)
 
 
+@pytest.mark.slow
 def test_the_horizon_length_allows_for_lost_samples() -> None:
     rows = [row("a", task, 0, task % 8 < 4 or task % 3 == 0, 2 ** (1 + task % 8)) for task in range(80)]
     gone = [
@@ -96,6 +97,7 @@ def test_the_horizon_length_allows_for_lost_samples() -> None:
     assert (bounded["high"] or np.inf) > plain["high"]
 
 
+@pytest.mark.slow
 def test_the_difference_without_a_loss_lies_between_the_bounds() -> None:
     rng = np.random.default_rng(3)
     for seed in range(5):
