@@ -100,6 +100,7 @@ def test_missing_and_unreadable_flags_exit_with_2(arguments, capsys):
     assert "--kl-seq" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_process():
     command = [sys.executable, "-m", "trm_agent.cli", *TABLE_1, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

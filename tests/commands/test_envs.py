@@ -87,6 +87,7 @@ def test_check_says_what_it_skipped(capsys):
     assert out.endswith("1 skipped; 1 checks: none failed\n")
 
 
+@pytest.mark.slow
 def test_check_exits_1_where_a_check_fails(fakes, capsys):
     assert main(["envs", "check", f"{fakes}:fakes/RewardsJunk-v0", "--fuzz", "0", "--horizons", "1"]) == 1
     out = capsys.readouterr().out
@@ -95,6 +96,7 @@ def test_check_exits_1_where_a_check_fails(fakes, capsys):
     assert out.endswith("1 of 19 checks failed\n")
 
 
+@pytest.mark.slow
 def test_check_prints_json_and_takes_a_module_and_options(fakes, capsys):
     arguments = ["--module", fakes, "--json", "--fuzz", "5", "--option", "split=held_out", "--option", "horizon=2"]
     assert main(["envs", "check", "fakes/Sound-v0", *arguments]) == 0

@@ -63,6 +63,7 @@ def test_an_evaluation_leaves_results_figures_and_plots_and_prints_a_table(fake,
     assert fake["opened"] == ["before", "after"]
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_the_standard_output(fake, tmp_path, capsys):
     assert main(["eval", *CHECKPOINTS, *SMALL, "--out", "e", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -72,6 +73,7 @@ def test_json_is_alone_on_the_standard_output(fake, tmp_path, capsys):
     assert fake["opened"] == ["before", "after"]
 
 
+@pytest.mark.slow
 def test_a_limit_goes_on_to_the_whole(fake, tmp_path, capsys):
     assert main(["eval", *CHECKPOINTS, *SMALL, "--limit", "2"]) == 0
     assert len((tmp_path / "runs" / "eval-chain_math-001" / "results.jsonl").read_text().splitlines()) == 8
@@ -120,6 +122,7 @@ def test_failed_episodes_are_played_once_more_and_what_is_left_is_said(fake, tmp
     assert [each.name for each in (tmp_path / "runs").iterdir()] == ["eval-chain_math-001"]
 
 
+@pytest.mark.slow
 def test_what_succeeds_at_the_second_try_is_no_failure(fake, capsys):
     seen = []
 

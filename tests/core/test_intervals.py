@@ -32,6 +32,7 @@ def random_probs(vocab: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return p, q
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ten_thousand_pairs_lie_in_their_intervals(dtype):
     num_pairs, num_tight = 0, 0

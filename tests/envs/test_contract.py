@@ -22,6 +22,8 @@ SLOW_CHECKS = {
     ("trm/CodeTests-v0", "close"),
     ("trm/CodeRepair-v0", "solver:500"),
     ("trm/CodeRepair-v0", "close"),
+    *((env_id, name) for env_id in ("trm/CodeTests-v0", "trm/CodeRepair-v0") for name in ("splits", "fresh_process")),
+    *((env_id, "splits") for env_id in ("trm/PythonMath-v0", "trm/ComposedMath-v0")),
 }
 # Texts of every protocol go through the other fuzzes too.
 SLOW_FUZZ = ("fuzz:function_tags", "fuzz:arg_tags")

@@ -115,6 +115,7 @@ def test_an_answer_is_never_run_as_code(dataset: str, tmp_path: Path) -> None:
     assert env.step(env.solution())[1] == 1.0
 
 
+@pytest.mark.slow
 def test_the_guard_refuses_what_would_run_without_it() -> None:
     program = (
         "import sys; from sympy import parse_expr, Symbol; from trm_envs.tasks import reasoning_gym_worker as worker\n"
@@ -188,6 +189,7 @@ def test_a_set_without_answers_has_no_solver() -> None:
         env.solution()
 
 
+@pytest.mark.slow
 def test_this_process_never_imports_the_package() -> None:
     program = (
         "import sys, gymnasium, trm_envs\n"

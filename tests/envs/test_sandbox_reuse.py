@@ -188,6 +188,7 @@ def test_a_world_in_which_a_limit_was_reached_is_not_used_again(
     assert result.stdout.split()[0] not in {world(sandbox) for _ in range(NUM_CALLS)}
 
 
+@pytest.mark.slow
 def test_a_world_serves_so_many_calls_and_no_more(sandbox: LocalSandbox) -> None:
     served: Counter[str] = Counter()
     while not served or max(served.values()) < MAX_CALLS:

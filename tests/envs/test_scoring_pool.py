@@ -57,6 +57,7 @@ def test_a_hanging_worker_is_killed_and_replaced(pool: WorkerPool) -> None:
     assert len(pool.pids) == 1
 
 
+@pytest.mark.slow
 def test_a_hang_does_not_hold_up_other_callers(pool: WorkerPool) -> None:
     with ThreadPoolExecutor(1) as hanging:
         late = hanging.submit(pool.call, {"do": "hang"}, 1.5)

@@ -10,6 +10,7 @@ from trm_agent.evaluate.plots import draw_plots, draw_stop_reasons, draw_success
 from trm_agent.evaluate.summary import summarise
 
 
+@pytest.mark.slow
 def test_each_environment_gets_its_plots(tmp_path: Path) -> None:
     rows = evaluation() + [{**found, "env": name} for found in evaluation() for name in ("a/b", "a b")]
     files = draw_plots(summarise(rows, 4), tmp_path / "plots")

@@ -58,11 +58,13 @@ def test_a_validation_plays_the_runs_own_tasks_within_its_limits_and_with_its_sa
     assert (plan.sampling.temperature, plan.sampling.top_p, plan.samples) == (0.7, 1.0, 3)
 
 
+@pytest.mark.slow
 def test_what_the_user_says_goes_before_the_validations_sampling(run):
     _, plan = build_plan(Request(("nano",), validation=str(run), temperature=0.0, samples=2, limit=4))
     assert (plan.sampling.temperature, plan.samples, plan.environments[0].num_tasks) == (0.0, 2, 4)
 
 
+@pytest.mark.slow
 def test_without_a_choice_the_runs_environment_is_played_on_other_tasks_than_its_validations(run):
     name, plan = build_plan(Request((f"start:{run}",), horizons=(5, 12)))
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -81,6 +83,7 @@ def test_without_a_choice_the_runs_environment_is_played_on_other_tasks_than_its
     assert (plan.sampling.temperature, plan.samples) == (1.0, 5)
 
 
+@pytest.mark.slow
 def test_greedy_samples_would_all_be_one(run):
     assert build_plan(Request((f"start:{run}",), temperature=0.0))[1].samples == 1
 

@@ -105,7 +105,7 @@ async def test_what_failed_is_played_once_more_at_the_end_and_no_more(tmp_path):
     assert await played(tmp_path / "once", engines, plan(("one",))) == [
         row for row in unbroken if row["checkpoint"] == "one"
     ]
-    assert (engines.opened, engines.engines[0].seeds[12:]) == (["one"], [seed for seed in seen[:12] if seed in bad])
+    assert (engines.opened, sorted(engines.engines[0].seeds[12:])) == (["one"], sorted(bad))
     engines = FakeEngines(fails=lambda seed: seed in bad)
     rows = await played(tmp_path / "always", engines, plan(("one",)))
     assert (len(engines.engines[0].seeds), sum(map(is_failure, rows))) == (15, 3)

@@ -50,6 +50,7 @@ def drawn(environment, tasks):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suite", "env"), ENVIRONMENTS)
 def test_the_tasks_of_a_suite_are_held_out_and_none_is_drawn_in_training(suite, env):
     environment = environment_of(suite, env)

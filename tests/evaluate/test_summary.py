@@ -171,6 +171,7 @@ def test_a_later_row_replaces_a_failed_one_and_no_other() -> None:
     assert effective_rows([bad, failed("a", 0, 0, 8)])[0]["horizon"] == 8
 
 
+@pytest.mark.slow
 def test_the_order_of_the_rows_does_not_matter() -> None:
     rows = [*evaluation(), failed("trained", 50, 0)]
     order = {"checkpoints": ["warm start", "trained"], "environments": ["sums"]}

@@ -136,6 +136,7 @@ def test_measured_success_is_the_mean_product_of_the_written_tokens_probabilitie
     assert measured == pytest.approx(float(first + second) / 2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_short_warm_start_runs_and_is_the_same_for_the_same_seed(tokenizer) -> None:
     def weights_after(seed: int) -> tuple[torch.Tensor, list[float]]:
         spec = dataclasses.replace(TINY, seed=seed, max_steps=3)
@@ -156,6 +157,7 @@ def test_a_warm_start_that_runs_out_of_time_says_so(tokenizer) -> None:
         nano_train.warm_start(make_model(TINY, tokenizer), tokenizer, TINY, 0.0)
 
 
+@pytest.mark.slow
 def test_without_a_target_the_warm_start_takes_all_its_steps_and_keeps_the_average(tokenizer) -> None:
     spec = dataclasses.replace(TINY, target_success=0.0, max_steps=3)
     model = make_model(spec, tokenizer)
