@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from trm_envs.scoring.items import FAMILIES, Item, Row, Unreadable
+from trm_envs.scoring.rational import MAX_BITS, MAX_FACTORIAL, is_numeral, num_bits, rational_value
 
-MAX_BITS = 20_000
-MAX_FACTORIAL = 5000
 MAX_EXPONENT = 100_000
 _GROUPS = {"|": "abs", "\\lfloor": "round", "\\lceil": "round"}
 
@@ -39,138 +38,10 @@ def take_census(row: Row) -> Census:
     return census
 
 
-def is_numeral(row: Row) -> bool:
-    """Return True if the row holds numbers and arithmetic alone."""
-    for item in row:
-        if item.kind in ("number", "mixed", "operator", "factorial"):
-            continue
-        if item.kind not in ("group", "fraction", "power", "binomial"):
-            return False
-        if not all(is_numeral(inner) for inner in item.rows):
-            return False
-    return True
-
-
-def rational_value(row: Row) -> Fraction | None:
-    """Return the exact value of a row of numbers and arithmetic; None if it has none or holds anything else.
-
-    Raises:
-        Unreadable: if a number is too large to write down.
-    """
-    return _sum(row) if is_numeral(row) else None
-
-
-def _sum(row: Row) -> Fraction | None:
-    term: list[Item] = []
-    total, sign = Fraction(0), 1
-    pending = list(row)
-    while pending and pending[0].kind == "operator" and pending[0].name in "+-":
-        sign = -sign if pending.pop(0).name == "-" else sign
-    for item in [*pending, Item("operator", "+")]:
-        if item.kind == "operator" and item.name in "+-" and term and term[-1].kind != "operator":
-            value = _product(term)
-            if value is None:
-                return None
-            total += sign * value
-            term, sign = [], -1 if item.name == "-" else 1
-        else:
-            term.append(item)
-    return total if not term else None
-
-
-def _product(term: list[Item]) -> Fraction | None:
-    value: Fraction | None = Fraction(1)
-    factor: Fraction | None = None
-    operator, has_operand = "*", False
-    for item in term:
-        if item.kind == "operator":
-            if item.name in "+-":
-                # 2\cdot-3: a sign of the factor
-                if has_operand or item.name == "+":
-                    return None
-                value = -value if value is not None else None
-                continue
-            if factor is None:
-                return None
-            value, factor, operator, has_operand = _apply(value, factor, operator), None, item.name, False
-            if value is None:
-                return None
-        elif item.kind == "power":
-            exponent = _sum(item.rows[0])
-            if factor is None or exponent is None or exponent.denominator != 1:
-                return None
-            factor = _raise(factor, int(exponent))
-        elif item.kind == "factorial":
-            if factor is None or factor.denominator != 1 or factor < 0:
-                return None
-            factor = Fraction(_factorial(int(factor)))
-        else:
-            operand = _operand(item)
-            if operand is None:
-                return None
-            if factor is not None:
-                if operator == "/":
-                    return None  # 1/2(3) may be 3/2 or 1/6
-                value = value * factor if value is not None else None
-            factor, has_operand = operand, True
-        if factor is None and item.kind != "operator":
-            return None
-    return _apply(value, factor, operator) if factor is not None else None
-
-
-def _apply(value: Fraction | None, factor: Fraction, operator: str) -> Fraction | None:
-    if value is None:
-        return None
-    if operator == "*":
-        return value * factor
-    return value / factor if factor else None
-
-
-def _operand(item: Item) -> Fraction | None:
-    if item.kind == "number":
-        return Fraction(item.name.rstrip("."))
-    if item.kind == "mixed":
-        numerator, denominator = (int(row[0].name) for row in item.rows)
-        return int(item.name) + Fraction(numerator, denominator)
-    if item.kind == "group":
-        inside = _sum(item.rows[0])
-        if inside is None or item.name in ("{", "(", "["):
-            return inside
-        if item.name == "|":
-            return abs(inside)
-        return Fraction(math.floor(inside) if item.name == "\\lfloor" else math.ceil(inside))
-    upper, lower = (_sum(row) for row in item.rows)
-    if upper is None or lower is None:
-        return None
-    if item.kind == "fraction":
-        return upper / lower if lower else None
-    if upper.denominator != 1 or lower.denominator != 1 or not 0 <= lower <= upper <= MAX_FACTORIAL:
-        return None
-    return Fraction(math.comb(int(upper), int(lower)))
-
-
-def _raise(base: Fraction, exponent: int) -> Fraction | None:
-    if base == 0 and exponent <= 0:
-        return None
-    if _bits(base) * abs(exponent) > MAX_BITS:
-        raise Unreadable(f"a power has more than {MAX_BITS} bits")
-    return base**exponent
-
-
-def _bits(value: Fraction) -> int:
-    return max(value.numerator.bit_length(), value.denominator.bit_length()) if abs(value) != 1 else 0
-
-
-def _factorial(number: int) -> int:
-    if number > MAX_FACTORIAL:
-        raise Unreadable(f"a factorial is above {MAX_FACTORIAL}!")
-    return math.factorial(number)
-
-
 def _walk(row: Row, census: Census) -> bool:
     """Count the operations of a row; return True if a variable stands in it."""
     has_variable = False
-    numerals = roots = slashes = 0
+    numerals = roots = slashes = sums = 0
     is_argument = False
     for place, item in enumerate(row):
         before = row[place - 1] if place else None
@@ -179,7 +50,7 @@ def _walk(row: Row, census: Census) -> bool:
             if item.name in "+-":
                 if before is not None and before.kind != "operator":
                     census.kinds.add("add")
-                    numerals = roots = slashes = 0
+                    numerals = roots = slashes = sums = 0
             elif item.name == "/":
                 slashes, numerals = slashes + 1, 0
                 if slashes > 1:
@@ -188,12 +59,17 @@ def _walk(row: Row, census: Census) -> bool:
         has_inner = _walk_item(item, row, place, census)
         has_variable = has_variable or has_inner
         is_argument = is_argument or item.kind == "function"
-        if _is_factor(item) and not is_argument and not _is_scientific(row, place):
+        is_factor = _is_factor(item) and not _is_surd(row, place) and not _is_scientific(row, place)
+        if is_factor and not is_argument:
             numerals += 1
             if numerals > 1:
                 census.kinds.add("mul")
             if slashes and any(map(_is_quotient, row[place : place + 2])):
                 census.kinds.add("div")
+        if _is_sum(item):
+            sums += 1 + (_integer_power(row, place) not in (None, -1, 0, 1))
+            if sums > 1:
+                census.kinds.add("mul of sums")
         roots += item.kind == "root"
         if roots > 1:
             census.kinds.add("mul of roots")
@@ -210,6 +86,33 @@ def _is_factor(item: Item) -> bool:
             return False
         return all(_is_power(abs(part), int(index)) for part in (value.numerator, value.denominator))
     return item.kind in ("number", "mixed", "fraction", "group", "binomial") and is_numeral((item,))
+
+
+def _is_sum(item: Item) -> bool:
+    """Return True for a sum in brackets that holds no variable and is no rational number: (1+i), (2-\\sqrt{3})."""
+    if item.kind != "group" or item.name in _GROUPS or _holds_variable(item) or is_numeral((item,)):
+        return False
+    inner = item.rows[0]
+    return any(part.kind == "operator" and part.name in "+-" for part in inner[1:]) or any(map(_is_sum, inner))
+
+
+def _integer_power(row: Row, place: int) -> int | None:
+    """Return the whole exponent of what stands at a place; None if it has another or none."""
+    value = _exponent(row, place)
+    return int(value) if value is not None and value.denominator == 1 else None
+
+
+def _exponent(row: Row, place: int) -> Fraction | None:
+    is_raised = place + 1 < len(row) and row[place + 1].kind == "power"
+    return rational_value(row[place + 1].rows[0]) if is_raised else None
+
+
+def _is_surd(row: Row, place: int) -> bool:
+    r"""Return True for a root written as a power: the 3 of 2\cdot 3^{1/2}, but not the 4 of 4^{1/2}."""
+    exponent, base = _exponent(row, place), rational_value((row[place],))
+    if exponent is None or base is None or not 1 < exponent.denominator <= 64:
+        return False
+    return not all(_is_power(abs(part), exponent.denominator) for part in (base.numerator, base.denominator))
 
 
 def _is_power(number: int, index: int) -> bool:
@@ -277,7 +180,7 @@ def _walk_power(base: Item, exponent: Row, census: Census) -> None:
     if value is None:
         return
     base_value = rational_value((base,)) if base.kind != "factorial" else Fraction(MAX_FACTORIAL)
-    bits = _bits(base_value) if base_value is not None else 1
+    bits = num_bits(base_value) if base_value is not None else 1
     if bits * abs(value) > MAX_BITS or abs(value) > MAX_EXPONENT or value.denominator > MAX_EXPONENT:
         raise Unreadable("a power is too large to write down")
     census.digits += int(bits * abs(value) * Fraction(302, 1000))

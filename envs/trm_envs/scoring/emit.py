@@ -2,8 +2,8 @@ r"""Write a tree as the plain LaTeX that math-verify's grammar reads in one way 
 
 from fractions import Fraction
 
-from trm_envs.scoring.census import rational_value
 from trm_envs.scoring.items import Item, Row, Unreadable
+from trm_envs.scoring.rational import rational_value
 
 # Letters that the grammar takes for something else: constants, functions, a differential, a transpose.
 _TAKEN = frozenset("dfgEISNOQCT")

@@ -66,6 +66,9 @@ class _Judge:
     def same(self, truth: Form, answer: Form) -> bool:
         if isinstance(truth, Named):
             return self.same_named(truth, answer)
+        if isinstance(truth, Relation) and isinstance(answer, Named):
+            relation = _as_relation(answer) if not answer.middles else None
+            return relation is not None and self.same_relation(truth, relation)
         if isinstance(answer, Named):
             middles = [self.same(truth, _without_census(side, truth)) for side in answer.middles]
             return _every([*middles, self.same(truth, answer.value)])

@@ -4,11 +4,12 @@ import dataclasses
 import re
 from fractions import Fraction
 
-from trm_envs.scoring.census import rational_value, take_census
+from trm_envs.scoring.census import take_census
 from trm_envs.scoring.emit import emit
 from trm_envs.scoring.exact import Quantity, parse_quantity
 from trm_envs.scoring.forms import Collection, Form, Leaf
 from trm_envs.scoring.items import Unreadable
+from trm_envs.scoring.rational import rational_value
 from trm_envs.scoring.tree import read_tree
 from trm_envs.scoring.words import magnitude, may_be_dropped, split_words, unit_of
 

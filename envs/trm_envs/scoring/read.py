@@ -24,7 +24,13 @@ _NAME = re.compile(
     r"|(?:m\s*)?\\angle\s*[A-Z]{1,3}|\\overline\s*\{[A-Z]{2}\}|\\(?:text|mathrm|textbf|textit)\s*\{[A-Za-z ,'-]*\}"
     r"|(?=[A-Z]?[a-z]*[aeiou])[A-Z]?[a-z]{3,}(?: [a-z]+)*"
     rf"|\(\s*{_SYMBOL}(?:\s*,\s*{_SYMBOL})+\s*\)"
+    rf"|(?:\\(?:mathbf|vec|hat|bar|overrightarrow|boldsymbol|mathcal)\s*\{{[A-Za-z]{{1,2}}\}}|\\vec {_LETTER})(?:_\w)?"
+    r"|(?:P|E|Var|\\Pr|\\mathbb\{[PE]\})\s*[(\[][^()\[\]=]*(?:=[^()\[\]=]*)?[)\]]|\[[A-Z]{3,6}\]|\|z\|"
+    r"|(?:\\text\{m\}\s*)?\\(?:measured)?angle\s*[A-Z]{1,3}|\\triangle\s*[A-Z]{3}"
+    rf"|[a-zA-Z]\^\{{-1\}}\(\s*(?:{_SYMBOL}|-?[0-9]+)\s*\)|[a-z]\(\s*[a-z]\(\s*(?:{_SYMBOL}|-?[0-9]+)\s*\)\s*\)"
+    r"|\\text\{[A-Za-z ]*\}\s*[A-Z]{1,4}"
 )
+_MATRIX_NAME = re.compile(r"(?:[A-Z]|\\(?:mathbf|mathrm)\{[A-Z]\})\^(?:\{-1\}|\{?T\}?|\{?[0-9]\}?)")
 _NO_NAME = re.compile(r"\\(?:pi|infty|frac|sqrt|cdot|times|sum|prod|int|lim|log|ln|sin|cos|tan|emptyset)(?![a-z])")
 _PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mathsf|mbox|operatorname)\s*\{([^{}\\]*)\}")
 _BARE_WORDS = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+|-[A-Za-z]{2,})*(?: [A-Za-z]+(?:'[A-Za-z]+|-[A-Za-z]{2,})*)*")
@@ -152,7 +158,8 @@ def _relation(sides: list[str], signs: list[str], depth: int) -> Form:
             return _relation(sides, signs, depth) if signs else _read(sides[0], depth + 1)
         signs = ["=" if sign == r"\approx" else sign for sign in signs]
     if signs == [r"\in"] or set(signs) == {"="}:
-        if _is_name(sides[0]):
+        is_matrix = _MATRIX_NAME.fullmatch(sides[0]) and all(map(_MATRIX.fullmatch, sides[1:]))
+        if is_matrix or _is_name(sides[0]):
             *middles, last = (_read(side, depth + 1) for side in sides[1:])
             return Named("".join(sides[0].split()), last, tuple(middles))
         if len(sides) == 2 and signs == ["="]:
@@ -237,7 +244,7 @@ def _special(text: str, depth: int) -> Form | None:
 def _matrix(name: str, body: str, depth: int) -> Matrix:
     if name == "array":
         body = re.sub(r"^\s*\{[^{}]*\}", "", body)
-    lines = [line for line in re.split(r"\\\\", body) if line.strip()]
+    lines = [line for line in re.split(r"\\\\(?:\[[0-9.]*[a-z]{2}\])?", body) if line.strip()]
     rows = tuple(tuple(_read(cell, depth + 1) for cell in line.split("&")) for line in lines)
     if not rows or len({len(row) for row in rows}) != 1:
         raise Unreadable("a matrix has rows of different lengths")

@@ -74,7 +74,13 @@ _LOWS = re.compile("[\u2080-\u2089]+")
 _SIZES = re.compile(
     r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|biggl?|biggr?|Biggl?|Biggr?|middle)(?![A-Za-z])(\s*\.)?"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|strut|relax)(?![A-Za-z])|\\!"
+    r"|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|bfseries|therefore)(?![A-Za-z])"
+    r"|\\color\s*\{[A-Za-z]*\}|\\textcolor\s*\{[A-Za-z]*\}|\\(?:text|mathrm)\s*\{\s*\.?\s*\}"
 )
+_INFIX = re.compile(r"\{([^{}]*)\\(over|choose)(?![A-Za-z])([^{}]*)\}")
+_INFIX_NAMES = {"over": "frac", "choose": "binom"}
+_DOLLAR = re.compile(r"(?<!\\)\$")
+MAX_INFIX = 24
 _SPACES = re.compile(r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|thinspace|space|hspace\*?\{[^{}]*\})(?![A-Za-z])|~")
 _NAMES = (
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
@@ -96,6 +102,9 @@ _NAMES = (
     (re.compile(r"\\degree(?![A-Za-z])"), r"^{\\circ}"),
     (re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"), r"^{\\circ}"),
     (re.compile(r"\\(?:imath)(?![A-Za-z])"), "i"),
+    (re.compile(r"\\mathbb\s*([A-Z])"), r"\\mathbb{\1}"),
+    (re.compile(r"\\text\s*\{\s*\\\$\s*\}"), r"\\$"),
+    (re.compile(r"(\.[0-9]*)\\(?:bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\\overline{\2\3}"),
 )
 _END = re.compile(
     r"(?:\s|\\[,;:!>]|\\(?:q?quad|newline|space)(?![A-Za-z])|~|(?<!\\)(?:\\\\)+|(?<!\\)\\|(?<![.\\])(?<!\\right)(?<!\\left)\.|[,;])$"
@@ -123,12 +132,27 @@ def clean(text: str) -> str:
         text = _LOWS.sub(lambda match: "_{" + match[0].translate(_LOW) + "}", text)
         text = text.translate(_TABLE)
     text = strip_delimiters(trim_end(text))
+    if "$" in text and len(_DOLLAR.findall(text)) % 2 == 0:
+        text = _DOLLAR.sub(" ", text)
     if "\\" in text or "~" in text:
         text = _SIZES.sub("", text)
+        if "\\over" in text or "\\choose" in text:
+            text = _prefix_fractions(text)
         text = _SPACES.sub(" ", text)
         for pattern, name in _NAMES:
             text = pattern.sub(name, text)
     return trim_end(" ".join(text.split()))
+
+
+def _prefix_fractions(text: str) -> str:
+    r"""Return the text with `{a \over b}` as `\frac{a}{b}`, from the innermost outwards, and `\choose` likewise."""
+    for _ in range(MAX_INFIX):
+        match = _INFIX.search(text)
+        if match is None:
+            break
+        name = _INFIX_NAMES[match[2]]
+        text = f"{text[: match.start()]}\\{name}{{{match[1]}}}{{{match[3]}}}{text[match.end() :]}"
+    return text
 
 
 def strip_delimiters(text: str) -> str:

@@ -1,0 +1,137 @@
+"""The exact value of an expression of numerals and arithmetic. Powers are bounded before anything evaluates them."""
+
+import math
+from fractions import Fraction
+
+from trm_envs.scoring.items import Item, Row, Unreadable
+
+MAX_BITS = 20_000
+MAX_FACTORIAL = 5000
+
+
+def is_numeral(row: Row) -> bool:
+    """Return True if the row holds numbers and arithmetic alone."""
+    for item in row:
+        if item.kind in ("number", "mixed", "operator", "factorial"):
+            continue
+        if item.kind not in ("group", "fraction", "power", "binomial"):
+            return False
+        if not all(is_numeral(inner) for inner in item.rows):
+            return False
+    return True
+
+
+def rational_value(row: Row) -> Fraction | None:
+    """Return the exact value of a row of numbers and arithmetic; None if it has none or holds anything else.
+
+    Raises:
+        Unreadable: if a number is too large to write down.
+    """
+    return _sum(row) if is_numeral(row) else None
+
+
+def _sum(row: Row) -> Fraction | None:
+    term: list[Item] = []
+    total, sign = Fraction(0), 1
+    pending = list(row)
+    while pending and pending[0].kind == "operator" and pending[0].name in "+-":
+        sign = -sign if pending.pop(0).name == "-" else sign
+    for item in [*pending, Item("operator", "+")]:
+        if item.kind == "operator" and item.name in "+-" and term and term[-1].kind != "operator":
+            value = _product(term)
+            if value is None:
+                return None
+            total += sign * value
+            term, sign = [], -1 if item.name == "-" else 1
+        else:
+            term.append(item)
+    return total if not term else None
+
+
+def _product(term: list[Item]) -> Fraction | None:
+    value: Fraction | None = Fraction(1)
+    factor: Fraction | None = None
+    operator, has_operand = "*", False
+    for item in term:
+        if item.kind == "operator":
+            if item.name in "+-":
+                # 2\cdot-3: a sign of the factor
+                if has_operand or item.name == "+":
+                    return None
+                value = -value if value is not None else None
+                continue
+            if factor is None:
+                return None
+            value, factor, operator, has_operand = _apply(value, factor, operator), None, item.name, False
+            if value is None:
+                return None
+        elif item.kind == "power":
+            exponent = _sum(item.rows[0])
+            if factor is None or exponent is None or exponent.denominator != 1:
+                return None
+            factor = _raise(factor, int(exponent))
+        elif item.kind == "factorial":
+            if factor is None or factor.denominator != 1 or factor < 0:
+                return None
+            factor = Fraction(_factorial(int(factor)))
+        else:
+            operand = _operand(item)
+            if operand is None:
+                return None
+            if factor is not None:
+                if operator == "/":
+                    return None  # 1/2(3) may be 3/2 or 1/6
+                value = value * factor if value is not None else None
+            factor, has_operand = operand, True
+        if factor is None and item.kind != "operator":
+            return None
+    return _apply(value, factor, operator) if factor is not None else None
+
+
+def _apply(value: Fraction | None, factor: Fraction, operator: str) -> Fraction | None:
+    if value is None:
+        return None
+    if operator == "*":
+        return value * factor
+    return value / factor if factor else None
+
+
+def _operand(item: Item) -> Fraction | None:
+    if item.kind == "number":
+        return Fraction(item.name.rstrip("."))
+    if item.kind == "mixed":
+        numerator, denominator = (int(row[0].name) for row in item.rows)
+        return int(item.name) + Fraction(numerator, denominator)
+    if item.kind == "group":
+        inside = _sum(item.rows[0])
+        if inside is None or item.name in ("{", "(", "["):
+            return inside
+        if item.name == "|":
+            return abs(inside)
+        return Fraction(math.floor(inside) if item.name == "\\lfloor" else math.ceil(inside))
+    upper, lower = (_sum(row) for row in item.rows)
+    if upper is None or lower is None:
+        return None
+    if item.kind == "fraction":
+        return upper / lower if lower else None
+    if upper.denominator != 1 or lower.denominator != 1 or not 0 <= lower <= upper <= MAX_FACTORIAL:
+        return None
+    return Fraction(math.comb(int(upper), int(lower)))
+
+
+def _raise(base: Fraction, exponent: int) -> Fraction | None:
+    if base == 0 and exponent <= 0:
+        return None
+    if num_bits(base) * abs(exponent) > MAX_BITS:
+        raise Unreadable(f"a power has more than {MAX_BITS} bits")
+    return base**exponent
+
+
+def num_bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length()) if abs(value) != 1 else 0
+
+
+def _factorial(number: int) -> int:
+    if number > MAX_FACTORIAL:
+        raise Unreadable(f"a factorial is above {MAX_FACTORIAL}!")
+    return math.factorial(number)
