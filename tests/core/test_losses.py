@@ -227,6 +227,8 @@ def test_the_gradient_reaches_the_logits_of_an_excluded_token_without_nan(ratio_
         (-1.0, -math.inf, -1.0),  # r = infinity, w = 0
         (-1.0, -300.0, -1.0),  # r overflows, w underflows
         (-1.0, -100.0, -100.0),  # r overflows
+        (-math.inf, -1.0, -150.0),  # r = 0, w overflows
+        (-150.0, -1.0, -150.0),  # the same, and rho = 1
     ],
 )
 def test_no_term_of_three_policies_is_nan(log_prob, proximal, rollout, advantage, proximal_clip, ratio_truncation):
@@ -243,7 +245,7 @@ def test_no_term_of_three_policies_is_nan(log_prob, proximal, rollout, advantage
     tokens.sum().backward()
     assert torch.isfinite(tokens).all()
     assert torch.isfinite(log_probs.grad).all()
-    if log_prob == -math.inf or proximal < -200 or advantage == 0:
+    if rollout > -150 and (log_prob == -math.inf or proximal < -200 or advantage == 0):
         # PPO's clip holds a loss at r = 1 - c, without a gradient
         held = advantage < 0 and proximal == -1 and proximal_clip is not None
         assert tokens[0, 0].item() == pytest.approx(0.8 if held else 0)

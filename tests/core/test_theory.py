@@ -254,3 +254,10 @@ def test_a_context_left_out_of_the_maximum_breaks_the_bound():
     seen = error_bounds(2, 0.09**2 * 2, 0.1, max_tv=0.09).coupling.item()
     assert seen == pytest.approx(0.0324)
     assert seen < 0.08 < trees.worst_error().item() <= trees.bounds()["unified"].item()
+
+
+@pytest.mark.parametrize("tv", [1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("kl", [0.5, 1.0, torch.inf])
+def test_tiny_bounds_are_not_rounded_away(tv, kl):
+    adaptive = error_bounds(3, kl, 0.0, max_tv=tv).adaptive.item()
+    assert adaptive == pytest.approx(4 * tv * (tv + 2 * tv), rel=1e-12, abs=0)

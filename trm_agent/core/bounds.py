@@ -258,4 +258,5 @@ def _uniform_adaptive(horizon: Numbers, max_kl: Numbers, max_tv: Numbers) -> tor
     eps, last = max_tv.clamp(max=1.0), (horizon - 1).clamp(min=0)
     crossover = torch.where(eps == 0, torch.inf, ((max_kl / 2).sqrt() / eps).square().floor())
     knee = torch.minimum(last, crossover)
-    return 4 * eps * (sum_linear(knee, eps) + sum_sqrt(last, max_kl) - sum_sqrt(knee, max_kl))
+    # the difference first: it is 0 where the linear route is the lower one throughout, and must not round what is tiny
+    return 4 * eps * (sum_linear(knee, eps) + (sum_sqrt(last, max_kl) - sum_sqrt(knee, max_kl)))

@@ -80,12 +80,13 @@ def decoupled_surrogate_tokens(
     """
     proximal = proximal_log_probs.detach()
     log_weight = torch.where(kept, proximal - rollout_log_probs.detach(), 0.0)
-    if ratio_truncation is not None:
-        log_weight = log_weight.clamp(max=math.log(ratio_truncation))
+    largest = 0.9 * math.log(torch.finfo(log_probs.dtype).max)
+    # w = infinity times r = 0 would be NaN
+    log_weight = log_weight.clamp(max=largest if ratio_truncation is None else math.log(ratio_truncation))
     weighted = torch.where(kept & (advantages.detach() != 0), log_weight.exp() * advantages.detach(), 0.0)
     # w = 0 beats r = infinity; and an overflowing r has a gradient of 0 times infinity where it is clipped
     log_ratio = torch.where(weighted != 0, log_probs - proximal, 0.0)
-    ratio = log_ratio.clamp(max=0.9 * math.log(torch.finfo(log_ratio.dtype).max)).exp()
+    ratio = log_ratio.clamp(max=largest).exp()
     if proximal_clip is None:
         return -weighted * ratio
     return -torch.minimum(weighted * ratio, weighted * ratio.clamp(1 - proximal_clip, 1 + proximal_clip))
