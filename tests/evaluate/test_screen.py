@@ -68,6 +68,43 @@ def test_a_summary_from_before_is_still_shown(tmp_path: Path) -> None:
     assert "lost samples failed to succeeded" in str(now[0]["rows"])
 
 
+@pytest.mark.parametrize(("succeeds", "lost"), [(True, True), (False, True), (True, False), (False, False)])
+def test_a_horizon_length_without_a_fit_says_what_lost_samples_allow(
+    succeeds: bool, lost: bool, tmp_path: Path
+) -> None:
+    rows = [
+        failed("a", task, sample, 2 + 6 * (task % 2)) if lost and sample < 3 and task % 2 == succeeds
+        else row("a", task, sample, succeeds, 2 + 6 * (task % 2))
+        for task in range(20) for sample in range(4)
+    ]  # fmt: skip
+    summary = summarise(rows, 4)
+    length = summary["results"][0]["horizon_length"]
+    assert length["reason"] == ("all succeed" if succeeds else "all fail")
+    said = f"{length['low']:.1f} or more" if succeeds else f"{length['high']:.1f} or less"
+    page = str(evaluation_tables([Source(tmp_path, "run", "evaluation")], [summary])[0]["rows"])
+    for shown in (table(summary), page):
+        assert (f"{length['reason']}; the lost samples allow {said}" in shown) == lost
+        assert ("the lost samples allow" in shown) == lost
+    assert not lost or (2 < (length["low"] or length["high"]) < 8)
+
+
+def test_the_page_marks_intervals_as_the_screen_does_and_counts_tasks_that_lack_samples(tmp_path: Path) -> None:
+    rows = [*alike(20, 64, 50, "a"), *alike(20, 64, 54, "b")]
+    success, _, paired = evaluation_tables(
+        [Source(tmp_path, "run", "evaluation")], [summarise(rows, 64, num_resamples=100)]
+    )
+    assert f"]{MARKS[UNSEEN_TASKS]}" in success["rows"][0][5]
+    assert f"{MARKS[UNSEEN_TASKS]} {UNSEEN_TASKS}" in success["about"]
+    assert f"]{MARKS[RARE_DIFFERENCES]}" in paired["rows"][0][5]
+    assert f"{MARKS[RARE_DIFFERENCES]} {RARE_DIFFERENCES}" in paired["about"]
+    # an evaluation that goes on: five tasks wait for their last sample
+    part = [each for each in alike(30, 4, 2) if each["task"] >= 5 or each["sample"] < 3]
+    (success, *_) = evaluation_tables([Source(tmp_path, "run", "evaluation")], [summarise(part, 4)])
+    assert "tasks" not in success["rows"][0][5]
+    assert "on 25 tasks" in success["rows"][0][6]
+    assert FEW_TASKS not in success["about"]
+
+
 def test_marks_differ() -> None:
     assert len(set(MARKS.values())) == len(MARKS) == 3
     assert np.all([len(mark) == 1 for mark in MARKS.values()])

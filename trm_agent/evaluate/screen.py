@@ -79,12 +79,23 @@ def _lost(results: Sequence[Mapping[str, Any]], k: int) -> list[str]:
     return ["", title, *lines] if lines else []
 
 
+def with_lost(length: Mapping[str, Any]) -> str:
+    """What a horizon length without a fit can have been where samples were lost; empty if none was."""
+    end, bound, side = {
+        "above": (length.get("longest"), length.get("low"), "or more"),
+        "below": (length.get("shortest"), length.get("high"), "or less"),
+    }.get(str(length.get("status")), (None, None, ""))
+    if length.get("reason") is None or bound == end:
+        return ""
+    return f"; the lost samples allow {'any length' if bound is None else f'{_number(bound, 1)} {side}'}"
+
+
 def _length(length: Mapping[str, Any]) -> str:
     """One line: the fit, or why there is none."""
     status, longest, shortest = length["status"], length["longest"], length["shortest"]
     if length["reason"] is not None:
         bound = {"above": f"above {_number(longest, 0)}: ", "below": f"below {_number(shortest, 0)}: "}
-        return f"{bound.get(status, '- ')}{length['reason']}"
+        return f"{bound.get(status, '- ')}{length['reason']}{with_lost(length)}"
     text = f"{_number(length['steps'], 1)} [{_number(length['low'], 1)}, {_number(length['high'], 1)}]"
     if status == "inside":
         return text

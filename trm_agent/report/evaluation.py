@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trm_agent.evaluate.screen import MARKS, with_lost
 from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
 
@@ -79,7 +80,8 @@ def evaluation_tables(sources: Sequence[Source], found: Sequence[Mapping[str, An
         rows = [line for result in results for line in _success_lines(result, str(k))]
         about = (
             "In brackets 95 % intervals, which hold for tasks, not for samples. Not played: infrastructure failures; "
-            "where tasks lost samples to them, the intervals allow for these having failed or succeeded."
+            "where tasks lost samples to them, the intervals allow for these having failed or succeeded. "
+            + _legend(results)
         )
         tables.append({"title": f"{source.label}{state}: success", "about": about, "columns": columns, "rows": rows})
         columns = ["checkpoint", "environment", "turns", "tool calls", "malformed turns", "model tokens", "tokens"]
@@ -93,9 +95,24 @@ def evaluation_tables(sources: Sequence[Source], found: Sequence[Mapping[str, An
             columns = ["environment", "first", "second", "horizon", "tasks", "second - first, 95 %", "p"]
             rows = [line for comparison in comparisons for line in _comparison_lines(comparison)]
             title = f"{source.label}{state}: paired comparison"
-            about = "On the tasks that both played: bootstrap over tasks, and a permutation test of no difference."
+            about = "On the tasks that both played: bootstrap over tasks, and a permutation test of no difference. "
+            about += _legend(comparisons)
             tables.append({"title": title, "about": about, "columns": columns, "rows": rows})
     return tables
+
+
+def _legend(entries: Any) -> str:
+    """What the marks beside the intervals of a table say."""
+    found: set[str] = set()
+    unread = [*entries]
+    while unread:
+        entry = unread.pop()
+        if isinstance(entry, Mapping):
+            found.add(str(entry.get("note")))
+            unread += entry.values()
+        elif isinstance(entry, list):
+            unread += entry
+    return " ".join(f"{mark} {note}." for note, mark in MARKS.items() if note in found)
 
 
 def _line(x: list[Any], estimates: list[Any]) -> dict[str, Any]:
@@ -151,7 +168,8 @@ def _comparison_lines(comparison: Mapping[str, Any]) -> list[list[str]]:
             *(names if horizon == "all" else ["", "", ""]),
             horizon,
             _text(row.get("num_tasks")),
-            f"{_points(row.get('difference'))} [{_points(row.get('low'))}, {_points(row.get('high'))}] points",
+            f"{_points(row.get('difference'))} "
+            f"[{_points(row.get('low'))}, {_points(row.get('high'))}]{_mark(row)} points",
             "-" if number(row.get("p_value")) is None else f"{row['p_value']:.2g}",
         ]
         for horizon, row in rows
@@ -161,7 +179,7 @@ def _comparison_lines(comparison: Mapping[str, Any]) -> list[list[str]]:
 def _length(length: Mapping[str, Any]) -> str:
     steps = number(length.get("steps"))
     if steps is None:
-        return str(length.get("reason") or "-")
+        return f"{length.get('reason') or '-'}{with_lost(length)}"
     low, high = (_text(length.get(name)) for name in ("low", "high"))
     outside = "" if length.get("status") == "inside" else f", {length.get('status')} the measured horizons"
     return f"{_text(steps)} [{low}, {high}]{outside}"
@@ -176,7 +194,12 @@ def _estimate(estimate: Any) -> str:
     if not isinstance(estimate, Mapping) or number(estimate.get("value")) is None:
         return "-"
     value, low, high = (100 * (number(estimate.get(name)) or 0.0) for name in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]{_mark(estimate)}"
+
+
+def _mark(estimate: Mapping[str, Any]) -> str:
+    """What `trm eval` puts beside an interval that does not hold as the others do."""
+    return MARKS.get(str(estimate.get("note")), "")
 
 
 def _bounded(estimate: Any, row: Mapping[str, Any]) -> str:
@@ -185,7 +208,7 @@ def _bounded(estimate: Any, row: Mapping[str, Any]) -> str:
     if not isinstance(estimate, Mapping):
         return text
     number_of_tasks = estimate.get("num_tasks")
-    if row.get("tasks_that_lost_samples") and number_of_tasks is not None:
+    if number_of_tasks is not None and (row.get("tasks_that_lost_samples") or number_of_tasks != row.get("tasks")):
         text += f" on {number_of_tasks} tasks"
     least, most = number(estimate.get("least")), number(estimate.get("most"))
     if least is not None and most is not None:
