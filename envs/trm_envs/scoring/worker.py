@@ -14,6 +14,7 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 MAX_MEMORY_BYTES = 2 * 2**30
@@ -45,6 +46,8 @@ _STANDINS = (
 )
 NUM_POINTS = 6
 MIN_POINTS = 2
+# Whole numbers near and far, with both signs: a floor, an absolute value or a root of a square may differ only there.
+_FAR = (17, 143, 100_003)
 
 
 def main() -> None:
@@ -86,7 +89,7 @@ def _equal(left: str, right: str, precision: int, tolerance: str) -> bool:
 
     num_valid = 0
     names = tuple(sorted({*_names(left), *_names(right)}))
-    for point in _points(names):
+    for point in _points(names, left, right):
         one, other = (_value(side, names, point, precision) for side in (left, right))
         if (one is None) != (other is None):
             return False
@@ -107,9 +110,39 @@ def _equal(left: str, right: str, precision: int, tolerance: str) -> bool:
     return True
 
 
-def _points(names: tuple[str, ...]) -> range:
+def _points(names: tuple[str, ...], *sides: str) -> Sequence[int]:
     """Return which points to compare at: one without variables, both signs of one variable, all patterns of more."""
-    return range((1, 3)[len(names)] if len(names) < 2 else NUM_POINTS)
+    near = range((1, 3)[len(names)] if len(names) < 2 else NUM_POINTS)
+    if not names or not any(map(_has_kink, sides)) or any(map(_grows_fast, sides)):
+        return near
+    return [*near, *range(NUM_POINTS, NUM_POINTS + 2 * len(_FAR))]
+
+
+@functools.lru_cache(maxsize=CACHE_SIZE)
+def _has_kink(text: str) -> bool:
+    """Return True for an expression that follows one formula at some numbers and another at others."""
+    import sympy
+
+    expression = _parse(text)
+    if expression.has(sympy.Abs, sympy.floor, sympy.ceiling, sympy.Max, sympy.Min, sympy.sign):
+        return True
+    return any(power.exp.is_Rational and not power.exp.is_Integer for power in _powers(expression))
+
+
+@functools.lru_cache(maxsize=CACHE_SIZE)
+def _grows_fast(text: str) -> bool:
+    """Return True for an expression with a variable in an exponent or under a factorial: too large at large numbers."""
+    import sympy
+
+    expression = _parse(text)
+    is_power = any(power.exp.free_symbols or abs(power.exp) > 100 for power in _powers(expression))
+    return is_power or expression.has(sympy.factorial, sympy.binomial, sympy.exp, sympy.gamma)
+
+
+def _powers(expression: Any) -> list[Any]:
+    import sympy
+
+    return [power for power in expression.atoms(sympy.Pow) if power.free_symbols]
 
 
 def _proportional(sign: str, left: str, right: str, precision: int) -> bool:
@@ -118,7 +151,7 @@ def _proportional(sign: str, left: str, right: str, precision: int) -> bool:
 
     names = tuple(sorted({*_names(left), *_names(right)}))
     ratios = []
-    for point in _points(names):
+    for point in _points(names, left, right):
         one, other = (_value(side, names, point, precision) for side in (left, right))
         if (one is None) != (other is None):
             return False
@@ -175,6 +208,9 @@ def _coordinate(place: int, point: int) -> Any:
     """Return a rational number of its own for each variable and point, with every pattern of signs of two variables."""
     import sympy
 
+    if point >= NUM_POINTS:
+        size = _FAR[(point - NUM_POINTS) // 2] * (place + 1) + place
+        return sympy.Integer(-size if (point + place) % 2 else size)
     number = sympy.Rational(
         _PRIMES[(3 * place + 7 * point + 1) % 20], _PRIMES[(5 * place + 2 * point + 4) % 20] + 1 + place
     )
