@@ -16,6 +16,7 @@ from trm_agent.episode.env_step import EnvStart, EnvStep, check_type, checked_st
 from trm_agent.episode.env_threads import DEFAULT_THREADS, EnvThread, EnvThreads
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.outcomes import Cause, cause_of_error
+from trm_agent.episode.plain_text import encodable
 from trm_agent.episode.step_time import StepTime, ToolClock, tool_clock
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def describe(error: BaseException) -> str:
     except Exception as broken:
         message = f"(its message cannot be shown: {type(broken).__name__})"
     # a message may quote the model's text, lone surrogates included, and goes into files
-    return f"{type(error).__name__}: {message}{place}".encode("utf-8", "replace").decode("utf-8")
+    return encodable(f"{type(error).__name__}: {message}{place}")
 
 
 async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_s: float) -> T:

@@ -9,6 +9,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from trm_agent.episode.outcomes import ContractBroken, StopReason
+from trm_agent.episode.plain_text import encodable
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _checked(outcome: Any) -> EnvStep:
         numbers={str(name): float(value) for name, value in dict(info.get("numbers", {})).items()},
         tool_time_is_used_up=used_up,
         # it may quote the model's text, lone surrogates included, and goes into files
-        scorer_error=None if scorer_error is None else str(scorer_error).encode("utf-8", "replace").decode("utf-8"),
+        scorer_error=None if scorer_error is None else encodable(str(scorer_error)),
     )
 
 

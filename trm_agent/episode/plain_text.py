@@ -69,7 +69,7 @@ class GuardedTokens:
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates replaced, which no tokenizer takes."""
+    """The text with lone surrogates replaced, which neither tokenizers nor files take."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

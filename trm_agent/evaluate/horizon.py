@@ -62,13 +62,7 @@ def fit_horizon(
 
     Reference: Kwa et al. 2025, arXiv 2503.14499 (50 % time horizon by logistic regression); Firth 1993 (penalty).
     """
-    steps, rates = np.asarray(horizons, dtype=np.float64), np.asarray(success, dtype=np.float64)
-    if steps.shape != rates.shape:
-        raise ValueError(f"horizons: got {len(steps)} for {len(rates)} tasks; allowed: one each; give all of them")
-    known = ~(np.isnan(steps) | np.isnan(rates))
-    steps, rates = steps[known], rates[known]
-    if np.any(steps <= 0):
-        raise ValueError(f"horizons: got {steps.min():g}; allowed: above 0; give the number of steps")
+    steps, rates = _measured(horizons, success)
     levels = np.unique(steps)
     if not len(levels):
         return HorizonLength("unknown", "no horizon", None, None, None, None, None, None)
@@ -105,6 +99,18 @@ def fit_horizon(
         shortest=ends[0],
         longest=ends[1],
     )
+
+
+def _measured(horizons: ArrayLike, success: ArrayLike) -> tuple[Floats, Floats]:
+    """Steps and success rates of the tasks that have both."""
+    steps, rates = np.asarray(horizons, dtype=np.float64), np.asarray(success, dtype=np.float64)
+    if steps.shape != rates.shape:
+        raise ValueError(f"horizons: got {len(steps)} for {len(rates)} tasks; allowed: one each; give all of them")
+    known = ~(np.isnan(steps) | np.isnan(rates))
+    steps, rates = steps[known], rates[known]
+    if np.any(steps <= 0):
+        raise ValueError(f"horizons: got {steps.min():g}; allowed: above 0; give the number of steps")
+    return steps, rates
 
 
 def _resampled(x: Floats, rows: list[Floats], fitted: Floats, seed: int, num_resamples: int) -> tuple[Floats, Floats]:
