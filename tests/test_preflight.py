@@ -65,6 +65,27 @@ def test_an_estimator_that_the_rollout_cannot_feed_is_refused(estimator: str, fi
     assert str(error.value).startswith(field)
 
 
+def test_a_context_that_the_model_was_not_made_for_is_refused() -> None:
+    config = composed("data.max_prompt_length=1000", "data.max_response_length=3097")
+    with pytest.raises(ValueError, match=r"^data.max_response_length=3097 .* contexts of 4096 tokens .* lower one"):
+        preflight.check_context(config, 4096)
+    preflight.check_context(config, 4097)
+    preflight.check_context(config, None)
+
+
+@pytest.mark.parametrize("field", ["data.max_prompt_length", "data.max_response_length"])
+@pytest.mark.parametrize("value", ["null", ".inf", "[1]", "1.5", "true", "x"])
+def test_budgets_of_tokens_that_are_no_numbers_are_refused(field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{field} = .*: expected a whole number of at least 1; e.g. {field}=1024"):
+        preflight.check(composed(f"{field}={value}"))
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "0", "true", "x"])
+def test_a_least_rate_that_makes_every_deadline_long_enough_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^hardware.least_tokens_per_s=.*a finite number"):
+        preflight.check(composed(f"hardware.least_tokens_per_s={value}"))
+
+
 def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
     config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
     with pytest.raises(ValueError, match=r"top_k=600: the model's vocabulary has 563 tokens"):

@@ -115,10 +115,11 @@ def limits_of(config: Mapping[str, Any]) -> Limits:
     Raises:
         ValueError: an unknown field, or a bad value.
     """
-    budgets = {
-        "max_prompt_tokens": int(config["data"]["max_prompt_length"]),
-        "max_response_tokens": int(config["data"]["max_response_length"]),
-    }
+    data = {name: config["data"][name] for name in ("max_prompt_length", "max_response_length")}
+    for name, value in data.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"data.{name} = {value!r}: expected a whole number of at least 1; e.g. data.{name}=1024")
+    budgets = {"max_prompt_tokens": data["max_prompt_length"], "max_response_tokens": data["max_response_length"]}
     try:
         return Limits.from_mapping({**config["env"]["limits"], **budgets})
     except ValueError as error:

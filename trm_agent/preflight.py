@@ -1,6 +1,7 @@
 """Refuses what cannot work before Ray starts. Each message names the field, the value, what is allowed, what to do."""
 
 import importlib
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,26 @@ def check_top_k(config: DictConfig, vocab_size: int) -> None:
         )
 
 
+def check_context(config: DictConfig, max_positions: int | None) -> None:
+    """Check that the model's context holds the budgets.
+
+    The engine refuses a turn beyond it, so that a policy could have any episode vanish by writing much.
+
+    Args:
+        max_positions: the longest context that the model was made for; None where its configuration does not say.
+
+    Raises:
+        ValueError: the context is shorter.
+    """
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    if max_positions is not None and prompt + response > max_positions:
+        raise ValueError(
+            f"data.max_response_length={response} with data.max_prompt_length={prompt}: the model was made for "
+            f"contexts of {max_positions} tokens (max_position_embeddings of its config.json); lower one to "
+            f"{max_positions} in all"
+        )
+
+
 def _environment(config: DictConfig) -> None:
     import trm_envs  # noqa: F401  (registers the suite)
 
@@ -150,10 +171,10 @@ def _chat(config: DictConfig) -> None:
 
 def _least_rate(config: DictConfig) -> float:
     rate = OmegaConf.select(config, LEAST_RATE)
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise ValueError(
-            f"{LEAST_RATE}={rate!r}: expected tokens a second above 0, at which a working engine samples one sequence "
-            f"at the least; e.g. {LEAST_RATE}=1"
+            f"{LEAST_RATE}={rate!r}: expected tokens a second above 0, a finite number, at which a working engine "
+            f"samples one sequence at the least; e.g. {LEAST_RATE}=1"
         )
     return float(rate)
 

@@ -1,6 +1,7 @@
 """What is particular to CodeRepair."""
 
 import re
+import time
 
 import gymnasium
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from tests.envs.sandbox_support import needs_bubblewrap
 from trm_envs import InfrastructureError, python_tool
 from trm_envs.sandbox import Result, Status
-from trm_envs.tasks.code_repair import CodeRepair
+from trm_envs.tasks.code_repair import CodeRepair, _replace
 from trm_envs.tasks.generated_projects import build_project, define, draw_arguments, draw_plan, outcome_of, source_of
 from trm_envs.tasks.project_parts import MODULE_NAMES, PARTS
+from trm_envs.tools import ToolError
 
 pytestmark = needs_bubblewrap
 DONE = "\\boxed{done}"
@@ -239,3 +241,12 @@ def test_module_names_shadow_nothing() -> None:
 
     assert len(set(MODULE_NAMES)) == len(MODULE_NAMES)
     assert not set(MODULE_NAMES) & sys.stdlib_module_names
+
+
+def test_a_hint_about_long_lines_takes_no_time() -> None:
+    characters = np.array([chr(0x4E00 + number) for number in range(300)] * 60)
+    line, asked = ("".join(np.random.default_rng(seed).permutation(characters)) for seed in (0, 1))
+    started = time.process_time()
+    with pytest.raises(ToolError, match=r"is not in a\.py"):
+        _replace("a.py", f"{line}\n" * 4, asked, "x")
+    assert time.process_time() - started < 1.0

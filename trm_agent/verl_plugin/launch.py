@@ -10,7 +10,7 @@ from omegaconf import DictConfig, open_dict
 from trm_agent import verl_plugin
 from trm_agent.compose import plain
 from trm_agent.episode import ChatTokens, Generation, Limits, run_episode
-from trm_agent.preflight import check_budget, check_policy_loss, check_top_k
+from trm_agent.preflight import check_budget, check_context, check_policy_loss, check_top_k
 from trm_agent.run_chat import load_tokenizer, resolve_protocol, run_chat_tokens
 from trm_agent.tasks import make_env
 from trm_agent.verl_plugin.distributions import num_recorded
@@ -40,8 +40,19 @@ def check(config: DictConfig) -> None:
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
     resolve_protocol(config)
     _let_vllm_record(config)
+    check_context(config, _max_positions(config))
     check_budget(config, _measure(config))
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+
+
+def _max_positions(config: DictConfig) -> int | None:
+    """The model's longest context, if that is the engine's."""
+    from transformers import AutoConfig
+
+    if config.actor_rollout_ref.rollout.max_model_len is not None:
+        return None
+    model = AutoConfig.from_pretrained(config.actor_rollout_ref.model.path).get_text_config()
+    return getattr(model, "max_position_embeddings", None)
 
 
 def _let_vllm_record(config: DictConfig) -> None:

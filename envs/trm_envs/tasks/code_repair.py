@@ -22,6 +22,7 @@ from trm_envs.tasks.project_drivers import ANSWERS, SUITE
 from trm_envs.tools import ToolError, tool
 
 MAX_FILE_CHARS = 100_000
+MAX_HINT_CHARS = 200
 BUGS_A_TIMEOUT = 100
 
 
@@ -174,9 +175,10 @@ def _replace(path: str, text: str, old: str, new: str) -> str:
     """
     count = text.count(old) if old or text else 1
     if count == 0:
-        first = old.strip().split("\n")[0].strip()
-        near = difflib.get_close_matches(first, [line.strip() for line in text.split("\n")], n=1)
-        hint = f"the closest line is: {near[0][:200]}" if near else "read the file and copy it exactly"
+        # cut: to compare long lines takes the square of their length
+        first = old.strip().split("\n")[0].strip()[:MAX_HINT_CHARS]
+        near = difflib.get_close_matches(first, [line.strip()[:MAX_HINT_CHARS] for line in text.split("\n")], n=1)
+        hint = f"the closest line is: {near[0]}" if near else "read the file and copy it exactly"
         raise ToolError(f"the old text is not in {path}; {hint}")
     if count > 1:
         raise ToolError(f"the old text stands {count} times in {path}; add lines around it, so that it stands once")
