@@ -46,7 +46,10 @@ def read_leaf(text: str) -> Leaf:
         return _worded(*parts)
     for mark in (r"^{\circ}", r"\%", "%"):
         if text.endswith(mark) and (mark != r"^{\circ}" or not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text)):
-            leaf = read_leaf(text[: -len(mark)].rstrip())
+            rest = text[: -len(mark)].rstrip()
+            if rest.endswith(mark):
+                raise Unreadable(f"{mark} stands twice behind it")
+            leaf = read_leaf(rest)
             return leaf if mark == r"^{\circ}" else dataclasses.replace(leaf, suffix="%")
     return _expression(text)
 

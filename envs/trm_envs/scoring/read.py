@@ -33,6 +33,12 @@ _NAME = re.compile(
 _MATRIX_NAME = re.compile(r"(?:[A-Z]|\\(?:mathbf|mathrm)\{[A-Z]\})\^(?:\{-1\}|\{?T\}?|\{?[0-9]\}?)")
 _NO_NAME = re.compile(r"\\(?:pi|infty|frac|sqrt|cdot|times|sum|prod|int|lim|log|ln|sin|cos|tan|emptyset)(?![a-z])")
 _PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mathsf|mbox|operatorname)\s*\{([^{}\\]*)\}")
+_PRINTED_PART = re.compile(r"\\(?:text|mathrm)\s*\{([^{}\\]*)\}")
+_MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_MOMENT = re.compile(
+    rf"[0-9]{{1,2}}(?::[0-9]{{2}})? ?[ap]\.?m\.?|[0-9]{{1,2}}:0[0-9]|(?:{_MONTHS}) [0-9]{{1,2}}(?:,? ?[0-9]{{4}})?",
+    re.IGNORECASE,
+)
 _BARE_WORDS = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+|-[A-Za-z]{2,})*(?: [A-Za-z]+(?:'[A-Za-z]+|-[A-Za-z]{2,})*)*")
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL)
 
@@ -68,7 +74,7 @@ def _read(text: str, depth: int) -> Form:
     quantity = parse_quantity(text)
     if quantity is not None:
         return Leaf(quantity.value, quantity)
-    if (words := _words(text)) is not None:
+    if (words := _moment(text) or _words(text)) is not None:
         return words
     text = join_thousands(text)
     if (match := _MATRIX.fullmatch(text)) is not None:
@@ -109,6 +115,12 @@ def _flat(members: list[str], depth: int) -> tuple[Form, ...]:
                 yield form
 
     return tuple(forms())
+
+
+def _moment(text: str) -> Words | None:
+    """Return a time of the day or a date: 4:30 p.m., June 20; None if the text is neither."""
+    plain = " ".join(_PRINTED_PART.sub(r"\1", text).split())
+    return Words(re.sub("[ .,]", "", plain).lower()) if _MOMENT.fullmatch(plain) else None
 
 
 def _words(text: str) -> Words | Form | None:
