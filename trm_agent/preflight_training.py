@@ -1,4 +1,4 @@
-"""What of batches, lengths, sampling and the trust region cannot work: rules of `trm_agent.preflight`."""
+"""Rules of `trm_agent.preflight` on batches, lengths, sampling, the trust region and failures."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which scorer gave the rewards: results of different ones do not go together."""
+"""The version of the scorer that gave the rewards: results of different ones do not go together."""
 
 from trm_envs.scoring import SCORER_VERSION
 

@@ -1,4 +1,4 @@
-"""Where modules are looked for."""
+"""The search path of modules."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-r"""How a final answer is written: as the protocol does, or in another form that a file's prompts ask for.
+r"""Forms of a final answer: the protocol's own, or another one that a file's prompts ask for.
 
 `box` is the protocol's own form, `\boxed{...}` but for `tags`, which has `<answer>...</answer>`. The others take its
 place: `tag` is `<answer>...</answer>`, `line` a last line `Answer: ...` as DAPO-Math's prompts ask for, `hashes` a last

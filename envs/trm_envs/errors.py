@@ -1,4 +1,4 @@
-"""Whose doing a failure is: the infrastructure's, without a verdict, or the model's text's, which is wrong then."""
+"""Failures: the infrastructure's, which give no verdict, or the model's text's, which is wrong then."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""What an environment's own functions make of a model's text: a value that is checked, or a failure of the text."""
+"""An environment's own functions on a model's text: the value checked, or a failure of the text."""
 
 import math
 from collections.abc import Callable

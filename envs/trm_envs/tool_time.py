@@ -1,4 +1,4 @@
-"""How long a model's programs may run, how long they have run, and how long they have waited for a place.
+"""Budgets of time for a model's programs: what they may use, have used, and have waited for a place.
 
 A budget is the model's: what runs on its text, its programs above all, uses it up, also by sleeping. A wait is
 nobody's: for a free place in a sandbox, for a supervisor, for a worker that scores.

@@ -94,7 +94,7 @@ def test_runs_of_one_name_keep_apart(tmp_path) -> None:
 def test_an_evaluation_has_intervals_by_horizon_and_a_comparison(tmp_path, finished: bool) -> None:
     sources = open_sources([write_evaluation(tmp_path / "eval", finished=finished)])
     found = [figures(source) for source in sources]
-    chart = by_name(evaluation_charts(sources, found))["evaluation"]
+    chart = by_name(evaluation_charts(found))["evaluation"]
     assert [(entry["label"], entry["x"]) for entry in chart["series"]] == [("a, chain", [4, 8]), ("b, chain", [4, 8])]
     assert chart["series"][0]["y"] == pytest.approx([1 / 3, 0.0])
     assert 0 < chart["series"][0]["high"][1] < 1

@@ -1,4 +1,4 @@
-"""How a model's chat template is used, and the one place that makes a `ChatTokens` of it."""
+"""Settings of a model's chat template, and the one place that makes a `ChatTokens` of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an environment gives the episode loop, checked against the contract."""
+"""Observations and steps of an environment, checked against the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine gives the episode loop, checked."""
+"""Turns of the engine, checked."""
 
 import math
 from dataclasses import replace

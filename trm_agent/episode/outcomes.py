@@ -1,4 +1,4 @@
-"""Whose fault it was that an episode ended: one table from every cause to (stop reason, whose fault, what it scores).
+"""The one table from every cause that ends an episode to (stop reason, whose fault it was, what it scores).
 
 What the model wrote may not make an episode vanish: a policy would write it whenever it expects to lose. So whatever
 comes out of the environment's `step` counts as caused by the model's text, unless the environment itself says

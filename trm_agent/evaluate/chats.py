@@ -1,4 +1,4 @@
-"""How each checkpoint of an evaluation is talked to: its chat template, and what `protocol=auto` stands for."""
+"""Chat settings of each checkpoint of an evaluation: its template's, and the protocol that `auto` stands for."""
 
 from __future__ import annotations
 

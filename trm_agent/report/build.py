@@ -122,7 +122,7 @@ def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
     found = [figures(source) for source in sources]
     return {
         "runs": cards(sources),
-        "charts": [*evaluation_charts(sources, found), *charts(sources)],
+        "charts": [*evaluation_charts(found), *charts(sources)],
         "tables": evaluation_tables(sources, found),
         "differences": differences(sources),
         "episodes": packed.index,

@@ -36,12 +36,11 @@ def figures(source: Source) -> dict[str, Any]:
         return {}
 
 
-def evaluation_charts(sources: Sequence[Source], found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def evaluation_charts(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Success over the horizon, and pass@k and pass^k over k: a line for each checkpoint and environment.
 
     Args:
-        sources: the folders.
-        found: their `figures`.
+        found: the `figures` of the folders.
 
     Returns:
         As `trm_agent.report.curves.charts`; a chart without data is absent.

@@ -1,4 +1,4 @@
-"""When failures of the infrastructure are worth a warning, and when they end a run."""
+"""The share of infrastructure failures: it warns, and ends a run that plays too little."""
 
 import logging
 from collections.abc import Mapping, Sequence

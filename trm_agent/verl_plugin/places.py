@@ -1,4 +1,4 @@
-"""How many episodes play at one time: as many as the rollout engine has places for."""
+"""Places for episodes: as many play at a time as the rollout engine has room for."""
 
 import functools
 from contextlib import AbstractAsyncContextManager

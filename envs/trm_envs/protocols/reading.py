@@ -1,4 +1,4 @@
-"""What the protocols share: from a scan to a turn, and the check that a written call reads back."""
+"""Shared by the protocols: from a scan to a turn, and the check that a written call reads back."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar

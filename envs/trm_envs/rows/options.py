@@ -1,4 +1,4 @@
-"""What may be said about a file of rows, and how values that are not allowed are refused."""
+"""Options of environments that read a file of rows, and their checks."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What an answer is: a number or expression, words, a list, a set, a tuple, an interval, an equation, a matrix."""
+"""Forms of an answer: a number or expression, words, a list, a set, a tuple, an interval, an equation, a matrix."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -2,6 +2,8 @@ r"""One spelling for what people write in many: Unicode signs, LaTeX spaces and 
 
 import re
 
+from trm_envs.scoring.greek import GREEK
+
 _SIGNS = {
     **dict.fromkeys("\u2212\u2013\u2014\u2011\ufe63", "-"),
     **dict.fromkeys("\u22c5\u00b7\u2219\u2022", r"\cdot "),
@@ -18,53 +20,11 @@ _SIGNS = {
     "\u2158": r"\frac{4}{5}", "\u2159": r"\frac{1}{6}", "\u215a": r"\frac{5}{6}", "\u215b": r"\frac{1}{8}",
     "\u215c": r"\frac{3}{8}", "\u215d": r"\frac{5}{8}", "\u215e": r"\frac{7}{8}",
 }  # fmt: skip
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩϕ",
-        [
-            "alpha",
-            "beta",
-            "gamma",
-            "delta",
-            "epsilon",
-            "zeta",
-            "eta",
-            "theta",
-            "iota",
-            "kappa",
-            "lambda",
-            "mu",
-            "nu",
-            "xi",
-            "pi",
-            "rho",
-            "sigma",
-            "tau",
-            "upsilon",
-            "phi",
-            "chi",
-            "psi",
-            "omega",
-            "Gamma",
-            "Delta",
-            "Theta",
-            "Lambda",
-            "Xi",
-            "Pi",
-            "Sigma",
-            "Phi",
-            "Psi",
-            "Omega",
-            "varphi",
-        ],
-        strict=True,
-    )
-)
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if code != 0xFF0C}
 _SPELLINGS: dict[str, str] = {
     **{chr(code): chr(plain) for code, plain in _FULL_WIDTH.items()},
     **_SIGNS,
-    **{letter: rf"\{name} " for letter, name in _GREEK.items()},
+    **{letter: rf"\{name} " for letter, name in GREEK.items()},
 }
 _TABLE = str.maketrans(_SPELLINGS)
 _HIGH = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b", "0123456789+-")

@@ -6,53 +6,12 @@ deep nesting are `Unreadable`.
 
 import re
 
+from trm_envs.scoring.greek import VARIABLES
 from trm_envs.scoring.items import FAMILIES, Item, Row, Unreadable
 
 MAX_TOKENS = 600
 MAX_DEPTH = 24
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]*)?|\.[0-9]+|\s+|.", re.DOTALL)
-_GREEK = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "varepsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "vartheta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "varphi",
-        "chi",
-        "psi",
-        "omega",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Pi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "ell",
-        "hbar",
-    ]
-)
 _SYNONYMS = {"tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "asin": "arcsin", "acos": "arccos"}
 _BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim"}
 _SAME_MARKS = {"overrightarrow": "vec", "widehat": "hat", "overline": "bar", "widetilde": "tilde"}
@@ -146,7 +105,7 @@ class _Reader:
     def command(self, name: str, items: list[Item], depth: int) -> None:
         if name in ("pi", "infty"):
             items.append(Item("constant", name))
-        elif name in _GREEK:
+        elif name in VARIABLES:
             items.append(Item("variable", name))
         elif name == "frac":
             self.fraction(items, depth)
