@@ -12,7 +12,6 @@ from trm_agent.core.summary import common_thresholds
 
 # criterion -> the metric that says what would have kept `target_acceptance` of a step's sequences, nats
 TARGET_THRESHOLDS = {"max": "trm/target_threshold", "avg": "trm/target_threshold_avg"}
-TARGET_THRESHOLD = TARGET_THRESHOLDS["max"]
 
 
 @dataclass(frozen=True)

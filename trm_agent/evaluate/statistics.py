@@ -169,12 +169,6 @@ def _effective_tasks(num: int, mean: float, share: float) -> float:
     return num * (information + 0.1) / (information * share + 0.1)
 
 
-def variance_of_mean(values: Floats, groups: Integers) -> float:
-    """Estimated variance of the mean over tasks whose number in each group is fixed; a group of one adds nothing."""
-    parts = [values[groups == group] for group in np.unique(groups)]
-    return float(sum(len(part) * part.var(ddof=1) for part in parts if len(part) > 1)) / len(values) ** 2
-
-
 def wilson(mean: float, num: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a rate from `num` independent observations, which need not be a whole number."""
     scale = 1 + Z**2 / num

@@ -28,11 +28,6 @@ class Leaf:
     suffix: str = ""
     """What stands behind it and belongs to the value: a base, or words that may not be dropped."""
 
-    @property
-    def is_plain(self) -> bool:
-        """True for a rational number written without any operation."""
-        return self.value is not None and not self.kinds
-
     def scaled(self, factor: Fraction) -> "Leaf":
         """Return the leaf times a whole number."""
         if self.value is None:
