@@ -59,8 +59,10 @@ def test_nothing_imports_the_command_line() -> None:
     importers = {}
     for folder in ("trm_agent", "envs"):
         for path in (REPOSITORY / folder).rglob("*.py"):
-            if found := command_line.findall(path.read_text(encoding="utf-8")):
-                importers[path.relative_to(REPOSITORY).as_posix()] = set(found)
+            found = set(command_line.findall(path.read_text(encoding="utf-8")))
+            # a subcommand may have its arguments in a file beside it
+            if found := found - ({"commands"} if path.parent.name == "commands" else set()):
+                importers[path.relative_to(REPOSITORY).as_posix()] = found
     # the command line reads its own subcommands, and no subcommand reads the command line
     assert importers.pop("trm_agent/cli.py") == {"commands"}
     assert importers == {}

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_agent import preflight, scorer_version
 from trm_agent.compose import GROUPS, choices, compose_run, default_experiment, plain
+from trm_agent.declared_packages import pin_packages
 from trm_agent.row_files import pin_rows
 from trm_agent.run_chat import resolve_protocol
 from trm_agent.runs import results
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         preflight.check(config)
         resolve_protocol(config)
         rows = pin_rows(config)
+        pin_packages(config)
         folder = open_run_folder({**plain(config), scorer_version.FIELD: SCORER_VERSION})
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

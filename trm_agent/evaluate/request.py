@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trm_agent.declared_packages import with_packages
 from trm_agent.evaluate.chats import Chat, chat_of, with_protocols
 from trm_agent.evaluate.checkpoints import START, Checkpoint, fingerprint, model_folder, parse_checkpoint
 from trm_agent.evaluate.checks import check_budgets, check_environment, smallest_context
@@ -89,6 +90,7 @@ def build_plan(request: Request) -> tuple[str, Plan]:
     environments = [_asked(request, tasks, changed(each, wanted)) for each in tasks.environments]
     for environment in environments:
         check_environment(environment)
+    environments = [replace(each, kwargs=with_packages(each.id, each.module, each.kwargs)) for each in environments]
     plan = Plan(
         tuple(checkpoints),
         tuple(fingerprint(each) for each in checkpoints),

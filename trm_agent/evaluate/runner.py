@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+from trm_agent.declared_packages import PACKAGES
 from trm_agent.episode import Episode, chat_tokens, run_episode, tune_garbage_collection
 from trm_agent.evaluate.progress import Progress
 from trm_agent.evaluate.results import is_failure, result_row
@@ -116,6 +117,7 @@ class _Session:
         # rows of a file have no horizon to compare
         horizon = environment.horizon(key.task) if environment.rows_hash is None else None
         row = result_row(self.label, key.env, horizon, key.task, key.sample, episode)
+        row |= {name: value for name, value in environment.kwargs.items() if name == PACKAGES and value}
         # the tokens first: an episode with a result is never played again
         if key in self.saved:
             self.store.save_episode(self.label, key, episode)
