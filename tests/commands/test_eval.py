@@ -82,6 +82,7 @@ def test_a_limit_goes_on_to_the_whole(fake, tmp_path, capsys):
     assert len((tmp_path / "runs" / "eval-chain_math-001" / "results.jsonl").read_text().splitlines()) == 16
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(fake, tmp_path, capsys):
     fake["delay_s"] = 0.05
     results = tmp_path / "e" / "results.jsonl"
@@ -137,12 +138,14 @@ def test_what_succeeds_at_the_second_try_is_no_failure(fake, capsys):
     assert "warning" not in err
 
 
+@pytest.mark.slow
 def test_an_engine_that_plays_nothing_ends_the_command(fake, capsys):
     fake["fails"] = lambda seed: True
     assert main(["eval", *CHECKPOINTS, *SMALL, "--samples", "9"]) == 1
     assert "error: before: the last 20 episodes failed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -19,6 +19,8 @@ from trm_agent.cli import main
 from trm_envs.sandbox import Limits, LocalSandbox, Result, SandboxUnavailable, Status
 from trm_envs.sandbox.fusion import FusionSandbox
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def write(tmp_path: Path):

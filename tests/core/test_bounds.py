@@ -103,6 +103,7 @@ def test_every_bound_equals_the_loops():
         assert_equal_loops(error_bounds(**given, mean_tv=float64(mean_tv)), loops(*given.values(), mean_tv))
 
 
+@pytest.mark.slow
 def test_a_million_tokens_equal_the_loops():
     given = {"horizon": 10**6, "max_kl": 3e-6, "seq_kl": 0.3, "max_tv": 4e-7, "seq_tv": 0.2}
     mean_tv = [1e-7 * (1 + t % 7) for t in range(10**6)]
@@ -287,14 +288,3 @@ def test_the_effective_horizon_is_the_last_one_below_the_largest_reward():
     assert answers[2].isnan()
     with pytest.raises(ValueError, match="largest_bound: got nan"):
         effective_horizon(0.1, largest_bound=math.nan)
-
-
-def test_no_corner_of_the_ranges_is_nan():
-    kls, tvs = (0.0, 1e-300, 0.1, 1e308, math.inf), (0.0, 0.3, 1.0)
-    corners = torch.tensor(list(itertools.product((0, 1, 2, 5), kls, kls, tvs, tvs)), dtype=torch.float64)
-    horizon, max_kl, seq_kl, max_tv, seq_tv = corners.unbind(-1)
-    for by_tv in ({}, {"max_tv": max_tv}, {"seq_tv": seq_tv}, {"max_tv": max_tv, "seq_tv": seq_tv}):
-        for mean_tv in (None, torch.zeros(5), torch.ones(5)):
-            bounds = error_bounds(horizon, max_kl, seq_kl, mean_tv=mean_tv, **by_tv)
-            for name, value in vars(bounds).items():
-                assert (value >= 0).all(), (name, corners[~(value >= 0)])

@@ -1,10 +1,13 @@
-"""The closed form of the Pinsker-marginal bound against its sum."""
+"""The closed form of the Pinsker-marginal bound against its sum; and no corner of the ranges is NaN."""
 
+import itertools
 import math
 
 import pytest
+import torch
 
 from trm_agent.core.bounds import (
+    error_bounds,
     pinsker,
     pinsker_marginal_bound,
     pinsker_marginal_integral,
@@ -28,3 +31,14 @@ def test_the_integral_holds_at_an_infinite_divergence(horizon):
     assert pinsker_marginal_integral(horizon, 1.0, 1e308).item() == 4 * horizon
     assert pinsker_marginal_integral(horizon, 0.0, math.inf).item() == 0
     assert pinsker_marginal_integral(horizon, 0.5, 0.0).item() == 0
+
+
+def test_no_corner_of_the_ranges_is_nan():
+    kls, tvs = (0.0, 1e-300, 0.1, 1e308, math.inf), (0.0, 0.3, 1.0)
+    corners = torch.tensor(list(itertools.product((0, 1, 2, 5), kls, kls, tvs, tvs)), dtype=torch.float64)
+    horizon, max_kl, seq_kl, max_tv, seq_tv = corners.unbind(-1)
+    for by_tv in ({}, {"max_tv": max_tv}, {"seq_tv": seq_tv}, {"max_tv": max_tv, "seq_tv": seq_tv}):
+        for mean_tv in (None, torch.zeros(5), torch.ones(5)):
+            bounds = error_bounds(horizon, max_kl, seq_kl, mean_tv=mean_tv, **by_tv)
+            for name, value in vars(bounds).items():
+                assert (value >= 0).all(), (name, corners[~(value >= 0)])

@@ -6,6 +6,8 @@ import pytest
 from tests.envs import faulty_envs as fakes
 from trm_envs.checker import Finding, assert_passes, check, check_names
 
+pytestmark = pytest.mark.slow
+
 PLANTED = [
     (fakes.DrawsFromTheGlobalState, "same_seed", "self.np_random"),
     (fakes.SeedsTheGlobalState, "global_random", "self.np_random"),

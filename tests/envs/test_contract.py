@@ -22,11 +22,10 @@ SLOW_CHECKS = {
     ("trm/CodeTests-v0", "close"),
     ("trm/CodeRepair-v0", "solver:500"),
     ("trm/CodeRepair-v0", "close"),
-    *((env_id, name) for env_id in ("trm/CodeTests-v0", "trm/CodeRepair-v0") for name in ("splits", "fresh_process")),
-    *((env_id, "splits") for env_id in ("trm/PythonMath-v0", "trm/ComposedMath-v0")),
+    *((f"trm/{name}-v0", "splits") for name in ("CodeTests", "CodeRepair", "PythonMath", "ComposedMath")),
 }
-# Texts of every protocol go through the other fuzzes too.
-SLOW_FUZZ = ("fuzz:function_tags", "fuzz:arg_tags")
+# A process of its own each; and texts of every protocol go through the other fuzzes too.
+SLOW_NAMES = ("fuzz:function_tags", "fuzz:arg_tags", "fresh_process")
 # Its sets are drawn and scored in processes that take seconds to start.
 SLOW_IDS = {"trm/ReasoningGym-v0"}
 
@@ -36,7 +35,7 @@ def cases() -> list:
     found = []
     for env_id in ENV_IDS:
         for name in check_names((*HORIZONS, 500)):
-            is_slow = env_id in SLOW_IDS or (env_id, name) in SLOW_CHECKS or name in SLOW_FUZZ
+            is_slow = env_id in SLOW_IDS or (env_id, name) in SLOW_CHECKS or name in SLOW_NAMES
             marks = [pytest.mark.slow] if is_slow else []
             found.append(pytest.param(env_id, name, marks=marks, id=f"{env_id}-{name}"))
     return found

@@ -17,7 +17,7 @@ from trm_envs.checking.subject import supported_protocols
 from trm_envs.fuzz import TurnFuzzer
 from trm_envs.sandbox import LocalSandbox
 
-pytestmark = [needs_bubblewrap, pytest.mark.filterwarnings("ignore:sandbox=unsafe")]
+pytestmark = [pytest.mark.slow, needs_bubblewrap, pytest.mark.filterwarnings("ignore:sandbox=unsafe")]
 NUM_FUZZ = 2000
 PROGRAMS = (
     "import time; time.sleep(9)",

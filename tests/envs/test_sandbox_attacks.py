@@ -17,7 +17,7 @@ from trm_envs.sandbox import LocalSandbox, Status
 from trm_envs.sandbox.guest.supervisor import REST_S
 from trm_envs.sandbox.world import GRACE_S
 
-pytestmark = needs_bubblewrap
+pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
 
 @pytest.fixture

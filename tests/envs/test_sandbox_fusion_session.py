@@ -15,6 +15,8 @@ from trm_envs.sandbox.fusion import FusionSandbox
 from trm_envs.sandbox.fusion_http import Poster
 from trm_envs.sandbox.fusion_requests import MOST, BadField, read_jupyter
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[FusionSandbox]:

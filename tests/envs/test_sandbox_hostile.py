@@ -13,7 +13,7 @@ from trm_envs.sandbox import LocalSandbox, Result, Sandbox
 from trm_envs.sandbox.fusion import FusionSandbox
 from trm_envs.sandbox.guest.zygote import SPARES
 
-pytestmark = needs_bubblewrap
+pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
 # name -> (code, the allowed statuses, what stdout must hold)
 HOSTILE = {

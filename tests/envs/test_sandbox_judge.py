@@ -13,7 +13,7 @@ import pytest
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Status
 
-pytestmark = needs_bubblewrap
+pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
 
 @pytest.fixture

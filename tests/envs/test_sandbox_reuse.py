@@ -15,7 +15,7 @@ from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.guest.supervisor import IDLE_S, MAX_CALLS
 from trm_envs.sandbox.world import World
 
-pytestmark = needs_bubblewrap
+pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
 ROOMY = dataclasses.replace(TIGHT, wall_s=10.0)
 NUM_CALLS = 12

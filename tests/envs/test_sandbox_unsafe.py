@@ -23,6 +23,8 @@ from trm_envs.sandbox import (
     shared_sandbox,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[UnsafeSandbox]:

@@ -81,6 +81,7 @@ def test_many_exact_numbers_in_their_spellings() -> None:
     check_exact(1, 100_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_answers_of_each_class(pool: WorkerPool, name: str) -> None:
     check_class(pool, name, 0, 25)

@@ -19,6 +19,8 @@ from trm_envs.sandbox import Limits, LocalSandbox, Status, fusion_session
 from trm_envs.sandbox.fusion import FusionSandbox
 from trm_envs.tool_time import ToolTime, waiting
 
+pytestmark = pytest.mark.slow
+
 SANDBOXES = [
     pytest.param("local", marks=needs_bubblewrap),
     pytest.param("unsafe", marks=pytest.mark.slow),

@@ -12,6 +12,8 @@ from tests.episode.forms import FORMS
 from trm_agent.episode import ChatSettings, ChatTokens, Generation, Limits, chat_tokens, run_episode
 from trm_agent.episode.template import FIRST, SECOND, SLOT, USER
 
+pytestmark = pytest.mark.slow
+
 # what the templates and their probes are made of, and what they take for a command
 MARKUP = [
     *(token for form in FORMS.values() for token in (*form.special, *form.tags)),

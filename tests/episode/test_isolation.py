@@ -13,6 +13,8 @@ import pytest
 from tests.episode.fakes import CHAT, END, TOKENIZER, FakeEnv, FakeEnvThat, Hang, ScriptedGenerator, raises, wait_until
 from trm_agent.episode import EnvThreads, Limits, StopReason, run_episode
 
+pytestmark = pytest.mark.slow
+
 
 async def play(make_env, limits, threads=None, delay_s=0.0):
     generator = ScriptedGenerator(TOKENIZER, [f"call{END}"], delay_s)

@@ -71,6 +71,7 @@ def untuned() -> Iterator[None]:
     gc.set_threshold(*before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untuned")
 def test_what_is_loaded_is_out_of_later_collections() -> None:
     loaded = [[]]
@@ -79,6 +80,7 @@ def test_what_is_loaded_is_out_of_later_collections() -> None:
     assert not any(each is loaded for each in gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untuned")
 @pytest.mark.parametrize(
     ("own", "expected"),

@@ -58,6 +58,7 @@ def fakes(monkeypatch, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_each_checkpoint_gets_the_protocol_of_its_own_template(fakes):
     _, found = build_plan(Request(("qwen", "glm"), envs=("chain_math",)))
     assert [found.chat(label).protocol for label in ("qwen", "glm")] == ["function_tags", "arg_tags"]

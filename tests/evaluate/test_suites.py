@@ -65,6 +65,7 @@ def test_the_tasks_of_a_suite_are_held_out_and_none_is_drawn_in_training(suite, 
     assert len({task for task, _ in ours + theirs}) == 2 * number
 
 
+@pytest.mark.slow
 def test_the_horizons_end_well_past_trainings():
     for suite, env in ENVIRONMENTS:
         trained = named(env).limits_horizon
