@@ -20,8 +20,6 @@ server.main()
 """
 WORKER = """
 import json, os, sys
-
-pytestmark = pytest.mark.slow
 said = {"argv": sys.argv[1:], "x": os.environ.get("X"), "cwd": os.getcwd(), "parent": os.getppid(), "main": __name__}
 print(json.dumps({**said, "preloaded": "wave" in sys.modules}))
 print("to stderr", file=sys.stderr)
