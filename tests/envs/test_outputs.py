@@ -69,6 +69,12 @@ def test_a_tolerance_is_absolute_or_relative_to_the_expected_number(output: str,
     assert same_output(output, expected, 1e-6) is same
 
 
+def test_a_tolerance_is_never_relative_to_what_was_printed() -> None:
+    # 11 of 100 is more than a tenth, 11 of 111 less
+    assert not same_output("111", "100", 0.1)
+    assert same_output("110", "100", 0.1)
+
+
 @given(st.lists(st.decimals(allow_nan=False, allow_infinity=False, places=6), min_size=1, max_size=5), st.data())
 def test_equal_numbers_are_the_same_however_they_are_written(numbers: list[Decimal], data: st.DataObject) -> None:
     written = " ".join(data.draw(st.sampled_from([f"{number:f}", f"{number:e}", f"{number:f}0"])) for number in numbers)

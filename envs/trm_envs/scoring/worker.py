@@ -251,7 +251,7 @@ def _read(text: str) -> Any:
     # As a fraction it can be no set, so that the first of the grammar's two ways of reading does.
     try:
         expression = _reader(is_fast=True).parse(rf"\frac{{{text}}}{{1}}")
-    except Exception:
+    except Exception:  # a refusal of the fast one decides nothing; what the other raises is the answer's failure
         expression = _reader(is_fast=False).parse(text)
     back = dict(zip(_STANDINS, names, strict=False))
     symbols = [symbol for symbol in expression.free_symbols if symbol.name in back]
