@@ -1,9 +1,9 @@
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+from trm_agent.compose import CONF
 from trm_agent.config import TrmConfig
 
 PATH = "actor_rollout_ref.actor.policy_loss.trm."
@@ -61,5 +61,5 @@ def test_a_mapping_of_hydra_becomes_the_config():
 
 
 def test_the_yaml_holds_the_defaults_of_the_dataclass():
-    yaml = OmegaConf.load(Path(__file__).parents[1] / "conf" / "policy_loss" / "trm.yaml")
+    yaml = OmegaConf.load(CONF / "policy_loss" / "trm.yaml")
     assert OmegaConf.to_container(yaml.actor_rollout_ref.actor.policy_loss.trm) == asdict(TrmConfig())

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from trm_agent.names import closest
 from trm_agent.overrides import check_overrides
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
