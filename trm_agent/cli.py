@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from trm_agent import __version__, extras
 from trm_agent.commands import analyze, bounds, envs, eval, report, sandbox
 from trm_agent.search_path import look_here_last
 
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0 success, 2 bad input, which is explained in one line on the standard error.
+        The exit code: 0 success, 2 bad input or a missing package, explained in one line on the standard error.
 
     Raises:
         SystemExit: with 0 after --help, with 2 if the arguments cannot be parsed.
@@ -25,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     look_here_last()
     arguments = _parser().parse_args(argv)
     try:
+        if arguments.command in extras.NEEDS:
+            extras.require(arguments.command)
         return arguments.run(arguments)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(_reason(error).split())}", file=sys.stderr)
@@ -45,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n  trm bounds --horizon 4096 --delta 1e-4 --kl-seq 0.01\n\n"
         "trm COMMAND --help explains a command. Training is python -m trm_agent.train.",
     )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=f"{extras.DISTRIBUTION} {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
     return parser

@@ -1,18 +1,17 @@
 """The configuration of a run from conf/ and the command line, with errors that name the closest choice."""
 
+from __future__ import annotations
+
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from trm_agent.extras import install
 from trm_agent.names import closest
-from trm_agent.overrides import check_overrides
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 CONF = Path(__file__).resolve().parent / "conf"
 GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
@@ -30,15 +29,20 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     Raises:
         ValueError: an unknown choice of a group, an unknown field, an override that cannot be read.
     """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from trm_agent.overrides import check_overrides
+
     check_choices(overrides)
     check_overrides(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base=None):
             return compose("train", overrides=[*overrides, f"hydra.searchpath=[file://{_verl_config()}]"])
-    except (HydraException, ConfigCompositionException, MissingConfigException, OverrideParseException) as error:
-        raise ValueError(_first_lines(error)) from error
-    except OmegaConfBaseException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_first_lines(error)) from error
 
 
@@ -56,6 +60,8 @@ def check_choices(overrides: Sequence[str]) -> None:
 
 def plain(node: DictConfig) -> dict[str, Any]:
     """A node of the configuration as a dictionary, interpolations resolved."""
+    from omegaconf import OmegaConf
+
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
@@ -70,7 +76,7 @@ def _verl_config() -> Path:
     """The folder of verl's configuration, found without importing verl (5 s, and its plugins read the environment)."""
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
-        raise ValueError("verl is not installed in this environment; run scripts/setup.sh")
+        raise ValueError(f"verl is not installed, and a run's configuration extends its own; {install('train')}")
     return Path(spec.origin).parent / "trainer" / "config"
 
 

@@ -3,20 +3,17 @@
 Composes conf/, refuses what cannot work, finds the run folder, and hands over to verl's `run_ppo`.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 import time
 import traceback
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf, open_dict
-
-from trm_agent import preflight, scorer_version
 from trm_agent.compose import GROUPS, choices, compose_run, default_experiment, plain
-from trm_agent.declared_packages import pin_packages
-from trm_agent.row_files import pin_rows
-from trm_agent.run_chat import resolve_protocol
+from trm_agent.extras import require, require_engine
 from trm_agent.runs import results
 from trm_agent.runs.folder import (
     CHECKPOINTS,
@@ -29,8 +26,12 @@ from trm_agent.runs.folder import (
 )
 from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.screen import Screen, duration, quiet
+from trm_agent.scorer_version import FIELD
 from trm_agent.search_path import look_here_last
 from trm_envs.scoring import SCORER_VERSION
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 BAD_INPUT = 2
 
@@ -45,25 +46,51 @@ def main(argv: list[str] | None = None) -> int:
     look_here_last()
     arguments, overrides = _parser().parse_known_args(argv)
     try:
+        require("train")
         if not any(override.startswith("experiment=") for override in overrides):
             experiment, reason = default_experiment(arguments.task)
             print(f"experiment={experiment}: {reason}; choose another with experiment=", flush=True)
             overrides.insert(0, f"experiment={experiment}")
         config = compose_run(overrides)
         if arguments.cfg:
-            print(OmegaConf.to_yaml(config))
-            return 0
-        preflight.check(config)
-        resolve_protocol(config)
-        rows = pin_rows(config)
-        pin_packages(config)
-        folder = open_run_folder({**plain(config), scorer_version.FIELD: SCORER_VERSION})
+            return _print(config)
+        rows = _refuse_or_pin(config)
+        folder = open_run_folder({**plain(config), FIELD: SCORER_VERSION})
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     if rows:
         print(rows, flush=True)
     return train(config, folder, started)
+
+
+def _print(config: DictConfig) -> int:
+    from omegaconf import OmegaConf
+
+    print(OmegaConf.to_yaml(config))
+    return 0
+
+
+def _refuse_or_pin(config: DictConfig) -> str | None:
+    """Refuse what cannot work, and pin what the run must find again when it resumes.
+
+    Returns:
+        A line about the file of problems, where there is one.
+
+    Raises:
+        ValueError: a setting cannot work, or vLLM is missing.
+    """
+    from trm_agent import preflight
+    from trm_agent.declared_packages import pin_packages
+    from trm_agent.row_files import pin_rows
+    from trm_agent.run_chat import resolve_protocol
+
+    require_engine("train")
+    preflight.check(config)
+    resolve_protocol(config)
+    rows = pin_rows(config)
+    pin_packages(config)
+    return rows
 
 
 def train(config: DictConfig, folder: RunFolder, started: float) -> int:
@@ -105,6 +132,10 @@ def train(config: DictConfig, folder: RunFolder, started: float) -> int:
 
 def prepare(config: DictConfig, folder: RunFolder) -> None:
     """Fill in what depends on the machine: the run folder, the model's folder, the environment variables."""
+    from omegaconf import open_dict
+
+    from trm_agent.preflight import NANO
+
     os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
     os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -112,7 +143,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> None:
     with open_dict(config):
         config.run.dir = str(folder.path.resolve())
         config.trainer.default_local_dir = str(folder.path.resolve() / CHECKPOINTS)
-        if config.actor_rollout_ref.model.path == preflight.NANO:
+        if config.actor_rollout_ref.model.path == NANO:
             from trm_agent.models.nano import NanoSpec, ensure_nano_model
 
             config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec(**plain(config.nano))))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trm_agent.commands.eval_arguments import DESCRIPTION, EPILOG, add_arguments, check_counts
+from trm_agent.extras import require_engine
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -88,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     except RuntimeError as error:  # the nano model's warm start
         _say(f"error: {error}")
         return FAILED
+    if any(checkpoint.kind != "endpoint" for checkpoint in plan.checkpoints):
+        require_engine("eval")
     store = open_store(plan, arguments.out, ROOT, f"eval-{name}")
     try:
         return _evaluate(store, arguments)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import yaml
-
 from trm_agent.scorer_version import FIELD, other_scorer
 
 CONFIG_FILE = "config.yaml"
@@ -104,6 +102,8 @@ def _start(path: Path, config: Mapping[str, Any]) -> RunFolder:
     if lock is None:
         raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
     stored = {**config, "run": {**config["run"], "dir": str(path)}}
+    import yaml  # the command's help needs this module, and not yaml
+
     write_atomically(path / CONFIG_FILE, yaml.safe_dump(stored, sort_keys=False))
     write_atomically(path / "git.json", json.dumps(git_state(), indent=2))
     return RunFolder(path, "new", 0, lock)
@@ -217,6 +217,8 @@ def _same(path: Path, config: Mapping[str, Any]) -> bool:
 
 
 def _load_config(path: Path) -> dict[str, Any]:
+    import yaml
+
     return yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
 
 
