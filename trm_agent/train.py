@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 from trm_agent.compose import GROUPS, choices, compose_run, default_experiment, plain
 from trm_agent.extras import require, require_engine
 from trm_agent.runs import results
+from trm_agent.runs.defaults import defaults_of
 from trm_agent.runs.folder import (
     CHECKPOINTS,
     LOG_FILE,
@@ -23,6 +24,7 @@ from trm_agent.runs.folder import (
     discard,
     forget_after,
     open_run_folder,
+    record_resume,
 )
 from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.screen import Screen, duration, quiet
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.cfg:
             return _print(config)
         rows = _refuse_or_pin(config)
-        folder = open_run_folder({**plain(config), FIELD: SCORER_VERSION})
+        folder = open_run_folder({**plain(config), FIELD: SCORER_VERSION}, defaults_of(overrides))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -161,6 +163,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> None:
         handle.start(folder.path / LOG_FILE)
     if folder.state == "resumed":
         forget_after(folder.path, folder.step)
+        record_resume(folder, SCORER_VERSION)
 
 
 def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str]) -> None:
@@ -183,6 +186,8 @@ def _announce(config: DictConfig, folder: RunFolder) -> None:
     print(f"TRM-Agent  {config.trainer.experiment_name}  seed {config.seed}  {folder.path} ({how})")
     train_horizons, val_horizons = list(config.env.train.horizons), list(config.env.val.horizons)
     print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")
+    for note in folder.notes:
+        print(f"  {note}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,30 +1,36 @@
 """The folder of a run: which one a command means, what may be written into it, what a resumed run keeps."""
 
 import fcntl
+import importlib.metadata
 import json
 import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from trm_agent.runs.stored_config import (
+    CONFIG_FILE,
+    GIT_FILE,
+    Defaults,
+    UnknownVersion,
+    absent_fields,
+    config_differences,
+    read_config,
+)
 from trm_agent.scorer_version import FIELD, other_scorer
 
-CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 STARTUP_FILE = "startup.jsonl"
 SUMMARY_FILE = "summary.json"
 LOG_FILE = "log.txt"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
-# what a configuration means that was stored before it had these fields
-_OLDER = {
-    **{field: ["tool", "user"] for field in ("env.chat.roles", "data.env.chat.roles")},
-    **dict.fromkeys(("env.kwargs.protocol", "data.env.kwargs.protocol", "nano.env_kwargs.protocol"), "hermes"),
-}
+RESUMES_FILE = "resumes.jsonl"
 _TRACKER = Path(CHECKPOINTS) / "latest_checkpointed_iteration.txt"
 
 State = Literal["new", "resumed", "finished"]
@@ -40,9 +46,11 @@ class RunFolder:
     step: int
     """Step of the last complete checkpoint, 0 if there is none."""
     _lock: IO[str] | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+    """Lines for people: what an older run lacks, which older run was left alone."""
 
 
-def open_run_folder(config: Mapping[str, Any]) -> RunFolder:
+def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None) -> RunFolder:
     """Find or make the folder of a run and lock it.
 
     With `run.dir` that folder is meant. Without it, the newest `run.root`/`run.name`-NNN that is unfinished and has the
@@ -50,23 +58,34 @@ def open_run_folder(config: Mapping[str, Any]) -> RunFolder:
 
     Args:
         config: the composed configuration, resolved, with `run.dir` as the user gave it.
+        defaults: see `config_differences`.
 
     Raises:
-        ValueError: `run.dir` holds a run of another configuration, files of something else, or is in use.
+        ValueError: `run.dir` holds a run of another configuration or of an unknown version, files of something else,
+            or is in use.
     """
     given = config["run"]["dir"]
     if given is not None:
-        return _open_given(Path(given), config)
+        return _open_given(Path(given), config, defaults)
     root, name = Path(config["run"]["root"]), str(config["run"]["name"])
+    notes = []
     for path in reversed(numbered(root, name)):
-        if not (path / SUMMARY_FILE).exists() and (path / CONFIG_FILE).exists() and _same(path, config):
-            lock = try_lock(path)
-            if lock is not None:
-                return RunFolder(path, "resumed", checkpoint_step(path), lock)
-    return _start(make_numbered(root, name), config)
+        if (path / SUMMARY_FILE).exists() or not (path / CONFIG_FILE).exists():
+            continue
+        try:
+            stored = _readable(path, config)
+        except UnknownVersion as error:
+            notes.append(f"{path} is unfinished and not resumed: {error}")
+            continue
+        if _differences(stored, config, defaults):
+            continue
+        lock = try_lock(path)
+        if lock is not None:
+            return _resumed(path, stored, config, lock)
+    return _start(make_numbered(root, name), config, tuple(notes))
 
 
-def _open_given(path: Path, config: Mapping[str, Any]) -> RunFolder:
+def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None) -> RunFolder:
     if path.exists() and not path.is_dir():
         raise ValueError(f"run.dir={path}: is a file; give a folder, or leave it out to get one under run.root")
     if not path.exists() or not any(path.iterdir()):
@@ -77,13 +96,11 @@ def _open_given(path: Path, config: Mapping[str, Any]) -> RunFolder:
             f"run.dir={path}: holds files but no {CONFIG_FILE}, so it is not a run of ours; "
             "nothing was written: give an empty or a new folder"
         )
-    stored = _load_config(path)
-    if FIELD in config and (other := other_scorer(stored.get(FIELD))):
-        raise ValueError(
-            f"run.dir={path}: its rewards are of {other}; rewards of two scorers make no curve, and nothing was "
-            "written: give another run.dir, or go on with the version of trm-agent that began the run (git.json)"
-        )
-    differences = config_differences(stored, config)
+    try:
+        stored = _readable(path, config)
+    except UnknownVersion as error:
+        raise ValueError(f"run.dir={path}: {error}; nothing was written") from error
+    differences = _differences(stored, config, defaults)
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
         raise ValueError(
@@ -93,11 +110,60 @@ def _open_given(path: Path, config: Mapping[str, Any]) -> RunFolder:
     lock = try_lock(path)
     if lock is None:
         raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
-    finished = (path / SUMMARY_FILE).exists()
-    return RunFolder(path, "finished" if finished else "resumed", checkpoint_step(path), lock)
+    return _resumed(path, stored, config, lock)
 
 
-def _start(path: Path, config: Mapping[str, Any]) -> RunFolder:
+def _readable(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a folder whose rewards go together with today's.
+
+    Raises:
+        UnknownVersion: it cannot be read, or another scorer gave its rewards.
+    """
+    stored = read_config(path)
+    scorer = _last_scorer(path, stored)
+    if FIELD in config and scorer is not None and (other := other_scorer(scorer)):
+        raise UnknownVersion(
+            f"its rewards are of {other}; rewards of two scorers make no curve: give another run.dir, or go on with "
+            f"the version of trm-agent that began the run ({GIT_FILE})"
+        )
+    return stored
+
+
+def _differences(stored: Mapping[str, Any], config: Mapping[str, Any], defaults: Defaults | None) -> list[str]:
+    old, new = ({name: value for name, value in each.items() if name != FIELD} for each in (stored, config))
+    return config_differences(old, new, defaults)
+
+
+def _resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], lock: IO[str]) -> RunFolder:
+    state: State = "finished" if (path / SUMMARY_FILE).exists() else "resumed"
+    step, notes = checkpoint_step(path), []
+    absent = absent_fields(stored, config)
+    if FIELD in absent and _last_scorer(path, stored) is None:
+        notes.append(
+            f"warning: rewards up to step {step} are of a scorer whose version was not stored, those from here on of "
+            f"version {config[FIELD]}: the curve may have a step there"
+        )
+    fields = [field for field in absent if field != FIELD]
+    if fields:
+        shown = ", ".join(fields[:3]) + (f", and {len(fields) - 3} more" if len(fields) > 3 else "")
+        notes.append(f"its {CONFIG_FILE} is of an older version; absent fields count as their defaults: {shown}")
+    return RunFolder(path, state, step, lock, tuple(notes) if state == "resumed" else ())
+
+
+def _last_scorer(path: Path, stored: Mapping[str, Any]) -> str | None:
+    """The version of the scorer that gave a run's last rewards; None if none was stored."""
+    rows = _lines(path / RESUMES_FILE)
+    return rows[-1].get(FIELD) if rows else stored.get(FIELD)
+
+
+def record_resume(folder: RunFolder, scorer_version: str) -> None:
+    """Write down which version goes on with a run, and after which step."""
+    row = {"after_step": folder.step, "time": time.time(), FIELD: scorer_version, **git_state()}
+    with (folder.path / RESUMES_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _start(path: Path, config: Mapping[str, Any], notes: tuple[str, ...] = ()) -> RunFolder:
     lock = try_lock(path)
     if lock is None:
         raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
@@ -105,24 +171,14 @@ def _start(path: Path, config: Mapping[str, Any]) -> RunFolder:
     import yaml  # the command's help needs this module, and not yaml
 
     write_atomically(path / CONFIG_FILE, yaml.safe_dump(stored, sort_keys=False))
-    write_atomically(path / "git.json", json.dumps(git_state(), indent=2))
-    return RunFolder(path, "new", 0, lock)
+    write_atomically(path / GIT_FILE, json.dumps(git_state(), indent=2))
+    return RunFolder(path, "new", 0, lock, notes)
 
 
 def discard(folder: RunFolder) -> None:
     """Take back a new folder whose run was refused before it began."""
     if folder.state == "new":
         shutil.rmtree(folder.path)
-
-
-def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields in which two configurations differ, as `field: old -> new`; the folder itself does not count."""
-    left, right = ({**_OLDER, **_flatten(each)} for each in (old, new))
-    return [
-        f"{key}: {left.get(key, '(absent)')} -> {right.get(key, '(absent)')}"
-        for key in sorted(left.keys() | right.keys())
-        if key not in ("run.dir", "run.root", "trainer.default_local_dir") and left.get(key) != right.get(key)
-    ]
 
 
 def checkpoint_step(path: Path) -> int:
@@ -146,7 +202,10 @@ def checkpoint_folder(path: Path, step: int) -> Path:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`, in order; a last line that was cut by a kill is left out."""
-    file = path / METRICS_FILE
+    return _lines(path / METRICS_FILE)
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1] if line]
@@ -198,7 +257,7 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and cleanliness of the working tree that the code comes from; nulls where there is no git."""
+    """Commit and cleanliness of the working tree that the code comes from, and the installed version; else nulls."""
     where = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -209,23 +268,12 @@ def git_state() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     status = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-def _same(path: Path, config: Mapping[str, Any]) -> bool:
-    return not config_differences(_load_config(path), config)
-
-
-def _load_config(path: Path) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        flat: dict[str, Any] = {}
-        for key, item in value.items():
-            flat.update(_flatten(item, f"{prefix}.{key}" if prefix else str(key)))
-        return flat or {prefix: {}}
-    return {prefix: value}
+    try:
+        version = importlib.metadata.version("trm-agent")
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "version": version,
+    }

@@ -1,0 +1,84 @@
+"""Composed configurations of all presets: the default as a whole, the others as their differences from another one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from trm_agent.compose import choices, compose_run, plain
+from trm_agent.evaluate.suites import read_suite, suite_names
+from trm_agent.runs.old_names import with_current_names
+
+DEFAULT = "math_nano"
+# the other experiments differ from these two in nothing that a policy loss sets
+LOSSES_OF = ("math_nano", "math_qwen3_8b")
+GROUPS_OF_DEFAULT = ("env", "model", "hardware")
+ABSENT = "(absent)"
+
+
+@functools.cache
+def composed(*overrides: str) -> dict[str, Any]:
+    """A composed configuration, dotted field -> value."""
+    return flat(plain(compose_run(overrides)))
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        found: dict[str, Any] = {}
+        for key, item in value.items():
+            found |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: value}
+
+
+def differences(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        field: other.get(field, ABSENT)
+        for field in base.keys() | other.keys()
+        if base.get(field, ABSENT) != other.get(field, ABSENT)
+    }
+
+
+def default() -> dict[str, Any]:
+    return composed(f"experiment={DEFAULT}")
+
+
+def experiments() -> dict[str, Any]:
+    names = [name for name in choices("experiment") if name != DEFAULT]
+    return {f"experiment={name}": differences(default(), composed(f"experiment={name}")) for name in names}
+
+
+def losses(experiment: str) -> dict[str, Any]:
+    own = composed(f"experiment={experiment}")
+    return {
+        f"experiment={experiment} policy_loss={name}": differences(
+            own, composed(f"experiment={experiment}", f"policy_loss={name}")
+        )
+        for name in choices("policy_loss")
+    }
+
+
+def other_groups() -> dict[str, Any]:
+    found = {}
+    for group in GROUPS_OF_DEFAULT:
+        for name in choices(group):
+            overrides = (f"experiment={DEFAULT}", f"{group}={name}")
+            found[" ".join(overrides)] = differences(default(), composed(*overrides))
+    return found
+
+
+def suites() -> dict[str, Any]:
+    return {f"suite={name}": flat(read_suite(name)) for name in suite_names()}
+
+
+def all_presets() -> dict[str, Any]:
+    found = {f"experiment={DEFAULT}": default(), **experiments(), **other_groups(), **suites()}
+    for experiment in LOSSES_OF:
+        found |= losses(experiment)
+    return found
+
+
+def current(presets: Mapping[str, Any]) -> dict[str, Any]:
+    """Presets with the dotted names of today."""
+    return with_current_names(dict(presets))

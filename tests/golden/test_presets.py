@@ -1,0 +1,46 @@
+"""Composed configurations are what they were, but for dotted names."""
+
+from typing import Any
+
+import pytest
+
+from tests.golden import presets, stored
+
+GOLDEN = presets.current(stored.read("presets"))
+
+
+def assert_equal(found: dict[str, Any]) -> None:
+    for name, fields in presets.current(found).items():
+        assert name in GOLDEN, f"{name} is new: run tests/golden/make.py presets"
+        differing = presets.differences(GOLDEN[name], fields)
+        told = {field: (GOLDEN[name].get(field, presets.ABSENT), value) for field, value in differing.items()}
+        assert not told, f"{name}: field: (golden, now): {told}; see tests/golden/make.py"
+
+
+def test_the_default_is_what_it_was() -> None:
+    assert_equal({f"experiment={presets.DEFAULT}": presets.default()})
+
+
+def test_suites_are_what_they_were() -> None:
+    assert_equal(presets.suites())
+
+
+@pytest.mark.slow
+def test_experiments_are_what_they_were() -> None:
+    assert_equal(presets.experiments())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", presets.LOSSES_OF)
+def test_policy_losses_are_what_they_were(experiment: str) -> None:
+    assert_equal(presets.losses(experiment))
+
+
+@pytest.mark.slow
+def test_environments_models_and_hardware_are_what_they_were() -> None:
+    assert_equal(presets.other_groups())
+
+
+@pytest.mark.slow
+def test_no_preset_is_gone() -> None:
+    assert GOLDEN.keys() == presets.all_presets().keys()

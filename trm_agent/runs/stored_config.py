@@ -1,0 +1,130 @@
+"""The configuration that a run folder holds, and how it differs from another one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trm_agent.runs.old_fields import MEANT, OLD_DEFAULTS, canonical, default_of_dataclass
+from trm_agent.runs.old_names import unknown_names, with_current_names
+
+CONFIG_FILE = "config.yaml"
+GIT_FILE = "git.json"
+# a run may be found at another place than where it began
+PLACES = ("run.dir", "run.root", "trainer.default_local_dir")
+ABSENT = "(absent)"
+# fields -> those that the user has set, with the default that they would have otherwise
+Defaults = Callable[[Collection[str]], Mapping[str, Any]]
+
+
+class UnknownVersion(ValueError):
+    """A config.yaml that this version cannot read as the configuration of a run."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration of a run folder, with the dotted names of today.
+
+    Raises:
+        UnknownVersion: it is no configuration of a run, or it names something of ours that is not there; the message
+            says what is missing and the command that brings it.
+    """
+    try:
+        stored = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UnknownVersion(f"its {CONFIG_FILE} cannot be read ({_first_line(error)}); {_remedy(path)}") from error
+    if not isinstance(stored, dict) or not isinstance(stored.get("run"), dict):
+        raise UnknownVersion(f"its {CONFIG_FILE} lacks the section `run`, so it is not a training's; {_remedy(path)}")
+    stored = with_current_names(stored)
+    unknown = unknown_names(stored)
+    if unknown:
+        told = ", ".join(f"{field}: {name}" for field, name in sorted(unknown.items()))
+        raise UnknownVersion(
+            f"its {CONFIG_FILE} is of an unknown version: it names what is not in this one ({told}); {_remedy(path)}"
+        )
+    return stored
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Defaults | None = None) -> list[str]:
+    """Compare two configurations but for their places on disk.
+
+    Args:
+        old: of a stored run.
+        new: of today's command.
+        defaults: given, a field that `old` lacks counts as its default, and an earlier default as today's. It gets
+            the fields in question and returns, for those that the user has set, their defaults.
+
+    Returns:
+        The fields in which they differ, as `field: old -> new`.
+    """
+    left, right = (_meant(flatten(with_current_names(each))) for each in (old, new))
+    if defaults is not None:
+        left = _filled(left, right, defaults)
+    for one, other in ((left, right), (right, left)):
+        for key in [key for key, value in one.items() if value == {} and key not in other]:
+            # an empty section: its fields, if the other has any, are compared one by one
+            if any(each.startswith(f"{key}.") for each in other):
+                del one[key]
+    return [
+        f"{key}: {left.get(key, ABSENT)} -> {right.get(key, ABSENT)}"
+        for key in sorted(left.keys() | right.keys())
+        if key not in PLACES and left.get(key, ABSENT) != right.get(key, ABSENT)
+    ]
+
+
+def absent_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The fields that a stored configuration lacks, those aside whose absence has a meaning of its own."""
+    missing = flatten(new).keys() - flatten(old).keys()
+    return sorted({canonical(field) for field in missing} - MEANT.keys() - set(PLACES))
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A configuration as dotted field -> value."""
+    if isinstance(value, Mapping):
+        flat: dict[str, Any] = {}
+        for key, item in value.items():
+            flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
+        return flat or {prefix: {}}
+    return {prefix: value}
+
+
+def _meant(flat: dict[str, Any]) -> dict[str, Any]:
+    return {**MEANT, **{f"data.{field}": value for field, value in MEANT.items() if field.startswith("env.")}, **flat}
+
+
+def _filled(old: dict[str, Any], new: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+    """An older configuration with today's defaults where it has none, or an earlier one."""
+    absent = [field for field in new if field not in old]
+    changed = [
+        field
+        for field, value in old.items()
+        if field in new and value in OLD_DEFAULTS.get(canonical(field), ()) and value != new[field]
+    ]
+    asked = defaults({canonical(field) for field in (*absent, *changed)})
+    filled = {field: asked.get(canonical(field), new[field]) for field in (*absent, *changed)}
+    for field in absent:
+        owned, default = default_of_dataclass(field)
+        if owned:
+            filled[field] = default
+    return {**old, **filled}
+
+
+def _remedy(path: Path) -> str:
+    """How to get at the version that began a run."""
+    try:
+        made = json.loads((path / GIT_FILE).read_text(encoding="utf-8"))
+        commit, version = made.get("commit"), made.get("version")
+    except (OSError, ValueError, AttributeError):
+        commit = version = None
+    if commit:
+        return f"resume it with the version that began it: git checkout {commit[:10]}, and repeat the command"
+    if version:
+        return f"resume it with the version that began it: pip install trm-agent=={version}, and repeat the command"
+    return f"no {GIT_FILE} says which version began it: resume it with that version, or give another run.dir"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
