@@ -6,9 +6,12 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import DictConfig
+
 from trm_agent.compose import choices, compose_run, plain
 from trm_agent.evaluate.suites import read_suite, suite_names
 from trm_agent.runs.old_names import with_current_names
+from trm_agent.runs.stored_config import flatten
 
 DEFAULT = "math_nano"
 # the other experiments differ from these two in nothing that a policy loss sets
@@ -18,18 +21,15 @@ ABSENT = "(absent)"
 
 
 @functools.cache
+def config_of(*overrides: str) -> DictConfig:
+    """A composed configuration; copy it before you change it."""
+    return compose_run(overrides)
+
+
+@functools.cache
 def composed(*overrides: str) -> dict[str, Any]:
-    """A composed configuration, dotted field -> value."""
-    return flat(plain(compose_run(overrides)))
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        found: dict[str, Any] = {}
-        for key, item in value.items():
-            found |= flat(item, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {prefix: value}
+    """The same as dotted field -> value."""
+    return flatten(plain(config_of(*overrides)))
 
 
 def differences(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def other_groups() -> dict[str, Any]:
 
 
 def suites() -> dict[str, Any]:
-    return {f"suite={name}": flat(read_suite(name)) for name in suite_names()}
+    return {f"suite={name}": flatten(read_suite(name)) for name in suite_names()}
 
 
 def all_presets() -> dict[str, Any]:

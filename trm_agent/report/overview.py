@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trm_agent.report.sources import Source
-from trm_agent.runs.folder import _flatten
+from trm_agent.runs.stored_config import flatten
 
 # where a run lies says nothing about what it did
 PLACES = ("run.dir", "run.root", "trainer.default_local_dir")
@@ -19,7 +19,7 @@ def cards(sources: Sequence[Source]) -> list[dict[str, Any]]:
             "kind": source.kind,
             "state": _state(source),
             "facts": [[name, str(value)] for name, value in _facts(source) if value not in (None, "")],
-            "config": sorted([name, text(value)] for name, value in _flatten(source.config).items()),
+            "config": sorted([name, text(value)] for name, value in flatten(source.config).items()),
             "notes": source.notes,
         }
         for source in sources
@@ -37,7 +37,7 @@ def differences(sources: Sequence[Source]) -> list[dict[str, Any]]:
         indices = [index for index, source in enumerate(sources) if source.kind == kind and source.config]
         if len(indices) < 2:
             continue
-        flat = [_flatten(sources[index].config) for index in indices]
+        flat = [flatten(sources[index].config) for index in indices]
         rows = []
         for name in sorted({name for config in flat for name in config} - {*PLACES}):
             values = [text(config[name]) if name in config else ABSENT for config in flat]
