@@ -118,3 +118,11 @@ def test_a_command_that_needs_the_core_alone_asks_for_nothing(monkeypatch: pytes
     for package in ("torch", "verl", "hydra", "yaml", "pyarrow"):
         monkeypatch.setitem(sys.modules, package, None)
     assert cli.main(["envs", "list"]) == 0
+
+
+def test_the_page_about_installing_names_every_extra_and_no_other() -> None:
+    page = (REPOSITORY / "docs" / "install.md").read_text(encoding="utf-8")
+    # the extra for those who work on the project itself comes with scripts/setup.sh
+    assert set(re.findall(r"pip install '\.\[(\w+)\]'", page)) | {"cpu"} == set(project()["optional-dependencies"]) - {
+        "dev"
+    }
