@@ -22,6 +22,7 @@ OPTIONAL = (
     "matplotlib",
     "tqdm",
 )
+NOT_OF_A_REPORT = ("torch", "verl", "vllm", "ray", "hydra", "omegaconf", "matplotlib", "tqdm")
 FORBIDDEN = {
     "trm_envs": (*OPTIONAL, "trm_agent"),
     "trm_agent.core": ("verl", "vllm", "ray", "transformers", "gymnasium", "trm_envs", "trm_agent.episode"),
@@ -30,6 +31,10 @@ FORBIDDEN = {
     "trm_agent.fork_server.client": ("torch", "verl", "ray", "numpy", "gymnasium"),
     "trm_agent.compose": OPTIONAL,
     "trm_agent.train": OPTIONAL,
+    # with what a report of an evaluation imports when it runs
+    "trm_agent.report": NOT_OF_A_REPORT,
+    "trm_agent.evaluate.repeats": NOT_OF_A_REPORT,
+    "trm_agent.evaluate.summary": NOT_OF_A_REPORT,
     # a subcommand imports what is heavy when it runs
     "trm_agent.cli": (*OPTIONAL, "gymnasium", "numpy", "trm_agent.core"),
 }

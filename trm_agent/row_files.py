@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from omegaconf import DictConfig, open_dict
+from typing import TYPE_CHECKING, Any
 
 from trm_agent.compose import plain
 from trm_agent.tasks import make_env
 from trm_envs.rows import Problems
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 ROWS, HASH = "rows", "rows_hash"
 
@@ -48,6 +49,8 @@ def pin_rows(config: DictConfig) -> str:
     Raises:
         ValueError: the file cannot be read or used, or is not what `rows_hash` says.
     """
+    from omegaconf import open_dict
+
     env = config.env
     problems, _ = problems_of(env.id, env.module, plain(env.kwargs))
     if problems is None:

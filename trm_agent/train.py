@@ -73,11 +73,11 @@ def _print(config: DictConfig) -> int:
     return 0
 
 
-def _refuse_or_pin(config: DictConfig) -> str | None:
+def _refuse_or_pin(config: DictConfig) -> str:
     """Refuse what cannot work, and pin what the run must find again when it resumes.
 
     Returns:
-        A line about the file of problems, where there is one.
+        A line about the file of problems; "" if there is none.
 
     Raises:
         ValueError: a setting cannot work, or vLLM is missing.
