@@ -1,0 +1,44 @@
+"""A finding about this machine, and commands that a probe runs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+State = Literal["ok", "warning", "missing"]
+COMMAND_LIMIT_S = 15.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    state: State
+    """`missing`: the main job cannot run; `warning`: something else cannot, or not well."""
+    told: str
+    """Fact, in one line."""
+    remedy: str = ""
+    """Command or setting that changes it; empty where nothing needs changing."""
+
+    def __post_init__(self) -> None:
+        assert self.state == "ok" or self.remedy, f"{self.told}: a finding that is not ok has a remedy"
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding as `--json` prints it."""
+        return asdict(self)
+
+
+def ok(told: str) -> Finding:
+    """A finding that needs nothing."""
+    return Finding("ok", told)
+
+
+def output_of(command: Sequence[str], limit_s: float = COMMAND_LIMIT_S) -> str | None:
+    """Run a command and return what it prints; None if it is not there, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,129 @@
+"""The machine: accelerators, processors, memory, disk, ports, and whether untrusted programs can be isolated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from trm_agent.compose import NVIDIA_DEVICE
+from trm_agent.doctor.finding import Finding, ok, output_of
+
+GIB = 1 << 30
+LEAST_MEMORY_GIB, LEAST_CORES, NUM_PORTS = 6.0, 2, 16
+# Ray makes no objects on a fuller file system
+FULLEST = 0.95
+# folder, what is written there, least GiB
+PLACES = (
+    (Path.cwd, "runs", 1.0),
+    (lambda: Path.home() / ".cache", "models that were made or downloaded", 1.0),
+    (lambda: Path(tempfile.gettempdir()), "Ray's session", 1.0),
+    (lambda: Path("/dev/shm"), "weights and Ray's objects", 0.25),
+)
+GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
+SANDBOX_LIMIT_S = 18.0
+
+
+def gpus() -> list[Finding]:
+    """Accelerators with their memory."""
+    text = output_of(GPU_QUERY)
+    if text is None or not text.strip():
+        if NVIDIA_DEVICE.exists():
+            told = f"{NVIDIA_DEVICE} is there and nvidia-smi does not answer"
+            return [Finding("missing", told, "install or restart NVIDIA's driver, or choose experiment=math_nano")]
+        return [ok("none: the default is experiment=math_nano, on the processor")]
+    findings = []
+    for number, line in enumerate(text.strip().splitlines()):
+        name, total, free = (part.strip() for part in line.rsplit(",", 2))
+        told = f"{number}: {name}, {_gib_of_mib(total)} GiB, {_gib_of_mib(free)} GiB free"
+        busy = total.isdigit() and free.isdigit() and int(free) < 0.8 * int(total)
+        remedy = "end what uses it (nvidia-smi), or leave it out with CUDA_VISIBLE_DEVICES"
+        findings.append(Finding("warning", f"{told}: in use", remedy) if busy else ok(told))
+    return findings
+
+
+def processor() -> list[Finding]:
+    """Cores and memory that this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    told = f"{cores} cores"
+    findings = [ok(told)]
+    if cores < LEAST_CORES:
+        findings = [Finding("warning", f"{told}; trainer and engine share it", "give the process two cores")]
+    free = free_memory_gib()
+    told = f"{free:.1f} GiB of memory are free"
+    if free < LEAST_MEMORY_GIB:
+        remedy = f"end other programs: a run on the processor takes up to {LEAST_MEMORY_GIB:g} GiB"
+        return [*findings, Finding("warning", told, remedy)]
+    return [*findings, ok(told)]
+
+
+def free_memory_gib(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Memory that is free on the machine, or in this process's control group where that is less."""
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        most, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free / GIB
+    return (min(free, int(most) - int(used)) if most.isdigit() else free) / GIB
+
+
+def disk() -> list[Finding]:
+    """Room where a run writes."""
+    return [_room(place(), what, least) for place, what, least in PLACES]
+
+
+def _room(folder: Path, what: str, least_gib: float) -> Finding:
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    told = f"{folder}: {usage.free / GIB:.1f} GiB free for {what}"
+    if not os.access(folder, os.W_OK):
+        return Finding(
+            "missing", f"{folder} is read-only, and holds {what}", "start in another folder, or change its owner"
+        )
+    if usage.free < least_gib * GIB:
+        return Finding("missing", f"{told}, {least_gib:g} are needed", "make room, or start in another folder")
+    if usage.used > FULLEST * usage.total:
+        return Finding("warning", f"{told}, over {FULLEST:.0%} full", "make room: Ray may refuse to write there")
+    return ok(told)
+
+
+def ports() -> list[Finding]:
+    """Free ports for Ray and the engine, and no other Ray in the way."""
+    findings = []
+    if address := os.environ.get("RAY_ADDRESS"):
+        told = f"RAY_ADDRESS={address}: training would join that Ray instead of starting one"
+        findings.append(Finding("warning", told, "unset RAY_ADDRESS"))
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(NUM_PORTS):
+            sockets.append(socket.create_server(("127.0.0.1", 0)))
+        return [*findings, ok(f"{NUM_PORTS} on 127.0.0.1 could be opened")]
+    except OSError as error:
+        told = f"only {len(sockets)} of {NUM_PORTS} on 127.0.0.1 could be opened: {error.strerror}"
+        return [*findings, Finding("missing", told, "allow local sockets, raise ulimit -n")]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def sandbox() -> list[Finding]:
+    """Whether a program can be run in isolation: tried, not guessed."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "program.py"
+        program.write_text("print(6 * 7)\n")
+        command = [sys.executable, "-m", "trm_agent.cli", "sandbox", "run", str(program), "--timeout", "10", "--json"]
+        answer = output_of(command, SANDBOX_LIMIT_S)
+    if answer is not None and json.loads(answer)["stdout"].strip() == "42":
+        return [ok("a program ran in isolation (sandbox=local)")]
+    remedy = "apt-get install bubblewrap, or name a server: env.kwargs.sandbox=URL (docs/sandbox.md)"
+    return [Finding("warning", "no program can be isolated here; ChainMath runs, what runs programs does not", remedy)]
+
+
+def _gib_of_mib(text: str) -> str:
+    return f"{int(text) / 1024:.0f}" if text.isdigit() else text
