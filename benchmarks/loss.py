@@ -59,6 +59,7 @@ def main() -> None:
     from trm_agent.config import TrmConfig
     from trm_agent.core.divergences import masked_log_ratio
     from trm_agent.core.losses import masked_surrogate_loss
+    from trm_agent.core.token_batch import TokenBatch
     from trm_agent.masking import decide
     from trm_agent.verl_plugin.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
     from trm_agent.verl_plugin.update import collect_update
@@ -84,7 +85,7 @@ def main() -> None:
 
     def mask_and_loss(leaf: torch.Tensor) -> torch.Tensor:
         log_ratio = masked_log_ratio(leaf, rollout, mask)
-        kept = decide(trm, log_ratio, rollout, advantages, mask)
+        kept = decide(trm, TokenBatch(log_ratio.detach(), rollout, advantages, mask))
         return masked_surrogate_loss(log_ratio, advantages, kept, num_sequences=options.sequences)
 
     def with_diagnostics(leaf: torch.Tensor) -> torch.Tensor:

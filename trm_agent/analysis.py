@@ -6,12 +6,11 @@ import numpy as np
 import torch
 
 from trm_agent.config import TrmConfig
-from trm_agent.core.diagnostics import BatchDivergences
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
-from trm_agent.core.masks import Interval
 from trm_agent.core.summary import acceptance_by_length, least_threshold, or_infinite, summarize
+from trm_agent.core.token_batch import DivergenceBounds, TokenBatch
 from trm_agent.dump import Dump
 from trm_agent.masking import SEQUENCE_CRITERIA, examine, sampled_divergences, sequence_statistic
 
@@ -22,19 +21,17 @@ STATISTICS = ("max", "avg", "ln", "ser")
 class Batch:
     """A dump as tensors, without the sequences whose numbers are not finite."""
 
-    log_ratio: torch.Tensor
-    rollout_log_probs: torch.Tensor
-    advantages: torch.Tensor
-    response_mask: torch.Tensor
-    divergences: BatchDivergences
+    tokens: TokenBatch
+    """Tokens of the sequences, with divergences."""
     reward: torch.Tensor
+    """Rewards, float64, shape (sequences,); NaN where unknown."""
     num_dropped: int
     """Sequences with a log-prob that is not finite."""
 
     @property
     def lengths(self) -> torch.Tensor:
         """Tokens of the model."""
-        return self.response_mask.sum(dim=-1)
+        return self.tokens.lengths
 
 
 @dataclass(frozen=True)
@@ -76,13 +73,13 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
         found = {
             name: torch.where(mask, torch.from_numpy(values)[rows], 0.0) for name, values in dump.divergences.items()
         }
-        kl, tv = (Interval(found[f"{name}_lower"], found[f"{name}_upper"]) for name in ("kl", "tv"))
-        divergences = BatchDivergences(kl, kl, tv, torch.expm1(log_ratio))
+        divergences = DivergenceBounds(**found).of_batch(log_ratio, known=False)
     reward = torch.from_numpy(np.array(dump.reward, dtype=np.float64))[rows]
     rollout_log_probs, advantages = (
         torch.where(mask, torch.from_numpy(values)[rows], 0.0) for values in (dump.rollout_log_probs, dump.advantages)
     )
-    return Batch(log_ratio, rollout_log_probs, advantages, mask, divergences, reward, int((~rows).sum()))
+    tokens = TokenBatch(log_ratio, rollout_log_probs, advantages, mask, divergences)
+    return Batch(tokens, reward, int((~rows).sum()))
 
 
 def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
@@ -91,9 +88,7 @@ def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
     Returns:
         The metrics of docs/metrics.md without `trm/`, as training would log them.
     """
-    _, statistics = examine(
-        trm, batch.log_ratio, batch.rollout_log_probs, batch.advantages, batch.response_mask, batch.divergences
-    )
+    _, statistics = examine(trm, batch.tokens)
     return {name: value.item() for name, value in summarize(statistics).items()}
 
 
@@ -105,7 +100,7 @@ def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
     """
     if criterion not in STATISTICS:
         raise ValueError(f"criterion: got {criterion!r}; allowed: {', '.join(STATISTICS)}; choose one of them")
-    interval = sequence_statistic(criterion, trm, batch.divergences, batch.log_ratio, batch.response_mask)
+    interval = sequence_statistic(criterion, trm, batch.tokens)
     return or_infinite(interval.upper if trm.undecided == "reject" else interval.lower)
 
 
@@ -159,15 +154,7 @@ def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, flo
     if not kept.any():
         return {}
     rows = kept.nonzero().flatten()
-    part = Batch(
-        batch.log_ratio[rows],
-        batch.rollout_log_probs[rows],
-        batch.advantages[rows],
-        batch.response_mask[rows],
-        batch.divergences.rows(rows),
-        batch.reward[rows],
-        0,
-    )
+    part = Batch(batch.tokens.rows(rows), batch.reward[rows], 0)
     names = ("bound_", "effective_horizon")
     return {name: value for name, value in masked(part, trm).items() if name.startswith(names)}
 

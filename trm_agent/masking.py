@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from trm_agent.config import TrmConfig
-from trm_agent.core.diagnostics import BatchDivergences, UpdateStatistics, concatenate, measure_batch
+from trm_agent.core.diagnostics import UpdateStatistics, concatenate, measure_batch
 from trm_agent.core.divergences import token_divergence
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import (
@@ -20,6 +20,7 @@ from trm_agent.core.masks import (
     sequence_mask,
     usable_ratios,
 )
+from trm_agent.core.token_batch import BatchDivergences, TokenBatch
 from trm_agent.core.token_masks import prefix_budget_mask, token_mask
 
 # elements of one tensor that are worked on at a time
@@ -53,7 +54,7 @@ def sampled_divergences(trm: TrmConfig, log_ratio: torch.Tensor) -> BatchDiverge
 
     for_max = measured(trm.max_estimator)
     for_avg = for_max if trm.avg_estimator == trm.max_estimator else measured(trm.avg_estimator)
-    return BatchDivergences(for_max, for_avg, Interval.known(deviation.abs().div_(2)), deviation)
+    return BatchDivergences(for_max, for_avg, Interval.known(deviation.abs().div_(2)), deviation, sampled=True)
 
 
 def with_thresholds(trm: TrmConfig, max_token_kl: float | None, avg_token_kl: float | None = None) -> TrmConfig:
@@ -64,89 +65,49 @@ def with_thresholds(trm: TrmConfig, max_token_kl: float | None, avg_token_kl: fl
 
 
 @torch.no_grad()
-def examine(
-    trm: TrmConfig,
-    log_ratio: torch.Tensor,
-    rollout_log_probs: torch.Tensor,
-    advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-    divergences: BatchDivergences | None = None,
-    log_weight: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, UpdateStatistics]:
+def examine(trm: TrmConfig, batch: TokenBatch) -> tuple[torch.Tensor, UpdateStatistics]:
     """Decide by the settings' criterion which tokens stay in the update, and measure the batch.
 
     On a CPU this goes through a few sequences at a time, whose tensors stay in its caches.
 
     Args:
         trm: the settings.
-        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
-        rollout_log_probs: shape (batch, response_length), nats; read by `prefix` with sampled divergences.
-        advantages: shape (batch, response_length).
-        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
-        divergences: of the batch's tokens; None for those of the sampled tokens.
-        log_weight: log of what the loss truncates, see `measure_batch`.
+        batch: its tokens; those of the sampled tokens are measured here where it has no divergences.
 
     Returns:
         bool of shape (batch, response_length), True on tokens of the model that stay, and the batch's statistics.
     """
     kept, statistics = [], []
-    for rows, measured, mask, tokens in _decisions(
-        trm, log_ratio, rollout_log_probs, advantages, response_mask, divergences
-    ):
+    for part, mask, tokens in _decisions(trm, batch):
         kept.append(tokens)
-        part = measure_batch(
-            log_ratio[rows],
-            advantages[rows],
-            measured,
-            response_mask[rows],
+        measured = measure_batch(
+            part,
             mask,
             kept=tokens if trm.masks_tokens else None,
             max_threshold=torch.inf if trm.max_token_kl is None else trm.max_token_kl,
             ratio_truncation=trm.ratio_truncation,
-            log_weight=None if log_weight is None else log_weight[rows],
         )
-        statistics.append(part)
+        statistics.append(measured)
     return torch.cat(kept), concatenate(statistics)
 
 
 @torch.no_grad()
-def decide(
-    trm: TrmConfig,
-    log_ratio: torch.Tensor,
-    rollout_log_probs: torch.Tensor,
-    advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-    divergences: BatchDivergences | None = None,
-) -> torch.Tensor:
+def decide(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
     """Decide like `examine`, without statistics.
-
-    Args:
-        trm: see `examine`, like the rest.
 
     Returns:
         bool, shape (batch, response_length): tokens of the model that stay.
     """
-    decisions = _decisions(trm, log_ratio, rollout_log_probs, advantages, response_mask, divergences)
-    return torch.cat([tokens for *_, tokens in decisions])
+    return torch.cat([tokens for *_, tokens in _decisions(trm, batch)])
 
 
-def _decisions(
-    trm: TrmConfig,
-    log_ratio: torch.Tensor,
-    rollout_log_probs: torch.Tensor,
-    advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-    divergences: BatchDivergences | None,
-) -> Iterator[tuple[slice, BatchDivergences, SequenceMask, torch.Tensor]]:
-    """Some sequences at a time: which, their divergences, the decision on them and on their tokens."""
-    for rows in _row_chunks(log_ratio):
-        part = log_ratio[rows]
-        measured = sampled_divergences(trm, part) if divergences is None else divergences.rows(rows)
-        yield (
-            rows,
-            measured,
-            *_decide(trm, measured, part, rollout_log_probs[rows], advantages[rows], response_mask[rows]),
-        )
+def _decisions(trm: TrmConfig, batch: TokenBatch) -> Iterator[tuple[TokenBatch, SequenceMask, torch.Tensor]]:
+    """Some sequences at a time: their tokens with divergences, the decision on them and on their tokens."""
+    for rows in _row_chunks(batch.log_ratio):
+        part = batch.rows(rows)
+        if part.measured is None:
+            part = part.with_divergences(sampled_divergences(trm, part.log_ratio))
+        yield part, *_decide(trm, part)
 
 
 def _row_chunks(values: torch.Tensor) -> list[slice]:
@@ -156,20 +117,12 @@ def _row_chunks(values: torch.Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, max(1, len(values)), size)]
 
 
-def _decide(
-    trm: TrmConfig,
-    divergences: BatchDivergences,
-    log_ratio: torch.Tensor,
-    rollout_log_probs: torch.Tensor,
-    advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-) -> tuple[SequenceMask, torch.Tensor]:
+def _decide(trm: TrmConfig, batch: TokenBatch) -> tuple[SequenceMask, torch.Tensor]:
     """The decision on the sequences and on their tokens; a token criterion accepts a sequence that keeps one."""
-    lengths = response_mask.sum(dim=-1)
-    has_tokens = lengths > 0
-    usable = usable_ratios(log_ratio)
+    has_tokens = batch.lengths > 0
+    usable = usable_ratios(batch.log_ratio)
     if trm.masks_tokens:
-        kept = _token_decision(trm, divergences, log_ratio, rollout_log_probs, advantages, response_mask) & usable
+        kept = _token_decision(trm, batch) & usable
         accepted = kept.any(dim=-1)
         reasons = {trm.criterion: has_tokens & ~accepted}
         return SequenceMask(accepted, reasons, torch.zeros_like(has_tokens), has_tokens), kept
@@ -180,65 +133,53 @@ def _decide(
         fields = SEQUENCE_CRITERIA[trm.criterion]
         statistics = {
             # distributions that the engine measured say nothing of a sampled log-prob that is none
-            name: sequence_statistic(name, trm, divergences, log_ratio, response_mask).where(usable.all(dim=-1))
+            name: sequence_statistic(name, trm, batch).where(usable.all(dim=-1))
             for name in fields
         }
         thresholds = {name: getattr(trm, field) for name, field in fields.items()}
         mask = sequence_mask(statistics, thresholds, has_tokens, undecided=trm.undecided)
-    return mask, kept_tokens(response_mask, mask.accepted)
+    return mask, kept_tokens(batch.response_mask, mask.accepted)
 
 
-def sequence_statistic(
-    name: str, trm: TrmConfig, divergences: BatchDivergences, log_ratio: torch.Tensor, response_mask: torch.Tensor
-) -> Interval:
+def sequence_statistic(name: str, trm: TrmConfig, batch: TokenBatch) -> Interval:
     """Reduce the tokens' divergences to what a criterion compares with its threshold.
 
     Args:
         name: `max`, `avg`, `ln` or `ser`.
         trm: holds delta and eps of `ln`.
-        divergences: of the batch's tokens.
-        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
-        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+        batch: with its divergences.
 
     Returns:
         Shape (batch,).
     """
     if name == "max":
-        return max_statistic(divergences.kl_for_max)
+        return max_statistic(batch.divergences.kl_for_max)
     if name == "avg":
-        return mean_statistic(divergences.kl_for_avg, response_mask.sum(dim=-1))
+        return mean_statistic(batch.divergences.kl_for_avg, batch.lengths)
     if name == "ser":
-        return ratio_deviation_statistic(log_ratio, response_mask)
+        return ratio_deviation_statistic(batch.log_ratio, batch.response_mask)
     assert trm.max_token_kl is not None, "checked by TrmConfig"
     return length_neutral_statistic(
-        log_ratio, response_mask, max_token_kl=trm.max_token_kl, max_token_tv=trm.max_token_tv
+        batch.log_ratio, batch.response_mask, max_token_kl=trm.max_token_kl, max_token_tv=trm.max_token_tv
     )
 
 
-def _token_decision(
-    trm: TrmConfig,
-    divergences: BatchDivergences,
-    log_ratio: torch.Tensor,
-    rollout_log_probs: torch.Tensor,
-    advantages: torch.Tensor,
-    response_mask: torch.Tensor,
-) -> torch.Tensor:
-    bound = "upper" if trm.undecided == "reject" else "lower"
+def _token_decision(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
+    divergences = batch.divergences.at_bound("upper" if trm.undecided == "reject" else "lower")
     if trm.criterion == "token":
         assert trm.max_token_kl is not None, "checked by TrmConfig"
-        return token_mask(getattr(divergences.kl_for_max, bound), response_mask, trm.max_token_kl)
+        return token_mask(divergences.kl_for_max.upper, batch.response_mask, trm.max_token_kl)
     assert trm.token_tv is not None, "checked by TrmConfig"
-    if trm.estimator == "sampled":
+    token_tv = divergences.tv.upper
+    if divergences.sampled:
         # the binary total variation |pi_theta - pi_roll| of the sampled token against all others
-        log_prob = torch.where(response_mask, rollout_log_probs, 0.0)
-        token_tv = log_prob.exp() * torch.expm1(log_ratio.detach()).abs()
-    else:
-        token_tv = getattr(divergences.tv, bound)
+        log_prob = torch.where(batch.response_mask, batch.rollout_log_probs, 0.0)
+        token_tv = log_prob.exp() * torch.expm1(batch.log_ratio).abs()
     return prefix_budget_mask(
         token_tv,
-        log_ratio,
-        advantages,
-        response_mask,
+        batch.log_ratio,
+        batch.advantages,
+        batch.response_mask,
         threshold=trm.token_tv,
         min_position_weight=trm.min_position_weight,
         prefix_budget=trm.prefix_budget,

@@ -5,7 +5,6 @@ import torch
 
 from trm_agent.core.diagnostics import (
     NUM_TURN_BINS,
-    BatchDivergences,
     SequenceStatistics,
     measure_batch,
     position_sums,
@@ -13,6 +12,7 @@ from trm_agent.core.diagnostics import (
 )
 from trm_agent.core.divergences import masked_log_ratio, token_divergence
 from trm_agent.core.masks import Interval
+from trm_agent.core.token_batch import BatchDivergences, TokenBatch
 
 from . import reference
 from .batches import Tensors, to_tensors
@@ -25,12 +25,11 @@ def measure(tensors: Tensors, thresholds=THRESHOLDS, ratio_truncation=None) -> S
     log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask)
     mask = decide(tensors, *thresholds)
     k2, k3 = (Interval.known(token_divergence(log_ratio, name)) for name in ("k2", "k3"))
+    divergences = BatchDivergences(k2, k3, Interval.known(log_ratio.expm1().abs() / 2), log_ratio.expm1())
+    # verl pads advantages with numbers
+    advantages = tensors.advantages.nan_to_num(0.0)
     return measure_batch(
-        log_ratio,
-        # verl pads advantages with numbers
-        tensors.advantages.nan_to_num(0.0),
-        BatchDivergences(k2, k3, Interval.known(log_ratio.expm1().abs() / 2), log_ratio.expm1()),
-        tensors.response_mask,
+        TokenBatch(log_ratio, tensors.rollout_log_probs, advantages, tensors.response_mask, divergences),
         mask,
         max_threshold=thresholds[0],
         ratio_truncation=ratio_truncation,
@@ -127,7 +126,8 @@ def test_an_interval_counts_its_undecided_tokens():
     tensors = Tensors(torch.zeros(1, 4), torch.zeros(1, 4), torch.ones(1, 4), mask)
     zeros, decision = torch.zeros(1, 4), decide(tensors, 0.01, None)
     divergences = BatchDivergences(kl, kl, kl, zeros)
-    found = measure_batch(zeros, torch.ones(1, 4), divergences, mask, decision, max_threshold=0.01).sequences
+    batch = TokenBatch(zeros, zeros, torch.ones(1, 4), mask, divergences)
+    found = measure_batch(batch, decision, max_threshold=0.01).sequences
     assert found.num_undecided_tokens.tolist() == [1]
     assert found.max_kl.tolist() == pytest.approx([0.03])
 
@@ -139,14 +139,9 @@ def test_a_token_mask_counts_its_own_tokens():
     kl = Interval.known(token_divergence(log_ratio, "k2"))
     kept = tensors.response_mask & (log_ratio > 0)
     mask = decide(tensors, 0.01, None)
-    found = measure_batch(
-        log_ratio,
-        tensors.advantages,
-        BatchDivergences(kl, kl, kl, log_ratio.expm1()),
-        tensors.response_mask,
-        mask,
-        kept=kept,
-    ).sequences
+    divergences = BatchDivergences(kl, kl, kl, log_ratio.expm1())
+    measured = TokenBatch(log_ratio, tensors.rollout_log_probs, tensors.advantages, tensors.response_mask, divergences)
+    found = measure_batch(measured, mask, kept=kept).sequences
     assert torch.equal(found.num_kept_tokens, kept.sum(-1))
     torch.testing.assert_close(
         found.masked_surrogate_gain, (tensors.advantages * log_ratio.expm1() * kept).sum(-1), rtol=1e-9, atol=1e-12
@@ -166,15 +161,10 @@ def test_what_is_counted_as_truncated_is_what_the_loss_truncates():
     for log_rho, log_weight, cap, expected in ((0.0, math.log(3), 2.0, 3), (math.log(1.28), 0.0, 1.2, 0)):
         log_ratio = torch.full((1, 3), log_rho)
         kl = Interval.known(log_ratio.square() / 2)
-        found = measure_batch(
-            log_ratio,
-            zeros,
-            BatchDivergences(kl, kl, kl, log_ratio.expm1()),
-            mask,
-            decide(Tensors(log_ratio, zeros, zeros, mask), 10.0, None),
-            ratio_truncation=cap,
-            log_weight=torch.full((1, 3), log_weight),
-        )
+        divergences = BatchDivergences(kl, kl, kl, log_ratio.expm1())
+        batch = TokenBatch(log_ratio, zeros, zeros, mask, divergences, torch.full((1, 3), log_weight))
+        decision = decide(Tensors(log_ratio, zeros, zeros, mask), 10.0, None)
+        found = measure_batch(batch, decision, ratio_truncation=cap)
         assert found.sequences.num_truncated_tokens.tolist() == [expected]
 
 

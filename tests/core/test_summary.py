@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from trm_agent.config import TrmConfig
-from trm_agent.core.diagnostics import BatchDivergences, concatenate, measure_batch
+from trm_agent.core.diagnostics import concatenate, measure_batch
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.masks import Interval, max_statistic, sequence_mask
 from trm_agent.core.summary import common_thresholds, least_threshold, summarize
+from trm_agent.core.token_batch import BatchDivergences, TokenBatch
 from trm_agent.masking import examine
 
 from . import reference
@@ -32,7 +33,8 @@ def measured(trm: TrmConfig, tensors: Tensors, noise: torch.Tensor | None):
         interval = Interval(kl * (1 - noise), kl * (1 + noise))
         tv = log_ratio.expm1().abs() / 2
         divergences = BatchDivergences(interval, interval, Interval(tv, tv * (1 + noise)), log_ratio.expm1())
-    return examine(trm, log_ratio, tensors.rollout_log_probs, tensors.advantages, tensors.response_mask, divergences)[1]
+    batch = TokenBatch(log_ratio, tensors.rollout_log_probs, tensors.advantages, tensors.response_mask, divergences)
+    return examine(trm, batch)[1]
 
 
 def trimmed(tensors: Tensors, noise: torch.Tensor, rows: slice, extra: int) -> tuple[Tensors, torch.Tensor]:
@@ -96,7 +98,7 @@ def test_a_sequence_that_is_not_finite_keeps_its_length():
     log_probs = rollout.clone()
     log_probs[0, 1] = -torch.inf
     trm = TrmConfig(criterion="ser", ratio_deviation=1.0)
-    kept, update = examine(trm, masked_log_ratio(log_probs, rollout, mask), rollout, torch.ones(3, 4), mask)
+    kept, update = examine(trm, TokenBatch(masked_log_ratio(log_probs, rollout, mask), rollout, torch.ones(3, 4), mask))
     metrics = {name: value.item() for name, value in summarize(update).items()}
     assert kept.sum() == 10
     assert update.sequences.num_tokens.tolist() == [4, 2, 4]
@@ -110,7 +112,9 @@ def test_a_sequence_that_is_not_finite_keeps_its_length():
 def test_without_a_finite_sequence_lengths_still_count():
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
     rollout, log_probs = torch.full((2, 4), -1.0), torch.full((2, 4), torch.nan)
-    _, update = examine(TrmConfig(), masked_log_ratio(log_probs, rollout, mask), rollout, torch.ones(2, 4), mask)
+    _, update = examine(
+        TrmConfig(), TokenBatch(masked_log_ratio(log_probs, rollout, mask), rollout, torch.ones(2, 4), mask)
+    )
     metrics = {name: value.item() for name, value in summarize(update).items()}
     assert (metrics["horizon"], metrics["nonfinite"], metrics["acceptance"]) == (4.0, 1.0, 0.0)
     assert [metrics[f"acceptance_length_q{quarter}"] for quarter in (1, 2, 3, 4)] == [0.0] * 4
@@ -123,7 +127,9 @@ def test_acceptance_by_length_sees_the_length_of_what_is_not_finite():
     rollout = torch.full((4, 8), -1.0)
     log_probs = rollout.clone()
     log_probs[2:, 0] = -torch.inf
-    _, update = examine(TrmConfig(), masked_log_ratio(log_probs, rollout, mask), rollout, torch.ones(4, 8), mask)
+    _, update = examine(
+        TrmConfig(), TokenBatch(masked_log_ratio(log_probs, rollout, mask), rollout, torch.ones(4, 8), mask)
+    )
     metrics = summarize(update)
     assert [metrics[f"acceptance_length_q{quarter}"].item() for quarter in (1, 2, 3, 4)] == [1.0, 1.0, 0.0, 0.0]
 
@@ -134,7 +140,7 @@ def test_extreme_ratios_include_one_with_and_without_padding(pad, shift, least, 
     mask = torch.arange(4 + pad).expand(2, -1) < 4
     rollout = torch.full(mask.shape, -1.0, dtype=torch.float64)
     log_ratio = masked_log_ratio(rollout + shift, rollout, mask)
-    metrics = summarize(examine(TrmConfig(), log_ratio, rollout, torch.ones_like(rollout), mask)[1])
+    metrics = summarize(examine(TrmConfig(), TokenBatch(log_ratio, rollout, torch.ones_like(rollout), mask))[1])
     assert metrics["ratio_min"].item() == pytest.approx(least, rel=1e-12)
     assert metrics["ratio_max"].item() == pytest.approx(largest, rel=1e-12)
 
@@ -144,7 +150,7 @@ def test_a_quantile_beyond_the_finite_is_infinite():
     rollout = torch.full((4, 1), -1.0)
     log_probs = torch.tensor([[-1.0], [-1.1], [-torch.inf], [torch.nan]])
     metrics = summarize(
-        examine(TrmConfig(), masked_log_ratio(log_probs, rollout, mask), rollout, torch.ones(4, 1), mask)[1]
+        examine(TrmConfig(), TokenBatch(masked_log_ratio(log_probs, rollout, mask), rollout, torch.ones(4, 1), mask))[1]
     )
     assert metrics["seq_max_kl_p50"].item() == pytest.approx(0.1**2 / 2, rel=1e-5)
     assert metrics["seq_max_kl_p90"].item() == metrics["seq_max_kl_p99"].item() == math.inf
@@ -184,13 +190,9 @@ def test_a_positive_margin_is_an_improvement_whatever_the_mask_rejects():
             rises = log_ratio.expm1().sum(-1) > 0
             against = torch.where(decision.accepted, rises, ~rises).double()
             reward = against if trial % 2 else torch.rand(len(rises), generator=generator, dtype=torch.float64)
-            update = measure_batch(
-                log_ratio,
-                reward.unsqueeze(-1).expand_as(log_ratio),
-                BatchDivergences(Interval.known(kl), Interval.known(kl), Interval.known(tv), log_ratio.expm1()),
-                mask,
-                decision,
-            )
+            advantages = reward.unsqueeze(-1).expand_as(log_ratio)
+            known = BatchDivergences(Interval.known(kl), Interval.known(kl), Interval.known(tv), log_ratio.expm1())
+            update = measure_batch(TokenBatch(log_ratio, log_ratio, advantages, mask, known), decision)
             metrics = {name: value.item() for name, value in summarize(update).items()}
             change = (reward * (theta - 1 / len(theta))).sum().item()
             if metrics["margin"] > 1e-12:

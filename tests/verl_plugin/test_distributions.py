@@ -166,7 +166,7 @@ def test_the_actor_measures_the_logits_that_predicted_each_token(remove_padding,
     else:
         values, ids = rollout.topk(3)
         expected = vars(topk_intervals(ids, values, scaled))
-    for name, values in found.items():
+    for name, values in found.named().items():
         torch.testing.assert_close(values[entries], expected[name].float(), msg=name)
         if estimator == "topk":
             outside = values[entries].double() - expected[name]

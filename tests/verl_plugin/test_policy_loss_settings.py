@@ -13,6 +13,7 @@ from tests.core import reference
 from tests.core.batches import Tensors, to_tensors
 from tests.verl_plugin.loss_support import actor_config, batch_info, from_engine, loss_of, through_verl, update_of
 from trm_agent.config import TrmConfig
+from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.verl_plugin.update import (
     MicroBatch,
     other_terms,
@@ -28,7 +29,7 @@ def test_the_mask_reads_the_divergences_of_the_engine(estimator, undecided):
     lower, upper = torch.tensor([[0.01], [0.02], [0.06]]), torch.tensor([[0.01], [0.06], [0.07]])
     if estimator == "exact":
         lower = upper
-    divergences = {"kl_lower": lower, "kl_upper": upper, "tv_lower": lower, "tv_upper": upper}
+    divergences = DivergenceBounds(kl_lower=lower, kl_upper=upper, tv_lower=lower, tv_upper=upper)
     trm = TrmConfig(estimator=estimator, undecided=undecided)
     _, update = from_engine(loss_of, tensors, trm, MicroBatch(divergences))
     kept = [True, undecided == "accept", False]
@@ -107,8 +108,8 @@ def test_the_target_is_hit_by_the_next_step_through_verls_reduction(criterion, e
         for seed, batch in enumerate(batches):
             kl = torch.where(batch.response_mask, (batch.log_probs - batch.rollout_log_probs).detach() ** 2 / 2, 0.0)
             width = torch.rand(kl.shape, generator=torch.Generator().manual_seed(seed))
-            found = {"kl_lower": kl * (1 - width), "kl_upper": kl * (1 + width), "tv_lower": kl, "tv_upper": kl}
-            micro_batch = MicroBatch(found if estimator == "topk" else {}, **thresholds)
+            found = DivergenceBounds(kl * (1 - width), kl * (1 + width), kl, kl)
+            micro_batch = MicroBatch(found if estimator == "topk" else None, **thresholds)
             updates.append(from_engine(loss_of, batch, trm, micro_batch)[1])
         return through_verl(updates)
 
@@ -144,9 +145,9 @@ def test_no_criterion_keeps_what_no_loss_can_weigh(criterion, estimator, log_pro
     tensors = Tensors(
         log_probs.requires_grad_(), torch.full((2, 3), -1.0), torch.tensor([[-1.0], [1.0]]).expand(2, 3), mask
     )
-    zeros = dict.fromkeys(("kl_lower", "kl_upper", "tv_lower", "tv_upper"), torch.zeros(2, 3))
+    zeros = DivergenceBounds(*[torch.zeros(2, 3)] * 4)
     trm = TrmConfig(criterion=criterion, estimator=estimator, random_acceptance=1.0, max_token_kl=1e9, avg_token_kl=1e9)
-    value, update = from_engine(loss_of, tensors, trm, MicroBatch(zeros if estimator == "exact" else {}))
+    value, update = from_engine(loss_of, tensors, trm, MicroBatch(zeros if estimator == "exact" else None))
     assert math.isfinite(value.item())
     assert torch.isfinite(tensors.log_probs.grad).all()
     assert tensors.log_probs.grad[0, 1] == 0

@@ -13,7 +13,6 @@ from trm_agent.core.bounds import (
     tail_weights,
 )
 from trm_agent.core.diagnostics import (
-    BatchDivergences,
     SequenceStatistics,
     UpdateStatistics,
     concatenate,
@@ -89,6 +88,11 @@ from trm_agent.core.surrogate import (
     surrogate,
     surrogate_gain,
 )
+from trm_agent.core.token_batch import (
+    BatchDivergences,
+    DivergenceBounds,
+    TokenBatch,
+)
 from trm_agent.core.token_masks import (
     prefix_budget_mask,
     token_mask,
@@ -96,11 +100,13 @@ from trm_agent.core.token_masks import (
 
 __all__ = [
     "BatchDivergences",
+    "DivergenceBounds",
     "DivergenceInterval",
     "ErrorBounds",
     "Interval",
     "SequenceMask",
     "SequenceStatistics",
+    "TokenBatch",
     "TokenDivergences",
     "UpdateStatistics",
     "abs_log_ratio",

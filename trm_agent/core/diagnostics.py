@@ -7,30 +7,11 @@ from dataclasses import dataclass, fields
 import torch
 
 from trm_agent.core.masks import Interval, SequenceMask
+from trm_agent.core.token_batch import TokenBatch
 
 FIRST_TURNS = (1, *(2**octave + 1 for octave in range(14)))
 """Turns are binned by octaves, from these on: 1, 2, 3-4, 5-8, ..., 8193 and beyond."""
 NUM_TURN_BINS = len(FIRST_TURNS)
-
-
-@dataclass(frozen=True)
-class BatchDivergences:
-    """The divergences of a batch's tokens, each of shape (batch, response_length)."""
-
-    kl_for_max: Interval
-    """What the max criterion compares, nats."""
-    kl_for_avg: Interval
-    """What the average criterion compares, nats."""
-    tv: Interval
-    """Total variation, 0 to 1; |rho - 1| / 2 where it is sampled, whose expectation it is."""
-    ratio_deviation: torch.Tensor
-    """rho - 1 of the sampled tokens."""
-
-    def rows(self, rows: slice | torch.Tensor) -> "BatchDivergences":
-        """Those of some of the sequences."""
-        return BatchDivergences(
-            self.kl_for_max.rows(rows), self.kl_for_avg.rows(rows), self.tv.rows(rows), self.ratio_deviation[rows]
-        )
 
 
 @dataclass(frozen=True)
@@ -66,11 +47,11 @@ class SequenceStatistics:
     sum_tv: torch.Tensor
     """sum_t of tv, upper bound."""
     sum_k3: torch.Tensor
-    """sum_t rho - 1 - log rho, nats."""
+    """sum_t rho - 1 - log rho, nats: summed token by token, since the difference of the sums would cancel."""
     mean_log_ratio: torch.Tensor
     """(1/T) sum_t log rho, nats."""
     min_log_ratio: torch.Tensor
-    """min_t log rho, nats, at most 0."""
+    """min_t log rho, nats, at most 0: rho = 1 counts with and without padding, so that no split of a batch shows."""
     max_log_ratio: torch.Tensor
     """max_t log rho, nats, at least 0."""
     surrogate_gain: torch.Tensor
@@ -99,58 +80,34 @@ class UpdateStatistics:
 
 @torch.no_grad()
 def measure_batch(
-    log_ratio: torch.Tensor,
-    advantages: torch.Tensor,
-    divergences: BatchDivergences,
-    response_mask: torch.Tensor,
+    batch: TokenBatch,
     mask: SequenceMask,
     *,
     kept: torch.Tensor | None = None,
     max_threshold: float = torch.inf,
     ratio_truncation: float | None = None,
-    log_weight: torch.Tensor | None = None,
 ) -> UpdateStatistics:
     """Measure a masked batch.
 
     Args:
-        log_ratio: log rho from `masked_log_ratio`, 0 where the mask is False, shape (batch, response_length), nats.
-        advantages: finite everywhere, shape (batch, response_length).
-        divergences: of its tokens, 0 where the mask is False.
-        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length), length 1 or more.
+        batch: with its divergences and a length of 1 or more.
         mask: the decision on the sequences.
         kept: bool, tokens with a gradient, shape (batch, response_length); None for all of the accepted sequences.
-        max_threshold: what counts as inside for single tokens, nats.
+        max_threshold: the largest kl_for_max of a token that counts as inside, nats.
         ratio_truncation: the cap that the loss applies to its weight, or None.
-        log_weight: log of that weight, 0 where the mask is False, shape (batch, response_length), nats; None: it is
-            rho.
 
     Returns:
         The statistics, on the device of the inputs and without a graph.
     """
-    positions = response_mask.cumsum(dim=-1, dtype=torch.int32)
-    turns = turn_numbers(response_mask)
+    positions = batch.response_mask.cumsum(dim=-1, dtype=torch.int32)
+    turns = turn_numbers(batch.response_mask)
     # copies: a view keeps the whole batch alive, and travels with it
     lengths, num_turns = positions[:, -1].clone(), turns[:, -1].clone()
-    deviation = divergences.ratio_deviation
-    gains = advantages * deviation
-    upper = divergences.kl_for_max.upper
-    outside = ~(upper <= max_threshold)
-    if divergences.kl_for_max.is_known:
-        num_undecided = torch.zeros_like(lengths)
-    else:
-        num_undecided = (outside & (divergences.kl_for_max.lower <= max_threshold)).sum(dim=-1)
-    if ratio_truncation is None:
-        num_truncated = torch.zeros_like(lengths)
-    else:
-        weight = log_ratio if log_weight is None else log_weight
-        num_truncated = (response_mask & (weight > math.log(ratio_truncation))).sum(dim=-1)
-    gain = gains.sum(dim=-1)
-    if kept is None:
-        num_kept, kept_gain = torch.where(mask.accepted, lengths, 0), torch.where(mask.accepted, gain, 0.0)
-    else:
-        num_kept, kept_gain = kept.sum(dim=-1), torch.where(kept, gains, 0.0).sum(dim=-1)
+    log_ratio, divergences = batch.log_ratio, batch.divergences
+    outside = ~(divergences.kl_for_max.upper <= max_threshold)
+    num_kept, gain, kept_gain = _gains(batch, mask, lengths, kept)
     # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
-    largest, peak = upper.max(dim=-1, keepdim=True)
+    largest, peak = divergences.kl_for_max.upper.max(dim=-1, keepdim=True)
     reached, inside = _turn_bins(turns, outside)
     sequences = SequenceStatistics(
         has_tokens=mask.has_tokens,
@@ -160,17 +117,15 @@ def measure_batch(
         decided_by=dict(mask.decided_by),
         num_tokens=lengths,
         num_kept_tokens=num_kept,
-        num_truncated_tokens=num_truncated,
-        num_undecided_tokens=num_undecided,
+        num_truncated_tokens=_num_truncated(batch, lengths, ratio_truncation),
+        num_undecided_tokens=_num_undecided(divergences.kl_for_max, lengths, max_threshold),
         num_turns=num_turns,
         max_kl=largest.squeeze(-1),
         sum_kl=divergences.kl_for_avg.upper.sum(dim=-1),
         max_tv=divergences.tv.upper.amax(dim=-1),
         sum_tv=divergences.tv.upper.sum(dim=-1),
-        # k3 = (rho - 1) - log rho, token by token: the difference of the sums would cancel
-        sum_k3=(deviation - log_ratio).sum(dim=-1),
+        sum_k3=(divergences.ratio_deviation - log_ratio).sum(dim=-1),
         mean_log_ratio=log_ratio.sum(dim=-1) / lengths.clamp(min=1),
-        # rho = 1 counts whether or not the sequence has padding, so that no number depends on the split of a batch
         min_log_ratio=log_ratio.amin(dim=-1).clamp(max=0),
         max_log_ratio=log_ratio.amax(dim=-1).clamp(min=0),
         surrogate_gain=gain,
@@ -248,6 +203,30 @@ def position_sums(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor
     sums = values.new_zeros(values.shape[-1] + 1)
     # a token that the model did not sample adds its 0 to the position before it
     return sums.index_add_(0, positions.flatten(), values.flatten())[1:].double()
+
+
+def _gains(
+    batch: TokenBatch, mask: SequenceMask, lengths: torch.Tensor, kept: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each sequence: the tokens with a gradient, sum_t A (rho - 1), and the same over those tokens."""
+    gains = batch.advantages * batch.divergences.ratio_deviation
+    gain = gains.sum(dim=-1)
+    if kept is None:
+        return torch.where(mask.accepted, lengths, 0), gain, torch.where(mask.accepted, gain, 0.0)
+    return kept.sum(dim=-1), gain, torch.where(kept, gains, 0.0).sum(dim=-1)
+
+
+def _num_truncated(batch: TokenBatch, lengths: torch.Tensor, ratio_truncation: float | None) -> torch.Tensor:
+    if ratio_truncation is None:
+        return torch.zeros_like(lengths)
+    weight = batch.log_ratio if batch.log_weight is None else batch.log_weight
+    return (batch.response_mask & (weight > math.log(ratio_truncation))).sum(dim=-1)
+
+
+def _num_undecided(kl: Interval, lengths: torch.Tensor, max_threshold: float) -> torch.Tensor:
+    if kl.is_known:
+        return torch.zeros_like(lengths)
+    return (~(kl.upper <= max_threshold) & (kl.lower <= max_threshold)).sum(dim=-1)
 
 
 def _turn_bins(turns: torch.Tensor, outside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ from verl.utils import tensordict_utils as tu
 
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
+from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.verl_plugin.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
 
 # logits that are gathered at a time; a second [tokens, vocab] tensor never exists
@@ -21,7 +22,7 @@ def has_distributions(micro_batch: TensorDict) -> bool:
 
 
 @torch.no_grad()
-def rollout_divergences(logits: Any, micro_batch: TensorDict) -> dict[str, torch.Tensor]:
+def rollout_divergences(logits: Any, micro_batch: TensorDict) -> DivergenceBounds:
     """Measure KL(roll || theta) and the total variation of every token that the model sampled.
 
     Args:
@@ -31,8 +32,8 @@ def rollout_divergences(logits: Any, micro_batch: TensorDict) -> dict[str, torch
             distributions that the agent loop added.
 
     Returns:
-        `kl_lower`, `kl_upper` (nats), `tv_lower`, `tv_upper`: shape (tokens,) in the layout of verl's log-probs, where
-        entry j belongs to token j + 1; 0 elsewhere. `lower` equals `upper` for whole distributions.
+        Shape (tokens,) in the layout of verl's log-probs, where entry j belongs to token j + 1; 0 elsewhere. `lower`
+        equals `upper` for whole distributions.
     """
     rows, scaled_logits = _sampled_logits(logits, micro_batch)
     recorded = {
@@ -43,7 +44,7 @@ def rollout_divergences(logits: Any, micro_batch: TensorDict) -> dict[str, torch
     measured = torch.zeros(4, len(micro_batch["input_ids"].values()), device=logits.device)
     for part, chunk in scaled_logits:
         measured[:, rows[part]] = _measure(chunk, {name: values[part] for name, values in recorded.items()})
-    return dict(zip(("kl_lower", "kl_upper", "tv_lower", "tv_upper"), measured, strict=True))
+    return DivergenceBounds(*measured)
 
 
 def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:

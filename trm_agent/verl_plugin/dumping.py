@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from tensordict import TensorDict
 
+from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.dump import write_dump
 from trm_agent.verl_plugin.distributions import EPISODE_RECORD, FULL_LOG_PROBS, record_of
 from trm_agent.verl_plugin.update import Update
@@ -26,7 +27,7 @@ def collect_rows(
     update: Update,
     data: TensorDict,
     log_probs: torch.Tensor,
-    divergences: dict[str, torch.Tensor],
+    divergences: DivergenceBounds | None,
     full_log_probs: torch.Tensor | None,
 ) -> None:
     """Append the sequences of a micro-batch, as many as there is room for.
@@ -35,7 +36,7 @@ def collect_rows(
         update: with the statistics of this micro-batch as its last part.
         data: verl's micro-batch, nested.
         log_probs: policy in training, shape (batch, response_length), nats.
-        divergences: of the engine, same shape; empty with sampled estimators.
+        divergences: of the engine, same shape; None with sampled estimators.
         full_log_probs: its whole distributions at the sampled tokens, shape (sampled tokens, vocab); None for none.
     """
     assert update.dump is not None, "is_due was asked"
@@ -65,7 +66,8 @@ def collect_rows(
             "advantages": _sampled(columns["advantages"][index], mask),
             "episode": record_of(records[index]) if records else None,
         }
-        row |= {name: _sampled(values[index, :length], mask) for name, values in divergences.items()}
+        if divergences is not None:
+            row |= {name: _sampled(values[index, :length], mask) for name, values in divergences.named().items()}
         if full_log_probs is not None:
             rollout_full = _rows(data, FULL_LOG_PROBS)[index][mask]
             row["vocab_size"] = full_log_probs.shape[-1]

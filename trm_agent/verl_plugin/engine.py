@@ -15,6 +15,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDP
 from verl.workers.utils.padding import no_padding_2_padding
 
 from trm_agent.config import DumpConfig
+from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.verl_plugin.actor_divergences import has_distributions, policy_log_probs, rollout_divergences
 from trm_agent.verl_plugin.dumping import collect_rows, is_due, wants_distributions, write_rows
 from trm_agent.verl_plugin.update import (
@@ -34,7 +35,7 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
     def initialize(self) -> None:
         super().initialize()
         self._step, self._num_updates, self._update = -1, 0, Update()
-        self._divergences: dict[str, torch.Tensor] = {}
+        self._divergences: DivergenceBounds | None = None
         self._full_log_probs: torch.Tensor | None = None
         wrapped = isinstance(self.module, FSDP | FSDPModule)
         parameters = sum(parameter.numel() for parameter in self.module.parameters())
@@ -58,7 +59,7 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
     def prepare_model_outputs(
         self, output: Any, output_args: dict, micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict:
-        self._divergences, self._full_log_probs = {}, None
+        self._divergences = self._full_log_probs = None
         if torch.is_grad_enabled() and has_distributions(micro_batch):
             # before verl's own, which may scale the logits in place
             self._divergences = rollout_divergences(output.logits, micro_batch)
@@ -70,7 +71,8 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
         self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
     ) -> tuple[torch.Tensor, dict]:
         def with_context(*, model_output: dict, data: TensorDict, dp_group: Any) -> Any:
-            divergences = {name: no_padding_2_padding(values, data) for name, values in self._divergences.items()}
+            measured = self._divergences
+            divergences = None if measured is None else measured.map(lambda values: no_padding_2_padding(values, data))
             thresholds = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
             adapted = json.loads(thresholds) if thresholds else {}
             set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), **adapted))

@@ -9,10 +9,9 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register
 from verl.workers.config import PolicyLossConfig
 
 from trm_agent.config import FIELD_PATH, DumpConfig, TrmConfig
-from trm_agent.core.diagnostics import BatchDivergences
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.losses import decoupled_surrogate_tokens, masked_surrogate_tokens
-from trm_agent.core.masks import Interval
+from trm_agent.core.token_batch import BatchDivergences, TokenBatch
 from trm_agent.masking import examine, with_thresholds
 from trm_agent.verl_plugin.update import MicroBatch, current_micro_batch, report
 
@@ -127,10 +126,16 @@ def compute_policy_loss_trm(
     rollout_log_probs = _rollout_log_probs(micro_batch, trm, old_log_prob)
 
     log_ratio = masked_log_ratio(log_prob, rollout_log_probs, response_mask)
-    divergences = _measured_divergences(trm, micro_batch, log_ratio.detach())
-    # what the loss truncates: with three policies the constant weight and not rho
-    log_weight = masked_log_ratio(old_log_prob, rollout_log_probs, response_mask) if trm.decoupled else None
-    kept, statistics = examine(trm, log_ratio, rollout_log_probs, advantages, response_mask, divergences, log_weight)
+    batch = TokenBatch(
+        log_ratio.detach(),
+        rollout_log_probs,
+        advantages,
+        response_mask,
+        _measured_divergences(trm, micro_batch, log_ratio.detach()),
+        # with three policies the loss truncates the constant weight and not rho
+        masked_log_ratio(old_log_prob, rollout_log_probs, response_mask) if trm.decoupled else None,
+    )
+    kept, statistics = examine(trm, batch)
     if trm.decoupled:
         token_losses = decoupled_surrogate_tokens(
             log_prob,
@@ -179,15 +184,12 @@ def _measured_divergences(trm: TrmConfig, micro_batch: MicroBatch, log_ratio: to
     if trm.estimator == "sampled":
         return None
     found = micro_batch.divergences
-    if not found:
+    if found is None:
         raise ValueError(
             f"{FIELD_PATH}.estimator: got {trm.estimator!r}, but the batch carries no distributions of the rollout; "
             "allowed with a vLLM rollout, our agent loop and verl's FSDP engine; or set estimator=sampled"
         )
-    known = trm.estimator == "exact"
-    kl = Interval.known(found["kl_upper"]) if known else Interval(found["kl_lower"], found["kl_upper"])
-    tv = Interval.known(found["tv_upper"]) if known else Interval(found["tv_lower"], found["tv_upper"])
-    return BatchDivergences(kl, kl, tv, torch.expm1(log_ratio))
+    return found.of_batch(log_ratio, known=trm.estimator == "exact")
 
 
 def _whole_batch(batch_info: Mapping[str, Any], response_mask: torch.Tensor) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from trm_agent.adaptive import DecidedBy
 from trm_agent.config import FIELD_PATH, DumpConfig, TrmConfig
 from trm_agent.core.diagnostics import SequenceStatistics, UpdateStatistics, concatenate
 from trm_agent.core.summary import summarize
+from trm_agent.core.token_batch import DivergenceBounds
 
 logger = logging.getLogger("trm_agent")
 
@@ -37,8 +38,8 @@ ADAPTIVE_KEY, DUMP_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_step"
 class MicroBatch:
     """What the engine knows of the micro-batch whose loss is being computed. Shapes (batch, response_length)."""
 
-    divergences: dict[str, torch.Tensor] = field(default_factory=dict)
-    """`kl_lower`, `kl_upper`, `tv_lower`, `tv_upper` from the actor's logits; empty with sampled estimators."""
+    divergences: DivergenceBounds | None = None
+    """Bounds from the actor's logits; None with sampled estimators."""
     rollout_log_probs: torch.Tensor | None = None
     """Of the policy that sampled, nats."""
     max_token_kl: float | None = None

@@ -1,0 +1,118 @@
+"""The tensors of a batch that a mask and its statistics read: handed on together and cut into rows together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from trm_agent.core.masks import Interval
+
+
+@dataclass(frozen=True)
+class DivergenceBounds:
+    """Certified bounds on each token's divergences, as the trainer's engine measures them. All of one shape."""
+
+    kl_lower: torch.Tensor
+    """Least KL(roll || theta), nats."""
+    kl_upper: torch.Tensor
+    """Largest KL(roll || theta), nats; equal to `kl_lower` where both whole distributions are known."""
+    tv_lower: torch.Tensor
+    """Least total variation."""
+    tv_upper: torch.Tensor
+    """Largest total variation."""
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "DivergenceBounds":
+        """Apply a function to each of the bounds."""
+        return DivergenceBounds(*(change(values) for values in self.named().values()))
+
+    def named(self) -> dict[str, torch.Tensor]:
+        """Name the bounds as a dump names its columns."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def of_batch(self, log_ratio: torch.Tensor, *, known: bool) -> "BatchDivergences":
+        """Make them the divergences of a batch.
+
+        Args:
+            log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+            known: whether lower and upper bounds are equal.
+        """
+        kl = Interval.known(self.kl_upper) if known else Interval(self.kl_lower, self.kl_upper)
+        tv = Interval.known(self.tv_upper) if known else Interval(self.tv_lower, self.tv_upper)
+        return BatchDivergences(kl, kl, tv, torch.expm1(log_ratio))
+
+
+@dataclass(frozen=True)
+class BatchDivergences:
+    """The divergences of a batch's tokens, each of shape (batch, response_length)."""
+
+    kl_for_max: Interval
+    """Divergence that the max criterion compares, nats."""
+    kl_for_avg: Interval
+    """Divergence that the average criterion compares, nats."""
+    tv: Interval
+    """Total variation, 0 to 1; |rho - 1| / 2 where it is sampled, whose expectation it is."""
+    ratio_deviation: torch.Tensor
+    """rho - 1 of the sampled tokens."""
+    sampled: bool = False
+    """Whether they are estimated from the sampled tokens alone."""
+
+    def rows(self, rows: slice | torch.Tensor) -> "BatchDivergences":
+        """Cut out some of the sequences."""
+        return replace(
+            self,
+            kl_for_max=self.kl_for_max.rows(rows),
+            kl_for_avg=self.kl_for_avg.rows(rows),
+            tv=self.tv.rows(rows),
+            ratio_deviation=self.ratio_deviation[rows],
+        )
+
+    def at_bound(self, name: str) -> "BatchDivergences":
+        """Take one bound of each interval, `lower` or `upper`, for its value."""
+        kl_for_max, kl_for_avg, tv = (
+            Interval.known(getattr(interval, name)) for interval in (self.kl_for_max, self.kl_for_avg, self.tv)
+        )
+        return replace(self, kl_for_max=kl_for_max, kl_for_avg=kl_for_avg, tv=tv)
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A batch after masking, before a decision. Tensors have the shape (batch, response_length)."""
+
+    log_ratio: torch.Tensor
+    """log rho from `masked_log_ratio`, 0 where the mask is False, nats."""
+    rollout_log_probs: torch.Tensor
+    """Log-probs of the policy that sampled, nats."""
+    advantages: torch.Tensor
+    """Advantages, finite everywhere."""
+    response_mask: torch.Tensor
+    """bool: sampled by the model."""
+    measured: BatchDivergences | None = None
+    """Divergences of the tokens, 0 where the mask is False; None until they are measured."""
+    log_weight: torch.Tensor | None = None
+    """Log of the weight that the loss truncates, 0 where the mask is False, nats; None: it is rho."""
+
+    @property
+    def divergences(self) -> BatchDivergences:
+        """The measured divergences."""
+        assert self.measured is not None, "measured before they are read"
+        return self.measured
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """T: tokens of the model, shape (batch,)."""
+        return self.response_mask.sum(dim=-1)
+
+    def rows(self, rows: slice | torch.Tensor) -> "TokenBatch":
+        """Cut out some of the sequences."""
+        return TokenBatch(
+            self.log_ratio[rows],
+            self.rollout_log_probs[rows],
+            self.advantages[rows],
+            self.response_mask[rows],
+            None if self.measured is None else self.measured.rows(rows),
+            None if self.log_weight is None else self.log_weight[rows],
+        )
+
+    def with_divergences(self, divergences: BatchDivergences) -> "TokenBatch":
+        """Put divergences in place of those that are there."""
+        return replace(self, measured=divergences)
