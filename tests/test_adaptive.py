@@ -14,28 +14,28 @@ TRM = TrmConfig(max_token_kl=0.05, target_acceptance=0.9, adaptive_floor=0.01, a
 def test_without_a_target_nothing_adapts():
     fixed = AdaptiveThreshold(TrmConfig())
     fixed.observe({TARGET: 0.1})
-    assert fixed.max_token_kl is None
+    assert fixed.thresholds == {}
 
 
 def test_each_step_takes_what_the_last_one_said():
     adaptive = AdaptiveThreshold(TRM)
-    assert adaptive.max_token_kl == 0.05
+    assert adaptive.thresholds["max_token_kl"] == 0.05
     adaptive.observe({TARGET: 0.08, "trm/acceptance": 0.4})
-    assert adaptive.max_token_kl == 0.08
+    assert adaptive.thresholds["max_token_kl"] == 0.08
     adaptive.observe({"trm/acceptance": 0.4})
-    assert adaptive.max_token_kl == 0.08
+    assert adaptive.thresholds["max_token_kl"] == 0.08
 
 
 @pytest.mark.parametrize(("observed", "taken"), [(1e-9, 0.01), (7.0, 0.2), (float("inf"), 0.2)])
 def test_the_limits_hold(observed, taken):
     adaptive = AdaptiveThreshold(TRM)
     adaptive.observe({TARGET: observed})
-    assert adaptive.max_token_kl == taken
+    assert adaptive.thresholds["max_token_kl"] == taken
 
 
 def test_a_resumed_run_goes_on_from_its_last_row():
     rows = [{"step": 0}, {"step": 1, TARGET: 0.08}, {"step": 2, TARGET: 0.11}, {"step": 2}]
-    assert AdaptiveThreshold(TRM, rows).max_token_kl == 0.11
+    assert AdaptiveThreshold(TRM, rows).thresholds["max_token_kl"] == 0.11
 
 
 def updates(seed: int, criterion: str = "both", sizes: tuple[int, ...] = (64, 64, 64, 64)) -> list[DecidedBy]:
@@ -103,7 +103,9 @@ def test_both_thresholds_adapt_within_limits_of_their_own():
 
 @pytest.mark.parametrize("criterion", ["avg", "ln", "ser", "random", "token", "prefix"])
 def test_a_criterion_that_no_threshold_brings_to_a_target_is_refused(criterion):
-    with pytest.raises(ValueError, match=rf"target_acceptance: got 0\.9 with criterion='{criterion}'.*max or both"):
+    with pytest.raises(
+        ValueError, match=rf"target_acceptance: got 0\.9 with criterion='{criterion}'.*criterion max or both"
+    ):
         TrmConfig(criterion=criterion, target_acceptance=0.9)
 
 

@@ -1,10 +1,10 @@
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 from omegaconf import OmegaConf
 
 from trm_agent.compose import CONF
-from trm_agent.config import TrmConfig
+from trm_agent.config import CommonConfig, TrmConfig
 
 PATH = "actor_rollout_ref.actor.policy_loss.trm."
 
@@ -60,6 +60,17 @@ def test_a_mapping_of_hydra_becomes_the_config():
     assert TrmConfig.from_mapping({"_target_": "x", "max_token_kl": 0.1}) == TrmConfig(max_token_kl=0.1)
 
 
-def test_the_yaml_holds_the_defaults_of_the_dataclass():
-    yaml = OmegaConf.load(CONF / "policy_loss" / "trm.yaml")
-    assert OmegaConf.to_container(yaml.actor_rollout_ref.actor.policy_loss.trm) == asdict(TrmConfig())
+def test_the_yamls_hold_the_defaults_of_the_dataclass():
+    defaults, found = asdict(TrmConfig()), {}
+    for path in sorted((CONF / "policy_loss").glob("*.yaml")):
+        node = OmegaConf.select(OmegaConf.load(path), "actor_rollout_ref.actor.policy_loss.trm")
+        if node is not None:
+            found[path.stem] = OmegaConf.to_container(node)
+    # verl's tree refuses a field that no yaml of the choice has: `trm` has the common ones, a preset those of its own
+    assert {field.name for field in fields(CommonConfig)} <= set(found["trm"])
+    assert {name: defaults[name] for name in found["trm"]} == found["trm"]
+    for name in defaults.keys() - found["trm"].keys():
+        assert any(preset.get(name) == defaults[name] for preset in found.values()), (
+            f"{name}: in no yaml of the group policy_loss with its default {defaults[name]}; write it into its preset's"
+        )
+    assert all(preset.keys() <= defaults.keys() for preset in found.values())

@@ -9,9 +9,10 @@ import torch
 
 from trm_agent.config import TrmConfig
 from trm_agent.core.summary import common_thresholds
+from trm_agent.criteria import CRITERIA
 
-# criterion -> the metric that says what would have kept `target_acceptance` of a step's sequences, nats
-TARGET_THRESHOLDS = {"max": "trm/target_threshold", "avg": "trm/target_threshold_avg"}
+# criterion -> metric: the threshold that would have kept `target_acceptance` of a step's sequences
+TARGET_THRESHOLDS = {name: row.limits.metric for name, row in CRITERIA.items() if row.limits}
 
 
 @dataclass(frozen=True)
@@ -59,39 +60,30 @@ class AdaptiveThreshold:
         rows: metrics of the steps that an earlier part of the run has written, in order.
 
     Attributes:
-        max_token_kl: threshold of the coming step, nats; None if the settings do not adapt.
-        avg_token_kl: the same of `criterion=both`.
+        thresholds: field of `TrmConfig` -> its value in the coming step; empty if the settings do not adapt.
     """
 
     def __init__(self, trm: TrmConfig, rows: Iterable[Mapping[str, Any]] = ()) -> None:
         self.trm = trm
-        self.max_token_kl: float | None = None
-        self.avg_token_kl: float | None = None
-        if trm.target_acceptance is not None:
-            self.max_token_kl = self._limited("max", trm.max_token_kl)
-            if trm.criterion == "both":
-                self.avg_token_kl = self._limited("avg", trm.avg_token_kl)
+        self.thresholds: dict[str, float] = {}
+        for name in trm.parts if trm.target_acceptance is not None else ():
+            field = CRITERIA[name].thresholds[0].name
+            self.thresholds[field] = self._limited(name, getattr(trm, field))
         for row in rows:
             self.observe(row)
-
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """Field of `TrmConfig` -> its value in the coming step; empty if the settings do not adapt."""
-        fields = {"max_token_kl": self.max_token_kl, "avg_token_kl": self.avg_token_kl}
-        return {name: value for name, value in fields.items() if value is not None}
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
         """Take over what a step's metrics say of the next thresholds, if they say anything.
 
         None is infinity, which metrics.jsonl cannot hold: a resumed run goes on as the live one did.
         """
-        if self.max_token_kl is not None and TARGET_THRESHOLDS["max"] in metrics:
-            self.max_token_kl = self._limited("max", metrics[TARGET_THRESHOLDS["max"]])
-        if self.avg_token_kl is not None and TARGET_THRESHOLDS["avg"] in metrics:
-            self.avg_token_kl = self._limited("avg", metrics[TARGET_THRESHOLDS["avg"]])
+        for name, metric in TARGET_THRESHOLDS.items():
+            field = CRITERIA[name].thresholds[0].name
+            if field in self.thresholds and metric in metrics:
+                self.thresholds[field] = self._limited(name, metrics[metric])
 
     def _limited(self, criterion: str, value: Any) -> float:
+        limits = CRITERIA[criterion].limits
+        assert limits is not None, "a criterion that adapts has limits"
         value = math.inf if value is None else float(value)
-        if criterion == "max":
-            return min(max(value, self.trm.adaptive_floor), self.trm.adaptive_cap)
-        return min(max(value, self.trm.adaptive_avg_floor), self.trm.adaptive_avg_cap)
+        return min(max(value, getattr(self.trm, limits.floor.name)), getattr(self.trm, limits.cap.name))

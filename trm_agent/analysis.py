@@ -11,10 +11,11 @@ from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.summary import acceptance_by_length, least_threshold, or_infinite, summarize
 from trm_agent.core.token_batch import DivergenceBounds, TokenBatch
+from trm_agent.criteria import CRITERIA
 from trm_agent.dump import Dump
-from trm_agent.masking import SEQUENCE_CRITERIA, examine, sampled_divergences, sequence_statistic
+from trm_agent.masking import examine, sampled_divergences, sequence_statistic
 
-STATISTICS = ("max", "avg", "ln", "ser")
+STATISTICS = tuple(name for name, row in CRITERIA.items() if row.statistic)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
 
 def threshold_field(criterion: str) -> str:
     """The setting that holds a criterion's threshold."""
-    return SEQUENCE_CRITERIA[criterion][criterion]
+    return CRITERIA[criterion].thresholds[0].name
 
 
 def curve(batch: Batch, values: torch.Tensor, thresholds: list[float]) -> list[CurvePoint]:

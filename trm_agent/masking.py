@@ -1,7 +1,8 @@
-"""From the settings to a mask: which divergence of `core` each criterion compares with which threshold."""
+"""From the settings to a mask: what the table of criteria says of a batch, a few sequences at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -9,30 +10,12 @@ from trm_agent.config import TrmConfig
 from trm_agent.core.diagnostics import UpdateStatistics, concatenate, measure_batch
 from trm_agent.core.divergences import token_divergence
 from trm_agent.core.losses import kept_tokens
-from trm_agent.core.masks import (
-    Interval,
-    SequenceMask,
-    length_neutral_statistic,
-    max_statistic,
-    mean_statistic,
-    random_mask,
-    ratio_deviation_statistic,
-    sequence_mask,
-    usable_ratios,
-)
+from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
-from trm_agent.core.token_masks import prefix_budget_mask, token_mask
+from trm_agent.criteria import CRITERIA, arguments_of, parts_of
 
 # elements of one tensor that are worked on at a time
 CPU_CHUNK_ELEMENTS = 2**18
-# criterion of the settings -> criteria of the mask -> the field that holds the threshold
-SEQUENCE_CRITERIA: dict[str, dict[str, str]] = {
-    "max": {"max": "max_token_kl"},
-    "avg": {"avg": "avg_token_kl"},
-    "both": {"max": "max_token_kl", "avg": "avg_token_kl"},
-    "ln": {"ln": "length_neutral"},
-    "ser": {"ser": "ratio_deviation"},
-}
 
 
 def sampled_divergences(trm: TrmConfig, log_ratio: torch.Tensor) -> BatchDivergences:
@@ -57,11 +40,9 @@ def sampled_divergences(trm: TrmConfig, log_ratio: torch.Tensor) -> BatchDiverge
     return BatchDivergences(for_max, for_avg, Interval.known(deviation.abs().div_(2)), deviation, sampled=True)
 
 
-def with_thresholds(trm: TrmConfig, max_token_kl: float | None, avg_token_kl: float | None = None) -> TrmConfig:
-    """The settings with other thresholds; as they are where None."""
-    given = {"max_token_kl": max_token_kl, "avg_token_kl": avg_token_kl}
-    changed = {name: value for name, value in given.items() if value is not None}
-    return replace(trm, **changed) if changed else trm  # type: ignore[arg-type]
+def with_thresholds(trm: TrmConfig, thresholds: Mapping[str, Any]) -> TrmConfig:
+    """Return the settings with other thresholds: field -> value."""
+    return replace(trm, **thresholds) if thresholds else trm
 
 
 @torch.no_grad()
@@ -119,68 +100,39 @@ def _row_chunks(values: torch.Tensor) -> list[slice]:
 
 def _decide(trm: TrmConfig, batch: TokenBatch) -> tuple[SequenceMask, torch.Tensor]:
     """The decision on the sequences and on their tokens; a token criterion accepts a sequence that keeps one."""
-    has_tokens = batch.lengths > 0
-    usable = usable_ratios(batch.log_ratio)
-    if trm.masks_tokens:
-        kept = _token_decision(trm, batch) & usable
-        accepted = kept.any(dim=-1)
-        reasons = {trm.criterion: has_tokens & ~accepted}
-        return SequenceMask(accepted, reasons, torch.zeros_like(has_tokens), has_tokens), kept
-    if trm.criterion == "random":
-        assert trm.random_acceptance is not None, "checked by TrmConfig"
-        mask = random_mask(has_tokens, trm.random_acceptance, usable=usable.all(dim=-1))
-    else:
-        fields = SEQUENCE_CRITERIA[trm.criterion]
-        statistics = {
-            # distributions that the engine measured say nothing of a sampled log-prob that is none
-            name: sequence_statistic(name, trm, batch).where(usable.all(dim=-1))
-            for name in fields
-        }
-        thresholds = {name: getattr(trm, field) for name, field in fields.items()}
-        mask = sequence_mask(statistics, thresholds, has_tokens, undecided=trm.undecided)
-    return mask, kept_tokens(batch.response_mask, mask.accepted)
+    row, has_tokens, usable = CRITERIA[trm.criterion], batch.lengths > 0, usable_ratios(batch.log_ratio)
+    if row.keeps is None:
+        mask = _by_statistics(trm, batch, has_tokens, usable.all(dim=-1))
+        return mask, kept_tokens(batch.response_mask, mask.accepted)
+    bound = batch.divergences.at_bound("upper" if trm.undecided == "reject" else "lower")
+    kept = row.keeps(batch.with_divergences(bound), **arguments_of(row, trm))
+    if not row.masks_tokens:
+        kept = kept_tokens(batch.response_mask, kept & usable.all(dim=-1))
+    kept = kept & usable
+    accepted = kept.any(dim=-1)
+    reasons = {trm.criterion: has_tokens & ~accepted}
+    return SequenceMask(accepted, reasons, torch.zeros_like(has_tokens), has_tokens), kept
+
+
+def _by_statistics(trm: TrmConfig, batch: TokenBatch, has_tokens: torch.Tensor, usable: torch.Tensor) -> SequenceMask:
+    parts = parts_of(trm.criterion)
+    # distributions that the engine measured say nothing of a sampled log-prob that is none
+    statistics = {name: sequence_statistic(name, trm, batch).where(usable) for name in parts}
+    thresholds = {name: getattr(trm, CRITERIA[name].thresholds[0].name) for name in parts}
+    return sequence_mask(statistics, thresholds, has_tokens, undecided=trm.undecided)
 
 
 def sequence_statistic(name: str, trm: TrmConfig, batch: TokenBatch) -> Interval:
-    """Reduce the tokens' divergences to what a criterion compares with its threshold.
+    """Reduce the tokens' divergences to the number that a criterion compares with its threshold.
 
     Args:
-        name: `max`, `avg`, `ln` or `ser`.
-        trm: holds delta and eps of `ln`.
+        name: a criterion with a statistic.
+        trm: holds its other settings.
         batch: with its divergences.
 
     Returns:
         Shape (batch,).
     """
-    if name == "max":
-        return max_statistic(batch.divergences.kl_for_max)
-    if name == "avg":
-        return mean_statistic(batch.divergences.kl_for_avg, batch.lengths)
-    if name == "ser":
-        return ratio_deviation_statistic(batch.log_ratio, batch.response_mask)
-    assert trm.max_token_kl is not None, "checked by TrmConfig"
-    return length_neutral_statistic(
-        batch.log_ratio, batch.response_mask, max_token_kl=trm.max_token_kl, max_token_tv=trm.max_token_tv
-    )
-
-
-def _token_decision(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
-    divergences = batch.divergences.at_bound("upper" if trm.undecided == "reject" else "lower")
-    if trm.criterion == "token":
-        assert trm.max_token_kl is not None, "checked by TrmConfig"
-        return token_mask(divergences.kl_for_max.upper, batch.response_mask, trm.max_token_kl)
-    assert trm.token_tv is not None, "checked by TrmConfig"
-    token_tv = divergences.tv.upper
-    if divergences.sampled:
-        # the binary total variation |pi_theta - pi_roll| of the sampled token against all others
-        log_prob = torch.where(batch.response_mask, batch.rollout_log_probs, 0.0)
-        token_tv = log_prob.exp() * torch.expm1(batch.log_ratio).abs()
-    return prefix_budget_mask(
-        token_tv,
-        batch.log_ratio,
-        batch.advantages,
-        batch.response_mask,
-        threshold=trm.token_tv,
-        min_position_weight=trm.min_position_weight,
-        prefix_budget=trm.prefix_budget,
-    )
+    row = CRITERIA[name]
+    assert row.statistic is not None, f"{name} decides without a statistic"
+    return row.statistic(batch, **arguments_of(row, trm))

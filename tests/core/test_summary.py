@@ -12,12 +12,11 @@ from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.masks import Interval, max_statistic, sequence_mask
 from trm_agent.core.summary import common_thresholds, least_threshold, summarize
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
+from trm_agent.criteria import CRITERIA
 from trm_agent.masking import examine
 
 from . import reference
 from .batches import Tensors, to_tensors
-
-CRITERIA = ["max", "avg", "both", "ln", "ser", "random", "token", "prefix"]
 
 
 def settings(criterion: str, **more) -> TrmConfig:

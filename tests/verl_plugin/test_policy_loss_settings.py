@@ -14,6 +14,7 @@ from tests.core.batches import Tensors, to_tensors
 from tests.verl_plugin.loss_support import actor_config, batch_info, from_engine, loss_of, through_verl, update_of
 from trm_agent.config import TrmConfig
 from trm_agent.core.token_batch import DivergenceBounds
+from trm_agent.criteria import CRITERIA
 from trm_agent.verl_plugin.update import (
     MicroBatch,
     other_terms,
@@ -70,7 +71,9 @@ def test_the_adaptive_threshold_of_the_step_replaces_the_settings_one():
     _, update = from_engine(loss_of, tensors, trm, MicroBatch())
     threshold = through_verl([update])["trm/target_threshold"]
     counted = sum(len(row) > 0 for row in batch.log_probs)
-    _, update = from_engine(loss_of, to_tensors(batch), trm, MicroBatch(max_token_kl=threshold * (1 + 1e-6)))
+    _, update = from_engine(
+        loss_of, to_tensors(batch), trm, MicroBatch(thresholds={"max_token_kl": threshold * (1 + 1e-6)})
+    )
     kept = through_verl([update])["trm/acceptance"] * counted
     # the least threshold that keeps half of them
     assert round(kept) in (counted // 2, counted // 2 + 1)
@@ -109,7 +112,7 @@ def test_the_target_is_hit_by_the_next_step_through_verls_reduction(criterion, e
             kl = torch.where(batch.response_mask, (batch.log_probs - batch.rollout_log_probs).detach() ** 2 / 2, 0.0)
             width = torch.rand(kl.shape, generator=torch.Generator().manual_seed(seed))
             found = DivergenceBounds(kl * (1 - width), kl * (1 + width), kl, kl)
-            micro_batch = MicroBatch(found if estimator == "topk" else None, **thresholds)
+            micro_batch = MicroBatch(found if estimator == "topk" else None, thresholds=thresholds)
             updates.append(from_engine(loss_of, batch, trm, micro_batch)[1])
         return through_verl(updates)
 
@@ -134,7 +137,7 @@ def test_three_policies_count_the_weights_that_are_truncated():
         assert tensors.log_probs.grad.mean().item() == pytest.approx(-min(3, cap) / 3 / 2)
 
 
-@pytest.mark.parametrize("criterion", ["max", "avg", "both", "ln", "ser", "random", "token", "prefix"])
+@pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("estimator", ["sampled", "exact"])
 @pytest.mark.parametrize("log_prob", [math.nan, math.inf, 200.0])
 def test_no_criterion_keeps_what_no_loss_can_weigh(criterion, estimator, log_prob):

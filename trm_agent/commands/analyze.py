@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.config import ESTIMATORS, TrmConfig
+from trm_agent.criteria import CRITERIA
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,8 +21,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm analyze runs/math_nano-seed0-001/rollouts --criterion max --target 0.9",
     )
+    statistics = ", ".join(name for name, row in CRITERIA.items() if row.statistic)
     parser.add_argument("dump", type=Path, help="folder of a dump, or one of its files")
-    parser.add_argument("--criterion", help="max, avg, ln or ser (default: the run's own, else max)")
+    parser.add_argument("--criterion", help=f"{statistics} (default: the run's own, else max)")
     parser.add_argument("--estimator", choices=ESTIMATORS, help="what divergences are made from (default: the run's)")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other settings of the mask, e.g. criterion=both"

@@ -2,6 +2,8 @@
 
 import torch
 
+from trm_agent.core.token_batch import TokenBatch
+
 
 def token_mask(token_kl: torch.Tensor, response_mask: torch.Tensor, threshold: float) -> torch.Tensor:
     """Keep the tokens whose own divergence is inside the threshold.
@@ -18,6 +20,19 @@ def token_mask(token_kl: torch.Tensor, response_mask: torch.Tensor, threshold: f
         bool, shape (batch, response_length). A NaN divergence is left out.
     """
     return response_mask & (token_kl.detach() <= threshold)
+
+
+def binary_total_variation(batch: TokenBatch) -> torch.Tensor:
+    """Return |pi_theta - pi_roll| of the sampled token, the total variation of that token against all others.
+
+    Args:
+        batch: the tokens.
+
+    Returns:
+        Shape (batch, response_length); 0 on tokens that the model did not sample.
+    """
+    log_prob = torch.where(batch.response_mask, batch.rollout_log_probs, 0.0)
+    return log_prob.exp() * torch.expm1(batch.log_ratio.detach()).abs()
 
 
 def prefix_budget_mask(

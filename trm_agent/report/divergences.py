@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trm_agent.config import CRITERIA
+from trm_agent.criteria import CRITERIA
 from trm_agent.report.rows import Row
 
 _SAMPLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -64,7 +64,8 @@ def threshold(settings: Mapping[str, Any]) -> float | None:
 
 def compares_tokens(settings: Mapping[str, Any]) -> bool:
     """Whether the run's own criterion compares single tokens with that threshold."""
-    return "max_token_kl" in CRITERIA.get(str(settings.get("criterion")), ())
+    row = CRITERIA.get(str(settings.get("criterion")))
+    return row is not None and any(item.name == "max_token_kl" for item in row.thresholds)
 
 
 def _outside(value: np.ndarray | None, settings: Mapping[str, Any]) -> np.ndarray | None:

@@ -75,7 +75,7 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
             divergences = None if measured is None else measured.map(lambda values: no_padding_2_padding(values, data))
             thresholds = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
             adapted = json.loads(thresholds) if thresholds else {}
-            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), **adapted))
+            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted))
             result = loss_function(model_output=model_output, data=data, dp_group=dp_group)
             if not forward_only and is_due(self._update):
                 log_probs = no_padding_2_padding(model_output["log_probs"], data)

@@ -122,7 +122,7 @@ def compute_policy_loss_trm(
     check_loss_aggregation(loss_agg_mode, batch_info.get("loss_scale_factor"))
     response_mask = response_mask.bool()
     micro_batch = current_micro_batch()
-    trm = with_thresholds(trm, micro_batch.max_token_kl, micro_batch.avg_token_kl)
+    trm = with_thresholds(trm, micro_batch.thresholds)
     rollout_log_probs = _rollout_log_probs(micro_batch, trm, old_log_prob)
 
     log_ratio = masked_log_ratio(log_prob, rollout_log_probs, response_mask)

@@ -42,10 +42,8 @@ class MicroBatch:
     """Bounds from the actor's logits; None with sampled estimators."""
     rollout_log_probs: torch.Tensor | None = None
     """Of the policy that sampled, nats."""
-    max_token_kl: float | None = None
-    """The adaptive threshold of this step, nats; None where it does not adapt."""
-    avg_token_kl: float | None = None
-    """The same of the average criterion."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Adaptive thresholds of this step: field of `TrmConfig` -> value; empty where none adapts."""
 
 
 @dataclass
