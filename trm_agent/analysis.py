@@ -13,7 +13,7 @@ from trm_agent.core.summary import acceptance_by_length, least_threshold, or_inf
 from trm_agent.core.token_batch import DivergenceBounds, TokenBatch
 from trm_agent.criteria import CRITERIA
 from trm_agent.dump import Dump
-from trm_agent.masking import examine, sampled_divergences, sequence_statistic
+from trm_agent.masking import examine, sequence_statistic
 
 STATISTICS = tuple(name for name, row in CRITERIA.items() if row.statistic)
 
@@ -68,18 +68,25 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
     if not rows.any():
         raise ValueError(f"the dump has {len(rows)} sequences, none with finite log-probs; dump again")
     log_ratio, mask = log_ratio[rows], mask[rows]
-    if trm.estimator == "sampled":
-        divergences = sampled_divergences(trm, log_ratio)
-    else:
+    measured = None
+    if trm.estimator != "sampled":
         found = {
             name: torch.where(mask, torch.from_numpy(values)[rows], 0.0) for name, values in dump.divergences.items()
         }
-        divergences = DivergenceBounds(**found).of_batch(log_ratio, known=False)
+        measured = DivergenceBounds(**found).of_batch(log_ratio, known=False)
     reward = torch.from_numpy(np.array(dump.reward, dtype=np.float64))[rows]
     rollout_log_probs, advantages = (
         torch.where(mask, torch.from_numpy(values)[rows], 0.0) for values in (dump.rollout_log_probs, dump.advantages)
     )
-    tokens = TokenBatch(log_ratio, rollout_log_probs, advantages, mask, divergences)
+    tokens = TokenBatch(
+        log_ratio,
+        rollout_log_probs,
+        advantages,
+        mask,
+        measured,
+        max_estimator=trm.max_estimator,
+        avg_estimator=trm.avg_estimator,
+    )
     return Batch(tokens, reward, int((~rows).sum()))
 
 

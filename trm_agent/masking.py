@@ -8,36 +8,13 @@ import torch
 
 from trm_agent.config import TrmConfig
 from trm_agent.core.diagnostics import UpdateStatistics, concatenate, measure_batch
-from trm_agent.core.divergences import token_divergence
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios
-from trm_agent.core.token_batch import BatchDivergences, TokenBatch
+from trm_agent.core.token_batch import TokenBatch
 from trm_agent.criteria import CRITERIA, arguments_of, parts_of
 
 # elements of one tensor that are worked on at a time
 CPU_CHUNK_ELEMENTS = 2**18
-
-
-def sampled_divergences(trm: TrmConfig, log_ratio: torch.Tensor) -> BatchDivergences:
-    """Estimate the divergences from the sampled tokens.
-
-    Args:
-        trm: names the estimators.
-        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
-
-    Returns:
-        The divergences, without a graph.
-    """
-    log_ratio = log_ratio.detach()
-    # the dearest pass over the batch: made once
-    deviation = torch.expm1(log_ratio)
-
-    def measured(name: str) -> Interval:
-        return Interval.known(deviation - log_ratio if name == "k3" else token_divergence(log_ratio, name))
-
-    for_max = measured(trm.max_estimator)
-    for_avg = for_max if trm.avg_estimator == trm.max_estimator else measured(trm.avg_estimator)
-    return BatchDivergences(for_max, for_avg, Interval.known(deviation.abs().div_(2)), deviation, sampled=True)
 
 
 def with_thresholds(trm: TrmConfig, thresholds: Mapping[str, Any]) -> TrmConfig:
@@ -53,7 +30,7 @@ def examine(trm: TrmConfig, batch: TokenBatch) -> tuple[torch.Tensor, UpdateStat
 
     Args:
         trm: the settings.
-        batch: its tokens; those of the sampled tokens are measured here where it has no divergences.
+        batch: its tokens; the settings name the estimators where no divergences are measured.
 
     Returns:
         bool of shape (batch, response_length), True on tokens of the model that stay, and the batch's statistics.
@@ -83,11 +60,10 @@ def decide(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
 
 
 def _decisions(trm: TrmConfig, batch: TokenBatch) -> Iterator[tuple[TokenBatch, SequenceMask, torch.Tensor]]:
-    """Some sequences at a time: their tokens with divergences, the decision on them and on their tokens."""
+    """Some sequences at a time: their tokens, the decision on them and on their tokens."""
+    batch = replace(batch, max_estimator=trm.max_estimator, avg_estimator=trm.avg_estimator)
     for rows in _row_chunks(batch.log_ratio):
         part = batch.rows(rows)
-        if part.measured is None:
-            part = part.with_divergences(sampled_divergences(trm, part.log_ratio))
         yield part, *_decide(trm, part)
 
 
@@ -104,8 +80,8 @@ def _decide(trm: TrmConfig, batch: TokenBatch) -> tuple[SequenceMask, torch.Tens
     if row.keeps is None:
         mask = _by_statistics(trm, batch, has_tokens, usable.all(dim=-1))
         return mask, kept_tokens(batch.response_mask, mask.accepted)
-    bound = batch.divergences.at_bound("upper" if trm.undecided == "reject" else "lower")
-    kept = row.keeps(batch.with_divergences(bound), **arguments_of(row, trm))
+    bound = "upper" if trm.undecided == "reject" else "lower"
+    kept = row.keeps(batch.at_bound(bound), **arguments_of(row, trm))
     if not row.masks_tokens:
         kept = kept_tokens(batch.response_mask, kept & usable.all(dim=-1))
     kept = kept & usable

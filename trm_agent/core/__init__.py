@@ -92,6 +92,7 @@ from trm_agent.core.token_batch import (
     BatchDivergences,
     DivergenceBounds,
     TokenBatch,
+    sampled_divergences,
 )
 from trm_agent.core.token_masks import (
     prefix_budget_mask,
@@ -153,6 +154,7 @@ __all__ = [
     "random_mask",
     "ratio_deviation_statistic",
     "remaining_tokens",
+    "sampled_divergences",
     "sequence_mask",
     "summarize",
     "surrogate",

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 
+from trm_agent.core.divergences import token_divergence
 from trm_agent.core.masks import Interval
 
 
@@ -74,6 +76,29 @@ class BatchDivergences:
         return replace(self, kl_for_max=kl_for_max, kl_for_avg=kl_for_avg, tv=tv)
 
 
+def sampled_divergences(log_ratio: torch.Tensor, max_estimator: str, avg_estimator: str) -> BatchDivergences:
+    """Estimate the divergences from the sampled tokens.
+
+    Args:
+        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+        max_estimator: names the divergence of the max criterion, see `token_divergence`.
+        avg_estimator: names that of the average criterion.
+
+    Returns:
+        The divergences, without a graph.
+    """
+    log_ratio = log_ratio.detach()
+    # the most expensive pass over the batch, so computed once
+    deviation = torch.expm1(log_ratio)
+
+    def measured(name: str) -> Interval:
+        return Interval.known(deviation - log_ratio if name == "k3" else token_divergence(log_ratio, name))
+
+    for_max = measured(max_estimator)
+    for_avg = for_max if avg_estimator == max_estimator else measured(avg_estimator)
+    return BatchDivergences(for_max, for_avg, Interval.known(deviation.abs().div_(2)), deviation, sampled=True)
+
+
 @dataclass(frozen=True)
 class TokenBatch:
     """A batch after masking, before a decision. Tensors have the shape (batch, response_length)."""
@@ -87,15 +112,20 @@ class TokenBatch:
     response_mask: torch.Tensor
     """bool: sampled by the model."""
     measured: BatchDivergences | None = None
-    """Divergences of the tokens, 0 where the mask is False; None until they are measured."""
+    """Measured divergences, 0 where the mask is False; None: estimated from the sampled tokens."""
     log_weight: torch.Tensor | None = None
     """Log of the weight that the loss truncates, 0 where the mask is False, nats; None: it is rho."""
+    max_estimator: str = "k2"
+    """Estimator of the max criterion's divergence where none is measured."""
+    avg_estimator: str = "k3"
+    """Estimator of the average criterion's divergence where none is measured."""
 
-    @property
+    @cached_property
     def divergences(self) -> BatchDivergences:
-        """The measured divergences."""
-        assert self.measured is not None, "measured before they are read"
-        return self.measured
+        """The measured divergences, else the estimated ones."""
+        if self.measured is not None:
+            return self.measured
+        return sampled_divergences(self.log_ratio, self.max_estimator, self.avg_estimator)
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -104,15 +134,16 @@ class TokenBatch:
 
     def rows(self, rows: slice | torch.Tensor) -> "TokenBatch":
         """Cut out some of the sequences."""
-        return TokenBatch(
-            self.log_ratio[rows],
-            self.rollout_log_probs[rows],
-            self.advantages[rows],
-            self.response_mask[rows],
-            None if self.measured is None else self.measured.rows(rows),
-            None if self.log_weight is None else self.log_weight[rows],
+        return replace(
+            self,
+            log_ratio=self.log_ratio[rows],
+            rollout_log_probs=self.rollout_log_probs[rows],
+            advantages=self.advantages[rows],
+            response_mask=self.response_mask[rows],
+            measured=None if self.measured is None else self.measured.rows(rows),
+            log_weight=None if self.log_weight is None else self.log_weight[rows],
         )
 
-    def with_divergences(self, divergences: BatchDivergences) -> "TokenBatch":
-        """Put divergences in place of those that are there."""
-        return replace(self, measured=divergences)
+    def at_bound(self, name: str) -> "TokenBatch":
+        """Take one bound of each divergence, `lower` or `upper`, for its value."""
+        return replace(self, measured=self.divergences.at_bound(name))
