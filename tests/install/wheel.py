@@ -71,7 +71,7 @@ def _make(folder: Path) -> None:
 
 
 def _run(command: list[str], cwd: Path) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
