@@ -140,15 +140,16 @@ def _from_the_engine(
     arrays: dict[str, np.ndarray], lengths: list[int], rows: slice, case: Case, rollout: torch.Tensor
 ) -> MicroBatch:
     """Do what our engine does around the loss: measure the logits, and leave what it knows of the micro-batch."""
-    divergences: dict[str, torch.Tensor] = {}
-    if case.trm.estimator != "sampled":
-        logits, data = _as_verl_packs(arrays, lengths, rows, case.trm.estimator)
-        measured = rollout_divergences(logits, data)
-        divergences = {
-            name: torch.nn.functional.pad(padded, (0, rollout.shape[1] - padded.shape[1]))
-            for name, padded in ((name, no_padding_2_padding(values, data)) for name, values in measured.items())
-        }
-    return MicroBatch(divergences, rollout, max_token_kl=case.adapted)
+    adapted = {} if case.adapted is None else {"max_token_kl": case.adapted}
+    if case.trm.estimator == "sampled":
+        return MicroBatch(None, rollout, adapted)
+    logits, data = _as_verl_packs(arrays, lengths, rows, case.trm.estimator)
+
+    def placed(values: torch.Tensor) -> torch.Tensor:
+        padded = no_padding_2_padding(values, data)
+        return torch.nn.functional.pad(padded, (0, rollout.shape[1] - padded.shape[1]))
+
+    return MicroBatch(rollout_divergences(logits, data).map(placed), rollout, adapted)
 
 
 def _as_verl_packs(
