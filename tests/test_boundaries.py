@@ -31,6 +31,7 @@ FORBIDDEN = {
     "trm_agent.fork_server.client": ("torch", "verl", "ray", "numpy", "gymnasium"),
     "trm_agent.compose": OPTIONAL,
     "trm_agent.train": OPTIONAL,
+    "trm_agent.doctor": (*OPTIONAL, "gymnasium", "numpy"),
     # with what a report of an evaluation imports when it runs
     "trm_agent.report": NOT_OF_A_REPORT,
     "trm_agent.evaluate.repeats": NOT_OF_A_REPORT,

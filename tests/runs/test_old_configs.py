@@ -151,7 +151,10 @@ def test_what_an_absent_field_meant_counts_and_not_its_default() -> None:
 
 
 def test_without_defaults_a_field_that_one_side_lacks_is_a_difference() -> None:
-    assert config_differences({"a": 1}, {"a": 1, "b": None}) == ["b: (absent) -> None"]
+    assert config_differences({"a": 1}, {"a": 1, "b": 2}) == ["b: (absent) -> 2"]
+    # null says as much as a field that is not there
+    assert config_differences({"a": 1}, {"a": 1, "b": None}) == []
+    assert config_differences({"a": 1, "b": None}, {"a": 1}) == []
     assert config_differences({"a": 1, "b": 2}, {"a": 1}, no_field_is_set) == ["b: 2 -> (absent)"]
 
 

@@ -73,7 +73,8 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults:
     return [
         f"{key}: {left.get(key, ABSENT)} -> {right.get(key, ABSENT)}"
         for key in sorted(left.keys() | right.keys())
-        if key not in PLACES and left.get(key, ABSENT) != right.get(key, ABSENT)
+        # null says as much as a field that is not there
+        if key not in PLACES and left.get(key) != right.get(key)
     ]
 
 
