@@ -1,7 +1,7 @@
 """Which sequences stay in the update: the trust-region masks M(x, y)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -28,13 +28,16 @@ class Interval:
 
     def rows(self, rows: slice | torch.Tensor) -> "Interval":
         """The bounds of some of the sequences."""
-        lower = self.lower[rows]
-        return Interval(lower, lower if self.is_known else self.upper[rows])
+        return self.map(lambda bound: bound[rows])
 
     def where(self, condition: torch.Tensor) -> "Interval":
         """The bounds where the condition is True, else NaN, which rejects."""
-        lower = torch.where(condition, self.lower, torch.nan)
-        return Interval(lower, lower if self.is_known else torch.where(condition, self.upper, torch.nan))
+        return self.map(lambda bound: torch.where(condition, bound, torch.nan))
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Interval":
+        """Apply a function that never decreases to both bounds, once where the value is known."""
+        lower = change(self.lower)
+        return Interval(lower, lower if self.is_known else change(self.upper))
 
     @property
     def is_known(self) -> bool:
