@@ -102,10 +102,11 @@ def install(extra: str) -> str:
 
 
 def _missing(packages: Sequence[str]) -> list[str]:
-    return [package for package in packages if not _is_installed(package)]
+    return [package for package in packages if not is_installed(package)]
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported, found without importing it."""
     spec = importlib.util.find_spec(package)
     # a mere folder of that name in the current one has no origin
     return spec is not None and spec.origin is not None

@@ -87,7 +87,9 @@ def test_a_fake_driver_that_does_not_answer_is_missing(tmp_path: Path, monkeypat
     monkeypatch.setattr(machine, "NVIDIA_DEVICE", device)
     monkeypatch.setattr(software, "NVIDIA_DEVICE", device)
     fake_program(tmp_path, "nvidia-smi", "echo 'NVML: driver/library mismatch' >&2; exit 9", monkeypatch)
-    assert [each.state for each in machine.gpus()] == ["missing"]
+    (told,) = machine.gpus()
+    assert told.state == "missing"
+    assert "lists none (NVML: driver/library mismatch)" in told.told
     # PyTorch without CUDA beside a GPU would leave it idle
     monkeypatch.setattr(software, "torch_cuda", lambda: None)
     (told,) = software.torch()
@@ -98,9 +100,11 @@ def test_a_fake_driver_that_does_not_answer_is_missing(tmp_path: Path, monkeypat
 
 def test_a_command_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_program(tmp_path, "slow", "exec sleep 20", monkeypatch)
-    assert finding.output_of(["slow"], limit_s=0.2) is None
-    assert finding.output_of(["no-such-program"]) is None
-    assert finding.output_of(["sh", "-c", "echo out"]) == "out\n"
+    assert finding.output_of(["slow"], limit_s=0.2) == (None, "no answer within 0.2 s")
+    assert finding.output_of(["no-such-program"]) == (None, "no-such-program: No such file or directory")
+    assert finding.output_of(["/bin/sh", "-c", "echo first >&2; echo last >&2; exit 3"]) == (None, "last")
+    assert finding.output_of(["/bin/sh", "-c", "exit 3"]) == (None, "exit status 3")
+    assert finding.output_of(["/bin/sh", "-c", "echo out"]) == ("out\n", "")
 
 
 def test_a_fake_path_without_programs_has_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +168,8 @@ def test_ports_that_cannot_be_opened_and_another_ray_are_told(monkeypatch: pytes
 
 
 def test_a_sandbox_that_cannot_isolate_is_a_warning_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "output_of", lambda command, limit_s: None)
+    monkeypatch.setattr(machine, "output_of", lambda command, limit_s: (None, "bwrap: No permissions"))
     (found,) = machine.sandbox()
     assert found.state == "warning"
+    assert "(bwrap: No permissions)" in found.told
     assert "bubblewrap" in found.remedy

@@ -35,10 +35,19 @@ def ok(told: str) -> Finding:
     return Finding("ok", told)
 
 
-def output_of(command: Sequence[str], limit_s: float = COMMAND_LIMIT_S) -> str | None:
-    """Run a command and return what it prints; None if it is not there, fails or takes too long."""
+def output_of(command: Sequence[str], limit_s: float = COMMAND_LIMIT_S) -> tuple[str | None, str]:
+    """Run a command.
+
+    Returns:
+        Its standard output, None if it is not there, fails or takes too long; and why, in a line.
+    """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    except OSError as error:
+        return None, f"{command[0]}: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return None, f"no answer within {limit_s:g} s"
+    if done.returncode == 0:
+        return done.stdout, ""
+    said = done.stderr.strip() or done.stdout.strip()
+    return None, said.splitlines()[-1] if said else f"exit status {done.returncode}"

@@ -30,10 +30,10 @@ SANDBOX_LIMIT_S = 18.0
 
 def gpus() -> list[Finding]:
     """Accelerators with their memory."""
-    text = output_of(GPU_QUERY)
+    text, why = output_of(GPU_QUERY)
     if text is None or not text.strip():
         if NVIDIA_DEVICE.exists():
-            told = f"{NVIDIA_DEVICE} is there and nvidia-smi does not answer"
+            told = f"{NVIDIA_DEVICE} is there, and nvidia-smi lists none ({why})"
             return [Finding("missing", told, "install or restart NVIDIA's driver, or choose experiment=math_nano")]
         return [ok("none: the default is experiment=math_nano, on the processor")]
     findings = []
@@ -118,11 +118,12 @@ def sandbox() -> list[Finding]:
         program = Path(folder) / "program.py"
         program.write_text("print(6 * 7)\n")
         command = [sys.executable, "-m", "trm_agent.cli", "sandbox", "run", str(program), "--timeout", "10", "--json"]
-        answer = output_of(command, SANDBOX_LIMIT_S)
+        answer, why = output_of(command, SANDBOX_LIMIT_S)
     if answer is not None and json.loads(answer)["stdout"].strip() == "42":
         return [ok("a program ran in isolation (sandbox=local)")]
-    remedy = "apt-get install bubblewrap, or name a server: env.kwargs.sandbox=URL (docs/sandbox.md)"
-    return [Finding("warning", "no program can be isolated here; ChainMath runs, what runs programs does not", remedy)]
+    remedy = "apt-get install bubblewrap and allow user namespaces, or env.kwargs.sandbox=URL (docs/sandbox.md)"
+    told = f"no program can be isolated here, so only tasks without programs can be played, such as ChainMath ({why})"
+    return [Finding("warning", told, remedy)]
 
 
 def _gib_of_mib(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trm_agent.compose import NVIDIA_DEVICE
 from trm_agent.doctor.finding import Finding, State, ok
-from trm_agent.extras import DISTRIBUTION, DISTRIBUTIONS, NEEDS, install
+from trm_agent.extras import DISTRIBUTION, DISTRIBUTIONS, NEEDS, install, is_installed
 
 SETUP = "bash scripts/setup.sh in a checkout"
 PLUGINS = "verl.plugins"
@@ -31,7 +31,7 @@ def packages() -> list[Finding]:
     """Packages that the commands need."""
     findings = []
     for name, needs in NEEDS.items():
-        absent = [package for package in needs.packages if importlib.util.find_spec(package) is None]
+        absent = [package for package in needs.packages if not is_installed(package)]
         if not absent:
             findings.append(ok(f"{needs.command}: all {len(needs.packages)}"))
             continue
