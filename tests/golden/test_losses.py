@@ -66,3 +66,22 @@ def test_a_stored_batch_holds_long_off_policy_and_broken_rows() -> None:
     accepted = losses.from_table(GOLDEN, "long sampled max")["accepted"]
     # row 0 of 600 tokens is accepted; rows 4, 5, 7 hold what is no number, row 6 is off policy, row 9 has no token
     assert accepted == "1111000010"
+
+
+def test_another_machine_is_compared_within_1e_6_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "long sampled both token-mean"
+    fake = {**GOLDEN["machine"], "instructions": "a fake one"}
+    result = losses.compute(GOLDEN["batches"], CASES[name])
+    loss, moved = float.fromhex(result["loss"]), {"gradient": "other bits"}
+    monkeypatch.setattr(losses, "compute", lambda batches, case: {**result, **moved})
+    monkeypatch.setattr(stored, "this_machine", lambda: fake)
+    same_machine.cache_clear()
+    try:
+        moved["loss"] = (loss * (1 + 1e-7)).hex()
+        with pytest.warns(UserWarning, match="a fake one.*compared within 1e-6"):
+            assert_equal(name)
+        moved["loss"] = (loss * (1 + 1e-5)).hex()
+        with pytest.raises(AssertionError, match="loss"):
+            assert_equal(name)
+    finally:
+        same_machine.cache_clear()

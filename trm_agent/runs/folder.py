@@ -73,11 +73,12 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
         if (path / SUMMARY_FILE).exists() or not (path / CONFIG_FILE).exists():
             continue
         try:
-            stored = _readable(path, config)
+            stored = read_config(path)
+            if _differences(stored, config, defaults):
+                continue
+            _check_scorer(path, stored, config)
         except UnknownVersion as error:
             notes.append(f"{path} is unfinished and not resumed: {error}")
-            continue
-        if _differences(stored, config, defaults):
             continue
         lock = try_lock(path)
         if lock is not None:
@@ -97,7 +98,8 @@ def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None
             "nothing was written: give an empty or a new folder"
         )
     try:
-        stored = _readable(path, config)
+        stored = read_config(path)
+        _check_scorer(path, stored, config)
     except UnknownVersion as error:
         raise ValueError(f"run.dir={path}: {error}; nothing was written") from error
     differences = _differences(stored, config, defaults)
@@ -113,20 +115,14 @@ def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None
     return _resumed(path, stored, config, lock)
 
 
-def _readable(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a folder whose rewards go together with today's.
-
-    Raises:
-        UnknownVersion: it cannot be read, or another scorer gave its rewards.
-    """
-    stored = read_config(path)
+def _check_scorer(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse a run whose rewards are of another scorer; one from before versions were stored resumes with a warning."""
     scorer = _last_scorer(path, stored)
     if FIELD in config and scorer is not None and (other := other_scorer(scorer)):
         raise UnknownVersion(
             f"its rewards are of {other}; rewards of two scorers make no curve: give another run.dir, or go on with "
             f"the version of trm-agent that began the run ({GIT_FILE})"
         )
-    return stored
 
 
 def _differences(stored: Mapping[str, Any], config: Mapping[str, Any], defaults: Defaults | None) -> list[str]:
