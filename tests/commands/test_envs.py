@@ -81,10 +81,22 @@ def test_check_exits_0_where_all_passes_and_prints_the_figures(capsys):
 
 
 def test_check_says_what_it_skipped(capsys):
-    assert main(["envs", "check", "trm/ChainMath-v0", "--only", "fuzz:fenced"]) == 0
+    assert main(["envs", "check", "trm/ChainMath-v0", "--only", "fuzz:fenced", "junk", "--horizons", "1"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("skipped fuzz:fenced")
-    assert out.endswith("1 skipped; 1 checks: none failed\n")
+    assert "skipped fuzz:fenced" in out
+    assert out.endswith("1 skipped; 2 checks: none failed\n")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_check_exits_1_where_it_skipped_everything_and_says_so(capsys, form):
+    assert main(["envs", "check", "trm/ChainMath-v0", "--only", "fuzz:fenced", *form]) == 1
+    out = capsys.readouterr().out
+    if form:
+        assert [finding["outcome"] for finding in json.loads(out)] == ["skipped"]
+    else:
+        assert out.startswith("skipped fuzz:fenced")
+        assert "none failed" not in out
+        assert out.splitlines()[-1].startswith("nothing was checked: 1 skipped")
 
 
 @pytest.mark.slow

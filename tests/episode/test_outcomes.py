@@ -9,7 +9,6 @@ from trm_agent.episode import Fault, Limits, StopReason
 from trm_agent.episode.outcomes import (
     OUTCOMES,
     SCORER_ERRORS,
-    STATUSES,
     Cause,
     ContractBroken,
     Score,
@@ -32,6 +31,20 @@ INFRASTRUCTURE = {
     "chat_error",
 }
 POLICY = {"terminated", "truncated", "max_turns", "max_tokens", "max_tool_calls", "max_tool_time"}
+
+# None: the model is told, or its hidden test fails
+STATUSES = {
+    Status.OK: None,
+    Status.ERROR: None,
+    Status.TIMEOUT: None,
+    Status.MEMORY: None,
+    Status.OUTPUT_LIMIT: None,
+    Status.SANDBOX_ERROR: Cause.SAYS_INFRASTRUCTURE,
+    Verdict.CORRECT: Cause.OVER,
+    Verdict.WRONG: Cause.OVER,
+    Verdict.NO_ANSWER: Cause.OVER,
+    Verdict.VERIFIER_ERROR: Cause.UNDECIDED,
+}
 
 
 def test_the_stop_reasons_are_a_closed_set_split_in_two():

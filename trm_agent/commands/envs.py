@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trm_envs import ToolEnv
+    from trm_envs.checker import Finding
 
 CHECK_FAILED = PLAY_FAILED = 1
 MAX_FUZZ = 10_000_000
@@ -119,7 +120,7 @@ def check_env(arguments: argparse.Namespace) -> int:
             parser.
 
     Returns:
-        0 if no check failed, else 1.
+        0 if something was checked and nothing failed, else 1.
 
     Raises:
         ValueError: a flag's value is not allowed, or there is no such environment.
@@ -148,12 +149,19 @@ def check_env(arguments: argparse.Namespace) -> int:
             print(f"{finding.outcome:<8}{finding.check:<18}{finding.seconds:>7.2f} s  {finding.message}", flush=True)
     if arguments.json:
         print(json.dumps([vars(finding) for finding in found], indent=2))
-    num_failed = sum(finding.failed for finding in found)
     if not arguments.json:
-        num_skipped = sum(finding.outcome == "skipped" for finding in found)
-        failed = f"{num_failed} of {len(found)} checks failed" if num_failed else f"{len(found)} checks: none failed"
-        print((f"{num_skipped} skipped; " if num_skipped else "") + failed)
-    return CHECK_FAILED if num_failed else 0
+        print(_verdict(found))
+    was_checked = any(finding.outcome != "skipped" for finding in found)
+    return 0 if was_checked and not any(finding.failed for finding in found) else CHECK_FAILED
+
+
+def _verdict(found: list[Finding]) -> str:
+    num_failed = sum(finding.failed for finding in found)
+    num_skipped = sum(finding.outcome == "skipped" for finding in found)
+    if num_skipped == len(found):
+        return f"nothing was checked: {num_skipped} skipped; leave --only out to check everything"
+    failed = f"{num_failed} of {len(found)} checks failed" if num_failed else f"{len(found)} checks: none failed"
+    return (f"{num_skipped} skipped; " if num_skipped else "") + failed
 
 
 def play(arguments: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from trm_agent.evaluate.checkpoints import Checkpoint
     from trm_agent.evaluate.engines import Engine
+    from trm_agent.evaluate.request import Request
     from trm_agent.evaluate.store import Store
 
 ROOT = Path("runs")
@@ -53,8 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: what is asked for does not exist or cannot work.
     """
-    from trm_agent.evaluate.chats import template_kwargs_of
-    from trm_agent.evaluate.request import Request, build_plan
+    from trm_agent.evaluate.request import build_plan
     from trm_agent.evaluate.store import open_store
     from trm_agent.evaluate.suites import list_suites
 
@@ -62,7 +62,28 @@ def run(arguments: argparse.Namespace) -> int:
         print(list_suites())
         return 0
     check_counts(arguments)
-    request = Request(
+    try:
+        name, plan = build_plan(_request(arguments))
+    except KeyboardInterrupt:
+        _say("\nstopped before anything was played")
+        return INTERRUPTED
+    except RuntimeError as error:  # the nano model's warm start
+        _say(f"error: {error}")
+        return FAILED
+    if any(checkpoint.kind != "endpoint" for checkpoint in plan.checkpoints):
+        require_engine("eval")
+    store = open_store(plan, arguments.out, ROOT, f"eval-{name}")
+    try:
+        return _evaluate(store, arguments)
+    finally:
+        store.close()
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    from trm_agent.evaluate.chats import template_kwargs_of
+    from trm_agent.evaluate.request import Request
+
+    return Request(
         checkpoints=tuple(arguments.checkpoints),
         suite=arguments.suite,
         envs=tuple(arguments.env),
@@ -81,21 +102,6 @@ def run(arguments: argparse.Namespace) -> int:
         template_kwargs=template_kwargs_of(arguments.template_kwargs),
         settings=tuple(arguments.set),
     )
-    try:
-        name, plan = build_plan(request)
-    except KeyboardInterrupt:
-        _say("\nstopped before anything was played")
-        return INTERRUPTED
-    except RuntimeError as error:  # the nano model's warm start
-        _say(f"error: {error}")
-        return FAILED
-    if any(checkpoint.kind != "endpoint" for checkpoint in plan.checkpoints):
-        require_engine("eval")
-    store = open_store(plan, arguments.out, ROOT, f"eval-{name}")
-    try:
-        return _evaluate(store, arguments)
-    finally:
-        store.close()
 
 
 def _evaluate(store: Store, arguments: argparse.Namespace) -> int:

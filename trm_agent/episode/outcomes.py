@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from trm_envs.errors import InfrastructureError, VerifierError
-from trm_envs.sandbox.interface import Status
-from trm_envs.scoring.verify import Verdict
 
 
 class StopReason(str, Enum):
@@ -147,20 +145,6 @@ OUTCOMES: Mapping[Cause, Outcome] = {
     Cause.PROMPT: _infrastructure(StopReason.PROMPT_TOO_LONG),
     Cause.TEMPLATE: _infrastructure(StopReason.CHAT_ERROR),
 }
-
-STATUSES: Mapping[Status | Verdict, Cause | None] = {
-    Status.OK: None,
-    Status.ERROR: None,
-    Status.TIMEOUT: None,
-    Status.MEMORY: None,
-    Status.OUTPUT_LIMIT: None,
-    Status.SANDBOX_ERROR: Cause.SAYS_INFRASTRUCTURE,
-    Verdict.CORRECT: Cause.OVER,
-    Verdict.WRONG: Cause.OVER,
-    Verdict.NO_ANSWER: Cause.OVER,
-    Verdict.VERIFIER_ERROR: Cause.UNDECIDED,
-}
-"""What a run of a program and a verdict on an answer cause. None: the model is told, or its hidden test fails."""
 
 SCORER_ERRORS = frozenset({Cause.SCORER_RAISED, Cause.STEP_RAISED, Cause.STEP_BREAKS_CONTRACT})
 """Causes that an episode tells in `scorer_error`."""

@@ -66,8 +66,10 @@ _NAMES = (
     (re.compile(r"\\text\s*\{\s*\\\$\s*\}"), r"\\$"),
     (re.compile(r"(\.[0-9]*)\\(?:bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\\overline{\2\3}"),
 )
-_END = re.compile(
-    r"(?:\s|\\[,;:!>]|\\(?:q?quad|newline|space)(?![A-Za-z])|~|(?<!\\)(?:\\\\)+|(?<!\\)\\|(?<![.\\])(?<!\\right)(?<!\\left)\.|[,;])$"
+# For a text read backwards: a match from its start takes linear time. A full stop stays after another, after a
+# backslash and after an invisible delimiter. Pairs of backslashes end a line; of an odd number, only a single one goes.
+_ENDINGS = re.compile(
+    r"(?:[~\s]+|[,;:!>]\\|[,;]|(?:dauqq?|enilwen|ecaps)\\|\.(?!\.|\\|thgir\\|tfel\\)|(?:\\\\)+(?!\\)|\\(?!\\))*"
 )
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
@@ -78,11 +80,8 @@ def trim_end(text: str) -> str:
     An ellipsis stays, since `0.3...` is not 0.3.
     """
     text = text.strip()
-    end = len(text)
-    # Twelve characters hold every ending, so that the time is linear in the text's length.
-    while not text.endswith("..", 0, end) and (match := _END.search(text[max(0, end - 12) : end])) is not None:
-        end -= len(match[0])
-    return text[:end]
+    endings = _ENDINGS.match(text[::-1])
+    return text[: len(text) - endings.end()] if endings is not None else text
 
 
 def clean(text: str) -> str:
