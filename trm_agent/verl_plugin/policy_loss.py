@@ -136,20 +136,8 @@ def compute_policy_loss_trm(
         masked_log_ratio(old_log_prob, rollout_log_probs, response_mask) if trm.decoupled else None,
     )
     kept, statistics = examine(trm, batch)
-    if trm.decoupled:
-        token_losses = decoupled_surrogate_tokens(
-            log_prob,
-            old_log_prob,
-            rollout_log_probs,
-            advantages,
-            kept,
-            ratio_truncation=trm.ratio_truncation,
-            proximal_clip=trm.proximal_clip,
-        )
-    else:
-        token_losses = masked_surrogate_tokens(log_ratio, advantages, kept, ratio_truncation=trm.ratio_truncation)
     loss = agg_loss(
-        loss_mat=token_losses,
+        loss_mat=_token_losses(trm, batch, kept, log_ratio, log_prob, old_log_prob),
         # The unreduced mask: rejected sequences stay in every denominator.
         loss_mask=response_mask,
         loss_agg_mode=loss_agg_mode,
@@ -190,6 +178,28 @@ def _measured_divergences(trm: TrmConfig, micro_batch: MicroBatch, log_ratio: to
             "allowed with a vLLM rollout, our agent loop and verl's FSDP engine; or set estimator=sampled"
         )
     return found.of_batch(log_ratio, known=trm.estimator == "exact")
+
+
+def _token_losses(
+    trm: TrmConfig,
+    batch: TokenBatch,
+    kept: torch.Tensor,
+    log_ratio: torch.Tensor,
+    log_prob: torch.Tensor,
+    old_log_prob: torch.Tensor,
+) -> torch.Tensor:
+    """Return each token's term of the surrogate of two or, decoupled, three policies, with the graph of `log_prob`."""
+    if not trm.decoupled:
+        return masked_surrogate_tokens(log_ratio, batch.advantages, kept, ratio_truncation=trm.ratio_truncation)
+    return decoupled_surrogate_tokens(
+        log_prob,
+        old_log_prob,
+        batch.rollout_log_probs,
+        batch.advantages,
+        kept,
+        ratio_truncation=trm.ratio_truncation,
+        proximal_clip=trm.proximal_clip,
+    )
 
 
 def _whole_batch(batch_info: Mapping[str, Any], response_mask: torch.Tensor) -> dict[str, Any]:
