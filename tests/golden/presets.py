@@ -72,6 +72,17 @@ def suites() -> dict[str, Any]:
     return {f"suite={name}": flatten(read_suite(name)) for name in suite_names()}
 
 
+def names() -> set[str]:
+    """The names of all presets, without composing any."""
+    default = f"experiment={DEFAULT}"
+    return {
+        *(f"experiment={name}" for name in choices("experiment")),
+        *(f"experiment={name} policy_loss={loss}" for name in LOSSES_OF for loss in choices("policy_loss")),
+        *(f"{default} {group}={name}" for group in GROUPS_OF_DEFAULT for name in choices(group)),
+        *(f"suite={name}" for name in suite_names()),
+    }
+
+
 def all_presets() -> dict[str, Any]:
     found = {f"experiment={DEFAULT}": default(), **experiments(), **other_groups(), **suites()}
     for experiment in LOSSES_OF:
