@@ -14,6 +14,8 @@ pytest=("${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m pytest)
 if [ $# -gt 0 ] && [ "$1" != --quick ]; then
   exec "${pytest[@]}" "$@"
 fi
+# Hundreds of processes import the same files: compiled once, also where a container's settings say otherwise.
+unset PYTHONDONTWRITEBYTECODE
 # One thread a process: the tests' tensors are small, and two pools of threads on two cores wait for each other.
 on_two_processes() { OMP_NUM_THREADS=1 "${pytest[@]}" -n 2 --dist worksteal --ignore=tests/end_to_end "$@"; }
 on_two_processes -m "not slow"

@@ -45,13 +45,17 @@ def other(rng: random.Random, value: Fraction) -> Fraction:
 
 def _decimal(value: Fraction) -> str | None:
     """Return an exact decimal; None if there is none of at most 40 places."""
-    for places in range(41):
-        scaled = abs(value) * 10**places
-        if scaled.denominator == 1:
-            digits = str(scaled.numerator).rjust(places + 1, "0")
-            text = f"{digits[: len(digits) - places]}.{digits[len(digits) - places :]}" if places else digits
-            return ("-" if value < 0 else "") + text
-    return None
+    # every prime of the denominator must be one of ten's, and costs as many places as it has there
+    rest, powers = value.denominator, {2: 0, 5: 0}
+    for prime in powers:
+        while rest % prime == 0:
+            rest, powers[prime] = rest // prime, powers[prime] + 1
+    places = max(powers.values())
+    if rest != 1 or places > 40:
+        return None
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    text = f"{digits[: len(digits) - places]}.{digits[len(digits) - places :]}" if places else digits
+    return ("-" if value < 0 else "") + text
 
 
 def spell(rng: random.Random, value: Fraction) -> str:
