@@ -104,24 +104,22 @@ def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path
         "env.limits.tool_time_s=1",
         "env.limits.step_timeout_s=21",
         "run.max_infrastructure_share=1",
-        "trainer.total_training_steps=3",
-        "trainer.test_freq=3",
     )
     rows = steps(tmp_path / "run")
-    assert len(rows) == 3
+    assert len(rows) == 2
     failed = sum(row["env/infrastructure_failures"] for row in rows)
     played = sum(row["env/num_episodes"] for row in rows)
-    assert failed + played >= 48  # 3 steps of 2 x 8 episodes; a batch that failed whole is replaced
+    assert failed + played >= 32  # 2 steps of 2 x 8 episodes; a batch that failed whole is replaced
     assert sum(row.get("env/infrastructure_failures/env_error", 0) for row in rows) > 0
     # what failed is in no count of the method either
     assert [row["trm/num_sequences"] for row in rows] == [row["env/num_episodes"] for row in rows]
     assert all(0 <= row["env/groups_without_baseline"] < 2 for row in rows)
     assert "could not be played" in done.stdout
-    assert "validation after step 3: no figures" in done.stdout
+    assert "validation after step 2: no figures" in done.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["success"] == {"before": {}, "after": {}}
-    first, second, third = rows
-    assert third["env/val_infrastructure_failures"] == 8
+    first, second = rows
+    assert second["env/val_infrastructure_failures"] == 8
     # on policy in float32 nothing is proven outside, and what the top 20 leave open is accepted
     assert first["trm/acceptance"] == 1
     assert 0 < first["trm/token_kl_mean"] < 0.1
