@@ -118,10 +118,10 @@ def test_a_supervisor_that_is_held_up_means_a_timeout(sandbox: LocalSandbox) -> 
 def test_whoever_has_a_copy_of_a_connection_keeps_no_call_alive(sandbox: LocalSandbox) -> None:
     with sandbox.session() as session:
         assert session.run("x = 1").ok
-        paused, world = paused_in(sandbox), session._call._world
+        paused, world = paused_in(sandbox), session._work._world
         assert world is not None
         copy = os.dup(world._connection.fileno())
-        session._call.abort()
+        session._work.abort()
         deadline = time.monotonic() + 5
         while state_of(paused) == "T" and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -132,7 +132,7 @@ def test_whoever_has_a_copy_of_a_connection_keeps_no_call_alive(sandbox: LocalSa
 def test_a_child_that_is_forked_off_has_no_copy(sandbox: LocalSandbox) -> None:
     with sandbox.session() as session:
         assert session.run("x = 1").ok
-        world, zygote = session._call._world, sandbox._zygote
+        world, zygote = session._work._world, sandbox._zygote
         assert world is not None
         assert zygote is not None
         if (child := os.fork()) == 0:

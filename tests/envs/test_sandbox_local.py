@@ -14,7 +14,7 @@ import pytest
 
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, SandboxUnavailable, Status
-from trm_envs.sandbox.connection import Slots
+from trm_envs.sandbox.slots import Slots
 
 pytestmark = needs_bubblewrap
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from trm_envs.sandbox.interface import Result, SandboxClosed, Status
 from trm_envs.sandbox.request import Request
+from trm_envs.sandbox.slots import Slots
 from trm_envs.sandbox.world import GRACE_S, Refused, World, known
 from trm_envs.tool_time import waiting
 
@@ -104,67 +105,31 @@ class Zygote:
         self.control.close()
 
 
-class Slots:
-    """So many places, handed on in the order of asking; a `threading.Semaphore` lets late ones overtake."""
-
-    def __init__(self, number: int) -> None:
-        self._free = number
-        self._lock = threading.Lock()
-        self._waiting: deque[threading.Lock] = deque()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._free > 0:
-                self._free -= 1
-                return
-            gate = threading.Lock()
-            gate.acquire()
-            self._waiting.append(gate)
-        try:
-            with waiting():
-                gate.acquire()
-        except BaseException:  # an interrupt from the keyboard
-            with self._lock:
-                still_waits = gate in self._waiting
-                if still_waits:
-                    self._waiting.remove(gate)
-            if not still_waits:
-                self.__exit__()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._free += 1
-
-
 class Call:
     """A call, or the calls of a session; a supervisor is taken at the first question.
 
     Args:
+        slots: the places of the sandbox, one taken while a question is under way.
         take: gives a supervisor.
         give_back: takes one that is done with this call or session.
     """
 
-    def __init__(self, take: Callable[[], World], give_back: Callable[[World], None]) -> None:
+    def __init__(self, slots: Slots, take: Callable[[], World], give_back: Callable[[World], None]) -> None:
+        self._slots = slots
         self._take = take
         self._give_back = give_back
+        self._turn = threading.Lock()
         self._world: World | None = None
         self._lock = threading.Lock()
         self._is_asking = False
         self._closed = False
 
     def ask(self, request: Request) -> Result:
-        """Have a request carried out.
-
-        Raises:
-            ValueError: if the call is closed.
-        """
-        while True:
-            with contextlib.suppress(Refused):
-                return self._ask(request)
+        """Carry a request out; see `Work.ask`."""
+        with self._turn, self._slots:
+            while True:
+                with contextlib.suppress(Refused):
+                    return self._ask(request)
 
     def _ask(self, request: Request) -> Result:
         try:

@@ -41,6 +41,11 @@ def limit_fields(limits: Limits) -> dict[str, Any]:
     return {"memory_limit_MB": -(-limits.memory_bytes // MIB), "trm_limits": asked}
 
 
+def answer_bytes(limits: Limits, outputs: Sequence[str]) -> int:
+    """Return how long an answer may be: six characters of JSON for a control character, base64 for a file."""
+    return 12 * limits.output_bytes + 2 * limits.file_bytes * len(outputs) + (1 << 20)
+
+
 def to_run_answer(result: Result) -> dict[str, Any]:
     """Return a result as the answer to `/run_code`."""
     if result.status is Status.SANDBOX_ERROR:

@@ -2,19 +2,15 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandbox_fusion.models import CommandRunStatus, RunJupyterRequest, RunJupyterResponse, RunStatus
 
 from trm_envs.sandbox import fusion_schema as schema
-from trm_envs.sandbox.fusion_http import TOO_LONG, TOO_MUCH
+from trm_envs.sandbox.fusion_http import TOO_LONG, TOO_MUCH, Poster
+from trm_envs.sandbox.fusion_link import Call, Link, LinkedRunner
 from trm_envs.sandbox.interface import Limits, Result, SandboxClosed, Status
-from trm_envs.sandbox.request import make_request
-
-if TYPE_CHECKING:
-    from trm_envs.sandbox.fusion import Call, FusionSandbox
-    from trm_envs.sandbox.fusion_http import Poster
+from trm_envs.sandbox.request import Request
 
 REPLAY_FACTOR = 3.0
 """How much longer than before the cells that are replayed may take."""
@@ -35,7 +31,46 @@ class _Cell:
     raised: bool
 
 
-class FusionSession:
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """What a call replays."""
+
+    first_files: dict[str, str]
+    """Files to write before the first cell, packed."""
+    cells: tuple[_Cell, ...] = ()
+    """The cells so far."""
+    replay_s: float = 0.0
+    """Seconds that they took."""
+    wall_s: float = 0.0
+    """The longest limit of one of them."""
+
+    @property
+    def least_s(self) -> float:
+        """The seconds that a replay and one more cell may need at least."""
+        return self.wall_s + self.replay_s
+
+    @property
+    def total_s(self) -> float:
+        """The seconds that a replay and one more cell are given."""
+        spare_s = REPLAY_SPARE_S if self.cells else 0.0
+        total_s = self.least_s + (REPLAY_FACTOR - 1) * self.replay_s + spare_s
+        return max(min(total_s, MOST_TOTAL_S), self.wall_s)
+
+    def with_request(self, files: dict[str, str], wall_s: float) -> "_State":
+        """Return the state in front of a cell that brings files and a limit."""
+        longest_s = max(self.wall_s, wall_s)
+        if files and self.cells:
+            writes = _Cell(_WRITE.format(files=files), raised=False)
+            return dataclasses.replace(self, cells=(*self.cells, writes), wall_s=longest_s)
+        return dataclasses.replace(self, first_files={**self.first_files, **files}, wall_s=longest_s)
+
+    def with_cell(self, code: str, result: Result) -> "_State":
+        """Return the state after a cell that ran."""
+        cells = (*self.cells, _Cell(code, raised=not result.ok))
+        return dataclasses.replace(self, cells=cells, replay_s=self.replay_s + result.duration_s)
+
+
+class FusionSession(LinkedRunner):
     """Calls that share variables and files; see `Runner`. Python only, one call at a time.
 
     The server forgets everything between calls, so a call replays all cells before its own: what they print, draw at
@@ -44,132 +79,78 @@ class FusionSession:
     otherwise, not the server. A call's time grows with the cells before it; the longest `wall_s` so far holds for each
     of them, and on a server of ours the call's own for its own cell. Once the state is lost, the files that were given
     are there again, those that cells wrote are not. A cancelled call leaves the state as it was.
+
+    Args:
+        link: the sandbox's.
+        limits: what a cell may use if it says nothing else.
+        margin_s: seconds over the replay's in which an answer must be there.
     """
 
-    def __init__(self, sandbox: "FusionSandbox") -> None:
-        self._sandbox = sandbox
-        self._turn: asyncio.Lock | None = None
+    is_session = True
+
+    def __init__(self, link: Link, limits: Limits, margin_s: float) -> None:
+        super().__init__(limits, link)
+        self._margin_s = margin_s
+        self._turn = asyncio.Lock()
         self._closed = False
         self._given: dict[str, str] = {}
-        self._forget()
-
-    def run(
-        self,
-        code: str,
-        language: str = "python",
-        stdin: str | bytes = "",
-        files: Mapping[str, str | bytes] | None = None,
-        limits: Limits | None = None,
-        *,
-        outputs: Sequence[str] = (),
-    ) -> Result:
-        """Run one cell; see `Runner.run`. The status of a cell is the program's own word: never score by it."""
-        return self._sandbox._wait_for(self._cell(code, language, stdin, files, limits, outputs))
-
-    async def arun(
-        self,
-        code: str,
-        language: str = "python",
-        stdin: str | bytes = "",
-        files: Mapping[str, str | bytes] | None = None,
-        limits: Limits | None = None,
-        *,
-        outputs: Sequence[str] = (),
-    ) -> Result:
-        """Run one cell without blocking the event loop."""
-        return await self._sandbox._await(self._cell(code, language, stdin, files, limits, outputs))
+        self._state = _State({})
 
     def close(self) -> None:
         """End the session; may be called again."""
         self._closed = True
 
-    def __enter__(self) -> "FusionSession":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _forget(self) -> None:
-        """Go back to nothing but the files that were given."""
-        self._first_files = dict(self._given)
-        self._cells: list[_Cell] = []
-        self._replay_s = 0.0
-        self._wall_s = 0.0
-
-    def _cell(self, code: str, language: str, stdin: Any, files: Any, limits: Limits | None, outputs: Any) -> "Call":
-        """Check the arguments, now, and return the call."""
+    def _call(self, request: Request) -> Call:
         if self._closed:
             raise SandboxClosed("the session is closed; open a new one with session()")
-        if language != "python" or stdin:
-            field, value = ("stdin", stdin) if language == "python" else ("language", language)
-            raise ValueError(
-                f"{field} = {value!r}: a session takes Python cells without stdin; use the sandbox's own run()"
-            )
-        limits = self._sandbox.limits if limits is None else limits
-        checked = make_request(code, language, stdin, files, limits, outputs, session=True)
+        return lambda poster: self._in_turn(poster, request)
 
-        def call(poster: "Poster") -> Coroutine[Any, Any, Result]:
-            return self._in_turn(poster, checked.code, checked.packed_files(), limits, checked.outputs)
-
-        return call
-
-    async def _in_turn(
-        self, poster: "Poster", code: str, files: dict[str, str], limits: Limits, outputs: list[str]
-    ) -> Result:
-        if self._turn is None:
-            self._turn = asyncio.Lock()
+    async def _in_turn(self, poster: Poster, request: Request) -> Result:
         async with self._turn:
-            first_files, before = self._first_files, list(self._cells)
-            if files and not before:
-                first_files = {**first_files, **files}
-            elif files:
-                before.append(_Cell(_WRITE.format(files=files), raised=False))
-            wall_s = max(self._wall_s, limits.wall_s)
-            least_s = wall_s + self._replay_s
-            if before and least_s > MOST_TOTAL_S:
-                self._forget()
-                return _replay_failed(f"it would take {least_s:.0f} s, more than {MOST_TOTAL_S:.0f}")
-            total_s = least_s + (REPLAY_FACTOR - 1) * self._replay_s + (REPLAY_SPARE_S if before else 0.0)
-            total_s = max(min(total_s, MOST_TOTAL_S), wall_s)
-            request = RunJupyterRequest(
-                cells=[*(cell.code for cell in before), code],
-                cell_timeout=wall_s,
-                total_timeout=total_s,
-                files=first_files,
-                fetch_files=outputs,
-            )
-            result = await poster.post(
-                "/run_jupyter",
-                {**request.dict(), **schema.limit_fields(limits), schema.REPLAYED: len(before)},
-                total_s + self._sandbox.margin_s,
-                2 * self._answer_bytes(limits, outputs, len(before) + 1),
-                lambda answer: _read(answer, before, self._replay_s, limits, outputs),
-            )
-            is_refused = result.status is Status.SANDBOX_ERROR and "total_timeout" in result.message
-            is_too_long = result.message.startswith(TOO_LONG)
-            if before and (is_refused or is_too_long):
-                result = _replay_failed(result.message)
-            elif is_too_long:
-                return result
-            elif result.message.startswith(TOO_MUCH):
-                result = dataclasses.replace(result, state_lost=True)
-            if result.status is not Status.SANDBOX_ERROR or result.state_lost:
+            files = request.packed_files()
+            before = self._state.with_request(files, request.limits.wall_s)
+            if before.cells and before.least_s > MOST_TOTAL_S:
+                self._state = _State(dict(self._given))
+                return _replay_failed(f"it would take {before.least_s:.0f} s, more than {MOST_TOTAL_S:.0f}")
+            result = _judge(await self._post(poster, request, before), is_replay=bool(before.cells))
+            is_told = result.status is not Status.SANDBOX_ERROR and not result.message.startswith(TOO_LONG)
+            if is_told or result.state_lost:
                 self._given.update(files)
             if result.state_lost:
-                self._forget()
-            elif result.status is not Status.SANDBOX_ERROR:
-                self._cells = [*before, _Cell(code, raised=not result.ok)]
-                self._first_files, self._wall_s = first_files, wall_s
-                self._replay_s += result.duration_s
+                self._state = _State(dict(self._given))
+            elif is_told:
+                self._state = before.with_cell(request.code, result)
             return result
 
-    def _answer_bytes(self, limits: Limits, outputs: list[str], num_cells: int) -> int:
-        from trm_envs.sandbox.fusion import answer_bytes
+    async def _post(self, poster: Poster, request: Request, before: _State) -> Result:
+        limits, outputs, num_cells = request.limits, request.outputs, len(before.cells) + 1
+        asked = RunJupyterRequest(
+            cells=[*(cell.code for cell in before.cells), request.code],
+            cell_timeout=before.wall_s,
+            total_timeout=before.total_s,
+            files=before.first_files,
+            fetch_files=outputs,
+        )
+        return await poster.post(
+            "/run_jupyter",
+            {**asked.dict(), **schema.limit_fields(limits), schema.REPLAYED: len(before.cells)},
+            before.total_s + self._margin_s,
+            2 * min(num_cells * schema.answer_bytes(limits, outputs), 1 << 30),
+            lambda answer: _read(answer, before, limits, outputs),
+        )
 
-        return min(num_cells * answer_bytes(limits, outputs), 1 << 30)
+
+def _judge(result: Result, is_replay: bool) -> Result:
+    """Return the result, or what it means for the state that a request was refused or an answer cut off."""
+    is_refused = result.status is Status.SANDBOX_ERROR and "total_timeout" in result.message
+    if is_replay and (is_refused or result.message.startswith(TOO_LONG)):
+        return _replay_failed(result.message)
+    if result.message.startswith(TOO_MUCH):
+        return dataclasses.replace(result, state_lost=True)
+    return result
 
 
-def _read(answer: Any, before: list[_Cell], replay_s: float, limits: Limits, outputs: list[str]) -> Result:
+def _read(answer: Any, before: _State, limits: Limits, outputs: list[str]) -> Result:
     """Return the last cell's result, once the cells before it have gone as they went.
 
     Raises:
@@ -180,19 +161,19 @@ def _read(answer: Any, before: list[_Cell], replay_s: float, limits: Limits, out
         return Result(Status.SANDBOX_ERROR, message=f"the server's sandbox failed: {response.message[:500]}")
     driver = response.driver
     timed_out = driver is not None and driver.status is CommandRunStatus.TimeLimitExceeded
-    for number, (cell, now) in enumerate(zip(before, response.cells, strict=False), 1):
+    for number, (cell, now) in enumerate(zip(before.cells, response.cells, strict=False), 1):
         if bool(now.error) != cell.raised:
             return _replay_failed(f"cell {number} {'raised' if now.error else 'did not raise'}, unlike before")
     if timed_out and not response.cells:
         return Result(Status.TIMEOUT, state_lost=True)  # a server that tells of no cell if one runs too long
-    if len(response.cells) <= len(before):
-        return _replay_failed(f"{len(response.cells)} of {len(before)} earlier cells ran; {response.message}")
-    last = response.cells[len(before)]
+    if len(response.cells) <= len(before.cells):
+        return _replay_failed(f"{len(response.cells)} of {len(before.cells)} earlier cells ran; {response.message}")
+    last = response.cells[len(before.cells)]
     own = answer.get("trm")
     own = own if isinstance(own, dict) else {}
     ended = response.status is not RunStatus.Success
     whole_s = driver.execution_time if driver else None
-    duration = own.get("duration_s", None if whole_s is None else max(whole_s - replay_s, 0.0))
+    duration = own.get("duration_s", None if whole_s is None else max(whole_s - before.replay_s, 0.0))
     result = Result(
         _status(timed_out, bool(last.error), ended, last.error, own),
         stdout=last.stdout,

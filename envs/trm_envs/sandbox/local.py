@@ -9,18 +9,17 @@ streams and files go past the supervisor by descriptor; after a call that ended 
 serves another one, whose program inherits a memory that has seen nothing.
 """
 
-import asyncio
-import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from trm_envs.packages import Packages
 from trm_envs.sandbox import bubblewrap, package_folder
-from trm_envs.sandbox.connection import Call, Slots, Zygote
-from trm_envs.sandbox.interface import Limits, Result, SandboxClosed, SandboxUnavailable
-from trm_envs.sandbox.request import Request, make_request
+from trm_envs.sandbox.connection import Call, Zygote
+from trm_envs.sandbox.interface import Limits, SandboxUnavailable
+from trm_envs.sandbox.runner import BlockingSandbox, BlockingSession
+from trm_envs.sandbox.slots import Slots
 from trm_envs.sandbox.world import World
 
 PRELOAD = ("bisect", "collections", "decimal", "fractions", "functools", "heapq", "itertools", "json", "math",
@@ -28,7 +27,7 @@ PRELOAD = ("bisect", "collections", "decimal", "fractions", "functools", "heapq"
 PROBE_LIMITS = Limits(wall_s=60, cpu_s=60, memory_bytes=1 << 30)
 
 
-class LocalSandbox:
+class LocalSandbox(BlockingSandbox):
     """Runs programs on this machine in isolation; see `Runner` for `run`, `arun` and `close`.
 
     Args:
@@ -56,7 +55,7 @@ class LocalSandbox:
             max_concurrent = 4 * (os.cpu_count() or 1)
         if not isinstance(max_concurrent, int) or not 1 <= max_concurrent <= 1000:
             raise ValueError(f"max_concurrent = {max_concurrent!r}: expected an integer from 1 to 1000; e.g. 8")
-        self.limits = limits or Limits()
+        super().__init__(limits, ThreadPoolExecutor(max_concurrent, "trm-sandbox"))
         self.max_concurrent = max_concurrent
         self.python = bubblewrap.find_python(python)
         self._packages = packages or Packages()
@@ -67,9 +66,7 @@ class LocalSandbox:
         self._start_args = (bubblewrap.find_bubblewrap(), self.python, tuple(preload), shown)
         self._slots = Slots(max_concurrent)
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(max_concurrent, "trm-sandbox")
         self._zygote: Zygote | None = None
-        self._closed = False
         probe = self.run("print(6 * 7)")
         if probe.stdout != "42\n":
             self.close()
@@ -91,39 +88,6 @@ class LocalSandbox:
             "python": self.python,
         }
 
-    def run(
-        self,
-        code: str,
-        language: str = "python",
-        stdin: str | bytes = "",
-        files: Mapping[str, str | bytes] | None = None,
-        limits: Limits | None = None,
-        *,
-        outputs: Sequence[str] = (),
-    ) -> Result:
-        """Run a program by itself; see `Runner.run`."""
-        request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
-        with self._slots, contextlib.closing(self._call()) as call:
-            return call.ask(request)
-
-    async def arun(
-        self,
-        code: str,
-        language: str = "python",
-        stdin: str | bytes = "",
-        files: Mapping[str, str | bytes] | None = None,
-        limits: Limits | None = None,
-        *,
-        outputs: Sequence[str] = (),
-    ) -> Result:
-        """Run a program by itself without blocking the event loop; see `Runner.arun`."""
-        request = make_request(code, language, stdin, files, limits or self.limits, outputs, session=False)
-        call = self._call()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask_in_slot, call, request)
-        finally:
-            call.close()
-
     def session(self) -> "LocalSession":
         """Open a session; see `Sandbox.session`."""
         return LocalSession(self)
@@ -137,18 +101,8 @@ class LocalSandbox:
                 self._zygote = None
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def __enter__(self) -> "LocalSandbox":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _call(self) -> Call:
-        return Call(self._take, self._give_back)
-
-    def _ask_in_slot(self, call: Call, request: Request) -> Result:
-        with self._slots:
-            return call.ask(request)
+    def _open(self) -> Call:
+        return Call(self._slots, self._take, self._give_back)
 
     def _take(self) -> World:
         """Take a waiting supervisor; a zygote that is gone, or belongs to a parent process, is replaced.
@@ -159,8 +113,7 @@ class LocalSandbox:
         """
         for attempt in (1, 2):
             with self._lock:
-                if self._closed:
-                    raise SandboxClosed("the sandbox is closed; make a new LocalSandbox")
+                self._check_open()
                 if self._zygote is None or not self._zygote.is_ours():
                     process, control = bubblewrap.start(*self._start_args)
                     self._zygote = Zygote(process, control, num_warm=self.max_concurrent)
@@ -186,56 +139,5 @@ class LocalSandbox:
             zygote.give_back(world)  # if it is not the one that made it: the connection has ended, and is dropped
 
 
-class LocalSession:
-    """Calls that share variables, files and processes; see `Runner`. Python only, one call at a time."""
-
-    def __init__(self, sandbox: LocalSandbox) -> None:
-        self._sandbox = sandbox
-        self._call = sandbox._call()
-        self._turn = threading.Lock()
-
-    def run(
-        self,
-        code: str,
-        language: str = "python",
-        stdin: str | bytes = "",
-        files: Mapping[str, str | bytes] | None = None,
-        limits: Limits | None = None,
-        *,
-        outputs: Sequence[str] = (),
-    ) -> Result:
-        """Run one cell; see `Runner.run`. The status of a cell is the program's own word: never score by it."""
-        request = make_request(code, language, stdin, files, limits or self._sandbox.limits, outputs, session=True)
-        with self._turn, self._sandbox._slots:
-            return self._call.ask(request)
-
-    async def arun(
-        self,
-        code: str,
-        language: str = "python",
-        stdin: str | bytes = "",
-        files: Mapping[str, str | bytes] | None = None,
-        limits: Limits | None = None,
-        *,
-        outputs: Sequence[str] = (),
-    ) -> Result:
-        """Run one cell without blocking the event loop; if it is cancelled, the session's state is lost."""
-        loop, call = asyncio.get_running_loop(), self._call
-        work = loop.run_in_executor(
-            self._sandbox._threads, lambda: self.run(code, language, stdin, files, limits, outputs=outputs)
-        )
-        try:
-            return await work
-        except asyncio.CancelledError:
-            call.abort()
-            raise
-
-    def close(self) -> None:
-        """End the session; may be called again."""
-        self._call.close()
-
-    def __enter__(self) -> "LocalSession":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+class LocalSession(BlockingSession):
+    """A session in namespaces of its own; see `BlockingSession`. Its processes last from call to call too."""

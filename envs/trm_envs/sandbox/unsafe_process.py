@@ -1,6 +1,5 @@
 """One folder and one child process of the unsafe sandbox."""
 
-import asyncio
 import contextlib
 import os
 import selectors
@@ -12,14 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from trm_envs.sandbox.connection import Slots
 from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.interface import Result, SandboxClosed, Status
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
+from trm_envs.sandbox.slots import Slots
 from trm_envs.tool_time import waiting
 
 TICK_S = 0.02
@@ -28,64 +27,56 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _LAUNCH = "import sys; sys.path.insert(0, {!r}); from guest import unsafe_child; sys.path.pop(0); {}"
 
 
-class Work:
+class Folder:
     """A working folder, and the process that runs in it.
 
     Args:
         slots: the places of the sandbox, one taken while something runs.
-        threads: where `ask_in_thread` waits.
-        works: the set that this object is in until it is closed.
+        folders: the set that this object is in until it is closed.
         packages: the folder of what programs can import beside the standard library.
     """
 
-    def __init__(self, slots: Slots, threads: ThreadPoolExecutor, works: "set[Work]", packages: str) -> None:
+    def __init__(self, slots: Slots, folders: "set[Folder]", packages: str) -> None:
         self._top = tempfile.mkdtemp(prefix="trm-unsafe-")
         self._folder = os.path.join(os.path.realpath(self._top), "work")
         os.mkdir(self._folder)
-        self._slots, self._threads, self._works, self._packages = slots, threads, works, packages
+        self._slots, self._folders, self._packages = slots, folders, packages
         self._turn = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: Streams | None = None
         self._closed = False
-        works.add(self)
+        folders.add(self)
 
     def ask(self, request: Request) -> Result:
-        """Carry a request out.
-
-        Raises:
-            ValueError: if this is closed.
-        """
+        """Carry a request out; see `Work.ask`."""
         with self._turn, self._slots:
             if self._closed:
                 raise SandboxClosed("the session is closed; open a new one with session()")
             try:
                 return self._ask(request)
             except OSError as error:
-                self._kill()
+                self.abort()
                 return Result(Status.SANDBOX_ERROR, state_lost=request.session, message=f"{error}")
 
-    async def ask_in_thread(self, request: Request) -> Result:
-        """Do the same without blocking the event loop; if it is cancelled, the process is killed."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self.ask, request)
-        except asyncio.CancelledError:
-            self._kill()
-            raise
+    def abort(self) -> None:
+        """Kill the process group; the kernel lets none of it fork meanwhile. A later request starts another process."""
+        process = self._process
+        if process is not None:
+            self._signal(signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
 
     def close(self) -> None:
         """Kill the process and remove the folder; may be called again."""
         self._closed = True
-        self._kill()
+        self.abort()
         with self._turn:  # after the thread that ran it
             self._hang_up()
         shutil.rmtree(self._top, ignore_errors=True)
-        self._works.discard(self)
+        self._folders.discard(self)
 
     def _ask(self, request: Request) -> Result:
-        for name, data in request.files.items():
-            path = Path(self._folder, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+        self._write(request.files)
         started = time.monotonic()
         limits = request.limits
         if self._process is None:
@@ -96,20 +87,12 @@ class Work:
         assert streams is not None
         self._signal(signal.SIGCONT)
         self._channel.settimeout(limits.wall_s)
-        message = {
-            "kind": request.kind.decode(),
-            "code": request.code,
-            "cpu_s": request.cpu_s,
-            "memory_bytes": limits.memory_bytes,
-            "stack_bytes": limits.stack_bytes,
-            "file_bytes": limits.file_bytes,
-        }
         with contextlib.suppress(OSError):  # it does not listen: it is judged by what else it does
-            wire.send(self._channel, message)
+            wire.send(self._channel, _order(request))
         verdict = self._watch(process, streams, limits.output_bytes, started + limits.wall_s, request.session)
         duration = time.monotonic() - started
         goes_on = verdict in ("done", "raised")
-        self._signal(signal.SIGSTOP) if goes_on else self._kill()
+        self._signal(signal.SIGSTOP) if goes_on else self.abort()
         streams.read_all(limits.output_bytes)
         texts = streams.take(limits.output_bytes)
         status, return_code = judge(verdict, process.returncode, texts["stderr"])
@@ -144,7 +127,7 @@ class Work:
                 start_new_session=True,
             )
         if self._closed:
-            self._kill()
+            self.abort()
         assert process.stdout is not None
         assert process.stderr is not None
         self._streams = Streams(process.stdout.fileno(), process.stderr.fileno())
@@ -182,6 +165,12 @@ class Work:
                     return "exited"
         return "timeout"
 
+    def _write(self, files: dict[str, bytes]) -> None:
+        for name, data in files.items():
+            path = Path(self._folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
     def _fetch(self, request: Request) -> tuple[dict[str, bytes], dict[str, str]]:
         """Return the files asked for that are there, and why others are not."""
         files: dict[str, bytes] = {}
@@ -202,14 +191,6 @@ class Work:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, number)
 
-    def _kill(self) -> None:
-        """Kill the process group; the kernel lets none of it fork meanwhile."""
-        process = self._process
-        if process is not None:
-            self._signal(signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-
     def _hang_up(self) -> None:
         """Forget the process and close what led to it."""
         process, self._process = self._process, None
@@ -218,3 +199,16 @@ class Work:
             for stream in (process.stdout, process.stderr):
                 assert stream is not None
                 stream.close()
+
+
+def _order(request: Request) -> dict[str, Any]:
+    """Return what the child is told of a request."""
+    limits = request.limits
+    return {
+        "kind": request.kind.decode(),
+        "code": request.code,
+        "cpu_s": request.cpu_s,
+        "memory_bytes": limits.memory_bytes,
+        "stack_bytes": limits.stack_bytes,
+        "file_bytes": limits.file_bytes,
+    }
