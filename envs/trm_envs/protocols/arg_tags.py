@@ -15,15 +15,21 @@ from typing import Any, ClassVar
 
 from trm_envs.protocols.hermes import CALL_CLOSE, CALL_OPEN, start_of_call
 from trm_envs.protocols.reading import TemplateProtocol
-from trm_envs.protocols.strict_json import MAX_SHOWN_CHARS, skip_space
-from trm_envs.protocols.values import read_value, schemas_of, write_value
+from trm_envs.protocols.values import ArgumentTags, read_arguments, write_value
 from trm_envs.thoughts import Decoder
 from trm_envs.tools import Tool
 from trm_envs.turn import MalformedCall, ToolCall
 
 _NAME = re.compile(r"[^\s<>{}\[\]\"]+")
-_KEY = re.compile(r"<arg_key>([^<>]+)</arg_key>[ \t\r\n]*<arg_value>")
-_VALUE_END = re.compile(r"</arg_value>(?=[ \t\r\n]*(?:<arg_key>|</tool_call>))")
+_TAGS = ArgumentTags(
+    opening=re.compile(r"<arg_key>([^<>]+)</arg_key>[ \t\r\n]*<arg_value>"),
+    closing=re.compile(r"</arg_value>(?=[ \t\r\n]*(?:<arg_key>|</tool_call>))"),
+    end=CALL_CLOSE,
+    expected=f"in the call of {{}}: expected <arg_key>name</arg_key> and <arg_value>, or {CALL_CLOSE}",
+    shown="the argument {}",
+    unclosed=f"the <arg_value> of {{}} has no </arg_value> before <arg_key> or {CALL_CLOSE}",
+    strips_names=True,
+)
 
 
 class ArgTags(TemplateProtocol):
@@ -49,25 +55,4 @@ def _decode(text: str, mark: re.Match[str], tools: Sequence[Tool]) -> tuple[Tool
     named = _NAME.match(text, start_of_call(text, mark))
     if named is None:
         raise MalformedCall(f"after {CALL_OPEN} comes the function's name, then <arg_key> and <arg_value> in turn")
-    schemas = schemas_of(named[0], tools)
-    arguments: dict[str, Any] = {}
-    position = skip_space(text, named.end())
-    while not text.startswith(CALL_CLOSE, position):
-        key = _KEY.match(text, position)
-        if key is None:
-            rest = text[position : position + MAX_SHOWN_CHARS]
-            raise MalformedCall(
-                f"in the call of {named[0][:MAX_SHOWN_CHARS]}: expected <arg_key>name</arg_key> and <arg_value>, or "
-                f"{CALL_CLOSE}, found {rest!r}"
-            )
-        argument = key[1].strip()
-        if argument in arguments:
-            raise MalformedCall(f"the argument {argument[:MAX_SHOWN_CHARS]} stands twice in one call")
-        found = read_value(text, key.end(), _VALUE_END, schemas.get(argument))
-        if found is None:
-            raise MalformedCall(
-                f"the <arg_value> of {argument[:MAX_SHOWN_CHARS]} has no </arg_value> before <arg_key> or {CALL_CLOSE}"
-            )
-        arguments[argument], end = found
-        position = skip_space(text, end)
-    return ToolCall(named[0], arguments), position + len(CALL_CLOSE)
+    return read_arguments(text, named.end(), named[0], tools, _TAGS)

@@ -20,16 +20,22 @@ from typing import Any, ClassVar
 
 from trm_envs.protocols.hermes import CALL_CLOSE, CALL_OPEN, start_of_call
 from trm_envs.protocols.reading import TemplateProtocol
-from trm_envs.protocols.strict_json import MAX_SHOWN_CHARS, skip_space
-from trm_envs.protocols.values import read_value, schemas_of, write_value
+from trm_envs.protocols.strict_json import skip_space
+from trm_envs.protocols.values import ArgumentTags, read_arguments, write_value
 from trm_envs.thoughts import Decoder
 from trm_envs.tools import Tool
 from trm_envs.turn import MalformedCall, ToolCall
 
 FUNCTION_CLOSE = "</function>"
 _FUNCTION = re.compile(r"[ \t]*<function=([^<>\n]+)>")
-_PARAMETER = re.compile(r"<parameter=([^<>\n]+)>\n?")
-_PARAMETER_END = re.compile(r"\n?</parameter>(?=[ \t\r\n]*(?:<parameter=|</function>))")
+_TAGS = ArgumentTags(
+    opening=re.compile(r"<parameter=([^<>\n]+)>\n?"),
+    closing=re.compile(r"\n?</parameter>(?=[ \t\r\n]*(?:<parameter=|</function>))"),
+    end=FUNCTION_CLOSE,
+    expected=f"in <function={{}}>: expected <parameter=name> or {FUNCTION_CLOSE}",
+    shown="<parameter={}>",
+    unclosed=f"<parameter={{}}> without </parameter> before the next parameter or {FUNCTION_CLOSE}",
+)
 
 
 class FunctionTags(TemplateProtocol):
@@ -53,28 +59,6 @@ def _decode(text: str, mark: re.Match[str], tools: Sequence[Tool]) -> tuple[Tool
     function = _FUNCTION.match(text, start_of_call(text, mark) if is_wrapped else mark.start())
     if function is None:
         raise MalformedCall(f"after {CALL_OPEN} comes <function=name>, then the parameters, then {FUNCTION_CLOSE}")
-    name = function[1]
-    schemas = schemas_of(name, tools)
-    arguments: dict[str, Any] = {}
-    position = skip_space(text, function.end())
-    while not text.startswith(FUNCTION_CLOSE, position):
-        parameter = _PARAMETER.match(text, position)
-        if parameter is None:
-            raise MalformedCall(
-                f"in <function={name[:MAX_SHOWN_CHARS]}>: expected <parameter=name> or {FUNCTION_CLOSE}, found "
-                f"{text[position : position + MAX_SHOWN_CHARS]!r}"
-            )
-        key = parameter[1]
-        if key in arguments:
-            raise MalformedCall(f"<parameter={key[:MAX_SHOWN_CHARS]}> stands twice in one call")
-        found = read_value(text, parameter.end(), _PARAMETER_END, schemas.get(key))
-        if found is None:
-            raise MalformedCall(
-                f"<parameter={key[:MAX_SHOWN_CHARS]}> without </parameter> before the next parameter or "
-                f"{FUNCTION_CLOSE}"
-            )
-        arguments[key], end = found
-        position = skip_space(text, end)
-    position += len(FUNCTION_CLOSE)
-    close = skip_space(text, position)
-    return ToolCall(name, arguments), close + len(CALL_CLOSE) if text.startswith(CALL_CLOSE, close) else position
+    call, end = read_arguments(text, function.end(), function[1], tools, _TAGS)
+    close = skip_space(text, end)
+    return call, close + len(CALL_CLOSE) if text.startswith(CALL_CLOSE, close) else end

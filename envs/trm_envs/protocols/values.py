@@ -1,12 +1,13 @@
 """Arguments as text between tags: strings as they are, anything else as JSON, told apart by the tool's schema."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from trm_envs.protocols.strict_json import read_json, skip_space, write_json
+from trm_envs.protocols.strict_json import MAX_SHOWN_CHARS, read_json, skip_space, write_json
 from trm_envs.tools import Tool
-from trm_envs.turn import MalformedCall
+from trm_envs.turn import MalformedCall, ToolCall
 
 # Templates that write `value | string` show a model Python's words.
 _PYTHON_WORDS = {"True": True, "False": False, "None": None}
@@ -55,3 +56,51 @@ def read_value(
 def schemas_of(name: str, tools: Sequence[Tool]) -> dict[str, dict[str, Any]]:
     """Return the schemas of a tool's parameters; none if there is no such tool."""
     return next((tool.parameters["properties"] for tool in tools if tool.name == name), {})
+
+
+@dataclasses.dataclass(frozen=True)
+class ArgumentTags:
+    """The tags of a protocol's arguments, and its words for what is malformed; `{}` stands for a name."""
+
+    opening: re.Pattern[str]
+    """A pattern that matches up to an argument's value; its group is the argument's name."""
+    closing: re.Pattern[str]
+    """A pattern that matches the end of a value."""
+    end: str
+    """The text after the last argument."""
+    expected: str
+    """The message where neither an argument nor the end follows, up to the text that does; `{}` is the tool."""
+    shown: str
+    """The argument in a message."""
+    unclosed: str
+    """The message where a value has no end."""
+    strips_names: bool = False
+    """True if spaces around an argument's name are not part of it."""
+
+
+def read_arguments(text: str, start: int, name: str, tools: Sequence[Tool], tags: ArgumentTags) -> tuple[ToolCall, int]:
+    """Return the call whose arguments begin at `start`, and where the text after the last one ends.
+
+    Args:
+        name: of the tool.
+
+    Raises:
+        MalformedCall: if something else stands there, a name stands twice, or a value has no end.
+    """
+    schemas = schemas_of(name, tools)
+    arguments: dict[str, Any] = {}
+    position = skip_space(text, start)
+    while not text.startswith(tags.end, position):
+        opening = tags.opening.match(text, position)
+        if opening is None:
+            rest = text[position : position + MAX_SHOWN_CHARS]
+            raise MalformedCall(f"{tags.expected.format(name[:MAX_SHOWN_CHARS])}, found {rest!r}")
+        argument = opening[1].strip() if tags.strips_names else opening[1]
+        if argument in arguments:
+            raise MalformedCall(f"{tags.shown.format(argument[:MAX_SHOWN_CHARS])} stands twice in one call")
+        found = read_value(text, opening.end(), tags.closing, schemas.get(argument))
+        if found is None:
+            raise MalformedCall(tags.unclosed.format(argument[:MAX_SHOWN_CHARS]))
+        arguments[argument], end = found
+        position = skip_space(text, end)
+    return ToolCall(name, arguments), position + len(tags.end)

@@ -23,7 +23,7 @@ from trm_envs.tool_time import waiting
 
 TICK_S = 0.02
 """How long the end of a program that left its streams to a child may go unnoticed."""
-_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(wire.__file__)))  # of the folder guest
 _LAUNCH = "import sys; sys.path.insert(0, {!r}); from guest import unsafe_child; sys.path.pop(0); {}"
 
 
@@ -117,7 +117,7 @@ class Folder:
             file.write(stdin)
             file.seek(0)
             process = self._process = subprocess.Popen(
-                [sys.executable, "-I", "-B", "-c", _LAUNCH.format(_PACKAGE, call)],
+                [sys.executable, "-I", "-B", "-c", _LAUNCH.format(_PARENT, call)],
                 stdin=file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
