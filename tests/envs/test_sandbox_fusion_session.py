@@ -10,7 +10,7 @@ import pytest
 
 from tests.envs.fusion_support import FakeServer, Reply, running_server
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
-from trm_envs.sandbox import Limits, LocalSandbox, Status
+from trm_envs.sandbox import Limits, LocalSandbox, Status, fusion_http
 from trm_envs.sandbox.fusion import FusionSandbox
 from trm_envs.sandbox.fusion_http import Poster
 from trm_envs.sandbox.fusion_requests import MOST, BadField, read_jupyter
@@ -198,3 +198,19 @@ def test_a_number_of_replayed_cells_that_cannot_be_is_refused(number: Any) -> No
     body = {"cells": ["a", "b"], "trm_replayed": number}
     with pytest.raises(BadField, match=r"trm_replayed: got .*expected an integer from 0 to 1"):
         read_jupyter(body, Limits(), MOST)
+
+
+def test_the_time_of_a_replay_grows_with_every_cell_and_a_cell_too_long_to_send_leaves_no_trace(monkeypatch) -> None:
+    monkeypatch.setattr(fusion_http, "MOST_BYTES", 20_000)
+    reply = cells("a", trm={"status": "ok", "return_code": 0, "duration_s": 10.0})
+    two = cells("a", "b", trm={"status": "ok", "return_code": 0, "duration_s": 20.0})
+    with FakeServer(reply, two, cells("a", "b", "c")) as fake, FusionSandbox(fake.address, retries=0) as sandbox:
+        session = sandbox.session()
+        too_long = session.run("#" * 20_000, files={"f": "x"})
+        assert (too_long.status, too_long.state_lost) == (Status.ERROR, False)
+        for code in ("one", "two", "three"):
+            session.run(code, limits=Limits(wall_s=4))
+    assert [body["cells"] for _, body in fake.asked] == [["one"], ["one", "two"], ["one", "two", "three"]]
+    assert [body["files"] for _, body in fake.asked] == [{}] * 3
+    # 4 s of its own, three times the replay's 10 s and 10 + 20 s, 5 s to spare
+    assert [body["total_timeout"] for _, body in fake.asked] == [4.0, 4 + 30 + 5, 4 + 90 + 5]
