@@ -15,7 +15,7 @@ import urllib.request
 from typing import Any
 
 from trm_agent.episode import ChatSettings, Generation, chat_tokens
-from trm_agent.evaluate.sampling import Sampling, turn_seed
+from trm_agent.evaluate.sampling import Sampling, SeededTurns
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 LIST_TIMEOUT_S = 15.0
@@ -228,7 +228,7 @@ class EndpointGenerator:
     """One episode's turns from a served model."""
 
     def __init__(self, engine: EndpointEngine, seed: int) -> None:
-        self.engine, self.seed, self.num_turns = engine, seed, 0
+        self.engine, self.turns = engine, SeededTurns(engine, seed)
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
         """Sample one turn; see `trm_agent.episode.Generator`.
@@ -237,10 +237,7 @@ class EndpointGenerator:
             EndpointError: the request failed for good.
         """
         engine = self.engine
-        seed = turn_seed(engine.sampling.seed, self.seed, self.num_turns)
-        choice = await engine.complete(prompt_ids, max_tokens, seed)
-        # not before: a turn that was late and is tried again is the same turn
-        self.num_turns += 1
+        choice = await self.turns.complete(prompt_ids, max_tokens)
         extra: dict[str, Any] = {}
         ids = choice.get("token_ids")
         if ids is None:

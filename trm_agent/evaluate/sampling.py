@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,3 +34,22 @@ class Sampling:
 def turn_seed(base_seed: int, episode_seed: int, turn: int) -> int:
     """The seed of one turn: 62 bits of a hash of the sampling's seed, the episode's and the turn's number from 0."""
     return int(np.random.SeedSequence([base_seed, episode_seed, turn]).generate_state(1, np.uint64)[0]) >> 2
+
+
+class SeededTurns:
+    """The turns of one episode, each completed with its own seed.
+
+    Args:
+        engine: an engine with `sampling` and `complete(prompt_ids, max_tokens, seed)`.
+        seed: the episode's.
+    """
+
+    def __init__(self, engine: Any, seed: int) -> None:
+        self._engine, self._seed, self._num_turns = engine, seed, 0
+
+    async def complete(self, prompt_ids: list[int], max_tokens: int) -> Any:
+        """Return the completion of the next turn; one that fails or is cancelled is tried again with the same seed."""
+        seed = turn_seed(self._engine.sampling.seed, self._seed, self._num_turns)
+        completion = await self._engine.complete(prompt_ids, max_tokens, seed)
+        self._num_turns += 1
+        return completion

@@ -18,7 +18,7 @@ from typing import Any
 
 from trm_agent.episode import ChatSettings, Generation, chat_tokens
 from trm_agent.evaluate.quiet import logging_to, output_to
-from trm_agent.evaluate.sampling import Sampling, turn_seed
+from trm_agent.evaluate.sampling import Sampling, SeededTurns
 
 # what vLLM reads when it is imported; a value that the user has set stays
 ENVIRONMENT = {
@@ -204,15 +204,12 @@ class VllmGenerator:
     """One episode's turns from vLLM."""
 
     def __init__(self, engine: VllmEngine, seed: int) -> None:
-        self.engine, self.seed, self.num_turns = engine, seed, 0
+        self.engine, self.turns = engine, SeededTurns(engine, seed)
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
         """Sample one turn; see `trm_agent.episode.Generator`."""
         engine = self.engine
-        seed = turn_seed(engine.sampling.seed, self.seed, self.num_turns)
-        completion = await engine.complete(prompt_ids, max_tokens, seed)
-        # not before: a turn that was late and is tried again is the same turn
-        self.num_turns += 1
+        completion = await self.turns.complete(prompt_ids, max_tokens)
         ids = list(completion.token_ids)
         rows = zip(completion.logprobs, ids, strict=True)
         return Generation(
