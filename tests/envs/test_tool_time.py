@@ -15,8 +15,9 @@ import trm_envs
 from tests.envs.env_support import SLEEP, call, make
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import needs_bubblewrap
-from trm_envs.sandbox import Limits, LocalSandbox, Status, fusion_session
+from trm_envs.sandbox import Limits, LocalSandbox, Status
 from trm_envs.sandbox.fusion import FusionSandbox
+from trm_envs.sandbox.fusion_session import _Cell, _State
 from trm_envs.tool_time import ToolTime, waiting
 
 pytestmark = pytest.mark.slow
@@ -242,7 +243,7 @@ def test_cells_that_no_server_takes_together_are_the_sessions_error(monkeypatch:
     with FusionSandbox("http://127.0.0.1:1", retries=0) as sandbox:
         session = sandbox.session()
         assert session.run("#" * 3000).status is Status.ERROR
-        session._cells = [fusion_session._Cell("#" * 1500, False)]
+        session._state = _State({}, (_Cell("#" * 1500, False),))
         result = session.run("#" * 1500)
         assert (result.status, result.state_lost) == (Status.ERROR, True)
         assert session.run("1").status is Status.SANDBOX_ERROR
@@ -252,7 +253,7 @@ def test_cells_that_no_server_takes_together_are_the_sessions_error(monkeypatch:
 def test_what_takes_too_long_to_replay_is_given_up_by_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     with FusionSandbox("http://127.0.0.1:1", retries=0) as sandbox:
         session = sandbox.session()
-        session._cells, session._replay_s = [fusion_session._Cell("1", False)], 299.0
+        session._state = _State({}, (_Cell("1", False),), replay_s=299.0)
         result = session.run("2", limits=Limits(wall_s=5))
         assert (result.status, result.state_lost) == (Status.ERROR, True)
         assert "more than 300" in result.stderr
