@@ -1,21 +1,20 @@
 """Refuses what cannot work before Ray starts. Each message names the field, the value, what is allowed, what to do."""
 
-import importlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.compose import plain
 from trm_agent.config import FIELD_PATH
-from trm_agent.deadlines import check_deadlines, limits_of, step_budget_s
+from trm_agent.deadlines import limits_of
+from trm_agent.environment_check import Trial, Wording, check_environment, check_registered
 from trm_agent.episode import ChatSettings
-from trm_agent.episode.call_protocol import DEFAULT, resolved
 from trm_agent.names import closest
 from trm_agent.preflight_training import TRAINING_RULES
+from trm_agent.tasks import Task
 
 LEAST_RATE = "hardware.least_tokens_per_s"
 NANO = "nano"
@@ -104,27 +103,35 @@ def check_context(config: DictConfig, max_positions: int | None) -> None:
 def _environment(config: DictConfig) -> None:
     import trm_envs  # noqa: F401  (registers the suite)
 
-    env = config.env
-    if env.module:
-        try:
-            importlib.import_module(env.module)
-        except ImportError as error:
-            raise ValueError(
-                f"env.module={env.module!r}: cannot be imported ({error}); install it or fix the name"
-            ) from (error)
+    env, wording = config.env, _wording(config)
     if not env.id:
         raise ValueError("env.id: missing; give the Gymnasium id of your environment, e.g. env.id=mine/Task-v0")
-    if env.id not in gymnasium.registry:
-        bundled = ("gymnasium.", "ale_py.", "shimmy.")
-        known = [
-            name
-            for name, spec in gymnasium.registry.items()
-            if isinstance(spec.entry_point, str | type) and not str(spec.entry_point).startswith(bundled)
-        ]
-        raise ValueError(
-            f"env.id={env.id!r}: not registered; {closest(env.id, known)}; "
-            "for an environment of your own set env.module to the module that registers it"
-        )
+    check_registered(env.id, env.module, wording)
+    _streams(config)
+    # one task of each stream and horizon
+    tasks = [
+        Task(env.id, 0, {"horizon": horizon, "split": env[stream].split})
+        for stream in ("train", "val")
+        for horizon in dict.fromkeys(env[stream].horizons)
+    ]
+    trial = Trial(env.id, env.module, plain(env.kwargs), tasks, [limits_of(plain(config))], _least_rate(config))
+    check_environment(trial, wording)
+
+
+def _wording(config: DictConfig) -> Wording:
+    env = config.env
+    return Wording(
+        id=f"env.id={env.id!r}",
+        module=f"env.module={env.module!r}",
+        own="for an environment of your own set env.module to the module that registers it",
+        settings=f"env.kwargs={plain(env.kwargs)} of {env.id}",
+        rate=LEAST_RATE,
+    )
+
+
+def _streams(config: DictConfig) -> None:
+    """Refuse horizons without tasks or turns, and a validation on tasks of training."""
+    env = config.env
     for stream in ("train", "val"):
         horizons = list(env[stream].horizons)
         if not horizons or any(not isinstance(horizon, int) or horizon < 1 for horizon in horizons):
@@ -143,26 +150,6 @@ def _environment(config: DictConfig) -> None:
             f"env.val.split={env.val.split!r} with env.train.split={env.train.split!r}: the two share tasks; "
             "set env.train.split=train and env.val.split=held_out, so that validation tasks are never trained on"
         )
-    _playable(config)
-
-
-def _playable(config: DictConfig) -> None:
-    """Draw one task, see that the deadlines hold its budgets, and that the sandbox runs code if there is one."""
-    env = config.env
-    limits, rate = limits_of(plain(config)), _least_rate(config)
-    made: Any = None
-    try:
-        made = gymnasium.make(env.id, **resolved(plain(env.kwargs), DEFAULT))
-        made.reset(seed=0, options={"horizon": env.train.horizons[0], "split": env.train.split})
-        options = getattr(made.unwrapped, "options", None)
-        budget_s = step_budget_s(made, limits)
-    except (ValueError, TypeError, OSError) as error:
-        raise ValueError(f"env.kwargs={plain(env.kwargs)} of {env.id}: {error}") from error
-    finally:
-        if made is not None:
-            made.close()
-    check_deadlines(limits, budget_s, rate, prefix="env.limits.", rate=LEAST_RATE)
-    check_sandbox(options)
 
 
 def _chat(config: DictConfig) -> None:
@@ -177,26 +164,6 @@ def _least_rate(config: DictConfig) -> float:
             f"samples one sequence at the least; e.g. {LEAST_RATE}=1"
         )
     return float(rate)
-
-
-def check_sandbox(options: Any) -> None:
-    """See that an environment's sandbox, if its options say that it has one, runs code and has its packages.
-
-    Raises:
-        ValueError: if it does not.
-    """
-    from trm_envs.python_tool import SandboxOptions
-    from trm_envs.sandbox.interface import SandboxUnavailable
-
-    if not isinstance(options, SandboxOptions):
-        return
-    try:
-        result = options.open_sandbox().run("print(6 * 7)")
-    except SandboxUnavailable as error:
-        raise ValueError(f"env.kwargs.sandbox={options.sandbox}: {error}") from error
-    if result.stdout.strip() != "42":
-        told = result.message or result.stderr or result.status.value
-        raise ValueError(f"env.kwargs.sandbox={options.sandbox}: does not run code: {told}; see docs/sandbox.md")
 
 
 def _model_path(config: DictConfig) -> None:

@@ -6,13 +6,12 @@ import signal
 import threading
 import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.evaluate.evaluation_fakes import FakeEngine, fake_checkpoint
 from trm_agent.cli import main
-from trm_agent.evaluate import engines, request
+from trm_agent.evaluate import checks, engines, request
 from trm_agent.names import closest
 
 SMALL = ("--env", "chain_math", "--set", "reveal=upfront", "--horizons", "1", "2", "--tasks", "4", "--samples", "2")
@@ -36,10 +35,9 @@ def fake(monkeypatch, tmp_path):
         yield FakeEngine(settings["fails"], settings["delay_s"])
 
     monkeypatch.setattr(request, "parse_checkpoint", parse)
-    monkeypatch.setattr(request, "fingerprint", lambda checkpoint: f"hash of {checkpoint.label}")
-    monkeypatch.setattr("trm_agent.evaluate.endpoint.served_context", lambda url, model: None)
-    monkeypatch.setattr(request, "model_folder", lambda checkpoint: Path("fake"))
-    monkeypatch.setattr(request, "load_tokenizer", lambda folder: FakeEngine().tokenizer)
+    monkeypatch.setattr(checks, "fingerprint", lambda checkpoint: f"hash of {checkpoint.label}")
+    monkeypatch.setattr(checks, "served_context", lambda url, model: None)
+    monkeypatch.setattr(checks, "load_tokenizer", lambda folder: FakeEngine().tokenizer)
     monkeypatch.setattr(engines, "open_engine", open_engine)
     monkeypatch.chdir(tmp_path)
     return settings

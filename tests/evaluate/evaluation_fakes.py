@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.episode.fakes import byte_tokenizer
@@ -28,7 +29,8 @@ LIMITS = {
 
 
 def fake_checkpoint(label: str) -> Checkpoint:
-    return Checkpoint(label, "endpoint", f"http://{label}", url=f"http://{label}", model=label)
+    url = f"http://{label}"
+    return Checkpoint(label, "endpoint", url, url=url, model=label, tokenizer=Path(label))
 
 
 def environment(**changes: Any) -> Environment:

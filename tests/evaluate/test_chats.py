@@ -12,11 +12,12 @@ from tests.episode.forms import FORMS
 from tests.evaluate.evaluation_fakes import environment, fake_checkpoint, plan
 from trm_agent.compose import compose_run, plain
 from trm_agent.episode import ChatSettings, Generation
-from trm_agent.evaluate import request
+from trm_agent.evaluate import checks, request
 from trm_agent.evaluate.chats import Chat, chat_of, template_kwargs_of, with_protocols
-from trm_agent.evaluate.checks import check_budgets, measure
+from trm_agent.evaluate.checks import check_budgets, checked, measure
 from trm_agent.evaluate.endpoint import EndpointEngine
 from trm_agent.evaluate.plan import identity
+from trm_agent.evaluate.prepare import prepared
 from trm_agent.evaluate.request import Request, build_plan
 from trm_agent.evaluate.runner import play_missing
 from trm_agent.evaluate.sampling import Sampling
@@ -46,21 +47,26 @@ def fakes(monkeypatch, tmp_path):
     monkeypatch.setattr(
         request,
         "parse_checkpoint",
-        lambda text, nano=None, tokenizer=None: replace(fake_checkpoint(text.partition(":")[0]), source=text),
+        lambda text, nano=None, tokenizer=None: replace(
+            fake_checkpoint(text.partition(":")[0]), source=text, tokenizer=Path(text)
+        ),
     )
     # each composes the whole configuration
     roomy = {"max_prompt_tokens": 4096, "max_response_tokens": 8192}
     monkeypatch.setattr(request, "with_large_budgets", lambda env: replace(env, limits={**env.limits, **roomy}))
-    monkeypatch.setattr(request, "fingerprint", lambda checkpoint: "hash")
-    monkeypatch.setattr("trm_agent.evaluate.endpoint.served_context", lambda url, model: None)
-    monkeypatch.setattr(request, "model_folder", lambda checkpoint: Path(checkpoint.source))
-    monkeypatch.setattr(request, "load_tokenizer", lambda folder: tokenizers[str(folder)])
+    monkeypatch.setattr(checks, "fingerprint", lambda checkpoint: "hash")
+    monkeypatch.setattr(checks, "served_context", lambda url, model: None)
+    monkeypatch.setattr(checks, "load_tokenizer", lambda folder: tokenizers[str(folder)])
     return folder
+
+
+def ready(asked):
+    return prepared(checked(build_plan(asked)))
 
 
 @pytest.mark.slow
 def test_each_checkpoint_gets_the_protocol_of_its_own_template(fakes):
-    _, found = build_plan(Request(("qwen", "glm"), envs=("chain_math",)))
+    found = ready(Request(("qwen", "glm"), envs=("chain_math",)))
     assert [found.chat(label).protocol for label in ("qwen", "glm")] == ["function_tags", "arg_tags"]
     recorded = found.config()
     assert [each["chat"]["protocol"] for each in recorded["checkpoints"]] == ["function_tags", "arg_tags"]
@@ -69,23 +75,23 @@ def test_each_checkpoint_gets_the_protocol_of_its_own_template(fakes):
 
 
 def test_a_checkpoint_of_a_run_is_talked_to_as_in_the_run_and_others_as_the_user_says(fakes):
-    _, found = build_plan(Request((f"start:{fakes}", "qwen"), envs=("chain_math",)))
+    found = ready(Request((f"start:{fakes}", "qwen"), envs=("chain_math",)))
     assert found.chat("start").settings.template_kwargs == CLOSED
     assert found.chat("qwen").settings.template_kwargs == {}
-    _, found = build_plan(Request(("qwen",), envs=("chain_math",), template_kwargs=CLOSED, roles=("user",)))
+    found = ready(Request(("qwen",), envs=("chain_math",), template_kwargs=CLOSED, roles=("user",)))
     assert found.chat("qwen").config() == {"protocol": "function_tags", "roles": ["user"], "template_kwargs": CLOSED}
 
 
 def test_a_checkpoint_whose_calls_no_protocol_reads_is_refused_unless_one_is_set(fakes):
     with pytest.raises(ValueError, match=r"llama: tokenizer.chat_template: writes a tool call as .*--set protocol="):
-        build_plan(Request(("llama",), envs=("chain_math",)))
-    _, found = build_plan(Request(("llama",), envs=("chain_math",), settings=("protocol=tags",)))
+        ready(Request(("llama",), envs=("chain_math",)))
+    found = ready(Request(("llama",), envs=("chain_math",), settings=("protocol=tags",)))
     assert not found.chat("llama").settings.with_tools
 
 
 def test_a_variable_that_no_template_has_is_refused(fakes):
     with pytest.raises(ValueError, match=r"--template-kwargs: .*enable_thinkin: got False, but"):
-        build_plan(Request(("qwen",), envs=("chain_math",), template_kwargs={"enable_thinkin": False}))
+        ready(Request(("qwen",), envs=("chain_math",), template_kwargs={"enable_thinkin": False}))
 
 
 def test_roles_and_variables_and_the_protocol_belong_to_an_evaluations_identity():
@@ -124,8 +130,8 @@ def test_an_open_thought_costs_tokens_in_what_is_measured():
     (opened, closed) = (
         measure(env, 2, QWEN, Chat(ChatSettings(template_kwargs=kwargs), "function_tags")) for kwargs in ({}, CLOSED)
     )
-    assert (opened[2], closed[2]) == (3, 3)
-    assert opened[1] != closed[1]
+    assert (opened.turns, closed.turns) == (3, 3)
+    assert opened.response != closed.response
     with pytest.raises(ValueError, match="max_turns"):
         check_budgets(replace(env, fixed_limits={"max_turns": 2}), [QWEN], [Chat(protocol="function_tags")])
 

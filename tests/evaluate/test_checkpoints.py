@@ -11,10 +11,11 @@ import yaml
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from trm_agent.evaluate import checkpoints, merging
-from trm_agent.evaluate.checkpoints import Checkpoint, fingerprint, model_folder, parse_checkpoint
+from trm_agent.evaluate import merging, prepare
+from trm_agent.evaluate.checkpoints import Checkpoint, fingerprint, parse_checkpoint
 from trm_agent.evaluate.model_files import content_hash
-from trm_agent.models.nano import NanoSpec
+from trm_agent.evaluate.prepare import with_folder
+from trm_agent.models.nano_spec import NanoSpec
 
 VOCABULARY = 8
 CONFIG = {
@@ -202,7 +203,7 @@ def test_the_given_tokenizer_serves_a_folder_that_has_none(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_merged_weights_are_the_shards_weights_to_the_last_bit(tmp_path: Path) -> None:
     whole = fsdp(tmp_path / "actor")
-    folder = model_folder(parse_checkpoint(str(tmp_path / "actor")))
+    folder = with_folder(parse_checkpoint(str(tmp_path / "actor"))).folder
     merged = load_file(folder / "model.safetensors")
     # the head is the embedding itself
     assert set(merged) == {"model.embed_tokens.weight", "odd", "scale"}
@@ -236,7 +237,7 @@ def test_a_merge_that_fails_shows_why_and_leaves_nothing(tmp_path: Path, cache: 
     config = tmp_path / "actor" / "huggingface" / "config.json"
     config.write_text(json.dumps({"vocab_size": 5, "model_type": "no_such_model"}))
     with pytest.raises(ValueError, match=r"merging failed(.|\n)*no_such_model"):
-        model_folder(parse_checkpoint(str(tmp_path / "actor")))
+        with_folder(parse_checkpoint(str(tmp_path / "actor")))
     assert [path.suffix for path in (cache / "merged").iterdir()] == [".lock"]
 
 
@@ -274,8 +275,8 @@ def test_a_large_file_is_hashed_in_part(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_nano_model_is_made_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[NanoSpec] = []
-    monkeypatch.setattr(checkpoints, "ensure_nano_model", lambda spec: made.append(spec) or tmp_path)
+    monkeypatch.setattr(prepare, "ensure_nano_model", lambda spec: made.append(spec) or tmp_path)
     checkpoint = parse_checkpoint("nano", nano=NanoSpec(seed=5))
     assert made == []
-    assert model_folder(checkpoint) == tmp_path
+    assert with_folder(checkpoint).folder == tmp_path
     assert made == [NanoSpec(seed=5)]

@@ -1,12 +1,11 @@
 """What a request becomes where a training run says it: its validation, its environment, its budgets."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.evaluate.evaluation_fakes import FakeEngine, fake_checkpoint
+from tests.evaluate.evaluation_fakes import fake_checkpoint
 from trm_agent.compose import compose_run, plain
 from trm_agent.episode import Limits
 from trm_agent.evaluate import request
@@ -37,18 +36,14 @@ def run(monkeypatch, tmp_path):
         return replace(fake_checkpoint("fake"), source=text)
 
     monkeypatch.setattr(request, "parse_checkpoint", parse)
-    monkeypatch.setattr(request, "fingerprint", lambda checkpoint: "hash")
-    monkeypatch.setattr("trm_agent.evaluate.endpoint.served_context", lambda url, model: None)
-    monkeypatch.setattr(request, "model_folder", lambda checkpoint: Path("fake"))
-    monkeypatch.setattr(request, "load_tokenizer", lambda folder: FakeEngine().tokenizer)
     return folder
 
 
 def test_a_validation_plays_the_runs_own_tasks_within_its_limits_and_with_its_sampling(run):
-    name, plan = build_plan(Request((f"start:{run}",), validation=""))
+    plan = build_plan(Request((f"start:{run}",), validation=""))
     config = yaml.safe_load((run / "config.yaml").read_text())
     (environment,) = plan.environments
-    assert name == "validation-chain_math"
+    assert plan.name == "validation-chain_math"
     assert environment.num_tasks == 7
     assert [environment.task(i) for i in range(7)] == [task_at(config["env"], "val", i) for i in range(7)]
     tokens = {"max_prompt_tokens": 400, "max_response_tokens": 900}
@@ -60,16 +55,16 @@ def test_a_validation_plays_the_runs_own_tasks_within_its_limits_and_with_its_sa
 
 @pytest.mark.slow
 def test_what_the_user_says_goes_before_the_validations_sampling(run):
-    _, plan = build_plan(Request(("nano",), validation=str(run), temperature=0.0, samples=2, limit=4))
+    plan = build_plan(Request(("nano",), validation=str(run), temperature=0.0, samples=2, limit=4))
     assert (plan.sampling.temperature, plan.samples, plan.environments[0].num_tasks) == (0.0, 2, 4)
 
 
 @pytest.mark.slow
 def test_without_a_choice_the_runs_environment_is_played_on_other_tasks_than_its_validations(run):
-    name, plan = build_plan(Request((f"start:{run}",), horizons=(5, 12)))
+    plan = build_plan(Request((f"start:{run}",), horizons=(5, 12)))
     config = yaml.safe_load((run / "config.yaml").read_text())
     (environment,) = plan.environments
-    assert (name, environment.horizons, environment.num_tasks, environment.split) == (
+    assert (plan.name, environment.horizons, environment.num_tasks, environment.split) == (
         "chain_math",
         (5, 12),
         100,
@@ -85,7 +80,7 @@ def test_without_a_choice_the_runs_environment_is_played_on_other_tasks_than_its
 
 @pytest.mark.slow
 def test_greedy_samples_would_all_be_one(run):
-    assert build_plan(Request((f"start:{run}",), temperature=0.0))[1].samples == 1
+    assert build_plan(Request((f"start:{run}",), temperature=0.0)).samples == 1
 
 
 def test_a_checkpoint_knows_its_run(run):

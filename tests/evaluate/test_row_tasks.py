@@ -1,5 +1,6 @@
 """Files of rows as tasks: a problem counts once however often its file has it; results of two scorers stay apart."""
 
+import functools
 import hashlib
 import json
 import shutil
@@ -10,9 +11,10 @@ import yaml
 
 from tests.evaluate.evaluation_fakes import environment, plan
 from tests.evaluate.test_store import filled, opened
-from trm_agent.evaluate.environments import named, with_rows
+from trm_agent.evaluate.environments import Counts, changed, changes, named
 from trm_agent.evaluate.plan import identity
-from trm_agent.evaluate.request import Request, _asked, _Tasks
+from trm_agent.evaluate.request import Request
+from trm_agent.evaluate.rows import with_problems, with_rows
 from trm_agent.evaluate.suites import load_suite
 from trm_agent.report.evaluation import figures
 from trm_agent.report.sources import open_sources
@@ -30,6 +32,13 @@ CODE = [
 def write(path: Path, rows: list[dict]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def of_file(suite: str, file: str, *settings: str):
+    """The environment of a suite that asks the problems of a file."""
+    (environment,) = load_suite(suite, file).environments
+    wanted = changes(settings, [environment.name])
+    return with_problems(changed(environment, wanted), Counts(every_row=True))
 
 
 REPEATED = {
@@ -55,8 +64,7 @@ REPEATED = {
 
 @pytest.mark.parametrize("how", REPEATED)
 def test_thirty_problems_in_960_rows_are_thirty_tasks(tmp_path, how):
-    suite = load_suite("aime25", write(tmp_path / "rows.jsonl", REPEATED[how](AIME)))
-    (ours,) = suite.environments
+    ours = of_file("aime25", write(tmp_path / "rows.jsonl", REPEATED[how](AIME)))
     assert (ours.num_tasks, ours.rows_told) == (30, "960 rows, 30 problems")
     made = make_env(ours.id, None, ours.kwargs)
     told = [made.reset(seed=task.seed, options=task.options)[0] for task in map(ours.task, range(30))]
@@ -69,7 +77,7 @@ def test_thirty_problems_in_960_rows_are_thirty_tasks(tmp_path, how):
 
 def test_the_hash_is_that_of_the_problems(tmp_path):
     once, repeated, other = (
-        load_suite("aime25", write(tmp_path / f"{name}.jsonl", rows)).environments[0]
+        of_file("aime25", write(tmp_path / f"{name}.jsonl", rows))
         for name, rows in (("a", AIME), ("b", AIME * 32), ("c", [*AIME[:29], {"problem": "Q", "answer": "1"}]))
     )
     assert once.rows_hash == repeated.rows_hash != other.rows_hash
@@ -80,19 +88,19 @@ def test_the_hash_is_that_of_the_problems(tmp_path):
 def test_programs_that_repeat_are_one_task_and_those_with_other_tests_are_not(tmp_path):
     packed = {**CODE[0], "hidden_tests": json.dumps(CODE[0]["hidden_tests"])}
     other = {**CODE[0], "hidden_tests": [{"input": "", "output": "7"}]}
-    (ours,) = load_suite("livecodebench", write(tmp_path / "rows.jsonl", [*CODE * 4, packed, other])).environments
+    ours = of_file("livecodebench", write(tmp_path / "rows.jsonl", [*CODE * 4, packed, other]))
     assert (ours.row_numbers, ours.rows_told) == ((0, 1, 2, 13), "14 rows, 4 problems")
 
 
 def test_a_limit_counts_problems_and_no_more_than_there_are_can_be_asked(tmp_path):
-    suite = load_suite("aime25", write(tmp_path / "rows.jsonl", AIME * 32))
-    tasks = _Tasks("aime25", suite.environments, suite)
-    for request, number in ((Request(("nano",), limit=7), 7), (Request(("nano",), tasks=30), 30), (Request(()), 30)):
-        assert _asked(request, tasks, suite.environments[0]).num_tasks == number
+    (ours,) = load_suite("aime25", write(tmp_path / "rows.jsonl", AIME * 32)).environments
+    asked = functools.partial(Request, ("nano",), suite="aime25")
+    for request, number in ((asked(limit=7), 7), (asked(tasks=30), 30), (asked(), 30)):
+        assert with_problems(ours, request.counts).num_tasks == number
     with pytest.raises(ValueError, match=r"--tasks: got 31; allowed: at most 30, .*960 rows, 30 problems"):
-        _asked(Request((), tasks=31), tasks, suite.environments[0])
+        with_problems(ours, asked(tasks=31).counts)
     with pytest.raises(ValueError, match="--horizons: got 4; allowed: 1"):
-        _asked(Request((), horizons=(4,)), tasks, suite.environments[0])
+        with_problems(ours, asked(horizons=(4,)).counts)
 
 
 def test_without_a_suite_the_problems_of_the_split_are_asked_once(tmp_path):
@@ -110,18 +118,18 @@ def test_without_a_suite_the_problems_of_the_split_are_asked_once(tmp_path):
 def test_rows_that_cannot_be_scored_are_refused_or_left_out_by_a_setting(tmp_path):
     path = write(tmp_path / "rows.jsonl", [*AIME, {"problem": "Q", "answer": "\\boxed{1}. No: \\boxed{2}"}])
     with pytest.raises(ValueError, match=r"row 30 .*unscorable=\"drop\""):
-        load_suite("aime25", path)
-    (ours,) = load_suite("aime25", path, ["unscorable=drop"]).environments
+        of_file("aime25", path)
+    ours = of_file("aime25", path, "unscorable=drop")
     assert ours.rows_told == "31 rows, 30 problems (1 of the rows left out: they cannot be scored)"
     assert ours.num_tasks == 30
 
 
 def test_a_file_that_changes_while_it_is_played_is_noticed(tmp_path):
     path = write(tmp_path / "rows.jsonl", AIME)
-    (ours,) = load_suite("aime25", path).environments
+    ours = of_file("aime25", path)
     link = tmp_path / "link.jsonl"
     link.symlink_to(path)
-    assert load_suite("aime25", str(link)).environments[0].rows_hash == ours.rows_hash
+    assert of_file("aime25", str(link)).rows_hash == ours.rows_hash
     made = make_env(ours.id, None, ours.kwargs)
     made.reset(options=ours.task(0).options)
     write(tmp_path / "rows.jsonl", AIME[1:])

@@ -9,8 +9,9 @@ import pytest
 
 from trm_agent.compose import choices
 from trm_agent.evaluate.checks import check_environment
-from trm_agent.evaluate.environments import changed, changes, named, tasks_hash, with_large_budgets
-from trm_agent.evaluate.suites import list_suites, load_suite, read_suite, suite_names
+from trm_agent.evaluate.environments import Counts, changed, changes, named, with_large_budgets
+from trm_agent.evaluate.rows import tasks_hash, with_problems
+from trm_agent.evaluate.suites import list_suites, load_suite, read_suite, suite_hash, suite_names
 from trm_agent.tasks import make_env, task_at
 from trm_envs.base import split_of
 
@@ -30,6 +31,12 @@ generated = cache(load_suite)
 
 def environment_of(suite, env):
     return next(each for each in generated(suite).environments if each.name == env)
+
+
+def of_file(suite, file):
+    """The environment of a suite that asks the problems of a file."""
+    (environment,) = load_suite(suite, file).environments
+    return with_problems(environment, Counts(every_row=True))
 
 
 def rows_file(folder: Path) -> str:
@@ -77,7 +84,7 @@ def test_the_horizons_end_well_past_trainings():
 @pytest.mark.parametrize("name", GENERATED)
 def test_a_suite_keeps_its_tasks_as_long_as_it_keeps_its_version(name):
     suite = generated(name)
-    assert (suite.version, suite.hash) == HASHES[name]
+    assert (suite.version, suite_hash(name)) == HASHES[name]
 
 
 def test_the_hash_sees_a_seed_a_horizon_and_the_tasks_themselves():
@@ -92,8 +99,7 @@ def test_the_hash_sees_a_seed_a_horizon_and_the_tasks_themselves():
 
 
 def test_each_row_of_a_file_is_one_task(tmp_path):
-    suite = load_suite("aime25", rows_file(tmp_path))
-    (environment,) = suite.environments
+    environment = of_file("aime25", rows_file(tmp_path))
     assert (environment.num_tasks, environment.horizons, environment.split) == (5, (1,), "all")
     check_environment(environment)
     made = make_env(environment.id, None, environment.kwargs)
@@ -103,20 +109,20 @@ def test_each_row_of_a_file_is_one_task(tmp_path):
 
 
 def test_another_file_is_another_evaluation_and_another_place_is_not(tmp_path):
-    here = load_suite("hmmt", rows_file(tmp_path)).environments[0]
+    here = of_file("hmmt", rows_file(tmp_path))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    there = load_suite("hmmt", rows_file(elsewhere)).environments[0]
+    there = of_file("hmmt", rows_file(elsewhere))
     assert here.rows_hash == there.rows_hash
     (tmp_path / "rows.jsonl").write_text(json.dumps({"problem": "What is 2 + 2?", "answer": "4"}) + "\n")
-    assert load_suite("hmmt", str(tmp_path / "rows.jsonl")).environments[0].rows_hash != here.rows_hash
+    assert of_file("hmmt", str(tmp_path / "rows.jsonl")).rows_hash != here.rows_hash
 
 
 def test_livecodebench_takes_rows_that_read_stdin(tmp_path):
     tests = [{"input": "1\n", "output": "2\n", "testtype": "stdin"}]
     row = {"question_content": "Add one.", "public_test_cases": json.dumps(tests), "private_test_cases": tests}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    (environment,) = load_suite("livecodebench", str(tmp_path / "rows.jsonl")).environments
+    environment = of_file("livecodebench", str(tmp_path / "rows.jsonl"))
     assert (environment.num_tasks, environment.name) == (1, "code_tests")
 
 
@@ -125,10 +131,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
         (("nano_lnog",), "--suite nano_lnog: no such suite; did you mean 'nano_long'"),
         (("aime25",), "give it with --rows FILE"),
         (("nano_long", rows_file(tmp_path)), "is generated; leave --rows out, or choose one of aime25, hmmt"),
-        (("aime25", str(tmp_path / "none.jsonl")), "no such file"),
     ):
         with pytest.raises(ValueError, match=message):
             load_suite(*arguments)
+    with pytest.raises(ValueError, match="no such file"):
+        of_file("aime25", str(tmp_path / "none.jsonl"))
 
 
 def test_every_suite_is_listed():

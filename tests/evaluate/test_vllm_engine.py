@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from trm_agent.evaluate.checkpoints import parse_checkpoint
+from trm_agent.evaluate.checkpoints import Checkpoint, parse_checkpoint
 from trm_agent.evaluate.engines import Engine, Sampling, open_engine
+from trm_agent.evaluate.prepare import with_folder
 from trm_agent.evaluate.vllm_engine import CPU_ENVIRONMENT
 from trm_agent.models.nano import NanoSpec, make_model, make_tokenizer
 
@@ -35,10 +36,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def served(model: Path) -> Checkpoint:
+    return with_folder(parse_checkpoint(str(model)))
+
+
 def engine_of(model: Path, log: Path | None = None, **sampling: Any) -> Any:
-    return open_engine(
-        parse_checkpoint(str(model)), Sampling(**sampling), max_model_len=2048, max_num_seqs=NUM_PROMPTS, log_file=log
-    )
+    return open_engine(served(model), Sampling(**sampling), max_model_len=2048, max_num_seqs=NUM_PROMPTS, log_file=log)
 
 
 def prompt(index: int) -> list[int]:
@@ -151,7 +154,7 @@ async def test_the_engine_ends_with_its_block_and_nothing_is_left(model: Path, c
 
 async def test_a_context_beyond_the_models_is_refused_before_vllm_starts(model: Path) -> None:
     with pytest.raises(ValueError, match=r"contexts of 40000 tokens, the model is made for 32768"):
-        async with open_engine(parse_checkpoint(str(model)), Sampling(), max_model_len=40000, max_num_seqs=4):
+        async with open_engine(served(model), Sampling(), max_model_len=40000, max_num_seqs=4):
             pass
 
 

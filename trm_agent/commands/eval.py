@@ -54,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: what is asked for does not exist or cannot work.
     """
+    from trm_agent.evaluate.checks import checked
+    from trm_agent.evaluate.prepare import prepared
     from trm_agent.evaluate.request import build_plan
     from trm_agent.evaluate.store import open_store
     from trm_agent.evaluate.suites import list_suites
@@ -62,17 +64,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(list_suites())
         return 0
     check_counts(arguments)
+    request = _request(arguments)
+    plan = build_plan(request)
+    if any(checkpoint.kind != "endpoint" for checkpoint in plan.checkpoints):
+        require_engine("eval")
     try:
-        name, plan = build_plan(_request(arguments))
+        plan = prepared(checked(plan, request.counts), _say)
     except KeyboardInterrupt:
         _say("\nstopped before anything was played")
         return INTERRUPTED
     except RuntimeError as error:  # the nano model's warm start
         _say(f"error: {error}")
         return FAILED
-    if any(checkpoint.kind != "endpoint" for checkpoint in plan.checkpoints):
-        require_engine("eval")
-    store = open_store(plan, arguments.out, ROOT, f"eval-{name}")
+    store = open_store(plan, arguments.out, ROOT, f"eval-{plan.name}")
     try:
         return _evaluate(store, arguments)
     finally:

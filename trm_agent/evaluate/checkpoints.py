@@ -1,7 +1,7 @@
 """What is evaluated: from the text that a user gives to a folder of weights or the address of a server.
 
-A text is `SOURCE` or `LABEL=SOURCE`. `parse_checkpoint` looks at everything that can be wrong with a source and starts
-nothing; weights are merged or made in `model_folder`.
+A text is `SOURCE` or `LABEL=SOURCE`. Everything here reads: `parse_checkpoint` looks at all that can be wrong with a
+source (an endpoint is asked which model it serves), and weights are merged or made in `trm_agent.evaluate.prepare`.
 """
 
 import hashlib
@@ -14,8 +14,9 @@ import yaml
 
 from trm_agent.evaluate import model_files
 from trm_agent.evaluate.endpoint import base_url, served_model
-from trm_agent.evaluate.merging import fsdp_hash, merged_folder
-from trm_agent.models.nano import NanoSpec, ensure_nano_model
+from trm_agent.evaluate.merging import fsdp_hash
+from trm_agent.models.nano import is_made, nano_folder
+from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, checkpoint_folder, checkpoint_step
 
 NANO = "nano"
@@ -46,6 +47,8 @@ class Checkpoint:
     """Folder of the tokenizer where the source brings none: an endpoint, or a Hugging Face folder without one."""
     nano: NanoSpec | None = field(default=None, compare=False)
     """What the nano model is made from."""
+    folder: Path | None = field(default=None, compare=False)
+    """The Hugging Face folder to serve, once it is prepared; None before, and for an endpoint."""
 
 
 def parse_checkpoint(text: str, nano: NanoSpec | None = None, tokenizer: str | None = None) -> Checkpoint:
@@ -73,19 +76,24 @@ def parse_checkpoint(text: str, nano: NanoSpec | None = None, tokenizer: str | N
     return replace(found, label=label or found.label)
 
 
-def model_folder(checkpoint: Checkpoint) -> Path:
-    """Return the Hugging Face folder of a checkpoint, merging shards or making the nano model where needed.
+def model_files_folder(checkpoint: Checkpoint) -> Path | None:
+    """Return the folder of `config.json` and tokenizer as they lie there now.
 
-    Raises:
-        ValueError: the checkpoint is an endpoint, or merging fails.
-        RuntimeError: the nano model's warm start does not reach its target in time.
+    Returns:
+        None for a nano model that has yet to be made, and for an endpoint.
     """
     if checkpoint.kind == "endpoint":
-        raise ValueError(f"{checkpoint.label}: {checkpoint.url} is an endpoint and has no folder")
+        return None
     if checkpoint.kind == NANO:
-        return ensure_nano_model(checkpoint.nano or NanoSpec())
+        folder = nano_folder(checkpoint.nano or NanoSpec())
+        return folder if is_made(folder) else None
     assert checkpoint.path is not None, f"{checkpoint.kind} without a folder"
-    return merged_folder(checkpoint.path) if checkpoint.kind == "fsdp" else checkpoint.path
+    return checkpoint.path / "huggingface" if checkpoint.kind == "fsdp" else checkpoint.path
+
+
+def tokenizer_folder(checkpoint: Checkpoint) -> Path | None:
+    """Return the folder of the tokenizer; None for a nano model that has yet to be made."""
+    return checkpoint.tokenizer or model_files_folder(checkpoint)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

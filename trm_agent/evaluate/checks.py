@@ -1,73 +1,95 @@
-"""Refuses what cannot work before the first engine starts."""
+"""Refuses what cannot work, and writes into a plan what only the checks find out.
+
+`checked` needs no model: it draws tasks and tries the sandbox. `fitted` needs the tokenizers and the models' settings.
+"""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-import gymnasium
-
-from trm_agent.deadlines import EVAL_TOKENS_PER_S, check_deadlines, step_budget_s
+from trm_agent.deadlines import EVAL_TOKENS_PER_S
+from trm_agent.declared_packages import with_packages
+from trm_agent.environment_check import Trial, Wording
+from trm_agent.environment_check import check_environment as check_trial
 from trm_agent.episode import chat_tokens
-from trm_agent.evaluate.chats import Chat
-from trm_agent.evaluate.plan import Environment
-from trm_agent.models.traces import Solver
-from trm_agent.names import closest
-from trm_agent.tasks import make_env
-from trm_envs import registered_ids
+from trm_agent.evaluate.chats import Chat, with_protocols
+from trm_agent.evaluate.checkpoints import Checkpoint, fingerprint, model_files_folder, tokenizer_folder
+from trm_agent.evaluate.endpoint import served_context
+from trm_agent.evaluate.engines import load_tokenizer
+from trm_agent.evaluate.environments import Counts
+from trm_agent.evaluate.model_files import max_positions
+from trm_agent.evaluate.plan import Environment, Plan
+from trm_agent.evaluate.rows import tasks_hash, with_problems
+from trm_agent.evaluate.suites import suite_hash
+from trm_agent.solver_tokens import SolverTokens, measure_solver
 
-if TYPE_CHECKING:
-    from trm_agent.evaluate.checkpoints import Checkpoint
+_ALL = Counts()
 
 
-def check_environment(environment: Environment) -> None:
-    """Build an environment, draw a task of each horizon, and see that its sandbox runs code if it has one.
+def checked(plan: Plan, counts: Counts = _ALL) -> Plan:
+    """The plan with the hashes of its tasks and weights, its environments checked one by one.
+
+    Args:
+        plan: as `build_plan` makes it.
+        counts: the tasks that the user asks for, of which a file may have fewer.
 
     Raises:
         ValueError: the first thing that does not work.
     """
-    _check_registered(environment)
-    made: Any = None
-    try:
-        made = make_env(environment.id, None, environment.kwargs)
-        for index in range(len(environment.horizons)):
-            task = environment.task(index)
-            made.reset(seed=task.seed, options=dict(task.options))
-        options = getattr(made.unwrapped, "options", None)
-        limits = [environment.limits_at(horizon) for horizon in sorted(set(environment.horizons))]
-        budgets_s = [step_budget_s(made, each) for each in limits]
-    except Exception as error:
-        raise ValueError(
-            f"environment {environment.name} with {environment.kwargs}, horizons {list(environment.horizons)}: "
-            f"{error}; change it by --set NAME=VALUE or --horizons"
-        ) from error
-    finally:
-        if made is not None:
-            made.close()
-    for each, budget_s in zip(limits, budgets_s, strict=True):
-        check_deadlines(each, budget_s, EVAL_TOKENS_PER_S, prefix="limits.")
-    from trm_agent.preflight import check_sandbox
+    suite = plan.suite and {**plan.suite, "hash": suite_hash(plan.suite["name"])}
+    environments = tuple(_settled(each, counts) for each in plan.environments)
+    fingerprints = tuple(fingerprint(each) for each in plan.checkpoints)
+    return replace(plan, suite=suite, environments=environments, fingerprints=fingerprints)
 
-    check_sandbox(options)
+
+def fitted(plan: Plan) -> Plan:
+    """The plan within the contexts of its models, with the protocols that their chat templates need.
+
+    Args:
+        plan: a `checked` one, whose checkpoints have their tokenizers.
+
+    Raises:
+        ValueError: the solver's episode does not fit, no protocol reads a checkpoint's calls, or a chat template cannot
+            be used.
+    """
+    context = smallest_context(plan.checkpoints)
+    plan = replace(plan, environments=tuple(replace(each, context=context) for each in plan.environments))
+    folders = [tokenizer_folder(each) for each in plan.checkpoints]
+    loaded = {folder: load_tokenizer(folder) for folder in dict.fromkeys(folders) if folder is not None}
+    tokenizers = [loaded[folder] for folder in folders if folder is not None]
+    labels = [each.label for each in plan.checkpoints]
+    chats = with_protocols(plan.chats, labels, tokenizers, [each.kwargs for each in plan.environments])
+    for environment in plan.environments:
+        check_budgets(environment, tokenizers, chats)
+    return replace(plan, chats=chats)
+
+
+def check_environment(environment: Environment) -> None:
+    """Try an environment, as training does, with a task of each horizon.
+
+    Raises:
+        ValueError: the first thing that does not work.
+    """
+    environment_id, kwargs = environment.id, environment.kwargs
+    wording = Wording(
+        id=f"--env {environment.name}",
+        module=f"--env {environment.module}:{environment_id}",
+        own="for an environment of your own give MODULE:ID, the module being the one that registers it",
+        settings=f"environment {environment.name} with {kwargs}, horizons {list(environment.horizons)}",
+        remedy="; change it by --set NAME=VALUE or --horizons",
+        sandbox="--set sandbox",
+        limits="limits.",
+    )
+    tasks = [environment.task(index) for index in range(len(environment.horizons))]
+    limits = [environment.limits_at(horizon) for horizon in sorted(set(environment.horizons))]
+    check_trial(Trial(environment_id, environment.module, kwargs, tasks, limits, EVAL_TOKENS_PER_S), wording)
 
 
 def smallest_context(checkpoints: Sequence[Checkpoint]) -> int | None:
-    """The tokens that every checkpoint can hold; None if none of them says how many it can.
-
-    Merges shards and makes the nano model, where that was not done before.
-
-    Raises:
-        ValueError: merging fails.
-    """
-    from trm_agent.evaluate.checkpoints import model_folder
-    from trm_agent.evaluate.endpoint import served_context
-    from trm_agent.evaluate.model_files import max_positions
-
-    found = [
-        served_context(each.url, each.model) if each.url and each.model else max_positions(model_folder(each))
-        for each in checkpoints
-    ]
+    """The tokens that every checkpoint can hold; None if none of them says how many it can."""
+    found = [_context(each) for each in checkpoints]
     return min((tokens for tokens in found if tokens is not None), default=None)
 
 
@@ -88,11 +110,11 @@ def check_budgets(environment: Environment, tokenizers: Sequence[Any], chats: Se
     pairs = zip(tokenizers, chats or [Chat()] * len(tokenizers), strict=True)
     different = {(_said(tokenizer), str(chat)): (tokenizer, chat) for tokenizer, chat in pairs}
     for tokenizer, chat in different.values():
-        prompt, response, turns = measure(environment, horizon, tokenizer, chat)
+        solved = measure(environment, horizon, tokenizer, chat)
         for name, needed, what in (
-            ("max_prompt_tokens", prompt, "the prompt takes {} tokens"),
-            ("max_response_tokens", response, "the shortest solution takes {} tokens"),
-            ("max_turns", turns, "the shortest solution takes {} turns"),
+            ("max_prompt_tokens", solved.prompt, "the prompt takes {} tokens"),
+            ("max_response_tokens", solved.response, "the shortest solution takes {} tokens"),
+            ("max_turns", solved.turns, "the shortest solution takes {} turns"),
         ):
             limit = getattr(limits, name)
             if limit is not None and needed > limit:
@@ -102,51 +124,28 @@ def check_budgets(environment: Environment, tokenizers: Sequence[Any], chats: Se
                 )
 
 
-def measure(environment: Environment, horizon: int, tokenizer: Any, talk: Chat | None = None) -> tuple[int, int, int]:
-    """Tokens of the prompt and of the response, and turns, of the scripted solver's episode.
-
-    Response and turns are 0 without a solver that plays the task.
-    """
+def measure(environment: Environment, horizon: int, tokenizer: Any, talk: Chat | None = None) -> SolverTokens:
+    """Measure the scripted solver's episode at a horizon, in the tokens of a checkpoint that is talked to so."""
     task = environment.task(environment.horizons.index(horizon))
     talk = talk or Chat()
     chat, kwargs = chat_tokens(tokenizer, talk.settings), talk.kwargs(environment.kwargs)
-    made = make_env(environment.id, environment.module, kwargs)
-    try:
-        told, _ = made.reset(seed=task.seed, options=dict(task.options))
-        prompt = chat.prompt(made.get_wrapper_attr("system_prompt"), told, made.get_wrapper_attr("tool_schemas"))
-    finally:
-        made.close()
-    try:
-        solver = Solver(environment.id, environment.split, environment.module, kwargs)
-        messages = solver.solve(task.seed, horizon).messages
-    except Exception:  # there is none, or it does not play this task
-        return len(prompt), 0, 0
-    turns = [each["content"] for each in messages if each["role"] == "assistant"]
-    told_after = messages[messages.index({"role": "assistant", "content": turns[0]}) :]
-    answers = [each for each in told_after if each["role"] != "assistant"]
-    response = sum(len(tokenizer.encode(chat.as_turn(text), add_special_tokens=False)) + 1 for text in turns)
-    response += sum(len(chat.observation(each["role"], each["content"], model_turn_finished=True)) for each in answers)
-    return len(prompt), response, len(turns)
+    return measure_solver(task, environment.module, kwargs, tokenizer, chat, environment.limits_at(horizon))
 
 
-def _check_registered(environment: Environment) -> None:
-    if environment.module:
-        try:
-            importlib.import_module(environment.module)
-        except ImportError as error:
-            raise ValueError(
-                f"--env {environment.module}:{environment.id}: {environment.module} cannot be imported ({error}); "
-                "install it, or run the command in the folder where it lies"
-            ) from error
-    if environment.id in gymnasium.registry:
-        return
-    mine = [
-        name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith(f"{environment.module}")
-    ]
-    raise ValueError(
-        f"--env {environment.name}: not registered; {closest(environment.id, [*registered_ids(), *mine])}; for an "
-        "environment of your own give MODULE:ID, the module being the one that registers it"
-    )
+def _settled(environment: Environment, counts: Counts) -> Environment:
+    environment = with_problems(environment, counts)
+    check_environment(environment)
+    kwargs = with_packages(environment.id, environment.module, environment.kwargs)
+    environment = replace(environment, kwargs=kwargs)
+    return replace(environment, tasks_hash=tasks_hash(environment))
+
+
+def _context(checkpoint: Checkpoint) -> int | None:
+    if checkpoint.url and checkpoint.model:
+        return served_context(checkpoint.url, checkpoint.model)
+    folder = model_files_folder(checkpoint)
+    assert folder is not None, f"{checkpoint.label} is not prepared"
+    return max_positions(folder)
 
 
 def _said(tokenizer: Any) -> str:

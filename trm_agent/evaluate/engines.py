@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trm_agent.episode import ChatSettings, Generator
-from trm_agent.evaluate.checkpoints import Checkpoint, model_folder
+from trm_agent.evaluate.checkpoints import Checkpoint
 from trm_agent.evaluate.model_files import max_positions
 from trm_agent.evaluate.sampling import Sampling
 
@@ -43,7 +43,7 @@ async def open_engine(
     """Start the engine of a checkpoint and end it, whatever happens in between.
 
     Args:
-        checkpoint: whose weights.
+        checkpoint: whose weights; a prepared one.
         sampling: how tokens are drawn.
         max_model_len: the longest context, tokens: prompt and response.
         max_num_seqs: how many turns are generated at once.
@@ -75,7 +75,8 @@ async def open_engine(
         async with endpoint:
             yield endpoint
         return
-    folder = model_folder(checkpoint)
+    folder = checkpoint.folder
+    assert folder is not None, f"{checkpoint.label} is not prepared"
     longest = max_positions(folder)
     if longest is not None and max_model_len > longest:
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,23 +10,32 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import yaml
 
 from trm_agent.compose import CONF, choices, compose_run, plain
 from trm_agent.episode import Limits
 from trm_agent.evaluate.plan import Environment
 from trm_agent.names import closest
-from trm_agent.row_files import HASH, ROWS, problems_of
-from trm_agent.tasks import VALIDATION, make_env
-from trm_envs import registered_ids
-from trm_envs.base import split_of
+from trm_agent.row_files import ROWS
+from trm_agent.tasks import VALIDATION
 
 CUSTOM = "custom"
 # whose token budgets hold for models that think aloud
 LARGE_EXPERIMENT = "math_qwen3_8b"
 NUM_TASKS, TASK_SEED = 100, 20260101
 _LIMITS = "limits"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The tasks that the user asks for; () or None where nothing was said."""
+
+    horizons: tuple[int, ...] = ()
+    tasks: int | None = None
+    limit: int | None = None
+    """The most tasks to play of those that there are."""
+    every_row: bool = False
+    """Whether a file is asked whole, as in a suite, instead of as many problems as there would be generated tasks."""
 
 
 @dataclass(frozen=True)
@@ -138,64 +146,27 @@ def changed(environment: Environment, wanted: Sequence[Change]) -> Environment:
     )
 
 
-def with_rows(environment: Environment, at_most: int | None = None) -> Environment:
-    """The environment asking each problem of its file once; itself if it has no file, or its tasks are more than one.
+def has_rows(environment: Environment) -> bool:
+    """Say whether the tasks come from a file of the user's."""
+    return bool(environment.kwargs.get(ROWS))
 
-    Args:
-        environment: with `rows` among its keyword arguments, or not.
-        at_most: how many tasks; None for all.
+
+def counted(environment: Environment, counts: Counts) -> Environment:
+    """The environment with the number of tasks that the user asks for.
 
     Raises:
-        ValueError: the file cannot be read or used, or the environment's split has none of its problems.
+        ValueError: more tasks than a file has problems.
     """
-    if not environment.kwargs.get(ROWS):
-        return environment
-    path = str(Path(environment.kwargs[ROWS]).expanduser().resolve())
-    # the environment refuses rows at its own default horizon
-    kwargs = {**environment.kwargs, ROWS: path, "horizon": 1}
-    try:
-        problems, is_one_a_task = problems_of(environment.id, environment.module, kwargs)
-    except (gymnasium.error.Error, ImportError, TypeError):  # not ours; what is wrong is said where it is checked
-        return environment
-    if problems is None or not is_one_a_task:
-        return environment
-    splits = {number: split_of(problems.at(number).question) for number in problems.numbers}
-    numbers = tuple(number for number, split in splits.items() if environment.split in (split, "all"))
-    if not numbers:
-        raise ValueError(
-            f"{environment.name}: none of the {len(splits)} problems of {path} is in split {environment.split!r}; "
-            "bring more problems"
-        )
-    return replace(
-        environment,
-        kwargs={**kwargs, HASH: problems.hash},
-        horizons=(1,),
-        num_tasks=len(numbers) if at_most is None else min(at_most, len(numbers)),
-        rows_hash=problems.hash,
-        row_numbers=numbers,
-        rows_told=problems.told,
-    )
-
-
-def tasks_hash(environment: Environment) -> str | None:
-    """A hash of the first task of each horizon as the environment tells it.
-
-    Returns:
-        None for an environment that is not of this package: a user's need not say the same twice.
-    """
-    if environment.id not in registered_ids():
-        return None
-    digest = hashlib.sha256()
-    made = make_env(environment.id, environment.module, environment.kwargs)
-    try:
-        for index in range(len(environment.horizons)):
-            task = environment.task(index)
-            told, info = made.reset(seed=task.seed, options=dict(task.options))
-            system_prompt = made.get_wrapper_attr("system_prompt")
-            digest.update(json.dumps([system_prompt, told, info["task_id"]]).encode())
-    finally:
-        made.close()
-    return digest.hexdigest()[:16]
+    number = environment.num_tasks
+    if counts.tasks is not None:
+        most = len(environment.row_numbers)
+        if environment.rows_hash is not None and counts.tasks > most:
+            raise ValueError(
+                f"--tasks: got {counts.tasks}; allowed: at most {most}, the problems of the file "
+                f"({environment.rows_told}); lower it, or leave it out"
+            )
+        number = counts.tasks
+    return replace(environment, num_tasks=number if counts.limit is None else min(number, counts.limit))
 
 
 def nano_settings(name: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ the model's `config.json` names, float32 for the nano model.
 """
 
 import fcntl
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.evaluate.model_files import check_fsdp, check_hugging_face, content_hash, shard_files
-from trm_agent.models.nano import CACHE_VARIABLE
+from trm_agent.models.nano import cache_root
 
 TIMEOUT_SECONDS = 3600.0
 
@@ -36,15 +35,19 @@ def merged_folder(actor: Path, timeout_s: float = TIMEOUT_SECONDS) -> Path:
         ValueError: the checkpoint is half-written or cannot be merged; the end of the merger's output is shown.
     """
     check_fsdp(actor)
-    root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "trm-agent") / "merged"
-    folder = root / fsdp_hash(actor)
+    folder = merge_target(actor)
     if folder.exists():
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with _lock(root / f"{folder.name}.lock"):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.with_suffix(".lock")):
         if not folder.exists():
             _merge_atomically(actor, folder, timeout_s)
     return folder
+
+
+def merge_target(actor: Path) -> Path:
+    """Return where the cache keeps the merged model, merged or not."""
+    return cache_root() / "merged" / fsdp_hash(actor)
 
 
 def fsdp_hash(actor: Path) -> str:

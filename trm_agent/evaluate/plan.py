@@ -145,13 +145,16 @@ class Environment:
 class Plan:
     """All that one command asks for.
 
+    `build_plan` makes it of the user's request; `checked` and `prepared` add what only drawn tasks and a model's files
+    tell: fingerprints, hashes, contexts and protocols.
+
     Raises:
         ValueError: two checkpoints have one label, two environments one name, or there are no samples.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     fingerprints: tuple[str, ...]
-    """Of the checkpoints' weights."""
+    """Of the checkpoints' weights; () before the plan is checked."""
     environments: tuple[Environment, ...]
     samples: int
     """Episodes a task."""
@@ -160,6 +163,8 @@ class Plan:
     """`name`, `version` and `hash`; None if the environments were chosen by hand."""
     chats: tuple[Chat, ...] = ()
     """How the checkpoints are talked to; () for the default of each."""
+    name: str = ""
+    """Of the environments together, for a folder."""
 
     def __post_init__(self) -> None:
         if _bad_count(self.samples):

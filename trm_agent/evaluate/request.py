@@ -1,4 +1,8 @@
-"""From what a user asks for to a plan that can be played: defaults, budgets, and all that can be refused early."""
+"""From what a user asks for to a plan: defaults, budgets, and all that arguments and files show to be wrong.
+
+Configuration and files are read here. No environment is made, no task drawn and no model touched: see `checks` and
+`prepare` for these.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +12,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trm_agent.declared_packages import with_packages
-from trm_agent.evaluate.chats import Chat, chat_of, with_protocols
-from trm_agent.evaluate.checkpoints import START, Checkpoint, fingerprint, model_folder, parse_checkpoint
-from trm_agent.evaluate.checks import check_budgets, check_environment, smallest_context
-from trm_agent.evaluate.engines import load_tokenizer
+from trm_agent.evaluate.chats import chat_of
+from trm_agent.evaluate.checkpoints import START, Checkpoint, parse_checkpoint
 from trm_agent.evaluate.environments import (
+    Counts,
     changed,
     changes,
+    counted,
+    has_rows,
     load_run_config,
     named,
     nano_settings,
     of_run,
-    tasks_hash,
     with_large_budgets,
-    with_rows,
 )
 from trm_agent.evaluate.plan import Environment, Plan
 from trm_agent.evaluate.sampling import Sampling
 from trm_agent.evaluate.suites import Suite, load_suite
-from trm_agent.models.nano import NanoSpec
+from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE
 
 NANO = "nano"
@@ -58,6 +60,11 @@ class Request:
     settings: tuple[str, ...] = ()
     """FIELD=VALUE texts."""
 
+    @property
+    def counts(self) -> Counts:
+        """The tasks that are asked for."""
+        return Counts(self.horizons, self.tasks, self.limit, every_row=self.suite is not None)
+
 
 @dataclass(frozen=True)
 class _Tasks:
@@ -71,45 +78,26 @@ class _Tasks:
     """Configuration of the run whose validation it is."""
 
 
-def build_plan(request: Request) -> tuple[str, Plan]:
-    """Make the plan of a request, refusing whatever can be refused before an engine starts.
-
-    Returns:
-        The name of what is played, for a folder, and the plan.
+def build_plan(request: Request) -> Plan:
+    """Read a request, refusing what its texts and the files that it names show to be wrong.
 
     Raises:
-        ValueError: something does not exist, does not fit, or cannot work.
+        ValueError: something does not exist, or does not fit.
     """
     _check_counts(request)
     checkpoints = [parse_checkpoint(text, tokenizer=request.tokenizer) for text in request.checkpoints]
-    chats: Sequence[Chat] = [chat_of(_run_config(each), request.roles, request.template_kwargs) for each in checkpoints]
-    tasks = _tasks(request, checkpoints)
-    spec = NanoSpec(**_nano_settings(tasks))
-    checkpoints = [replace(each, nano=spec) if each.source == NANO else each for each in checkpoints]
-    wanted = changes(request.settings, [each.name for each in tasks.environments])
-    environments = [_asked(request, tasks, changed(each, wanted)) for each in tasks.environments]
-    for environment in environments:
-        check_environment(environment)
-    environments = [replace(each, kwargs=with_packages(each.id, each.module, each.kwargs)) for each in environments]
-    plan = Plan(
-        tuple(checkpoints),
-        tuple(fingerprint(each) for each in checkpoints),
-        tuple(replace(each, tasks_hash=tasks_hash(each)) for each in environments),
+    runs = [_run_config(each) for each in checkpoints]
+    tasks = _tasks(request, checkpoints, runs)
+    return Plan(
+        _with_nano(checkpoints, tasks),
+        (),
+        _environments(request, tasks),
         _samples(request, tasks),
         _sampling(request, tasks),
         tasks.suite.config() if tasks.suite else None,
+        tuple(chat_of(run, request.roles, request.template_kwargs) for run in runs),
+        tasks.name,
     )
-    context = smallest_context(checkpoints)
-    plan = replace(plan, environments=tuple(replace(each, context=context) for each in plan.environments))
-    folders = [each.tokenizer or model_folder(each) for each in checkpoints]
-    loaded = {folder: load_tokenizer(folder) for folder in dict.fromkeys(folders)}
-    tokenizers = [loaded[folder] for folder in folders]
-    chats = with_protocols(
-        chats, [each.label for each in checkpoints], tokenizers, [each.kwargs for each in plan.environments]
-    )
-    for environment in plan.environments:
-        check_budgets(environment, tokenizers, chats)
-    return tasks.name, replace(plan, chats=chats)
 
 
 def _run_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
@@ -129,13 +117,13 @@ def run_of(checkpoint: Checkpoint) -> Path | None:
     return folder if (folder / CONFIG_FILE).exists() else None
 
 
-def _tasks(request: Request, checkpoints: Sequence[Checkpoint]) -> _Tasks:
+def _tasks(request: Request, checkpoints: Sequence[Checkpoint], runs: Sequence[Mapping[str, Any] | None]) -> _Tasks:
     if request.suite is not None:
-        suite = load_suite(request.suite, request.rows, request.settings)
+        suite = load_suite(request.suite, request.rows)
         return _Tasks(suite.name, suite.environments, suite)
     if request.envs:
         environments = [named(name) for name in request.envs]
-        if not all(_is_nano(each) for each in checkpoints):
+        if not all(map(_is_nano, checkpoints, runs)):
             environments = [with_large_budgets(each) for each in environments]
         if request.task_seed is not None:
             environments = [replace(each, seed=request.task_seed) for each in environments]
@@ -179,31 +167,22 @@ def _check_counts(request: Request) -> None:
         raise ValueError(f"--task-seed: got {request.task_seed}; allowed: at least 0; give e.g. --task-seed 1")
 
 
-def _asked(request: Request, tasks: _Tasks, environment: Environment) -> Environment:
-    """The environment with the horizons and the number of tasks that the user asks for."""
+def _with_nano(checkpoints: Sequence[Checkpoint], tasks: _Tasks) -> tuple[Checkpoint, ...]:
+    """The checkpoints, the nano model among them being the one that half knows the first environment."""
+    if not any(each.source == NANO for each in checkpoints):
+        return tuple(checkpoints)
+    spec = NanoSpec(**_nano_settings(tasks))
+    return tuple(replace(each, nano=spec) if each.source == NANO else each for each in checkpoints)
+
+
+def _environments(request: Request, tasks: _Tasks) -> tuple[Environment, ...]:
+    """The environments with the user's changes, horizons and numbers of tasks."""
+    wanted = changes(request.settings, [each.name for each in tasks.environments])
+    environments = [changed(each, wanted) for each in tasks.environments]
     if request.horizons:
-        environment = replace(environment, horizons=request.horizons)
-    # a suite asks all of a file, the others as many problems as they would draw tasks
-    environment = with_rows(environment, None if tasks.suite else max(environment.num_tasks, request.tasks or 1))
-    if environment.rows_hash is not None and request.horizons not in ((), (1,)):
-        raise ValueError(
-            f"--horizons: got {' '.join(map(str, request.horizons))}; allowed: 1, since a row is one problem "
-            "without steps; leave it out"
-        )
-    return _with_counts(request, environment)
-
-
-def _with_counts(request: Request, environment: Environment) -> Environment:
-    number = environment.num_tasks
-    if request.tasks is not None:
-        most = len(environment.row_numbers)
-        if environment.rows_hash is not None and request.tasks > most:
-            raise ValueError(
-                f"--tasks: got {request.tasks}; allowed: at most {most}, the problems of the file "
-                f"({environment.rows_told}); lower it, or leave it out"
-            )
-        number = request.tasks
-    return replace(environment, num_tasks=number if request.limit is None else min(number, request.limit))
+        environments = [replace(each, horizons=request.horizons) for each in environments]
+    # how many problems a file has is known when it is read
+    return tuple(each if has_rows(each) else counted(each, request.counts) for each in environments)
 
 
 def _samples(request: Request, tasks: _Tasks) -> int:
@@ -239,9 +218,8 @@ def _nano_settings(tasks: _Tasks) -> dict[str, Any]:
     return nano_settings(tasks.environments[0].name)
 
 
-def _is_nano(checkpoint: Checkpoint) -> bool:
+def _is_nano(checkpoint: Checkpoint, run: Mapping[str, Any] | None) -> bool:
     """Whether a checkpoint is of the nano model, which answers in few tokens."""
     if checkpoint.kind == NANO or (checkpoint.path is not None and (checkpoint.path / "nano.json").exists()):
         return True
-    run = run_of(checkpoint)
-    return run is not None and load_run_config(run)["actor_rollout_ref"]["model"]["path"] == NANO
+    return run is not None and run["actor_rollout_ref"]["model"]["path"] == NANO

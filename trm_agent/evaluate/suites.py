@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
 from trm_agent.compose import CONF, choices
-from trm_agent.evaluate.environments import changed, changes, named, tasks_hash, with_rows
+from trm_agent.evaluate.environments import named
 from trm_agent.evaluate.plan import Environment
+from trm_agent.evaluate.rows import tasks_hash
 from trm_agent.names import closest
 from trm_agent.row_files import ROWS
 
@@ -31,12 +32,10 @@ class Suite:
     environments: tuple[Environment, ...]
     rows: bool
     """Whether the tasks are the rows of a user's file."""
-    hash: str
-    """Of the environments' settings and first tasks, 16 hexadecimal digits; of a file's rows they have their own."""
 
     def config(self) -> dict[str, Any]:
-        """What an evaluation stores of it."""
-        return {"name": self.name, "version": self.version, "hash": self.hash}
+        """What an evaluation stores of it, but for the hash, which takes drawn tasks: see `suite_hash`."""
+        return {"name": self.name, "version": self.version}
 
 
 def suite_names() -> list[str]:
@@ -59,16 +58,15 @@ def read_suite(name: str) -> dict[str, Any]:
     return content
 
 
-def load_suite(name: str, rows_file: str | None = None, settings: Sequence[str] = ()) -> Suite:
-    """Build a suite, drawing the first tasks of each environment.
+def load_suite(name: str, rows_file: str | None = None) -> Suite:
+    """Read a suite; no task is drawn, and a file of rows is not looked at.
 
     Args:
         name: of a preset.
         rows_file: the user's file, for a suite of published problems.
-        settings: the user's FIELD=VALUE texts, of which some say how that file is read.
 
     Raises:
-        ValueError: no such suite, a file missing or given where none is needed, or rows that cannot be used.
+        ValueError: no such suite, or a file missing or given where none is needed.
     """
     content = read_suite(name)
     needs_rows = bool(content.get("rows"))
@@ -84,14 +82,20 @@ def load_suite(name: str, rows_file: str | None = None, settings: Sequence[str] 
         )
     environments = [_environment(entry) for entry in content["environments"]]
     if rows_file is not None:
-        wanted = changes([*settings, f"{ROWS}={json.dumps(rows_file)}"], [each.name for each in environments])
-        environments = [with_rows(replace(changed(each, wanted), split="all")) for each in environments]
-    else:
-        environments = [replace(each, tasks_hash=tasks_hash(each)) for each in environments]
-    first_tasks = [] if needs_rows else [[each.id, each.tasks_hash] for each in environments]
+        environments = [replace(each, kwargs={**each.kwargs, ROWS: rows_file}, split="all") for each in environments]
+    return Suite(name, content["version"], content["description"], tuple(environments), needs_rows)
+
+
+def suite_hash(name: str) -> str:
+    """Draw the first tasks of a suite, and hash them with its settings to 16 hexadecimal digits.
+
+    Rows of a file are not in it: they have a hash of their own.
+    """
+    content = read_suite(name)
+    environments = [] if content.get("rows") else [_environment(entry) for entry in content["environments"]]
+    first_tasks = [[each.id, tasks_hash(each)] for each in environments]
     text = json.dumps([content["version"], content["environments"], first_tasks])
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Suite(name, content["version"], content["description"], tuple(environments), needs_rows, digest)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def list_suites() -> str:

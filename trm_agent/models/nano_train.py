@@ -11,18 +11,15 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.models.nano_tokenizer import TURN_END, TURN_START, render
 from trm_agent.models.traces import Trace
-
-if TYPE_CHECKING:
-    from trm_agent.models.nano import NanoSpec
 
 MODEL_TURN = re.compile(re.escape(f"{TURN_START}assistant\n") + "(.*?" + re.escape(TURN_END) + ")", re.DOTALL)
 AVERAGE_DECAY = 0.95

@@ -1,6 +1,5 @@
 """From a checked configuration to verl's `run_ppo`."""
 
-import asyncio
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
@@ -9,10 +8,11 @@ from omegaconf import DictConfig, open_dict
 
 from trm_agent import verl_plugin
 from trm_agent.compose import plain
-from trm_agent.episode import ChatTokens, Generation, Limits, run_episode
+from trm_agent.episode import Limits
 from trm_agent.preflight import check_budget, check_context, check_policy_loss, check_top_k
 from trm_agent.run_chat import load_tokenizer, resolve_protocol, run_chat_tokens
-from trm_agent.tasks import make_env
+from trm_agent.solver_tokens import measure_solver
+from trm_agent.tasks import Task
 from trm_agent.verl_plugin.distributions import num_recorded
 from trm_agent.verl_plugin.runner import mark
 
@@ -82,39 +82,17 @@ def run(config: DictConfig) -> None:
     run_ppo(config, task_runner_class=RunTaskRunner)
 
 
-class _Solver:
-    """The environment's scripted solver as a `Generator`: what it writes, in the model's tokens."""
-
-    def __init__(self, config: DictConfig, tokenizer: Any, chat: ChatTokens) -> None:
-        self.config, self.tokenizer, self.chat = config, tokenizer, chat
-        self.env: Any = None
-
-    def make(self) -> Any:
-        env = self.config.env
-        self.env = make_env(env.id, env.module, plain(env.kwargs))
-        return self.env
-
-    async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
-        text = self.chat.as_turn(self.env.unwrapped.solution())
-        token_ids = [*self.tokenizer.encode(text, add_special_tokens=False), self.chat.end_of_turn_id]
-        return Generation(token_ids=token_ids, log_probs=[0.0] * len(token_ids), finished=True)
-
-
 def _measure(config: DictConfig) -> Callable[[dict[str, Any]], tuple[int, int]]:
-    """How many tokens the solver's episode takes with the model's tokenizer; 0 where there is none to measure."""
+    """How many tokens the solver's episode takes with the model's tokenizer; no response where there is no solver."""
     tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
     chat = run_chat_tokens(tokenizer, config)
-    unlimited = dict.fromkeys(("max_turns", "max_tool_calls", "max_turn_tokens", "max_response_tokens"), 10**9)
-    limits = Limits.from_mapping({**config.env.limits, **unlimited})
+    env, limits = config.env, Limits.from_mapping(plain(config.env.limits))
 
     def measure(options: dict[str, Any]) -> tuple[int, int]:
-        solver = _Solver(config, tokenizer, chat)
-        play = run_episode(solver.make, solver, chat, limits, env_id=config.env.id, seed=0, options=options)
-        episode = asyncio.run(play)
-        if episode.is_infrastructure_failure or episode.scorer_error is not None:
-            told = episode.error or episode.scorer_error
-            print(f"token budgets not checked: {episode.stop_reason}: {told}", flush=True)
-            return 0, 0
-        return len(episode.prompt_ids), len(episode.response_ids)
+        task = Task(env.id, 0, options)
+        found = measure_solver(task, env.module, plain(env.kwargs), tokenizer, chat, limits)
+        if found.failure:
+            print(f"token budgets not checked: {found.failure}", flush=True)
+        return found.prompt, found.response
 
     return measure

@@ -1,0 +1,95 @@
+"""Tasks as only the environment itself tells them: the problems of a user's file, and the texts of the first ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+
+from trm_agent.evaluate.environments import Counts, counted, has_rows
+from trm_agent.evaluate.plan import Environment
+from trm_agent.row_files import HASH, ROWS, problems_of
+from trm_agent.tasks import make_env
+from trm_envs import registered_ids
+from trm_envs.base import split_of
+
+
+def with_problems(environment: Environment, counts: Counts) -> Environment:
+    """The environment asking the problems of its file, if it has one, in the number that the user asks for.
+
+    Raises:
+        ValueError: as `with_rows` and `counted`; or horizons for problems that have no steps.
+    """
+    if not has_rows(environment):
+        return environment
+    # a suite asks all of a file, the others as many problems as they would draw tasks
+    environment = with_rows(environment, None if counts.every_row else max(environment.num_tasks, counts.tasks or 1))
+    if environment.rows_hash is not None and counts.horizons not in ((), (1,)):
+        raise ValueError(
+            f"--horizons: got {' '.join(map(str, counts.horizons))}; allowed: 1, since a row is one problem "
+            "without steps; leave it out"
+        )
+    return counted(environment, counts)
+
+
+def with_rows(environment: Environment, at_most: int | None = None) -> Environment:
+    """The environment asking each problem of its file once; itself if it has no file, or its tasks are more than one.
+
+    Args:
+        environment: with `rows` among its keyword arguments, or not.
+        at_most: how many tasks; None for all.
+
+    Raises:
+        ValueError: the file cannot be read or used, or the environment's split has none of its problems.
+    """
+    if not environment.kwargs.get(ROWS):
+        return environment
+    path = str(Path(environment.kwargs[ROWS]).expanduser().resolve())
+    # the environment refuses rows at its own default horizon
+    kwargs = {**environment.kwargs, ROWS: path, "horizon": 1}
+    try:
+        problems, is_one_a_task = problems_of(environment.id, environment.module, kwargs)
+    except (gymnasium.error.Error, ImportError, TypeError):  # not ours; what is wrong is said where it is checked
+        return environment
+    if problems is None or not is_one_a_task:
+        return environment
+    splits = {number: split_of(problems.at(number).question) for number in problems.numbers}
+    numbers = tuple(number for number, split in splits.items() if environment.split in (split, "all"))
+    if not numbers:
+        raise ValueError(
+            f"{environment.name}: none of the {len(splits)} problems of {path} is in split {environment.split!r}; "
+            "bring more problems"
+        )
+    return replace(
+        environment,
+        kwargs={**kwargs, HASH: problems.hash},
+        horizons=(1,),
+        num_tasks=len(numbers) if at_most is None else min(at_most, len(numbers)),
+        rows_hash=problems.hash,
+        row_numbers=numbers,
+        rows_told=problems.told,
+    )
+
+
+def tasks_hash(environment: Environment) -> str | None:
+    """A hash of the first task of each horizon as the environment tells it.
+
+    Returns:
+        None for an environment that is not of this package: a user's need not say the same twice.
+    """
+    if environment.id not in registered_ids():
+        return None
+    digest = hashlib.sha256()
+    made = make_env(environment.id, environment.module, environment.kwargs)
+    try:
+        for index in range(len(environment.horizons)):
+            task = environment.task(index)
+            told, info = made.reset(seed=task.seed, options=dict(task.options))
+            system_prompt = made.get_wrapper_attr("system_prompt")
+            digest.update(json.dumps([system_prompt, told, info["task_id"]]).encode())
+    finally:
+        made.close()
+    return digest.hexdigest()[:16]

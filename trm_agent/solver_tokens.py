@@ -1,0 +1,78 @@
+"""The measure of token budgets that training and evaluation share: the scripted solver, played through the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trm_agent.episode import ChatTokens, Episode, Generation, Limits, run_episode
+from trm_agent.tasks import Task, make_env
+
+_UNLIMITED = 10**9
+
+
+@dataclass(frozen=True)
+class SolverTokens:
+    """The size of the scripted solver's episode in a model's tokens."""
+
+    prompt: int
+    """Tokens of the prompt."""
+    response: int
+    """Tokens after the prompt, observations included; 0 without a solver that plays the task."""
+    turns: int
+    """Turns of the solver; 0 likewise."""
+    failure: str | None = None
+    """The reason why the response was not measured; None if it was."""
+
+
+def measure_solver(
+    task: Task, module: str | None, kwargs: Mapping[str, Any], tokenizer: Any, chat: ChatTokens, limits: Limits
+) -> SolverTokens:
+    """Play a task with the environment's own solver in the place of a model.
+
+    Args:
+        task: the task to play.
+        module: the module that registers its environment.
+        kwargs: of `gymnasium.make`.
+        tokenizer: of the model.
+        chat: of the model's chat template.
+        limits: of an episode; its budgets are lifted, so that an episode beyond them is measured to its end.
+    """
+    solver = _Solver(task, module, kwargs, tokenizer, chat)
+    names = ("max_turns", "max_tool_calls", "max_turn_tokens", "max_prompt_tokens", "max_response_tokens")
+    lifted = replace(limits, **dict.fromkeys(names, _UNLIMITED))
+    play = run_episode(
+        solver.make, solver, chat, lifted, env_id=task.env_id, seed=task.seed, options=dict(task.options)
+    )
+    episode = asyncio.run(play)
+    if failure := _failure(episode):
+        return SolverTokens(len(episode.prompt_ids), 0, 0, failure)
+    return SolverTokens(len(episode.prompt_ids), len(episode.response_ids), episode.num_turns)
+
+
+def _failure(episode: Episode) -> str | None:
+    if episode.is_infrastructure_failure or episode.scorer_error is not None:
+        return f"{episode.stop_reason}: {episode.error or episode.scorer_error}"
+    return None
+
+
+class _Solver:
+    """The environment's scripted solver as a `Generator`: its answers in the model's tokens."""
+
+    def __init__(
+        self, task: Task, module: str | None, kwargs: Mapping[str, Any], tokenizer: Any, chat: ChatTokens
+    ) -> None:
+        self.task, self.module, self.kwargs = task, module, kwargs
+        self.tokenizer, self.chat = tokenizer, chat
+        self.env: Any = None
+
+    def make(self) -> Any:
+        self.env = make_env(self.task.env_id, self.module, self.kwargs)
+        return self.env
+
+    async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
+        text = self.chat.as_turn(self.env.unwrapped.solution())
+        token_ids = [*self.tokenizer.encode(text, add_special_tokens=False), self.chat.end_of_turn_id]
+        return Generation(token_ids=token_ids, log_probs=[0.0] * len(token_ids), finished=True)
