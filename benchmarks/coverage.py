@@ -22,8 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.coverage_baselines import bootstrap, textbook, wilson
-from trm_agent.evaluate.paired import RARE_TASKS, compare, difference_limits
-from trm_agent.evaluate.statistics import WIDEST, Floats, interval_limits, pass_at_k, pass_hat_k
+from trm_agent.evaluate.statistics.intervals import WIDEST, Floats, interval_limits, pass_at_k, pass_hat_k
+from trm_agent.evaluate.statistics.paired import RARE_TASKS, compare, difference_limits
 
 SIZES = (20, 40, 64, 100, 200, 400)
 BANDS = ((0.05, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 0.95))

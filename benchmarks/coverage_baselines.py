@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from trm_agent.evaluate.statistics import Floats, Integers, Z
+from trm_agent.evaluate.statistics.intervals import Floats, Integers, Z
 
 Limits = tuple[Floats, Floats]
 

@@ -56,13 +56,13 @@ def main() -> None:
     from verl.trainer.ppo.core_algos import compute_policy_loss_bypass_mode, compute_policy_loss_vanilla
     from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
-    from trm_agent.config import TrmConfig
     from trm_agent.core.divergences import masked_log_ratio
     from trm_agent.core.losses import masked_surrogate_loss
     from trm_agent.core.token_batch import TokenBatch
-    from trm_agent.masking import decide
-    from trm_agent.verl_plugin.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
-    from trm_agent.verl_plugin.update import collect_update
+    from trm_agent.trust_region.masking import decide
+    from trm_agent.trust_region.settings import TrmConfig
+    from trm_agent.verl_plugin.actor.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
+    from trm_agent.verl_plugin.actor.update import collect_update
 
     batch_info = {"dp_size": 1, "batch_num_tokens": int(mask.sum()), "global_batch_size": options.sequences}
     common = {"rollout_n": 1, "ppo_micro_batch_size_per_gpu": 1, "global_batch_info": batch_info}

@@ -10,8 +10,8 @@ from pathlib import Path
 from omegaconf import open_dict
 
 import trm_envs  # noqa: F401  (registers the environments)
-from trm_agent.compose import compose_run
 from trm_agent.models.nano import NanoSpec, ensure_nano_model
+from trm_agent.runs.compose import compose_run
 
 OVERRIDES = (
     "experiment=math_nano",

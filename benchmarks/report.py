@@ -20,9 +20,9 @@ import pyarrow.parquet
 import yaml
 
 from tests.report.browser import launched, opened
-from trm_agent.config import TrmConfig
-from trm_agent.dump import FORMAT, SCHEMA, VERSION
 from trm_agent.report.build import build_report
+from trm_agent.trust_region.dump import FORMAT, SCHEMA, VERSION
+from trm_agent.trust_region.settings import TrmConfig
 
 EPISODES_A_FILE = 50
 VOCABULARY = 30_000

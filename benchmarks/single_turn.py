@@ -7,8 +7,8 @@ import gymnasium
 from omegaconf import DictConfig
 
 from benchmarks.single_turn_env import reward_of
-from trm_agent.models.nano_tokenizer import TURN_END, TURN_START
-from trm_agent.verl_plugin.dataset import EnvDataset
+from trm_agent.models.tokenizer import TURN_END, TURN_START
+from trm_agent.verl_plugin.driver.dataset import EnvDataset
 
 
 class PromptDataset(EnvDataset):

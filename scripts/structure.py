@@ -20,7 +20,7 @@ ROOTS = {"trm_agent": REPOSITORY, "trm_envs": REPOSITORY / "envs"}
 MOST_IMPORTED_ROOMS = 10
 # module:function:parameter -> the most stops that the walk may take
 WALKS = {
-    "trm_agent.verl_plugin.policy_loss:compute_policy_loss_trm:log_prob": 12,
+    "trm_agent.verl_plugin.actor.policy_loss:compute_policy_loss_trm:log_prob": 12,
     "trm_agent.evaluate.request:build_plan:request": 20,
     "trm_agent.train:train:config": 14,
 }

@@ -27,9 +27,9 @@ FORBIDDEN = {
     "trm_envs": (*OPTIONAL, "trm_agent"),
     "trm_agent.core": ("verl", "vllm", "ray", "transformers", "gymnasium", "trm_envs", "trm_agent.episode"),
     "trm_agent.episode": ("torch", "verl", "vllm", "ray", "transformers", "trm_agent.core"),
-    "trm_agent.config": ("torch", "verl", "gymnasium", "trm_envs"),
+    "trm_agent.trust_region.settings": ("torch", "verl", "gymnasium", "trm_envs"),
     "trm_agent.fork_server.client": ("torch", "verl", "ray", "numpy", "gymnasium"),
-    "trm_agent.compose": OPTIONAL,
+    "trm_agent.runs.compose": OPTIONAL,
     "trm_agent.train": OPTIONAL,
     "trm_agent.doctor": (*OPTIONAL, "gymnasium", "numpy"),
     # with what a report of an evaluation imports when it runs

@@ -5,18 +5,18 @@ import sys
 
 import pytest
 
-from trm_agent.compose import choices, compose_run
+from trm_agent.runs.compose import choices, compose_run
 
 VALIDATE = """
 import sys
 from omegaconf import OmegaConf
-from trm_agent.compose import compose_run
-from trm_agent import preflight
+from trm_agent.runs.compose import compose_run
+from trm_agent.runs import preflight
 config = compose_run(sys.argv[1:])
 preflight.check(config)
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
-import trm_agent.verl_plugin.policy_loss
+import trm_agent.verl_plugin.actor.policy_loss
 validate_config(config, need_reference_policy(config), need_critic(config))
 actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
 rollout = omega_conf_to_dataclass(config.actor_rollout_ref.rollout)

@@ -22,13 +22,14 @@ from verl.trainer.ppo.v1.trainer_base import KVBatchMeta
 
 from tests.episode.fakes import END, byte_tokenizer
 from tests.evaluate.evaluation_fakes import LIMITS, environment, plan
-from trm_agent.compose import compose_run
 from trm_agent.episode import Generation
 from trm_agent.evaluate.runner import play_missing
 from trm_agent.evaluate.store import open_store
 from trm_agent.evaluate.summary import summarise
-from trm_agent.verl_plugin import agent_loop, trainer
-from trm_agent.verl_plugin.episode_metrics import training_metrics
+from trm_agent.runs.compose import compose_run
+from trm_agent.verl_plugin.driver import trainer
+from trm_agent.verl_plugin.driver.episode_metrics import training_metrics
+from trm_agent.verl_plugin.rollout import agent_loop
 
 TOKENIZER = byte_tokenizer()
 NUM_TASKS, SOLVED = 10, 3

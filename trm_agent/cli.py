@@ -5,7 +5,7 @@ import sys
 
 from trm_agent import __version__, extras
 from trm_agent.commands import analyze, bounds, doctor, envs, eval, report, sandbox
-from trm_agent.search_path import look_here_last
+from trm_agent.runs.search_path import look_here_last
 
 COMMANDS = (eval, report, analyze, bounds, envs, sandbox, doctor)
 BAD_INPUT = 2

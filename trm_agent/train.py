@@ -12,9 +12,9 @@ import time
 import traceback
 from typing import IO, TYPE_CHECKING
 
-from trm_agent.compose import GROUPS, choices, compose_run, default_experiment, plain
 from trm_agent.extras import require, require_engine
 from trm_agent.runs import results
+from trm_agent.runs.compose import GROUPS, choices, compose_run, default_experiment, plain
 from trm_agent.runs.defaults import defaults_of
 from trm_agent.runs.folder import (
     CHECKPOINTS,
@@ -27,9 +27,9 @@ from trm_agent.runs.folder import (
     record_resume,
 )
 from trm_agent.runs.leftovers import remove_stale_weights
+from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
-from trm_agent.scorer_version import FIELD
-from trm_agent.search_path import look_here_last
+from trm_agent.runs.search_path import look_here_last
 from trm_envs.scoring import SCORER_VERSION
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ def _refuse_or_pin(config: DictConfig) -> str:
     Raises:
         ValueError: a setting cannot work, or vLLM is missing.
     """
-    from trm_agent import preflight
-    from trm_agent.declared_packages import pin_packages
-    from trm_agent.row_files import pin_rows
-    from trm_agent.run_chat import resolve_protocol
+    from trm_agent.runs import preflight
+    from trm_agent.runs.chat import resolve_protocol
+    from trm_agent.runs.declared_packages import pin_packages
+    from trm_agent.runs.row_files import pin_rows
 
     require_engine("train")
     preflight.check(config)
@@ -136,7 +136,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> None:
     """Fill in what depends on the machine: the run folder, the model's folder, the environment variables."""
     from omegaconf import open_dict
 
-    from trm_agent.preflight import NANO
+    from trm_agent.runs.preflight import NANO
 
     os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
     os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
@@ -167,7 +167,7 @@ def prepare(config: DictConfig, folder: RunFolder) -> None:
 
 
 def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str]) -> None:
-    from trm_agent.verl_plugin import launch
+    from trm_agent.verl_plugin.driver import launch
 
     screen = Screen(folder.path, out, config.trainer.total_training_steps, started)
     screen.start()

@@ -17,7 +17,7 @@ import requests
 from tests.envs.sandbox_support import needs_bubblewrap
 from trm_agent.cli import main
 from trm_envs.sandbox import Limits, LocalSandbox, Result, SandboxUnavailable, Status
-from trm_envs.sandbox.fusion import FusionSandbox
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 
 pytestmark = pytest.mark.slow
 

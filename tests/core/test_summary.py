@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
-from trm_agent.config import TrmConfig
 from trm_agent.core.diagnostics import concatenate, measure_batch
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.masks import Interval, max_statistic, sequence_mask
 from trm_agent.core.summary import common_thresholds, least_threshold, summarize
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
-from trm_agent.criteria import CRITERIA
-from trm_agent.masking import examine
+from trm_agent.trust_region.criteria import CRITERIA
+from trm_agent.trust_region.masking import examine
+from trm_agent.trust_region.settings import TrmConfig
 
 from . import reference
 from .batches import Tensors, to_tensors

@@ -7,13 +7,13 @@ import torch
 
 from tests.core import reference
 from tests.core.batches import to_tensors
-from trm_agent import criteria
-from trm_agent.config import CommonConfig, TrmConfig
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.token_batch import TokenBatch
-from trm_agent.criteria import CRITERIA, own_settings, parts_of
-from trm_agent.masking import decide, examine
-from trm_agent.setting import ABOVE_0, Number, settings_of
+from trm_agent.trust_region import criteria
+from trm_agent.trust_region.criteria import CRITERIA, own_settings, parts_of
+from trm_agent.trust_region.masking import decide, examine
+from trm_agent.trust_region.setting import ABOVE_0, Number, settings_of
+from trm_agent.trust_region.settings import CommonConfig, TrmConfig
 
 from .worked import untested
 

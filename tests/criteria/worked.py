@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from trm_agent.config import TrmConfig
 from trm_agent.core.token_batch import TokenBatch
-from trm_agent.masking import decide
+from trm_agent.trust_region.masking import decide
+from trm_agent.trust_region.settings import TrmConfig
 
 FOLDER = Path(__file__).parent
 
@@ -59,8 +59,8 @@ def untested(criteria: Iterable[str], folder: Path = FOLDER) -> list[str]:
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         if "def test_" not in text or f'"{name}"' not in text:
             messages.append(
-                f"criterion {name!r} has a row in trm_agent/criteria.py and no worked example: write a test that calls "
-                f'kept_sequences("{name}", ...) or kept_tokens in tests/criteria/{file.name} (CONTRIBUTING.md, "A new '
-                'criterion")'
+                f"criterion {name!r} has a row in trm_agent/trust_region/criteria.py and no worked example: write a "
+                f'test that calls kept_sequences("{name}", ...) or kept_tokens in tests/criteria/{file.name} '
+                '(CONTRIBUTING.md, "A new criterion")'
             )
     return messages

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.training import steps, train
-from trm_agent import analysis
-from trm_agent.dump import read_dump
+from trm_agent.trust_region import analysis
+from trm_agent.trust_region.dump import read_dump
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LOSS = "actor_rollout_ref.actor.policy_loss"

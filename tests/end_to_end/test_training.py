@@ -11,7 +11,7 @@ import pytest
 
 from tests.end_to_end.training import command, environment, steps, train
 from trm_agent.tasks import TRAIN, task_seed
-from trm_agent.verl_plugin.episode_metrics import fingerprint
+from trm_agent.verl_plugin.driver.episode_metrics import fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LOSS = "actor_rollout_ref.actor.policy_loss.trm"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from trm_envs.sandbox.fusion.server import SandboxServer
 from trm_envs.sandbox.interface import Sandbox
-from trm_envs.sandbox.server import SandboxServer
 
 
 @contextlib.contextmanager

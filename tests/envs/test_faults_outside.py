@@ -54,7 +54,7 @@ async def _both(step: Callable[[], Any], fault: Callable[[], None]) -> None:
 
 @needs_bubblewrap
 def test_a_server_that_closes_is_infrastructure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trm_envs.sandbox.fusion_http.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("trm_envs.sandbox.fusion.poster.FIRST_PAUSE_S", 0.01)
     with LocalSandbox(max_concurrent=2) as local:
         with running_server(local) as address:
             env = make("trm/PythonMath-v0", sandbox=address)

@@ -77,7 +77,7 @@ def test_declared_packages_can_be_imported_and_no_others(make: Callable[..., San
 
 @needs_bubblewrap
 def test_packages_that_others_cannot_read_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trm_envs.sandbox import local
+    from trm_envs.sandbox.local import sandbox as local
 
     monkeypatch.setattr(local.package_folder, "are_readable", lambda entries: not entries)
     with LocalSandbox(packages=find_packages((SORTED,))) as sandbox:

@@ -15,7 +15,7 @@ import pytest
 from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Status
 from trm_envs.sandbox.guest.supervisor import REST_S
-from trm_envs.sandbox.world import GRACE_S
+from trm_envs.sandbox.local.world import GRACE_S
 
 pytestmark = [pytest.mark.slow, needs_bubblewrap]
 

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from trm_envs.sandbox import Limits, LocalSandbox, LocalSession, Result, Runner, Status, UnsafeSandbox, UnsafeSession
-from trm_envs.sandbox.fusion import FusionSandbox
-from trm_envs.sandbox.fusion_session import FusionSession
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
+from trm_envs.sandbox.fusion.session import FusionSession
 from trm_envs.sandbox.interface import SandboxClosed
 from trm_envs.sandbox.request import Request
 from trm_envs.sandbox.runner import BaseRunner, BlockingSandbox, BlockingSession

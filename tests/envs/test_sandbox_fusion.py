@@ -13,8 +13,9 @@ import pytest
 
 from tests.envs.fusion_support import FakeServer, answer, running_server
 from tests.envs.sandbox_support import needs_bubblewrap
-from trm_envs.sandbox import Limits, LocalSandbox, Result, SandboxUnavailable, Status, fusion_http
-from trm_envs.sandbox.fusion import FusionSandbox
+from trm_envs.sandbox import Limits, LocalSandbox, Result, SandboxUnavailable, Status
+from trm_envs.sandbox.fusion import poster as fusion_http
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 
 FAST = Limits(wall_s=5, memory_bytes=1 << 28)
 

@@ -10,10 +10,11 @@ import pytest
 
 from tests.envs.fusion_support import FakeServer, Reply, running_server
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
-from trm_envs.sandbox import Limits, LocalSandbox, Status, fusion_http
-from trm_envs.sandbox.fusion import FusionSandbox
-from trm_envs.sandbox.fusion_http import Poster
-from trm_envs.sandbox.fusion_requests import MOST, BadField, read_jupyter
+from trm_envs.sandbox import Limits, LocalSandbox, Status
+from trm_envs.sandbox.fusion import poster as fusion_http
+from trm_envs.sandbox.fusion.jobs import MOST, BadField, read_jupyter
+from trm_envs.sandbox.fusion.poster import Poster
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Result, Sandbox
-from trm_envs.sandbox.fusion import FusionSandbox
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 from trm_envs.sandbox.guest.zygote import SPARES
 
 pytestmark = [pytest.mark.slow, needs_bubblewrap]

@@ -215,8 +215,10 @@ def test_without_bubblewrap_the_start_says_what_to_install(monkeypatch: pytest.M
 def test_a_refused_isolation_stops_and_names_the_remedy(
     monkeypatch: pytest.MonkeyPatch, complaint: str, remedy: str
 ) -> None:
-    monkeypatch.setattr("trm_envs.sandbox.bubblewrap.find_bubblewrap", lambda: "/bin/sh")
-    monkeypatch.setattr("trm_envs.sandbox.bubblewrap.command", lambda *_: ["/bin/sh", "-c", f"echo '{complaint}' >&2"])
+    monkeypatch.setattr("trm_envs.sandbox.local.bubblewrap.find_bubblewrap", lambda: "/bin/sh")
+    monkeypatch.setattr(
+        "trm_envs.sandbox.local.bubblewrap.command", lambda *_: ["/bin/sh", "-c", f"echo '{complaint}' >&2"]
+    )
     with pytest.raises(SandboxUnavailable, match=remedy):
         LocalSandbox()
 
@@ -273,6 +275,6 @@ def test_an_interpreter_outside_of_the_system_is_shown_with_its_prefix_only(
     lone.parent.mkdir()
     lone.write_bytes(b"")
     lone.chmod(0o755)
-    monkeypatch.setattr("trm_envs.sandbox.bubblewrap._readable_by_all", lambda _: True)
+    monkeypatch.setattr("trm_envs.sandbox.local.bubblewrap._readable_by_all", lambda _: True)
     with pytest.raises(SandboxUnavailable, match=r"lib/python3\.x beside its bin/"):
         LocalSandbox(python=str(lone))

@@ -13,7 +13,7 @@ from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
 from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.guest.supervisor import IDLE_S, MAX_CALLS
-from trm_envs.sandbox.world import World
+from trm_envs.sandbox.local.world import World
 
 pytestmark = [pytest.mark.slow, needs_bubblewrap]
 

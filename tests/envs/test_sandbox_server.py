@@ -12,9 +12,10 @@ from sandbox_fusion import RunCodeRequest
 
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import TIGHT
-from trm_envs.sandbox import Limits, Result, Status, server
-from trm_envs.sandbox.fusion import FusionSandbox
-from trm_envs.sandbox.fusion_requests import MOST
+from trm_envs.sandbox import Limits, Result, Status
+from trm_envs.sandbox.fusion import server
+from trm_envs.sandbox.fusion.jobs import MOST
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 
 LIMITS = Limits(wall_s=5, cpu_s=5)
 

@@ -14,8 +14,8 @@ import pytest
 
 from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Result, Status
-from trm_envs.sandbox.connection import ENOUGH_IDLE
 from trm_envs.sandbox.guest.zygote import SPARES
+from trm_envs.sandbox.local.connection import ENOUGH_IDLE
 
 pytestmark = [needs_bubblewrap, pytest.mark.slow]
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.envs.sandbox_support import MIB, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Sandbox, Status, UnsafeSandbox
-from trm_envs.sandbox.fusion_schema import limit_fields
+from trm_envs.sandbox.fusion.schema import limit_fields
 
 # lists are compared by recursion in C: 200,000 levels take between 8 and 100 MiB
 DEEP = "import sys\nsys.setrecursionlimit(10**6)\nx, y = [], []\nfor _ in range(200000): x, y = [x], [y]\nprint(x == y)"

@@ -16,8 +16,8 @@ from tests.envs.env_support import SLEEP, call, make
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
-from trm_envs.sandbox.fusion import FusionSandbox
-from trm_envs.sandbox.fusion_session import _Cell, _State
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
+from trm_envs.sandbox.fusion.session import _Cell, _State
 from trm_envs.tool_time import ToolTime, waiting
 
 pytestmark = pytest.mark.slow
@@ -239,7 +239,7 @@ def test_an_environment_can_be_copied_with_what_it_has_used() -> None:
 
 
 def test_cells_that_no_server_takes_together_are_the_sessions_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trm_envs.sandbox.fusion_http.MOST_BYTES", 2000)
+    monkeypatch.setattr("trm_envs.sandbox.fusion.poster.MOST_BYTES", 2000)
     with FusionSandbox("http://127.0.0.1:1", retries=0) as sandbox:
         session = sandbox.session()
         assert session.run("#" * 3000).status is Status.ERROR

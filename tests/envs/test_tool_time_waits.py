@@ -11,7 +11,7 @@ from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import needs_bubblewrap
 from trm_envs.metered import Metered
 from trm_envs.sandbox import Limits, LocalSandbox, Result, Status
-from trm_envs.sandbox.fusion import FusionSandbox
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 from trm_envs.tool_time import ToolTime
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from tests.episode.fakes import byte_tokenizer
 from trm_agent.episode import Generation
-from trm_agent.evaluate.checkpoints import Checkpoint
+from trm_agent.evaluate.checkpoints.source import Checkpoint
+from trm_agent.evaluate.engines.sampling import Sampling
 from trm_agent.evaluate.plan import Environment, Plan
-from trm_agent.evaluate.sampling import Sampling
 
 LIMITS = {
     "max_turns": 4,

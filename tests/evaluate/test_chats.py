@@ -10,18 +10,18 @@ import yaml
 
 from tests.episode.forms import FORMS
 from tests.evaluate.evaluation_fakes import environment, fake_checkpoint, plan
-from trm_agent.compose import compose_run, plain
 from trm_agent.episode import ChatSettings, Generation
 from trm_agent.evaluate import checks, request
 from trm_agent.evaluate.chats import Chat, chat_of, template_kwargs_of, with_protocols
 from trm_agent.evaluate.checks import check_budgets, checked, measure
-from trm_agent.evaluate.endpoint import EndpointEngine
+from trm_agent.evaluate.engines.endpoint import EndpointEngine
+from trm_agent.evaluate.engines.sampling import Sampling
 from trm_agent.evaluate.plan import identity
 from trm_agent.evaluate.prepare import prepared
 from trm_agent.evaluate.request import Request, build_plan
 from trm_agent.evaluate.runner import play_missing
-from trm_agent.evaluate.sampling import Sampling
 from trm_agent.evaluate.store import open_store
+from trm_agent.runs.compose import compose_run, plain
 from trm_agent.runs.folder import config_differences
 
 CLOSED = {"enable_thinking": False}

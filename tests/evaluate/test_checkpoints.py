@@ -11,9 +11,10 @@ import yaml
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from trm_agent.evaluate import merging, prepare
-from trm_agent.evaluate.checkpoints import Checkpoint, fingerprint, parse_checkpoint
-from trm_agent.evaluate.model_files import content_hash
+from trm_agent.evaluate import prepare
+from trm_agent.evaluate.checkpoints import merging
+from trm_agent.evaluate.checkpoints.model_files import content_hash
+from trm_agent.evaluate.checkpoints.source import Checkpoint, fingerprint, parse_checkpoint
 from trm_agent.evaluate.prepare import with_folder
 from trm_agent.models.nano_spec import NanoSpec
 
@@ -260,8 +261,8 @@ def test_the_fingerprint_follows_the_weights_and_nothing_else(tmp_path: Path) ->
 
 
 def test_a_large_file_is_hashed_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trm_agent.evaluate.model_files._WHOLE_BYTES", 1000)
-    monkeypatch.setattr("trm_agent.evaluate.model_files._BLOCK_BYTES", 100)
+    monkeypatch.setattr("trm_agent.evaluate.checkpoints.model_files._WHOLE_BYTES", 1000)
+    monkeypatch.setattr("trm_agent.evaluate.checkpoints.model_files._BLOCK_BYTES", 100)
     file = tmp_path / "weights"
 
     def of(data: bytes) -> str:

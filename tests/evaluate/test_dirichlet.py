@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trm_agent.evaluate.dirichlet import quantile
+from trm_agent.evaluate.statistics.dirichlet import quantile
 
 Z = 1.959963984540054
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests.episode.fakes import byte_tokenizer
 from trm_agent.episode import ChatTokens
-from trm_agent.evaluate import endpoint
-from trm_agent.evaluate.checkpoints import fingerprint, parse_checkpoint
-from trm_agent.evaluate.endpoint import EndpointEngine, EndpointError, base_url, served_context, served_model
-from trm_agent.evaluate.sampling import Sampling, turn_seed
+from trm_agent.evaluate.checkpoints.source import fingerprint, parse_checkpoint
+from trm_agent.evaluate.engines import endpoint
+from trm_agent.evaluate.engines.endpoint import EndpointEngine, EndpointError, base_url, served_context, served_model
+from trm_agent.evaluate.engines.sampling import Sampling, turn_seed
 
 
 class FakeServer(ThreadingHTTPServer):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trm_agent.evaluate.horizon import HorizonLength, fit_horizon, geometric
+from trm_agent.evaluate.statistics.horizon import HorizonLength, fit_horizon, geometric
 
 HORIZONS = np.array([2, 4, 8, 16, 32, 64])
 

@@ -8,9 +8,9 @@ import pytest
 from tests.episode.fakes import byte_tokenizer
 from trm_agent.episode import ChatTokens
 from trm_agent.episode.env_runner import TimedOut, within
-from trm_agent.evaluate.endpoint import EndpointGenerator
-from trm_agent.evaluate.sampling import Sampling
-from trm_agent.evaluate.vllm_engine import VllmGenerator
+from trm_agent.evaluate.engines.endpoint import EndpointGenerator
+from trm_agent.evaluate.engines.sampling import Sampling
+from trm_agent.evaluate.engines.vllm_engine import VllmGenerator
 
 
 class FakeEngine:

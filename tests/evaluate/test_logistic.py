@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from trm_agent.evaluate import horizon
-from trm_agent.evaluate.horizon import fit_horizon
-from trm_agent.evaluate.logistic import firth_logistic
+from trm_agent.evaluate.statistics import horizon
+from trm_agent.evaluate.statistics.horizon import fit_horizon
+from trm_agent.evaluate.statistics.logistic import firth_logistic
 
 
 def penalised(a: np.ndarray, b: np.ndarray, x: np.ndarray, num: np.ndarray, rates: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.evaluate.test_summary import failed, row
-from trm_agent.evaluate.lost import Counts, comparison, success_estimate
-from trm_agent.evaluate.statistics import mean_interval, pass_at_k, pass_hat_k
+from trm_agent.evaluate.statistics.intervals import mean_interval, pass_at_k, pass_hat_k
+from trm_agent.evaluate.statistics.lost import Counts, comparison, success_estimate
 from trm_agent.evaluate.summary import summarise, table
 
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from trm_agent.evaluate.paired import compare, difference_limits, student_quantile, swap_p_value
+from trm_agent.evaluate.statistics.paired import compare, difference_limits, student_quantile, swap_p_value
 
 
 def played(rng: np.random.Generator, num: int, samples: int, gain: float) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.evaluation_fakes import FakeEngine, environment, fake_checkpoint, plan
-from trm_agent.evaluate import checks, merging, prepare
-from trm_agent.evaluate.checkpoints import Checkpoint
+from trm_agent.evaluate import checks, prepare
+from trm_agent.evaluate.checkpoints import merging
+from trm_agent.evaluate.checkpoints.source import Checkpoint
 from trm_agent.evaluate.prepare import prepared, with_folder
 
 

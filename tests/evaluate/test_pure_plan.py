@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.evaluate.test_checkpoints import fsdp
-from trm_agent.compose import compose_run, plain
+from trm_agent.runs.compose import compose_run, plain
 
 # what is heavy cannot be imported, and what acts is an error
 BUILD = """

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from tests.evaluate.evaluation_fakes import fake_checkpoint
-from trm_agent.compose import compose_run, plain
 from trm_agent.episode import Limits
 from trm_agent.evaluate import request
 from trm_agent.evaluate.request import Request, build_plan, run_of
+from trm_agent.runs.compose import compose_run, plain
 from trm_agent.tasks import task_at
 
 OVERRIDES = (

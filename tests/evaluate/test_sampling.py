@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trm_agent.evaluate.sampling import Sampling, turn_seed
+from trm_agent.evaluate.engines.sampling import Sampling, turn_seed
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.evaluate.test_summary import evaluation, failed, row
-from trm_agent.evaluate.paired import RARE_DIFFERENCES
-from trm_agent.evaluate.screen import MARKS
-from trm_agent.evaluate.statistics import FEW_TASKS, UNSEEN_TASKS
+from trm_agent.evaluate.statistics.intervals import FEW_TASKS, UNSEEN_TASKS
+from trm_agent.evaluate.statistics.paired import RARE_DIFFERENCES
+from trm_agent.evaluate.statistics.screen import MARKS
 from trm_agent.evaluate.summary import summarise, table
 from trm_agent.report.evaluation import evaluation_tables
 from trm_agent.report.sources import Source

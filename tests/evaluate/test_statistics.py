@@ -6,7 +6,14 @@ from math import comb
 import numpy as np
 import pytest
 
-from trm_agent.evaluate.statistics import interval_limits, mean_interval, pass_at_k, pass_hat_k, stratum_indices, wilson
+from trm_agent.evaluate.statistics.intervals import (
+    interval_limits,
+    mean_interval,
+    pass_at_k,
+    pass_hat_k,
+    stratum_indices,
+    wilson,
+)
 
 Z = 1.959963984540054
 

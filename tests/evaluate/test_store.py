@@ -12,9 +12,9 @@ import yaml
 from tests.episode.fakes import FakeEnv, ScriptedGenerator, byte_tokenizer
 from tests.evaluate.evaluation_fakes import environment, plan
 from trm_agent.episode import ChatTokens, Limits, run_episode
+from trm_agent.evaluate.engines.sampling import Sampling
 from trm_agent.evaluate.plan import Key
 from trm_agent.evaluate.results import is_failure, read_results, result_row
-from trm_agent.evaluate.sampling import Sampling
 from trm_agent.evaluate.store import open_store
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from trm_agent.compose import choices
 from trm_agent.evaluate.checks import check_environment
 from trm_agent.evaluate.environments import Counts, changed, changes, named, with_large_budgets
 from trm_agent.evaluate.rows import tasks_hash, with_problems
 from trm_agent.evaluate.suites import list_suites, load_suite, read_suite, suite_hash, suite_names
+from trm_agent.runs.compose import choices
 from trm_agent.tasks import make_env, task_at
 from trm_envs.base import split_of
 

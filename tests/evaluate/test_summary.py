@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trm_agent.evaluate.statistics import mean_interval
+from trm_agent.evaluate.statistics.intervals import mean_interval
 from trm_agent.evaluate.summary import effective_rows, summarise, table
 
 Row = dict[str, Any]

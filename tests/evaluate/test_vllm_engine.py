@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from trm_agent.evaluate.checkpoints import Checkpoint, parse_checkpoint
-from trm_agent.evaluate.engines import Engine, Sampling, open_engine
+from trm_agent.evaluate.checkpoints.source import Checkpoint, parse_checkpoint
+from trm_agent.evaluate.engines.opening import Engine, Sampling, open_engine
+from trm_agent.evaluate.engines.vllm_engine import CPU_ENVIRONMENT
 from trm_agent.evaluate.prepare import with_folder
-from trm_agent.evaluate.vllm_engine import CPU_ENVIRONMENT
 from trm_agent.models.nano import NanoSpec, make_model, make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

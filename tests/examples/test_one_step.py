@@ -15,9 +15,9 @@ pytest.importorskip("verl")
 
 from tests.core.batches import Tensors
 from tests.verl_plugin.loss_support import actor_config, batch_info, loss_of, through_verl, update_of
-from trm_agent.config import TrmConfig
 from trm_agent.models.hf_generator import HuggingFaceGenerator
 from trm_agent.models.nano import NanoSpec, make_model, make_tokenizer
+from trm_agent.trust_region.settings import TrmConfig
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "one_step.py"
 STEP = re.compile(

@@ -18,9 +18,9 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from tests.golden import loss_batch
 from tests.verl_plugin.loss_support import MicroBatch, actor_config, collect_update, set_micro_batch, through_verl
-from trm_agent.config import TrmConfig
-from trm_agent.verl_plugin.actor_divergences import rollout_divergences
-from trm_agent.verl_plugin.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
+from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor.divergences import rollout_divergences
+from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
 
 # a criterion that came later has no past
 CRITERIA = ("max", "avg", "both", "ln", "ser", "random", "token", "prefix")

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from trm_agent.compose import choices, compose_run, plain
 from trm_agent.evaluate.suites import read_suite, suite_names
+from trm_agent.runs.compose import choices, compose_run, plain
 from trm_agent.runs.old_names import with_current_names
 from trm_agent.runs.stored_config import flatten
 

@@ -29,7 +29,7 @@ def test_it_holds_every_file_of_data_once(wheel: Installed) -> None:
     with zipfile.ZipFile(wheel.wheel) as archive:
         packed = set(archive.namelist())
     wanted = data_files()
-    assert {"trm_agent/conf/train.yaml", "trm_agent/verl_plugin/agent_loop.yaml", "trm_envs/py.typed"} <= wanted
+    assert {"trm_agent/conf/train.yaml", "trm_agent/verl_plugin/rollout/agent_loop.yaml", "trm_envs/py.typed"} <= wanted
     assert wanted - packed == set()
     # the link conf/ does not bring a second copy, and nothing beside the two packages is installed
     assert {name.split("/")[0] for name in packed if ".dist-info/" not in name} == {"trm_agent", "trm_envs"}
@@ -96,7 +96,7 @@ def test_beside_verl_it_composes_what_the_repository_does_from_any_folder(wheel:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = "import trm_agent.compose as c, trm_envs; print(c.CONF, trm_envs.__file__)"
+    where = "import trm_agent.runs.compose as c, trm_envs; print(c.CONF, trm_envs.__file__)"
     environment = {**os.environ, "PYTHONPATH": str(wheel.unpacked)}
     told = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert all(path.startswith(str(wheel.unpacked)) for path in told.stdout.split())

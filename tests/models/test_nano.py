@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trm_agent.models import nano, nano_train
+from trm_agent.models import nano, warm_start
 from trm_agent.models.nano import NanoSpec, ensure_nano_model, make_model, make_nano_model, make_tokenizer
-from trm_agent.models.nano_tokenizer import TAG_TOKENS, render
+from trm_agent.models.tokenizer import TAG_TOKENS, render
 from trm_agent.models.traces import Solver
 
 # Small enough to be made in seconds; any success ends its warm start.
@@ -25,8 +25,8 @@ def tokenizer():
 @pytest.fixture
 def instant(monkeypatch: pytest.MonkeyPatch) -> None:
     """End every warm start at the first measurement."""
-    monkeypatch.setattr(nano_train, "measure_success", lambda model, batch: 1.0)
-    monkeypatch.setattr(nano_train, "HOPELESS_NATS", 1e9)
+    monkeypatch.setattr(warm_start, "measure_success", lambda model, batch: 1.0)
+    monkeypatch.setattr(warm_start, "HOPELESS_NATS", 1e9)
     monkeypatch.setattr(nano, "REPORTED_HORIZONS", (1, 2))
     monkeypatch.setattr(nano, "NUM_REPORTED_TASKS", 2)
 
@@ -101,7 +101,7 @@ def test_a_turn_costs_a_dozen_tokens_and_the_prompt_few(tokenizer) -> None:
 
 def test_the_loss_falls_on_what_the_model_writes_and_nothing_else(tokenizer) -> None:
     traces = [solved(seed=1, horizon=2), solved(seed=2, horizon=4)]
-    batch = nano_train.make_batch(tokenizer, traces)
+    batch = warm_start.make_batch(tokenizer, traces)
     for ids, mask, trace in zip(batch.input_ids, batch.loss_mask, traces, strict=True):
         written = "".join(m["content"] + "<|im_end|>" for m in trace.messages if m["role"] == "assistant")
         assert tokenizer.decode(ids[mask]) == written
@@ -123,7 +123,7 @@ def test_training_tokens_are_those_of_the_generation_prompt_and_the_turn_apart(t
 
 def test_measured_success_is_the_mean_product_of_the_written_tokens_probabilities(tokenizer) -> None:
     model = make_model(TINY, tokenizer)
-    batch = nano_train.make_batch(tokenizer, [solved(seed=1, horizon=1), solved(seed=2, horizon=2)])
+    batch = warm_start.make_batch(tokenizer, [solved(seed=1, horizon=1), solved(seed=2, horizon=2)])
     # Two and three tokens, so that the products stay in float32's range.
     few = torch.zeros_like(batch.loss_mask)
     few[0, [7, 9]] = few[1, [5, 8, 20]] = True
@@ -132,7 +132,7 @@ def test_measured_success_is_the_mean_product_of_the_written_tokens_probabilitie
     ids = batch.input_ids
     first = p[0, 6, ids[0, 7]] * p[0, 8, ids[0, 9]]
     second = p[1, 4, ids[1, 5]] * p[1, 7, ids[1, 8]] * p[1, 19, ids[1, 20]]
-    measured = nano_train.measure_success(model, nano_train.Batch(ids, few))
+    measured = warm_start.measure_success(model, warm_start.Batch(ids, few))
     assert measured == pytest.approx(float(first + second) / 2, rel=1e-4)
 
 
@@ -143,7 +143,7 @@ def test_a_short_warm_start_runs_and_is_the_same_for_the_same_seed(tokenizer) ->
         model = make_model(spec, tokenizer)
         losses: list[float] = []
         with pytest.raises(RuntimeError, match="max_steps = 3"):
-            nano_train.warm_start(model, tokenizer, spec, 60.0, lambda step, loss, success: losses.append(loss))
+            warm_start.warm_start(model, tokenizer, spec, 60.0, lambda step, loss, success: losses.append(loss))
         return torch.cat([weight.detach().flatten() for weight in model.parameters()]), losses
 
     first, losses = weights_after(0)
@@ -154,7 +154,7 @@ def test_a_short_warm_start_runs_and_is_the_same_for_the_same_seed(tokenizer) ->
 
 def test_a_warm_start_that_runs_out_of_time_says_so(tokenizer) -> None:
     with pytest.raises(RuntimeError, match="on a busy machine allow more than max_seconds = 0"):
-        nano_train.warm_start(make_model(TINY, tokenizer), tokenizer, TINY, 0.0)
+        warm_start.warm_start(make_model(TINY, tokenizer), tokenizer, TINY, 0.0)
 
 
 @pytest.mark.slow
@@ -162,10 +162,10 @@ def test_without_a_target_the_warm_start_takes_all_its_steps_and_keeps_the_avera
     spec = dataclasses.replace(TINY, target_success=0.0, max_steps=3)
     model = make_model(spec, tokenizer)
     before = next(model.parameters()).detach().clone()
-    assert nano_train.warm_start(model, tokenizer, spec, 60.0).num_steps == 3
+    assert warm_start.warm_start(model, tokenizer, spec, 60.0).num_steps == 3
     assert not torch.equal(next(model.parameters()), before)
     with pytest.raises(RuntimeError, match="max_seconds = 0"):
-        nano_train.warm_start(make_model(spec, tokenizer), tokenizer, spec, 0.0)
+        warm_start.warm_start(make_model(spec, tokenizer), tokenizer, spec, 0.0)
 
 
 def test_settling_lands_on_the_target_between_two_averages(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +174,10 @@ def test_settling_lands_on_the_target_between_two_averages(tokenizer, monkeypatc
     below = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
     above = {name: torch.ones_like(weight) for name, weight in model.named_parameters()}
     monkeypatch.setattr(
-        nano_train, "measure_success", lambda model, batch: float(next(model.parameters()).detach().mean())
+        warm_start, "measure_success", lambda model, batch: float(next(model.parameters()).detach().mean())
     )
-    batch = nano_train.make_batch(tokenizer, [solved()])
-    assert nano_train._settle(model, below, above, batch, TINY) == pytest.approx(0.35, abs=1 / 64)
+    batch = warm_start.make_batch(tokenizer, [solved()])
+    assert warm_start._settle(model, below, above, batch, TINY) == pytest.approx(0.35, abs=1 / 64)
 
 
 @pytest.mark.parametrize(

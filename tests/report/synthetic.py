@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from trm_agent.config import DumpConfig, TrmConfig
-from trm_agent.dump import write_dump
+from trm_agent.trust_region.dump import write_dump
+from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 
 ATTACK = "</script><img src=x onerror=\"document.title='owned'\">"
 WORDS = ("<|im_end|>", "<tool_call>", "alpha", " beta", " gamma", "\n", ATTACK, " delta", "1", "2")

@@ -11,7 +11,7 @@ import yaml
 
 from tests.report.synthetic import ATTACK, episode_row, write_evaluation, write_run, write_tokenizer
 from trm_agent.commands import report as command
-from trm_agent.evaluate.statistics import wilson
+from trm_agent.evaluate.statistics.intervals import wilson
 from trm_agent.report.build import build_report, embedded
 from trm_agent.report.curves import charts
 from trm_agent.report.evaluation import evaluation_charts, evaluation_tables, figures

@@ -10,9 +10,9 @@ from verl.workers.config import FSDPActorConfig
 
 from tests.core import reference
 from tests.core.batches import Tensors
-from trm_agent.config import TrmConfig
-from trm_agent.verl_plugin.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
-from trm_agent.verl_plugin.update import (
+from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
+from trm_agent.verl_plugin.actor.update import (
     MicroBatch,
     Update,
     collect_update,

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("verl")
 
-from trm_agent.adaptive import AdaptiveThreshold
-from trm_agent.config import TrmConfig
 from trm_agent.runs.folder import read_metrics
-from trm_agent.verl_plugin.trainer import MetricsFile
+from trm_agent.trust_region.adaptive import AdaptiveThreshold
+from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.driver.trainer import MetricsFile
 
 
 @pytest.mark.parametrize("observed", [math.inf, 0.0123456789, 1e308, 0.1 + 0.2])

@@ -14,15 +14,15 @@ from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.v1 import trainer_base
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from trm_agent.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
-from trm_agent.verl_plugin.advantages import (
+from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
+from trm_agent.verl_plugin.driver.advantages import (
     GROUPS_WITHOUT_BASELINE,
     equal_rewards,
     group_advantages,
     groups_without_baseline,
     with_group_advantages,
 )
-from trm_agent.verl_plugin.trainer import trainer_class
+from trm_agent.verl_plugin.driver.trainer import trainer_class
 
 VERLS = trainer_base.compute_advantage_for_multi_trajectories
 CONFIG = AlgoConfig(gamma=1.0, lam=1.0)

@@ -13,8 +13,8 @@ from verl.protocol import DataProto
 from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo.v1 import trainer_base
 
-from trm_agent.estimators import GROUP_ESTIMATORS
-from trm_agent.verl_plugin.advantages import group_advantages
+from trm_agent.runs.estimators import GROUP_ESTIMATORS
+from trm_agent.verl_plugin.driver.advantages import group_advantages
 
 VERLS = trainer_base.compute_advantage_for_multi_trajectories
 SIZES = (0, 1, 2, 3, 12)

@@ -6,8 +6,13 @@ from itertools import islice
 import pytest
 from omegaconf import OmegaConf
 
-from trm_agent.verl_plugin.dataset import EnvDataset
-from trm_agent.verl_plugin.episode_metrics import failure_metrics, fingerprint, training_metrics, validation_metrics
+from trm_agent.verl_plugin.driver.dataset import EnvDataset
+from trm_agent.verl_plugin.driver.episode_metrics import (
+    failure_metrics,
+    fingerprint,
+    training_metrics,
+    validation_metrics,
+)
 
 ENV = {
     "id": "trm/ChainMath-v0",

@@ -13,8 +13,8 @@ from verl.utils import tensordict_utils as tu
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.episode import Episode, StopReason, Turn, episode_record
-from trm_agent.verl_plugin.actor_divergences import policy_log_probs, rollout_divergences, sampled_rows
-from trm_agent.verl_plugin.distributions import (
+from trm_agent.verl_plugin.actor.divergences import policy_log_probs, rollout_divergences, sampled_rows
+from trm_agent.verl_plugin.rollout.distributions import (
     ALL,
     EPISODE_RECORD,
     FULL_LOG_PROBS,

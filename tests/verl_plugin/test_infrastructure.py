@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("verl")
 
-from trm_agent.compose import compose_run
-from trm_agent.verl_plugin import trainer
-from trm_agent.verl_plugin.infrastructure_share import InfrastructureShare, TooManyFailures
-from trm_agent.verl_plugin.places import engine_place, places_per_worker
+from trm_agent.runs.compose import compose_run
+from trm_agent.verl_plugin.driver import trainer
+from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare, TooManyFailures
+from trm_agent.verl_plugin.rollout.places import engine_place, places_per_worker
 
 NANO = compose_run(["experiment=math_nano"])
 

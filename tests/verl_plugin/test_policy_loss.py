@@ -20,8 +20,8 @@ from tests.verl_plugin.loss_support import (
     through_verl,
     update_of,
 )
-from trm_agent.verl_plugin.policy_loss import compute_policy_loss_trm
-from trm_agent.verl_plugin.update import (
+from trm_agent.verl_plugin.actor.policy_loss import compute_policy_loss_trm
+from trm_agent.verl_plugin.actor.update import (
     EXTREMES,
     collect_update,
     final_metrics,

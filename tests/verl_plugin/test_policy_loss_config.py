@@ -11,8 +11,8 @@ from omegaconf import OmegaConf, open_dict
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
-from trm_agent.config import TrmConfig
-from trm_agent.verl_plugin.policy_loss import (
+from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor.policy_loss import (
     TARGET,
     TrmPolicyLossConfig,
     check_loss_aggregation,

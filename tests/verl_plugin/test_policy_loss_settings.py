@@ -12,10 +12,10 @@ pytest.importorskip("verl")
 from tests.core import reference
 from tests.core.batches import Tensors, to_tensors
 from tests.verl_plugin.loss_support import actor_config, batch_info, from_engine, loss_of, through_verl, update_of
-from trm_agent.config import TrmConfig
 from trm_agent.core.token_batch import DivergenceBounds
-from trm_agent.criteria import CRITERIA
-from trm_agent.verl_plugin.update import (
+from trm_agent.trust_region.criteria import CRITERIA
+from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor.update import (
     MicroBatch,
     other_terms,
     warn_if_all_rejected,

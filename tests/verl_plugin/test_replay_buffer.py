@@ -1,6 +1,6 @@
 """The order in which a batch's episodes reach the updates."""
 
-from trm_agent.verl_plugin.replay_buffer import update_order
+from trm_agent.verl_plugin.driver.replay_buffer import update_order
 
 # three tasks with two episodes each, in the order in which they ended; task b lost one to a failure
 DRAWN = ["a", "b", "c"]

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trm_agent.config import ESTIMATORS, TrmConfig
-from trm_agent.criteria import CRITERIA
+from trm_agent.trust_region.criteria import CRITERIA
+from trm_agent.trust_region.settings import ESTIMATORS, TrmConfig
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: the dump cannot be read, or an option does not fit it.
     """
-    from trm_agent import analysis
-    from trm_agent.dump import read_dump
+    from trm_agent.trust_region import analysis
+    from trm_agent.trust_region.dump import read_dump
 
     dump = read_dump(arguments.dump)
     settings = {**dump.settings, "target_acceptance": None, **_assignments(arguments.set)}

@@ -17,8 +17,8 @@ from trm_agent.extras import require_engine
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from trm_agent.evaluate.checkpoints import Checkpoint
-    from trm_agent.evaluate.engines import Engine
+    from trm_agent.evaluate.checkpoints.source import Checkpoint
+    from trm_agent.evaluate.engines.opening import Engine
     from trm_agent.evaluate.request import Request
     from trm_agent.evaluate.store import Store
 
@@ -127,7 +127,7 @@ def _evaluate(store: Store, arguments: argparse.Namespace) -> int:
 
 async def _play(store: Store, arguments: argparse.Namespace) -> bool:
     """Play what is missing; returns False if a signal ended it."""
-    from trm_agent.evaluate.engines import open_engine
+    from trm_agent.evaluate.engines.opening import open_engine
     from trm_agent.evaluate.runner import play_missing
 
     open_any = functools.partial(
@@ -164,7 +164,7 @@ def _finish(store: Store, as_json: bool) -> None:
     from trm_agent.evaluate.plots import draw_plots
     from trm_agent.evaluate.results import is_failure
     from trm_agent.evaluate.summary import summarise, table
-    from trm_agent.scorer_version import FIELD
+    from trm_agent.runs.scorer_version import FIELD
     from trm_envs.scoring import SCORER_VERSION
 
     rows, plan = store.asked(), store.plan

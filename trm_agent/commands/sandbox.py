@@ -137,8 +137,9 @@ def serve(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from trm_envs.packages import check_pins, find_packages
-    from trm_envs.sandbox import LocalSandbox, server
-    from trm_envs.sandbox.fusion_requests import MOST
+    from trm_envs.sandbox import LocalSandbox
+    from trm_envs.sandbox.fusion import server
+    from trm_envs.sandbox.fusion.jobs import MOST
     from trm_envs.sandbox.shared import shared_sandbox
 
     pins = check_pins("--packages", arguments.packages)
@@ -186,7 +187,7 @@ def _available() -> Iterator[None]:
 
 def _limits(wall_s: float, wall_flag: str, megabytes: int, memory_flag: str) -> Limits:
     from trm_envs.sandbox import Limits
-    from trm_envs.sandbox.fusion_schema import with_timeout
+    from trm_envs.sandbox.fusion.schema import with_timeout
 
     for flag, value, least, most in ((wall_flag, wall_s, 0.01, 86_400), (memory_flag, megabytes, 32, MIB)):
         if not least <= value <= most:

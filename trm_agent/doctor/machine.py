@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trm_agent.compose import NVIDIA_DEVICE
 from trm_agent.doctor.finding import Finding, ok, output_of
+from trm_agent.runs.compose import NVIDIA_DEVICE
 
 GIB = 1 << 30
 LEAST_MEMORY_GIB, LEAST_CORES, NUM_PORTS = 6.0, 2, 16

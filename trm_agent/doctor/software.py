@@ -9,9 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from trm_agent.compose import NVIDIA_DEVICE
 from trm_agent.doctor.finding import Finding, State, ok
 from trm_agent.extras import DISTRIBUTION, DISTRIBUTIONS, NEEDS, install, is_installed
+from trm_agent.runs.compose import NVIDIA_DEVICE
 
 SETUP = "bash scripts/setup.sh in a checkout"
 PLUGINS = "verl.plugins"

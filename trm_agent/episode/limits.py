@@ -17,8 +17,8 @@ class Limits:
     Counts and the time of programs are the policy's: reaching a count ends the episode with the reward that the
     environment gave so far, using up the time of programs with 0. The timeouts are wall time, which depends on the
     machine and its load: running out of one is an infrastructure failure (no reward, out of the loss). So the policy
-    must not be able to reach them: set them above the sum of its budgets, which `trm_agent.preflight` sees to. What is
-    waited for a free place, in a sandbox, among the environments or in the engine, counts against none of them.
+    must not be able to reach them: set them above the sum of its budgets, as `trm_agent.runs.preflight` checks. What
+    is waited for a free place, in a sandbox, among the environments or in the engine, counts against none of them.
 
     Attributes:
         max_turns: assistant turns.

@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from trm_agent.deadlines import EVAL_TOKENS_PER_S
-from trm_agent.declared_packages import with_packages
-from trm_agent.environment_check import Trial, Wording
-from trm_agent.environment_check import check_environment as check_trial
 from trm_agent.episode import chat_tokens
 from trm_agent.evaluate.chats import Chat, with_protocols
-from trm_agent.evaluate.checkpoints import Checkpoint, fingerprint, model_files_folder, tokenizer_folder
-from trm_agent.evaluate.endpoint import served_context
-from trm_agent.evaluate.engines import load_tokenizer
+from trm_agent.evaluate.checkpoints.model_files import max_positions
+from trm_agent.evaluate.checkpoints.source import Checkpoint, fingerprint, model_files_folder, tokenizer_folder
+from trm_agent.evaluate.engines.endpoint import served_context
+from trm_agent.evaluate.engines.opening import load_tokenizer
 from trm_agent.evaluate.environments import Counts
-from trm_agent.evaluate.model_files import max_positions
 from trm_agent.evaluate.plan import Environment, Plan
 from trm_agent.evaluate.rows import tasks_hash, with_problems
 from trm_agent.evaluate.suites import suite_hash
-from trm_agent.solver_tokens import SolverTokens, measure_solver
+from trm_agent.runs.deadlines import EVAL_TOKENS_PER_S
+from trm_agent.runs.declared_packages import with_packages
+from trm_agent.runs.environment_check import Trial, Wording
+from trm_agent.runs.environment_check import check_environment as check_trial
+from trm_agent.runs.solver_tokens import SolverTokens, measure_solver
 
 _ALL = Counts()
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from trm_agent.compose import CONF, choices, compose_run, plain
 from trm_agent.episode import Limits
 from trm_agent.evaluate.plan import Environment
 from trm_agent.names import closest
-from trm_agent.row_files import ROWS
+from trm_agent.runs.compose import CONF, choices, compose_run, plain
+from trm_agent.runs.row_files import ROWS
 from trm_agent.tasks import VALIDATION
 
 CUSTOM = "custom"

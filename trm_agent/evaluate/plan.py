@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trm_agent import scorer_version
-from trm_agent.deadlines import EVAL_TOKENS_PER_S, with_room
 from trm_agent.episode import Limits
 from trm_agent.episode.call_protocol import AUTO, OPTION
 from trm_agent.evaluate.chats import Chat
+from trm_agent.runs import scorer_version
+from trm_agent.runs.deadlines import EVAL_TOKENS_PER_S, with_room
 from trm_agent.tasks import VALIDATION, Task, task_at
 from trm_envs.scoring import SCORER_VERSION
 
 if TYPE_CHECKING:
-    from trm_agent.evaluate.checkpoints import Checkpoint
-    from trm_agent.evaluate.engines import Sampling
+    from trm_agent.evaluate.checkpoints.source import Checkpoint
+    from trm_agent.evaluate.engines.opening import Sampling
 
 FORMAT, VERSION = "trm-agent evaluation", 1
 # limits that belong to the longest horizon they were made for; longer tasks get more in proportion

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trm_agent.evaluate.checkpoints import NANO, Checkpoint, tokenizer_folder
+from trm_agent.evaluate.checkpoints.merging import merge_target, merged_folder
+from trm_agent.evaluate.checkpoints.model_files import world_size
+from trm_agent.evaluate.checkpoints.source import NANO, Checkpoint, tokenizer_folder
 from trm_agent.evaluate.checks import fitted
-from trm_agent.evaluate.merging import merge_target, merged_folder
-from trm_agent.evaluate.model_files import world_size
 from trm_agent.evaluate.plan import Plan
 from trm_agent.models.nano import ensure_nano_model, is_made, nano_folder
 from trm_agent.models.nano_spec import NanoSpec

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trm_agent.row_files import HASH, ROWS, problems_of
-from trm_agent.scorer_version import FIELD
+from trm_agent.runs.row_files import HASH, ROWS, problems_of
+from trm_agent.runs.scorer_version import FIELD
 from trm_envs.rows.files import hash_of_file
 from trm_envs.rows.problems import same_text
 

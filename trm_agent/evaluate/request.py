@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.evaluate.chats import chat_of
-from trm_agent.evaluate.checkpoints import START, Checkpoint, parse_checkpoint
+from trm_agent.evaluate.checkpoints.source import START, Checkpoint, parse_checkpoint
+from trm_agent.evaluate.engines.sampling import Sampling
 from trm_agent.evaluate.environments import (
     Counts,
     changed,
@@ -27,7 +28,6 @@ from trm_agent.evaluate.environments import (
     with_large_budgets,
 )
 from trm_agent.evaluate.plan import Environment, Plan
-from trm_agent.evaluate.sampling import Sampling
 from trm_agent.evaluate.suites import Suite, load_suite
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE

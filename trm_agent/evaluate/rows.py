@@ -11,7 +11,7 @@ import gymnasium
 
 from trm_agent.evaluate.environments import Counts, counted, has_rows
 from trm_agent.evaluate.plan import Environment
-from trm_agent.row_files import HASH, ROWS, problems_of
+from trm_agent.runs.row_files import HASH, ROWS, problems_of
 from trm_agent.tasks import make_env
 from trm_envs import registered_ids
 from trm_envs.base import split_of

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from trm_agent.declared_packages import PACKAGES
 from trm_agent.episode import Episode, chat_tokens, run_episode, tune_garbage_collection
 from trm_agent.evaluate.progress import Progress
 from trm_agent.evaluate.results import is_failure, result_row
 from trm_agent.evaluate.store import Store
+from trm_agent.runs.declared_packages import PACKAGES
 from trm_agent.tasks import make_env
 
 if TYPE_CHECKING:
-    from trm_agent.evaluate.checkpoints import Checkpoint
-    from trm_agent.evaluate.engines import Engine
+    from trm_agent.evaluate.checkpoints.source import Checkpoint
+    from trm_agent.evaluate.engines.opening import Engine
     from trm_agent.evaluate.plan import Key
 
 # failures in a row, without one episode in between that was played, after which an engine counts as broken

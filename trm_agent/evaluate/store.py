@@ -15,7 +15,6 @@ from typing import IO, Any
 
 import yaml
 
-from trm_agent.config import DumpConfig
 from trm_agent.episode import Episode
 from trm_agent.episode.record import episode_record
 from trm_agent.evaluate.plan import FORMAT, VERSION, Key, Plan, identity
@@ -31,7 +30,8 @@ from trm_agent.runs.folder import (
     try_lock,
     write_atomically,
 )
-from trm_agent.scorer_version import FIELD, other_scorer
+from trm_agent.runs.scorer_version import FIELD, other_scorer
+from trm_agent.trust_region.settings import DumpConfig
 
 EPISODES = "episodes"
 
@@ -73,7 +73,7 @@ class Store:
 
     def save_episode(self, label: str, key: Key, episode: Episode) -> None:
         """Keep the tokens of an episode in a file of its own under `episodes/`."""
-        from trm_agent.dump import write_dump
+        from trm_agent.trust_region.dump import write_dump
 
         number = [checkpoint.label for checkpoint in self.plan.checkpoints].index(label)
         name = f"{number:02d}.{_slug(key.env)}.task{key.task:06d}.sample{key.sample:03d}"

@@ -8,11 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from trm_agent.evaluate.horizon import geometric
-from trm_agent.evaluate.lost import Counts, comparison, horizon_length, pass_estimates, rates, success_estimate
-from trm_agent.evaluate.paired import NUM_RESAMPLES
 from trm_agent.evaluate.results import is_failure
-from trm_agent.evaluate.screen import table
+from trm_agent.evaluate.statistics.horizon import geometric
+from trm_agent.evaluate.statistics.lost import (
+    Counts,
+    comparison,
+    horizon_length,
+    pass_estimates,
+    rates,
+    success_estimate,
+)
+from trm_agent.evaluate.statistics.paired import NUM_RESAMPLES
+from trm_agent.evaluate.statistics.screen import table
 
 __all__ = ["effective_rows", "summarise", "table"]
 

@@ -90,7 +90,7 @@ def make_nano_model(spec: NanoSpec, folder: str | Path, max_seconds: float = 900
 
 def make_tokenizer(spec: NanoSpec) -> Any:
     """Train the tokenizer on solved tasks of short horizons."""
-    from trm_agent.models.nano_tokenizer import train_tokenizer
+    from trm_agent.models.tokenizer import train_tokenizer
 
     solver = spec.solver("train")
     traces = [solver.solve(seed, 1 + seed % 6) for seed in range(NUM_TOKENIZER_TRACES)]
@@ -126,7 +126,7 @@ def make_model(spec: NanoSpec, tokenizer: Any) -> Any:
 def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bool) -> None:
     from tqdm import tqdm
 
-    from trm_agent.models import nano_train
+    from trm_agent.models import warm_start
 
     started = time.monotonic()
     tokenizer = make_tokenizer(spec)
@@ -140,9 +140,9 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
             bar.update(step - bar.n)
             bar.set_postfix_str(f"loss {loss:.2f}, success {success:.2f} of {spec.target_success}", refresh=False)
 
-        result = nano_train.warm_start(model, tokenizer, spec, max_seconds, report)
+        result = warm_start.warm_start(model, tokenizer, spec, max_seconds, report)
         success = {
-            str(horizon): round(nano_train.success_at(model, tokenizer, spec, horizon, NUM_REPORTED_TASKS), 4)
+            str(horizon): round(warm_start.success_at(model, tokenizer, spec, horizon, NUM_REPORTED_TASKS), 4)
             for horizon in REPORTED_HORIZONS
         }
     model.save_pretrained(folder)

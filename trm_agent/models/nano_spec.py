@@ -9,7 +9,7 @@ from typing import Any
 from trm_agent.episode.call_protocol import DEFAULT, resolved
 from trm_agent.models.traces import Solver
 
-RECIPE_FILES = ("traces.py", "nano_tokenizer.py", "nano_train.py")
+RECIPE_FILES = ("traces.py", "tokenizer.py", "warm_start.py")
 
 
 @dataclasses.dataclass(frozen=True)

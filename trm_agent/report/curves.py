@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trm_agent.evaluate.statistics import wilson
+from trm_agent.evaluate.statistics.intervals import wilson
 from trm_agent.report.sources import Source
 
 

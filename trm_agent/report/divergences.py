@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from trm_agent.criteria import CRITERIA
 from trm_agent.report.rows import Row
+from trm_agent.trust_region.criteria import CRITERIA
 
 _SAMPLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "k2": lambda log_ratio: log_ratio**2 / 2,

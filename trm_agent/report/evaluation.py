@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trm_agent.evaluate.screen import MARKS, with_lost
+from trm_agent.evaluate.statistics.screen import MARKS, with_lost
 from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
 

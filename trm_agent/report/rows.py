@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from trm_agent.dump import FORMAT
+from trm_agent.trust_region.dump import FORMAT
 
 REQUIRED = ("response_ids", "response_mask")
 _LISTS = ("prompt_ids", *REQUIRED, "log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")
@@ -64,7 +64,7 @@ def read_rows(file: Path, keep: Collection[int] | None = None) -> Iterator[Row]:
     """The sequences of a file in order.
 
     Args:
-        file: parquet in the schema of `trm_agent.dump`, or of an older release of it.
+        file: parquet in the schema of `trm_agent.trust_region.dump`, or of an older release of it.
         keep: numbers of the rows that are wanted; None for all.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from trm_agent.compose import GROUPS, compose_run, plain
+from trm_agent.runs.compose import GROUPS, compose_run, plain
 from trm_agent.runs.stored_config import ABSENT, Defaults, flatten
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from trm_agent.runs.scorer_version import FIELD, other_scorer
 from trm_agent.runs.stored_config import (
     CONFIG_FILE,
     GIT_FILE,
@@ -22,7 +23,6 @@ from trm_agent.runs.stored_config import (
     config_differences,
     read_config,
 )
-from trm_agent.scorer_version import FIELD, other_scorer
 
 METRICS_FILE = "metrics.jsonl"
 STARTUP_FILE = "startup.jsonl"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any
 
-from trm_agent.config import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
 
 # field -> the value that the code used before there was a field
 MEANT: dict[str, Any] = {

@@ -22,7 +22,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-OLD_NAMES: dict[str, str] = {}
+OLD_NAMES: dict[str, str] = {
+    "trm_agent.config": "trm_agent.trust_region.settings",
+    "trm_agent.dump": "trm_agent.trust_region.dump",
+    "trm_agent.verl_plugin.actor_divergences": "trm_agent.verl_plugin.actor.divergences",
+    "trm_agent.verl_plugin.advantages": "trm_agent.verl_plugin.driver.advantages",
+    "trm_agent.verl_plugin.agent_loop": "trm_agent.verl_plugin.rollout.agent_loop",
+    "trm_agent.verl_plugin.dataset": "trm_agent.verl_plugin.driver.dataset",
+    "trm_agent.verl_plugin.distributions": "trm_agent.verl_plugin.rollout.distributions",
+    "trm_agent.verl_plugin.dumping": "trm_agent.verl_plugin.actor.dumping",
+    "trm_agent.verl_plugin.engine": "trm_agent.verl_plugin.actor.engine",
+    "trm_agent.verl_plugin.episode_metrics": "trm_agent.verl_plugin.driver.episode_metrics",
+    "trm_agent.verl_plugin.infrastructure_share": "trm_agent.verl_plugin.driver.infrastructure_share",
+    "trm_agent.verl_plugin.launch": "trm_agent.verl_plugin.driver.launch",
+    "trm_agent.verl_plugin.places": "trm_agent.verl_plugin.rollout.places",
+    "trm_agent.verl_plugin.policy_loss": "trm_agent.verl_plugin.actor.policy_loss",
+    "trm_agent.verl_plugin.recording_server": "trm_agent.verl_plugin.rollout.recording_server",
+    "trm_agent.verl_plugin.replay_buffer": "trm_agent.verl_plugin.driver.replay_buffer",
+    "trm_agent.verl_plugin.runner": "trm_agent.verl_plugin.driver.runner",
+    "trm_agent.verl_plugin.trainer": "trm_agent.verl_plugin.driver.trainer",
+    "trm_agent.verl_plugin.update": "trm_agent.verl_plugin.actor.update",
+}
 
 ROOTS = ("trm_agent", "trm_envs")
 _NAME = re.compile(r"(?P<scheme>pkg://)?(?P<name>[A-Za-z_]\w*(?:[.:][A-Za-z_]\w*)+)")

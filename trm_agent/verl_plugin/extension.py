@@ -2,12 +2,12 @@
 
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
-from trm_agent.verl_plugin import engine, policy_loss  # noqa: F401  (policy_loss registers `trm` on import)
+from trm_agent.verl_plugin.actor import engine, policy_loss  # noqa: F401  (policy_loss registers `trm` on import)
 
 
 def _recording_replica() -> type:
     # imports vLLM, hence only where a server is started
-    from trm_agent.verl_plugin.recording_server import RecordingReplica
+    from trm_agent.verl_plugin.rollout.recording_server import RecordingReplica
 
     return RecordingReplica
 

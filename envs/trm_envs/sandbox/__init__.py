@@ -10,9 +10,9 @@ from trm_envs.sandbox.interface import (
     SandboxUnavailable,
     Status,
 )
-from trm_envs.sandbox.local import LocalSandbox, LocalSession
+from trm_envs.sandbox.local.sandbox import LocalSandbox, LocalSession
 from trm_envs.sandbox.shared import close_shared, shared_sandbox
-from trm_envs.sandbox.unsafe import UnsafeSandbox, UnsafeSession
+from trm_envs.sandbox.unsafe.sandbox import UnsafeSandbox, UnsafeSession
 
 __all__ = [
     "LANGUAGES",

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from trm_envs.packages import Packages, find_packages
 from trm_envs.sandbox.interface import Sandbox, SandboxUnavailable
-from trm_envs.sandbox.local import PROBE_LIMITS, LocalSandbox
+from trm_envs.sandbox.local.sandbox import PROBE_LIMITS, LocalSandbox
 from trm_envs.sandbox.package_folder import check_probe
-from trm_envs.sandbox.unsafe import UnsafeSandbox
+from trm_envs.sandbox.unsafe.sandbox import UnsafeSandbox
 
 NAMES = ("local", "unsafe")
 
@@ -72,7 +72,7 @@ def _make(name: str, pins: tuple[str, ...]) -> Sandbox:
     if name == "unsafe":
         return UnsafeSandbox(packages=find_packages(pins))
     if isinstance(name, str) and name.startswith(("http://", "https://")) and urlsplit(name).hostname:
-        from trm_envs.sandbox.fusion import FusionSandbox
+        from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 
         sandbox = FusionSandbox(name)
         if pins:

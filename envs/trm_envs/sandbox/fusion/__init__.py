@@ -1,0 +1,1 @@
+"""SandboxFusion's protocol: a client, and a server of our own."""

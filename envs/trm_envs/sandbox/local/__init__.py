@@ -1,0 +1,1 @@
+"""The embedded sandbox: isolated processes on this machine."""

@@ -1,0 +1,192 @@
+"""Every refusal names the field, the value, what is allowed and what to do, and comes before Ray."""
+
+import copy
+import functools
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from trm_agent.runs import preflight
+from trm_agent.runs.compose import compose_run
+from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
+
+NANO = "experiment=math_nano"
+TRM = "actor_rollout_ref.actor.policy_loss.trm"
+
+
+@functools.cache
+def nano() -> DictConfig:
+    return compose_run([NANO])
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The default run with fields changed; composing anew for each would take most of the suite's time."""
+    config = copy.deepcopy(nano())
+    for override in overrides:
+        field, _, value = override.removeprefix("+").partition("=")
+        OmegaConf.update(config, field, yaml.safe_load(value), force_add=True)
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "experiment", ["math_nano", "math_nano_mismatch", "math_qwen3_8b", "code_nano", "code_qwen3_8b"]
+)
+def test_our_experiments_pass(experiment: str) -> None:
+    preflight.check(compose_run([f"experiment={experiment}"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "preset", ["trm_random", "trm_ln", "trm_ser", "trm_token", "trm_adaptive", "trm_decoupled", "cppo"]
+)
+def test_our_variants_pass(preset: str) -> None:
+    config = compose_run(["experiment=math_nano", f"policy_loss={preset}"])
+    preflight.check(config)
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == "trm"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["topk", "exact"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("actor_rollout_ref.rollout.name", "sglang"),
+        ("actor_rollout_ref.rollout.agent.default_agent_loop", "single_turn_agent"),
+        ("actor_rollout_ref.model.use_fused_kernels", "true"),
+        ("actor_rollout_ref.actor.strategy", "megatron"),
+    ],
+)
+def test_an_estimator_that_the_rollout_cannot_feed_is_refused(estimator: str, field: str, value: str) -> None:
+    config = composed(f"{TRM}.estimator={estimator}", f"{field}={value}")
+    with pytest.raises(ValueError, match="the rollout cannot feed this estimator") as error:
+        preflight.check(config)
+    assert str(error.value).startswith(field)
+
+
+def test_a_context_that_the_model_was_not_made_for_is_refused() -> None:
+    config = composed("data.max_prompt_length=1000", "data.max_response_length=3097")
+    with pytest.raises(ValueError, match=r"^data.max_response_length=3097 .* contexts of 4096 tokens .* lower one"):
+        preflight.check_context(config, 4096)
+    preflight.check_context(config, 4097)
+    preflight.check_context(config, None)
+
+
+@pytest.mark.parametrize("field", ["data.max_prompt_length", "data.max_response_length"])
+@pytest.mark.parametrize("value", ["null", ".inf", "[1]", "1.5", "true", "x"])
+def test_budgets_of_tokens_that_are_no_numbers_are_refused(field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{field} = .*: expected a whole number of at least 1; e.g. {field}=1024"):
+        preflight.check(composed(f"{field}={value}"))
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "0", "true", "x"])
+def test_a_least_rate_that_makes_every_deadline_long_enough_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^hardware.least_tokens_per_s=.*a finite number"):
+        preflight.check(composed(f"hardware.least_tokens_per_s={value}"))
+
+
+def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
+    config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
+    with pytest.raises(ValueError, match=r"top_k=600: the model's vocabulary has 563 tokens"):
+        preflight.check_top_k(config, 563)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env.id=trm/ChainMat-v0", ["env.id", "trm/ChainMat-v0", "'trm/ChainMath-v0'", "env.module"]),
+        ("env.module=no_such_module", ["env.module", "no_such_module", "install"]),
+        ("env.train.horizons=[0]", ["env.train.horizons", "[0]", "positive"]),
+        ("env.val.split=train", ["env.val.split", "train", "held_out"]),
+        ("env.train.split=all", ["env.train.split", "all", "share tasks", "train"]),
+        ("env.id=null", ["env.id", "missing", "mine/Task-v0"]),
+        ("env.kwargs.reveal=later", ["env.kwargs", "trm/ChainMath-v0", "reveal", "later", "stepwise"]),
+        ("+env.kwargs.reveel=upfront", ["env.kwargs", "reveel", 'did you mean "reveal"']),
+        ("env.limits.max_turns=4", ["env.limits.max_turns", "4", "raise"]),
+        (f"{TRM}.max_token_kl=-1", [f"{TRM}.max_token_kl", "-1", "above 0"]),
+        (f"{TRM}.max_token_kl=0", [f"{TRM}.max_token_kl", "0", "above 0"]),
+        (f"{TRM}.criterion=maxx", [f"{TRM}.criterion", "maxx", "'max'"]),
+        (f"{TRM}.estimator=sampeld", [f"{TRM}.estimator", "sampeld", "'sampled'"]),
+        (f"+{TRM}.max_tokn_kl=1", [f"{TRM}.max_tokn_kl", "max_token_kl"]),
+        ("algorithm.rollout_correction.bypass_mode=false", ["bypass_mode", "decoupled=false"]),
+        (f"{TRM}.decoupled=true", ["bypass_mode=false is needed", "decoupled=true", "trm_decoupled"]),
+        (f"{TRM}.criterion=maximum", [f"{TRM}.criterion", "maximum", "did you mean"]),
+        ("actor_rollout_ref.actor.policy_loss.dump.distributions=true", ["dump.distributions=true", "estimator=exact"]),
+        ("actor_rollout_ref.actor.policy_loss.dump.every=-1", ["dump.every", "-1", "0 or more"]),
+        ("actor_rollout_ref.rollout.calculate_log_probs=false", ["calculate_log_probs", "false", "true"]),
+        ("actor_rollout_ref.rollout.top_p=0.9", ["actor_rollout_ref.rollout.top_p", "0.9", "1.0"]),
+        ("actor_rollout_ref.rollout.top_k=20", ["actor_rollout_ref.rollout.top_k", "20", "-1"]),
+        ("actor_rollout_ref.rollout.temperature=0", ["actor_rollout_ref.rollout.temperature", "0", "positive"]),
+        (
+            "actor_rollout_ref.model.path=/no/such/model",
+            ["actor_rollout_ref.model.path", "/no/such/model", "config.json"],
+        ),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size=7", ["ppo_mini_batch_size", "7", "divide"]),
+        ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=48", ["ppo_micro_batch_size_per_gpu", "48", "128"]),
+        ("trainer.n_gpus_per_node=3", ["3 devices", "multiple of 3"]),
+        ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n", "1", "at least 2"]),
+        ("actor_rollout_ref.rollout.max_model_len=100", ["max_model_len", "100", "raise"]),
+        ("trainer.total_training_steps=0", ["trainer.total_training_steps", "0", "at least 1"]),
+        ("env.train.num_tasks=10", ["env.train.num_tasks", "10", "raise"]),
+    ],
+)
+def test_what_cannot_work_is_refused(override: str, words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"[=:]") as refusal:
+        preflight.check(composed(override))
+    message = str(refusal.value)
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("experiment=math_nan", "'math_nano'"),
+        ("policy_loss=ppo_clp", "'ppo_clip'"),
+        ("env=chain_mat", "'chain_math'"),
+        ("hardware=gpus", "'gpu'"),
+    ],
+)
+def test_an_unknown_choice_names_the_closest(override: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean {nearest}"):
+        compose_run([override])
+
+
+def test_an_unknown_field_is_named() -> None:
+    with pytest.raises(ValueError, match="train_batch_sise"):
+        compose_run([NANO, "data.train_batch_sise=4"])
+
+
+def test_an_unknown_policy_loss_names_the_closest() -> None:
+    config = composed("actor_rollout_ref.actor.policy_loss.loss_mode=vanila")
+    with pytest.raises(ValueError, match=r"loss_mode='vanila'.*did you mean 'vanilla'"):
+        preflight.check_policy_loss(config, ["vanilla", "trm", "gspo"])
+
+
+def test_a_sandbox_that_does_not_answer_is_refused() -> None:
+    config = compose_run(["experiment=code_nano", "env.kwargs.sandbox=http://127.0.0.1:9"])
+    with pytest.raises(
+        ValueError, match=r"env.kwargs.sandbox=http://127.0.0.1:9: does not run code: .*docs/sandbox.md"
+    ):
+        preflight.check(config)
+
+
+def test_a_horizon_that_cannot_fit_is_refused() -> None:
+    config = composed()
+    preflight.check_budget(config, lambda options: (30, 30 * options["horizon"]))
+    with pytest.raises(ValueError, match=r"horizon 8 cannot fit.*320 tokens.*data.max_response_length=288"):
+        preflight.check_budget(config, lambda options: (30, 40 * options["horizon"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", sorted(GROUP_ESTIMATORS))
+def test_a_group_estimator_needs_a_group(estimator: str) -> None:
+    name = f"algorithm.adv_estimator={estimator}"
+    with pytest.raises(ValueError, match=rf"rollout\.n=1: the baseline of {name} needs at least 2 .* raise it"):
+        preflight.check(composed(name, "actor_rollout_ref.rollout.n=1"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", sorted(OTHER_ESTIMATORS))
+def test_an_estimator_without_groups_needs_none(estimator: str) -> None:
+    preflight.check(composed(f"algorithm.adv_estimator={estimator}", "actor_rollout_ref.rollout.n=1"))

@@ -1,0 +1,171 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from trm_agent.cli import main
+from trm_agent.trust_region import analysis
+from trm_agent.trust_region.dump import DIVERGENCES, read_dump, write_dump
+from trm_agent.trust_region.settings import DumpConfig, TrmConfig
+
+
+def row(log_ratios: list[float], *, reward: float = 0.0, kl: list[float] | None = None, step: int = 1) -> dict:
+    """A sequence with one observation token after its first token."""
+    mask = [True, False, *[True] * (len(log_ratios) - 1)]
+    spread = [log_ratios[0], math.nan, *log_ratios[1:]]
+    entry = {
+        "step": step,
+        "update": 0,
+        "reward": reward,
+        "accepted": True,
+        "prompt_ids": [1, 2],
+        "response_ids": list(range(len(mask))),
+        "response_mask": mask,
+        "rollout_log_probs": [-2.0 if sampled else math.nan for sampled in mask],
+        "log_probs": [-2.0 + value for value in spread],
+        "advantages": [1.0 if sampled else math.nan for sampled in mask],
+    }
+    if kl is not None:
+        values = [kl[0], math.nan, *kl[1:]]
+        entry |= dict.fromkeys(DIVERGENCES, values)
+    return entry
+
+
+def write(tmp_path: Path, rows: list[dict], settings: TrmConfig | None = None, name: str = "step_000001") -> Path:
+    config = DumpConfig(directory=str(tmp_path / "rollouts"))
+    write_dump(config, rows, vars(settings or TrmConfig()), name)
+    return tmp_path / "rollouts"
+
+
+# k2 of 0.1, 0.2, 0.3, 0.4: 0.005, 0.02, 0.045, 0.08
+FOUR = [row([value, 0.0, 0.0], reward=value) for value in (0.1, 0.2, 0.3, 0.4)]
+
+
+def test_a_dump_is_read_as_it_was_written(tmp_path):
+    folder = write(tmp_path, [row([0.1, -0.2], reward=1.0), row([0.3])], TrmConfig(max_token_kl=0.1))
+    dump = read_dump(folder)
+    assert dump.response_mask.tolist() == [[True, False, True], [True, False, False]]
+    assert dump.log_probs[0, [0, 2]].tolist() == pytest.approx([-1.9, -2.2])
+    assert np.isnan(dump.log_probs[1, 2])
+    assert dump.reward.tolist() == [1.0, 0.0]
+    assert dump.settings["max_token_kl"] == 0.1
+    assert dump.divergences == {}
+
+
+def test_the_oldest_files_make_room(tmp_path):
+    config = DumpConfig(directory=str(tmp_path), max_files=2)
+    for step in range(5):
+        write_dump(config, [row([0.0])], {}, f"step_{step:06d}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000003.parquet", "step_000004.parquet"]
+
+
+def test_acceptance_and_the_recommendation_follow_from_the_statistic(tmp_path):
+    dump = read_dump(write(tmp_path, FOUR))
+    batch = analysis.load(dump, TrmConfig())
+    values = analysis.statistic(batch, "max", TrmConfig())
+    assert values.tolist() == pytest.approx([0.005, 0.02, 0.045, 0.08], rel=1e-5)
+    (point,) = analysis.curve(batch, values, [0.03])
+    assert (point.acceptance, point.reward_kept, point.reward_rejected) == pytest.approx((0.5, 0.15, 0.35))
+    assert analysis.recommend(values, 0.75) == pytest.approx(0.045, rel=1e-5)
+    averages = analysis.statistic(batch, "avg", TrmConfig())
+    assert averages.tolist() == pytest.approx([(math.expm1(v) - v) / 3 for v in (0.1, 0.2, 0.3, 0.4)], rel=1e-3)
+
+
+def test_the_dump_tells_where_sampled_and_measured_divergences_disagree(tmp_path):
+    rows = [row([0.0], kl=[0.001]), row([0.0], kl=[0.06]), row([0.5], kl=[0.001]), row([0.5], kl=[0.06])]
+    counts = analysis.disagreement(read_dump(write(tmp_path, rows)), TrmConfig())
+    assert counts == {"both_keep": 1, "both_reject": 1, "only_sampled_keeps": 1, "only_sampled_rejects": 1}
+
+
+def test_exact_divergences_are_recomputed_from_the_distributions(tmp_path):
+    ours, theirs = (torch.randn(2, 5, generator=torch.Generator().manual_seed(seed)).log_softmax(-1) for seed in (0, 1))
+    kl = (theirs.exp() * (theirs - ours)).sum(-1)
+    tv = (theirs.exp() - ours.exp()).abs().sum(-1) / 2
+    entry = row([0.0, 0.0], kl=kl.tolist())
+    entry["tv_lower"] = entry["tv_upper"] = [tv[0].item(), math.nan, tv[1].item()]
+    for name, values in (("full_log_probs", ours), ("rollout_full_log_probs", theirs)):
+        entry[name] = values.numpy().tobytes()
+    entry["vocab_size"] = 5
+    again = analysis.recompute(read_dump(write(tmp_path, [entry])))
+    assert again["tokens"] == 2
+    assert again["kl_difference"] < 1e-6
+    assert again["tv_difference"] < 1e-6
+    entry["kl_upper"] = [0.0, math.nan, 0.0]
+    wrong = analysis.recompute(read_dump(write(tmp_path, [entry])))
+    assert wrong["kl_difference"] == pytest.approx(kl.max().item(), rel=1e-5)
+
+
+def test_the_command_prints_a_table_and_json(tmp_path, capsys):
+    folder = write(tmp_path, FOUR)
+    assert main(["analyze", str(folder), "--threshold", "0.03", "--target", "0.75"]) == 0
+    text = capsys.readouterr().out
+    assert "50.0 %" in text
+    assert "For an acceptance of 75 %: threshold 0.045" in text
+    assert main(["analyze", str(folder), "--criterion", "ser", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["sequences"], result["tokens"], result["criterion"]) == (4, 12, "ser")
+    assert result["threshold_used"] in [point["threshold"] for point in result["curve"]]
+    assert result["bounds_recommended"]["bound_unified"] <= result["mask"]["bound_unified"]
+
+
+def test_any_settings_can_be_tried_on_a_dump(tmp_path, capsys):
+    folder = write(tmp_path, FOUR)
+
+    def mask(*assignments: str) -> dict:
+        assert main(["analyze", str(folder), "--json", "--set", *assignments]) == 0
+        return json.loads(capsys.readouterr().out)["mask"]
+
+    # k2: 0.005, 0.02, 0.045, 0.08; mean k3: 0.0017, 0.0071, 0.017, 0.031
+    assert mask("criterion=max", "max_token_kl=0.05")["acceptance"] == 0.75
+    both = mask("criterion=both", "max_token_kl=0.05", "avg_token_kl=0.01")
+    assert (both["acceptance"], both["rejected_by_max"], both["rejected_by_avg"]) == (0.5, 0.25, 0.5)
+    # one token of three outside in two of the sequences
+    assert mask("criterion=token", "max_token_kl=0.03")["kept_tokens"] == pytest.approx(10 / 12)
+    assert main(["analyze", str(folder), "--set", "criterion"]) == 2
+    assert "--set: got 'criterion'; allowed: FIELD=VALUE" in capsys.readouterr().err
+    assert main(["analyze", str(folder), "--set", "max_tokn_kl=1"]) == 2
+    assert "did you mean 'max_token_kl'" in capsys.readouterr().err
+
+
+def replace_header(file: Path, header: dict) -> None:
+    table = pyarrow.parquet.read_table(file)
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"trm": json.dumps(header)}), file)
+
+
+def test_what_is_no_dump_is_refused_with_the_file_and_the_field(tmp_path, capsys):
+    def message(*arguments: str) -> str:
+        assert main(["analyze", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "no dump there" in message(str(tmp_path / "nothing"))
+    folder = write(tmp_path, FOUR)
+    file = folder / "step_000001.parquet"
+    assert "criterion: got 'maximum'" in message(str(folder), "--criterion", "maximum")
+    assert "estimator: got 'exact'" in message(str(folder), "--estimator", "exact")
+    assert "target acceptance: got 2.0" in message(str(folder), "--target", "2")
+    replace_header(file, {"format": "trm-agent rollouts", "version": 99, "settings": {}})
+    assert "version 99; allowed: 'trm-agent rollouts', version 2" in message(str(folder))
+    file.write_bytes(file.read_bytes()[:100])
+    assert "cannot be read as parquet" in message(str(folder))
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5; allowed: at most 0"), (math.nan, "is NaN everywhere")])
+def test_log_probs_that_cannot_be_are_refused(tmp_path, value, words):
+    entry = row([0.0])
+    entry["log_probs"] = [value, math.nan]
+    with pytest.raises(ValueError, match=rf"step_000001\.parquet: log_probs of row 0 {words}"):
+        read_dump(write(tmp_path, [entry]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"every": -1}, "every: got -1"), ({"max_sequences": 0}, "max_sequences"), ({"evry": 1}, "'every'")],
+)
+def test_settings_of_a_dump_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        DumpConfig.from_mapping(settings)

@@ -1,0 +1,1 @@
+"""Checkpoints: where one comes from, its files, its shards merged."""

@@ -1,0 +1,1 @@
+"""Engines that play for a checkpoint: vLLM in this machine, or an endpoint."""

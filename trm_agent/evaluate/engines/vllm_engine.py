@@ -1,0 +1,289 @@
+"""vLLM in this process: one thread owns the engine and steps it, episodes await their turns.
+
+`AsyncLLM` would run the engine in a process of its own, which vLLM spawns without an accelerator: each engine would
+import vLLM again, 20 to 40 s, against 3 s for the second one here. An engine in the process also dies with it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from trm_agent.episode import ChatSettings, Generation, chat_tokens
+from trm_agent.evaluate.engines.quiet import logging_to, output_to
+from trm_agent.evaluate.engines.sampling import Sampling, SeededTurns
+
+# what vLLM reads when it is imported; a value that the user has set stays
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+CPU_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+}
+CLOSE_TIMEOUT_S = 120.0
+MIN_BATCHED_TOKENS = 4096
+
+
+class VllmEngine:
+    """A checkpoint in vLLM; `open_vllm` makes one.
+
+    Args:
+        arguments: of vLLM's `EngineArgs`.
+        tokenizer: the model's.
+        sampling: how tokens are drawn.
+        chat: how the model's chat template is used; None for the default.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], tokenizer: Any, sampling: Sampling, chat: ChatSettings | None = None
+    ) -> None:
+        self.tokenizer, self.sampling = tokenizer, sampling
+        self.chat = chat_tokens(tokenizer, chat)
+        self._arguments = dict(arguments)
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.create_future()
+        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._waiting: dict[str, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._failure: str | None = None
+        # a daemon: a step that hangs must not keep the process alive
+        self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
+
+    def generator(self, seed: int) -> "VllmGenerator":
+        """Return what plays one episode; see `Engine`."""
+        return VllmGenerator(self, seed)
+
+    async def start(self) -> None:
+        """Load the model; returns when it can generate."""
+        self._thread.start()
+        await self._started
+
+    async def close(self) -> None:
+        """End the engine and free its memory; turns that still wait fail."""
+        self._inbox.put(("close", None))
+        ended = self._loop.run_in_executor(None, self._thread.join, CLOSE_TIMEOUT_S)
+        try:
+            await asyncio.shield(ended)
+        finally:
+            self._fail("the engine was closed")
+
+    async def complete(self, prompt_ids: list[int], max_tokens: int, seed: int) -> Any:
+        """Return vLLM's completion of a prompt.
+
+        Raises:
+            RuntimeError: the engine stopped.
+            ValueError: vLLM refuses the prompt.
+        """
+        if self._failure is not None:
+            raise RuntimeError(self._failure)
+        name = str(next(self._numbers))
+        future = self._waiting[name] = self._loop.create_future()
+        self._inbox.put(("add", (name, prompt_ids, max_tokens, seed)))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._inbox.put(("abort", name))
+            raise
+        finally:
+            self._waiting.pop(name, None)
+
+    def _run(self) -> None:
+        """The thread: build, serve, tear down."""
+        try:
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            engine = LLMEngine.from_engine_args(EngineArgs(**self._arguments))
+        except BaseException as error:
+            self._post(self._end_start, error)
+            return
+        self._post(self._end_start, None)
+        try:
+            self._serve(engine)
+        except BaseException as error:
+            logging.getLogger("trm_agent").exception("vLLM failed")
+            self._post(self._fail, f"vLLM stopped: {type(error).__name__}: {error}")
+        finally:
+            engine.engine_core.shutdown()
+            del engine
+            _free_memory()
+
+    def _serve(self, engine: Any) -> None:
+        playing: set[str] = set()
+        while True:
+            for kind, content in self._messages(wait=not engine.has_unfinished_requests()):
+                if kind == "close":
+                    return
+                if kind == "abort":
+                    if content in playing:
+                        playing.remove(content)
+                        engine.abort_request([content])
+                elif self._add(engine, *content):
+                    playing.add(content[0])
+            done = [output for output in engine.step() if output.finished]
+            playing.difference_update(output.request_id for output in done)
+            if done:
+                self._post(self._deliver, done)
+
+    def _messages(self, wait: bool) -> Iterator[tuple[str, Any]]:
+        if wait:
+            yield self._inbox.get()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._inbox.get_nowait()
+
+    def _add(self, engine: Any, name: str, prompt_ids: list[int], max_tokens: int, seed: int) -> bool:
+        """Hand a prompt to vLLM; whether it took it."""
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            seed=seed,
+            max_tokens=max_tokens,
+            # the sampled token's alone
+            logprobs=0,
+            stop_token_ids=self.chat.stop_token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        try:
+            engine.add_request(name, TokensPrompt(prompt_token_ids=prompt_ids), parameters)
+        except Exception as error:  # this prompt's fault, such as its length
+            self._post(self._refuse, name, error)
+            return False
+        return True
+
+    def _post(self, call: Any, *values: Any) -> None:
+        # the loop may have ended before the thread
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *values)
+
+    def _end_start(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._failure = f"vLLM did not start: {error}"
+        if not self._started.done():
+            if error is None:
+                self._started.set_result(None)
+            else:
+                self._started.set_exception(RuntimeError(f"{self._failure}; the log holds more"))
+
+    def _deliver(self, outputs: list[Any]) -> None:
+        for output in outputs:
+            future = self._waiting.get(output.request_id)
+            if future is not None and not future.done():
+                future.set_result(output.outputs[0])
+
+    def _refuse(self, name: str, error: Exception) -> None:
+        future = self._waiting.get(name)
+        if future is not None and not future.done():
+            future.set_exception(ValueError(str(error)))
+
+    def _fail(self, why: str) -> None:
+        self._failure = self._failure or why
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(RuntimeError(self._failure))
+
+
+class VllmGenerator:
+    """One episode's turns from vLLM."""
+
+    def __init__(self, engine: VllmEngine, seed: int) -> None:
+        self.engine, self.turns = engine, SeededTurns(engine, seed)
+
+    async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
+        """Sample one turn; see `trm_agent.episode.Generator`."""
+        engine = self.engine
+        completion = await self.turns.complete(prompt_ids, max_tokens)
+        ids = list(completion.token_ids)
+        rows = zip(completion.logprobs, ids, strict=True)
+        return Generation(
+            token_ids=ids,
+            log_probs=[float(row[token].logprob) for row, token in rows],
+            finished=bool(ids) and ids[-1] in engine.chat.stop_token_ids,
+        )
+
+
+@asynccontextmanager
+async def open_vllm(
+    folder: Path,
+    tokenizer: Any,
+    sampling: Sampling,
+    settings: Mapping[str, Any],
+    log_file: Path | None = None,
+    chat: ChatSettings | None = None,
+) -> AsyncIterator[VllmEngine]:
+    """Start vLLM on a Hugging Face folder and end it, whatever happens in between.
+
+    Args:
+        folder: the model.
+        tokenizer: the model's.
+        sampling: how tokens are drawn.
+        settings: arguments of vLLM's `EngineArgs` beyond those that are set here; a dtype of None is float32 without a
+            GPU and the model's own with one.
+        log_file: what vLLM says is appended there; None for the screen.
+        chat: how the model's chat template is used; None for the default.
+
+    Raises:
+        RuntimeError: vLLM does not start.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    for name, value in {**ENVIRONMENT, **({} if on_gpu else CPU_ENVIRONMENT)}.items():
+        os.environ.setdefault(name, value)
+    arguments = {
+        "model": str(folder),
+        "enforce_eager": not on_gpu,
+        # temperature 1 and the whole vocabulary unless asked, whatever generation_config.json says
+        "generation_config": "vllm",
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "logprobs_mode": "processed_logprobs",
+        "use_tqdm_on_load": False,
+        "seed": 0,
+        **({} if on_gpu else _without_chunks(settings["max_model_len"])),
+        **settings,
+        "dtype": settings.get("dtype") or ("auto" if on_gpu else "float32"),
+    }
+    with output_to(log_file):
+        import vllm  # noqa: F401  (sets its logger up)
+    with logging_to("vllm", log_file):
+        with output_to(log_file):
+            engine = VllmEngine(arguments, tokenizer, sampling, chat)
+            try:
+                await engine.start()
+            except BaseException:
+                await engine.close()
+                raise
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+
+def _without_chunks(max_model_len: int) -> dict[str, Any]:
+    """Prefill in one piece: between the pieces vLLM winds a seeded generator back, which a CPU's cannot do."""
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_len, MIN_BATCHED_TOKENS)}
+
+
+def _free_memory() -> None:
+    """Give back what the engine held, so that the next one fits."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()

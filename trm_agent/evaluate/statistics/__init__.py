@@ -1,0 +1,1 @@
+"""Intervals, tests and fits over tasks; numbers in, numbers out."""

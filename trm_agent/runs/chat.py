@@ -1,0 +1,79 @@
+"""The chat template of a training run: its settings, its tokens, and what `protocol=auto` stands for."""
+
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from trm_agent.episode import ChatSettings, ChatTokens, chat_tokens
+from trm_agent.episode.call_protocol import DEFAULT, find_protocol, is_auto
+from trm_agent.episode.chat_settings import check_variables
+from trm_agent.runs.compose import plain
+from trm_agent.runs.preflight import MODEL_PATH, NANO
+
+_KWARGS = "apply_chat_template_kwargs"
+
+
+def chat_settings(config: DictConfig) -> ChatSettings:
+    """The settings of a run.
+
+    Raises:
+        ValueError: `env.chat` or `data.apply_chat_template_kwargs` holds what is not allowed.
+    """
+    return ChatSettings.of_run({"env": plain(config.env), "data": {_KWARGS: _template_kwargs(config)}})
+
+
+def run_chat_tokens(tokenizer: Any, config: DictConfig) -> ChatTokens:
+    """The renderer of a run.
+
+    Raises:
+        ValueError: the template cannot be used so; the message begins with the field of the model.
+    """
+    settings = chat_settings(config)
+    try:
+        chat = chat_tokens(tokenizer, settings)
+    except ValueError as error:
+        raise ValueError(f"{MODEL_PATH}={config.actor_rollout_ref.model.path}: {error}") from error
+    check_variables([tokenizer], settings.template_kwargs)
+    return chat
+
+
+def resolve_protocol(config: DictConfig) -> None:
+    """Put a name in the place of `env.kwargs.protocol=auto`: the protocol that reads the model's own tool calls.
+
+    Raises:
+        ValueError: the model has no tokenizer that can be loaded, or no protocol reads its calls.
+    """
+    if not is_auto(config.env.kwargs):
+        return
+    path = config.actor_rollout_ref.model.path
+    # of the nano model's own template
+    name = DEFAULT
+    if path != NANO:
+        tokenizer = load_tokenizer(path)
+        try:
+            name = find_protocol(tokenizer, _template_kwargs(config))
+        except ValueError as error:
+            raise ValueError(f"{MODEL_PATH}={path}: {error}") from error
+    with open_dict(config):
+        config.env.kwargs.protocol = name
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of `actor_rollout_ref.model.path`.
+
+    Raises:
+        ValueError: there is none that can be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:
+        raise ValueError(
+            f"{MODEL_PATH}={path}: the tokenizer cannot be loaded: {error}; give a folder or a hub id that has one"
+        ) from error
+
+
+def _template_kwargs(config: DictConfig) -> dict[str, Any]:
+    given = config.data.get(_KWARGS)
+    return plain(given) if given else {}

@@ -1,0 +1,85 @@
+"""The configuration of a run from conf/ and the command line, with errors that name the closest choice."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from trm_agent.extras import install
+from trm_agent.names import closest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
+NVIDIA_DEVICE = Path("/dev/nvidia0")
+
+
+def choices(group: str) -> list[str]:
+    """The names that a config group offers."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """Compose `conf/train.yaml` with Hydra overrides.
+
+    Raises:
+        ValueError: an unknown choice of a group, an unknown field, an override that cannot be read.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from trm_agent.runs.overrides import check_overrides
+
+    check_choices(overrides)
+    check_overrides(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            return compose("train", overrides=[*overrides, f"hydra.searchpath=[file://{_verl_config()}]"])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_first_lines(error)) from error
+
+
+def check_choices(overrides: Sequence[str]) -> None:
+    """Check the choices of our groups among the overrides.
+
+    Raises:
+        ValueError: the group has no such file.
+    """
+    for override in overrides:
+        group, separator, name = override.partition("=")
+        if separator and group in GROUPS and name not in choices(group):
+            raise ValueError(f"{group}={name}: no such {group}; {closest(name, choices(group))}")
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A node of the configuration as a dictionary, interpolations resolved."""
+    from omegaconf import OmegaConf
+
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+
+
+def default_experiment(task: str) -> tuple[str, str]:
+    """The experiment of a task, "math" or "code", for this machine, and why."""
+    if NVIDIA_DEVICE.exists():
+        return f"{task}_qwen3_8b", f"CUDA device found ({NVIDIA_DEVICE})"
+    return f"{task}_nano", "no CUDA device found"
+
+
+def _verl_config() -> Path:
+    """The folder of verl's configuration, found without importing verl (5 s, and its plugins read the environment)."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        raise ValueError(f"verl is not installed, and a run's configuration extends its own; {install('train')}")
+    return Path(spec.origin).parent / "trainer" / "config"
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:3])

@@ -1,0 +1,121 @@
+"""The check of an environment that training and evaluation share: registered, playable, in time, with a sandbox."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+from trm_agent.episode.limits import Limits
+from trm_agent.names import closest
+from trm_agent.runs.deadlines import check_deadlines, step_budget_s
+from trm_agent.tasks import Task, make_env
+
+_BUNDLED = ("gymnasium.", "ale_py.", "shimmy.")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The names by which a command's user knows the settings of an environment, for refusals."""
+
+    id: str
+    """The setting of the id, with its value."""
+    module: str
+    """The setting of the module, with its value."""
+    own: str
+    """The remedy for an environment of the user's own that is not registered."""
+    settings: str
+    """The settings that make the environment, with their values."""
+    remedy: str = ""
+    """The way to change these settings, from the semicolon on."""
+    sandbox: str = "env.kwargs.sandbox"
+    """The setting of the sandbox."""
+    limits: str = "env.limits."
+    """The prefix of a limit."""
+    rate: str | None = None
+    """The setting of the least tokens a second; None where it is fixed."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An environment and the tasks and limits to try it with."""
+
+    id: str
+    """A Gymnasium id."""
+    module: str | None
+    """The module that registers the id."""
+    kwargs: Mapping[str, Any]
+    """Arguments of `gymnasium.make`."""
+    tasks: Sequence[Task]
+    """Tasks to draw; none of them is played."""
+    limits: Sequence[Limits]
+    """Limits whose deadlines must hold their budgets."""
+    tokens_per_s: float
+    """Tokens a second of the slowest engine that still works."""
+
+
+def check_environment(trial: Trial, wording: Wording) -> None:
+    """Build an environment, draw its tasks, and see that deadlines hold the budgets and that the sandbox runs code.
+
+    Raises:
+        ValueError: the first thing that does not work.
+    """
+    check_registered(trial.id, trial.module, wording)
+    made: Any = None
+    try:
+        made = make_env(trial.id, trial.module, trial.kwargs)
+        for task in trial.tasks:
+            made.reset(seed=task.seed, options=dict(task.options))
+        options = getattr(made.unwrapped, "options", None)
+        budgets_s = [step_budget_s(made, each) for each in trial.limits]
+    except Exception as error:
+        raise ValueError(f"{wording.settings}: {error}{wording.remedy}") from error
+    finally:
+        if made is not None:
+            made.close()
+    for limits, budget_s in zip(trial.limits, budgets_s, strict=True):
+        check_deadlines(limits, budget_s, trial.tokens_per_s, prefix=wording.limits, rate=wording.rate)
+    _check_sandbox(options, wording.sandbox)
+
+
+def check_registered(env_id: str, module: str | None, wording: Wording) -> None:
+    """Import the user's module, and see that the id is registered.
+
+    Raises:
+        ValueError: the module cannot be imported, or the id is unknown; the closest one is named.
+    """
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(
+                f"{wording.module}: {module} cannot be imported ({error}); install it, run the command in the folder "
+                "where it lies, or fix the name"
+            ) from error
+    if env_id in gymnasium.registry:
+        return
+    known = [
+        name
+        for name, spec in gymnasium.registry.items()
+        if isinstance(spec.entry_point, str | type) and not str(spec.entry_point).startswith(_BUNDLED)
+    ]
+    raise ValueError(f"{wording.id}: not registered; {closest(env_id, known)}; {wording.own}")
+
+
+def _check_sandbox(options: Any, field: str) -> None:
+    """See that an environment's sandbox, if its options say that it has one, runs code and has its packages."""
+    from trm_envs.python_tool import SandboxOptions
+    from trm_envs.sandbox.interface import SandboxUnavailable
+
+    if not isinstance(options, SandboxOptions):
+        return
+    try:
+        result = options.open_sandbox().run("print(6 * 7)")
+    except SandboxUnavailable as error:
+        raise ValueError(f"{field}={options.sandbox}: {error}") from error
+    if result.stdout.strip() != "42":
+        told = result.message or result.stderr or result.status.value
+        raise ValueError(f"{field}={options.sandbox}: does not run code: {told}; see docs/sandbox.md")

@@ -1,0 +1,178 @@
+"""Refuses what cannot work before Ray starts. Each message names the field, the value, what is allowed, what to do."""
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trm_agent.episode import ChatSettings
+from trm_agent.names import closest
+from trm_agent.runs.compose import plain
+from trm_agent.runs.deadlines import limits_of
+from trm_agent.runs.environment_check import Trial, Wording, check_environment, check_registered
+from trm_agent.runs.preflight_training import TRAINING_RULES
+from trm_agent.tasks import Task
+from trm_agent.trust_region.settings import FIELD_PATH
+
+LEAST_RATE = "hardware.least_tokens_per_s"
+NANO = "nano"
+MODEL_PATH = "actor_rollout_ref.model.path"
+_ACTOR = "actor_rollout_ref.actor"
+_ROLLOUT = "actor_rollout_ref.rollout"
+
+
+def check(config: DictConfig) -> None:
+    """Check a composed configuration; needs neither verl nor the model.
+
+    Raises:
+        ValueError: the first thing that cannot work.
+    """
+    for rule in (_environment, _chat, _model_path, *TRAINING_RULES):
+        rule(config)
+
+
+def check_policy_loss(config: DictConfig, known: Iterable[str]) -> None:
+    """Check the loss's name against verl's registry.
+
+    Raises:
+        ValueError: verl has no such policy loss.
+    """
+    field, known = f"{_ACTOR}.policy_loss.loss_mode", sorted(known)
+    name = OmegaConf.select(config, field)
+    if name not in known:
+        raise ValueError(f"{field}={name!r}: verl knows no such policy loss; {closest(name, known)}")
+
+
+def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], tuple[int, int]]) -> None:
+    """Check that the scripted solver's episode at the longest horizon fits the token budgets.
+
+    Args:
+        measure: task options -> tokens of (the prompt, the response) when the solver plays them.
+
+    Raises:
+        ValueError: the prompt or the response does not fit.
+    """
+    for stream in ("train", "val"):
+        horizon = max(config.env[stream].horizons)
+        prompt, response = measure({"horizon": horizon, "split": config.env[stream].split})
+        for field, needed in (("data.max_prompt_length", prompt), ("data.max_response_length", response)):
+            budget = OmegaConf.select(config, field)
+            if needed > budget:
+                raise ValueError(
+                    f"env.{stream}.horizons: horizon {horizon} cannot fit: the shortest solution takes {needed} tokens "
+                    f"and {field}={budget}; lower the horizon or raise {field} (and {_ROLLOUT}.max_model_len)"
+                )
+
+
+def check_top_k(config: DictConfig, vocab_size: int) -> None:
+    """Check that the rollout can record as many log-probs as the estimator asks for.
+
+    Raises:
+        ValueError: `top_k` is larger than the model's vocabulary.
+    """
+    loss = config.actor_rollout_ref.actor.policy_loss
+    if loss.loss_mode == "trm" and loss.trm.estimator == "topk" and loss.trm.top_k > vocab_size:
+        raise ValueError(
+            f"{FIELD_PATH}.top_k={loss.trm.top_k}: the model's vocabulary has {vocab_size} tokens; lower it, or set "
+            "estimator=exact for the whole distribution"
+        )
+
+
+def check_context(config: DictConfig, max_positions: int | None) -> None:
+    """Check that the model's context holds the budgets.
+
+    The engine refuses a turn beyond it, so that a policy could have any episode vanish by writing much.
+
+    Args:
+        max_positions: the longest context that the model was made for; None where its configuration does not say.
+
+    Raises:
+        ValueError: the context is shorter.
+    """
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    if max_positions is not None and prompt + response > max_positions:
+        raise ValueError(
+            f"data.max_response_length={response} with data.max_prompt_length={prompt}: the model was made for "
+            f"contexts of {max_positions} tokens (max_position_embeddings of its config.json); lower one to "
+            f"{max_positions} in all"
+        )
+
+
+def _environment(config: DictConfig) -> None:
+    import trm_envs  # noqa: F401  (registers the suite)
+
+    env, wording = config.env, _wording(config)
+    if not env.id:
+        raise ValueError("env.id: missing; give the Gymnasium id of your environment, e.g. env.id=mine/Task-v0")
+    check_registered(env.id, env.module, wording)
+    _streams(config)
+    # one task of each stream and horizon
+    tasks = [
+        Task(env.id, 0, {"horizon": horizon, "split": env[stream].split})
+        for stream in ("train", "val")
+        for horizon in dict.fromkeys(env[stream].horizons)
+    ]
+    trial = Trial(env.id, env.module, plain(env.kwargs), tasks, [limits_of(plain(config))], _least_rate(config))
+    check_environment(trial, wording)
+
+
+def _wording(config: DictConfig) -> Wording:
+    env = config.env
+    return Wording(
+        id=f"env.id={env.id!r}",
+        module=f"env.module={env.module!r}",
+        own="for an environment of your own set env.module to the module that registers it",
+        settings=f"env.kwargs={plain(env.kwargs)} of {env.id}",
+        rate=LEAST_RATE,
+    )
+
+
+def _streams(config: DictConfig) -> None:
+    """Refuse horizons without tasks or turns, and a validation on tasks of training."""
+    env = config.env
+    for stream in ("train", "val"):
+        horizons = list(env[stream].horizons)
+        if not horizons or any(not isinstance(horizon, int) or horizon < 1 for horizon in horizons):
+            raise ValueError(f"env.{stream}.horizons={horizons}: give a list of positive integers")
+        if env[stream].num_tasks < len(horizons):
+            raise ValueError(
+                f"env.{stream}.num_tasks={env[stream].num_tasks}: fewer than the {len(horizons)} horizons; raise it"
+            )
+        if env.limits.max_turns <= max(horizons):
+            raise ValueError(
+                f"env.limits.max_turns={env.limits.max_turns}: horizon {max(horizons)} of env.{stream}.horizons takes "
+                f"at least {max(horizons) + 1} turns; raise env.limits.max_turns or lower the horizon"
+            )
+    if env.train.split == env.val.split or "all" in (env.train.split, env.val.split):
+        raise ValueError(
+            f"env.val.split={env.val.split!r} with env.train.split={env.train.split!r}: the two share tasks; "
+            "set env.train.split=train and env.val.split=held_out, so that validation tasks are never trained on"
+        )
+
+
+def _chat(config: DictConfig) -> None:
+    ChatSettings.of_run({name: plain(config[name]) for name in ("env", "data")})
+
+
+def _least_rate(config: DictConfig) -> float:
+    rate = OmegaConf.select(config, LEAST_RATE)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise ValueError(
+            f"{LEAST_RATE}={rate!r}: expected tokens a second above 0, a finite number, at which a working engine "
+            f"samples one sequence at the least; e.g. {LEAST_RATE}=1"
+        )
+    return float(rate)
+
+
+def _model_path(config: DictConfig) -> None:
+    field = MODEL_PATH
+    path = str(OmegaConf.select(config, field))
+    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    if path == NANO or is_hub_id or Path(path).expanduser().is_dir():
+        return
+    raise ValueError(
+        f"{field}={path!r}: no such folder; give a folder with config.json, a hub id (organisation/name), or "
+        f"{NANO!r} for the model of the embedded default"
+    )

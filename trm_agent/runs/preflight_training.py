@@ -1,0 +1,152 @@
+"""Rules of `trm_agent.runs.preflight` on batches, lengths, sampling, the trust region and failures."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trm_agent.runs.compose import plain
+from trm_agent.runs.estimators import GROUP_ESTIMATORS
+from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+
+_ACTOR = "actor_rollout_ref.actor"
+_ROLLOUT = "actor_rollout_ref.rollout"
+
+
+def batches(config: DictConfig) -> None:
+    """Refuse batch sizes that do not divide."""
+    batch, group = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    mini = config.actor_rollout_ref.actor.ppo_mini_batch_size
+    devices = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    for field, value in (
+        ("data.train_batch_size", batch),
+        (f"{_ROLLOUT}.n", group),
+        (f"{_ACTOR}.ppo_mini_batch_size", mini),
+        ("trainer.n_gpus_per_node * trainer.nnodes", devices),
+    ):
+        if value < 1:
+            raise ValueError(f"{field}={value}: must be at least 1")
+    if batch % mini:
+        raise ValueError(
+            f"{_ACTOR}.ppo_mini_batch_size={mini}: does not divide data.train_batch_size={batch}; "
+            f"both count prompts: choose a divisor of {batch}"
+        )
+    if (mini * group) % devices:
+        raise ValueError(
+            f"{_ACTOR}.ppo_mini_batch_size={mini} times {_ROLLOUT}.n={group} sequences cannot be divided over "
+            f"{devices} devices; change one so that the product is a multiple of {devices}"
+        )
+    actor, per_device = config.actor_rollout_ref.actor, mini * group // devices
+    micro = actor.ppo_micro_batch_size_per_gpu
+    if not actor.use_dynamic_bsz and micro is not None and per_device % micro:
+        raise ValueError(
+            f"{_ACTOR}.ppo_micro_batch_size_per_gpu={micro}: does not divide the {per_device} sequences that a device "
+            f"gets of a mini-batch ({mini} prompts times {group} episodes over {devices} devices); "
+            f"choose a divisor of {per_device}, or {_ACTOR}.use_dynamic_bsz=true"
+        )
+    estimator = str(config.algorithm.adv_estimator)
+    if estimator in GROUP_ESTIMATORS and group < 2:
+        raise ValueError(
+            f"{_ROLLOUT}.n={group}: the baseline of algorithm.adv_estimator={estimator} needs at least 2 episodes a "
+            "task, and every advantage would be 0; raise it"
+        )
+
+
+def lengths(config: DictConfig) -> None:
+    """Refuse a context that does not hold prompt and response."""
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    model = config.actor_rollout_ref.rollout.max_model_len
+    if model is not None and prompt + response > model:
+        raise ValueError(
+            f"{_ROLLOUT}.max_model_len={model}: less than data.max_prompt_length={prompt} plus "
+            f"data.max_response_length={response}; raise it to at least {prompt + response}"
+        )
+
+
+def sampling(config: DictConfig) -> None:
+    """Refuse sampling whose log-probs would be of another distribution."""
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.top_p < 1:
+        raise ValueError(
+            f"{_ROLLOUT}.top_p={rollout.top_p}: below 1 the engine reports log-probs of a cut and renormalised "
+            "distribution, and the ratio to the trainer's is wrong; set it to 1.0"
+        )
+    if rollout.top_k not in (-1, 0):
+        raise ValueError(f"{_ROLLOUT}.top_k={rollout.top_k}: cuts the sampled distribution like top_p; set it to -1")
+    if rollout.temperature <= 0:
+        raise ValueError(f"{_ROLLOUT}.temperature={rollout.temperature}: training samples; give a positive temperature")
+
+
+def trust_region(config: DictConfig) -> None:
+    """Refuse thresholds and estimators that the rollout cannot serve."""
+    loss = config.actor_rollout_ref.actor.policy_loss
+    if loss.loss_mode != "trm":
+        return
+    if "trm" not in loss:
+        raise ValueError(f"{_ACTOR}.policy_loss.loss_mode='trm': the thresholds are missing; choose policy_loss=trm")
+    trm = TrmConfig.from_mapping(plain(loss.trm))
+    if not config.actor_rollout_ref.rollout.calculate_log_probs:
+        raise ValueError(
+            f"{_ROLLOUT}.calculate_log_probs=false: the trust region is measured from the rollout's log-probs; "
+            "set it to true"
+        )
+    if config.algorithm.rollout_correction.bypass_mode == trm.decoupled:
+        raise ValueError(
+            f"algorithm.rollout_correction.bypass_mode={str(not trm.decoupled).lower()} is needed with "
+            f"{FIELD_PATH}.decoupled={str(trm.decoupled).lower()}: with bypass_mode=true verl's old_log_probs are the "
+            "rollout's own, without it the trainer's at the start of the step; change one of them (policy_loss=trm and "
+            "policy_loss=trm_decoupled set both)"
+        )
+    if trm.estimator != "sampled":
+        _distributions(config, trm.estimator)
+    dump = DumpConfig.from_mapping(plain(loss.get("dump", {})))
+    if dump.distributions and trm.estimator != "exact":
+        raise ValueError(
+            f"{DUMP_PATH}.distributions=true with {FIELD_PATH}.estimator={trm.estimator!r}: the rollout's whole "
+            "distributions are recorded for estimator=exact alone; set it, or distributions=false"
+        )
+
+
+def _distributions(config: DictConfig, estimator: str) -> None:
+    """What must hold where the rollout's distributions travel to the actor's logits."""
+    needs: tuple[tuple[str, tuple[Any, ...]], ...] = (
+        (f"{_ROLLOUT}.name", ("vllm",)),
+        (f"{_ROLLOUT}.agent.default_agent_loop", ("trm_env",)),
+        (f"{_ACTOR}.strategy", ("fsdp", "fsdp2")),
+        ("actor_rollout_ref.model.use_fused_kernels", (False, None)),
+        (f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size", (1, None)),
+        (f"{_ACTOR}.ulysses_sequence_parallel_size", (1, None)),
+    )
+    for field, allowed in needs:
+        value = OmegaConf.select(config, field)
+        if value not in allowed:
+            raise ValueError(
+                f"{field}={value!r} with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator; "
+                f"allowed: {', '.join(str(choice) for choice in allowed if choice is not None)}; "
+                "change it, or set estimator=sampled"
+            )
+
+
+def infrastructure_share(config: DictConfig) -> None:
+    """Refuse shares of infrastructure failures that are none."""
+    for name in ("warn_infrastructure_share", "max_infrastructure_share"):
+        value = config.run[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"run.{name}={value!r}: expected a share from 0 to 1; e.g. run.{name}=0.2 (1: never)")
+    steps = config.run.max_infrastructure_steps
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"run.max_infrastructure_steps={steps!r}: expected a whole number of at least 1; e.g. 3")
+
+
+def schedule(config: DictConfig) -> None:
+    """Refuse more steps than there are tasks."""
+    steps = config.trainer.total_training_steps
+    if steps is None or steps < 1:
+        raise ValueError(f"trainer.total_training_steps={steps}: give the number of steps, at least 1")
+    if steps * config.data.train_batch_size > config.env.train.num_tasks:
+        raise ValueError(
+            f"env.train.num_tasks={config.env.train.num_tasks}: {steps} steps of {config.data.train_batch_size} tasks "
+            f"need {steps * config.data.train_batch_size}; raise it or lower trainer.total_training_steps"
+        )
+
+
+TRAINING_RULES = (batches, lengths, sampling, trust_region, infrastructure_share, schedule)

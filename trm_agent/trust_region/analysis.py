@@ -1,0 +1,228 @@
+"""What other thresholds would have done to a dump of rollouts: no model, no trainer, only masks and bounds again."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from trm_agent.core.divergences import masked_log_ratio
+from trm_agent.core.exact import exact_divergences
+from trm_agent.core.intervals import topk_intervals
+from trm_agent.core.summary import acceptance_by_length, least_threshold, or_infinite, summarize
+from trm_agent.core.token_batch import DivergenceBounds, TokenBatch
+from trm_agent.trust_region.criteria import CRITERIA
+from trm_agent.trust_region.dump import Dump
+from trm_agent.trust_region.masking import examine, sequence_statistic
+from trm_agent.trust_region.settings import TrmConfig
+
+STATISTICS = tuple(name for name, row in CRITERIA.items() if row.statistic)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A dump as tensors, without the sequences whose numbers are not finite."""
+
+    tokens: TokenBatch
+    """Tokens of the sequences, with divergences."""
+    reward: torch.Tensor
+    """Rewards, float64, shape (sequences,); NaN where unknown."""
+    num_dropped: int
+    """Sequences with a log-prob that is not finite."""
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """Tokens of the model."""
+        return self.tokens.lengths
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What one threshold would have kept."""
+
+    threshold: float
+    acceptance: float
+    by_length: list[float]
+    """Of the shortest quarter of the sequences ... of the longest."""
+    reward_kept: float | None
+    reward_rejected: float | None
+
+
+def load(dump: Dump, trm: TrmConfig) -> Batch:
+    """Measure the tokens of a dump as the settings say.
+
+    Args:
+        dump: the rollouts.
+        trm: its `estimator` says what the divergences are made from.
+
+    Raises:
+        ValueError: the dump has no sequence with finite log-probs, or not what the estimator needs.
+    """
+    if trm.estimator != "sampled" and not dump.divergences:
+        raise ValueError(
+            f"estimator: got {trm.estimator!r}, but the dump holds only sampled log-probs; allowed: sampled; dump with "
+            f"estimator={trm.estimator} to have more"
+        )
+    mask = torch.from_numpy(dump.response_mask)
+    log_ratio = masked_log_ratio(torch.from_numpy(dump.log_probs), torch.from_numpy(dump.rollout_log_probs), mask)
+    rows = mask.any(dim=-1) & torch.isfinite(log_ratio).all(dim=-1)
+    if not rows.any():
+        raise ValueError(f"the dump has {len(rows)} sequences, none with finite log-probs; dump again")
+    log_ratio, mask = log_ratio[rows], mask[rows]
+    measured = None
+    if trm.estimator != "sampled":
+        found = {
+            name: torch.where(mask, torch.from_numpy(values)[rows], 0.0) for name, values in dump.divergences.items()
+        }
+        measured = DivergenceBounds(**found).of_batch(log_ratio, known=False)
+    reward = torch.from_numpy(np.array(dump.reward, dtype=np.float64))[rows]
+    rollout_log_probs, advantages = (
+        torch.where(mask, torch.from_numpy(values)[rows], 0.0) for values in (dump.rollout_log_probs, dump.advantages)
+    )
+    tokens = TokenBatch(
+        log_ratio,
+        rollout_log_probs,
+        advantages,
+        mask,
+        measured,
+        max_estimator=trm.max_estimator,
+        avg_estimator=trm.avg_estimator,
+    )
+    return Batch(tokens, reward, int((~rows).sum()))
+
+
+def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
+    """What the settings' mask does to the batch.
+
+    Returns:
+        The metrics of docs/metrics.md without `trm/`, as training would log them.
+    """
+    _, statistics = examine(trm, batch.tokens)
+    return {name: value.item() for name, value in summarize(statistics).items()}
+
+
+def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
+    """What the criterion compares with its threshold, by the rule for the undecided: shape (sequences,), float64.
+
+    Raises:
+        ValueError: the criterion is not one of `STATISTICS`.
+    """
+    if criterion not in STATISTICS:
+        raise ValueError(f"criterion: got {criterion!r}; allowed: {', '.join(STATISTICS)}; choose one of them")
+    interval = sequence_statistic(criterion, trm, batch.tokens)
+    return or_infinite(interval.upper if trm.undecided == "reject" else interval.lower)
+
+
+def threshold_field(criterion: str) -> str:
+    """The setting that holds a criterion's threshold."""
+    return CRITERIA[criterion].thresholds[0].name
+
+
+def curve(batch: Batch, values: torch.Tensor, thresholds: list[float]) -> list[CurvePoint]:
+    """Acceptance, its dependence on length, and the rewards on both sides, over thresholds.
+
+    Args:
+        batch: the rollouts.
+        values: from `statistic`.
+        thresholds: in any order.
+    """
+    points = []
+    for threshold in thresholds:
+        kept = values <= threshold
+        points.append(
+            CurvePoint(
+                threshold=threshold,
+                acceptance=kept.double().mean().item(),
+                by_length=acceptance_by_length(batch.lengths, kept.double()).tolist(),
+                reward_kept=_mean(batch.reward[kept]),
+                reward_rejected=_mean(batch.reward[~kept]),
+            )
+        )
+    return points
+
+
+def grid(values: torch.Tensor, num: int = 9) -> list[float]:
+    """Thresholds that show the curve: quantiles of the statistic, rounded to two digits."""
+    quantiles = [least_threshold(values, (index + 1) / num).item() for index in range(num)]
+    return sorted({float(f"{value:.1e}") for value in quantiles if value > 0})
+
+
+def recommend(values: torch.Tensor, target_acceptance: float) -> float:
+    """The least threshold that keeps the target share.
+
+    Raises:
+        ValueError: if the target is not above 0 and at most 1.
+    """
+    if not 0 < target_acceptance <= 1:
+        raise ValueError(f"target acceptance: got {target_acceptance}; allowed: above 0 and at most 1; give e.g. 0.9")
+    return least_threshold(values, target_acceptance).item()
+
+
+def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, float]:
+    """The paper's bounds from the divergences of the sampled contexts of the sequences that are kept."""
+    if not kept.any():
+        return {}
+    rows = kept.nonzero().flatten()
+    part = Batch(batch.tokens.rows(rows), batch.reward[rows], 0)
+    names = ("bound_", "effective_horizon")
+    return {name: value for name, value in masked(part, trm).items() if name.startswith(names)}
+
+
+def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
+    """How sampled k2 and the dump's own divergence decide under one threshold of the max criterion.
+
+    Returns:
+        Counts: `both_keep`, `both_reject`, `only_sampled_keeps`, `only_sampled_rejects`; None without divergences.
+    """
+    if not dump.divergences or trm.max_token_kl is None:
+        return None
+    measured, sampled = (
+        replace(trm, criterion="max", estimator=name, target_acceptance=None) for name in ("exact", "sampled")
+    )
+    by_kl = statistic(load(dump, measured), "max", measured) <= trm.max_token_kl
+    by_k2 = statistic(load(dump, sampled), "max", sampled) <= trm.max_token_kl
+    return {
+        "both_keep": int((by_kl & by_k2).sum()),
+        "both_reject": int((~by_kl & ~by_k2).sum()),
+        "only_sampled_keeps": int((by_k2 & ~by_kl).sum()),
+        "only_sampled_rejects": int((~by_k2 & by_kl).sum()),
+    }
+
+
+def recompute(dump: Dump) -> dict[str, float] | None:
+    """Recompute the exact divergences from both engines' whole distributions, where the dump has them.
+
+    Returns:
+        The largest differences from what the trainer logged, the tokens compared, and how many of the logged KLs lie
+        outside of the interval that the rollout's top `settings["top_k"]` would have given; None without distributions.
+    """
+    largest = {"kl": 0.0, "tv": 0.0}
+    num_tokens = num_outside = 0
+    for row in dump.table.to_pylist():
+        if row["full_log_probs"] is None:
+            continue
+        shape = (-1, row["vocab_size"])
+        ours, theirs = (
+            torch.from_numpy(np.frombuffer(row[name], dtype=np.float32).copy()).view(shape).double()
+            for name in ("full_log_probs", "rollout_full_log_probs")
+        )
+        exact = exact_divergences(theirs, ours)
+        sampled = np.asarray(row["response_mask"], dtype=bool)
+        for name, value in (("kl", exact.kl), ("tv", exact.tv)):
+            logged = torch.tensor(np.asarray(row[f"{name}_upper"], dtype=np.float64)[sampled])
+            largest[name] = max(largest[name], (logged - value).abs().max().item())
+        top = theirs.topk(min(dump.settings["top_k"], row["vocab_size"]))
+        interval = topk_intervals(top.indices, top.values.float(), ours)
+        logged = torch.tensor(np.asarray(row["kl_upper"], dtype=np.float64)[sampled])
+        # what was logged is rounded to float32
+        slack = 1e-6 * (1 + logged)
+        num_outside += int(((logged < interval.kl_lower - slack) | (logged > interval.kl_upper + slack)).sum())
+        num_tokens += len(exact.kl)
+    if not num_tokens:
+        return None
+    differences = {f"{name}_difference": value for name, value in largest.items()}
+    return {"tokens": num_tokens, **differences, "outside_topk_interval": num_outside}
+
+
+def _mean(values: torch.Tensor) -> float | None:
+    known = values[~values.isnan()]
+    return known.mean().item() if len(known) else None

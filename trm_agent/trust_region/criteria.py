@@ -1,0 +1,238 @@
+"""The table of criteria: by what a sequence or a token earns its place in the update, one function and one row each.
+
+Settings, mask, adaptive thresholds, `trm analyze` and the report read the table. A row brings its own settings, and its
+function gets those by name. Functions import the core as they run: settings and `--help` need no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from trm_agent.trust_region.setting import ABOVE_0, SHARE, Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trm_agent.core.masks import Interval
+    from trm_agent.core.token_batch import TokenBatch
+
+POSITIVE, FRACTION = replace(ABOVE_0, optional=True), replace(SHARE, optional=True)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far an adaptive threshold may go."""
+
+    metric: str
+    """Metric that names the threshold which would have kept `target_acceptance` of a step."""
+    floor: Setting
+    """Least value."""
+    cap: Setting
+    """Largest value."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A rule for sequences or tokens. It has a `statistic`, or `keeps`, or `parts`."""
+
+    meaning: str
+    """Rule in one clause, as the documentation of `criterion` prints it."""
+    thresholds: tuple[Setting, ...]
+    """Settings that may not be null with this criterion; a statistic is compared with the first."""
+    statistic: Callable[..., Interval] | None = None
+    """Number of each sequence that is inside up to its threshold. Called with the batch and the row's other settings by
+    name; shape (batch,)."""
+    keeps: Callable[..., Tensor] | None = None
+    """Decision without a statistic: True on what stays. Called with the batch, whose divergences are then one bound of
+    the interval, and the row's settings by name; shape (batch,), or (batch, response_length) with `masks_tokens`."""
+    masks_tokens: bool = False
+    """Whether it decides on single tokens."""
+    settings: tuple[Setting, ...] = ()
+    """Further settings, which may be null if their range says so."""
+    parts: tuple[str, ...] = ()
+    """Criteria that must all hold."""
+    limits: Limits | None = None
+    """Limits of its threshold where that adapts."""
+    adapts: bool = False
+    """Whether `target_acceptance` may be set with it."""
+
+
+def largest_kl(batch: TokenBatch) -> Interval:
+    """Return max_t D_t."""
+    from trm_agent.core.masks import max_statistic
+
+    return max_statistic(batch.divergences.kl_for_max)
+
+
+def mean_kl(batch: TokenBatch) -> Interval:
+    """Return (1/T) sum_t D_t."""
+    from trm_agent.core.masks import mean_statistic
+
+    return mean_statistic(batch.divergences.kl_for_avg, batch.lengths)
+
+
+def length_neutral(batch: TokenBatch, *, max_token_kl: float, max_token_tv: float | None) -> Interval:
+    """Return W / Z of LN-TRM."""
+    from trm_agent.core.masks import length_neutral_statistic
+
+    return length_neutral_statistic(
+        batch.log_ratio, batch.response_mask, max_token_kl=max_token_kl, max_token_tv=max_token_tv
+    )
+
+
+def mean_ratio_deviation(batch: TokenBatch) -> Interval:
+    """Return (1/T) sum_t |rho_t - 1|."""
+    from trm_agent.core.masks import ratio_deviation_statistic
+
+    return ratio_deviation_statistic(batch.log_ratio, batch.response_mask)
+
+
+def coin(batch: TokenBatch, *, random_acceptance: float) -> Tensor:
+    """Keep each sequence with one probability."""
+    from trm_agent.core.masks import random_mask
+
+    return random_mask(batch.lengths > 0, random_acceptance).accepted
+
+
+def tokens_inside(batch: TokenBatch, *, max_token_kl: float) -> Tensor:
+    """Keep the tokens whose divergence is inside the threshold."""
+    from trm_agent.core.token_masks import token_mask
+
+    return token_mask(batch.divergences.kl_for_max.upper, batch.response_mask, max_token_kl)
+
+
+def prefix_budget(
+    batch: TokenBatch, *, token_tv: float, min_position_weight: float, prefix_budget: float | None
+) -> Tensor:
+    """Keep the tokens that CPPO's mask keeps."""
+    from trm_agent.core.token_masks import binary_total_variation, prefix_budget_mask
+
+    divergences = batch.divergences
+    return prefix_budget_mask(
+        binary_total_variation(batch) if divergences.sampled else divergences.tv.upper,
+        batch.log_ratio,
+        batch.advantages,
+        batch.response_mask,
+        threshold=token_tv,
+        min_position_weight=min_position_weight,
+        prefix_budget=prefix_budget,
+    )
+
+
+MAX_TOKEN_KL = Setting("max_token_kl", 0.05, POSITIVE, "Threshold of `max`, `both` and `token`, delta of `ln`; nats.")
+AVG_TOKEN_KL = Setting("avg_token_kl", 0.001, POSITIVE, "Threshold of `avg` and `both`; nats.")
+CRITERIA: dict[str, Criterion] = {
+    "max": Criterion(
+        "no token above `max_token_kl`",
+        thresholds=(MAX_TOKEN_KL,),
+        statistic=largest_kl,
+        limits=Limits(
+            "trm/target_threshold",
+            Setting("adaptive_floor", 0.001, ABOVE_0, "Least adaptive `max_token_kl`, nats."),
+            Setting("adaptive_cap", 0.5, ABOVE_0, "Largest adaptive `max_token_kl`, nats."),
+        ),
+        adapts=True,
+    ),
+    "avg": Criterion(
+        "mean over tokens within `avg_token_kl`",
+        thresholds=(AVG_TOKEN_KL,),
+        statistic=mean_kl,
+        limits=Limits(
+            "trm/target_threshold_avg",
+            Setting("adaptive_avg_floor", 0.00002, ABOVE_0, "Least adaptive `avg_token_kl`, nats."),
+            Setting("adaptive_avg_cap", 0.01, ABOVE_0, "Largest adaptive `avg_token_kl`, nats."),
+        ),
+    ),
+    "both": Criterion(
+        "`max` and `avg` at once", thresholds=(MAX_TOKEN_KL, AVG_TOKEN_KL), parts=("max", "avg"), adapts=True
+    ),
+    "ln": Criterion(
+        "the paper's length-neutral W / Z within `length_neutral`",
+        thresholds=(Setting("length_neutral", 0.05, POSITIVE, "`ln`: threshold of W / Z, unitless."), MAX_TOKEN_KL),
+        statistic=length_neutral,
+        settings=(
+            Setting(
+                "max_token_tv",
+                None,
+                FRACTION,
+                "`ln`: eps, the largest token total variation; null derives it from `max_token_kl` by Pinsker.",
+            ),
+        ),
+    ),
+    "ser": Criterion(
+        "mean |rho - 1| within `ratio_deviation`",
+        thresholds=(
+            Setting(
+                "ratio_deviation",
+                0.05,
+                POSITIVE,
+                "`ser`: threshold, unitless; the paper uses values from 0.03 to 0.10.",
+            ),
+        ),
+        statistic=mean_ratio_deviation,
+    ),
+    "random": Criterion(
+        "a coin at `random_acceptance`",
+        thresholds=(Setting("random_acceptance", 0.9, FRACTION, "`random`: share of sequences that it keeps."),),
+        keeps=coin,
+    ),
+    "token": Criterion(
+        "tokens within `max_token_kl`", thresholds=(MAX_TOKEN_KL,), keeps=tokens_inside, masks_tokens=True
+    ),
+    "prefix": Criterion(
+        "CPPO's and DPPO's mask on `token_tv`",
+        thresholds=(Setting("token_tv", 0.2, FRACTION, "`prefix`: threshold, total variation."),),
+        keeps=prefix_budget,
+        masks_tokens=True,
+        settings=(
+            Setting(
+                "min_position_weight",
+                0.8,
+                SHARE,
+                "`prefix`: weight of the last token, falling linearly from 1 at the first; 1 weighs all alike.",
+            ),
+            Setting(
+                "prefix_budget",
+                0.02,
+                FRACTION,
+                "`prefix`: largest weighted mean divergence of the prefix; null: no budget (DPPO's mask).",
+            ),
+        ),
+    ),
+}
+
+
+def parts_of(criterion: str) -> tuple[str, ...]:
+    """Return the criteria that must all hold, the criterion itself where it has no parts."""
+    return CRITERIA[criterion].parts or (criterion,)
+
+
+def own_settings() -> list[Setting]:
+    """List the settings that the rows bring, each once.
+
+    Raises:
+        ValueError: two rows give one name to different settings.
+    """
+    found: dict[str, Setting] = {}
+    for name, row in CRITERIA.items():
+        limits = (row.limits.floor, row.limits.cap) if row.limits else ()
+        for item in (*row.thresholds, *row.settings, *limits):
+            if found.setdefault(item.name, item) is not item:
+                raise ValueError(
+                    f"criterion {name!r}: its setting {item.name!r} exists with another meaning; allowed: a name of "
+                    "its own, or the same Setting object; rename it or share it"
+                )
+    return list(found.values())
+
+
+def arguments_of(row: Criterion, trm: Any) -> dict[str, Any]:
+    """Return what the row's function gets beside the batch: setting -> value.
+
+    Args:
+        row: of the table.
+        trm: the settings.
+    """
+    thresholds = row.thresholds[1:] if row.statistic else row.thresholds
+    return {item.name: getattr(trm, item.name) for item in (*thresholds, *row.settings)}

@@ -1,0 +1,168 @@
+"""Dumps of rollouts: every token with both policies' log-probs, so that other thresholds can be tried without a model.
+
+A dump is a folder of parquet files, one an update and rank, one row a sequence. Lists have one entry a response token;
+what the model did not sample holds NaN.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from trm_agent.trust_region.settings import DumpConfig
+
+FORMAT, VERSION = "trm-agent rollouts", 2
+DIVERGENCES = ("kl_lower", "kl_upper", "tv_lower", "tv_upper")
+_TOKENS = pyarrow.list_(pyarrow.int32())
+_NUMBERS = pyarrow.list_(pyarrow.float32())
+SCHEMA = pyarrow.schema(
+    [
+        ("step", pyarrow.int64()),
+        ("update", pyarrow.int64()),
+        ("reward", pyarrow.float64()),
+        ("accepted", pyarrow.bool_()),
+        ("prompt_ids", _TOKENS),
+        ("response_ids", _TOKENS),
+        ("response_mask", pyarrow.list_(pyarrow.bool_())),
+        ("log_probs", _NUMBERS),
+        ("rollout_log_probs", _NUMBERS),
+        ("advantages", _NUMBERS),
+        *((name, _NUMBERS) for name in DIVERGENCES),
+        # whole distributions, float32, shape (sampled tokens, vocabulary), row after row; null unless asked for
+        ("vocab_size", pyarrow.int64()),
+        ("full_log_probs", pyarrow.binary()),
+        ("rollout_full_log_probs", pyarrow.binary()),
+        # JSON of `episode.episode_record`; null where unknown
+        ("episode", pyarrow.string()),
+    ]
+)
+
+
+def write_dump(config: DumpConfig, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], name: str) -> Path:
+    """Write one update's rows and drop the oldest files beyond `max_files`.
+
+    Args:
+        config: with a directory.
+        rows: columns of `SCHEMA`; absent ones become null.
+        settings: the TrmConfig's fields.
+        name: the file's, without ending; files are dropped in the order of their names.
+
+    Returns:
+        The file.
+    """
+    assert config.directory is not None, "the run's configuration names the directory"
+    directory = Path(config.directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    header = {"format": FORMAT, "version": VERSION, "settings": dict(settings)}
+    schema = SCHEMA.with_metadata({"trm": json.dumps(header)})
+    table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    path, unfinished = directory / f"{name}.parquet", directory / f".{name}.unfinished"
+    pyarrow.parquet.write_table(table, unfinished, compression="zstd")
+    unfinished.replace(path)
+    for old in sorted(directory.glob("*.parquet"))[: -config.max_files]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A dump in memory: padded arrays with one row a sequence. Shape (sequences, tokens) unless it says otherwise."""
+
+    settings: dict[str, Any]
+    """The TrmConfig's fields of the last file."""
+    step: np.ndarray
+    """Shape (sequences,)."""
+    reward: np.ndarray
+    """Shape (sequences,); NaN where unknown."""
+    response_mask: np.ndarray
+    """bool: sampled by the model."""
+    log_probs: np.ndarray
+    """Policy in training, nats."""
+    rollout_log_probs: np.ndarray
+    """Policy that sampled, nats."""
+    advantages: np.ndarray
+    divergences: dict[str, np.ndarray]
+    """`DIVERGENCES`, if every file has them; else empty."""
+    table: pyarrow.Table
+    """The rows as they are in the files."""
+
+
+def read_dump(path: Path) -> Dump:
+    """Read a folder of dumps, or one of its files.
+
+    Raises:
+        ValueError: nothing there, a file that is no dump of this version, or one whose numbers cannot be; the message
+            names the file and the field.
+    """
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not path.exists():
+        raise ValueError(
+            f"{path}: no dump there; give the folder that a run wrote with policy_loss.dump.every=N, or a file of it"
+        )
+    tables: list[pyarrow.Table] = []
+    settings: dict[str, Any] = {}
+    for file in files:
+        table, settings = _read_file(file)
+        tables.append(table)
+    table = pyarrow.concat_tables(tables)
+    mask = _padded(table, "response_mask", False, bool)
+    has_divergences = all(table[name].null_count == 0 for name in DIVERGENCES)
+    return Dump(
+        settings=settings,
+        step=table["step"].to_numpy(),
+        reward=table["reward"].to_numpy(zero_copy_only=False),
+        response_mask=mask,
+        log_probs=_padded(table, "log_probs", math.nan, np.float32),
+        rollout_log_probs=_padded(table, "rollout_log_probs", math.nan, np.float32),
+        advantages=_padded(table, "advantages", math.nan, np.float32),
+        divergences={n: _padded(table, n, math.nan, np.float32) for n in DIVERGENCES} if has_divergences else {},
+        table=table,
+    )
+
+
+def _read_file(file: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file}: cannot be read as parquet ({error}); it may be cut off: delete it") from error
+    header = json.loads((table.schema.metadata or {}).get(b"trm", b"{}"))
+    if header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise ValueError(
+            f"{file}: format {header.get('format')!r}, version {header.get('version')!r}; allowed: {FORMAT!r}, "
+            f"version {VERSION}; read it with the release that wrote it, or dump again"
+        )
+    _check_numbers(file, table)
+    return table, header["settings"]
+
+
+def _check_numbers(file: Path, table: pyarrow.Table) -> None:
+    for name in ("log_probs", "rollout_log_probs"):
+        for row, (values, mask) in enumerate(zip(table[name], table["response_mask"], strict=True)):
+            numbers = np.asarray(values.values, dtype=np.float32)
+            if len(numbers) != len(mask):
+                raise ValueError(
+                    f"{file}: {name} of row {row} has {len(numbers)} entries for {len(mask)} response tokens; "
+                    "dump again"
+                )
+            numbers = numbers[np.asarray(mask.values.to_numpy(zero_copy_only=False), dtype=bool)]
+            if len(numbers) and np.isnan(numbers).all():
+                raise ValueError(f"{file}: {name} of row {row} is NaN everywhere; dump again with a sound model")
+            if (numbers > 0).any():
+                raise ValueError(
+                    f"{file}: {name} of row {row} holds {numbers.max():g}; allowed: at most 0, the log of 1; dump again"
+                )
+
+
+def _padded(table: pyarrow.Table, name: str, filler: Any, dtype: Any) -> np.ndarray:
+    column = table[name].combine_chunks()
+    lengths = np.asarray(column.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)
+    padded = np.full((len(lengths), max(lengths, default=0)), filler, dtype=dtype)
+    inside = np.arange(padded.shape[1]) < lengths[:, None]
+    padded[inside] = column.flatten().to_numpy(zero_copy_only=False)
+    return padded

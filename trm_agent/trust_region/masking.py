@@ -1,0 +1,114 @@
+"""From the settings to a mask: what the table of criteria says of a batch, a few sequences at a time."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from trm_agent.core.diagnostics import UpdateStatistics, concatenate, measure_batch
+from trm_agent.core.losses import kept_tokens
+from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios
+from trm_agent.core.token_batch import TokenBatch
+from trm_agent.trust_region.criteria import CRITERIA, arguments_of, parts_of
+from trm_agent.trust_region.settings import TrmConfig
+
+# elements of one tensor that are worked on at a time
+CPU_CHUNK_ELEMENTS = 2**18
+
+
+def with_thresholds(trm: TrmConfig, thresholds: Mapping[str, Any]) -> TrmConfig:
+    """Return the settings with other thresholds: field -> value."""
+    return replace(trm, **thresholds) if thresholds else trm
+
+
+@torch.no_grad()
+def examine(trm: TrmConfig, batch: TokenBatch) -> tuple[torch.Tensor, UpdateStatistics]:
+    """Decide by the settings' criterion which tokens stay in the update, and measure the batch.
+
+    On a CPU this goes through a few sequences at a time, whose tensors stay in its caches.
+
+    Args:
+        trm: the settings.
+        batch: its tokens; the settings name the estimators where no divergences are measured.
+
+    Returns:
+        bool of shape (batch, response_length), True on tokens of the model that stay, and the batch's statistics.
+    """
+    kept, statistics = [], []
+    for part, mask, tokens in _decisions(trm, batch):
+        kept.append(tokens)
+        measured = measure_batch(
+            part,
+            mask,
+            kept=tokens if trm.masks_tokens else None,
+            max_threshold=torch.inf if trm.max_token_kl is None else trm.max_token_kl,
+            ratio_truncation=trm.ratio_truncation,
+        )
+        statistics.append(measured)
+    return torch.cat(kept), concatenate(statistics)
+
+
+@torch.no_grad()
+def decide(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
+    """Decide like `examine`, without statistics.
+
+    Returns:
+        bool, shape (batch, response_length): tokens of the model that stay.
+    """
+    return torch.cat([tokens for *_, tokens in _decisions(trm, batch)])
+
+
+def _decisions(trm: TrmConfig, batch: TokenBatch) -> Iterator[tuple[TokenBatch, SequenceMask, torch.Tensor]]:
+    """Some sequences at a time: their tokens, the decision on them and on their tokens."""
+    batch = replace(batch, max_estimator=trm.max_estimator, avg_estimator=trm.avg_estimator)
+    for rows in _row_chunks(batch.log_ratio):
+        part = batch.rows(rows)
+        yield part, *_decide(trm, part)
+
+
+def _row_chunks(values: torch.Tensor) -> list[slice]:
+    size = max(1, len(values))
+    if values.device.type == "cpu":
+        size = min(size, max(1, CPU_CHUNK_ELEMENTS // max(1, values.shape[-1])))
+    return [slice(start, start + size) for start in range(0, max(1, len(values)), size)]
+
+
+def _decide(trm: TrmConfig, batch: TokenBatch) -> tuple[SequenceMask, torch.Tensor]:
+    """The decision on the sequences and on their tokens; a token criterion accepts a sequence that keeps one."""
+    row, has_tokens, usable = CRITERIA[trm.criterion], batch.lengths > 0, usable_ratios(batch.log_ratio)
+    if row.keeps is None:
+        mask = _by_statistics(trm, batch, has_tokens, usable.all(dim=-1))
+        return mask, kept_tokens(batch.response_mask, mask.accepted)
+    bound = "upper" if trm.undecided == "reject" else "lower"
+    kept = row.keeps(batch.at_bound(bound), **arguments_of(row, trm))
+    if not row.masks_tokens:
+        kept = kept_tokens(batch.response_mask, kept & usable.all(dim=-1))
+    kept = kept & usable
+    accepted = kept.any(dim=-1)
+    reasons = {trm.criterion: has_tokens & ~accepted}
+    return SequenceMask(accepted, reasons, torch.zeros_like(has_tokens), has_tokens), kept
+
+
+def _by_statistics(trm: TrmConfig, batch: TokenBatch, has_tokens: torch.Tensor, usable: torch.Tensor) -> SequenceMask:
+    parts = parts_of(trm.criterion)
+    # distributions that the engine measured say nothing of a sampled log-prob that is none
+    statistics = {name: sequence_statistic(name, trm, batch).where(usable) for name in parts}
+    thresholds = {name: getattr(trm, CRITERIA[name].thresholds[0].name) for name in parts}
+    return sequence_mask(statistics, thresholds, has_tokens, undecided=trm.undecided)
+
+
+def sequence_statistic(name: str, trm: TrmConfig, batch: TokenBatch) -> Interval:
+    """Reduce the tokens' divergences to the number that a criterion compares with its threshold.
+
+    Args:
+        name: a criterion with a statistic.
+        trm: holds its other settings.
+        batch: with its divergences.
+
+    Returns:
+        Shape (batch,).
+    """
+    row = CRITERIA[name]
+    assert row.statistic is not None, f"{name} decides without a statistic"
+    return row.statistic(batch, **arguments_of(row, trm))

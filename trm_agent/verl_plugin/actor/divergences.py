@@ -1,0 +1,124 @@
+"""The actor's side: divergences between the rollout's recorded distributions and the logits of the forward pass."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+
+from trm_agent.core.exact import exact_divergences
+from trm_agent.core.intervals import topk_intervals
+from trm_agent.core.token_batch import DivergenceBounds
+from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
+
+# logits that are gathered at a time; a second [tokens, vocab] tensor never exists
+CHUNK_ELEMENTS = 2**22
+
+
+def has_distributions(micro_batch: TensorDict) -> bool:
+    """Whether the agent loop recorded more than the sampled tokens' log-probs."""
+    return FULL_LOG_PROBS in micro_batch or TOP_IDS in micro_batch
+
+
+@torch.no_grad()
+def rollout_divergences(logits: Any, micro_batch: TensorDict) -> DivergenceBounds:
+    """Measure KL(roll || theta) and the total variation of every token that the model sampled.
+
+    Args:
+        logits: of verl's forward pass, not yet divided by the temperature: shape (1, tokens, vocab) with
+            remove-padding, (batch, length, vocab) without.
+        micro_batch: verl's micro-batch with nested (jagged) `input_ids`, `responses`, `response_mask` and the
+            distributions that the agent loop added.
+
+    Returns:
+        Shape (tokens,) in the layout of verl's log-probs, where entry j belongs to token j + 1; 0 elsewhere. `lower`
+        equals `upper` for whole distributions.
+    """
+    rows, scaled_logits = _sampled_logits(logits, micro_batch)
+    recorded = {
+        name: sampled_rows(micro_batch[name], micro_batch)
+        for name in (FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS)
+        if name in micro_batch
+    }
+    measured = torch.zeros(4, len(micro_batch["input_ids"].values()), device=logits.device)
+    for part, chunk in scaled_logits:
+        measured[:, rows[part]] = _measure(chunk, {name: values[part] for name, values in recorded.items()})
+    return DivergenceBounds(*measured)
+
+
+def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:
+    """Take the rows of the tokens that the model sampled.
+
+    verl fills up a batch that lacks episodes with sequences of one unsampled token, and leaves what the agent loop
+    added as long as in the sequence that they were copied from.
+
+    Args:
+        values: nested (jagged), a row for each response token.
+        micro_batch: see `rollout_divergences`.
+    """
+    sequence, within = _sampled_positions(micro_batch)
+    return values.values()[values.offsets()[:-1][sequence] + within]
+
+
+@torch.no_grad()
+def policy_log_probs(logits: Any, micro_batch: TensorDict) -> torch.Tensor:
+    """Normalise the logits of every token that the model sampled.
+
+    Args:
+        logits: see `rollout_divergences`.
+        micro_batch: see `rollout_divergences`.
+
+    Returns:
+        Shape (sampled tokens, vocab), nats, float32, sequence after sequence.
+    """
+    _, scaled_logits = _sampled_logits(logits, micro_batch)
+    return torch.cat([chunk.log_softmax(dim=-1) for _, chunk in scaled_logits])
+
+
+def _sampled_logits(logits: Any, micro_batch: TensorDict) -> tuple[torch.Tensor, Iterator[tuple[slice, torch.Tensor]]]:
+    """Packed positions that predicted the sampled tokens, and (part of them, its logits over the temperature)."""
+    offsets = micro_batch["input_ids"].offsets()
+    rows, sequence = _predicting_rows(micro_batch, offsets)
+    flat = logits.flatten(0, 1)
+    use_remove_padding = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
+    source = rows if use_remove_padding else sequence * logits.shape[1] + rows - offsets[:-1][sequence]
+    scale = _temperatures(micro_batch, sequence)
+    size = max(1, CHUNK_ELEMENTS // flat.shape[-1])
+    parts = (slice(start, start + size) for start in range(0, len(rows), size))
+    return rows, ((part, flat.index_select(0, source[part]).float() / scale[part].unsqueeze(-1)) for part in parts)
+
+
+def _measure(logits: torch.Tensor, recorded: dict[str, torch.Tensor]) -> torch.Tensor:
+    if FULL_LOG_PROBS in recorded:
+        exact = exact_divergences(recorded[FULL_LOG_PROBS], logits)
+        return torch.stack([exact.kl, exact.kl, exact.tv, exact.tv]).float()
+    interval = topk_intervals(recorded[TOP_IDS], recorded[TOP_LOG_PROBS], logits)
+    bounds = torch.stack([interval.kl_lower, interval.kl_upper, interval.tv_lower, interval.tv_upper]).float()
+    # outwards to the next float32, so that rounding the float64 bounds keeps them certified
+    outwards = bounds.new_tensor([[-torch.inf], [torch.inf]]).repeat(2, 1)
+    return torch.nextafter(bounds, outwards.expand_as(bounds)).clamp(min=0)
+
+
+def _predicting_rows(micro_batch: TensorDict, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each sampled token: the packed position whose logits predicted it, and the number of its sequence."""
+    sequence, within = _sampled_positions(micro_batch)
+    first = offsets[1:] - micro_batch["responses"].offsets().diff() - 1
+    return first[sequence] + within, sequence
+
+
+def _sampled_positions(micro_batch: TensorDict) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each sampled token: the number of its sequence, and its place in the response."""
+    responses = micro_batch["responses"].offsets()
+    lengths = responses.diff()
+    sequence = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    within = torch.arange(len(sequence), device=lengths.device) - responses[:-1][sequence]
+    sampled = micro_batch["response_mask"].values().bool()
+    return sequence[sampled], within[sampled]
+
+
+def _temperatures(micro_batch: TensorDict, sequence: torch.Tensor) -> torch.Tensor:
+    temperature = micro_batch["temperature"]
+    if isinstance(temperature, torch.Tensor):
+        return temperature.to(sequence.device, torch.float32)[sequence]
+    return torch.full((len(sequence),), float(temperature), device=sequence.device)

@@ -1,0 +1,107 @@
+"""verl's FSDP engine with what our policy loss needs: divergences from the logits, metrics of a whole update."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_name
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+from verl.workers.utils.padding import no_padding_2_padding
+
+from trm_agent.core.token_batch import DivergenceBounds
+from trm_agent.trust_region.settings import DumpConfig
+from trm_agent.verl_plugin.actor.divergences import has_distributions, policy_log_probs, rollout_divergences
+from trm_agent.verl_plugin.actor.dumping import collect_rows, is_due, wants_distributions, write_rows
+from trm_agent.verl_plugin.actor.update import (
+    ADAPTIVE_KEY,
+    DUMP_KEY,
+    STEP_KEY,
+    MicroBatch,
+    Update,
+    collect_update,
+    set_micro_batch,
+)
+
+
+class TrmFSDPEngine(FSDPEngineWithLMHead):
+    """Measures the rollout's distributions against the actor's logits inside the forward pass, where they exist."""
+
+    def initialize(self) -> None:
+        super().initialize()
+        self._step, self._num_updates, self._update = -1, 0, Update()
+        self._divergences: DivergenceBounds | None = None
+        self._full_log_probs: torch.Tensor | None = None
+        wrapped = isinstance(self.module, FSDP | FSDPModule)
+        parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        backend = torch.distributed.get_backend()
+        print(f"engine: FSDP {wrapped}, backend {backend}, {parameters} parameters", flush=True)
+
+    def train_batch(self, data: TensorDict, loss_function: Callable) -> Any:
+        step = tu.get_non_tensor_data(data, STEP_KEY, 0)
+        self._num_updates = self._num_updates + 1 if step == self._step else 0
+        self._step = step
+        dump = tu.get_non_tensor_data(data, DUMP_KEY, None)
+        dump = DumpConfig.from_mapping(json.loads(dump)) if dump else None
+        with collect_update(step, self._num_updates, dump) as self._update:
+            output = super().train_batch(data, loss_function)
+        write_rows(self._update, self.get_data_parallel_rank())
+        metrics = self._update.metrics(self.get_data_parallel_group())
+        # verl expects a list over micro-batches of what it does not aggregate itself
+        output["metrics"].update({key: [value] for key, value in metrics.items()})
+        return output
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict, micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict:
+        self._divergences = self._full_log_probs = None
+        if torch.is_grad_enabled() and has_distributions(micro_batch):
+            # before verl's own, which may scale the logits in place
+            self._divergences = rollout_divergences(output.logits, micro_batch)
+            if is_due(self._update) and wants_distributions(self._update):
+                self._full_log_probs = policy_log_probs(output.logits, micro_batch)
+        return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: Any, forward_only: bool
+    ) -> tuple[torch.Tensor, dict]:
+        def with_context(*, model_output: dict, data: TensorDict, dp_group: Any) -> Any:
+            measured = self._divergences
+            divergences = None if measured is None else measured.map(lambda values: no_padding_2_padding(values, data))
+            thresholds = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
+            adapted = json.loads(thresholds) if thresholds else {}
+            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted))
+            result = loss_function(model_output=model_output, data=data, dp_group=dp_group)
+            if not forward_only and is_due(self._update):
+                log_probs = no_padding_2_padding(model_output["log_probs"], data)
+                collect_rows(self._update, data, log_probs, divergences, self._full_log_probs)
+            return result
+
+        return super().forward_step(micro_batch, with_context if loss_function else None, forward_only)
+
+
+def _rollout_log_probs(data: TensorDict) -> torch.Tensor | None:
+    if "rollout_log_probs" not in data:
+        return None
+    log_probs = data["rollout_log_probs"]
+    return log_probs.to_padded_tensor(0.0) if log_probs.is_nested else log_probs
+
+
+def register() -> None:
+    """Put the engine where verl looks for FSDP.
+
+    verl has no engine for `cpu`; on CUDA it looks a vendor's engine up before its own, so nothing is replaced.
+    """
+    backends = ["fsdp", "fsdp2"]
+    if get_device_name() == "cpu":
+        EngineRegistry.register(model_type="language_model", backend=backends, device="cpu")(TrmFSDPEngine)
+        EngineRegistry.register(model_type="value_model", backend=backends, device="cpu")(FSDPEngineWithValueHead)
+    else:
+        EngineRegistry.register(model_type="language_model", backend=backends, device="cuda", vendor="nvidia")(
+            TrmFSDPEngine
+        )

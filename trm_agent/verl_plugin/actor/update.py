@@ -1,0 +1,223 @@
+"""What the engine, the policy loss and the driver tell each other past verl.
+
+verl hands a policy loss four tensors and averages whatever it returns over micro-batches, which is wrong for quantiles,
+extremes and, across unequal micro-batches, for ratios. So the engine leaves what it knows of a micro-batch in a context
+that the loss reads, the loss leaves its statistics there, and the engine forms the metrics once an update, from all
+micro-batches of all ranks.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+
+from trm_agent.core.diagnostics import SequenceStatistics, UpdateStatistics, concatenate
+from trm_agent.core.summary import summarize
+from trm_agent.core.token_batch import DivergenceBounds
+from trm_agent.trust_region.adaptive import DecidedBy
+from trm_agent.trust_region.settings import FIELD_PATH, DumpConfig, TrmConfig
+
+logger = logging.getLogger("trm_agent")
+
+# verl's driver takes np.max / np.min over the updates of a step of each key that contains "max" / "min", and np.mean of
+# the rest: a mean travels in capitals, which contain neither.
+EXTREMES = ("ratio_min", "ratio_max", "token_kl_k2_max", "token_kl_max")
+MEAN_PREFIX = "TRM/"
+PREFIX = "trm/"
+# what the updates of a step tell of their statistics, for the adaptive thresholds
+DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
+# keys of the batch, from the driver to the engine: the adaptive thresholds and the step's DumpConfig as JSON, the step
+ADAPTIVE_KEY, DUMP_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_step"
+
+
+@dataclass
+class MicroBatch:
+    """What the engine knows of the micro-batch whose loss is being computed. Shapes (batch, response_length)."""
+
+    divergences: DivergenceBounds | None = None
+    """Bounds from the actor's logits; None with sampled estimators."""
+    rollout_log_probs: torch.Tensor | None = None
+    """Of the policy that sampled, nats."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Adaptive thresholds of this step: field of `TrmConfig` -> value; empty where none adapts."""
+
+
+@dataclass
+class Update:
+    """Collects the statistics of an update's micro-batches on this rank."""
+
+    parts: list[UpdateStatistics] = field(default_factory=list)
+    micro_batch: MicroBatch = field(default_factory=MicroBatch)
+    step: int = 0
+    """Of the run."""
+    number: int = 0
+    """Of the updates of its step."""
+    dump: DumpConfig | None = None
+    """What is dumped of it; None for nothing."""
+    trm: TrmConfig | None = None
+    """Settings of the loss that was computed."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the dump."""
+
+    def metrics(self, group: Any = None) -> dict[str, Any]:
+        """The update's metrics, the same on every rank.
+
+        Args:
+            group: the data-parallel group of torch.distributed; None for one rank.
+
+        Returns:
+            Key for verl's driver (see `final_metrics`) -> number, or a `DecidedBy` if the thresholds adapt; empty if no
+            loss of ours was computed.
+        """
+        parts = [_to_cpu(part) for part in self.parts]
+        if group is not None and torch.distributed.get_world_size(group) > 1:
+            gathered: list[Any] = [None] * torch.distributed.get_world_size(group)
+            torch.distributed.all_gather_object(gathered, parts, group=group)
+            parts = [part for of_rank in gathered for part in of_rank]
+        if not parts:
+            return {}
+        whole = concatenate(parts)
+        metrics = summarize(whole)
+        values = torch.stack(list(metrics.values())).tolist()
+        named: dict[str, Any] = {_key(name): value for name, value in zip(metrics, values, strict=True)}
+        rows = whole.sequences
+        if self.trm is not None and self.trm.target_acceptance is not None and bool(rows.has_tokens.any()):
+            decided = {name: value[rows.has_tokens].tolist() for name, value in rows.decided_by.items()}
+            named[DECIDED_BY] = DecidedBy(self.trm.target_acceptance, (decided,))
+        return named
+
+
+_UPDATE: ContextVar[Update | None] = ContextVar("trm_update", default=None)
+
+
+@contextmanager
+def collect_update(step: int = 0, number: int = 0, dump: DumpConfig | None = None) -> Iterator[Update]:
+    """Catch the statistics of every `trm` loss that is computed inside the block.
+
+    Args:
+        step: of the run.
+        number: of the updates of its step.
+        dump: what is dumped of it; None for nothing.
+
+    Yields:
+        The update, filled as losses are computed.
+    """
+    update = Update(step=step, number=number, dump=dump)
+    token = _UPDATE.set(update)
+    try:
+        yield update
+    finally:
+        _UPDATE.reset(token)
+
+
+def current_micro_batch() -> MicroBatch:
+    """What the engine left for the loss; empty outside of an update."""
+    update = _UPDATE.get()
+    return MicroBatch() if update is None else update.micro_batch
+
+
+def set_micro_batch(micro_batch: MicroBatch) -> None:
+    """Leave for the loss what the engine knows; without effect outside of an update (a forward pass alone)."""
+    update = _UPDATE.get()
+    if update is not None:
+        update.micro_batch = micro_batch
+
+
+def report(part: UpdateStatistics, trm: TrmConfig) -> dict[str, float]:
+    """Hand the statistics of a micro-batch to the update.
+
+    Args:
+        part: the statistics.
+        trm: the settings that they were made with.
+
+    Returns:
+        What is left for verl to average: nothing inside `collect_update`; else the metrics of the micro-batch, so that
+        a foreign engine still logs something: an average over micro-batches.
+    """
+    update = _UPDATE.get()
+    if update is None:
+        return Update([part]).metrics()
+    update.parts.append(part)
+    update.trm = trm
+    return {}
+
+
+def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the metrics of the updates their names, and form those that need all updates of the step.
+
+    Args:
+        metrics: the step's metrics after verl's reduction.
+
+    Returns:
+        A new dict: `trm/...` as in docs/metrics.md, the rest as it was.
+    """
+    final: dict[str, Any] = {}
+    for key, value in metrics.items():
+        final |= value.thresholds() if isinstance(value, DecidedBy) else {_name(key): value}
+    return final
+
+
+def other_terms(actor: Mapping[str, Any]) -> list[str]:
+    """Name the terms of verl's actor loss beside the policy loss: no mask looks at them.
+
+    Args:
+        actor: verl's `actor_rollout_ref.actor`.
+
+    Returns:
+        None, one or both of `entropy` and `KL`.
+    """
+    terms = ["entropy"] if actor.get("entropy_coeff") else []
+    return [*terms, "KL"] if actor.get("use_kl_loss") and actor.get("kl_loss_coef", 1) else terms
+
+
+def warn_if_all_rejected(metrics: Mapping[str, Any], terms: Sequence[str] = ()) -> None:
+    """Warn of a step in which the mask kept nothing.
+
+    Args:
+        metrics: see `final_metrics`.
+        terms: see `other_terms`.
+    """
+    if metrics.get("trm/all_rejected", 0) == 1:
+        reasons = ", ".join(
+            f"outside {name.removeprefix('trm/rejected_by_')}: {100 * value:.0f} %"
+            for name, value in metrics.items()
+            if name.startswith("trm/rejected_by_")
+        )
+        if terms:
+            effect = f"the only gradient was that of the {' and '.join(terms)} term, rejected sequences included"
+        else:
+            effect = "the policy got no gradient"
+        logger.warning(
+            "trm: no sequence of this step was accepted (%s), so %s. Raise the thresholds of "
+            "%s, or look for a mismatch between trainer and rollout in trm/token_kl_mean_k3 and trm/ppl_gap.",
+            reasons,
+            effect,
+            FIELD_PATH,
+        )
+
+
+def _key(name: str) -> str:
+    return PREFIX + name if name in EXTREMES else MEAN_PREFIX + name.upper()
+
+
+def _name(key: str) -> str:
+    for prefix in (MEAN_PREFIX, PREFIX):
+        before, found, name = key.partition(prefix)
+        if found and before in ("", "actor/"):
+            return PREFIX + name.lower()
+    return key
+
+
+def _to_cpu(part: UpdateStatistics) -> UpdateStatistics:
+    rows: dict[str, Any] = {}
+    for item in fields(SequenceStatistics):
+        value = getattr(part.sequences, item.name)
+        if isinstance(value, dict):
+            rows[item.name] = {name: tensor.cpu() for name, tensor in value.items()}
+        else:
+            rows[item.name] = value.cpu()
+    return UpdateStatistics(replace(part.sequences, **rows), part.position_tv.cpu())

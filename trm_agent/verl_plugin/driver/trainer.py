@@ -1,0 +1,188 @@
+"""What our runs add to a trainer of verl's V1: metrics of episodes and of the trust region, a log, a watchdog."""
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transfer_queue as tq
+from verl.trainer.ppo.v1 import get_trainer_cls
+
+from trm_agent.runs.compose import plain
+from trm_agent.runs.folder import METRICS_FILE, read_metrics
+from trm_agent.tasks import TRAIN, VALIDATION
+from trm_agent.trust_region.adaptive import AdaptiveThreshold
+from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor.policy_loss import LOSS_MODE
+from trm_agent.verl_plugin.actor.update import (
+    ADAPTIVE_KEY,
+    DUMP_KEY,
+    STEP_KEY,
+    final_metrics,
+    other_terms,
+    warn_if_all_rejected,
+)
+from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
+from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
+from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
+from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
+from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
+
+
+class MetricsFile:
+    """Appends one JSON object a step; a backend of verl's `Tracking`. NaN and inf become null."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, data: dict[str, Any], step: int) -> None:
+        row: dict[str, float | None] = {"step": step, "time": time.time()}
+        for key, value in data.items():
+            number = float(value)
+            row[key] = number if math.isfinite(number) else None
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def finish(self) -> None:
+        self._file.close()
+
+
+class RunMixin:
+    """Mixed into whichever trainer `trainer.v1.trainer_mode` names."""
+
+    config: Any
+    global_steps: int
+    parameter_sync_step: int
+    _threshold: AdaptiveThreshold | None = None
+    _share: InfrastructureShare | None = None
+
+    @property
+    def logger(self) -> Any:
+        return self._tracking
+
+    @logger.setter
+    def logger(self, tracking: Any) -> None:
+        # verl builds its Tracking inside fit(): join it there
+        tracking.logger["run_folder"] = MetricsFile(Path(self.config.run.dir) / METRICS_FILE)
+        self._tracking = tracking
+
+    def on_init_end(self) -> None:
+        with deadline(self.config.run.weight_sync_timeout_s, "the first weight synchronisation"):
+            super().on_init_end()  # type: ignore[misc]
+
+    def on_step_begin(self) -> None:
+        # not where they are counted: the metrics of the last step are written first
+        self._infrastructure().check()
+        super().on_step_begin()  # type: ignore[misc]
+
+    def on_step_end(self) -> None:
+        with deadline(self.config.run.weight_sync_timeout_s, "the weight synchronisation"):
+            super().on_step_end()  # type: ignore[misc]
+
+    def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
+        num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
+        metrics.update(groups_without_baseline(batch.keys, batch.tags, num_tasks, self.config.algorithm.adv_estimator))
+        with with_group_advantages(batch.tags):
+            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+
+    def _update_actor(self, batch: Any, metrics: dict) -> Any:
+        loss = self.config.actor_rollout_ref.actor.policy_loss
+        if loss.loss_mode != LOSS_MODE:
+            return super()._update_actor(batch, metrics)  # type: ignore[misc]
+        if self._threshold is None:
+            trm = TrmConfig.from_mapping(plain(loss.trm))
+            self._threshold = AdaptiveThreshold(trm, read_metrics(Path(self.config.run.dir)))
+        batch.extra_info[STEP_KEY] = self.global_steps
+        if self._threshold.thresholds:
+            batch.extra_info[ADAPTIVE_KEY] = json.dumps(self._threshold.thresholds)
+        if loss.dump.every and self.global_steps % loss.dump.every == 0:
+            batch.extra_info[DUMP_KEY] = json.dumps(plain(loss.dump))
+        in_use = {f"trm/{name}": value for name, value in self._threshold.thresholds.items()}
+        batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
+        finalized = final_metrics(metrics) | in_use
+        metrics.clear()
+        metrics.update(finalized)
+        self._threshold.observe(metrics)
+        return batch
+
+    def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
+        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+        data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        summaries = [fields["episode"] for fields in list(data["extra_fields"])]
+        failures = _take_failures(TRAIN)
+        metrics.update(training_metrics(summaries, failures, timing_raw["step"]))
+        metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, len(summaries), failures)
+        finalized = final_metrics(metrics)
+        warn_if_all_rejected(finalized, other_terms(self.config.actor_rollout_ref.actor))
+        metrics.clear()
+        metrics.update(finalized)
+
+    def _infrastructure(self) -> InfrastructureShare:
+        if self._share is None:
+            run = self.config.run
+            self._share = InfrastructureShare(
+                run.warn_infrastructure_share, run.max_infrastructure_share, run.max_infrastructure_steps
+            )
+        return self._share
+
+    def _validate(self) -> dict[str, float]:
+        try:
+            return super()._validate()  # type: ignore[misc]
+        except NothingPlayed:
+            return _validation_failures()
+
+    def _val_metrics_update(
+        self, data_sources: list, sample_uids: list, reward_extra_infos_dict: dict, sample_turns: list, **kwargs: Any
+    ) -> dict:
+        metrics = super()._val_metrics_update(  # type: ignore[misc]
+            data_sources, sample_uids, reward_extra_infos_dict, sample_turns, **kwargs
+        )
+        metrics.update(validation_metrics(data_sources, reward_extra_infos_dict["acc"]))
+        return metrics | _validation_failures()
+
+
+def _validation_failures() -> dict[str, float]:
+    counts = failure_metrics(_take_failures(VALIDATION))
+    return {key.replace("env/", "env/val_", 1): value for key, value in counts.items()}
+
+
+def _take_failures(stream: str) -> list[dict[str, Any]]:
+    """Read and clear the failures of a stream that the agent loops have reported since the last call."""
+    partition = FAILURES.format(stream=stream)
+    rows = (tq.kv_list(partition) or {}).get(partition, {})
+    if rows:
+        tq.kv_clear(keys=list(rows), partition_id=partition)
+    return list(rows.values())
+
+
+@contextmanager
+def deadline(seconds: float, what: str) -> Iterator[None]:
+    """End this process if the block takes longer.
+
+    verl's sender of weights waits for ever if the receiver has failed (bucketed_weight_transfer.py receives without a
+    timeout); the driver sees the end of this process at once.
+    """
+
+    def give_up() -> None:
+        print(f"{what} took longer than {seconds:.0f} s (run.weight_sync_timeout_s); giving up", flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def trainer_class(mode: str) -> type:
+    """verl's trainer of that mode with `RunMixin` in front."""
+    base = get_trainer_cls(mode)
+    return type(f"Run{base.__name__}", (RunMixin, base), {})

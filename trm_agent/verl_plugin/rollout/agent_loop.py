@@ -1,0 +1,185 @@
+"""verl's agent loop over `trm_agent.episode`: one object per trajectory, named `trm_env` in agent_loop.yaml."""
+
+import functools
+import json
+import logging
+from dataclasses import asdict
+from typing import Any
+from uuid import uuid4
+
+import transfer_queue as tq
+from omegaconf import DictConfig
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics
+
+from trm_agent.episode import (
+    ChatSettings,
+    ChatTokens,
+    Episode,
+    Generation,
+    chat_tokens,
+    run_episode,
+    tune_garbage_collection,
+)
+from trm_agent.runs.chat import chat_settings
+from trm_agent.runs.compose import plain
+from trm_agent.runs.deadlines import limits_of
+from trm_agent.tasks import TRAIN, make_env
+from trm_agent.verl_plugin.rollout.distributions import (
+    RECORD,
+    RECORDED,
+    EnvOutput,
+    distribution_fields,
+    num_recorded,
+    record_field,
+)
+from trm_agent.verl_plugin.rollout.places import engine_place
+
+# a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
+FAILURES = "infrastructure_failures_{stream}"
+# what is kept of verl's extra fields of a turn
+EXTRA_KEYS = ("min_global_steps", "max_global_steps", RECORDED)
+logger = logging.getLogger("trm_agent")
+
+
+class ServerGenerator:
+    """verl's rollout servers as a `Generator`.
+
+    All turns of an episode carry one request id, so they reach the server that has their prefix in its cache.
+    """
+
+    def __init__(
+        self, server_manager: Any, sampling_params: dict[str, Any], stop_token_ids: list[int], num_recorded: int = 0
+    ) -> None:
+        self.server_manager = server_manager
+        self.sampling_params = {**sampling_params, "stop_token_ids": stop_token_ids}
+        if num_recorded:
+            self.sampling_params[RECORD] = num_recorded
+        self.stop_token_ids = frozenset(stop_token_ids)
+        self.request_id = uuid4().hex
+
+    async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
+        output = await self.server_manager.generate(
+            request_id=self.request_id,
+            prompt_ids=prompt_ids,
+            sampling_params={**self.sampling_params, "max_tokens": max_tokens},
+        )
+        token_ids = list(output.token_ids)
+        return Generation(
+            token_ids=token_ids,
+            log_probs=list(output.log_probs or []),
+            # the server calls a turn that was cut by max_tokens "completed" too
+            finished=bool(token_ids) and token_ids[-1] in self.stop_token_ids,
+            extra={key: output.extra_fields[key] for key in EXTRA_KEYS if key in output.extra_fields},
+        )
+
+
+class EnvAgentLoop(AgentLoopBase):
+    """Plays one task of `EnvDataset` and hands the episode to verl.
+
+    verl's constructor builds its own continuous-token builder for every trajectory; ours keeps tokens aligned by
+    itself (`ChatTokens`), so it is not called.
+    """
+
+    def __init__(self, trainer_config: Any, server_manager: Any, tokenizer: Any, **_: Any) -> None:
+        self.config = trainer_config.config
+        self.server_manager = server_manager
+        self.tokenizer = tokenizer
+        tune_garbage_collection()
+
+    async def run(self, sampling_params: dict[str, Any], **fields: Any) -> Any:
+        """Play the task in `fields["env_task"]`.
+
+        Returns:
+            verl's output of the episode, or an empty list after an infrastructure failure: verl then stores no
+            trajectory, which keeps the episode out of the loss and out of the group's baseline.
+        """
+        task = json.loads(fields["env_task"])
+        chat = renderer(self.tokenizer, self.config)
+        trm = self._trm() if task["stream"] == TRAIN else None
+        num = num_recorded(trm.estimator, trm.top_k) if trm else 0
+        generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num)
+        async with engine_place(self.config):
+            episode = await run_episode(
+                functools.partial(make_env, task["env_id"], self.config.env.module, plain(self.config.env.kwargs)),
+                generator,
+                chat,
+                limits_of(self.config),
+                env_id=task["env_id"],
+                seed=task["seed"],
+                options=task["options"],
+            )
+        if episode.is_infrastructure_failure:
+            logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, episode.stop_reason, episode.error)
+            tag = {
+                "stop_reason": str(episode.stop_reason),
+                "error": str(episode.error)[:500],
+                "late_turn_tokens": episode.late_turn_tokens,
+            }
+            await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES.format(stream=task["stream"]), tag=tag)
+            return []
+        arrays = distribution_fields(episode, num)
+        if trm and self.config.actor_rollout_ref.actor.policy_loss.dump.every:
+            arrays |= record_field(episode)
+        return to_output(episode, arrays)
+
+    def _trm(self) -> Any:
+        loss = self.config.actor_rollout_ref.actor.policy_loss
+        return loss.get("trm") if loss.loss_mode == "trm" else None
+
+
+def renderer(tokenizer: Any, config: DictConfig) -> ChatTokens:
+    """One renderer a tokenizer and run: it probes the chat template when it is built."""
+    return _renderer(tokenizer, json.dumps(asdict(chat_settings(config)), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=4)
+def _renderer(tokenizer: Any, settings: str) -> ChatTokens:
+    return chat_tokens(tokenizer, ChatSettings(**json.loads(settings)))
+
+
+def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
+    """The episode as verl stores it; `extra_fields.episode` is what `env/...` metrics are made of.
+
+    Args:
+        episode: without an infrastructure failure.
+        arrays: further fields of the training batch.
+    """
+    versions = [extra for extra in episode.extras if extra.get("min_global_steps") is not None]
+    return EnvOutput(
+        prompt_ids=episode.prompt_ids,
+        response_ids=episode.response_ids,
+        response_mask=[int(sampled) for sampled in episode.response_mask],
+        response_logprobs=episode.rollout_log_probs,
+        reward_score=episode.reward,
+        num_turns=2 * episode.num_turns + 1,
+        metrics=AgentLoopMetrics(
+            generate_sequences=episode.timings["generate"],
+            tool_calls=episode.timings["env"],
+        ),
+        extra_fields={
+            "reward_extra_info": {"acc": float(episode.success)},
+            "min_global_steps": min((extra["min_global_steps"] for extra in versions), default=None),
+            "max_global_steps": max((extra["max_global_steps"] for extra in versions), default=None),
+            "episode": summary(episode),
+        },
+        arrays=arrays,
+    )
+
+
+def summary(episode: Episode) -> dict[str, Any]:
+    """The numbers of an episode that the metrics need, JSON-clean."""
+    return {
+        "seed": episode.seed,
+        "horizon": episode.options.get("horizon"),
+        "success": bool(episode.success),
+        "stop_reason": str(episode.stop_reason),
+        "scorer_error": episode.scorer_error,
+        "turns": episode.num_turns,
+        "tool_calls": episode.num_tool_calls,
+        "malformed_turns": episode.num_malformed,
+        "model_tokens": episode.num_model_tokens,
+        "response_tokens": len(episode.response_ids),
+        "generate_s": episode.timings["generate"],
+        "env_s": episode.timings["env"],
+        "numbers": episode.numbers,
+    }
