@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from trm_envs.scoring.exact import Quantity
+from trm_envs.scoring.items import Row
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Leaf:
     """Decimal digits that tell apart values written with its numerals."""
     unit: tuple[str, Fraction] | None = None
     """The known unit of an expression: what it measures, and in how many base units."""
+    row: Row = ()
+    """Its parts where it is a quotient of polynomials, which is compared without algebra; else empty."""
     suffix: str = ""
     """What stands behind it and belongs to the value: a base, or words that may not be dropped."""
 
@@ -32,7 +35,7 @@ class Leaf:
         """Return the leaf times a whole number."""
         if self.value is None:
             return dataclasses.replace(
-                self, latex=rf"({self.latex})\cdot {factor}", digits=self.digits + len(str(factor))
+                self, latex=rf"({self.latex})\cdot {factor}", digits=self.digits + len(str(factor)), row=()
             )
         quantity = None if self.kinds else Quantity(self.value * factor)
         return dataclasses.replace(self, value=self.value * factor, quantity=quantity)

@@ -9,7 +9,7 @@ from trm_envs.scoring.emit import emit
 from trm_envs.scoring.exact import Quantity, parse_quantity
 from trm_envs.scoring.forms import Collection, Form, Leaf
 from trm_envs.scoring.items import Unreadable
-from trm_envs.scoring.rational import rational_value
+from trm_envs.scoring.rational import is_function, rational_value
 from trm_envs.scoring.tree import read_tree
 from trm_envs.scoring.words import magnitude, may_be_dropped, split_words, unit_of
 
@@ -74,4 +74,12 @@ def _expression(text: str) -> Leaf:
     row = read_tree(text)
     census = take_census(row)
     value = rational_value(row)
-    return Leaf(value, None, emit(row), frozenset(census.kinds), census.has_variable, census.digits)
+    return Leaf(
+        value,
+        None,
+        emit(row),
+        frozenset(census.kinds),
+        census.has_variable,
+        census.digits,
+        row=row if is_function(row) else (),
+    )

@@ -1,12 +1,18 @@
 """The exact value of an expression of numerals and arithmetic. Powers are bounded before anything evaluates them."""
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 
 from trm_envs.scoring.items import Item, Row, Unreadable
 
 MAX_BITS = 20_000
 MAX_FACTORIAL = 5000
+PI = Item("constant", "pi")
+_BRACKETS = ("{", "(", "[")
+
+Point = Mapping[str, Fraction]
+"""Numbers for letters."""
 
 
 def is_numeral(row: Row) -> bool:
@@ -27,10 +33,38 @@ def rational_value(row: Row) -> Fraction | None:
     Raises:
         Unreadable: if a number is too large to write down.
     """
-    return _sum(row) if is_numeral(row) else None
+    return _sum(row, {}) if is_numeral(row) else None
 
 
-def _sum(row: Row) -> Fraction | None:
+def is_function(row: Row) -> bool:
+    """Return True for a quotient of polynomials, in letters and pi, of rational numbers."""
+    for item in row:
+        if item.kind in ("number", "mixed", "operator", "variable") or item == PI:
+            continue
+        is_nested = item.kind == "fraction" or (item.kind == "group" and item.name in _BRACKETS)
+        if item.kind == "power" and not is_numeral(item.rows[0]):
+            return False
+        if item.kind != "power" and not (is_nested and all(map(is_function, item.rows))):
+            return False
+    return True
+
+
+def names_of(row: Row) -> set[str]:
+    """Return the letters of a row, and "pi" if it stands there."""
+    inner = (names_of(part) for item in row for part in item.rows if part)
+    return set().union(*inner, (item.name for item in row if item.kind == "variable" or item == PI))
+
+
+def value_at(row: Row, point: Point) -> Fraction | None:
+    """Return the exact value of such a function at a point; None if it has none there or cannot be read so.
+
+    Raises:
+        Unreadable: if a number is too large to write down.
+    """
+    return _sum(row, point)
+
+
+def _sum(row: Row, point: Point) -> Fraction | None:
     term: list[Item] = []
     total, sign = Fraction(0), 1
     pending = list(row)
@@ -38,7 +72,7 @@ def _sum(row: Row) -> Fraction | None:
         sign = -sign if pending.pop(0).name == "-" else sign
     for item in [*pending, Item("operator", "+")]:
         if item.kind == "operator" and item.name in "+-" and term and term[-1].kind != "operator":
-            value = _product(term)
+            value = _product(term, point)
             if value is None:
                 return None
             total += sign * value
@@ -48,7 +82,7 @@ def _sum(row: Row) -> Fraction | None:
     return total if not term else None
 
 
-def _product(term: list[Item]) -> Fraction | None:
+def _product(term: list[Item], point: Point) -> Fraction | None:
     value: Fraction | None = Fraction(1)
     factor: Fraction | None = None
     operator, has_operand = "*", False
@@ -66,7 +100,7 @@ def _product(term: list[Item]) -> Fraction | None:
             if value is None:
                 return None
         elif item.kind == "power":
-            exponent = _sum(item.rows[0])
+            exponent = _sum(item.rows[0], {})
             if factor is None or exponent is None or exponent.denominator != 1:
                 return None
             factor = _raise(factor, int(exponent))
@@ -75,7 +109,7 @@ def _product(term: list[Item]) -> Fraction | None:
                 return None
             factor = Fraction(_factorial(int(factor)))
         else:
-            operand = _operand(item)
+            operand = _operand(item, point)
             if operand is None:
                 return None
             if factor is not None:
@@ -96,20 +130,22 @@ def _apply(value: Fraction | None, factor: Fraction, operator: str) -> Fraction 
     return value / factor if factor else None
 
 
-def _operand(item: Item) -> Fraction | None:
+def _operand(item: Item, point: Point) -> Fraction | None:
+    if item.kind in ("variable", "constant"):
+        return point.get(item.name)
     if item.kind == "number":
         return Fraction(item.name.rstrip("."))
     if item.kind == "mixed":
         numerator, denominator = (int(row[0].name) for row in item.rows)
         return int(item.name) + Fraction(numerator, denominator)
     if item.kind == "group":
-        inside = _sum(item.rows[0])
-        if inside is None or item.name in ("{", "(", "["):
+        inside = _sum(item.rows[0], point)
+        if inside is None or item.name in _BRACKETS:
             return inside
         if item.name == "|":
             return abs(inside)
         return Fraction(math.floor(inside) if item.name == "\\lfloor" else math.ceil(inside))
-    upper, lower = (_sum(row) for row in item.rows)
+    upper, lower = (_sum(row, point) for row in item.rows)
     if upper is None or lower is None:
         return None
     if item.kind == "fraction":

@@ -15,11 +15,9 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]*)?|\.[0-9]+|\s+|.", re.DO
 _SYNONYMS = {"tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "asin": "arcsin", "acos": "arccos"}
 _BIG = {"sum": "sum", "prod": "prod", "int": "int", "lim": "lim"}
 _SAME_MARKS = {"overrightarrow": "vec", "widehat": "hat", "overline": "bar", "widetilde": "tilde"}
-_STYLES = frozenset(
-    ["mathbf", "mathit", "boldsymbol", "bm", "mathsf", "mathcal", "mathnormal", "underline", "bf", "it", "rm"]
-)
+_STYLES = frozenset(["mathbf", "mathit", "boldsymbol", "bm", "mathsf", "mathcal", "mathnormal", "underline"])
 _MARKS = frozenset(["hat", "vec", "bar", "tilde", "dot", "overline", "overrightarrow", "widehat", "widetilde"])
-_LETTERS = frozenset(["mathrm", "text", "textrm", "operatorname", "mbox", "textit", "mathit"])
+_LETTERS = frozenset(["mathrm", "text", "textrm", "operatorname", "mbox", "textit"])
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _OPERATORS = {"+": "+", "-": "-", "*": "*", "/": "/", "\\cdot": "*", "\\times": "*", "\\div": "/"}
 
@@ -125,7 +123,7 @@ class _Reader:
             self.function(name, items, depth)
         elif name in _BIG:
             self.binder(name, items, depth)
-        elif name in _STYLES - {"bf", "it", "rm"}:
+        elif name in _STYLES:
             items.extend(self.argument(depth))
         elif name in _MARKS:
             self.marked(name, items)
