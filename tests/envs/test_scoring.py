@@ -90,7 +90,7 @@ def test_a_bomb_is_wrong_before_anything_evaluates_it(closed: WorkerPool) -> Non
 def test_a_worker_that_uses_its_time_up_on_the_answer_makes_the_answer_wrong() -> None:
     # The truth against itself is answered; anything else spins.
     pool = WorkerPool(1, (sys.executable, "-S", "-c", SPIN))
-    outcome = score_math("\\boxed{x+2}", "x+1", pool=pool, deadline_s=0.2)
+    outcome = score_math("\\boxed{\\sqrt{x+2}}", "\\sqrt{x+1}", pool=pool, deadline_s=0.2)
     assert outcome.verdict is WRONG
     assert "no reply within 0.2 s of processor time" in outcome.detail
     pool.close()
@@ -164,13 +164,13 @@ def test_a_bare_answer_needs_no_box(closed: WorkerPool, text: str, verdict: Verd
 )
 def test_a_reply_without_a_verdict_is_a_verifier_error(reply: str) -> None:
     pool = WorkerPool(1, (sys.executable, "-S", "-c", CANNED, reply))
-    assert score_math("\\boxed{x}", "2y", pool=pool).verdict is Verdict.VERIFIER_ERROR
+    assert score_math("\\boxed{\\sqrt{x}}", "2\\sqrt{y}", pool=pool).verdict is Verdict.VERIFIER_ERROR
     pool.close()
 
 
 def test_a_crashed_verifier_is_not_a_wrong_answer() -> None:
     pool = WorkerPool(1, (sys.executable, "-S", "-c", "print('{}', flush=True); input(); raise SystemExit(4)"))
-    outcome = score_math("\\boxed{x}", "2y", pool=pool)
+    outcome = score_math("\\boxed{\\sqrt{x}}", "2\\sqrt{y}", pool=pool)
     assert outcome.verdict is Verdict.VERIFIER_ERROR
     assert "the worker ended with exit code 4; the truth fails too" in outcome.detail
     pool.close()

@@ -41,7 +41,7 @@ def take_census(row: Row) -> Census:
 def _walk(row: Row, census: Census) -> bool:
     """Count the operations of a row; return True if a variable stands in it."""
     has_variable = False
-    numerals = roots = slashes = sums = 0
+    numerals = roots = slashes = sums = nested = 0
     is_argument = False
     for place, item in enumerate(row):
         before = row[place - 1] if place else None
@@ -50,7 +50,7 @@ def _walk(row: Row, census: Census) -> bool:
             if item.name in "+-":
                 if before is not None and before.kind != "operator":
                     census.kinds.add("add")
-                    numerals = roots = slashes = sums = 0
+                    numerals = roots = slashes = sums = nested = 0
             elif item.name == "/":
                 slashes, numerals = slashes + 1, 0
                 if slashes > 1:
@@ -70,6 +70,9 @@ def _walk(row: Row, census: Census) -> bool:
             sums += 1 + (_integer_power(row, place) not in (None, -1, 0, 1))
             if sums > 1:
                 census.kinds.add("mul of sums")
+        nested += _holds_surd(item)
+        if nested and nested + numerals + roots > 1:
+            census.kinds.add("mul of surds")
         roots += item.kind == "root"
         if roots > 1:
             census.kinds.add("mul of roots")
@@ -86,6 +89,13 @@ def _is_factor(item: Item) -> bool:
             return False
         return all(_is_power(abs(part), int(index)) for part in (value.numerator, value.denominator))
     return item.kind in ("number", "mixed", "fraction", "group", "binomial") and is_numeral((item,))
+
+
+def _holds_surd(item: Item) -> bool:
+    r"""Return True for a fraction or brackets with a root inside: 17\sqrt{2}\cdot\frac{23}{\sqrt{2}} is 17\cdot 23."""
+    return item.kind in ("fraction", "group") and any(
+        part.kind == "root" or _holds_surd(part) for row in item.rows for part in row
+    )
 
 
 def _is_sum(item: Item) -> bool:
@@ -157,6 +167,8 @@ def _walk_item(item: Item, row: Row, place: int, census: Census) -> bool:
         _check_small(item.rows[0])
     elif item.kind == "fraction" and is_numeral(item.rows[1]) and any(map(_is_quotient, item.rows[1])):
         census.kinds.add("div")
+    elif item.kind == "fraction" and _holds_surd(item) and any(map(_is_quotient, item.rows[1])):
+        census.kinds.add("mul of surds")
     elif item.kind == "power":
         _walk_power(row[place - 1], item.rows[0], census)
     elif item.kind == "factorial":
@@ -165,6 +177,8 @@ def _walk_item(item: Item, row: Row, place: int, census: Census) -> bool:
         _check_small(row[max(0, place - 1) : place])
     elif item.kind == "function":
         is_closed = not any(map(_holds_variable, row[place + 1 :])) and item.name != "exp"
+        if item.name in ("gcd", "lcm") or (FAMILIES[item.name] == "pick" and not is_closed):
+            raise Unreadable(f"\\{item.name} is not scored; give its value")
         census.kinds.add(FAMILIES[item.name] + ("#" if is_closed else ""))
     elif item.kind == "big":
         census.kinds.add(item.name)

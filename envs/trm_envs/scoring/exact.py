@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from trm_envs.scoring.extract import group_end
-from trm_envs.scoring.units import read_unit, split_unit
+from trm_envs.scoring.units import read_unit, same_measure, split_unit
 
 MAX_CHARS = 1000
 MAX_DEPTH = 12
@@ -65,7 +65,7 @@ def compare_exact(answer: str, truth: str) -> bool | None:
 
 def equal_quantities(left: Quantity, right: Quantity) -> bool:
     """Return whether two quantities are equal; see `compare_exact` for units."""
-    if left.dimension == right.dimension:
+    if same_measure(left.dimension, right.dimension):
         return left.value * left.scale == right.value * right.scale
     if left.dimension and right.dimension:
         return False

@@ -10,12 +10,13 @@ from trm_envs.scoring.exact import equal_quantities
 from trm_envs.scoring.forms import Collection, Form, Interval, Leaf, Matrix, Named, Relation, Words
 from trm_envs.scoring.items import Unreadable
 from trm_envs.scoring.rational import names_of, value_at
+from trm_envs.scoring.units import same_measure
 
 MAX_ROUNDS = 4
 NUM_POINTS = 2
 # An expression answer may use these only if the truth does: they are the question, not its answer.
 _BINDERS = frozenset(["sum", "prod", "int", "lim", "tower", "comma", "relation", "pick"])
-_CLOSED = frozenset(["root", "mul of roots", "pi", "e", "i", "infty"])
+_CLOSED = frozenset(["root", "mul of roots", "mul of surds", "pi", "e", "i", "infty"])
 _CHOICES = frozenset("ABCDE")
 _NOT_PRODUCTS = frozenset("no on up go he we me is it in at or if so to us an as by do my of am be".split())  # noqa: SIM905
 
@@ -127,7 +128,7 @@ class _Judge:
             return digits == truth.latex
         if truth.quantity is not None and answer.quantity is not None and not self.tolerance:
             return equal_quantities(answer.quantity, truth.quantity)
-        if truth.unit is not None and answer.unit is not None and truth.unit != answer.unit:
+        if truth.unit is not None and answer.unit is not None and not _same_unit(truth.unit, answer.unit):
             return False
         is_allowed = _is_allowed(truth, answer) or (self.tolerance and answer.kinds <= _CLOSED | truth.kinds)
         if (answer.has_variable and not truth.has_variable) or not is_allowed:
@@ -268,6 +269,10 @@ def _same_function(truth: Leaf, answer: Leaf) -> bool | None:
 def _coordinate(name: str, turn: int) -> Fraction:
     """Return a whole number of 40 bits that no polynomial has for a root by chance."""
     return Fraction(int.from_bytes(hashlib.sha256(f"{name} {turn}".encode()).digest()[:5], "big") | 1 << 39)
+
+
+def _same_unit(one: tuple[str, Fraction], other: tuple[str, Fraction]) -> bool:
+    return one[1] == other[1] and same_measure(one[0], other[0])
 
 
 def _latex(leaf: Leaf) -> str:

@@ -8,8 +8,8 @@ from trm_envs.scoring.census import take_census
 from trm_envs.scoring.emit import emit
 from trm_envs.scoring.exact import Quantity, parse_quantity
 from trm_envs.scoring.forms import Collection, Form, Leaf
-from trm_envs.scoring.items import Unreadable
-from trm_envs.scoring.rational import is_function, rational_value
+from trm_envs.scoring.items import Item, Row, Unreadable
+from trm_envs.scoring.rational import PI, is_function, rational_value
 from trm_envs.scoring.tree import read_tree
 from trm_envs.scoring.words import magnitude, may_be_dropped, split_words, unit_of
 
@@ -42,6 +42,8 @@ def read_leaf(text: str) -> Leaf:
         return Leaf(suffix=f"base {_BASE_NAMES.get(base.lower(), base)}", latex=based["digits"].strip("()").lower())
     if text.startswith(r"\$"):
         return read_leaf(text[2:])
+    if text.endswith(r"\$"):
+        return read_leaf(rf"{text[:-2]}\text{{ dollars}}")
     if (parts := split_words(text)) is not None:
         return _worded(*parts)
     for mark in (r"^{\circ}", r"\%", "%"):
@@ -67,11 +69,42 @@ def _worded(text: str, words: str) -> Leaf:
     return dataclasses.replace(leaf, suffix=words.lower() if len(words) > 1 else words)
 
 
+def _reduced(row: Row) -> Row:
+    r"""Return the row without the zero part of a complex number, `0-i` or `3+0i`, and without pi above and below."""
+    cut = next((k for k in range(1, len(row)) if row[k].kind == "operator" and row[k].name in "+-"), None)
+    if cut is not None and not any(item.kind == "operator" and item.name in "+-" for item in row[cut + 1 :]):
+        first, second = row[:cut], row[cut:]
+        if _holds_i(first) != _holds_i(second):
+            if _is_zero(first):
+                return second
+            if _is_zero(second[1:]):
+                return first
+    if len(row) == 1 and row[0].kind == "fraction" and all(_is_multiple_of_pi(part) for part in row[0].rows):
+        one = (Item("number", "1"),)
+        upper, lower = (tuple(item for item in part if item.kind == "number") or one for part in row[0].rows)
+        return (Item("fraction", "", (upper, lower)),)
+    return row
+
+
+def _holds_i(row: Row) -> bool:
+    return Item("constant", "i") in row
+
+
+def _is_zero(row: Row) -> bool:
+    factors = [item for item in row if item != Item("operator", "*")]
+    is_named = all(item == Item("constant", "i") for item in factors[1:])
+    return bool(factors) and factors[0].kind == "number" and not float(factors[0].name) and is_named
+
+
+def _is_multiple_of_pi(row: Row) -> bool:
+    return row[-1] == PI and (len(row) == 1 or (len(row) == 2 and row[0].kind == "number"))
+
+
 def _expression(text: str) -> Leaf:
     text = _PLAIN_NAMES.sub(r"\\\1 ", text)
     if _SENTENCE.search(text):
         raise Unreadable("words stand in it; give the final answer alone")
-    row = read_tree(text)
+    row = _reduced(read_tree(text))
     census = take_census(row)
     value = rational_value(row)
     return Leaf(

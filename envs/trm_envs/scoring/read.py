@@ -17,6 +17,8 @@ _RELATIONS = frozenset(["=", "<", ">", r"\leq", r"\geq", r"\neq", r"\in", r"\app
 _INFINITE = Leaf(latex=r"\infty ", kinds=frozenset(["infty"]))
 _MINUS_INFINITE = Leaf(latex=r"-\infty ", kinds=frozenset(["infty"]))
 _REALS = Interval(_MINUS_INFINITE, _INFINITE, True, True)
+_ALL_REALS = frozenset(["all real numbers", "all reals", "the real numbers", "real numbers"])
+_AND = re.compile(r"\\(?:text|mathrm)\s*\{\s*and\s*\}|\\(?:land|wedge)(?![A-Za-z])|(?<=\s)and(?=\s)")
 _LETTER = r"(?:[A-Za-z]|\\[a-z]+|\\[A-Z][a-z]+)"
 _SYMBOL = rf"{_LETTER}'*(?:_(?:\{{[^{{}}]*\}}|[A-Za-z0-9]))?'*"
 _NAME = re.compile(
@@ -79,6 +81,8 @@ def _read(text: str, depth: int) -> Form:
     text = join_thousands(text)
     if (match := _MATRIX.fullmatch(text)) is not None:
         return _matrix(match[1], match[2], depth)
+    if (interval := _both(text)) is not None:
+        return interval
     members = split_list(text)
     if len(members) > 1:
         return Collection("list", _flat(members, depth))
@@ -99,6 +103,29 @@ def _read(text: str, depth: int) -> Form:
         if form is not None:
             return form
     return _special(text, depth) or read_signed(text)
+
+
+def _both(text: str) -> Interval | None:
+    """Return the interval that two inequalities of one name joined by "and" are; None if they bound none."""
+    parts = [part.strip() for part in _AND.split(text)]
+    if len(parts) != 2:
+        return None
+    cuts = [split_at(part, _RELATIONS) for part in parts]
+    if any(len(signs) != 1 or signs[0] not in ("<", ">", r"\leq", r"\geq") or not all(sides) for sides, signs in cuts):
+        return None
+    names = [{side for side in sides if _is_name(side)} for sides, _ in cuts]
+    if len(names[0]) != 1 or names[0] != names[1]:
+        return None
+    forms = [_inequality(*cut) for cut in cuts]
+    ends = [form for form in forms if isinstance(form, Interval)]
+    low = [form for form in ends if form.low is not _MINUS_INFINITE]
+    high = [form for form in ends if form.high is not _INFINITE]
+    if len(low) != 1 or len(high) != 1 or low == high:
+        return None
+    lower, upper = low[0].low.value, high[0].high.value
+    if lower is None or upper is None or lower >= upper:
+        return None
+    return Interval(low[0].low, high[0].high, low[0].is_low_open, high[0].is_high_open)
 
 
 def _flat(members: list[str], depth: int) -> tuple[Form, ...]:
@@ -131,6 +158,8 @@ def _words(text: str) -> Words | Form | None:
         inside = inside[1:-1].strip()
         if len(inside) > 1 and printed is None:
             return None
+    elif inside.lower() in _ALL_REALS:
+        return _REALS
     elif printed is None and _BARE_WORDS.fullmatch(inside) is None:
         return None
     inside = trim_end(inside)
@@ -243,7 +272,7 @@ def _special(text: str, depth: int) -> Form | None:
         return _REALS
     if text in (r"\mathbb{Z}", r"\mathbb{N}", r"\mathbb{Q}", r"\mathbb{C}"):
         return Words(text)
-    pieces, signs = split_at(text, frozenset([r"\setminus", r"\backslash"]))
+    pieces, signs = split_at(text, frozenset([r"\setminus", r"\backslash", "-"]))
     if len(pieces) == 2 and pieces[0] == r"\mathbb{R}" and signs:
         removed = _read(pieces[1], depth + 1)
         if isinstance(removed, Collection) and removed.kind == "set" and len(removed.parts) == 1:

@@ -63,7 +63,20 @@ _NAMES = (
     (re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"), r"^{\\circ}"),
     (re.compile(r"\\(?:imath)(?![A-Za-z])"), "i"),
     (re.compile(r"\\mathbb\s*([A-Z])"), r"\\mathbb{\1}"),
-    (re.compile(r"\\text\s*\{\s*\\\$\s*\}"), r"\\$"),
+    (re.compile(r"\\(?:text|mathrm|mbox|textbf)\s*\{\s*\\\$\s*([0-9.,]*)\s*\}"), r"\\$\1"),
+    (re.compile(r"\\Bbb\s*\{?([A-Z])\}?"), r"\\mathbb{\1}"),
+    (
+        re.compile(r"(?:\{\})?\^\{\\circ\}\s*(?:\\(?:text|mathrm)\s*\{\s*([CFK])\s*\}|([CFK])(?![A-Za-z]))$"),
+        r"\\text{ degrees \1\2}",
+    ),
+    (re.compile(r"\\(?:text|mathrm)\s*\{\s*\^\{\\circ\}\s*([CFK])\s*\}$"), r"\\text{ degrees \1}"),
+    (re.compile(r"(\\(?:text|mathrm)\s*\{[A-Za-z ]+)\}\s*/\s*\\(?:text|mathrm)\s*\{\s*([A-Za-z]+)\s*\}"), r"\1/\2}"),
+    (
+        re.compile(
+            r"\\frac\s*\{\s*\\(?:text|mathrm)\s*\{\s*([A-Za-z]+)\s*\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{\s*([A-Za-z]+)\s*\}\s*\}$"
+        ),
+        r"\\text{ \1/\2}",
+    ),
     (re.compile(r"(\.[0-9]*)\\(?:bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\\overline{\2\3}"),
 )
 # For a text read backwards: a match from its start takes linear time. A full stop stays after another, after a

@@ -33,7 +33,10 @@ _NAMES: dict[str, dict[str, Fraction | int | str]] = {
     "mass": {"mg milligrams": "1/1000", "g gram grams": 1, "kg kilogram kilograms": 1000},
     "weight": {"oz ounce ounces": 1, "lb lbs pound pounds": 16},
     "money": {"cent cents": "1/100", "dollar dollars": 1},
-    "angle": {"degree degrees deg": 1},
+    "degree": {"degree degrees deg": 1},
+    "degree of celsius": {"celsius": 1},
+    "degree of fahrenheit": {"fahrenheit": 1},
+    "degree of kelvin": {"kelvin": 1},
     "angle in radians": {"radian radians rad": 1},
     "percent": {"percent": "1/100"},
     "count": {"unit units": 1},
@@ -46,6 +49,7 @@ _UNITS = {
 }
 # Words of English or letters of algebra: units only inside \text{...} or \mathrm{...}.
 _ONLY_MARKED = {"m", "s", "h", "g", "l", "in", "min", "mi"}
+_SCALES = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _PER = re.compile(r"\s*/\s*|\s+per\s+")
 _RAISED = re.compile(r"(?P<name>[A-Za-z. ]+?)\s*(?:\^\{?(?P<power>[23])\}?)?")
@@ -84,6 +88,10 @@ def _one_unit(text: str, power: str) -> tuple[str, Fraction] | None:
         return None
     exponent = int(match["power"] or power)
     written = match["name"].replace(".", " ").split()
+    if len(written) == 2 and written[0].lower() in ("degree", "degrees"):
+        written = [_SCALES.get(written[1], written[1])]
+        if written[0].lower() not in _SCALES.values():
+            return None
     if any(map(_is_other, written)):
         return None
     words = [word.lower() for word in written]
@@ -95,6 +103,11 @@ def _one_unit(text: str, power: str) -> tuple[str, Fraction] | None:
     if exponent == 1:
         return dimension, scale
     return (f"{dimension}^{exponent}", scale**exponent) if dimension in ("length", "time", "count") else None
+
+
+def same_measure(one: str, other: str) -> bool:
+    """Return True if two units measure the same; a bare degree may be one of temperature."""
+    return one == other or (one.startswith("degree") and other.startswith("degree") and "degree" in (one, other))
 
 
 def _is_other(word: str) -> bool:

@@ -78,7 +78,7 @@ def may_be_dropped(words: str) -> bool:
     if not words or unit_of(words) is not None:
         return words != "percent"
     written = words.split()
-    if len(written) > 6 or written[-1] in _TRAILING:
+    if len(written) > 6 or written[-1] in _TRAILING or "each" in written[:-1]:
         return False
     is_known = [_is_counted(word) for word in written]
     return any(is_known) and all(known or word in _SMALL for known, word in zip(is_known, written, strict=True))
