@@ -57,19 +57,20 @@ def compare_exact(answer: str, truth: str) -> bool | None:
 
     A unit is dropped where only one side has it. Where both have one, they are converted, and units of different
     dimensions are never equal. A percentage equals a bare number that is either its number or its hundredth, since a
-    task that asks "what percentage?" may store either.
+    task that asks "what percentage?" may store either; an answer below 1 % equals its hundredth alone.
     """
     left, right = parse_quantity(answer), parse_quantity(truth)
     return None if left is None or right is None else equal_quantities(left, right)
 
 
 def equal_quantities(left: Quantity, right: Quantity) -> bool:
-    """Return whether two quantities are equal; see `compare_exact` for units."""
+    """Return whether an answer and a truth are equal; see `compare_exact` for units."""
     if same_measure(left.dimension, right.dimension):
         return left.value * left.scale == right.value * right.scale
     if left.dimension and right.dimension:
         return False
-    if left.value == right.value:
+    is_part = left.dimension == "percent" and abs(left.value) < 1
+    if left.value == right.value and not is_part:
         return True
     return "percent" in (left.dimension, right.dimension) and left.value * left.scale == right.value * right.scale
 

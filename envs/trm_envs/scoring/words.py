@@ -68,6 +68,8 @@ def split_words(text: str) -> tuple[str, str] | None:
     words = " ".join((match["marked"] if match["marked"] is not None else match["bare"]).split()).rstrip(".")
     if match["power"]:
         words = f"{words}^{match['power']}"
+    if match["bare"] is not None and all(len(part) == 1 for part in re.split("[/ ]", match["bare"])):
+        return None  # letters, as in 5m/s, may be variables
     if match["bare"] is not None and not (may_be_dropped(words) or words.lower() in MAGNITUDES):
         return None
     return match["rest"].rstrip(), words
