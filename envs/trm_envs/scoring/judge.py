@@ -1,19 +1,15 @@
 """Compare an answer's form with the truth's; the truth says how. What needs algebra is asked in one batch."""
 
 import dataclasses
-import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from trm_envs.scoring.exact import equal_quantities
 from trm_envs.scoring.forms import Collection, Form, Interval, Leaf, Matrix, Named, Relation, Words
-from trm_envs.scoring.items import Unreadable
-from trm_envs.scoring.rational import names_of, value_at
+from trm_envs.scoring.functions import same_function
 from trm_envs.scoring.units import same_measure
 
 MAX_ROUNDS = 4
-NUM_POINTS = 2
 # An expression answer may use these only if the truth does: they are the question, not its answer.
 _BINDERS = frozenset(["sum", "prod", "int", "lim", "tower", "comma", "relation", "pick"])
 _CLOSED = frozenset(["root", "mul of roots", "mul of surds", "pi", "e", "i", "infty"])
@@ -135,7 +131,7 @@ class _Judge:
             return False
         if truth.value is not None and answer.value is not None:
             return self.is_close(truth, answer)
-        if not self.tolerance and (is_equal := _same_function(truth, answer)) is not None:
+        if not self.tolerance and (is_equal := same_function(truth, answer)) is not None:
             return is_equal
         if truth.latex and truth.latex == answer.latex and not self.asks_always:
             return True
@@ -245,30 +241,6 @@ def _is_allowed(truth: Leaf, answer: Leaf, *others: Leaf) -> bool:
     if truth.value is not None and not others:
         return more <= {"root"}
     return more <= _CLOSED
-
-
-def _same_function(truth: Leaf, answer: Leaf) -> bool | None:
-    """Return whether two quotients of polynomials are equal, exactly; None if they are not both that."""
-    if not all(leaf.row or leaf.value is not None for leaf in (truth, answer)):
-        return None
-    names = names_of(truth.row) | names_of(answer.row)
-    for turn in range(NUM_POINTS):
-        point = {name: _coordinate(name, turn) for name in names}
-        try:
-            one, other = (
-                leaf.value if leaf.value is not None else value_at(leaf.row, point) for leaf in (truth, answer)
-            )
-        except Unreadable:
-            return None
-        if one is None or other is None or one != other:
-            return None if one is None or other is None else False
-    return True
-
-
-@functools.lru_cache(maxsize=4096)
-def _coordinate(name: str, turn: int) -> Fraction:
-    """Return a whole number of 40 bits that no polynomial has for a root by chance."""
-    return Fraction(int.from_bytes(hashlib.sha256(f"{name} {turn}".encode()).digest()[:5], "big") | 1 << 39)
 
 
 def _same_unit(one: tuple[str, Fraction], other: tuple[str, Fraction]) -> bool:
