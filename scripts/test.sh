@@ -18,11 +18,12 @@ fi
 unset PYTHONDONTWRITEBYTECODE
 # One thread a process: the tests' tensors are small, and two pools of threads on two cores wait for each other.
 on_two_processes() { OMP_NUM_THREADS=1 "${pytest[@]}" -n 2 --dist worksteal --ignore=tests/end_to_end "$@"; }
-on_two_processes -m "not slow"
-if [ "${1:-}" != --quick ]; then
+if [ "${1:-}" = --quick ]; then
+  on_two_processes -m "not slow"
+else
   source scripts/apt.sh
   apt_install chromium chromium "the test that opens a report's page needs a browser"
-  on_two_processes -m slow
+  on_two_processes
   # A training is Ray, a trainer and a rollout server: one at a time.
   "${pytest[@]}" tests/end_to_end
 fi
