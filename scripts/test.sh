@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs the tests.
-#   bash scripts/test.sh            all tests: the quick ones on two processes, then the end-to-end trainings
+#   bash scripts/test.sh            all tests: on two processes, then the end-to-end trainings one at a time
 #   bash scripts/test.sh --quick    only the quick ones (under two minutes)
 #   bash scripts/test.sh ARGS       pytest with these arguments
 set -euo pipefail
