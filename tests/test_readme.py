@@ -1,0 +1,85 @@
+"""The README promises nothing that is not there: its listing runs, its commands parse, its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import gymnasium
+import pytest
+import torch
+
+from trm_agent.cli import _parser
+from trm_envs import ToolEnv
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONF = ROOT / "trm_agent" / "conf"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    """Those of the listings and those of the text that begin with a program of ours."""
+    listed = [line for block in blocks("bash") for line in block.splitlines()]
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    quoted = [text for text in re.findall(r"`([^`]+)`", prose) if re.match(r"(trm|bash|python -m) \S", text)]
+    return [shlex.split(line, comments=True) for line in [*listed, *quoted]]
+
+
+class MyEnv(ToolEnv):
+    """Stands for the reader's own."""
+
+
+def test_the_listing_masks_a_batch_by_hand():
+    # sequence 0: one token with log ratio 0.4, k2 = 0.08 above 0.05; sequence 1: 0.2, k2 = 0.02 below
+    rollout = torch.full((2, 3), -1.0)
+    log_probs = (rollout + torch.tensor([[0.0, 0.4, 0.0], [0.0, 0.2, 0.0]])).requires_grad_()
+    names = {
+        "MyEnv": MyEnv,
+        "log_probs": log_probs,
+        "rollout_log_probs": rollout,
+        "response_mask": torch.ones(2, 3, dtype=torch.bool),
+        "advantages": torch.ones(2, 3),
+    }
+    (listing,) = blocks("python")
+    assert len([line for line in listing.splitlines() if line]) <= 10
+    try:
+        exec(listing, names)
+        assert gymnasium.spec("mine/MyEnv-v0").entry_point is MyEnv
+    finally:
+        gymnasium.registry.pop("mine/MyEnv-v0", None)
+    assert names["mask"].accepted.tolist() == [False, True]
+    # -A rho / 6 on the kept sequence's three tokens, and nothing on the rejected one's
+    expected = -torch.tensor([[0.0, 0.0, 0.0], [1.0, torch.tensor(0.2).exp(), 1.0]]) / 6
+    torch.testing.assert_close(log_probs.grad, expected)
+
+
+def test_every_command_parses():
+    found = commands()
+    assert len(found) > 9
+    for words in found:
+        if words[0] == "trm":
+            try:
+                _parser().parse_args(words[1:])
+            except SystemExit:
+                pytest.fail(f"README.md: {shlex.join(words)}")
+        elif words[0] == "bash":
+            assert (ROOT / words[1]).is_file(), words
+        else:
+            assert words[:3] == ["python", "-m", "trm_agent.train"], words
+            assert all("=" in word for word in words[3:]), words
+
+
+@pytest.mark.parametrize("group", ["env", "experiment", "policy_loss"])
+def test_every_choice_of_a_group_is_there(group):
+    named = set(re.findall(rf"\b{group}=(\w+)", README))
+    assert named
+    assert named <= {file.stem for file in (CONF / group).glob("*.yaml")}
+
+
+def test_every_link_leads_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
+    assert len(links) > 15
+    assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []
