@@ -114,6 +114,19 @@ def test_the_planted_token_is_found_marked_and_explained(page) -> None:
     assert "Outside" not in page.inner_text("#tip")
 
 
+def test_the_open_row_and_a_filter_of_the_address_are_marked(page, page_file) -> None:
+    page.keyboard.press("j")
+    wait_for(page, "row 0")
+    selected = page.locator("#list [aria-selected=true]")
+    assert selected.count() == 1
+    assert "row 0" in selected.inner_text()
+    page.goto("about:blank")
+    page.goto(page_file.as_uri() + "#view=episodes&flags=rejected")
+    page.wait_for_selector("#list .row")
+    pressed = page.locator(".chip[aria-pressed=true]")
+    assert pressed.all_inner_texts() == ["Rejected"]
+
+
 def test_filters_count_what_passes(page) -> None:
     total = NUM + 2 + 1
     assert count(page) == total

@@ -4,6 +4,7 @@ The packed text of an episode goes straight to a file, so that memory does not g
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -183,7 +184,7 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
     options = record.get("options") or {}
     values = np.where(np.isnan(measured.value), -np.inf, measured.value)
     worst = float(values.max(initial=-np.inf))
-    name = f"step {row.step} · {row.file.stem.partition('.')[2] or row.file.stem} · row {row.number}"
+    name = f"step {row.step} · {_place(row)} · row {row.number}"
     if kind == "evaluation":
         parts = (record.get("checkpoint"), record.get("env"), record.get("task"), record.get("sample"))
         known = all(part is not None for part in parts)
@@ -209,6 +210,15 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
         "calls": sum(turn.get("num_tool_calls") or 0 for turn in listed),
         "malformed": sum(bool(turn.get("malformed")) for turn in listed),
     }
+
+
+def _place(row: Row) -> str:
+    """Which update of the step, and which rank's file unless it is the first."""
+    named = re.search(r"update_(\d+)\.rank_(\d+)$", row.file.stem)
+    if named is None:
+        return row.file.stem
+    update, rank = map(int, named.groups())
+    return f"update {update}" + (f" · rank {rank}" if rank else "")
 
 
 def clean(value: Any) -> Any:

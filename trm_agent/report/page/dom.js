@@ -13,7 +13,10 @@ function svg(name, attributes, ...children) {
 
 function fill(element, attributes, children) {
   for (const [key, value] of Object.entries(attributes || {})) {
-    if (value === null || value === undefined || value === false) continue;
+    if (value === null || value === undefined) continue;
+    // aria knows "true" and "false", and no attribute without a value
+    if (key.startsWith("aria-")) { element.setAttribute(key, String(value)); continue; }
+    if (value === false) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (key === "style") Object.entries(value).forEach(([property, text]) => element.style.setProperty(property, text));
     else element.setAttribute(key, value === true ? "" : String(value));

@@ -1,0 +1,108 @@
+"""Make the picture on top of the README: the token viewer with a sequence that the trust region rejected.
+
+    python scripts/readme_picture.py                      trains some steps of math_nano_mismatch first (minutes)
+    python scripts/readme_picture.py runs/math_nano_mismatch-seed0-001
+
+Needs playwright and a Chromium. A run's rollouts must have been dumped: with policy_loss.dump.every=N.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from trm_agent.report.build import build_report
+
+PICTURE = Path(__file__).parents[1] / "docs" / "img" / "token_viewer.png"
+STEPS = 12
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# points of the page, and pixels of the picture for each
+WIDTH, HEIGHT, SCALE = 1180, 760, 1.36
+COLOURS = 256
+SETTLING_MS = 500
+MOST_VIOLATIONS, FITTING_TOKENS = 2, 90
+
+
+def train(root: Path) -> Path:
+    """Train until the second update on a batch is off-policy, and return the run's folder."""
+    command = [sys.executable, "-m", "trm_agent.train", "experiment=math_nano_mismatch", f"run.dir={root / 'mismatch'}"]
+    fields = {
+        "trainer.total_training_steps": STEPS,
+        "trainer.test_freq": -1,
+        "trainer.val_before_train": "false",
+        "actor_rollout_ref.actor.policy_loss.dump.every": 1,
+    }
+    subprocess.run([*command, *(f"{name}={value}" for name, value in fields.items())], check=True)
+    return root / "mismatch"
+
+
+def choose(episodes: dict[str, list[Any]]) -> int:
+    """Return the number, in the viewer's list, of the rejected sequence that is the easiest to read.
+
+    That has one or two violating tokens, and is a whole episode that still fits into a picture.
+
+    Raises:
+        ValueError: no sequence was rejected for a token.
+    """
+    numbers = range(len(episodes["id"]))
+    found = [i for i in numbers if episodes["accepted"][i] is False and episodes["violations"][i]]
+    if not found:
+        raise ValueError("no rejected sequence has a token above max_token_kl; train more steps")
+
+    def effort(i: int) -> tuple[bool, int]:
+        return episodes["violations"][i] > MOST_VIOLATIONS, abs(episodes["tokens"][i] - FITTING_TOKENS)
+
+    return min(found, key=effort)
+
+
+def photograph(page_file: Path, picture: Path) -> str:
+    """Open the report in a real browser as a reader would, and write what it shows; return the sequence's name."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_context(
+            viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme="light"
+        ).new_page()
+        page.goto(page_file.as_uri())
+        data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
+        number = choose(data["episodes"])
+        name = data["episodes"]["id"][number]
+        # where a reader is stands in the page's address, and is read when the page opens
+        place = urlencode({"view": "episodes", "flags": "rejected", "e": f"{data['runs'][0]['label']} {name}"})
+        page.goto("about:blank")
+        page.goto(f"{page_file.as_uri()}#{place}")
+        page.wait_for_function("name => document.querySelector('.episode-head h2')?.textContent === name", arg=name)
+        page.focus(".pane")
+        # to the first token that left the trust region
+        page.keyboard.press("n")
+        page.wait_for_selector(".t.violates:focus")
+        page.wait_for_selector("#tip", state="visible")
+        page.wait_for_timeout(SETTLING_MS)
+        page.screenshot(path=picture)
+        browser.close()
+    Image.open(picture).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
+    return name
+
+
+def main() -> None:
+    """Train or take a run, report on it, open a rejected sequence, take the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a run with dumped rollouts (default: train one)")
+    parser.add_argument("--out", type=Path, default=PICTURE, metavar="PNG", help=f"default: {PICTURE.name} in docs/img")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        run = options.run or train(Path(scratch))
+        report = build_report([run], Path(scratch) / "report.html")
+        name = photograph(report.path, options.out)
+    print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB, {name}")
+
+
+if __name__ == "__main__":
+    main()
