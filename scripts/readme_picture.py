@@ -24,7 +24,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT, SCALE = 1180, 760, 1.36
 COLOURS = 256
 SETTLING_MS = 500
-MOST_VIOLATIONS, FITTING_TOKENS = 2, 90
+MOST_VIOLATIONS, FITTING_TOKENS = 2, (80, 130)
 
 
 def train(root: Path) -> Path:
@@ -43,7 +43,7 @@ def train(root: Path) -> Path:
 def choose(episodes: dict[str, list[Any]]) -> int:
     """Return the number, in the viewer's list, of the rejected sequence that is the easiest to read.
 
-    That has one or two violating tokens, and is a whole episode that still fits into a picture.
+    That is short, with one or two violating tokens, of which one is far outside.
 
     Raises:
         ValueError: no sequence was rejected for a token.
@@ -53,8 +53,9 @@ def choose(episodes: dict[str, list[Any]]) -> int:
     if not found:
         raise ValueError("no rejected sequence has a token above max_token_kl; train more steps")
 
-    def effort(i: int) -> tuple[bool, int]:
-        return episodes["violations"][i] > MOST_VIOLATIONS, abs(episodes["tokens"][i] - FITTING_TOKENS)
+    def effort(i: int) -> tuple[bool, bool, float]:
+        is_short = FITTING_TOKENS[0] <= episodes["tokens"][i] <= FITTING_TOKENS[1]
+        return not is_short, episodes["violations"][i] > MOST_VIOLATIONS, -episodes["worst"][i]
 
     return min(found, key=effort)
 

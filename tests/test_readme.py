@@ -2,13 +2,17 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium
 import pytest
 import torch
 
-from trm_agent.cli import _parser
+from tests.report.browser import chromium
+from tests.report.synthetic import episode_row, write_run, write_tokenizer
+from trm_agent.cli import COMMANDS, _parser
 from trm_envs import ToolEnv
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +64,9 @@ def test_every_command_parses():
     found = commands()
     assert len(found) > 9
     for words in found:
-        if words[0] == "trm":
+        if words[0] == "trm" and len(words) == 2:
+            assert words[1] in [command.__name__.rpartition(".")[2] for command in COMMANDS], words
+        elif words[0] == "trm":
             try:
                 _parser().parse_args(words[1:])
             except SystemExit:
@@ -83,3 +89,33 @@ def test_every_link_leads_somewhere():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
     assert len(links) > 15
     assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []
+
+
+def size_of(picture: Path) -> tuple[int, int]:
+    """Width and height of a PNG, pixels: bytes 16 to 24 of its header."""
+    header = picture.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
+
+
+def test_the_picture_is_large_enough_to_read_and_small_enough_to_load():
+    picture = ROOT / "docs" / "img" / "token_viewer.png"
+    width, height = size_of(picture)
+    assert 1500 < width < 1700
+    assert 900 < height < 1200
+    assert picture.stat().st_size < 300_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium")
+def test_the_pictures_script_photographs_a_rejected_sequence(tmp_path):
+    pytest.importorskip("playwright", reason="pip install playwright")
+    # log ratio 0.9: k2 = 0.405, above the threshold 0.05
+    outside = {"log_ratios": [0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], "accepted": False}
+    run = write_run(tmp_path / "run", [episode_row(), episode_row(seed=8, **outside)])
+    write_tokenizer(run / "checkpoints" / "global_step_3" / "actor" / "huggingface")
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, str(ROOT / "scripts" / "readme_picture.py"), str(run), "--out", str(picture)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+    assert "step 1 · update 0 · row 1" in told
+    assert size_of(picture)[0] > 1500
