@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trm_agent.compose import plain
-from trm_agent.declared_packages import pin_packages
-from trm_agent.row_files import pin_rows
-from trm_agent.run_chat import resolve_protocol
 
 from tests.golden.presets import config_of
-from trm_agent import preflight
+from trm_agent.runs import preflight
+from trm_agent.runs.chat import resolve_protocol
+from trm_agent.runs.compose import plain
+from trm_agent.runs.declared_packages import pin_packages
 from trm_agent.runs.defaults import defaults_of
 from trm_agent.runs.folder import RunFolder, open_run_folder, record_resume
+from trm_agent.runs.row_files import pin_rows
 from trm_agent.runs.stored_config import absent_fields, config_differences, read_config
 from trm_envs.scoring import SCORER_VERSION
 
