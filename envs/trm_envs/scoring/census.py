@@ -42,6 +42,7 @@ def _walk(row: Row, census: Census) -> bool:
     """Count the operations of a row; return True if a variable stands in it."""
     has_variable = False
     numerals = roots = slashes = sums = nested = 0
+    counted = _Numerals()
     is_argument = False
     for place, item in enumerate(row):
         before = row[place - 1] if place else None
@@ -51,6 +52,7 @@ def _walk(row: Row, census: Census) -> bool:
                 if before is not None and before.kind != "operator":
                     census.kinds.add("add")
                     numerals = roots = slashes = sums = nested = 0
+                    counted = _Numerals()
             elif item.name == "/":
                 slashes, numerals = slashes + 1, 0
                 if slashes > 1:
@@ -66,6 +68,8 @@ def _walk(row: Row, census: Census) -> bool:
                 census.kinds.add("mul")
             if slashes and any(map(_is_quotient, row[place : place + 2])):
                 census.kinds.add("div")
+        if not is_argument and counted.exceed_one(row, place):
+            census.kinds.add("mul")
         if _is_sum(item):
             sums += 1 + (_integer_power(row, place) not in (None, -1, 0, 1))
             if sums > 1:
@@ -78,6 +82,46 @@ def _walk(row: Row, census: Census) -> bool:
             census.kinds.add("mul of roots")
     census.has_variable = census.has_variable or has_variable
     return has_variable
+
+
+class _Numerals:
+    r"""Numerals in the factors of one term: \frac{17\pi}{2}\cdot 23 has 17 and 23 above the line, 2 below."""
+
+    def __init__(self) -> None:
+        self.above = self.below = 0
+
+    def exceed_one(self, row: Row, place: int) -> bool:
+        """Count a factor of the row; return True if there are two numerals above or two denominators."""
+        above, below = _numerals(row, place)
+        if place and row[place - 1] == Item("operator", "/"):
+            above, below = below, above
+        self.above += above
+        self.below += bool(below)
+        return self.above > 1 or self.below > 1
+
+
+def _numerals(row: Row, place: int) -> tuple[int, int]:
+    """Return how many numerals of one factor stand above its lines and below."""
+    item = row[place]
+    if _is_surd(row, place) or _is_scientific(row, place):
+        return 0, 0
+    if item.kind == "fraction":
+        (above, below), (over, under) = map(_numerals_of, item.rows)
+        return above + under, below + over
+    if item.kind == "group" and item.name not in _GROUPS:
+        return _numerals_of(item.rows[0])
+    return int(_is_factor(item)), 0
+
+
+def _numerals_of(row: Row) -> tuple[int, int]:
+    if any(item.kind == "operator" and item.name in "+-" for item in row[1:]):
+        return int(is_numeral(row)), 0
+    total = [0, 0]
+    for place in range(len(row)):
+        is_divided = place > 0 and row[place - 1] == Item("operator", "/")
+        for side, count in enumerate(_numerals(row, place)):
+            total[side != is_divided] += count
+    return total[0], total[1]
 
 
 def _is_factor(item: Item) -> bool:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from trm_envs.scoring.extract import group_end
-from trm_envs.scoring.units import read_unit, same_measure, split_unit
+from trm_envs.scoring.spelling import clean
+from trm_envs.scoring.units import Measure, read_unit, same_measure
+from trm_envs.scoring.words import split_words, unit_of
 
 MAX_CHARS = 1000
 MAX_DEPTH = 12
@@ -24,20 +26,10 @@ _SCIENTIFIC = re.compile(rf"({_DECIMAL})(?:(?:\\times ?|\\cdot ?|\*)10{_POWER}|[
 _RAISED = re.compile(rf"(\(.+\)|\{{.+\}}|{_DECIMAL}){_POWER}")
 _MIXED = re.compile(r"([0-9]+)(?: ([0-9]+/[0-9]+)| ?(\\frac.*))")
 _FRAC_DIGIT = re.compile(r" ?([0-9])")
-_SPACES = re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~|\s+")
 # A space matters only between two letters or digits (3 1/2, 5 cm).
 _IDLE_SPACE = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
 _DOLLAR = re.compile(r"([+-]?)\\?\$([+-]?)(?=[0-9.])")
-_REWRITES = (
-    ("\u2212", "-"),
-    ("\u00d7", "\\times "),
-    ("{,}", ","),
-    ("\\dfrac", "\\frac"),
-    ("\\tfrac", "\\frac"),
-    ("\\left(", "("),
-    ("\\right)", ")"),
-    ("\\!", ""),
-)
+_MARKS = {"%": "percent", "\\%": "percent", "^{\\circ}": "degree"}
 
 
 @dataclass(frozen=True)
@@ -77,38 +69,28 @@ def equal_quantities(left: Quantity, right: Quantity) -> bool:
 
 def parse_quantity(text: str) -> Quantity | None:
     """Read one number with or without a unit; None if the text is anything else. Never raises, bounded in time."""
-    if len(text) > MAX_CHARS:
+    return read_number(clean(text)) if len(text) <= MAX_CHARS else None
+
+
+def read_number(text: str) -> Quantity | None:
+    """Read one number of a text that is cleaned already; see `parse_quantity`."""
+    if len(text) > MAX_CHARS or ", " in text or " ," in text:
         return None
-    tidy = _tidy(text)
-    if tidy is None:
-        return None
-    unit: tuple[str, Fraction] | None = ("", Fraction(1))
-    money = _DOLLAR.match(tidy)
+    text = text.replace("{,}", ",")
+    unit: Measure | None = ("", Fraction(1))
+    money = _DOLLAR.match(text)
     if money is not None:
-        tidy, unit = money[1] + money[2] + tidy[money.end() :], read_unit("dollars")
-    number, suffix = split_unit(tidy)
-    if suffix:
-        if money is not None:
-            return None
-        unit = read_unit(suffix)
-    value = _value(number, 0) if unit is not None else None
+        text, unit = money[1] + money[2] + text[money.end() :], read_unit("dollars")
+    elif (parts := _marked(text) or split_words(text)) is not None:
+        text, unit = parts[0], unit_of(parts[1])
+    value = _value(_IDLE_SPACE.sub("", text), 0) if unit is not None else None
     return Quantity(value, *unit) if value is not None and unit is not None else None
 
 
-def _tidy(text: str) -> str | None:
-    """Return the text without math delimiters, idle spaces and a final full stop; None for a list of numbers."""
-    for old, new in _REWRITES:
-        if old in text:
-            text = text.replace(old, new)
-    text = text.strip().rstrip(".").rstrip() if not text.rstrip().endswith("..") else ""
-    for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
-            text = text[len(opening) : -len(closing)]
-            break
-    text = _SPACES.sub(" ", text.strip()).strip()
-    if ", " in text or " ," in text:
-        return None
-    return _IDLE_SPACE.sub("", re.sub(" +", " ", text))
+def _marked(text: str) -> tuple[str, str] | None:
+    """Split a percent sign or a degree from what stands before it."""
+    mark = next((mark for mark in ("\\%", "%", "^{\\circ}") if text.endswith(mark)), None)
+    return (text[: -len(mark)].rstrip(), _MARKS[mark]) if mark is not None else None
 
 
 def _value(text: str, depth: int) -> Fraction | None:

@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Iterator
 
-from trm_envs.scoring.exact import parse_quantity
+from trm_envs.scoring.exact import read_number
 from trm_envs.scoring.forms import Collection, Form, Interval, Leaf, Matrix, Named, Relation, Words
 from trm_envs.scoring.items import Unreadable
 from trm_envs.scoring.leaf import read_leaf, read_signed
@@ -61,9 +61,6 @@ def read_form(text: str) -> Form:
     Raises:
         Unreadable: if it is of no form that can be scored.
     """
-    quantity = parse_quantity(text)
-    if quantity is not None:
-        return Leaf(quantity.value, quantity)
     return _read(clean(text), 0)
 
 
@@ -73,7 +70,7 @@ def _read(text: str, depth: int) -> Form:
     text = trim_end(text)
     if not text:
         raise Unreadable("a part of it is empty")
-    quantity = parse_quantity(text)
+    quantity = read_number(text)
     if quantity is not None:
         return Leaf(quantity.value, quantity)
     if (words := _moment(text) or _words(text)) is not None:
@@ -122,10 +119,9 @@ def _both(text: str) -> Interval | None:
     high = [form for form in ends if form.high is not _INFINITE]
     if len(low) != 1 or len(high) != 1 or low == high:
         return None
-    lower, upper = low[0].low.value, high[0].high.value
-    if lower is None or upper is None or lower >= upper:
+    if low[0].low.value is None or high[0].high.value is None:
         return None
-    return Interval(low[0].low, high[0].high, low[0].is_low_open, high[0].is_high_open)
+    return _interval(low[0].low, high[0].high, low[0].is_low_open, high[0].is_high_open)
 
 
 def _flat(members: list[str], depth: int) -> tuple[Form, ...]:
@@ -164,7 +160,7 @@ def _words(text: str) -> Words | Form | None:
         return None
     inside = trim_end(inside)
     if printed is not None and any(sign.isdigit() for sign in inside):
-        quantity = parse_quantity(inside)
+        quantity = read_number(inside)
         if quantity is None:
             raise Unreadable("text holds digits")
         return Leaf(quantity.value, quantity)
@@ -220,7 +216,7 @@ def _inequality(sides: list[str], signs: list[str]) -> Form:
     is_name = [_is_name(side) for side in sides]
     leaves = [read_leaf(side) for side in sides]
     if len(sides) == 3 and is_name[1]:
-        return Interval(leaves[0], leaves[2], signs[0] == "<", signs[1] == "<")
+        return _interval(leaves[0], leaves[2], signs[0] == "<", signs[1] == "<")
     if len(sides) != 2:
         raise Unreadable("a chain of relations has no variable in its middle")
     if is_name[0] and not leaves[1].has_variable:
@@ -228,6 +224,13 @@ def _inequality(sides: list[str], signs: list[str]) -> Form:
     if is_name[1] and not leaves[0].has_variable:
         return Interval(leaves[0], _INFINITE, signs[0] == "<", True)
     return Relation("<" if signs[0] == "<" else "<=", *leaves)
+
+
+def _interval(low: Leaf, high: Leaf, is_low_open: bool, is_high_open: bool) -> Interval:
+    ends = low.value, high.value
+    if ends[0] is not None and ends[1] is not None and (ends[0], 0) > (ends[1], -(is_low_open or is_high_open)):
+        raise Unreadable("an interval without members")
+    return Interval(low, high, is_low_open, is_high_open)
 
 
 def _unequal(left: str, right: str) -> Form:
@@ -261,7 +264,7 @@ def _enclosed(opening: str, inside: str, closing: str, depth: int) -> Form | Non
     if len(members) == 2 and opening in "([]" and closing in ")][":
         low, high = (read_signed(member) for member in members)
         if isinstance(low, Leaf) and isinstance(high, Leaf):
-            return Interval(low, high, opening in "(]", closing in ")[")
+            return _interval(low, high, opening in "(]", closing in ")[")
     raise Unreadable(f"brackets {opening}...{closing} are not scored")
 
 

@@ -8,6 +8,7 @@ _SIGNS = {
     **dict.fromkeys("\u2212\u2013\u2014\u2011\ufe63", "-"),
     **dict.fromkeys("\u22c5\u00b7\u2219\u2022", r"\cdot "),
     **dict.fromkeys("\u20ac\u00a3\u00a5", r"\$"),
+    "\u00a2": " cents",
     **dict.fromkeys("\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000", " "),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
     "\u00d7": r"\times ", "\u00f7": r"\div ", "\u2044": "/", "\u2215": "/", "\u221e": r"\infty ",
@@ -70,13 +71,7 @@ _NAMES = (
         r"\\text{ degrees \1\2}",
     ),
     (re.compile(r"\\(?:text|mathrm)\s*\{\s*\^\{\\circ\}\s*([CFK])\s*\}$"), r"\\text{ degrees \1}"),
-    (re.compile(r"(\\(?:text|mathrm)\s*\{[A-Za-z ]+)\}\s*/\s*\\(?:text|mathrm)\s*\{\s*([A-Za-z]+)\s*\}"), r"\1/\2}"),
-    (
-        re.compile(
-            r"\\frac\s*\{\s*\\(?:text|mathrm)\s*\{\s*([A-Za-z]+)\s*\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{\s*([A-Za-z]+)\s*\}\s*\}$"
-        ),
-        r"\\text{ \1/\2}",
-    ),
+    (re.compile(r"\\(?:text|mathrm)\s*\{\s*\^\{\\circ\}\s*\}"), r"^{\\circ}"),
     (re.compile(r"(\.[0-9]*)\\(?:bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\\overline{\2\3}"),
 )
 # For a text read backwards: a match from its start takes linear time. A full stop stays after another, after a

@@ -1,108 +1,116 @@
 r"""Units that may be dropped from an answer, with what they measure.
 
-Only names in this table are units. "million", "dozen" or "pi" change the number and are none, and a bare single letter
-may be a variable: `m` counts only as `\text{m}` or `\mathrm{m}`.
+Only names in these tables are units, and products, quotients and powers of them. "million", "dozen" or "pi" change the
+number and are none.
 """
 
 import re
+from collections import Counter
 from fractions import Fraction
 
-_NAMES: dict[str, dict[str, Fraction | int | str]] = {
-    # dimension: {names, separated by spaces: how many of the base unit}
+_BASES: dict[str, dict[str, str]] = {
+    # what it measures: {names, separated by spaces: how many of the base unit}
     "length": {
+        "m meter meters metre metres": "1",
         "mm millimeter millimeters millimetres": "1/1000",
         "cm centimeter centimeters centimetres": "1/100",
-        "m meter meters metre metres": 1,
-        "km kilometer kilometers kilometres": 1000,
+        "dm": "1/10",
+        "km kilometer kilometers kilometres": "1000",
         "in inch inches": "254/10000",
         "ft foot feet": "3048/10000",
         "yd yard yards": "9144/10000",
         "mi mile miles": "1609344/1000",
     },
-    "length^3": {"ml milliliter milliliters": "1/1000000", "l liter liters litre litres": "1/1000"},
-    "length/time": {"mph": "1609344/3600000", "kph kmh": "1000/3600"},
     "time": {
-        "s sec second seconds": 1,
-        "min minute minutes": 60,
-        "h hr hour hours": 3600,
-        "day days": 86400,
-        "week weeks": 604800,
-        "fortnight fortnights": 1209600,
+        "s sec second seconds": "1",
+        "min minute minutes": "60",
+        "h hr hour hours": "3600",
+        "day days": "86400",
+        "week weeks": "604800",
+        "fortnight fortnights": "1209600",
     },
-    "calendar": {"month months": 1, "year years": 12, "decade decades": 120, "century centuries": 1200},
-    "mass": {"mg milligrams": "1/1000", "g gram grams": 1, "kg kilogram kilograms": 1000},
-    "weight": {"oz ounce ounces": 1, "lb lbs pound pounds": 16},
-    "money": {"cent cents": "1/100", "dollar dollars": 1},
-    "degree": {"degree degrees deg": 1},
-    "degree of celsius": {"celsius": 1},
-    "degree of fahrenheit": {"fahrenheit": 1},
-    "degree of kelvin": {"kelvin": 1},
-    "angle in radians": {"radian radians rad": 1},
+    "calendar": {"month months": "1", "year years": "12", "decade decades": "120", "century centuries": "1200"},
+    "mass": {"mg milligrams": "1/1000", "g gram grams": "1", "kg kilogram kilograms": "1000"},
+    "weight": {"oz ounce ounces": "1", "lb lbs pound pounds": "16"},
+    "money": {"cent cents": "1/100", "dollar dollars": "1"},
+    "degree": {"degree degrees deg": "1"},
+    "degree of celsius": {"celsius C": "1"},
+    "degree of fahrenheit": {"fahrenheit F": "1"},
+    "degree of kelvin": {"kelvin kelvins K": "1"},
+    "angle in radians": {"radian radians rad": "1"},
     "percent": {"percent": "1/100"},
-    "count": {"unit units": 1},
+    "count": {"unit units": "1"},
+    "current": {"A amp amps ampere amperes": "1"},
+    "charge": {"coulomb coulombs": "1"},
+    "amount": {"mol mole moles": "1"},
 }
-_UNITS = {
-    name: (dimension, Fraction(scale))
-    for dimension, table in _NAMES.items()
-    for names, scale in table.items()
-    for name in names.split()
+_DERIVED = {
+    # names: in how many of which units; later lines may use earlier ones
+    "l L liter liters litre litres": "1 dm^3",
+    "ml milliliter milliliters": "1 cm^3",
+    "mph": "1 mile/hour",
+    "kph kmh": "1 km/hour",
+    "knot knots": "1852 m/hour",
+    "Hz hz hertz": "1 s^-1",
+    "N newton newtons": "1 kg m/s^2",
+    "J joule joules": "1 N m",
+    "W watt watts": "1 J/s",
+    "kwh": "3600000 J",
+    "V volt volts": "1 W/A",
+    "ohm ohms": "1 V/A",
+    "Pa pascal pascals": "1 N/m^2",
+    "atm": "101325 Pa",
+    "bar bars": "100000 Pa",
+    "hectare hectares ha": "10000 m^2",
 }
-# Words of English or letters of algebra: units only inside \text{...} or \mathrm{...}.
-_ONLY_MARKED = {"m", "s", "h", "g", "l", "in", "min", "mi"}
-_SCALES = {"C": "celsius", "F": "fahrenheit", "K": "kelvin"}
+# Each is its own measure.
+_OTHERS = """rpm bpm gallon gallons acre acres usd eur euro euros rupee rupees rs yuan yen pence penny pennies nickel
+    dime eV cal psi cd lm lx dB""".split()  # noqa: SIM905
+_PREFIXES = {"n": "1/1000000000", "\u03bc": "1/1000000", "m": "1/1000", "k": "1000", "M": "1000000", "G": "1000000000"}
+_PREFIXED = "m s g l L Hz N J W V A Pa eV mol cal K rad".split()  # noqa: SIM905
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_PER = re.compile(r"\s*/\s*|\s+per\s+")
-_RAISED = re.compile(r"(?P<name>[A-Za-z. ]+?)\s*(?:\^\{?(?P<power>[23])\}?)?")
-_SYMBOL = re.compile(r"\\?%|(?:\^\{?\\circ\}?|°)")
-_WORDS = re.compile(
-    r"(?:\\(?:text|textrm|mathrm|mbox)\{(?P<marked>[^{}\\]*)\}|(?P<bare>[A-Za-z][A-Za-z ]*))"
-    r"(?:\^\{?(?P<power>[23])\}?)?"
-)
+_RAISED = {"squared": 2, "cubed": 3}
+_NEVER_RAISED = ("percent", "money", "degree", "calendar")
+_TOKEN = re.compile(r"([A-Za-z\u03bc]+)(?:\^\{?(-?[1-9])\}?)?|(/)")
+_IDLE = re.compile(r"[\s.()\u00b7]*")
+_SCALE = re.compile(r"\bdegrees? (?=(?:C|F|K|[Cc]elsius|[Ff]ahrenheit|[Kk]elvin)$)")
+
+Measure = tuple[str, Fraction]
+"""What a unit measures, such as "length^2", and in how many base units."""
 
 
-def read_unit(text: str) -> tuple[str, Fraction] | None:
-    r"""Return what a unit such as `\text{ cm}^2`, `%` or `square feet` measures, and in how many base units.
-
-    Returns:
-        ("length^2", Fraction(1, 10000)), for example; None if it is not a known unit.
-    """
-    if _SYMBOL.fullmatch(text):
-        return _UNITS["percent" if "%" in text else "degree"]
-    match = _WORDS.fullmatch(text)
-    if match is None:
+def read_unit(text: str) -> Measure | None:
+    """Return what a unit such as `cm^2`, `kg m/s^2` or `square feet` measures; None if it is not a known unit."""
+    text = _SCALE.sub("", text.strip())
+    if text in _UNITS:
+        return _UNITS[text]
+    if _IDLE.fullmatch(_TOKEN.sub("", text)) is None:
         return None
-    written = match["marked"] if match["marked"] is not None else match["bare"]
-    if match["bare"] and written.strip().lower() in _ONLY_MARKED:
-        return None
-    sides = _PER.split(written)
-    if len(sides) == 2:
-        above, below = _one_unit(sides[0], "1"), _one_unit(sides[1], match["power"] or "1")
-        return (f"{above[0]}/{below[0]}", above[1] / below[1]) if above and below else None
-    return _one_unit(written, match["power"] or "1") if len(sides) == 1 else None
-
-
-def _one_unit(text: str, power: str) -> tuple[str, Fraction] | None:
-    """Return what one name measures, raised to the power within the text or behind it."""
-    match = _RAISED.fullmatch(text.strip())
-    if match is None or (match["power"] and power != "1"):
-        return None
-    exponent = int(match["power"] or power)
-    written = match["name"].replace(".", " ").split()
-    if len(written) == 2 and written[0].lower() in ("degree", "degrees"):
-        written = [_SCALES.get(written[1], written[1])]
-        if written[0].lower() not in _SCALES.values():
+    exponents: Counter[str] = Counter()
+    scale, side, raised, names = Fraction(1), 1, 1, 0
+    tokens = _TOKEN.findall(text)
+    for place, (name, power, slash) in enumerate(tokens):
+        if slash or name == "per":
+            side = -1
+            if place + 1 == len(tokens) or raised != 1:
+                return None
+            continue
+        if name.lower() in _POWERS and not power:
+            raised = _POWERS[name.lower()]
+            continue
+        if name in _RAISED and not power and place and tokens[place - 1][0] != "per":
+            continue
+        unit = _named(name)
+        if unit is None or (power and raised != 1):
             return None
-    if any(map(_is_other, written)):
-        return None
-    words = [word.lower() for word in written]
-    if len(words) == 2 and words[0] in _POWERS and exponent == 1:
-        exponent = _POWERS[words.pop(0)]
-    if len(words) != 1 or words[0] not in _UNITS:
-        return None
-    dimension, scale = _UNITS[words[0]]
-    if exponent == 1:
-        return dimension, scale
-    return (f"{dimension}^{exponent}", scale**exponent) if dimension in ("length", "time", "count") else None
+        after = tokens[place + 1][0] if place + 1 < len(tokens) else ""
+        exponent = side * raised * int(power or 1) * _RAISED.get(after, 1)
+        if abs(exponent) != 1 and unit[0].startswith(_NEVER_RAISED):
+            return None
+        for base, times in _parse(unit[0]):
+            exponents[base] += times * exponent
+        scale, raised, names = scale * unit[1] ** exponent, 1, names + 1
+    return (_spell(exponents), scale) if names and raised == 1 else None
 
 
 def same_measure(one: str, other: str) -> bool:
@@ -110,15 +118,45 @@ def same_measure(one: str, other: str) -> bool:
     return one == other or (one.startswith("degree") and other.startswith("degree") and "degree" in (one, other))
 
 
-def _is_other(word: str) -> bool:
-    """Return True for a short name whose large letter makes it another: M and MM are a million, Mg is a tonne."""
-    return (len(word) <= 2 and word[0] == "M") or (len(word) == 1 and word not in ("L", word.lower()))
+def _named(name: str) -> Measure | None:
+    """Return the unit of one name. A large letter may make another one: M is a million, mW no MW."""
+    if name in _UNITS:
+        return _UNITS[name]
+    is_short = len(name) == 1 or (len(name) == 2 and name[0] == "M")
+    return None if is_short else _UNITS.get(name.lower())
 
 
-def split_unit(text: str) -> tuple[str, str]:
-    """Split a trailing unit from a number: ("5", "cm"). What looks like a unit need not be one."""
-    for pattern in (r"(?:\\?%|\^\{?\\circ\}?|°)$", rf"{_WORDS.pattern}$"):
-        match = re.search(pattern, text)
-        if match is not None:
-            return text[: match.start()].rstrip(), match[0]
-    return text, ""
+def _parse(measure: str) -> list[tuple[str, int]]:
+    parts = (part.partition("^") for part in measure.split("*"))
+    return [(base, int(power or 1)) for base, _, power in parts]
+
+
+def _spell(exponents: Counter[str]) -> str:
+    """Return a measure as text; what has no dimension left is a count."""
+    parts = [base if power == 1 else f"{base}^{power}" for base, power in sorted(exponents.items()) if power]
+    return "*".join(parts) or "count"
+
+
+def _table() -> dict[str, Measure]:
+    made = {
+        name: (measure, Fraction(scale))
+        for measure, names in _BASES.items()
+        for spellings, scale in names.items()
+        for name in spellings.split()
+    }
+    return made | {name: (name, Fraction(1)) for name in _OTHERS}
+
+
+def _derive() -> None:
+    for spellings, text in _DERIVED.items():
+        factor, _, units = text.partition(" ")
+        unit = read_unit(units)
+        assert unit is not None
+        _UNITS.update(dict.fromkeys(spellings.split(), (unit[0], unit[1] * Fraction(factor))))
+    for symbol in _PREFIXED:
+        for prefix, factor in _PREFIXES.items():
+            _UNITS.setdefault(prefix + symbol, (_UNITS[symbol][0], _UNITS[symbol][1] * Fraction(factor)))
+
+
+_UNITS = _table()
+_derive()

@@ -8,7 +8,7 @@ the answer.
 import re
 from fractions import Fraction
 
-from trm_envs.scoring.units import read_unit
+from trm_envs.scoring.units import Measure, read_unit
 
 MAGNITUDES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 """Words that are part of a numeral: 5 million is 5000000."""
@@ -22,18 +22,11 @@ _COUNTED = frozenset(
     toy train tree triangle turn value vertex vertices way week wolf wolves word worker year
     integers numbers points ways units""".split()  # noqa: SIM905
 )
-_MEASURED = frozenset(
-    """mph kph kmh km/h m/s cm/s rpm bpm hz khz kw kwh watt watts joule joules newton newtons volt volts ohm ohms amp
-    amps gallon gallons acre acres hectare hectares knot knots usd eur dollar dollars euro euros rupee rupees rs yuan
-    yen cent cents pence penny pennies nickel dime celsius fahrenheit kelvin degree degrees radian radians rad deg cm
-    mm km kg mg ml lb lbs oz ft yd""".split()  # noqa: SIM905
-)
 _SMALL = frozenset(
-    """a an of the per each in on total altogether area volume square cubic sq cu long wide high tall deep thick
+    """a an of the per each apiece in on total altogether area volume square cubic sq cu long wide high tall deep thick
     old left away apart remaining different distinct possible ordered unordered real complex positive prime whole odd
     even valid such x y n""".split()  # noqa: SIM905
 )
-_COMPOUND = frozenset("kg g mg m cm mm km s ms h hr min N J W V A C K Pa Hz mol L ml".split())  # noqa: SIM905
 # A noun in the plural ends so; gross, versus and basis are none.
 _NO_PLURAL = re.compile(r".*(?:ss|us|is|wards|times|ways)")
 _BESIDE = frozenset("total altogether area volume long wide high tall deep thick old left away apart".split())  # noqa: SIM905
@@ -49,58 +42,72 @@ _CHANGING = frozenset(
 )
 _PLURAL = re.compile(r"[a-z]{3,}s")
 _PART = re.compile(r".*(?:th|nd|illion|fold|teen|dozen|score|less)s")
-_PRINTED = re.compile(
-    r"^(?P<rest>.*?)(?:\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mbox|operatorname)\s*"
-    r"\{(?P<marked>(?:[^{}\\]|\\cdot(?![A-Za-z]))*)\}"
-    r"|(?<![A-Za-z\\{])(?P<bare>[A-Za-z/]{2,}(?: [A-Za-z/]+)*))\s*(?:\^\{?(?P<power>[23])\}?)?$",
-    re.DOTALL,
+_ALONE = _BESIDE | {"each", "apiece", "remaining"}
+_POWER = r"(?:\s*\^(?:\{-?[1-9]\}|[1-9]))?"
+_INSIDE = r"(?:[^{}\\]|\^\{-?[1-9]\}|\\cdot(?![A-Za-z])|\\(?:mu|Omega) ?)*"
+_PIECE = (
+    r"(?:\\mu\s*)?\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mbox|operatorname)\s*\{"
+    + _INSIDE
+    + r"\}"
+    + _POWER
 )
+_PRINTED = re.compile(
+    rf"\\frac\s*\{{\s*{_PIECE}\s*\}}\s*\{{\s*{_PIECE}\s*\}}$|{_PIECE}(?:\s*(?:\\cdot\s*|\\times\s*|/\s*)?{_PIECE})*$"
+)
+_BARE = re.compile(rf"(?<![A-Za-z\\{{])[A-Za-z/]{{2,}}(?: [A-Za-z/]+)*{_POWER}$")
+_COMMAND = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mbox|operatorname)\s*\{(" + _INSIDE + r")\}")
+_FRACTION = re.compile(r"\\frac\s*\{(.*)\}\s*\{(.*)\}$")
+_FEET = re.compile(r"""((?:[0-9.,+\- /{}]|\\frac)*[0-9}])\s*(?:\^\{?\s*)?('\s*'|"|')\s*\}?$""")
 
 
 def split_words(text: str) -> tuple[str, str] | None:
     r"""Split the words behind an expression from it: `\sqrt{2}\text{ cm}` is (`\sqrt{2}`, "cm"); None if none are.
 
-    Bare words must be known, so that `6abc` stays a product of letters.
+    Printed words may be several, joined by `\cdot`, a space or a slash, each with its power. Bare words must be known,
+    so that `6abc` stays a product of letters. One and two primes behind a numeral are feet and inches.
     """
-    match = _PRINTED.match(text)
-    if match is None or not match["rest"].strip() or match["marked"] in ("i", "e"):
+    if text.endswith(("'", '"', "'}")) and (match := _FEET.fullmatch(text)) is not None:
+        return match[1], "ft" if match[2] == "'" else "in"
+    match = _PRINTED.search(text) if "\\text" in text or "\\m" in text or "\\op" in text else None
+    is_bare = match is None
+    match = match or (_BARE.search(text) if text and (text[-1].isalnum() or text[-1] == "}") else None)
+    if match is None or not (rest := text[: match.start()].strip()):
         return None
-    words = " ".join((match["marked"] if match["marked"] is not None else match["bare"]).split()).rstrip(".")
-    if match["power"]:
-        words = f"{words}^{match['power']}"
-    if match["bare"] is not None and all(len(part) == 1 for part in re.split("[/ ]", match["bare"])):
+    words = _plain(match[0])
+    if not is_bare:
+        return (re.sub(r"\s*\\cdot$", "", rest), words) if words not in ("i", "e") else None
+    if all(len(part) == 1 for part in re.findall("[A-Za-z]+", words)):
         return None  # letters, as in 5m/s, may be variables
-    if match["bare"] is not None and not (may_be_dropped(words) or words.lower() in MAGNITUDES):
-        return None
-    return match["rest"].rstrip(), words
+    return (rest, words) if may_be_dropped(words) or words.lower() in MAGNITUDES else None
+
+
+def _plain(printed: str) -> str:
+    r"""Return printed words as one text: `\text{ m}\cdot\text{s}^{-1}` is "m s^-1", "day(s)" is "days"."""
+    if (fraction := _FRACTION.match(printed)) is not None:
+        printed = f"{fraction[1]}/{fraction[2]}"
+    text = _COMMAND.sub(r" \1", printed)
+    text = re.sub(r"\\mu\s*", "\u03bc", text.replace("\\Omega", "ohm"))
+    text = re.sub(r"\s*\^\{?(-?[1-9])\}?", r"^\1", text.replace("\\cdot", " ").replace("\\times", " "))
+    text = re.sub(r"\s*/\s*", "/", " ".join(text.split())).replace("(s)", "s").replace("per cent", "percent")
+    whole = re.fullmatch(r"\(([^()]*)\)", text)
+    return (whole[1] if whole else text).strip().rstrip(".")
 
 
 def may_be_dropped(words: str) -> bool:
     """Return True if the words only say what is counted or measured."""
     if not words or unit_of(words) is not None:
         return words != "percent"
-    written = words.split()
+    written = words.replace("/", " per ").split()
     if len(written) > 6 or written[-1] in _TRAILING or "each" in written[:-1]:
         return False
     is_known = [_is_counted(word) for word in written]
-    return any(is_known) and all(known or word in _SMALL for known, word in zip(is_known, written, strict=True))
+    is_said = any(is_known) or written[-1] in _ALONE
+    return is_said and all(known or word in _SMALL for known, word in zip(is_known, written, strict=True))
 
 
-def unit_of(words: str) -> tuple[str, Fraction] | None:
-    """Return what a unit measures and in how many base units; one that is not in the table is its own measure."""
-    written = words.split()
-    core = " ".join(word for word in written if word not in _BESIDE)
-    if (unit := read_unit(rf"\text{{{core}}}")) is not None:
-        return unit
-    parts = re.findall(r"[A-Za-z]+", core.replace("\\cdot", " "))
-    is_compound = len(parts) > 1 and any(sign in core for sign in ("/", "^", "\\cdot"))
-    if parts and ((is_compound and all(map(_is_unit, parts))) or core.lower() in _MEASURED):
-        return re.sub(r"[{} ]", "", core), Fraction(1)
-    return None
-
-
-def _is_unit(word: str) -> bool:
-    return word in _COMPOUND or word.lower() in _MEASURED or read_unit(rf"\text{{{word}}}") is not None
+def unit_of(words: str) -> Measure | None:
+    """Return what a unit measures, words beside it such as "wide" left out; None if it is no known unit."""
+    return read_unit(" ".join(word for word in words.split() if word not in _BESIDE))
 
 
 def magnitude(words: str) -> Fraction | None:
@@ -115,6 +122,6 @@ def _is_counted(word: str) -> bool:
         return True
     if low in _CHANGING or _PART.fullmatch(low):
         return False
-    if low in _MEASURED or (len(word) > 1 and low != "percent" and _is_unit(word)):
+    if len(word) > 1 and low != "percent" and read_unit(word) is not None:
         return True
     return word == low and _PLURAL.fullmatch(word) is not None and _NO_PLURAL.fullmatch(word) is None
