@@ -12,12 +12,8 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
 from trm_agent.trust_region.settings import TrmConfig
-from trm_agent.verl_plugin.actor.policy_loss import (
-    TARGET,
-    TrmPolicyLossConfig,
-    check_loss_aggregation,
-    compute_policy_loss_trm,
-)
+from trm_agent.verl_plugin.actor.before_ray import check_loss_aggregation
+from trm_agent.verl_plugin.actor.policy_loss import TARGET, TrmPolicyLossConfig, compute_policy_loss_trm
 
 
 def actor_config(policy_loss: PolicyLossConfig) -> FSDPActorConfig:

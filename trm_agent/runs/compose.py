@@ -41,9 +41,11 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base=None):
-            return compose("train", overrides=[*overrides, f"hydra.searchpath=[file://{_verl_config()}]"])
+            config = compose("train", overrides=[*overrides, f"hydra.searchpath=[file://{_verl_config()}]"])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_first_lines(error)) from error
+    _dump_into_the_run(config)
+    return config
 
 
 def check_choices(overrides: Sequence[str]) -> None:
@@ -70,6 +72,15 @@ def default_experiment(task: str) -> tuple[str, str]:
     if NVIDIA_DEVICE.exists():
         return f"{task}_qwen3_8b", f"CUDA device found ({NVIDIA_DEVICE})"
     return f"{task}_nano", "no CUDA device found"
+
+
+def _dump_into_the_run(config: DictConfig) -> None:
+    """Give a dump without a directory the run's folder: the group `trm` itself reads no key outside verl's tree."""
+    from omegaconf import OmegaConf
+
+    dump = config.actor_rollout_ref.actor.policy_loss.get("dump")
+    if OmegaConf.is_dict(dump) and dump.get("directory", "") is None:
+        dump.directory = "${run.dir}/rollouts"
 
 
 def _verl_config() -> Path:

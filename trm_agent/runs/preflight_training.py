@@ -1,12 +1,9 @@
 """Rules of `trm_agent.runs.preflight` on batches, lengths, sampling, the trust region and failures."""
 
-from typing import Any
+from omegaconf import DictConfig
 
-from omegaconf import DictConfig, OmegaConf
-
-from trm_agent.runs.compose import plain
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
-from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+from trm_agent.trust_region.surroundings import trust_region
 
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
@@ -74,56 +71,6 @@ def sampling(config: DictConfig) -> None:
         raise ValueError(f"{_ROLLOUT}.top_k={rollout.top_k}: cuts the sampled distribution like top_p; set it to -1")
     if rollout.temperature <= 0:
         raise ValueError(f"{_ROLLOUT}.temperature={rollout.temperature}: training samples; give a positive temperature")
-
-
-def trust_region(config: DictConfig) -> None:
-    """Refuse thresholds and estimators that the rollout cannot serve."""
-    loss = config.actor_rollout_ref.actor.policy_loss
-    if loss.loss_mode != "trm":
-        return
-    if "trm" not in loss:
-        raise ValueError(f"{_ACTOR}.policy_loss.loss_mode='trm': the thresholds are missing; choose policy_loss=trm")
-    trm = TrmConfig.from_mapping(plain(loss.trm))
-    if not config.actor_rollout_ref.rollout.calculate_log_probs:
-        raise ValueError(
-            f"{_ROLLOUT}.calculate_log_probs=false: the trust region is measured from the rollout's log-probs; "
-            "set it to true"
-        )
-    if config.algorithm.rollout_correction.bypass_mode == trm.decoupled:
-        raise ValueError(
-            f"algorithm.rollout_correction.bypass_mode={str(not trm.decoupled).lower()} is needed with "
-            f"{FIELD_PATH}.decoupled={str(trm.decoupled).lower()}: with bypass_mode=true verl's old_log_probs are the "
-            "rollout's own, without it the trainer's at the start of the step; change one of them (policy_loss=trm and "
-            "policy_loss=trm_decoupled set both)"
-        )
-    if trm.estimator != "sampled":
-        _distributions(config, trm.estimator)
-    dump = DumpConfig.from_mapping(plain(loss.get("dump", {})))
-    if dump.distributions and trm.estimator != "exact":
-        raise ValueError(
-            f"{DUMP_PATH}.distributions=true with {FIELD_PATH}.estimator={trm.estimator!r}: the rollout's whole "
-            "distributions are recorded for estimator=exact alone; set it, or distributions=false"
-        )
-
-
-def _distributions(config: DictConfig, estimator: str) -> None:
-    """What must hold where the rollout's distributions travel to the actor's logits."""
-    needs: tuple[tuple[str, tuple[Any, ...]], ...] = (
-        (f"{_ROLLOUT}.name", ("vllm",)),
-        (f"{_ROLLOUT}.agent.default_agent_loop", ("trm_env",)),
-        (f"{_ACTOR}.strategy", ("fsdp", "fsdp2")),
-        ("actor_rollout_ref.model.use_fused_kernels", (False, None)),
-        (f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size", (1, None)),
-        (f"{_ACTOR}.ulysses_sequence_parallel_size", (1, None)),
-    )
-    for field, allowed in needs:
-        value = OmegaConf.select(config, field)
-        if value not in allowed:
-            raise ValueError(
-                f"{field}={value!r} with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator; "
-                f"allowed: {', '.join(str(choice) for choice in allowed if choice is not None)}; "
-                "change it, or set estimator=sampled"
-            )
 
 
 def infrastructure_share(config: DictConfig) -> None:

@@ -168,7 +168,7 @@ class DumpConfig:
     distributions: bool = False
     """Also both whole distributions of each token (estimator `exact`): large."""
     directory: str | None = None
-    """Where; the run's folder by default."""
+    """Folder; null: `rollouts/` in the run's folder, without our trainer in verl's `trainer.default_local_dir`."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "DumpConfig":

@@ -3,6 +3,7 @@
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from trm_agent.verl_plugin.actor import engine, policy_loss  # noqa: F401  (policy_loss registers `trm` on import)
+from trm_agent.verl_plugin.driver import actor_update
 
 
 def _recording_replica() -> type:
@@ -13,4 +14,5 @@ def _recording_replica() -> type:
 
 
 engine.register()
+actor_update.install()
 RolloutReplicaRegistry.register("vllm", _recording_replica)

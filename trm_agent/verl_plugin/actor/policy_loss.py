@@ -13,9 +13,11 @@ from trm_agent.core.losses import decoupled_surrogate_tokens, masked_surrogate_t
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
 from trm_agent.trust_region.masking import examine, with_thresholds
 from trm_agent.trust_region.settings import FIELD_PATH, DumpConfig, TrmConfig
+from trm_agent.trust_region.surroundings import LOSS_MODE
+from trm_agent.verl_plugin.actor import before_ray
+from trm_agent.verl_plugin.actor.before_ray import check_loss_aggregation
 from trm_agent.verl_plugin.actor.update import MicroBatch, current_micro_batch, report
 
-LOSS_MODE = "trm"
 TARGET = "trm_agent.verl_plugin.actor.policy_loss.TrmPolicyLossConfig"
 
 if LOSS_MODE in POLICY_LOSS_REGISTRY and POLICY_LOSS_REGISTRY[LOSS_MODE].__module__ != __name__:
@@ -23,6 +25,8 @@ if LOSS_MODE in POLICY_LOSS_REGISTRY and POLICY_LOSS_REGISTRY[LOSS_MODE].__modul
         f"policy loss {LOSS_MODE!r} is already registered by {POLICY_LOSS_REGISTRY[LOSS_MODE].__module__}; "
         "two losses cannot share a name; remove that plugin, or rename its loss"
     )
+
+before_ray.install()
 
 
 @dataclass
@@ -50,25 +54,6 @@ class TrmPolicyLossConfig(PolicyLossConfig):
                 )
             # verl's configs refuse a second assignment of a field.
             object.__setattr__(self, name, kind.from_mapping(value))
-
-
-def check_loss_aggregation(loss_agg_mode: str, loss_scale_factor: float | None) -> None:
-    """Refuse an aggregation whose denominator depends on how the batch is split.
-
-    Args:
-        loss_agg_mode: verl's `actor.loss_agg_mode`.
-        loss_scale_factor: verl's `actor.loss_scale_factor`.
-
-    Raises:
-        ValueError: for `seq-mean-token-sum-norm` without a scale: verl then divides by the padded width of each
-            micro-batch.
-    """
-    if loss_agg_mode == "seq-mean-token-sum-norm" and loss_scale_factor is None:
-        raise ValueError(
-            "actor_rollout_ref.actor.loss_scale_factor: got null with loss_agg_mode=seq-mean-token-sum-norm, so the "
-            "gradient would depend on the micro-batch size; allowed: a positive number; set it to "
-            "data.max_response_length"
-        )
 
 
 @register_policy_loss(LOSS_MODE)

@@ -1,4 +1,4 @@
-"""What our runs add to a trainer of verl's V1: metrics of episodes and of the trust region, a log, a watchdog."""
+"""What our runs add to a trainer of verl's V1: metrics of episodes, a log, a watchdog."""
 
 import json
 import math
@@ -13,20 +13,9 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1 import get_trainer_cls
 
-from trm_agent.runs.compose import plain
-from trm_agent.runs.folder import METRICS_FILE, read_metrics
+from trm_agent.runs.folder import METRICS_FILE
 from trm_agent.tasks import TRAIN, VALIDATION
-from trm_agent.trust_region.adaptive import AdaptiveThreshold
-from trm_agent.trust_region.settings import TrmConfig
-from trm_agent.verl_plugin.actor.policy_loss import LOSS_MODE
-from trm_agent.verl_plugin.actor.update import (
-    ADAPTIVE_KEY,
-    DUMP_KEY,
-    STEP_KEY,
-    final_metrics,
-    other_terms,
-    warn_if_all_rejected,
-)
+from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
@@ -58,7 +47,6 @@ class RunMixin:
     config: Any
     global_steps: int
     parameter_sync_step: int
-    _threshold: AdaptiveThreshold | None = None
     _share: InfrastructureShare | None = None
 
     @property
@@ -90,26 +78,6 @@ class RunMixin:
         with with_group_advantages(batch.tags):
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
 
-    def _update_actor(self, batch: Any, metrics: dict) -> Any:
-        loss = self.config.actor_rollout_ref.actor.policy_loss
-        if loss.loss_mode != LOSS_MODE:
-            return super()._update_actor(batch, metrics)  # type: ignore[misc]
-        if self._threshold is None:
-            trm = TrmConfig.from_mapping(plain(loss.trm))
-            self._threshold = AdaptiveThreshold(trm, read_metrics(Path(self.config.run.dir)))
-        batch.extra_info[STEP_KEY] = self.global_steps
-        if self._threshold.thresholds:
-            batch.extra_info[ADAPTIVE_KEY] = json.dumps(self._threshold.thresholds)
-        if loss.dump.every and self.global_steps % loss.dump.every == 0:
-            batch.extra_info[DUMP_KEY] = json.dumps(plain(loss.dump))
-        in_use = {f"trm/{name}": value for name, value in self._threshold.thresholds.items()}
-        batch = super()._update_actor(batch, metrics)  # type: ignore[misc]
-        finalized = final_metrics(metrics) | in_use
-        metrics.clear()
-        metrics.update(finalized)
-        self._threshold.observe(metrics)
-        return batch
-
     def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
@@ -118,10 +86,6 @@ class RunMixin:
         failures = _take_failures(TRAIN)
         metrics.update(training_metrics(summaries, failures, timing_raw["step"]))
         metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, len(summaries), failures)
-        finalized = final_metrics(metrics)
-        warn_if_all_rejected(finalized, other_terms(self.config.actor_rollout_ref.actor))
-        metrics.clear()
-        metrics.update(finalized)
 
     def _infrastructure(self) -> InfrastructureShare:
         if self._share is None:
@@ -184,5 +148,6 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 
 def trainer_class(mode: str) -> type:
     """verl's trainer of that mode with `RunMixin` in front."""
+    actor_update.install()
     base = get_trainer_cls(mode)
     return type(f"Run{base.__name__}", (RunMixin, base), {})

@@ -1,0 +1,123 @@
+"""The settings of verl's own tree that the trust region depends on: checked before Ray starts, in any trainer.
+
+Reads a composed configuration and no key outside verl's own tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+LOSS_MODE = "trm"
+EXTENSION = "trm_agent.verl_plugin.extension"
+_ACTOR = "actor_rollout_ref.actor"
+_ROLLOUT = "actor_rollout_ref.rollout"
+_LOSS = f"{_ACTOR}.policy_loss"
+_OURS_FSDP = ("fsdp", "fsdp2")
+
+
+def trust_region(config: DictConfig) -> None:
+    """Refuse thresholds and estimators that the rollout cannot serve.
+
+    Raises:
+        ValueError: with the field, its value, what is allowed and what to do.
+    """
+    loss = config.actor_rollout_ref.actor.policy_loss
+    if loss.loss_mode != LOSS_MODE:
+        return
+    if "trm" not in loss:
+        raise ValueError(f"{_LOSS}.loss_mode='trm': the thresholds are missing; choose policy_loss=trm")
+    trm = TrmConfig.from_mapping(section(loss, "trm"))
+    if not config.actor_rollout_ref.rollout.calculate_log_probs:
+        raise ValueError(
+            f"{_ROLLOUT}.calculate_log_probs=false: the trust region is measured from the rollout's log-probs; "
+            "set it to true"
+        )
+    if config.algorithm.rollout_correction.bypass_mode == trm.decoupled:
+        raise ValueError(
+            f"algorithm.rollout_correction.bypass_mode={str(not trm.decoupled).lower()} is needed with "
+            f"{FIELD_PATH}.decoupled={str(trm.decoupled).lower()}: with bypass_mode=true verl's old_log_probs are the "
+            "rollout's own, without it the trainer's at the start of the step; change one of them (policy_loss=trm and "
+            "policy_loss=trm_decoupled set both)"
+        )
+    if trm.estimator != "sampled":
+        _distributions(config, trm.estimator)
+    dump = DumpConfig.from_mapping(section(loss, "dump"))
+    if dump.distributions and trm.estimator != "exact":
+        raise ValueError(
+            f"{DUMP_PATH}.distributions=true with {FIELD_PATH}.estimator={trm.estimator!r}: the rollout's whole "
+            "distributions are recorded for estimator=exact alone; set it, or distributions=false"
+        )
+
+
+def trainer_and_engine(config: DictConfig) -> None:
+    """Refuse a trainer and an engine of verl that have no place for what the loss needs.
+
+    Raises:
+        ValueError: with the field, its value, what is allowed and what to do.
+    """
+    from omegaconf import OmegaConf
+
+    loss = config.actor_rollout_ref.actor.policy_loss
+    if loss.loss_mode != LOSS_MODE:
+        return
+    trm = TrmConfig.from_mapping(section(loss, "trm"))
+    libraries = OmegaConf.select(config, "actor_rollout_ref.model.external_lib")
+    if libraries != EXTENSION and EXTENSION not in (libraries or []):
+        raise ValueError(
+            f"actor_rollout_ref.model.external_lib: got {libraries!r} with {_LOSS}.loss_mode=trm; allowed: "
+            f"{EXTENSION}, which names the metrics and brings the engine, or a list with it; set it"
+        )
+    if OmegaConf.select(config, "trainer.use_v1") is False:
+        raise ValueError(
+            f"trainer.use_v1: got False with {_LOSS}.loss_mode=trm; allowed: true, since verl's legacy trainer has no "
+            "place for its metrics and thresholds; set trainer.use_v1=true"
+        )
+    correction = config.algorithm.rollout_correction
+    if correction.get("rollout_is") is not None:
+        raise ValueError(
+            f"algorithm.rollout_correction.rollout_is: got {correction.rollout_is!r} with {_LOSS}.loss_mode=trm, which "
+            "weighs each token itself; allowed: null; set it to null"
+        )
+    strategy = config.actor_rollout_ref.actor.get("strategy")
+    for name, wanted in (("target_acceptance", trm.target_acceptance is not None), ("decoupled", trm.decoupled)):
+        if wanted and strategy not in _OURS_FSDP:
+            raise ValueError(
+                f"{FIELD_PATH}.{name}: got {getattr(trm, name)!r} with {_ACTOR}.strategy={strategy!r}; allowed: with "
+                f"strategy {' or '.join(_OURS_FSDP)}; choose one of them, or leave {name} out"
+            )
+
+
+def section(loss: DictConfig, name: str) -> Mapping[str, Any]:
+    """Return `trm` or `dump` of a policy loss, interpolations resolved; empty where it is absent."""
+    from omegaconf import OmegaConf
+
+    node = loss.get(name)
+    return {} if node is None else cast("Mapping[str, Any]", OmegaConf.to_container(node, resolve=True))
+
+
+def _distributions(config: DictConfig, estimator: str) -> None:
+    """What must hold where the rollout's distributions travel to the actor's logits."""
+    from omegaconf import OmegaConf
+
+    needs: tuple[tuple[str, tuple[Any, ...]], ...] = (
+        (f"{_ROLLOUT}.name", ("vllm",)),
+        (f"{_ROLLOUT}.agent.default_agent_loop", ("trm_env",)),
+        (f"{_ACTOR}.strategy", _OURS_FSDP),
+        ("actor_rollout_ref.model.use_fused_kernels", (False, None)),
+        (f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size", (1, None)),
+        (f"{_ACTOR}.ulysses_sequence_parallel_size", (1, None)),
+    )
+    for field, allowed in needs:
+        value = OmegaConf.select(config, field)
+        if value not in allowed:
+            raise ValueError(
+                f"{field}={value!r} with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator; "
+                f"allowed: {', '.join(str(choice) for choice in allowed if choice is not None)}; "
+                "change it, or set estimator=sampled"
+            )

@@ -1,0 +1,100 @@
+"""The trainer's side of the loss `trm`, in any trainer of verl's V1: thresholds and dumps going in, names coming out.
+
+verl puts `actor/` before all that an update reports, and has no place for a function of ours: its method is wrapped, in
+the one process that holds the trainer.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trm_agent.runs.folder import read_metrics
+from trm_agent.trust_region.adaptive import AdaptiveThreshold
+from trm_agent.trust_region.settings import DumpConfig, TrmConfig
+from trm_agent.trust_region.surroundings import LOSS_MODE, section
+from trm_agent.verl_plugin.actor.update import (
+    ADAPTIVE_KEY,
+    DUMP_KEY,
+    STEP_KEY,
+    final_metrics,
+    other_terms,
+    warn_if_all_rejected,
+)
+from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
+
+TRAINER = "verl.trainer.ppo.v1.trainer_base"
+ROLLOUTS = "rollouts"
+_MARK = "_trm_agent_update"
+_THRESHOLD = "_trm_agent_threshold"
+
+
+def install() -> None:
+    """Wrap the actor's update of verl's trainer, where this process has imported it. Idempotent.
+
+    Raises:
+        RuntimeError: a version of verl that this was not written for.
+    """
+    module = sys.modules.get(TRAINER)
+    trainer = getattr(module, "PPOTrainer", None)
+    if trainer is not None and not getattr(trainer._update_actor, _MARK, False):
+        require_version("actor_update", "verl", VERL_VERSION)
+        trainer._update_actor = with_trust_region(trainer._update_actor)
+
+
+def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
+    """Return verl's update of the actor with what the loss `trm` needs of the driver; another loss goes through."""
+
+    @functools.wraps(update_actor)
+    def updating(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        loss = self.config.actor_rollout_ref.actor.policy_loss
+        if loss.loss_mode != LOSS_MODE:
+            return update_actor(self, batch, metrics)
+        threshold = _threshold_of(self, loss)
+        batch.extra_info.update(instructions(self.config, self.global_steps, threshold.thresholds))
+        in_use = {f"trm/{name}": value for name, value in threshold.thresholds.items()}
+        batch = update_actor(self, batch, metrics)
+        finalized = final_metrics(metrics) | in_use
+        metrics.clear()
+        metrics.update(finalized)
+        warn_if_all_rejected(metrics, other_terms(self.config.actor_rollout_ref.actor))
+        threshold.observe(metrics)
+        return batch
+
+    setattr(updating, _MARK, True)
+    return updating
+
+
+def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """Return what the engine is told with a step's batch.
+
+    Args:
+        config: the composed configuration.
+        step: of the run.
+        thresholds: adaptive ones of this step; empty where none adapts.
+
+    Returns:
+        Key of the batch -> value.
+    """
+    told: dict[str, Any] = {STEP_KEY: step}
+    if thresholds:
+        told[ADAPTIVE_KEY] = json.dumps(dict(thresholds))
+    dump = DumpConfig.from_mapping(section(config.actor_rollout_ref.actor.policy_loss, "dump"))
+    if dump.every and step % dump.every == 0:
+        directory = dump.directory or Path(config.trainer.default_local_dir).absolute() / ROLLOUTS
+        told[DUMP_KEY] = json.dumps(asdict(dump) | {"directory": str(directory)})
+    return told
+
+
+def _threshold_of(trainer: Any, loss: Any) -> AdaptiveThreshold:
+    """The trainer's adaptive threshold, which a run of ours finds again in its metrics."""
+    threshold: AdaptiveThreshold | None = getattr(trainer, _THRESHOLD, None)
+    if threshold is None:
+        run = trainer.config.get("run")
+        rows: Sequence[Mapping[str, Any]] = read_metrics(Path(run.dir)) if run else ()
+        threshold = AdaptiveThreshold(TrmConfig.from_mapping(section(loss, "trm")), rows)
+        setattr(trainer, _THRESHOLD, threshold)
+    return threshold
