@@ -19,7 +19,7 @@ _MARK = "_trm_agent_checks"
 def install() -> None:
     """Let verl's validation of the actor check what the trust region depends on. Idempotent."""
     if not getattr(ActorConfig.validate, _MARK, False):
-        setattr(ActorConfig, "validate", with_checks(ActorConfig.validate))
+        ActorConfig.validate = with_checks(ActorConfig.validate)  # type: ignore[method-assign]
 
 
 def with_checks(validate: Callable[..., None]) -> Callable[..., None]:
