@@ -6,14 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 
+import trm_agent.commands
+import trm_envs.commands
 from trm_agent import __version__, cli
 
 
-def command_that_raises(error: BaseException) -> SimpleNamespace:
+def set_command_that_raises(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(arguments: argparse.Namespace) -> int:
         raise error
 
-    return SimpleNamespace(add_parser=lambda subparsers: subparsers.add_parser("fail").set_defaults(run=run))
+    def add_parser(subparsers: argparse._SubParsersAction, summary: str) -> None:
+        subparsers.add_parser("fail", help=summary).set_defaults(run=run)
+
+    monkeypatch.setitem(sys.modules, "failing_command", SimpleNamespace(add_parser=add_parser))
+    monkeypatch.setattr(cli, "COMMANDS", {"fail": cli.Command("failing_command", "fail")})
 
 
 def test_help_names_every_command_and_an_example(capsys):
@@ -22,22 +28,53 @@ def test_help_names_every_command_and_an_example(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "example:\n  trm bounds" in text
-    for command in cli.COMMANDS:
-        assert command.__name__.rsplit(".", 1)[-1] in text
+    words = " ".join(text.split())
+    for name, command in cli.COMMANDS.items():
+        assert f" {name} {command.summary}" in words
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_command_has_help_with_an_example(command, capsys):
-    name = command.__name__.rsplit(".", 1)[-1]
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
     assert stop.value.code == 0
     assert f"example:\n  trm {name}" in capsys.readouterr().out
 
 
+def test_every_module_of_the_rooms_of_commands_is_a_command():
+    found = {
+        f"{room.__name__}.{path.stem}"
+        for room in (trm_agent.commands, trm_envs.commands)
+        for path in Path(room.__file__).parent.glob("*.py")
+        if "def add_parser(" in path.read_text(encoding="utf-8")
+    }
+    assert {command.module for command in cli.COMMANDS.values()} == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [
+        (["--help"], set()),
+        (["--version"], set()),
+        ([], set()),
+        (["no-such-command", "bounds"], set()),
+        (["bounds", "--help"], {"trm_agent.commands.bounds"}),
+        # the value of an option may have the name of another command
+        (["bounds", "--horizon", "doctor", "--help"], {"trm_agent.commands.bounds"}),
+        (["envs", "--help"], {"trm_envs.commands.envs"}),
+    ],
+)
+def test_no_other_command_is_imported_than_the_one_asked_for(arguments, loaded, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.endswith(tuple(cli.COMMANDS)) and ".commands." in name]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert {command.module for command in cli.COMMANDS.values()} & set(sys.modules) == loaded
+
+
 @pytest.mark.parametrize("error", [ValueError("field: got 3;\n allowed: 4"), FileNotFoundError(2, "No such file", "x")])
 def test_bad_input_is_one_line_and_exit_code_2(error, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(error),))
+    set_command_that_raises(error, monkeypatch)
     assert cli.main(["fail"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -46,14 +83,14 @@ def test_bad_input_is_one_line_and_exit_code_2(error, monkeypatch, capsys):
 
 
 def test_a_file_that_cannot_be_read_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(FileNotFoundError(2, "No such file", "rows.jsonl")),))
+    set_command_that_raises(FileNotFoundError(2, "No such file", "rows.jsonl"), monkeypatch)
     assert cli.main(["fail"]) == 2
     assert capsys.readouterr().err.startswith("error: rows.jsonl: No such file; check the path")
 
 
 @pytest.mark.parametrize("defect", [KeyError("x"), ModuleNotFoundError("No module named 'trm_agent.nowhere'")])
 def test_a_defect_is_not_disguised_as_bad_input(defect, monkeypatch):
-    monkeypatch.setattr(cli, "COMMANDS", (command_that_raises(defect),))
+    set_command_that_raises(defect, monkeypatch)
     with pytest.raises(type(defect)):
         cli.main(["fail"])
 

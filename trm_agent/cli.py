@@ -1,13 +1,40 @@
-"""The command `trm`. A new subcommand is a module in `trm_agent.commands` and its entry in `COMMANDS`."""
+"""The command `trm`. A new subcommand is a module in a room `commands` and its row in `COMMANDS`.
+
+Only the module of the subcommand that is asked for is imported: `trm --help` needs none.
+"""
 
 import argparse
+import importlib
 import sys
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from trm_agent import __version__, extras
-from trm_agent.commands import analyze, bounds, doctor, envs, eval, report, sandbox
 from trm_agent.runs.search_path import look_here_last
 
-COMMANDS = (eval, report, analyze, bounds, envs, sandbox, doctor)
+
+class Command(NamedTuple):
+    """Where a subcommand is, and its line in `trm --help`."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "eval": Command("trm_agent.commands.eval", "evaluate checkpoints on held-out tasks, and compare them"),
+    "report": Command(
+        "trm_agent.commands.report",
+        "one HTML page of runs and evaluations: curves, configuration, episodes token by token",
+    ),
+    "analyze": Command(
+        "trm_agent.commands.analyze",
+        "acceptance, length bias and bounds of a rollout dump under other thresholds",
+    ),
+    "bounds": Command("trm_agent.commands.bounds", "error bounds of the surrogate at a horizon and its divergences"),
+    "envs": Command("trm_envs.commands.envs", "list, check and play environments, and start your own"),
+    "sandbox": Command("trm_envs.commands.sandbox", "run an untrusted program, or serve a sandbox over HTTP"),
+    "doctor": Command("trm_agent.commands.doctor", "say what this machine can do"),
+}
 BAD_INPUT = 2
 
 
@@ -24,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: with 0 after --help, with 2 if the arguments cannot be parsed.
     """
     look_here_last()
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
     try:
         if arguments.command in extras.NEEDS:
             extras.require(arguments.command)
@@ -40,7 +67,7 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trm",
         description="Tools around Trust Region Masking (arXiv:2512.23075).",
@@ -50,8 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{extras.DISTRIBUTION} {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    # the options before a subcommand take no value, so it is the first word that is not one
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        if name == asked:
+            importlib.import_module(command.module).add_parser(subparsers, command.summary)
+        else:
+            subparsers.add_parser(name, help=command.summary)
     return parser
 
 

@@ -17,7 +17,7 @@ from trm_envs.answer_forms import BOX, read_answer, show_form, write_answer
 from trm_envs.errors import ScorerFailed, describe
 from trm_envs.judged import finite, judged, numbers, text, text_or_none
 from trm_envs.options import EnvOptions, as_unicode, check_choice, cut_middle
-from trm_envs.protocols import PROTOCOLS, TurnProtocol
+from trm_envs.protocols import TurnProtocol
 from trm_envs.spaces import UnicodeText
 from trm_envs.tool_time import LEAST_S, ToolTime
 from trm_envs.tools import Tool, ToolResult, run_tool_call, tools_of
@@ -116,7 +116,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     @property
     def protocol(self) -> TurnProtocol:
         """How tool calls and answers are written in this episode."""
-        return PROTOCOLS[self.options.protocol]
+        return self.options.turn_protocol
 
     @property
     def tool_schemas(self) -> list[dict[str, Any]]:
@@ -273,7 +273,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         for name in changes:
             check_choice(f"{type(self).__name__} option", name, names)
         options = dataclasses.replace(base, **changes)
-        PROTOCOLS[options.protocol].check_tools(self._tools)
+        options.turn_protocol.check_tools(self._tools)
         return options
 
 

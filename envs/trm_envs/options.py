@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from trm_envs.protocols import PROTOCOLS
+from trm_envs.protocols import PROTOCOLS, TurnProtocol
 
 SPLITS = ("train", "held_out", "all")
 MAX_HORIZON = 10_000
@@ -27,6 +27,11 @@ class EnvOptions:
     """How tool calls and answers are written: "hermes", "fenced", "tags", "function_tags" or "arg_tags"."""
     max_observation_chars: int = 20_000
     """Characters of what answers a turn; a longer text loses its middle, with a visible mark."""
+
+    @property
+    def turn_protocol(self) -> TurnProtocol:
+        """The protocol that `protocol` names."""
+        return PROTOCOLS[self.protocol]
 
     @property
     def prompt_note(self) -> str:

@@ -13,9 +13,10 @@ import pytest
 
 from tests.episode.fakes import byte_tokenizer
 from trm_agent.episode import ChatTokens
+from trm_agent.evaluate.checkpoints.served import KEY_VARIABLE, base_url, served_context, served_model
 from trm_agent.evaluate.checkpoints.source import fingerprint, parse_checkpoint
 from trm_agent.evaluate.engines import endpoint
-from trm_agent.evaluate.engines.endpoint import EndpointEngine, EndpointError, base_url, served_context, served_model
+from trm_agent.evaluate.engines.endpoint import EndpointEngine, EndpointError
 from trm_agent.evaluate.engines.sampling import Sampling, turn_seed
 
 
@@ -93,7 +94,7 @@ def tokenizer() -> Any:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)
-    monkeypatch.delenv(endpoint.KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
 
 
 def choice(**fields: Any) -> dict[str, Any]:
@@ -230,7 +231,7 @@ async def test_a_server_that_completes_nothing_is_refused_at_the_start(
 
 
 def test_the_model_is_asked_for_where_there_is_one_alone(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(endpoint.KEY_VARIABLE, "secret")
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
     assert served_model(server.url) == "fake-model"
     assert server.keys == ["Bearer secret"]
     server.models = {"data": [{"id": "a"}, {"id": "b"}]}

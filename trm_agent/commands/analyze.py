@@ -11,11 +11,11 @@ from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import ESTIMATORS, TrmConfig
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser(
         "analyze",
-        help="acceptance, length bias and bounds of a rollout dump under other thresholds",
+        help=summary,
         description="Recompute masks and bounds of a dump, without a model. A run writes one with "
         "actor_rollout_ref.actor.policy_loss.dump.every=N, into its folder's rollouts/.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -23,11 +23,11 @@ NOTE = (
 )
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser(
         "bounds",
-        help="error bounds of the surrogate at a horizon and its divergences",
+        help=summary,
         description="Print the upper bounds on |J(theta) - J(roll) - L'| of Trust Region Masking, rewards in [0, 1].\n"
         "Divergences are KL(roll || theta) in nats and total variation, over the full vocabulary.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

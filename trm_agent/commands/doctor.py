@@ -8,11 +8,11 @@ import json
 CANNOT_TRAIN = 1
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say what this machine can do",
+        help=summary,
         description="Look at packages, accelerators, sandbox, memory, disk and ports, and name a remedy for each "
         "that is not as it should be. Exit code: 0 the main job can run here, 1 it cannot.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -28,11 +28,11 @@ FAILED = 1
 LOG_FILE, PLOTS = "log.txt", "plots"
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser(
         "eval",
-        help="evaluate checkpoints on held-out tasks, and compare them",
+        help=summary,
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,

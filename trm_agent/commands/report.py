@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 10.0
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser(
         "report",
-        help="one HTML page of runs and evaluations: curves, configuration, episodes token by token",
+        help=summary,
         description="Write one self-contained HTML page (it asks the network for nothing) about runs and evaluations. "
         "Episodes are there if the run dumped them: actor_rollout_ref.actor.policy_loss.dump.every=N.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -12,8 +12,8 @@ from typing import Any
 from trm_agent.episode import chat_tokens
 from trm_agent.evaluate.chats import Chat, with_protocols
 from trm_agent.evaluate.checkpoints.model_files import max_positions
+from trm_agent.evaluate.checkpoints.served import served_context
 from trm_agent.evaluate.checkpoints.source import Checkpoint, fingerprint, model_files_folder, tokenizer_folder
-from trm_agent.evaluate.engines.endpoint import served_context
 from trm_agent.evaluate.engines.opening import load_tokenizer
 from trm_agent.evaluate.environments import Counts
 from trm_agent.evaluate.plan import Environment, Plan

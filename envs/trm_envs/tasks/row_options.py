@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from trm_envs.answer_forms import ANSWER_FORMS, BOX, own_form
 from trm_envs.options import check_choice
-from trm_envs.protocols import PROTOCOLS
 from trm_envs.python_tool import SandboxOptions
 from trm_envs.rows.options import REFUSE, check_row_options
 
@@ -48,4 +47,4 @@ class MathRowOptions(RowOptions):
     @property
     def read_form(self) -> str:
         """The form that is read: that of the protocol itself where the option is "box"."""
-        return own_form(PROTOCOLS[self.protocol]) if self.answer_form == BOX else self.answer_form
+        return own_form(self.turn_protocol) if self.answer_form == BOX else self.answer_form

@@ -14,7 +14,7 @@ import yaml
 
 from trm_agent.evaluate.checkpoints import model_files
 from trm_agent.evaluate.checkpoints.merging import fsdp_hash
-from trm_agent.evaluate.engines.endpoint import base_url, served_model
+from trm_agent.evaluate.checkpoints.served import base_url, served_model
 from trm_agent.models.nano import is_made, nano_folder
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, checkpoint_folder, checkpoint_step

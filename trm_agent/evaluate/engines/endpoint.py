@@ -1,91 +1,25 @@
-"""The engine behind an OpenAI-compatible server: `/models` to find the model, `/completions` with token ids.
+"""The engine behind an OpenAI-compatible server: `/completions` with token ids.
 
 Token ids go out and, from a server with vLLM's extension, come back, so the model's context holds what it sampled. A
 server without it answers with text, which is tokenised again; its log-probs are then 0.0 and said to be missing.
 """
 
 import asyncio
-import json
 import logging
 import math
-import os
-import urllib.error
-import urllib.parse
-import urllib.request
 from typing import Any
 
 from trm_agent.episode import ChatSettings, Generation, chat_tokens
+from trm_agent.evaluate.checkpoints.served import HINT, headers
 from trm_agent.evaluate.engines.sampling import Sampling, SeededTurns
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-LIST_TIMEOUT_S = 15.0
 NUM_RETRIES = 4
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 # marks of a turn, in `Generation.extra`
 NO_LOG_PROBS = "log_probs_missing"
 REENCODED = "reencoded"
-_HINT = f"check the address, and {KEY_VARIABLE} if the server asks for a key"
 logger = logging.getLogger("trm_agent")
-
-
-def base_url(url: str) -> str:
-    """The address without a slash at its end; `/v1` where it has no path."""
-    return url.rstrip("/") + ("" if urllib.parse.urlparse(url).path.strip("/") else "/v1")
-
-
-def served_model(url: str, model: str | None = None, timeout_s: float = LIST_TIMEOUT_S) -> str:
-    """Ask a server for the model that it serves.
-
-    Args:
-        url: as `base_url` returns it.
-        model: the model that is meant; None where the server has one alone.
-        timeout_s: seconds that the answer may take.
-
-    Raises:
-        ValueError: the server refuses, stalls, is none of the kind, or does not have the model.
-    """
-    names = [str(entry["id"]) for entry in _served(url, timeout_s)]
-    shown = ", ".join(names[:8]) or "none"
-    if model is None and len(names) != 1:
-        raise ValueError(f"endpoint {url}: serves {len(names)} models ({shown}); name one as {url}#MODEL")
-    if model is not None and model not in names:
-        raise ValueError(f"endpoint {url}: does not serve {model!r} but {shown}; name one of these as {url}#MODEL")
-    return model or names[0]
-
-
-def served_context(url: str, model: str, timeout_s: float = LIST_TIMEOUT_S) -> int | None:
-    """The tokens of the longest context that a server takes for a model; None where it does not say (vLLM does).
-
-    Raises:
-        ValueError: as `served_model`.
-    """
-    for entry in _served(url, timeout_s):
-        length = entry.get("max_model_len")
-        if str(entry["id"]) == model and isinstance(length, int) and length > 0:
-            return length
-    return None
-
-
-def _served(url: str, timeout_s: float) -> list[dict[str, Any]]:
-    """The server's entries of its models, each with an `id`."""
-    asked = f"{url}/models"
-    request = urllib.request.Request(asked, headers=_headers())
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            return [{**entry, "id": entry["id"]} for entry in json.loads(answer.read())["data"]]
-    except urllib.error.HTTPError as error:
-        raise ValueError(f"endpoint {asked}: refused with {error.code} {error.reason}; {_HINT}") from None
-    except (TimeoutError, urllib.error.URLError) as error:
-        why = getattr(error, "reason", error)
-        if isinstance(why, TimeoutError):
-            raise ValueError(f"endpoint {asked}: no answer within {timeout_s:g} s; is the server up?") from None
-        raise ValueError(f"endpoint {asked}: not reached ({why}); start the server or correct the address") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"endpoint {asked}: the answer is no list of models ({type(error).__name__}: {error}); give the address of "
-            "an OpenAI-compatible server, such as http://host:8000/v1"
-        ) from None
 
 
 class EndpointEngine:
@@ -128,7 +62,7 @@ class EndpointEngine:
 
         timeout = aiohttp.ClientTimeout(total=self.request_timeout_s)
         connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(headers=_headers(), timeout=timeout, connector=connector, trust_env=True)
+        self._session = aiohttp.ClientSession(headers=headers(), timeout=timeout, connector=connector, trust_env=True)
         try:
             await self._probe()
         except BaseException:
@@ -183,7 +117,7 @@ class EndpointEngine:
                 self.extended = False
                 await self.complete(prompt, 1, 0)
         except EndpointError as error:
-            raise ValueError(f"endpoint {error}; {_HINT}") from error
+            raise ValueError(f"endpoint {error}; {HINT}") from error
 
     async def _post(self, body: dict[str, Any]) -> Any:
         import aiohttp
@@ -270,8 +204,3 @@ def _retry_after(value: str | None) -> float:
         return min(LONGEST_WAIT_S, max(0.0, float(value or 0)))
     except ValueError:
         return 0.0
-
-
-def _headers() -> dict[str, str]:
-    key = os.environ.get(KEY_VARIABLE)
-    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -19,11 +19,11 @@ SUFFIXES = {".sh": "bash", ".bash": "bash"}
 MIB = 1 << 20
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser(
         "sandbox",
-        help="run an untrusted program, or serve a sandbox over HTTP",
+        help=summary,
         description="Run untrusted programs in isolation: one file, or those that clients send over HTTP.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm sandbox run program.py --timeout 5 --json\n  trm sandbox serve --port 8080",

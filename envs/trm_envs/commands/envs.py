@@ -20,11 +20,11 @@ END_OF_TURN = ("", ".")
 MODULE_HELP = "a module that registers the environment, as the prefix of MODULE:ID does"
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
     """Add the command's arguments."""
     parser = subparsers.add_parser(
         "envs",
-        help="list, check and play environments, and start your own",
+        help=summary,
         description="Environments: an ID is one of trm envs list, or MODULE:ID of your own package.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm envs check trm/ChainMath-v0 --fuzz 10000\n  trm envs play trm/ChainMath-v0 --solver\n"

@@ -1,0 +1,77 @@
+"""A model that an OpenAI-compatible server serves: its address, its name, its context, and the key."""
+
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+LIST_TIMEOUT_S = 15.0
+HINT = f"check the address, and {KEY_VARIABLE} if the server asks for a key"
+
+
+def base_url(url: str) -> str:
+    """The address without a slash at its end; `/v1` where it has no path."""
+    return url.rstrip("/") + ("" if urllib.parse.urlparse(url).path.strip("/") else "/v1")
+
+
+def served_model(url: str, model: str | None = None, timeout_s: float = LIST_TIMEOUT_S) -> str:
+    """Ask a server for the model that it serves.
+
+    Args:
+        url: as `base_url` returns it.
+        model: the model that is meant; None where the server has one alone.
+        timeout_s: seconds that the answer may take.
+
+    Raises:
+        ValueError: the server refuses, stalls, is none of the kind, or does not have the model.
+    """
+    names = [str(entry["id"]) for entry in _served(url, timeout_s)]
+    shown = ", ".join(names[:8]) or "none"
+    if model is None and len(names) != 1:
+        raise ValueError(f"endpoint {url}: serves {len(names)} models ({shown}); name one as {url}#MODEL")
+    if model is not None and model not in names:
+        raise ValueError(f"endpoint {url}: does not serve {model!r} but {shown}; name one of these as {url}#MODEL")
+    return model or names[0]
+
+
+def served_context(url: str, model: str, timeout_s: float = LIST_TIMEOUT_S) -> int | None:
+    """The tokens of the longest context that a server takes for a model; None where it does not say (vLLM does).
+
+    Raises:
+        ValueError: as `served_model`.
+    """
+    for entry in _served(url, timeout_s):
+        length = entry.get("max_model_len")
+        if str(entry["id"]) == model and isinstance(length, int) and length > 0:
+            return length
+    return None
+
+
+def headers() -> dict[str, str]:
+    """The headers of a request: the key, where the environment has one."""
+    key = os.environ.get(KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _served(url: str, timeout_s: float) -> list[dict[str, Any]]:
+    """The server's entries of its models, each with an `id`."""
+    asked = f"{url}/models"
+    request = urllib.request.Request(asked, headers=headers())
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return [{**entry, "id": entry["id"]} for entry in json.loads(answer.read())["data"]]
+    except urllib.error.HTTPError as error:
+        raise ValueError(f"endpoint {asked}: refused with {error.code} {error.reason}; {HINT}") from None
+    except (TimeoutError, urllib.error.URLError) as error:
+        why = getattr(error, "reason", error)
+        if isinstance(why, TimeoutError):
+            raise ValueError(f"endpoint {asked}: no answer within {timeout_s:g} s; is the server up?") from None
+        raise ValueError(f"endpoint {asked}: not reached ({why}); start the server or correct the address") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"endpoint {asked}: the answer is no list of models ({type(error).__name__}: {error}); give the address of "
+            "an OpenAI-compatible server, such as http://host:8000/v1"
+        ) from None
