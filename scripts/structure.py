@@ -1,6 +1,7 @@
 """Print the structure of the source: rooms, what each imports, circles, and how far a parameter travels.
 
-A room is what stands directly in `trm_agent` or `trm_envs`: a package with all that is in it, or a module. A walk
+A room is what stands directly in `trm_agent` or `trm_envs`: a package with all that is in it, or a module. A sub-room is
+a package within a room. A walk
 follows one parameter of a function, and what is computed from it there, through the calls that hand it on, depth first
 in the order of the code, into each function once. A stop is a file that it enters; calls within one file are one stop.
 
@@ -48,9 +49,10 @@ class Module:
         return ".".join(self.name.split(".")[:2])
 
     @property
-    def package(self) -> str:
-        """The package that holds the module; a package holds itself."""
-        return self.name if self.is_package else self.name.rpartition(".")[0]
+    def sub_room(self) -> str:
+        """The package within a room that holds the module or is it; else the module itself."""
+        parts = self.name.split(".")
+        return ".".join(parts[:3]) if len(parts) > 3 else self.name
 
 
 def read_modules() -> dict[str, Module]:
@@ -227,10 +229,10 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{number:3}. {stop}" for number, stop in enumerate(stops, 1)))
         return 0
     rooms = imports_between(modules, lambda module: module.room)
-    files = imports_between(modules, lambda module: module.name)
-    found = [*circles(rooms), *circles(files)]
+    groups = (rooms, *(imports_between(modules, of) for of in (lambda each: each.sub_room, lambda each: each.name)))
+    found = [circle for group in groups for circle in circles(group)]
     print(f"{len(modules)} files in {len(rooms)} rooms, {sum(map(len, rooms.values()))} imports between rooms")
-    print(f"circles of rooms or files: {len(found)}, at most 0")
+    print(f"circles of rooms, sub-rooms or files: {len(found)}, at most 0")
     for circle in found:
         print(f"  {' <-> '.join(circle)}")
     crowded = {room: imports for room, imports in rooms.items() if len(imports) > MOST_IMPORTED_ROOMS}

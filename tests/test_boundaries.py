@@ -75,7 +75,9 @@ def test_only_the_plugin_names_verl_and_only_it_and_the_engine_of_evaluation_nam
 
 
 def test_nothing_imports_the_command_line() -> None:
-    command_line = re.compile(r"^\s*(?:from|import)\s+trm_agent(?:\s+import\s.*|\.)\b(cli|commands)\b", re.MULTILINE)
+    command_line = re.compile(
+        r"^\s*(?:from|import)\s+trm_(?:agent|envs)(?:\s+import\s.*|\.)\b(cli|commands)\b", re.MULTILINE
+    )
     importers = {}
     for folder in ("trm_agent", "envs"):
         for path in (REPOSITORY / folder).rglob("*.py"):
@@ -83,8 +85,7 @@ def test_nothing_imports_the_command_line() -> None:
             # a subcommand may have its arguments in a file beside it
             if found := found - ({"commands"} if path.parent.name == "commands" else set()):
                 importers[path.relative_to(REPOSITORY).as_posix()] = found
-    # the command line reads its own subcommands, and no subcommand reads the command line
-    assert importers.pop("trm_agent/cli.py") == {"commands"}
+    # the command line imports a subcommand by its name in a table, and no subcommand imports the command line
     assert importers == {}
 
 
