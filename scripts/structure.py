@@ -1,9 +1,9 @@
 """Print the structure of the source: rooms, what each imports, circles, and how far a parameter travels.
 
-A room is what stands directly in `trm_agent` or `trm_envs`: a package with all that is in it, or a module. A sub-room is
-a package within a room. A walk
-follows one parameter of a function, and what is computed from it there, through the calls that hand it on, depth first
-in the order of the code, into each function once. A stop is a file that it enters; calls within one file are one stop.
+A room is what stands directly in `trm_agent` or `trm_envs`: a package with all that is in it, or a module. A sub-room
+is a package within a room. A walk follows one parameter of a function, and what is computed from it there, through the
+calls that hand it on, depth first in the order of the code, into each function once. A stop is a file that it enters;
+calls within one file are one stop.
 
     python scripts/structure.py            # the figures and their limits; exit status 1 if one is exceeded
     python scripts/structure.py --walk trm_agent.train:train:config
