@@ -2,7 +2,10 @@ import importlib
 import re
 from pathlib import Path
 
+import pytest
+
 DOCS = Path(__file__).parents[1] / "docs"
+EXAMPLES = DOCS.parent / "examples"
 
 
 def test_every_function_that_the_math_names_exists():
@@ -12,3 +15,14 @@ def test_every_function_that_the_math_names_exists():
     for name in functions:
         module, _, attribute = name.rpartition(".")
         assert callable(getattr(importlib.import_module(module), attribute)), name
+
+
+@pytest.mark.parametrize(("page", "example"), [("write_an_env", "my_env"), ("own_verl_script", "loss_only")])
+def test_a_pages_listing_is_the_file_that_people_copy(page, example):
+    (listing,) = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert listing == (EXAMPLES / f"{example}.py").read_text(encoding="utf-8")
+
+
+def test_every_example_is_in_the_list_of_examples():
+    listed = re.findall(r"^- `(\w+\.py)`", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))

@@ -13,6 +13,7 @@ from tests.end_to_end.training import REPOSITORY, assert_verls_loss_ran, steps, 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PAGE = (REPOSITORY / "docs" / "write_an_env.md").read_text(encoding="utf-8")
 ID = "mine/KeyChain-v0"
+EXAMPLES = REPOSITORY / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,16 @@ def test_it_passes_the_check_and_the_solver_plays_it(package: Path) -> None:
     assert "look_up" in trm(package, "envs", "play", ID, "--module", "keychain", "--solver")
 
 
-def test_one_command_trains_on_it_from_anywhere_with_any_loss(package: Path, tmp_path: Path) -> None:
-    own = ("env=custom", f"env.id={ID}", "env.module=keychain")
+def test_the_example_passes_the_check() -> None:
+    trm(EXAMPLES, "envs", "check", ID, "--module", "my_env")
+
+
+def test_the_pages_command_trains_on_the_example_from_anywhere_with_any_loss(tmp_path: Path) -> None:
+    own = ("env=custom", f"env.id={ID}", "env.module=my_env")
+    assert f"PYTHONPATH=examples python -m trm_agent.train {' '.join(own)}\n" in PAGE
     quick_model = ("nano.horizon=2", "nano.target_success=0.2", "+nano.warm_start_horizons=[1,2]")
     short = ("trainer.total_training_steps=1", "trainer.test_freq=1", "policy_loss=gspo")
-    train(tmp_path / "run", *own, *quick_model, *short, path=package)
+    train(tmp_path / "run", *own, *quick_model, *short, path=EXAMPLES)
     (row,) = steps(tmp_path / "run")
     assert (row["env/num_episodes"], row["env/infrastructure_failures"]) == (16, 0)
     assert_verls_loss_ran(row)

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -31,7 +30,6 @@ from trm_agent.verl_plugin.driver.actor_update import with_trust_region
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "loss_only.py"
-PAGE = REPOSITORY / "docs" / "own_verl_script.md"
 LOSS = "actor_rollout_ref.actor.policy_loss"
 
 
@@ -210,11 +208,6 @@ def test_a_step_without_a_kept_sequence_warns(plain, caplog):
     with caplog.at_level(logging.WARNING, "trm_agent"):
         update_with(TrmConfig(max_token_kl=1e-30), [])(trainer(plain), SimpleNamespace(extra_info={}), {})
     assert "no sequence of this step was accepted" in caplog.text
-
-
-def test_the_page_holds_the_example():
-    (listing,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert listing == EXAMPLE.read_text(encoding="utf-8")
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
