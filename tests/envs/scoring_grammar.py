@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from tests.envs.scoring_collections import intervals, lists, sets, tuples
 from tests.envs.scoring_numbers import Draw, other, small, spell, spell_plain
+from tests.envs.scoring_units import UNIT_CLASSES
 
 WORDS = ["red", "Monday", "north", "the blue car", "even", "Alice", "isosceles", "cannot be determined", "increasing"]
 NOUNS = ["apples", "students", "ways", "square units", "marbles", "people", "tickets", "days", "points", "boxes"]
@@ -167,4 +168,5 @@ CLASSES: dict[str, Callable[[random.Random], Draw]] = {
     "units": units,
     "words": texts,
     "unevaluated": unevaluated,
+    **UNIT_CLASSES,
 }

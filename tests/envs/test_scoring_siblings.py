@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trm_envs.scoring import Verdict, WorkerPool, check_truths, score_math
+from trm_envs.scoring import Verdict, WorkerPool, check_truths, functions, score_math
 
 # truth: its spellings
 RIGHT = {
@@ -46,6 +46,16 @@ RIGHT = {
         "\\frac{5\\pi}{\\pi}",
         "5\\text{ dollars each}",
     ],
+    "6": [
+        "6\\ \\mathrm{m}\\,\\mathrm{s}^{-2}",
+        "6\\text{ kJ/mol}",
+        "6\\text{ meters squared}",
+        "6\\mu\\mathrm{m}",
+        "6\\frac{\\pi}{\\pi}",
+    ],
+    "8\\text{ W}": ["8\\text{ J/s}", "8000\\text{ mW}", "8\\text{ V}\\cdot\\text{A}", "0.008\\text{ kW}"],
+    "90\\text{ minutes}": ["1\\text{ hour and }30\\text{ minutes}", "1\\text{ hour }30\\text{ minutes}"],
+    "5.5\\text{ ft}": ["5\\text{ feet }6\\text{ inches}", "66''", "5.5'"],
     "5^\\circ C": ["5", "5^\\circ", "5\u00b0C", "5^\\circ\\text{C}", "5\\text{ degrees Celsius}"],
     "\\text{\\$5}": ["5", "\\$5", "5\\text{ dollars}"],
     "1250": ["\\text{\\$1,250}"],
@@ -147,6 +157,21 @@ WRONG = {
         "5\\text{ apples each side}",
     ],
     "5\\text{ degrees Celsius}": ["5\\text{ degrees Fahrenheit}"],
+    "6": [
+        "6\\text{ m dozen}",
+        "6\\text{ T}",
+        "6\\text{ per}",
+        "6\\text{ m}\\cdot 2\\text{ s}",
+        "6\\text{ MM}",
+        "6N",
+        "6\\text{ m or more}",
+        "3\\text{ hours and }3\\text{ hours}",
+        "5\\text{ hours and }60\\text{ minutes}",
+    ],
+    "8\\text{ W}": ["8\\text{ J}", "8\\text{ mW}", "8\\text{ MW}", "8\\text{ V}", "8W"],
+    "12\\sqrt{5}": ["3(4\\sqrt5)", "\\frac{3\\sqrt5}{2}\\cdot 8", "(3\\sqrt5)(4)", "3\\cdot\\frac{8\\sqrt5}{2}"],
+    "12i": ["3(4i)", "(3i)(4)"],
+    "(3,2)": ["3<x<2", "2>x>3", "3\\leq x<2"],
     "\\$5": ["5\\text{ cents}", "\\text{\\$500}"],
     "5\\text{ m}/\\text{s}": [
         "5\\text{ m}/\\text{h}",
@@ -232,6 +257,15 @@ def test_what_looks_like_a_spelling_is_wrong(pool: WorkerPool, truth: str) -> No
 )
 def test_a_truth_that_picks_among_variables_is_refused_with_the_reason(truth: str) -> None:
     assert "is not scored; give its value" in check_truths([truth])[0]
+
+
+def test_no_answer_fits_the_points_of_comparison_of_another_process() -> None:
+    # (x-a)(x-b) is 0 at the two points of this process, where the truth plus it is the truth
+    points = [int(functions._coordinate("x", turn)) for turn in range(functions.NUM_POINTS)]
+    answer = f"\\boxed{{x+(x-{points[0]})(x-{points[1]})}}"
+    assert score_math(answer, "x").verdict is Verdict.CORRECT
+    functions._coordinate.cache_clear()
+    assert score_math(answer, "x").verdict is Verdict.WRONG
 
 
 def test_quotients_of_polynomials_need_no_worker() -> None:

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trm_envs.answer_forms import BOX, asked_forms
+from trm_envs.answer_forms import BOX as BOX_FORM
+from trm_envs.answer_forms import asked_forms
 from trm_envs.rows.files import kind_of, once_per_file
 from trm_envs.rows.options import REFUSE
 from trm_envs.rows.problems import Problems, UnscorableRow, find_problems
 from trm_envs.rows.verdicts import FileVerdicts
 from trm_envs.scoring import extract_answer, parse_quantity
-from trm_envs.scoring.extract import after_thoughts, group_end
+from trm_envs.scoring.extract import BOX, JOINED, after_thoughts, group_end
 
 QUESTION_FIELDS = ("prompt", "problem", "Problem", "question", "Question")
 ANSWER_FIELDS = ("reward_model.ground_truth", "answer", "Answer", "solution")
@@ -25,11 +26,6 @@ TOLERATED = 10
 """One row in so many may ask for another form of answer before the file is refused."""
 BARE = "give the final answer alone"
 _log = logging.getLogger(__name__)
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-# between two boxes that are one list: "and", "or", a comma, and the name of a variable
-_JOIN = re.compile(
-    r"(?:[\s$,;]|\\[()\[\],; ]|\b(?:and|or)\b|\\text\s*\{\s*(?:and|or|,)\s*\}|\\q?quad\b|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
-)
 # what a text has that is more than a bare answer
 _MARKED = re.compile(r"[<\n]|####|\\boxed|\\fbox")
 _NAME = re.compile(r"([A-Za-z])(?:_\{?\w\}?)?\s*=[\s$]*$")
@@ -125,7 +121,7 @@ def refuse_other_forms(path: str, prompts: Mapping[int, str], form: str) -> None
         _log.warning("%s", told)
         return
     remedy = f'set answer_form="{others[first]}"'
-    if others[first] == BOX:
+    if others[first] == BOX_FORM:
         remedy += ' and protocol="hermes", or another protocol that reads boxes'
     if len({*others.values()}) > 1 or len(others) < len(prompts):
         remedy += ", and take the rows that ask for something else out of the file"
@@ -258,7 +254,7 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
     """Return start, stop and inside of the boxes that do not stand in another; empty if one of them is cut off."""
     boxes: list[tuple[int, int, str]] = []
     position = 0
-    while match := _BOX.search(text, position):
+    while match := BOX.search(text, position):
         end = group_end(text, match.end() - 1)
         if end is None or len(boxes) == MAX_BOXES:
             return []
@@ -277,7 +273,7 @@ def _joined(text: str, boxes: list[tuple[int, int, str]]) -> str:
     ends = [0, *(end for _, end, _ in boxes)]
     gaps = [text[end:start] for end, (start, _, _) in zip(ends, boxes, strict=False)]
     names = {match[1] for gap in gaps if (match := _NAME.search(gap))}
-    if len(names) > 1 or not all(_JOIN.fullmatch(gap) for gap in gaps[1:]):
+    if len(names) > 1 or not all(JOINED.fullmatch(gap) for gap in gaps[1:]):
         shown = ", ".join(repr(value[:30]) for value in values[:3])
         raise ValueError(
             f"has {len(boxes)} boxes with different values ({shown}), and which is the answer cannot be told, so it "

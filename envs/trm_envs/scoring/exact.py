@@ -124,7 +124,7 @@ def _value(text: str, depth: int) -> Fraction | None:
         return int(match[1]) + part if part is not None and 0 <= part < 1 else None
     if "/" in text:
         numerator, _, denominator = text.rpartition("/")
-        if _is_quotient(denominator):
+        if _holds_quotient(denominator):
             return None
         return _divide(_value(numerator, depth + 1), _value(denominator, depth + 1))
     if match := _RAISED.fullmatch(text):
@@ -159,14 +159,14 @@ def _fraction(text: str, depth: int) -> Fraction | None:
         end = group_end(text, position) if text[position : position + 1] == "{" else None
         if end is None:
             return None
-        if parts and _is_quotient(text[position + 1 : end]):
+        if parts and _holds_quotient(text[position + 1 : end]):
             return None
         parts.append(_value(text[position + 1 : end], depth + 1))
         position = end + 1
     return _divide(parts[0], parts[1]) if position == len(text) else None
 
 
-def _is_quotient(denominator: str) -> bool:
+def _holds_quotient(denominator: str) -> bool:
     """Return True for a quotient below the line: 17/(1/23) is a product in disguise."""
     return any(sign in denominator for sign in ("/", "\\frac", "^-", "^{-", "e-", "E-"))
 

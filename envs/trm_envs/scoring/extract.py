@@ -10,13 +10,13 @@ from typing import Literal, NamedTuple
 from trm_envs.scoring.spelling import strip_delimiters, trim_end
 from trm_envs.thoughts import speech
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 MAX_BOXES = 64
 MAX_GAP = 200
 # What may stand between boxes of one statement: signs of maths mode, commas, "and", "or", a name and "=".
-_JOINED = re.compile(
-    r"(?:\s|\$|\\[,;:! ]|\\q?quad|[,;]|\b(?:and|or)\b|\\(?:text|mathrm|textrm)\{\s*(?:,\s*)?(?:and|or)\s*(?:,\s*)?\}"
-    r"|\\[()\[\]]|(?:[A-Za-z]|\\[a-z]+)(?:_(?:\{[^{}]{1,8}\}|\w))?\s*=)*"
+JOINED = re.compile(
+    r"(?:\s|\$|\\[,;:! ]|\\q?quad|[,;]|\b(?:and|or)\b"
+    r"|\\(?:text|mathrm|textrm)\s*\{\s*(?:,\s*)?(?:and|or|,)\s*(?:,\s*)?\}|\\[()\[\]]|(?:[A-Za-z]|\\[a-z]+)(?:_(?:\{[^{}]{1,8}\}|\w))?\s*=)*"
 )
 _PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mbox)\s*\{(.*)\}", re.DOTALL)
 _TAG_OPEN, _TAG_CLOSE = "<answer>", "</answer>"
@@ -65,7 +65,7 @@ def last_boxed(text: str) -> str | None:
         # An inner box ends behind the start of the outer; a box that is cut off has no end.
         if before.end is None or not 0 <= start - before.end <= MAX_GAP:
             break
-        if not _JOINED.fullmatch(text[before.end : start]):
+        if not JOINED.fullmatch(text[before.end : start]):
             break
         answers.insert(0, before.inside)
         start = before.start
@@ -82,7 +82,7 @@ def _last_box(text: str, limit: int) -> _Box | None:
     """Return the last box that begins before a place; its inside is "" if it is empty or cut off."""
     # The last occurrence of the word bounds the search: no scan over a megabyte of boxes.
     for word in sorted({text.rfind("\\boxed", 0, limit), text.rfind("\\fbox", 0, limit)}, reverse=True):
-        match = _BOX.match(text, word) if word >= 0 else None
+        match = BOX.match(text, word) if word >= 0 else None
         if match is not None:
             end = group_end(text, match.end() - 1)
             inside = "" if end is None else trim_end(text[match.end() : end]) or text[match.end() : end].strip()
