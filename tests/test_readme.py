@@ -71,7 +71,7 @@ def test_every_command_parses():
                 _parser(words[1:]).parse_args(words[1:])
             except SystemExit:
                 pytest.fail(f"README.md: {shlex.join(words)}")
-        elif words[0] == "bash":
+        elif words[0] == "bash" or words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), words
         else:
             assert words[:3] == ["python", "-m", "trm_agent.train"], words
