@@ -108,9 +108,13 @@ def group_end(text: str, opening: int) -> int | None:
     r"""Return the index of the brace that closes the one at `opening`, `\{` and `\}` passed over; None if none does."""
     depth = 0
     for match in _BRACE.finditer(text, opening):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0 and match[0] == "}":
-            return match.start()
+        brace = match[0]
+        if brace == "{":
+            depth += 1
+        elif brace == "}":
+            depth -= 1
+            if depth == 0:
+                return match.start()
     return None
 
 

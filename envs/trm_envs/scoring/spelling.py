@@ -41,6 +41,8 @@ _SIZES = re.compile(
 _INFIX = re.compile(r"\{([^{}]*)\\(over|choose)(?![A-Za-z])([^{}]*)\}")
 _INFIX_NAMES = {"over": "frac", "choose": "binom"}
 _DOLLAR = re.compile(r"(?<!\\)\$")
+# Numerals alone need no pass over every name.
+_COMMAND = re.compile(r"\\(?!frac\{)")
 MAX_INFIX = 24
 _SPACES = re.compile(r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|thinspace|space|hspace\*?\{[^{}]*\})(?![A-Za-z])|~")
 _NAMES = (
@@ -101,7 +103,7 @@ def clean(text: str) -> str:
     text = strip_delimiters(trim_end(text))
     if "$" in text and len(_DOLLAR.findall(text)) % 2 == 0:
         text = _DOLLAR.sub(" ", text)
-    if "\\" in text or "~" in text:
+    if "~" in text or _COMMAND.search(text) is not None:
         text = _SIZES.sub("", text)
         if "\\over" in text or "\\choose" in text:
             text = _prefix_fractions(text)
