@@ -31,7 +31,7 @@ _CALL = ToolCall("trmprobetool", {"code": "print(\"é\")\nif 1 < 2:\n    x = {'a
 
 
 def find_protocol(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> str:
-    """The name of the protocol that reads an assistant turn with a tool call, as the chat template writes it.
+    """Return the name of the protocol that reads an assistant turn with a tool call, as the chat template writes it.
 
     Raises:
         ValueError: the template writes no calls, writes them as no protocol reads them, or does not show the tools.
@@ -60,7 +60,7 @@ def find_protocol(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = No
 
 
 def resolved(kwargs: Mapping[str, Any], protocol: str) -> dict[str, Any]:
-    """An environment's keyword arguments with a name in the place of `protocol=auto`."""
+    """Return an environment's keyword arguments with a name in the place of `protocol=auto`."""
     return {**kwargs, OPTION: protocol} if is_auto(kwargs) else dict(kwargs)
 
 
@@ -76,7 +76,7 @@ def shows_tools(kwargs: Mapping[str, Any]) -> bool:
 
 
 def _turn(rendered: Callable[[Any], str], arguments: Any) -> str:
-    """The assistant's turn without its thought; "" where the template cannot write it."""
+    """Return the assistant's turn without its thought; "" where the template cannot write it."""
     try:
         text = rendered(arguments)
     except ValueError:
@@ -85,6 +85,6 @@ def _turn(rendered: Callable[[Any], str], arguments: Any) -> str:
 
 
 def _excerpt(text: str) -> str:
-    """The call and a little before it."""
+    """Return the call and a little before it."""
     start = max(0, text.index(_CALL.name) - 24)
     return text[start : start + 80]

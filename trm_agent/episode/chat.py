@@ -104,7 +104,7 @@ class ChatTokens:
         return bool(token_ids) and token_ids[-1] == closing
 
     def as_turn(self, text: str) -> str:
-        """What the model has to write to say this text: it closes the thought first that the prompt opens."""
+        """Return the text as the model has to write it: it first closes a thought that the prompt opens."""
         return f"\n</think>\n\n{text}" if self.turn_prefix else text
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -115,7 +115,7 @@ class ChatTokens:
         return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def fit(self, content: str, max_tokens: int) -> str:
-        """The text itself, or its start and end around a visible mark, in at most `max_tokens` tokens.
+        """Return the text itself, or its start and end around a visible mark, in at most `max_tokens` tokens.
 
         Where the mark alone does not fit, the bare start of the text is all that is left.
         """
@@ -127,7 +127,7 @@ class ChatTokens:
         return self._told_as[role]
 
     def _find_closing(self, role: str) -> int:
-        """The token with which a turn ends before an answer in this role."""
+        """Return the token with which a turn ends before an answer in this role."""
         parts = self.template.answer(role, SLOT)
         tokens = self._tokenizer.added_tokens_decoder
         tail = parts[0][0]

@@ -53,7 +53,7 @@ class ChatSettings:
 
     @classmethod
     def of_run(cls, config: Mapping[str, Any]) -> ChatSettings:
-        """The settings of a training run.
+        """Return the settings of a training run.
 
         Args:
             config: a run's configuration as plain dictionaries; `env.chat` and `data.apply_chat_template_kwargs` may
@@ -75,12 +75,12 @@ class ChatSettings:
         )
 
     def recorded(self) -> dict[str, Any]:
-        """What decides results, as a configuration holds it."""
+        """Return the settings that decide results, as a configuration holds them."""
         return {"roles": list(self.roles), "template_kwargs": dict(self.template_kwargs)}
 
 
 def chat_tokens(tokenizer: Any, settings: ChatSettings | None = None) -> ChatTokens:
-    """The renderer of a tokenizer's chat template, used by these settings.
+    """Return the renderer of a tokenizer's chat template, used by these settings.
 
     Raises:
         ValueError: as `ChatTokens`, and for a role of which the template says nothing.

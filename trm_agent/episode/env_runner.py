@@ -26,7 +26,7 @@ MIN_LOOK_S = 0.02
 
 
 class TimedOut(Exception):
-    """A wait ran out of time. (Not TimeoutError, which an environment may raise by itself.)"""
+    """A wait ran out of time; not TimeoutError, which an environment may raise by itself."""
 
 
 class EnvRaised(Exception):
@@ -93,7 +93,7 @@ class EnvRunner:
         self._thread: EnvThread | None = None
 
     async def make(self, timeout_s: float) -> None:
-        """Builds the environment."""
+        """Build the environment."""
 
         def job() -> None:
             self._env = self._make_env()
@@ -104,7 +104,7 @@ class EnvRunner:
         await self._call("make", job, timeout_s)
 
     async def reset(self, seed: int | None, options: dict[str, Any], timeout_s: float) -> EnvStart:
-        """Resets the environment and reads the prompt's parts."""
+        """Reset the environment and read the prompt's parts."""
 
         def job() -> EnvStart:
             observation, _ = self._env.reset(seed=seed, options=dict(options))
@@ -118,7 +118,7 @@ class EnvRunner:
         return await self._call("reset", job, timeout_s)
 
     async def step(self, text: str, timeout_s: float) -> EnvStep:
-        """Gives the environment one assistant turn."""
+        """Give the environment one assistant turn."""
 
         def job() -> EnvStep:
             clock = self._clock
@@ -141,7 +141,7 @@ class EnvRunner:
         return self._clock.is_used_up()
 
     async def close(self, timeout_s: float) -> None:
-        """Closes the environment; never raises. After a timeout, and after `release`, it returns at once."""
+        """Close the environment; never raises. After a timeout, and after `release`, it returns at once."""
         if self._released or self._thread is None:
             return
         try:
@@ -244,7 +244,7 @@ class _Alarm:
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], outcome: T) -> None:
-    """Sets the future's result from another thread; nobody may be waiting any more."""
+    """Set the future's result from another thread; nobody may be waiting any more."""
 
     def deliver() -> None:
         if not future.done():

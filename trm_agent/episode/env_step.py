@@ -42,7 +42,7 @@ class EnvStep:
 
 
 def checked_step(outcome: Any) -> EnvStep:
-    """The answer of `env.step`, checked.
+    """Return the answer of `env.step`, checked.
 
     Raises:
         ContractBroken: it is not what the contract promises; the message says what and what to do.

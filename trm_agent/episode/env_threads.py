@@ -28,7 +28,7 @@ class EnvThread:
         self._jobs.put(None)
 
     def is_alive(self) -> bool:
-        """False in a process that was forked off the thread's."""
+        """Return False in a process that was forked off the thread's."""
         return self._thread.is_alive()
 
     def _serve(self) -> None:
@@ -70,7 +70,7 @@ class EnvThreads:
         return len(self._abandoned)
 
     def lend(self) -> EnvThread:
-        """A thread for one episode, which gives it back by `release`."""
+        """Return a thread for one episode, which gives it back by `release`."""
         self.num_lent += 1
         while self._idle:
             thread = self._idle.pop()

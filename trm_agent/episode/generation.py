@@ -7,7 +7,7 @@ from trm_agent.episode.types import Generation
 
 
 def checked_generation(generation: Generation, max_tokens: int) -> Generation:
-    """The engine's answer with plain numbers.
+    """Return the engine's answer with plain numbers.
 
     Raises:
         ValueError: it does not fit; the message says what is wrong with it.

@@ -117,7 +117,7 @@ class _Run:
         self.timings = {"generate": 0.0, "env": 0.0}
 
     async def play(self, seed: int | None, options: dict[str, Any]) -> End:
-        """The whole episode; returns why it is over, or raises `Ended`."""
+        """Play the whole episode; return why it is over, or raise `Ended`."""
         await self._timed("make", "step_timeout_s", self.env.make)
         start = await self._timed("reset", "step_timeout_s", partial(self.env.reset, seed, options))
         self._set_prompt(start)
@@ -174,7 +174,7 @@ class _Run:
             raise Ended(Cause.ENGINE_RAISED, f"turn {len(self.turns) + 1}: {error}") from error
 
     async def _sample(self, prompt: list[int], max_tokens: int) -> Generation:
-        """A turn of the engine, which has two tries; the time that a late one took is charged to nobody."""
+        """Sample a turn in at most two tries; the time that a late one took is charged to nobody."""
 
         async def once() -> Generation:
             return await self._timed(
@@ -199,7 +199,7 @@ class _Run:
             raise Ended(Cause.ENGINE_LATE, f"{ended} (twice)", late_turn_tokens=max_tokens) from ended
 
     def _append(self, context: list[int], generation: Generation) -> Turn:
-        """Adds the context that prompted the turn, and the turn."""
+        """Add the context that prompted the turn, and the turn."""
         text = self._shown(lambda: self.chat.decode(generation.token_ids), lambda: UNDECODABLE)
         if self.turns:
             self.turns[-1].observation_span = self._extend(context, [0.0] * len(context), sampled=False)

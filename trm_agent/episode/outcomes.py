@@ -167,7 +167,7 @@ class ContractBroken(ValueError):
 
 
 def cause_of_error(call: str, error: BaseException) -> Cause:
-    """The cause that an exception of the environment is.
+    """Return the cause that an exception of the environment is.
 
     Args:
         call: "make", "reset" or "step".
@@ -183,7 +183,7 @@ def cause_of_error(call: str, error: BaseException) -> Cause:
 
 
 def cause_of_clock(call: str, tool_time_is_used_up: bool) -> Cause:
-    """The cause that an expired `step_timeout_s` or `generate_timeout_s` is.
+    """Return the cause that an expired `step_timeout_s` or `generate_timeout_s` is.
 
     Args:
         call: "make", "reset", "step" or "generate".

@@ -40,7 +40,7 @@ class GuardedTokens:
         return [index for index in ids if index not in self.by_id]
 
     def fit(self, content: str, max_tokens: int) -> str:
-        """The text itself, or its start and end around a visible mark, in at most `max_tokens` tokens.
+        """Return the text itself, or its start and end around a visible mark, in at most `max_tokens` tokens.
 
         Where the mark alone does not fit, the bare start of the text is all that is left.
         """
@@ -69,7 +69,7 @@ class GuardedTokens:
 
 
 def encodable(text: str) -> str:
-    """The text with lone surrogates replaced, which neither tokenizers nor files take."""
+    """Return the text with lone surrogates replaced, which neither tokenizers nor files take."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -86,7 +86,7 @@ def _guarded_tokens(tokenizer: Any) -> dict[int, str]:
 
 
 def _cut(content: str, keep: int) -> str:
-    """The first and last characters of the content, `keep` in all, around a mark."""
+    """Return the first and last characters of the content, `keep` in all, around a mark."""
     head = (keep + 1) // 2
     tail = len(content) - (keep - head)
     return f"{content[:head]}\n[... {tail - head} characters cut ...]\n{content[tail:]}"

@@ -8,7 +8,7 @@ from trm_agent.episode.types import Episode, Turn
 
 
 def episode_record(episode: Episode) -> dict[str, Any]:
-    """What happened in an episode.
+    """Return the record of an episode.
 
     Args:
         episode: a finished one.

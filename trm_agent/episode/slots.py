@@ -44,7 +44,7 @@ class Places:
         )
 
     def semaphore(self) -> asyncio.Semaphore:
-        """The running event loop's."""
+        """Return the running event loop's."""
         return self._of_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._number))
 
     @asynccontextmanager

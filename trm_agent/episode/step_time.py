@@ -60,7 +60,7 @@ class StepTime:
 
 
 def tool_clock(env: Any) -> ToolClock:
-    """The environment's own clock, also through Gymnasium's wrappers; else one that counts its steps."""
+    """Return the environment's own clock, also through Gymnasium's wrappers; else one that counts its steps."""
     read = getattr(env, "get_wrapper_attr", None)
     try:
         clock = getattr(env, "tool_time", None) if read is None else read("tool_time")

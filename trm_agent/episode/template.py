@@ -56,7 +56,7 @@ class ChatTemplate:
                 )
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), ask: bool = True) -> str:
-        """The text of a conversation, with a generation prompt if `ask`.
+        """Render a conversation, with a generation prompt if `ask`.
 
         Raises:
             ValueError: the template cannot render it.
@@ -64,7 +64,7 @@ class ChatTemplate:
         return render(self._tokenizer, self._template_kwargs, messages, tools, ask)
 
     def prompt(self, system: str, user: str, tools: Sequence[Mapping[str, Any]]) -> list[Part]:
-        """The first context: system prompt and tools, the first user message, the generation prompt."""
+        """Render the first context: system prompt and tools, the first user message, the generation prompt."""
         parts: list[Part] = []
         taken = 0
         if system:
@@ -78,13 +78,13 @@ class ChatTemplate:
         return [*parts, (before[taken:], False), (shown, True), (after, False)]
 
     def answer(self, role: str, content: str) -> list[Part]:
-        """What follows an assistant message that `content` answers: its closing, the answer, the generation prompt."""
+        """Render the text after an assistant message: its closing, the answer `content`, the generation prompt."""
         earlier = self._before[role]
         before, shown, after = self.slot(lambda text: self.render([*earlier, said(role, text)]), content)
         return [(self._after_turn(role, before), False), (shown, True), (after, False)]
 
     def slot(self, render: Callable[[str], str], content: str) -> tuple[str, str, str]:
-        """What stands before the content in a rendering, the content as the template shows it, what stands after.
+        """Split a rendering into the text before the content, the content as the template shows it, the text after.
 
         Content that the template takes for a command, or refuses, is put there as it is: what stands in a message
         must change nothing around it.
@@ -108,7 +108,7 @@ class ChatTemplate:
         return before, full[len(before) : stop], after[0]
 
     def _after_turn(self, role: str, text: str) -> str:
-        """The part of a rendering's start that follows the assistant's message."""
+        """Return the part of a rendering's start that follows the assistant's message."""
         earlier = self._before[role]
         if "tool_calls" not in earlier[-1]:
             return _after(FIRST, text)
@@ -119,7 +119,7 @@ class ChatTemplate:
         return closing + text[len(head) :]
 
     def _what_may_precede(self, role: str) -> list[Message]:
-        """A conversation that a message of this role may follow: strict templates take a tool's after a call alone."""
+        """Return a conversation that this role may follow: strict templates take a tool's after a call alone."""
         plain = [said("user", USER), said("assistant", FIRST)]
         answer = said(role, SLOT)
         try:
@@ -165,7 +165,7 @@ def render(
     tools: Sequence[Mapping[str, Any]] = (),
     ask: bool = True,
 ) -> str:
-    """The text of a conversation by a tokenizer's template, with a generation prompt if `ask`.
+    """Render a conversation by a tokenizer's template, with a generation prompt if `ask`.
 
     Raises:
         ValueError: the template cannot render it.
@@ -187,7 +187,7 @@ def render(
 
 
 def parsed_template(tokenizer: Any) -> Any:
-    """The syntax tree of a tokenizer's template.
+    """Return the syntax tree of a tokenizer's template.
 
     Raises:
         ValueError: it has none that can be read.
@@ -205,7 +205,7 @@ def parsed_template(tokenizer: Any) -> Any:
 
 
 def template_source(tokenizer: Any) -> str:
-    """The text of a tokenizer's template.
+    """Return the text of a tokenizer's template.
 
     Raises:
         ValueError: it has none.
@@ -217,12 +217,12 @@ def template_source(tokenizer: Any) -> str:
 
 
 def said(role: str, content: str) -> Message:
-    """A message; a tool's answers some call."""
+    """Return a message; a tool's answers some call."""
     return {"role": role, "content": content, **({"tool_call_id": CALL_ID} if role == "tool" else {})}
 
 
 def calling_message(calls: Sequence[tuple[str, Any]]) -> Message:
-    """An assistant message that calls tools, each given by its name and arguments."""
+    """Return an assistant message that calls tools, each given by its name and arguments."""
     written = [
         {"id": CALL_ID, "type": "function", "function": {"name": name, "arguments": arguments}}
         for name, arguments in calls
@@ -231,13 +231,13 @@ def calling_message(calls: Sequence[tuple[str, Any]]) -> Message:
 
 
 def opened_thought(text: str) -> str:
-    """The end of a text from a `<think>` on that is not closed; "" if there is none."""
+    """Return the end of a text from a `<think>` on that is not closed; "" if there is none."""
     match = _OPEN_THOUGHT.search(text)
     return match[0] if match else ""
 
 
 def not_append_only(role: str, what: str) -> ValueError:
-    """The error for a role whose messages cannot be appended."""
+    """Return the error for a role whose messages cannot be appended."""
     return ValueError(
         f"tokenizer.chat_template: not append-only for {role!r} messages: {what}, so sampled tokens could not stay as "
         "they are; use a template that only appends (tokenizer.chat_template = ...), a protocol that describes the "

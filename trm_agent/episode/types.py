@@ -30,7 +30,7 @@ class Generator(Protocol):
     """The engine: token ids in, token ids and log-probs out."""
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
-        """Samples one turn of at most `max_tokens` tokens after `prompt_ids` (the whole context so far)."""
+        """Sample one turn of at most `max_tokens` tokens after `prompt_ids` (the whole context so far)."""
         ...
 
 
@@ -135,7 +135,7 @@ class Episode:
         return sum(turn.malformed for turn in self.turns)
 
     def check(self) -> None:
-        """Asserts the invariants of the class docstring.
+        """Assert the invariants of the class docstring.
 
         Raises:
             AssertionError: one does not hold; the message says which.
@@ -163,7 +163,7 @@ class Episode:
         assert ended_by_env or not self.success, f"success with stop reason {self.stop_reason}"
 
     def _mask_from_spans(self) -> list[bool]:
-        """The mask that the turns' spans say, which must tile the response and end with a sampled token."""
+        """Return the mask of the turns' spans, which must tile the response and end with a sampled token."""
         mask: list[bool] = []
         for index, turn in enumerate(self.turns):
             start, stop = turn.token_span
