@@ -177,7 +177,7 @@ def finite_sequences(sequences: SequenceStatistics) -> torch.Tensor:
 
 
 def turn_numbers(response_mask: torch.Tensor) -> torch.Tensor:
-    """Number the turns of the model: 1 on its first run of sampled tokens and on what follows, 2 from the second on.
+    """Count the turns of the model: 1 on its first run of sampled tokens and on what follows, 2 from the second on.
 
     Args:
         response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).

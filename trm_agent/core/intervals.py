@@ -240,7 +240,7 @@ def _known_part(rollout: _Rollout, policy: _Policy) -> tuple[torch.Tensor, torch
 
 
 def _tail_upper(rollout: _Rollout, policy: _Policy) -> tuple[torch.Tensor, torch.Tensor]:
-    """The most that the tail adds to KL and to 2 TV.
+    """Return the most that the tail adds to KL and to 2 TV.
 
     Both are taken at the largest tail mass. A smaller one, down to tail_low, changes 2 TV by at most the difference,
     and raises KL by at most the integral of log(q/w) over the mass w that is taken away from the last tokens.

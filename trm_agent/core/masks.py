@@ -23,15 +23,15 @@ class Interval:
 
     @classmethod
     def known(cls, value: torch.Tensor) -> "Interval":
-        """An interval of one value."""
+        """Return an interval of one value."""
         return cls(value, value)
 
     def rows(self, rows: slice | torch.Tensor) -> "Interval":
-        """The bounds of some of the sequences."""
+        """Return the bounds of some of the sequences."""
         return self.map(lambda bound: bound[rows])
 
     def where(self, condition: torch.Tensor) -> "Interval":
-        """The bounds where the condition is True, else NaN, which rejects."""
+        """Return the bounds where the condition is True, else NaN, which rejects."""
         return self.map(lambda bound: torch.where(condition, bound, torch.nan))
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Interval":

@@ -98,7 +98,7 @@ def or_infinite(values: torch.Tensor) -> torch.Tensor:
 
 
 def _weighted_share(values: torch.Tensor, at: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weight of the values that are at most each of `at`."""
+    """Return the weight of the values that are at most each of `at`."""
     ordered, order = values.sort()
     return weights[order].cumsum(dim=0)[torch.searchsorted(ordered, at, right=True) - 1]
 
@@ -156,7 +156,7 @@ def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torc
 
 
 def _bounds(update: UpdateStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The paper's bounds with the largest and mean divergences of the sampled contexts in place of all contexts'."""
+    """Return the paper's bounds, with largest and mean divergence over the sampled contexts instead of all."""
     rows = update.sequences
     horizon = rows.num_tokens.max()
     max_kl, kl_seq = rows.max_kl[finite].double().max(), rows.sum_kl[finite].double().mean()
