@@ -42,7 +42,7 @@ class Streams:
                 pass
 
     def is_over(self, limit: int) -> bool:
-        """True if one of them brought more than `limit` bytes."""
+        """Return True if one of them brought more than `limit` bytes."""
         return any(len(held) > limit for held in self._held.values())
 
     def take(self, limit: int) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Request:
         return wire.CELL if self.session else wire.SCRIPT if self.language == "bash" else wire.CALL
 
     def packed_files(self) -> dict[str, str]:
-        """The files, as a message holds them."""
+        """Return the files, as a message holds them."""
         return {name: wire.pack(data) for name, data in self.files.items()}
 
 

@@ -216,7 +216,7 @@ def _why(result: Result) -> str:
 
 
 def _error_fields(result: Result) -> dict[str, Any]:
-    """A cell's stderr and error: the traceback, which ends our stderr, is a field of its own in a notebook."""
+    """Split a cell's stderr from its traceback, which a notebook holds in a field of its own."""
     if result.status not in (Status.ERROR, Status.MEMORY):
         return {"stderr": result.stderr, "error": []}
     head, found, tail = result.stderr.rpartition(TRACEBACK)

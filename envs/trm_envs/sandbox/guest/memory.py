@@ -21,7 +21,7 @@ def of_all(limit: int) -> int:
 
 
 def is_stopped() -> bool:
-    """True if none of them runs."""
+    """Return True if none of them runs."""
     for pid in _pids():
         with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
             if file.read().rpartition(b") ")[2][:1] not in b"TtZX":

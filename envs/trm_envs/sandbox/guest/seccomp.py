@@ -108,7 +108,7 @@ def header(machine: str, asks: bool) -> "ctypes.Array[ctypes.c_char]":
 
 
 def clone_number() -> int:
-    """The number of the clone system call on this machine."""
+    """Return the number of the clone system call on this machine."""
     return _known(platform.machine())[3]["clone"]
 
 

@@ -47,7 +47,7 @@ class Order(NamedTuple):
     num_files: int
 
     def packed(self) -> bytes:
-        """The order as a packet."""
+        """Encode the order as a packet."""
         return _ORDER.pack(*self)
 
 
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
     duration_s: float
 
     def packed(self) -> bytes:
-        """The verdict as a packet."""
+        """Encode the verdict as a packet."""
         return _VERDICT.pack(VERDICTS.index(self.kind), *self[1:])
 
 
@@ -72,7 +72,7 @@ def order_of(packet: bytes) -> Order:
 
 
 def failure(message: str) -> bytes:
-    """A packet that says why there is no verdict."""
+    """Encode the reason for a missing verdict as a packet."""
     return _FAILURE + message.encode()
 
 
@@ -126,7 +126,7 @@ def pack(data: bytes) -> str:
 
 
 def unpack(text: str) -> bytes:
-    """The bytes of `pack`."""
+    """Return the bytes of `pack`."""
     return base64.b64decode(text)
 
 

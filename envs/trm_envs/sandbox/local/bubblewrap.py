@@ -81,7 +81,7 @@ def _in_system(path: str) -> bool:
 
 
 def _own_prefix(python: str) -> str | None:
-    """The folder that has to be shown inside for this interpreter; None if it holds more than an interpreter."""
+    """Return the folder to mount for this interpreter; None if it holds more than an interpreter."""
     prefix = os.path.dirname(os.path.dirname(python))
     return prefix if prefix != "/" and glob.glob(f"{glob.escape(prefix)}/lib/python3.*") else None
 

@@ -37,7 +37,7 @@ class Zygote:
         known.add(self)
 
     def is_ours(self) -> bool:
-        """True if it runs and this process started it, not a parent that forked us."""
+        """Return True if it runs and this process started it, not a parent that forked us."""
         return self._owner == os.getpid() and self._process.poll() is None
 
     def take_world(self) -> World:

@@ -72,7 +72,7 @@ class World:
             return False
 
     def has_ended(self) -> bool:
-        """True if the supervisor is gone."""
+        """Return True if the supervisor is gone."""
         poll = select.poll()
         poll.register(self._connection, 0)
         return bool(poll.poll(0))
