@@ -56,7 +56,7 @@ def same_seed_same_episode(subject: Subject) -> None:
 
 
 def same_seed_elsewhere(subject: Subject) -> None:
-    """A fresh process, with another hash seed, shows the same."""
+    """Check that a fresh process, with another hash seed, shows the same."""
     with subject.open() as env:
         here = json.dumps(transcript(env, subject.seed))
     there = transcript_elsewhere(subject, subject.seed, {})
@@ -73,7 +73,7 @@ def seeds_differ(subject: Subject) -> None:
 
 
 def global_random_state_untouched(subject: Subject) -> None:
-    """An episode neither draws from nor seeds the process-wide generators."""
+    """Check that an episode neither draws from nor seeds the process-wide generators."""
     with subject.open() as env:
         before = _global_state()
         transcript(env, subject.seed)
@@ -83,7 +83,7 @@ def global_random_state_untouched(subject: Subject) -> None:
 
 
 def solver_wins(subject: Subject, horizon: int) -> None:
-    """The scripted solver earns the full reward at a horizon, and nothing before the end."""
+    """Check that the scripted solver earns the full reward at a horizon, and nothing before the end."""
     if not subject.has_solver():
         raise Skipped(NO_SOLVER)
     with _at_horizon(subject, horizon) as env:
@@ -91,7 +91,7 @@ def solver_wins(subject: Subject, horizon: int) -> None:
 
 
 def many_turns(subject: Subject) -> None:
-    """An episode of 500 turns works: turns that neither call nor answer change nothing."""
+    """Check an episode of 500 turns: turns that neither call nor answer change nothing."""
     with subject.open() as env:
         env.reset(seed=subject.seed)
         for turn in range(MANY_TURNS):
@@ -106,7 +106,7 @@ def many_turns(subject: Subject) -> None:
 
 
 def junk_earns_nothing(subject: Subject) -> None:
-    """A policy that knows nothing earns nothing, in any protocol."""
+    """Check that a policy that knows nothing earns nothing, in any protocol."""
     for name in subject.protocols():
         answers = [PROTOCOLS[name].format_answer(text) for text in JUNK_ANSWERS]
         with subject.open(protocol=name) as env:

@@ -45,7 +45,7 @@ BAD_OPTIONS: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 def malformed_calls_are_observations(subject: Subject) -> None:
-    """A malformed call is told to the model, and the episode goes on as if it had not been."""
+    """Check that a malformed call is reported to the model and leaves the episode as it was."""
     has_solver = subject.has_solver()
     for name in subject.protocols():
         with subject.open(protocol=name) as env:
@@ -62,7 +62,7 @@ def malformed_calls_are_observations(subject: Subject) -> None:
 
 
 def bad_options_are_refused(subject: Subject) -> None:
-    """An option that is unknown or not allowed is a ValueError that names it, at make and at reset."""
+    """Check that an unknown or disallowed option raises a ValueError that names it, at make and at reset."""
     with subject.open() as env:
         for options, hint in BAD_OPTIONS:
             for place, call in (("make", lambda bad: subject.open(**bad).__enter__()), ("reset", _resetting(env))):

@@ -27,7 +27,7 @@ def held_now() -> dict[str, int]:
 
 
 def close_releases_everything(subject: Subject) -> None:
-    """Making, playing and closing again and again holds no more and more.
+    """Check that making, playing and closing environments repeatedly leaks nothing.
 
     What is shared on purpose, such as a sandbox, may start with the first rounds: only growth that goes on counts.
     """
