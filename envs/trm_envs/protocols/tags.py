@@ -69,7 +69,7 @@ class Tags:
 
 
 def _plain_argument(tool: Tool) -> str | None:
-    """The name of the only argument, if it is a string and must be given."""
+    """Return the name of the only argument, if it is a string and must be given."""
     properties = tool.parameters["properties"]
     if len(properties) != 1:
         return None
