@@ -58,7 +58,7 @@ def entries(module: str | None = None) -> list[Entry]:
 
 
 def _summary(kind: type[ToolEnv]) -> str:
-    """The first sentence of the module's docstring without the id, else of the class's."""
+    """Return the first sentence of the module's docstring without the id, else of the class's."""
     module = importlib.import_module(kind.__module__)
     text = (module.__doc__ or kind.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
     _, colon, rest = text.partition(": ")

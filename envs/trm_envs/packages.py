@@ -100,13 +100,13 @@ def describe_packages(pins: Sequence[str]) -> str:
 
 
 def _top_entries(found: importlib.metadata.Distribution) -> list[str]:
-    """The files and folders of a distribution that lie directly in site-packages."""
+    """Return the files and folders of a distribution that lie directly in site-packages."""
     tops = {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}
     return sorted(os.path.abspath(str(found.locate_file(top))) for top in tops)
 
 
 def _needs(found: importlib.metadata.Distribution, seen: set[str]) -> list[importlib.metadata.Distribution]:
-    """What a distribution needs, and what that needs; extras are not asked for."""
+    """Return the transitive requirements of a distribution, without extras."""
     needed: list[importlib.metadata.Distribution] = []
     for line in found.requires or ():
         requirement, _, marker = line.partition(";")

@@ -53,7 +53,7 @@ def evaluate(expression: str) -> int:
 
 
 def _expression(tokens: Sequence[str], at: int, least: int) -> tuple[int, int]:
-    """The value of what begins at a token with operators that bind at least so tightly, and where it ends."""
+    """Evaluate the expression at a token, with operators that bind at least so tightly; return value and end."""
     value, at = _operand(tokens, at)
     while at < len(tokens) and tokens[at] in _OPERATORS and _OPERATORS[tokens[at]][0] >= least:
         symbol = tokens[at]
