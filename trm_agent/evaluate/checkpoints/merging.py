@@ -51,7 +51,7 @@ def merge_target(actor: Path) -> Path:
 
 
 def fsdp_hash(actor: Path) -> str:
-    """A short hash of all that decides the merged model: shards, configuration and tokenizer."""
+    """Return a short hash of all that decides the merged model: shards, configuration and tokenizer."""
     return content_hash([*shard_files(actor), *(file for file in (actor / "huggingface").iterdir() if file.is_file())])
 
 
@@ -86,7 +86,7 @@ def merge(actor: Path, target: Path) -> None:
 
 
 def _whole(name: str, parts: list[Any]) -> Any:
-    """The weight that the ranks' parts are of."""
+    """Put the ranks' parts of a weight together."""
     import torch
     from torch.distributed.tensor import DTensor
 

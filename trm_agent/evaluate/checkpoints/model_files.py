@@ -53,7 +53,7 @@ def check_fsdp(actor: Path) -> None:
 
 
 def world_size(actor: Path) -> int:
-    """Number of shards, as `fsdp_config.json` says.
+    """Return the number of shards, as `fsdp_config.json` says.
 
     Raises:
         ValueError: the file is missing or says nothing.
@@ -65,13 +65,13 @@ def world_size(actor: Path) -> int:
 
 
 def shard_files(actor: Path) -> list[Path]:
-    """The shards of the model by rank, whether they exist or not."""
+    """Return the shards of the model by rank, whether they exist or not."""
     size = world_size(actor)
     return [actor / f"model_world_size_{size}_rank_{rank}.pt" for rank in range(size)]
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a Hugging Face folder.
+    """Return the files that hold the weights of a Hugging Face folder.
 
     Raises:
         ValueError: there are none, or the index names one that is missing.
@@ -96,13 +96,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def vocab_size(config: dict[str, Any]) -> int | None:
-    """Number of rows of the model's embedding; None where the configuration does not say."""
+    """Return the number of rows of the model's embedding; None where the configuration does not say."""
     found = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
     return int(found) if found is not None else None
 
 
 def max_positions(folder: Path) -> int | None:
-    """The longest context that the model was made for, tokens; None where the configuration does not say."""
+    """Return the longest context that the model was made for, tokens; None where the configuration does not say."""
     config = _read_json(folder / "config.json")
     found = config.get("max_position_embeddings", (config.get("text_config") or {}).get("max_position_embeddings"))
     return int(found) if found is not None else None
@@ -136,7 +136,7 @@ def check_tokenizer(folder: Path, size: int | None = None) -> None:
 
 
 def content_hash(files: Iterable[Path]) -> str:
-    """A short hash of names and contents; time stamps and folders do not count.
+    """Return a short hash of names and contents; time stamps and folders do not count.
 
     Of files beyond 256 MiB the size and 64 blocks of 1 MiB are read: an update of a model changes nearly all of it.
     """
@@ -156,7 +156,7 @@ def content_hash(files: Iterable[Path]) -> str:
 
 
 def _check_whole(file: Path) -> None:
-    """A file of weights that was cut ends too early: a zip without its directory, a safetensors file without data."""
+    """Refuse a truncated weight file: a zip without its directory, a safetensors file without its data."""
     whole = _safetensors_end(file) == file.stat().st_size if file.suffix == ".safetensors" else zipfile.is_zipfile(file)
     if not whole:
         raise ValueError(

@@ -97,7 +97,7 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path | None:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """A short hash of what the weights are, whatever they are called and wherever they lie.
+    """Return a short hash of what the weights are, whatever they are called and wherever they lie.
 
     Of files the content counts; of the nano model all that makes it; of an endpoint its address, the model's name and
     the tokenizer, since its weights cannot be seen.
@@ -139,7 +139,7 @@ def _endpoint(source: str, tokenizer: Path | None) -> Checkpoint:
 
 
 def _start_of(source: str, run: Path, tokenizer: Path | None) -> Checkpoint:
-    """The model that a run began with, as its `config.yaml` says."""
+    """Return the model that a run began with, as its `config.yaml` says."""
     if not (run / CONFIG_FILE).exists():
         raise ValueError(f"checkpoint {source!r}: {run} holds no {CONFIG_FILE}; give a run folder after {START!r}")
     config: dict[str, Any] = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -155,7 +155,7 @@ def _start_of(source: str, run: Path, tokenizer: Path | None) -> Checkpoint:
 
 
 def _downloaded(source: str, name: str) -> Path:
-    """The folder to which the training downloaded a model of the hub; nothing is downloaded here."""
+    """Return the folder to which the training downloaded a model of the hub; nothing is downloaded here."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -215,6 +215,6 @@ def _fsdp(source: str, actor: Path) -> Checkpoint:
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:
-    """What decides the tokens of a text: the tokenizer, its settings and the chat template."""
+    """Return the files that decide a text's tokens: the tokenizer, its settings and the chat template."""
     known = (*model_files.TOKENIZERS, "merges.txt", "tokenizer_config.json", "chat_template.jinja")
     return [folder / name for name in known if (folder / name).exists()]
