@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def logging_to(name: str, file: Path | None) -> Iterator[None]:
-    """The messages of a library's logger go to a file; None leaves them where they are."""
+    """Redirect a library's logger to a file; None leaves it where it is."""
     if file is None:
         yield
         return
@@ -28,7 +28,7 @@ def logging_to(name: str, file: Path | None) -> Iterator[None]:
 
 @contextmanager
 def output_to(file: Path | None) -> Iterator[None]:
-    """What this process prints goes to a file, also what is printed below Python; None leaves it on the screen."""
+    """Redirect this process's output to a file, also output from below Python; None leaves it on the screen."""
     if file is None:
         yield
         return

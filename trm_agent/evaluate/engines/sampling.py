@@ -32,7 +32,7 @@ class Sampling:
 
 
 def turn_seed(base_seed: int, episode_seed: int, turn: int) -> int:
-    """The seed of one turn: 62 bits of a hash of the sampling's seed, the episode's and the turn's number from 0."""
+    """Derive one turn's seed: 62 bits of a hash of the sampling's seed, the episode's and the turn's number."""
     return int(np.random.SeedSequence([base_seed, episode_seed, turn]).generate_state(1, np.uint64)[0]) >> 2
 
 

@@ -101,7 +101,7 @@ class VllmEngine:
             self._waiting.pop(name, None)
 
     def _run(self) -> None:
-        """The thread: build, serve, tear down."""
+        """Run the thread: build, serve, tear down."""
         try:
             from vllm.engine.arg_utils import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
