@@ -24,7 +24,7 @@ class Chat:
     """What `protocol=auto` stands for."""
 
     def kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """An environment's keyword arguments as this checkpoint plays it."""
+        """Return an environment's keyword arguments as this checkpoint plays it."""
         return resolved(given, self.protocol)
 
     @property
@@ -34,14 +34,14 @@ class Chat:
         return ", ".join(f"{name} {value}" for name, value in self.config().items() if value != default[name])
 
     def config(self) -> dict[str, Any]:
-        """What decides results, as `config.yaml` holds it."""
+        """Return the settings that decide results, as `config.yaml` holds them."""
         return {OPTION: self.protocol, **self.settings.recorded()}
 
 
 def chat_of(
     run: Mapping[str, Any] | None, roles: Sequence[str] | None, template_kwargs: Mapping[str, Any] | None
 ) -> Chat:
-    """The settings of a checkpoint: the user's, else those of the training run that it belongs to.
+    """Return the settings of a checkpoint: the user's, else those of the training run that it belongs to.
 
     Raises:
         ValueError: a setting is not allowed.
@@ -60,7 +60,7 @@ def chat_of(
 def with_protocols(
     chats: Sequence[Chat], labels: Sequence[str], tokenizers: Sequence[Any], environments: Sequence[Mapping[str, Any]]
 ) -> tuple[Chat, ...]:
-    """The chats with the protocols that their tokenizers' templates need.
+    """Return the chats with the protocols that their tokenizers' templates need.
 
     Args:
         chats: of the checkpoints.

@@ -29,7 +29,7 @@ _ALL = Counts()
 
 
 def checked(plan: Plan, counts: Counts = _ALL) -> Plan:
-    """The plan with the hashes of its tasks and weights, its environments checked one by one.
+    """Return the plan with the hashes of its tasks and weights, its environments checked one by one.
 
     Args:
         plan: as `build_plan` makes it.
@@ -45,7 +45,7 @@ def checked(plan: Plan, counts: Counts = _ALL) -> Plan:
 
 
 def fitted(plan: Plan) -> Plan:
-    """The plan within the contexts of its models, with the protocols that their chat templates need.
+    """Return the plan within the contexts of its models, with the protocols that their chat templates need.
 
     Args:
         plan: a `checked` one, whose checkpoints have their tokenizers.
@@ -88,7 +88,7 @@ def check_environment(environment: Environment) -> None:
 
 
 def smallest_context(checkpoints: Sequence[Checkpoint]) -> int | None:
-    """The tokens that every checkpoint can hold; None if none of them says how many it can."""
+    """Return the tokens that every checkpoint can hold; None if none of them says how many it can."""
     found = [_context(each) for each in checkpoints]
     return min((tokens for tokens in found if tokens is not None), default=None)
 

@@ -50,7 +50,7 @@ class Change:
 
 
 def named(name: str) -> Environment:
-    """The environment of a choice of conf/env, or of `ID` or `MODULE:ID`, with the nano model's token budgets.
+    """Find a choice of conf/env, an `ID` or a `MODULE:ID`, with the nano model's token budgets.
 
     Raises:
         ValueError: there is neither such a choice nor such an id.
@@ -69,7 +69,7 @@ def named(name: str) -> Environment:
 
 
 def of_run(config: Mapping[str, Any]) -> Environment:
-    """What a training run's validation plays: its tasks, in its number, within its limits.
+    """Return the environment of a run's validation: its tasks, in its number, within its limits.
 
     Args:
         config: the run's `config.yaml`.
@@ -88,7 +88,7 @@ def of_run(config: Mapping[str, Any]) -> Environment:
 
 
 def with_large_budgets(environment: Environment) -> Environment:
-    """The environment with the token budgets of the experiments on a GPU instead of the nano model's."""
+    """Return the environment with the token budgets of the experiments on a GPU instead of the nano model's."""
     config = compose_run([f"experiment={LARGE_EXPERIMENT}"])
     limits = plain(config.env)["limits"]
     tokens = {
@@ -134,7 +134,7 @@ def changes(texts: Sequence[str], names: Sequence[str]) -> list[Change]:
 
 
 def changed(environment: Environment, wanted: Sequence[Change]) -> Environment:
-    """The environment with the user's changes; a limit that was set so holds at every horizon."""
+    """Apply the user's changes; a limit that was set so holds at every horizon."""
     mine = [change for change in wanted if change.env in (None, environment.name)]
     prefix = f"{_LIMITS}."
     limits = {change.field.removeprefix(prefix): change.value for change in mine if change.field.startswith(prefix)}
@@ -152,7 +152,7 @@ def has_rows(environment: Environment) -> bool:
 
 
 def counted(environment: Environment, counts: Counts) -> Environment:
-    """The environment with the number of tasks that the user asks for.
+    """Return the environment with the number of tasks that the user asks for.
 
     Raises:
         ValueError: more tasks than a file has problems.
@@ -176,7 +176,7 @@ def nano_settings(name: str) -> dict[str, Any]:
 
 
 def load_run_config(run: Path) -> dict[str, Any]:
-    """The `config.yaml` of a training run.
+    """Return the `config.yaml` of a training run.
 
     Raises:
         ValueError: the folder is no training run.
@@ -217,7 +217,7 @@ def _of_section(name: str, section: Mapping[str, Any]) -> Environment:
 
 
 def _name_of(env_id: str) -> str:
-    """The choice of conf/env that has this id; the id itself if none has."""
+    """Return the choice of conf/env that has this id; the id itself if none has."""
     for choice in choices("env"):
         section = yaml.safe_load((CONF / "env" / f"{choice}.yaml").read_text(encoding="utf-8"))["env"]
         if section["id"] == env_id:

@@ -99,11 +99,11 @@ class Environment:
         return replace(task, options={**task.options, "split": "all", "row": row})
 
     def horizon(self, index: int) -> int:
-        """The horizon of a task."""
+        """Return the horizon of a task."""
         return self.horizons[index % len(self.horizons)]
 
     def limits_at(self, horizon: int) -> Limits:
-        """The limits of an episode at a horizon, the deadlines among them long enough unless the user set them.
+        """Return the limits of an episode at a horizon, with long enough deadlines unless the user set them.
 
         Raises:
             ValueError: a limit is none, or the prompt's leaves no room for a response in the context.
@@ -134,7 +134,7 @@ class Environment:
         return max(self.limits_at(horizon).generate_timeout_s for horizon in self.horizons)
 
     def config(self) -> dict[str, Any]:
-        """The settings as `config.yaml` holds them; `limits` by horizon."""
+        """Return the settings as `config.yaml` holds them; `limits` by horizon."""
         names = ("name", "id", "module", "kwargs", "split", "seed", "num_tasks", "rows_hash", "tasks_hash")
         settings = {name: getattr(self, name) for name in names}
         limits = {str(horizon): asdict(self.limits_at(horizon)) for horizon in sorted(set(self.horizons))}
@@ -179,7 +179,7 @@ class Plan:
             raise ValueError(f"environments: {', '.join(doubles)} is there twice; give each once")
 
     def environment(self, name: str) -> Environment:
-        """The environment of a name."""
+        """Return the environment with a name."""
         return next(environment for environment in self.environments if environment.name == name)
 
     def chat(self, label: str) -> Chat:
@@ -188,7 +188,7 @@ class Plan:
         return self.chats[labels.index(label)] if self.chats else Chat()
 
     def episodes(self) -> list[Key]:
-        """The episodes of one checkpoint in the order of play.
+        """Return the episodes of one checkpoint in the order of play.
 
         Environments and horizons are mixed from the start, one sample of each task before the second of any. Longer
         episodes come a little more often, so that the last to start are short and none runs on alone.
@@ -215,7 +215,7 @@ class Plan:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
     def config(self) -> dict[str, Any]:
-        """The settings that decide results, as `config.yaml` holds them."""
+        """Return the settings that decide results, as `config.yaml` holds them."""
         checkpoints = [
             {
                 "label": checkpoint.label,
@@ -242,7 +242,7 @@ class Plan:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What two evaluations must share to be one: all settings but those that only say how much, how long or where.
+    """Return the settings that two evaluations must share to be one: all but amount, duration and place.
 
     Not in it: the number of tasks and of samples (more of them continue an evaluation), time limits (what they end is
     played again), and where checkpoints and rows lie (their hashes are in it).

@@ -89,13 +89,13 @@ def draw_stop_reasons(axes: Any, results: Sequence[Result], samples: int) -> Non
 
 
 def _shown(label: str) -> str:
-    """A label that matplotlib takes as it is: no formula, and not hidden for its first letter."""
+    """Escape a label for matplotlib, so that it is neither read as a formula nor hidden for its first letter."""
     shown = label.replace("$", r"\$")
     return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
 def _file_name(name: str, names: Sequence[str]) -> str:
-    """A file name for each of the names, different for different ones."""
+    """Return a distinct file name for each name."""
     plain = [re.sub(r"[^A-Za-z0-9._-]+", "_", other).strip("._") or "environment" for other in names]
     index = list(names).index(name)
     return plain[index] if plain.count(plain[index]) == 1 else f"{plain[index]}-{index}"

@@ -22,7 +22,7 @@ Say = Callable[[str], Any]
 
 
 def prepared(plan: Plan, say: Say = print) -> Plan:
-    """The plan with every model ready to be served, and its settings fitted to the models.
+    """Return the plan with every model ready to be served, and its settings fitted to the models.
 
     The settings are fitted before anything is merged or made wherever the tokenizers are there to measure with: of all
     checkpoints but a nano model that has yet to be made.
@@ -42,7 +42,7 @@ def prepared(plan: Plan, say: Say = print) -> Plan:
 
 
 def with_folder(checkpoint: Checkpoint, say: Say = print) -> Checkpoint:
-    """The checkpoint with its Hugging Face folder, which is merged or made if the cache does not hold it."""
+    """Return the checkpoint with its Hugging Face folder, merged or made if the cache does not hold it."""
     if checkpoint.kind == "endpoint":
         return checkpoint
     if checkpoint.kind == NANO:

@@ -106,7 +106,7 @@ def _run_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
 
 
 def run_of(checkpoint: Checkpoint) -> Path | None:
-    """The folder of the training run that a checkpoint belongs to; None if it belongs to none."""
+    """Return the folder of the training run that a checkpoint belongs to; None if it stands alone."""
     if checkpoint.source.startswith(START):
         folder = Path(checkpoint.source.removeprefix(START)).expanduser()
     elif checkpoint.kind == "fsdp" and checkpoint.path is not None:
@@ -168,7 +168,7 @@ def _check_counts(request: Request) -> None:
 
 
 def _with_nano(checkpoints: Sequence[Checkpoint], tasks: _Tasks) -> tuple[Checkpoint, ...]:
-    """The checkpoints, the nano model among them being the one that half knows the first environment."""
+    """Return the checkpoints; the nano model among them is the one half trained on the first environment."""
     if not any(each.source == NANO for each in checkpoints):
         return tuple(checkpoints)
     spec = NanoSpec(**_nano_settings(tasks))
@@ -176,7 +176,7 @@ def _with_nano(checkpoints: Sequence[Checkpoint], tasks: _Tasks) -> tuple[Checkp
 
 
 def _environments(request: Request, tasks: _Tasks) -> tuple[Environment, ...]:
-    """The environments with the user's changes, horizons and numbers of tasks."""
+    """Return the environments with the user's changes, horizons and numbers of tasks."""
     wanted = changes(request.settings, [each.name for each in tasks.environments])
     environments = [changed(each, wanted) for each in tasks.environments]
     if request.horizons:

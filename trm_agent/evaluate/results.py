@@ -26,7 +26,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def result_row(label: str, env: str, horizon: int | None, task: int, sample: int, episode: Episode) -> dict[str, Any]:
-    """The result of an episode, JSON-clean; a number that is not finite is left out."""
+    """Return the result of an episode, JSON-clean; a number that is not finite is left out."""
     assert episode.seed is not None, "an evaluation's tasks have seeds"
     return {
         "checkpoint": label,
@@ -83,7 +83,7 @@ def set_aside(file: Path, rest: bytes) -> None:
 
 
 def bad_line(file: Path, number: int, what: str) -> ValueError:
-    """The error that says what is wrong with a line, counted from 1."""
+    """Return the error for a faulty line, counted from 1."""
     return ValueError(
         f"{file}, line {number}: {what}: no result of this evaluation; nothing was written: look at the line and take "
         "it out (its episode is then played again), or give another --out"

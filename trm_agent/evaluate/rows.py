@@ -18,7 +18,7 @@ from trm_envs.base import split_of
 
 
 def with_problems(environment: Environment, counts: Counts) -> Environment:
-    """The environment asking the problems of its file, if it has one, in the number that the user asks for.
+    """Let an environment with a file ask as many of its problems as the user asks for.
 
     Raises:
         ValueError: as `with_rows` and `counted`; or horizons for problems that have no steps.
@@ -36,7 +36,7 @@ def with_problems(environment: Environment, counts: Counts) -> Environment:
 
 
 def with_rows(environment: Environment, at_most: int | None = None) -> Environment:
-    """The environment asking each problem of its file once; itself if it has no file, or its tasks are more than one.
+    """Let an environment ask each problem of its file once; unchanged without a file, or with more tasks than one.
 
     Args:
         environment: with `rows` among its keyword arguments, or not.
@@ -75,7 +75,7 @@ def with_rows(environment: Environment, at_most: int | None = None) -> Environme
 
 
 def tasks_hash(environment: Environment) -> str | None:
-    """A hash of the first task of each horizon as the environment tells it.
+    """Return a hash of the first task of each horizon as the environment tells it.
 
     Returns:
         None for an environment that is not of this package: a user's need not say the same twice.

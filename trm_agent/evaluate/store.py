@@ -50,11 +50,11 @@ class Store:
     _lock: IO[str] | None = field(default=None, repr=False)
 
     def missing(self, label: str) -> list[Key]:
-        """The episodes of a checkpoint that are still to be played, in order: those without a result, and failed."""
+        """Return a checkpoint's episodes still to be played, in order: those without a result, and failed ones."""
         return [key for key in self.plan.episodes() if not self._is_played(label, key)]
 
     def asked(self) -> list[dict[str, Any]]:
-        """The results of the episodes that the plan asks for, checkpoint by checkpoint in the order of tasks."""
+        """Return the results of the planned episodes, checkpoint by checkpoint in the order of tasks."""
         keys = sorted(self.plan.episodes())
         pairs = [(checkpoint.label, key) for checkpoint in self.plan.checkpoints for key in keys]
         return [self.rows[pair] for pair in pairs if pair in self.rows]
@@ -190,7 +190,7 @@ def _is_same(path: Path, plan: Plan) -> bool:
 
 
 def _stored(path: Path) -> dict[str, Any] | None:
-    """The configuration of an evaluation folder; None if it is none of this version."""
+    """Read the configuration of an evaluation folder; None if it is not of this version."""
     file = path / CONFIG_FILE
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
@@ -201,7 +201,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
 
 
 def _continued(plan: Plan, path: Path, lock: IO[str]) -> Store:
-    """The store of a folder that was found to be of the plan's settings."""
+    """Open the store of a folder that was found to be of the plan's settings."""
     try:
         store = Store(path, plan, False, _lock=lock)
         file = path / RESULTS_FILE
@@ -219,7 +219,7 @@ def _continued(plan: Plan, path: Path, lock: IO[str]) -> Store:
 
 
 def _check_belongs(file: Path, number: int, row: Mapping[str, Any], plan: Plan) -> None:
-    """The line is a result of this evaluation: of its checkpoints, its environments and its tasks."""
+    """Tell whether a line belongs to this evaluation: to its checkpoints, environments and tasks."""
     labels = [checkpoint.label for checkpoint in plan.checkpoints]
     if row["checkpoint"] not in labels:
         raise bad_line(file, number, f"is of the checkpoint {row['checkpoint']!r}, which is none of {labels}")

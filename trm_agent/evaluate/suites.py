@@ -34,17 +34,17 @@ class Suite:
     """Whether the tasks are the rows of a user's file."""
 
     def config(self) -> dict[str, Any]:
-        """What an evaluation stores of it, but for the hash, which takes drawn tasks: see `suite_hash`."""
+        """Return the fields that an evaluation stores; the hash, which takes drawn tasks, is `suite_hash`'s."""
         return {"name": self.name, "version": self.version}
 
 
 def suite_names() -> list[str]:
-    """The presets that there are."""
+    """List the presets."""
     return choices(GROUP)
 
 
 def read_suite(name: str) -> dict[str, Any]:
-    """The fields of a preset as they stand in its file.
+    """Return the fields of a preset as they stand in its file.
 
     Raises:
         ValueError: there is no such suite, or a field in it that is not known.

@@ -166,7 +166,7 @@ def _comparison(first: Sequence[Row], second: Sequence[Row], seed: int, num_resa
 
 
 def _by_task(rows: Iterable[Row]) -> Tasks:
-    """The rows of each task; those that name the same problem are of one task, whatever their numbers."""
+    """Group rows by task; those that name the same problem are of one task, whatever their numbers."""
     tasks: Tasks = defaultdict(list)
     for row in rows:
         problem = row.get("problem")
@@ -175,7 +175,7 @@ def _by_task(rows: Iterable[Row]) -> Tasks:
 
 
 def _counts(tasks: Iterable[Sequence[Row]]) -> Counts:
-    """Samples of each task, in order, those with nothing but failures too."""
+    """Count the samples of each task, in order, also where all of them failed."""
     groups = list(tasks)
     lost = [sum(map(is_failure, group)) for group in groups]
     successes = [sum(bool(row["success"]) and not is_failure(row) for row in group) for group in groups]
@@ -198,5 +198,5 @@ def _floats(values: Sequence[float | None]) -> list[float]:
 
 
 def _order(given: Sequence[str] | None, seen: Iterable[str]) -> list[str]:
-    """The given names and, behind them, what else there is."""
+    """Return the given names, followed by all others."""
     return list(dict.fromkeys([*(given or ()), *seen]))
