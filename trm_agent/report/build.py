@@ -1,5 +1,8 @@
-"""The page: one file that asks the network for nothing. The list and the curves come first, the episodes after them,
-so that a browser can be used before it has read a large page to its end."""
+"""The page: one file that asks the network for nothing.
+
+The list and the curves come first, the episodes after them, so that a browser can be used before it has read a large
+page to its end.
+"""
 
 import base64
 import hashlib
@@ -98,7 +101,7 @@ def _element(page: IO[str], name: str, text: str) -> None:
 
 
 def _vocabularies(packed: Packed, sources: Sequence[Source], given: Any | None) -> list[str]:
-    """The packed tables; a folder without a tokenizer is noted, and its page shows ids."""
+    """Pack the token tables; a folder without a tokenizer is noted, and its page shows ids."""
     loaded: dict[Path, Any] = {}
     texts = []
     for source, vocabulary in zip(sources, packed.vocabularies, strict=True):

@@ -50,7 +50,7 @@ def quantise(values: np.ndarray, bits: int, signed: bool = False) -> np.ndarray:
 
 
 def restore(codes: np.ndarray, bits: int, signed: bool = False) -> np.ndarray:
-    """The numbers of `quantise`, float64; what was not finite is NaN."""
+    """Decode the numbers of `quantise` as float64; values that were not finite are NaN."""
     low, high = SIGNED if signed else POSITIVE
     levels = _levels(bits, signed)
     steps = codes.astype(np.int64) >> 1 if signed else codes.astype(np.int64)
@@ -71,7 +71,7 @@ def _levels(bits: int, signed: bool) -> int:
 
 
 def smallest(indices: np.ndarray) -> np.ndarray:
-    """The same whole numbers in the smallest type of the layout."""
+    """Convert whole numbers to the smallest type of the layout."""
     largest = int(indices.max(initial=0))
     return indices.astype("<u2" if largest < 2**16 else "<u4")
 

@@ -204,7 +204,7 @@ def charts(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, else None, which a chart shows as a gap."""
+    """Return a finite number, else None, which a chart shows as a gap."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
 

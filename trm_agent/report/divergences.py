@@ -34,7 +34,7 @@ class Measured:
 
 
 def measure(row: Row) -> Measured:
-    """The divergences that a row's file holds, else those of the sampled log-probs, else the surprise."""
+    """Return the divergences that a row's file holds, else those of the sampled log-probs, else the surprise."""
     mask = row.response_mask
     rollout, log_probs, lower, upper = (
         None if values is None else values[mask].astype(np.float64)
@@ -57,7 +57,7 @@ def measure(row: Row) -> Measured:
 
 
 def threshold(settings: Mapping[str, Any]) -> float | None:
-    """The largest divergence that a single token may have, nats; None where the settings have none."""
+    """Return the largest divergence that a single token may have, nats; None where the settings have none."""
     value = settings.get("max_token_kl")
     return float(value) if isinstance(value, (int, float)) else None
 

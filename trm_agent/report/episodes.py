@@ -158,7 +158,7 @@ def spans(mask: np.ndarray) -> list[int]:
 
 
 def turns(row: Row) -> list[dict[str, Any]]:
-    """The record's turns, else one for each run of the model's tokens."""
+    """Return the record's turns, else one for each run of the model's tokens."""
     length, edges = len(row.response_ids), spans(row.response_mask)
     recorded = row.record.get("turns")
     if not recorded:
@@ -179,7 +179,7 @@ def turns(row: Row) -> list[dict[str, Any]]:
 
 
 def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, Any]:
-    """What the list shows of an episode and filters by."""
+    """Return the fields of an episode that the list shows and filters by."""
     record = row.record
     options = record.get("options") or {}
     values = np.where(np.isnan(measured.value), -np.inf, measured.value)
@@ -222,7 +222,7 @@ def _place(row: Row) -> str:
 
 
 def clean(value: Any) -> Any:
-    """The same value as JSON knows it: what is not finite becomes null."""
+    """Convert a value to JSON: numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): clean(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -66,7 +66,7 @@ def evaluation_charts(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def evaluation_tables(sources: Sequence[Source], found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The figures: `title`, `about`, `columns`, `rows` (texts)."""
+    """Return the figures: `title`, `about`, `columns`, `rows` (texts)."""
     tables = []
     for source, summary in zip(sources, found, strict=True):
         results = summary.get("results") or []
@@ -101,7 +101,7 @@ def evaluation_tables(sources: Sequence[Source], found: Sequence[Mapping[str, An
 
 
 def _legend(entries: Any) -> str:
-    """What the marks beside the intervals of a table say."""
+    """Return the legend of the marks beside a table's intervals."""
     found: set[str] = set()
     unread = [*entries]
     while unread:
@@ -197,12 +197,12 @@ def _estimate(estimate: Any) -> str:
 
 
 def _mark(estimate: Mapping[str, Any]) -> str:
-    """What `trm eval` puts beside an interval that does not hold as the others do."""
+    """Return the mark that `trm eval` puts beside an interval that does not hold as the others do."""
     return MARKS.get(str(estimate.get("note")), "")
 
 
 def _bounded(estimate: Any, row: Mapping[str, Any]) -> str:
-    """An estimate, on how many tasks it stands if not on all, and its bounds if samples were lost."""
+    """Format an estimate, with its number of tasks if not all, and its bounds if samples were lost."""
     text = _estimate(estimate)
     if not isinstance(estimate, Mapping):
         return text

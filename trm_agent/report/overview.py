@@ -27,7 +27,7 @@ def cards(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def differences(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """The fields in which configurations differ, among runs and among evaluations.
+    """Return the fields in which configurations differ, among runs and among evaluations.
 
     Returns:
         One entry a kind that has at least two folders: `kind`, `runs` (indices), `rows` (field, then one text a run).
@@ -48,7 +48,7 @@ def differences(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def text(value: Any) -> str:
-    """A configuration's value as it stands in YAML, in short."""
+    """Return a configuration's value in short YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

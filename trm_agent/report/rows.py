@@ -61,7 +61,7 @@ def count_rows(file: Path) -> int:
 
 
 def read_rows(file: Path, keep: Collection[int] | None = None) -> Iterator[Row]:
-    """The sequences of a file in order.
+    """Return the sequences of a file in order.
 
     Args:
         file: parquet in the schema of `trm_agent.trust_region.dump`, or of an older release of it.

@@ -54,7 +54,7 @@ class Source:
         return folders + [Path(str(name)).expanduser() for name in named if name]
 
     def tokenizer_folder(self) -> Path | None:
-        """The folder with its tokenizer; None where none is found."""
+        """Return the folder with its tokenizer; None where none is found."""
         return find_tokenizer(self.tokenizer_folders())
 
 
@@ -141,7 +141,7 @@ def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The rows; a later one of the same episode replaces an earlier one, a line that was cut is left out."""
+    """Read the rows; a later one of an episode replaces an earlier one, a truncated line is left out."""
     if not path.exists():
         return []
     rows: dict[Any, dict[str, Any]] = {}

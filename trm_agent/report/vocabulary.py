@@ -20,7 +20,7 @@ class Vocabulary:
         self._ids: list[int] = []
 
     def indices(self, ids: np.ndarray) -> np.ndarray:
-        """The numbers of tokens; new tokens get the next ones.
+        """Assign numbers to tokens; new ones get the next numbers.
 
         Args:
             ids: shape (tokens,), at least 0.
@@ -48,7 +48,7 @@ class Vocabulary:
         return len(self._ids)
 
     def packed(self, tokenizer: Any | None) -> str:
-        """The table as text for the page: ids, and with a tokenizer what each is as text."""
+        """Return the page's table of tokens: ids and, with a tokenizer, their texts."""
         texts, special = token_texts(tokenizer, self._ids)
         ids = np.asarray(self._ids, dtype=np.int64)
         return pack({"texts": texts, "special": special}, {"ids": smallest(ids)})
@@ -73,7 +73,7 @@ def token_texts(tokenizer: Any | None, ids: Sequence[int]) -> tuple[list[str] | 
 
 
 def find_tokenizer(candidates: Iterable[Path]) -> Path | None:
-    """The first folder that holds a tokenizer."""
+    """Return the first folder that holds a tokenizer."""
     for path in candidates:
         if path.is_dir() and any((path / name).exists() for name in _FILES):
             return path
@@ -81,7 +81,7 @@ def find_tokenizer(candidates: Iterable[Path]) -> Path | None:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """A tokenizer from a local folder.
+    """Load a tokenizer from a local folder.
 
     Raises:
         ValueError: it cannot be loaded.
