@@ -160,7 +160,7 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The same result on any number of cores, and no slower on busy ones: the matrices are tiny."""
+    """Compute on one thread: the same result on any number of cores, and no slower, as matrices are tiny."""
     import torch
 
     before = torch.get_num_threads()
