@@ -26,12 +26,12 @@ class Finding:
         assert self.state == "ok" or self.remedy, f"{self.told}: a finding that is not ok has a remedy"
 
     def as_json(self) -> dict[str, Any]:
-        """The finding as `--json` prints it."""
+        """Return the finding as `--json` prints it."""
         return asdict(self)
 
 
 def ok(told: str) -> Finding:
-    """A finding that needs nothing."""
+    """Return a finding that needs nothing."""
     return Finding("ok", told)
 
 

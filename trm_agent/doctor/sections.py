@@ -59,7 +59,7 @@ def can_train(findings: Mapping[str, list[Finding]]) -> bool:
 
 
 def as_text(findings: Mapping[str, list[Finding]]) -> str:
-    """The report for people, one line a finding and its remedy below."""
+    """Render the report for people: one line per finding, with its remedy below."""
     width = max(map(len, findings))
     lines = []
     for title, each in findings.items():

