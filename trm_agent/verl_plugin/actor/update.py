@@ -64,7 +64,7 @@ class Update:
     """Rows of the dump."""
 
     def metrics(self, group: Any = None) -> dict[str, Any]:
-        """The update's metrics, the same on every rank.
+        """Return the update's metrics, the same on every rank.
 
         Args:
             group: the data-parallel group of torch.distributed; None for one rank.
@@ -115,7 +115,7 @@ def collect_update(step: int = 0, number: int = 0, dump: DumpConfig | None = Non
 
 
 def current_micro_batch() -> MicroBatch:
-    """What the engine left for the loss; empty outside of an update."""
+    """Return the tensors that the engine left for the loss; empty outside of an update."""
     update = _UPDATE.get()
     return MicroBatch() if update is None else update.micro_batch
 
