@@ -11,7 +11,7 @@ import numpy as np
 def training_metrics(
     summaries: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], step_seconds: float
 ) -> dict[str, float]:
-    """The metrics of one training step.
+    """Return the metrics of one training step.
 
     Args:
         summaries: `agent_loop.summary` of every episode that was trained on.
@@ -56,7 +56,7 @@ def training_metrics(
 
 
 def failure_metrics(failures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Counts of infrastructure failures: in all, by stop reason, and of late turns by the tokens they could have."""
+    """Count infrastructure failures: in all, by stop reason, and late turns by their token budget."""
     metrics = {"env/infrastructure_failures": float(len(failures))}
     names = Counter(item["stop_reason"] for item in failures)
     late = [(item["stop_reason"], tokens) for item in failures if (tokens := item.get("late_turn_tokens")) is not None]
@@ -65,7 +65,7 @@ def failure_metrics(failures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def power_of_two(number: int) -> int:
-    """The least power of two that is not less than a positive number."""
+    """Return the least power of two that is not less than a positive number."""
     return 1 << (number - 1).bit_length()
 
 
@@ -88,7 +88,7 @@ def validation_metrics(sources: Sequence[str], success: Sequence[float | None]) 
 
 
 def fingerprint(seeds: Iterable[int]) -> int:
-    """A 32-bit check of which tasks a step trained on, whatever their order and group size."""
+    """Return a 32-bit checksum of the tasks of a step, whatever their order and group size."""
     return zlib.crc32(",".join(str(seed) for seed in sorted(set(seeds))).encode())
 
 

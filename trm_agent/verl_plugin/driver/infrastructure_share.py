@@ -63,6 +63,6 @@ class InfrastructureShare:
 
 
 def _told(failures: Sequence[Mapping[str, Any]]) -> str:
-    """The first failure in one line, which is what a screen shows of an error."""
+    """Return the first failure in one line, as much as a screen shows of an error."""
     first = failures[0]
     return " ".join(f"{first['stop_reason']}: {first.get('error')}".split())[:MAX_ERROR_CHARACTERS]
