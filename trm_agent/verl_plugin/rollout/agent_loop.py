@@ -138,7 +138,7 @@ def _renderer(tokenizer: Any, settings: str) -> ChatTokens:
 
 
 def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
-    """The episode as verl stores it; `extra_fields.episode` is what `env/...` metrics are made of.
+    """Convert an episode to verl's output; `extra_fields.episode` feeds the `env/...` metrics.
 
     Args:
         episode: without an infrastructure failure.
@@ -167,7 +167,7 @@ def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
 
 
 def summary(episode: Episode) -> dict[str, Any]:
-    """The numbers of an episode that the metrics need, JSON-clean."""
+    """Return the numbers of an episode that the metrics need, JSON-clean."""
     return {
         "seed": episode.seed,
         "horizon": episode.options.get("horizon"),

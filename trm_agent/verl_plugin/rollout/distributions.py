@@ -110,10 +110,10 @@ def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
 
 
 def record_field(episode: Episode) -> dict[str, Any]:
-    """The episode's record as a field of the batch, uint8."""
+    """Return the episode's record as a field of the batch, uint8."""
     return {EPISODE_RECORD: np.frombuffer(json.dumps(episode_record(episode)).encode(), dtype=np.uint8).copy()}
 
 
 def record_of(values: torch.Tensor) -> str:
-    """The JSON that a row of `EPISODE_RECORD` holds."""
+    """Return the JSON that a row of `EPISODE_RECORD` holds."""
     return values.cpu().numpy().tobytes().decode()

@@ -9,7 +9,7 @@ from trm_agent.episode.slots import Places
 
 
 def places_per_worker(config: DictConfig) -> int:
-    """The episodes that one agent-loop worker plays at one time.
+    """Return how many episodes one agent-loop worker plays at a time.
 
     verl starts all episodes of a batch at once. Those beyond the engine's sequences would wait inside it, with their
     clocks running.
@@ -29,7 +29,7 @@ def places_per_worker(config: DictConfig) -> int:
 
 
 def engine_place(config: DictConfig) -> AbstractAsyncContextManager[None]:
-    """A place for one episode, which waits until there is one; no clock of the episode runs before."""
+    """Wait for a place for one episode; no clock of the episode runs before."""
     return _places(places_per_worker(config)).place()
 
 
