@@ -34,7 +34,7 @@ class DecidedBy:
         return self
 
     def thresholds(self) -> dict[str, float]:
-        """The thresholds whose acceptance, averaged over the updates, is the target: metric -> nats.
+        """Return the thresholds whose acceptance, averaged over the updates, is the target: metric -> nats.
 
         Infinity where the target needs a sequence whose divergence is not finite. See `common_thresholds`.
         """

@@ -91,7 +91,7 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
 
 
 def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
-    """What the settings' mask does to the batch.
+    """Measure the effect of the settings' mask on the batch.
 
     Returns:
         The metrics of docs/metrics.md without `trm/`, as training would log them.
@@ -101,7 +101,7 @@ def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
 
 
 def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
-    """What the criterion compares with its threshold, by the rule for the undecided: shape (sequences,), float64.
+    """Return the statistic that the threshold bounds, by the rule for the undecided: (sequences,), float64.
 
     Raises:
         ValueError: the criterion is not one of `STATISTICS`.
@@ -113,12 +113,12 @@ def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
 
 
 def threshold_field(criterion: str) -> str:
-    """The setting that holds a criterion's threshold."""
+    """Return the setting that holds a criterion's threshold."""
     return CRITERIA[criterion].thresholds[0].name
 
 
 def curve(batch: Batch, values: torch.Tensor, thresholds: list[float]) -> list[CurvePoint]:
-    """Acceptance, its dependence on length, and the rewards on both sides, over thresholds.
+    """Sweep thresholds: acceptance, its dependence on length, and the rewards on both sides.
 
     Args:
         batch: the rollouts.
@@ -147,7 +147,7 @@ def grid(values: torch.Tensor, num: int = 9) -> list[float]:
 
 
 def recommend(values: torch.Tensor, target_acceptance: float) -> float:
-    """The least threshold that keeps the target share.
+    """Return the least threshold that keeps the target share.
 
     Raises:
         ValueError: if the target is not above 0 and at most 1.
@@ -158,7 +158,7 @@ def recommend(values: torch.Tensor, target_acceptance: float) -> float:
 
 
 def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, float]:
-    """The paper's bounds from the divergences of the sampled contexts of the sequences that are kept."""
+    """Return the paper's bounds from the divergences of the sampled contexts of the sequences that are kept."""
     if not kept.any():
         return {}
     rows = kept.nonzero().flatten()

@@ -60,7 +60,7 @@ def decide(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
 
 
 def _decisions(trm: TrmConfig, batch: TokenBatch) -> Iterator[tuple[TokenBatch, SequenceMask, torch.Tensor]]:
-    """Some sequences at a time: their tokens, the decision on them and on their tokens."""
+    """Yield some sequences at a time: their tokens, the decision on them and on their tokens."""
     batch = replace(batch, max_estimator=trm.max_estimator, avg_estimator=trm.avg_estimator)
     for rows in _row_chunks(batch.log_ratio):
         part = batch.rows(rows)
@@ -75,7 +75,7 @@ def _row_chunks(values: torch.Tensor) -> list[slice]:
 
 
 def _decide(trm: TrmConfig, batch: TokenBatch) -> tuple[SequenceMask, torch.Tensor]:
-    """The decision on the sequences and on their tokens; a token criterion accepts a sequence that keeps one."""
+    """Decide on the sequences and their tokens; a token criterion accepts a sequence that keeps one."""
     row, has_tokens, usable = CRITERIA[trm.criterion], batch.lengths > 0, usable_ratios(batch.log_ratio)
     if row.keeps is None:
         mask = _by_statistics(trm, batch, has_tokens, usable.all(dim=-1))
