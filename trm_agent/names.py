@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def closest(name: str, options: Iterable[str]) -> str:
-    """The clause that ends an "unknown name" message.
+    """Return the clause that ends an "unknown name" message.
 
     Args:
         name: what the user wrote.

@@ -27,7 +27,7 @@ class Task:
 
 
 def task_seed(base_seed: int, stream: str, index: int) -> int:
-    """The seed of task `index`: a 32-bit hash of a base seed, the stream and the index."""
+    """Return the seed of task `index`: a 32-bit hash of a base seed, the stream and the index."""
     return int(np.random.SeedSequence([base_seed, STREAMS[stream], index]).generate_state(1)[0])
 
 
