@@ -34,6 +34,7 @@ class Module:
     Attributes:
         name: dotted.
         imports: local name -> dotted name that it stands for, everywhere in the file.
+        imported: all dotted names that the file imports, also where two functions give two things one local name.
         functions: name, or Class.name -> definition.
     """
 
@@ -41,6 +42,7 @@ class Module:
     is_package: bool
     tree: ast.Module
     imports: dict[str, str] = field(default_factory=dict)
+    imported: set[str] = field(default_factory=set)
     functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = field(default_factory=dict)
 
     @property
@@ -63,13 +65,13 @@ def read_modules() -> dict[str, Module]:
             parts = path.relative_to(folder).with_suffix("").parts
             is_package = parts[-1] == "__init__"
             name = ".".join(parts[:-1] if is_package else parts)
-            modules[name] = _module(name, is_package, ast.parse(path.read_text(encoding="utf-8")))
+            modules[name] = read_module(name, is_package, path.read_text(encoding="utf-8"))
     return modules
 
 
 def imported_modules(module: Module, modules: dict[str, Module]) -> set[str]:
     """The modules of ours that a module imports, at its top or inside a function."""
-    found = {name if name in modules else name.rpartition(".")[0] for name in module.imports.values()}
+    found = {name if name in modules else name.rpartition(".")[0] for name in module.imported}
     return {name for name in found if name in modules and name != module.name}
 
 
@@ -186,13 +188,21 @@ def _parameters(definition: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]
     return [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
 
 
-def _module(name: str, is_package: bool, tree: ast.Module) -> Module:
+def read_module(name: str, is_package: bool, source: str) -> Module:
+    """Read one module from its source text."""
+    tree = ast.parse(source)
     module = Module(name, is_package, tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            module.imports |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
+        names: dict[str, str] = {}
+        if isinstance(node, ast.ImportFrom):
+            above = name.split(".")[: len(name.split(".")) - node.level + is_package] if node.level else []
+            origin = ".".join((*above, *filter(None, (node.module,))))
+            names = {each.asname or each.name: f"{origin}.{each.name}" for each in node.names}
+            module.imported |= set(names.values())
         elif isinstance(node, ast.Import):
-            module.imports |= {each.asname or each.name.partition(".")[0]: each.name for each in node.names}
+            names = {each.asname or each.name.partition(".")[0]: each.name for each in node.names}
+            module.imported |= {each.name for each in node.names}
+        module.imports |= names
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             module.functions[node.name] = node
