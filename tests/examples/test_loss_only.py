@@ -26,6 +26,7 @@ from tests.core.batches import to_tensors
 from tests.verl_plugin.loss_support import actor_config, batch_info, update_of
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY
+from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.actor_update import with_trust_region
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -99,6 +100,10 @@ WORKING = [
 REFUSED = [
     ({f"{LOSS}.trm.estimator": "topk"}, ["default_agent_loop='single_turn_agent'", "allowed: trm_env", "=sampled"]),
     ({f"{LOSS}.trm.estimator": "exact"}, ["default_agent_loop='single_turn_agent'", "allowed: trm_env", "=sampled"]),
+    (
+        {f"{LOSS}.trm.estimator": "topk", "actor_rollout_ref.rollout.agent.default_agent_loop": "trm_env"},
+        ["default_agent_loop: got 'trm_env'", "allowed here", "start python -m trm_agent.train"],
+    ),
     ({f"{LOSS}.dump.distributions": True}, ["dump.distributions=true", "exact", "distributions=false"]),
     ({f"{LOSS}.trm.decoupled": True}, ["bypass_mode=false is needed", "decoupled=true", "change one"]),
     ({"algorithm.rollout_correction.bypass_mode": False}, ["bypass_mode=true is needed", "decoupled=false"]),
@@ -202,6 +207,23 @@ def test_the_adaptive_threshold_follows_the_step_before(plain):
     assert thresholds[0] == 0.05
     assert thresholds[1] == pytest.approx(min(max(rows[0]["trm/target_threshold"], 0.001), 0.5))
     assert thresholds[1] != 0.05
+
+
+def test_the_trainer_is_wrapped_once_and_in_a_known_version_alone(monkeypatch):
+    class Trainer:
+        def _update_actor(self, batch, metrics):
+            return batch
+
+    original = Trainer._update_actor
+    monkeypatch.setitem(sys.modules, actor_update.TRAINER, SimpleNamespace(PPOTrainer=Trainer))
+    with monkeypatch.context() as other:
+        other.setattr(actor_update, "VERL_VERSION", "0.1.0")
+        with pytest.raises(RuntimeError, match=r"'actor_update' was written for verl 0\.1\.0, found"):
+            actor_update.install()
+    assert Trainer._update_actor is original
+    for _ in range(2):
+        actor_update.install()
+    assert Trainer._update_actor.__wrapped__ is original
 
 
 def test_a_step_without_a_kept_sequence_warns(plain, caplog):

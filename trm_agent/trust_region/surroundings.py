@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 LOSS_MODE = "trm"
+AGENT_LOOP = "trm_env"
 EXTENSION = "trm_agent.verl_plugin.extension"
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
@@ -73,6 +74,11 @@ def trainer_and_engine(config: DictConfig) -> None:
             f"actor_rollout_ref.model.external_lib: got {libraries!r} with {_LOSS}.loss_mode=trm; allowed: "
             f"{EXTENSION}, which names the metrics and brings the engine, or a list with it; set it"
         )
+    if OmegaConf.select(config, f"{_ROLLOUT}.agent.default_agent_loop") == AGENT_LOOP and "env" not in config:
+        raise ValueError(
+            f"{_ROLLOUT}.agent.default_agent_loop: got {AGENT_LOOP!r} without the group `env`, which says what it plays; "
+            "allowed here: an agent loop of verl's or of yours; choose one, or start python -m trm_agent.train"
+        )
     if OmegaConf.select(config, "trainer.use_v1") is False:
         raise ValueError(
             f"trainer.use_v1: got False with {_LOSS}.loss_mode=trm; allowed: true, since verl's legacy trainer has no "
@@ -107,7 +113,7 @@ def _distributions(config: DictConfig, estimator: str) -> None:
 
     needs: tuple[tuple[str, tuple[Any, ...]], ...] = (
         (f"{_ROLLOUT}.name", ("vllm",)),
-        (f"{_ROLLOUT}.agent.default_agent_loop", ("trm_env",)),
+        (f"{_ROLLOUT}.agent.default_agent_loop", (AGENT_LOOP,)),
         (f"{_ACTOR}.strategy", _OURS_FSDP),
         ("actor_rollout_ref.model.use_fused_kernels", (False, None)),
         (f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size", (1, None)),
