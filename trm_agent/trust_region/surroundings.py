@@ -76,7 +76,7 @@ def trainer_and_engine(config: DictConfig) -> None:
         )
     if OmegaConf.select(config, f"{_ROLLOUT}.agent.default_agent_loop") == AGENT_LOOP and "env" not in config:
         raise ValueError(
-            f"{_ROLLOUT}.agent.default_agent_loop: got {AGENT_LOOP!r} without the group `env`, which says what it plays; "
+            f"{_ROLLOUT}.agent.default_agent_loop: got {AGENT_LOOP!r} without the group `env`, for what it plays; "
             "allowed here: an agent loop of verl's or of yours; choose one, or start python -m trm_agent.train"
         )
     if OmegaConf.select(config, "trainer.use_v1") is False:
