@@ -73,7 +73,7 @@ _NAMES = (
         r"\\text{ degrees \1\2}",
     ),
     (re.compile(r"\\(?:text|mathrm)\s*\{\s*\^\{\\circ\}\s*([CFK])\s*\}$"), r"\\text{ degrees \1}"),
-    (re.compile(r"\\(?:text|mathrm)\s*\{\s*\^\{\\circ\}\s*\}"), r"^{\\circ}"),
+    (re.compile(r"\\(?:text|mathrm)\s*\{\s*(\^\{\\circ\}|\\?%)\s*\}"), r"\1"),
     (re.compile(r"(\.[0-9]*)\\(?:bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\\overline{\2\3}"),
 )
 # For a text read backwards: a match from its start takes linear time. A full stop stays after another, after a

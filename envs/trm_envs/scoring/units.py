@@ -22,15 +22,20 @@ _BASES: dict[str, dict[str, str]] = {
         "mi mile miles": "1609344/1000",
     },
     "time": {
-        "s sec second seconds": "1",
-        "min minute minutes": "60",
-        "h hr hour hours": "3600",
+        "s sec secs second seconds": "1",
+        "min mins minute minutes": "60",
+        "h hr hrs hour hours": "3600",
         "day days": "86400",
         "week weeks": "604800",
         "fortnight fortnights": "1209600",
     },
-    "calendar": {"month months": "1", "year years": "12", "decade decades": "120", "century centuries": "1200"},
-    "mass": {"mg milligrams": "1/1000", "g gram grams": "1", "kg kilogram kilograms": "1000"},
+    "calendar": {"month months": "1", "year years yr yrs": "12", "decade decades": "120", "century centuries": "1200"},
+    "mass": {
+        "mg milligrams": "1/1000",
+        "g gram grams": "1",
+        "kg kilogram kilograms": "1000",
+        "t tonne tonnes": "1000000",
+    },
     "weight": {"oz ounce ounces": "1", "lb lbs pound pounds": "16"},
     "money": {"cent cents": "1/100", "dollar dollars": "1"},
     "degree": {"degree degrees deg": "1"},
@@ -39,7 +44,7 @@ _BASES: dict[str, dict[str, str]] = {
     "degree of kelvin": {"kelvin kelvins K": "1"},
     "angle in radians": {"radian radians rad": "1"},
     "percent": {"percent": "1/100"},
-    "count": {"unit units": "1"},
+    "count": {"unit units u": "1"},
     "current": {"A amp amps ampere amperes": "1"},
     "charge": {"coulomb coulombs": "1"},
     "amount": {"mol mole moles": "1"},
@@ -47,7 +52,7 @@ _BASES: dict[str, dict[str, str]] = {
 _DERIVED = {
     # names: in how many of which units; later lines may use earlier ones
     "l L liter liters litre litres": "1 dm^3",
-    "ml milliliter milliliters": "1 cm^3",
+    "ml milliliter milliliters cc": "1 cm^3",
     "mph": "1 mile/hour",
     "kph kmh": "1 km/hour",
     "knot knots": "1852 m/hour",
@@ -65,14 +70,18 @@ _DERIVED = {
 }
 # Each is its own measure.
 _OTHERS = """rpm bpm gallon gallons acre acres usd eur euro euros rupee rupees rs yuan yen pence penny pennies nickel
-    dime eV cal psi cd lm lx dB""".split()  # noqa: SIM905
+    dime eV cal psi cd lm lx lux dB H Wb hp AU BTU Torr mmHg kB KB MB GB TB rev revolution revolutions""".split()  # noqa: SIM905
 _PREFIXES = {"n": "1/1000000000", "\u03bc": "1/1000000", "m": "1/1000", "k": "1000", "M": "1000000", "G": "1000000000"}
 _PREFIXED = "m s g l L Hz N J W V A Pa eV mol cal K rad".split()  # noqa: SIM905
+_SPOKEN = {"nano": "n", "micro": "\u03bc", "milli": "m", "kilo": "k", "mega": "M", "giga": "G"}
+_SPOKEN_UNITS = """meter metre second gram liter litre hertz newton joule watt volt amp pascal mole ohm
+    meters metres seconds grams liters litres newtons joules watts volts amps pascals moles ohms""".split()  # noqa: SIM905
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _RAISED = {"squared": 2, "cubed": 3}
 _NEVER_RAISED = ("percent", "money", "degree", "calendar")
 _TOKEN = re.compile(r"([A-Za-z\u03bc]+)(?:\^\{?(-?[1-9])\}?)?|(/)")
 _IDLE = re.compile(r"[\s.()\u00b7]*")
+_HYPHEN = re.compile(r"(?<=[A-Za-z0-9])[-*](?=[A-Za-z])")
 _SCALE = re.compile(r"\bdegrees? (?=(?:C|F|K|[Cc]elsius|[Ff]ahrenheit|[Kk]elvin)$)")
 
 Measure = tuple[str, Fraction]
@@ -81,7 +90,7 @@ Measure = tuple[str, Fraction]
 
 def read_unit(text: str) -> Measure | None:
     """Return what a unit such as `cm^2`, `kg m/s^2` or `square feet` measures; None if it is not a known unit."""
-    text = _SCALE.sub("", text.strip())
+    text = _HYPHEN.sub(" ", _SCALE.sub("", text.strip()))
     if text in _UNITS:
         return _UNITS[text]
     if _IDLE.fullmatch(_TOKEN.sub("", text)) is None:
@@ -153,9 +162,12 @@ def _derive() -> None:
         unit = read_unit(units)
         assert unit is not None
         _UNITS.update(dict.fromkeys(spellings.split(), (unit[0], unit[1] * Fraction(factor))))
-    for symbol in _PREFIXED:
-        for prefix, factor in _PREFIXES.items():
-            _UNITS.setdefault(prefix + symbol, (_UNITS[symbol][0], _UNITS[symbol][1] * Fraction(factor)))
+    spoken = {name: _PREFIXES[sign] for name, sign in _SPOKEN.items()}
+    for names, prefixes in ((_PREFIXED, _PREFIXES), (_SPOKEN_UNITS, spoken)):
+        for name in names:
+            measure, scale = _UNITS[name]
+            for prefix, factor in prefixes.items():
+                _UNITS.setdefault(prefix + name, (measure, scale * Fraction(factor)))
 
 
 _UNITS = _table()

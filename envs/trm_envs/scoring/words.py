@@ -25,7 +25,7 @@ _COUNTED = frozenset(
 _SMALL = frozenset(
     """a an of the per each apiece in on total altogether area volume square cubic sq cu long wide high tall deep thick
     old left away apart remaining different distinct possible ordered unordered real complex positive prime whole odd
-    even valid such x y n""".split()  # noqa: SIM905
+    even valid such light x y n""".split()  # noqa: SIM905
 )
 # A noun in the plural ends so; gross, versus and basis are none.
 _NO_PLURAL = re.compile(r".*(?:ss|us|is|wards|times|ways)")
@@ -44,16 +44,15 @@ _PLURAL = re.compile(r"[a-z]{3,}s")
 _PART = re.compile(r".*(?:th|nd|illion|fold|teen|dozen|score|less)s")
 _ALONE = _BESIDE | {"each", "apiece", "remaining"}
 _POWER = r"(?:\s*\^(?:\{-?[1-9]\}|[1-9]))?"
-_INSIDE = r"(?:[^{}\\]|\^\{-?[1-9]\}|\\cdot(?![A-Za-z])|\\(?:mu|Omega) ?)*"
+_INSIDE = r"(?:[^{}\\]|\^\{-?[1-9]\}|\\cdot(?![A-Za-z])|\\(?:mu|Omega)(?![A-Za-z]))*"
 _PIECE = (
     r"(?:\\mu\s*)?\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mbox|operatorname)\s*\{"
     + _INSIDE
     + r"\}"
     + _POWER
 )
-_PRINTED = re.compile(
-    rf"\\frac\s*\{{\s*{_PIECE}\s*\}}\s*\{{\s*{_PIECE}\s*\}}$|{_PIECE}(?:\s*(?:\\cdot\s*|\\times\s*|/\s*)?{_PIECE})*$"
-)
+_SERIES = rf"{_PIECE}(?:\s*(?:\\cdot\s*|\\times\s*|/\s*)?{_PIECE})*"
+_PRINTED = re.compile(rf"\\frac\s*\{{\s*{_SERIES}\s*\}}\s*\{{\s*{_SERIES}\s*\}}$|{_SERIES}$")
 _BARE = re.compile(rf"(?<![A-Za-z\\{{])[A-Za-z/]{{2,}}(?: [A-Za-z/]+)*{_POWER}$")
 _COMMAND = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mbox|operatorname)\s*\{(" + _INSIDE + r")\}")
 _FRACTION = re.compile(r"\\frac\s*\{(.*)\}\s*\{(.*)\}$")
