@@ -1,4 +1,4 @@
-"""What every sandbox offers: run untrusted code under limits and say, in one closed set of words, how it ended."""
+"""The interface of every sandbox: run untrusted code under limits, and report one of a closed set of outcomes."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ LANGUAGES = ("python", "bash")
 
 
 class SandboxUnavailable(InfrastructureError):
-    """Isolation cannot be had on this machine; the message says why and what to do."""
+    """Isolation is unavailable on this machine; the message gives reason and remedy."""
 
 
 class SandboxClosed(InfrastructureError, ValueError):
@@ -23,7 +23,7 @@ class SandboxClosed(InfrastructureError, ValueError):
 
 
 class Status(str, Enum):
-    """How a run ended."""
+    """The outcomes of a run."""
 
     OK = "ok"
     """The program ended by itself with return code 0."""
@@ -41,7 +41,7 @@ class Status(str, Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one call may use.
+    """The limits of one call.
 
     Raises:
         ValueError: if a value is not allowed.
@@ -54,7 +54,7 @@ class Limits:
     memory_bytes: int = 1 << 29
     """Address space of each process, and resident memory of all of them together."""
     stack_bytes: int = 1 << 23
-    """Stack of a process's first thread; further threads have what the program gives them."""
+    """Stack of a process's first thread; the program sizes those of further threads."""
     processes: int = 32
     """Processes and threads at one time."""
     output_bytes: int = 1 << 22
@@ -89,14 +89,14 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of one run."""
+    """The result of one run."""
 
     status: Status
-    """How it ended."""
+    """Outcome of the run."""
     stdout: str = ""
-    """What it printed, decoded as UTF-8 with replacement marks."""
+    """The program's output, decoded as UTF-8 with replacement marks."""
     stderr: str = ""
-    """What it printed to stderr, decoded likewise."""
+    """The program's error output, decoded likewise."""
     return_code: int | None = None
     """The exit code, minus the signal's number for a death by signal, None if the sandbox stopped it."""
     duration_s: float = 0.0
@@ -112,7 +112,7 @@ class Result:
     state_lost: bool = False
     """True if a session's variables and processes are gone; the next call starts afresh beside the same files."""
     message: str = ""
-    """What failed, for `sandbox_error`."""
+    """Cause of a `sandbox_error`."""
 
     @property
     def ok(self) -> bool:
@@ -138,7 +138,7 @@ class Runner(Protocol):
         Args:
             code: the program's text.
             language: one of `LANGUAGES`; a session takes "python" only.
-            stdin: what it reads; empty means at once at its end. A session takes none.
+            stdin: its input; empty means at once at its end. A session takes none.
             files: relative name -> content, written to the working folder first.
             limits: None takes the sandbox's own.
             outputs: relative names of files to fetch afterwards.

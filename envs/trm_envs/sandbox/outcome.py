@@ -1,4 +1,4 @@
-"""What a program wrote, and what its end means."""
+"""A program's output, and the meaning of its end."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ _CELL_CODES = {"done": 0, "raised": 1}
 
 
 class Streams:
-    """The host's ends of a program's stdout and stderr, and what came out of them so far."""
+    """The host's ends of a program's stdout and stderr, and the bytes received so far."""
 
     def __init__(self, out: int, err: int) -> None:
         self.out, self.err = out, err
@@ -27,7 +27,7 @@ class Streams:
             os.set_blocking(fd, False)
 
     def read(self, fd: int, limit: int) -> bool:
-        """Take what was written to `fd`; return False if there is nothing, nothing more to come, or over `limit`."""
+        """Read from `fd`; return False if there is nothing, nothing more to come, or over `limit`."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
@@ -36,13 +36,13 @@ class Streams:
         return bool(data) and len(self._held[fd]) <= limit
 
     def read_all(self, limit: int) -> None:
-        """Take what is there, of each up to a little over `limit`."""
+        """Read the waiting bytes of each stream, up to a little over `limit`."""
         for fd in self._held:
             while self.read(fd, limit):
                 pass
 
     def is_over(self, limit: int) -> bool:
-        """Return True if one of them brought more than `limit` bytes."""
+        """Return True if either stream brought more than `limit` bytes."""
         return any(len(held) > limit for held in self._held.values())
 
     def take(self, limit: int) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def judge(verdict: str, return_code: int | None, stderr: str, is_cpu_spent: bool
     Args:
         verdict: "exited" by itself, stopped by "timeout", "memory" or "output_limit", or a cell "done" or "raised".
         return_code: of a program that exited, the signal's number negated.
-        stderr: what it wrote there.
+        stderr: its error output.
         is_cpu_spent: True if its process used up its processor time.
     """
     if verdict != "exited":

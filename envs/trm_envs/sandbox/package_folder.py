@@ -45,7 +45,7 @@ def are_readable(entries: Sequence[str]) -> bool:
 
 
 def check_probe(packages: Packages, result: Result) -> None:
-    """Check what `packages.probe` printed where programs run.
+    """Check the output of `packages.probe` from the place where programs run.
 
     Raises:
         SandboxUnavailable: if a package is not there, or has another version.

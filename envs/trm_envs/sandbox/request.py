@@ -1,4 +1,4 @@
-"""What one run asks for, checked."""
+"""The checked request of one run."""
 
 import dataclasses
 from typing import Any
@@ -18,11 +18,11 @@ class Request:
     language: str
     """One of `LANGUAGES`."""
     stdin: bytes
-    """What the program reads."""
+    """The program's input."""
     files: dict[str, bytes]
     """Files to write first, by relative name."""
     limits: Limits
-    """What it may use."""
+    """Its limits."""
     outputs: list[str]
     """Names of files to fetch afterwards."""
     session: bool
@@ -35,7 +35,7 @@ class Request:
 
     @property
     def kind(self) -> bytes:
-        """What the code is: one of `wire.CALL`, `wire.CELL` and `wire.SCRIPT`."""
+        """Return the kind of code: one of `wire.CALL`, `wire.CELL` and `wire.SCRIPT`."""
         return wire.CELL if self.session else wire.SCRIPT if self.language == "bash" else wire.CALL
 
     def packed_files(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ class BaseRunner(ABC):
     """Implements `Runner` over two methods that carry out a checked request.
 
     Args:
-        limits: what a call may use if it says nothing else.
+        limits: default limits of a call.
     """
 
     is_session: ClassVar[bool] = False
@@ -90,17 +90,17 @@ class Work(Protocol):
         """
 
     def abort(self) -> None:
-        """Stop what is under way; a later request starts afresh."""
+        """Stop running requests; a later one starts afresh."""
 
     def close(self) -> None:
-        """Stop what is under way and release everything, for good; may be called again."""
+        """Stop running requests and release everything, for good; may be called again."""
 
 
 class BlockingSandbox(BaseRunner):
     """A sandbox whose work blocks the thread that asks.
 
     Args:
-        limits: what a call may use if it says nothing else.
+        limits: default limits of a call.
         threads: where asynchronous calls wait.
     """
 

@@ -1,4 +1,4 @@
-"""Places for what runs at once."""
+"""Places for requests that run at once."""
 
 import threading
 from collections import deque

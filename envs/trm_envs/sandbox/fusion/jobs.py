@@ -1,4 +1,4 @@
-"""What a server reads from a request: the published client's models, held to what this server allows."""
+"""Jobs read from requests: the published client's models, held to this server's limits."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ MOST = Limits(
     disk_bytes=1 << 30,
     num_files=100_000,
 )
-"""What one request may ask for if the server says nothing else."""
+"""Default upper limits of one request."""
 _Request = TypeVar("_Request", RunCodeRequest, RunJupyterRequest)
 
 
@@ -29,7 +29,7 @@ class BadField(ValueError):
 
     Args:
         field: its name.
-        message: what it must be.
+        message: the requirement.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -47,19 +47,19 @@ class Job:
     language: str
     """One of `LANGUAGES`, or one of the schema's that this server does not run."""
     stdin: str
-    """What the program reads."""
+    """The program's input."""
     files: dict[str, bytes]
     """Files to write first."""
     outputs: list[str]
     """Files to fetch afterwards."""
     limits: Limits
-    """What it may use; of a notebook, each cell."""
+    """Its limits; of a notebook, each cell's."""
     total_s: float
     """Seconds for all cells."""
     last_wall_s: float
-    """Seconds for the last cell of a notebook: what `trm_limits` asks for, if that is less than for each cell."""
+    """Seconds for the last cell of a notebook: `trm_limits`'s, if less than for each cell."""
     num_replayed: int = 0
-    """How many cells, the first ones, run again: what they write is not told."""
+    """Number of first cells that run again, and whose output is left out."""
 
 
 def read_run(body: Any, base: Limits, most: Limits) -> Job:

@@ -72,7 +72,7 @@ class LinkedRunner(BaseRunner):
     """A sandbox or session that asks over a link.
 
     Args:
-        limits: what a call may use if it says nothing else.
+        limits: default limits of a call.
         link: where its calls go.
     """
 

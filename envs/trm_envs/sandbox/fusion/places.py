@@ -1,4 +1,4 @@
-"""Places of a server, and what a client hears while its request waits for one: white space in front of the answer."""
+"""Places of a server, and the sign of life for a client that waits for one: white space in front of the answer."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ IN_QUEUE = b" "
 BEGUN = b"\n"
 """Sent then, when its program begins; like the other it is white space, which JSON may have in front."""
 BEAT_S = 1.0
-"""How often a request that waits is told so."""
+"""Interval between signs of life to a request that waits."""
 
 
 class Places:

@@ -16,15 +16,15 @@ RETRIED = (429, 500, 502, 503, 504)
 FIRST_PAUSE_S = 0.25
 LAST_PAUSE_S = 8.0
 MOST_BYTES = 1 << 25
-"""How long a request may be: what a server of ours takes by itself."""
+"""Largest length of a request: our own server's default."""
 TOO_LONG = "the program is too long"
 TOO_MUCH = "the program wrote too much"
 QUEUE_S = 3600.0
-"""How long a request may wait in the queue of a server that says all the while that it does."""
+"""Longest wait in the queue of a server that keeps sending signs of life."""
 
 
 class Deadline:
-    """When an answer must be there.
+    """The deadlines of an answer.
 
     Args:
         seconds: from now, and again from each sign that the request still waits in the server's queue.
@@ -47,7 +47,7 @@ class Deadline:
 
 
 class AnswerTooLong(Exception):
-    """An answer is longer than any that holds to the limits; what makes it long is what the program wrote."""
+    """An answer is longer than any within the limits; the program's output makes it long."""
 
 
 class Poster:
@@ -73,11 +73,11 @@ class Poster:
     async def post(
         self, path: str, body: dict[str, Any], deadline_s: float, max_bytes: int, read: Callable[[Any], Result]
     ) -> Result:
-        """Post a request and return the result that `read` makes of its answer; never raises for what a server does.
+        """Post a request and return the result that `read` makes of its answer; never raises for a server's fault.
 
         Args:
             path: the call, such as "/run_code".
-            body: what is posted, as JSON.
+            body: the request, as JSON.
             deadline_s: seconds in which each attempt must have been answered, a known wait in the queue apart.
             max_bytes: how long an answer may be.
             read: makes a result of the decoded answer; a ValueError of it means a malformed answer.
@@ -114,7 +114,7 @@ class Poster:
         return (await self._once("/v1/ping", None, deadline_s, 1000, read))[0]
 
     async def close(self) -> None:
-        """End what is under way and release the connections."""
+        """End running requests and release the connections."""
         self._closing = True
         for task in self._tasks:
             task.cancel()

@@ -26,10 +26,10 @@ class FusionSandbox(LinkedRunner):
 
     Args:
         endpoint: the server's address, such as "http://127.0.0.1:8080"; "http://:TOKEN@host:8080" with a token.
-        max_concurrent: how many requests are under way at once, further ones wait; what the server runs at once.
+        max_concurrent: number of requests under way at once, as many as the server runs; further ones wait.
         retries: how often a request is repeated after a refused or broken connection, HTTP 429, 500, 502, 503 or 504,
             or the server's SandboxError.
-        limits: what a call may use if it says nothing else.
+        limits: default limits of a call.
         margin_s: seconds over `wall_s` in which an answer must be there; the server's queue counts in.
 
     Raises:

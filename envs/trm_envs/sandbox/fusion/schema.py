@@ -42,7 +42,7 @@ def limit_fields(limits: Limits) -> dict[str, Any]:
 
 
 def answer_bytes(limits: Limits, outputs: Sequence[str]) -> int:
-    """Return how long an answer may be: six characters of JSON for a control character, base64 for a file."""
+    """Return the largest length of an answer: six characters of JSON for a control character, base64 for a file."""
     return 12 * limits.output_bytes + 2 * limits.file_bytes * len(outputs) + (1 << 20)
 
 
@@ -75,7 +75,7 @@ def to_jupyter_answer(results: Sequence[Result], num_cells: int) -> dict[str, An
 
 
 def untold(result: Result) -> Result:
-    """Return a result without what the program wrote: an answer must not grow with each call of a session."""
+    """Return a result without the program's output: an answer must not grow with each call of a session."""
     return dataclasses.replace(result, stdout="", stderr="")
 
 
@@ -110,7 +110,7 @@ def from_run_answer(answer: Any, limits: Limits, outputs: Sequence[str]) -> Resu
 
 
 def finish(result: Result, files: Mapping[str, str], answer: Any, limits: Limits, outputs: Sequence[str]) -> Result:
-    """Add to a result the files, and what our own server tells beyond the schema; hold it to the output limit.
+    """Add to a result the files and our own server's fields beyond the schema; hold it to the output limit.
 
     Raises:
         ValueError: if a file is not base64, or our own server's part is malformed.
@@ -170,7 +170,7 @@ def describe(error: ValueError) -> str:
 
 
 def cell_stderr(stderr: str, error: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a cell wrote to stderr with the traceback after it, as one stream, without colours."""
+    """Return a cell's stderr with the traceback after it, as one stream, without colours."""
     lines = [_COLOUR.sub("", str(line)) for item in error for line in item.get("traceback") or ()]
     return stderr + "".join(f"{line}\n" for line in lines)
 

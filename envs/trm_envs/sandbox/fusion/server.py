@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 PORT = 8080
-"""Where the published client looks."""
+"""Default port of the published client."""
 MAX_WAITING = 1000
 """Requests beyond those that run and these are answered with HTTP 503."""
 BODY_S = 30.0
@@ -36,7 +36,7 @@ class SandboxServer:
     """Serves a sandbox over HTTP with SandboxFusion's schema.
 
     Args:
-        sandbox: what runs the programs; the caller closes it.
+        sandbox: the sandbox for the programs; the caller closes it.
         host: the address to bind.
         port: the port to bind; 0 takes a free one.
         max_concurrent: how many programs run at once, further requests wait; None takes what the sandbox runs at once.
@@ -122,7 +122,7 @@ class SandboxServer:
             await runner.cleanup()
 
     async def _guard(self, request: "web.Request", handler: Callable[..., Awaitable[Any]]) -> "web.StreamResponse":
-        """Every request passes here: who may ask, what a failure looks like, the log."""
+        """Pass every request: authentication, the form of failures, the log."""
         web = _import_web()
         started, outcome = time.monotonic(), "hung up"
         try:
@@ -175,7 +175,7 @@ class SandboxServer:
         job: Job,
         told: Callable[[list[Result]], dict[str, Any]],
     ) -> "web.StreamResponse":
-        """Wait for a free place, run a job and answer with what is told of it; the client is told that it waits."""
+        """Wait for a free place, run a job and answer with its result; a client that waits gets signs of life."""
         self._inside += 1
         try:
             response = await self._places.take(request, _import_web().StreamResponse)
@@ -244,7 +244,7 @@ def serve(server: SandboxServer, ready: Callable[[str], None]) -> None:
 
 
 def warning(host: str, token: str | None) -> str | None:
-    """Return what the operator must know about this address; None if only this machine reaches it."""
+    """Return a warning to the operator about this address; None if only this machine reaches it."""
     with contextlib.suppress(ValueError):
         if host == "localhost" or ipaddress.ip_address(host).is_loopback:
             return None

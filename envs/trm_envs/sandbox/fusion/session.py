@@ -13,10 +13,10 @@ from trm_envs.sandbox.interface import Limits, Result, SandboxClosed, Status
 from trm_envs.sandbox.request import Request
 
 REPLAY_FACTOR = 3.0
-"""How much longer than before the cells that are replayed may take."""
+"""Factor by which replayed cells may take longer than before."""
 REPLAY_SPARE_S = 5.0
 MOST_TOTAL_S = 300.0
-"""The most that a call with its replay may take, which is also what a server of ours allows at most by itself."""
+"""Longest time of a call with its replay, which is also our own server's default limit."""
 _WRITE = (
     "for _trm_name, _trm_data in {files!r}.items():\n"
     "    __import__('os').makedirs(__import__('os.path').path.dirname(_trm_name) or '.', exist_ok=True)\n"
@@ -33,7 +33,7 @@ class _Cell:
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """What a call replays."""
+    """The replayed part of a call."""
 
     first_files: dict[str, str]
     """Files to write before the first cell, packed."""
@@ -82,7 +82,7 @@ class FusionSession(LinkedRunner):
 
     Args:
         link: the sandbox's.
-        limits: what a cell may use if it says nothing else.
+        limits: default limits of a cell.
         margin_s: seconds over the replay's in which an answer must be there.
     """
 
@@ -141,7 +141,7 @@ class FusionSession(LinkedRunner):
 
 
 def _judge(result: Result, is_replay: bool) -> Result:
-    """Return the result, or what it means for the state that a request was refused or an answer cut off."""
+    """Return the result, or the meaning for the state of a refused request or a truncated answer."""
     is_refused = result.status is Status.SANDBOX_ERROR and "total_timeout" in result.message
     if is_replay and (is_refused or result.message.startswith(TOO_LONG)):
         return _replay_failed(result.message)

@@ -1,1 +1,1 @@
-"""What runs inside the sandbox: standard library only, also under an older Python than the host's."""
+"""The code inside the sandbox: standard library only, also under an older Python than the host's."""

@@ -21,7 +21,7 @@ _ZIP = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
 
 
 def limit_imports(packages: str) -> None:
-    """Let programs import the standard library and what lies in the folder `packages`, whatever else is installed."""
+    """Let programs import the standard library and the folder `packages`, whatever else is installed."""
     library = os.path.dirname(os.__file__)
     own = (library, os.path.join(library, "lib-dynload"), f"{os.path.dirname(library)}/{_ZIP}")
     sys.path[:] = [*(entry for entry in sys.path if entry in own), packages]

@@ -88,7 +88,7 @@ def make_private_world() -> int:
 
 
 def renew_world(kernel: int) -> None:
-    """As PID 1 between two calls, with every process of the first one gone: put away what it can have left.
+    """As PID 1 between two calls, with every process of the first one gone: remove all traces of it.
 
     That is its files, its process numbers and what it did to its IPC and host-name namespaces, which are new ones from
     here on. Kernel keys and every setting of the namespaces that stay are out of a program's reach; those in which a

@@ -1,4 +1,4 @@
-"""What the processes of a call do and hold in memory, seen by their PID 1."""
+"""State and memory of a call's processes, seen by their PID 1."""
 
 import contextlib
 import os

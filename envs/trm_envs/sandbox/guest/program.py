@@ -8,7 +8,7 @@ from . import cells, isolation, wire
 
 
 def prepare() -> None:
-    """In the zygote: make what every program finds."""
+    """In the zygote: prepare the surroundings of every program."""
     stdin, (reading, writing) = os.memfd_create("stdin"), os.pipe()
     for fd, target in ((stdin, 0), (writing, 1), (writing, 2)):  # of the kinds that they will be: a stream looks once
         os.dup2(fd, target)

@@ -17,13 +17,13 @@ import time
 from . import clerk, isolation, memory, program, seccomp, wire
 
 WATCH_S = 0.05
-"""How often the memory of all the call's processes is added up."""
+"""Interval at which the memory of all the call's processes is added up."""
 MAX_CALLS = 100
-"""How many calls one PID 1 serves."""
+"""Number of calls that one PID 1 serves."""
 IDLE_S = 5.0
-"""How long it waits for another one."""
+"""Longest wait for another call."""
 REST_S = 1.0
-"""How often it looks whether a paused session is, and how long a process may take to stop."""
+"""Interval of looking whether a session has paused, and time for a process to stop."""
 
 
 class Program:

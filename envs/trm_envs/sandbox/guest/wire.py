@@ -1,4 +1,4 @@
-"""What passes between host, supervisor and program.
+"""The messages between host, supervisor and program.
 
 Orders and verdicts are single packets of numbers; all that a program reads or writes goes past the supervisor, by
 descriptor. Messages with contents are four bytes of length, then JSON; bytes travel as base64.
@@ -19,19 +19,19 @@ REFUSED = b"n"
 GO, DONE, RAISED = b"g", b"d", b"e"
 """To a program: here is your code. From a session's program: the cell came to its end, or ended by an exception."""
 CALL, CELL, SCRIPT = b"p", b"c", b"b"
-"""What the code is: a Python program, the first cell of a session, a bash script."""
+"""Kinds of code: a Python program, the first cell of a session, a bash script."""
 RUN, FILES, END = b"r", b"f", b"e"
 """The kinds of an order."""
 VERDICTS = ("exited", "done", "raised", "timeout", "memory", "output_limit")
 MAX_FDS = 4
-"""How many descriptors come with an order at most: the code, stdout, stderr and stdin."""
+"""Largest number of descriptors with an order: the code, stdout, stderr and stdin."""
 _PACKET_BYTES = 4096
 _ORDER, _VERDICT = struct.Struct("!c??dd6Q"), struct.Struct("!Bidd")
 _FAILURE = b"\xff"
 
 
 class Order(NamedTuple):
-    """What the host has a supervisor do."""
+    """The host's order to a supervisor."""
 
     kind: bytes
     """`RUN` code, have `FILES` written or read, or `END` a session."""
@@ -52,7 +52,7 @@ class Order(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a supervisor says of a run."""
+    """A supervisor's verdict on a run."""
 
     kind: str
     """One of `VERDICTS`."""

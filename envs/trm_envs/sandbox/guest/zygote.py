@@ -13,9 +13,9 @@ from . import cells, isolation, program, seccomp, supervisor, wire
 
 READY, CALL = b"ready", b"call"
 SPARES = 2
-"""How many supervisors wait with their namespaces and mounts made, and their programs forked and confined."""
+"""Number of supervisors that wait with namespaces and mounts made, and programs forked and confined."""
 PATIENCE_S = 2.0
-"""How long a refused fork is tried again."""
+"""Time for which a refused fork is retried."""
 
 
 def serve(control_fd: int, preload: "list[str]", packages: str) -> None:

@@ -1,4 +1,4 @@
-"""The start of a zygote inside bubblewrap, and what to tell people when that is refused."""
+"""The start of a zygote inside bubblewrap, and the messages for people when that is refused."""
 
 import glob
 import os

@@ -15,7 +15,7 @@ from trm_envs.sandbox.slots import Slots
 from trm_envs.tool_time import waiting
 
 ENOUGH_IDLE = 2
-"""With so many supervisors that clean up after a call, the next one waits for the first of them."""
+"""Number of supervisors cleaning up after a call at which the next call waits for the first of them."""
 
 
 class Zygote:
@@ -101,7 +101,7 @@ class Zygote:
         self.control.close()  # last, for the sake of that thread
 
     def forget(self) -> None:
-        """Close what leads there and leave it alone, as a child of the process that it belongs to."""
+        """Close the descriptors that lead there and leave it alone, as a child of the process that owns it."""
         self.control.close()
 
 

@@ -32,14 +32,14 @@ class LocalSandbox(BlockingSandbox):
     """Runs programs on this machine in isolation; see `Runner` for `run`, `arun` and `close`.
 
     Args:
-        limits: what a call may use if it says nothing else.
+        limits: default limits of a call.
         python: the interpreter inside; None takes this one if an unprivileged user can read it, else the system's.
         max_concurrent: how many calls run at once, further ones wait; None takes four a processor.
         preload: modules that every call finds imported.
         packages: what programs can import beside the standard library.
 
     Raises:
-        SandboxUnavailable: if isolation cannot be had; it says why and what to do. There is no fallback.
+        SandboxUnavailable: isolation is unavailable; it gives reason and remedy. There is no fallback.
         ValueError: if an argument is not allowed.
     """
 
@@ -79,7 +79,7 @@ class LocalSandbox(BlockingSandbox):
 
     @property
     def isolation(self) -> dict[str, str]:
-        """What holds a program, for reports."""
+        """Return the means of confinement, for reports."""
         return {
             "namespaces": "user, pid, mount, ipc, uts, net: one call at a time, inside bubblewrap's",
             "user": "unprivileged, no capabilities, no_new_privs, seccomp filter",

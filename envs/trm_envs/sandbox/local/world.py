@@ -24,7 +24,7 @@ _NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every bu
 
 
 known: "weakref.WeakSet[Any]" = weakref.WeakSet()
-"""What holds a connection into a sandbox. A child that is forked off this process must not keep it alive."""
+"""Holders of connections into a sandbox. A child forked off this process must not keep these alive."""
 
 
 def _forget_all() -> None:
@@ -123,7 +123,7 @@ class World:
         self.forget()
 
     def forget(self) -> None:
-        """Close what leads there and leave it alone, as a child of the process that it belongs to."""
+        """Close the descriptors that lead there and leave it alone, as a child of the process that owns it."""
         self._connection.close()
         self._close_streams()
 
@@ -168,7 +168,7 @@ class World:
             raise
 
     def _watch(self, request: Request) -> Verdict:
-        """Take what the program writes, until the supervisor's verdict; return that."""
+        """Take the program's output until the supervisor's verdict; return the verdict."""
         streams, limit = self._streams, request.limits.output_bytes
         assert streams is not None
         deadline = time.monotonic() + request.limits.wall_s + GRACE_S

@@ -22,7 +22,7 @@ from trm_envs.sandbox.slots import Slots
 from trm_envs.tool_time import waiting
 
 TICK_S = 0.02
-"""How long the end of a program that left its streams to a child may go unnoticed."""
+"""Longest delay in noticing the end of a program that left its streams to a child."""
 _PARENT = os.path.dirname(os.path.dirname(os.path.abspath(wire.__file__)))  # of the folder guest
 _LAUNCH = "import sys; sys.path.insert(0, {!r}); from guest import unsafe_child; sys.path.pop(0); {}"
 
@@ -192,7 +192,7 @@ class Folder:
                 os.killpg(process.pid, number)
 
     def _hang_up(self) -> None:
-        """Forget the process and close what led to it."""
+        """Forget the process and close its streams."""
         process, self._process = self._process, None
         if process is not None:
             self._channel.close()
@@ -202,7 +202,7 @@ class Folder:
 
 
 def _order(request: Request) -> dict[str, Any]:
-    """Return what the child is told of a request."""
+    """Return the part of a request that the child is told."""
     limits = request.limits
     return {
         "kind": request.kind.decode(),

@@ -24,7 +24,7 @@ class UnsafeSandbox(BlockingSandbox):
     processes and files and on the disk do not, and a program that leaves its process group outlives its call.
 
     Args:
-        limits: what a call may use if it says nothing else.
+        limits: default limits of a call.
         packages: what programs can import beside the standard library.
     """
 
