@@ -1,1 +1,1 @@
-"""The parts of `trm_envs.checker`: what is checked, each check a function that raises."""
+"""The parts of `trm_envs.checker`: the checks, each a function that raises."""

@@ -1,4 +1,4 @@
-"""Checks of whole episodes: the same seed, the solver, junk, what is shown, the splits."""
+"""Checks of whole episodes: seeds, the solver, junk, observations, the splits."""
 
 import itertools
 import json
@@ -147,7 +147,7 @@ def shown_is_json(subject: Subject) -> None:
 
 
 def splits_are_apart(subject: Subject) -> None:
-    """Held-out and training tasks exist and share none, neither by id nor by what an episode shows."""
+    """Check that held-out and training tasks exist and are disjoint, by id and by what an episode shows."""
     ids, contents = {}, {}
     for split in ("train", "held_out"):
         with _at_horizon(subject, 1, split=split) as env:

@@ -20,7 +20,7 @@ MAX_SEED_TURNS = 30
 
 @dataclasses.dataclass
 class FuzzCounts:
-    """What came of one run."""
+    """The outcome of one run."""
 
     outputs: int = 0
     calls: int = 0
@@ -104,7 +104,7 @@ def _is_costly(turn: ParsedTurn) -> bool:
 
 
 def _solver_turns(subject: Subject) -> list[str]:
-    """Return what the solver writes, in every protocol: outputs in the wrong one are among what models write."""
+    """Return the solver's turns in every protocol: models also write in the wrong one."""
     turns = []
     for protocol in subject.protocols():
         with subject.open(protocol=protocol) as env:

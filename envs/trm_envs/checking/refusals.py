@@ -1,4 +1,4 @@
-"""Checks of what is refused: malformed calls, bad options, steps outside an episode."""
+"""Checks of refusals: malformed calls, bad options, steps outside an episode."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def bad_options_are_refused(subject: Subject) -> None:
 
 
 def steps_outside_an_episode_are_refused(subject: Subject) -> None:
-    """Before reset and after the end, step raises ResetNeeded; an action that is no text is a TypeError."""
+    """Check that step raises ResetNeeded outside an episode, and TypeError for an action other than text."""
     with subject.open() as env:
         _check_reset_needed(env, "before reset()")
         env.reset(seed=subject.seed)

@@ -1,4 +1,4 @@
-"""The check that an environment gives back what it took: descriptors, processes, threads."""
+"""The check that an environment releases its resources: descriptors, processes, threads."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ TURNS_A_ROUND = 8
 
 
 def held_now() -> dict[str, int]:
-    """Return how many descriptors, child processes and threads this process has; what the system does not tell is 0."""
+    """Count this process's descriptors, child processes and threads; 0 for a count that the system does not tell."""
     gc.collect()
     held = {"threads": threading.active_count(), "file descriptors": 0, "child processes": 0}
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What is being checked: an environment that can be made again and again, here and in another process."""
+"""The subject of a check: an environment that can be made repeatedly, here and in another process."""
 
 import contextlib
 import dataclasses
@@ -40,11 +40,11 @@ class Subject:
     """The environment and how hard to look at it."""
 
     name: str
-    """What to call it in messages."""
+    """Its name in messages."""
     make: Callable[..., Any]
     """Makes a fresh instance from options."""
     address: str | None
-    """ "module:name" of what a second process calls to make one; None if it cannot be imported."""
+    """ "module:name" of the function with which a second process makes one; None if it cannot be imported."""
     defaults: Mapping[str, Any]
     """Options of every instance."""
     seed: int = 7
@@ -54,7 +54,7 @@ class Subject:
     num_fuzz: int = 300
     """Model outputs in each protocol."""
     fuzz_budget_s: float = 60.0
-    """Seconds for slow steps in each protocol; what would run a tool or score an answer after that is only parsed."""
+    """Seconds for slow steps in each protocol; after that, calls and answers are only parsed."""
 
     @contextlib.contextmanager
     def open(self, **options: Any) -> Iterator[ToolEnv]:
@@ -132,7 +132,7 @@ def transcript(env: ToolEnv, seed: int, options: Mapping[str, Any] | None = None
 
 
 def episode(env: ToolEnv, seed: int, options: Mapping[str, Any] | None = None) -> Iterator[Any]:
-    """Play an episode and yield what it shows, one turn after the other; not how long it took.
+    """Play an episode and yield its observations, one turn after the other, without timings.
 
     Raises:
         Failed: if it does not end.
@@ -202,7 +202,7 @@ def import_module(name: str) -> None:
 
 
 def load(address: str) -> Any:
-    """Return what "module:name" names."""
+    """Return the object that "module:name" names."""
     module, _, name = address.partition(":")
     found = importlib.import_module(module)
     for part in name.split("."):
@@ -222,7 +222,7 @@ def _import_registering(env: str) -> str:
 
 
 def _may_be_ours(spec: Any) -> bool:
-    """Return whether a registered environment is none of Gymnasium's own."""
+    """Return whether a registered environment is not one of Gymnasium's own."""
     entry = spec.entry_point
     module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
     return bool(module) and not str(module).startswith("gymnasium")
