@@ -1,4 +1,4 @@
-"""How a model writes tool calls and answers: an index of the protocols by name."""
+"""Protocols, the syntax of a model's tool calls and answers: an index by name."""
 
 from trm_envs.protocols.arg_tags import ArgTags
 from trm_envs.protocols.fenced import Fenced

@@ -39,7 +39,7 @@ class ArgTags(TemplateProtocol):
     opening: ClassVar[str] = f"{CALL_OPEN}|{CALL_CLOSE}"
 
     def decoder(self, tools: Sequence[Tool]) -> Decoder[ToolCall]:
-        """Return what reads a call from its opening."""
+        """Return the function that reads a call from its opening."""
         return lambda text, mark: _decode(text, mark, tools)
 
     def write(self, name: str, arguments: dict[str, Any]) -> str:

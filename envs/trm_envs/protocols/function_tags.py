@@ -45,7 +45,7 @@ class FunctionTags(TemplateProtocol):
     opening: ClassVar[str] = rf"{CALL_OPEN}|{CALL_CLOSE}|^[ \t]*<function="
 
     def decoder(self, tools: Sequence[Tool]) -> Decoder[ToolCall]:
-        """Return what reads a call from its opening."""
+        """Return the function that reads a call from its opening."""
         return lambda text, mark: _decode(text, mark, tools)
 
     def write(self, name: str, arguments: dict[str, Any]) -> str:

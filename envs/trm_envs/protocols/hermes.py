@@ -28,7 +28,7 @@ class Hermes(TemplateProtocol):
     opening: ClassVar[str] = f"{CALL_OPEN}|{CALL_CLOSE}"
 
     def decoder(self, tools: Sequence[Tool]) -> Decoder[ToolCall]:
-        """Return what reads a call from its opening."""
+        """Return the function that reads a call from its opening."""
         return _decode
 
     def write(self, name: str, arguments: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What every protocol can do."""
+"""The interface of every protocol."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -8,7 +8,7 @@ from trm_envs.turn import ParsedTurn
 
 
 class TurnProtocol(Protocol):
-    """How tool calls and answers are written. Thoughts are never read; see `trm_envs.thoughts`."""
+    """A syntax of tool calls and answers. Thoughts are never read; see `trm_envs.thoughts`."""
 
     name: ClassVar[str]
     template_shows_tools: ClassVar[bool]
@@ -18,7 +18,7 @@ class TurnProtocol(Protocol):
         """Raise a ValueError if one of the tools cannot be called in this protocol."""
 
     def instructions(self, tools: Sequence[Tool]) -> str:
-        """Return what the system prompt says about calls and answers."""
+        """Return the system prompt's words on calls and answers."""
 
     def parse(self, text: str, tools: Sequence[Tool]) -> ParsedTurn:
         """Read one assistant turn. Never raises: whatever is wrong with a call stands in `malformed`."""

@@ -22,7 +22,7 @@ def read_turn(
     new_decoder: Callable[[], Decoder[ToolCall]],
     answer: Callable[[str], str | None] = boxed_answer,
 ) -> ParsedTurn:
-    """Return what a turn asks for; see `trm_envs.thoughts.scan`.
+    """Return the requests of a turn; see `trm_envs.thoughts.scan`.
 
     Args:
         answer: reads the answer from what is said aloud in a turn without a call.
@@ -58,7 +58,7 @@ class TemplateProtocol:
     name: ClassVar[str]
     template_shows_tools: ClassVar[bool] = True
     opening: ClassVar[str]
-    """A regular expression for what opens a call."""
+    """A regular expression for the opening of a call."""
 
     def check_tools(self, tools: Sequence[Tool]) -> None:
         """Any tool can be called."""
@@ -84,7 +84,7 @@ class TemplateProtocol:
         return f"\\boxed{{{answer}}}"
 
     def decoder(self, tools: Sequence[Tool]) -> Decoder[ToolCall]:
-        """Return what reads a call from its opening."""
+        """Return the function that reads a call from its opening."""
         raise NotImplementedError
 
     def write(self, name: str, arguments: dict[str, Any]) -> str:

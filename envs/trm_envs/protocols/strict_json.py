@@ -15,7 +15,7 @@ _SURROGATE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|[\udc00-\udfff]")
 
 
 def skip_space(text: str, start: int) -> int:
-    """Return where the next character stands that is no space."""
+    """Return the position of the next character other than white space."""
     match = _SPACE.match(text, start)
     assert match is not None, "also the empty text matches"
     return match.end()

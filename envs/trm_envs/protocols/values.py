@@ -54,7 +54,7 @@ def read_value(
 
 
 def schemas_of(name: str, tools: Sequence[Tool]) -> dict[str, dict[str, Any]]:
-    """Return the schemas of a tool's parameters; none if there is no such tool."""
+    """Return the schemas of a tool's parameters; empty for an unknown tool."""
     return next((tool.parameters["properties"] for tool in tools if tool.name == name), {})
 
 
