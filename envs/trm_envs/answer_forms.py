@@ -42,7 +42,7 @@ _MOST_MARKS = 1000
 
 
 class AnswerWriter(Protocol):
-    """What is needed of a protocol here."""
+    """The part of a protocol that is needed here."""
 
     def format_answer(self, answer: str) -> str:
         """Return the text of an answer."""
@@ -54,7 +54,7 @@ def write_answer(answer: str, form: str, protocol: AnswerWriter) -> str:
 
 
 def show_form(answer: str, form: str, protocol: AnswerWriter) -> str:
-    """Return what a prompt says after "give the final answer as"."""
+    """Return a prompt's words after "give the final answer as"."""
     written = write_answer(answer, form, protocol)
     return f'a last line "{written}"' if form in (LINE, HASHES) else written
 
@@ -88,7 +88,7 @@ def asked_forms(prompt: str) -> set[str]:
 
 
 def _windows(text: str, marks: tuple[str, ...]) -> Iterator[str]:
-    """Yield what stands around each of the first marks."""
+    """Yield the text around each of the first marks."""
     for mark in marks:
         position = text.find(mark)
         for _ in range(_MOST_MARKS):

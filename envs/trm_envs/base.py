@@ -86,7 +86,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         """
 
     def solution(self) -> str:
-        """Return what a scripted solver writes as its next assistant turn in the current state; see `call`, `answer`.
+        """Return a scripted solver's next assistant turn in the current state; see `call`, `answer`.
 
         Raises:
             NotImplementedError: if the environment has none.
@@ -98,11 +98,11 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         return "\n".join(result.text for result in results)
 
     def follow_answer(self, answer: str) -> str | None:
-        """Return what to ask after an answer; None if it is the final one and shall be scored."""
+        """Return the question after an answer; None if the answer is the final one and shall be scored."""
         return None
 
     def numbers(self) -> dict[str, float]:
-        """Return what is worth counting at the end of an episode, such as the accuracy of single steps."""
+        """Return the episode's own figures at its end, such as the accuracy of single steps."""
         return {}
 
     def call(self, name: str, **arguments: Any) -> str:
@@ -115,7 +115,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
     @property
     def protocol(self) -> TurnProtocol:
-        """How tool calls and answers are written in this episode."""
+        """Syntax of tool calls and answers in this episode."""
         return self.options.turn_protocol
 
     @property
@@ -227,7 +227,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
     @property
     def _form(self) -> str:
-        """How answers are written: "box" is the protocol's own way."""
+        """Syntax of answers: "box" is the protocol's own way."""
         return getattr(self.options, "answer_form", BOX)
 
     def _shown(self, text: str) -> str:
@@ -249,7 +249,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         return "", reward, True, False, {**_info("user"), "success": reward >= 1.0, "numbers": counted, **more}
 
     def _out_of_time(self, step: Step) -> Step:
-        """Turn what a step has come to into the end of the episode by its budget."""
+        """Turn a step's outcome into the end of the episode by its budget."""
         observation, *_, info = step
         ending = {"success": False, "numbers": {}, "stop_reason": "max_tool_time"}
         return observation or f"Error: {TIME_LIMIT}", 0.0, False, True, {**info, **ending}

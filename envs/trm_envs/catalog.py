@@ -1,4 +1,4 @@
-"""What environments there are, with their options and protocols."""
+"""The environments with their options and protocols."""
 
 import dataclasses
 import importlib
@@ -19,13 +19,13 @@ class Entry:
     """One environment."""
 
     id: str
-    """What `gymnasium.make` takes."""
+    """Id for `gymnasium.make`."""
     summary: str
     """One line."""
     options: Mapping[str, Any]
     """Name to default."""
     protocols: tuple[str, ...]
-    """How tool calls can be written."""
+    """Protocols in which tool calls can be written."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON."""

@@ -49,13 +49,13 @@ class Finding:
     outcome: str
     """ "ok", "failed" or "skipped"."""
     message: str = ""
-    """What was wrong and what to do, why it was skipped, or figures."""
+    """Fault and remedy, the reason for skipping, or figures."""
     seconds: float = 0.0
-    """How long it took."""
+    """Duration."""
 
     @property
     def failed(self) -> bool:
-        """Whether the environment breaks the contract here."""
+        """Return whether the environment breaks the contract here."""
         return self.outcome == "failed"
 
 

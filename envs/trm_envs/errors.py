@@ -14,7 +14,7 @@ class VerifierError(InfrastructureError):
 
 
 class ScorerFailed(Exception):
-    """The environment's own code raised on the model's text, or made something of it that is no verdict."""
+    """The environment's own code raised on the model's text, or returned something other than a verdict."""
 
 
 def is_not_the_texts(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ ResultT = TypeVar("ResultT")
 
 
 def judged(function: Callable[..., Any], check: Callable[[Any], ResultT], *args: Any) -> ResultT:
-    """Return what one of the environment's own functions makes of the model's text, checked.
+    """Return the checked result of one of the environment's own functions on the model's text.
 
     Raises:
         ScorerFailed: if it raises or returns what it must not.
@@ -25,19 +25,19 @@ def judged(function: Callable[..., Any], check: Callable[[Any], ResultT], *args:
 
 
 def text(value: Any) -> str:
-    """Return what must be text."""
+    """Return a value that must be text."""
     if not isinstance(value, str):
         raise TypeError(f"returned {type(value).__name__}, expected str")
     return value
 
 
 def text_or_none(value: Any) -> str | None:
-    """Return what must be text or None."""
+    """Return a value that must be text or None."""
     return None if value is None else text(value)
 
 
 def finite(value: Any) -> float:
-    """Return what must be a finite number."""
+    """Return a value that must be a finite number."""
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"returned {number}, expected a finite number")
@@ -45,5 +45,5 @@ def finite(value: Any) -> float:
 
 
 def numbers(value: Any) -> dict[str, float]:
-    """Return what must be finite numbers by name."""
+    """Return a mapping that must hold finite numbers by name."""
     return {str(name): finite(each) for name, each in dict(value).items()}

@@ -11,7 +11,7 @@ from trm_envs.tool_time import LEAST_S, ToolTime, waiting
 
 
 class Metered:
-    """Runs programs as what it wraps does, for no longer than is left of the budget; see `Runner.run`.
+    """Runs programs as the wrapped runner does, for no longer than is left of the budget; see `Runner.run`.
 
     A program costs what the sandbox says that it ran, by the clock. What comes before and after, such as the wait for
     a free place, costs nothing, nor does a run that the sandbox itself failed.
@@ -55,6 +55,6 @@ class Metered:
         return await asyncio.to_thread(self.run, code, *args, **kwargs)
 
     def close(self) -> None:
-        """Close what it wraps, if that was made."""
+        """Close the wrapped runner, if it was made."""
         if self._runner is not None:
             self._runner.close()

@@ -1,4 +1,4 @@
-"""What every environment lets its user choose, and how values that are not allowed are refused."""
+"""The options of every environment, and the refusal of values that are not allowed."""
 
 import dataclasses
 import difflib
@@ -20,11 +20,11 @@ class EnvOptions:
     """
 
     horizon: int = 4
-    """How many dependent steps a task has, 1 to 10000."""
+    """Number of dependent steps of a task, 1 to 10000."""
     split: str = "train"
     """Which tasks are drawn: "train" or "held_out" (no task is in both), or "all" of them."""
     protocol: str = "hermes"
-    """How tool calls and answers are written: "hermes", "fenced", "tags", "function_tags" or "arg_tags"."""
+    """Syntax of tool calls and answers: "hermes", "fenced", "tags", "function_tags" or "arg_tags"."""
     max_observation_chars: int = 20_000
     """Characters of what answers a turn; a longer text loses its middle, with a visible mark."""
 
@@ -35,7 +35,7 @@ class EnvOptions:
 
     @property
     def prompt_note(self) -> str:
-        """What the system prompt says of these options, beside the task; "" for nothing."""
+        """Return the system prompt's words on these options, beside the task; "" for nothing."""
         return ""
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class EnvOptions:
 
 
 def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise a ValueError that names the closest choice if `value` is none of them."""
+    """Raise a ValueError that names the closest choice if `value` is not among them."""
     if value not in choices:
         close = difflib.get_close_matches(str(value), choices, n=1)
         hint = f'did you mean "{close[0]}"?' if close else f'pass e.g. "{choices[0]}"'

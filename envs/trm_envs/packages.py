@@ -92,7 +92,7 @@ def find_packages(pins: tuple[str, ...], field: str = "packages") -> Packages:
 
 
 def describe_packages(pins: Sequence[str]) -> str:
-    """Return what the system prompt says of the packages; empty without any."""
+    """Return the system prompt's words on the packages; empty without any."""
     if not pins:
         return ""
     named = ", ".join(pin.replace("==", " ") for pin in pins)

@@ -15,7 +15,7 @@ from trm_envs.tools import tool
 
 MAX_OUTPUT_CHARS = 4000
 MEGABYTES = {"memory_mb": (32, 1 << 16), "stack_mb": (1, 100)}
-"""The least and the most of what a program may be given, in MiB."""
+"""Least and largest memory of a program, MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SandboxOptions(EnvOptions):
     """
 
     sandbox: str = "local"
-    """Where code runs: "local", the URL of a SandboxFusion server, or "unsafe" (no isolation at all)."""
+    """Place where code runs: "local", the URL of a SandboxFusion server, or "unsafe" (no isolation at all)."""
     tool_timeout_s: float = 5.0
     """Seconds that one run of a model's code may take, or less if the turn's or the episode's budget has less left."""
     memory_mb: int = 512
@@ -35,7 +35,7 @@ class SandboxOptions(EnvOptions):
     stack_mb: int = 8
     """Stack of one run, in MiB, for deep recursion."""
     packages: Sequence[str] = ()
-    """What code can import beside the standard library, with versions: ["sympy==1.14.0"]."""
+    """Packages for import beside the standard library, with versions: ["sympy==1.14.0"]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +49,7 @@ class SandboxOptions(EnvOptions):
 
     @property
     def prompt_note(self) -> str:
-        """What the system prompt says of the packages."""
+        """Return the system prompt's words on the packages."""
         return describe_packages(self.packages)
 
     def open_sandbox(self) -> Sandbox:
@@ -100,7 +100,7 @@ class PythonToolEnv(ToolEnv[OptionsT], Generic[OptionsT]):
         return super().reset(seed=seed, options=options)
 
     def close(self) -> None:
-        """End what the episode's code has left running."""
+        """End the processes that the episode's code left running."""
         self._end_session()
         super().close()
 
@@ -111,7 +111,7 @@ class PythonToolEnv(ToolEnv[OptionsT], Generic[OptionsT]):
 
 
 def show_result(result: Result) -> str:
-    """Return what a model is told of a run.
+    """Return the observation that tells a model of a run.
 
     Raises:
         InfrastructureError: if the sandbox failed, not the code.

@@ -1,4 +1,4 @@
-"""One walk through a model's text: what is thought, what is said aloud, and the calls in between.
+"""One walk through a model's text: thoughts, words said aloud, and the calls in between.
 
 A thought begins with `<think>` and ends at the first `</think>`; one that never ends takes the rest of the text.
 Nothing in a thought is read, and inside a call think tags are text. A `</think>` before any thought closes one that the
@@ -16,19 +16,19 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 _THINK_TAG = re.compile(f"{THINK_OPEN}|{THINK_CLOSE}")
 CallT = TypeVar("CallT")
 Decoder = Callable[[str, re.Match[str]], tuple[CallT | None, int]]
-"""Takes the text and the match of an opening; returns the call, or None for what is text, and where it ends."""
+"""Function of the text and the match of an opening; returns the call, or None for plain text, and its end."""
 
 
 @dataclass(frozen=True)
 class Scan(Generic[CallT]):
-    """What a text holds."""
+    """The contents of a text."""
 
     speech: str
-    """What is said aloud: neither thought nor call."""
+    """Text said aloud: neither thought nor call."""
     calls: tuple[CallT, ...] = ()
     """The calls in order; empty if one is malformed."""
     malformed: str | None = None
-    """What is wrong with the first call that cannot be read; None if all can."""
+    """Fault of the first call that cannot be read; None if all can."""
 
 
 def scan(text: str, opening: str, new_decoder: Callable[[], Decoder[CallT]]) -> Scan[CallT]:
@@ -48,7 +48,7 @@ def scan(text: str, opening: str, new_decoder: Callable[[], Decoder[CallT]]) -> 
 
 
 def speech(text: str) -> str:
-    """Return what a text says aloud if it holds no calls."""
+    """Return the text said aloud, for a text without calls."""
     # what never matches
     return scan(text, "(?!)", lambda: lambda _, match: (None, match.end())).speech
 

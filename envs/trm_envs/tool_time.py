@@ -1,4 +1,4 @@
-"""Budgets of time for a model's programs: what they may use, have used, and have waited for a place.
+"""Budgets of time for a model's programs: time allowed, time used, and time spent waiting for a place.
 
 A budget is the model's: what runs on its text, its programs above all, uses it up, also by sleeping. A wait is
 nobody's: for a free place in a sandbox, for a supervisor, for a worker that scores.
@@ -20,7 +20,7 @@ _current: "ContextVar[ToolTime | None]" = ContextVar("trm_tool_time", default=No
 
 
 class _Mode(Enum):
-    """Who pays for the time that goes by."""
+    """The payer of the time that goes by."""
 
     IDLE = "idle"  # nobody: no step is under way
     OWN = "own"  # the model: the environment's code works on its text
@@ -83,7 +83,7 @@ class ToolTime:
 
     @contextlib.contextmanager
     def reset(self) -> Iterator[None]:
-        """Forget what the last episode used. What happens inside costs nothing; `waiting` counts."""
+        """Forget the last episode's use. The block costs nothing; `waiting` counts."""
         with self._lock:
             self._bank(self._mode)
             self._turn_s = self._episode_s = 0.0
@@ -92,7 +92,7 @@ class ToolTime:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Charge what happens inside to a new turn, and make this what `waiting` speaks of."""
+        """Charge the block to a new turn, and let `waiting` refer to this budget."""
         with self._lock:
             self._turn_s = 0.0
         with self._as_current(), self._in_mode(_Mode.OWN):
@@ -100,7 +100,7 @@ class ToolTime:
 
     @contextlib.contextmanager
     def program(self, limit_s: float) -> Iterator[ProgramRun]:
-        """Charge what happens inside as the run of a program that is stopped after `limit_s`.
+        """Charge the block as the run of a program that is stopped after `limit_s`.
 
         At the end it costs what `ProgramRun.ran` was told, and the rest was a wait.
         """
@@ -122,7 +122,7 @@ class ToolTime:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Charge what happens inside to nobody."""
+        """Charge the block to nobody."""
         with self._in_mode(_Mode.WAIT):
             yield
 
@@ -133,7 +133,7 @@ class ToolTime:
             return self._turn_s + self._running_s()
 
     def used_s(self) -> float:
-        """Return the seconds that this episode has used so far, what is under way included."""
+        """Return the seconds that this episode has used so far, running programs included."""
         with self._lock:
             self._bank(self._mode)
             return self._episode_s + self._running_s()
@@ -154,7 +154,7 @@ class ToolTime:
             return max(min(turn_s, self._episode_limit_s - self._episode_s - running_s), 0.0)
 
     def is_used_up(self) -> bool:
-        """Return whether this turn's or this episode's budget is spent, what is under way included."""
+        """Return whether this turn's or this episode's budget is spent, running programs included."""
         return self.left_s() < LEAST_S
 
     @contextlib.contextmanager
@@ -198,7 +198,7 @@ class ToolTime:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Charge what happens inside to nobody, in whatever environment's step this is called; elsewhere do nothing."""
+    """Charge the block to nobody, in whatever environment's step this is called; elsewhere do nothing."""
     tool_time = _current.get()
     if tool_time is None:
         yield

@@ -29,10 +29,10 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What came back from one tool call."""
+    """The result of one tool call."""
 
     text: str
-    """The tool's output, or what went wrong."""
+    """The tool's output, or its fault."""
     ok: bool
     """True if the tool returned."""
     executed: bool
@@ -78,7 +78,7 @@ class Tool:
         return {"type": "function", "function": function}
 
     def check(self, arguments: dict[str, Any]) -> str | None:
-        """Return what is wrong with the arguments, or None."""
+        """Return the fault of the arguments, or None."""
         properties = self.parameters["properties"]
         for name in arguments:
             if name not in properties:

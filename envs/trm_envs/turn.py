@@ -1,4 +1,4 @@
-"""What one assistant turn asks for."""
+"""Requests of one assistant turn."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +16,15 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ParsedTurn:
-    """What one assistant turn asks for."""
+    """The requests of one assistant turn."""
 
     calls: tuple[ToolCall, ...] = ()
     """The tool calls in order; empty if any of them is malformed."""
     malformed: str | None = None
-    """Why the tool calls cannot be read, for the model's eyes; None if they can."""
+    """Reason why the tool calls cannot be read, for the model's eyes; None if they can."""
     answer: str | None = None
     """The final answer; None if the turn calls a tool or holds no complete answer."""
 
 
 class MalformedCall(ValueError):
-    """What stands where a tool call is expected is none; the message tells the model why."""
+    """Text in the place of a tool call cannot be read as one; the message tells the model why."""

@@ -1,4 +1,4 @@
-"""Rows of `.jsonl`, `.json` and `.parquet` files, as they are, and what was made of a file, kept once a process."""
+"""Raw rows of `.jsonl`, `.json` and `.parquet` files, and a cache per process of objects made from a file."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def iter_rows(path: str) -> Iterator[dict[str, Any]]:
 
 
 def convert_rows(path: str, convert: Callable[[dict[str, Any]], T]) -> Iterator[T]:
-    """Yield what a converter makes of each row of a file.
+    """Yield a converter's result for each row of a file.
 
     Args:
         path: the file.
@@ -71,7 +71,7 @@ _making = threading.RLock()
 
 
 def once_per_file(path: str, make: Callable[..., T], *arguments: Hashable) -> T:
-    """Return `make(path, *arguments)`, made once a process and again when the file changes; for any number of threads.
+    """Return `make(path, *arguments)`, made once per process and again when the file changes; safe among threads.
 
     Args:
         path: the file; links to one file are one.
@@ -154,6 +154,6 @@ def _parse(text: str, where: str) -> Any:
 
 
 def kind_of(value: Any) -> str:
-    """Return what a value is, in the words of a message."""
+    """Describe a value in the words of a message."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "nothing"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)

@@ -36,13 +36,13 @@ class MathRow:
     """A problem with one checkable answer."""
 
     question: str
-    """What the user asks, as it stands in the file."""
+    """The user's question, as it stands in the file."""
     answer: str
     """The true answer, without a box; `score_math` takes it as truth."""
     system: str = ""
     """The system message of the row's prompt, if it has one."""
     tolerance: float | None = None
-    """How far a decimal answer may be off; None: not at all."""
+    """Tolerance of a decimal answer; None: exact."""
     field: str = field(default="answer", compare=False, repr=False)
     """The field that holds the answer."""
 
@@ -53,7 +53,7 @@ class MathRow:
 
 
 def load_math_rows(path: str) -> tuple[MathRow, ...]:
-    """Return the problem of each row of a file; one copy a process, read again when the file changes.
+    """Return the problem of each row of a file; one copy per process, read again when the file changes.
 
     Known forms: DAPO-Math (`prompt`: chat messages or text, `reward_model.ground_truth`), AIME (`Problem`, `Answer`),
     MATH (`problem`, `answer`, or `solution` with a box), GSM8K (`answer` with `####`), plain (`question`, `answer`).
@@ -67,7 +67,7 @@ def load_math_rows(path: str) -> tuple[MathRow, ...]:
 
 
 def load_math_problems(path: str, *, unscorable: str = REFUSE, form: str | None = None) -> Problems[MathRow]:
-    """Return the problems of a file; one copy a process, read again when the file changes.
+    """Return the problems of a file; one copy per process, read again when the file changes.
 
     Args:
         path: the file; see `load_math_rows` for its forms.

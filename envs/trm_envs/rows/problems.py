@@ -18,15 +18,15 @@ class UnscorableRow(ValueError):
 
 
 class Task(Protocol):
-    """What is made of a row. `question` and `truth` say which problem it is."""
+    """A row's task. `question` and `truth` identify its problem."""
 
     @property
     def question(self) -> str:
-        """What is asked."""
+        """Return the question."""
 
     @property
     def truth(self) -> str:
-        """What decides whether an answer is right."""
+        """Return the truth that decides whether an answer is right."""
 
 
 TaskT = TypeVar("TaskT", bound=Task)
@@ -34,7 +34,7 @@ TaskT = TypeVar("TaskT", bound=Task)
 
 @dataclass(frozen=True)
 class Problems(Generic[TaskT]):
-    """What a file offers."""
+    """The problems of a file."""
 
     path: str
     rows: tuple[TaskT | None, ...]
@@ -46,7 +46,7 @@ class Problems(Generic[TaskT]):
 
     @property
     def num_dropped(self) -> int:
-        """How many rows were left out."""
+        """Return the number of rows that were left out."""
         return sum(row is None for row in self.rows)
 
     @property
@@ -160,7 +160,7 @@ def _group(rows: Mapping[int, TaskT], are_same: Callable[[TaskT, TaskT], bool]) 
 
 
 def _contradictions(rows: Mapping[int, TaskT], questions: Sequence[Sequence[Sequence[int]]]) -> dict[int, str]:
-    """Return what is wrong with the rows of questions that have more than one truth."""
+    """Return the faults of rows whose question has more than one truth."""
     faults: dict[int, str] = {}
     for first, second, *others in (problems for problems in questions if len(problems) > 1):
         shown = f"{_short(rows[first[0]].truth)} and {_short(rows[second[0]].truth)}"

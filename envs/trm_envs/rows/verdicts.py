@@ -1,4 +1,4 @@
-"""Whether the truths of a file can be scored: found out once, then kept on disk beside the file's hash.
+"""Verdicts on the truths of a file, whether they can be scored: found once, then kept on disk by the file's hash.
 
 The folder is `rows/` in $TRM_AGENT_CACHE, else in $XDG_CACHE_HOME/trm-agent, else in ~/.cache/trm-agent. What is kept
 holds for one content of the file, one scorer (its version and its source), and one version of math-verify and sympy.
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class FileVerdicts:
-    """What is known of one file's truths.
+    """The verdicts on one file's truths.
 
     Args:
         path: the file.
@@ -68,7 +68,7 @@ class FileVerdicts:
         return self._same[key]
 
     def save(self) -> None:
-        """Keep what was found out since the last time."""
+        """Store the verdicts found since the last time."""
         if self._is_changed:
             self._write()
 
@@ -83,7 +83,7 @@ class FileVerdicts:
                 print(f"{self._path}: {done} of {len(truths)} answers checked", file=sys.stderr, flush=True)
 
     def _read(self) -> None:
-        """Take what the disk has; what is damaged is made anew."""
+        """Read the verdicts on disk; damaged ones are made anew."""
         if self._file is None:
             return
         try:
