@@ -1,4 +1,4 @@
-"""The files of a model on disk: whether they are all there and whole, and a hash of what they hold.
+"""The files of a model on disk: checks that they are all there and whole, and a hash of their contents.
 
 Nothing here loads a weight or a library that could: a broken folder is refused before anything heavy starts.
 """
@@ -166,7 +166,7 @@ def _check_whole(file: Path) -> None:
 
 
 def _safetensors_end(file: Path) -> int | None:
-    """Where the last tensor ends by the file's header; None where there is no such header."""
+    """Return the end of the last tensor by the file's header; None without such a header."""
     with file.open("rb") as stream:
         start = stream.read(8)
         if len(start) < 8 or (length := struct.unpack("<Q", start)[0]) > min(file.stat().st_size, 100 << 20):

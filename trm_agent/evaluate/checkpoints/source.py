@@ -1,4 +1,4 @@
-"""What is evaluated: from the text that a user gives to a folder of weights or the address of a server.
+"""The subject of an evaluation: from a user's text to a folder of weights or the address of a server.
 
 A text is `SOURCE` or `LABEL=SOURCE`. Everything here reads: `parse_checkpoint` looks at all that can be wrong with a
 source (an endpoint is asked which model it serves), and weights are merged or made in `trm_agent.evaluate.prepare`.
@@ -46,13 +46,13 @@ class Checkpoint:
     tokenizer: Path | None = None
     """Folder of the tokenizer where the source brings none: an endpoint, or a Hugging Face folder without one."""
     nano: NanoSpec | None = field(default=None, compare=False)
-    """What the nano model is made from."""
+    """Recipe of the nano model."""
     folder: Path | None = field(default=None, compare=False)
     """The Hugging Face folder to serve, once it is prepared; None before, and for an endpoint."""
 
 
 def parse_checkpoint(text: str, nano: NanoSpec | None = None, tokenizer: str | None = None) -> Checkpoint:
-    """Find out what a user's text means, and refuse what cannot be evaluated.
+    """Resolve a user's text, and refuse a source that cannot be evaluated.
 
     Args:
         text: `SOURCE` or `LABEL=SOURCE`; a label has neither "/" nor "://".
@@ -97,7 +97,7 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path | None:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Return a short hash of what the weights are, whatever they are called and wherever they lie.
+    """Return a short hash of the weights, whatever they are called and wherever they lie.
 
     Of files the content counts; of the nano model all that makes it; of an endpoint its address, the model's name and
     the tokenizer, since its weights cannot be seen.
