@@ -1,4 +1,4 @@
-"""What plays the episodes of an evaluation: an engine of one checkpoint, whose tokens a seed decides."""
+"""The player of an evaluation's episodes: an engine of one checkpoint, whose tokens a seed decides."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ class Engine(Protocol):
     """A fast Hugging Face tokenizer with its chat template."""
 
     def generator(self, seed: int) -> Generator:
-        """Return what plays one episode.
+        """Return the player of one episode.
 
         Args:
             seed: of the episode; with the sampling's own it decides every token. Turns draw from seeds of their own.

@@ -1,4 +1,4 @@
-"""What libraries say goes to a log instead of the screen."""
+"""Redirects library output to a log file."""
 
 import logging
 import os

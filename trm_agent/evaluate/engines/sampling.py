@@ -1,4 +1,4 @@
-"""How the tokens of an evaluation are drawn, and the seeds that decide them."""
+"""The sampling of an evaluation's tokens, and the seeds that decide them."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """The sampling of tokens.
 
     Raises:
         ValueError: a value is not allowed.

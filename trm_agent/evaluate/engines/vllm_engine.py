@@ -63,7 +63,7 @@ class VllmEngine:
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
 
     def generator(self, seed: int) -> "VllmGenerator":
-        """Return what plays one episode; see `Engine`."""
+        """Return the player of one episode; see `Engine`."""
         return VllmGenerator(self, seed)
 
     async def start(self) -> None:
@@ -283,7 +283,7 @@ def _without_chunks(max_model_len: int) -> dict[str, Any]:
 
 
 def _free_memory() -> None:
-    """Give back what the engine held, so that the next one fits."""
+    """Release the engine's memory, so that the next one fits."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
     cleanup_dist_env_and_memory()
