@@ -16,12 +16,12 @@ ROLES_FLAG, KWARGS_FLAG = "--roles", "--template-kwargs"
 
 @dataclass(frozen=True)
 class Chat:
-    """How a checkpoint is talked to."""
+    """The chat settings and protocol of a checkpoint."""
 
     settings: ChatSettings = field(default_factory=ChatSettings)
-    """Of its chat template."""
+    """Settings of its chat template."""
     protocol: str = DEFAULT
-    """What `protocol=auto` stands for."""
+    """Protocol for `protocol=auto`."""
 
     def kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return an environment's keyword arguments as this checkpoint plays it."""
@@ -29,7 +29,7 @@ class Chat:
 
     @property
     def note(self) -> str:
-        """What is worth saying of it; "" for the default."""
+        """Return a note for people; "" for the default."""
         default = Chat().config()
         return ", ".join(f"{name} {value}" for name, value in self.config().items() if value != default[name])
 
@@ -89,7 +89,7 @@ def with_protocols(
 
 
 def template_kwargs_of(texts: Sequence[str]) -> dict[str, Any] | None:
-    """Read the user's NAME=VALUE texts; a value is what JSON reads, else text. None where there are none.
+    """Read the user's NAME=VALUE texts; a value is JSON, else text. None without texts.
 
     Raises:
         ValueError: a text without `=`.

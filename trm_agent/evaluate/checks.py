@@ -1,4 +1,4 @@
-"""Refuses what cannot work, and writes into a plan what only the checks find out.
+"""Refuses plans that cannot work, and completes plans by facts that only the checks find out.
 
 `checked` needs no model: it draws tasks and tries the sandbox. `fitted` needs the tokenizers and the models' settings.
 """

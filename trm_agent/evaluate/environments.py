@@ -1,4 +1,4 @@
-"""From what a user names - a choice of conf/env, a Gymnasium id, a training run - to an `Environment` of the plan."""
+"""From a user's name - a choice of conf/env, a Gymnasium id, a training run - to an `Environment` of the plan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Counts:
     limit: int | None = None
     """The most tasks to play of those that there are."""
     every_row: bool = False
-    """Whether a file is asked whole, as in a suite, instead of as many problems as there would be generated tasks."""
+    """Whether all problems of a file are asked, as in a suite, instead of as many as there would be generated tasks."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Change:
     """One FIELD=VALUE of the user's."""
 
     env: str | None
-    """Which environment is meant; None for all."""
+    """Name of the environment; None for all."""
     field: str
     """A keyword argument of the environment, or `limits.` and a limit."""
     value: Any
@@ -101,7 +101,7 @@ def with_large_budgets(environment: Environment) -> Environment:
 
 
 def changes(texts: Sequence[str], names: Sequence[str]) -> list[Change]:
-    """Read the user's FIELD=VALUE texts; a value is what JSON reads, else text.
+    """Read the user's FIELD=VALUE texts; a value is JSON, else text.
 
     Args:
         texts: `kwarg=...`, `limits.max_turns=...`, or either after `ENV.`.

@@ -1,4 +1,4 @@
-"""What an evaluation plays: checkpoints x environments x tasks x samples, and the settings that decide the results."""
+"""The plan of an evaluation: checkpoints x environments x tasks x samples, and the settings that decide the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TAIL = 0.25
 
 
 class Key(NamedTuple):
-    """Which episode of a checkpoint is meant."""
+    """The coordinates of one episode of a checkpoint."""
 
     env: str
     task: int
@@ -47,7 +47,7 @@ class Environment:
     """
 
     name: str
-    """What results call it."""
+    """Name in results."""
     id: str
     """A Gymnasium id."""
     horizons: tuple[int, ...]
@@ -63,7 +63,7 @@ class Environment:
     fixed_limits: dict[str, Any] = field(default_factory=dict)
     """Limits that hold at every horizon."""
     module: str | None = None
-    """What to import first, because it registers the id."""
+    """Module to import first, because it registers the id."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Of `gymnasium.make`."""
     split: str = "held_out"
@@ -74,7 +74,7 @@ class Environment:
     row_numbers: tuple[int, ...] = ()
     """Of such a file: task `i` is the problem whose first row has number `row_numbers[i]`; empty: row `i`."""
     rows_told: str = ""
-    """Of such a file: what it holds, for people."""
+    """Of such a file: its contents in words, for people."""
     tasks_hash: str | None = None
     """Of the first tasks' texts."""
 
@@ -157,14 +157,14 @@ class Plan:
     """Of the checkpoints' weights; () before the plan is checked."""
     environments: tuple[Environment, ...]
     samples: int
-    """Episodes a task."""
+    """Episodes per task."""
     sampling: Sampling
     suite: dict[str, Any] | None = None
     """`name`, `version` and `hash`; None if the environments were chosen by hand."""
     chats: tuple[Chat, ...] = ()
-    """How the checkpoints are talked to; () for the default of each."""
+    """Chat settings of the checkpoints; () for the default of each."""
     name: str = ""
-    """Of the environments together, for a folder."""
+    """Name of the environments together, for a folder."""
 
     def __post_init__(self) -> None:
         if _bad_count(self.samples):
@@ -183,7 +183,7 @@ class Plan:
         return next(environment for environment in self.environments if environment.name == name)
 
     def chat(self, label: str) -> Chat:
-        """How the checkpoint of a label is talked to."""
+        """Return the chat settings of the checkpoint with a label."""
         labels = [checkpoint.label for checkpoint in self.checkpoints]
         return self.chats[labels.index(label)] if self.chats else Chat()
 

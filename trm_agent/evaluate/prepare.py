@@ -1,4 +1,4 @@
-"""What a plan needs before it can be played: models made or merged, each of which is said, and settings that fit them.
+"""The preparation of a plan: models made or merged, each of which is said, and settings that fit them.
 
 Nothing else of an evaluation makes a model or merges shards.
 """

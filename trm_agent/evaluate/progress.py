@@ -1,4 +1,4 @@
-"""How far an evaluation is: a bar on a terminal, a line now and then in a file."""
+"""Progress of an evaluation: a bar on a terminal, a line now and then in a file."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ MANY_SAMPLES = 1_000_000
 
 
 def with_problems(results: Sequence[Row], config: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
-    """Say of each result which problem it is of, where an old evaluation asked every row of a file.
+    """Add its problem to each result of an old evaluation that asked every row of a file.
 
     Args:
         results: rows of results.jsonl.

@@ -1,4 +1,4 @@
-"""From what a user asks for to a plan: defaults, budgets, and all that arguments and files show to be wrong.
+"""From a user's request to a plan: defaults, budgets, and all faults that arguments and files show.
 
 Configuration and files are read here. No environment is made, no task drawn and no model touched: see `checks` and
 `prepare` for these.
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True)
 class _Tasks:
-    """What is played, before the user's changes."""
+    """Environments before the user's changes."""
 
     name: str
     """Of the folder that the results go to."""
@@ -79,7 +79,7 @@ class _Tasks:
 
 
 def build_plan(request: Request) -> Plan:
-    """Read a request, refusing what its texts and the files that it names show to be wrong.
+    """Read a request, refusing faults that its texts and the files it names show.
 
     Raises:
         ValueError: something does not exist, or does not fit.

@@ -1,4 +1,4 @@
-"""`results.jsonl`: one line an episode, which only ever grows; how it is read, and what a kill left at its end."""
+"""`results.jsonl`: one line per episode, only ever appended; reading, and the repair of an end that a kill left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plays what is missing of an evaluation: one engine after the other, many episodes at once."""
+"""Plays the missing episodes of an evaluation: one engine after the other, many episodes at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OpenEngine = Callable[["Checkpoint"], AbstractAsyncContextManager["Engine"]]
 
 
 class NothingPlayed(RuntimeError):
-    """No episode can be played any more; the message says what the last one met."""
+    """No episode can be played any more; the message holds the last one's fault."""
 
 
 async def play_missing(

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: who may write into it, its results, and what a resumed evaluation keeps.
+"""The folder of an evaluation: its lock, its results, and the part that a resumed evaluation keeps.
 
 Of an evaluation that was killed at any moment all finished episodes are kept; what is half a line at the end of
 `results.jsonl` goes to `results.jsonl.truncated`, and anything else that is no result is an error: nothing is written.
@@ -247,7 +247,7 @@ def _write_config(path: Path, plan: Plan) -> None:
 
 
 def _is_unused(path: Path) -> bool:
-    """Whether there is nothing in a folder but what a kill at the very start leaves."""
+    """Whether a folder holds nothing but the leftovers of a kill at the very start."""
     left = (LOCK_FILE, "git.json")
     prefixes = (".config.yaml.", ".git.json.")
     return not any(child.name not in left and not child.name.startswith(prefixes) for child in path.iterdir())
