@@ -32,7 +32,7 @@ HOW_TO_DUMP = "actor_rollout_ref.actor.policy_loss.dump.every=10"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """The written page."""
 
     path: Path
     num_bytes: int
@@ -41,7 +41,7 @@ class Report:
     """Episodes in the folders."""
     seconds: float
     finished: bool
-    """Whether no folder will change any more."""
+    """Whether all folders are final."""
     notes: list[str]
 
 

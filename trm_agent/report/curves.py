@@ -21,9 +21,9 @@ class ChartSpec:
     """Regular expression of the whole metric's name, and the label, in which {0} is its first group."""
     unit: str = ""
     log: bool = False
-    """Whether it opens with a logarithmic axis."""
+    """Whether the chart opens with a logarithmic axis."""
     share: bool = False
-    """Whether its values are shares, drawn from 0 to 1."""
+    """Whether the values are shares, drawn from 0 to 1."""
     about: str = ""
 
 

@@ -19,12 +19,12 @@ _SAMPLED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Of the model's tokens of a row, in order: shape (model tokens,), float64."""
+    """Divergences of the model's tokens of a row, in order: shape (model tokens,), float64."""
 
     kind: str
     """`measured`: of whole or top-K distributions; a name of a sampled estimator; `surprise`: -log p, no trainer."""
     value: np.ndarray
-    """What colours a token, nats: the divergence's upper bound, or the surprise."""
+    """Values that colour the tokens, nats: the divergence's upper bound, or the surprise."""
     lower: np.ndarray | None
     """Lower bound of a measured divergence."""
     log_ratio: np.ndarray | None

@@ -1,4 +1,4 @@
-"""Episodes of rollout files as the page's viewer takes them: a list of all with what the filters need, and each packed.
+"""Episodes of rollout files for the page's viewer: a list of all with the filters' fields, and each episode packed.
 
 The packed text of an episode goes straight to a file, so that memory does not grow with their number.
 """
@@ -32,7 +32,7 @@ INDEX_FIELDS = (
 
 @dataclass
 class Packed:
-    """What the page needs besides the packed episodes."""
+    """The page's data besides the packed episodes."""
 
     index: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in INDEX_FIELDS})
     """Column -> one value an episode."""
@@ -81,7 +81,7 @@ def pack_episodes(sources: Sequence[Source], limit: int, write: Callable[[int, s
 
 
 def precision(packed: Packed) -> dict[str, float]:
-    """Largest relative errors of what is shown, apart from the tokens that are stored exactly."""
+    """Largest relative errors of the values shown, apart from the tokens, which are stored exactly."""
     return {"log_prob": max_error(packed.bits), "log_ratio": max_error(packed.bits, signed=True)}
 
 
@@ -152,7 +152,7 @@ def pack_episode(row: Row, measured: Measured, vocabulary: Vocabulary, bits: int
 
 
 def spans(mask: np.ndarray) -> list[int]:
-    """Where the model's tokens begin and end: start, stop, start, stop, ..."""
+    """Return the ends of the model's runs of tokens: start, stop, start, stop, ..."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return [int(edge) for edge in edges]
 
@@ -213,7 +213,7 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
 
 
 def _place(row: Row) -> str:
-    """Which update of the step, and which rank's file unless it is the first."""
+    """Name the update of the step, and the rank's file unless it is the first."""
     named = re.search(r"update_(\d+)\.rank_(\d+)$", row.file.stem)
     if named is None:
         return row.file.stem

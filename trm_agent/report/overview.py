@@ -1,4 +1,4 @@
-"""What the page says of each folder: its state, its configuration, and where the configurations differ."""
+"""The page's overview of each folder: its state, its configuration, and the fields in which configurations differ."""
 
 from collections.abc import Sequence
 from typing import Any

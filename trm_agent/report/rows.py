@@ -43,14 +43,14 @@ class Row:
     kl_lower: np.ndarray | None
     kl_upper: np.ndarray | None
     record: dict[str, Any]
-    """Of the episode (turns, seed, stop reason, ...); empty where the file has none."""
+    """Record of the episode (turns, seed, stop reason, ...); empty where the file has none."""
 
 
 def count_rows(file: Path) -> int:
-    """Sequences in a file, from its footer.
+    """Count the sequences of a file, by its footer.
 
     Raises:
-        ValueError: it is no file of rollouts, or cut off.
+        ValueError: it is not a file of rollouts, or is truncated.
     """
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
@@ -89,7 +89,7 @@ def read_rows(file: Path, keep: Collection[int] | None = None) -> Iterator[Row]:
 
 
 class _Lists:
-    """A column of lists as numpy arrays, without a Python object a token."""
+    """A column of lists as numpy arrays, without a Python object per token."""
 
     def __init__(self, column: pyarrow.Array) -> None:
         self._valid = column.is_valid().to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""What a report is made from: folders of runs and of evaluations, finished or still being written."""
+"""The sources of a report: folders of runs and of evaluations, finished or still being written."""
 
 import json
 from collections.abc import Sequence
@@ -33,15 +33,15 @@ class Source:
     """Of an evaluation: one row an episode, the last of each."""
     episode_files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What could not be read."""
+    """Notes on files that could not be read."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing will be written any more."""
+        """Return whether the folder is final."""
         return self.summary is not None
 
     def tokenizer_folders(self) -> list[Path]:
-        """Where its tokenizer may lie, best first."""
+        """Return the folders that may hold its tokenizer, best first."""
         folders = _saved_by_checkpoints(self.path)
         model = _at(self.config, "actor_rollout_ref.model")
         named = [model.get("tokenizer_path"), model.get("path")] if isinstance(model, dict) else []

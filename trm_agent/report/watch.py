@@ -12,7 +12,7 @@ State = tuple[tuple[str, int, int], ...]
 
 
 def state_of(paths: Sequence[Path]) -> State:
-    """Names, sizes and times of what the page is made from."""
+    """Return names, sizes and times of the page's source files."""
     files = []
     for path in paths:
         files += [path / name for name in (CONFIG_FILE, METRICS_FILE, RESULTS_FILE, SUMMARY_FILE)]
