@@ -25,11 +25,11 @@ class NanoSpec:
     env_id: str = "trm/ChainMath-v0"
     """The environment whose solver is imitated."""
     env_module: str | None = None
-    """What to import first, because it registers that environment."""
+    """Module to import first, because it registers that environment."""
     env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Arguments of `gymnasium.make`."""
     horizon: int = 4
-    """Where success is measured to end the warm start."""
+    """Horizon at which success is measured to end the warm start."""
     target_success: float = 0.35
     """Success at that horizon to stop at, below 1: weak enough for RL to have something to do. 0: the task is beyond
     the model, which imitates for `max_steps` steps and may leave RL nothing to reinforce."""
@@ -38,7 +38,7 @@ class NanoSpec:
     num_short_steps: int = 60
     """Steps on the first of these horizons alone at the start, where copying is learnt fastest."""
     batch_tokens: int = 1500
-    """Tokens of conversation a step, about."""
+    """Tokens of conversation per step, about."""
     learning_rate: float = 1.5e-3
     """Of AdamW, constant after a short warm-up."""
     max_steps: int = 1000
