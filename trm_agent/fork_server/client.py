@@ -48,7 +48,7 @@ def ask(address: str, argv: list[str], env: dict[str, str]) -> bool:
 
 
 def main() -> None:
-    """Ask for a fork; where there is no server, do what Ray does."""
+    """Ask for a fork; without a server, do as Ray does."""
     address = os.environ.get(SOCKET_VARIABLE, "")
     env_vars, language, worker = parse(sys.argv[1:])
     if address and language == "PYTHON":

@@ -1,4 +1,4 @@
-"""What client and server say to each other over a UNIX socket: one JSON message with three file descriptors."""
+"""The messages of client and server over a UNIX socket: one JSON message with three file descriptors."""
 
 import json
 import os
