@@ -1,1 +1,1 @@
-"""`trm doctor`: what this machine can do. A new section is a function and its line in `sections.SECTIONS`."""
+"""`trm doctor`: the abilities of this machine. A new section is a function and its line in `sections.SECTIONS`."""

@@ -113,7 +113,7 @@ def ports() -> list[Finding]:
 
 
 def sandbox() -> list[Finding]:
-    """Whether a program can be run in isolation: tried, not guessed."""
+    """Try whether a program can be run in isolation."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "program.py"
         program.write_text("print(6 * 7)\n")

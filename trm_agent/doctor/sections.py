@@ -54,7 +54,7 @@ def examine(sections: Mapping[str, Probe] = SECTIONS, limit_s: float = LIMIT_S) 
 
 
 def can_train(findings: Mapping[str, list[Finding]]) -> bool:
-    """Whether the main job can run."""
+    """Return whether the main job can run."""
     return all(finding.state != "missing" for each in findings.values() for finding in each)
 
 
