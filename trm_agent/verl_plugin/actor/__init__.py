@@ -1,1 +1,1 @@
-"""Runs in the ranks of the trainer: the policy loss and what it needs of the forward pass."""
+"""Runs in the ranks of the trainer: the policy loss and its inputs from the forward pass."""

@@ -78,7 +78,7 @@ def collect_rows(
 
 
 def write_rows(update: Update, rank: int) -> None:
-    """Write what was collected, one file for this rank's part of the update."""
+    """Write the collected rows, one file for this rank's part of the update."""
     if update.rows:
         assert update.dump is not None, "rows come from our loss"
         assert update.trm is not None, "and so do its settings"

@@ -1,4 +1,4 @@
-"""verl's FSDP engine with what our policy loss needs: divergences from the logits, metrics of a whole update."""
+"""verl's FSDP engine with our policy loss's inputs: divergences from the logits, metrics of a whole update."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the engine, the policy loss and the driver tell each other past verl.
+"""The channel of engine, policy loss and driver past verl.
 
 verl hands a policy loss four tensors and averages whatever it returns over micro-batches, which is wrong for quantiles,
 extremes and, across unequal micro-batches, for ratios. So the engine leaves what it knows of a micro-batch in a context
@@ -36,7 +36,7 @@ ADAPTIVE_KEY, DUMP_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_step"
 
 @dataclass
 class MicroBatch:
-    """What the engine knows of the micro-batch whose loss is being computed. Shapes (batch, response_length)."""
+    """The engine's tensors of the micro-batch whose loss is being computed. Shapes (batch, response_length)."""
 
     divergences: DivergenceBounds | None = None
     """Bounds from the actor's logits; None with sampled estimators."""
@@ -53,11 +53,11 @@ class Update:
     parts: list[UpdateStatistics] = field(default_factory=list)
     micro_batch: MicroBatch = field(default_factory=MicroBatch)
     step: int = 0
-    """Of the run."""
+    """Step of the run."""
     number: int = 0
-    """Of the updates of its step."""
+    """Number among the updates of its step."""
     dump: DumpConfig | None = None
-    """What is dumped of it; None for nothing."""
+    """Settings of its dump; None for no dump."""
     trm: TrmConfig | None = None
     """Settings of the loss that was computed."""
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -121,7 +121,7 @@ def current_micro_batch() -> MicroBatch:
 
 
 def set_micro_batch(micro_batch: MicroBatch) -> None:
-    """Leave for the loss what the engine knows; without effect outside of an update (a forward pass alone)."""
+    """Leave the engine's tensors for the loss; without effect outside of an update (a forward pass alone)."""
     update = _UPDATE.get()
     if update is not None:
         update.micro_batch = micro_batch
