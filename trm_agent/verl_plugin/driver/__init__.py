@@ -1,1 +1,1 @@
-"""Runs in the driver: from the configuration to verl's trainer, and what our runs add to it."""
+"""Runs in the driver: from the configuration to verl's trainer, with our runs' additions."""

@@ -1,4 +1,4 @@
-"""What our runs add to a trainer of verl's V1: metrics of episodes, a log, a watchdog."""
+"""Our runs' additions to a trainer of verl's V1: metrics of episodes, a log, a watchdog."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
 
 
 class MetricsFile:
-    """Appends one JSON object a step; a backend of verl's `Tracking`. NaN and inf become null."""
+    """Appends one JSON object per step; a backend of verl's `Tracking`. NaN and inf become null."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
