@@ -1,4 +1,4 @@
-"""What verl imports through `actor_rollout_ref.model.external_lib` in every process that builds the model's config."""
+"""The module for `actor_rollout_ref.model.external_lib`: verl imports it wherever it builds the model's config."""
 
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 

@@ -1,4 +1,4 @@
-"""What lets verl and vLLM run without an accelerator: a platform, and patches guarded by version."""
+"""The means to run verl and vLLM without an accelerator: a platform, and patches guarded by version."""
 
 
 def install() -> None:

@@ -84,7 +84,7 @@ def keep_linear_weights(dispatch: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fused_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """verl/utils/torch_functional.py without flash-attn: one logsumexp a row, a quarter of the update on a CPU.
+    """verl/utils/torch_functional.py without flash-attn: one logsumexp per row, a quarter of the update on a CPU.
 
     torch's cross-entropy computes the same in one fused pass, forward and backward.
 

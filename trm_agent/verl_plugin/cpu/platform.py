@@ -76,7 +76,7 @@ class CPUDeviceModule(ModuleType):
     manual_seed_all = manual_seed
 
     def _nothing(self, *_: Any, **__: Any) -> None:
-        """There is no device memory to manage and no queue to wait for."""
+        """Do nothing: a CPU has neither device memory to manage nor a queue to wait for."""
 
     empty_cache = ipc_collect = synchronize = set_device = reset_peak_memory_stats = _nothing
     set_per_process_memory_fraction = _nothing

@@ -24,7 +24,7 @@ EPISODE_RECORD = "episode_record"
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the rollout policy said of each token of one turn, most likely first."""
+    """The rollout policy's most likely tokens at each position of one turn, most likely first."""
 
     ids: np.ndarray
     """Token ids, int64, shape (tokens, K)."""
@@ -49,7 +49,7 @@ def unpack(token_ids: list[int], log_probs: list[float], num_tokens: int) -> tup
 
 
 def num_recorded(estimator: str | None, top_k: int) -> int:
-    """How many log-probs an estimator needs from the server.
+    """Return the number of log-probs that an estimator needs from the server.
 
     Args:
         estimator: of the `trm` loss; None for another loss.
@@ -73,7 +73,7 @@ class EnvOutput(AgentLoopOutput):
 
 
 def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
-    """Lay the recorded turns out over the response, with filler (probability 0) on what the model did not sample.
+    """Lay the recorded turns out over the response, with filler (probability 0) on tokens the model did not sample.
 
     Args:
         episode: whose `extras` hold a `Recorded` for each turn.
