@@ -17,7 +17,7 @@ TARGET_THRESHOLDS = {name: row.limits.metric for name, row in CRITERIA.items() i
 
 @dataclass(frozen=True)
 class DecidedBy:
-    """What the mask compared with its thresholds, over one or more updates.
+    """The statistics that the mask compared with its thresholds, over one or more updates.
 
     verl takes the mean over a step's updates of what each of them reports, by `+` and `/`. The mean of quantiles is no
     quantile; the mean of these is the collection of them, in which every update counts alike, as in `trm/acceptance`.
@@ -25,7 +25,7 @@ class DecidedBy:
 
     target_acceptance: float
     updates: tuple[dict[str, list[float]], ...]
-    """Of each update: criterion -> one number a sequence, nats."""
+    """Statistics of each update: criterion -> one number per sequence, nats."""
 
     def __add__(self, other: "DecidedBy") -> "DecidedBy":
         return DecidedBy(self.target_acceptance, self.updates + other.updates)
@@ -73,7 +73,7 @@ class AdaptiveThreshold:
             self.observe(row)
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
-        """Take over what a step's metrics say of the next thresholds, if they say anything.
+        """Take over the next thresholds from a step's metrics, if these name any.
 
         None is infinity, which metrics.jsonl cannot hold: a resumed run goes on as the live one did.
         """

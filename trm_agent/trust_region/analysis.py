@@ -1,4 +1,4 @@
-"""What other thresholds would have done to a dump of rollouts: no model, no trainer, only masks and bounds again."""
+"""The effect of other thresholds on a dump of rollouts: masks and bounds alone, without model or trainer."""
 
 from dataclasses import dataclass, replace
 
@@ -37,7 +37,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What one threshold would have kept."""
+    """The sequences that one threshold would have kept, in figures."""
 
     threshold: float
     acceptance: float
@@ -168,7 +168,7 @@ def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, flo
 
 
 def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
-    """How sampled k2 and the dump's own divergence decide under one threshold of the max criterion.
+    """Count the decisions by sampled k2 and by the dump's own divergence under one threshold of the max criterion.
 
     Returns:
         Counts: `both_keep`, `both_reject`, `only_sampled_keeps`, `only_sampled_rejects`; None without divergences.

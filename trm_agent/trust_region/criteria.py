@@ -1,4 +1,4 @@
-"""The table of criteria: by what a sequence or a token earns its place in the update, one function and one row each.
+"""The table of criteria for the place of a sequence or token in the update: one function and one row each.
 
 Settings, mask, adaptive thresholds, `trm analyze` and the report read the table. A row brings its own settings, and its
 function gets those by name. Functions import the core as they run: settings and `--help` need no torch.
@@ -23,7 +23,7 @@ POSITIVE, FRACTION = replace(ABOVE_0, optional=True), replace(SHARE, optional=Tr
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an adaptive threshold may go."""
+    """Range of an adaptive threshold."""
 
     metric: str
     """Metric that names the threshold which would have kept `target_acceptance` of a step."""
@@ -48,7 +48,7 @@ class Criterion:
     """Decision without a statistic: True on what stays. Called with the batch, whose divergences are then one bound of
     the interval, and the row's settings by name; shape (batch,), or (batch, response_length) with `masks_tokens`."""
     masks_tokens: bool = False
-    """Whether it decides on single tokens."""
+    """Whether the criterion decides on single tokens."""
     settings: tuple[Setting, ...] = ()
     """Further settings, which may be null if their range says so."""
     parts: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Criterion:
     limits: Limits | None = None
     """Limits of its threshold where that adapts."""
     adapts: bool = False
-    """Whether `target_acceptance` may be set with it."""
+    """Whether `target_acceptance` may be set with the criterion."""
 
 
 def largest_kl(batch: TokenBatch) -> Interval:
@@ -228,7 +228,7 @@ def own_settings() -> list[Setting]:
 
 
 def arguments_of(row: Criterion, trm: Any) -> dict[str, Any]:
-    """Return what the row's function gets beside the batch: setting -> value.
+    """Return the arguments of the row's function beside the batch: setting -> value.
 
     Args:
         row: of the table.

@@ -72,7 +72,7 @@ def write_dump(config: DumpConfig, rows: Sequence[Mapping[str, Any]], settings: 
 
 @dataclass(frozen=True)
 class Dump:
-    """A dump in memory: padded arrays with one row a sequence. Shape (sequences, tokens) unless it says otherwise."""
+    """A dump in memory: padded arrays with one row per sequence. Shape (sequences, tokens) unless stated otherwise."""
 
     settings: dict[str, Any]
     """The TrmConfig's fields of the last file."""

@@ -1,4 +1,4 @@
-"""From the settings to a mask: what the table of criteria says of a batch, a few sequences at a time."""
+"""From the settings to a mask: the table of criteria applied to a batch, a few sequences at a time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

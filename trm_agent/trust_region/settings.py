@@ -88,7 +88,7 @@ _OWN: Any = make_dataclass(
 
 @dataclass(frozen=True)
 class TrmConfig(_OWN, CommonConfig):
-    """How a sequence earns its place in the update (arXiv:2512.23075v4).
+    """The conditions for a sequence's place in the update (arXiv:2512.23075v4).
 
     Its fields are those of `CommonConfig` and those that the rows of `CRITERIA` bring.
     Direction of every divergence: KL(roll || theta), the rollout policy first. Unit: nats per token.
@@ -153,7 +153,7 @@ class TrmConfig(_OWN, CommonConfig):
 
 @dataclass(frozen=True)
 class DumpConfig:
-    """What the `trm` loss writes of the sequences that it sees.
+    """The record that the `trm` loss writes of its sequences.
 
     Raises:
         ValueError: if a value is not allowed.
