@@ -17,7 +17,7 @@ STREAMS = {TRAIN: 0, VALIDATION: 1}
 
 @dataclass(frozen=True)
 class Task:
-    """What one episode is about."""
+    """The task of one episode."""
 
     env_id: str
     seed: int
