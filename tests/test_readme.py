@@ -29,7 +29,7 @@ def commands() -> list[list[str]]:
     listed = [line for block in blocks("bash") for line in block.splitlines()]
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
     quoted = [text for text in re.findall(r"`([^`]+)`", prose) if re.match(r"(trm|bash|python -m) \S", text)]
-    return [shlex.split(line, comments=True) for line in [*listed, *quoted]]
+    return [words for line in [*listed, *quoted] if (words := shlex.split(line, comments=True))]
 
 
 class MyEnv(ToolEnv):
