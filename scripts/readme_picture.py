@@ -3,7 +3,8 @@
     python scripts/readme_picture.py                      trains some steps of math_nano_mismatch first (minutes)
     python scripts/readme_picture.py runs/math_nano_mismatch-seed0-001
 
-Needs playwright and a Chromium. A run's rollouts must have been dumped: with policy_loss.dump.every=N.
+The README's caption tells the numbers of its picture: a new picture needs a new caption. Needs playwright and a
+Chromium. A run's rollouts must have been dumped: with policy_loss.dump.every=N.
 """
 
 import argparse
@@ -29,15 +30,15 @@ MOST_VIOLATIONS, FITTING_TOKENS = 2, (80, 130)
 
 def train(root: Path) -> Path:
     """Train until the second update on a batch is off-policy, and return the run's folder."""
-    command = [sys.executable, "-m", "trm_agent.train", "experiment=math_nano_mismatch", f"run.dir={root / 'mismatch'}"]
+    run = root / "math_nano_mismatch"
     fields = {
+        "run.dir": run,
         "trainer.total_training_steps": STEPS,
-        "trainer.test_freq": -1,
-        "trainer.val_before_train": "false",
         "actor_rollout_ref.actor.policy_loss.dump.every": 1,
     }
-    subprocess.run([*command, *(f"{name}={value}" for name, value in fields.items())], check=True)
-    return root / "mismatch"
+    overrides = ["experiment=math_nano_mismatch", *(f"{name}={value}" for name, value in fields.items())]
+    subprocess.run([sys.executable, "-m", "trm_agent.train", *overrides], check=True)
+    return run
 
 
 def choose(episodes: dict[str, list[Any]]) -> int:
