@@ -95,7 +95,7 @@ def log_probs_of(model: torch.nn.Module, batch: Batch) -> Tensor:
 
 
 def masked_loss(log_probs: Tensor, batch: Batch, max_token_kl: float) -> tuple[Tensor, Tensor]:
-    """The surrogate over sequences none of whose tokens exceeds the threshold, and which those are.
+    """Return the surrogate over the sequences within the threshold, and their mask.
 
     The mask is born from the current policy, without a gradient; rejected sequences stay in the denominator.
     """
