@@ -70,7 +70,7 @@ def read_modules() -> dict[str, Module]:
 
 
 def imported_modules(module: Module, modules: dict[str, Module]) -> set[str]:
-    """The modules of ours that a module imports, at its top or inside a function."""
+    """Return the modules of ours that a module imports, at its top or inside a function."""
     found = {name if name in modules else name.rpartition(".")[0] for name in module.imported}
     return {name for name in found if name in modules and name != module.name}
 
@@ -84,7 +84,7 @@ def imports_between(modules: dict[str, Module], group: Callable[[Module], str]) 
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of two or more nodes each of which reaches all others of its group."""
+    """Return the groups of two or more nodes each of which reaches all others of its group."""
     reached = {node: _reachable(node, arrows) for node in arrows}
     groups = {tuple(sorted(other for other in reached[node] if node in reached[other])) for node in arrows}
     return [list(group) for group in sorted(groups) if len(group) > 1]
@@ -128,7 +128,7 @@ def _follow(
 def _definition(
     modules: dict[str, Module], module: Module, function: str, called: ast.expr
 ) -> tuple[Module, str] | None:
-    """The module and name of the function that an expression calls, if it is one of ours."""
+    """Return the module and name of the function that an expression calls, if it is one of ours."""
     dotted = ast.unparse(called) if isinstance(called, ast.Name | ast.Attribute) else ""
     head, _, rest = dotted.partition(".")
     if head in ("self", "cls") and "." in function:
@@ -154,7 +154,7 @@ def _in_module(module: Module, name: str) -> tuple[Module, str] | None:
 
 
 def _received(call: ast.Call, definition: ast.FunctionDef | ast.AsyncFunctionDef, names: set[str]) -> Iterator[str]:
-    """The parameters by which a called function receives a part of what is followed."""
+    """Return the parameters by which a called function receives a part of what is followed."""
     parameters = _parameters(definition)
     if parameters[:1] in (["self"], ["cls"]):
         parameters = parameters[1:]
@@ -172,7 +172,7 @@ def _reads(value: ast.expr, names: set[str]) -> bool:
 
 
 def _in_order(definition: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.AST]:
-    """The nodes of a function in the order of the code, arguments before the call that takes them."""
+    """Return a function's nodes in the order of the code, arguments before the call that takes them."""
 
     def visit(node: ast.AST) -> Iterator[ast.AST]:
         for child in ast.iter_child_nodes(node):
