@@ -14,7 +14,7 @@ _KWARGS = "apply_chat_template_kwargs"
 
 
 def chat_settings(config: DictConfig) -> ChatSettings:
-    """The settings of a run.
+    """Return the settings of a run.
 
     Raises:
         ValueError: `env.chat` or `data.apply_chat_template_kwargs` holds what is not allowed.
@@ -23,7 +23,7 @@ def chat_settings(config: DictConfig) -> ChatSettings:
 
 
 def run_chat_tokens(tokenizer: Any, config: DictConfig) -> ChatTokens:
-    """The renderer of a run.
+    """Return the renderer of a run.
 
     Raises:
         ValueError: the template cannot be used so; the message begins with the field of the model.
@@ -59,7 +59,7 @@ def resolve_protocol(config: DictConfig) -> None:
 
 
 def load_tokenizer(path: str) -> Any:
-    """The tokenizer of `actor_rollout_ref.model.path`.
+    """Return the tokenizer of `actor_rollout_ref.model.path`.
 
     Raises:
         ValueError: there is none that can be loaded.

@@ -19,7 +19,7 @@ NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
 def choices(group: str) -> list[str]:
-    """The names that a config group offers."""
+    """Return the names that a config group offers."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
@@ -61,14 +61,14 @@ def check_choices(overrides: Sequence[str]) -> None:
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
-    """A node of the configuration as a dictionary, interpolations resolved."""
+    """Return a node of the configuration as a dictionary, interpolations resolved."""
     from omegaconf import OmegaConf
 
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
 def default_experiment(task: str) -> tuple[str, str]:
-    """The experiment of a task, "math" or "code", for this machine, and why."""
+    """Return the experiment of a task, "math" or "code", for this machine, and why."""
     if NVIDIA_DEVICE.exists():
         return f"{task}_qwen3_8b", f"CUDA device found ({NVIDIA_DEVICE})"
     return f"{task}_nano", "no CUDA device found"
@@ -84,7 +84,7 @@ def _dump_into_the_run(config: DictConfig) -> None:
 
 
 def _verl_config() -> Path:
-    """The folder of verl's configuration, found without importing verl (5 s, and its plugins read the environment)."""
+    """Find the folder of verl's configuration without importing verl (5 s, and its plugins read the environment)."""
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
         raise ValueError(f"verl is not installed, and a run's configuration extends its own; {install('train')}")

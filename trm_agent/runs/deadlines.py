@@ -30,7 +30,7 @@ EVAL_TOKENS_PER_S = 5.0
 
 
 def least_deadlines(limits: Limits, step_budget_s: float, tokens_per_s: float) -> dict[str, float]:
-    """The least value of each deadline.
+    """Return the least value of each deadline.
 
     Args:
         limits: the policy's budgets.
@@ -90,14 +90,14 @@ def check_deadlines(
 
 
 def with_room(limits: Limits, tokens_per_s: float, fixed: Collection[str] = ()) -> Limits:
-    """The limits with each deadline raised to the least that holds the budgets, but those that are `fixed`."""
+    """Return the limits with each deadline raised to the least that holds the budgets, but those that are `fixed`."""
     least = least_deadlines(limits, limits.tool_time_s + STEP_MARGIN_S, tokens_per_s)
     raised = {name: max(value, getattr(limits, name)) for name, value in least.items() if name not in fixed}
     return replace(limits, **raised)
 
 
 def step_budget_s(env: Any, limits: Limits) -> float:
-    """What one step of an environment may use, waits apart: what it says itself, else `tool_time_s`."""
+    """Return the seconds that one step of an environment may use, without waits: its own, else `tool_time_s`."""
     clock = tool_clock(env)
     clock.set_limits(limits.tool_time_s, limits.episode_tool_time_s)
     if isinstance(clock, StepTime):

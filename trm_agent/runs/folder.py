@@ -147,7 +147,7 @@ def _resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], l
 
 
 def _last_scorer(path: Path, stored: Mapping[str, Any]) -> str | None:
-    """The version of the scorer that gave a run's last rewards; None if none was stored."""
+    """Return the version of the scorer that gave a run's last rewards; None if none was stored."""
     rows = _lines(path / RESUMES_FILE)
     return rows[-1].get(FIELD) if rows else stored.get(FIELD)
 
@@ -197,7 +197,7 @@ def checkpoint_folder(path: Path, step: int) -> Path:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`, in order; a last line that was cut by a kill is left out."""
+    """Read the rows of `metrics.jsonl`, in order; a last line that was cut by a kill is left out."""
     return _lines(path / METRICS_FILE)
 
 
@@ -223,7 +223,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def numbered(root: Path, name: str) -> list[Path]:
-    """The folders `name`-NNN under `root`, in the order of their numbers."""
+    """Return the folders `name`-NNN under `root`, in the order of their numbers."""
     pattern = re.compile(re.escape(name) + r"-(\d{3,})")
     found = [path for path in root.glob("*") if path.is_dir() and pattern.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))

@@ -32,7 +32,7 @@ _DATACLASSES: dict[str, type] = {FIELD_PATH: TrmConfig, DUMP_PATH: DumpConfig}
 
 
 def canonical(field: str) -> str:
-    """The field that a user sets: verl's `data.env` repeats `env`."""
+    """Return the field that a user sets: verl's `data.env` repeats `env`."""
     return field.removeprefix("data.") if field.startswith("data.env.") else field
 
 

@@ -122,7 +122,7 @@ def exists(text: str) -> bool:
 
 
 def _defined(module: Path) -> set[str]:
-    """The names at the top of a module: classes, functions, imports, variables."""
+    """Return the names at the top of a module: classes, functions, imports, variables."""
     names: set[str] = set()
     for node in ast.parse(module.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -31,7 +31,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def quoted(override: str) -> str | None:
-    """An override with its value, or each item of a list, in quotes, as the shell has to get it; None if that fails."""
+    """Quote an override's value, or each item of a list, for the shell; None if that fails."""
     return _quoted(OverridesParser.create(), override)
 
 

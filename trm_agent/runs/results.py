@@ -31,7 +31,7 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], wall_s: fl
 def summarise(
     rows: Sequence[dict[str, Any]], seed: int, trained_horizons: Sequence[int], wall_s: float
 ) -> dict[str, Any]:
-    """The summary of a run from the rows of its metrics.jsonl.
+    """Return the summary of a run from the rows of its metrics.jsonl.
 
     Raises:
         ValueError: there is no validation before or after the training.
@@ -69,7 +69,7 @@ def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The before / after table by horizon; a rate is missing where no episode of that horizon could be played."""
+    """Format the table of before and after by horizon; a rate is missing where no episode could be played."""
     before, after = summary["success"]["before"], summary["success"]["after"]
     trained = set(summary["trained_horizons"])
     lines = ["held-out success      before    after   change", "-" * 47]

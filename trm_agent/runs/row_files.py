@@ -16,7 +16,7 @@ ROWS, HASH = "rows", "rows_hash"
 
 
 def problems_of(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> tuple[Problems[Any] | None, bool]:
-    """The problems of the file that an environment is given.
+    """Read the problems of the file that an environment is given.
 
     Args:
         env_id: a Gymnasium id.

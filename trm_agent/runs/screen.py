@@ -129,7 +129,7 @@ def rejections(row: dict[str, Any]) -> str:
 
 
 def step_warnings(row: dict[str, Any]) -> list[str]:
-    """What a person should know about a step without looking for it."""
+    """Return the warnings about a step that a person should see without looking for them."""
     warnings = []
     failed = failures(row, FAILURES)
     if failed:

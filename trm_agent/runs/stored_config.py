@@ -79,13 +79,13 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults:
 
 
 def absent_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The fields that a stored configuration lacks, those aside whose absence has a meaning of its own."""
+    """Return the fields that a stored configuration lacks, those aside whose absence has a meaning of its own."""
     missing = flatten(new).keys() - flatten(old).keys()
     return sorted({canonical(field) for field in missing} - MEANT.keys() - set(PLACES))
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A configuration as dotted field -> value."""
+    """Return a configuration as dotted field -> value."""
     if isinstance(value, Mapping):
         flat: dict[str, Any] = {}
         for key, item in value.items():
@@ -99,7 +99,7 @@ def _meant(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _filled(old: dict[str, Any], new: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
-    """An older configuration with today's defaults where it has none, or an earlier one."""
+    """Return an older configuration with today's defaults where it has none, or an earlier one."""
     absent = [field for field in new if field not in old]
     changed = [
         field
