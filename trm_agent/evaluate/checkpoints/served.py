@@ -13,7 +13,7 @@ HINT = f"check the address, and {KEY_VARIABLE} if the server asks for a key"
 
 
 def base_url(url: str) -> str:
-    """The address without a slash at its end; `/v1` where it has no path."""
+    """Return the address without a slash at its end; `/v1` where it has no path."""
     return url.rstrip("/") + ("" if urllib.parse.urlparse(url).path.strip("/") else "/v1")
 
 
@@ -38,7 +38,7 @@ def served_model(url: str, model: str | None = None, timeout_s: float = LIST_TIM
 
 
 def served_context(url: str, model: str, timeout_s: float = LIST_TIMEOUT_S) -> int | None:
-    """The tokens of the longest context that a server takes for a model; None where it does not say (vLLM does).
+    """Return the tokens of the longest context that a server takes for a model; None where it does not say (vLLM does).
 
     Raises:
         ValueError: as `served_model`.
@@ -51,13 +51,13 @@ def served_context(url: str, model: str, timeout_s: float = LIST_TIMEOUT_S) -> i
 
 
 def headers() -> dict[str, str]:
-    """The headers of a request: the key, where the environment has one."""
+    """Return the headers of a request: the key, where the environment has one."""
     key = os.environ.get(KEY_VARIABLE)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _served(url: str, timeout_s: float) -> list[dict[str, Any]]:
-    """The server's entries of its models, each with an `id`."""
+    """Return the server's entries of its models, each with an `id`."""
     asked = f"{url}/models"
     request = urllib.request.Request(asked, headers=headers())
     try:

@@ -191,7 +191,7 @@ class EndpointGenerator:
 
 
 def _finite(values: Any, length: int) -> list[float] | None:
-    """The log-probs as numbers, or None where they are not one finite number a token."""
+    """Return the log-probs as numbers, or None where they are not one finite number a token."""
     if not isinstance(values, list) or len(values) != length:
         return None
     numbers = [float(value) if isinstance(value, int | float) else math.nan for value in values]

@@ -44,7 +44,7 @@ def quantile(values: Floats, weights: Floats, low: Floats, high: Floats, z: floa
 
 
 def _normal_score(values: Floats, weights: Floats, points: Floats, start: Floats) -> tuple[Floats, Floats]:
-    """The normal quantile of P(mean <= t), infinite where t is beyond all values; and the saddlepoint s."""
+    """Return the normal quantile of P(mean <= t), infinite where t is beyond all values; and the saddlepoint s."""
     around = values - points[:, None]
     smallest, largest = around.min(axis=1), around.max(axis=1)
     inside = (smallest < 0) & (largest > 0)

@@ -102,7 +102,7 @@ def fit_horizon(
 
 
 def _measured(horizons: ArrayLike, success: ArrayLike) -> tuple[Floats, Floats]:
-    """Steps and success rates of the tasks that have both."""
+    """Return steps and success rates of the tasks that have both."""
     steps, rates = np.asarray(horizons, dtype=np.float64), np.asarray(success, dtype=np.float64)
     if steps.shape != rates.shape:
         raise ValueError(f"horizons: got {len(steps)} for {len(rates)} tasks; allowed: one each; give all of them")
@@ -133,7 +133,7 @@ def _resampled(x: Floats, rows: list[Floats], fitted: Floats, seed: int, num_res
 
 
 def _steps(log2_steps: float, x: Floats) -> float | None:
-    """Steps from their log2; None far away from what was measured."""
+    """Return steps from their log2; None far away from the measured ones."""
     return 2**log2_steps if x[0] - _UNBOUNDED < log2_steps < x[-1] + _UNBOUNDED else None
 
 

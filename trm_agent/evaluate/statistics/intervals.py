@@ -99,7 +99,7 @@ def mean_intervals(values: ArrayLike, strata: Sequence[object] | None = None) ->
 
 
 def interval_limits(values: Floats, groups: Integers) -> tuple[Floats, Floats, Floats]:
-    """Ends of the interval of each row, and its width over that of Wilson's with the same design effect.
+    """Return the ends of each row's interval, and its width over that of Wilson's with the same design effect.
 
     Args:
         values: numbers in [0, 1], shape (figures, tasks).
@@ -178,7 +178,7 @@ def wilson(mean: float, num: float) -> tuple[float, float]:
 
 
 def stratum_indices(strata: Sequence[object], known: NDArray[np.bool_] | None = None) -> Integers:
-    """Number the strata of the known tasks, so that each has two tasks or more where that can be.
+    """Assign strata to the known tasks, so that each has two tasks or more where that can be.
 
     Args:
         strata: hashable group of each task, shape (tasks,).

@@ -28,11 +28,11 @@ class Counts(NamedTuple):
     """Horizon of each task."""
 
     def as_failed(self) -> "Counts":
-        """The counts if every lost sample had failed."""
+        """Return the counts if every lost sample had failed."""
         return self._replace(num=self.num + self.lost, lost=np.zeros_like(self.lost))
 
     def as_succeeded(self) -> "Counts":
-        """The counts if every lost sample had succeeded."""
+        """Return the counts if every lost sample had succeeded."""
         return self.as_failed()._replace(successes=self.successes + self.lost)
 
 

@@ -104,7 +104,7 @@ def compare(
 
 
 def difference_limits(differences: Floats, groups: Integers) -> tuple[Floats, Floats]:
-    """Ends of the interval of each row, shape (comparisons, tasks)."""
+    """Return the ends of the interval of each row, shape (comparisons, tasks)."""
     mean = differences.mean(axis=1)
     share = design_effects(differences, groups, np.abs(differences).mean(axis=1) - mean**2)
     reach = np.sqrt(share)

@@ -10,7 +10,7 @@ MARKS = {FEW_TASKS: "!", UNSEEN_TASKS: "*", RARE_DIFFERENCES: "+"}
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The figures for the screen, at most 100 columns wide."""
+    """Format the figures for the screen, at most 100 columns wide."""
     k = summary["samples"]
     lines = [
         f"avg@{k} with 95 % intervals over tasks: {summary['episodes']} episodes, "
@@ -51,13 +51,13 @@ def _line(label: str, figures: Mapping[str, Any], k: int) -> str:
 
 
 def _legend(intervals: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the marks beside the intervals say; none in the summary of an older evaluation."""
+    """Return the legend of the marks beside the intervals; empty for the summary of an older evaluation."""
     notes = {interval.get("note") for interval in intervals}
     return [f"{mark} {note}" for note, mark in MARKS.items() if note in notes]
 
 
 def _lost(results: Sequence[Mapping[str, Any]], k: int) -> list[str]:
-    """The figures of tasks that lost samples to failures: on how many tasks they stand, and what they can have been."""
+    """Format the figures of tasks that lost samples to failures: their number of tasks and their bounds."""
     lines = []
     for result in results:
         parts = result["by_horizon"] if len(result["by_horizon"]) > 1 else []
@@ -80,7 +80,7 @@ def _lost(results: Sequence[Mapping[str, Any]], k: int) -> list[str]:
 
 
 def with_lost(length: Mapping[str, Any]) -> str:
-    """What a horizon length without a fit can have been where samples were lost; empty if none was."""
+    """Format the bounds of a horizon length without a fit where samples were lost; empty if none was."""
     end, bound, side = {
         "above": (length.get("longest"), length.get("low"), "or more"),
         "below": (length.get("shortest"), length.get("high"), "or less"),
@@ -155,5 +155,5 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    """The end of a long label: checkpoints of one run differ there."""
+    """Return the end of a long label: checkpoints of one run differ there."""
     return text if len(text) <= width else "…" + text[1 - width :]
