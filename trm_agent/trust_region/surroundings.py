@@ -108,7 +108,7 @@ def section(loss: DictConfig, name: str) -> Mapping[str, Any]:
 
 
 def _distributions(config: DictConfig, estimator: str) -> None:
-    """What must hold where the rollout's distributions travel to the actor's logits."""
+    """Check the requirements for sending the rollout's distributions to the actor's logits."""
     from omegaconf import OmegaConf
 
     needs: tuple[tuple[str, tuple[Any, ...]], ...] = (
