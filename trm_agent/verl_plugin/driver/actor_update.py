@@ -90,7 +90,7 @@ def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dic
 
 
 def _threshold_of(trainer: Any, loss: Any) -> AdaptiveThreshold:
-    """The trainer's adaptive threshold, which a run of ours finds again in its metrics."""
+    """Return the trainer's adaptive threshold, which a run of ours finds again in its metrics."""
     threshold: AdaptiveThreshold | None = getattr(trainer, _THRESHOLD, None)
     if threshold is None:
         run = trainer.config.get("run")

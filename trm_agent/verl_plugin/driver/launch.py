@@ -20,7 +20,7 @@ AGENT_LOOPS = resources.files("trm_agent.verl_plugin.rollout") / "agent_loop.yam
 
 
 def check(config: DictConfig) -> None:
-    """The checks that need verl and the model's tokenizer.
+    """Run the checks that need verl and the model's tokenizer.
 
     Raises:
         ValueError: an unknown policy loss, a chat template that cannot be used, or a horizon that does not fit the
@@ -46,7 +46,7 @@ def check(config: DictConfig) -> None:
 
 
 def _max_positions(config: DictConfig) -> int | None:
-    """The model's longest context, if that is the engine's."""
+    """Return the model's longest context, if that is the engine's."""
     from transformers import AutoConfig
 
     if config.actor_rollout_ref.rollout.max_model_len is not None:
