@@ -23,7 +23,7 @@ class Link:
     """An event loop in a thread of its own, which a sandbox and its sessions share; made at the first call.
 
     Args:
-        make_poster: makes what posts on that loop.
+        make_poster: makes the poster on that loop.
     """
 
     def __init__(self, make_poster: Callable[[], Poster]) -> None:

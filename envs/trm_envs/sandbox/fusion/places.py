@@ -28,7 +28,7 @@ class Places:
         """Take a place; return the response that was begun for a request that had to wait, else None.
 
         Args:
-            request: what waits.
+            request: the request that waits.
             make: makes the response.
         """
         if not self._free.locked():

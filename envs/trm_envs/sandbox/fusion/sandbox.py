@@ -66,7 +66,7 @@ class FusionSandbox(LinkedRunner):
         """Ask the server whether it is there.
 
         Raises:
-            SandboxUnavailable: if it is not; it says why and what to do.
+            SandboxUnavailable: if it is not; it gives reason and remedy.
         """
         result = self._link.wait_for(lambda poster: poster.ping(timeout_s))
         if not result.ok:

@@ -39,7 +39,7 @@ class SandboxServer:
         sandbox: the sandbox for the programs; the caller closes it.
         host: the address to bind.
         port: the port to bind; 0 takes a free one.
-        max_concurrent: how many programs run at once, further requests wait; None takes what the sandbox runs at once.
+        max_concurrent: how many programs run at once, further requests wait; None takes the sandbox's own number.
         most: the largest limits that a request may ask for; a larger one is refused, not lowered.
         token: if given, a request needs it: as a bearer token, or as the password of basic authentication, which is
             what a client sends for "http://:TOKEN@host:port".

@@ -95,7 +95,7 @@ def renew_world(kernel: int) -> None:
     program has made a socket of the network are not renewed.
 
     Args:
-        kernel: what `make_private_world` returned.
+        kernel: the result of `make_private_world`.
 
     Raises:
         OSError: if something stays; these namespaces must not serve another call then.
