@@ -147,7 +147,7 @@ def shown_is_json(subject: Subject) -> None:
 
 
 def splits_are_apart(subject: Subject) -> None:
-    """Check that held-out and training tasks exist and are disjoint, by id and by what an episode shows."""
+    """Check that held-out and training tasks exist and are disjoint, by id and by an episode's observations."""
     ids, contents = {}, {}
     for split in ("train", "held_out"):
         with _at_horizon(subject, 1, split=split) as env:

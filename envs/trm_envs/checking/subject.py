@@ -28,7 +28,7 @@ SILENT_TURNS = ("Let me think.", "", "<tool_call>{}</tool_call>")
 
 
 class Failed(Exception):
-    """A check failed; the message says what was wrong and what to do."""
+    """A check failed; the message holds fault and remedy."""
 
 
 class Skipped(Exception):
@@ -90,7 +90,7 @@ def resolve(env: str | Callable[..., Any], options: Mapping[str, Any], **setting
         **settings: the other fields of `Subject`.
 
     Raises:
-        ValueError: if there is no such id, module or environment, or it is not a `ToolEnv`; it says what to do.
+        ValueError: if there is no such id, module or environment, or it is not a `ToolEnv`; it gives the remedy.
     """
     if isinstance(env, str):
         env_id = _import_registering(env)
@@ -158,7 +158,7 @@ def transcript_elsewhere(subject: Subject, seed: int, options: Mapping[str, Any]
     """Return the JSON of `transcript` from a fresh process, with another hash seed.
 
     Raises:
-        Skipped: if a process cannot import what makes the environment.
+        Skipped: if a process cannot import the environment's maker.
         Failed: if it fails there.
     """
     if subject.address is None:
