@@ -91,6 +91,6 @@ class TemplateProtocol:
         """Return the text of a call, whether it can be read or not.
 
         Raises:
-            ValueError: if an argument is no JSON value.
+            ValueError: if an argument is not a JSON value.
         """
         raise NotImplementedError

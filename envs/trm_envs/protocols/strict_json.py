@@ -43,7 +43,7 @@ def write_json(value: Any) -> str:
     """Return the JSON text of a value, which `read_json` reads as the same value.
 
     Raises:
-        ValueError: if it is no JSON value.
+        ValueError: if it is not a JSON value.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)

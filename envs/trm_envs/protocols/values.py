@@ -18,7 +18,7 @@ def write_value(value: Any) -> str:
     """Return the text of an argument.
 
     Raises:
-        ValueError: if it is no JSON value.
+        ValueError: if it is not a JSON value.
     """
     return value if isinstance(value, str) else write_json(value)
 
