@@ -89,7 +89,7 @@ def check(
         A finding for each check, in the order of `check_names`.
 
     Raises:
-        ValueError: if there is no such environment or check, or it is no `ToolEnv`.
+        ValueError: if there is no such environment or check, or it is not a `ToolEnv`.
     """
     settings = {"num_fuzz": num_fuzz, "fuzz_budget_s": fuzz_budget_s, "deadline_s": deadline_s, "seed": seed}
     found = findings(env, horizons=horizons, options=options, only=only, check_limit_s=check_limit_s, **settings)
@@ -119,7 +119,7 @@ def check_names(horizons: Sequence[int] = HORIZONS) -> list[str]:
 
 
 def assert_passes(env: str | Callable[..., Any], **settings: Any) -> None:
-    """Raise an AssertionError that lists what `check` finds wrong; takes the same arguments."""
+    """Raise an AssertionError that lists the faults that `check` finds; takes the same arguments."""
     failures = [f"{finding.check}: {finding.message}" for finding in check(env, **settings) if finding.failed]
     assert not failures, "\n".join([f"{env} breaks the contract of an environment:", *failures])
 

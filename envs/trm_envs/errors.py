@@ -6,7 +6,7 @@ MAX_MESSAGE_CHARS = 300
 
 
 class InfrastructureError(RuntimeError):
-    """Something around the environment failed, such as a sandbox; the message says what and what to do."""
+    """Something around the environment failed, such as a sandbox; the message holds fault and remedy."""
 
 
 class VerifierError(InfrastructureError):

@@ -40,7 +40,7 @@ class TurnFuzzer:
     """An endless, seeded stream of model outputs.
 
     Args:
-        turns: what a solver writes, in any protocols: the material of the mutations; may be empty.
+        turns: a solver's texts, in any protocols: the material of the mutations; may be empty.
         names: words with a meaning to the environment, such as its tools' names.
         seed: seed of the stream.
     """

@@ -13,7 +13,7 @@ def judged(function: Callable[..., Any], check: Callable[[Any], ResultT], *args:
     """Return the checked result of one of the environment's own functions on the model's text.
 
     Raises:
-        ScorerFailed: if it raises or returns what it must not.
+        ScorerFailed: if it raises or returns a forbidden value.
         InfrastructureError: if it does.
     """
     try:

@@ -26,7 +26,7 @@ class EnvOptions:
     protocol: str = "hermes"
     """Syntax of tool calls and answers: "hermes", "fenced", "tags", "function_tags" or "arg_tags"."""
     max_observation_chars: int = 20_000
-    """Characters of what answers a turn; a longer text loses its middle, with a visible mark."""
+    """Characters of a turn's observation; a longer text loses its middle, with a visible mark."""
 
     @property
     def turn_protocol(self) -> TurnProtocol:

@@ -65,7 +65,7 @@ class SandboxOptions(EnvOptions):
 
         Args:
             timeout_s: seconds that it may take.
-            memory_mb: what the task asks for; None takes the option's.
+            memory_mb: the task's own limit; None takes the option's.
             stack_mb: likewise.
         """
         return Limits(

@@ -22,7 +22,7 @@ def iter_rows(path: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file as they are, a few at a time in memory (but for `.json`, one list).
 
     Raises:
-        ValueError: if there is no such file, it is empty, damaged or not UTF-8, or a row is no object.
+        ValueError: if there is no such file, it is empty, damaged or not UTF-8, or a row is not an object.
         ImportError: if it is a Parquet file and pyarrow is missing.
     """
     _stamp(path)

@@ -59,7 +59,7 @@ def load_math_rows(path: str) -> tuple[MathRow, ...]:
     MATH (`problem`, `answer`, or `solution` with a box), GSM8K (`answer` with `####`), plain (`question`, `answer`).
 
     Raises:
-        ValueError: if the file cannot be read, a row is no such problem, or answers cannot be scored; it names file,
+        ValueError: if the file cannot be read, a row is not such a problem, or answers cannot be scored; it names file,
             row and field.
         ImportError: if a Parquet file needs pyarrow and it is missing.
     """
@@ -71,7 +71,7 @@ def load_math_problems(path: str, *, unscorable: str = REFUSE, form: str | None 
 
     Args:
         path: the file; see `load_math_rows` for its forms.
-        unscorable: what becomes of rows that cannot be scored: "refuse", or "drop" to leave them out.
+        unscorable: treatment of rows that cannot be scored: "refuse", or "drop" to leave them out.
         form: how an answer has to be written, one of `ANSWER_FORMS` that is no protocol's own way; None if the rows'
             prompts may ask for any.
 

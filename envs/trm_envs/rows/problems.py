@@ -103,7 +103,7 @@ def find_problems(
         has_one_truth: True if a question with two truths cannot be scored; else that makes two problems.
 
     Raises:
-        ValueError: see `iter_rows`; a row is no task; rows cannot be scored and are not left out, or none is left.
+        ValueError: see `iter_rows`; a row is not a task; rows cannot be scored and are not left out, or none is left.
     """
     rows: dict[int, TaskT] = {}
     faults: dict[int, str] = {}
