@@ -28,7 +28,7 @@ def check_hugging_face(folder: Path, tokenizer: Path | None = None) -> None:
         tokenizer: where the tokenizer is, if not there.
 
     Raises:
-        ValueError: what is missing, cut or does not match, and what to do.
+        ValueError: a file is missing, truncated or does not match; with the remedy.
     """
     config = _read_json(folder / "config.json")
     for file in weight_files(folder):
@@ -40,7 +40,7 @@ def check_fsdp(actor: Path) -> None:
     """Refuse an FSDP checkpoint of verl that lacks a shard, its configuration or its tokenizer.
 
     Raises:
-        ValueError: what is missing or cut, and what to do.
+        ValueError: a file is missing or truncated; with the remedy.
     """
     for file in shard_files(actor):
         if not file.exists():

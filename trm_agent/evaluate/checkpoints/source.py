@@ -60,8 +60,8 @@ def parse_checkpoint(text: str, nano: NanoSpec | None = None, tokenizer: str | N
         tokenizer: folder of a tokenizer, used where the source brings none.
 
     Raises:
-        ValueError: no such source, a folder that is no checkpoint or half-written, a tokenizer of another model, an
-            endpoint that refuses or stalls; the message says what was found and what to do.
+        ValueError: no such source, a folder that is not a checkpoint or half-written, a tokenizer of another model, an
+            endpoint that refuses or stalls; the message holds the finding and the remedy.
     """
     label, source = _split_label(text)
     tokens = Path(tokenizer).expanduser() if tokenizer is not None else None
