@@ -74,7 +74,7 @@ class EndpointEngine:
         await self._session.close()
 
     def generator(self, seed: int) -> "EndpointGenerator":
-        """Return what plays one episode; see `Engine`."""
+        """Return the player of one episode; see `Engine`."""
         return EndpointGenerator(self, seed)
 
     async def complete(self, prompt_ids: list[int], max_tokens: int, seed: int) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class EndpointGenerator:
 
 
 def _finite(values: Any, length: int) -> list[float] | None:
-    """Return the log-probs as numbers, or None where they are not one finite number a token."""
+    """Return the log-probs as numbers, or None where they are not one finite number per token."""
     if not isinstance(values, list) or len(values) != length:
         return None
     numbers = [float(value) if isinstance(value, int | float) else math.nan for value in values]

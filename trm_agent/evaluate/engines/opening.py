@@ -47,7 +47,7 @@ async def open_engine(
         sampling: how tokens are drawn.
         max_model_len: the longest context, tokens: prompt and response.
         max_num_seqs: how many turns are generated at once.
-        log_file: what the engine says is appended there; None for the screen.
+        log_file: the output of the engine is appended there; None for the screen.
         dtype: of the weights; None for float32 without a GPU and the model's own with one.
         gpu_memory_utilization: share of a GPU's memory.
         tensor_parallel_size: GPUs that hold one model.

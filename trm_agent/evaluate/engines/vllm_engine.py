@@ -20,7 +20,7 @@ from trm_agent.episode import ChatSettings, Generation, chat_tokens
 from trm_agent.evaluate.engines.quiet import logging_to, output_to
 from trm_agent.evaluate.engines.sampling import Sampling, SeededTurns
 
-# what vLLM reads when it is imported; a value that the user has set stays
+# variables that vLLM reads when it is imported; a value that the user has set stays
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -236,7 +236,7 @@ async def open_vllm(
         sampling: how tokens are drawn.
         settings: arguments of vLLM's `EngineArgs` beyond those that are set here; a dtype of None is float32 without a
             GPU and the model's own with one.
-        log_file: what vLLM says is appended there; None for the screen.
+        log_file: the output of vLLM is appended there; None for the screen.
         chat: how the model's chat template is used; None for the default.
 
     Raises:
