@@ -179,7 +179,7 @@ def load_run_config(run: Path) -> dict[str, Any]:
     """Return the `config.yaml` of a training run.
 
     Raises:
-        ValueError: the folder is no training run.
+        ValueError: the folder is not a training run.
     """
     file = run / "config.yaml"
     config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None

@@ -66,7 +66,7 @@ def read_results(file: Path) -> tuple[list[dict[str, Any]], bytes]:
         The rows in the order of the file, and the bytes after its last complete line.
 
     Raises:
-        ValueError: a complete line is no result; the message names it.
+        ValueError: a complete line is not a result; the message names it.
     """
     data = file.read_bytes() if file.exists() else b""
     *lines, rest = data.split(b"\n")

@@ -121,7 +121,7 @@ def open_store(plan: Plan, out: Path | None, root: Path, name: str) -> Store:
     the episodes is continued; otherwise the next number is made.
 
     Args:
-        plan: what is to be played.
+        plan: the plan to be played.
         out: a folder of the user's.
         root: where numbered folders are.
         name: of the folder before its number.

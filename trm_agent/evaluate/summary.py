@@ -52,7 +52,7 @@ def summarise(
         num_resamples: of the paired comparison.
 
     Returns:
-        JSON-clean, None for what is not known: see docs/evaluate.md.
+        JSON-clean, None for unknown values: see docs/evaluate.md.
 
     Raises:
         ValueError: `samples` is not positive, or a row has an unknown stop reason.
