@@ -62,7 +62,7 @@ def build_report(
         reload_seconds: after these the open page reads its file again; None for never.
 
     Raises:
-        ValueError: a path is no run, or `tokenizer` is none.
+        ValueError: a path is not a run, or `tokenizer` is none.
     """
     started = time.time()
     if max_episodes < 0:

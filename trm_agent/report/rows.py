@@ -20,7 +20,7 @@ _BATCH_ROWS = 16
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence. Arrays have one entry a response token; None where the file has none."""
+    """One sequence. Arrays have one entry per response token; None where the file has none."""
 
     file: Path
     number: int
@@ -68,7 +68,7 @@ def read_rows(file: Path, keep: Collection[int] | None = None) -> Iterator[Row]:
         keep: numbers of the rows that are wanted; None for all.
 
     Raises:
-        ValueError: the file is no file of rollouts, or cut off, or a row's lists do not fit together.
+        ValueError: the file is not a file of rollouts, or cut off, or a row's lists do not fit together.
     """
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:

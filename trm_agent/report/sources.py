@@ -30,7 +30,7 @@ class Source:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """Of a run: the rows of metrics.jsonl."""
     results: list[dict[str, Any]] = field(default_factory=list)
-    """Of an evaluation: one row an episode, the last of each."""
+    """Of an evaluation: one row per episode, the last of each."""
     episode_files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Notes on files that could not be read."""

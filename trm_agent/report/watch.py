@@ -40,7 +40,7 @@ def watch(
         paths: the folders.
         seconds: between two looks, above 0.
         build: writes the page.
-        tell: gets what was written.
+        tell: called with the written page.
         sleep: waits.
     """
     seen: State | None = None
