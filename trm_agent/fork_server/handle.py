@@ -18,7 +18,7 @@ def start(log: Path) -> None:
     """Start the server in the background and point Ray's workers at it through the environment.
 
     Args:
-        log: the file that takes what the server and the imports print.
+        log: the file for the output of the server and the imports.
 
     Call it before Ray starts and after the environment variables of the run are set: forks inherit what the imports
     have read (OMP_NUM_THREADS).
