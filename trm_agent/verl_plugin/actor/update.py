@@ -101,7 +101,7 @@ def collect_update(step: int = 0, number: int = 0, dump: DumpConfig | None = Non
     Args:
         step: of the run.
         number: of the updates of its step.
-        dump: what is dumped of it; None for nothing.
+        dump: settings of its dump; None for nothing.
 
     Yields:
         The update, filled as losses are computed.
