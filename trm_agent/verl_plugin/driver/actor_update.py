@@ -46,7 +46,7 @@ def install() -> None:
 
 
 def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
-    """Return verl's update of the actor with what the loss `trm` needs of the driver; another loss goes through."""
+    """Return verl's update of the actor with the driver's inputs to the loss `trm`; another loss goes through."""
 
     @functools.wraps(update_actor)
     def updating(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
@@ -69,7 +69,7 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dict[str, Any]:
-    """Return what the engine is told with a step's batch.
+    """Return the engine's instructions with a step's batch.
 
     Args:
         config: the composed configuration.
