@@ -36,7 +36,7 @@ from trm_agent.verl_plugin.rollout.places import engine_place
 
 # a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
 FAILURES = "infrastructure_failures_{stream}"
-# what is kept of verl's extra fields of a turn
+# the fields kept of verl's extra fields of a turn
 EXTRA_KEYS = ("min_global_steps", "max_global_steps", RECORDED)
 logger = logging.getLogger("trm_agent")
 

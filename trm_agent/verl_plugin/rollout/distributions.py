@@ -18,7 +18,7 @@ RECORDED = "trm_recorded"
 # fields of the training batch: one row a response token
 TOP_IDS, TOP_LOG_PROBS = "rollout_top_ids", "rollout_top_log_probs"
 FULL_LOG_PROBS = "rollout_full_log_probs"
-# field of the training batch: the bytes of what `episode.episode_record` gives, as JSON
+# field of the training batch: the bytes of `episode.episode_record`'s result, as JSON
 EPISODE_RECORD = "episode_record"
 
 
@@ -77,14 +77,14 @@ def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
 
     Args:
         episode: whose `extras` hold a `Recorded` for each turn.
-        num: what was asked of the server, see `num_recorded`.
+        num: the number asked of the server, see `num_recorded`.
 
     Returns:
         Fields of the batch: `FULL_LOG_PROBS` in the order of the vocabulary, or `TOP_IDS` and `TOP_LOG_PROBS`; empty
         for 0. Shape (response tokens, K).
 
     Raises:
-        ValueError: the server recorded nothing, or not one row a token.
+        ValueError: the server recorded nothing, or not one row per token.
     """
     if num == 0:
         return {}
