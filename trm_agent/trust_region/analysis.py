@@ -213,7 +213,7 @@ def recompute(dump: Dump) -> dict[str, float] | None:
         top = theirs.topk(min(dump.settings["top_k"], row["vocab_size"]))
         interval = topk_intervals(top.indices, top.values.float(), ours)
         logged = torch.tensor(np.asarray(row["kl_upper"], dtype=np.float64)[sampled])
-        # what was logged is rounded to float32
+        # logged values are rounded to float32
         slack = 1e-6 * (1 + logged)
         num_outside += int(((logged < interval.kl_lower - slack) | (logged > interval.kl_upper + slack)).sum())
         num_tokens += len(exact.kl)

@@ -26,7 +26,7 @@ def trust_region(config: DictConfig) -> None:
     """Refuse thresholds and estimators that the rollout cannot serve.
 
     Raises:
-        ValueError: with the field, its value, what is allowed and what to do.
+        ValueError: with the field, its value, the allowed ones and the remedy.
     """
     loss = config.actor_rollout_ref.actor.policy_loss
     if loss.loss_mode != LOSS_MODE:
@@ -60,7 +60,7 @@ def trainer_and_engine(config: DictConfig) -> None:
     """Refuse a trainer and an engine of verl that have no place for what the loss needs.
 
     Raises:
-        ValueError: with the field, its value, what is allowed and what to do.
+        ValueError: with the field, its value, the allowed ones and the remedy.
     """
     from omegaconf import OmegaConf
 
