@@ -10,7 +10,7 @@ def closest(name: str, options: Iterable[str]) -> str:
     """Return the clause that ends an "unknown name" message.
 
     Args:
-        name: what the user wrote.
+        name: the user's text.
         options: the names that are known.
 
     Returns:
