@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.report.browser import chromium, launched, opened, wait_for
+from tests.report.browser import chromium, count, launched, opened, shown, wait_for
 from tests.report.synthetic import (
     ALPHA,
     BETA,
@@ -80,14 +80,6 @@ def page(browser, page_file):
     yield browser.page
     assert browser.errors == []
     assert browser.requests == []
-
-
-def count(page) -> int:
-    return int(page.inner_text("#count").split(" of ")[0].replace(",", ""))
-
-
-def shown(page) -> str:
-    return page.inner_text(".episode-head h2")
 
 
 def test_the_planted_token_is_found_marked_and_explained(page) -> None:
