@@ -73,8 +73,3 @@ def wait_for(page: Any, title: str) -> None:
 def count(page: Any) -> int:
     """Return how many episodes the list shows."""
     return int(page.inner_text("#count").split(" of ")[0].replace(",", ""))
-
-
-def shown(page: Any) -> str:
-    """Return the title of the open episode."""
-    return page.inner_text(".episode-head h2")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.report.browser import chromium, count, launched, opened, shown, wait_for
+from tests.report.browser import chromium, count, launched, opened, wait_for
 from tests.report.synthetic import (
     ALPHA,
     BETA,
