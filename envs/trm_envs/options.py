@@ -22,7 +22,7 @@ class EnvOptions:
     horizon: int = 4
     """Number of dependent steps of a task, 1 to 10000."""
     split: str = "train"
-    """Which tasks are drawn: "train" or "held_out" (no task is in both), or "all" of them."""
+    """Split that tasks are drawn from: "train" or "held_out" (no task is in both), or "all" of them."""
     protocol: str = "hermes"
     """Syntax of tool calls and answers: "hermes", "fenced", "tags", "function_tags" or "arg_tags"."""
     max_observation_chars: int = 20_000

@@ -32,7 +32,7 @@ class ChainProblem:
     question: str
     answer: int
     start: int
-    """Where the integer stands in the question."""
+    """Place of the integer in the question."""
     code: str = ""
     """Python code that prints the answer; "" if it is not known."""
 
@@ -59,17 +59,17 @@ class FileProblem:
     question: str
     answer: int
     starts: tuple[int, ...]
-    """Where the integers stand that can be hidden."""
+    """Places of the integers that can be hidden."""
 
 
 @dataclass(frozen=True)
 class FileProblems:
-    """What a file offers."""
+    """The problems of a file that can be chained."""
 
     problems: dict[str, tuple[FileProblem, ...]]
     """By split."""
     left_out: str
-    """How many of the file's problems are not among them, and why."""
+    """Number of the file's problems left out, by reason."""
 
 
 def draw_generated(rng: np.random.Generator, num: int, split: str) -> list[ChainProblem]:

@@ -62,7 +62,7 @@ class Stage:
     """One function that is asked for."""
 
     text: str
-    """What to write, such as "f2(x): f1(x)-7"."""
+    """Function to write, such as "f2(x): f1(x)-7"."""
     code: str
     """A right solution."""
     visible: tuple[tuple[int, int], ...]
@@ -83,7 +83,7 @@ class FunctionsProblem:
 
     @property
     def texts(self) -> list[str]:
-        """What each stage asks for."""
+        """Return the request of each stage."""
         return [stage.text for stage in self.stages]
 
     def solution(self, stage: int) -> str:

@@ -42,11 +42,11 @@ class LongExecutionOptions(EnvOptions):
     """
 
     keys_per_turn: int = 1
-    """How many words each turn names."""
+    """Number of words per turn."""
     num_words: int = 50
-    """How many words have a value."""
+    """Number of words with a value."""
     score_by: str = "all"
-    """What earns the reward: "all" answers right, or the "last" one."""
+    """Condition of the reward: "all" answers right, or the "last" one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,7 +22,7 @@ class Step:
     """One computation on n."""
 
     text: str
-    """What is asked, as a noun phrase about n."""
+    """Question as a noun phrase about n."""
     code: str
     """The same as a Python expression of n; it may use math, functools and Fraction."""
     value: int | Fraction

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 MAX_BYTES = 1 << 26
-"""How long the tests of one row may be, unpacked."""
+"""Largest length of the tests of one row, unpacked."""
 MAX_TESTS, MAX_FIELDS = 10_000, 20
-"""How many tests a row may have, and a test fields."""
+"""Largest number of tests per row, and of fields per test."""
 _TEXT_OPCODES = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
 _OTHER_OPCODES = ("PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP")
 _TEXT = r'"[^"\\]*(?:\\.[^"\\]*)*"'

@@ -1,4 +1,4 @@
-"""What generated projects are made of: functions with their usual bugs, and names."""
+"""Parts of generated projects: functions with their usual bugs, and names."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class Part:
     stem: str
     """Start of its name."""
     parameters: str
-    """Which arguments it takes: "value", "values", "text" or "left, right"."""
+    """Arguments of the function: "value", "values", "text" or "left, right"."""
     doc: str
     """What it does."""
     body: str

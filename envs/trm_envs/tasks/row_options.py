@@ -21,7 +21,7 @@ class RowOptions(SandboxOptions):
     unscorable: str = REFUSE
     """Rows of the file that cannot be scored: "refuse" the file, or "drop" them; how many is said."""
     rows_hash: str = ""
-    """What the file's problems must hash to, as config.yaml has it; empty: anything."""
+    """Required hash of the file's problems, as config.yaml has it; empty: any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
