@@ -192,7 +192,7 @@ def checkpoint_step(path: Path) -> int:
 
 
 def checkpoint_folder(path: Path, step: int) -> Path:
-    """Where verl keeps the checkpoint of a step."""
+    """Return the folder in which verl keeps the checkpoint of a step."""
     return path / CHECKPOINTS / f"global_step_{step}"
 
 

@@ -1,4 +1,4 @@
-"""What a killed run leaves outside its folder."""
+"""Leftovers of a killed run outside its folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is left of a run: the before / after table, summary.json, the curves."""
+"""Results of a run: the table of before and after, summary.json, the curves."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a person sees of a run: start-up, one line a step, warnings that matter. The rest goes to log.txt."""
+"""Screen of a run: start-up, one line per step, warnings that matter. The rest goes to log.txt."""
 
 import json
 import os
