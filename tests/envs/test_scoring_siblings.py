@@ -54,6 +54,7 @@ RIGHT = {
         "6\\frac{\\pi}{\\pi}",
     ],
     "8\\text{ W}": ["8\\text{ J/s}", "8000\\text{ mW}", "8\\text{ V}\\cdot\\text{A}", "0.008\\text{ kW}"],
+    "7\\text{ cm}": ["7\\text{ in total}", "70\\text{ mm}"],
     "90\\text{ minutes}": ["1\\text{ hour and }30\\text{ minutes}", "1\\text{ hour }30\\text{ minutes}"],
     "5.5\\text{ ft}": ["5\\text{ feet }6\\text{ inches}", "66''", "5.5'"],
     "5^\\circ C": ["5", "5^\\circ", "5\u00b0C", "5^\\circ\\text{C}", "5\\text{ degrees Celsius}"],

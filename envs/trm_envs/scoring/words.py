@@ -106,6 +106,8 @@ def may_be_dropped(words: str) -> bool:
 
 def unit_of(words: str) -> Measure | None:
     """Return what a unit measures, words beside it such as "wide" left out; None if it is no known unit."""
+    if words in ("in total", "in area", "in volume"):
+        return None  # no inches
     return read_unit(" ".join(word for word in words.split() if word not in _BESIDE))
 
 
