@@ -32,7 +32,7 @@ def data_of(page: Path) -> dict:
 
 def arguments(*texts: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
+    command.add_parser(parser.add_subparsers(), "")
     return parser.parse_args(["report", *texts])
 
 
