@@ -63,7 +63,17 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_INPUT
     if rows:
         print(rows, flush=True)
-    return train(config, folder, started)
+    _announce(config, folder)
+    if folder.state == "finished":
+        print("the run is complete; nothing to do. Give another run.dir, or leave it out, to train again")
+        return 0
+    try:
+        model = _suited_model(config, folder)
+    except ValueError as error:
+        discard(folder)
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return train(config, folder, model, started)
 
 
 def _print(config: DictConfig) -> int:
@@ -95,24 +105,42 @@ def _refuse_or_pin(config: DictConfig) -> str:
     return rows
 
 
-def train(config: DictConfig, folder: RunFolder, started: float) -> int:
+def _suited_model(config: DictConfig, folder: RunFolder) -> str:
+    """Set the environment variables, find or make the model, and refuse a configuration that does not suit it.
+
+    Returns:
+        The folder of the model, or its hub id.
+
+    Raises:
+        ValueError: the model cannot be loaded, or a setting does not fit it.
+    """
+    from trm_agent.runs.model_facts import load_facts
+    from trm_agent.runs.preflight import NANO
+    from trm_agent.runs.preflight_model import check_model
+
+    os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
+    os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    path = str(config.actor_rollout_ref.model.path)
+    if path == NANO:
+        from trm_agent.models.nano import NanoSpec, ensure_nano_model
+
+        path = str(ensure_nano_model(NanoSpec(**plain(config.nano))))
+    check_model(config, load_facts(config, path))
+    return path
+
+
+def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> int:
     """Train in a run folder until the last step.
 
     Args:
-        config: a configuration that passed `preflight.check`.
+        config: a configuration that passed `preflight.check` and suits the model.
         folder: the folder of the run, locked.
+        model: the folder of the model, or its hub id.
         started: time of the command, seconds since the epoch.
     """
-    _announce(config, folder)
-    if folder.state == "finished":
-        print("the run is complete; nothing to do. Give another run.dir, or leave it out, to train again")
-        return 0
-    try:
-        prepare(config, folder)
-    except ValueError as error:
-        discard(folder)
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+    prepare(config, folder, model)
     screen_out = quiet(folder.path)
     try:
         _run(config, folder, started, screen_out)
@@ -132,23 +160,14 @@ def train(config: DictConfig, folder: RunFolder, started: float) -> int:
     return 0
 
 
-def prepare(config: DictConfig, folder: RunFolder) -> None:
-    """Fill in what depends on the machine: the run folder, the model's folder, the environment variables."""
+def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
+    """Fill in what depends on the machine, the run's folder and the model's, and make the folder ready."""
     from omegaconf import open_dict
 
-    from trm_agent.runs.preflight import NANO
-
-    os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
-    os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with open_dict(config):
         config.run.dir = str(folder.path.resolve())
         config.trainer.default_local_dir = str(folder.path.resolve() / CHECKPOINTS)
-        if config.actor_rollout_ref.model.path == NANO:
-            from trm_agent.models.nano import NanoSpec, ensure_nano_model
-
-            config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec(**plain(config.nano))))
+        config.actor_rollout_ref.model.path = model
         if folder.step:
             config.trainer.resume_mode = "resume_path"
             config.trainer.resume_from_path = str(checkpoint_folder(folder.path.resolve(), folder.step))

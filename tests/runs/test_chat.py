@@ -11,6 +11,7 @@ from trm_agent.runs import preflight
 from trm_agent.runs.chat import chat_settings, load_tokenizer, resolve_protocol, run_chat_tokens
 from trm_agent.runs.compose import CONF, choices, compose_run, plain
 from trm_agent.runs.folder import config_differences
+from trm_agent.runs.preflight_model import solver_measure
 
 
 @functools.cache
@@ -115,11 +116,11 @@ def test_a_run_stored_before_there_was_a_choice_is_one_of_hermes():
 
 
 def test_the_solver_that_measures_budgets_closes_the_thought_that_the_prompt_opens(models):
-    from trm_agent.verl_plugin.driver.launch import _measure
-
     sizes = []
     for name in ("qwen3_5", "glm_4_5"):
         config = composed(models[name])
         resolve_protocol(config)
-        sizes.append(_measure(config)({"horizon": 2, "split": "train"}))
+        tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
+        measure = solver_measure(config, tokenizer, run_chat_tokens(tokenizer, config))
+        sizes.append(measure({"horizon": 2, "split": "train"}))
     assert all(prompt > 0 and response > 0 for prompt, response in sizes)

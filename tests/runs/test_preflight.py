@@ -7,7 +7,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from trm_agent.runs import preflight
+from trm_agent.runs import preflight, preflight_model
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 
@@ -68,9 +68,9 @@ def test_an_estimator_that_the_rollout_cannot_feed_is_refused(estimator: str, fi
 def test_a_context_that_the_model_was_not_made_for_is_refused() -> None:
     config = composed("data.max_prompt_length=1000", "data.max_response_length=3097")
     with pytest.raises(ValueError, match=r"^data.max_response_length=3097 .* contexts of 4096 tokens .* lower one"):
-        preflight.check_context(config, 4096)
-    preflight.check_context(config, 4097)
-    preflight.check_context(config, None)
+        preflight_model.check_context(config, 4096)
+    preflight_model.check_context(config, 4097)
+    preflight_model.check_context(config, None)
 
 
 @pytest.mark.parametrize("field", ["data.max_prompt_length", "data.max_response_length"])
@@ -89,7 +89,7 @@ def test_a_least_rate_that_makes_every_deadline_long_enough_is_refused(value: st
 def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
     config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
     with pytest.raises(ValueError, match=r"top_k=600: the model's vocabulary has 563 tokens"):
-        preflight.check_top_k(config, 563)
+        preflight_model.check_top_k(config, 563)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_a_sandbox_that_does_not_answer_is_refused() -> None:
 
 def test_a_horizon_that_cannot_fit_is_refused() -> None:
     config = composed()
-    preflight.check_budget(config, lambda options: (30, 30 * options["horizon"]))
+    preflight_model.check_budget(config, lambda options: (30, 30 * options["horizon"]))
     with pytest.raises(ValueError, match=r"horizon 8 cannot fit.*320 tokens.*data.max_response_length=288"):
-        preflight.check_budget(config, lambda options: (30, 40 * options["horizon"]))
+        preflight_model.check_budget(config, lambda options: (30, 40 * options["horizon"]))
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
 """Refuses what cannot work before Ray starts. Each message names the field, the value, what is allowed, what to do."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,13 +13,11 @@ from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.environment_check import Trial, Wording, check_environment, check_registered
 from trm_agent.runs.preflight_training import TRAINING_RULES
 from trm_agent.tasks import Task
-from trm_agent.trust_region.settings import FIELD_PATH
 
 LEAST_RATE = "hardware.least_tokens_per_s"
 NANO = "nano"
 MODEL_PATH = "actor_rollout_ref.model.path"
 _ACTOR = "actor_rollout_ref.actor"
-_ROLLOUT = "actor_rollout_ref.rollout"
 
 
 def check(config: DictConfig) -> None:
@@ -43,61 +40,6 @@ def check_policy_loss(config: DictConfig, known: Iterable[str]) -> None:
     name = OmegaConf.select(config, field)
     if name not in known:
         raise ValueError(f"{field}={name!r}: verl knows no such policy loss; {closest(name, known)}")
-
-
-def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], tuple[int, int]]) -> None:
-    """Check that the scripted solver's episode at the longest horizon fits the token budgets.
-
-    Args:
-        measure: task options -> tokens of (the prompt, the response) when the solver plays them.
-
-    Raises:
-        ValueError: the prompt or the response does not fit.
-    """
-    for stream in ("train", "val"):
-        horizon = max(config.env[stream].horizons)
-        prompt, response = measure({"horizon": horizon, "split": config.env[stream].split})
-        for field, needed in (("data.max_prompt_length", prompt), ("data.max_response_length", response)):
-            budget = OmegaConf.select(config, field)
-            if needed > budget:
-                raise ValueError(
-                    f"env.{stream}.horizons: horizon {horizon} cannot fit: the shortest solution takes {needed} tokens "
-                    f"and {field}={budget}; lower the horizon or raise {field} (and {_ROLLOUT}.max_model_len)"
-                )
-
-
-def check_top_k(config: DictConfig, vocab_size: int) -> None:
-    """Check that the rollout can record as many log-probs as the estimator asks for.
-
-    Raises:
-        ValueError: `top_k` is larger than the model's vocabulary.
-    """
-    loss = config.actor_rollout_ref.actor.policy_loss
-    if loss.loss_mode == "trm" and loss.trm.estimator == "topk" and loss.trm.top_k > vocab_size:
-        raise ValueError(
-            f"{FIELD_PATH}.top_k={loss.trm.top_k}: the model's vocabulary has {vocab_size} tokens; lower it, or set "
-            "estimator=exact for the whole distribution"
-        )
-
-
-def check_context(config: DictConfig, max_positions: int | None) -> None:
-    """Check that the model's context holds the budgets.
-
-    The engine refuses a turn beyond it, so that a policy could have any episode vanish by writing much.
-
-    Args:
-        max_positions: the longest context that the model was made for; None where its configuration does not say.
-
-    Raises:
-        ValueError: the context is shorter.
-    """
-    prompt, response = config.data.max_prompt_length, config.data.max_response_length
-    if max_positions is not None and prompt + response > max_positions:
-        raise ValueError(
-            f"data.max_response_length={response} with data.max_prompt_length={prompt}: the model was made for "
-            f"contexts of {max_positions} tokens (max_position_embeddings of its config.json); lower one to "
-            f"{max_positions} in all"
-        )
 
 
 def _environment(config: DictConfig) -> None:

@@ -1,0 +1,43 @@
+"""The facts about a model that a configuration must suit, loaded once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from trm_agent.episode import ChatTokens
+from trm_agent.runs.chat import load_tokenizer, run_chat_tokens
+from trm_agent.runs.preflight import MODEL_PATH
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as the checks before Ray see it."""
+
+    tokenizer: Any
+    """The Hugging Face tokenizer."""
+    chat: ChatTokens
+    """The renderer of its chat template with the run's settings."""
+    vocab_size: int
+    """Tokens of its vocabulary."""
+    max_positions: int | None
+    """The longest context that it was made for, in tokens; None where its configuration does not say."""
+
+
+def load_facts(config: DictConfig, path: str) -> ModelFacts:
+    """Load the facts of the model in a folder, or of a hub id.
+
+    Raises:
+        ValueError: the tokenizer or the configuration cannot be loaded, or the chat template cannot be used so.
+    """
+    from transformers import AutoConfig
+
+    tokenizer = load_tokenizer(path)
+    chat = run_chat_tokens(tokenizer, config)
+    try:
+        model = AutoConfig.from_pretrained(path).get_text_config()
+    except Exception as error:
+        raise ValueError(
+            f"{MODEL_PATH}={path}: config.json cannot be loaded: {error}; give a folder or a hub id that has one"
+        ) from error
+    return ModelFacts(tokenizer, chat, model.vocab_size, getattr(model, "max_position_embeddings", None))
