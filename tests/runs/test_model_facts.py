@@ -1,0 +1,89 @@
+"""The facts about a model that a run must suit, and what is refused because of them before Ray."""
+
+import copy
+import functools
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.episode.forms import FORMS
+from trm_agent import train
+from trm_agent.models import nano as nano_model
+from trm_agent.runs.chat import run_chat_tokens
+from trm_agent.runs.compose import compose_run
+from trm_agent.runs.model_facts import ModelFacts, load_facts
+from trm_agent.runs.preflight_model import check_model
+
+TRM = "actor_rollout_ref.actor.policy_loss.trm"
+LENGTH = "actor_rollout_ref.rollout.max_model_len"
+TOKENIZER = FORMS["qwen3_5"].tokenizer
+
+
+@functools.cache
+def nano():
+    return compose_run(["experiment=math_nano"])
+
+
+def composed(**fields):
+    config = copy.deepcopy(nano())
+    # hermes: what auto stands for; long enough for a tokenizer that was not trained on the task
+    long = {"env.kwargs.protocol": "hermes", "data.max_prompt_length": 20_000, "data.max_response_length": 20_000}
+    for field, value in {**long, LENGTH: None, **fields}.items():
+        OmegaConf.update(config, field, value, force_add=True)
+    return config
+
+
+def facts(vocab_size=1000, max_positions=40_000):
+    return ModelFacts(TOKENIZER, run_chat_tokens(TOKENIZER, composed()), vocab_size, max_positions)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    TOKENIZER.save_pretrained(tmp_path)
+    settings = {"model_type": "qwen3", "vocab_size": 777, "max_position_embeddings": 555}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    return tmp_path
+
+
+def test_the_facts_are_those_of_the_folder(folder):
+    found = load_facts(composed(), str(folder))
+    assert (found.vocab_size, found.max_positions) == (777, 555)
+    assert len(found.tokenizer) == len(TOKENIZER)
+    assert found.chat.stop_token_ids
+
+
+def test_a_folder_without_a_configuration_is_refused(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"^actor_rollout_ref.model.path=.*: config.json cannot be loaded: .*; give"):
+        load_facts(composed(), str(folder))
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "told"),
+    [
+        ({f"{TRM}.estimator": "topk", f"{TRM}.top_k": 1001}, {}, r"top_k=1001: the model's vocabulary has 1000 tokens"),
+        ({}, {"max_positions": 39_999}, r"^data.max_response_length=20000 .* contexts of 39999 tokens"),
+        ({"data.max_response_length": 50}, {}, r"^env.train.horizons: horizon .* cannot fit: .*max_response_length=50"),
+        ({"data.max_prompt_length": 50}, {}, r"^env.train.horizons: horizon .* cannot fit: .*max_prompt_length=50"),
+    ],
+)
+def test_each_thing_that_does_not_suit_the_model_is_refused(fields, model, told):
+    with pytest.raises(ValueError, match=told):
+        check_model(composed(**fields), facts(**model))
+
+
+def test_what_suits_the_model_passes_and_a_set_context_is_the_engines():
+    check_model(composed(), facts())
+    check_model(composed(**{LENGTH: 40_000}), facts(max_positions=1))
+
+
+def test_a_run_that_does_not_suit_its_model_leaves_no_folder_and_trains_nothing(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(nano_model, "ensure_nano_model", lambda spec: folder)
+    monkeypatch.setattr(train, "train", lambda *arguments: pytest.fail("trains"))
+    monkeypatch.setattr(train.os, "environ", dict(train.os.environ))
+    run = tmp_path / "run"
+    code = train.main(["experiment=math_nano", f"run.dir={run}"])
+    assert code == train.BAD_INPUT
+    assert "error: env.train.horizons: horizon" in capsys.readouterr().err
+    assert not run.exists()
