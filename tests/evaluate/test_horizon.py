@@ -85,6 +85,14 @@ def test_a_hardly_falling_success_has_no_upper_bound() -> None:
     assert fit.high is None
 
 
+@pytest.mark.parametrize("rate", [-0.1, 1.5, 50, -np.inf, np.inf])
+def test_a_success_that_is_no_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match=r"success: got .*; allowed: rates from 0 to 1; divide"):
+        fit_horizon([2, 4, 8], [1, rate, 0])
+    # a task without a horizon takes no part
+    assert fit_horizon([2, 8, np.nan], [1, 0, rate], num_resamples=20).reason is None
+
+
 def test_bad_horizons_are_refused() -> None:
     with pytest.raises(ValueError, match="horizons: got 0"):
         fit_horizon([0, 2], [1, 0])

@@ -58,7 +58,7 @@ def fit_horizon(
         num_resamples: of the bootstrap.
 
     Raises:
-        ValueError: the shapes differ, or a horizon is not positive.
+        ValueError: the shapes differ, a horizon is not positive, or a success rate lies outside of [0, 1].
 
     Reference: Kwa et al. 2025, arXiv 2503.14499 (50 % time horizon by logistic regression); Firth 1993 (penalty).
     """
@@ -110,6 +110,9 @@ def _measured(horizons: ArrayLike, success: ArrayLike) -> tuple[Floats, Floats]:
     steps, rates = steps[known], rates[known]
     if np.any(steps <= 0):
         raise ValueError(f"horizons: got {steps.min():g}; allowed: above 0; give the number of steps")
+    outside = rates[(rates < 0) | (rates > 1)]
+    if len(outside):
+        raise ValueError(f"success: got {outside[0]:g}; allowed: rates from 0 to 1; divide successes by episodes")
     return steps, rates
 
 
