@@ -69,6 +69,14 @@ def test_equal_tasks_between_0_and_1_have_a_width() -> None:
     assert estimate.low < 0.5 < estimate.high
 
 
+@pytest.mark.parametrize(("num_tasks", "missing"), [(20, 0.115), (26, 0.09), (50, 0.07), (200, 0.06), (400, 0.06)])
+def test_tasks_that_agree_leave_room_for_a_kind_that_may_be_missing(num_tasks: int, missing: float) -> None:
+    # a kind with the share q is not among n tasks in (1 - q)^n of the evaluations; the others have the rate 0.9
+    share = 1 - missing ** (1 / num_tasks)
+    assert mean_interval([0.9] * num_tasks).low <= 0.9 * (1 - share)
+    assert mean_interval([0.1] * num_tasks).high >= 0.1 + 0.9 * share
+
+
 def test_more_samples_narrow_the_interval_only_as_far_as_the_tasks_differ() -> None:
     rng = np.random.default_rng(3)
 
@@ -78,7 +86,9 @@ def test_more_samples_narrow_the_interval_only_as_far_as_the_tasks_differ() -> N
 
     equal, extreme = np.full(200, 0.5), np.repeat([0.0, 1.0], 100)
     # the standard error of equal tasks falls by sqrt(16)
-    assert width(equal, 16) == pytest.approx(width(equal, 1) / 4, rel=0.2)
+    # the standard error of equal tasks falls by sqrt(16); the part of a task that was not seen does not fall, which
+    # makes 2 to 14 % at 200 tasks (twelve seeds), 2 to 3 % at 4,000
+    assert width(equal, 16) == pytest.approx(width(equal, 1) / 4, rel=0.15)
     assert width(extreme, 16) == pytest.approx(width(extreme, 1), rel=1e-9)
 
 
