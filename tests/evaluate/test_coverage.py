@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.coverage import (
     BANDS,
+    LEAST,
     RARE,
     STUDIES,
     Draw,
@@ -31,6 +32,11 @@ def result(draw: Draw, setting: tuple, repeats: int) -> Result:
     return measure(draw, setting, repeats, np.random.default_rng(0))
 
 
+def falls_short(found: Result) -> bool:
+    """Whether the coverage is below 93 % by more than so few evaluations may show by chance."""
+    return found.ours < LEAST - 2 * found.error
+
+
 def some(settings: list[tuple], every: int) -> list[tuple]:
     return settings[::every]
 
@@ -50,7 +56,7 @@ def some(settings: list[tuple], every: int) -> list[tuple]:
 def test_the_interval_holds_the_true_rate(draw: Draw, setting: tuple) -> None:
     # 1,000 evaluations: the standard error of the coverage is 0.8 %
     found = result(draw, setting, 1000)
-    assert "coverage" not in found.fails
+    assert not falls_short(found)
     if "width" in found.fails:
         assert found.noted > 0.5
 
@@ -63,9 +69,28 @@ def test_a_twentieth_of_impossible_tasks_is_allowed_for(samples: int) -> None:
     assert found.textbook < 0.8
 
 
+@pytest.mark.parametrize("tasks", [25, 26, 27])
+def test_a_tenth_of_impossible_tasks_of_which_none_was_seen_is_allowed_for(tasks: int) -> None:
+    # 7.2 to 5.8 % of the evaluations have none; 6,000 evaluations: the standard error is 0.3 %
+    found = result(mixture, (tasks, 64, 0.1, 0.9), 6000)
+    assert found.ours >= 0.93
+    assert found.width < 1.15
+
+
+def test_a_pass_is_no_matter_of_the_standard_error() -> None:
+    found = Result(ours=0.929, before=0.95, textbook=0.95, width=1.0, noted=0.0, size=np.nan, repeats=100)
+    assert found.fails == "coverage"
+    assert found.is_close
+    assert not found._replace(repeats=10**6).is_close
+    assert found._replace(ours=0.93).fails == ""
+    assert found._replace(ours=0.93, width=1.51).fails == "width"
+
+
 @pytest.mark.parametrize("setting", some(PAIRS, 7), ids=str)
 def test_the_interval_of_a_comparison_holds_the_true_difference(setting: tuple) -> None:
-    assert result(two_checkpoints, setting, 300).fails == ""
+    found = result(two_checkpoints, setting, 300)
+    assert not falls_short(found)
+    assert "width" not in found.fails
 
 
 @pytest.mark.parametrize("setting", [s for s in RARE_PAIRS if s[0] == 20 and s[2] == 0.05], ids=str)
@@ -73,7 +98,7 @@ def test_a_comparison_that_rare_tasks_can_spoil_is_marked(setting: tuple) -> Non
     found = result(two_mixtures, setting, 200)
     assert "size" not in found.fails
     assert "width" not in found.fails
-    if "coverage" in found.fails:
+    if falls_short(found):
         assert found.noted > 0.5
 
 
