@@ -72,11 +72,12 @@ async def killed_scorer():
 
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder, "rows.jsonl")
-        rows.write_text(json.dumps({"question": "What follows x?", "answer": "x+1"}))
+        # roots are not compared without a worker
+        rows.write_text(json.dumps({"question": "What is sin(60 degrees)?", "answer": r"\frac{\sqrt{3}}{2}"}))
         try:
             return await played(
                 lambda: python_math(rows=str(rows), horizon=1, split="all"),
-                FakeEngine(r"\boxed{1+x}", kill),
+                FakeEngine(r"\boxed{\sqrt{\frac34}}", kill),
                 BYTE_CHAT,
                 max_response_tokens=4000,
             )
