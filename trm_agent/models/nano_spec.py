@@ -44,11 +44,17 @@ class NanoSpec:
     max_steps: int = 1000
     """Steps without reaching a target above 0 after which the warm start fails."""
     hidden_size: int = 192
+    """Width of the residual stream."""
     num_layers: int = 2
+    """Transformer layers."""
     num_heads: int = 4
+    """Attention heads of the queries."""
     num_kv_heads: int = 2
+    """Attention heads of keys and values."""
     head_dim: int = 32
+    """Width of a head."""
     mlp_size: int = 768
+    """Width of the feed-forward layer."""
     max_vocab_size: int = 1024
     """Upper limit; the tokenizer stops earlier when nothing is left to merge."""
 

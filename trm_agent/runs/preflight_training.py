@@ -2,7 +2,9 @@
 
 from omegaconf import DictConfig
 
+from trm_agent.runs.compose import plain
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
+from trm_agent.runs.schema import GROUPS, check_groups
 from trm_agent.trust_region.surroundings import trust_region
 
 _ACTOR = "actor_rollout_ref.actor"
@@ -96,4 +98,9 @@ def schedule(config: DictConfig) -> None:
         )
 
 
-TRAINING_RULES = (batches, lengths, sampling, trust_region, infrastructure_share, schedule)
+def declared_fields(config: DictConfig) -> None:
+    """Refuse fields of our groups that do not exist, and values that they do not allow."""
+    check_groups({group: plain(config[group]) for group in GROUPS})
+
+
+TRAINING_RULES = (batches, lengths, sampling, trust_region, infrastructure_share, schedule, declared_fields)
