@@ -71,6 +71,7 @@ def test_list_with_a_module_names_its_environments_too(fakes, capsys):
     assert own["protocols"] == ["hermes", "fenced", "tags", "function_tags", "arg_tags"]
 
 
+@pytest.mark.slow
 def test_check_exits_0_where_all_passes_and_prints_the_figures(capsys):
     assert main(["envs", "check", "trm/ChainMath-v0", "--fuzz", "50", "--horizons", "1", "2"]) == 0
     out = capsys.readouterr().out

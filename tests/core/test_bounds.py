@@ -91,6 +91,7 @@ def test_the_published_threshold_gives_a_bound_of_thousands():
     assert round(error_bounds(4096, 0.05, 1.0).pinsker_marginal_kl.item()) == 2582
 
 
+@pytest.mark.slow
 def test_every_bound_equals_the_loops():
     rng = random.Random(0)
     for _ in range(100):
@@ -153,6 +154,7 @@ def test_routes_cross_where_the_paper_says():
     torch.testing.assert_close(linear[4], root[4])
 
 
+@pytest.mark.slow
 def test_unified_is_the_least():
     rng, seen = random.Random(1), set()
     for _ in range(300):
@@ -163,6 +165,7 @@ def test_unified_is_the_least():
     assert len(seen) >= 4
 
 
+@pytest.mark.slow
 def test_bounds_grow_with_the_horizon_and_every_divergence():
     rng, grew = random.Random(2), set()
     for _ in range(60):

@@ -162,6 +162,7 @@ def test_errors_of_the_tools_help() -> None:
     assert use(env, "read_file", path=path) == "x = 1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "shown"),
     [

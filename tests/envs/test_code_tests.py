@@ -75,6 +75,7 @@ def test_upfront_tells_all_functions_at_once() -> None:
     assert run(env, env._problem.stages[0].code) == "Passed."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "message"),
     [

@@ -41,7 +41,13 @@ def cases() -> list:
     return found
 
 
-@pytest.mark.parametrize(("env_id", "name"), cases())
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if case[1].startswith(("fuzz", "malformed")) else [])
+        for case in cases()
+    ],
+)
 def test_the_contract(env_id: str, name: str) -> None:
     pytest.importorskip(NEEDS.get(env_id, "gymnasium"))
     (finding,) = check(env_id, horizons=(*HORIZONS, 500), only=[name], num_fuzz=NUM_FUZZ, fuzz_budget_s=3.0)

@@ -11,6 +11,8 @@ from trm_envs.fuzz import LONG_CHARS, NESTS, TurnFuzzer
 from trm_envs.protocols import PROTOCOLS
 from trm_envs.turn import ParsedTurn
 
+pytestmark = pytest.mark.slow
+
 TURNS = [
     "<run>print(12)</run>",
     "<answer>12</answer>",

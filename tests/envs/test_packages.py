@@ -65,6 +65,7 @@ def test_without_packages_there_is_the_standard_library_alone(make: Callable[[],
             assert session.run(f"{code}\nprint('done')").stdout == "done\n"
 
 
+@pytest.mark.slow
 @needs_bubblewrap
 @pytest.mark.parametrize("make", [LocalSandbox, UnsafeSandbox])
 def test_declared_packages_can_be_imported_and_no_others(make: Callable[..., Sandbox]) -> None:

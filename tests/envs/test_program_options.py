@@ -32,6 +32,7 @@ def passes(env: Any, program: str) -> bool:
     return env.step(env.call("run_tests", code=program))[0].startswith("Passed")
 
 
+@pytest.mark.slow
 @needs_bubblewrap
 @pytest.mark.parametrize(
     ("program", "output", "need"), [(DEEP, "True", {"stack_mb": 100}), (LARGE, "104857600", {"memory_mb": 256})]

@@ -45,6 +45,7 @@ def test_a_right_program_passes_with_and_without_a_harness(sandbox: Runner) -> N
     assert verdicts(run_cases(sandbox, program, SQUARES, limits=LIMITS)) == ["passed", "passed"]
 
 
+@pytest.mark.slow
 @needs_bubblewrap
 @pytest.mark.parametrize(
     ("program", "verdict", "error"),

@@ -36,6 +36,7 @@ def answer_all(env: bridge.ReasoningGym, answers: list[str]) -> tuple[float, dic
     return reward, info
 
 
+@pytest.mark.slow
 def test_questions_come_one_after_the_other_and_all_must_be_right() -> None:
     env = make(horizon=3)
     first, _ = env.reset(seed=0)

@@ -56,6 +56,7 @@ def test_known_forms_are_read_from_both_kinds_of_file(tmp_path: Path, row: dict,
     assert load_math_rows(write_parquet(tmp_path / "a.parquet", row)) == (expected,)
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text() | st.integers() | st.none()), min_size=1, max_size=5))
 def test_any_object_survives_the_way_through_a_file(tmp_path_factory: pytest.TempPathFactory, rows: list[dict]) -> None:
     folder = tmp_path_factory.mktemp("rows")

@@ -54,6 +54,7 @@ def test_a_program_reads_stdin_and_files_and_leaves_files(sandbox: FusionSandbox
     assert result.missing == {"absent": "No such file or directory"}
 
 
+@pytest.mark.slow
 @needs_bubblewrap
 def test_every_limit_holds_over_http(sandbox: FusionSandbox) -> None:
     limits = Limits(wall_s=5, processes=3, output_bytes=1000, file_bytes=1 << 12, disk_bytes=1 << 20, num_files=40)

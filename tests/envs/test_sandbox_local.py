@@ -80,6 +80,7 @@ def test_what_was_printed_before_the_streams_were_replaced_or_closed_is_not_lost
     assert (closed.stdout, closed.return_code) == ("kept\n", 0)
 
 
+@pytest.mark.slow
 def test_the_cpu_limit_stops_a_busy_program_before_the_clock(sandbox: LocalSandbox) -> None:
     result = sandbox.run("while True: pass", limits=Limits(wall_s=30, cpu_s=1))
     assert result.status is Status.TIMEOUT
@@ -122,6 +123,7 @@ def test_sessions_and_calls_see_nothing_of_each_other(sandbox: LocalSandbox) -> 
         assert "ConnectionRefusedError" in meet.stderr
 
 
+@pytest.mark.slow
 def test_concurrent_calls_are_all_correct_with_hostile_ones_among_them(sandbox: LocalSandbox) -> None:
     hostile = (
         "while True: pass",

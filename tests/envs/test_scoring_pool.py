@@ -45,6 +45,7 @@ def pool() -> Iterator[WorkerPool]:
     pool.close()
 
 
+@pytest.mark.slow
 def test_a_hanging_worker_is_killed_and_replaced(pool: WorkerPool) -> None:
     pool.call({"do": "echo"}, 5.0)
     [hanging] = pool.pids
@@ -121,6 +122,7 @@ def kill_when_busy(pool: WorkerPool, times: int, with_signal: int = signal.SIGKI
     return thread
 
 
+@pytest.mark.slow
 def test_a_worker_killed_once_at_work_costs_no_answer() -> None:
     pool = WorkerPool(1, COMMAND)
     pool.call({"do": "echo"}, 5.0)
@@ -146,6 +148,7 @@ def test_a_worker_that_breaks_by_itself_is_not_lost() -> None:
     pool.close()
 
 
+@pytest.mark.slow
 def test_time_without_a_processor_is_not_counted() -> None:
     # 0.6 s asleep are three deadlines of the clock and none of the processor's.
     pool = WorkerPool(1, COMMAND)
@@ -153,6 +156,7 @@ def test_time_without_a_processor_is_not_counted() -> None:
     pool.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_gets_no_processor_at_all_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "MIN_STALL_S", 0.4)
     pool = WorkerPool(1, COMMAND)

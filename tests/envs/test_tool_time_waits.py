@@ -50,6 +50,7 @@ def test_a_wait_for_a_place_in_the_local_sandbox_is_not_charged() -> None:
     assert max(meter.waited_s() for meter in meters) >= 1.0  # the last one waited for three others
 
 
+@pytest.mark.slow
 @needs_bubblewrap
 def test_a_wait_for_a_place_is_known_while_it_lasts() -> None:
     meter = ToolTime()

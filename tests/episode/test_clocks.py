@@ -121,6 +121,7 @@ async def test_a_task_that_its_environment_ends_is_over_however_long_it_took():
     assert (episode.stop_reason, episode.success) == (StopReason.TERMINATED, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limits", [{"step_timeout_s": 0.2}, {"episode_timeout_s": 0.25}])
 async def test_a_wait_in_the_sandbox_stops_the_steps_and_the_episodes_clock(limits):
     clock = FakeToolTime()
@@ -176,6 +177,7 @@ class FakeLateEngine:
         return await self.real.generate(prompt_ids, max_tokens)
 
 
+@pytest.mark.slow
 async def test_a_late_turn_is_tried_once_more_and_charged_to_nobody(caplog):
     env, engine = FakeEnv([("tool", "five")] * 2), FakeLateEngine({1, 3, 5})
     limits = Limits(generate_timeout_s=0.2, episode_timeout_s=0.4)

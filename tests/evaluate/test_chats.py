@@ -156,6 +156,7 @@ class Answering:
         return Generation(ids, [-1.0] * len(ids), True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variables", "ending"), [({}, "terminated"), (CLOSED, "terminated")])
 async def test_what_is_played_has_the_resolved_protocol(tmp_path, variables, ending):
     env = environment(num_tasks=3, kwargs={"reveal": "upfront", "protocol": "auto"})

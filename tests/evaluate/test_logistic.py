@@ -9,6 +9,8 @@ from trm_agent.evaluate.statistics import horizon
 from trm_agent.evaluate.statistics.horizon import fit_horizon
 from trm_agent.evaluate.statistics.logistic import firth_logistic
 
+pytestmark = pytest.mark.slow
+
 
 def penalised(a: np.ndarray, b: np.ndarray, x: np.ndarray, num: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """Log-likelihood and Jeffreys' penalty, the determinant as a sum over pairs of levels."""

@@ -11,6 +11,8 @@ from trm_agent.evaluate.statistics.intervals import mean_interval, pass_at_k, pa
 from trm_agent.evaluate.statistics.lost import Counts, comparison, success_estimate
 from trm_agent.evaluate.summary import summarise, table
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 
 

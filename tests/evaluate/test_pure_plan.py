@@ -65,6 +65,7 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_plan_is_built_where_nothing_can_be_made_and_no_task_drawn(run: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"problem": "What is 1 + 1?", "answer": "2"}\n')

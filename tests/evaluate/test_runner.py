@@ -111,6 +111,7 @@ async def test_what_failed_is_played_once_more_at_the_end_and_no_more(tmp_path):
     assert (len(engines.engines[0].seeds), sum(map(is_failure, rows))) == (15, 3)
 
 
+@pytest.mark.slow
 async def test_a_broken_engine_is_given_up_and_closed(tmp_path):
     wanted = plan(samples=20)
     engines = FakeEngines(fails=lambda seed: True)

@@ -81,6 +81,7 @@ def test_the_horizons_end_well_past_trainings():
     assert max(environment_of("nano_long", "chain_math").horizons) == 8 * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATED)
 def test_a_suite_keeps_its_tasks_as_long_as_it_keeps_its_version(name):
     suite = generated(name)

@@ -73,6 +73,7 @@ def test_the_interval_is_that_of_the_tasks_within_their_horizons() -> None:
     assert (found["low"], found["high"]) == (expected.low, expected.high)
 
 
+@pytest.mark.slow
 def test_the_horizon_length_and_the_steps_are_there() -> None:
     old = result(summarise(evaluation(), 4), "warm start")
     assert old["horizon_length"]["status"] == "inside"
@@ -82,6 +83,7 @@ def test_the_horizon_length_and_the_steps_are_there() -> None:
     assert result(summarise(plain, 4), "warm start")["geometric"] is None
 
 
+@pytest.mark.slow
 def test_each_checkpoint_is_compared_with_the_first_on_the_tasks_of_both() -> None:
     rows = evaluation() + [row("third", task, 0, True, (4, 8, 16)[task % 3]) for task in range(6)]
     comparisons = summarise(rows, 4)["comparisons"]
@@ -100,6 +102,7 @@ def test_each_checkpoint_is_compared_with_the_first_on_the_tasks_of_both() -> No
     assert [(found["first"], found["second"]) for found in reverse] == [("trained", "warm start"), ("trained", "third")]
 
 
+@pytest.mark.slow
 def test_infrastructure_failures_are_in_no_figure() -> None:
     clean = evaluation()
     ragged = [found for found in clean if not (found["task"] == 1 and found["sample"] == 3)]

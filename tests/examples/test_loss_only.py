@@ -29,6 +29,8 @@ from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.actor_update import with_trust_region
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "loss_only.py"
 LOSS = "actor_rollout_ref.actor.policy_loss"

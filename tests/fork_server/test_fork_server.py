@@ -109,6 +109,7 @@ def test_the_server_refuses_to_fork_with_threads(tmp_path: Path) -> None:
     assert not Path(address).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["", "/nonexistent/socket"])
 def test_without_a_server_ray_starts_the_worker_itself(tmp_path: Path, address: str) -> None:
     worker = tmp_path / "worker.py"

@@ -194,6 +194,7 @@ def test_the_cache_key_changes_with_the_environments_texts(monkeypatch: pytest.M
     assert NanoSpec().cache_key() != before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("instant")
 def test_a_model_is_made_once_and_loads_as_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ensure_nano_model(TINY, cache_dir=tmp_path, show_progress=False)
@@ -211,6 +212,7 @@ def test_a_model_is_made_once_and_loads_as_hugging_face(tmp_path: Path, monkeypa
     assert facts["num_parameters"] == model.num_parameters()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("instant")
 def test_the_environment_variable_moves_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRM_AGENT_CACHE", str(tmp_path))

@@ -36,6 +36,7 @@ def declares() -> Iterator[str]:
     del gymnasium.registry["mine/Declares-v0"]
 
 
+@pytest.mark.slow
 def test_what_an_environment_declares_by_itself_is_written_down(declares: str) -> None:
     assert with_packages(declares, None, {}) == {"packages": [SORTED]}
     assert with_packages(declares, None, {"packages": []}) == {"packages": []}

@@ -78,6 +78,7 @@ def test_what_suits_the_model_passes_and_a_set_context_is_the_engines():
     check_model(composed(**{LENGTH: 40_000}), facts(max_positions=1))
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_suit_its_model_leaves_no_folder_and_trains_nothing(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(nano_model, "ensure_nano_model", lambda spec: folder)
     monkeypatch.setattr(train, "train", lambda *arguments: pytest.fail("trains"))

@@ -163,6 +163,7 @@ def test_an_unknown_policy_loss_names_the_closest() -> None:
         preflight.check_policy_loss(config, ["vanilla", "trm", "gspo"])
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_does_not_answer_is_refused() -> None:
     config = compose_run(["experiment=code_nano", "env.kwargs.sandbox=http://127.0.0.1:9"])
     with pytest.raises(

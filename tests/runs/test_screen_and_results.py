@@ -112,6 +112,7 @@ def test_a_run_without_a_final_validation_has_no_summary() -> None:
         results.summarise([validation(0, 0.3, 0.1), step_row(1)], seed=0, trained_horizons=[4], wall_s=1.0)
 
 
+@pytest.mark.slow
 def test_curves_are_a_picture(tmp_path: Path) -> None:
     results.draw_curves([validation(0, 0.3, 0.1), step_row(1)], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
