@@ -24,8 +24,8 @@ SLOW_CHECKS = {
     ("trm/CodeRepair-v0", "close"),
     *((f"trm/{name}-v0", "splits") for name in ("CodeTests", "CodeRepair", "PythonMath", "ComposedMath")),
 }
-# A process of its own each; and texts of every protocol go through the other fuzzes too.
-SLOW_NAMES = ("fuzz:function_tags", "fuzz:arg_tags", "fresh_process")
+# A stream of texts, or a process of its own, each.
+SLOW_NAMES = ("fuzz:", "malformed", "fresh_process")
 # Its sets are drawn and scored in processes that take seconds to start.
 SLOW_IDS = {"trm/ReasoningGym-v0"}
 
@@ -35,19 +35,13 @@ def cases() -> list:
     found = []
     for env_id in ENV_IDS:
         for name in check_names((*HORIZONS, 500)):
-            is_slow = env_id in SLOW_IDS or (env_id, name) in SLOW_CHECKS or name in SLOW_NAMES
+            is_slow = env_id in SLOW_IDS or (env_id, name) in SLOW_CHECKS or name.startswith(SLOW_NAMES)
             marks = [pytest.mark.slow] if is_slow else []
             found.append(pytest.param(env_id, name, marks=marks, id=f"{env_id}-{name}"))
     return found
 
 
-@pytest.mark.parametrize(
-    ("env_id", "name"),
-    [
-        pytest.param(*case, marks=[pytest.mark.slow] if case[1].startswith(("fuzz", "malformed")) else [])
-        for case in cases()
-    ],
-)
+@pytest.mark.parametrize(("env_id", "name"), cases())
 def test_the_contract(env_id: str, name: str) -> None:
     pytest.importorskip(NEEDS.get(env_id, "gymnasium"))
     (finding,) = check(env_id, horizons=(*HORIZONS, 500), only=[name], num_fuzz=NUM_FUZZ, fuzz_budget_s=3.0)
