@@ -104,12 +104,16 @@ def test_a_validation_whose_episodes_all_failed_ends_no_run() -> None:
     assert summary["success"] == {"before": {"4": 0.25, "8": 0.125}, "after": {}}
     assert results.table(summary).splitlines()[3].split() == ["horizon", "8", "12.5", "%", "-", "-"]
     summary["success"]["before"] = {}
-    assert results.table(summary).splitlines()[2].startswith("no validation episode could be played")
+    assert results.table(summary).splitlines()[2].startswith("no validation before")
 
 
-def test_a_run_without_a_final_validation_has_no_summary() -> None:
-    with pytest.raises(ValueError, match="val_before_train"):
-        results.summarise([validation(0, 0.3, 0.1), step_row(1)], seed=0, trained_horizons=[4], wall_s=1.0)
+def test_a_run_without_validations_ends_with_a_summary_all_the_same() -> None:
+    summary = results.summarise([validation(0, 0.3, 0.1), step_row(1)], seed=0, trained_horizons=[4], wall_s=1.0)
+    assert summary["success"] == {"before": {"4": 0.3, "8": 0.1}, "after": {}}
+    assert "horizon 4 (trained)   30.0 %      -         -" in results.table(summary)
+    summary = results.summarise([step_row(1)], seed=0, trained_horizons=[4], wall_s=1.0)
+    assert summary["success"] == {"before": {}, "after": {}}
+    assert "trainer.val_before_train" in results.table(summary)
 
 
 @pytest.mark.slow
