@@ -70,7 +70,8 @@ _DERIVED = {
 }
 # Each is its own measure.
 _OTHERS = """rpm bpm gallon gallons acre acres usd eur euro euros rupee rupees rs yuan yen pence penny pennies nickel
-    dime eV cal psi cd lm lx lux dB H Wb hp AU BTU Torr mmHg kB KB MB GB TB rev revolution revolutions""".split()  # noqa: SIM905
+    dime eV cal psi cd lm lx lux dB H Wb hp AU BTU Torr mmHg kB KB MB GB TB rev revolution revolutions S siemens
+    tesla teslas man person""".split()  # noqa: SIM905
 _PREFIXES = {"n": "1/1000000000", "\u03bc": "1/1000000", "m": "1/1000", "k": "1000", "M": "1000000", "G": "1000000000"}
 _PREFIXED = "m s g l L Hz N J W V A Pa eV mol cal K rad".split()  # noqa: SIM905
 _SPOKEN = {"nano": "n", "micro": "\u03bc", "milli": "m", "kilo": "k", "mega": "M", "giga": "G"}

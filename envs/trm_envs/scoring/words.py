@@ -20,7 +20,7 @@ _COUNTED = frozenset(
     pencil people person permutation pie pizza plant player point pupil question row rose sheep
     shelf shelves shirt shoe side sock solution step sticker student subset team term ticket tooth teeth
     toy train tree triangle turn value vertex vertices way week wolf wolves word worker year
-    integers numbers points ways units""".split()  # noqa: SIM905
+    integers numbers points ways units o'clock""".split()  # noqa: SIM905
 )
 _SMALL = frozenset(
     """a an of the per each apiece in on total altogether area volume square cubic sq cu long wide high tall deep thick
