@@ -10,9 +10,9 @@ import os
 import random
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -103,12 +103,14 @@ def main() -> None:
         print(json.dumps(measure()))
         return
     after = measure_in(ROOT / "envs")
-    archive = subprocess.run(["git", "archive", BEFORE, "envs/trm_envs"], cwd=ROOT, capture_output=True, check=False)
+    archive = subprocess.run(
+        ["git", "archive", "--format=zip", BEFORE, "envs/trm_envs"], cwd=ROOT, capture_output=True, check=False
+    )
     before: dict[str, float] = {}
     if archive.returncode == 0:
         with tempfile.TemporaryDirectory() as folder:
-            with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as old:
-                old.extractall(folder, filter="data")
+            with zipfile.ZipFile(io.BytesIO(archive.stdout)) as old:
+                old.extractall(folder)
             before = measure_in(Path(folder) / "envs")
     for name, goal in GOALS.items():
         ratio = f"{after[name] / before[name]:.2f} x {BEFORE}" if before else f"{BEFORE} is not here: unmeasured"
