@@ -7,34 +7,28 @@ import pytest
 from trm_envs.scoring import Verdict, WorkerPool, check_truths, functions, score_math
 
 # truth: its spellings
+TEMPERATURES = [
+    "5^\\circ C",
+    "5^{\\circ}\\text{C}",
+    "5\u00b0C",
+    "5\\text{\u00b0C}",
+    "5^\\circ\\mathrm{C}",
+    "5{}^\\circ C",
+    "5^\\circ F",
+    "5\\text{ degrees Celsius}",
+]
 RIGHT = {
     "-i": ["0-i", "-i+0", "0-1i", "0 - i"],
     "3": ["3+0i", "3+0\\cdot i", "3-0i", "0i+3"],
     "2i": ["0+2i", "2i+0"],
-    "5^\\circ": [
-        "5^\\circ C",
-        "5^{\\circ}\\text{C}",
-        "5\u00b0C",
-        "5\\text{\u00b0C}",
-        "5^\\circ\\mathrm{C}",
-        "5{}^\\circ C",
-        "5^\\circ F",
-        "5\\text{ degrees Celsius}",
-    ],
+    "5^\\circ": TEMPERATURES,
     "5": [
         "5\\text{ S}",
         "5\\text{ teslas}",
         "5\\text{ o'clock}",
         "5\\text{ man-hours}",
         "5\\text{ person-days}",
-        "5^\\circ C",
-        "5^{\\circ}\\text{C}",
-        "5\u00b0C",
-        "5\\text{\u00b0C}",
-        "5^\\circ\\mathrm{C}",
-        "5{}^\\circ C",
-        "5^\\circ F",
-        "5\\text{ degrees Celsius}",
+        *TEMPERATURES,
         "\\text{\\$5}",
         "\\$5",
         "5\\$",

@@ -112,7 +112,7 @@ REFUSED = [
     ({"algorithm.rollout_correction.rollout_is": "token"}, ["rollout_is: got 'token'", "allowed: null", "set it"]),
     ({"actor_rollout_ref.rollout.calculate_log_probs": False}, ["calculate_log_probs=false", "set it to true"]),
     ({"actor_rollout_ref.model.external_lib": None}, ["external_lib: got None", "allowed: trm_agent", "set it"]),
-    ({"actor_rollout_ref.model.external_lib": "my.library"}, ["external_lib: got 'my.library'", "or a list with it"]),
+    ({"actor_rollout_ref.model.external_lib": "my_losses"}, ["external_lib: got 'my_losses'", "or a list with it"]),
     ({"trainer.use_v1": False}, ["trainer.use_v1: got False", "allowed: true", "set trainer.use_v1=true"]),
     ({"actor_rollout_ref.actor.loss_scale_factor": None}, ["loss_scale_factor: got null", "allowed", "set it"]),
     ({f"{LOSS}.trm.max_token_kl": -1}, ["max_token_kl", "-1", "allowed"]),

@@ -1,5 +1,6 @@
 """Shared by the protocols: from a scan to a turn, and the check that a written call reads back."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -52,7 +53,7 @@ def check_reads_back(
     )
 
 
-class TemplateProtocol:
+class TemplateProtocol(ABC):
     """A protocol of chat templates: the template shows the tools, any tool can be called, answers are boxed."""
 
     name: ClassVar[str]
@@ -60,8 +61,8 @@ class TemplateProtocol:
     opening: ClassVar[str]
     """A regular expression for the opening of a call."""
 
-    def check_tools(self, tools: Sequence[Tool]) -> None:
-        """Any tool can be called."""
+    def check_tools(self, tools: Sequence[Tool]) -> None:  # noqa: B027  (empty, not abstract: most need no more)
+        """Accept any tool."""
 
     def instructions(self, tools: Sequence[Tool]) -> str:
         """Return nothing: the chat template describes the tools, the environment how to answer."""
@@ -83,14 +84,14 @@ class TemplateProtocol:
         """Return the answer in a box."""
         return f"\\boxed{{{answer}}}"
 
+    @abstractmethod
     def decoder(self, tools: Sequence[Tool]) -> Decoder[ToolCall]:
         """Return the function that reads a call from its opening."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, name: str, arguments: dict[str, Any]) -> str:
         """Return the text of a call, whether it can be read or not.
 
         Raises:
             ValueError: if an argument is not a JSON value.
         """
-        raise NotImplementedError
