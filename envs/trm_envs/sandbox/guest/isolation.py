@@ -7,11 +7,17 @@ import os
 import resource
 import signal
 import socket
+import stat
 import struct
 
 from . import seccomp, wire
 
 WORK = "/tmp/work"
+TERMINALS = 6
+"""Number of pseudo-terminals of a call; all calls of the machine together have about 3,000."""
+QUEUED_SIGNALS = 128
+"""Number of signals with contents that may wait for the processes of a call."""
+_HIDDEN = ("locks", "keys", "key-users")  # of /proc: they list those of the whole machine
 _LAST_PID_CAN_BE_SET = os.path.exists("/proc/sys/kernel/ns_last_pid")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -67,7 +73,7 @@ def map_own_user(uid: int, gid: int) -> None:
 
 
 def make_private_world() -> int:
-    """As PID 1 of the call: mount its own /proc, /tmp and /dev/shm, raise the loopback, hide from the program.
+    """As PID 1 of the call: mount its own /proc, /tmp and terminals, raise the loopback, hide from programs.
 
     Returns:
         The descriptor of a /proc/sys/kernel that can be written, for `renew_world`.
@@ -82,6 +88,11 @@ def make_private_world() -> int:
     # read-only for programs: all of them have the scheduling group whose weight stands there
     _mount("/proc", "/proc", None, _MS_BIND, "")
     _mount("proc", "/proc", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, "")
+    _keep_devices_unchanged()
+    for name in _HIDDEN:
+        if os.path.exists(f"/proc/{name}"):
+            _mount("/dev/null", f"/proc/{name}", None, _MS_BIND, "")
+    _mount_terminals()
     _mount_tmp()
     checked(_PRCTL(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
     return kernel
@@ -105,8 +116,9 @@ def renew_world(kernel: int) -> None:
     os.close(fd)
     if lines > 1:
         raise OSError("local sockets are left: the kernel collects late those that were sent over each other")
-    for target in ("/dev/shm", "/tmp"):
+    for target in ("/dev/shm", "/tmp", "/dev/pts"):
         checked(_UMOUNT(target.encode(), 0), f"umount {target}")
+    _mount_terminals()
     _mount_tmp()
     checked(_UNSHARE(_RENEWED), "unshare")
     if _LAST_PID_CAN_BE_SET:
@@ -133,10 +145,11 @@ def limit_all_processes() -> None:
     """In the zygote: set the rlimits that are the same for all calls."""
     for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(kind, (0, 0))
-    resource.setrlimit(resource.RLIMIT_SIGPENDING, (256, 256))
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    # more than `limit_descriptors`: what programs keep in flight between sockets counts against everybody's
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # far more than `limit_own` leaves: descriptors in flight between sockets are counted for all programs together, and
+    # what a user namespace of a call may hold of signals is what its maker had, all such namespaces together
+    for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_SIGPENDING):
+        most = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most, most))
 
 
 def confine() -> "int | None":
@@ -151,9 +164,10 @@ def confine() -> "int | None":
     return listener
 
 
-def limit_descriptors() -> None:
-    """As the program's process: limit its descriptors, once it has sent the last one."""
+def limit_own() -> None:
+    """As the program's process: limit its descriptors, once it has sent the last one, and its queued signals."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (QUEUED_SIGNALS, QUEUED_SIGNALS))
 
 
 def close_other_fds(keep: int) -> None:
@@ -173,6 +187,20 @@ def _write(path: str, data: bytes, folder: "int | None" = None) -> None:
     fd = os.open(path, os.O_WRONLY, dir_fd=folder)
     os.write(fd, data)
     os.close(fd)
+
+
+def _keep_devices_unchanged() -> None:
+    """Make the device files read-only: they are the machine's, and a time set on one could be read in all calls."""
+    for entry in os.scandir("/dev"):
+        if stat.S_ISCHR(entry.stat(follow_symlinks=False).st_mode):
+            locked = os.statvfs(entry.path).f_flag & (_MS_NOSUID | _MS_NOEXEC)
+            _mount(entry.path, entry.path, None, _MS_BIND, "")
+            _mount("none", entry.path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | locked, "")
+
+
+def _mount_terminals() -> None:
+    options = f"newinstance,ptmxmode=0666,mode=600,max={TERMINALS}"
+    _mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, options)
 
 
 def _mount_tmp() -> None:

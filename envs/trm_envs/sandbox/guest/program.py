@@ -30,7 +30,7 @@ def run(channel: socket.socket) -> None:
     else:
         socket.send_fds(channel, [wire.READY], [listener])
         os.close(listener)
-    isolation.limit_descriptors()
+    isolation.limit_own()
     source, streams = _receive(channel)
     for fd, target in zip(streams, (1, 2, 0), strict=True):
         os.dup2(fd, target)
