@@ -11,7 +11,7 @@ SYMBOLS = {
     "time": {"s": Fraction(1), "min": Fraction(60), "h": Fraction(3600)},
     "mass": {"g": Fraction(1), "kg": Fraction(1000), "mg": Fraction(1, 1000)},
 }
-NAMED = ["N", "J", "W", "V", "A", "Pa", "Hz", "mol", "kJ", "kN", "MPa", "nm", "eV", "K"]
+NAMED = ["N", "J", "W", "V", "A", "Pa", "Hz", "mol", "kJ", "kN", "MPa", "nm", "eV", "K", "T", "mM", "Gy"]
 CHANGING = ["dozen", "thousand", "million", "hundred", "k", "M", "B", "squared", "per dozen", "mod 7", "base 7"]
 Factor = tuple[str, str, int]
 """A dimension, one of its symbols and its power."""
@@ -73,6 +73,20 @@ def named_units(rng: random.Random) -> Draw:
         [f"{text}\\text{{ {rng.choice(CHANGING)} {symbol}}}", bare, f"{spell_plain(-value)}\\text{{ {symbol}}}"]
     )
     return text, right, wrong
+
+
+def parts_of(rng: random.Random) -> Draw:
+    """A number in parts per hundred, thousand, million or billion, for the number or its part of one."""
+    value = small(rng)
+    while abs(value) < 1:
+        value = small(rng)
+    mark, scale = rng.choice(
+        [("\\%", 2), ("\u2030", 3), ("\\text{ permille}", 3), ("\\text{ ppm}", 6), ("\\text{ parts per million}", 6)]
+    )
+    right = spell_plain(value) + mark
+    changed = [value * 10, value + 1, -value]
+    truth = rng.choice([spell_plain(value), spell_plain(value / 10**scale)])
+    return truth, right, spell_plain(rng.choice(changed)) + mark
 
 
 def temperatures(rng: random.Random) -> Draw:
@@ -153,6 +167,7 @@ def products_of_constants(rng: random.Random) -> Draw:
 UNIT_CLASSES = {
     "joined units": joined_units,
     "named units": named_units,
+    "parts of": parts_of,
     "temperatures": temperatures,
     "zero parts": zero_parts,
     "conjunctions": conjunctions,

@@ -49,7 +49,8 @@ def compare_exact(answer: str, truth: str) -> bool | None:
 
     A unit is dropped where only one side has it. Where both have one, they are converted, and units of different
     dimensions are never equal. A percentage equals a bare number that is either its number or its hundredth, since a
-    task that asks "what percentage?" may store either; an answer below 1 % equals its hundredth alone.
+    task that asks "what percentage?" may store either; an answer below 1 % equals its hundredth alone. So with parts
+    per thousand, million and billion, which equal their number below 1 too.
     """
     left, right = parse_quantity(answer), parse_quantity(truth)
     return None if left is None or right is None else equal_quantities(left, right)
@@ -61,7 +62,7 @@ def equal_quantities(left: Quantity, right: Quantity) -> bool:
         return left.value * left.scale == right.value * right.scale
     if left.dimension and right.dimension:
         return False
-    is_part = left.dimension == "percent" and abs(left.value) < 1
+    is_part = (left.dimension, left.scale) == read_unit("percent") and abs(left.value) < 1
     if left.value == right.value and not is_part:
         return True
     return "percent" in (left.dimension, right.dimension) and left.value * left.scale == right.value * right.scale
@@ -82,7 +83,7 @@ def read_number(text: str) -> Quantity | None:
     if money is not None:
         text, unit = money[1] + money[2] + text[money.end() :], read_unit("dollars")
     elif (parts := _marked(text) or split_words(text)) is not None:
-        text, unit = parts[0], unit_of(parts[1])
+        text, unit = parts[0], unit_of(parts[1]) if parts[1] else unit
     value = _value(_IDLE_SPACE.sub("", text), 0) if unit is not None else None
     return Quantity(value, *unit) if value is not None and unit is not None else None
 

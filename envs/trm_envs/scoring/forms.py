@@ -48,7 +48,7 @@ class Words:
     text: str
     """The words in small letters with single spaces; a single letter as it is."""
     leaf: Leaf | None = None
-    """The product of letters that bare words may be instead."""
+    """The product of letters that bare words may be instead, or the number of a full hour."""
 
 
 @dataclass(frozen=True)

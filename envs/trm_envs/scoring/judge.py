@@ -113,6 +113,8 @@ class _Judge:
             is_product = max(len(truth.text), len(answer.text)) <= 3 and not _NOT_PRODUCTS & {truth.text, answer.text}
             return bool(is_product and truth.leaf and answer.leaf and self.same_leaf(truth.leaf, answer.leaf))
         left = truth.leaf if isinstance(truth, Words) else truth
+        if isinstance(truth, Words) and isinstance(left, Leaf) and left.quantity is not None:
+            return False  # a bare 5 would be a.m. and p.m. at once
         right = answer.leaf if isinstance(answer, Words) else answer
         return isinstance(left, Leaf) and right is not None and self.same(left, right)
 

@@ -65,7 +65,7 @@ def read_leaf(text: str) -> Leaf:
 def _money(text: str) -> Leaf:
     leaf = read_leaf(text)
     dimension = leaf.quantity.dimension if leaf.quantity is not None else leaf.unit[0] if leaf.unit is not None else ""
-    if dimension not in ("", "money") and "^-1" not in dimension:
+    if dimension and not all(part == "money" or "^-" in part for part in dimension.split("*")):
         raise Unreadable("it is money and has a unit too")
     return leaf
 

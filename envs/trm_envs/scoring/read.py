@@ -8,6 +8,7 @@ from trm_envs.scoring.exact import read_number
 from trm_envs.scoring.forms import Collection, Form, Interval, Leaf, Matrix, Named, Relation, Words
 from trm_envs.scoring.items import Unreadable
 from trm_envs.scoring.leaf import read_leaf, read_signed
+from trm_envs.scoring.moments import read_moment
 from trm_envs.scoring.spelling import clean, trim_end
 from trm_envs.scoring.split import enclosed, join_thousands, split_at, split_list
 
@@ -35,12 +36,6 @@ _NAME = re.compile(
 _MATRIX_NAME = re.compile(r"(?:[A-Z]|\\(?:mathbf|mathrm)\{[A-Z]\})\^(?:\{-1\}|\{?T\}?|\{?[0-9]\}?)")
 _NO_NAME = re.compile(r"\\(?:pi|infty|frac|sqrt|cdot|times|sum|prod|int|lim|log|ln|sin|cos|tan|emptyset)(?![a-z])")
 _PRINTED = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mathsf|mbox|operatorname)\s*\{([^{}\\]*)\}")
-_PRINTED_PART = re.compile(r"\\(?:text|mathrm)\s*\{([^{}\\]*)\}")
-_MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
-_MOMENT = re.compile(
-    rf"[0-9]{{1,2}}(?::[0-9]{{2}})? ?[ap]\.?m\.?|[0-9]{{1,2}}:0[0-9]|(?:{_MONTHS}) [0-9]{{1,2}}(?:,? ?[0-9]{{4}})?",
-    re.IGNORECASE,
-)
 _BARE_WORDS = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+|-[A-Za-z]{2,})*(?: [A-Za-z]+(?:'[A-Za-z]+|-[A-Za-z]{2,})*)*")
 _MATRIX = re.compile(r"[(\[]?\s*\\begin\{([pbvBV]?matrix|smallmatrix|array)\}(.*)\\end\{\1\}\s*[)\]]?", re.DOTALL)
 
@@ -73,7 +68,7 @@ def _read(text: str, depth: int) -> Form:
     quantity = read_number(text)
     if quantity is not None:
         return Leaf(quantity.value, quantity)
-    if (words := _moment(text) or _words(text)) is not None:
+    if (words := read_moment(text) or _words(text)) is not None:
         return words
     text = join_thousands(text)
     if (match := _MATRIX.fullmatch(text)) is not None:
@@ -138,12 +133,6 @@ def _flat(members: list[str], depth: int) -> tuple[Form, ...]:
                 yield form
 
     return tuple(forms())
-
-
-def _moment(text: str) -> Words | None:
-    """Return a time of the day or a date: 4:30 p.m., June 20; None if the text is neither."""
-    plain = " ".join(_PRINTED_PART.sub(r"\1", text).split())
-    return Words(re.sub("[ .,]", "", plain).lower()) if _MOMENT.fullmatch(plain) else None
 
 
 def _words(text: str) -> Words | Form | None:

@@ -9,6 +9,8 @@ _SIGNS = {
     **dict.fromkeys("\u22c5\u00b7\u2219\u2022", r"\cdot "),
     **dict.fromkeys("\u20ac\u00a3\u00a5", r"\$"),
     "\u00a2": " cents",
+    "\u2030": r"\text{ permille}",
+    **dict.fromkeys("\u00c5\u212b", "angstrom"),
     **dict.fromkeys("\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000", " "),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
     "\u00d7": r"\times ", "\u00f7": r"\div ", "\u2044": "/", "\u2215": "/", "\u221e": r"\infty ",

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from trm_envs.scoring.verify import judge_itself
 
-SCORER_VERSION = "3"
+SCORER_VERSION = "4"
 """Raised with each change that may change a verdict; it stands in config.yaml and results."""
 MAX_THREADS = 2
 

@@ -43,8 +43,9 @@ _BASES: dict[str, dict[str, str]] = {
     "degree of fahrenheit": {"fahrenheit F": "1"},
     "degree of kelvin": {"kelvin kelvins K": "1"},
     "angle in radians": {"radian radians rad": "1"},
-    "percent": {"percent": "1/100"},
+    "percent": {"percent": "1/100", "permille": "1/1000", "ppm": "1/1000000", "ppb": "1/1000000000"},
     "count": {"unit units u": "1"},
+    "person": {"man men person persons people": "1"},
     "current": {"A amp amps ampere amperes": "1"},
     "charge": {"coulomb coulombs": "1"},
     "amount": {"mol mole moles": "1"},
@@ -67,12 +68,31 @@ _DERIVED = {
     "atm": "101325 Pa",
     "bar bars": "100000 Pa",
     "hectare hectares ha": "10000 m^2",
+    "molar": "1 mol/L",
+    "mM": "1/1000 molar",
+    "\u03bcM": "1/1000000 molar",
+    "nM": "1/1000000000 molar",
+    "Wb weber webers": "1 V s",
+    "H henry henries": "1 Wb/A",
+    "S siemens": "1 A/V",
+    "T tesla teslas": "1 Wb/m^2",
+    "mT": "1/1000 T",
+    "\u03bcT": "1/1000000 T",
+    "nT": "1/1000000000 T",
 }
 # Each is its own measure.
 _OTHERS = """rpm bpm gallon gallons acre acres usd eur euro euros rupee rupees rs yuan yen pence penny pennies nickel
-    dime eV cal psi cd lm lx lux dB H Wb hp AU BTU Torr mmHg kB KB MB GB TB rev revolution revolutions S siemens
-    tesla teslas man person""".split()  # noqa: SIM905
-_PREFIXES = {"n": "1/1000000000", "\u03bc": "1/1000000", "m": "1/1000", "k": "1000", "M": "1000000", "G": "1000000000"}
+    dime eV cal psi cd lm lx lux dB hp AU BTU Torr mmHg kB KB MB GB TB rev revolution revolutions Bq Gy
+    Sv kat Da ly angstrom angstroms kbps Mbps Gbps""".split()  # noqa: SIM905
+_PREFIXES = {
+    "p": "1/1000000000000",
+    "n": "1/1000000000",
+    "\u03bc": "1/1000000",
+    "m": "1/1000",
+    "k": "1000",
+    "M": "1000000",
+    "G": "1000000000",
+}
 _PREFIXED = "m s g l L Hz N J W V A Pa eV mol cal K rad".split()  # noqa: SIM905
 _SPOKEN = {"nano": "n", "micro": "\u03bc", "milli": "m", "kilo": "k", "mega": "M", "giga": "G"}
 _SPOKEN_UNITS = """meter metre second gram liter litre hertz newton joule watt volt amp pascal mole ohm
@@ -83,6 +103,8 @@ _NEVER_RAISED = ("percent", "money", "degree", "calendar")
 _TOKEN = re.compile(r"([A-Za-z\u03bc]+)(?:\^\{?(-?[1-9])\}?)?|(/)")
 _IDLE = re.compile(r"[\s.()\u00b7]*")
 _HYPHEN = re.compile(r"(?<=[A-Za-z0-9])[-*](?=[A-Za-z])")
+# A million has no power and is divided by nothing raised: M^{-1} and M s^{-1} are molar, as is M/s.
+_MOLAR = re.compile(r"(?<![A-Za-z\u03bc])M(?=\^|(?: ?/ ?| per )(?:s|min|h)\b| (?:s|min|h)\^\{?-)")
 _SCALE = re.compile(r"\bdegrees? (?=(?:C|F|K|[Cc]elsius|[Ff]ahrenheit|[Kk]elvin)$)")
 
 Measure = tuple[str, Fraction]
@@ -91,7 +113,7 @@ Measure = tuple[str, Fraction]
 
 def read_unit(text: str) -> Measure | None:
     """Return what a unit such as `cm^2`, `kg m/s^2` or `square feet` measures; None if it is not a known unit."""
-    text = _HYPHEN.sub(" ", _SCALE.sub("", text.strip()))
+    text = _MOLAR.sub("molar", _HYPHEN.sub(" ", _SCALE.sub("", text.strip())))
     if text in _UNITS:
         return _UNITS[text]
     if _IDLE.fullmatch(_TOKEN.sub("", text)) is None:

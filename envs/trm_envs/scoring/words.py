@@ -40,6 +40,12 @@ _CHANGING = frozenset(
     seventies eighties nineties permilles mils bils trills grands kilos megas gigas micros nanos reams minuses pluses
     besides guesses estimates approximations percentiles""".split()  # noqa: SIM905
 )
+# How exact a number is, or that it is the answer, changes nothing, since it must be equal in any case.
+_REMARK = re.compile(
+    r"(?:^|(?<= ))\(?(?:approximately|approx|roughly|exactly|exact|rounded(?: (?:up|down))?|only|answer|correct"
+    r"|(?:rounded )?to the nearest (?:[a-z]+ )?[a-z]+)\.?\)?$"
+)
+_FULL_NAMES = (("(s)", "s"), ("per cent", "percent"), ("per mille", "permille"), ("parts per million", "ppm"))
 _PLURAL = re.compile(r"[a-z]{3,}s")
 _PART = re.compile(r".*(?:th|nd|illion|fold|teen|dozen|score|less)s")
 _ALONE = _BESIDE | {"each", "apiece", "remaining"}
@@ -75,7 +81,7 @@ def split_words(text: str) -> tuple[str, str] | None:
     words = _plain(match[0])
     if not is_bare:
         return (re.sub(r"\s*\\cdot$", "", rest), words) if words not in ("i", "e") else None
-    if all(len(part) == 1 for part in re.findall("[A-Za-z]+", words)):
+    if words and all(len(part) == 1 for part in re.findall("[A-Za-z]+", words)):
         return None  # letters, as in 5m/s, may be variables
     return (rest, words) if may_be_dropped(words) or words.lower() in MAGNITUDES else None
 
@@ -87,15 +93,20 @@ def _plain(printed: str) -> str:
     text = _COMMAND.sub(r" \1", printed)
     text = re.sub(r"\\mu\s*", "\u03bc", text.replace("\\Omega", "ohm"))
     text = re.sub(r"\s*\^\{?(-?[1-9])\}?", r"^\1", text.replace("\\cdot", " ").replace("\\times", " "))
-    text = re.sub(r"\s*/\s*", "/", " ".join(text.split())).replace("(s)", "s").replace("per cent", "percent")
+    text = re.sub(r"\s*/\s*", "/", " ".join(text.split()))
+    for spelling, name in _FULL_NAMES:
+        text = text.replace(spelling, name)
+    text = _REMARK.sub("", text).strip()
     whole = re.fullmatch(r"\(([^()]*)\)", text)
     return (whole[1] if whole else text).strip().rstrip(".")
 
 
 def may_be_dropped(words: str) -> bool:
-    """Return True if the words only say what is counted or measured."""
-    if not words or unit_of(words) is not None:
-        return words != "percent"
+    """Return True if the words only name the unit or the things counted."""
+    if not words:
+        return True
+    if (unit := unit_of(words)) is not None:
+        return unit[0] != "percent"
     written = words.replace("/", " per ").split()
     if len(written) > 6 or written[-1] in _TRAILING or "each" in written[:-1]:
         return False
@@ -105,7 +116,7 @@ def may_be_dropped(words: str) -> bool:
 
 
 def unit_of(words: str) -> Measure | None:
-    """Return what a unit measures, words beside it such as "wide" left out; None if it is no known unit."""
+    """Return the measure of a unit, without words beside it such as "wide"; None if the unit is not known."""
     if words in ("in total", "in area", "in volume"):
         return None  # no inches
     return read_unit(" ".join(word for word in words.split() if word not in _BESIDE))
@@ -123,6 +134,6 @@ def _is_counted(word: str) -> bool:
         return True
     if low in _CHANGING or _PART.fullmatch(low):
         return False
-    if len(word) > 1 and low != "percent" and read_unit(word) is not None:
-        return True
+    if len(word) > 1 and (unit := read_unit(word)) is not None:
+        return unit[0] != "percent"
     return word == low and _PLURAL.fullmatch(word) is not None and _NO_PLURAL.fullmatch(word) is None
