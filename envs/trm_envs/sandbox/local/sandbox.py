@@ -37,6 +37,7 @@ class LocalSandbox(BlockingSandbox):
         max_concurrent: how many calls run at once, further ones wait; None takes four a processor.
         preload: modules that every call finds imported.
         packages: what programs can import beside the standard library.
+        cgroups: "auto" limits each call by control groups too where this process may make some; "off" makes none.
 
     Raises:
         SandboxUnavailable: isolation is unavailable; it gives reason and remedy. There is no fallback.
@@ -51,7 +52,10 @@ class LocalSandbox(BlockingSandbox):
         max_concurrent: int | None = None,
         preload: Sequence[str] = PRELOAD,
         packages: Packages | None = None,
+        cgroups: str = "auto",
     ) -> None:
+        if cgroups not in ("auto", "off"):
+            raise ValueError(f"cgroups = {cgroups!r}: expected auto or off; auto takes those that can be had")
         if max_concurrent is None:
             max_concurrent = 4 * (os.cpu_count() or 1)
         if not isinstance(max_concurrent, int) or not 1 <= max_concurrent <= 1000:
