@@ -4,15 +4,34 @@ So that its PID 1 sees none of them: what a process has seen, it hands on to wha
 """
 
 import os
+import select
+import signal
 import socket
 import stat
 
-from . import isolation, wire
+from . import isolation, rest, wire
+
+LOOK_S = 0.1
+"""Interval of looking whether anything disturbs it."""
 
 
-def start(channel_fd: int) -> None:
-    """As PID 1: have a child do what the host asks over the descriptor, and wait for its end."""
-    pid = os.fork()
+def start(channel_fd: int, connection: socket.socket, proc: int, at_rest: "dict[str, bytes] | None") -> None:
+    """As PID 1: have a child do what the host asks over the descriptor, and wait for its end.
+
+    Nothing that runs could stop or kill it. Should the kernel wake a process of a paused session all the same, that
+    session is killed at once, with the child: the host hears nothing, and knows what that means.
+
+    Args:
+        channel_fd: to the host, closed here.
+        connection: to the host, which may hang up.
+        proc: the result of `isolation.make_private_world`.
+        at_rest: the threads of a paused session, as `rest.look` saw them; None if there is none.
+    """
+    try:
+        pid = os.fork()
+    except OSError:  # a session may hold every place; the descriptor's end says the same
+        os.close(channel_fd)
+        return
     if pid == 0:
         try:
             isolation.close_other_fds(channel_fd)
@@ -21,7 +40,22 @@ def start(channel_fd: int) -> None:
         finally:
             os._exit(0)
     os.close(channel_fd)
+    pid_fd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pid_fd, select.POLLIN)
+    poll.register(connection, 0)  # its end is told nevertheless
+    while not (events := poll.poll(LOOK_S * 1000)):
+        if at_rest is not None and (rest.is_stopped(proc, pid) or not _rests(proc, pid, at_rest)):
+            os.kill(-1, signal.SIGKILL)
+    if pid_fd not in dict(events):
+        os.kill(pid, signal.SIGKILL)
+    os.close(pid_fd)
     os.waitpid(pid, 0)
+
+
+def _rests(proc: int, clerk: int, at_rest: "dict[str, bytes]") -> bool:
+    threads = rest.look(proc)
+    return threads is not None and {tid: threads[tid] for tid in threads if tid != str(clerk)} == at_rest
 
 
 def _serve(channel: socket.socket) -> None:

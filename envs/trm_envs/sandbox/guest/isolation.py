@@ -76,15 +76,16 @@ def make_private_world() -> int:
     """As PID 1 of the call: mount its own /proc, /tmp and terminals, raise the loopback, hide from programs.
 
     Returns:
-        The descriptor of a /proc/sys/kernel that can be written, for `renew_world`.
+        The descriptor of a /proc of PID 1's own, in which no process can hide and the kernel's settings can be written.
     """
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    _mount("proc", "/proc", "proc", flags, "hidepid=0")
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)  # the next one lies over it
     _mount("proc", "/proc", "proc", flags, "hidepid=2")  # what PID 1 did for others can be read off it
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
     for name in ("tcp_rmem", "tcp_wmem"):  # buffers are memory that no limit counts
         _write(f"/proc/sys/net/ipv4/{name}", b"4096 16384 65536")
-    kernel = os.open("/proc/sys/kernel", os.O_PATH | os.O_DIRECTORY)
     # read-only for programs: all of them have the scheduling group whose weight stands there
     _mount("/proc", "/proc", None, _MS_BIND, "")
     _mount("proc", "/proc", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, "")
@@ -95,10 +96,10 @@ def make_private_world() -> int:
     _mount_terminals()
     _mount_tmp()
     checked(_PRCTL(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
-    return kernel
+    return proc
 
 
-def renew_world(kernel: int) -> None:
+def renew_world(proc: int) -> None:
     """As PID 1 between two calls, with every process of the first one gone: remove all traces of it.
 
     That is its files, its process numbers and what it did to its IPC and host-name namespaces, which are new ones from
@@ -106,7 +107,7 @@ def renew_world(kernel: int) -> None:
     program has made a socket of the network are not renewed.
 
     Args:
-        kernel: the result of `make_private_world`.
+        proc: the result of `make_private_world`.
 
     Raises:
         OSError: if something stays; these namespaces must not serve another call then.
@@ -122,7 +123,7 @@ def renew_world(kernel: int) -> None:
     _mount_tmp()
     checked(_UNSHARE(_RENEWED), "unshare")
     if _LAST_PID_CAN_BE_SET:
-        _write("ns_last_pid", b"1", kernel)
+        _write("sys/kernel/ns_last_pid", b"1", proc)
 
 
 def limit_disk(disk_bytes: int, num_files: int) -> None:

@@ -1,4 +1,4 @@
-"""State and memory of a call's processes, seen by their PID 1."""
+"""Memory of a call's processes, seen by their PID 1."""
 
 import contextlib
 import os
@@ -18,15 +18,6 @@ def of_all(limit: int) -> int:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
             shares += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
     return shares
-
-
-def is_stopped() -> bool:
-    """Return True if none of them runs."""
-    for pid in _pids():
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-            if file.read().rpartition(b") ")[2][:1] not in b"TtZX":
-                return False
-    return True
 
 
 def _pids() -> "list[str]":

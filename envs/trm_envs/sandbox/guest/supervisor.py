@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 
-from . import clerk, isolation, memory, program, seccomp, wire
+from . import clerk, isolation, memory, program, rest, seccomp, wire
 
 WATCH_S = 0.05
 """Interval at which the memory of all the call's processes is added up."""
@@ -23,7 +23,7 @@ MAX_CALLS = 100
 IDLE_S = 5.0
 """Longest wait for another call."""
 REST_S = 1.0
-"""Interval of looking whether a session has paused, and time for a process to stop."""
+"""Interval of looking whether a session still rests, and longest time in which it must come to rest."""
 
 
 class Program:
@@ -101,7 +101,7 @@ class Program:
                     self.exit_status, self.cpu_s = status, usage.ru_utime + usage.ru_stime
 
 
-def serve(connection: socket.socket, running: Program, kernel: int) -> None:
+def serve(connection: socket.socket, running: Program, proc: int) -> None:
     """Carry out the host's orders, of calls or of one session, until it hangs up or this PID 1 is used up.
 
     After a call that ended by itself the namespaces are cleaned, a program for the next one is forked, and the host is
@@ -110,19 +110,19 @@ def serve(connection: socket.socket, running: Program, kernel: int) -> None:
     Args:
         connection: to the host.
         running: the first program.
-        kernel: for `isolation.renew_world`.
+        proc: the result of `isolation.make_private_world`.
     """
     try:
         for number in range(MAX_CALLS):
             if number > 0:
-                isolation.renew_world(kernel)
+                isolation.renew_world(proc)
                 running = Program()
             running.hear()
             if number > 0:
                 connection.send(wire.READY)
                 if not _is_wanted(connection):
                     break
-            if not _serve_one(connection, running):
+            if not _serve_one(connection, running, proc):
                 break
     except (EOFError, OSError):  # the host hung up, or something stays of the last call: a later one gets another PID 1
         pass
@@ -142,13 +142,12 @@ def _is_wanted(connection: socket.socket) -> bool:
     return False
 
 
-def _serve_one(connection: socket.socket, running: Program) -> bool:
+def _serve_one(connection: socket.socket, running: Program, proc: int) -> bool:
     """Serve one call, or one session to its end; return True if nothing speaks against another call."""
     is_first = is_new = is_sound = True
     try:
         while True:
-            if not is_new:
-                _see_to_rest(connection)
+            at_rest = None if is_new else _see_to_rest(connection, proc)
             data, fds = wire.receive_packet(connection)
             if data == wire.STOP:  # it crossed the verdict
                 if not is_new:
@@ -163,9 +162,7 @@ def _serve_one(connection: socket.socket, running: Program) -> bool:
                 isolation.limit_disk(order.disk_bytes, order.num_files)
                 is_first = False
             if order.kind == wire.FILES:
-                if not is_new:
-                    _kill_what_runs()
-                clerk.start(fds[0])
+                clerk.start(fds[0], connection, proc, at_rest or None)
             else:
                 verdict = _run(connection, running, order, fds, is_new)
                 is_new = verdict.kind not in ("done", "raised")
@@ -246,25 +243,38 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             next_look = time.monotonic() + WATCH_S
 
 
-def _see_to_rest(connection: socket.socket) -> None:
-    """Wait for an order between two cells; a session that does not stay paused is killed.
+def _see_to_rest(connection: socket.socket, proc: int) -> "dict[str, bytes]":
+    """Wait for an order between two cells; a session that does not come to rest or does not stay so is killed.
 
-    The filter refuses what could wake a stopped process. This looks whether it has.
+    Returns:
+        The threads at rest; none if it was killed.
     """
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-    while not poll.poll(REST_S * 1000):
-        _kill_what_runs()
+    at_rest = _stop_all(proc)
+    while at_rest and not poll.poll(REST_S * 1000):
+        at_rest = _held(proc, at_rest)
+    return _held(proc, at_rest)
 
 
-def _kill_what_runs() -> None:
-    """Kill a paused session in which a process runs; the stop may take a moment to reach all."""
+def _stop_all(proc: int) -> "dict[str, bytes]":
+    """Stop every process, again and again: one that ends wakes the stopped orphans that it leaves."""
     deadline = time.monotonic() + REST_S
-    while not memory.is_stopped():
-        if time.monotonic() > deadline:
-            _kill_all(signal.SIGKILL)
-            break
+    while time.monotonic() < deadline:
+        _kill_all(signal.SIGSTOP)
+        threads = rest.look(proc)
+        if rest.is_still(threads) and rest.look(proc) == threads:
+            return threads or {}
         time.sleep(0.001)
+    _kill_all(signal.SIGKILL)
+    return {}
+
+
+def _held(proc: int, at_rest: "dict[str, bytes]") -> "dict[str, bytes]":
+    if rest.look(proc) == at_rest:
+        return at_rest
+    _kill_all(signal.SIGKILL)
+    return {}
 
 
 def _kill_all(number: int) -> None:

@@ -86,11 +86,11 @@ def _supervise(connection: socket.socket, uid: int, gid: int) -> None:
             isolation.refuse_new_privileges()
             running = supervisor.Program()  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
-            kernel = isolation.make_private_world()
+            proc = isolation.make_private_world()
         except OSError as error:
             connection.send(wire.failure(f"the call's world: {error}"))
             connection.recv(1)  # stay until it is read
         else:
-            supervisor.serve(connection, running, kernel)
+            supervisor.serve(connection, running, proc)
     finally:
         os._exit(0)

@@ -39,6 +39,10 @@ class Refused(Exception):
     """A supervisor has ended before it took an order: nothing has happened, and another one can be asked."""
 
 
+class Disturbed(Exception):
+    """A program that has run left no room for its files to be written or read."""
+
+
 class World:
     """The connection to one supervisor.
 
@@ -53,8 +57,9 @@ class World:
         known.add(self)
         self._streams: Streams | None = None  # of a session's program, between its cells
         self._may_refuse = False
+        self._has_run = False  # a program, since the world was new
         self.is_sound = True
-        """False once the supervisor has not kept its deadline: it must be hung up on."""
+        """False once the supervisor has not kept its deadline, or a program has kept it from its work: hang up."""
 
     def is_ready(self, patience_s: float) -> bool:
         """Return True once the supervisor that has served a call takes another one, False if it has ended.
@@ -63,7 +68,7 @@ class World:
             BlockingIOError: if it has not said within `patience_s`.
         """
         self._connection.settimeout(patience_s)
-        self._may_refuse = True
+        self._may_refuse, self._has_run = True, False
         try:
             return self._connection.recv(1) == wire.READY
         except TimeoutError as error:
@@ -88,7 +93,11 @@ class World:
         self._connection.settimeout(GRACE_S)
         fetched: dict[str, Any] = {"files": {}, "missing": {}}
         if request.files:
-            written = self._clerk(request, is_last=False, write=request.packed_files())
+            try:
+                written = self._clerk(request, is_last=False, write=request.packed_files())
+            except Disturbed as error:
+                self.is_sound = False
+                return Result(Status.ERROR, stderr=f"files: {error}", return_code=1, state_lost=request.session)
             if "error" in written and request.session:  # what is in the way is the session's own
                 return Result(Status.ERROR, stderr=written["error"], return_code=1)
             if "error" in written:
@@ -97,7 +106,12 @@ class World:
         self._start(request, is_last=not (request.session or has_outputs))
         verdict = self._watch(request)
         if has_outputs and self.is_sound:
-            fetched = self._clerk(request, is_last=not request.session, read=request.outputs)
+            try:
+                fetched = self._clerk(request, is_last=not request.session, read=request.outputs)
+            except Disturbed as error:
+                self.is_sound = False
+                verdict = verdict._replace(kind="exited", return_code=verdict.return_code or 1)
+                fetched["missing"] = dict.fromkeys(request.outputs, str(error))
         return self._result(request, verdict, fetched)
 
     def end_session(self) -> bool:
@@ -170,6 +184,7 @@ class World:
     def _watch(self, request: Request) -> Verdict:
         """Take the program's output until the supervisor's verdict; return the verdict."""
         streams, limit = self._streams, request.limits.output_bytes
+        self._has_run = True
         assert streams is not None
         deadline = time.monotonic() + request.limits.wall_s + GRACE_S
         connection = self._connection.fileno()
@@ -236,6 +251,8 @@ class World:
             except (EOFError, ConnectionError) as error:
                 if self._may_refuse:
                     raise Refused from error
+                if self._has_run and not self.has_ended():
+                    raise Disturbed("the program's processes kept its files from being written or read") from error
                 raise
         self._may_refuse = False
         return answer

@@ -1,0 +1,71 @@
+"""A paused session does not run, whoever would wake it, and disturbs nobody who works for it."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.envs.sandbox_attacks_pause import MEET_THE_CLERK
+from tests.envs.sandbox_support import descendants_of, needs_bubblewrap
+from trm_envs.sandbox import Limits, LocalSandbox, Status
+
+pytestmark = [pytest.mark.slow, needs_bubblewrap]
+
+WIDE = Limits(wall_s=20, cpu_s=20, memory_bytes=512 << 20)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[LocalSandbox]:
+    with LocalSandbox(WIDE) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def struck(pid: int, number: int) -> Iterator[list[int]]:
+    """Send a signal to every process that is born under `pid` meanwhile, as its like would if it could run."""
+    known, hit, is_over = set(descendants_of(pid)), [], threading.Event()
+
+    def strike() -> None:
+        while not is_over.is_set():
+            for born in set(descendants_of(pid)) - known - set(hit):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(born, number)
+                    hit.append(born)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield hit
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", MEET_THE_CLERK)
+def test_no_process_of_a_session_meets_who_writes_its_files(sandbox: LocalSandbox, name: str) -> None:
+    with sandbox.session() as session:
+        assert session.run(MEET_THE_CLERK[name]).ok
+        result = session.run("print(len(open('f').read()))", files={"f": "x" * (8 << 20)}, outputs=["f"])
+        assert (result.stdout, len(result.files["f"])) == (f"{8 << 20}\n", 8 << 20), result
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("writes", [False, True])
+def test_who_cannot_write_or_read_files_for_a_session_makes_it_fail_at_once(
+    sandbox: LocalSandbox, writes: bool, number: int
+) -> None:
+    data = "x" * (24 << 20)
+    with sandbox.session() as session:
+        assert session.run(f"open('f', 'w').write('x' * {len(data)})").ok
+        assert sandbox._zygote is not None
+        started = time.monotonic()
+        with struck(sandbox._zygote._process.pid, number) as hit:
+            result = session.run("1", files={"f": data} if writes else None, outputs=None if writes else ["f"])
+        assert hit, "nobody was born: this test has shown nothing"
+        assert (result.status, result.return_code, result.state_lost) == (Status.ERROR, 1, True), result
+        assert time.monotonic() - started < 2
+        assert session.run("print(2)").stdout == "2\n"
