@@ -41,7 +41,8 @@ RUN_ON = {
     "orphans that doze": _ORPHANS + "orphans(doze)",
     "forks": "if os.fork() == 0:\n    hide()\n    while True:\n        try:\n            if os.fork(): os._exit(0)\n"
     "        except OSError: pass",
-    "a dead leader": "if os.fork() == 0:\n    hide()\n    threading.Thread(target=spin).start()\n    libc.syscall(60, 0)",
+    "a dead leader": "if os.fork() == 0:\n    hide()\n"
+    "    threading.Thread(target=spin).start()\n    libc.syscall(60, 0)",
     "children in the making": "def make():\n    while True: subprocess.run(['/bin/true'])\n"
     "for _ in range(3): threading.Thread(target=make, daemon=True).start()\ntime.sleep(0.05)",
     "a timer": "signal.signal(signal.SIGALRM, lambda *_: None)\nsignal.setitimer(signal.ITIMER_REAL, 0.3, 0.3)",
@@ -49,13 +50,10 @@ RUN_ON = {
 RUN_ON = {name: _START + code for name, code in RUN_ON.items()}
 """Cells by what goes on after them."""
 MEET_THE_CLERK = {
-    "kills": "def work():\n    while True:\n        for pid in range(2, 99):\n"
-    "            try: pid == os.getpid() or os.kill(pid, signal.SIGKILL)\n            except OSError: pass",
-    "stops": "def work():\n    while True:\n        for pid in range(2, 99):\n"
-    "            try: pid == os.getpid() or os.kill(pid, signal.SIGSTOP)\n            except OSError: pass",
+    "kills": "def work():\n    while True:\n        for pid in range(11, 99):\n"
+    "            try: os.kill(pid, signal.SIGKILL)\n            except OSError: pass",
+    "stops": "def work():\n    while True:\n        for pid in range(11, 99):\n"
+    "            try: os.kill(pid, signal.SIGSTOP)\n            except OSError: pass",
 }
-MEET_THE_CLERK = {
-    name: _START + _ORPHANS + f"{code}\norphans(work)"
-    for name, code in MEET_THE_CLERK.items()
-}
-"""Cells that leave something which does that to every other process, if it is woken."""
+MEET_THE_CLERK = {name: _START + _ORPHANS + f"{code}\norphans(work)" for name, code in MEET_THE_CLERK.items()}
+"""Cells that leave processes, which have the first ten numbers, and do that to all later ones if they are woken."""
