@@ -144,7 +144,7 @@ def test_a_server_that_is_down_is_a_sandbox_error_and_exits_with_1(write, capsys
 
 def test_an_unsafe_sandbox_is_not_served_to_others(capsys) -> None:
     assert main(["sandbox", "serve", "--sandbox", "unsafe", "--host", "0.0.0.0", "--port", "0"]) == 2
-    assert "pass --token, or bind 127.0.0.1" in capsys.readouterr().err
+    assert "pass --token-file, or bind 127.0.0.1" in capsys.readouterr().err
 
 
 def children_of(pid: int) -> list[int]:

@@ -12,7 +12,9 @@ from tests.envs.fusion_support import FakeServer, Reply, running_server
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
 from trm_envs.sandbox.fusion import poster as fusion_http
-from trm_envs.sandbox.fusion.jobs import MOST, BadField, read_jupyter
+from trm_envs.sandbox.fusion.bounds import Bounds
+from trm_envs.sandbox.fusion.decoding import BadField
+from trm_envs.sandbox.fusion.jobs import MOST, read_jupyter
 from trm_envs.sandbox.fusion.poster import Poster
 from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 
@@ -198,7 +200,7 @@ def test_a_session_that_a_server_lets_print_without_end_loses_its_state_and_void
 def test_a_number_of_replayed_cells_that_cannot_be_is_refused(number: Any) -> None:
     body = {"cells": ["a", "b"], "trm_replayed": number}
     with pytest.raises(BadField, match=r"trm_replayed: got .*expected an integer from 0 to 1"):
-        read_jupyter(body, Limits(), MOST)
+        read_jupyter(body, Limits(), MOST, Bounds())
 
 
 def test_the_time_of_a_replay_grows_with_every_cell_and_a_cell_too_long_to_send_leaves_no_trace(monkeypatch) -> None:

@@ -1,7 +1,8 @@
 """Places of a server, and the sign of life for a client that waits for one: white space in front of the answer."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -12,41 +13,72 @@ BEGUN = b"\n"
 """Sent then, when its program begins; like the other it is white space, which JSON may have in front."""
 BEAT_S = 1.0
 """Interval between signs of life to a request that waits."""
+_T = TypeVar("_T")
+
+
+class Reply:
+    """The answer to a request, begun early if the request has to wait.
+
+    Args:
+        request: the request.
+    """
+
+    def __init__(self, request: "web.BaseRequest") -> None:
+        self.request = request
+        self.response: web.StreamResponse | None = None
+
+    async def wait_for(self, waiting: Coroutine[Any, Any, _T], quiet_s: float = 0.0) -> _T:
+        """Wait, with signs of life for the client after `quiet_s`; if it hangs up, what is waited for is cancelled."""
+        task = asyncio.ensure_future(waiting)
+        try:
+            await asyncio.wait({task}, timeout=quiet_s)
+            while not task.done():
+                await self.write(IN_QUEUE)
+                await asyncio.wait({task}, timeout=BEAT_S)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        return task.result()
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the answer."""
+        if self.response is None:
+            from aiohttp import web
+
+            self.response = web.StreamResponse(headers={"Content-Type": "application/json"})
+            await self.response.prepare(self.request)
+        await self.response.write(data)
 
 
 class Places:
-    """So many places for requests.
+    """A FIFO semaphore for requests.
 
     Args:
-        number: of the places.
+        number: how many may hold a place at once.
     """
 
     def __init__(self, number: int) -> None:
         self._free = asyncio.Semaphore(number)
 
-    async def take(self, request: "web.Request", make: Any) -> "web.StreamResponse | None":
-        """Take a place; return the response that was begun for a request that had to wait, else None.
+    async def take(self, reply: Reply) -> None:
+        """Take a place; the client is told of a wait and of its end."""
+        taken: list[bool] = []
 
-        Args:
-            request: the request that waits.
-            make: makes the response.
-        """
-        if not self._free.locked():
-            await self._free.acquire()
-            return None
-        response: web.StreamResponse = make(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        place = asyncio.ensure_future(self._free.acquire())
+        async def acquire() -> None:
+            taken.append(await self._free.acquire())
+
         try:
-            while not place.done():
-                await response.write(IN_QUEUE)
-                await asyncio.wait({place}, timeout=BEAT_S)
-            await response.write(BEGUN)
+            if self._free.locked():
+                await reply.wait_for(acquire())
+            else:
+                await acquire()
+            if reply.response is not None:
+                await reply.write(BEGUN)
         except BaseException:
-            if not place.cancel() and not place.cancelled():
+            if taken:
                 self._free.release()
             raise
-        return response
 
     def give_back(self) -> None:
         """Free a place."""

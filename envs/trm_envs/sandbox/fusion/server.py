@@ -1,33 +1,40 @@
-"""An HTTP server that speaks SandboxFusion's schema over a sandbox of ours; `trm sandbox serve` starts it."""
+"""An HTTP server that speaks SandboxFusion's schema over a sandbox of ours; `trm sandbox serve` starts it.
+
+A request passes, in this order: the gate of its connection (`connections`), the door (`door`), the ledger of bodies
+(`bodies`), the workbench that reads it (`workbench`), and the places of the programs (`places`).
+"""
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import dataclasses
 import functools
-import hmac
-import ipaddress
-import json
+import logging
 import signal
-import sys
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
 
 from trm_envs.sandbox.fusion import schema as schema
-from trm_envs.sandbox.fusion.jobs import MOST, BadField, Job, read_jupyter, read_run
-from trm_envs.sandbox.fusion.places import Places
+from trm_envs.sandbox.fusion.answers import pieces, size_of
+from trm_envs.sandbox.fusion.bodies import Account, Ledger, Slow, TooLong, read_body
+from trm_envs.sandbox.fusion.bounds import Bounds
+from trm_envs.sandbox.fusion.cells import run_cells
+from trm_envs.sandbox.fusion.connections import Gate, Porter
+from trm_envs.sandbox.fusion.decoding import BadField
+from trm_envs.sandbox.fusion.door import Door, failure, shown, too_long
+from trm_envs.sandbox.fusion.jobs import MOST, Job
+from trm_envs.sandbox.fusion.places import Places, Reply
+from trm_envs.sandbox.fusion.workbench import Workbench
 from trm_envs.sandbox.interface import LANGUAGES, Limits, Result, Sandbox, Status
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 PORT = 8080
 """Default port of the published client."""
-MAX_WAITING = 1000
-"""Requests beyond those that run and these are answered with HTTP 503."""
-BODY_S = 30.0
+SHORT_ANSWER = 1 << 18
+"""Bytes of results up to which an answer is sent in one piece."""
+LINGER_S = 2.0
+"""Seconds in which the rest of a refused body is thrown away, so that the client sees the refusal."""
+BACKLOG = 4096
 OUTCOME = "X-Sandbox-Status"
 PATHS = ("POST /run_code", "POST /run_jupyter", "GET /v1/ping")
 
@@ -43,12 +50,11 @@ class SandboxServer:
         most: the largest limits that a request may ask for; a larger one is refused, not lowered.
         token: if given, a request needs it: as a bearer token, or as the password of basic authentication, which is
             what a client sends for "http://:TOKEN@host:port".
-        max_body_bytes: how long a request may be.
-        log: takes a line for each request; None logs nothing. No line holds code.
+        bounds: the limits on requests and connections.
+        log: takes a line for each request; None logs nothing. No line holds code or control characters.
 
     Raises:
         ValueError: if an argument is not allowed.
-        ImportError: if aiohttp is missing.
     """
 
     def __init__(
@@ -60,33 +66,29 @@ class SandboxServer:
         max_concurrent: int | None = None,
         most: Limits = MOST,
         token: str | None = None,
-        max_body_bytes: int = 1 << 25,
+        bounds: Bounds | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
         if max_concurrent is None:
             max_concurrent = getattr(sandbox, "max_concurrent", 8)
-        for field, value, largest in (
-            ("max_concurrent", max_concurrent, 1000),
-            ("max_body_bytes", max_body_bytes, 1 << 31),
-        ):
-            if not isinstance(value, int) or not 1 <= value <= largest:
-                raise ValueError(f"{field} = {value!r}: expected an integer from 1 to {largest}")
+        if not isinstance(max_concurrent, int) or not 1 <= max_concurrent <= 1000:
+            raise ValueError(f"max_concurrent = {max_concurrent!r}: expected an integer from 1 to 1000")
         if not isinstance(port, int) or not 0 <= port <= 65_535:
             raise ValueError(f"port = {port!r}: expected an integer from 0 to 65535; 0 takes a free one")
-        if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
-            raise ValueError("token: expected printable ASCII characters without a space")
-        _import_web()
         self.max_concurrent = max_concurrent
+        self.bounds = bounds = Bounds() if bounds is None else bounds
         self._sandbox = sandbox
         self._address = (host, port)
-        self._base = getattr(sandbox, "limits", None) or Limits()
-        self._most = most
-        self._token = token
-        self._max_body_bytes = max_body_bytes
-        self._log = log
+        self._door = Door(token, bounds)
+        self._log = (lambda line: log(shown(line))) if log is not None else (lambda line: None)
+        self._porter = Porter(bounds, self._log)
+        self._bodies, self._answers = Ledger(bounds.all_body_bytes), Ledger(bounds.all_answer_bytes)
+        self._workbench = Workbench(getattr(sandbox, "limits", None) or Limits(), most, bounds)
         self._places = Places(max_concurrent)
         self._inside = 0
-        self._runner: web.AppRunner | None = None
+        self._http: web.Server | None = None
+        self._listening: asyncio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Bind and serve; return the server's address.
@@ -94,131 +96,137 @@ class SandboxServer:
         Raises:
             OSError: if the address cannot be bound.
         """
-        web = _import_web()
-
-        @web.middleware
-        async def guard(request: Any, handler: Callable[..., Awaitable[Any]]) -> Any:
-            return await self._guard(request, handler)
-
-        app = web.Application(middlewares=[guard], client_max_size=self._max_body_bytes)
-        app.router.add_post("/run_code", self._run_code)
-        app.router.add_post("/run_jupyter", self._run_jupyter)
-        app.router.add_get("/v1/ping", self._ping)
         # with handler_cancellation a client that hangs up ends its program
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, *self._address).start()
-        except OSError:
-            await self.stop()
-            raise
-        host, port = self._runner.addresses[0][:2]
+        http = self._http = web.Server(
+            self._guard,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            lingering_time=LINGER_S,
+            logger=_quiet(self._log),
+            read_bufsize=1 << 14,
+        )
+        loop = asyncio.get_running_loop()
+        make = functools.partial(Gate, self._porter, http)
+        self._listening = await loop.create_server(make, *self._address, backlog=BACKLOG)
+        self._watch = asyncio.create_task(self._porter.watch())
+        host, port = self._listening.sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def prepare(self) -> None:
+        """Start ahead what reads long bodies; without it the first of them waits for that."""
+        self._workbench.prepare()
 
     async def stop(self) -> None:
         """Stop listening and end all requests and their programs; may be called again."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        listening, self._listening = self._listening, None
+        if listening is None or self._http is None or self._watch is None:
+            return
+        listening.close()
+        self._watch.cancel()
+        await self._http.shutdown(0.1)
+        self._porter.close()
+        await asyncio.sleep(0)
+        self._workbench.close()
 
-    async def _guard(self, request: "web.Request", handler: Callable[..., Awaitable[Any]]) -> "web.StreamResponse":
-        """Pass every request: authentication, the form of failures, the log."""
-        web = _import_web()
+    async def _guard(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Pass every request: who may come in, the form of failures, the log."""
         started, outcome = time.monotonic(), "hung up"
+        gate = self._porter.by_inner[request.protocol]
+        gate.begin()
         try:
-            response = self._refusal(request) or await handler(request)
+            response = self._door.refusal(request) or await self._answer(request, gate)
             outcome = f"{response.status} {response.headers.get(OUTCOME, '')}".rstrip()
-        except web.HTTPException as error:
-            names = f"; this server has {', '.join(PATHS)}" if error.status in (404, 405) else ""
-            response = _failure(error.status, f"{error.reason}{names}")
-            outcome = str(error.status)
         except BadField as error:
-            response = _failure(422, [{"loc": ["body", error.field], "msg": error.message, "type": "value_error"}])
+            response = failure(422, [{"loc": ["body", error.field], "msg": error.message, "type": "value_error"}])
             outcome = f"422 {error.field}"
+        except Slow as error:
+            response, outcome = failure(408, str(error)), "408"
+        except TooLong:
+            response, outcome = too_long(self.bounds), "413"
+        except web.RequestPayloadError:
+            response, outcome = failure(400, "the body is not what its headers say"), "400"
+        except Exception as error:
+            response = failure(500, "the server failed; its log says more")
+            outcome = f"500 {type(error).__name__}: {error}"
         finally:
-            if self._log is not None:
-                seconds = time.monotonic() - started
-                self._log(f"{request.remote} {request.method} {request.path} {outcome} {seconds:.3f} s")
+            self._log(f"{request.remote} {request.method} {request.path} {outcome} {time.monotonic() - started:.3f} s")
+        is_whole = request.content.is_eof()
+        if not is_whole:
+            response.force_close()
+        gate.finish(is_whole)
         return response
 
-    def _refusal(self, request: "web.Request") -> "web.Response | None":
-        if "Origin" in request.headers:
-            # any page that a browser on this machine shows could send programs here
-            return _failure(403, "requests from a browser are refused")
-        if self._token is not None and not _holds(request.headers.get("Authorization", ""), self._token):
-            response = _failure(401, "this server needs its token; the address is http://:TOKEN@host:port")
-            response.headers["WWW-Authenticate"] = 'Basic realm="sandbox"'
-            return response
-        if self._inside >= self.max_concurrent + MAX_WAITING and request.method == "POST":
-            return _failure(503, f"{self._inside} requests run or wait; try again later")
-        return None
+    async def _answer(self, request: web.BaseRequest, gate: Gate) -> web.StreamResponse:
+        path = request.path
+        if f"{request.method} {path}" not in PATHS:
+            is_known = any(each.endswith(f" {path}") for each in PATHS)
+            name = "Method Not Allowed" if is_known else "Not Found"
+            return failure(405 if is_known else 404, f"{name}; this server has {', '.join(PATHS)}")
+        if path == "/v1/ping":
+            return web.json_response("pong")
+        if self._inside >= self.max_concurrent + self.bounds.waiting:
+            return failure(503, f"{self._inside} requests run or wait; try again later")
+        reply = Reply(request)
+        with contextlib.closing(Account(self._bodies)) as account:
+            try:
+                body = await read_body(reply, account, self.bounds)
+                gate.run()
+                job = await self._workbench.read(path, body)
+                del body
+                self._inside += 1
+                try:
+                    return await self._carry_out(reply, job, path, account)
+                finally:
+                    self._inside -= 1
+            except (BadField, Slow, TooLong) as error:
+                if reply.response is None:
+                    raise
+                # the client has had HTTP 200 with the first sign of life
+                refused = Result(Status.SANDBOX_ERROR, message=f"{type(error).__name__}: {error}")
+                return await self._send(reply, schema.to_run_answer(refused))
 
-    async def _ping(self, request: "web.Request") -> "web.Response":
-        return _import_web().json_response("pong")
-
-    async def _run_code(self, request: "web.Request") -> "web.StreamResponse":
-        job = read_run(await _body(request), self._base, self._most)
+    async def _carry_out(self, reply: Reply, job: Job, path: str, body: Account) -> web.StreamResponse:
+        """Wait for a free place, run a job and answer with its result; a client that waits gets signs of life."""
         if job.language not in LANGUAGES:
             message = f"language = {job.language!r}: this server runs {' and '.join(LANGUAGES)}"
-            return _respond(schema.to_run_answer(Result(Status.SANDBOX_ERROR, message=message)))
-        return await self._in_slot(request, self._run, job, lambda results: schema.to_run_answer(results[-1]))
-
-    async def _run_jupyter(self, request: "web.Request") -> "web.StreamResponse":
-        job = read_jupyter(await _body(request), self._base, self._most)
-        told = functools.partial(schema.to_jupyter_answer, num_cells=len(job.cells))
-        return await self._in_slot(request, self._run_cells, job, told)
-
-    async def _in_slot(
-        self,
-        request: "web.Request",
-        run: Callable[[Job], Awaitable[list[Result]]],
-        job: Job,
-        told: Callable[[list[Result]], dict[str, Any]],
-    ) -> "web.StreamResponse":
-        """Wait for a free place, run a job and answer with its result; a client that waits gets signs of life."""
-        self._inside += 1
-        try:
-            response = await self._places.take(request, _import_web().StreamResponse)
+            return await self._send(reply, schema.to_run_answer(Result(Status.SANDBOX_ERROR, message=message)))
+        with contextlib.ExitStack() as stack:
+            await self._places.take(reply)
             try:
-                results = await run(job)
-            except Exception as error:
-                # whatever fails on this side is told as such, and never as the program's failure
-                results = [Result(Status.SANDBOX_ERROR, message=f"{type(error).__name__}: {error}")]
+                results = await self._results(job, path)
+                body.close()
+                account = stack.enter_context(contextlib.closing(Account(self._answers)))
+                await account.add(size_of(results))
+                account.complete()
             finally:
                 self._places.give_back()
-        finally:
-            self._inside -= 1
-        answer = told(results)
-        if response is None:
-            return _respond(answer)
-        whole = _respond(answer)
-        response.headers[OUTCOME] = whole.headers[OUTCOME]  # too late for the client; the log tells it
-        await response.write_eof((whole.text or "").encode())
-        return response
+            told = functools.partial(_told, results, path, len(job.cells))
+            is_short = account.num_bytes <= SHORT_ANSWER
+            return await self._send(reply, told() if is_short else await asyncio.to_thread(told), is_short)
 
-    async def _run(self, job: Job) -> list[Result]:
-        code, *_ = job.cells
-        return [await self._sandbox.arun(code, job.language, job.stdin, job.files, job.limits, outputs=job.outputs)]
+    async def _results(self, job: Job, path: str) -> list[Result]:
+        try:
+            if path == "/run_jupyter":
+                return await run_cells(self._sandbox, job)
+            code = job.cells[0].decode("utf-8", "surrogateescape")
+            return [await self._sandbox.arun(code, job.language, job.stdin, job.files, job.limits, outputs=job.outputs)]
+        except Exception as error:
+            # whatever fails on this side is told as such, and never as the program's failure
+            return [Result(Status.SANDBOX_ERROR, message=f"{type(error).__name__}: {error}")]
 
-    async def _run_cells(self, job: Job) -> list[Result]:
-        """Run cells until one ends the interpreter."""
-        results: list[Result] = []
-        left_s = job.total_s
-        with contextlib.closing(self._sandbox.session()) as session:
-            for number, cell in enumerate(job.cells, 1):
-                if left_s < 0.01:
-                    results.append(Result(Status.TIMEOUT, state_lost=True))
-                    break
-                is_last = number == len(job.cells)
-                wall_s = job.last_wall_s if is_last else job.limits.wall_s
-                limits = dataclasses.replace(job.limits, wall_s=min(wall_s, left_s))
-                outputs, files = job.outputs if is_last else [], job.files if number == 1 else None
-                result = await session.arun(cell, files=files, limits=limits, outputs=outputs)
-                results.append(schema.untold(result) if number <= job.num_replayed else result)
-                left_s -= results[-1].duration_s
-                if results[-1].state_lost or results[-1].status is Status.SANDBOX_ERROR:
-                    break
-        return results
+    async def _send(self, reply: Reply, answer: dict[str, Any], is_short: bool = True) -> web.StreamResponse:
+        """Send an answer: at once, or in pieces, between which others have their turn."""
+        outcome = answer.get("trm", answer)["status"]
+        if reply.response is None and is_short:
+            return web.json_response(answer, headers={OUTCOME: outcome})
+        for piece in pieces(answer):
+            await reply.write(piece)
+            await asyncio.sleep(0)
+        assert reply.response is not None
+        reply.response.headers[OUTCOME] = outcome  # too late for the client; the log tells it
+        await reply.response.write_eof()
+        return reply.response
 
 
 def serve(server: SandboxServer, ready: Callable[[str], None]) -> None:
@@ -236,65 +244,27 @@ def serve(server: SandboxServer, ready: Callable[[str], None]) -> None:
         told = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, told.set)
-        ready(await server.start())
+        address = await server.start()
+        server.prepare()
+        ready(address)
         await told.wait()
         await server.stop()
 
     asyncio.run(until_told())
 
 
-def warning(host: str, token: str | None) -> str | None:
-    """Return a warning to the operator about this address; None if only this machine reaches it."""
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            return None
-    if token is not None:
-        return f"WARNING: {host} is reached from other machines, and the token travels unencrypted"
-    return (
-        f"WARNING: {host} is reached from other machines and there is no authentication: whoever can reach it runs "
-        "programs here; pass --token, or bind 127.0.0.1"
-    )
+def _told(results: list[Result], path: str, num_cells: int) -> dict[str, Any]:
+    return schema.to_jupyter_answer(results, num_cells) if path == "/run_jupyter" else schema.to_run_answer(results[-1])
 
 
-def log_to_stderr(line: str) -> None:
-    """Print a line of the log."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", file=sys.stderr, flush=True)
+def _quiet(log: Callable[[str], None]) -> logging.Logger:
+    """Return a logger for aiohttp that writes one line, and no traceback, for what is not HTTP."""
 
+    class OneLine(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            log(f"{record.getMessage()}{f': {type(error).__name__}: {error}' if error else ''}")
 
-async def _body(request: "web.Request") -> Any:
-    web = _import_web()
-    try:
-        data = await asyncio.wait_for(request.read(), BODY_S)
-        return json.loads(data)
-    except asyncio.TimeoutError:
-        raise web.HTTPRequestTimeout(reason=f"the request's body did not arrive within {BODY_S:.0f} s") from None
-    except (ValueError, RecursionError) as error:
-        raise BadField("body", f"not JSON: {error}") from error
-
-
-def _respond(answer: dict[str, Any]) -> "web.Response":
-    return _import_web().json_response(answer, headers={OUTCOME: answer.get("trm", answer)["status"]})
-
-
-def _failure(status: int, detail: Any) -> "web.Response":
-    return _import_web().json_response({"detail": detail}, status=status)
-
-
-def _holds(header: str, token: str) -> bool:
-    kind, _, value = header.partition(" ")
-    if kind.lower() == "basic":
-        try:
-            value = base64.b64decode(value).decode("latin-1").partition(":")[2]
-        except (binascii.Error, ValueError):
-            return False
-    elif kind.lower() != "bearer":
-        return False
-    return hmac.compare_digest(value.encode("utf-8", "replace"), token.encode())
-
-
-def _import_web() -> Any:
-    try:
-        from aiohttp import web
-    except ImportError as error:
-        raise ImportError("the sandbox server needs aiohttp; pip install aiohttp") from error
-    return web
+    logger = logging.Logger("trm_envs.sandbox.http", logging.WARNING)
+    logger.addHandler(OneLine())
+    return logger

@@ -17,6 +17,8 @@ REPLAY_FACTOR = 3.0
 REPLAY_SPARE_S = 5.0
 MOST_TOTAL_S = 300.0
 """Longest time of a call with its replay, which is also our own server's default limit."""
+_OF_REPLAY = ("total_timeout", '"cells"')
+"""Fields that a server may refuse because of the cells before."""
 _WRITE = (
     "for _trm_name, _trm_data in {files!r}.items():\n"
     "    __import__('os').makedirs(__import__('os.path').path.dirname(_trm_name) or '.', exist_ok=True)\n"
@@ -142,7 +144,7 @@ class FusionSession(LinkedRunner):
 
 def _judge(result: Result, is_replay: bool) -> Result:
     """Return the result, or the meaning for the state of a refused request or a truncated answer."""
-    is_refused = result.status is Status.SANDBOX_ERROR and "total_timeout" in result.message
+    is_refused = result.status is Status.SANDBOX_ERROR and any(field in result.message for field in _OF_REPLAY)
     if is_replay and (is_refused or result.message.startswith(TOO_LONG)):
         return _replay_failed(result.message)
     if result.message.startswith(TOO_MUCH):

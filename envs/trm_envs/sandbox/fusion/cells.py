@@ -1,0 +1,30 @@
+"""The cells of a notebook, run one after another in a session."""
+
+import contextlib
+import dataclasses
+
+from trm_envs.sandbox.fusion import schema as schema
+from trm_envs.sandbox.fusion.jobs import Job
+from trm_envs.sandbox.interface import Result, Sandbox, Status
+
+
+async def run_cells(sandbox: Sandbox, job: Job) -> list[Result]:
+    """Run cells until one ends the interpreter; return the results of those that ran."""
+    results: list[Result] = []
+    left_s = job.total_s
+    with contextlib.closing(sandbox.session()) as session:
+        for number, cell in enumerate(job.cells, 1):
+            if left_s < 0.01:
+                results.append(Result(Status.TIMEOUT, state_lost=True))
+                break
+            is_last = number == len(job.cells)
+            wall_s = job.last_wall_s if is_last else job.limits.wall_s
+            limits = dataclasses.replace(job.limits, wall_s=min(wall_s, left_s))
+            code = cell.decode("utf-8", "surrogateescape")
+            outputs, files = job.outputs if is_last else [], job.files if number == 1 else None
+            result = await session.arun(code, files=files, limits=limits, outputs=outputs)
+            results.append(schema.untold(result) if number <= job.num_replayed else result)
+            left_s -= results[-1].duration_s
+            if results[-1].state_lost or results[-1].status is Status.SANDBOX_ERROR:
+                break
+    return results
