@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from trm_envs.scoring.items import FAMILIES, Item, Row, Unreadable
-from trm_envs.scoring.rational import MAX_BITS, MAX_FACTORIAL, is_numeral, num_bits, rational_value
+from trm_envs.scoring.numerals import MAX_BITS, num_bits
+from trm_envs.scoring.rational import MAX_FACTORIAL, is_numeral, rational_value
 
 MAX_EXPONENT = 100_000
 _GROUPS = {"|": "abs", "\\lfloor": "round", "\\lceil": "round"}

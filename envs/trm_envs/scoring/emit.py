@@ -1,7 +1,5 @@
 r"""Write a tree as the plain LaTeX that math-verify's grammar reads in one way only."""
 
-from fractions import Fraction
-
 from trm_envs.scoring.items import Item, Row, Unreadable
 from trm_envs.scoring.rational import rational_value
 
@@ -88,9 +86,9 @@ def _simple(item: Item) -> str:
 
 
 def _number(item: Item) -> str:
-    value = Fraction(item.name.rstrip("."))
-    if item.kind == "mixed":
-        value += Fraction(int(item.rows[0][0].name), int(item.rows[1][0].name))
+    value = rational_value((item,))
+    if value is None:
+        raise Unreadable("a fraction has no value")
     return str(value) if value.denominator == 1 else rf"(\frac{{{value.numerator}}}{{{value.denominator}}})"
 
 

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from trm_envs.scoring.extract import group_end
+from trm_envs.scoring.items import Unreadable
+from trm_envs.scoring.numerals import literal, quotient, raised, repeating
 from trm_envs.scoring.spelling import clean
 from trm_envs.scoring.units import Measure, read_unit, same_measure
 from trm_envs.scoring.words import split_words, unit_of
 
 MAX_CHARS = 1000
 MAX_DEPTH = 12
-MAX_BITS = 20_000
 _INTEGER = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?: [0-9]{3})+|[0-9]+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.[0-9]*)?|\.[0-9]+)"
 _POWER = r"\^(?:\{([+-]?[0-9]+)\}|([+-]?[0-9]+))"
 _LITERAL = re.compile(_DECIMAL)
-_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\{([0-9]+)\}")
 _SCIENTIFIC = re.compile(rf"({_DECIMAL})(?:(?:\\times ?|\\cdot ?|\*)10{_POWER}|[eE]([+-]?[0-9]+))")
 _RAISED = re.compile(rf"(\(.+\)|\{{.+\}}|{_DECIMAL}){_POWER}")
 _MIXED = re.compile(r"([0-9]+)(?: ([0-9]+/[0-9]+)| ?(\\frac.*))")
@@ -84,7 +84,10 @@ def read_number(text: str) -> Quantity | None:
         text, unit = money[1] + money[2] + text[money.end() :], read_unit("dollars")
     elif (parts := _marked(text) or split_words(text)) is not None:
         text, unit = parts[0], unit_of(parts[1]) if parts[1] else unit
-    value = _value(_IDLE_SPACE.sub("", text), 0) if unit is not None else None
+    try:
+        value = _value(_IDLE_SPACE.sub("", text), 0) if unit is not None else None
+    except Unreadable:
+        return None
     return Quantity(value, *unit) if value is not None and unit is not None else None
 
 
@@ -95,7 +98,11 @@ def _marked(text: str) -> tuple[str, str] | None:
 
 
 def _value(text: str, depth: int) -> Fraction | None:
-    """Return the number that the whole text denotes."""
+    """Return the number that the whole text denotes.
+
+    Raises:
+        Unreadable: if a power in it is too large to write down.
+    """
     text = text.strip()
     if not text or depth > MAX_DEPTH:
         return None
@@ -105,20 +112,16 @@ def _value(text: str, depth: int) -> Fraction | None:
     if text.isascii() and text.isdigit():
         return Fraction(int(text))
     if _LITERAL.fullmatch(text):
-        return Fraction(_plain(text))
+        return literal(text)
     if (inner := _unwrapped(text)) is not None:
         return _value(inner, depth + 1)
     if text.startswith("\\frac"):
         return _fraction(text, depth)
-    if match := _REPEATING.fullmatch(text):
-        # 0.1\overline{6} is 0.1 and 6/9 of its last place
-        last_place = Fraction(1, 10 ** len(match[2]))
-        return int(match[1] + match[2] or "0") * last_place + last_place * Fraction(
-            int(match[3]), 10 ** len(match[3]) - 1
-        )
+    if (value := repeating(text)) is not None:
+        return value
     if match := _SCIENTIFIC.fullmatch(text):
-        base = _raise(Fraction(10), match[2] or match[3] or match[4])
-        return Fraction(_plain(match[1])) * base if base is not None else None
+        power = raised(Fraction(10), Fraction(match[2] or match[3] or match[4]))
+        return literal(match[1]) * power if power is not None else None
     if match := _MIXED.fullmatch(text):
         part = _value(match[2] or match[3], depth + 1)
         # 2\frac{3}{2} may be a product, and 2\frac{-1}{2} is neither.
@@ -127,16 +130,10 @@ def _value(text: str, depth: int) -> Fraction | None:
         numerator, _, denominator = text.rpartition("/")
         if _holds_quotient(denominator):
             return None
-        return _divide(_value(numerator, depth + 1), _value(denominator, depth + 1))
+        return quotient(_value(numerator, depth + 1), _value(denominator, depth + 1))
     if match := _RAISED.fullmatch(text):
-        base = _value(match[1], depth + 1)
-        return _raise(base, match[2] or match[3]) if base is not None else None
+        return raised(_value(match[1], depth + 1), Fraction(match[2] or match[3]))
     return None
-
-
-def _plain(literal: str) -> str:
-    """Return a literal as `Fraction` reads it."""
-    return literal.replace(",", "").replace(" ", "").rstrip(".")
 
 
 def _unwrapped(text: str) -> str | None:
@@ -164,22 +161,9 @@ def _fraction(text: str, depth: int) -> Fraction | None:
             return None
         parts.append(_value(text[position + 1 : end], depth + 1))
         position = end + 1
-    return _divide(parts[0], parts[1]) if position == len(text) else None
+    return quotient(parts[0], parts[1]) if position == len(text) else None
 
 
 def _holds_quotient(denominator: str) -> bool:
     """Return True for a quotient below the line: 17/(1/23) is a product in disguise."""
     return any(sign in denominator for sign in ("/", "\\frac", "^-", "^{-", "e-", "E-"))
-
-
-def _divide(numerator: Fraction | None, denominator: Fraction | None) -> Fraction | None:
-    return numerator / denominator if numerator is not None and denominator else None
-
-
-def _raise(base: Fraction, exponent: str) -> Fraction | None:
-    """Return base ** exponent; None if it is undefined or too large to write down."""
-    power = int(exponent)
-    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if bits * abs(power) > MAX_BITS or (base == 0 and power <= 0):
-        return None
-    return base**power

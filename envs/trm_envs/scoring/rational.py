@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from trm_envs.scoring.items import Item, Row, Unreadable
+from trm_envs.scoring.numerals import literal, quotient, raised
 
-MAX_BITS = 20_000
 MAX_FACTORIAL = 5000
 PI = Item("constant", "pi")
 _BRACKETS = ("{", "(", "[")
@@ -100,10 +100,7 @@ def _product(term: list[Item], point: Point) -> Fraction | None:
             if value is None:
                 return None
         elif item.kind == "power":
-            exponent = _sum(item.rows[0], {})
-            if factor is None or exponent is None or exponent.denominator != 1:
-                return None
-            factor = _raise(factor, int(exponent))
+            factor = raised(factor, _sum(item.rows[0], {}))
         elif item.kind == "factorial":
             if factor is None or factor.denominator != 1 or factor < 0:
                 return None
@@ -127,17 +124,17 @@ def _apply(value: Fraction | None, factor: Fraction, operator: str) -> Fraction 
         return None
     if operator == "*":
         return value * factor
-    return value / factor if factor else None
+    return quotient(value, factor)
 
 
 def _operand(item: Item, point: Point) -> Fraction | None:
     if item.kind in ("variable", "constant"):
         return point.get(item.name)
     if item.kind == "number":
-        return Fraction(item.name.rstrip("."))
+        return literal(item.name)
     if item.kind == "mixed":
-        numerator, denominator = (int(row[0].name) for row in item.rows)
-        return int(item.name) + Fraction(numerator, denominator)
+        part = quotient(*(literal(row[0].name) for row in item.rows))
+        return literal(item.name) + part if part is not None else None
     if item.kind == "group":
         inside = _sum(item.rows[0], point)
         if inside is None or item.name in _BRACKETS:
@@ -149,22 +146,10 @@ def _operand(item: Item, point: Point) -> Fraction | None:
     if upper is None or lower is None:
         return None
     if item.kind == "fraction":
-        return upper / lower if lower else None
+        return quotient(upper, lower)
     if upper.denominator != 1 or lower.denominator != 1 or not 0 <= lower <= upper <= MAX_FACTORIAL:
         return None
     return Fraction(math.comb(int(upper), int(lower)))
-
-
-def _raise(base: Fraction, exponent: int) -> Fraction | None:
-    if base == 0 and exponent <= 0:
-        return None
-    if num_bits(base) * abs(exponent) > MAX_BITS:
-        raise Unreadable(f"a power has more than {MAX_BITS} bits")
-    return base**exponent
-
-
-def num_bits(value: Fraction) -> int:
-    return max(value.numerator.bit_length(), value.denominator.bit_length()) if abs(value) != 1 else 0
 
 
 def _factorial(number: int) -> int:
