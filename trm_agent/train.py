@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         print("the run is complete; nothing to do. Give another run.dir, or leave it out, to train again")
         return 0
     try:
+        _check_checkpoint(folder)
         model = _suited_model(config, folder)
     except ValueError as error:
         discard(folder)
@@ -103,6 +104,18 @@ def _refuse_or_pin(config: DictConfig) -> str:
     rows = pin_rows(config)
     pin_packages(config)
     return rows
+
+
+def _check_checkpoint(folder: RunFolder) -> None:
+    """Refuse to resume from files that hold programs.
+
+    Raises:
+        ValueError: a file of the checkpoint holds more than tensors.
+    """
+    if folder.step:
+        from trm_agent.runs.checkpoint_pickles import check_checkpoint
+
+        check_checkpoint(checkpoint_folder(folder.path, folder.step))
 
 
 def _suited_model(config: DictConfig, folder: RunFolder) -> str:

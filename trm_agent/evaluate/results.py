@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.episode import Episode, StopReason
+from trm_agent.runs.data_text import read_json
 from trm_envs.scoring import SCORER_VERSION
 
 RESULTS_FILE = "results.jsonl"
@@ -23,6 +23,13 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "success": bool,
     "stop_reason": str,
 }
+
+
+_NUMBERS = (
+    "horizon", "reward", "turns", "tool_calls", "malformed_turns", "model_tokens", "response_tokens", "generate_s",
+    "env_s", "total_s",
+)  # fmt: skip
+_LARGEST = 2**63
 
 
 def result_row(label: str, env: str, horizon: int | None, task: int, sample: int, episode: Episode) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def bad_line(file: Path, number: int, what: str) -> ValueError:
 
 def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = read_json(line, finite=True)
     except ValueError as error:
         raise bad_line(file, number, f"is no JSON ({error})") from error
     if not isinstance(row, dict):
@@ -100,7 +107,23 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
     for name, kind in _TYPES.items():
         value = row.get(name)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise bad_line(file, number, f"has {name}={value!r}")
+            raise bad_line(file, number, f"has {name}={repr(value)[:80]}")
+        if isinstance(value, int) and abs(value) >= _LARGEST:
+            raise bad_line(file, number, f"has {name}={repr(value)[:80]}")
+    for name, value in (*((name, row.get(name)) for name in _NUMBERS), *_counted(row)):
+        if value is not None and not is_finite(value):
+            raise bad_line(file, number, f"has {name}={repr(value)[:80]}")
     if row["stop_reason"] not in [str(reason) for reason in StopReason]:
         raise bad_line(file, number, f"has stop_reason={row['stop_reason']!r}")
     return row
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _counted(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return what the environment counted, one entry a name; a single faulty one if it is not a mapping."""
+    numbers = row.get("numbers") or {}
+    return list(numbers.items()) if isinstance(numbers, Mapping) else [("numbers", numbers)]

@@ -19,6 +19,7 @@ from trm_agent.episode import Episode
 from trm_agent.episode.record import episode_record
 from trm_agent.evaluate.plan import FORMAT, VERSION, Key, Plan, identity
 from trm_agent.evaluate.results import RESULTS_FILE, bad_line, is_failure, read_results, set_aside
+from trm_agent.runs.data_text import read_yaml
 from trm_agent.runs.folder import (
     CONFIG_FILE,
     LOCK_FILE,
@@ -193,8 +194,8 @@ def _stored(path: Path) -> dict[str, Any] | None:
     """Read the configuration of an evaluation folder; None if it is not of this version."""
     file = path / CONFIG_FILE
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
-    except (yaml.YAMLError, UnicodeDecodeError):
+        config = read_yaml(file.read_text(encoding="utf-8")) if file.exists() else None
+    except ValueError:
         return None
     is_ours = isinstance(config, dict) and (config.get("format"), config.get("version")) == (FORMAT, VERSION)
     return config if is_ours else None

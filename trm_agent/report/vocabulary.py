@@ -89,6 +89,6 @@ def load_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises whatever its parsers raise
         raise ValueError(f"{path}: no tokenizer can be loaded from it ({str(error)[:200]})") from error

@@ -67,7 +67,7 @@ def load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
             f"{MODEL_PATH}={path}: the tokenizer cannot be loaded: {error}; give a folder or a hub id that has one"

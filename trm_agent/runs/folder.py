@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from trm_agent.runs.data_text import json_lines
 from trm_agent.runs.scorer_version import FIELD, other_scorer
 from trm_agent.runs.stored_config import (
     CONFIG_FILE,
@@ -31,6 +32,7 @@ LOG_FILE = "log.txt"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 RESUMES_FILE = "resumes.jsonl"
+_STEP = r"[0-9]{1,15}"
 _TRACKER = Path(CHECKPOINTS) / "latest_checkpointed_iteration.txt"
 
 State = Literal["new", "resumed", "finished"]
@@ -185,10 +187,19 @@ def checkpoint_step(path: Path) -> int:
     tracker = path / _TRACKER
     if not tracker.exists():
         return 0
-    newest, logged = int(tracker.read_text()), {row["step"] for row in read_metrics(path)}
+    text = tracker.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(_STEP, text):
+        raise ValueError(f"{tracker}: {text[:80]!r}: expected the step of the last checkpoint; write it there by hand")
+    newest, logged = int(text), {row["step"] for row in read_metrics(path)}
+    return max((step for step in saved_steps(path) if step <= newest and step in logged), default=0)
+
+
+def saved_steps(path: Path) -> list[int]:
+    """Return the steps of a run's checkpoints, complete or not, in order."""
     # of an older checkpoint verl removes the actor and leaves the folder
-    saved = [int(actor.parent.name.rsplit("_", 1)[1]) for actor in (path / CHECKPOINTS).glob("global_step_*/actor")]
-    return max((step for step in saved if step <= newest and step in logged), default=0)
+    folders = [actor.parent for actor in path.glob(f"{CHECKPOINTS}/global_step_*/actor")]
+    names = [folder.name.removeprefix("global_step_") for folder in folders]
+    return sorted(int(name) for name in names if re.fullmatch(_STEP, name))
 
 
 def checkpoint_folder(path: Path, step: int) -> Path:
@@ -197,14 +208,23 @@ def checkpoint_folder(path: Path, step: int) -> Path:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of `metrics.jsonl`, in order; a last line that was cut by a kill is left out."""
-    return _lines(path / METRICS_FILE)
+    """Read the rows of `metrics.jsonl`, in order; a last line that was cut by a kill is left out.
+
+    Raises:
+        ValueError: a line cannot be read, or has no step; the message names it.
+    """
+    return _lines(path / METRICS_FILE, "step")
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1] if line]
+def _lines(file: Path, number_field: str | None = None) -> list[dict[str, Any]]:
+    rows = []
+    for number, row, reason in json_lines(file) if file.exists() else ():
+        if number_field is not None and not reason and not isinstance(row.get(number_field), int | float):
+            reason = f"{number_field} = {str(row.get(number_field))[:80]!r}, expected a number"
+        if reason:
+            raise ValueError(f"{file}, line {number}: {reason}; look at the line, and take it out if it is damaged")
+        rows.append(row)
+    return rows
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -35,7 +35,7 @@ def load_facts(config: DictConfig, path: str) -> ModelFacts:
     tokenizer = load_tokenizer(path)
     chat = run_chat_tokens(tokenizer, config)
     try:
-        model = AutoConfig.from_pretrained(path).get_text_config()
+        model = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
     except Exception as error:
         raise ValueError(
             f"{MODEL_PATH}={path}: config.json cannot be loaded: {error}; give a folder or a hub id that has one"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from trm_agent.runs.data_text import read_json, read_yaml
 from trm_agent.runs.old_fields import MEANT, OLD_DEFAULTS, canonical, default_of_dataclass
 from trm_agent.runs.old_names import unknown_names, with_current_names
 
@@ -30,14 +30,10 @@ def read_config(path: Path) -> dict[str, Any]:
         UnknownVersion: it is no configuration of a run, or it names something of ours that is not there; the message
             says what is missing and the command that brings it.
     """
-    import yaml  # the command's help needs this module, and not yaml
-
-    # in C, where it was built: a tenth of the time
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        stored = yaml.load((path / CONFIG_FILE).read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UnknownVersion(f"its {CONFIG_FILE} cannot be read ({_first_line(error)}); {_remedy(path)}") from error
+        stored = read_yaml((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnknownVersion(f"its {CONFIG_FILE} cannot be read ({error}); {_remedy(path)}") from error
     if not isinstance(stored, dict) or not isinstance(stored.get("run"), dict):
         raise UnknownVersion(f"its {CONFIG_FILE} lacks the section `run`, so it is not a training's; {_remedy(path)}")
     stored = with_current_names(stored)
@@ -118,7 +114,7 @@ def _filled(old: dict[str, Any], new: dict[str, Any], defaults: Defaults) -> dic
 def _remedy(path: Path) -> str:
     """How to get at the version that began a run."""
     try:
-        made = json.loads((path / GIT_FILE).read_text(encoding="utf-8"))
+        made = read_json((path / GIT_FILE).read_bytes())
         commit, version = made.get("commit"), made.get("version")
     except (OSError, ValueError, AttributeError):
         commit = version = None
@@ -127,7 +123,3 @@ def _remedy(path: Path) -> str:
     if version:
         return f"resume it with the version that began it: pip install trm-agent=={version}, and repeat the command"
     return f"no {GIT_FILE} says which version began it: resume it with that version, or give another run.dir"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -2,7 +2,7 @@
 
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
-from trm_agent.verl_plugin.actor import engine, policy_loss  # noqa: F401  (policy_loss registers `trm` on import)
+from trm_agent.verl_plugin.actor import checkpoints, engine, policy_loss  # noqa: F401  (policy_loss registers `trm` on import)
 from trm_agent.verl_plugin.driver import actor_update
 
 
@@ -13,6 +13,7 @@ def _recording_replica() -> type:
     return RecordingReplica
 
 
+checkpoints.install()
 engine.register()
 actor_update.install()
 RolloutReplicaRegistry.register("vllm", _recording_replica)

@@ -67,16 +67,18 @@ def merge(actor: Path, target: Path) -> None:
     from huggingface_hub import save_torch_state_dict
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(actor / "huggingface")
+    from trm_agent.runs.checkpoint_pickles import load_pickle
+
+    config = AutoConfig.from_pretrained(actor / "huggingface", trust_remote_code=False)
     dtype = config.dtype or torch.float32
-    # a shard is a pickle of tensors placed on a mesh of ranks that do not exist here
-    shards = [torch.load(file, map_location="cpu", weights_only=False, mmap=True) for file in shard_files(actor)]
+    # a shard holds tensors placed on a mesh of ranks that do not exist here
+    shards = [load_pickle(file) for file in shard_files(actor)]
     adapters = [name for name in shards[0] if "lora_" in name]
     if adapters:
         raise ValueError(
             f"{actor}: a LoRA checkpoint ({adapters[0]}); add the adapter to its base model and evaluate that folder"
         )
-    weights = {name: _whole(name, [shard[name] for shard in shards]).to(dtype) for name in shards[0]}
+    weights = {name: _whole(name, [_held(name, shard.get(name)) for shard in shards]).to(dtype) for name in shards[0]}
     if getattr(config, "tie_word_embeddings", False):
         weights.pop("lm_head.weight", None)
     save_torch_state_dict(weights, target, metadata={"format": "pt"})
@@ -106,6 +108,20 @@ def _whole(name: str, parts: list[Any]) -> Any:
     return whole
 
 
+def _held(name: str, weight: Any) -> Any:
+    """Refuse a weight whose numbers are not all in the file: a few bytes, repeated, could stand for terabytes."""
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    if not isinstance(weight, torch.Tensor):
+        raise ValueError(f"{name}: a {type(weight).__name__} in one of the shards, expected a tensor; not a checkpoint")
+    part = weight.to_local() if isinstance(weight, DTensor) else weight
+    held = part.untyped_storage().nbytes()
+    if part.numel() * part.element_size() > held:
+        raise ValueError(f"{name}: shape {tuple(part.shape)}, of which the file holds {held} bytes; not a checkpoint")
+    return weight
+
+
 def _merge_atomically(actor: Path, folder: Path, timeout_s: float) -> None:
     """Merge in a process of its own, so that the weights' memory is given back, into a folder that appears complete."""
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -132,4 +148,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    merge(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        merge(Path(sys.argv[1]), Path(sys.argv[2]))
+    except ValueError as error:
+        sys.exit(str(error))

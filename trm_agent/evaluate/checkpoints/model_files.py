@@ -13,6 +13,7 @@ from typing import Any
 
 INDEXED = ("model.safetensors", "pytorch_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+_MAX_SHARDS = 100_000
 FSDP_CONFIG = "fsdp_config.json"
 # larger files are hashed in part: at both ends and at regular places between
 _WHOLE_BYTES = 256 << 20
@@ -20,20 +21,25 @@ _BLOCK_BYTES = 1 << 20
 _NUM_BLOCKS = 64
 
 
-def check_hugging_face(folder: Path, tokenizer: Path | None = None) -> None:
+def check_hugging_face(folder: Path, tokenizer: Path | None = None) -> list[Path]:
     """Refuse a Hugging Face folder that cannot be evaluated.
 
     Args:
         folder: `config.json`, the weights and the tokenizer.
         tokenizer: where the tokenizer is, if not there.
 
+    Returns:
+        The files of the weights.
+
     Raises:
         ValueError: a file is missing, truncated or does not match; with the remedy.
     """
     config = _read_json(folder / "config.json")
-    for file in weight_files(folder):
+    weights = weight_files(folder)
+    for file in weights:
         _check_whole(file)
     check_tokenizer(tokenizer or folder, vocab_size(config))
+    return weights
 
 
 def check_fsdp(actor: Path) -> None:
@@ -59,8 +65,10 @@ def world_size(actor: Path) -> int:
         ValueError: the file is missing or says nothing.
     """
     found = _read_json(actor / FSDP_CONFIG).get("world_size")
-    if not isinstance(found, int) or found < 1:
-        raise ValueError(f"{actor / FSDP_CONFIG}: world_size = {found!r}: expected a number of shards of at least 1")
+    if not isinstance(found, int) or not 1 <= found <= _MAX_SHARDS:
+        raise ValueError(
+            f"{actor / FSDP_CONFIG}: world_size = {str(found)[:80]}: expected a number of shards, 1 to {_MAX_SHARDS}"
+        )
     return found
 
 
@@ -79,7 +87,7 @@ def weight_files(folder: Path) -> list[Path]:
     for name in INDEXED:
         index = folder / f"{name}.index.json"
         if index.exists():
-            names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+            names = _named_files(index)
             missing = [each for each in names if not (folder / each).exists()]
             if missing or not names:
                 raise ValueError(
@@ -95,17 +103,34 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def _named_files(index: Path) -> list[str]:
+    """Return the files that an index of weights names; they must lie beside it."""
+    weights = _read_json(index).get("weight_map")
+    names: list[Any] = list(weights.values()) if isinstance(weights, dict) else [None]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(
+                f"{index}: weight_map names {str(name)[:80]!r}; expected files beside it; copy the folder again"
+            )
+    return sorted(set(names))
+
+
 def vocab_size(config: dict[str, Any]) -> int | None:
     """Return the number of rows of the model's embedding; None where the configuration does not say."""
-    found = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
-    return int(found) if found is not None else None
+    return _whole_number(config, "vocab_size")
 
 
 def max_positions(folder: Path) -> int | None:
     """Return the longest context that the model was made for, tokens; None where the configuration does not say."""
-    config = _read_json(folder / "config.json")
-    found = config.get("max_position_embeddings", (config.get("text_config") or {}).get("max_position_embeddings"))
-    return int(found) if found is not None else None
+    return _whole_number(_read_json(folder / "config.json"), "max_position_embeddings")
+
+
+def _whole_number(config: dict[str, Any], name: str) -> int | None:
+    text_config = config.get("text_config")
+    found = config.get(name, text_config.get(name) if isinstance(text_config, dict) else None)
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or found < 1):
+        raise ValueError(f"config.json: {name} = {str(found)[:80]!r}: expected a number of at least 1; copy it again")
+    return found
 
 
 def check_tokenizer(folder: Path, size: int | None = None) -> None:
@@ -124,15 +149,22 @@ def check_tokenizer(folder: Path, size: int | None = None) -> None:
         )
     if size is None or not (folder / TOKENIZERS[0]).exists():
         return
-    described = _read_json(folder / TOKENIZERS[0])
-    vocabulary = described.get("model", {}).get("vocab", {})
-    ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
-    largest = max([*ids, *(token["id"] for token in described.get("added_tokens", ()))], default=0)
+    largest = _largest_id(folder / TOKENIZERS[0])
     if largest >= size:
         raise ValueError(
             f"{folder}: the tokenizer has ids up to {largest}, the model's vocabulary is {size} (config.json); "
             "they are of different models: give the folder the tokenizer that belongs to the weights"
         )
+
+
+def _largest_id(file: Path) -> int:
+    described = _read_json(file)
+    try:
+        vocabulary = described.get("model", {}).get("vocab", {})
+        ids = range(len(vocabulary)) if isinstance(vocabulary, list) else vocabulary.values()
+        return max([*ids, *(token["id"] for token in described.get("added_tokens", ()))], default=0)
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError(f"{file}: not a tokenizer that could be read; copy or download it again") from None
 
 
 def content_hash(files: Iterable[Path]) -> str:
@@ -173,10 +205,10 @@ def _safetensors_end(file: Path) -> int | None:
             return None
         try:
             header = json.loads(stream.read(length))
-        except ValueError:
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return 8 + length + max(ends, default=0)
+        except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError):
             return None
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return 8 + length + max(ends, default=0)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -184,8 +216,8 @@ def _read_json(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{file.parent}: {file.name} is missing; the folder is no model or half-written") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error}); the file was cut: copy or download it again") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not JSON that can be read ({error}); copy or download the file again") from None
     if not isinstance(found, dict):
         raise ValueError(f"{file}: expected a JSON object, found a {type(found).__name__}")
     return found

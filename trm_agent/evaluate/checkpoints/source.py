@@ -10,14 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trm_agent.evaluate.checkpoints import model_files
 from trm_agent.evaluate.checkpoints.merging import fsdp_hash
 from trm_agent.evaluate.checkpoints.served import base_url, served_model
 from trm_agent.models.nano import is_made, nano_folder
 from trm_agent.models.nano_spec import NanoSpec
-from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, checkpoint_folder, checkpoint_step
+from trm_agent.runs.data_text import read_yaml
+from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, checkpoint_folder, checkpoint_step, saved_steps
 
 NANO = "nano"
 START = "start:"
@@ -142,15 +141,20 @@ def _start_of(source: str, run: Path, tokenizer: Path | None) -> Checkpoint:
     """Return the model that a run began with, as its `config.yaml` says."""
     if not (run / CONFIG_FILE).exists():
         raise ValueError(f"checkpoint {source!r}: {run} holds no {CONFIG_FILE}; give a run folder after {START!r}")
-    config: dict[str, Any] = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
     label = f"{run.resolve().name} start"
-    path = config["actor_rollout_ref"]["model"]["path"]
-    if path == NANO:
-        return Checkpoint(label, NANO, source, nano=NanoSpec(**config["nano"]))
+    try:
+        config: dict[str, Any] = read_yaml((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        path = str(config["actor_rollout_ref"]["model"]["path"])
+        if path == NANO:
+            return Checkpoint(label, NANO, source, nano=NanoSpec(**config["nano"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{run / CONFIG_FILE}: names no model that a run began with ({error}); allowed: {ALLOWED}"
+        ) from error
     folder = Path(path).expanduser()
     if not folder.is_dir():
         folder = _downloaded(source, path)
-    model_files.check_hugging_face(folder, tokenizer)
+    _check_model(folder, tokenizer)
     return Checkpoint(label, "huggingface", source, folder, tokenizer=tokenizer)
 
 
@@ -186,12 +190,22 @@ def _folder(source: str, tokenizer: Path | None) -> Checkpoint:
         shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise ValueError(f"checkpoint {source!r}: no checkpoint; it holds {shown or 'nothing'}; allowed: {ALLOWED}")
     own = any((path / name).exists() for name in model_files.TOKENIZERS)
-    model_files.check_hugging_face(path, None if own else tokenizer)
+    _check_model(path, None if own else tokenizer)
     return Checkpoint(path.resolve().name, "huggingface", source, path, tokenizer=None if own else tokenizer)
 
 
+def _check_model(folder: Path, tokenizer: Path | None) -> None:
+    """Refuse a folder that cannot be evaluated, or whose weights are programs as well."""
+    weights = model_files.check_hugging_face(folder, tokenizer)
+    if pickles := [file for file in weights if file.suffix != ".safetensors"]:
+        from trm_agent.runs.checkpoint_pickles import check_pickle
+
+        for file in pickles:
+            check_pickle(file)
+
+
 def _of_run(source: str, run: Path, step: int | None) -> Checkpoint:
-    saved = sorted(int(actor.parent.name.rsplit("_", 1)[1]) for actor in run.glob(f"{CHECKPOINTS}/global_step_*/actor"))
+    saved = saved_steps(run)
     has = f"steps with a checkpoint: {', '.join(map(str, saved)) or 'none'}"
     if step is None:
         step = checkpoint_step(run)

@@ -13,6 +13,7 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1 import get_trainer_cls
 
+from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
 from trm_agent.runs.folder import METRICS_FILE
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
@@ -58,6 +59,12 @@ class RunMixin:
         # verl builds its Tracking inside fit(): join it there
         tracking.logger["run_folder"] = MetricsFile(Path(self.config.run.dir) / METRICS_FILE)
         self._tracking = tracking
+
+    def _load_checkpoint(self) -> None:
+        if self.config.trainer.resume_mode == "resume_path":
+            check_checkpoint(Path(self.config.trainer.resume_from_path))
+        with weights_only():
+            super()._load_checkpoint()  # type: ignore[misc]
 
     def on_init_end(self) -> None:
         with deadline(self.config.run.weight_sync_timeout_s, "the first weight synchronisation"):
