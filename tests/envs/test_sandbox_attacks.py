@@ -26,6 +26,13 @@ def sandbox() -> Iterator[LocalSandbox]:
         yield made
 
 
+@pytest.fixture
+def stopping() -> Iterator[LocalSandbox]:
+    """A sandbox without control groups, whose sessions are paused by signals."""
+    with LocalSandbox(dataclasses.replace(TIGHT, wall_s=10.0), cgroups="off") as made:
+        yield made
+
+
 def state_of(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
@@ -48,12 +55,12 @@ def paused_in(sandbox: LocalSandbox) -> int:
 
 
 @pytest.mark.parametrize("with_files", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_session_that_does_not_stay_paused_is_ended(sandbox: LocalSandbox, with_files: bool) -> None:
-    with sandbox.session() as session:
+def test_a_session_that_does_not_stay_paused_is_ended(stopping: LocalSandbox, with_files: bool) -> None:
+    with stopping.session() as session:
         assert session.run(
             "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
         )
-        paused = paused_in(sandbox)
+        paused = paused_in(stopping)
         os.kill(paused, signal.SIGCONT)  # from outside, for inside nothing can
         if not with_files:
             time.sleep(3 * REST_S)
@@ -115,10 +122,10 @@ def test_a_supervisor_that_is_held_up_means_a_timeout(sandbox: LocalSandbox) -> 
     assert sandbox.run("print(1)").stdout == "1\n"
 
 
-def test_whoever_has_a_copy_of_a_connection_keeps_no_call_alive(sandbox: LocalSandbox) -> None:
-    with sandbox.session() as session:
+def test_whoever_has_a_copy_of_a_connection_keeps_no_call_alive(stopping: LocalSandbox) -> None:
+    with stopping.session() as session:
         assert session.run("x = 1").ok
-        paused, world = paused_in(sandbox), session._work._world
+        paused, world = paused_in(stopping), session._work._world
         assert world is not None
         copy = os.dup(world._connection.fileno())
         session._work.abort()

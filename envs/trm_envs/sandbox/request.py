@@ -38,6 +38,23 @@ class Request:
         """Return the kind of code: one of `wire.CALL`, `wire.CELL` and `wire.SCRIPT`."""
         return wire.CELL if self.session else wire.SCRIPT if self.language == "bash" else wire.CALL
 
+    def order(self, kind: bytes, is_last: bool) -> wire.Order:
+        """Return the order to a supervisor, which sees no more of the request than this."""
+        limits = self.limits
+        return wire.Order(
+            kind,
+            is_session=self.session,
+            is_last=is_last,
+            wall_s=limits.wall_s,
+            cpu_s=self.cpu_s,
+            memory_bytes=limits.memory_bytes,
+            stack_bytes=limits.stack_bytes,
+            processes=limits.processes,
+            file_bytes=limits.file_bytes,
+            disk_bytes=limits.disk_bytes,
+            num_files=limits.num_files,
+        )
+
     def packed_files(self) -> dict[str, str]:
         """Return the files, as a message holds them."""
         return {name: wire.pack(data) for name, data in self.files.items()}

@@ -27,13 +27,20 @@ REST_S = 1.0
 
 
 class Program:
-    """One program: its process, forked and confined ahead of its code, and the channel to it."""
+    """One program: its process, forked and confined ahead of its code, and the channel to it.
 
-    def __init__(self) -> None:
+    Args:
+        host: the connection over which the process tells the host that it is there; None for one that is born in the
+            supervisor's control group.
+    """
+
+    def __init__(self, host: "socket.socket | None" = None) -> None:
         self.channel, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                if host is not None:
+                    host.send(wire.HERE)
                 os.setpgid(0, 0)  # no session: the kernel would schedule it as an equal of all of the host's process
                 isolation.close_other_fds(theirs.fileno())
                 program.run(theirs)

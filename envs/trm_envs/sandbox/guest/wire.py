@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 READY = b"r"
 """From a program: it is confined and waits for code. From a supervisor: it takes an order."""
+HERE = b"h"
+"""From a supervisor and from its first program as they start: the kernel tells the host who sends it."""
 STOP = b"s"
 """To a supervisor: the program has written enough."""
 REFUSED = b"n"

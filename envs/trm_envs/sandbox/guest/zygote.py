@@ -55,6 +55,7 @@ def serve(control_fd: int, preload: "list[str]", packages: str) -> None:
 def _send_supervisor(control: socket.socket, uid: int, gid: int) -> None:
     """Fork a supervisor that makes its world ahead of time, and send its connection to the host."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # the host learns the number of the process that sends
     try:
         if _fork_patiently() == 0:
             control.close()
@@ -83,8 +84,9 @@ def _supervise(connection: socket.socket, uid: int, gid: int) -> None:
         try:
             for number in (signal.SIGCHLD, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            connection.send(wire.HERE)
             isolation.refuse_new_privileges()
-            running = supervisor.Program()  # first: what is written before a fork is copied twice
+            running = supervisor.Program(connection)  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
             proc = isolation.make_private_world()
         except OSError as error:

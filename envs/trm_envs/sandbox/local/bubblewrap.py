@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from trm_envs.sandbox.interface import SandboxUnavailable
-from trm_envs.sandbox.local.world import in_memory
+from trm_envs.sandbox.local.descriptors import in_memory
 
 START_S = 20.0
 _NOBODY = 65534

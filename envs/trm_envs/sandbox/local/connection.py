@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Callable
 
 from trm_envs.sandbox.interface import Result, SandboxClosed, Status
-from trm_envs.sandbox.local.world import GRACE_S, Refused, World, known
+from trm_envs.sandbox.local.cgroups import Groups
+from trm_envs.sandbox.local.descriptors import known
+from trm_envs.sandbox.local.world import GRACE_S, Refused, World
 from trm_envs.sandbox.request import Request
 from trm_envs.sandbox.slots import Slots
 from trm_envs.tool_time import waiting
@@ -25,13 +27,17 @@ class Zygote:
         process: bubblewrap's process.
         control: the socket over which supervisors are asked for.
         num_warm: how many used supervisors take turns; those beyond them end by themselves after a while.
+        groups: the control groups of this process.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, num_warm: int) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", control: socket.socket, num_warm: int, groups: Groups
+    ) -> None:
         self.control = control
         self._process = process
         self._owner = os.getpid()
         self._num_warm = num_warm
+        self._groups = groups
         self._idle: deque[World] = deque()
         self._lock = threading.Lock()
         known.add(self)
@@ -56,7 +62,7 @@ class Zygote:
             self.control.send(b"taken")
         if not fds:
             raise OSError(message.decode())
-        return World(socket.socket(fileno=fds[0]))
+        return World(socket.socket(fileno=fds[0]), self._groups)
 
     def give_back(self, world: World) -> None:
         """Keep a supervisor that has answered; it says itself whether it serves another call."""
@@ -99,6 +105,8 @@ class Zygote:
                 self._process.kill()
                 self._process.wait()
         self.control.close()  # last, for the sake of that thread
+        if is_owner:
+            self._groups.close()
 
     def forget(self) -> None:
         """Close the descriptors that lead there and leave it alone, as a child of the process that owns it."""

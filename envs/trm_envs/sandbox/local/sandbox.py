@@ -18,6 +18,7 @@ from trm_envs.packages import Packages
 from trm_envs.sandbox import package_folder
 from trm_envs.sandbox.interface import Limits, SandboxUnavailable
 from trm_envs.sandbox.local import bubblewrap
+from trm_envs.sandbox.local.cgroups import groups_of_this_process, no_groups
 from trm_envs.sandbox.local.connection import Call, Zygote
 from trm_envs.sandbox.local.world import World
 from trm_envs.sandbox.runner import BlockingSandbox, BlockingSession
@@ -70,6 +71,7 @@ class LocalSandbox(BlockingSandbox):
             shown = tuple(os.path.join(self._copies.name, name) for name in os.listdir(self._copies.name))
         self._start_args = (bubblewrap.find_bubblewrap(), self.python, tuple(preload), shown)
         self._slots = Slots(max_concurrent)
+        self._has_groups = cgroups == "auto"
         self._lock = threading.Lock()
         self._zygote: Zygote | None = None
         probe = self.run("print(6 * 7)")
@@ -121,7 +123,8 @@ class LocalSandbox(BlockingSandbox):
                 self._check_open()
                 if self._zygote is None or not self._zygote.is_ours():
                     process, control = bubblewrap.start(*self._start_args)
-                    self._zygote = Zygote(process, control, num_warm=self.max_concurrent)
+                    groups = groups_of_this_process() if self._has_groups else no_groups()
+                    self._zygote = Zygote(process, control, self.max_concurrent, groups)
                 zygote = self._zygote
             try:
                 return zygote.take_world()

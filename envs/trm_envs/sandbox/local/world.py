@@ -1,17 +1,20 @@
 """A supervisor with its namespaces, as the host sees it."""
 
 import contextlib
-import fcntl
+import dataclasses
 import os
 import select
 import socket
 import time
-import weakref
 from typing import Any
 
 from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.guest.wire import Order, Verdict
 from trm_envs.sandbox.interface import Result, Status
+from trm_envs.sandbox.local import greeting
+from trm_envs.sandbox.local.cgroups import Groups
+from trm_envs.sandbox.local.descriptors import in_memory, known
+from trm_envs.sandbox.local.group import Group
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
 from trm_envs.tool_time import waiting
@@ -20,19 +23,6 @@ GRACE_S = 5.0
 """Seconds over the wall-clock limit in which a supervisor must have answered."""
 FILES_S = 60.0
 """Seconds for files to be written or read, by a process that nothing of the program can hold up."""
-_NEVER_WRITTEN = 1 | 2 | 4 | 8  # F_SEAL_SEAL, SHRINK, GROW, WRITE; not every build of Python names them
-
-
-known: "weakref.WeakSet[Any]" = weakref.WeakSet()
-"""Holders of connections into a sandbox. A child forked off this process must not keep these alive."""
-
-
-def _forget_all() -> None:
-    for each in list(known):
-        each.forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
 
 
 class Refused(Exception):
@@ -50,16 +40,30 @@ class World:
 
     Args:
         connection: a SOCK_SEQPACKET socket.
+        groups: the control groups, in one of which the supervisor is put.
+
+    Raises:
+        OSError: if the supervisor failed, or could not be put there.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, groups: Groups) -> None:
         self._connection = connection
+        self._groups = groups
+        self._group: Group | None = None
+        self._disk_bytes: int | None = None  # that the first request of a call or session was given
         known.add(self)
         self._streams: Streams | None = None  # of a session's program, between its cells
         self._may_refuse = False
         self._has_run = False  # a program, since the world was new
         self.is_sound = True
         """False once the supervisor has not kept its deadline, or a program has kept it from its work: hang up."""
+        try:
+            pids = [greeting.sender(connection, GRACE_S) for _ in ("supervisor", "program")]
+            self._group = groups.new()
+            self._group.admit(pids)
+        except OSError:
+            self.close()
+            raise
 
     def is_ready(self, patience_s: float) -> bool:
         """Return True once the supervisor that has served a call takes another one, False if it has ended.
@@ -70,7 +74,8 @@ class World:
         self._connection.settimeout(patience_s)
         self._may_refuse, self._has_run = True, False
         try:
-            return self._connection.recv(1) == wire.READY
+            self._disk_bytes = None
+            return self._connection.recv(1) == wire.READY and self._own_group.is_clean()
         except TimeoutError as error:
             raise BlockingIOError from error
         except ConnectionError:
@@ -91,6 +96,25 @@ class World:
             EOFError: if the supervisor is gone, or somebody hung up.
         """
         self._connection.settimeout(GRACE_S)
+        group = self._own_group
+        group.thaw()
+        self._disk_bytes = self._disk_bytes or request.limits.disk_bytes
+        try:
+            is_within = group.limit(request.limits, self._disk_bytes)
+            result = self._carry_out(request) if is_within else None
+        except (EOFError, ConnectionError):
+            if not group.was_exceeded():
+                raise
+            result = None
+        if result is None or (group.was_exceeded() and result.status is not Status.MEMORY):
+            self.is_sound = False
+            was = result or Result(Status.MEMORY)
+            return dataclasses.replace(was, status=Status.MEMORY, return_code=None, state_lost=request.session)
+        if request.session and self.is_sound:
+            group.freeze()
+        return result
+
+    def _carry_out(self, request: Request) -> Result:
         fetched: dict[str, Any] = {"files": {}, "missing": {}}
         if request.files:
             try:
@@ -116,6 +140,7 @@ class World:
 
     def end_session(self) -> bool:
         """Have the supervisor end a session and serve others; return False if it does not listen."""
+        self._own_group.thaw()
         try:
             self._connection.send(Order(wire.END, True, True, *[0] * 8).packed())
         except OSError:
@@ -135,11 +160,18 @@ class World:
         """Hang up, also if a child of this process has a copy of the connection; the kernel ends every process."""
         self.hang_up()
         self.forget()
+        if self._group is not None:
+            self._groups.discard(self._group)
 
     def forget(self) -> None:
         """Close the descriptors that lead there and leave it alone, as a child of the process that owns it."""
         self._connection.close()
         self._close_streams()
+
+    @property
+    def _own_group(self) -> Group:
+        assert self._group is not None
+        return self._group
 
     def _start(self, request: Request, is_last: bool) -> None:
         code = request.code.encode("utf-8", "surrogateescape")
@@ -160,22 +192,8 @@ class World:
                 os.close(fd)
 
     def _send(self, kind: bytes, request: Request, is_last: bool, fds: list[int]) -> None:
-        limits = request.limits
-        order = Order(
-            kind,
-            is_session=request.session,
-            is_last=is_last,
-            wall_s=limits.wall_s,
-            cpu_s=request.cpu_s,
-            memory_bytes=limits.memory_bytes,
-            stack_bytes=limits.stack_bytes,
-            processes=limits.processes,
-            file_bytes=limits.file_bytes,
-            disk_bytes=limits.disk_bytes,
-            num_files=limits.num_files,
-        )
         try:
-            socket.send_fds(self._connection, [order.packed()], fds)
+            socket.send_fds(self._connection, [request.order(kind, is_last).packed()], fds)
         except BrokenPipeError as error:
             if self._may_refuse:
                 raise Refused from error
@@ -279,17 +297,3 @@ class World:
         if self._streams is not None:
             self._streams.close()
             self._streams = None
-
-
-def in_memory(data: bytes) -> int:
-    """Return the descriptor of a file in memory that holds `data` and can never be written again."""
-    fd = os.memfd_create("data", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _NEVER_WRITTEN)  # else it is memory that no limit counts
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
