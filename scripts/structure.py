@@ -1,9 +1,9 @@
 """Print the structure of the source: rooms, what each imports, circles, and how far a parameter travels.
 
-A room is what stands directly in `trm_agent` or `trm_envs`: a package with all that is in it, or a module. A sub-room
-is a package within a room. A walk follows one parameter of a function, and what is computed from it there, through the
-calls that hand it on, depth first in the order of the code, into each function once. A stop is a file that it enters;
-calls within one file are one stop.
+A room is what stands directly in `trm_agent` or `trm_envs`: a package with all that is in it, or a module; `trm_fields`
+is one room. A sub-room is a package within a room. A walk follows one parameter of a function, and what is computed
+from it there, through the calls that hand it on, depth first in the order of the code, into each function once. A stop
+is a file that it enters; calls within one file are one stop.
 
     python scripts/structure.py            # the figures and their limits; exit status 1 if one is exceeded
     python scripts/structure.py --walk trm_agent.train:train:config
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ROOTS = {"trm_agent": REPOSITORY, "trm_envs": REPOSITORY / "envs"}
+ROOTS = {"trm_agent": REPOSITORY, "trm_envs": REPOSITORY / "envs", "trm_fields": REPOSITORY / "envs"}
+ONE_ROOM = "trm_fields"
 MOST_IMPORTED_ROOMS = 10
 # module:function:parameter -> the most stops that the walk may take
 WALKS = {
@@ -47,8 +48,9 @@ class Module:
 
     @property
     def room(self) -> str:
-        """The first two parts of the name."""
-        return ".".join(self.name.split(".")[:2])
+        """The first two parts of the name, or the first."""
+        parts = self.name.split(".")
+        return ".".join(parts[: 1 if parts[0] == ONE_ROOM else 2])
 
     @property
     def sub_room(self) -> str:

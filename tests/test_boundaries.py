@@ -76,9 +76,9 @@ def test_every_import_is_in_the_table() -> None:
         ("trm_agent.core.masks", "if TYPE_CHECKING:\n    from trm_envs import ToolEnv", "imports trm_envs:"),
         ("trm_agent.core.masks", "from ..episode import loop", "imports trm_agent.episode"),
         ("trm_agent.episode.loop", "import torch", "imports torch"),
-        ("trm_agent.names", "from trm_agent.cli import main", "imports trm_agent.cli"),
+        ("trm_fields.refusals", "from trm_agent.cli import main", "imports trm_agent.cli"),
         ("trm_envs.sandbox", "from trm_envs.tasks import chain_math", "imports trm_envs.tasks"),
-        ("trm_envs.tasks.chain_math", "import trm_agent.names", "imports trm_agent.names"),
+        ("trm_envs.tasks.chain_math", "import trm_agent.extras", "imports trm_agent.extras"),
         ("trm_envs.tasks.chain_math", "import requests", "imports requests"),
         ("trm_agent.attic", "", "trm_agent.attic: no row"),
     ],
@@ -130,8 +130,8 @@ def test_a_room_imports_nothing_above_it(module: str) -> None:
 def test_a_package_that_another_module_loads_is_found(tmp_path: Path) -> None:
     (tmp_path / "planted").mkdir()
     (tmp_path / "planted" / "__init__.py").write_text("", encoding="utf-8")
-    (tmp_path / "planted" / "child.py").write_text("import trm_agent.names", encoding="utf-8")
-    assert "trm_agent.names" in loaded_by("planted", [tmp_path])
+    (tmp_path / "planted" / "child.py").write_text("import trm_agent.extras", encoding="utf-8")
+    assert "trm_agent.extras" in loaded_by("planted", [tmp_path])
 
 
 def test_the_table_of_what_is_loaded_keeps_its_rows() -> None:

@@ -1,4 +1,4 @@
-from trm_agent.names import closest
+from trm_fields import closest
 
 
 def test_a_typo_gets_the_closest_name_and_the_list():

@@ -120,5 +120,9 @@ def check_name(name: str) -> None:
     """Raise a ValueError if a package cannot have this name."""
     if not _NAME.fullmatch(name) or name.endswith("_"):
         raise ValueError(f"NAME = {name!r}: expected 2 to 40 small letters, digits and underscores; e.g. my_env")
-    if keyword.iskeyword(name) or name in sys.stdlib_module_names or name in ("trm_envs", "trm_agent", "gymnasium"):
+    if (
+        keyword.iskeyword(name)
+        or name in sys.stdlib_module_names
+        or name in ("trm_envs", "trm_fields", "trm_agent", "gymnasium")
+    ):
         raise ValueError(f"NAME = {name!r}: Python or this project has a module of that name; e.g. {name}_env")

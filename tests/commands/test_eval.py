@@ -13,7 +13,7 @@ from tests.evaluate.evaluation_fakes import FakeEngine, fake_checkpoint
 from trm_agent.cli import main
 from trm_agent.evaluate import checks, request
 from trm_agent.evaluate.engines import opening as engines
-from trm_agent.names import closest
+from trm_fields import closest
 
 SMALL = ("--env", "chain_math", "--set", "reveal=upfront", "--horizons", "1", "2", "--tasks", "4", "--samples", "2")
 CHECKPOINTS = ("before=http://one", "after=http://two")

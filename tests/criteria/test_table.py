@@ -12,8 +12,8 @@ from trm_agent.core.token_batch import TokenBatch
 from trm_agent.trust_region import criteria
 from trm_agent.trust_region.criteria import CRITERIA, own_settings, parts_of
 from trm_agent.trust_region.masking import decide, examine
-from trm_agent.trust_region.setting import ABOVE_0, Number, settings_of
 from trm_agent.trust_region.settings import CommonConfig, TrmConfig
+from trm_fields import ABOVE_0, Number, settings_of
 
 from .worked import untested
 

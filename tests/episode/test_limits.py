@@ -22,7 +22,8 @@ from trm_agent.episode import Limits
     ],
 )
 def test_a_bad_limit_is_refused_with_its_name_and_value(field, value):
-    with pytest.raises(ValueError, match=rf"limits\.{field} = {value!r}"):
+    shown = "null" if value is None else repr(value)
+    with pytest.raises(ValueError, match=rf"limits\.{field}: got {shown}; allowed: "):
         Limits(**{field: value})
 
 
@@ -31,5 +32,5 @@ def test_limits_come_from_a_mapping():
 
 
 def test_an_unknown_limit_is_refused_with_the_closest_name():
-    with pytest.raises(ValueError, match=r"limits\.max_turn is not a limit: did you mean 'max_turns'"):
+    with pytest.raises(ValueError, match=r"limits\.max_turn: no such field; did you mean 'max_turns'"):
         Limits.from_mapping({"max_turn": 3})

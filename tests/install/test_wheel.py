@@ -32,7 +32,11 @@ def test_it_holds_every_file_of_data_once(wheel: Installed) -> None:
     assert {"trm_agent/conf/train.yaml", "trm_agent/verl_plugin/rollout/agent_loop.yaml", "trm_envs/py.typed"} <= wanted
     assert wanted - packed == set()
     # the link conf/ does not bring a second copy, and nothing beside the two packages is installed
-    assert {name.split("/")[0] for name in packed if ".dist-info/" not in name} == {"trm_agent", "trm_envs"}
+    assert {name.split("/")[0] for name in packed if ".dist-info/" not in name} == {
+        "trm_agent",
+        "trm_envs",
+        "trm_fields",
+    }
 
 
 def test_its_core_dependencies_are_light(wheel: Installed, tmp_path: Path) -> None:

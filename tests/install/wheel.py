@@ -12,7 +12,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-DATA = ("trm_agent/", "envs/trm_envs/")
+DATA = ("trm_agent/", "envs/trm_envs/", "envs/trm_fields/")
 
 
 @dataclass(frozen=True)

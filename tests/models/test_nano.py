@@ -236,7 +236,7 @@ def test_an_occupied_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     ("change", "message"),
     [
         ({"target_success": 35}, "below 1"),
-        ({"warm_start_horizons": ()}, "at least 1"),
+        ({"warm_start_horizons": ()}, "a whole number of 1 or more"),
         ({"max_steps": 0}, "max_steps"),
     ],
 )

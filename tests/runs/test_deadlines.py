@@ -12,6 +12,7 @@ from trm_agent.episode import Limits
 from trm_agent.runs import preflight
 from trm_agent.runs.compose import choices, compose_run
 from trm_agent.runs.deadlines import check_deadlines, least_deadlines, step_budget_s, with_room
+from trm_agent.runs.schema import check_groups
 from trm_envs.tasks.chain_math import ChainMath
 
 BUDGETS = Limits(max_turns=10, max_response_tokens=1000, max_turn_tokens=200, tool_time_s=7, episode_tool_time_s=30)
@@ -84,6 +85,12 @@ def test_our_defaults_are_one():
 NANO = compose_run(["experiment=math_nano"])
 
 
+def check(config):
+    """All that is refused before Ray: at composition, and then."""
+    check_groups(config)
+    preflight.check(config)
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -93,12 +100,12 @@ NANO = compose_run(["experiment=math_nano"])
         ("env.limits.episode_timeout_s=659", ["episode_timeout_s=659", "at least 660 s", "max_turns=12"]),
         ("env.limits.episode_tool_time_s=6841", ["episode_timeout_s=7200", "at least 7201 s"]),
         ("hardware.least_tokens_per_s=0.05", ["generate_timeout_s=600", "at least 700 s", "0.05 tokens a second"]),
-        ("hardware.least_tokens_per_s=0", ["hardware.least_tokens_per_s=0", "above 0", "e.g."]),
-        ("env.limits.tool_time_s=-1", ["limits.tool_time_s = -1", "above 0"]),
+        ("hardware.least_tokens_per_s=0", ["hardware.least_tokens_per_s: got 0", "above 0", "such as 10"]),
+        ("env.limits.tool_time_s=-1", ["env.limits.tool_time_s: got -1", "above 0"]),
         ("env.limits.tool_tim_s=1", ["limits.tool_tim_s", "'tool_time_s'"]),
-        ("run.max_infrastructure_share=2", ["run.max_infrastructure_share=2", "from 0 to 1", "e.g."]),
-        ("run.warn_infrastructure_share=much", ["run.warn_infrastructure_share='much'", "from 0 to 1"]),
-        ("run.max_infrastructure_steps=0", ["run.max_infrastructure_steps=0", "at least 1"]),
+        ("run.max_infrastructure_share=2", ["run.max_infrastructure_share: got 2", "from 0 to 1", "such as 0.2"]),
+        ("run.warn_infrastructure_share=much", ["run.warn_infrastructure_share: got 'much'", "from 0 to 1"]),
+        ("run.max_infrastructure_steps=0", ["run.max_infrastructure_steps: got 0", "1 or more"]),
     ],
 )
 def test_deadlines_that_do_not_hold_the_budgets_are_refused(override, words):
@@ -106,5 +113,5 @@ def test_deadlines_that_do_not_hold_the_budgets_are_refused(override, words):
     field, _, value = override.partition("=")
     OmegaConf.update(config, field, yaml.safe_load(value), force_add=True)
     with pytest.raises(ValueError, match=r"limit|share|least|steps") as refusal:
-        preflight.check(config)
+        check(config)
     assert [word for word in words if word not in str(refusal.value)] == [], str(refusal.value)

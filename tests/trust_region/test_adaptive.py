@@ -104,7 +104,7 @@ def test_both_thresholds_adapt_within_limits_of_their_own():
 @pytest.mark.parametrize("criterion", ["avg", "ln", "ser", "random", "token", "prefix"])
 def test_a_criterion_that_no_threshold_brings_to_a_target_is_refused(criterion):
     with pytest.raises(
-        ValueError, match=rf"target_acceptance: got 0\.9 with criterion='{criterion}'.*criterion max or both"
+        ValueError, match=rf"target_acceptance: got 0\.9, with criterion='{criterion}'.*criterion max or both"
     ):
         TrmConfig(criterion=criterion, target_acceptance=0.9)
 

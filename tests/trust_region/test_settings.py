@@ -23,11 +23,11 @@ def test_a_threshold_that_the_criterion_does_not_use_may_be_null():
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        ({"criterion": "maxx"}, ["criterion", "'maxx'", "did you mean 'max'", "Known: 'avg', 'both'"]),
-        ({"max_estimator": "k1"}, ["max_estimator", "'k1'", "'k2', 'k3'"]),
-        ({"avg_estimator": "k4"}, ["avg_estimator", "'k4'", "'k2', 'k3'"]),
+        ({"criterion": "maxx"}, ["criterion", "'maxx'", "did you mean 'max'", "`avg`, `both`"]),
+        ({"max_estimator": "k1"}, ["max_estimator", "'k1'", "`k2`, `k3`"]),
+        ({"avg_estimator": "k4"}, ["avg_estimator", "'k4'", "`k2`, `k3`"]),
         ({"estimator": "exakt"}, ["estimator", "'exakt'", "did you mean 'exact'"]),
-        ({"undecided": "maybe"}, ["undecided", "'maybe'", "'reject'"]),
+        ({"undecided": "maybe"}, ["undecided", "'maybe'", "`reject`"]),
         ({"top_k": 0}, ["top_k", "0", "1 or more"]),
         ({"top_k": 2.5}, ["top_k", "2.5", "whole"]),
         ({"random_acceptance": 1.2}, ["random_acceptance", "1.2", "at most 1"]),

@@ -9,7 +9,7 @@ from typing import Any
 from trm_agent.episode.call_protocol import shows_tools
 from trm_agent.episode.chat import ROLES, ChatTokens
 from trm_agent.episode.template import parsed_template, template_source
-from trm_agent.names import closest
+from trm_fields import closest
 
 ROLES_FIELD = "env.chat.roles"
 KWARGS_FIELD = "data.apply_chat_template_kwargs"

@@ -14,11 +14,11 @@ import yaml
 
 from trm_agent.episode import Limits
 from trm_agent.evaluate.plan import Environment
-from trm_agent.names import closest
 from trm_agent.runs.compose import CONF, choices, compose_run, plain
 from trm_agent.runs.data_text import read_yaml
 from trm_agent.runs.row_files import ROWS
 from trm_agent.tasks import VALIDATION
+from trm_fields import closest
 
 CUSTOM = "custom"
 # whose token budgets hold for models that think aloud

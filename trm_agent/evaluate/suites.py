@@ -13,9 +13,9 @@ import yaml
 from trm_agent.evaluate.environments import named
 from trm_agent.evaluate.plan import Environment
 from trm_agent.evaluate.rows import tasks_hash
-from trm_agent.names import closest
 from trm_agent.runs.compose import CONF, choices
 from trm_agent.runs.row_files import ROWS
+from trm_fields import closest
 
 GROUP = "suite"
 FIELDS = ("version", "description", "environments", "rows")

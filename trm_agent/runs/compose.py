@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.extras import install
-from trm_agent.names import closest
+from trm_fields import closest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
+# Hydra's words on an override whose field is in no yaml
+_NOT_THERE = re.compile(r"Could not override '([\w.]+)'")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
@@ -27,7 +30,8 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     """Compose `conf/train.yaml` with Hydra overrides.
 
     Raises:
-        ValueError: an unknown choice of a group, an unknown field, an override that cannot be read.
+        ValueError: an unknown choice of a group, an unknown field, an override that cannot be read, a value of our
+            groups that is not allowed.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -35,6 +39,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     from trm_agent.runs.overrides import check_overrides
+    from trm_agent.runs.schema import check_groups, check_name
 
     check_choices(overrides)
     check_overrides(overrides)
@@ -43,7 +48,10 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base=None):
             config = compose("train", overrides=[*overrides, f"hydra.searchpath=[file://{_verl_config()}]"])
     except (HydraException, OmegaConfBaseException) as error:
+        if unknown := _NOT_THERE.search(str(error)):
+            check_name(unknown[1])
         raise ValueError(_first_lines(error)) from error
+    check_groups(config)
     _dump_into_the_run(config)
     return config
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.step_time import StepTime, tool_clock
+from trm_fields import COUNT
 
 STEP_MARGIN_S = 15.0
 """For what a step does besides: parsing, scoring in a worker, a thread that waits for a processor."""
@@ -117,8 +118,7 @@ def limits_of(config: Mapping[str, Any]) -> Limits:
     """
     data = {name: config["data"][name] for name in ("max_prompt_length", "max_response_length")}
     for name, value in data.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"data.{name} = {value!r}: expected a whole number of at least 1; e.g. data.{name}=1024")
+        COUNT.check(f"data.{name}", value, f"give one, such as data.{name}=1024")
     budgets = {"max_prompt_tokens": data["max_prompt_length"], "max_response_tokens": data["max_response_length"]}
     try:
         return Limits.from_mapping({**config["env"]["limits"], **budgets})

@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium
 
 from trm_agent.episode.limits import Limits
-from trm_agent.names import closest
 from trm_agent.runs.deadlines import check_deadlines, step_budget_s
 from trm_agent.tasks import Task, make_env
+from trm_fields import closest
 
 _BUNDLED = ("gymnasium.", "ale_py.", "shimmy.")
 

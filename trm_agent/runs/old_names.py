@@ -44,7 +44,7 @@ OLD_NAMES: dict[str, str] = {
     "trm_agent.verl_plugin.update": "trm_agent.verl_plugin.actor.update",
 }
 
-ROOTS = ("trm_agent", "trm_envs")
+ROOTS = ("trm_agent", "trm_envs", "trm_fields")
 _NAME = re.compile(r"(?P<scheme>pkg://)?(?P<name>[A-Za-z_]\w*(?:[.:][A-Za-z_]\w*)+)")
 
 

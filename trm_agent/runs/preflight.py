@@ -1,18 +1,17 @@
 """Refuses what cannot work before Ray starts. Each message names the field, the value, what is allowed, what to do."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.episode import ChatSettings
-from trm_agent.names import closest
 from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.environment_check import Trial, Wording, check_environment, check_registered
 from trm_agent.runs.preflight_training import TRAINING_RULES
 from trm_agent.tasks import Task
+from trm_fields import closest
 
 LEAST_RATE = "hardware.least_tokens_per_s"
 NANO = "nano"
@@ -43,8 +42,6 @@ def check_policy_loss(config: DictConfig, known: Iterable[str]) -> None:
 
 
 def _environment(config: DictConfig) -> None:
-    import trm_envs  # noqa: F401  (registers the suite)
-
     env, wording = config.env, _wording(config)
     if not env.id:
         raise ValueError("env.id: missing; give the Gymnasium id of your environment, e.g. env.id=mine/Task-v0")
@@ -56,7 +53,14 @@ def _environment(config: DictConfig) -> None:
         for stream in ("train", "val")
         for horizon in dict.fromkeys(env[stream].horizons)
     ]
-    trial = Trial(env.id, env.module, plain(env.kwargs), tasks, [limits_of(plain(config))], _least_rate(config))
+    trial = Trial(
+        env.id,
+        env.module,
+        plain(env.kwargs),
+        tasks,
+        [limits_of(plain(config))],
+        float(config.hardware.least_tokens_per_s),
+    )
     check_environment(trial, wording)
 
 
@@ -76,8 +80,6 @@ def _streams(config: DictConfig) -> None:
     env = config.env
     for stream in ("train", "val"):
         horizons = list(env[stream].horizons)
-        if not horizons or any(not isinstance(horizon, int) or horizon < 1 for horizon in horizons):
-            raise ValueError(f"env.{stream}.horizons={horizons}: give a list of positive integers")
         if env[stream].num_tasks < len(horizons):
             raise ValueError(
                 f"env.{stream}.num_tasks={env[stream].num_tasks}: fewer than the {len(horizons)} horizons; raise it"
@@ -96,16 +98,6 @@ def _streams(config: DictConfig) -> None:
 
 def _chat(config: DictConfig) -> None:
     ChatSettings.of_run({name: plain(config[name]) for name in ("env", "data")})
-
-
-def _least_rate(config: DictConfig) -> float:
-    rate = OmegaConf.select(config, LEAST_RATE)
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
-        raise ValueError(
-            f"{LEAST_RATE}={rate!r}: expected tokens a second above 0, a finite number, at which a working engine "
-            f"samples one sequence at the least; e.g. {LEAST_RATE}=1"
-        )
-    return float(rate)
 
 
 def _model_path(config: DictConfig) -> None:

@@ -1,10 +1,8 @@
-"""Rules of `trm_agent.runs.preflight` on batches, lengths, sampling, the trust region and failures."""
+"""Rules of `trm_agent.runs.preflight` on batches, lengths, sampling, the trust region and schedule."""
 
 from omegaconf import DictConfig
 
-from trm_agent.runs.compose import plain
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
-from trm_agent.runs.schema import GROUPS, check_groups
 from trm_agent.trust_region.surroundings import trust_region
 
 _ACTOR = "actor_rollout_ref.actor"
@@ -75,17 +73,6 @@ def sampling(config: DictConfig) -> None:
         raise ValueError(f"{_ROLLOUT}.temperature={rollout.temperature}: training samples; give a positive temperature")
 
 
-def infrastructure_share(config: DictConfig) -> None:
-    """Refuse shares of infrastructure failures that are none."""
-    for name in ("warn_infrastructure_share", "max_infrastructure_share"):
-        value = config.run[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"run.{name}={value!r}: expected a share from 0 to 1; e.g. run.{name}=0.2 (1: never)")
-    steps = config.run.max_infrastructure_steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"run.max_infrastructure_steps={steps!r}: expected a whole number of at least 1; e.g. 3")
-
-
 def schedule(config: DictConfig) -> None:
     """Refuse more steps than there are tasks."""
     steps = config.trainer.total_training_steps
@@ -98,9 +85,4 @@ def schedule(config: DictConfig) -> None:
         )
 
 
-def declared_fields(config: DictConfig) -> None:
-    """Refuse fields of our groups that do not exist, and values that they do not allow."""
-    check_groups({group: plain(config[group]) for group in GROUPS})
-
-
-TRAINING_RULES = (batches, lengths, sampling, trust_region, infrastructure_share, schedule, declared_fields)
+TRAINING_RULES = (batches, lengths, sampling, trust_region, schedule)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from trm_agent.trust_region.setting import ABOVE_0, SHARE, Setting
+from trm_fields import ABOVE_0, SHARE, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,12 +1,11 @@
 """Settings of Trust Region Masking: dataclasses without dependencies that own the defaults and the checks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from typing import Any
 
-from trm_agent.names import closest
 from trm_agent.trust_region.criteria import CRITERIA, own_settings, parts_of
-from trm_agent.trust_region.setting import SHARE, Flag, Number, OneOf, setting, settings_of
+from trm_fields import COUNT, LEAST_0, SHARE, Flag, Number, OneOf, Text, build, check_settings, refuse, setting
 
 FIELD_PATH = "actor_rollout_ref.actor.policy_loss.trm"
 DUMP_PATH = "actor_rollout_ref.actor.policy_loss.dump"
@@ -45,7 +44,7 @@ class CommonConfig:
     )
     top_k: int = setting(
         20,
-        Number("of 1 or more and whole", lambda value: value >= 1 and isinstance(value, int), kind=int),
+        COUNT,
         "`topk`: number of the rollout's largest log-probs that are recorded for each token.",
     )
     undecided: str = setting(
@@ -95,27 +94,34 @@ class TrmConfig(_OWN, CommonConfig):
     """
 
     def __post_init__(self) -> None:
-        for item in settings_of(type(self)):
-            item.allowed.check(f"{FIELD_PATH}.{item.name}", getattr(self, item.name))
+        check_settings(self, FIELD_PATH)
         for name in self.thresholds:
             if getattr(self, name) is None:
-                raise ValueError(
-                    f"{FIELD_PATH}.{name}: got null, but criterion={self.criterion!r} compares with it; "
-                    "allowed: a number above 0; set it, or choose another criterion"
+                refuse(
+                    f"{FIELD_PATH}.{name}",
+                    None,
+                    "a number above 0",
+                    "set it, or choose another criterion",
+                    because=f"but criterion={self.criterion!r} compares with it",
                 )
         if self.target_acceptance is not None and not CRITERIA[self.criterion].adapts:
             adapting = " or ".join(name for name, row in CRITERIA.items() if row.adapts)
-            raise ValueError(
-                f"{FIELD_PATH}.target_acceptance: got {self.target_acceptance!r} with criterion={self.criterion!r}, "
-                f"whose acceptance no adapted threshold brings to a target; allowed: null, or criterion {adapting}; "
-                "set one of them"
+            refuse(
+                f"{FIELD_PATH}.target_acceptance",
+                self.target_acceptance,
+                f"null, or criterion {adapting}",
+                "set one of them",
+                because=f"with criterion={self.criterion!r}, whose acceptance no adapted threshold brings to a target",
             )
         for limits in (row.limits for row in CRITERIA.values() if row.limits):
             floor, cap = getattr(self, limits.floor.name), getattr(self, limits.cap.name)
             if floor > cap:
-                raise ValueError(
-                    f"{FIELD_PATH}.{limits.floor.name}: got {floor!r}, above {limits.cap.name}={cap!r}; allowed: at "
-                    "most the cap; lower it"
+                refuse(
+                    f"{FIELD_PATH}.{limits.floor.name}",
+                    floor,
+                    "at most the cap",
+                    "lower it",
+                    because=f"above {limits.cap.name}={cap!r}",
                 )
 
     @property
@@ -143,12 +149,7 @@ class TrmConfig(_OWN, CommonConfig):
         Raises:
             ValueError: for a field that does not exist (the closest one is named) or a value that is not allowed.
         """
-        names = [field.name for field in fields(cls)]
-        given = {name: value for name, value in values.items() if name != "_target_"}
-        for name in given:
-            if name not in names:
-                raise ValueError(f"{FIELD_PATH}.{name}: no such field; {closest(str(name), names)}")
-        return cls(**given)
+        return build(cls, values, FIELD_PATH)
 
 
 @dataclass(frozen=True)
@@ -159,16 +160,20 @@ class DumpConfig:
         ValueError: if a value is not allowed.
     """
 
-    every: int = 10
-    """Steps between two dumps; 0 writes none."""
-    max_sequences: int = 64
-    """Sequences written of an update on each rank."""
-    max_files: int = 100
-    """Newest files that are kept, over all steps."""
-    distributions: bool = False
-    """Also both whole distributions of each token (estimator `exact`): large."""
-    directory: str | None = None
-    """Folder; null: `rollouts/` in the run's folder, without our trainer in verl's `trainer.default_local_dir`."""
+    every: int = setting(10, LEAST_0, "Steps between two dumps; 0 writes none.")
+    max_sequences: int = setting(64, COUNT, "Sequences written of an update on each rank.")
+    max_files: int = setting(100, COUNT, "Newest files that are kept, over all steps.")
+    distributions: bool = setting(
+        False, Flag(), "Also both whole distributions of each token (estimator `exact`): large."
+    )
+    directory: str | None = setting(
+        None,
+        Text(optional=True),
+        "Folder; null: `rollouts/` in the run's folder, without our trainer in verl's `trainer.default_local_dir`.",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, DUMP_PATH)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "DumpConfig":
@@ -177,16 +182,4 @@ class DumpConfig:
         Raises:
             ValueError: for a field that does not exist (the closest one is named) or a value that is not allowed.
         """
-        names = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in names:
-                raise ValueError(f"{DUMP_PATH}.{name}: no such field; {closest(str(name), names)}")
-        return cls(**values)
-
-    def __post_init__(self) -> None:
-        for name, least in (("every", 0), ("max_sequences", 1), ("max_files", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(
-                    f"{DUMP_PATH}.{name}: got {value!r}; allowed: a whole number of {least} or more; change it"
-                )
+        return build(cls, values, DUMP_PATH)

@@ -1,0 +1,181 @@
+"""The groups of a run's configuration as dataclasses: type, range, default and meaning of each field.
+
+They are structured configs of OmegaConf. A composed configuration is held against them, docs/configuration.md is
+printed from them, and a test holds the yaml files of conf/ to their defaults. Sections that are settings of a part of
+the code (`Limits`, `NanoSpec`, `TrmConfig`, `DumpConfig`) are that part's own dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trm_agent.episode.chat import ROLES
+from trm_agent.episode.limits import Limits
+from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+from trm_fields import (
+    ABOVE_0,
+    COUNT,
+    WHOLE,
+    ZERO_TO_ONE,
+    Flag,
+    Free,
+    OneOf,
+    Setting,
+    Several,
+    Text,
+    same_as,
+    section,
+    setting,
+)
+
+SAMPLER_PATH = "trainer.v1.sampler.sampler_kwargs"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The folder of a run, and when a run gives up."""
+
+    root: str = setting(
+        "runs", Text(), "Folder of the runs, numbered; an unfinished run with the same configuration is resumed."
+    )
+    name: str = setting("${trainer.experiment_name}-seed${seed}", Text(), "Name of the run's folder before its number.")
+    dir: str | None = setting(None, Text(optional=True), "A folder of your own instead of `root/name-NNN`.")
+    weight_sync_timeout_s: float = setting(
+        600, ABOVE_0, "Seconds after which a synchronisation of weights counts as hung and ends the run."
+    )
+    warn_infrastructure_share: float = setting(
+        0.02, ZERO_TO_ONE, "Share of a step's episodes that could not be played, above which a line warns."
+    )
+    max_infrastructure_share: float = setting(
+        0.2,
+        ZERO_TO_ONE,
+        "The share above which, over `max_infrastructure_steps` in a row, the run ends with the first error; 1: never.",
+    )
+    max_infrastructure_steps: int = setting(
+        3, COUNT, "Steps in a row above `max_infrastructure_share` that end the run."
+    )
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """The use of the chat template."""
+
+    roles: list[str] = setting(
+        list(ROLES),
+        Several(Text()),
+        "Roles in which the chat template takes answers; one left out is told in the first.",
+    )
+
+
+@dataclass(frozen=True)
+class TrainTasks:
+    """The stream of training tasks."""
+
+    horizons: list[int] = setting(
+        [2, 4, 6],
+        Several(COUNT),
+        "Task lengths in training, taken in turn; with only one, a model learns to count turns instead of reading.",
+    )
+    split: str = setting("train", Text(), "Split of the training tasks; must differ from validation's.")
+    num_tasks: int = setting(1_000_000, COUNT, "Training tasks in all; none is repeated.")
+    seed: int = setting("${seed}", WHOLE, "Seed of the training tasks.")
+
+
+@dataclass(frozen=True)
+class ValidationTasks:
+    """The stream of validation tasks."""
+
+    horizons: list[int] = setting([4, 8], Several(COUNT), "Task lengths in validation, taken in turn.")
+    split: str = setting("held_out", Text(), "Split of the validation tasks, which are never trained on.")
+    num_tasks: int = setting(256, COUNT, "Validation tasks in all, over the horizons.")
+    seed: int = setting(20251223, WHOLE, "Seed of the validation tasks, the same whatever the run's seed.")
+
+
+@dataclass(frozen=True)
+class NanoBudgets:
+    """The nano model's needs for an environment, in its own tokens."""
+
+    prompt_tokens: int = setting(
+        256, COUNT, "Tokens of the nano model's prompt; other models have `data.max_*_length`."
+    )
+    response_tokens: int = setting(768, COUNT, "Tokens after the prompt.")
+    total_tokens: int = setting(1024, COUNT, "Tokens of its context: at least the sum of both.")
+    horizon: int = same_as(NanoSpec, "horizon")
+    target_success: float = same_as(NanoSpec, "target_success")
+    max_steps: int = same_as(NanoSpec, "max_steps")
+
+
+def _limits() -> Limits:
+    return Limits(max_turns=16, max_tool_calls=32, max_turn_tokens=128, max_observation_tokens=256)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment of a run, its tasks, and the limits of an episode."""
+
+    id: str | None = setting(None, Text(optional=True), "Gymnasium id.")
+    module: str | None = setting(
+        None, Text(optional=True), "Module that registers the id, for [an environment of your own](write_an_env.md)."
+    )
+    kwargs: dict[str, Any] = setting(
+        {}, Free(), "Keyword arguments of `gymnasium.make`: `protocol` and the options of the environment."
+    )
+    chat: ChatConfig = section(ChatConfig)
+    train: TrainTasks = section(TrainTasks)
+    val: ValidationTasks = section(ValidationTasks)
+    limits: Limits = section(_limits)
+    nano: NanoBudgets = section(NanoBudgets)
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    """The machine; the defaults are those of `hardware=gpu`."""
+
+    kind: str = setting("gpu", OneOf(("cpu", "gpu")), "Kind of machine.")
+    fork_server: bool = setting(
+        False,
+        Flag(),
+        "Whether Ray's workers start as forks of one process that has done the imports; a single machine without a GPU "
+        "only.",
+    )
+    least_tokens_per_s: float = setting(
+        10,
+        ABOVE_0,
+        "Tokens per second at which a working engine samples one sequence at the least; deadlines are held against it.",
+    )
+    env_vars: dict[str, Any] = setting(
+        {}, Free(), "Environment variables, set in the driver before Ray starts and inherited by every process."
+    )
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """The replay buffer of a run."""
+
+    poll_interval: float = setting(0.05, ABOVE_0, "Seconds between two looks at the queue of finished episodes.")
+    max_failed_batches: int = setting(3, COUNT, "Batches in a row without a single episode before the run stops.")
+    tasks_per_update: int = setting(
+        "${actor_rollout_ref.actor.ppo_mini_batch_size}",
+        COUNT,
+        "Tasks of a mini-batch, in which they are kept together in the order in which they were drawn.",
+    )
+    episodes_per_task: int = setting("${actor_rollout_ref.rollout.n}", COUNT, "Episodes of each task.")
+
+
+SEED = Setting("seed", 0, WHOLE, "Seed of the run: tasks, data order, sampling.")
+GROUPS: dict[str, Any] = {
+    "run": RunConfig,
+    "env": EnvConfig,
+    "hardware": HardwareConfig,
+    "nano": NanoSpec,
+    FIELD_PATH: TrmConfig,
+    DUMP_PATH: DumpConfig,
+    SAMPLER_PATH: SamplerConfig,
+}
+# limits that verl has a field for, which is read instead
+OF_VERL = {
+    "env.limits.max_prompt_tokens": "data.max_prompt_length",
+    "env.limits.max_response_tokens": "data.max_response_length",
+}
