@@ -1,7 +1,7 @@
-"""What operations an expression holds between its numerals, and its exact value where it is rational.
+"""Count the operations of an expression between its numerals.
 
-An unevaluated operation is the question, not the answer: a numeric truth takes from an answer only the operations that
-it has itself. Powers are bounded here, before anything evaluates them.
+An unevaluated operation is the question, not the answer: where the truth is a number, an answer may hold only the
+operations that the truth holds itself. Powers are bounded here, before anything evaluates them.
 """
 
 import math
@@ -86,7 +86,7 @@ def _walk(row: Row, census: Census) -> bool:
 
 
 class _Numerals:
-    r"""Numerals in the factors of one term: \frac{17\pi}{2}\cdot 23 has 17 and 23 above the line, 2 below."""
+    r"""Counts of the numerals in one term's factors: \frac{17\pi}{2}\cdot 23 has 17 and 23 above the line, 2 below."""
 
     def __init__(self) -> None:
         self.above = self.below = 0
@@ -102,7 +102,7 @@ class _Numerals:
 
 
 def _numerals(row: Row, place: int) -> tuple[int, int]:
-    """Return how many numerals of one factor stand above its lines and below."""
+    """Return the number of numerals that one factor has above its fraction lines, and below them."""
     item = row[place]
     if _is_surd(row, place) or _is_scientific(row, place):
         return 0, 0
@@ -126,7 +126,7 @@ def _numerals_of(row: Row) -> tuple[int, int]:
 
 
 def _is_factor(item: Item) -> bool:
-    """Return True for a factor that is rational as it stands, also the root of a square."""
+    """Return True for a factor that is rational as it stands; the root of a square is one."""
     if item.kind == "root":
         value = rational_value(item.rows[1])
         index = Fraction(2) if item.rows[0] is None else rational_value(item.rows[0])
@@ -144,7 +144,7 @@ def _holds_surd(item: Item) -> bool:
 
 
 def _is_sum(item: Item) -> bool:
-    """Return True for a sum in brackets that holds no variable and is no rational number: (1+i), (2-\\sqrt{3})."""
+    """Return True for a sum in brackets without variables that is not rational: (1+i), (2-\\sqrt{3})."""
     if item.kind != "group" or item.name in _GROUPS or _holds_variable(item) or is_numeral((item,)):
         return False
     inner = item.rows[0]
@@ -152,7 +152,7 @@ def _is_sum(item: Item) -> bool:
 
 
 def _integer_power(row: Row, place: int) -> int | None:
-    """Return the whole exponent of what stands at a place; None if it has another or none."""
+    """Return the integer exponent of the item at a place; None if it has no exponent or one that is not an integer."""
     value = _exponent(row, place)
     return int(value) if value is not None and value.denominator == 1 else None
 

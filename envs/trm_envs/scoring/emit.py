@@ -49,7 +49,7 @@ def emit(row: Row) -> str:
 
 
 def _operand(row: Row, place: int) -> tuple[str, int]:
-    """Return one operand in LaTeX and where the next begins."""
+    """Return one operand in LaTeX, and the place where the next begins."""
     item = row[place]
     if item.kind == "function":
         return _call(row, place)
@@ -100,7 +100,7 @@ def _variable(name: str) -> str:
 
 
 def _call(row: Row, place: int) -> tuple[str, int]:
-    r"""Return a function with its argument: the group behind it, else what stands there up to an operator."""
+    r"""Return a function with its argument: the group after it, else everything up to the next operator."""
     item, place = row[place], place + 1
     power = ""
     if place < len(row) and row[place].kind == "power":

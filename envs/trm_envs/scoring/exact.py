@@ -34,14 +34,14 @@ _MARKS = {"%": "percent", "\\%": "percent", "^{\\circ}": "degree"}
 
 @dataclass(frozen=True)
 class Quantity:
-    """An exact number and what it measures."""
+    """An exact number with its unit."""
 
     value: Fraction
     """The number as written; 50 for 50%."""
     dimension: str = ""
-    """What the unit measures, such as "length"; "" without a unit."""
+    """The dimension of the unit, such as "length"; "" without a unit."""
     scale: Fraction = Fraction(1)
-    """How many base units the unit is; 1/100 for a percentage or a centimetre."""
+    """The unit's size in base units; 1/100 for a percentage or a centimetre."""
 
 
 def compare_exact(answer: str, truth: str) -> bool | None:
@@ -49,8 +49,8 @@ def compare_exact(answer: str, truth: str) -> bool | None:
 
     A unit is dropped where only one side has it. Where both have one, they are converted, and units of different
     dimensions are never equal. A percentage equals a bare number that is either its number or its hundredth, since a
-    task that asks "what percentage?" may store either; an answer below 1 % equals its hundredth alone. So with parts
-    per thousand, million and billion, which equal their number below 1 too.
+    task that asks "what percentage?" may store either; an answer below 1 % equals its hundredth alone. The same holds
+    for parts per thousand, million and billion, which equal their number below 1 too.
     """
     left, right = parse_quantity(answer), parse_quantity(truth)
     return None if left is None or right is None else equal_quantities(left, right)
@@ -92,7 +92,7 @@ def read_number(text: str) -> Quantity | None:
 
 
 def _marked(text: str) -> tuple[str, str] | None:
-    """Split a percent sign or a degree from what stands before it."""
+    """Split a percent sign or a degree mark from the text before it."""
     mark = next((mark for mark in ("\\%", "%", "^{\\circ}") if text.endswith(mark)), None)
     return (text[: -len(mark)].rstrip(), _MARKS[mark]) if mark is not None else None
 

@@ -13,7 +13,7 @@ from trm_envs.thoughts import speech
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 MAX_BOXES = 64
 MAX_GAP = 200
-# What may stand between boxes of one statement: signs of maths mode, commas, "and", "or", a name and "=".
+# Between boxes of one statement: signs of maths mode, commas, "and", "or", a name and "=".
 JOINED = re.compile(
     r"(?:\s|\$|\\[,;:! ]|\\q?quad|[,;]|\b(?:and|or)\b"
     r"|\\(?:text|mathrm|textrm)\s*\{\s*(?:,\s*)?(?:and|or|,)\s*(?:,\s*)?\}|\\[()\[\]]|(?:[A-Za-z]|\\[a-z]+)(?:_(?:\{[^{}]{1,8}\}|\w))?\s*=)*"
@@ -26,18 +26,18 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 @dataclass(frozen=True)
 class Extraction:
-    """What was found in a model's text."""
+    """The final answer found in a model's text."""
 
     answer: str | None
     """The answer, spaces stripped and never empty; None if nothing was found."""
     source: Literal["box", "tag", "none"]
-    """Where the answer stood."""
+    """The place of the answer."""
 
 
 def extract_answer(text: str) -> Extraction:
     """Return the final answer of a model's text. Linear in the text's length; never raises.
 
-    A box that is cut off or empty is no answer, and no earlier box stands in for it: what the model said last counts.
+    A box that is cut off or empty is not an answer, and no earlier box stands in for it: the model's last word counts.
     """
     visible = after_thoughts(text)
     boxed = last_boxed(visible)
@@ -48,7 +48,7 @@ def extract_answer(text: str) -> Extraction:
 
 
 def after_thoughts(text: str) -> str:
-    """Return what a model says aloud; see `trm_envs.thoughts`."""
+    """Return the part of a text outside thoughts; see `trm_envs.thoughts`."""
     return speech(text)
 
 
@@ -91,7 +91,7 @@ def _last_box(text: str, limit: int) -> _Box | None:
 
 
 def plain_answer(text: str) -> str:
-    r"""Return a box's inside without what maths mode needs: `\text{son}` is `son`, `377.` is `377`, `$5$` is `5`."""
+    r"""Return a box's inside without the markup of maths mode: `\text{son}` is `son`, `377.` is `377`, `$5$` is `5`."""
     text = strip_delimiters(trim_end(text))
     printed = _PRINTED.fullmatch(text)
     return trim_end(printed[1]) if printed is not None and is_balanced(printed[1]) else text

@@ -25,14 +25,14 @@ class Leaf:
     digits: int = 0
     """Decimal digits that tell apart values written with its numerals."""
     unit: tuple[str, Fraction] | None = None
-    """The known unit of an expression: what it measures, and in how many base units."""
+    """The known unit of an expression: its dimension, and its size in base units."""
     row: Row = ()
     """Its parts where it is a quotient of polynomials, which is compared without algebra; else empty."""
     suffix: str = ""
-    """What stands behind it and belongs to the value: a base, or words that may not be dropped."""
+    """A trailing part of the value: a base, or words that may not be dropped."""
 
     def scaled(self, factor: Fraction) -> "Leaf":
-        """Return the leaf times a whole number."""
+        """Return the leaf times an integer."""
         if self.value is None:
             return dataclasses.replace(
                 self, latex=rf"({self.latex})\cdot {factor}", digits=self.digits + len(str(factor)), row=()
@@ -53,7 +53,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Collection:
-    """Several answers in one."""
+    """A list, set or tuple of answers, or a union of intervals."""
 
     kind: str
     """"list" (any order, each as often as it stands), "set", "tuple" (in order), "brackets" or "union"."""
@@ -70,9 +70,9 @@ class Interval:
     high: Leaf
     """The upper end."""
     is_low_open: bool
-    """True if the lower end is no member."""
+    """True if the lower end is not a member."""
     is_high_open: bool
-    """True if the upper end is no member."""
+    """True if the upper end is not a member."""
 
 
 @dataclass(frozen=True)

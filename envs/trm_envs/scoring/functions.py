@@ -19,7 +19,7 @@ NUM_POINTS = 2
 
 
 def same_function(truth: Leaf, answer: Leaf) -> bool | None:
-    """Return whether two quotients of polynomials are equal, exactly; None if they are not both that."""
+    """Return whether two quotients of polynomials are exactly equal; None unless both are such quotients."""
     if not all(leaf.row or leaf.value is not None for leaf in (truth, answer)):
         return None
     names = names_of(truth.row) | names_of(answer.row)

@@ -11,7 +11,7 @@ FAMILIES = {
     **dict.fromkeys(["gcd", "lcm", "max", "min"], "pick"),
     "exp": "e",
 }
-"""What a function's name belongs to: an answer may use the families that the truth uses."""
+"""The family of each function's name: an answer may use the families that the truth uses."""
 
 
 class Unreadable(ValueError):

@@ -1,4 +1,4 @@
-"""Compare an answer's form with the truth's; the truth says how. What needs algebra is asked in one batch."""
+"""Compare an answer's form with the truth's; the truth's form decides how. Questions of algebra go out in one batch."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ _CHOICES = frozenset("ABCDE")
 _NOT_PRODUCTS = frozenset("no on up go he we me is it in at or if so to us an as by do my of am be".split())  # noqa: SIM905
 
 Pair = tuple[str, ...]
-"""What algebra is asked: ("equal", truth, answer, digits) or (sign, left, right, left, right, digits)."""
+"""A question of algebra: ("equal", truth, answer, digits) or (sign, left, right, left, right, digits)."""
 Ask = Callable[[Sequence[Pair]], Sequence[bool]]
 
 
@@ -33,8 +33,8 @@ def same_form(
     Args:
         truth: the true answer.
         answer: the answer of a model.
-        ask: what says whether pairs are equal, all of a batch at once.
-        tolerance: how far a numeric answer may lie from a numeric truth.
+        ask: says for each pair of a batch whether it is equal.
+        tolerance: the largest distance of a numeric answer from a numeric truth.
         asks_always: True to ask about equal expressions too, which shows that they can be compared at all.
 
     Raises:
@@ -52,7 +52,7 @@ def same_form(
 
 
 class _Judge:
-    """One comparison: pairs that are not known yet are noted and taken to differ."""
+    """One comparison. A pair that is not decided yet is noted, and counts as different."""
 
     def __init__(self, tolerance: Fraction | None, asks_always: bool) -> None:
         self.known: dict[Pair, bool] = {}
@@ -188,7 +188,7 @@ class _Judge:
         return _every([self.same(one, other) for one, other in zip(truths, answers, strict=True)])
 
     def same_members(self, truths: Sequence[Form], answers: Sequence[Form]) -> bool:
-        """Return True if each member has a partner of its own; sameness carries over, so any partner will do."""
+        """Return True if each member has a partner of its own. Equality is transitive, so any partner will do."""
         if len(truths) != len(answers):
             return False
         left = list(answers)
@@ -272,7 +272,7 @@ def _same_name(one: str, other: str) -> bool:
 
 
 def _without_census(side: Form, truth: Form) -> Form:
-    """Return a side of `x = 17\\cdot 23 = 391` before the last: it must be equal, and may be the working."""
+    """Return a middle side of `x = 17\\cdot 23 = 391` with its operations allowed: the work, which must be equal."""
     if isinstance(side, Leaf) and isinstance(truth, Leaf):
         return dataclasses.replace(side, kinds=side.kinds & truth.kinds)
     return side

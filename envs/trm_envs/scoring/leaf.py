@@ -20,7 +20,7 @@ _BASED = re.compile(
 _BASE_NAMES = dict(
     zip("two three four five six seven eight nine ten twelve sixteen".split(), [*range(2, 11), 12, 16], strict=True)  # noqa: SIM905
 )
-# Names that people write without a backslash, and what is no product of letters.
+# Names that people write without a backslash, and words that are not products of letters.
 _PLAIN_NAMES = re.compile(r"(?<![\\A-Za-z{])(sqrt|pi|sin|cos|tan|log|ln|exp)(?![A-Za-z])")
 _SENTENCE = re.compile(r"(?<![\\A-Za-z])(?:[A-Za-z]{5,}|(?i:the|and|for|not|but|are|was|is|its|one|two))(?![A-Za-z}])")
 

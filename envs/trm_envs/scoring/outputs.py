@@ -1,4 +1,4 @@
-r"""Compare what a program printed with what is expected, as LiveCodeBench's grader does.
+r"""Compare a program's output with the expected one, as LiveCodeBench's grader does.
 
 White space at both ends of the output and of each line does not count; blank lines between others do. A line that
 differs as text is compared as decimal numbers, one by one and exactly: `5.0` is `5`, and 50000000000000001 is not
@@ -22,8 +22,8 @@ def same_output(output: str, expected: str, tolerance: float | None = None) -> b
     """Return True if two outputs agree line by line.
 
     Args:
-        output: what the program printed.
-        expected: what it should have printed.
+        output: the program's output.
+        expected: the right output.
         tolerance: the largest error of a number, absolute or relative to the expected one; None compares exactly.
     """
     lines, others = _lines(output), _lines(expected)
@@ -40,10 +40,10 @@ def stated_tolerance(question: str) -> float | None:
 
 
 def check_tolerance(field: str, value: object) -> float:
-    """Return a tolerance.
+    """Return the tolerance if it is in range.
 
     Raises:
-        ValueError: if it is no number above 0 and at most `MAX_TOLERANCE`.
+        ValueError: unless it is a number above 0 and at most `MAX_TOLERANCE`.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not 0 < value <= MAX_TOLERANCE:  # type: ignore[operator]
@@ -62,7 +62,7 @@ def _same_numbers(line: str, other: str, tolerance: float | None) -> bool:
     try:
         pairs = zip(_decimals(words), _decimals(others), strict=True)
         return all(_is_close(number, expected, tolerance) for number, expected in pairs)
-    except (InvalidOperation, Overflow):  # no number, or a NaN that signals
+    except (InvalidOperation, Overflow):  # not a number, or a NaN that signals
         return False
 
 

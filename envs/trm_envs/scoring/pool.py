@@ -16,11 +16,11 @@ from trm_envs.errors import InfrastructureError
 from trm_envs.tool_time import waiting
 
 START_LIMIT_S = 60.0
-# A worker that has used no processor time for so many deadlines of the clock is stalled: something outside holds it.
+# A worker that uses no processor time for this many deadlines on the clock is stalled: something outside holds it.
 STALL_FACTOR = 20.0
 MIN_STALL_S = 2.0
 POLL_S = 0.05
-# Signals that come from outside; a worker that a text breaks ends by another, or raises.
+# Signals from outside; a worker that a text breaks ends by another signal, or raises.
 OUTSIDE_SIGNALS = frozenset([signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 MAX_JOBS = 2000
 MAX_REPLY_BYTES = 64 * 1024
@@ -28,24 +28,24 @@ MATH_WORKER = (sys.executable, str(Path(__file__).with_name("worker.py")))
 
 
 class WorkerTimeout(Exception):
-    """The worker used its processor time up without an answer; it has been killed."""
+    """The worker was killed: it used up its processor time without a reply."""
 
 
 class WorkerCrashed(Exception):
-    """The worker ended, or said something that is no reply; the message says what is known."""
+    """The worker ended, or wrote something other than a reply; the message has the details."""
 
 
 class WorkerLost(WorkerCrashed):
-    """Something outside killed or held the worker, twice: no request did that."""
+    """The worker was killed or held from outside, twice; the request is not at fault."""
 
 
 class WorkerPool:
-    """Processes that answer JSON lines, each to one thread at a time.
+    """A pool of processes that answer JSON lines, each for one thread at a time.
 
     Args:
-        size: the most processes at one time; they start when first needed.
-        command: the program of a worker: it writes one line when it is ready, then one line for each line it reads.
-        max_jobs: a worker is replaced after this many jobs, so that caches in it cannot grow without end.
+        size: the largest number of processes at one time; they start when first needed.
+        command: the worker's command line; it writes a line when it is ready, then a line for each one that it reads.
+        max_jobs: the number of jobs after which a worker is replaced, so that its caches cannot grow without end.
 
     Raises:
         ValueError: if size or max_jobs is below 1.
@@ -72,12 +72,12 @@ class WorkerPool:
     def call(self, request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
         """Send one request and return the reply. Safe to call from any number of threads.
 
-        A request that fails is tried once more, on a fresh worker: a worker may be killed from outside, or be at the
-        end of its memory because of the requests before.
+        A request that fails is tried once more, on a fresh worker: the first may have been killed from outside, or be
+        short of memory because of earlier requests.
 
         Args:
-            request: what the worker is to do.
-            deadline_s: how much processor time the worker may use for it, so that a loaded machine makes no reply
+            request: the worker's task.
+            deadline_s: the processor time that the worker may use for it, in seconds; a loaded machine makes no reply
                 late. A worker that gets no processor at all is given up after 20 times as long on the clock.
 
         Raises:
@@ -86,7 +86,7 @@ class WorkerPool:
             WorkerCrashed: if the worker ends by itself or writes junk, twice.
             RuntimeError: if the pool is closed; an InfrastructureError, if no process can be started.
         """
-        with waiting():  # the deadline is the bound; a wait for a worker, or a slow machine, is nobody's
+        with waiting():  # bounded by the deadline; a wait for a worker or a slow machine is charged to nobody
             try:
                 return self._try(request, deadline_s, is_fresh=False)
             except (WorkerTimeout, WorkerCrashed):
@@ -153,10 +153,10 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process and its two pipes."""
+    """A worker process with its two pipes."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        # The worker reads untrusted text: it sees none of the parent's secrets, only where the packages are.
+        # The worker reads untrusted text: it sees none of the parent's secrets, only the paths of the packages.
         path = os.pathsep.join(_installed_paths())
         environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         # A session of its own: Ctrl-C in the terminal is the parent's business.
@@ -202,7 +202,7 @@ class _Worker:
                 pipe.close()
 
     def _read_line(self, limit_s: float) -> bytes:
-        """Return what the worker writes within so much processor time."""
+        """Return the line that the worker writes before it has used this much processor time."""
         assert self.process.stdout is not None
         before_s, start = _processor_s(self.process.pid), time.monotonic()
         descriptor = self.process.stdout.fileno()
@@ -211,7 +211,7 @@ class _Worker:
         line = b""
         while not line.endswith(b"\n"):
             now_s = _processor_s(self.process.pid)
-            # Without /proc the clock stands in: it is an upper bound.
+            # Without /proc, the clock is an upper bound.
             used_s = time.monotonic() - start if before_s is None or now_s is None else now_s - before_s
             left_s = limit_s - used_s
             if left_s <= 0:
@@ -238,7 +238,7 @@ class _Worker:
 
 
 def _processor_s(pid: int) -> float | None:
-    """Return the processor time that a process has used, in seconds; None if nothing says."""
+    """Return the processor time that a process has used, in seconds; None if it cannot be read."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -251,7 +251,7 @@ _TICKS_S = os.sysconf("SC_CLK_TCK")
 
 
 def _installed_paths() -> list[str]:
-    """Where packages are: `sys.path` without the current folder, whose files may be named like packages."""
+    """Return the folders of `sys.path` without the current one, whose files may be named like packages."""
     try:
         here = os.path.realpath(os.getcwd())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-r"""Run a program against tests, each an input and the output that is expected of it.
+r"""Run a program against tests, each an input with its expected output.
 
 Only inputs enter the sandbox. The outputs are compared here, so that a program cannot forge a verdict: whatever it
-exits with, patches, overrides or reads from its disk, it passes by printing what is expected, or not at all.
+exits with, patches, overrides or reads from its disk, it passes by printing the expected output or not at all.
 
     harness = "for line in __import__('sys').stdin: print(f(int(line)))"
     outcomes = run_cases(sandbox, "def f(x): return x + 1", [Case("3\n4\n", "4\n5\n")], harness=harness)
@@ -22,22 +22,22 @@ _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 
 
 class CaseVerdict(str, enum.Enum):
-    """How a program did on one test."""
+    """The result of a program on one test."""
 
     PASSED = "passed"
-    """It ended by itself with return code 0 and printed what is expected."""
+    """The program ended by itself with return code 0 and printed the expected output."""
     WRONG = "wrong"
-    """It ended so, and printed something else."""
+    """The program ended by itself with return code 0 and printed another output."""
     ERROR = "error"
-    """It ended with another return code, or is no text that can be run."""
+    """The program ended with another return code, or its text cannot be run."""
     TIMEOUT = "timeout"
-    """It was stopped at the time limit, its own or what was left of all tests' together."""
+    """The program was stopped at the time limit: its own, or the time left for all tests together."""
     MEMORY = "memory"
-    """It was stopped at the memory limit."""
+    """The program was stopped at the memory limit."""
     OUTPUT_LIMIT = "output_limit"
-    """It wrote more than the limit."""
+    """The program wrote more than the limit allows."""
     NOT_RUN = "not_run"
-    """An earlier test has failed or used up the time."""
+    """The program was not run: an earlier test failed or used up the time."""
 
 
 ENDINGS: dict[str, str] = {
@@ -45,7 +45,7 @@ ENDINGS: dict[str, str] = {
     CaseVerdict.MEMORY: "the code used too much memory",
     CaseVerdict.OUTPUT_LIMIT: "the code printed too much",
 }
-"""What a model is told of a run that was stopped."""
+"""The messages to a model about a run that was stopped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,21 +53,21 @@ class Case:
     """One test of a program."""
 
     stdin: str
-    """What the program reads."""
+    """The program's standard input."""
     expected: str
-    """What it must print; see `same_output`."""
+    """The expected output; see `same_output`."""
     tolerance: float | None = None
-    """The error that its numbers may have; None compares exactly."""
+    """The largest error of a number in the output; None compares exactly."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CaseOutcome:
-    """What came of one test."""
+    """The outcome of one test."""
 
     verdict: CaseVerdict
-    """How the program did."""
+    """The result of the program."""
     stdout: str = ""
-    """What it printed."""
+    """The program's output."""
     error: str = ""
     """The last line of its stderr, without memory addresses; for people and models."""
 
@@ -88,17 +88,17 @@ def run_cases(
     stop_at_first_failure: bool = False,
     deadline_s: float | None = None,
 ) -> list[CaseOutcome]:
-    """Run a Python program once for each test, each time from nothing.
+    """Run a Python program once for each test, each time in a fresh process.
 
     Args:
-        sandbox: where it runs.
+        sandbox: the sandbox that runs it.
         program: the program's text.
         cases: the tests.
-        harness: code that is appended to the program.
+        harness: code to append to the program.
         files: files beside the program.
         limits: of each run; None takes the defaults of `Limits`.
-        stop_at_first_failure: leave out the tests after a failed one.
-        deadline_s: seconds that all runs may take together, without waiting for a free place; None: no limit.
+        stop_at_first_failure: True to skip the tests after a failed one.
+        deadline_s: seconds for all runs together, waits for a free place not counted; None means no limit.
 
     Returns:
         One outcome for each test.
@@ -152,7 +152,7 @@ def raise_if_broken(result: Result) -> None:
 
 
 def last_line(stderr: str) -> str:
-    """Return the last line of an error's text, short and the same in every run."""
+    """Return the last line of an error's text, shortened and identical from run to run."""
     line = hide_addresses(stderr.strip().split("\n")[-1].strip())
     return line if len(line) <= MAX_ERROR_CHARS else f"{line[:MAX_ERROR_CHARS]}..."
 

@@ -1,4 +1,4 @@
-r"""One spelling for what people write in many: Unicode signs, LaTeX spaces and sizes, the end of a box."""
+r"""Reduce the many spellings of one text to one: Unicode signs, LaTeX spaces and sizes, the end of a box."""
 
 import re
 
@@ -87,7 +87,7 @@ _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 
 
 def trim_end(text: str) -> str:
-    r"""Return the text without what ends a sentence or a line: `73\ `, `(1,4).`, `5,` and `5\\` lose their end.
+    r"""Return the text without the marks that end a sentence or a line: `73\ `, `(1,4).`, `5,` and `5\\` lose theirs.
 
     An ellipsis stays, since `0.3...` is not 0.3.
     """

@@ -63,7 +63,7 @@ class _Reader:
         return tuple(items)
 
     def item(self, token: str, items: list[Item], depth: int) -> None:
-        """Append what begins with the token."""
+        """Append the item that begins with the token."""
         name = token[1:] if token[0] == "\\" and token[1:].isalpha() else ""
         name = _SYNONYMS.get(name, name)
         if token[0].isdigit() or token[0] == ".":

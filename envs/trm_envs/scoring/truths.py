@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from trm_envs.scoring.verify import judge_itself
 
 SCORER_VERSION = "4"
-"""Raised with each change that may change a verdict; it stands in config.yaml and results."""
+"""The version of the scorer, raised with each change that may change a verdict; config.yaml and results hold it."""
 MAX_THREADS = 2
 
 

@@ -1,7 +1,7 @@
-r"""Units that may be dropped from an answer, with what they measure.
+r"""Units that may be dropped from an answer, with their dimensions.
 
-Only names in these tables are units, and products, quotients and powers of them. "million", "dozen" or "pi" change the
-number and are none.
+Only the names in these tables, and products, quotients and powers of them, are units. "million", "dozen" and "pi" are
+not: they change the number.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections import Counter
 from fractions import Fraction
 
 _BASES: dict[str, dict[str, str]] = {
-    # what it measures: {names, separated by spaces: how many of the base unit}
+    # dimension: {names, separated by spaces: size in base units}
     "length": {
         "m meter meters metre metres": "1",
         "mm millimeter millimeters millimetres": "1/1000",
@@ -108,11 +108,11 @@ _MOLAR = re.compile(r"(?<![A-Za-z\u03bc])M(?=\^|(?: ?/ ?| per )(?:s|min|h)\b| (?
 _SCALE = re.compile(r"\bdegrees? (?=(?:C|F|K|[Cc]elsius|[Ff]ahrenheit|[Kk]elvin)$)")
 
 Measure = tuple[str, Fraction]
-"""What a unit measures, such as "length^2", and in how many base units."""
+"""The dimension of a unit, such as "length^2", and its size in base units."""
 
 
 def read_unit(text: str) -> Measure | None:
-    """Return what a unit such as `cm^2`, `kg m/s^2` or `square feet` measures; None if it is not a known unit."""
+    """Return the measure of a unit such as `cm^2`, `kg m/s^2` or `square feet`; None if it is not a known unit."""
     text = _MOLAR.sub("molar", _HYPHEN.sub(" ", _SCALE.sub("", text.strip())))
     if text in _UNITS:
         return _UNITS[text]
@@ -146,12 +146,12 @@ def read_unit(text: str) -> Measure | None:
 
 
 def same_measure(one: str, other: str) -> bool:
-    """Return True if two units measure the same; a bare degree may be one of temperature."""
+    """Return True if two units have one dimension; a bare degree may be one of temperature."""
     return one == other or (one.startswith("degree") and other.startswith("degree") and "degree" in (one, other))
 
 
 def _named(name: str) -> Measure | None:
-    """Return the unit of one name. A large letter may make another one: M is a million, mW no MW."""
+    """Return the unit of one name. Case matters in short names: M is a million, and mW is not MW."""
     if name in _UNITS:
         return _UNITS[name]
     is_short = len(name) == 1 or (len(name) == 2 and name[0] == "M")
@@ -164,7 +164,7 @@ def _parse(measure: str) -> list[tuple[str, int]]:
 
 
 def _spell(exponents: Counter[str]) -> str:
-    """Return a measure as text; what has no dimension left is a count."""
+    """Return a dimension as text; a unit whose dimensions cancel is a count."""
     parts = [base if power == 1 else f"{base}^{power}" for base, power in sorted(exponents.items()) if power]
     return "*".join(parts) or "count"
 

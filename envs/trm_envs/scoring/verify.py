@@ -1,8 +1,8 @@
 r"""Score a math answer: exact rationals first, then its form, with algebra in killable processes.
 
-Whatever goes wrong with an answer is wrong, as long as the truth can be judged against itself. `verifier_error` is left
+An answer on which scoring fails is wrong, as long as the truth can be judged against itself. `verifier_error` is left
 for a truth that cannot, for workers that are killed from outside, and for math-verify missing. It is the optional extra
-`math`; without it, numbers, words and collections of these are scored all the same. docs/scoring.md says what is equal.
+`math`; without it, numbers, words and collections of these are scored all the same. docs/scoring.md has the rules.
 """
 
 import atexit
@@ -28,7 +28,7 @@ MISSING = "math-verify is missing, and the answer or the truth is not a plain nu
 
 
 class Verdict(enum.Enum):
-    """How the scoring of one answer ended."""
+    """The end of the scoring of one answer."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -47,9 +47,9 @@ class Outcome:
     reward: float
     """1.0 for a correct answer, else 0.0; finite."""
     verdict: Verdict
-    """How the scoring ended."""
+    """The end of the scoring."""
     detail: str
-    """What decided it, for people."""
+    """The reason, for people."""
 
     def __post_init__(self) -> None:
         is_number = isinstance(self.reward, int | float) and not isinstance(self.reward, bool)
@@ -71,9 +71,9 @@ def score_math(
     Args:
         answer_text: the model's text; its last box counts, else its last answer tag.
         truth: the true answer, in LaTeX or plain, with or without a box.
-        deadline_s: how much processor time one answer may use, in seconds; starting a process is not counted.
-        pool: where math-verify runs; None means a pool of this process.
-        tolerance: how far a number may lie from the true number; None or 0 means that numbers are exact, decimals too.
+        deadline_s: the processor time that one answer may use, in seconds; starting a process is not counted.
+        pool: the workers that run math-verify; None means a pool of this process.
+        tolerance: the largest distance of a number from the true one; None or 0 compares exactly, decimals too.
         bare: True if `answer_text` is the answer itself where it holds neither box nor tag.
 
     Returns:
@@ -166,7 +166,7 @@ def _blame(error: Exception, truth: str, algebra: "Algebra") -> Outcome:
 
 
 class Algebra:
-    """What says whether pairs of expressions are equal: math-verify's grammar and sympy, in killable processes."""
+    """A judge of pairs of expressions: math-verify's grammar and sympy, in killable processes."""
 
     def __init__(self, pool: WorkerPool | None, deadline_s: float) -> None:
         self.pool = pool

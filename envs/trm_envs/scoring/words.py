@@ -1,4 +1,4 @@
-r"""Words beside a number: which may be dropped, which change the number, and which answer nothing.
+r"""Tell apart the words beside a number: those that may be dropped, and those that change the number.
 
 A word is dropped only if it is known to count or measure: it stands in the table below, or it is a plural in small
 letters that does no arithmetic. Everything else (`k`, `M`, `i`, `factorial`, `dozen`, `percent of`, `or`) is part of
@@ -27,7 +27,7 @@ _SMALL = frozenset(
     old left away apart remaining different distinct possible ordered unordered real complex positive prime whole odd
     even valid such light x y n""".split()  # noqa: SIM905
 )
-# A noun in the plural ends so; gross, versus and basis are none.
+# Endings of words that are not nouns in the plural: gross, versus, basis.
 _NO_PLURAL = re.compile(r".*(?:ss|us|is|wards|times|ways)")
 _BESIDE = frozenset("total altogether area volume long wide high tall deep thick old left away apart".split())  # noqa: SIM905
 _TRAILING = frozenset("a an of the per in on x y n".split())  # noqa: SIM905
@@ -40,7 +40,7 @@ _CHANGING = frozenset(
     seventies eighties nineties permilles mils bils trills grands kilos megas gigas micros nanos reams minuses pluses
     besides guesses estimates approximations percentiles""".split()  # noqa: SIM905
 )
-# How exact a number is, or that it is the answer, changes nothing, since it must be equal in any case.
+# A remark on how exact a number is, or that it is the answer, changes nothing: it must be equal in any case.
 _REMARK = re.compile(
     r"(?:^|(?<= ))\(?(?:approximately|approx|roughly|exactly|exact|rounded(?: (?:up|down))?|only|answer|correct"
     r"|(?:rounded )?to the nearest (?:[a-z]+ )?[a-z]+)\.?\)?$"
@@ -123,7 +123,7 @@ def unit_of(words: str) -> Measure | None:
 
 
 def magnitude(words: str) -> Fraction | None:
-    """Return what a number before the words is multiplied by; None if they name no power of ten."""
+    """Return the factor that the words stand for; None if they do not name a power of ten."""
     value = MAGNITUDES.get(words.lower())
     return Fraction(value) if value else None
 

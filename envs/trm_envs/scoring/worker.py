@@ -1,7 +1,7 @@
-r"""The program of one worker process: JSON lines in, JSON lines out, a batch of comparisons a line.
+r"""The program of one worker process: JSON lines in, JSON lines out, one batch of comparisons per line.
 
 Run as a file, not as a module: it imports math-verify's grammar and nothing of `trm_envs`, so that a worker starts
-quickly. It gets LaTeX that the gate wrote, never a model's own text, and nothing is evaluated as Python.
+quickly. It gets LaTeX that the gate wrote, never a model's own text, and evaluates nothing as Python.
 
 Two expressions are compared by value, at points where they have variables, with more digits than their numerals could
 hide a difference in.
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_MEMORY_BYTES = 2 * 2**30
-# A worker whose parent is gone ends itself when it has used this much more than the deadline.
+# A worker whose parent is gone ends itself once it has exceeded the deadline by this much.
 GRACE_S = 1.0
 GUARD_DIGITS = 20
 MIN_DIGITS = 40
@@ -111,7 +111,7 @@ def _equal(left: str, right: str, precision: int, tolerance: str) -> bool:
 
 
 def _points(names: tuple[str, ...], *sides: str) -> Sequence[int]:
-    """Return which points to compare at: one without variables, both signs of one variable, all patterns of more."""
+    """Return the points of comparison: one without variables, both signs of one variable, all patterns of more."""
     near = range((1, 3)[len(names)] if len(names) < 2 else NUM_POINTS)
     if not names or not any(map(_has_kink, sides)) or any(map(_grows_fast, sides)):
         return near
@@ -146,7 +146,7 @@ def _powers(expression: Any) -> list[Any]:
 
 
 def _proportional(sign: str, left: str, right: str, precision: int) -> bool:
-    """Return True if two relations say the same: their differences of sides are a constant apart."""
+    """Return True if two relations are equivalent: the differences of their sides are in a constant ratio."""
     import mpmath
 
     names = tuple(sorted({*_names(left), *_names(right)}))
@@ -240,7 +240,7 @@ def _parse(text: str) -> Any:
 
 
 def _read(text: str) -> Any:
-    """Return what math-verify's grammar reads, with names of several letters put back in."""
+    """Return the expression that math-verify's grammar reads, with names of several letters restored."""
     import sympy
 
     names = list(dict.fromkeys(_NAME.findall(text)))
@@ -248,10 +248,10 @@ def _read(text: str) -> Any:
         raise ValueError("it has too many variables")
     for name, standin in zip(names, _STANDINS, strict=False):
         text = text.replace(name, f"\\{standin} ")
-    # As a fraction it can be no set, so that the first of the grammar's two ways of reading does.
+    # A fraction cannot be a set, so the first of the grammar's two ways of reading it succeeds.
     try:
         expression = _reader(is_fast=True).parse(rf"\frac{{{text}}}{{1}}")
-    except Exception:  # a refusal of the fast one decides nothing; what the other raises is the answer's failure
+    except Exception:  # a refusal of the fast reader decides nothing; an error of the other is the answer's failure
         expression = _reader(is_fast=False).parse(text)
     back = dict(zip(_STANDINS, names, strict=False))
     symbols = [symbol for symbol in expression.free_symbols if symbol.name in back]
