@@ -1,7 +1,7 @@
 """Tasks that a user brings, from `.jsonl`, `.json` and `.parquet` files.
 
 `read_rows` reads any of them. A converter makes a task of one row: `math_row` here, others beside their environments.
-`once_per_file` keeps what was made of a file, so that all environments of a process share one copy. Rows that repeat a
+`once_per_file` keeps the tasks of a file, so that all environments of a process share one copy. Rows that repeat a
 problem are one problem: `Problems`.
 """
 

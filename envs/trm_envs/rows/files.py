@@ -19,7 +19,7 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 
 
 def iter_rows(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file as they are, a few at a time in memory (but for `.json`, one list).
+    """Yield the rows of a file as they are, with a few of them in memory at a time (`.json` is read whole).
 
     Raises:
         ValueError: if there is no such file, it is empty, damaged or not UTF-8, or a row is not an object.
@@ -48,7 +48,7 @@ def convert_rows(path: str, convert: Callable[[dict[str, Any]], T]) -> Iterator[
         convert: row -> task; a ValueError that it raises says which field is wrong, and gets the file and the row.
 
     Raises:
-        ValueError: see `iter_rows`, and whatever the converter refuses.
+        ValueError: see `iter_rows`; also for a row that the converter refuses.
     """
     for number, row in enumerate(iter_rows(path)):
         try:
@@ -74,9 +74,9 @@ def once_per_file(path: str, make: Callable[..., T], *arguments: Hashable) -> T:
     """Return `make(path, *arguments)`, made once per process and again when the file changes; safe among threads.
 
     Args:
-        path: the file; links to one file are one.
+        path: the file; links to the same file share its entry.
         make: a function of a module (not a lambda or a method, which would be another one each time).
-        arguments: whatever else decides the result.
+        arguments: everything else that decides the result.
 
     Raises:
         ValueError: if there is no such file, or `make` refuses it.
@@ -89,7 +89,7 @@ def once_per_file(path: str, make: Callable[..., T], *arguments: Hashable) -> T:
 
 
 def _forget_lock() -> None:
-    """In a forked child: the parent's lock may be held for ever."""
+    """Replace the lock in a forked child: the parent's may be held for ever."""
     global _making
     _making = threading.RLock()
 

@@ -23,10 +23,10 @@ ANSWER_FIELDS = ("reward_model.ground_truth", "answer", "Answer", "solution")
 TOLERANCE_FIELDS = ("tolerance", "reward_model.tolerance")
 MAX_BOXES = 100
 TOLERATED = 10
-"""One row in so many may ask for another form of answer before the file is refused."""
+"""The inverse of the share of rows that may ask for another form of answer before a file is refused."""
 BARE = "give the final answer alone"
 _log = logging.getLogger(__name__)
-# what a text has that is more than a bare answer
+# signs of a text that is more than a bare answer
 _MARKED = re.compile(r"[<\n]|####|\\boxed|\\fbox")
 _NAME = re.compile(r"([A-Za-z])(?:_\{?\w\}?)?\s*=[\s$]*$")
 
@@ -42,7 +42,7 @@ class MathRow:
     system: str = ""
     """The system message of the row's prompt, if it has one."""
     tolerance: float | None = None
-    """Tolerance of a decimal answer; None: exact."""
+    """Tolerance of a decimal answer; None means exact."""
     field: str = field(default="answer", compare=False, repr=False)
     """The field that holds the answer."""
 
@@ -72,8 +72,8 @@ def load_math_problems(path: str, *, unscorable: str = REFUSE, form: str | None 
     Args:
         path: the file; see `load_math_rows` for its forms.
         unscorable: treatment of rows that cannot be scored: "refuse", or "drop" to leave them out.
-        form: how an answer has to be written, one of `ANSWER_FORMS` that is no protocol's own way; None if the rows'
-            prompts may ask for any.
+        form: the form in which an answer has to be written, one of `ANSWER_FORMS` that is not a protocol's own; None if
+            the rows' prompts may ask for any.
 
     Raises:
         ValueError: see `load_math_rows`; also if prompts ask for another form of answer.
@@ -85,7 +85,7 @@ def math_row(row: dict[str, Any]) -> MathRow:
     """Return the problem of one row; see `load_math_rows` for the forms.
 
     Raises:
-        UnscorableRow: if what it has for an answer is none.
+        UnscorableRow: if its answer is none that can be scored.
         ValueError: if it holds no question, or no answer.
     """
     name, value = _find(row, QUESTION_FIELDS)
@@ -101,7 +101,7 @@ def math_row(row: dict[str, Any]) -> MathRow:
 def refuse_other_forms(path: str, prompts: Mapping[int, str], form: str) -> None:
     """Raise a ValueError if a file's prompts ask for another form of answer than the given one.
 
-    Fewer than one row in ten are no file's habit, but the words of problems: these are only logged.
+    Fewer than one row in ten is the wording of single problems, not the file's habit: these are only logged.
 
     Args:
         path: of the file.
@@ -163,12 +163,12 @@ def _read(path: str, unscorable: str, form: str | None) -> Problems[MathRow]:
 
 
 def _why(reason: str) -> str:
-    """Return the scorer's reason without the advice that follows here anyway."""
+    """Return the scorer's reason without its advice, since the message gives its own."""
     return reason.removesuffix(BARE).rstrip(";: ")
 
 
 def _find(row: dict[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
-    """Return the first field that is there, with its name; empty cells of a table are not there."""
+    """Return the first field that is present, with its name; an empty cell of a table counts as absent."""
     for name in names:
         value = _field(row, name)
         if value is not None:
@@ -178,7 +178,7 @@ def _find(row: dict[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def _field(row: dict[str, Any], name: str) -> Any:
-    """Return a field, also one of an object that is written as JSON text; None if it is not there."""
+    """Return a field, also one inside an object that is written as JSON text; None if it is absent."""
     value: Any = row
     for part in name.split("."):
         if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -251,7 +251,7 @@ def _truth(value: Any) -> str:
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
-    """Return start, stop and inside of the boxes that do not stand in another; empty if one of them is cut off."""
+    """Return start, stop and inside of the outermost boxes; an empty list if one of them is cut off."""
     boxes: list[tuple[int, int, str]] = []
     position = 0
     while match := BOX.search(text, position):

@@ -11,7 +11,7 @@ UNSCORABLE = (REFUSE, DROP)
 def check_row_options(
     rows: Any, row: Any, split: str, horizon: int, unscorable: Any = REFUSE, rows_hash: Any = ""
 ) -> None:
-    """Raise a ValueError if the options of an environment with one problem a row do not go together."""
+    """Raise a ValueError if the options of an environment with one problem per row do not go together."""
     if not isinstance(rows, str):
         raise ValueError(f'rows = {rows!r}: expected the name of a file; e.g. rows="problems.jsonl"')
     check_choice("unscorable", unscorable, UNSCORABLE)

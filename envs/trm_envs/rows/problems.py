@@ -1,4 +1,4 @@
-"""The problems of a file: rows that can be scored, each problem once however often the file repeats it."""
+"""The problems of a file: rows that can be scored, with each problem once, however often the file repeats it."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ NUM_SHOWN = 5
 
 
 class UnscorableRow(ValueError):
-    """A row whose answer nothing can be scored against; such rows may be left out."""
+    """A row without a true answer to score against; such rows may be left out."""
 
 
 class Task(Protocol):
@@ -42,7 +42,7 @@ class Problems(Generic[TaskT]):
     numbers: tuple[int, ...]
     """The number of each problem's first row, ascending."""
     hash: str
-    """Of the problems in their order, each once: 16 hexadecimal digits."""
+    """Hash of the problems in their order, each once: 16 hexadecimal digits."""
 
     @property
     def num_dropped(self) -> int:
@@ -69,11 +69,11 @@ class Problems(Generic[TaskT]):
         return row
 
     def draw(self, rng: np.random.Generator) -> int:
-        """Return the number of a row; every problem is as likely as any other, however many rows it has."""
+        """Return the number of a row; all problems are equally likely, however many rows each has."""
         return self.numbers[int(rng.integers(len(self.numbers)))]
 
     def check_hash(self, expected: str) -> None:
-        """Raise a ValueError if these are not the problems that were expected; "" expects nothing."""
+        """Raise a ValueError unless the hash is the expected one; "" accepts any."""
         if expected not in ("", self.hash):
             raise ValueError(
                 f"rows_hash = {expected}: {self.path} holds other problems now (hash {self.hash}); bring back the file "
@@ -90,17 +90,17 @@ def find_problems(
     are_same: Callable[[TaskT, TaskT], bool] = lambda first, second: False,
     has_one_truth: bool = True,
 ) -> Problems[TaskT]:
-    """Read a file, refuse or leave out the rows that cannot be scored, and find out which rows are one problem.
+    """Read a file, refuse or leave out the rows that cannot be scored, and group rows that are the same problem.
 
-    Rows are one problem if question and truth are the same but for white space.
+    Rows are the same problem if question and truth differ only in white space.
 
     Args:
         path: the file.
         convert: row -> task; raises an `UnscorableRow` where the answer is at fault, any other ValueError otherwise.
         unscorable: "refuse", or "drop" to leave such rows out.
-        find_faults: rows by number -> why they cannot be scored, for those of which that is so.
-        are_same: whether two tasks of one question whose truths are written differently agree after all.
-        has_one_truth: True if a question with two truths cannot be scored; else that makes two problems.
+        find_faults: rows by number -> the reasons of those that cannot be scored.
+        are_same: says whether two tasks of one question whose truths are written differently agree after all.
+        has_one_truth: True if a question with two truths cannot be scored; otherwise it is two problems.
 
     Raises:
         ValueError: see `iter_rows`; a row is not a task; rows cannot be scored and are not left out, or none is left.
@@ -130,14 +130,14 @@ def find_problems(
 
 
 def same_text(text: str) -> str:
-    """Return a text with single spaces for all white space, by which texts are compared."""
+    """Return the text with single spaces for all white space, for comparing."""
     return " ".join(text.split())
 
 
 def _group(rows: Mapping[int, TaskT], are_same: Callable[[TaskT, TaskT], bool]) -> list[list[list[int]]]:
     """Return the numbers of the rows by question, and within a question by truth."""
     by_question: dict[str, list[int]] = {}
-    # equal rows are often one object, of which the text is made once
+    # equal rows are often one object, whose text is made only once
     texts: dict[int, str] = {}
     for number, row in rows.items():
         if id(row) not in texts:
@@ -160,7 +160,7 @@ def _group(rows: Mapping[int, TaskT], are_same: Callable[[TaskT, TaskT], bool]) 
 
 
 def _contradictions(rows: Mapping[int, TaskT], questions: Sequence[Sequence[Sequence[int]]]) -> dict[int, str]:
-    """Return the faults of rows whose question has more than one truth."""
+    """Return the fault of each row whose question has more than one truth."""
     faults: dict[int, str] = {}
     for first, second, *others in (problems for problems in questions if len(problems) > 1):
         shown = f"{_short(rows[first[0]].truth)} and {_short(rows[second[0]].truth)}"
@@ -175,7 +175,7 @@ def _refusal(path: str, faults: Mapping[int, str], num_rows: int) -> str:
     remedy = 'or leave such rows out with unscorable="drop"' if len(faults) < num_rows else "none would be left"
     if len(faults) == 1:
         return f"{path}, row {first} (counted from 0): {faults[first]}; {remedy}"
-    # rows of one question share a text: it is said once
+    # rows of one question share a text, which is shown once
     firsts = {text: number for number, text in sorted(faults.items(), reverse=True)}
     shown = [f"row {number}: {text}" for text, number in sorted(firsts.items(), key=lambda item: item[1])]
     more = [f"and {len(shown) - NUM_SHOWN} more"] if len(shown) > NUM_SHOWN else []

@@ -1,6 +1,6 @@
-"""Verdicts on the truths of a file, whether they can be scored: found once, then kept on disk by the file's hash.
+"""Verdicts on whether the truths of a file can be scored, computed once and kept on disk by the file's hash.
 
-The folder is `rows/` in $TRM_AGENT_CACHE, else in $XDG_CACHE_HOME/trm-agent, else in ~/.cache/trm-agent. What is kept
+The folder is `rows/` in $TRM_AGENT_CACHE, else in $XDG_CACHE_HOME/trm-agent, else in ~/.cache/trm-agent. A verdict
 holds for one content of the file, one scorer (its version and its source), and one version of math-verify and sympy.
 """
 
@@ -27,7 +27,7 @@ CACHE_VARIABLE = "TRM_AGENT_CACHE"
 CHUNK = 500
 SAY_EVERY_S = 5.0
 FORMAT = 1
-# what a busy or incomplete machine says; nothing about the truth, so it is asked again
+# reasons from a busy or incomplete machine say nothing about the truth, so it is checked again
 _PASSING = re.compile(r"\bworker|no reply|time limit|timed out|deadline|is missing|pip install")
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class FileVerdicts:
         self._read()
 
     def reasons(self, truths: Sequence[str]) -> dict[str, str]:
-        """Return, for each different truth that cannot be scored, why not."""
+        """Return the reason for each distinct truth that cannot be scored."""
         unique = list(dict.fromkeys(truths))
         if any(truth not in self._truths for truth in unique):
             with self._locked():
@@ -58,7 +58,7 @@ class FileVerdicts:
         return {truth: self._truths[truth] for truth in unique if self._truths[truth]}
 
     def are_equal(self, first: str, second: str) -> bool:
-        """Return whether two truths have one value, however they are written."""
+        """Return whether two truths have the same value, however they are written."""
         key = json.dumps([first, second])
         if key not in self._same:
             pairs = ((first, second), (second, first))
@@ -68,7 +68,7 @@ class FileVerdicts:
         return self._same[key]
 
     def save(self) -> None:
-        """Store the verdicts found since the last time."""
+        """Store the verdicts found since the last call."""
         if self._is_changed:
             self._write()
 
@@ -83,7 +83,7 @@ class FileVerdicts:
                 print(f"{self._path}: {done} of {len(truths)} answers checked", file=sys.stderr, flush=True)
 
     def _read(self) -> None:
-        """Read the verdicts on disk; damaged ones are made anew."""
+        """Read the verdicts on disk; damaged ones are dropped."""
         if self._file is None:
             return
         try:
@@ -118,7 +118,7 @@ class FileVerdicts:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Only one process checks a file at a time; a folder that cannot be written to locks nothing."""
+        """Hold a lock, so that one process at a time checks a file; without a writable folder there is no lock."""
         with contextlib.ExitStack() as stack:
             if self._file is not None:
                 with contextlib.suppress(OSError):
@@ -129,7 +129,7 @@ class FileVerdicts:
 
 
 def _cache_file(path: str) -> Path | None:
-    """Return where the verdicts on a file are kept; None if this user has no folder for such."""
+    """Return the path of the stored verdicts on a file; None if this user has no cache folder."""
     versions = [FORMAT, SCORER_VERSION, _source_hash(), *(_version(name) for name in ("math-verify", "sympy"))]
     name = f"{hash_of_file(path)[:32]}-{hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:8]}.json"
     if given := os.environ.get(CACHE_VARIABLE):
