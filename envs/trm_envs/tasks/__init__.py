@@ -1,1 +1,1 @@
-"""One environment a file."""
+"""The environments, one per file."""

@@ -10,7 +10,7 @@ MAX_EXPRESSION_LENGTH = 200
 MAX_DIGITS = 60
 _ALLOWED = re.compile(r"[0-9+\-*/%() ]+")
 _TOKEN = re.compile(r"[0-9]+|\*\*|//|[+\-*/%()]")
-# how tightly an operator binds, and what it does
+# precedence and function of each operator
 _OPERATORS: dict[str, tuple[int, Callable[[int, int], int]]] = {
     "+": (1, operator.add),
     "-": (1, operator.sub),
@@ -53,7 +53,7 @@ def evaluate(expression: str) -> int:
 
 
 def _expression(tokens: Sequence[str], at: int, least: int) -> tuple[int, int]:
-    """Evaluate the expression at a token, with operators that bind at least so tightly; return value and end."""
+    """Evaluate the expression at a token with operators of at least this precedence; return its value and its end."""
     value, at = _operand(tokens, at)
     while at < len(tokens) and tokens[at] in _OPERATORS and _OPERATORS[tokens[at]][0] >= least:
         symbol = tokens[at]

@@ -1,7 +1,7 @@
 r"""`trm/ChainMath-v0`: a chain of arithmetic steps, each on the last result, with a calculator.
 
-The task says one step at a time (`reveal="stepwise"`): each tool result comes with the next instruction, and after the
-last one the model is asked for the answer. With `reveal="upfront"` all steps stand in the first message.
+The task reveals one step at a time (`reveal="stepwise"`): each tool result comes with the next instruction, and after
+the last one the model is asked for the answer. With `reveal="upfront"` all steps stand in the first message.
 
 The calculator computes what it is asked. A wrong call therefore gets a wrong result and the next instruction; the
 mistake shows in the final answer. A call that fails (not arithmetic, malformed) leaves the chain where it is. Several
@@ -45,14 +45,14 @@ class ChainMathOptions(EnvOptions):
 
 @dataclass(frozen=True)
 class Chain:
-    """A chain of steps from a start value; `values[i]` is what step i works on, `values[-1]` the answer."""
+    """A chain of steps from a start value; step i works on `values[i]`, and `values[-1]` is the answer."""
 
     values: tuple[int, ...]
     steps: tuple[tuple[str, int], ...]
 
     @property
     def content(self) -> str:
-        """All that makes the task."""
+        """Return everything that defines the task."""
         return f"{self.values[0]}" + "".join(f"{operation}{operand}" for operation, operand in self.steps)
 
 
@@ -89,7 +89,7 @@ class ChainMath(ToolEnv[ChainMathOptions]):
     def score(self, answer: str) -> float:
         """Return 1.0 for the exact result of a chain that was asked for, else 0.0.
 
-        Stepwise, an answer before the last result is early and earns nothing; upfront, nothing has to be waited for.
+        Stepwise, an answer before the last result is early and earns nothing; upfront, any time will do.
         """
         text = plain_answer(answer).replace(",", "")
         if not _INTEGER.fullmatch(text) or int(text) != self._chain.values[-1]:

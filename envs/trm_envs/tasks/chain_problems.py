@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChainProblem:
-    """A problem of which one integer is known only from the problem before."""
+    """A problem with one integer that only the problem before reveals."""
 
     question: str
     answer: int
@@ -38,7 +38,7 @@ class ChainProblem:
 
     @property
     def key(self) -> int:
-        """The integer to hide."""
+        """Return the integer to hide."""
         return int(self._digits)
 
     @property
@@ -67,7 +67,7 @@ class FileProblems:
     """The problems of a file that can be chained."""
 
     problems: dict[str, tuple[FileProblem, ...]]
-    """By split."""
+    """The problems by split."""
     left_out: str
     """Number of the file's problems left out, by reason."""
 
@@ -84,7 +84,7 @@ def draw_generated(rng: np.random.Generator, num: int, split: str) -> list[Chain
 
 
 def problems_of_file(options: MathRowOptions) -> Problems[MathRow]:
-    """Return the problems of a file, whether they can be chained or not.
+    """Return all problems of a file, whether or not they can be chained.
 
     Raises:
         ValueError: if the file cannot be read or used, or holds others than `rows_hash` says.
@@ -122,7 +122,7 @@ def read_file_problems(path: str, unscorable: str = REFUSE, form: str | None = N
     Args:
         path: the file.
         unscorable: see `load_math_problems`.
-        form: how answers are written, if the questions, without the lines that they share, may ask for no other.
+        form: the form in which answers are written, if the questions, without shared lines, may ask for no other.
 
     Raises:
         ValueError: if the file cannot be read; see `load_math_problems`.
@@ -153,7 +153,7 @@ def read_file_problems(path: str, unscorable: str = REFUSE, form: str | None = N
 
 
 def find_integers(question: str) -> tuple[int, ...]:
-    """Return where the integers of a question stand that can be hidden; none in a question with a drawing's code."""
+    """Return the places of the integers that can be hidden; none in a question with the code of a drawing."""
     if "[asy]" in question:
         return ()
     starts = (match.start() for match in _ALONE.finditer(question))
@@ -161,7 +161,7 @@ def find_integers(question: str) -> tuple[int, ...]:
 
 
 def drop_shared_lines(questions: Sequence[str]) -> list[str]:
-    """Return the questions without the first and last lines that all of them have, such as how to answer."""
+    """Return the questions without the first and last lines that all of them share, such as the form of an answer."""
     lines = [question.strip().split("\n") for question in questions]
     least = min(map(len, lines))
     num_first = next((i for i in range(least) if len({each[i] for each in lines}) > 1), 0)

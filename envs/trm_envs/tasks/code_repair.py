@@ -1,11 +1,11 @@
-r"""`trm/CodeRepair-v0`: mend the bugs of a small Python project.
+r"""`trm/CodeRepair-v0`: fix the bugs of a small Python project.
 
 The project is generated; see `generated_projects`. `horizon` is the number of bugs, each in a function of its own.
 The files live in the environment: the tools list, read and edit them, and send them to the sandbox to run the tests.
 
-Any final answer submits the files. The reward is 1 if every function, also those that had no bug, returns what it
-should for arguments that the test files do not show, else 0. What it should return never enters the sandbox, and
-neither the test files nor what they print have a say.
+Any final answer submits the files. The reward is 1 if every function, also those without a bug, returns the right
+values for arguments that the test files do not show, else 0. The right values never enter the sandbox, and neither the
+test files nor their output have a say.
 """
 
 import difflib
@@ -125,11 +125,11 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
         return float(outcome.passed and not failed)
 
     def numbers(self) -> dict[str, float]:
-        """Return which part of the bugs is mended."""
+        """Return the fraction of the bugs that are fixed."""
         return {"bugs_mended_frac": self._mended_frac}
 
     def solution(self) -> str:
-        """Return the next of: read a file with a bug, mend its bugs one by one; at the end run the tests and answer."""
+        """Return the next step: read a file with a bug, fix its bugs one by one; last, run the tests and answer."""
         for path, right in self._project.right_files.items():
             text = self._file(path)
             if text != right and not path.startswith("test_"):
@@ -145,7 +145,7 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
 
     @property
     def _project(self) -> Project:
-        # not in make_task: most draws of a rare split are thrown away
+        # not in make_task, since most draws of a rare split are thrown away
         if self._built is None:
             self._built = build_project(self._plan)
         return self._built
@@ -168,14 +168,14 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
 
 
 def _replace(path: str, text: str, old: str, new: str) -> str:
-    """Return the text with the one `old` in it replaced.
+    """Return the text with its only `old` replaced.
 
     Raises:
-        ToolError: if there is none or more than one, or the result cannot be a file.
+        ToolError: if `old` does not stand there exactly once, or the result cannot be a file.
     """
     count = text.count(old) if old or text else 1
     if count == 0:
-        # cut: to compare long lines takes the square of their length
+        # cut, since comparing long lines takes the square of their length
         first = old.strip().split("\n")[0].strip()[:MAX_HINT_CHARS]
         near = difflib.get_close_matches(first, [line.strip()[:MAX_HINT_CHARS] for line in text.split("\n")], n=1)
         hint = f"the closest line is: {near[0]}" if near else "read the file and copy it exactly"

@@ -3,9 +3,9 @@ r"""Programming problems from a file, for CodeTests: LiveCodeBench's columns, or
     {"question_content": str, "public_test_cases": [{input, output, testtype}], "private_test_cases": ..., ...}
     {"question": str, "tests": [{"input": str, "output": str}], "hidden_tests": [...], "solution": str (optional)}
 
-Test lists may be JSON text, and LiveCodeBench's private ones are packed; see `packed_tests`. A row may also say what a
-right program needs: `memory_mb`, `stack_mb`, and `tolerance`, the error that printed numbers may have. Where it has no
-`tolerance`, one that the problem's text states counts ("absolute or relative error of at most 10^{-6}").
+Test lists may be JSON text, and LiveCodeBench's private ones are packed; see `packed_tests`. A row may also state the
+needs of a right program, `memory_mb` and `stack_mb`, and `tolerance`, the largest error of a printed number. Without
+the field, the tolerance is the one that the problem's text states ("absolute or relative error of at most 10^{-6}").
 """
 
 import dataclasses
@@ -33,15 +33,15 @@ class RowProblem:
     """One problem of a file: a single stage."""
 
     question: str
-    """What to write."""
+    """The program to write, in words."""
     visible: tuple[Case, ...]
     """The tests that a model may run."""
     hidden: tuple[Case, ...]
-    """The tests that decide, once the visible ones have passed."""
+    """The tests that decide the reward, once the visible ones have passed."""
     solution_code: str = ""
     """A right program, if the row has one."""
     tolerance: float | None = None
-    """The error that printed numbers may have; None: none."""
+    """The largest error of a printed number; None compares exactly."""
     memory_mb: int | None = None
     """The memory that a right program needs, in MiB; None for the environment's option."""
     stack_mb: int | None = None
@@ -49,7 +49,7 @@ class RowProblem:
 
     @property
     def texts(self) -> list[str]:
-        """What the only stage asks for."""
+        """Return the request of the only stage."""
         return [self.question]
 
     def solution(self, stage: int) -> str:
@@ -63,7 +63,7 @@ class RowProblem:
         return self.solution_code
 
     def visible_failure(self, run: Run, program: str, stage: int) -> str | None:
-        """Run the visible tests; return what is wrong with the first that fails, or None."""
+        """Run the visible tests; return the failure of the first that fails, or None."""
         for number, (case, outcome) in enumerate(zip(self.visible, run(program, self.visible, ""), strict=True), 1):
             if not outcome.passed:
                 return _describe(number, case, outcome)
@@ -76,7 +76,7 @@ class RowProblem:
 
 @dataclass(frozen=True)
 class CodeRow:
-    """A row with its hidden tests still packed: in a whole file they may be gigabytes."""
+    """A row with its hidden tests still packed: those of a whole file may be gigabytes."""
 
     problem: RowProblem
     hidden_field: str
@@ -84,19 +84,19 @@ class CodeRow:
 
     @property
     def question(self) -> str:
-        """What to write."""
+        """Return the question."""
         return self.problem.question
 
     @property
     def truth(self) -> str:
-        """A hash of all tests as they stand in the file."""
+        """Return a hash of all tests as they stand in the file."""
         packed = self.packed if isinstance(self.packed, str) else json.dumps(self.packed, default=str)
         digest = hashlib.sha256(json.dumps([dataclasses.astuple(case) for case in self.problem.visible]).encode())
         digest.update(packed.encode(errors="replace"))
         return f"tests {digest.hexdigest()[:16]}"
 
     def hidden(self) -> tuple[Case, ...]:
-        """Unpack the tests that decide.
+        """Unpack the hidden tests.
 
         Raises:
             ValueError: if they cannot be read.
@@ -105,14 +105,14 @@ class CodeRow:
 
 
 def load_code_problems(path: str, *, unscorable: str = REFUSE) -> Problems[CodeRow]:
-    """Return the problems of a file; one copy a process, read again when the file changes.
+    """Return the problems of a file; one copy per process, read again when the file changes.
 
     Args:
         path: the file.
-        unscorable: what becomes of rows that cannot be tested by stdin: "refuse", or "drop" to leave them out.
+        unscorable: treatment of rows that cannot be tested by stdin: "refuse", or "drop" to leave them out.
 
     Raises:
-        ValueError: if the file cannot be read or a row is no problem with stdin tests; it names file, row and field.
+        ValueError: if the file cannot be read or a row is not a problem with stdin tests; it names file, row and field.
     """
     return once_per_file(path, _read_code_problems, unscorable)
 
@@ -132,7 +132,7 @@ def row_problem(path: str, number: int, *, unscorable: str = REFUSE) -> RowProbl
 
 
 def _read_code_problems(path: str, unscorable: str) -> Problems[CodeRow]:
-    # the tests of a program are samples of what its text asks for: other tests contradict nothing
+    # tests are samples of the behaviour that the text asks for: other tests contradict nothing
     return find_problems(path, _convert, unscorable, are_same=_have_same_tests, has_one_truth=False)
 
 
@@ -147,7 +147,7 @@ def _have_same_tests(first: CodeRow, second: CodeRow) -> bool:
 
 
 def _convert(row: dict[str, Any]) -> CodeRow:
-    """Read all of a row but its hidden tests."""
+    """Read everything of a row except its hidden tests."""
     name = "question" if "question" in row else "question_content"
     visible, hidden = ("tests", "hidden_tests") if name == "question" else ("public_test_cases", "private_test_cases")
     question, solution = row.get(name), row.get("solution")

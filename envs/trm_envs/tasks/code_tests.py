@@ -1,10 +1,10 @@
 r"""`trm/CodeTests-v0`: write code, run it against visible tests, be judged by hidden ones.
 
-Without `rows` a task is a chain of `horizon` small functions, each of which calls the one before. The next one is told
-once the visible tests of the present one pass (`reveal="stepwise"`), or all stand in the first message ("upfront").
-With `rows` a task is one problem of a file: a program that reads stdin and prints; see `code_rows`.
+Without `rows` a task is a chain of `horizon` small functions, each of which calls the one before. The next one is
+revealed once the visible tests of the present one pass (`reveal="stepwise"`), or all stand in the first message
+("upfront"). With `rows` a task is one problem of a file: a program that reads stdin and prints; see `code_rows`.
 
-Code that passes is kept, and what comes later is appended to it. Any final answer submits what was kept: the reward is
+Code that passes is kept, and later code is appended to it. Any final answer submits the kept code: the reward is
 1 if the hidden tests of all stages pass, and 0 before the last stage has passed. Expected outputs never enter the
 sandbox.
 """
@@ -98,7 +98,7 @@ class CodeTests(ToolEnv[CodeTestsOptions]):
         return " ".join(f"Write {text}." for text in self._problem.texts[:count])
 
     def follow_up(self, results: Sequence[ToolResult]) -> str:
-        """Return the results, and what to do next unless the first message has told it."""
+        """Return the results, and the next request unless the first message has it."""
         shown = " ".join(result.text if result.ok else f"{result.text}." for result in results)
         if self._num_passed == len(self._problem.texts):
             return f"{shown} {ASK}"
@@ -113,7 +113,7 @@ class CodeTests(ToolEnv[CodeTestsOptions]):
         return float(self._problem.passes_hidden(self._run, "\n".join(self._accepted)))
 
     def numbers(self) -> dict[str, float]:
-        """Return which part of the stages passed their visible tests, and the number of runs that failed."""
+        """Return the fraction of the stages that passed their visible tests, and the number of runs that failed."""
         return {
             "stages_passed_frac": self._num_passed / len(self._problem.texts),
             "num_failed_runs": float(self._num_failed_runs),

@@ -1,7 +1,7 @@
 r"""`trm/ComposedMath-v0`: `horizon` problems in a row, each of which needs the answer of the one before.
 
-In every problem but the first, one integer is replaced by a name, and the name is said to be the last problem's answer
-plus or minus a constant. The final answer lists all answers in order; only if all are right, the reward is 1. (The
+In every problem but the first, one integer is replaced by a name, which is defined as the last problem's answer plus or
+minus a constant. The final answer lists all answers in order; the reward is 1 only if all are right. (The
 composition follows R-HORIZON, arXiv 2510.08189.)
 
 The problems are generated, or those of a file (`rows`) that can be chained; see `chain_problems`. No problem of a
@@ -78,12 +78,12 @@ class ComposedMath(PythonToolEnv[ComposedMathOptions]):
         return super().follow_up(results)
 
     def score(self, answer: str) -> float:
-        """Return 1.0 if the answer lists all answers, each right and no other, else 0.0."""
+        """Return 1.0 if the answer lists exactly the right answers in order, else 0.0."""
         self._given = read_list(answer)
         return float(self._given == [problem.answer for problem in self._problems])
 
     def numbers(self) -> dict[str, float]:
-        """Return which part of the answers was right at its place, and which part came before the first wrong one."""
+        """Return the fraction of answers that are right at their place, and the fraction before the first wrong one."""
         given = [*self._given, *[None] * len(self._problems)]
         right = [problem.answer == value for problem, value in zip(self._problems, given, strict=False)]
         num_first = right.index(False) if False in right else len(right)
@@ -97,7 +97,7 @@ class ComposedMath(PythonToolEnv[ComposedMathOptions]):
 
 
 def read_list(text: str) -> list[int | None]:
-    """Return the integers of a list with commas or spaces between them, with or without brackets; None: no integer."""
+    """Return the integers of a list with commas or spaces; None for a part that is not one. Brackets are optional."""
     text = plain_answer(text).replace("{,}", "").replace("\\left", "").replace("\\right", "").strip()
     if (text[:1], text[-1:]) in (("(", ")"), ("[", "]")):
         text = text[1:-1].strip()

@@ -1,7 +1,7 @@
-"""Small functions that build on each other, drawn with their tests: what CodeTests asks for if it has no rows.
+"""Draw small functions that build on each other, with their tests: the tasks of CodeTests without rows.
 
-A stage asks for `f{i}(x)` and from the second on names the function before it. `level="small"` has one operation a
-stage, in formulas; `level="full"` describes what to compute in words.
+A stage asks for `f{i}(x)`, and from the second on it names the function before. `level="small"` has one operation per
+stage, as a formula; `level="full"` describes the computation in words.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def _answer():
         print(globals()[names[number - 1]](value))
 _answer()
 """
-# y is the function before, or x; {a} a drawn number.
+# y is the function before, or x; {a} is a drawn number.
 PHRASES = (
     ("the sum of the decimal digits of y, times {a}", "sum(map(int, str(y))) * {a}"),
     ("y // 2 if y is even, else {a} * y + 1", "y // 2 if y % 2 == 0 else {a} * y + 1"),
@@ -54,12 +54,12 @@ PHRASES = (
     ("the largest decimal digit of y, times {a}", "int(max(str(y))) * {a}"),
 )
 Run = Callable[[str, Sequence[Case], str], list[CaseOutcome]]
-"""Runs a program on cases with a harness, up to the first failure."""
+"""A function that runs a program on cases with a harness, up to the first failure."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One function that is asked for."""
+    """One requested function."""
 
     text: str
     """Function to write, such as "f2(x): f1(x)-7"."""
@@ -68,7 +68,7 @@ class Stage:
     visible: tuple[tuple[int, int], ...]
     """(argument, value) of the tests that a model may run."""
     hidden: tuple[tuple[int, int], ...]
-    """The same of those that decide."""
+    """(argument, value) of the tests that decide the reward."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class FunctionsProblem:
         return self.stages[stage].code
 
     def visible_failure(self, run: Run, program: str, stage: int) -> str | None:
-        """Run a stage's visible tests; return what is wrong, or None if they pass."""
+        """Run a stage's visible tests; return the failure, or None if they pass."""
         tests = [(stage + 1, *pair) for pair in self.stages[stage].visible]
         outcome = run(program, [_as_case(tests)], HARNESS)[0]
         if outcome.passed:
@@ -113,7 +113,7 @@ class FunctionsProblem:
 def draw_functions(rng: np.random.Generator, horizon: int, level: str) -> FunctionsProblem:
     """Draw a chain of `horizon` functions of one level.
 
-    Arguments and values are integers from 0 on in "full", and of any sign but at most about 100000 in "small".
+    Arguments and values are non-negative integers in "full", and of any sign but at most about 100000 in "small".
     """
     inputs: list[int] = rng.permutation(1000 if level == "full" else 100)[:NUM_INPUTS].tolist()
     values = dict(zip(inputs, inputs, strict=True))
@@ -128,7 +128,7 @@ def draw_functions(rng: np.random.Generator, horizon: int, level: str) -> Functi
 
 
 def _draw_small(rng: np.random.Generator, number: int, values: dict[int, int]) -> tuple[str, str, dict[int, int]]:
-    """Draw one operation on the function before; keep values small and of many kinds."""
+    """Draw one operation on the function before, such that values stay small and varied."""
     base = f"f{number - 1}(x)"
     if number == 1:
         formula = f"x*{int(rng.integers(2, 100))}{'+-'[int(rng.integers(2))]}{int(rng.integers(1, 100))}"
@@ -162,7 +162,7 @@ def _draw_full(rng: np.random.Generator, number: int, values: dict[int, int]) ->
 
 def _call(code: str, number: int, values: dict[int, int]) -> dict[int, int]:
     """Return the values of a stage's function, given those of the one before."""
-    # the code is this file's own, made of the templates above and integers
+    # safe: the code is made of the templates above and integers
     names = {f"f{number - 1}": values.__getitem__}
     exec(code, names)
     function = names[f"f{number}"]

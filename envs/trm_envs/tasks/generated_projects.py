@@ -1,7 +1,7 @@
-"""Small Python projects with planted bugs, drawn with their tests: what CodeRepair asks to mend.
+"""Draw small Python projects with planted bugs and their tests, for CodeRepair.
 
 A project has modules, each with a test file. A module has independent functions, some with a bug, and a report that
-calls them all, in every second module one of the module before too. Tests of both kinds notice every bug: those of the
+calls them all and, in every second module, one of the module before. Tests of both kinds notice every bug: those of the
 test files and the hidden ones, which take other arguments.
 """
 
@@ -29,7 +29,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz    "
 
 @dataclass(frozen=True)
 class Check:
-    """A call and what it must return."""
+    """A call with its right result."""
 
     module: str
     function: str
@@ -39,7 +39,7 @@ class Check:
 
     @property
     def assertion(self) -> str:
-        """The check as a line of a test."""
+        """Return the check as a line of a test."""
         return f"assert {self.function}({', '.join(map(ascii, self.args))}) == {self.expected}"
 
 
@@ -54,10 +54,10 @@ class Bug:
     wrong: str
     """The function as it is handed out."""
     right: str
-    """The function as it should be."""
+    """The right function."""
 
     def edit(self, text: str) -> tuple[str, str] | None:
-        """Return what to replace in a file's text by what, as little as can be; None if the bug is not in it."""
+        """Return the smallest replacement in a file's text that fixes the bug; None if the bug is not in it."""
         if self.wrong not in text:
             return None
         pairs = zip(self.wrong.splitlines(), self.right.splitlines(), strict=True)
@@ -67,7 +67,7 @@ class Bug:
 
 @dataclass(frozen=True)
 class Project:
-    """A project as it is handed out, and what it should be."""
+    """A project as it is handed out, with its right version."""
 
     files: dict[str, str]
     right_files: dict[str, str]
@@ -77,19 +77,19 @@ class Project:
 
 @dataclass(frozen=True)
 class FunctionPlan:
-    """A function that is yet to be written."""
+    """The plan of a function."""
 
     part: int
-    """Its place in `PARTS`."""
+    """The index of its part in `PARTS`."""
     constants: tuple[int, int, int]
-    """a, b and c."""
+    """The constants a, b and c."""
     bug: int | None
-    """Its bug's place in the part's; None for a right function."""
+    """The index of its bug among the part's; None for a right function."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that makes a project but the arguments of its tests, which follow from the seed."""
+    """Everything that defines a project except the arguments of its tests, which follow from the seed."""
 
     modules: tuple[tuple[str, tuple[FunctionPlan, ...]], ...]
     seed: int
@@ -107,7 +107,7 @@ class _Function:
 
 
 def draw_plan(rng: np.random.Generator, horizon: int) -> Plan:
-    """Draw what a project with `horizon` bugs, each in a function of its own, is made of."""
+    """Draw the plan of a project with `horizon` bugs, each in a function of its own."""
     num_modules = max(MIN_MODULES, -(-horizon // BUGS_A_MODULE))
     num_functions = num_modules * FUNCTIONS_A_MODULE
     buggy = set(rng.permutation(num_functions)[:horizon].tolist())
@@ -148,7 +148,7 @@ def build_project(plan: Plan) -> Project:
 
 
 def _write_function(rng: np.random.Generator, plan: FunctionPlan, module: str) -> _Function:
-    """Write a function and draw arguments for its tests, of which both kinds notice its bug."""
+    """Write a function, and draw arguments with which both kinds of tests notice its bug."""
     part = PARTS[plan.part]
     name = f"{part.stem}_{module}"
     right = wrong = source_of(name, part, part.body, plan.constants)
@@ -165,7 +165,7 @@ def _draw_tests(
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Draw different arguments for the visible and the hidden tests of a function.
 
-    If the two functions are not the same one, `VISIBLE_NOTICING` and `HIDDEN_NOTICING` of them tell them apart.
+    If the two functions differ, `VISIBLE_NOTICING` and `HIDDEN_NOTICING` of the arguments tell them apart.
     """
     num_noticing = 0 if call is wrong_call else VISIBLE_NOTICING + HIDDEN_NOTICING
     drawn: dict[str, tuple[Any, ...]] = {}
@@ -195,7 +195,7 @@ def source_of(name: str, part: Part, body: str, constants: tuple[int, int, int])
 
 def define(name: str, source: str) -> Callable[..., Any]:
     """Return the function that a source defines."""
-    # the source is this package's own, made of the parts and integers
+    # safe: the source is made of the parts and integers
     names: dict[str, Any] = {}
     exec(source, names)
     function: Callable[..., Any] = names[name]
@@ -203,7 +203,7 @@ def define(name: str, source: str) -> Callable[..., Any]:
 
 
 def outcome_of(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    """Return what a call gives, as text."""
+    """Return the outcome of a call, as text."""
     try:
         return ascii(function(*args))
     except Exception as error:
@@ -248,7 +248,7 @@ def _checks(
 
 
 def _report(function: _Function, values: list[int]) -> Any:
-    """Return what a report's call of a function gives; see `EXAMPLES`."""
+    """Return the value of a report's call of a function; see `EXAMPLES`."""
     total, count = sum(values), len(values)
     args = {"value": (total,), "values": (values,), "text": ("ab cde " * count,), "left, right": (total, count)}
     return function.call(*args[function.part.parameters])

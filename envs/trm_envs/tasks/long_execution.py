@@ -1,11 +1,11 @@
 r"""`trm/LongExecution-v0`: carry a running sum over many turns.
 
-The first message gives a value to each of some words, and names the first words to add; every answer is met by the next
-words, right or wrong, until `horizon` turns are over. Nothing is hard but not to slip. (The idea is that of arXiv
-2509.09677: what fails in long tasks is execution, and an early slip makes later ones likelier.)
+The first message gives values to some words, and names the first words to add; every answer, right or wrong, is
+followed by the next words, until `horizon` turns are over. The only difficulty is to make no slip. (The idea is that of
+arXiv 2509.09677: long tasks fail in their execution, and an early slip makes later ones likelier.)
 
-An answer that is no integer is wrong for its turn, and the episode goes on. A turn without an answer counts for
-nothing.
+An answer that is not an integer is wrong for its turn, and the episode goes on. A turn without an answer does not
+count.
 """
 
 import itertools
@@ -94,12 +94,12 @@ class LongExecution(ToolEnv[LongExecutionOptions]):
         return float(all(right) if self.options.score_by == "all" else right[-1])
 
     def numbers(self) -> dict[str, float]:
-        """Return how well the episode went.
+        """Return the episode's measures.
 
-        `turn_accuracy`: which part of the sums was right. `step_accuracy`: which part was right given the model's own
-        last readable sum (0 at first); an unreadable one is wrong. `task_accuracy`: 1 if all were right, else 0.
-        `turns_before_error` and `turns_before_error_frac`: how many turns, and which part, came before the first wrong
-        sum.
+        `turn_accuracy`: the fraction of the sums that were right. `step_accuracy`: the fraction that were right given
+        the model's own last readable sum (0 at first); an unreadable one is wrong. `task_accuracy`: 1 if all were
+        right, else 0. `turns_before_error` and `turns_before_error_frac`: the number and the fraction of turns before
+        the first wrong sum.
         """
         right = [given == true for given, true in zip(self._given, self._sums, strict=True)]
         num_first = right.index(False) if False in right else len(right)
@@ -120,16 +120,16 @@ class LongExecution(ToolEnv[LongExecutionOptions]):
 
 
 def draw_values(rng: np.random.Generator, num_words: int) -> dict[str, int]:
-    """Draw different words, each with a value from -99 to 99 but 0."""
+    """Draw distinct words, each with a nonzero value from -99 to 99."""
     words = [WORDS[int(i)] for i in rng.choice(len(WORDS), size=num_words, replace=False)]
     return {word: int(rng.integers(1, MAX_VALUE + 1)) * (1 if rng.integers(2) else -1) for word in words}
 
 
 def num_right_steps(given: Sequence[int | None], sums: Sequence[int]) -> int:
-    """Return how many sums are right given the last readable one before them.
+    """Return the number of sums that are right given the last readable one before them.
 
     Args:
-        given: the model's sum after each turn; None if it is no integer.
+        given: the model's sum after each turn; None if it is not an integer.
         sums: the true sum after each turn.
     """
     count = error = 0

@@ -1,7 +1,7 @@
-"""Generated math problems: stories of computations on one number n, each of which needs the last one's result.
+"""Generated math problems: stories of computations on one number n, each on the last one's result.
 
-Every kind of step is a function of n and a random generator that returns what is asked, in words and as Python, and
-the result. Results stay from 2 to 5000, so that a late step looks like an early one however long the story.
+Every kind of step is a function of n and a random generator that returns the question in words and as Python, and the
+result. Results stay from 2 to 5000, so that a late step looks like an early one, however long the story.
 """
 
 import functools
@@ -38,7 +38,7 @@ class Story:
 
     @property
     def question(self) -> str:
-        """The problem in words."""
+        """Return the problem in words."""
         if len(self.steps) == 1:
             return f"Let n = {self.start}. Find {self.steps[0].text}."
         lines = [f"Start with n = {self.start}. Each step gives n a new value, computed from the present one."]
@@ -47,11 +47,11 @@ class Story:
 
     @property
     def answer(self) -> str:
-        """The last result, such as 12 or 3/4."""
+        """Return the last result, such as 12 or 3/4."""
         return str(self.steps[-1].value)
 
     def code(self, number: int) -> str:
-        """Return the Python code of one step; it finds n where the step before has left it."""
+        """Return the Python code of one step; it takes n as the step before has left it."""
         lines = [f"n = {self.steps[number].code}", "print(n)"]
         if number == 0:
             lines = ["import functools", "import math", "from fractions import Fraction", f"n = {self.start}", *lines]
@@ -62,7 +62,7 @@ Draw = Callable[[int, np.random.Generator], Step]
 
 
 def draw_story(rng: np.random.Generator, horizon: int, fractions: bool = True) -> Story:
-    """Draw a story of `horizon` steps; with `fractions`, the last of one in four stories may give a fraction."""
+    """Draw a story of `horizon` steps; with `fractions`, the last step of one story in four may give a fraction."""
     n = start = _pick(rng, LEAST, MOST)
     steps: list[Step] = []
     while len(steps) < horizon:

@@ -1,8 +1,8 @@
-"""Lists of tests as files hold them: JSON text, or base64 of zlib of a pickled JSON text, as LiveCodeBench packs them.
+"""Read lists of tests: JSON text, or base64 of zlib of a pickled JSON text, as LiveCodeBench packs them.
 
-Such a pickle is never run: it is read as a list of instructions, of which only those that make one text are allowed.
-Of JSON, only a flat list is read: one test after another, each an object of texts, numbers and words. So what a few
-packed bytes can grow to is `MAX_BYTES` and the copies of that, and no nesting is ever built.
+Such a pickle is never run: it is read as a list of instructions, and only those that make one text are allowed. Of
+JSON, only a flat list is read: one test after another, each an object of texts, numbers and words. So a few packed
+bytes can grow to `MAX_BYTES` and copies of that, no more, and no nesting is ever built.
 """
 
 import base64
@@ -28,7 +28,7 @@ def unpack_tests(text: str) -> Iterator[dict[str, Any]]:
     """Yield the tests that a text holds, one after another.
 
     Raises:
-        ValueError: if it is no flat list of tests, or longer than `MAX_BYTES`.
+        ValueError: if it is not a flat list of tests, or is longer than `MAX_BYTES`.
     """
     if not text.lstrip().startswith("["):
         text = _unpack(text)

@@ -1,10 +1,10 @@
-"""What CodeRepair runs in the sandbox, beside a project's files.
+"""Programs that CodeRepair runs in the sandbox, beside a project's files.
 
-Both read stdin, import the project and print; what the project itself prints goes to stderr. Neither knows what a
-hidden check expects, so that nothing a project does to them can pass one.
+Both read stdin, import the project and print; what the project itself prints goes to stderr. Neither knows the
+result that a hidden check expects, so that no manipulation by a project can pass one.
 """
 
-# Names of test files -> what fails. A failing `assert f(...) == value` is shown with what came instead.
+# Names of test files -> failures. A failing `assert f(...) == value` is shown with the value that came instead.
 SUITE = """
 def _describe(error, module):
     import ast, linecache
@@ -58,7 +58,7 @@ def _suite():
 _suite()
 """
 
-# [module, function, arguments] a line -> what the function returns, a line each.
+# Lines of [module, function, arguments] -> the function's results, one per line.
 ANSWERS = """
 def _answers():
     import importlib, json, sys

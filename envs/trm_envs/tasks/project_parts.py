@@ -8,15 +8,15 @@ class Part:
     """A function and the bugs that it can have. `{a}` is 2 to 12, `{b}` 23 to 40, `{c}` 2 to 4."""
 
     stem: str
-    """Start of its name."""
+    """The start of the function's name."""
     parameters: str
     """Arguments of the function: "value", "values", "text" or "left, right"."""
     doc: str
-    """What it does."""
+    """The function's docstring."""
     body: str
-    """Its code."""
+    """The function's code."""
     bugs: tuple[tuple[str, str], ...]
-    """(right, wrong) fragments; the right one stands once in the code. There are three."""
+    """Three (right, wrong) fragments; the right one stands once in the code."""
 
 
 PARTS = (
@@ -203,7 +203,7 @@ EXAMPLES = {
     "text": '"ab cde " * len(values)',
     "left, right": "sum(values), len(values)",
 }
-"""How a report calls a function on a list of values, by the function's parameters."""
+"""The call of a function on a list of values in a report, by the function's parameters."""
 
 MODULE_NAMES = (
     "ledger", "orders", "prices", "routes", "stock", "invoices", "customers", "shipments", "payroll", "tickets",

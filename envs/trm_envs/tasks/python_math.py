@@ -1,10 +1,10 @@
 r"""`trm/PythonMath-v0`: math problems with a Python tool, generated ones or those of a file.
 
 Without `rows` a task is a story of `horizon` computations, each on the last result; see `math_problems`. Its answer is
-an integer or a fraction, and anything that is no number is wrong.
+an integer or a fraction, and anything that is not a number is wrong.
 
 With `rows` a task is one problem of a file, asked in the file's own words; see `trm_envs.rows` for the forms. Its
-answer may be any expression: `score_math` judges it, and what that cannot decide is a `VerifierError`.
+answer may be any expression: `score_math` judges it, and a case that it cannot decide is a `VerifierError`.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class PythonMath(PythonToolEnv[PythonMathOptions]):
             outcome = score_math(answer, self._truth, bare=True, tolerance=self._row.tolerance)
         except RecursionError:
             raise
-        except RuntimeError as error:  # somebody has closed the workers meanwhile
+        except RuntimeError as error:  # the workers were closed meanwhile
             raise VerifierError(f"math-verify's workers: {error}") from error
         if outcome.verdict is Verdict.VERIFIER_ERROR:
             raise VerifierError(f"answer {answer[:60]!r}, truth {self._truth[:60]!r}: {outcome.detail}")

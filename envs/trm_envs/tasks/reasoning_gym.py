@@ -1,7 +1,7 @@
 """`trm/ReasoningGym-v0`: questions of one of reasoning-gym's procedural sets, one after the other, with Python.
 
-The questions of an episode come from one seed; the next is asked whatever the last answer was. The reward is 1 if the
-set's own scorer gives every answer 1, else 0; the mean of its scores stands in the numbers.
+The questions of an episode come from one seed; the next one follows, whatever the last answer was. The reward is 1 if
+the set's own scorer gives every answer 1, else 0; the mean of its scores is among the episode's numbers.
 
 Sets and scorers run in worker processes that can be killed, with a deadline in processor time and a second try on a
 fresh worker. A scorer that raises, hangs or dies on a model's text, or gives no score from 0 to 1, is asked about the
@@ -34,7 +34,7 @@ MAX_ANSWER_CHARS = 10_000
 ITEM_DEADLINE_S = 60.0
 SCORE_DEADLINE_S = 5.0
 WORKER = (sys.executable, str(Path(__file__).with_name("reasoning_gym_worker.py")))
-# Scorers that measure a distance take one to "nan" for none.
+# Scorers that measure a distance take a distance to "nan" for zero.
 _NO_NUMBER = re.compile(r"(?<![a-z])(nan|inf|infinity)j?(?![a-z])", re.IGNORECASE)
 MISSING = "reasoning-gym is missing; install it with: pip install 'trm-agent[bridges]'"
 
@@ -153,7 +153,7 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
         score, problem = _ask_score(self._place(index), answer)
         if score is not None:
             return score
-        # a set without answers of its own can at least say what it makes of none
+        # a set without answers of its own can at least score an empty one
         if _ask_score(self._place(index), own or "")[0] is not None:
             return 0.0
         raise VerifierError(f"the scorer of {self.options.dataset} fails on its own answer, too: {problem}")
@@ -166,7 +166,7 @@ def close_workers() -> None:
         pool.close()
 
 
-@functools.cache  # of what is allowed: an exception is not kept
+@functools.cache  # of allowed sets alone: an exception is not cached
 def _check_set(dataset: str, options: str) -> None:
     if importlib.util.find_spec("reasoning_gym") is None:
         raise ModuleNotFoundError(MISSING)
@@ -176,7 +176,7 @@ def _check_set(dataset: str, options: str) -> None:
 
 
 def _ask_score(place: dict[str, Any], answer: str) -> tuple[float | None, str]:
-    """Return the score of an answer, or None and why there is none.
+    """Return the score of an answer, or None and the reason.
 
     Raises:
         VerifierError: if the worker was lost to something outside.
@@ -194,7 +194,7 @@ def _ask_score(place: dict[str, Any], answer: str) -> tuple[float | None, str]:
 
 
 def _make(request: dict[str, Any]) -> dict[str, Any]:
-    """Ask for what no answer of a model takes part in.
+    """Send a request that holds nothing of a model's.
 
     Raises:
         InfrastructureError: if the worker hangs or dies.
@@ -209,7 +209,7 @@ def _ask(request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
     pool = _pools.get(os.getpid())
     if pool is None:
         atexit.register(close_workers)
-        # Atomic, and a pool that loses the race has started nothing.
+        # Atomic; a pool that loses the race has started nothing.
         pool = _pools.setdefault(os.getpid(), WorkerPool(min(MAX_WORKERS, os.cpu_count() or 1), WORKER, MAX_JOBS))
     try:
         return pool.call(request, deadline_s)
@@ -217,5 +217,5 @@ def _ask(request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
         raise InfrastructureError(f"reasoning-gym's workers: {error}") from error
 
 
-# One pool a process, by process id: a forked child must not talk through its parent's pipes.
+# One pool per process, by process id: a forked child must not talk through its parent's pipes.
 _pools: dict[int, WorkerPool] = {}

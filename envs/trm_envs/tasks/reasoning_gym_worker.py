@@ -21,9 +21,9 @@ from typing import Any
 
 MAX_MEMORY_BYTES = 3 * 2**30
 GRACE_S = 1.0
-# What the environment decides.
+# Options that the environment sets.
 RESERVED = ("seed", "size")
-# Names that a scored text may use, beside single letters: what sympy's parser makes of numbers and functions.
+# Names that a scored text may use, beside single letters: those that sympy's parser puts in for numbers and functions.
 ALLOWED_NAMES = frozenset(
     (
         *("Integer", "Float", "Rational", "Symbol", "Function", "Add", "Mul", "Pow", "Abs", "sqrt", "exp", "log", "ln"),
@@ -51,7 +51,7 @@ def main() -> None:
         try:
             reply = operations[request.pop("operation")](**request)
         except MemoryError:
-            os._exit(1)  # what holds the memory may stay: another worker shall try
+            os._exit(1)  # the memory may stay occupied, so another worker has to try
         except BaseException as error:
             reply = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def check(dataset: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return {} if there is such a set and its options are allowed, else {"refused": why}."""
+    """Return {} if the set exists and its options are allowed, else {"refused": reason}."""
     from reasoning_gym.factory import DATASETS
 
     if dataset not in DATASETS or dataset == "composite":
@@ -86,7 +86,7 @@ def item(**place: Any) -> dict[str, Any]:
 
 
 def score(answer: str, **place: Any) -> dict[str, Any]:
-    """Return what the set's scorer makes of an answer."""
+    """Return the score that the set's scorer gives an answer."""
     global _is_scoring
     key = json.dumps(place, sort_keys=True)
     entry = _entry(key)
@@ -110,7 +110,7 @@ def _entry(key: str) -> dict[str, Any]:
     place = json.loads(key)
     index = place.pop("index")
     made = _dataset(place["dataset"], json.dumps(place["options"]), place["seed"], place["size"])
-    # A set that draws from the global state draws the same in every worker.
+    # A set that draws from the global state then draws the same in every worker.
     random.seed(place["seed"] + index)
     return made[index]
 
@@ -118,7 +118,7 @@ def _entry(key: str) -> dict[str, Any]:
 def _refuse_code(event: str, arguments: tuple[Any, ...]) -> None:
     if _is_scoring and event == "exec" and isinstance(arguments[0], types.CodeType):
         code = arguments[0]
-        # Text that became code; a module that is imported late has a file.
+        # Code compiled from text; a module that is imported late has a file.
         if code.co_filename.startswith("<") and not code.co_filename.startswith("<frozen"):
             _check_names(code)
 
