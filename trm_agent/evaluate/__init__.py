@@ -1,1 +1,1 @@
-"""Evaluation: tasks and checkpoints in, results and their figures out. Nothing is imported here: see the modules."""
+"""Evaluation of checkpoints on tasks: episodes, results and figures. Nothing is imported here: see the modules."""

@@ -1,4 +1,4 @@
-"""Chat settings of each checkpoint of an evaluation: its template's, and the protocol that `auto` stands for."""
+"""Chat settings of each checkpoint of an evaluation: those of its template, and the protocol behind `auto`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Chat:
     """Protocol for `protocol=auto`."""
 
     def kwargs(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an environment's keyword arguments as this checkpoint plays it."""
+        """Return an environment's keyword arguments for this checkpoint."""
         return resolved(given, self.protocol)
 
     @property
@@ -66,7 +66,7 @@ def with_protocols(
         chats: of the checkpoints.
         labels: of the checkpoints.
         tokenizers: of the checkpoints.
-        environments: the keyword arguments of each environment that is played.
+        environments: the keyword arguments of each environment of the plan.
 
     Raises:
         ValueError: no protocol reads a checkpoint's calls, or no template has one of the variables.

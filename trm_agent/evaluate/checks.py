@@ -1,4 +1,4 @@
-"""Refuses plans that cannot work, and completes plans by facts that only the checks find out.
+"""Refuse plans that cannot work, and complete plans with facts that only the checks find out.
 
 `checked` needs no model: it draws tasks and tries the sandbox. `fitted` needs the tokenizers and the models' settings.
 """
@@ -33,7 +33,7 @@ def checked(plan: Plan, counts: Counts = _ALL) -> Plan:
 
     Args:
         plan: as `build_plan` makes it.
-        counts: the tasks that the user asks for, of which a file may have fewer.
+        counts: the tasks that the user asks for; a file may have fewer.
 
     Raises:
         ValueError: the first thing that does not work.
@@ -88,13 +88,13 @@ def check_environment(environment: Environment) -> None:
 
 
 def smallest_context(checkpoints: Sequence[Checkpoint]) -> int | None:
-    """Return the tokens that every checkpoint can hold; None if none of them says how many it can."""
+    """Return the tokens that every checkpoint can hold; None if no checkpoint states its limit."""
     found = [_context(each) for each in checkpoints]
     return min((tokens for tokens in found if tokens is not None), default=None)
 
 
 def check_budgets(environment: Environment, tokenizers: Sequence[Any], chats: Sequence[Chat] = ()) -> None:
-    """Check that at the longest horizon the prompt fits, and the scripted solver's episode if there is a solver.
+    """Check that the prompt fits at the longest horizon, and the scripted solver's episode if there is a solver.
 
     Args:
         environment: one that passed `check_environment`.
@@ -102,8 +102,8 @@ def check_budgets(environment: Environment, tokenizers: Sequence[Any], chats: Se
         chats: of the same checkpoints; () for the default of each.
 
     Raises:
-        ValueError: a limit below what the task takes, by which every episode would fail; or a chat template that
-            cannot be used.
+        ValueError: a limit is below the needs of the task, so that every episode would fail, or a chat template cannot
+            be used.
     """
     horizon = max(environment.horizons)
     limits = environment.limits_at(horizon)
@@ -125,7 +125,7 @@ def check_budgets(environment: Environment, tokenizers: Sequence[Any], chats: Se
 
 
 def measure(environment: Environment, horizon: int, tokenizer: Any, talk: Chat | None = None) -> SolverTokens:
-    """Measure the scripted solver's episode at a horizon, in the tokens of a checkpoint that is talked to so."""
+    """Measure the scripted solver's episode at a horizon, in the tokens of a checkpoint with these chat settings."""
     task = environment.task(environment.horizons.index(horizon))
     talk = talk or Chat()
     chat, kwargs = chat_tokens(tokenizer, talk.settings), talk.kwargs(environment.kwargs)

@@ -1,4 +1,4 @@
-"""From a user's name - a choice of conf/env, a Gymnasium id, a training run - to an `Environment` of the plan."""
+"""Resolve a user's name (a choice of conf/env, a Gymnasium id, a training run) to an `Environment` of the plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trm_agent.tasks import VALIDATION
 from trm_fields import closest
 
 CUSTOM = "custom"
-# whose token budgets hold for models that think aloud
+# its token budgets hold for models that think aloud
 LARGE_EXPERIMENT = "math_qwen3_8b"
 NUM_TASKS, TASK_SEED = 100, 20260101
 _LIMITS = "limits"
@@ -29,19 +29,19 @@ _LIMITS = "limits"
 
 @dataclass(frozen=True)
 class Counts:
-    """The tasks that the user asks for; () or None where nothing was said."""
+    """The tasks that the user asks for; () or None by default."""
 
     horizons: tuple[int, ...] = ()
     tasks: int | None = None
     limit: int | None = None
-    """The most tasks to play of those that there are."""
+    """Largest number of the tasks to play."""
     every_row: bool = False
-    """Whether all problems of a file are asked, as in a suite, instead of as many as there would be generated tasks."""
+    """True to play all problems of a file, as in a suite, instead of the number of generated tasks."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One FIELD=VALUE of the user's."""
+    """A FIELD=VALUE of the user's."""
 
     env: str | None
     """Name of the environment; None for all."""
@@ -70,7 +70,7 @@ def named(name: str) -> Environment:
 
 
 def of_run(config: Mapping[str, Any]) -> Environment:
-    """Return the environment of a run's validation: its tasks, in its number, within its limits.
+    """Return the environment of a run's validation, with its tasks, their number and its limits.
 
     Args:
         config: the run's `config.yaml`.
@@ -135,7 +135,7 @@ def changes(texts: Sequence[str], names: Sequence[str]) -> list[Change]:
 
 
 def changed(environment: Environment, wanted: Sequence[Change]) -> Environment:
-    """Apply the user's changes; a limit that was set so holds at every horizon."""
+    """Apply the user's changes; a limit set this way holds at every horizon."""
     mine = [change for change in wanted if change.env in (None, environment.name)]
     prefix = f"{_LIMITS}."
     limits = {change.field.removeprefix(prefix): change.value for change in mine if change.field.startswith(prefix)}
@@ -148,7 +148,7 @@ def changed(environment: Environment, wanted: Sequence[Change]) -> Environment:
 
 
 def has_rows(environment: Environment) -> bool:
-    """Say whether the tasks come from a file of the user's."""
+    """Return True if the tasks come from a user's file."""
     return bool(environment.kwargs.get(ROWS))
 
 
@@ -171,7 +171,7 @@ def counted(environment: Environment, counts: Counts) -> Environment:
 
 
 def nano_settings(name: str) -> dict[str, Any]:
-    """Fields of the `NanoSpec` that half knows a choice of conf/env; of another id, those of the default model."""
+    """Return the fields of the `NanoSpec` that half knows a choice of conf/env, the default model's for another id."""
     known = choices("env")
     return _composed(name if name in known and name != CUSTOM else "chain_math")["nano"]
 
@@ -221,7 +221,7 @@ def _of_section(name: str, section: Mapping[str, Any]) -> Environment:
 
 
 def _name_of(env_id: str) -> str:
-    """Return the choice of conf/env that has this id; the id itself if none has."""
+    """Return the choice of conf/env with this id; the id itself if there is none."""
     for choice in choices("env"):
         section = yaml.safe_load((CONF / "env" / f"{choice}.yaml").read_text(encoding="utf-8"))["env"]
         if section["id"] == env_id:

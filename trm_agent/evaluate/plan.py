@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trm_agent.evaluate.engines.opening import Sampling
 
 FORMAT, VERSION = "trm-agent evaluation", 1
-# limits that belong to the longest horizon they were made for; longer tasks get more in proportion
+# limits that are made for the longest horizon given; longer tasks get more in proportion
 SCALED = (
     "max_turns", "max_tool_calls", "max_prompt_tokens", "max_response_tokens",
     "episode_tool_time_s", "episode_timeout_s",
@@ -51,32 +51,32 @@ class Environment:
     id: str
     """A Gymnasium id."""
     horizons: tuple[int, ...]
-    """Task `i` takes horizon `i mod len(horizons)`."""
+    """Horizons of the tasks; task `i` takes horizon `i mod len(horizons)`."""
     num_tasks: int
-    """In all, over the horizons."""
+    """Number of tasks over all horizons."""
     seed: int
     """Base of the tasks' seeds."""
     limits: dict[str, Any]
     """Fields of `Limits`, prompt and response tokens among them, for horizons up to `limits_horizon`."""
     limits_horizon: int
-    """Beyond it the limits in `SCALED` grow in proportion to the horizon."""
+    """Horizon beyond which the limits in `SCALED` grow in proportion."""
     fixed_limits: dict[str, Any] = field(default_factory=dict)
     """Limits that hold at every horizon."""
     module: str | None = None
     """Module to import first, because it registers the id."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Of `gymnasium.make`."""
+    """Keyword arguments of `gymnasium.make`."""
     split: str = "held_out"
     context: int | None = None
-    """Tokens that the models can hold; prompt and response stay within it. None: unknown."""
+    """Tokens that the models can hold, prompt and response together; None if unknown."""
     rows_hash: str | None = None
-    """Of the problems of a file that are the tasks, each once; None for generated tasks."""
+    """Hash of the file's problems that are the tasks, each once; None for generated tasks."""
     row_numbers: tuple[int, ...] = ()
-    """Of such a file: task `i` is the problem whose first row has number `row_numbers[i]`; empty: row `i`."""
+    """Rows of the file: task `i` is the problem whose first row has number `row_numbers[i]`; if empty, row `i`."""
     rows_told: str = ""
-    """Of such a file: its contents in words, for people."""
+    """Contents of the file in words, for people."""
     tasks_hash: str | None = None
-    """Of the first tasks' texts."""
+    """Hash of the first tasks' texts."""
 
     def __post_init__(self) -> None:
         if not self.horizons or any(_bad_count(horizon) for horizon in self.horizons):
@@ -90,7 +90,7 @@ class Environment:
             self.limits_at(horizon)
 
     def task(self, index: int) -> Task:
-        """Task `index`, the same that a training's validation with this section would play."""
+        """Return task `index`, the same as in a training's validation with this section."""
         section = {"horizons": self.horizons, "split": self.split, "seed": self.seed}
         task = task_at({"id": self.id, VALIDATION: section}, VALIDATION, index)
         if self.rows_hash is None:
@@ -106,7 +106,7 @@ class Environment:
         """Return the limits of an episode at a horizon, with long enough deadlines unless the user set them.
 
         Raises:
-            ValueError: a limit is none, or the prompt's leaves no room for a response in the context.
+            ValueError: a limit is not allowed, or the prompt's leaves no room for a response in the context.
         """
         factor = max(1.0, horizon / self.limits_horizon)
         scaled = {name: _times(value, factor) if name in SCALED else value for name, value in self.limits.items()}
@@ -124,13 +124,13 @@ class Environment:
 
     @property
     def max_model_len(self) -> int:
-        """Tokens of the longest prompt and response."""
+        """Return the tokens of the longest prompt and response."""
         every = [self.limits_at(horizon) for horizon in self.horizons]
         return max((limits.max_prompt_tokens or 0) + limits.max_response_tokens for limits in every)
 
     @property
     def longest_turn_s(self) -> float:
-        """Seconds that the engine may take for one turn."""
+        """Return the seconds that the engine may take for one turn."""
         return max(self.limits_at(horizon).generate_timeout_s for horizon in self.horizons)
 
     def config(self) -> dict[str, Any]:
@@ -143,10 +143,10 @@ class Environment:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that one command asks for.
+    """The complete request of one command.
 
-    `build_plan` makes it of the user's request; `checked` and `prepared` add what only drawn tasks and a model's files
-    tell: fingerprints, hashes, contexts and protocols.
+    `build_plan` makes it from the user's request; `checked` and `prepared` add the fingerprints, hashes, contexts and
+    protocols that only drawn tasks and a model's files reveal.
 
     Raises:
         ValueError: two checkpoints have one label, two environments one name, or there are no samples.
@@ -154,7 +154,7 @@ class Plan:
 
     checkpoints: tuple[Checkpoint, ...]
     fingerprints: tuple[str, ...]
-    """Of the checkpoints' weights; () before the plan is checked."""
+    """Hashes of the checkpoints' weights; () before the plan is checked."""
     environments: tuple[Environment, ...]
     samples: int
     """Episodes per task."""
@@ -164,7 +164,7 @@ class Plan:
     chats: tuple[Chat, ...] = ()
     """Chat settings of the checkpoints; () for the default of each."""
     name: str = ""
-    """Name of the environments together, for a folder."""
+    """Name for the environments together, used for a folder."""
 
     def __post_init__(self) -> None:
         if _bad_count(self.samples):
@@ -190,8 +190,8 @@ class Plan:
     def episodes(self) -> list[Key]:
         """Return the episodes of one checkpoint in the order of play.
 
-        Environments and horizons are mixed from the start, one sample of each task before the second of any. Longer
-        episodes come a little more often, so that the last to start are short and none runs on alone.
+        Environments and horizons are mixed from the start, with one sample of each task before the second of any.
+        Longer episodes come a little earlier, so that the last to start are short and none runs on alone.
         """
         order: list[tuple[float, Key]] = []
         for environment in self.environments:
@@ -206,11 +206,11 @@ class Plan:
         return [key for _, key in sorted(order)]
 
     def first_episodes(self, number: int) -> set[Key]:
-        """So many episodes of one checkpoint, spread evenly over environments and horizons."""
+        """Return a number of episodes of one checkpoint, spread evenly over environments and horizons."""
         return set(sorted(self.episodes(), key=lambda key: (key.sample, key.task, key.env))[:number])
 
     def sampling_seed(self, key: Key) -> int:
-        """Seed of an episode's tokens, 31 bits: the same for every checkpoint, and whatever else is played."""
+        """Return the 31-bit seed of an episode's tokens, the same for all checkpoints and whatever else is played."""
         text = f"{self.sampling.seed}/{key.env}/{key.task}/{key.sample}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
@@ -242,10 +242,10 @@ class Plan:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that two evaluations must share to be one: all but amount, duration and place.
+    """Return the settings that make two evaluations one: all but amount, duration and place.
 
-    Not in it: the number of tasks and of samples (more of them continue an evaluation), time limits (what they end is
-    played again), and where checkpoints and rows lie (their hashes are in it).
+    Left out are the numbers of tasks and of samples (more of them continue an evaluation), time limits (episodes that
+    they end are played again), and the places of checkpoints and rows (their hashes are included).
     """
     checkpoints = {
         entry["label"]: {
@@ -265,7 +265,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["kwargs"] = {
             name: value
             for name, value in entry["kwargs"].items()
-            # what `auto` stands for is each checkpoint's
+            # each checkpoint has its own protocol behind `auto`
             if not (name == "rows" and entry.get("rows_hash")) and (name, value) != (OPTION, AUTO)
         }
         environments[entry["name"]] = kept

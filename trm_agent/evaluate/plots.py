@@ -1,4 +1,4 @@
-"""The plots of an evaluation: success by horizon with intervals, and why the episodes stopped."""
+"""The plots of an evaluation: success by horizon with intervals, and the stop reasons of the episodes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ def draw_plots(summary: Summary, folder: Path) -> list[Path]:
 
     Args:
         summary: from `summary.summarise`.
-        folder: made if it is not there.
+        folder: made if it does not exist.
 
     Returns:
         The files that were written; none of an environment without an episode.
@@ -41,7 +41,7 @@ def draw_plots(summary: Summary, folder: Path) -> list[Path]:
 
 
 def draw_success(axes: Any, results: Sequence[Result], samples: int) -> None:
-    """Success by horizon with 95 % intervals, one line a checkpoint; without horizons one point a checkpoint."""
+    """Draw success by horizon with 95 % intervals, one line per checkpoint; without horizons one point each."""
     by_horizon = any(result["by_horizon"] for result in results)
     for number, result in enumerate(results):
         points = [(part["horizon"], part["success"]) for part in result["by_horizon"]]
@@ -74,7 +74,7 @@ def draw_success(axes: Any, results: Sequence[Result], samples: int) -> None:
 
 
 def draw_stop_reasons(axes: Any, results: Sequence[Result], samples: int) -> None:
-    """Share of the episodes by stop reason, one bar a checkpoint; infrastructure failures are not among them."""
+    """Draw the share of the episodes by stop reason, one bar per checkpoint, without infrastructure failures."""
     reasons = sorted({reason for result in results for reason in result["stop_reasons"]})
     labels = [_shown(result["checkpoint"]) for result in results]
     left = [0.0] * len(results)

@@ -1,4 +1,4 @@
-"""The preparation of a plan: models made or merged, each of which is said, and settings that fit them.
+"""Prepare a plan: make or merge its models, with a line for each, and fit its settings to them.
 
 Nothing else of an evaluation makes a model or merges shards.
 """
@@ -24,12 +24,12 @@ Say = Callable[[str], Any]
 def prepared(plan: Plan, say: Say = print) -> Plan:
     """Return the plan with every model ready to be served, and its settings fitted to the models.
 
-    The settings are fitted before anything is merged or made wherever the tokenizers are there to measure with: of all
-    checkpoints but a nano model that has yet to be made.
+    The settings are fitted before anything is merged or made if all tokenizers are there to measure with: only a nano
+    model that has yet to be made lacks one.
 
     Args:
         plan: one that is `checked`.
-        say: where a line for the user goes, one for each model that is merged or made.
+        say: takes a line for the user for each model that is merged or made.
 
     Raises:
         ValueError: the models cannot play the plan, or merging fails.

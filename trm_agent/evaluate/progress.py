@@ -13,7 +13,7 @@ class Progress:
     """The bar of one checkpoint, with its success so far and the time that is left.
 
     Args:
-        label: the checkpoint's.
+        label: the checkpoint's label.
         done: results that are there already.
         total: number of episodes.
         out: where to draw; standard error by default.
@@ -31,7 +31,7 @@ class Progress:
             unit="episode",
             file=out,
             mininterval=0.2 if out.isatty() else 10.0,
-            # the rate of all episodes: short ones come and go
+            # the rate over all episodes, since short ones come in bursts
             smoothing=0.05,
         )
         for row in done:

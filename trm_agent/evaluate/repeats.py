@@ -1,4 +1,4 @@
-"""Evaluations from before rows that repeat a problem counted as one task: which of their tasks are one problem."""
+"""Find the problems of old evaluations, which counted rows that repeat a problem as tasks of their own."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def with_problems(results: Sequence[Row], config: Mapping[str, Any]) -> tuple[li
         config: the evaluation's config.yaml.
 
     Returns:
-        The results, of one task where rows are of one problem, their samples numbered through; and notes on files that
-        are not there any more.
+        The results, as one task where rows are one problem, with its samples numbered through; and notes on files that
+        no longer exist.
     """
     rows: list[Row] = list(results)
     notes: list[str] = []
@@ -55,7 +55,7 @@ def _moved(row: Row, first: int, copy: int) -> Row:
 
 
 def _places(entry: Mapping[str, Any]) -> dict[int, tuple[int, int]] | None:
-    """Of each row that is not the only one of its problem: the first one, and which it is; None without the file."""
+    """Return, for each row of a repeated problem, the problem's first row and its own place; None without the file."""
     kwargs = {name: value for name, value in entry["kwargs"].items() if name != HASH}
     path = Path(str(kwargs.get(ROWS))).expanduser()
     if not path.is_file() or not hash_of_file(str(path)).startswith(entry["rows_hash"]):

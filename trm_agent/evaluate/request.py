@@ -1,4 +1,4 @@
-"""From a user's request to a plan: defaults, budgets, and all faults that arguments and files show.
+"""Turn a user's request into a plan: defaults, budgets, and all faults that arguments and files show.
 
 Configuration and files are read here. No environment is made, no task drawn and no model touched: see `checks` and
 `prepare` for these.
@@ -38,7 +38,7 @@ SAMPLES = 5
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `trm eval` that decide results; None where the user said nothing."""
+    """The arguments of `trm eval` that decide results; None for those that the user left out."""
 
     checkpoints: tuple[str, ...]
     suite: str | None = None
@@ -62,7 +62,7 @@ class Request:
 
     @property
     def counts(self) -> Counts:
-        """The tasks that are asked for."""
+        """Return the requested tasks."""
         return Counts(self.horizons, self.tasks, self.limit, every_row=self.suite is not None)
 
 
@@ -71,11 +71,11 @@ class _Tasks:
     """Environments before the user's changes."""
 
     name: str
-    """Of the folder that the results go to."""
+    """Name of the results' folder."""
     environments: tuple[Environment, ...]
     suite: Suite | None = None
     run: Mapping[str, Any] | None = None
-    """Configuration of the run whose validation it is."""
+    """Configuration of the run whose validation is played."""
 
 
 def build_plan(request: Request) -> Plan:
@@ -168,7 +168,7 @@ def _check_counts(request: Request) -> None:
 
 
 def _with_nano(checkpoints: Sequence[Checkpoint], tasks: _Tasks) -> tuple[Checkpoint, ...]:
-    """Return the checkpoints; the nano model among them is the one half trained on the first environment."""
+    """Return the checkpoints, the nano model among them as the one half trained on the first environment."""
     if not any(each.source == NANO for each in checkpoints):
         return tuple(checkpoints)
     spec = NanoSpec(**_nano_settings(tasks))
@@ -181,7 +181,7 @@ def _environments(request: Request, tasks: _Tasks) -> tuple[Environment, ...]:
     environments = [changed(each, wanted) for each in tasks.environments]
     if request.horizons:
         environments = [replace(each, horizons=request.horizons) for each in environments]
-    # how many problems a file has is known when it is read
+    # the number of problems of a file is known only when it is read
     return tuple(each if has_rows(each) else counted(each, request.counts) for each in environments)
 
 
@@ -190,7 +190,7 @@ def _samples(request: Request, tasks: _Tasks) -> int:
         return request.samples
     if request.validation is not None:
         return int(_validation_sampling(tasks)["n"])
-    # greedy samples would all be one
+    # greedy samples would all be the same
     return 1 if request.temperature == 0 else SAMPLES
 
 
@@ -219,7 +219,7 @@ def _nano_settings(tasks: _Tasks) -> dict[str, Any]:
 
 
 def _is_nano(checkpoint: Checkpoint, run: Mapping[str, Any] | None) -> bool:
-    """Whether a checkpoint is of the nano model, which answers in few tokens."""
+    """Return True for a checkpoint of the nano model, which answers in few tokens."""
     if checkpoint.kind == NANO or (checkpoint.path is not None and (checkpoint.path / "nano.json").exists()):
         return True
     return run is not None and run["actor_rollout_ref"]["model"]["path"] == NANO

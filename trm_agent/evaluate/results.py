@@ -62,7 +62,7 @@ def result_row(label: str, env: str, horizon: int | None, task: int, sample: int
 
 
 def is_failure(row: Mapping[str, Any]) -> bool:
-    """Whether a result is a failure of the infrastructure, which says nothing about the model."""
+    """Return True for a failure of the infrastructure, which says nothing about the model."""
     return StopReason(row["stop_reason"]).is_infrastructure_failure
 
 
@@ -81,7 +81,7 @@ def read_results(file: Path) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def set_aside(file: Path, rest: bytes) -> None:
-    """Move the unfinished line at the end of the results to the file for such."""
+    """Move the unfinished line at the end of the results to the file for cut lines."""
     with file.with_name(TRUNCATED_FILE).open("ab") as backup:
         backup.write(rest + b"\n")
         backup.flush()

@@ -1,4 +1,4 @@
-"""Tasks as only the environment itself tells them: the problems of a user's file, and the texts of the first ones."""
+"""Ask the environment itself about its tasks: the problems of a user's file, and the texts of the first ones."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from trm_envs.base import split_of
 
 
 def with_problems(environment: Environment, counts: Counts) -> Environment:
-    """Let an environment with a file ask as many of its problems as the user asks for.
+    """Let an environment with a file ask the requested number of its problems.
 
     Raises:
         ValueError: as `with_rows` and `counted`; or horizons for problems that have no steps.
     """
     if not has_rows(environment):
         return environment
-    # a suite asks all of a file, the others as many problems as they would draw tasks
+    # a suite asks all problems of a file, the others as many as they would draw tasks
     environment = with_rows(environment, None if counts.every_row else max(environment.num_tasks, counts.tasks or 1))
     if environment.rows_hash is not None and counts.horizons not in ((), (1,)):
         raise ValueError(
@@ -40,7 +40,7 @@ def with_rows(environment: Environment, at_most: int | None = None) -> Environme
 
     Args:
         environment: with `rows` among its keyword arguments, or not.
-        at_most: how many tasks; None for all.
+        at_most: the largest number of tasks; None for all.
 
     Raises:
         ValueError: the file cannot be read or used, or the environment's split has none of its problems.
@@ -52,7 +52,7 @@ def with_rows(environment: Environment, at_most: int | None = None) -> Environme
     kwargs = {**environment.kwargs, ROWS: path, "horizon": 1}
     try:
         problems, is_one_a_task = problems_of(environment.id, environment.module, kwargs)
-    except (gymnasium.error.Error, ImportError, TypeError):  # not ours; what is wrong is said where it is checked
+    except (gymnasium.error.Error, ImportError, TypeError):  # not ours; the check names the fault
         return environment
     if problems is None or not is_one_a_task:
         return environment
@@ -75,10 +75,10 @@ def with_rows(environment: Environment, at_most: int | None = None) -> Environme
 
 
 def tasks_hash(environment: Environment) -> str | None:
-    """Return a hash of the first task of each horizon as the environment tells it.
+    """Return a hash of the first task's text at each horizon.
 
     Returns:
-        None for an environment that is not of this package: a user's need not say the same twice.
+        None for an environment outside this package, whose texts need not be the same each time.
     """
     if environment.id not in registered_ids():
         return None

@@ -1,4 +1,4 @@
-"""Plays the missing episodes of an evaluation: one engine after the other, many episodes at once."""
+"""Play the missing episodes of an evaluation: one engine after the other, many episodes at once."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from trm_agent.evaluate.engines.opening import Engine
     from trm_agent.evaluate.plan import Key
 
-# failures in a row, without one episode in between that was played, after which an engine counts as broken
+# failures in a row, with no episode played in between, after which an engine counts as broken
 MAX_FAILURES = 20
 
 OpenEngine = Callable[["Checkpoint"], AbstractAsyncContextManager["Engine"]]
 
 
 class NothingPlayed(RuntimeError):
-    """No episode can be played any more; the message holds the last one's fault."""
+    """No more episodes can be played; the message holds the last fault."""
 
 
 async def play_missing(
@@ -41,20 +41,20 @@ async def play_missing(
 ) -> None:
     """Play every episode that the store lacks, checkpoint by checkpoint; each result is written as it comes.
 
-    What fails for reasons of the infrastructure is played once more when the others are done; what fails then too is
-    left to the next call. An engine is started only for a checkpoint that lacks episodes, and ended before the next
-    begins.
+    An episode that fails for reasons of the infrastructure is played once more when the others are done; one that fails
+    again is left to the next call. An engine is started only for a checkpoint that lacks episodes, and ended before the
+    next begins.
 
     Args:
         store: an open evaluation.
         open_engine: starts the engine of a checkpoint.
-        concurrency: episodes in flight, at most as many as the engine has places for.
-        num_saved: so many episodes of each checkpoint keep their tokens.
-        say: where a line for the user goes.
+        concurrency: episodes in flight, at most the engine's number of places.
+        num_saved: the number of episodes of each checkpoint that keep their tokens.
+        say: takes a line for the user.
 
     Raises:
-        NothingPlayed: nothing could be played for long.
-        asyncio.CancelledError: the caller cancelled; what had ended is in the store.
+        NothingPlayed: too many episodes failed in a row.
+        asyncio.CancelledError: the caller cancelled; finished episodes are in the store.
     """
     for checkpoint in store.plan.checkpoints:
         missing = store.missing(checkpoint.label)
@@ -118,7 +118,7 @@ class _Session:
         horizon = environment.horizon(key.task) if environment.rows_hash is None else None
         row = result_row(self.label, key.env, horizon, key.task, key.sample, episode)
         row |= {name: value for name, value in environment.kwargs.items() if name == PACKAGES and value}
-        # the tokens first: an episode with a result is never played again
+        # the tokens come first, since an episode with a result is never played again
         if key in self.saved:
             self.store.save_episode(self.label, key, episode)
         self.store.append(row)

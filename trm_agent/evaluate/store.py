@@ -1,7 +1,7 @@
 """The folder of an evaluation: its lock, its results, and the part that a resumed evaluation keeps.
 
-Of an evaluation that was killed at any moment all finished episodes are kept; what is half a line at the end of
-`results.jsonl` goes to `results.jsonl.truncated`, and anything else that is no result is an error: nothing is written.
+An evaluation that is killed at any moment keeps all finished episodes. Half a line at the end of `results.jsonl` is
+moved to `results.jsonl.truncated`; any other line that is not a result is an error, and nothing is written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Store:
     plan: Plan
     is_new: bool
     rows: dict[tuple[str, Key], dict[str, Any]] = field(default_factory=dict)
-    """The last result of each episode, of everything in the folder."""
+    """The last result of each episode in the folder."""
     num_cut: int = 0
     """Characters of an unfinished line that were set aside."""
     _lock: IO[str] | None = field(default=None, repr=False)
@@ -61,13 +61,13 @@ class Store:
         return [self.rows[pair] for pair in pairs if pair in self.rows]
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a result; a later one of the same episode replaces the earlier in memory, and follows it in the file."""
+        """Add a result. A later one of the same episode replaces the earlier in memory, and follows it in the file."""
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
         file = self.path / RESULTS_FILE
         with file.open("ab", buffering=0) as results:
             start = results.tell()
             if results.write(line) != len(line):
-                # a full disk: no half line may stand before another result
+                # on a full disk: no half line may stand before another result
                 results.truncate(start)
                 raise OSError(f"{file}: the disk is full; make room, and run the same command again")
         self.rows[_address(row)] = row
@@ -92,7 +92,7 @@ class Store:
             ],
             "episode": json.dumps({**episode_record(episode), **where}),
         }
-        # no file is ever dropped: the caller bounds their number
+        # no file is ever dropped; the caller bounds their number
         config = DumpConfig(directory=str(self.path / EPISODES), max_files=2**31)
         write_dump(config, [row], {}, name)
 
@@ -101,11 +101,11 @@ class Store:
         write_atomically(self.path / SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
     def forget_summary(self) -> None:
-        """Remove the summary of fewer results than there will be; it is made from the results again."""
+        """Remove a summary that is about to be out of date; it can be made again from the results."""
         (self.path / SUMMARY_FILE).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -118,14 +118,14 @@ class Store:
 def open_store(plan: Plan, out: Path | None, root: Path, name: str) -> Store:
     """Find or make the folder of an evaluation and lock it.
 
-    With `out` that folder is meant. Without it, the newest `root`/`name`-NNN of the same settings that lacks some of
-    the episodes is continued; otherwise the next number is made.
+    `out` names the folder. Without it, the newest `root`/`name`-NNN with the same settings that lacks some of the
+    episodes is continued; if there is none, the next number is made.
 
     Args:
         plan: the plan to be played.
         out: a folder of the user's.
-        root: where numbered folders are.
-        name: of the folder before its number.
+        root: the parent of numbered folders.
+        name: the part of the folder's name before its number.
 
     Raises:
         ValueError: `out` holds another evaluation, files of something else or a result that cannot be read, or another
@@ -153,7 +153,7 @@ def _open_given(plan: Plan, path: Path) -> Store:
     lock = try_lock(path)
     if lock is None:
         raise ValueError(f"--out {path}: another process is evaluating in it; wait for it, or give another folder")
-    # looked at again: before the lock was ours, another process may have begun here
+    # checked again: another process may have begun here before the lock was ours
     if _is_unused(path):
         write_atomically(path / "git.json", json.dumps(git_state(), indent=2) + "\n")
         store = Store(path, plan, True, _lock=lock)
@@ -202,7 +202,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
 
 
 def _continued(plan: Plan, path: Path, lock: IO[str]) -> Store:
-    """Open the store of a folder that was found to be of the plan's settings."""
+    """Open the store of a folder that has the plan's settings."""
     try:
         store = Store(path, plan, False, _lock=lock)
         file = path / RESULTS_FILE
@@ -220,7 +220,7 @@ def _continued(plan: Plan, path: Path, lock: IO[str]) -> Store:
 
 
 def _check_belongs(file: Path, number: int, row: Mapping[str, Any], plan: Plan) -> None:
-    """Tell whether a line belongs to this evaluation: to its checkpoints, environments and tasks."""
+    """Refuse a line that does not belong to this evaluation's checkpoints, environments and tasks."""
     labels = [checkpoint.label for checkpoint in plan.checkpoints]
     if row["checkpoint"] not in labels:
         raise bad_line(file, number, f"is of the checkpoint {row['checkpoint']!r}, which is none of {labels}")
@@ -248,7 +248,7 @@ def _write_config(path: Path, plan: Plan) -> None:
 
 
 def _is_unused(path: Path) -> bool:
-    """Whether a folder holds nothing but the leftovers of a kill at the very start."""
+    """Return True if a folder holds only the leftovers of a kill at the very start."""
     left = (LOCK_FILE, "git.json")
     prefixes = (".config.yaml.", ".git.json.")
     return not any(child.name not in left and not child.name.startswith(prefixes) for child in path.iterdir())

@@ -1,4 +1,4 @@
-"""Suites of held-out tasks: presets in conf/suite, versioned by a hash of all that makes their tasks."""
+"""Suites of held-out tasks: presets in conf/suite, versioned by a hash of everything that decides their tasks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Suite:
     description: str
     environments: tuple[Environment, ...]
     rows: bool
-    """Whether the tasks are the rows of a user's file."""
+    """True if the tasks are the rows of a user's file."""
 
     def config(self) -> dict[str, Any]:
-        """Return the fields that an evaluation stores; the hash, which takes drawn tasks, is `suite_hash`'s."""
+        """Return the fields that an evaluation stores; the hash, which needs drawn tasks, comes from `suite_hash`."""
         return {"name": self.name, "version": self.version}
 
 
@@ -59,7 +59,7 @@ def read_suite(name: str) -> dict[str, Any]:
 
 
 def load_suite(name: str, rows_file: str | None = None) -> Suite:
-    """Read a suite; no task is drawn, and a file of rows is not looked at.
+    """Read a suite without drawing a task or reading a file of rows.
 
     Args:
         name: of a preset.
@@ -99,7 +99,7 @@ def suite_hash(name: str) -> str:
 
 
 def list_suites() -> str:
-    """All suites as text, one paragraph each."""
+    """Return all suites as text, one paragraph each."""
     shown = []
     for name in suite_names():
         content = read_suite(name)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation: rows of results.jsonl in, summary.json out."""
+"""Compute the figures of an evaluation: from rows of results.jsonl to summary.json."""
 
 import math
 from collections import Counter, defaultdict
@@ -43,9 +43,10 @@ def summarise(
     """Compute all figures. They do not depend on the order of the rows if `checkpoints` and `environments` are given.
 
     Args:
-        rows: as results.jsonl holds them. Of several of one (checkpoint, env, task, sample) the first that is no
+        rows: as results.jsonl holds them. Among several of one (checkpoint, env, task, sample), the first that is not
+        an
             infrastructure failure counts, else the last.
-        samples: k, the episodes asked for of each task.
+        samples: k, the requested episodes of each task.
         checkpoints: labels, the one to compare the others with first; None for the order of the rows.
         environments: names; None for the order of the rows.
         seed: of the bootstraps and permutations.
@@ -87,7 +88,7 @@ def summarise(
 
 
 def effective_rows(rows: Iterable[Row]) -> list[Row]:
-    """One row for each (checkpoint, env, task, sample): the first that is no infrastructure failure, else the last.
+    """Keep one row per (checkpoint, env, task, sample): the first that is not an infrastructure failure, else the last.
 
     Raises:
         ValueError: a row has an unknown stop reason.
@@ -101,7 +102,7 @@ def effective_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _result(rows: Sequence[Row], samples: int, seed: int) -> dict[str, Any]:
-    """Figures of one checkpoint on one environment; `rows` in the order of tasks and samples."""
+    """Return the figures of one checkpoint on one environment; `rows` are in the order of tasks and samples."""
     tasks = _by_task(rows)
     counts = _counts(tasks.values())
     accuracy = [
@@ -151,7 +152,7 @@ def _figures(rows: Sequence[Row], samples: int) -> dict[str, Any]:
 
 
 def _comparison(first: Sequence[Row], second: Sequence[Row], seed: int, num_resamples: int) -> dict[str, Any]:
-    """Second minus first on the tasks that both were given, in all and by horizon."""
+    """Compare second minus first on the tasks that both were given, overall and by horizon."""
     sides = [_by_task(rows) for rows in (first, second)]
     shared = sorted(sides[0].keys() & sides[1].keys())
 
@@ -166,7 +167,7 @@ def _comparison(first: Sequence[Row], second: Sequence[Row], seed: int, num_resa
 
 
 def _by_task(rows: Iterable[Row]) -> Tasks:
-    """Group rows by task; those that name the same problem are of one task, whatever their numbers."""
+    """Group rows by task; rows that name the same problem are one task, whatever their numbers."""
     tasks: Tasks = defaultdict(list)
     for row in rows:
         problem = row.get("problem")
@@ -175,7 +176,7 @@ def _by_task(rows: Iterable[Row]) -> Tasks:
 
 
 def _counts(tasks: Iterable[Sequence[Row]]) -> Counts:
-    """Count the samples of each task, in order, also where all of them failed."""
+    """Count the samples of each task in order, tasks whose samples all failed included."""
     groups = list(tasks)
     lost = [sum(map(is_failure, group)) for group in groups]
     successes = [sum(bool(row["success"]) and not is_failure(row) for row in group) for group in groups]
