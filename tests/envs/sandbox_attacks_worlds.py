@@ -29,6 +29,22 @@ signal.pthread_sigmask(signal.SIG_BLOCK, [40])
 number = 0
 while libc.sigqueue(os.getpid(), 40, ctypes.c_void_p(1)) == 0: number += 1
 """
+_KEY = "libc.syscall({}, b'user', b'met', b'x', 1, -3)\n"
+_LOCKS = """
+import struct
+def lock(path, how):
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if how == 'flock': fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if how == 'lockf': fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if how == 'seen': return fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack('hhqqi4x', 1, 0, 0, 0, 0))
+        if how == 'ofd': fcntl.fcntl(fd, 37, struct.pack('hhqqi4x', 0, 0, 0, 0, 0))
+        if how == 'lease': fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        if how == 'notice': fcntl.fcntl(fd, fcntl.F_NOTIFY, fcntl.DN_CREATE)
+        return 'held'
+    except OSError as error:
+        return error.strerror
+"""
 _CHANGED = """
 def change(path):
     with contextlib.suppress(OSError): os.utime(path)
@@ -91,6 +107,39 @@ MEETINGS = {
         for path, mode in (("/dev/null", "666"), ("/dev/zero", "666"), ("/dev/full", "666"), ("/dev/urandom", "666"),
                            ("/proc/locks", "666"), ("/usr/bin/env", "755"))
     },
+    **{
+        f"{how} of {path}": _meeting(
+            f"{_LOCKS}print(lock({path!r}, {how!r}))", f"{_LOCKS}print(lock({path!r}, {how!r}))", "No locks available"
+        )
+        for path in ("/usr/bin/env", "/dev/null", "/dev/zero", "/usr/lib", "/", "/proc/version")
+        for how in ("flock", "lockf", "seen")
+    },
+    **{
+        how: _meeting(
+            f"{_LOCKS}print(lock('/usr/bin', {how!r}))", f"{_LOCKS}print(lock('/usr/bin', {how!r}))", error
+        )
+        for how, error in (
+            ("ofd", "Invalid argument"), ("lease", "Operation not permitted"), ("notice", "Operation not permitted"))
+    },
+    "a message queue": _meeting(
+        "libc.mq_open(b'/met', 0o102, 0o600, 0)",
+        "print(libc.mq_open(b'/met', 2), os.strerror(ctypes.get_errno()))",
+        "-1 Function not implemented",
+    ),
+    **{
+        f"System V's {kind}": _meeting(
+            f"libc.{kind}", f"print(libc.{kind}, os.strerror(ctypes.get_errno()))", "-1 Operation not permitted"
+        )
+        for kind in ("msgget(4711, 0o1666)", "semget(4711, 1, 0o1666)", "shmget(4711, 4096, 0o1666)")
+    },
+    **{
+        f"a key by call {number}": _meeting(
+            _KEY.format(number),
+            f"{_KEY.format(number)}print(os.strerror(ctypes.get_errno()))",
+            "Operation not permitted",
+        )
+        for number in (248, 249, 250)
+    },
     "lists locks": _meeting(
         "held = open('/tmp/held', 'w')\nfcntl.flock(held, fcntl.LOCK_EX)\n"
         "with contextlib.suppress(OSError): fcntl.fcntl(held, 37, bytes((1, 0)) + bytes(30))",
@@ -113,6 +162,57 @@ MEETINGS = {
     ),
 }  # fmt: skip
 
+SWAP = (
+    _IMPORTS
+    + """
+import threading
+own, shared = os.open('own', os.O_CREAT | os.O_RDWR), os.open('/usr/bin/env', os.O_RDONLY)
+fd = os.dup(own)
+over = time.monotonic() + 1
+def swap():
+    while time.monotonic() < over:
+        os.dup2(shared, fd)
+        os.dup2(own, fd)
+if os.fork() == 0:
+    threading.Thread(target=swap).start()
+    while time.monotonic() < over:
+        with contextlib.suppress(OSError): fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    time.sleep(60)
+time.sleep(1.2)
+"""
+)
+"""Gets a lock on a program of the machine, now and then: another thread changes what a descriptor leads to."""
+SQLITE = (
+    _IMPORTS
+    + """
+import sqlite3, subprocess, sys
+with sqlite3.connect('kept.db') as connection:
+    connection.execute('create table seen (number)')
+    connection.execute('insert into seen values (1)')
+    other = sqlite3.connect('kept.db', timeout=0.1)
+    try: other.execute('insert into seen values (2)')
+    except sqlite3.OperationalError as error: print(error)
+code = "import sqlite3; c = sqlite3.connect('kept.db'); c.execute('insert into seen values (3)'); c.commit()"
+subprocess.run([sys.executable, '-c', code], check=True)
+print(sqlite3.connect('kept.db').execute('select number from seen').fetchall())
+first, second = open('lock', 'w'), open('lock', 'w')
+fcntl.flock(first, fcntl.LOCK_EX)
+try: fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError: print('held')
+"""
+)
+SQLITE_PRINTS = "database is locked\n[(1,), (3,)]\nheld\n"
+MANY_LOCKS = (
+    _IMPORTS
+    + """
+number, files = 0, [open(f'f{i}', 'w') for i in range(100)]
+try:
+    while number < 5000:
+        fcntl.lockf(files[number % 100], fcntl.LOCK_EX, 1, 2 * number)
+        number += 1
+except OSError as error: print(error.strerror, number)
+"""
+)
 LEFT = {
     "terminals that nobody may open": "os.chmod('/dev/pts/ptmx', 0)",
     "a time of the terminals": "os.utime('/dev/pts/ptmx', (1, 1))",

@@ -51,7 +51,7 @@ def fork_into_namespaces() -> int:
     The interpreter is not told of it: that is sound with a single thread and a child that makes no other, and leaves
     many pages of memory shared.
     """
-    pid = _SYSCALL(seccomp.clone_number(), _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0)
+    pid = _SYSCALL(seccomp.number_of("clone"), _NEW_NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0)
     if pid < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"clone: {os.strerror(error)}")
@@ -144,13 +144,13 @@ def limit_process(pid: int, order: wire.Order) -> None:
 
 def limit_all_processes() -> None:
     """In the zygote: set the rlimits that are the same for all calls."""
-    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
-        resource.setrlimit(kind, (0, 0))
+    for kind in ("CORE", "MEMLOCK", "MSGQUEUE", "NICE", "RTPRIO"):
+        resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (0, 0))
     # far more than `limit_own` leaves: descriptors in flight between sockets are counted for all programs together, and
     # what a user namespace of a call may hold of signals is what its maker had, all such namespaces together
-    for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_SIGPENDING):
-        most = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (most, most))
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_SIGPENDING):
+        most = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (most, most))
 
 
 def confine() -> "int | None":
@@ -160,9 +160,8 @@ def confine() -> "int | None":
         What `seccomp.install` does.
     """
     checked(_CAPSET(_CAPABILITY_HEADER, bytes(24)), "capset")
-    listener = seccomp.install(_SYSCALL)
     checked(_PRCTL(_PR_SET_DUMPABLE, 1, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
-    return listener
+    return seccomp.install(_SYSCALL)
 
 
 def limit_own() -> None:

@@ -23,7 +23,7 @@ def look(proc: int) -> "dict[str, bytes] | None":
     try:
         for pid in processes(proc):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                for tid in _names(proc, f"{pid}/task"):
+                for tid in names(proc, f"{pid}/task"):
                     threads[tid] = _state(proc, f"{pid}/task/{tid}/status")
     except OSError:
         return None
@@ -56,7 +56,8 @@ def read(proc: int, path: str) -> bytes:
         os.close(fd)
 
 
-def _names(proc: int, path: str) -> "list[str]":
+def names(proc: int, path: str) -> "list[str]":
+    """Return the names in a folder of the folder."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
     try:
         return os.listdir(fd)

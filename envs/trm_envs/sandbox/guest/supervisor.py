@@ -14,7 +14,8 @@ import signal
 import socket
 import time
 
-from . import clerk, isolation, memory, program, rest, seccomp, wire
+from . import clerk, isolation, memory, program, rest, wire
+from .questions import Questions
 
 WATCH_S = 0.05
 """Interval at which the memory of all the call's processes is added up."""
@@ -48,8 +49,7 @@ class Program:
                 os._exit(70)
         theirs.close()
         self.said: bytes | None = None
-        self.listener: int | None = None
-        self.used_network = True
+        self.questions: Questions | None = None
         self.exit_status: int | None = None
         self.cpu_s = 0.0
         self.pid_fd = os.pidfd_open(self.pid)
@@ -62,7 +62,12 @@ class Program:
         if self.said is None:
             self.said, listeners, _, _ = socket.recv_fds(self.channel, 1000, 1)
             if listeners:
-                (self.listener,), self.used_network = listeners, False
+                self.questions = Questions(*listeners)
+
+    @property
+    def used_network(self) -> bool:
+        """Whether a socket of the network was made, or may have been."""
+        return self.questions is None or self.questions.used_network
 
     def begin(self, order: wire.Order, fds: "list[int]") -> None:
         """Set the limits of the order and hand over the code and the streams.
@@ -94,8 +99,8 @@ class Program:
         _kill_all(signal.SIGKILL)
         self._collect(0)
         os.close(self.pid_fd)
-        if self.listener is not None:
-            os.close(self.listener)
+        if self.questions is not None:
+            os.close(self.questions.listener)
         self.channel.close()
 
     def _collect(self, how: int) -> None:
@@ -171,7 +176,7 @@ def _serve_one(connection: socket.socket, running: Program, proc: int) -> bool:
             if order.kind == wire.FILES:
                 clerk.start(fds[0], connection, proc, at_rest or None)
             else:
-                verdict = _run(connection, running, order, fds, is_new)
+                verdict = _run(connection, running, order, fds, is_new, proc)
                 is_new = verdict.kind not in ("done", "raised")
                 is_sound = is_sound and verdict.kind in ("exited", "done", "raised") and not running.used_network
                 connection.send(verdict.packed())
@@ -186,7 +191,7 @@ def _serve_one(connection: socket.socket, running: Program, proc: int) -> bool:
 
 
 def _run(
-    connection: socket.socket, running: Program, order: wire.Order, fds: "list[int]", is_new: bool
+    connection: socket.socket, running: Program, order: wire.Order, fds: "list[int]", is_new: bool, proc: int
 ) -> wire.Verdict:
     started = time.monotonic()
     if is_new:
@@ -195,7 +200,7 @@ def _run(
         running.go_on(fds)
     for fd in fds:
         os.close(fd)
-    verdict = _watch(connection, running, order, started + order.wall_s)
+    verdict = _watch(connection, running, order, started + order.wall_s, proc)
     duration = time.monotonic() - started
     if verdict in ("done", "raised"):
         _kill_all(signal.SIGSTOP)  # nothing is used between the cells
@@ -206,7 +211,7 @@ def _run(
     return wire.Verdict(verdict, return_code, running.cpu_s, duration)
 
 
-def _watch(connection: socket.socket, running: Program, order: wire.Order, deadline: float) -> str:
+def _watch(connection: socket.socket, running: Program, order: wire.Order, deadline: float, proc: int) -> str:
     """Wait for the end; return "exited", "done", "raised", "timeout", "memory" or "output_limit".
 
     Raises:
@@ -217,8 +222,9 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
     poll.register(running.pid_fd, select.POLLIN)
     if order.is_session:
         poll.register(running.channel, select.POLLIN)
-    if running.listener is not None:
-        poll.register(running.listener, select.POLLIN)
+    questions = running.questions
+    if questions is not None:
+        poll.register(questions.listener, select.POLLIN)
     next_look = time.monotonic() + WATCH_S
     while True:
         now = time.monotonic()
@@ -235,16 +241,17 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
         if connection.fileno() in events:
             wire.receive_packet(connection)
             return "output_limit"
-        if running.listener in events:
-            if events[running.listener] & select.POLLIN:
-                running.used_network = True
-                seccomp.let_socket_be_made(running.listener)
+        if questions is not None and questions.listener in events:
+            if events[questions.listener] & select.POLLIN:
+                questions.answer(proc)
             else:
-                poll.unregister(running.listener)
+                poll.unregister(questions.listener)
         if time.monotonic() >= next_look:
             running.reap()
             if running.exit_status is not None:
                 return "exited"
+            if questions is not None and not questions.is_sound(proc):
+                _kill_all(signal.SIGKILL)
             if memory.of_all(order.memory_bytes) > order.memory_bytes:
                 return "memory"
             next_look = time.monotonic() + WATCH_S

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import importlib
 import os
-import platform
 import signal
 import socket
 import time
@@ -34,7 +33,7 @@ def serve(control_fd: int, preload: "list[str]", packages: str) -> None:
     cells.limit_imports(packages)
     program.prepare()
     isolation.limit_all_processes()
-    seccomp.header(platform.machine(), True)  # made once, for all calls
+    seccomp.prepare()
     uid, gid = os.getuid(), os.getgid()
     gc.disable()
     gc.freeze()  # what all calls share is not touched by their collections

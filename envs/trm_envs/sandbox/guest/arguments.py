@@ -1,0 +1,125 @@
+"""The filter's checks of arguments, by call; each is a list of steps that ends in an answer.
+
+Numbers that a later kernel gives a meaning to are answered as by one that knows none.
+"""
+
+import errno
+
+from .bpf import ABOVE, AND, RETURN, argument, if_among, if_any_bit, if_equal, step
+
+_ERRNO = 0x00050000
+ALLOW, ASK, KILL = step(RETURN, 0x7FFF0000), step(RETURN, 0x7FC00000), step(RETURN, 0x80000000)
+NOTHING, REFUSE, ABSENT = (step(RETURN, _ERRNO | number) for number in (0, errno.EPERM, errno.ENOSYS))
+UNSUPPORTED, _NO_OPTION = (step(RETURN, _ERRNO | number) for number in (errno.EOPNOTSUPP, errno.ENOPROTOOPT))
+_NO_MEMORY, _INVALID, _NO_TERMINAL = (step(RETURN, _ERRNO | n) for n in (errno.ENOMEM, errno.EINVAL, errno.ENOTTY))
+
+_NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+_CLONE_FILES, _CLONE_THREAD, _SIGCONT = 0x400, 0x10000, 18
+_MAP_HUGETLB, _MS_SYNC = 0x40000, 4
+_UNIX, _NETLINK, _INET = 1, 16, (2, 10)
+_STREAM_OR_DATAGRAM, _TCP_OR_UDP, _ROUTE = (1, 2), ((0, 0), (6, 6), (17, 17)), 0
+_SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 7, 8
+# level -> options: what Python's socket module and its users set; no filters, no encryption, no firewall's tables
+_OPTIONS = {
+    _SOL_SOCKET: ((2, 2), (5, 6), (9, 10), (12, 16), (18, 21), (29, 29), (35, 35), (40, 40), (42, 42), (49, 49),
+                  (66, 67), (76, 76)),
+    0: ((1, 2), (6, 15), (32, 36), (49, 50)),  # IPPROTO_IP
+    6: ((1, 10), (12, 13), (18, 18), (23, 23), (25, 25)),  # IPPROTO_TCP
+    17: ((1, 1),),  # IPPROTO_UDP
+    41: ((16, 21), (23, 23), (25, 26), (49, 51), (66, 67)),  # IPPROTO_IPV6
+}  # fmt: skip
+_FCNTL_PLAIN = (
+    (0, 4),
+    (9, 9),
+    (11, 11),
+    (16, 16),
+    (1025, 1025),
+    (1027, 1028),
+    (1030, 1030),
+    (1032, 1032),
+    (1034, 1034),
+)
+_FCNTL_LOCKS = ((5, 7),)  # F_GETLK, F_SETLK, F_SETLKW
+_F_SETPIPE_SZ, _PIPE_BYTES = 1031, 65536
+# F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY, F_ADD_SEALS
+_FCNTL_REFUSED = ((8, 8), (10, 10), (15, 15), (1024, 1024), (1026, 1026), (1033, 1033))
+_PRCTL = ((2, 3), (15, 16), (21, 21), (23, 23), (27, 27), (29, 30), (38, 39), (41, 42), (51, 51), (56, 56),
+          (0x41555856, 0x41555856))  # fmt: skip
+_ARCH_PRCTL = ((0x1001, 0x1004),)  # the bases of the segments FS and GS
+_MADVISE = ((0, 4), (8, 11), (14, 19), (22, 23))
+# of terminals, of all descriptors, reading ones of network interfaces
+_IOCTL = ((0x5401, 0x5404), (0x5409, 0x5411), (0x5413, 0x5415), (0x541B, 0x541B), (0x5420, 0x5422), (0x5424, 0x5425),
+          (0x5429, 0x5429), (0x5441, 0x5441), (0x5450, 0x5451), (0x8905, 0x8907), (0x8910, 0x8910), (0x8912, 0x8913),
+          (0x8915, 0x8915), (0x8919, 0x8919), (0x891B, 0x891B), (0x8921, 0x8921), (0x8927, 0x8927), (0x8933, 0x8933),
+          (0x40045431, 0x40045431), (0x40045436, 0x40045436), (0x402C542B, 0x402C542D), (0x80045430, 0x80045430),
+          (0x80045438, 0x80045439), (0x802C542A, 0x802C542A))  # fmt: skip
+# TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD: they type for others, or load code into the kernel
+_IOCTL_REFUSED = ((0x5412, 0x5412), (0x541C, 0x541D), (0x5423, 0x5423))
+_PRIO_USER, _QUERY = 2, 0xFFFFFFFF
+_UNLESS_PID_1 = [argument(0), *if_equal(1, [REFUSE]), ALLOW]
+
+
+def checks(asks: bool) -> "dict[str, list[bytes]]":
+    """Return the checks of the calls in `syscalls.CHECKED`.
+
+    Args:
+        asks: whether PID 1 can be asked for sockets of the network and for locks; if not, they are allowed.
+    """
+    asked = ASK if asks else ALLOW
+    return {
+        "arch_prctl": [argument(0), *if_among(_ARCH_PRCTL, ALLOW), _INVALID],
+        "clone": _clone(),
+        "fcntl": _fcntl(asked),
+        "flock": [asked],
+        "ioctl": [argument(1), *if_among(_IOCTL, ALLOW), *if_among(_IOCTL_REFUSED, REFUSE), _NO_TERMINAL],
+        "madvise": [argument(2), *if_among(_MADVISE, ALLOW), _INVALID],
+        # the machine's huge pages, which are in no process's resident size
+        "mmap": [argument(3), *if_any_bit(_MAP_HUGETLB, [_NO_MEMORY]), ALLOW],
+        "msync": [argument(2), *if_any_bit(_MS_SYNC, [NOTHING]), ALLOW],
+        "personality": [argument(0), *if_equal(_QUERY, [ALLOW]), REFUSE],
+        "prctl": [argument(0), *if_among(_PRCTL, ALLOW), REFUSE],
+        "prlimit64": _UNLESS_PID_1,
+        "sched_setaffinity": _UNLESS_PID_1,
+        "sched_setparam": _UNLESS_PID_1,
+        "sched_setscheduler": _UNLESS_PID_1,
+        "setpriority": [argument(0), *if_equal(_PRIO_USER, [REFUSE]), argument(1), *if_equal(1, [REFUSE]), ALLOW],
+        "setsockopt": _setsockopt(),
+        "socket": _socket(asked),
+        "socketpair": [argument(0), *if_equal(_UNIX, [ALLOW]), REFUSE],
+    }
+
+
+def _clone() -> "list[bytes]":
+    """Refuse namespaces, descriptors shared by two processes, and a signal at the end that wakes a session."""
+    ends = [step(AND, 0xFF), *if_equal(_SIGCONT, [REFUSE]), ALLOW]
+    threads_alone = [*if_any_bit(_CLONE_THREAD, ends), REFUSE]
+    return [argument(0), *if_any_bit(_NEW_NAMESPACES, [REFUSE]), *if_any_bit(_CLONE_FILES, threads_alone), *ends]
+
+
+def _fcntl(asked: bytes) -> "list[bytes]":
+    size = [argument(2, upper=True), step(ABOVE, 0, 2, 0), argument(2), step(ABOVE, _PIPE_BYTES, 0, 1), REFUSE, ALLOW]
+    return [
+        argument(1),
+        *if_among(_FCNTL_PLAIN, ALLOW),
+        *if_among(_FCNTL_LOCKS, asked),
+        *if_equal(_F_SETPIPE_SZ, size),
+        *if_among(_FCNTL_REFUSED, REFUSE),
+        _INVALID,
+    ]
+
+
+def _socket(asked: bytes) -> "list[bytes]":
+    protocols = [argument(2), *if_among(_TCP_OR_UDP, asked), REFUSE]
+    kinds = [each for kind in _STREAM_OR_DATAGRAM for each in if_equal(kind, protocols)]
+    of_inet = [argument(1), step(AND, 0xF), *kinds, REFUSE]
+    of_netlink = [argument(2), *if_equal(_ROUTE, [asked]), REFUSE]
+    inet = [each for family in _INET for each in if_equal(family, of_inet)]
+    return [argument(0), *if_equal(_UNIX, [ALLOW]), *inet, *if_equal(_NETLINK, of_netlink), REFUSE]
+
+
+def _setsockopt() -> "list[bytes]":
+    steps = [argument(1)]
+    for level, options in _OPTIONS.items():
+        sizes = if_among(((_SO_SNDBUF, _SO_RCVBUF),), REFUSE) if level == _SOL_SOCKET else []
+        steps += if_equal(level, [argument(2), *if_among(options, ALLOW), *sizes, _NO_OPTION])
+    return [*steps, _NO_OPTION]

@@ -1,0 +1,94 @@
+"""What PID 1 answers when the filter asks it: for sockets of the network, and for locks.
+
+A file that all calls have, such as a program or a device of the machine, has one list of locks. So a lock is for the
+call's own files alone. While a program with one thread waits for the answer nobody can put another file in the place
+of the one that was looked at; with several it could, and a lock that it gets so is looked for afterwards.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import struct
+
+from . import rest, seccomp
+
+MAX_LOCKS = 1000
+"""Largest number of locks that a call may hold; each is memory of the kernel's."""
+_LOOK_EACH = 64
+_RECEIVE, _ANSWER, _GO_ON = 0xC0502100, 0xC0182101, 1
+_SET_FLAGS, _SAME_PROCESSOR = 0x40082104, 1
+_DEVICE = re.compile(rb" ([0-9a-f]+):([0-9a-f]+):\d+ ")
+_CHUNK = 1 << 16
+
+
+class Questions:
+    """The questions of one program and of all that it starts.
+
+    Args:
+        listener: the descriptor over which they come.
+    """
+
+    def __init__(self, listener: int) -> None:
+        self.listener = listener
+        self.used_network = False
+        self._locks = 0
+        self._is_doubtful = False
+        with contextlib.suppress(OSError):  # before Linux 6.6
+            fcntl.ioctl(listener, _SET_FLAGS, struct.pack("Q", _SAME_PROCESSOR))
+
+    def answer(self, proc: int) -> None:
+        """Answer one question.
+
+        Args:
+            proc: a /proc that hides nothing.
+        """
+        question = bytearray(80)  # of struct seccomp_notif: its number, who asks, the call and its arguments
+        with contextlib.suppress(OSError):  # who asked has ended
+            fcntl.ioctl(self.listener, _RECEIVE, question)
+            number, pid, _, call, _, _, fd = struct.unpack_from("QIIiIQI", question)
+            error = 0
+            if call == seccomp.number_of("socket"):
+                self.used_network = True
+            else:
+                error = self._lock(proc, pid, fd)
+            fcntl.ioctl(self.listener, _ANSWER, struct.pack("QqiI", number, 0, -error, 0 if error else _GO_ON))
+
+    def is_sound(self, proc: int) -> bool:
+        """Return False if a lock is held on a file that other calls have too."""
+        if not self._is_doubtful:
+            return True
+        self._is_doubtful = False
+        own = _own_device()
+        return all(os.makedev(int(major, 16), int(minor, 16)) == own for major, minor in _DEVICE.findall(_locks(proc)))
+
+    def _lock(self, proc: int, pid: int, fd: int) -> int:
+        """Return the number of the error that a lock meets; 0 if it is allowed."""
+        try:
+            device = os.stat(f"{pid}/fd/{fd}", dir_fd=proc).st_dev
+            has_threads = len(rest.names(proc, f"{pid}/task")) > 1
+        except OSError:
+            return errno.EBADF
+        if device != _own_device():
+            return errno.ENOLCK
+        if self._locks % _LOOK_EACH == 0 and _locks(proc).count(b"\n") >= MAX_LOCKS:
+            return errno.ENOLCK  # and looks again the next time
+        self._locks += 1
+        self._is_doubtful = self._is_doubtful or has_threads
+        return 0
+
+
+def _own_device() -> int:
+    return os.stat("/tmp").st_dev
+
+
+def _locks(proc: int) -> bytes:
+    """Return the kernel's list of the locks that processes of the call hold or wait for."""
+    fd, chunks = os.open("locks", os.O_RDONLY, dir_fd=proc), []
+    try:
+        while chunk := os.read(fd, _CHUNK):
+            chunks.append(chunk)
+    finally:
+        os.close(fd)
+    return b"".join(chunks)
