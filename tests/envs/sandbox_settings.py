@@ -48,10 +48,11 @@ class Setting:
         name: one of `SETTINGS`.
         process: the process.
         channel: the connection to it.
+        memory: the memory group, of version 1, that it and everything that it starts is in; None without any.
     """
 
-    def __init__(self, name: str, process: "subprocess.Popen[bytes]", channel: Connection) -> None:
-        self.name, self.pid = name, process.pid
+    def __init__(self, name: str, process: "subprocess.Popen[bytes]", channel: Connection, memory: Path | None) -> None:
+        self.name, self.pid, self.memory = name, process.pid, memory
         self.has_cgroups = name.endswith(", cgroups")
         self._channel, self._lock = channel, threading.Lock()
         self._numbers, self._keys = itertools.count(1), itertools.count(1)
@@ -126,13 +127,15 @@ def opened(name: str, limits: Limits = TIGHT, **arguments: Any) -> Iterator[Sett
     arguments = {"cgroups": "auto" if name.endswith(", cgroups") else "off", "max_concurrent": 32, **arguments}
     with contextlib.ExitStack() as stack:
         is_user = name.startswith("user")
-        folders = stack.enter_context(delegated(NOBODY)) if name == "user, cgroups" else []
+        owner = NOBODY if name == "user, cgroups" else 0
+        folders = stack.enter_context(delegated(owner)) if owner or os.access("/sys/fs/cgroup", os.W_OK) else []
         process, channel = stack.enter_context(_started(is_user))
         for folder in folders:
             (folder / "cgroup.procs").write_text(str(process.pid))
         channel.send("go")
         channel.send({"limits": limits, **arguments})
-        yield Setting(name, process, channel)
+        memory = next((folder for folder in folders if (folder / "memory.limit_in_bytes").exists()), None)
+        yield Setting(name, process, channel, memory)
 
 
 def missing(name: str) -> str | None:

@@ -1,0 +1,197 @@
+"""Ways to hold more memory than a call may have: 400 MiB, slowly, so that whoever watches has time to see it."""
+
+_START = """
+import ctypes, mmap, os, select, signal, socket, subprocess, sys, threading, time
+MIB = 1 << 20
+BLOCK = b'x' * (4 * MIB)
+libc = ctypes.CDLL(None, use_errno=True)
+held = []
+def slowly(number=100):
+    for at in range(number):
+        yield at
+        time.sleep(0.004)
+def hold():
+    time.sleep(0.25)
+    print('held')
+"""
+_CHILDREN = """
+def children(work, number=16):
+    for _ in range(number):
+        if os.fork() == 0:
+            work()
+            time.sleep(60)
+        time.sleep(0.03)
+    hold()
+def grow(size=24):
+    held.append(bytearray(b'y') * (size * MIB))
+"""
+GROW = {
+    "private": "for _ in slowly(): held.append(bytes(BLOCK) + b'y')",
+    "private mappings": "for _ in slowly(): m = mmap.mmap(-1, 4 * MIB, mmap.MAP_PRIVATE); m[:] = BLOCK; held.append(m)",
+    "shared, a page kept": """
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+for _ in slowly():
+    at = libc.mmap(None, 4 * MIB, 3, 0x21, -1, 0)
+    ctypes.memset(at, 1, 4 * MIB)
+    libc.munmap(at + 4096, 4 * MIB - 4096)
+""",
+    "/dev/zero, a page kept": """
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+zero = os.open('/dev/zero', os.O_RDWR)
+for _ in slowly():
+    at = libc.mmap(None, 4 * MIB, 3, 0x01, zero, 0)
+    ctypes.memset(at, 1, 4 * MIB)
+    libc.munmap(at + 4096, 4 * MIB - 4096)
+""",
+    "shared, handed from child to child": """
+def child(depth):
+    m = mmap.mmap(-1, 16 * MIB)
+    m[:] = BLOCK * 4
+    if depth and os.fork() == 0:
+        m.madvise(mmap.MADV_DONTNEED)
+        child(depth - 1)
+    time.sleep(60)
+if os.fork() == 0: child(12)
+time.sleep(0.5)
+hold()
+""",
+    "memfd": "for _ in slowly(): fd = os.memfd_create('x'); os.write(fd, BLOCK); held.append(fd)",
+    "files": "for at in slowly(): open(f'f{at}', 'wb').write(BLOCK)",
+    "/dev/shm": "for at in slowly(): open(f'/dev/shm/f{at}', 'wb').write(BLOCK)",
+    "deleted files": """
+for at in slowly():
+    held.append(open('f', 'wb', 0)); held[-1].write(BLOCK); os.unlink('f')
+""",
+    "a mapped sparse file": """
+file = open('f', 'wb+'); file.truncate(3 * MIB)
+m = mmap.mmap(file.fileno(), 3 * MIB); m[:] = BLOCK[: 3 * MIB]
+for _ in slowly(): p = mmap.mmap(file.fileno(), 3 * MIB, mmap.MAP_PRIVATE); p[:] = m[:]; held.append(p)
+""",
+    "System V shared memory": """
+for _ in slowly():
+    key = libc.shmget(0, 4 * MIB, 0o1600)
+    assert key >= 0
+    libc.shmat.restype = ctypes.c_void_p
+    ctypes.memset(libc.shmat(key, None, 0), 1, 4 * MIB)
+""",
+    "pipes": """
+def work():
+    while True:
+        pipe = os.pipe(); held.append(pipe)
+        try: __import__('fcntl').fcntl(pipe[1], 1031, MIB)
+        except OSError: pass
+        os.set_blocking(pipe[1], False)
+        try:
+            while True: os.write(pipe[1], BLOCK[:65536])
+        except BlockingIOError: pass
+def all_of_it():
+    try: work()
+    except OSError: pass
+children(all_of_it, 10)
+""",
+    "local sockets": """
+def all_of_it():
+    try:
+        while True:
+            a, b = socket.socketpair(); held.append((a, b))
+            for each in (a, b):
+                each.setblocking(False)
+                try:
+                    while True: each.send(BLOCK[:65536])
+                except BlockingIOError: pass
+    except OSError: pass
+children(all_of_it, 10)
+""",
+    "TCP": """
+server = socket.create_server(('127.0.0.1', 0))
+def all_of_it():
+    try:
+        while True:
+            a = socket.create_connection(server.getsockname()); b = server.accept()[0]; held.append((a, b))
+            for each in (a, b):
+                each.setblocking(False)
+                try:
+                    while True: each.send(BLOCK[:65536])
+                except BlockingIOError: pass
+    except OSError: pass
+children(all_of_it, 4)
+""",
+    "many processes": "children(grow)",
+    "unseen processes": "def work():\n    libc.prctl(4, 0, 0, 0, 0)\n    grow()\nchildren(work)",
+    "dead leaders": """
+def work():
+    def live():
+        grow()
+        time.sleep(60)
+    threading.Thread(target=live).start()
+    libc.syscall(60, 0)
+children(work)
+""",
+    "unseen dead leaders": """
+def work():
+    def live():
+        libc.prctl(4, 0, 0, 0, 0)
+        grow()
+        time.sleep(60)
+    threading.Thread(target=live).start()
+    libc.prctl(4, 0, 0, 0, 0)
+    libc.syscall(60, 0)
+children(work)
+""",
+    "stopped processes": "def work():\n    grow()\n    os.kill(os.getpid(), signal.SIGSTOP)\nchildren(work)",
+    "sessions of their own": "def work():\n    os.setsid()\n    grow()\nchildren(work)",
+    "orphans": "def work():\n    if os.fork(): os._exit(0)\n    os.setsid()\n    grow()\nchildren(work)",
+    "shared with a child that ends": """
+def work():
+    m = mmap.mmap(-1, 24 * MIB)
+    if os.fork() == 0:
+        m[:] = BLOCK * 6
+        os._exit(0)
+    os.wait()
+children(work)
+""",
+    "page tables": """
+libc.mmap.restype = ctypes.c_void_p
+def work():
+    for _ in range(8):
+        m = mmap.mmap(-1, 28 * MIB, mmap.MAP_PRIVATE | 0x4000)
+        for at in range(0, 28 * MIB, 4096): m[at]
+        held.append(m)
+children(work)
+""",
+    "stacks of threads": """
+threading.stack_size(4 * MIB)
+def deep():
+    block = (ctypes.c_char * (3 * MIB))()
+    time.sleep(60)
+def work():
+    for _ in range(4): threading.Thread(target=deep, daemon=True).start()
+children(work)
+""",
+    "names of files": """
+for at in slowly(300):
+    for inner in range(200):
+        open('n' * 240 + f'{at}-{inner}', 'w').close()
+""",
+    "extended attributes": """
+for at in slowly(300):
+    open(f'f{at}', 'w').close()
+    for inner in range(50): os.setxattr(f'f{at}', f'user.{inner}', BLOCK[:60000])
+""",
+    "cached files": """
+for folder, _, names in os.walk('/usr'):
+    for name in names:
+        try:
+            with open(os.path.join(folder, name), 'rb') as file:
+                while file.read(1 << 16): pass
+        except OSError: pass
+    if time.monotonic() > 1e12: break
+""",
+}
+_ENDING = "\nhold()\n"
+GROW = {name: _START + _CHILDREN + code + _ENDING for name, code in GROW.items()}
+"""Programs by what they fill."""

@@ -1,0 +1,75 @@
+"""No way of allocating holds more than a call's memory, its files and 64 MiB, in any setting."""
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.envs.sandbox_attacks_memory import GROW
+from tests.envs.sandbox_settings import Setting, setting  # noqa: F401
+from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
+from trm_envs.sandbox import Status
+
+pytestmark = [pytest.mark.slow, needs_bubblewrap]
+
+LIMITS = dataclasses.replace(TIGHT, wall_s=2.0, memory_bytes=64 * MIB, disk_bytes=8 * MIB, processes=32)
+MOST = LIMITS.memory_bytes + LIMITS.disk_bytes + 64 * MIB
+UNWATCHED = (
+    "shared, a page kept",
+    "/dev/zero, a page kept",
+    "local sockets",
+    "unseen processes",
+    "dead leaders",
+    "unseen dead leaders",
+    "sessions of their own",
+)
+"""Ways that only control groups stop."""
+REFUSED = ("memfd", "System V shared memory")
+
+
+class Growth:
+    """The largest growth, while it is entered, of what the processes of a group hold, without cached files."""
+
+    def __init__(self, group: Path) -> None:
+        self._group, self._is_over = group, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._base = self._held()
+        self.most = 0
+
+    def __enter__(self) -> "Growth":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._is_over.wait(0.005):
+            self.most = max(self.most, self._held() - self._base)
+
+    def _held(self) -> int:
+        lines = (self._group / "memory.stat").read_text().splitlines()
+        stat = {name: int(value) for name, value in (line.split() for line in lines)}
+        usage = int((self._group / "memory.usage_in_bytes").read_text())
+        return usage - stat["total_cache"] + stat["total_shmem"]
+
+
+@pytest.mark.parametrize("name", GROW)
+def test_no_way_of_allocating_holds_more_than_the_limits(
+    request: pytest.FixtureRequest,
+    setting: Setting,  # noqa: F811
+    name: str,
+) -> None:
+    if name in UNWATCHED and not setting.has_cgroups:
+        request.applymarker(pytest.mark.xfail(reason="not watched", strict=False))
+    if setting.memory is None:
+        pytest.skip("measured by memory.stat of version 1")
+    with Growth(setting.memory) as growth:
+        result = setting.run(GROW[name], limits=LIMITS)
+    assert growth.most < MOST, (growth.most / MIB, result)
+    assert result.status is not Status.SANDBOX_ERROR, result
+    if name in REFUSED:
+        assert result.status is Status.ERROR
+    assert setting.run("print(1)").stdout == "1\n"
