@@ -21,7 +21,7 @@ class Bounds:
     """Seconds for a body, without the waits of the server's making"""
     slow_s: float = 5.0
     """Seconds in which a body or an answer may be slower than `rate`"""
-    rate: int = 16 * KIB
+    rate: int = 64 * KIB
     """Bytes a second at which a client sends a body and takes an answer, on average"""
     head_bytes: int = 32 * KIB
     """Bytes of a head, and of what is sent ahead while an earlier request runs"""

@@ -91,7 +91,8 @@ class Gate(asyncio.BufferedProtocol):
 
     def _hand_on(self, searched: int = 0) -> None:
         """Hand on what was laid aside if it holds a complete head."""
-        if self.state is State.HEAD and self._ahead.find(_END, searched) >= 0:
+        most = self._porter.bounds.head_bytes
+        if self.state is State.HEAD and 0 <= self._ahead.find(_END, searched) <= most:
             data, self._ahead = bytes(self._ahead), bytearray()
             if self.inner is None:
                 self.inner = self._make_inner()
@@ -99,7 +100,7 @@ class Gate(asyncio.BufferedProtocol):
                 self._porter.by_inner[self.inner] = self
             self._enter(State.READ, self._porter.bounds.head_s)
             self.inner.data_received(data)
-        elif len(self._ahead) > self._porter.bounds.head_bytes:
+        elif len(self._ahead) > most:
             self.refuse(_TOO_LONG) if self.state is State.HEAD else self.drop("sent ahead too much")
 
     def begin(self) -> None:
@@ -114,15 +115,15 @@ class Gate(asyncio.BufferedProtocol):
         if not self.transport.is_closing():
             self.transport.resume_reading()  # or nobody would see it hang up
 
-    def finish(self, is_whole: bool) -> None:
+    def finish(self, goes_on: bool) -> None:
         """Note that a request is answered.
 
         Args:
-            is_whole: whether its body was read to its end; if not, the connection cannot go on.
+            goes_on: whether the connection stays; it cannot if a body was not read to its end.
         """
         bounds = self._porter.bounds
-        self._enter(State.HEAD if is_whole else State.ENDS, bounds.idle_s if is_whole else bounds.slow_s)
-        if is_whole and self._ahead:
+        self._enter(State.HEAD if goes_on else State.ENDS, bounds.idle_s if goes_on else bounds.slow_s)
+        if goes_on and self._ahead:
             self._enter(State.HEAD, bounds.head_s)
             asyncio.get_running_loop().call_soon(self._hand_on)
 

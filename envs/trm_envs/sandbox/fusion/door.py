@@ -54,6 +54,8 @@ class Door:
             return response
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             return failure(415, "Content-Encoding: a body is taken as it is; send it without compression")
+        if headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+            return failure(400, "Transfer-Encoding: this server knows chunked")
         if headers.get("Upgrade", "h2c").lower() != "h2c":  # which may be ignored
             return failure(400, "Upgrade: this server speaks HTTP/1.1 and nothing else")
         if headers.get("Expect", "100-continue").lower() != "100-continue":

@@ -8,7 +8,9 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +27,7 @@ from trm_envs.sandbox.fusion.decoding import BadField
 from trm_envs.sandbox.fusion.door import Door, failure, shown, too_long
 from trm_envs.sandbox.fusion.jobs import MOST, Job
 from trm_envs.sandbox.fusion.places import Places, Reply
-from trm_envs.sandbox.fusion.workbench import Workbench
+from trm_envs.sandbox.fusion.workbench import Workbench, give_memory_back
 from trm_envs.sandbox.interface import LANGUAGES, Limits, Result, Sandbox, Status
 
 PORT = 8080
@@ -34,7 +36,8 @@ SHORT_ANSWER = 1 << 18
 """Bytes of results up to which an answer is sent in one piece."""
 LINGER_S = 2.0
 """Seconds in which the rest of a refused body is thrown away, so that the client sees the refusal."""
-BACKLOG = 4096
+ACCEPTED, BACKLOG = 64, 4096
+"""Connections that are accepted at once, so that those that must go have gone, and those that the kernel holds."""
 OUTCOME = "X-Sandbox-Status"
 PATHS = ("POST /run_code", "POST /run_jupyter", "GET /v1/ping")
 
@@ -108,7 +111,10 @@ class SandboxServer:
         )
         loop = asyncio.get_running_loop()
         make = functools.partial(Gate, self._porter, http)
-        self._listening = await loop.create_server(make, *self._address, backlog=BACKLOG)
+        self._listening = await loop.create_server(make, *self._address, backlog=ACCEPTED)
+        for each in self._listening.sockets:
+            with socket.socket(fileno=os.dup(each.fileno())) as same:
+                same.listen(BACKLOG)
         self._watch = asyncio.create_task(self._porter.watch())
         host, port = self._listening.sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -131,11 +137,12 @@ class SandboxServer:
 
     async def _guard(self, request: web.BaseRequest) -> web.StreamResponse:
         """Pass every request: who may come in, the form of failures, the log."""
-        started, outcome = time.monotonic(), "hung up"
+        started, outcome, refusal = time.monotonic(), "hung up", None
         gate = self._porter.by_inner[request.protocol]
         gate.begin()
         try:
-            response = self._door.refusal(request) or await self._answer(request, gate)
+            refusal = self._door.refusal(request)
+            response = refusal or await self._answer(request, gate)
             outcome = f"{response.status} {response.headers.get(OUTCOME, '')}".rstrip()
         except BadField as error:
             response = failure(422, [{"loc": ["body", error.field], "msg": error.message, "type": "value_error"}])
@@ -151,10 +158,10 @@ class SandboxServer:
             outcome = f"500 {type(error).__name__}: {error}"
         finally:
             self._log(f"{request.remote} {request.method} {request.path} {outcome} {time.monotonic() - started:.3f} s")
-        is_whole = request.content.is_eof()
-        if not is_whole:
+        goes_on = refusal is None and request.content.is_eof()
+        if not goes_on:
             response.force_close()
-        gate.finish(is_whole)
+        gate.finish(goes_on)
         return response
 
     async def _answer(self, request: web.BaseRequest, gate: Gate) -> web.StreamResponse:
@@ -250,6 +257,7 @@ def serve(server: SandboxServer, ready: Callable[[str], None]) -> None:
         await told.wait()
         await server.stop()
 
+    give_memory_back()
     asyncio.run(until_told())
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import pickle
 import resource
@@ -22,6 +23,8 @@ PATIENCE_S = 20.0
 """Seconds for one body, the start of the process included."""
 MEMORY_FACTOR = 16
 """Address space of the process: so many times the longest body, and what the interpreter needs."""
+_MMAP_THRESHOLD = -3
+"""The number of glibc's M_MMAP_THRESHOLD."""
 _START = "import sys; sys.path[:] = {!r}; from trm_envs.sandbox.fusion.workbench import main; main({})"
 
 
@@ -105,8 +108,15 @@ class Workbench:
                     pipe.close()  # type: ignore[union-attr]
 
 
+def give_memory_back() -> None:
+    """Have long texts and bodies leave this process with their end; by default the C library keeps them for others."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, SHORT_BYTES)
+
+
 def main(memory_bytes: int) -> None:
     """Answer until the standard input ends: a head, then the body; back a `Job`, or a field and why it is refused."""
+    give_memory_back()
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):

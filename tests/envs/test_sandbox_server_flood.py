@@ -1,0 +1,202 @@
+"""A real server under clients that have not said who they are: others are served within a second, at a stated cost."""
+
+import contextlib
+import json
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.envs.fusion_process import PROGRAM, Served, read_all, request, server_process
+
+pytestmark = pytest.mark.slow
+MIB = 1 << 20
+HALVES = {
+    "silent": b"",
+    "half a request line": b"POST /run_c",
+    "half a head": b"POST /run_code HTTP/1.1\r\nHost: a\r\nContent-Le",
+    "half a body": b"POST /run_code HTTP/1.1\r\nHost: a\r\nContent-Length: 30000000\r\n\r\n{",
+    "half a chunk": b"POST /run_code HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffff\r\n{",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200)),
+    "junk": b"\xff" * 2000,
+}
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[Served]:
+    """A server with short deadlines."""
+    with server_process(head_s=1.5, body_s=4.0, slow_s=1.5, idle_s=1.5) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def usual() -> Iterator[Served]:
+    """A server with the limits of `trm sandbox serve`."""
+    with server_process() as served:
+        yield served
+
+
+@contextlib.contextmanager
+def holding(served: Served, number: int, data: bytes) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(served.send(data)) for _ in range(number)]
+
+
+def seconds_until_closed(connection: socket.socket) -> float:
+    started = time.monotonic()
+    read_all(connection)
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_300_half_open_connections_leave_others_served_within_a_second(usual: Served, kind: str) -> None:
+    with holding(usual, 300, HALVES[kind]):
+        assert max(usual.ping_s() for _ in range(5)) < 1
+        started = time.monotonic()
+        assert usual.post(PROGRAM)[0] == 200
+        assert time.monotonic() - started < 1
+
+
+def test_1000_half_open_connections_leave_others_served_and_the_oldest_silent_ones_make_way(usual: Served) -> None:
+    with holding(usual, 500, b""), holding(usual, 500, HALVES["half a head"]):
+        time.sleep(0.6)
+        assert max(usual.ping_s() for _ in range(20)) < 1
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_each_half_is_hung_up_on_at_its_deadline(quick: Served, kind: str) -> None:
+    with quick.send(HALVES[kind]) as connection:
+        assert seconds_until_closed(connection) < 4
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_client_that_sends_a_byte_now_and_then_is_hung_up_on(quick: Served, head: bool) -> None:
+    data = request(PROGRAM)
+    first = 0 if head else data.index(b"\r\n\r\n") + 4
+    started = time.monotonic()
+    with quick.send(data[:first]) as connection, contextlib.suppress(ConnectionError):
+        for number in range(first, len(data)):
+            connection.sendall(data[number : number + 1])
+            time.sleep(0.2)
+            if time.monotonic() - started > 4:
+                break
+        assert b" 408 " in read_all(connection)
+    assert time.monotonic() - started < 5
+
+
+def test_an_idle_connection_is_closed_and_a_slow_program_is_not(quick: Served) -> None:
+    with quick.send(b"GET /v1/ping HTTP/1.1\r\nHost: a\r\n\r\n") as connection:
+        assert b"pong" in connection.recv(1000)
+        assert 1 < seconds_until_closed(connection) < 4
+    assert quick.post({**PROGRAM, "code": "sleep 5"})[0] == 200  # longer than every deadline
+
+
+def test_a_client_that_does_not_take_its_answer_is_hung_up_on_and_costs_nothing_afterwards(quick: Served) -> None:
+    before = quick.rss()
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", quick.port))
+            stack.enter_context(connection)
+            connection.sendall(request({**PROGRAM, "code": f"print {4 * MIB}"}))
+        assert quick.slowest_ping_s(seconds=2) < 1
+        assert quick.rss() - before < 8 * 4 * MIB + 32 * MIB  # encoded piece by piece
+        deadline = time.monotonic() + 10
+        while quick.rss() - before > 12 * MIB and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert quick.rss() - before < 12 * MIB
+
+
+def test_connections_are_bounded_and_one_that_is_at_work_is_never_the_one_to_go() -> None:
+    with server_process(connections=40, address_connections=40, silent=30, address_silent=30) as served:
+        with served.send(request({**PROGRAM, "code": "sleep 3"})) as works, holding(served, 200, b"GET /"):
+            deadline = time.monotonic() + 2
+            while served.num_connections() >= 40 + 10 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert served.num_connections() < 40 + 10
+            assert served.ping_s() < 1
+            assert works.recv(1000).startswith(b"HTTP/1.1 200")
+        with holding(served, 40, request({**PROGRAM, "code": "sleep 2"})):
+            time.sleep(0.3)
+            with served.connect() as one_too_many:
+                assert read_all(one_too_many).startswith(b"HTTP/1.1 503")
+
+
+def test_what_is_sent_ahead_is_bounded_and_two_requests_at_once_are_answered_in_turn(quick: Served) -> None:
+    ping = b"GET /v1/ping HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert quick.ask(ping * 3).count(b'"pong"') == 3
+    with quick.send(request({**PROGRAM, "code": "sleep 2"})) as connection:
+        started = time.monotonic()
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                connection.sendall(ping * 100)
+            read_all(connection)
+        assert time.monotonic() - started < 1.5
+
+
+def test_40_waiting_bodies_cost_the_stated_bound() -> None:
+    body = json.dumps({**PROGRAM, "code": "sleep 30 " + "#" * (8 * MIB)}).encode()
+    with server_process(all_body_bytes=64 * MIB) as served, contextlib.ExitStack() as stack:
+        assert served.post({**PROGRAM, "code": "#" * 100_000})[0] == 200
+        before, most = served.rss(), 0
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                connection = stack.enter_context(served.connect())
+                connection.sendall(request(body))
+
+        threads = [threading.Thread(target=send, daemon=True) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            most = max(most, served.rss())
+            time.sleep(0.02)
+        assert served.ping_s() < 1
+        assert served.post({**PROGRAM, "language": "cpp"})[0] == 200  # a short one comes in beside them
+    # 64 MiB complete, 64 MiB incomplete, four programs' texts, and the process that reads one body after another
+    assert 64 * MIB < most - before < (64 + 64 + 4 * 8 + 64) * MIB
+
+
+def long_bodies() -> dict[str, bytes]:
+    size = 31 * MIB
+    start = b'{"language":"python","code":"'
+    return {
+        "a program": start + b"#" * size + b'"}',
+        "escapes": start + b"\\n" * (size // 2) + b'"}',
+        "wide characters": start + b"#" * (size - 4) + "\U0001f600".encode() + b'"}',
+        "lists": b'{"a":[' + b"[]," * (size // 3) + b"[]]}",
+        "depth": b"[" * size,
+        "quotes": b'"' * size,
+        "digits": b'{"language":"python","code":"1","run_timeout":' + b"1" * size + b"}",
+        "files": json.dumps({**PROGRAM, "files": {f"f{i}": "AAAA" * 1900 for i in range(4000)}}).encode(),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["a program", "escapes", "wide characters", "lists", "depth", "quotes", "digits", "files"]
+)
+def test_a_body_of_31_mib_delays_others_by_at_most_a_second(usual: Served, kind: str) -> None:
+    answers: list[int] = []
+    body = long_bodies()[kind]
+    posting = threading.Thread(target=lambda: answers.append(usual.post(body)[0]))
+    posting.start()
+    assert usual.slowest_ping_s(posting) < 1
+    assert answers == [200 if kind in ("a program", "escapes", "wide characters", "files") else 422]
+
+
+def test_random_bytes_never_end_the_server(quick: Served) -> None:
+    random.seed(3)
+    good = request(PROGRAM)
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(random.randrange(1, 6)):
+            data[random.randrange(len(data))] = random.randrange(256)
+        with quick.send(bytes(data)) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            assert b" 500 " not in read_all(connection)
+    assert quick.post(PROGRAM)[0] == 200
