@@ -22,7 +22,7 @@ def orphan(work, delay, waits, go):
             os.setpgid(0, 0)
             hide()
             work()
-        block = bytearray(b'x') * (60 << 20)
+        block = bytearray(b'x') * (40 << 20)
         os.read(waits, 1)
         time.sleep(delay)
         os._exit(0)
@@ -30,8 +30,8 @@ def doze():
     while True: time.sleep(0.0001)
 def orphans(work):
     waits, go = os.pipe()
-    for number in range(4): orphan(work, number * 0.003, waits, go)
-    time.sleep(0.5)
+    for number in range(3): orphan(work, number * 0.004, waits, go)
+    time.sleep(0.2)
     os.close(go)
     time.sleep(0.01)
 """
@@ -50,10 +50,10 @@ RUN_ON = {
 RUN_ON = {name: _START + code for name, code in RUN_ON.items()}
 """Cells by what goes on after them."""
 MEET_THE_CLERK = {
-    "kills": "def work():\n    while True:\n        for pid in range(11, 99):\n"
+    "kills": "def work():\n    while True:\n        for pid in range(9, 99):\n"
     "            try: os.kill(pid, signal.SIGKILL)\n            except OSError: pass",
-    "stops": "def work():\n    while True:\n        for pid in range(11, 99):\n"
+    "stops": "def work():\n    while True:\n        for pid in range(9, 99):\n"
     "            try: os.kill(pid, signal.SIGSTOP)\n            except OSError: pass",
 }
 MEET_THE_CLERK = {name: _START + _ORPHANS + f"{code}\norphans(work)" for name, code in MEET_THE_CLERK.items()}
-"""Cells that leave processes, which have the first ten numbers, and do that to all later ones if they are woken."""
+"""Cells that leave processes, which have the first eight numbers, and do that to all later ones if they are woken."""

@@ -277,6 +277,6 @@ def test_an_interpreter_outside_of_the_system_is_shown_with_its_prefix_only(
     lone.parent.mkdir()
     lone.write_bytes(b"")
     lone.chmod(0o755)
-    monkeypatch.setattr("trm_envs.sandbox.local.bubblewrap._readable_by_all", lambda _: True)
+    monkeypatch.setattr("trm_envs.sandbox.local.mounts._readable_by_all", lambda _: True)
     with pytest.raises(SandboxUnavailable, match=r"lib/python3\.x beside its bin/"):
         LocalSandbox(python=str(lone))

@@ -6,16 +6,21 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.envs.sandbox_attacks_pause import MEET_THE_CLERK
+from tests.envs.sandbox_attacks_pause import MEET_THE_CLERK, RUN_ON
+from tests.envs.sandbox_settings import COMPLETE, SETTINGS, missing, opened
 from tests.envs.sandbox_support import descendants_of, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
+from trm_envs.sandbox.guest.supervisor import REST_S
 
 pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
+NUM_SESSIONS = 20
+PAUSE_S = 6.0
 WIDE = Limits(wall_s=20, cpu_s=20, memory_bytes=512 << 20)
 
 
@@ -52,9 +57,46 @@ def supervisor_of_the_paused(sandbox: LocalSandbox) -> int:
     assert sandbox._zygote is not None
     while True:
         for pid in descendants_of(sandbox._zygote._process.pid):
-            state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-            if state == "T":
-                return int(parent)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+                if state == "T":
+                    return int(parent)
+
+
+def used_by_programs(pid: int) -> dict[int, int]:
+    """Nanoseconds of processor time of each thread of the programs under a process: of all that is no PID 1."""
+    used = {}
+    for process in descendants_of(pid):
+        with contextlib.suppress(OSError, StopIteration):
+            status = Path(f"/proc/{process}/status").read_text().splitlines()
+            numbers = next(line for line in status if line.startswith("NSpid:")).split()
+            for task in Path(f"/proc/{process}/task").iterdir() if len(numbers) == 4 and numbers[3] != "1" else ():
+                used[int(task.name)] = int((task / "schedstat").read_text().split()[0])
+    return used
+
+
+def test_no_processor_time_is_used_between_cells() -> None:
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as threads:
+        # all settings at once, so that they wait together
+        settings = [stack.enter_context(opened(name, WIDE)) for name in SETTINGS if missing(name) is None]
+        assert settings or not os.environ.get(COMPLETE)
+        attacks = [list(RUN_ON)[number % len(RUN_ON)] for number in range(NUM_SESSIONS)] * len(settings)
+        sessions = [stack.enter_context(setting.session()) for setting in settings for _ in range(NUM_SESSIONS)]
+        left = list(threads.map(lambda session, attack: session.run(RUN_ON[attack]), sessions, attacks))
+        assert all(result.ok for result in left), left
+        time.sleep(REST_S + 0.5)
+        before = [used_by_programs(setting.pid) for setting in settings]
+        time.sleep(PAUSE_S)
+        after = [used_by_programs(setting.pid) for setting in settings]
+        results = list(threads.map(lambda session: session.run("print(1)"), sessions))
+    assert all(len(threads) >= NUM_SESSIONS for threads in before)
+    for setting, was, now in zip(settings, before, after, strict=True):
+        assert {thread: used - was.get(thread, 0) for thread, used in now.items() if was.get(thread) != used} == {}, (
+            setting.name
+        )
+    failed = [(attack, result) for attack, result in zip(attacks, results, strict=True) if not result.ok]
+    assert not [each for each in failed if not each[1].state_lost or each[1].status is Status.SANDBOX_ERROR]
+    assert len(failed) <= len(results) / 4, "few sessions have come to rest: this test has shown little"
 
 
 @pytest.mark.parametrize("name", MEET_THE_CLERK)

@@ -29,7 +29,8 @@ def serve(control_fd: int, preload: "list[str]", packages: str) -> None:
     for name in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    os.environ.pop("LD_BIND_NOW", None)  # for the zygote alone
+    for name in ("LD_BIND_NOW", "PWD"):  # for the zygote alone, and bubblewrap's own
+        os.environ.pop(name, None)
     cells.limit_imports(packages)
     program.prepare()
     isolation.limit_all_processes()

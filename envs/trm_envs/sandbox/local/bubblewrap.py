@@ -1,6 +1,5 @@
 """The start of a zygote inside bubblewrap, and the messages for people when that is refused."""
 
-import glob
 import os
 import shutil
 import socket
@@ -11,13 +10,12 @@ from collections.abc import Sequence
 from importlib import resources
 
 from trm_envs.sandbox.interface import SandboxUnavailable
+from trm_envs.sandbox.local import mounts
 from trm_envs.sandbox.local.descriptors import in_memory
 
 START_S = 20.0
 _NOBODY = 65534
 _GUEST = "/opt/trm"
-_PACKAGES = "/opt/packages"
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 _SERVE = "import sys; sys.path.insert(0, {!r}); from guest import zygote; sys.path.pop(0); zygote.serve({}, {!r}, {!r})"
 # the zygote takes the last one out again: it has looked its symbols up before it forks
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp/work", "LANG": "C.UTF-8", "TMPDIR": "/tmp", "LD_BIND_NOW": "1"}
@@ -54,48 +52,6 @@ def find_bubblewrap() -> str:
     return path
 
 
-def find_python(asked: str | None) -> str:
-    """Return a Python that the unprivileged user can read.
-
-    Args:
-        asked: the user's choice; None takes this interpreter if it can be read, else the system's.
-
-    Raises:
-        SandboxUnavailable: if there is none.
-    """
-    own = os.path.realpath(sys.executable)
-    candidates = [asked] if asked is not None else [own, "/usr/bin/python3", "/usr/local/bin/python3"]
-    for candidate in candidates:
-        real = os.path.realpath(candidate)
-        if os.path.isfile(real) and _readable_by_all(real) and (_in_system(real) or _own_prefix(real)):
-            return real
-    raise SandboxUnavailable(
-        f"python = {asked!r}: found no interpreter that an unprivileged user can read, with its "
-        f"lib/python3.x beside its bin/, among {', '.join(candidates)}; "
-        "apt-get install python3, or pass python= another"
-    )
-
-
-def _in_system(path: str) -> bool:
-    return any(path.startswith(f"{folder}/") for folder in _SYSTEM)
-
-
-def _own_prefix(python: str) -> str | None:
-    """Return the folder to mount for this interpreter; None if it holds more than an interpreter."""
-    prefix = os.path.dirname(os.path.dirname(python))
-    return prefix if prefix != "/" and glob.glob(f"{glob.escape(prefix)}/lib/python3.*") else None
-
-
-def _readable_by_all(path: str) -> bool:
-    if os.geteuid() != 0:
-        return os.access(path, os.R_OK | os.X_OK)
-    while path != "/":
-        if not os.stat(path).st_mode & 0o001:
-            return False
-        path = os.path.dirname(path)
-    return True
-
-
 def command(
     bwrap: str,
     python: str,
@@ -109,21 +65,12 @@ def command(
     args += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
     for name, value in {**_ENVIRONMENT, **(_ONE_THREAD if packages else {})}.items():
         args += ["--setenv", name, value]
-    for path in _SYSTEM:
-        if os.path.islink(path):
-            args += ["--symlink", os.readlink(path), path]
-        elif os.path.exists(path):
-            args += ["--ro-bind", path, path]
-    prefix = None if _in_system(python) else _own_prefix(python)
-    if prefix is not None:
-        args += ["--ro-bind", prefix, prefix]
-    for entry in packages:
-        args += ["--ro-bind", entry, f"{_PACKAGES}/{os.path.basename(entry)}"]
+    args += mounts.arguments(python, packages)
     for name, fd in guest_fds.items():
         args += ["--ro-bind-data", str(fd), f"{_GUEST}/guest/{name}"]
     args += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--dir", "/tmp"]
     args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
-    return [*args, python, "-I", "-B", "-c", _SERVE.format(_GUEST, control_fd, list(preload), _PACKAGES)]
+    return [*args, python, "-I", "-B", "-c", _SERVE.format(_GUEST, control_fd, list(preload), mounts.PACKAGES)]
 
 
 def start(

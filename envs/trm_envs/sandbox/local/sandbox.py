@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from trm_envs.packages import Packages
 from trm_envs.sandbox import package_folder
 from trm_envs.sandbox.interface import Limits, SandboxUnavailable
-from trm_envs.sandbox.local import bubblewrap
+from trm_envs.sandbox.local import bubblewrap, mounts
 from trm_envs.sandbox.local.cgroups import groups_of_this_process, no_groups
 from trm_envs.sandbox.local.connection import Call, Zygote
 from trm_envs.sandbox.local.world import World
@@ -63,7 +63,7 @@ class LocalSandbox(BlockingSandbox):
             raise ValueError(f"max_concurrent = {max_concurrent!r}: expected an integer from 1 to 1000; e.g. 8")
         super().__init__(limits, ThreadPoolExecutor(max_concurrent, "trm-sandbox"))
         self.max_concurrent = max_concurrent
-        self.python = bubblewrap.find_python(python)
+        self.python = mounts.find_python(python)
         self._packages = packages or Packages()
         shown = self._packages.entries
         if not package_folder.are_readable(shown):
