@@ -1,4 +1,4 @@
-"""The adaptive thresholds: a trust region that follows a target acceptance instead of a fixed divergence."""
+"""Adaptive thresholds: a trust region that follows a target acceptance instead of a fixed divergence."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,8 +19,8 @@ TARGET_THRESHOLDS = {name: row.limits.metric for name, row in CRITERIA.items() i
 class DecidedBy:
     """The statistics that the mask compared with its thresholds, over one or more updates.
 
-    verl takes the mean over a step's updates of what each of them reports, by `+` and `/`. The mean of quantiles is no
-    quantile; the mean of these is the collection of them, in which every update counts alike, as in `trm/acceptance`.
+    verl averages the reports of a step's updates by `+` and `/`. A mean of quantiles is not a quantile; the mean of
+    these objects is their collection, in which every update counts alike, as in `trm/acceptance`.
     """
 
     target_acceptance: float
@@ -49,15 +49,15 @@ class DecidedBy:
 
 
 class AdaptiveThreshold:
-    """Gives each step the thresholds that would have kept the target share of the step before, within limits.
+    """Thresholds for each step that would have kept the target share of the step before, within limits.
 
-    What it gives up: with a fixed threshold the largest divergence of what is trained on is known beforehand. Here the
-    threshold grows with the mismatch, so an error that makes all sequences worse goes unseen by the mask until the cap
-    holds it; only the cap is a guarantee. It lags by one step.
+    This has a price: a fixed threshold bounds the divergence of the training data beforehand. Here the threshold grows
+    with the mismatch, so the mask does not see an error that makes all sequences worse until the cap holds it; only the
+    cap is a guarantee. The thresholds lag by one step.
 
     Args:
-        trm: with `target_acceptance` and the limits; its own thresholds are the first step's.
-        rows: metrics of the steps that an earlier part of the run has written, in order.
+        trm: the settings, with `target_acceptance` and the limits; their thresholds are the first step's.
+        rows: metrics of the steps that an earlier part of the run has written, in order of the steps.
 
     Attributes:
         thresholds: field of `TrmConfig` -> its value in the coming step; empty if the settings do not adapt.
@@ -73,9 +73,9 @@ class AdaptiveThreshold:
             self.observe(row)
 
     def observe(self, metrics: Mapping[str, Any]) -> None:
-        """Take over the next thresholds from a step's metrics, if these name any.
+        """Adopt the thresholds that a step's metrics name, if any.
 
-        None is infinity, which metrics.jsonl cannot hold: a resumed run goes on as the live one did.
+        None is infinity, which metrics.jsonl cannot hold: a resumed run continues like an unbroken one.
         """
         for name, metric in TARGET_THRESHOLDS.items():
             field = CRITERIA[name].thresholds[0].name

@@ -31,18 +31,18 @@ class Batch:
 
     @property
     def lengths(self) -> torch.Tensor:
-        """Tokens of the model."""
+        """Return the number of the model's tokens in each sequence."""
         return self.tokens.lengths
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The sequences that one threshold would have kept, in figures."""
+    """Figures of the sequences that one threshold would have kept."""
 
     threshold: float
     acceptance: float
     by_length: list[float]
-    """Of the shortest quarter of the sequences ... of the longest."""
+    """Acceptance of each quarter of the sequences, from the shortest to the longest."""
     reward_kept: float | None
     reward_rejected: float | None
 
@@ -52,10 +52,10 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
 
     Args:
         dump: the rollouts.
-        trm: its `estimator` says what the divergences are made from.
+        trm: the settings; `estimator` names the source of the divergences.
 
     Raises:
-        ValueError: the dump has no sequence with finite log-probs, or not what the estimator needs.
+        ValueError: the dump has no sequence with finite log-probs, or lacks the data of the estimator.
     """
     if trm.estimator != "sampled" and not dump.divergences:
         raise ValueError(
@@ -141,7 +141,7 @@ def curve(batch: Batch, values: torch.Tensor, thresholds: list[float]) -> list[C
 
 
 def grid(values: torch.Tensor, num: int = 9) -> list[float]:
-    """Thresholds that show the curve: quantiles of the statistic, rounded to two digits."""
+    """Return thresholds that show the curve: quantiles of the statistic, rounded to two digits."""
     quantiles = [least_threshold(values, (index + 1) / num).item() for index in range(num)]
     return sorted({float(f"{value:.1e}") for value in quantiles if value > 0})
 
@@ -158,7 +158,7 @@ def recommend(values: torch.Tensor, target_acceptance: float) -> float:
 
 
 def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, float]:
-    """Return the paper's bounds from the divergences of the sampled contexts of the sequences that are kept."""
+    """Return the paper's bounds from the divergences at the sampled contexts of the kept sequences."""
     if not kept.any():
         return {}
     rows = kept.nonzero().flatten()
@@ -192,8 +192,8 @@ def recompute(dump: Dump) -> dict[str, float] | None:
     """Recompute the exact divergences from both engines' whole distributions, where the dump has them.
 
     Returns:
-        The largest differences from what the trainer logged, the tokens compared, and how many of the logged KLs lie
-        outside of the interval that the rollout's top `settings["top_k"]` would have given; None without distributions.
+        The largest differences from the trainer's log, the number of tokens compared, and the number of logged KLs
+        outside the interval that the rollout's top `settings["top_k"]` would have given; None without distributions.
     """
     largest = {"kl": 0.0, "tv": 0.0}
     num_tokens = num_outside = 0

@@ -1,7 +1,7 @@
-"""The table of criteria for the place of a sequence or token in the update: one function and one row each.
+"""The table of criteria, which decide whether a sequence or token stays in the update: one function and one row each.
 
 Settings, mask, adaptive thresholds, `trm analyze` and the report read the table. A row brings its own settings, and its
-function gets those by name. Functions import the core as they run: settings and `--help` need no torch.
+function gets those by name. The functions import the core when they run, so that settings and `--help` need no torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Limits:
     """Range of an adaptive threshold."""
 
     metric: str
-    """Metric that names the threshold which would have kept `target_acceptance` of a step."""
+    """Metric that reports the threshold which would have kept `target_acceptance` of a step."""
     floor: Setting
     """Least value."""
     cap: Setting
@@ -35,28 +35,29 @@ class Limits:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A rule for sequences or tokens. It has a `statistic`, or `keeps`, or `parts`."""
+    """A rule for sequences or tokens, with a `statistic`, `keeps` or `parts`."""
 
     meaning: str
     """Rule in one clause, as the documentation of `criterion` prints it."""
     thresholds: tuple[Setting, ...]
     """Settings that may not be null with this criterion; a statistic is compared with the first."""
     statistic: Callable[..., Interval] | None = None
-    """Number of each sequence that is inside up to its threshold. Called with the batch and the row's other settings by
-    name; shape (batch,)."""
+    """Function that returns a number for each sequence, shape (batch,), inside up to the threshold. It takes the batch,
+    and the row's other settings by name."""
     keeps: Callable[..., Tensor] | None = None
-    """Decision without a statistic: True on what stays. Called with the batch, whose divergences are then one bound of
-    the interval, and the row's settings by name; shape (batch,), or (batch, response_length) with `masks_tokens`."""
+    """Function that decides without a statistic: True on the sequences that stay, shape (batch,), or with
+    `masks_tokens` on the tokens, shape (batch, response_length). It takes the batch, whose divergences are then one
+    bound of the interval, and the row's settings by name."""
     masks_tokens: bool = False
-    """Whether the criterion decides on single tokens."""
+    """True if the criterion decides on single tokens."""
     settings: tuple[Setting, ...] = ()
     """Further settings, which may be null if their range says so."""
     parts: tuple[str, ...] = ()
     """Criteria that must all hold."""
     limits: Limits | None = None
-    """Limits of its threshold where that adapts."""
+    """Limits of its threshold if that adapts."""
     adapts: bool = False
-    """Whether `target_acceptance` may be set with the criterion."""
+    """True if `target_acceptance` may be set with the criterion."""
 
 
 def largest_kl(batch: TokenBatch) -> Interval:
@@ -205,12 +206,12 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def parts_of(criterion: str) -> tuple[str, ...]:
-    """Return the criteria that must all hold, the criterion itself where it has no parts."""
+    """Return the criteria that must all hold: its parts, or the criterion itself."""
     return CRITERIA[criterion].parts or (criterion,)
 
 
 def own_settings() -> list[Setting]:
-    """List the settings that the rows bring, each once.
+    """List the settings of all rows, each once.
 
     Raises:
         ValueError: two rows give one name to different settings.

@@ -1,7 +1,7 @@
-"""Dumps of rollouts: every token with both policies' log-probs, so that other thresholds can be tried without a model.
+"""Dumps of rollouts: every token with both policies' log-probs, to try other thresholds without a model.
 
-A dump is a folder of parquet files, one an update and rank, one row a sequence. Lists have one entry a response token;
-what the model did not sample holds NaN.
+A dump is a folder of parquet files, one per update and rank, with one row per sequence. Lists have one entry per
+response token, which is NaN where the model did not sample it.
 """
 
 import json
@@ -51,7 +51,7 @@ def write_dump(config: DumpConfig, rows: Sequence[Mapping[str, Any]], settings: 
         config: with a directory.
         rows: columns of `SCHEMA`; absent ones become null.
         settings: the TrmConfig's fields.
-        name: the file's, without ending; files are dropped in the order of their names.
+        name: the file's name without ending; files are dropped in the order of their names.
 
     Returns:
         The file.
@@ -97,7 +97,8 @@ def read_dump(path: Path) -> Dump:
     """Read a folder of dumps, or one of its files.
 
     Raises:
-        ValueError: nothing there, a file that is no dump of this version, or one whose numbers cannot be; the message
+        ValueError: the folder has no dump, or a file is not a dump of this version or holds impossible numbers; the
+        message
             names the file and the field.
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""From the settings to a mask: the table of criteria applied to a batch, a few sequences at a time."""
+"""Apply the table of criteria to a batch, a few sequences at a time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from trm_agent.core.token_batch import TokenBatch
 from trm_agent.trust_region.criteria import CRITERIA, arguments_of, parts_of
 from trm_agent.trust_region.settings import TrmConfig
 
-# elements of one tensor that are worked on at a time
+# elements of one tensor that are processed at a time
 CPU_CHUNK_ELEMENTS = 2**18
 
 
@@ -30,7 +30,7 @@ def examine(trm: TrmConfig, batch: TokenBatch) -> tuple[torch.Tensor, UpdateStat
 
     Args:
         trm: the settings.
-        batch: its tokens; the settings name the estimators where no divergences are measured.
+        batch: the tokens; the settings name the estimator for a batch without measured divergences.
 
     Returns:
         bool of shape (batch, response_length), True on tokens of the model that stay, and the batch's statistics.
@@ -51,7 +51,7 @@ def examine(trm: TrmConfig, batch: TokenBatch) -> tuple[torch.Tensor, UpdateStat
 
 @torch.no_grad()
 def decide(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
-    """Decide like `examine`, without statistics.
+    """Decide as `examine` does, without statistics.
 
     Returns:
         bool, shape (batch, response_length): tokens of the model that stay.
@@ -92,7 +92,7 @@ def _decide(trm: TrmConfig, batch: TokenBatch) -> tuple[SequenceMask, torch.Tens
 
 def _by_statistics(trm: TrmConfig, batch: TokenBatch, has_tokens: torch.Tensor, usable: torch.Tensor) -> SequenceMask:
     parts = parts_of(trm.criterion)
-    # distributions that the engine measured say nothing of a sampled log-prob that is none
+    # distributions measured by the engine do not vouch for a sampled log-prob that is not finite
     statistics = {name: sequence_statistic(name, trm, batch).where(usable) for name in parts}
     thresholds = {name: getattr(trm, CRITERIA[name].thresholds[0].name) for name in parts}
     return sequence_mask(statistics, thresholds, has_tokens, undecided=trm.undecided)
@@ -103,7 +103,7 @@ def sequence_statistic(name: str, trm: TrmConfig, batch: TokenBatch) -> Interval
 
     Args:
         name: a criterion with a statistic.
-        trm: holds its other settings.
+        trm: the settings.
         batch: with its divergences.
 
     Returns:

@@ -20,7 +20,7 @@ def _criteria(masks_tokens: bool) -> str:
 
 @dataclass(frozen=True)
 class CommonConfig:
-    """The settings that belong to no single criterion."""
+    """The settings that all criteria share."""
 
     criterion: str = setting(
         "max", OneOf(tuple(CRITERIA)), f"Of sequences: {_criteria(False)}. Of single tokens: {_criteria(True)}."
@@ -126,17 +126,17 @@ class TrmConfig(_OWN, CommonConfig):
 
     @property
     def thresholds(self) -> tuple[str, ...]:
-        """The fields that the criterion compares with."""
+        """Return the fields that hold the criterion's thresholds."""
         return tuple(item.name for item in CRITERIA[self.criterion].thresholds)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The criteria that must all hold."""
+        """Return the criteria that must all hold."""
         return parts_of(self.criterion)
 
     @property
     def masks_tokens(self) -> bool:
-        """Whether the criterion decides on single tokens."""
+        """Return True if the criterion decides on single tokens."""
         return CRITERIA[self.criterion].masks_tokens
 
     @classmethod

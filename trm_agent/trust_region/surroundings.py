@@ -1,4 +1,4 @@
-"""The settings of verl's own tree that the trust region depends on: checked before Ray starts, in any trainer.
+"""Check the settings of verl's own tree that the trust region depends on, before Ray starts, in any trainer.
 
 Reads a composed configuration and no key outside verl's own tree.
 """
@@ -57,7 +57,7 @@ def trust_region(config: DictConfig) -> None:
 
 
 def trainer_and_engine(config: DictConfig) -> None:
-    """Refuse a trainer and an engine of verl that have no place for what the loss needs.
+    """Refuse a trainer or an engine of verl that cannot give the loss its inputs.
 
     Raises:
         ValueError: with the field, its value, the allowed ones and the remedy.
