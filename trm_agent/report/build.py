@@ -1,7 +1,7 @@
-"""The page: one file that asks the network for nothing.
+"""The page: one file that loads nothing from the network.
 
-The list and the curves come first, the episodes after them, so that a browser can be used before it has read a large
-page to its end.
+The list and the curves come before the episodes, so that a large page can be used before the browser has read all of
+it.
 """
 
 import base64
@@ -41,7 +41,7 @@ class Report:
     """Episodes in the folders."""
     seconds: float
     finished: bool
-    """Whether all folders are final."""
+    """True if all folders are final."""
     notes: list[str]
 
 
@@ -52,17 +52,17 @@ def build_report(
     tokenizer: Path | None = None,
     reload_seconds: float | None = None,
 ) -> Report:
-    """Write the page of some folders; a reader sees the old page or the new one.
+    """Write the page of some folders; a reader sees the old page or the new one, never a part.
 
     Args:
-        paths: of runs and of evaluations.
+        paths: the folders of runs and evaluations.
         out: the file.
         max_episodes: largest number of episodes in the viewer, at least 0.
-        tokenizer: folder of the tokenizer for all of them; None takes each run's own.
-        reload_seconds: after these the open page reads its file again; None for never.
+        tokenizer: the folder of a tokenizer for all of them; None takes each run's own.
+        reload_seconds: seconds after which an open page reads its file again; None for never.
 
     Raises:
-        ValueError: a path is not a run, or `tokenizer` is none.
+        ValueError: a path is not a run, or `tokenizer` is not a tokenizer's folder.
     """
     started = time.time()
     if max_episodes < 0:
@@ -142,7 +142,7 @@ def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
 def _head(data: dict[str, Any], sources: Sequence[Source], reload_seconds: float | None) -> str:
     script = "\n".join(["(() => {", '"use strict";', *(_part(f"{name}.js") for name in SCRIPTS), "})();"])
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # nothing is fetched, and no script runs but the page's own
+    # nothing is fetched, and only the page's own script runs
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     policy += "; base-uri 'none'; form-action 'none'"
     refresh = f'<meta http-equiv="refresh" content="{reload_seconds:g}">' if reload_seconds else ""
@@ -162,7 +162,7 @@ def _head(data: dict[str, Any], sources: Sequence[Source], reload_seconds: float
 
 
 def embedded(data: Any) -> str:
-    """JSON that stands inside of a script element: no text in it can end the element or begin a comment."""
+    """Return JSON for the inside of a script element: no text in it can end the element or begin a comment."""
     text = json.dumps(clean(data), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

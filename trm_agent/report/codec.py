@@ -1,4 +1,4 @@
-"""An episode as few bytes: indices into a table of tokens, and numbers on a logarithmic scale, compressed.
+"""Store an episode in few bytes: indices into a table of tokens, and numbers on a logarithmic scale, compressed.
 
 Layout of the bytes before compression: length of the header (uint32, little endian), the header (JSON, padded with
 spaces to a multiple of 4), then its sections, each at a multiple of 4. page/codec.js reads the same.
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-# what a scale tells apart from 0, and where it ends: nats
+# the smallest number that a scale tells apart from 0, and the largest: nats
 POSITIVE = (1e-7, 1e2)
 SIGNED = (1e-5, 1e2)
 LEVEL = 6
@@ -22,16 +22,16 @@ _DTYPES: dict[str, np.dtype[Any]] = {code: np.dtype(f"<{kind}") for kind, code i
 
 
 def quantise(values: np.ndarray, bits: int, signed: bool = False) -> np.ndarray:
-    """Numbers as codes on a logarithmic scale.
+    """Encode numbers on a logarithmic scale.
 
-    Code 0 is 0, the largest code is what is not finite, and those between are spaced evenly in log |x|; a signed code
-    holds its sign in the lowest bit. The relative error within the scale is at most `max_error(bits, signed)`; beyond
-    its ends a value becomes 0 or the end.
+    Code 0 is 0, the largest code stands for non-finite numbers, and those between are spaced evenly in log |x|; a
+    signed code holds its sign in the lowest bit. The relative error within the scale is at most `max_error(bits,
+    signed)`; beyond its ends a value becomes 0 or the end.
 
     Args:
         values: any shape; at least 0 unless `signed`.
         bits: 8 or 16.
-        signed: whether values may be negative.
+        signed: True if values may be negative.
 
     Returns:
         uint8 or uint16, same shape.
@@ -60,13 +60,13 @@ def restore(codes: np.ndarray, bits: int, signed: bool = False) -> np.ndarray:
 
 
 def max_error(bits: int, signed: bool = False) -> float:
-    """Largest relative error of a number within the scale."""
+    """Return the largest relative error of a number within the scale."""
     low, high = SIGNED if signed else POSITIVE
     return math.expm1(math.log(high / low) / (_levels(bits, signed) - 1) / 2)
 
 
 def _levels(bits: int, signed: bool) -> int:
-    """Codes that stand for a number that is neither 0 nor infinite."""
+    """Return the number of codes for finite numbers other than 0."""
     return 2 ** (bits - int(signed)) - 2
 
 
@@ -77,7 +77,7 @@ def smallest(indices: np.ndarray) -> np.ndarray:
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    """Header and arrays as compressed base64 text.
+    """Pack a header and arrays into compressed base64 text.
 
     Args:
         header: JSON-clean.
@@ -100,7 +100,7 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def unpack(text: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of `pack`."""
+    """Return the header and the arrays that `pack` took."""
     whole = zlib.decompress(base64.b64decode(text))
     start = 4 + int.from_bytes(whole[:4], "little")
     header = json.loads(whole[4:start])

@@ -1,4 +1,4 @@
-"""The curves of runs: which metrics a chart shows, read from metrics.jsonl. A chart without data is absent."""
+"""The charts of runs, with their metrics from metrics.jsonl. A chart without data is absent."""
 
 import math
 import re
@@ -21,9 +21,9 @@ class ChartSpec:
     """Regular expression of the whole metric's name, and the label, in which {0} is its first group."""
     unit: str = ""
     log: bool = False
-    """Whether the chart opens with a logarithmic axis."""
+    """True if the chart opens with a logarithmic axis."""
     share: bool = False
-    """Whether the values are shares, drawn from 0 to 1."""
+    """True if the values are shares, drawn from 0 to 1."""
     about: str = ""
 
 
@@ -188,7 +188,7 @@ CHARTS = (
 
 
 def charts(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """All charts that have data.
+    """Return all charts that have data.
 
     Returns:
         JSON-clean: `name`, `group`, `title`, `about`, `unit`, `log`, `share`, `x` (its axis), `series`, each with
@@ -197,7 +197,7 @@ def charts(sources: Sequence[Source]) -> list[dict[str, Any]]:
     found = []
     for spec in CHARTS:
         series = [entry for run, source in enumerate(sources) for entry in _series(spec, run, source.metrics)]
-        # a count that stayed 0 in every step is not worth a picture
+        # a count that stays 0 in every step is not worth a chart
         if series and not (spec.name == "failures" and not any(any(entry["y"]) for entry in series)):
             found.append(_chart(spec, series))
     return [*_by_horizon(sources), *found]
@@ -256,7 +256,7 @@ def _is_validation(name: str) -> bool:
 
 
 def _by_horizon(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Success over the horizon at the first and the last validation."""
+    """Return success over the horizon at the first and the last validation."""
     series: list[dict[str, Any]] = []
     for run, source in enumerate(sources):
         validations = [row for row in source.metrics if any(map(_is_validation, row))]

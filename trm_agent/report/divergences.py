@@ -1,4 +1,4 @@
-"""The token divergences of a row, as its run's trust region measured them."""
+"""Token divergences of a row, as its run's trust region measured them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Measured:
     """Divergences of the model's tokens of a row, in order: shape (model tokens,), float64."""
 
     kind: str
-    """`measured`: of whole or top-K distributions; a name of a sampled estimator; `surprise`: -log p, no trainer."""
+    """Source: `measured` (whole or top-K distributions), a sampled estimator, or `surprise` (-log p, no trainer)."""
     value: np.ndarray
     """Values that colour the tokens, nats: the divergence's upper bound, or the surprise."""
     lower: np.ndarray | None
@@ -63,7 +63,7 @@ def threshold(settings: Mapping[str, Any]) -> float | None:
 
 
 def compares_tokens(settings: Mapping[str, Any]) -> bool:
-    """Whether the run's own criterion compares single tokens with that threshold."""
+    """Return True if the run's own criterion compares single tokens with that threshold."""
     row = CRITERIA.get(str(settings.get("criterion")))
     return row is not None and any(item.name == "max_token_kl" for item in row.thresholds)
 
@@ -72,5 +72,5 @@ def _outside(value: np.ndarray | None, settings: Mapping[str, Any]) -> np.ndarra
     limit = threshold(settings)
     if value is None or limit is None:
         return None
-    # what is not finite is outside, as in the mask; float32, because the mask compares such numbers
+    # non-finite numbers are outside, as in the mask; float32, because the mask compares such numbers
     return ~(value.astype(np.float32) <= np.float32(limit))

@@ -1,4 +1,4 @@
-"""Episodes of rollout files for the page's viewer: a list of all with the filters' fields, and each episode packed.
+"""Pack the episodes of rollout files for the page's viewer, with a list of all that has the filters' fields.
 
 The packed text of an episode goes straight to a file, so that memory does not grow with their number.
 """
@@ -19,7 +19,7 @@ from trm_agent.report.rows import Row, count_rows, read_rows
 from trm_agent.report.sources import Source
 from trm_agent.report.vocabulary import Vocabulary
 
-# more tokens of the models than this, and a number gets 8 bits instead of 16
+# beyond this number of the models' tokens, a number gets 8 bits instead of 16
 MANY_TOKENS = 3_000_000
 NUM_EXACT = 16
 # stands in the list for a divergence that is infinite
@@ -35,16 +35,16 @@ class Packed:
     """The page's data besides the packed episodes."""
 
     index: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in INDEX_FIELDS})
-    """Column -> one value an episode."""
+    """Column -> one value per episode."""
     vocabularies: list[Vocabulary] = field(default_factory=list)
-    """One a source."""
+    """One vocabulary per source."""
     settings: list[dict[str, Any]] = field(default_factory=list)
-    """One a source: `kind`, `threshold`, `compares_tokens`, of its last file."""
+    """One mapping per source: `kind`, `threshold`, `compares_tokens`, of its last file."""
     available: int = 0
     """Episodes in the files."""
     bits: int = 16
     notes: list[str] = field(default_factory=list)
-    """Files and rows that were left out, and why."""
+    """Files and rows that were left out, with the reasons."""
 
 
 def pack_episodes(sources: Sequence[Source], limit: int, write: Callable[[int, str], None]) -> Packed:
@@ -52,8 +52,8 @@ def pack_episodes(sources: Sequence[Source], limit: int, write: Callable[[int, s
 
     Args:
         sources: with the files of their episodes.
-        limit: largest number of episodes; of more, evenly spaced ones are taken.
-        write: gets each episode's number in the list and its text.
+        limit: the largest number of episodes; evenly spaced ones are taken of more.
+        write: takes each episode's number in the list and its text.
 
     Returns:
         The list of the episodes, in the order of `write`.
@@ -81,7 +81,7 @@ def pack_episodes(sources: Sequence[Source], limit: int, write: Callable[[int, s
 
 
 def precision(packed: Packed) -> dict[str, float]:
-    """Largest relative errors of the values shown, apart from the tokens, which are stored exactly."""
+    """Return the largest relative errors of the displayed values; tokens are stored exactly."""
     return {"log_prob": max_error(packed.bits), "log_ratio": max_error(packed.bits, signed=True)}
 
 
@@ -106,15 +106,15 @@ def _pack_file(
 
 
 def pack_episode(row: Row, measured: Measured, vocabulary: Vocabulary, bits: int) -> str:
-    """One episode as text.
+    """Pack one episode as text.
 
     Its sections: `ids` (prompt and response, indices into the vocabulary), and for the model's tokens `p` (minus the
     sampling policy's log-prob), `ratio` (log importance ratio), `upper` and where it differs `lower` (measured
     divergences), all quantised; `exact_*` for the tokens at `exact_at` (every violating one and the largest few):
-    float32 of rollout log-prob, log-prob, divergence and its lower bound; `violations`: which tokens violate.
+    float32 of rollout log-prob, log-prob, divergence and its lower bound; `violations`: the tokens that violate.
 
     Raises:
-        ValueError: a token id or a turn's span cannot be.
+        ValueError: a token id or a turn's span is impossible.
     """
     ids = np.concatenate([row.prompt_ids, row.response_ids]).astype(np.int64)
     arrays = {"ids": smallest(vocabulary.indices(ids))}
@@ -246,7 +246,7 @@ def _evenly(available: int, limit: int) -> np.ndarray:
 
 
 def _estimate_tokens(files: Sequence[tuple[int, Path, int]], wanted: int) -> float:
-    """Tokens of `wanted` episodes, from the first row of at most eight files."""
+    """Estimate the tokens of `wanted` episodes from the first row of at most eight files."""
     lengths = []
     for _, file, count in files[:: max(1, len(files) // 8)]:
         try:

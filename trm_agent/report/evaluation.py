@@ -7,12 +7,12 @@ from trm_agent.evaluate.statistics.screen import MARKS, with_lost
 from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
 
-# while an evaluation goes on its figures are made again for every page
+# the figures of an unfinished evaluation are computed anew for every page
 RESAMPLES_IN_PROGRESS = 1000
 
 
 def figures(source: Source) -> dict[str, Any]:
-    """summary.json of a finished evaluation, else the figures of the results so far; empty for a run."""
+    """Return summary.json of a finished evaluation, else the figures of the results so far; empty for a run."""
     if source.kind != "evaluation":
         return {}
     from trm_agent.evaluate.repeats import with_problems
@@ -37,7 +37,7 @@ def figures(source: Source) -> dict[str, Any]:
 
 
 def evaluation_charts(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Success over the horizon, and pass@k and pass^k over k: a line for each checkpoint and environment.
+    """Chart success over the horizon, and pass@k and pass^k over k, with a line per checkpoint and environment.
 
     Args:
         found: the `figures` of the folders.
@@ -197,7 +197,7 @@ def _estimate(estimate: Any) -> str:
 
 
 def _mark(estimate: Mapping[str, Any]) -> str:
-    """Return the mark that `trm eval` puts beside an interval that does not hold as the others do."""
+    """Return the mark that `trm eval` puts beside an interval with less coverage than the others."""
     return MARKS.get(str(estimate.get("note")), "")
 
 

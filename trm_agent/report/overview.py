@@ -6,13 +6,13 @@ from typing import Any
 from trm_agent.report.sources import Source
 from trm_agent.runs.stored_config import flatten
 
-# where a run lies says nothing about what it did
+# the place of a run does not change its results
 PLACES = ("run.dir", "run.root", "trainer.default_local_dir")
 ABSENT = "(absent)"
 
 
 def cards(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """One JSON-clean entry a folder: `label`, `kind`, `state`, `facts` (name and text), `config`, `notes`."""
+    """Return one JSON-clean entry per folder: `label`, `kind`, `state`, `facts` (name and text), `config`, `notes`."""
     return [
         {
             "label": source.label,
@@ -30,7 +30,7 @@ def differences(sources: Sequence[Source]) -> list[dict[str, Any]]:
     """Return the fields in which configurations differ, among runs and among evaluations.
 
     Returns:
-        One entry a kind that has at least two folders: `kind`, `runs` (indices), `rows` (field, then one text a run).
+        One entry per kind with at least two folders: `kind`, `runs` (indices), `rows` (field, then one text per run).
     """
     found = []
     for kind in ("run", "evaluation"):

@@ -1,4 +1,4 @@
-"""Rows of rollout files, one at a time: a folder of them does not fit into memory."""
+"""Rows of rollout files, read one at a time, since a folder of them does not fit into memory."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -24,7 +24,7 @@ class Row:
 
     file: Path
     number: int
-    """Of the row in its file."""
+    """Number of the row in its file."""
     settings: Mapping[str, Any]
     """The TrmConfig's fields."""
     step: int
@@ -65,7 +65,7 @@ def read_rows(file: Path, keep: Collection[int] | None = None) -> Iterator[Row]:
 
     Args:
         file: parquet in the schema of `trm_agent.trust_region.dump`, or of an older release of it.
-        keep: numbers of the rows that are wanted; None for all.
+        keep: the numbers of the rows to return; None for all.
 
     Raises:
         ValueError: the file is not a file of rollouts, or cut off, or a row's lists do not fit together.

@@ -21,16 +21,16 @@ class Source:
 
     path: Path
     label: str
-    """Short and unlike the other folders' of the report."""
+    """Short name, unique in the report."""
     kind: Literal["run", "evaluation"]
     config: dict[str, Any] = field(default_factory=dict)
     git: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] | None = None
-    """None while it is not finished."""
+    """Contents of summary.json; None before the folder is finished."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Of a run: the rows of metrics.jsonl."""
+    """Rows of a run's metrics.jsonl."""
     results: list[dict[str, Any]] = field(default_factory=list)
-    """Of an evaluation: one row per episode, the last of each."""
+    """Results of an evaluation: the last row of each episode."""
     episode_files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Notes on files that could not be read."""
@@ -41,7 +41,7 @@ class Source:
         return self.summary is not None
 
     def tokenizer_folders(self) -> list[Path]:
-        """Return the folders that may hold its tokenizer, best first."""
+        """Return the folders that may hold the source's tokenizer, best first."""
         folders = _saved_by_checkpoints(self.path)
         model = _at(self.config, "actor_rollout_ref.model")
         named = [model.get("tokenizer_path"), model.get("path")] if isinstance(model, dict) else []
@@ -54,12 +54,12 @@ class Source:
         return folders + [Path(str(name)).expanduser() for name in named if name]
 
     def tokenizer_folder(self) -> Path | None:
-        """Return the folder with its tokenizer; None where none is found."""
+        """Return the folder with the source's tokenizer; None if there is none."""
         return find_tokenizer(self.tokenizer_folders())
 
 
 def open_sources(paths: Sequence[Path]) -> list[Source]:
-    """Read the folders, whatever of them exists.
+    """Read the folders, as far as their files exist.
 
     Args:
         paths: folders of runs or of evaluations, at least one.
@@ -97,13 +97,13 @@ def _open(path: Path, given: Path, label: str) -> Source:
 
 
 def _saved_by_checkpoints(run: Path) -> list[Path]:
-    """Tokenizers that a run's checkpoints hold, newest first."""
+    """Return the tokenizers in a run's checkpoints, newest first."""
     found = (run / CHECKPOINTS).glob("*/actor/huggingface")
     return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Names, with as many parents as tell them apart."""
+    """Return the folders' names, with enough parents to tell them apart."""
     for depth in range(1, 12):
         labels = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(labels)) == len(labels):

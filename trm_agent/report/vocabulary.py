@@ -13,7 +13,7 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.mo
 
 
 class Vocabulary:
-    """Numbers the tokens in the order of their first use, so that frequent ones get small numbers."""
+    """Numbers for tokens in the order of their first use, so that frequent ones get small numbers."""
 
     def __init__(self) -> None:
         self._index = np.full(1024, -1, dtype=np.int64)
@@ -55,7 +55,7 @@ class Vocabulary:
 
 
 def token_texts(tokenizer: Any | None, ids: Sequence[int]) -> tuple[list[str] | None, list[int]]:
-    """Text of each id by itself, and which positions are special tokens; None without a tokenizer."""
+    """Return the text of each id by itself, and the positions of special tokens; None without a tokenizer."""
     if tokenizer is None:
         return None, []
     size = len(tokenizer)
@@ -90,5 +90,5 @@ def load_tokenizer(path: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises whatever its parsers raise
+    except Exception as error:  # the library passes on any error of its parsers
         raise ValueError(f"{path}: no tokenizer can be loaded from it ({str(error)[:200]})") from error

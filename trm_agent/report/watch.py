@@ -1,4 +1,4 @@
-"""Rewriting the page while a run goes on."""
+"""Rewrite the page while a run goes on."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ State = tuple[tuple[str, int, int], ...]
 
 
 def state_of(paths: Sequence[Path]) -> State:
-    """Return names, sizes and times of the page's source files."""
+    """Return the names, sizes and times of the page's source files."""
     files = []
     for path in paths:
         files += [path / name for name in (CONFIG_FILE, METRICS_FILE, RESULTS_FILE, SUMMARY_FILE)]
@@ -21,7 +21,7 @@ def state_of(paths: Sequence[Path]) -> State:
     for file in files:
         try:
             stat = file.stat()
-        except FileNotFoundError:  # never written, or the oldest rollouts made room
+        except FileNotFoundError:  # never written, or dropped among the oldest rollouts
             continue
         state.append((str(file), stat.st_size, stat.st_mtime_ns))
     return tuple(state)
@@ -49,7 +49,7 @@ def watch(
         if now != seen:
             report = build()
             tell(report)
-            # what changed while the page was made is seen at the next look
+            # a change while the page was made is seen at the next look
             seen = now
             if report.finished:
                 return
