@@ -1,7 +1,7 @@
-"""Takes the place of Ray's `setup_worker.py`: asks the fork server for the worker that Ray wants.
+"""Stand in for Ray's `setup_worker.py`: ask the fork server for the requested worker.
 
 Ray runs it as `python client.py [--serialized-runtime-env-context JSON] [--language PYTHON] default_worker.py ...`.
-It is run by path, so it must not import more than the standard library before it knows that it can ask the server.
+It is run by path, so it must not import more than the standard library before it has reached the server.
 """
 
 import json
@@ -34,7 +34,7 @@ def parse(argv: list[str]) -> tuple[dict[str, str], str, list[str]]:
 
 def ask(address: str, argv: list[str], env: dict[str, str]) -> bool:
     """Ask the server at `address` for a worker; False if it cannot be reached."""
-    import wire  # beside this file, which is run by path
+    import wire  # a neighbour of this file, which is run by path
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_SECONDS)
@@ -48,7 +48,7 @@ def ask(address: str, argv: list[str], env: dict[str, str]) -> bool:
 
 
 def main() -> None:
-    """Ask for a fork; without a server, do as Ray does."""
+    """Ask for a fork; without a server, start the worker as Ray does."""
     address = os.environ.get(SOCKET_VARIABLE, "")
     env_vars, language, worker = parse(sys.argv[1:])
     if address and language == "PYTHON":

@@ -1,4 +1,4 @@
-"""The driver's side: starts the server and makes Ray use the client."""
+"""The driver's side: start the server and make Ray use the client."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ from trm_agent.fork_server.client import SOCKET_VARIABLE
 
 RAY_VERSION = "2.60.0"
 _HERE = Path(__file__).resolve().parent
-# kept open for as long as the driver lives: its end ends the server
+# open as long as the driver lives; closing it ends the server
 _SERVERS: list[subprocess.Popen] = []
 
 
 def start(log: Path) -> None:
-    """Start the server in the background and point Ray's workers at it through the environment.
+    """Start the server in the background, and tell Ray's workers its address through the environment.
 
     Args:
         log: the file for the output of the server and the imports.
@@ -37,7 +37,7 @@ def use_for_ray() -> None:
     Ray has no setting for its worker set-up script; its path is joined from this constant, and an absolute path wins.
 
     Raises:
-        RuntimeError: another version of Ray than the one that this was written for.
+        RuntimeError: Ray has another version than the one that this was written for.
     """
     import ray
     from ray._private import ray_constants

@@ -1,7 +1,7 @@
 """The process that imports once and forks: `python -m trm_agent.fork_server.server SOCKET`.
 
-It must stay without threads, which a fork does not copy, and without Ray. It ends when its standard input closes, which
-is when the driver is gone, however that happened.
+It must stay without threads, which a fork does not copy, and without Ray. It ends when its standard input closes,
+that is, when the driver is gone for any reason.
 """
 
 import gc
@@ -18,8 +18,8 @@ import traceback
 
 import wire
 
-# What the processes of a run import and what does not import Ray: Ray's core reads the job from the environment when it
-# is loaded, so it must be loaded after the fork, and verl with it.
+# Packages of a run's processes that do not import Ray: Ray's core reads the job from the environment when it is loaded,
+# so it must be loaded after the fork, and verl with it.
 PRELOAD = (
     "torch.distributed.fsdp",
     "torch.distributed.checkpoint",
@@ -54,7 +54,7 @@ def preload(names: tuple[str, ...]) -> list[str]:
 
 
 def become_worker(request: dict, descriptors: list[int]) -> None:
-    """Turn this freshly forked process into the worker that was asked for. Does not return."""
+    """Turn this freshly forked process into the requested worker. Does not return."""
     status = 1
     try:
         for standard, descriptor in enumerate(descriptors):
@@ -84,7 +84,7 @@ def become_worker(request: dict, descriptors: list[int]) -> None:
 
 
 def _reseed() -> None:
-    """Siblings must not share the state of the global random generators."""
+    """Seed the global random generators, whose state siblings must not share."""
     import random
 
     import numpy
@@ -134,13 +134,13 @@ def main() -> None:
         os.unlink(address)
         return
     gc.collect()
-    gc.freeze()  # shared pages stay shared
+    gc.freeze()  # keep shared pages shared
     print(f"fork server: imports took {time.monotonic() - started:.1f} s", flush=True)
     try:
         serve(listener)
     finally:
         os.unlink(address)
-        os._exit(0)  # nothing to save, and the imported libraries take seconds to take down
+        os._exit(0)  # nothing to save, and the libraries take seconds to shut down
 
 
 if __name__ == "__main__":

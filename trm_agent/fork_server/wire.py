@@ -19,7 +19,7 @@ def receive(connection: socket.socket) -> tuple[dict, list[int]]:
     """Receive a request and its file descriptors.
 
     Raises:
-        ConnectionError: the peer went away, or what it sent is not a request.
+        ConnectionError: the peer went away, or did not send a request.
     """
     header, descriptors, _, _ = socket.recv_fds(connection, _HEADER, 3)
     size = int.from_bytes(header, "big")
