@@ -1,6 +1,6 @@
 """The command `trm`. A new subcommand is a module in a room `commands` and its row in `COMMANDS`.
 
-Only the module of the subcommand that is asked for is imported: `trm --help` needs none.
+Only the module of the requested subcommand is imported; `trm --help` needs none.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from trm_agent.runs.search_path import look_here_last
 
 
 class Command(NamedTuple):
-    """Where a subcommand is, and its line in `trm --help`."""
+    """The place of a subcommand, and its line in `trm --help`."""
 
     module: str
     summary: str
@@ -77,7 +77,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{extras.DISTRIBUTION} {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    # the options before a subcommand take no value, so it is the first word that is not one
+    # options before a subcommand take no value, so the first word that is not an option is the subcommand
     asked = next((word for word in argv if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
         if name == asked:

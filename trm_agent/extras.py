@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 DISTRIBUTION = "trm-agent"
-# import name -> distribution, where the two differ
+# import name -> distribution, for those that differ
 DISTRIBUTIONS = {"hydra": "hydra-core", "yaml": "PyYAML", "transfer_queue": "TransferQueue"}
 ENGINE = "vllm"
 
@@ -50,7 +50,7 @@ _EVALUATION = (
     "verl",
     "yaml",
 )
-# A command that is absent runs on the core dependencies alone.
+# A command that is absent here runs on the core dependencies alone.
 NEEDS = {
     "analyze": Needs("trm analyze", "analyze", ("pyarrow", "torch")),
     "bounds": Needs("trm bounds", "analyze", ("torch",)),
@@ -106,7 +106,7 @@ def _missing(packages: Sequence[str]) -> list[str]:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a package can be imported, found without importing it."""
+    """Return True if a package can be imported, without importing it."""
     spec = importlib.util.find_spec(package)
-    # a mere folder of that name in the current one has no origin
+    # a plain folder of that name in the current one has no origin
     return spec is not None and spec.origin is not None

@@ -21,9 +21,9 @@ class Task:
 
     env_id: str
     seed: int
-    """For `env.reset`, 32 bits."""
+    """Seed for `env.reset`, 32 bits."""
     options: dict[str, Any]
-    """For `env.reset`: `horizon` and `split`."""
+    """Options for `env.reset`: `horizon` and `split`."""
 
 
 def task_seed(base_seed: int, stream: str, index: int) -> int:
@@ -32,7 +32,7 @@ def task_seed(base_seed: int, stream: str, index: int) -> int:
 
 
 def task_at(env: Mapping[str, Any], stream: str, index: int) -> Task:
-    """Task `index` of a stream.
+    """Return task `index` of a stream.
 
     Task `i` takes horizon `i mod len(horizons)`, so any run of tasks of a multiple of that length has the same mixture.
 
@@ -53,7 +53,7 @@ def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymn
     Args:
         env_id: a Gymnasium id.
         module: the user's module that registers it, imported first; None for an environment of the suite.
-        kwargs: for `gymnasium.make`; `protocol=auto` is the environments' default where no model was asked before.
+        kwargs: for `gymnasium.make`; `protocol=auto` is the environment's default if no model has decided it before.
     """
     if module:
         importlib.import_module(module)

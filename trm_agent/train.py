@@ -1,6 +1,6 @@
 """Train an agent: `python -m trm_agent.train [--help] [--cfg] [--task math|code] [hydra overrides]`.
 
-Composes conf/, refuses what cannot work, finds the run folder, and hands over to verl's `run_ppo`.
+Composes conf/, refuses settings that cannot work, finds the run folder, and hands over to verl's `run_ppo`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BAD_INPUT = 2
 
 
 class BadInput(Exception):
-    """A refusal before Ray starts, as against a ValueError somewhere in the run."""
+    """A refusal before Ray starts, unlike a ValueError somewhere in the run."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def _print(config: DictConfig) -> int:
 
 
 def _refuse_or_pin(config: DictConfig) -> str:
-    """Refuse what cannot work, and pin what the run must find again when it resumes.
+    """Refuse settings that cannot work, and pin those that the run must find again when it resumes.
 
     Returns:
         A line about the file of problems; "" if there is none.
@@ -174,7 +174,7 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
 
 
 def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
-    """Fill in what depends on the machine, the run's folder and the model's, and make the folder ready."""
+    """Fill in the settings that depend on the machine, the run's folder and the model's, and prepare the folder."""
     from omegaconf import open_dict
 
     with open_dict(config):

@@ -1,4 +1,4 @@
-"""`trm analyze`: what other thresholds would have done to a dump of rollouts."""
+"""`trm analyze`: the effect of other thresholds on a dump of rollouts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Analyse a dump and print the result.
 
     Args:
-        arguments: those of the parser.
+        arguments: the parsed arguments.
 
     Returns:
         0.
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _assignments(texts: list[str]) -> dict[str, Any]:
-    """FIELD=VALUE texts with the values that JSON reads, else as text."""
+    """Read FIELD=VALUE texts; a value is JSON, else text."""
     values: dict[str, Any] = {}
     for text in texts:
         name, found, value = text.partition("=")
@@ -157,7 +157,7 @@ def _number(value: float | None) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no infinity: such numbers become null."""
+    """Replace infinities, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`trm bounds`: how far the surrogate can be from the truth, at a horizon and its divergences."""
+"""`trm bounds`: the largest distance of the surrogate from the truth, for a horizon and its divergences."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     assumed = {name: value for name, value in derived.items() if given[name] is None}
     if arguments.json:
         uniform = {"mean_tv": assumed["eps"] if arguments.eps is None else arguments.eps}
-        # JSON knows no infinity
+        # JSON lacks infinity
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         print(json.dumps({**finite, "assumed": {**assumed, **uniform}}, indent=2, allow_nan=False))
     else:
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _table(inputs: dict[str, float], values: dict[str, float], assumed: dict[str, float], summed: float) -> str:
-    """Lay the numbers out for a reader; `inputs` holds what is assumed, too, `summed` the sum behind PM-KL."""
+    """Format the numbers for a reader; `inputs` includes the assumptions, and `summed` is the sum behind PM-KL."""
     tightest = min((name for name in LABELS if name != "unified"), key=values.__getitem__)
     rows = [f"  {label:<22} {values[name]:>12.5g}" for name, label in LABELS.items()]
     rows[-1] += f"   the least of these: {LABELS[tightest]}"

@@ -1,4 +1,4 @@
-"""`trm doctor`: say what this machine can do, and what to do about the rest."""
+"""`trm doctor`: report the abilities of this machine, with a remedy for each one that is missing."""
 
 from __future__ import annotations
 

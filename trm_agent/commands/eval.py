@@ -1,4 +1,4 @@
-"""`trm eval`: play held-out tasks with checkpoints, and say what can be trusted of the difference."""
+"""`trm eval`: play held-out tasks with checkpoints, and compare them with honest intervals."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate.
 
     Args:
-        arguments: those of the parser.
+        arguments: the parsed arguments.
 
     Returns:
-        0, also if episodes failed for reasons of the infrastructure, which is said; 1 if an engine played nothing any
-        more; 130 if it was interrupted.
+        0, also if episodes failed for reasons of the infrastructure, which are shown; 1 if an engine could play no more
+        episodes; 130 if it was interrupted.
 
     Raises:
-        ValueError: what is asked for does not exist or cannot work.
+        ValueError: the request names something that does not exist or cannot work.
     """
     from trm_agent.evaluate.checks import checked
     from trm_agent.evaluate.prepare import prepared
@@ -115,7 +115,7 @@ def _evaluate(store: Store, arguments: argparse.Namespace) -> int:
         store.forget_summary()
         try:
             is_whole = asyncio.run(_play(store, arguments))
-        except RuntimeError as error:  # an engine that does not start, or plays nothing any more
+        except RuntimeError as error:  # an engine that does not start, or plays no more episodes
             _say(f"error: {error}\n{_how_to_go_on(store)}; see {store.path / LOG_FILE}")
             return FAILED
         if not is_whole:
@@ -126,7 +126,7 @@ def _evaluate(store: Store, arguments: argparse.Namespace) -> int:
 
 
 async def _play(store: Store, arguments: argparse.Namespace) -> bool:
-    """Play what is missing; returns False if a signal ended it."""
+    """Play the missing episodes; return False if a signal ended it."""
     from trm_agent.evaluate.engines.opening import open_engine
     from trm_agent.evaluate.runner import play_missing
 
@@ -136,7 +136,7 @@ async def _play(store: Store, arguments: argparse.Namespace) -> bool:
         max_model_len=max(environment.max_model_len for environment in store.plan.environments),
         max_num_seqs=arguments.concurrency,
         log_file=store.path / LOG_FILE,
-        # later than the episode's own clock, which gives a late turn a second try
+        # beyond the episode's own clock, which gives a late turn a second try
         request_timeout_s=2 * max(environment.longest_turn_s for environment in store.plan.environments),
         tensor_parallel_size=arguments.tensor_parallel,
     )
@@ -224,5 +224,5 @@ def _num_missing(store: Store) -> int:
 
 
 def _say(line: str) -> None:
-    # results alone go to the standard output
+    # only results go to the standard output
     print(line, file=sys.stderr, flush=True)

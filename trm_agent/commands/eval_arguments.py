@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_counts(arguments: argparse.Namespace) -> None:
-    """Check the numbers that need no plan.
+    """Check the counts, which need no plan.
 
     Raises:
         ValueError: one is too small.

@@ -1,4 +1,4 @@
-"""`trm report`: runs and evaluations as one HTML page."""
+"""`trm report`: show runs and evaluations on one HTML page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the page.
 
     Args:
-        arguments: those of the parser.
+        arguments: the parsed arguments.
 
     Returns:
         0.
