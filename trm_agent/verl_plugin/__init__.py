@@ -2,7 +2,7 @@
 
 On a machine with an accelerator it does nothing. With `VERL_PLATFORM=cpu` it registers the CPU platform and applies the
 guarded patches of `cpu/`. verl logs a plugin's `Exception` at debug level and goes on; a run without its platform would
-then fail much later and far from the cause, so a failure here leaves as `SystemExit`, which verl lets through.
+then fail much later and far from the cause, so a failure here is raised as `SystemExit`, which verl lets through.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The module for `actor_rollout_ref.model.external_lib`: verl imports it wherever it builds the model's config."""
+"""The module for `actor_rollout_ref.model.external_lib`, which verl imports wherever it builds the model's config."""
 
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 

@@ -1,1 +1,1 @@
-"""Runs in the ranks of the trainer: the policy loss and its inputs from the forward pass."""
+"""Code of the trainer's ranks: the policy loss and its inputs from the forward pass."""

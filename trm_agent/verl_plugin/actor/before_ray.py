@@ -1,4 +1,4 @@
-"""Our checks inside verl's: verl validates the actor's settings in the user's process, before it starts Ray.
+"""Our checks inside verl's own, which run in the user's process before Ray starts.
 
 verl's `validate_config` builds the actor's settings, which imports our policy loss by its `_target_`, and then calls
 `ActorConfig.validate` with a node of the whole configuration. It has no place of its own for a policy loss's check.
@@ -17,13 +17,13 @@ _MARK = "_trm_agent_checks"
 
 
 def install() -> None:
-    """Let verl's validation of the actor check what the trust region depends on. Idempotent."""
+    """Add the trust region's checks to verl's validation of the actor. Idempotent."""
     if not getattr(ActorConfig.validate, _MARK, False):
         ActorConfig.validate = with_checks(ActorConfig.validate)  # type: ignore[method-assign]
 
 
 def with_checks(validate: Callable[..., None]) -> Callable[..., None]:
-    """Return verl's validation, followed by ours where the loss is `trm`."""
+    """Return verl's validation, followed by ours if the loss is `trm`."""
 
     @functools.wraps(validate)
     def checked(self: Any, n_gpus: int, train_batch_size: int, model_config: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""verl's loading of a rank's checkpoint, as data: its own calls of `torch.load` would run what a file holds."""
+"""Load a rank's checkpoint as data: verl's own calls of `torch.load` would run a program that the file holds."""
 
 import functools
 from collections.abc import Callable

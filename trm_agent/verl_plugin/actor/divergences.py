@@ -12,12 +12,12 @@ from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
 
-# logits that are gathered at a time; a second [tokens, vocab] tensor never exists
+# number of logits that are gathered at a time, so that a second [tokens, vocab] tensor never exists
 CHUNK_ELEMENTS = 2**22
 
 
 def has_distributions(micro_batch: TensorDict) -> bool:
-    """Whether the agent loop recorded more than the sampled tokens' log-probs."""
+    """Return True if the agent loop recorded more than the sampled tokens' log-probs."""
     return FULL_LOG_PROBS in micro_batch or TOP_IDS in micro_batch
 
 
@@ -50,8 +50,8 @@ def rollout_divergences(logits: Any, micro_batch: TensorDict) -> DivergenceBound
 def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:
     """Take the rows of the tokens that the model sampled.
 
-    verl fills up a batch that lacks episodes with sequences of one unsampled token, and leaves what the agent loop
-    added as long as in the sequence that they were copied from.
+    verl fills up a batch that lacks episodes with sequences of one unsampled token, and leaves the agent loop's fields
+    as long as in the sequence that they were copied from.
 
     Args:
         values: nested (jagged), a row for each response token.
@@ -77,7 +77,7 @@ def policy_log_probs(logits: Any, micro_batch: TensorDict) -> torch.Tensor:
 
 
 def _sampled_logits(logits: Any, micro_batch: TensorDict) -> tuple[torch.Tensor, Iterator[tuple[slice, torch.Tensor]]]:
-    """Packed positions that predicted the sampled tokens, and (part of them, its logits over the temperature)."""
+    """Return the packed positions that predicted the sampled tokens, and slices of them with their scaled logits."""
     offsets = micro_batch["input_ids"].offsets()
     rows, sequence = _predicting_rows(micro_batch, offsets)
     flat = logits.flatten(0, 1)
@@ -101,14 +101,14 @@ def _measure(logits: torch.Tensor, recorded: dict[str, torch.Tensor]) -> torch.T
 
 
 def _predicting_rows(micro_batch: TensorDict, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each sampled token: the packed position whose logits predicted it, and the number of its sequence."""
+    """Return for each sampled token the packed position that predicted it, and the number of its sequence."""
     sequence, within = _sampled_positions(micro_batch)
     first = offsets[1:] - micro_batch["responses"].offsets().diff() - 1
     return first[sequence] + within, sequence
 
 
 def _sampled_positions(micro_batch: TensorDict) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each sampled token: the number of its sequence, and its place in the response."""
+    """Return for each sampled token the number of its sequence, and its place in the response."""
     responses = micro_batch["responses"].offsets()
     lengths = responses.diff()
     sequence = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)

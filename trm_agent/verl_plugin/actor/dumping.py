@@ -1,4 +1,4 @@
-"""Rows of a dump from the micro-batches of an update."""
+"""Collect the rows of a dump from the micro-batches of an update."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,12 +14,12 @@ from trm_agent.verl_plugin.rollout.distributions import EPISODE_RECORD, FULL_LOG
 
 
 def is_due(update: Update) -> bool:
-    """Whether the update's sequences are dumped and there is room for more of them."""
+    """Return True if the update's sequences are dumped and there is room for more of them."""
     return update.dump is not None and len(update.rows) < update.dump.max_sequences
 
 
 def wants_distributions(update: Update) -> bool:
-    """Whether the dump takes both whole distributions of each token."""
+    """Return True if the dump holds both whole distributions of each token."""
     return update.dump is not None and update.dump.distributions
 
 
@@ -36,8 +36,8 @@ def collect_rows(
         update: with the statistics of this micro-batch as its last part.
         data: verl's micro-batch, nested.
         log_probs: policy in training, shape (batch, response_length), nats.
-        divergences: of the engine, same shape; None with sampled estimators.
-        full_log_probs: its whole distributions at the sampled tokens, shape (sampled tokens, vocab); None for none.
+        divergences: those of the engine, same shape; None with sampled estimators.
+        full_log_probs: the policy's whole distributions at the sampled tokens, shape (sampled tokens, vocab), or None.
     """
     assert update.dump is not None, "is_due was asked"
     accepted = update.parts[-1].sequences.accepted.tolist()

@@ -1,4 +1,4 @@
-"""verl's FSDP engine with our policy loss's inputs: divergences from the logits, metrics of a whole update."""
+"""An FSDP engine of verl that adds the inputs of our loss: divergences from the logits, metrics of a whole update."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from trm_agent.verl_plugin.actor.update import (
 
 
 class TrmFSDPEngine(FSDPEngineWithLMHead):
-    """Measures the rollout's distributions against the actor's logits inside the forward pass, where they exist."""
+    """An engine that compares the rollout's distributions with the actor's logits while the forward pass holds them."""
 
     def initialize(self) -> None:
         super().initialize()
@@ -52,7 +52,7 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
             output = super().train_batch(data, loss_function)
         write_rows(self._update, self.get_data_parallel_rank())
         metrics = self._update.metrics(self.get_data_parallel_group())
-        # verl expects a list over micro-batches of what it does not aggregate itself
+        # verl expects a list over micro-batches for values that it does not aggregate itself
         output["metrics"].update({key: [value] for key, value in metrics.items()})
         return output
 
@@ -93,7 +93,7 @@ def _rollout_log_probs(data: TensorDict) -> torch.Tensor | None:
 
 
 def register() -> None:
-    """Put the engine where verl looks for FSDP.
+    """Register the engine as verl's FSDP.
 
     verl has no engine for `cpu`; on CUDA it looks a vendor's engine up before its own, so nothing is replaced.
     """

@@ -1,4 +1,4 @@
-"""verl's policy loss `trm`: renames verl's tensors, calls the core, aggregates over the whole batch."""
+"""The policy loss `trm` for verl: rename verl's tensors, call the core, aggregate over the whole batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ before_ray.install()
 
 @dataclass
 class TrmPolicyLossConfig(PolicyLossConfig):
-    """verl's policy-loss settings with those of Trust Region Masking.
+    """The policy-loss settings of verl, with those of Trust Region Masking.
 
     verl instantiates it from `actor_rollout_ref.actor.policy_loss` if `_target_` there names this class.
     """
@@ -52,7 +52,7 @@ class TrmPolicyLossConfig(PolicyLossConfig):
                     f"actor_rollout_ref.actor.policy_loss.{name}: got {value!r}; allowed: a mapping of "
                     f"{kind.__name__}'s fields; write one"
                 )
-            # verl's configs refuse a second assignment of a field.
+            # verl's configs refuse a second assignment to a field.
             object.__setattr__(self, name, kind.from_mapping(value))
 
 
@@ -153,7 +153,7 @@ def _rollout_log_probs(micro_batch: MicroBatch, trm: TrmConfig, old_log_prob: to
 
 
 def _measured_divergences(trm: TrmConfig, micro_batch: MicroBatch, log_ratio: torch.Tensor) -> BatchDivergences | None:
-    """Those that the engine took from the logits; None where the sampled tokens are all there is."""
+    """Return the divergences that the engine took from the logits; None if only the sampled tokens are known."""
     if trm.estimator == "sampled":
         return None
     found = micro_batch.divergences
@@ -188,7 +188,7 @@ def _token_losses(
 
 
 def _whole_batch(batch_info: Mapping[str, Any], response_mask: torch.Tensor) -> dict[str, Any]:
-    """Complete verl's denominators where one micro-batch is the whole batch, and keep an empty batch from 0 / 0."""
+    """Complete verl's denominators if one micro-batch is the whole batch, and keep an empty batch from 0 / 0."""
     info = dict(batch_info)
     if info.get("dp_size", 1) == 1:
         if info.get("batch_num_tokens") is None:

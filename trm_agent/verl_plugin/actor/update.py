@@ -1,8 +1,8 @@
-"""The channel of engine, policy loss and driver past verl.
+"""A channel past verl, between engine, policy loss and driver.
 
-verl hands a policy loss four tensors and averages whatever it returns over micro-batches, which is wrong for quantiles,
-extremes and, across unequal micro-batches, for ratios. So the engine leaves what it knows of a micro-batch in a context
-that the loss reads, the loss leaves its statistics there, and the engine forms the metrics once an update, from all
+verl hands a policy loss four tensors and averages its metrics over micro-batches, which is wrong for quantiles,
+extremes and, across unequal micro-batches, for ratios. So the engine leaves its tensors of a micro-batch in a context
+that the loss reads, the loss leaves its statistics there, and the engine forms the metrics once per update, from all
 micro-batches of all ranks.
 """
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("trm_agent")
 EXTREMES = ("ratio_min", "ratio_max", "token_kl_k2_max", "token_kl_max")
 MEAN_PREFIX = "TRM/"
 PREFIX = "trm/"
-# what the updates of a step tell of their statistics, for the adaptive thresholds
+# the statistics of a step's updates, for the adaptive thresholds
 DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
 # keys of the batch, from the driver to the engine: the adaptive thresholds and the step's DumpConfig as JSON, the step
 ADAPTIVE_KEY, DUMP_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_step"
@@ -41,14 +41,14 @@ class MicroBatch:
     divergences: DivergenceBounds | None = None
     """Bounds from the actor's logits; None with sampled estimators."""
     rollout_log_probs: torch.Tensor | None = None
-    """Of the policy that sampled, nats."""
+    """Log-probs of the policy that sampled, nats."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Adaptive thresholds of this step: field of `TrmConfig` -> value; empty where none adapts."""
 
 
 @dataclass
 class Update:
-    """Collects the statistics of an update's micro-batches on this rank."""
+    """The statistics of an update's micro-batches on this rank."""
 
     parts: list[UpdateStatistics] = field(default_factory=list)
     micro_batch: MicroBatch = field(default_factory=MicroBatch)
@@ -57,9 +57,9 @@ class Update:
     number: int = 0
     """Number among the updates of its step."""
     dump: DumpConfig | None = None
-    """Settings of its dump; None for no dump."""
+    """Settings of the dump; None for no dump."""
     trm: TrmConfig | None = None
-    """Settings of the loss that was computed."""
+    """Settings of the computed loss."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the dump."""
 
@@ -70,8 +70,8 @@ class Update:
             group: the data-parallel group of torch.distributed; None for one rank.
 
         Returns:
-            Key for verl's driver (see `final_metrics`) -> number, or a `DecidedBy` if the thresholds adapt; empty if no
-            loss of ours was computed.
+            Key for verl's driver (see `final_metrics`) -> number, or a `DecidedBy` if the thresholds adapt; empty if
+            our loss was not computed.
         """
         parts = [_to_cpu(part) for part in self.parts]
         if group is not None and torch.distributed.get_world_size(group) > 1:
@@ -96,12 +96,12 @@ _UPDATE: ContextVar[Update | None] = ContextVar("trm_update", default=None)
 
 @contextmanager
 def collect_update(step: int = 0, number: int = 0, dump: DumpConfig | None = None) -> Iterator[Update]:
-    """Catch the statistics of every `trm` loss that is computed inside the block.
+    """Collect the statistics of every `trm` loss that is computed inside the block.
 
     Args:
         step: of the run.
-        number: of the updates of its step.
-        dump: settings of its dump; None for nothing.
+        number: number of the update in its step.
+        dump: settings of the dump; None for no dump.
 
     Yields:
         The update, filled as losses are computed.
@@ -115,13 +115,13 @@ def collect_update(step: int = 0, number: int = 0, dump: DumpConfig | None = Non
 
 
 def current_micro_batch() -> MicroBatch:
-    """Return the tensors that the engine left for the loss; empty outside of an update."""
+    """Return the tensors that the engine has left for the loss; empty outside an update."""
     update = _UPDATE.get()
     return MicroBatch() if update is None else update.micro_batch
 
 
 def set_micro_batch(micro_batch: MicroBatch) -> None:
-    """Leave the engine's tensors for the loss; without effect outside of an update (a forward pass alone)."""
+    """Leave the engine's tensors for the loss; without effect outside an update (a forward pass alone)."""
     update = _UPDATE.get()
     if update is not None:
         update.micro_batch = micro_batch
@@ -135,8 +135,8 @@ def report(part: UpdateStatistics, trm: TrmConfig) -> dict[str, float]:
         trm: the settings that they were made with.
 
     Returns:
-        What is left for verl to average: nothing inside `collect_update`; else the metrics of the micro-batch, so that
-        a foreign engine still logs something: an average over micro-batches.
+        The metrics for verl to average: none inside `collect_update`; otherwise those of the micro-batch, so that
+        another engine logs at least an average over micro-batches.
     """
     update = _UPDATE.get()
     if update is None:
@@ -153,7 +153,7 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
         metrics: the step's metrics after verl's reduction.
 
     Returns:
-        A new dict: `trm/...` as in docs/metrics.md, the rest as it was.
+        A new dict: `trm/...` as in docs/metrics.md, the rest unchanged.
     """
     final: dict[str, Any] = {}
     for key, value in metrics.items():
@@ -162,7 +162,7 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def other_terms(actor: Mapping[str, Any]) -> list[str]:
-    """Name the terms of verl's actor loss beside the policy loss: no mask looks at them.
+    """Name the terms of verl's actor loss beside the policy loss, which no mask touches.
 
     Args:
         actor: verl's `actor_rollout_ref.actor`.

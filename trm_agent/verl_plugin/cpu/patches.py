@@ -32,7 +32,7 @@ def require_version(patch: str, distribution: str, written_for: str) -> None:
 
 
 def is_patched(function: Callable[..., Any]) -> bool:
-    """Whether `function` is one of our replacements."""
+    """Return True if `function` is one of our replacements."""
     return getattr(function, _MARK, False)
 
 

@@ -1,4 +1,4 @@
-"""verl's platform interface for a machine without an accelerator (verl 0.9.1, `verl/plugin/platform`)."""
+"""A platform of verl for a machine without an accelerator (verl 0.9.1, `verl/plugin/platform`)."""
 
 import os
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class CPUDeviceModule(ModuleType):
         return getattr(torch.cpu, name)
 
     def __eq__(self, other: object) -> bool:
-        # verl asks `get_torch_device() is/== torch.cpu` to find out that there is no accelerator
+        # verl tests `get_torch_device() is/== torch.cpu` to detect a machine without an accelerator
         return other is self or other is torch.cpu
 
     def __hash__(self) -> int:
