@@ -1,1 +1,1 @@
-"""Runs in the driver: from the configuration to verl's trainer, with our runs' additions."""
+"""Code of the driver: from the configuration to verl's trainer, with our runs' additions."""

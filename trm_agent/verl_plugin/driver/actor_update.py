@@ -1,7 +1,7 @@
-"""The trainer's side of the loss `trm`, in any trainer of verl's V1: thresholds and dumps going in, names coming out.
+"""The trainer's side of the loss `trm`, in any trainer of verl's V1: thresholds and dumps go in, metrics come out.
 
-verl puts `actor/` before all that an update reports, and has no place for a function of ours: its method is wrapped, in
-the one process that holds the trainer.
+verl puts `actor/` before every metric of an update, and has no hook for us: its method is wrapped, in the one process
+that holds the trainer.
 """
 
 import functools
@@ -36,7 +36,7 @@ def install() -> None:
     """Wrap the actor's update of verl's trainer, where this process has imported it. Idempotent.
 
     Raises:
-        RuntimeError: a version of verl that this was not written for.
+        RuntimeError: verl has a version that this was not written for.
     """
     module = sys.modules.get(TRAINER)
     trainer = getattr(module, "PPOTrainer", None)
@@ -46,7 +46,7 @@ def install() -> None:
 
 
 def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
-    """Return verl's update of the actor with the driver's inputs to the loss `trm`; another loss goes through."""
+    """Return verl's update of the actor with the driver's inputs to the loss `trm`; other losses are unchanged."""
 
     @functools.wraps(update_actor)
     def updating(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
@@ -90,7 +90,7 @@ def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dic
 
 
 def _threshold_of(trainer: Any, loss: Any) -> AdaptiveThreshold:
-    """Return the trainer's adaptive threshold, which a run of ours finds again in its metrics."""
+    """Return the trainer's adaptive threshold, which a resumed run of ours restores from its metrics."""
     threshold: AdaptiveThreshold | None = getattr(trainer, _THRESHOLD, None)
     if threshold is None:
         run = trainer.config.get("run")

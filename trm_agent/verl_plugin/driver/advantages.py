@@ -1,7 +1,8 @@
-"""Group advantages that say nothing where there is nothing to compare.
+"""Group advantages that are 0 in a group with nothing to compare.
 
-verl's group estimators give the only episode of a group its raw reward as advantage (`grpo_passk` raises), and make up
-to 0.15 of the rounding of equal fractional rewards, because they divide a rounded difference by a rounded deviation.
+verl's group estimators give the only episode of a group its raw reward as advantage (`grpo_passk` raises), and turn the
+rounding of equal fractional rewards into advantages of up to 0.15, since they divide a rounded difference by a rounded
+deviation.
 Here a group with fewer than two episodes, and one whose rewards are equal, has advantage 0.
 """
 
@@ -42,7 +43,7 @@ def comparable_groups(uids: Sequence[str], episodes: Sequence[str], is_padding: 
 
 
 def equal_rewards(token_level_rewards: torch.Tensor) -> bool:
-    """Whether all episodes were paid alike: exactly, of sums in float64, so that no real difference is lost.
+    """Return True if all episodes have exactly the same reward, summed in float64 so that no real difference is lost.
 
     Args:
         token_level_rewards: shape (rows, response_length).
@@ -54,13 +55,13 @@ def equal_rewards(token_level_rewards: torch.Tensor) -> bool:
 def without_rounding(
     token_level_rewards: torch.Tensor, response_mask: torch.Tensor, rows: Sequence[int]
 ) -> torch.Tensor:
-    """Return the rewards with 1 in the place of each reward of some rows that is not 0.
+    """Return the rewards with 1 in place of each nonzero reward of the given rows.
 
-    The mean of ones is 1 without rounding, and what counts the rewards that are not 0 (`gpg`) counts the same.
+    The mean of ones is 1 without rounding, and an estimator that counts nonzero rewards (`gpg`) counts the same.
 
     Args:
         token_level_rewards, response_mask: shape (batch, response_length).
-        rows: of groups with equal rewards.
+        rows: the rows of groups with equal rewards.
     """
     exact = token_level_rewards.clone()
     for row in rows:
@@ -78,19 +79,19 @@ def group_advantages(
     adv_estimator: str,
     **options: Any,
 ) -> DataProto:
-    """Compute advantages of the groups that can be compared; all other rows have 0.
+    """Compute the advantages of comparable groups; all other rows have 0.
 
-    The estimator sees only rows of groups with two episodes or more, so that what it takes over the batch (the
-    whitening of `reinforce_plus_plus_baseline` and `gdpo`, the scale of `gpg`) is theirs too. Groups of equal rewards
-    are among them, with rewards that do not round, so that their rounding moves no other group either; they have 0 in
-    the end, whatever the estimator makes of them.
+    The estimator sees only rows of groups with two episodes or more, so that its statistics over the batch (the
+    whitening of `reinforce_plus_plus_baseline` and `gdpo`, the scale of `gpg`) are theirs alone. Groups of equal
+    rewards are among them, with rewards that do not round, so that their rounding moves no other group either; their
+    advantages are set to 0 in the end.
 
     Args:
         compute: verl's `compute_advantage_for_multi_trajectories`.
         data: verl's batch with `token_level_rewards` and `response_mask`, shape (batch, response_length), and `uid`.
         batch_keys: verl's keys of the rows, `{task}_{session}_{index}`.
         is_padding: see `comparable_groups`.
-        adv_estimator: verl's name; what is not in `GROUP_ESTIMATORS` is left to verl.
+        adv_estimator: verl's name; an estimator outside `GROUP_ESTIMATORS` is left to verl.
         options: verl's further arguments.
 
     Returns:
@@ -123,7 +124,7 @@ def group_advantages(
 def with_group_advantages(tags: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     """Let verl's trainer compute advantages by `group_advantages` inside the block.
 
-    verl's trainer has no place to put another function: for this block its module's name of it is ours.
+    verl's trainer has no hook for another function, so the name in its module refers to ours inside this block.
 
     Args:
         tags: verl's tags of the rows.
@@ -153,11 +154,11 @@ def groups_without_baseline(
     Args:
         keys: verl's keys of the rows.
         tags: their tags.
-        num_tasks: tasks that were drawn for the batch.
+        num_tasks: number of tasks drawn for the batch.
         adv_estimator: verl's name.
 
     Returns:
-        The metric; empty where the estimator needs no group.
+        The metric; empty if the estimator needs no groups.
     """
     if _name(adv_estimator) not in GROUP_ESTIMATORS:
         return {}
@@ -167,5 +168,5 @@ def groups_without_baseline(
 
 
 def _name(adv_estimator: str) -> str:
-    """Of verl's enumeration or of a plain name."""
+    """Return the name of a member of verl's enumeration, or a plain name."""
     return str(getattr(adv_estimator, "value", adv_estimator))

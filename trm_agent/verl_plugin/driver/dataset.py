@@ -1,4 +1,4 @@
-"""Tasks as a verl dataset: a row is an environment id, a seed and options; nothing is read from disk."""
+"""Tasks as a verl dataset: each row is an environment id, a seed and options; nothing is read from disk."""
 
 import json
 from dataclasses import asdict
@@ -13,10 +13,10 @@ from trm_agent.tasks import STREAMS, task_at
 class EnvDataset(Dataset):
     """The tasks of `config.env` (verl's `data.custom_cls`).
 
-    The order of the data is a function of the index alone: a resumed run sees what an unbroken one would.
+    The order of the data is a function of the index alone: a resumed run sees the same tasks as an unbroken one.
 
     Args:
-        data_files: `train` or `val`: which stream of `data.env` to read.
+        data_files: the stream of `data.env` to read, `train` or `val`.
         config: verl's `data` section with our `env` section under `data.env`.
     """
 
@@ -38,7 +38,7 @@ class EnvDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         task = task_at(self.env, self.stream, index)
         return {
-            # verl counts rows by `raw_prompt`; the real prompt is what the environment says at reset
+            # verl counts rows by `raw_prompt`; the real prompt comes from the environment at reset
             "raw_prompt": [{"role": "user", "content": f"{task.env_id} seed {task.seed}"}],
             "env_task": json.dumps({"stream": self.stream, **asdict(task)}),
             "index": index,

@@ -1,4 +1,4 @@
-"""`env/...` and `run/...` metrics from the summaries of episodes. Pure functions; docs/metrics.md defines each name."""
+"""Compute `env/...` and `run/...` metrics from the summaries of episodes; docs/metrics.md defines each name."""
 
 import zlib
 from collections import Counter, defaultdict
@@ -56,7 +56,7 @@ def training_metrics(
 
 
 def failure_metrics(failures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Count infrastructure failures: in all, by stop reason, and late turns by their token budget."""
+    """Count infrastructure failures overall and by stop reason, and late turns by their token budget."""
     metrics = {"env/infrastructure_failures": float(len(failures))}
     names = Counter(item["stop_reason"] for item in failures)
     late = [(item["stop_reason"], tokens) for item in failures if (tokens := item.get("late_turn_tokens")) is not None]
@@ -70,7 +70,7 @@ def power_of_two(number: int) -> int:
 
 
 def validation_metrics(sources: Sequence[str], success: Sequence[float | None]) -> dict[str, float]:
-    """`env/val_success/<source>` and the number of episodes behind each.
+    """Return `env/val_success/<source>` and the number of episodes behind each.
 
     Args:
         sources: the data source of each episode, `h<horizon>`.

@@ -1,4 +1,4 @@
-"""The share of infrastructure failures: it warns, and ends a run that plays too little."""
+"""Watch the share of infrastructure failures: warn, and end a run that plays too few episodes."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ MAX_ERROR_CHARACTERS = 500
 
 
 class TooManyFailures(RuntimeError):
-    """So many episodes could not be played, for so long, that the run ends."""
+    """The run ends because too many episodes could not be played for too long."""
 
 
 class InfrastructureShare:
-    """Follows the share of episodes that could not be played.
+    """The share of episodes that could not be played, followed over the steps.
 
     Args:
-        warn_share: above it a step warns.
-        max_share: above it, over `max_steps` steps in a row, the run is to end.
+        warn_share: the share above which a step warns.
+        max_share: the share above which, for `max_steps` steps in a row, the run ends.
         max_steps: see `max_share`.
     """
 
@@ -27,15 +27,15 @@ class InfrastructureShare:
         self._first = ""
 
     def observe(self, step: int, num_played: int, failures: Sequence[Mapping[str, Any]]) -> float:
-        """Take a step's counts.
+        """Add a step's counts.
 
         Args:
             step: its number.
-            num_played: episodes of it that were played.
-            failures: the tags of those that were not: `stop_reason` and `error`.
+            num_played: number of episodes that were played.
+            failures: the tags of the other episodes: `stop_reason` and `error`.
 
         Returns:
-            The share of infrastructure failures, 0 where there were no episodes at all.
+            The share of infrastructure failures; 0 in a step without episodes.
         """
         total = num_played + len(failures)
         share = len(failures) / total if total else 0.0
@@ -63,6 +63,6 @@ class InfrastructureShare:
 
 
 def _told(failures: Sequence[Mapping[str, Any]]) -> str:
-    """Return the first failure in one line, as much as a screen shows of an error."""
+    """Return the first failure in one line, cut to fit a screen."""
     first = failures[0]
     return " ".join(f"{first['stop_reason']}: {first.get('error')}".split())[:MAX_ERROR_CHARACTERS]

@@ -1,4 +1,4 @@
-"""From a checked configuration to verl's `run_ppo`."""
+"""Launch verl's `run_ppo` with a checked configuration."""
 
 from importlib import resources
 
@@ -13,7 +13,7 @@ AGENT_LOOPS = resources.files("trm_agent.verl_plugin.rollout") / "agent_loop.yam
 
 
 def check(config: DictConfig) -> None:
-    """Check what needs verl: its policy losses and its own rules.
+    """Check the rules that need verl: its policy losses and its own validation.
 
     Raises:
         ValueError: an unknown policy loss, or a configuration that verl refuses.
@@ -35,7 +35,7 @@ def check(config: DictConfig) -> None:
 
 
 def _let_vllm_record(config: DictConfig) -> None:
-    """Raise vLLM's limit of log-probs a token to what the estimator needs, unless the user has set it."""
+    """Raise vLLM's limit of log-probs per token to the estimator's needs, unless the user has set it."""
     loss = config.actor_rollout_ref.actor.policy_loss
     num = num_recorded(loss.trm.estimator, loss.trm.top_k) if loss.loss_mode == "trm" else 0
     if not num:

@@ -1,4 +1,4 @@
-"""verl's replay buffer with a short poll and an answer to batches in which every episode failed."""
+"""A replay buffer of verl that polls quickly, and copes with batches in which every episode failed."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ logger = logging.getLogger("trm_agent")
 
 
 class NothingPlayed(RuntimeError):
-    """Every episode of a validation failed, which verl has no answer to."""
+    """Every episode of a validation failed, a case that verl does not handle."""
 
 
 class EnvReplayBuffer(ReplayBuffer):
@@ -22,15 +22,15 @@ class EnvReplayBuffer(ReplayBuffer):
     row at most: an environment that never works must not look like a run that goes on. Validation has its tasks and no
     others: there it raises `NothingPlayed`.
 
-    verl keeps the order in which episodes ended, so that with several mini-batches a step the short and easy ones make
-    the first update and the long ones the last, which is also the one farthest off-policy. Here the tasks keep the
+    verl keeps the order in which episodes ended, so that with several mini-batches per step the short and easy ones
+    make the first update and the long ones the last, which is also the one farthest off-policy. Here the tasks keep the
     order in which they were drawn; only within a mini-batch, where order means nothing, episodes are sorted by length,
     so that a micro-batch has little padding.
 
     With one data-parallel rank the updates get these mini-batches. With more, verl's `_balance_batch` then deals the
     whole batch out so that the ranks have equal work, and each rank cuts its own share into mini-batches: episodes
     change their mini-batch, and those of one task may be in several. Within a rank it keeps this order. Advantages are
-    not concerned: groups are formed over the whole batch.
+    not affected: groups are formed over the whole batch.
 
     Args:
         poll_interval: seconds between two looks at the queue (`trainer.v1.sampler.sampler_kwargs`).
@@ -80,7 +80,7 @@ def update_order(
 
     Args:
         keys: verl's keys of the episodes, `{task}_{session}_{index}`.
-        tags: their tags, of which `seq_len` is read.
+        tags: their tags, with `seq_len`.
         drawn: the tasks' keys in the order in which they were drawn.
         episodes_per_update: episodes of a mini-batch.
     """

@@ -18,7 +18,7 @@ def mark(run_dir: str | Path, phase: str) -> None:
 
 @ray.remote
 class RunTaskRunner:
-    """Has the interface of `verl.trainer.main_ppo.TaskRunnerV1`, for `run_ppo(config, task_runner_class=...)`."""
+    """A task runner with the interface of verl's `TaskRunnerV1`, for `run_ppo(config, task_runner_class=...)`."""
 
     def run(self, config: Any) -> None:
         """Train until the last step.

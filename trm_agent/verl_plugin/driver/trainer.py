@@ -1,4 +1,4 @@
-"""Our runs' additions to a trainer of verl's V1: metrics of episodes, a log, a watchdog."""
+"""Additions to a trainer of verl's V1 for our runs: metrics of episodes, a log, a watchdog."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
 
 
 class MetricsFile:
-    """Appends one JSON object per step; a backend of verl's `Tracking`. NaN and inf become null."""
+    """A backend of verl's `Tracking` that appends one JSON object per step. NaN and inf become null."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
@@ -43,7 +43,7 @@ class MetricsFile:
 
 
 class RunMixin:
-    """Mixed into whichever trainer `trainer.v1.trainer_mode` names."""
+    """A mixin for the trainer that `trainer.v1.trainer_mode` names."""
 
     config: Any
     global_steps: int
@@ -71,7 +71,7 @@ class RunMixin:
             super().on_init_end()  # type: ignore[misc]
 
     def on_step_begin(self) -> None:
-        # not where they are counted: the metrics of the last step are written first
+        # not at the place of counting, so that the metrics of the last step are written first
         self._infrastructure().check()
         super().on_step_begin()  # type: ignore[misc]
 
@@ -154,7 +154,7 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 
 
 def trainer_class(mode: str) -> type:
-    """verl's trainer of that mode with `RunMixin` in front."""
+    """Return verl's trainer of a mode, with `RunMixin` in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
     return type(f"Run{base.__name__}", (RunMixin, base), {})
