@@ -1,1 +1,1 @@
-"""Runs in the rollout workers and in the processes of vLLM's server."""
+"""Code of the rollout workers and of the processes of vLLM's server."""

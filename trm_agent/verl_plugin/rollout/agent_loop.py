@@ -1,4 +1,4 @@
-"""verl's agent loop over `trm_agent.episode`: one object per trajectory, named `trm_env` in agent_loop.yaml."""
+"""The agent loop of verl over `trm_agent.episode`: one object per trajectory, named `trm_env` in agent_loop.yaml."""
 
 import functools
 import json
@@ -42,7 +42,7 @@ logger = logging.getLogger("trm_agent")
 
 
 class ServerGenerator:
-    """verl's rollout servers as a `Generator`.
+    """A `Generator` over verl's rollout servers.
 
     All turns of an episode carry one request id, so they reach the server that has their prefix in its cache.
     """
@@ -74,7 +74,7 @@ class ServerGenerator:
 
 
 class EnvAgentLoop(AgentLoopBase):
-    """Plays one task of `EnvDataset` and hands the episode to verl.
+    """An agent loop that plays one task of `EnvDataset` and hands the episode to verl.
 
     verl's constructor builds its own continuous-token builder for every trajectory; ours keeps tokens aligned by
     itself (`ChatTokens`), so it is not called.
@@ -128,7 +128,7 @@ class EnvAgentLoop(AgentLoopBase):
 
 
 def renderer(tokenizer: Any, config: DictConfig) -> ChatTokens:
-    """One renderer a tokenizer and run: it probes the chat template when it is built."""
+    """Return the renderer, one per tokenizer and run, since it probes the chat template when it is built."""
     return _renderer(tokenizer, json.dumps(asdict(chat_settings(config)), sort_keys=True))
 
 

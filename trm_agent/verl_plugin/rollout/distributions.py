@@ -1,4 +1,4 @@
-"""The rollout's distributions on their way from an episode's turns to the fields of verl's training batch."""
+"""Carry the rollout's distributions from an episode's turns to the fields of verl's training batch."""
 
 import json
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
 from trm_agent.episode import Episode, episode_record
 
-# sampling parameter of the rollout server: how many log-probs to record; ALL (vLLM's own code) for the vocabulary
+# sampling parameter of the rollout server: number of log-probs to record; ALL (vLLM's own code) for the vocabulary
 RECORD = "trm_record_log_probs"
 ALL = -1
-# key of what the server recorded in verl's extra_fields and in `Generation.extra`
+# key of the server's record in verl's extra_fields and in `Generation.extra`
 RECORDED = "trm_recorded"
-# fields of the training batch: one row a response token
+# fields of the training batch: one row per response token
 TOP_IDS, TOP_LOG_PROBS = "rollout_top_ids", "rollout_top_log_probs"
 FULL_LOG_PROBS = "rollout_full_log_probs"
 # field of the training batch: the bytes of `episode.episode_record`'s result, as JSON
@@ -52,7 +52,7 @@ def num_recorded(estimator: str | None, top_k: int) -> int:
     """Return the number of log-probs that an estimator needs from the server.
 
     Args:
-        estimator: of the `trm` loss; None for another loss.
+        estimator: the estimator of the `trm` loss; None for another loss.
         top_k: of the `trm` loss.
 
     Returns:
@@ -62,7 +62,7 @@ def num_recorded(estimator: str | None, top_k: int) -> int:
 
 
 class EnvOutput(AgentLoopOutput):
-    """verl's output of an episode, with further fields of the training batch."""
+    """An episode's output for verl, with further fields of the training batch."""
 
     arrays: Any = None
 
@@ -76,8 +76,8 @@ def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
     """Lay the recorded turns out over the response, with filler (probability 0) on tokens the model did not sample.
 
     Args:
-        episode: whose `extras` hold a `Recorded` for each turn.
-        num: the number asked of the server, see `num_recorded`.
+        episode: an episode whose `extras` hold a `Recorded` for each turn.
+        num: the number of recorded log-probs, see `num_recorded`.
 
     Returns:
         Fields of the batch: `FULL_LOG_PROBS` in the order of the vocabulary, or `TOP_IDS` and `TOP_LOG_PROBS`; empty

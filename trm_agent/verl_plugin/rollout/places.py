@@ -1,4 +1,4 @@
-"""Places for episodes: as many play at a time as the rollout engine has room for."""
+"""Places for episodes, which limit those in play to the capacity of the rollout engine."""
 
 import functools
 from contextlib import AbstractAsyncContextManager
@@ -9,7 +9,7 @@ from trm_agent.episode.slots import Places
 
 
 def places_per_worker(config: DictConfig) -> int:
-    """Return how many episodes one agent-loop worker plays at a time.
+    """Return the number of episodes that one agent-loop worker plays at a time.
 
     verl starts all episodes of a batch at once. Those beyond the engine's sequences would wait inside it, with their
     clocks running.
@@ -20,7 +20,7 @@ def places_per_worker(config: DictConfig) -> int:
         * int(rollout.get("data_parallel_size", 1))
         * int(rollout.get("pipeline_model_parallel_size", 1))
     )
-    # a rollout engine beside the trainer has devices of its own
+    # an engine beside the trainer has devices of its own
     nodes, devices = int(rollout.get("nnodes", 0)), int(rollout.get("n_gpus_per_node", trainer.n_gpus_per_node))
     devices = nodes * devices if nodes else int(trainer.nnodes) * int(trainer.n_gpus_per_node)
     num_replicas = max(1, devices // size)
@@ -29,7 +29,7 @@ def places_per_worker(config: DictConfig) -> int:
 
 
 def engine_place(config: DictConfig) -> AbstractAsyncContextManager[None]:
-    """Wait for a place for one episode; no clock of the episode runs before."""
+    """Wait for a place for one episode; none of the episode's clocks runs before."""
     return _places(places_per_worker(config)).place()
 
 

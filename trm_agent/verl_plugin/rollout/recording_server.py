@@ -1,4 +1,4 @@
-"""verl's vLLM server that also returns the largest log-probs, or all, of each sampled token.
+"""A vLLM server of verl that also returns the largest log-probs, or all, of each sampled token.
 
 verl's server forces `logprobs` to 0 (the sampled token alone), so the request is widened on its way into the engine.
 """
@@ -26,7 +26,7 @@ _REQUEST: ContextVar[_Request | None] = ContextVar("trm_request", default=None)
 
 
 class RecordingServer(vLLMHttpServer):
-    """Records the distributions that a request's `RECORD` asks for."""
+    """A server that records the distributions that a request's `RECORD` asks for."""
 
     async def run_server(self, args: Any) -> None:
         await super().run_server(args)
@@ -38,7 +38,7 @@ class RecordingServer(vLLMHttpServer):
             if request is None:
                 return plain(sampling_params=sampling_params, **kwargs)
             sampling_params.logprobs = request.num
-            # one list for all candidates, and none of them decoded to text
+            # one list for all candidates, none of which is decoded to text
             sampling_params.flat_logprobs, sampling_params.detokenize = True, False
             return _record(plain(sampling_params=sampling_params, **kwargs), request)
 
@@ -70,7 +70,7 @@ class RecordingReplica(vLLMReplica):
 
 
 async def _record(outputs: AsyncIterator[Any], request: _Request) -> AsyncIterator[Any]:
-    """Pass the outputs on; of the last, pack the distributions and leave verl the sampled tokens' log-probs."""
+    """Pass the outputs on; in the last, pack the distributions and leave verl the sampled tokens' log-probs."""
     async for output in outputs:
         if output.finished and output.outputs and isinstance(output.outputs[0].logprobs, FlatLogprobs):
             completion = output.outputs[0]
