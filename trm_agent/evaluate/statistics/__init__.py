@@ -1,1 +1,1 @@
-"""Intervals, tests and fits over tasks; numbers in, numbers out."""
+"""Intervals, tests and fits over tasks, on plain numbers."""

@@ -7,7 +7,7 @@ Floats = NDArray[np.float64]
 
 
 def quantile(values: Floats, weights: Floats, low: Floats, high: Floats, z: float) -> Floats:
-    """Where a mean with random weights falls below with the probability Phi(z).
+    """Return the value that a mean with random weights falls below with probability Phi(z).
 
         mean = sum_i g_i v_i / sum_i g_i,   g_i ~ Gamma(w_i)      (g / sum g is Dirichlet)
         P(mean <= t) = P(sum_i g_i (v_i - t) <= 0) = Phi(r + log(u / r) / r)
@@ -16,8 +16,9 @@ def quantile(values: Floats, weights: Floats, low: Floats, high: Floats, z: floa
     Args:
         values: shape (sets, points).
         weights: above 0, shape (sets, points).
-        low, high: ends of where the quantile is looked for, shape (sets,); the probability is below Phi(z) at the one
-            and above it at the other.
+        low, high: ends of the range of the search, shape (sets,); the probability is below Phi(z) at the one and above
+        it
+            at the other.
         z: normal quantile of the probability, some way from 0 (the formula is 0 / 0 at the mean).
 
     Returns:
@@ -37,7 +38,7 @@ def quantile(values: Floats, weights: Floats, low: Floats, high: Floats, z: floa
             break
         with np.errstate(invalid="ignore"):
             secant = left + (right - left) * (z - at_left) / (at_right - at_left)
-        # every third time the middle, so that one end does not stay for ever
+        # the middle every third time, so that neither end stays for ever
         inside = (secant > left) & (secant < right) & (step % 3 != 2)
         point = np.where(inside, secant, (left + right) / 2)
     return point
@@ -63,7 +64,7 @@ def _normal_score(values: Floats, weights: Floats, points: Floats, start: Floats
 
 
 def _saddlepoint(distances: Floats, weights: Floats, smallest: Floats, largest: Floats, start: Floats) -> Floats:
-    """Zero of K'(s), which rises between its poles 1 / smallest and 1 / largest: Newton's steps within a bracket."""
+    """Return the zero of K'(s), which rises between its poles 1 / smallest and 1 / largest, by Newton in a bracket."""
     left, right = 1 / smallest, 1 / largest
     s = np.where((start > left) & (start < right), start, 0.0)
     for _ in range(100):

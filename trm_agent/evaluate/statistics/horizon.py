@@ -12,18 +12,18 @@ from trm_agent.evaluate.statistics.paired import student_tail
 
 NUM_RESAMPLES = 2000
 _UNBOUNDED = 10
-"""Doublings beyond the measured horizons from which on a length counts as unbounded."""
+"""Number of doublings beyond the measured horizons from which a length counts as unbounded."""
 _FLATTEST = 1e-6
 
 
 @dataclass(frozen=True)
 class HorizonLength:
-    """Where the fitted success crosses 50 %, in steps."""
+    """The horizon at which the fitted success crosses 50 %, in steps."""
 
     status: str
     """`inside`, `below` or `above` the measured horizons (then `steps` is an extrapolation or None), or `unknown`."""
     reason: str | None
-    """Why there is no fit: `all succeed`, `all fail`, `one horizon`, `no horizon`, `does not fall`, `no convergence`;
+    """Reason for no fit: `all succeed`, `all fail`, `one horizon`, `no horizon`, `does not fall`, `no convergence`;
     else None."""
     steps: float | None
     low: float | None
@@ -40,7 +40,7 @@ class HorizonLength:
 def fit_horizon(
     horizons: ArrayLike, success: ArrayLike, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> HorizonLength:
-    """Fit success over log2(horizon) by logistic regression and find where it is 50 %.
+    """Fit success over log2(horizon) by logistic regression, and find the horizon of 50 %.
 
         logit P(success) = intercept + slope log2(h),     steps = 2^(-intercept / slope)
 
@@ -52,10 +52,10 @@ def fit_horizon(
     for 4 tasks of 5 samples, 87 to 96 % for 10 tasks of 1 sample, the least for a fall within two doublings.
 
     Args:
-        horizons: number of steps of each task, shape (tasks,); NaN where it has none.
+        horizons: number of steps of each task, shape (tasks,); NaN for none.
         success: success rate of each task in [0, 1]; NaN for none. Such tasks are left out.
-        seed: of the bootstrap.
-        num_resamples: of the bootstrap.
+        seed: seed of the bootstrap.
+        num_resamples: number of resamples of the bootstrap.
 
     Raises:
         ValueError: the shapes differ, a horizon is not positive, or a success rate lies outside of [0, 1].
@@ -117,9 +117,9 @@ def _measured(horizons: ArrayLike, success: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _resampled(x: Floats, rows: list[Floats], fitted: Floats, seed: int, num_resamples: int) -> tuple[Floats, Floats]:
-    """log2 of the horizon length of each resample, for the lower and for the upper end of the interval.
+    """Return log2 of the horizon length of each resample, for the lower and for the upper end of the interval.
 
-    Both are infinite where success does not fall; a fit that did not converge lies beyond either end.
+    Both are infinite if success does not fall; a fit that did not converge lies beyond either end.
     """
     rng = np.random.default_rng(seed)
     rates = np.empty((num_resamples, len(x)))
@@ -136,18 +136,18 @@ def _resampled(x: Floats, rows: list[Floats], fitted: Floats, seed: int, num_res
 
 
 def _steps(log2_steps: float, x: Floats) -> float | None:
-    """Return steps from their log2; None far away from the measured ones."""
+    """Return steps from their log2; None far from the measured ones."""
     return 2**log2_steps if x[0] - _UNBOUNDED < log2_steps < x[-1] + _UNBOUNDED else None
 
 
 @dataclass(frozen=True)
 class Geometric:
-    """The model of equal and independent steps, success p^h, beside what was measured."""
+    """The model of equal and independent steps, success p^h, beside the measurements."""
 
     step_accuracy: float | None
-    """p: right steps of all steps, over the tasks that count them."""
+    """Fraction p of steps that are right, over the tasks that count them."""
     steps: float | None
-    """ln 0.5 / ln p: where the model's success is 50 %; None for p of 0 or 1."""
+    """Steps at which the model's success is 50 %, ln 0.5 / ln p; None for p of 0 or 1."""
     by_horizon: list[dict[str, float | None]]
     """`horizon`, `step_accuracy` (measured), `predicted_success` (p^h, p of that horizon), `success` (measured),
     `implied_step_accuracy` (success^(1/h))."""

@@ -16,35 +16,35 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 Z = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
+"""The 97.5 % quantile of the normal distribution."""
 FEWEST = 20
-"""Tasks from which on the coverage was measured."""
+"""Smallest number of tasks for which the coverage was measured."""
 WIDEST = 1.5
-"""Width over that of Wilson's interval with the same design effect from which on it is said to be wide."""
+"""Width, relative to Wilson's interval with the same design effect, from which an interval is called wide."""
 FEW_TASKS = "fewer than 20 tasks: the interval may be too narrow"
 UNSEEN_TASKS = "wide since rare kinds of task may not be among these: more tasks narrow it, more samples do not"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over tasks. All None where there is no task."""
+    """A mean over tasks. All fields are None without a task."""
 
     value: float | None
     low: float | None
     """Lower end of the 95 % interval; it allows for lost samples."""
     high: float | None
     num_tasks: int
-    """Tasks that `value` is the mean of."""
+    """Number of tasks in the mean `value`."""
     least: float | None = None
     """The mean over all tasks if every lost sample had failed; None where none was lost."""
     most: float | None = None
     """The mean over all tasks if every lost sample had succeeded."""
     note: str | None = None
-    """What to bear in mind about the interval: `FEW_TASKS`, `UNSEEN_TASKS` or None."""
+    """Caveat about the interval: `FEW_TASKS`, `UNSEEN_TASKS` or None."""
 
 
 def mean_interval(values: ArrayLike, strata: Sequence[object] | None = None) -> Estimate:
-    """Mean over tasks with a 95 % interval: the Bayesian bootstrap, with a part of a task that was not seen.
+    """Return the mean over tasks with a 95 % interval: the Bayesian bootstrap, with a part of a task that was not seen.
 
         y_i = m + sqrt(n_h / (n_h - 1)) (v_i - m_h)        residuals within the stratum h, around the mean m
         low: the 2.5 % quantile of (sum_i g_i y_i + g 0) / (sum_i g_i + g)      g_i ~ Gamma(1), g ~ Gamma(a)
@@ -84,7 +84,7 @@ def mean_intervals(values: ArrayLike, strata: Sequence[object] | None = None) ->
     names = strata if strata is not None else [0] * rates.shape[1]
     stratum_indices(names, np.ones(rates.shape[1], dtype=bool))
     estimates = [Estimate(None, None, None, 0)] * len(rates)
-    # figures of the same tasks are made together
+    # figures of the same tasks are computed together
     patterns, pattern = np.unique(known, axis=0, return_inverse=True)
     for index, tasks in enumerate(patterns):
         if not tasks.any():
@@ -117,7 +117,7 @@ def interval_limits(values: Floats, groups: Integers) -> tuple[Floats, Floats, F
 
 
 def design_effects(values: Floats, groups: Integers, largest: Floats) -> Floats:
-    """Variance of each row's mean over the largest possible one, `largest` / n; at most 1, and 1 where that is 0."""
+    """Return each row's variance of the mean over the largest one, `largest` / n: at most 1, and 1 for 0 / 0."""
     variance = np.zeros(len(values))
     for group in np.unique(groups):
         part = values[:, groups == group]
@@ -135,8 +135,8 @@ def limits_with_unseen(
     Args:
         values: shape (figures, tasks).
         groups: stratum of each task.
-        share: design effects D, which with n decide how large the part of a task is.
-        bottom, top: where that task lies for the lower and for the upper limit.
+        share: design effects D, which with n decide the size of the part of a task.
+        bottom, top: values of that task for the lower and for the upper limit.
     """
     n, mean = values.shape[1], values.mean(axis=1)
     tables: list[tuple[Floats, Floats]] = []
@@ -155,21 +155,21 @@ def limits_with_unseen(
 
 
 def unseen_part(num: int, share: Floats) -> Floats:
-    """Part of a task that was not seen: max((n / (n + 5) + D^2) / 2, min(1 / 2, 0.69 - 5.8 / n)).
+    """Return the part of a task that was not seen: max((n / (n + 5) + D^2) / 2, min(1 / 2, 0.69 - 5.8 / n)).
 
     Where the n agree closely, the limits then allow for a missing kind that is so frequent that n tasks have none of it
     in only 10 % of the evaluations for n = 20, 8 % from 26 on. More room would make the interval over 1.5 times as
     wide as Wilson's where rare kinds are a hundredth of 20 to 40 tasks.
 
     Args:
-        num: tasks seen, n.
+        num: number of seen tasks, n.
         share: design effects D, shape (figures,).
     """
     return np.maximum((num / (num + 5) + share**2) / 2, min(0.5, 0.69 - 5.8 / num))
 
 
 def _tabulated(values: Floats) -> tuple[Floats, Floats]:
-    """Different values and how often each row has them if that is shorter than the values themselves."""
+    """Return the distinct values with their counts in each row, if that is shorter than the values themselves."""
     levels = np.unique(values)
     if len(levels) >= values.shape[1]:
         return values, np.ones_like(values)
@@ -178,13 +178,13 @@ def _tabulated(values: Floats) -> tuple[Floats, Floats]:
 
 
 def _effective_tasks(num: int, mean: float, share: float) -> float:
-    """Yes-or-no observations that say as much, with the share pulled towards 1 where few tasks succeed or fail."""
+    """Return the equivalent number of yes-or-no observations; the share is pulled towards 1 if few succeed or fail."""
     information = num * mean * (1 - mean)
     return num * (information + 0.1) / (information * share + 0.1)
 
 
 def wilson(mean: float, num: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate from `num` independent observations, which need not be a whole number."""
+    """Return Wilson's 95 % interval of a rate from `num` independent observations; `num` need not be an integer."""
     scale = 1 + Z**2 / num
     centre = (mean + Z**2 / (2 * num)) / scale
     half = Z / scale * np.sqrt(mean * (1 - mean) / num + Z**2 / (4 * num**2))
@@ -192,14 +192,14 @@ def wilson(mean: float, num: float) -> tuple[float, float]:
 
 
 def stratum_indices(strata: Sequence[object], known: NDArray[np.bool_] | None = None) -> Integers:
-    """Assign strata to the known tasks, so that each has two tasks or more where that can be.
+    """Assign strata to the known tasks, so that each has two tasks or more if possible.
 
     Args:
         strata: hashable group of each task, shape (tasks,).
-        known: which tasks count; None for all.
+        known: True for the tasks that count; None for all.
 
     Returns:
-        Group of each known task. Groups of one task are put together; if that leaves one alone, with the smallest.
+        Group of each known task. Groups of one task are merged, and a single one left over joins the smallest group.
 
     Raises:
         ValueError: the lengths differ.
@@ -219,13 +219,13 @@ def stratum_indices(strata: Sequence[object], known: NDArray[np.bool_] | None = 
 
 
 def pass_at_k(num: ArrayLike, successes: ArrayLike, k: int) -> Floats:
-    """Unbiased probability, task by task, that at least one of k samples succeeds.
+    """Estimate without bias, task by task, the probability that at least one of k samples succeeds.
 
         1 - C(n - c, k) / C(n, k) = 1 - prod_{i < k} (n - c - i) / (n - i)
 
     Args:
         num: samples of each task, n, shape (tasks,).
-        successes: how many of them succeeded, c.
+        successes: number of successful samples of each task, c.
         k: from 1 on.
 
     Returns:
@@ -241,7 +241,7 @@ def pass_at_k(num: ArrayLike, successes: ArrayLike, k: int) -> Floats:
 
 
 def pass_hat_k(num: ArrayLike, successes: ArrayLike, k: int) -> Floats:
-    """Unbiased probability, task by task, that all of k samples succeed: C(c, k) / C(n, k).
+    """Estimate without bias, task by task, the probability that all of k samples succeed: C(c, k) / C(n, k).
 
     Args, returns and raises: as `pass_at_k`.
 
@@ -252,7 +252,7 @@ def pass_hat_k(num: ArrayLike, successes: ArrayLike, k: int) -> Floats:
 
 
 def _all_drawn(num: Integers, marked: Integers, k: int) -> Floats:
-    """Probability that k draws without replacement are all marked; NaN where there are fewer than k to draw."""
+    """Return the probability that k draws without replacement are all marked; NaN with fewer than k to draw."""
     step = np.arange(k)
     left = np.maximum(num[:, None] - step, 1)
     result = (np.maximum(marked[:, None] - step, 0) / left).prod(axis=1)

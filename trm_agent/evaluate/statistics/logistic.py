@@ -10,16 +10,16 @@ from trm_agent.evaluate.statistics.intervals import Floats
 _TOLERANCE = 1e-8
 """Largest penalised score of a fit that counts as converged, for each observation."""
 _LEAST_GAIN = 1e-4
-"""Share of the gain that the slope promises which a step must bring (Armijo)."""
+"""Share of the gain promised by the slope that a step must bring (Armijo)."""
 
 
 class Fit(NamedTuple):
-    """logit P = intercept + slope x, one of each set of rates."""
+    """Fits of logit P = intercept + slope x, one for each set of rates."""
 
     intercept: Floats
     slope: Floats
     converged: NDArray[np.bool_]
-    """Whether the penalised score is zero at the end."""
+    """True if the penalised score is zero at the end."""
 
 
 def firth_logistic(x: Floats, num: Floats, rates: Floats, num_iterations: int = 200) -> Fit:
@@ -31,14 +31,14 @@ def firth_logistic(x: Floats, num: Floats, rates: Floats, num_iterations: int = 
 
     The penalty acts like h_i more observations with the rate 1/2 at each x, so a step is Newton's with n_i + h_i
     observations: without them it is twice too long where one observation decides a rate (h_i = 1), and swings for ever.
-    A step is halved until it gains what its slope promises. Each direction rises and l falls to minus infinity in all
-    directions, so the iteration ends where the score is zero; `converged` says whether it did.
+    A step is halved until it brings a share of the gain that its slope promises. Each direction rises and l falls to
+    minus infinity in all directions, so the iteration ends where the score is zero; `converged` says whether it did.
 
     Args:
         x: shape (levels,), two of them different.
         num: observations at each x, shape (levels,).
         rates: shape (fits, levels).
-        num_iterations: at most.
+        num_iterations: the largest number of iterations.
 
     Reference: Firth 1993; Heinze and Schemper 2002 (finite where the data separate).
     """
@@ -60,7 +60,7 @@ def firth_logistic(x: Floats, num: Floats, rates: Floats, num_iterations: int = 
 
 
 def _score_and_step(beta: Floats, design: Floats, num: Floats, rates: Floats) -> tuple[Floats, Floats]:
-    """Penalised score and the step of each fit, both of shape (fits, 2)."""
+    """Return the penalised score and the step of each fit, both of shape (fits, 2)."""
     p, weight = _curve(beta, design, num)
     information = np.einsum("fl,il,jl->fij", weight, design, design)
     leverage = weight * np.einsum("il,fij,jl->fl", design, _inverse(information), design)
@@ -70,7 +70,7 @@ def _score_and_step(beta: Floats, design: Floats, num: Floats, rates: Floats) ->
 
 
 def _length(beta: Floats, step: Floats, promised: Floats, design: Floats, num: Floats, rates: Floats) -> Floats:
-    """Share of each step to take: halved until it gains enough, as far as rounding shows a gain."""
+    """Return the share of each step to take, halved until it gains enough, as far as rounding shows a gain."""
     start = _likelihood(beta, design, num, rates)
     rounding = 1e-13 * (1 + np.abs(start))
     size = np.ones(len(beta))
@@ -102,7 +102,7 @@ def _determinant(matrices: Floats) -> Floats:
 
 
 def _inverse(matrices: Floats) -> Floats:
-    """Inverse of symmetric 2 x 2 matrices, shape (fits, 2, 2)."""
+    """Invert symmetric 2 x 2 matrices, shape (fits, 2, 2)."""
     a, b, c = matrices[:, 0, 0], matrices[:, 0, 1], matrices[:, 1, 1]
     determinant = np.maximum(_determinant(matrices), np.finfo(np.float64).tiny)
     return np.stack([np.stack([c, -b], -1), np.stack([-b, a], -1)], -2) / determinant[:, None, None]

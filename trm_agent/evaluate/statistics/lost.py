@@ -1,8 +1,8 @@
-"""Rates when infrastructure failures took samples: what they can have been, so that difficulty cannot select.
+"""Bound rates from which infrastructure failures took samples, so that difficulty cannot select.
 
-A task that lost a sample may be harder than the others, for instance since long episodes run into a timeout. Left out,
-it makes the rest look better. So each figure also gets its value with every lost sample failed and with every one
-succeeded; the figure that would have been seen without a loss lies between, whatever selected.
+A task that lost a sample may be harder than the others, for instance because long episodes run into a timeout. Leaving
+it out makes the rest look better. So each figure also gets its value with every lost sample failed and with every one
+succeeded; the figure without a loss lies between the two, however the samples were lost.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ class Counts(NamedTuple):
     """Samples of each task, each of shape (tasks,)."""
 
     num: Integers
-    """Episodes that were played."""
+    """Number of episodes that were played."""
     successes: Integers
     lost: Integers
-    """Episodes that the infrastructure failed; they are not in `num`."""
+    """Number of infrastructure failures, which `num` does not count."""
     strata: Sequence[int | None]
     """Horizon of each task."""
 
@@ -37,17 +37,17 @@ class Counts(NamedTuple):
 
 
 def rates(counts: Counts) -> Floats:
-    """Success rate of each task; NaN where no episode was played."""
+    """Return the success rate of each task; NaN if no episode was played."""
     return np.where(counts.num > 0, counts.successes / np.maximum(counts.num, 1), np.nan)
 
 
 def success_estimate(counts: Counts) -> Estimate:
-    """avg@k: mean over tasks of their rates."""
+    """Estimate avg@k, the mean over tasks of their rates."""
     return bounded(counts, lambda each: rates(each)[None])[0]
 
 
 def pass_estimates(counts: Counts, ks: Sequence[int]) -> tuple[list[Estimate], list[Estimate]]:
-    """pass@k and pass^k for each k, over the tasks that have at least k samples."""
+    """Estimate pass@k and pass^k for each k, over the tasks that have at least k samples."""
 
     def at(each: Counts) -> Floats:
         return np.stack([pass_at_k(each.num, each.successes, k) for k in ks])
@@ -59,17 +59,17 @@ def pass_estimates(counts: Counts, ks: Sequence[int]) -> tuple[list[Estimate], l
 
 
 def bounded(counts: Counts, figures: Callable[[Counts], Floats]) -> list[Estimate]:
-    """Estimate figures over the tasks that have them, with bounds over all tasks where samples were lost.
+    """Estimate figures over the tasks that have them, with bounds over all tasks if samples were lost.
 
         least = mean over tasks of figure(c of n + l),   most = mean over tasks of figure(c + l of n + l)
 
     Args:
         counts: n played, c succeeded and l lost samples of each task.
-        figures: of counts, values that rise with the successes, shape (figures, tasks); NaN where a task has none.
+        figures: function of counts to values that rise with the successes, shape (figures, tasks); NaN for none.
 
     Returns:
-        For each figure `value` over the tasks that have it. Where samples were lost: `least` and `most`, and an
-        interval from the lower end of the one's to the upper end of the other's.
+        For each figure `value` over the tasks that have it. If samples were lost: `least` and `most`, and an interval
+        from the lower end of the former's to the upper end of the latter's.
     """
     found = mean_intervals(figures(counts), counts.strata)
     if not counts.lost.any():
@@ -100,11 +100,11 @@ def horizon_length(counts: Counts, seed: int) -> HorizonLength:
 
 
 def comparison(first: Counts, second: Counts, seed: int, num_resamples: int) -> Comparison:
-    """Compare two checkpoints on the same tasks, in the same order; with lost samples for the worst of both.
+    """Compare two checkpoints on the same tasks in the same order, with bounds if samples were lost.
 
-    Where samples were lost, `least` is the difference if all that the first lost had succeeded and all that the second
-    lost had failed, `most` the contrary. The interval reaches from the lower end of the one's to the upper end of the
-    other's, and the p-value is the largest of the three, 1 if the sign is open.
+    If samples were lost, `least` is the difference if all lost samples of the first had succeeded and all of the second
+    had failed, `most` the reverse. The interval reaches from the lower end of the former's to the upper end of the
+    latter's, and the p-value is the largest of the three, 1 if the sign is open.
     """
 
     def difference(one: Counts, other: Counts) -> Comparison:

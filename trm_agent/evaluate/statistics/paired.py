@@ -1,4 +1,4 @@
-"""Two checkpoints on the same tasks: the difference of their success, its interval, and a test."""
+"""Compare two checkpoints on the same tasks: the difference of their success, its interval, and a test."""
 
 import math
 from collections.abc import Sequence
@@ -20,30 +20,30 @@ from trm_agent.evaluate.statistics.intervals import (
 
 NUM_RESAMPLES = 10_000
 RARE_TASKS = 2.5
-"""Tasks of a kind that may well be missing: where they are a share 2.5 / n, n tasks have none in 8 % of the cases."""
+"""Expected number of tasks of a kind that may well be missing: with a share of 2.5 / n, it is in 8 % of the cases."""
 RARE_DIFFERENCES = "does not allow for rare tasks that only one of the two solves: more tasks do, more samples do not"
 _MOST_ENUMERATED = 13
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`second` against `first`. All None where no task has both."""
+    """`second` compared with `first`. All fields are None if no task has both."""
 
     difference: float | None
-    """Mean over tasks of second - first."""
+    """Mean of second - first over tasks."""
     low: float | None
     """Lower end of the 95 % interval of the difference."""
     high: float | None
     p_value: float | None
-    """Two-sided, of the hypothesis that it makes no difference which checkpoint plays a task."""
+    """Two-sided p-value of the hypothesis that it makes no difference which checkpoint plays a task."""
     num_tasks: int
-    """Tasks that `difference` is the mean of."""
+    """Number of tasks in the mean `difference`."""
     least: float | None = None
-    """The difference if the samples that the first lost had succeeded, the second's failed; None for none lost."""
+    """Difference if the lost samples of the first had succeeded and the second's failed; None if none was lost."""
     most: float | None = None
-    """The contrary."""
+    """Difference in the reverse case."""
     note: str | None = None
-    """What to bear in mind about the interval: `FEW_TASKS`, `RARE_DIFFERENCES` or None."""
+    """Caveat about the interval: `FEW_TASKS`, `RARE_DIFFERENCES` or None."""
 
 
 def compare(
@@ -72,9 +72,9 @@ def compare(
     Args:
         first, second: success rate of each task in [0, 1], shape (tasks,), in the same order of tasks; NaN for none.
             A task that one of them lacks is left out.
-        strata: group of each task, such as its horizon, if the number of tasks of each is fixed.
-        seed: of the permutations.
-        num_resamples: of the permutations.
+        strata: group of each task, such as its horizon, if each group has a fixed number of tasks.
+        seed: seed of the permutations.
+        num_resamples: number of permutations.
 
     Raises:
         ValueError: the shapes differ.
@@ -115,11 +115,11 @@ def difference_limits(differences: Floats, groups: Integers) -> tuple[Floats, Fl
 
 
 def swap_p_value(differences: Floats, rng: np.random.Generator, num: int) -> float:
-    """Two-sided p-value of swapping the checkpoints task by task; see `compare`."""
+    """Return the two-sided p-value of swapping the checkpoints task by task; see `compare`."""
     moved = differences[np.abs(differences) > 1e-12]
     if not len(moved):
         return 1.0
-    # swapping the checkpoints of a task turns its difference round, which takes twice of it from the sum
+    # swapping the checkpoints of a task flips its difference, which takes twice of it from the sum
     if len(moved) <= _MOST_ENUMERATED:
         swaps = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
     else:
@@ -131,12 +131,12 @@ def swap_p_value(differences: Floats, rng: np.random.Generator, num: int) -> flo
 
 
 def student_tail(degrees: int) -> float:
-    """Share of the normal distribution above Student's 97.5 % quantile: what to cut off a bootstrap on each side."""
+    """Return the normal distribution's share above Student's 97.5 % quantile, to cut off a bootstrap on each side."""
     return 0.5 * math.erfc(student_quantile(max(1, degrees)) / math.sqrt(2))
 
 
 def student_quantile(degrees: int) -> float:
-    """97.5 % quantile of Student's t: exact for 1 and 2 degrees, else an expansion good to 0.2 %.
+    """Return the 97.5 % quantile of Student's t: exact for 1 and 2 degrees, else an expansion good to 0.2 %.
 
     Reference: Abramowitz and Stegun 1964, 26.7.5.
     """

@@ -80,7 +80,7 @@ def _lost(results: Sequence[Mapping[str, Any]], k: int) -> list[str]:
 
 
 def with_lost(length: Mapping[str, Any]) -> str:
-    """Format the bounds of a horizon length without a fit where samples were lost; empty if none was."""
+    """Format the bounds of a horizon length without a fit if samples were lost; empty otherwise."""
     end, bound, side = {
         "above": (length.get("longest"), length.get("low"), "or more"),
         "below": (length.get("shortest"), length.get("high"), "or less"),
@@ -91,7 +91,7 @@ def with_lost(length: Mapping[str, Any]) -> str:
 
 
 def _length(length: Mapping[str, Any]) -> str:
-    """One line: the fit, or why there is none."""
+    """Return one line: the fit, or the reason for a missing one."""
     status, longest, shortest = length["status"], length["longest"], length["shortest"]
     if length["reason"] is not None:
         bound = {"above": f"above {_number(longest, 0)}: ", "below": f"below {_number(shortest, 0)}: "}
