@@ -1,1 +1,1 @@
-"""Checkpoints: where one comes from, its files, its shards merged."""
+"""Checkpoints: their sources, their files, and the merging of shards."""

@@ -1,9 +1,9 @@
-"""FSDP shards to a Hugging Face folder, once: the result is cached under a hash of the shards.
+"""Merge FSDP shards to a Hugging Face folder, once: the result is cached under a hash of the shards.
 
 From the shell: `python -m trm_agent.evaluate.checkpoints.merging ACTOR TARGET`.
 
-verl's own merger rounds every weight to bfloat16. What was trained is evaluated here: weights keep the precision that
-the model's `config.json` names, float32 for the nano model.
+verl's own merger rounds every weight to bfloat16. Here the trained model itself is evaluated: weights keep the
+precision that the model's `config.json` names, float32 for the nano model.
 """
 
 import fcntl
@@ -46,12 +46,12 @@ def merged_folder(actor: Path, timeout_s: float = TIMEOUT_SECONDS) -> Path:
 
 
 def merge_target(actor: Path) -> Path:
-    """Return where the cache keeps the merged model, merged or not."""
+    """Return the merged model's place in the cache, whether it is merged or not."""
     return cache_root() / "merged" / fsdp_hash(actor)
 
 
 def fsdp_hash(actor: Path) -> str:
-    """Return a short hash of all that decides the merged model: shards, configuration and tokenizer."""
+    """Return a short hash of everything that decides the merged model: shards, configuration and tokenizer."""
     return content_hash([*shard_files(actor), *(file for file in (actor / "huggingface").iterdir() if file.is_file())])
 
 
@@ -123,7 +123,7 @@ def _held(name: str, weight: Any) -> Any:
 
 
 def _merge_atomically(actor: Path, folder: Path, timeout_s: float) -> None:
-    """Merge in a process of its own, so that the weights' memory is given back, into a folder that appears complete."""
+    """Merge in a process of its own, to free the weights' memory, into a folder that appears complete or not at all."""
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     command = [sys.executable, "-m", "trm_agent.evaluate.checkpoints.merging", str(actor), str(unfinished)]
     try:

@@ -1,4 +1,4 @@
-"""The files of a model on disk: checks that they are all there and whole, and a hash of their contents.
+"""Check that the files of a model on disk are complete and whole, and hash their contents.
 
 Nothing here loads a weight or a library that could: a broken folder is refused before anything heavy starts.
 """
@@ -26,7 +26,7 @@ def check_hugging_face(folder: Path, tokenizer: Path | None = None) -> list[Path
 
     Args:
         folder: `config.json`, the weights and the tokenizer.
-        tokenizer: where the tokenizer is, if not there.
+        tokenizer: the tokenizer's folder, if it is another.
 
     Returns:
         The files of the weights.
@@ -59,10 +59,10 @@ def check_fsdp(actor: Path) -> None:
 
 
 def world_size(actor: Path) -> int:
-    """Return the number of shards, as `fsdp_config.json` says.
+    """Return the number of shards in `fsdp_config.json`.
 
     Raises:
-        ValueError: the file is missing or says nothing.
+        ValueError: the file is missing or does not hold it.
     """
     found = _read_json(actor / FSDP_CONFIG).get("world_size")
     if not isinstance(found, int) or not 1 <= found <= _MAX_SHARDS:
@@ -116,12 +116,12 @@ def _named_files(index: Path) -> list[str]:
 
 
 def vocab_size(config: dict[str, Any]) -> int | None:
-    """Return the number of rows of the model's embedding; None where the configuration does not say."""
+    """Return the number of rows of the model's embedding; None if the configuration does not state it."""
     return _whole_number(config, "vocab_size")
 
 
 def max_positions(folder: Path) -> int | None:
-    """Return the longest context that the model was made for, tokens; None where the configuration does not say."""
+    """Return the longest context that the model was made for, tokens; None if the configuration does not state it."""
     return _whole_number(_read_json(folder / "config.json"), "max_position_embeddings")
 
 
@@ -137,8 +137,8 @@ def check_tokenizer(folder: Path, size: int | None = None) -> None:
     """Refuse a folder without a tokenizer, or one whose tokens the model does not have.
 
     Args:
-        folder: where the tokenizer is.
-        size: the model's vocabulary; None where it is not known (an endpoint).
+        folder: the tokenizer's folder.
+        size: size of the model's vocabulary; None if it is not known (an endpoint).
 
     Raises:
         ValueError: the tokenizer is missing or has an id of at least `size`.

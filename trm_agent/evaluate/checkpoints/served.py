@@ -1,4 +1,4 @@
-"""A model that an OpenAI-compatible server serves: its address, its name, its context, and the key."""
+"""Ask an OpenAI-compatible server for its model: address, name, context and key."""
 
 import json
 import os
@@ -13,7 +13,7 @@ HINT = f"check the address, and {KEY_VARIABLE} if the server asks for a key"
 
 
 def base_url(url: str) -> str:
-    """Return the address without a slash at its end; `/v1` where it has no path."""
+    """Return the address without a slash at its end, and with `/v1` if it has no path."""
     return url.rstrip("/") + ("" if urllib.parse.urlparse(url).path.strip("/") else "/v1")
 
 
@@ -22,11 +22,11 @@ def served_model(url: str, model: str | None = None, timeout_s: float = LIST_TIM
 
     Args:
         url: as `base_url` returns it.
-        model: the model that is meant; None where the server has one alone.
+        model: the requested model; None if the server has only one.
         timeout_s: seconds that the answer may take.
 
     Raises:
-        ValueError: the server refuses, stalls, is none of the kind, or does not have the model.
+        ValueError: the server refuses, stalls, is not of this kind, or does not have the model.
     """
     names = [str(entry["id"]) for entry in _served(url, timeout_s)]
     shown = ", ".join(names[:8]) or "none"
@@ -38,7 +38,7 @@ def served_model(url: str, model: str | None = None, timeout_s: float = LIST_TIM
 
 
 def served_context(url: str, model: str, timeout_s: float = LIST_TIMEOUT_S) -> int | None:
-    """Return the tokens of the longest context that a server takes for a model; None where it does not say (vLLM does).
+    """Return the tokens of the longest context that a server takes for a model; None if it does not tell (vLLM does).
 
     Raises:
         ValueError: as `served_model`.
@@ -51,7 +51,7 @@ def served_context(url: str, model: str, timeout_s: float = LIST_TIMEOUT_S) -> i
 
 
 def headers() -> dict[str, str]:
-    """Return the headers of a request: the key, where the environment has one."""
+    """Return the headers of a request, with the key if the process environment has one."""
     key = os.environ.get(KEY_VARIABLE)
     return {"Authorization": f"Bearer {key}"} if key else {}
 

@@ -1,7 +1,7 @@
-"""The subject of an evaluation: from a user's text to a folder of weights or the address of a server.
+"""Resolve a user's text to the subject of an evaluation: a folder of weights or the address of a server.
 
-A text is `SOURCE` or `LABEL=SOURCE`. Everything here reads: `parse_checkpoint` looks at all that can be wrong with a
-source (an endpoint is asked which model it serves), and weights are merged or made in `trm_agent.evaluate.prepare`.
+A text is `SOURCE` or `LABEL=SOURCE`. Everything here only reads: `parse_checkpoint` looks for every fault of a
+source (an endpoint is asked for its model), and weights are merged or made in `trm_agent.evaluate.prepare`.
 """
 
 import hashlib
@@ -31,23 +31,23 @@ class Checkpoint:
     """One model to evaluate."""
 
     label: str
-    """Its name in tables: as given, else derived from the source. Two checkpoints may derive the same one."""
+    """Name in tables, as given, else derived from the source. Two checkpoints may derive the same one."""
     kind: str
     """`fsdp`, `huggingface`, `nano` or `endpoint`."""
     source: str
-    """As given, without the label."""
+    """Source as given, without the label."""
     path: Path | None = None
-    """The folder (fsdp: `.../global_step_N/actor`); None for an endpoint and for the nano model."""
+    """Folder (fsdp: `.../global_step_N/actor`); None for an endpoint and for the nano model."""
     url: str | None = None
-    """Of an endpoint, without a slash at the end."""
+    """Address of an endpoint, without a slash at the end."""
     model: str | None = None
     """Name under which an endpoint serves the model."""
     tokenizer: Path | None = None
-    """Folder of the tokenizer where the source brings none: an endpoint, or a Hugging Face folder without one."""
+    """Folder of the tokenizer if the source brings none: an endpoint, or a Hugging Face folder without one."""
     nano: NanoSpec | None = field(default=None, compare=False)
     """Recipe of the nano model."""
     folder: Path | None = field(default=None, compare=False)
-    """The Hugging Face folder to serve, once it is prepared; None before, and for an endpoint."""
+    """Hugging Face folder to serve, once it is prepared; None before, and for an endpoint."""
 
 
 def parse_checkpoint(text: str, nano: NanoSpec | None = None, tokenizer: str | None = None) -> Checkpoint:
@@ -55,8 +55,8 @@ def parse_checkpoint(text: str, nano: NanoSpec | None = None, tokenizer: str | N
 
     Args:
         text: `SOURCE` or `LABEL=SOURCE`; a label has neither "/" nor "://".
-        nano: which model the source `nano` is; None for the default one.
-        tokenizer: folder of a tokenizer, used where the source brings none.
+        nano: the recipe behind the source `nano`; None for the default one.
+        tokenizer: folder of a tokenizer, used if the source brings none.
 
     Raises:
         ValueError: no such source, a folder that is not a checkpoint or half-written, a tokenizer of another model, an
@@ -76,7 +76,7 @@ def parse_checkpoint(text: str, nano: NanoSpec | None = None, tokenizer: str | N
 
 
 def model_files_folder(checkpoint: Checkpoint) -> Path | None:
-    """Return the folder of `config.json` and tokenizer as they lie there now.
+    """Return the folder that holds `config.json` and tokenizer now.
 
     Returns:
         None for a nano model that has yet to be made, and for an endpoint.
@@ -96,10 +96,10 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path | None:
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Return a short hash of the weights, whatever they are called and wherever they lie.
+    """Return a short hash of the weights, which depends on neither their name nor their place.
 
-    Of files the content counts; of the nano model all that makes it; of an endpoint its address, the model's name and
-    the tokenizer, since its weights cannot be seen.
+    For files it covers the contents; for the nano model, its recipe; for an endpoint, whose weights cannot be seen, its
+    address, the model's name and the tokenizer.
     """
     if checkpoint.kind == NANO:
         return (checkpoint.nano or NanoSpec()).cache_key()
@@ -138,7 +138,7 @@ def _endpoint(source: str, tokenizer: Path | None) -> Checkpoint:
 
 
 def _start_of(source: str, run: Path, tokenizer: Path | None) -> Checkpoint:
-    """Return the model that a run began with, as its `config.yaml` says."""
+    """Return the model that a run began with, according to its `config.yaml`."""
     if not (run / CONFIG_FILE).exists():
         raise ValueError(f"checkpoint {source!r}: {run} holds no {CONFIG_FILE}; give a run folder after {START!r}")
     label = f"{run.resolve().name} start"
@@ -159,7 +159,7 @@ def _start_of(source: str, run: Path, tokenizer: Path | None) -> Checkpoint:
 
 
 def _downloaded(source: str, name: str) -> Path:
-    """Return the folder to which the training downloaded a model of the hub; nothing is downloaded here."""
+    """Return the folder to which the training downloaded a model of the hub, without downloading anything."""
     from huggingface_hub import snapshot_download
 
     try:
