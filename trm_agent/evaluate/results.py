@@ -124,6 +124,6 @@ def is_finite(value: Any) -> bool:
 
 
 def _counted(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return what the environment counted, one entry a name; a single faulty one if it is not a mapping."""
+    """Return the environment's counts, one entry per name; a single faulty entry if they are not a mapping."""
     numbers = row.get("numbers") or {}
     return list(numbers.items()) if isinstance(numbers, Mapping) else [("numbers", numbers)]

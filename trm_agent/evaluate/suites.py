@@ -47,7 +47,7 @@ def read_suite(name: str) -> dict[str, Any]:
     """Return the fields of a preset as they stand in its file.
 
     Raises:
-        ValueError: there is no such suite, or a field in it that is not known.
+        ValueError: there is no such suite, or it has an unknown field.
     """
     if name not in suite_names():
         raise ValueError(f"--suite {name}: no such suite; {closest(name, suite_names())}; see --list-suites")

@@ -1,7 +1,7 @@
 """The engine behind an OpenAI-compatible server: `/completions` with token ids.
 
-Token ids go out and, from a server with vLLM's extension, come back, so the model's context holds what it sampled. A
-server without it answers with text, which is tokenised again; its log-probs are then 0.0 and said to be missing.
+Token ids go out and, from a server with vLLM's extension, come back, so the model's context holds its own samples. A
+server without it answers with text, which is tokenised again; its log-probs are then 0.0 and marked as missing.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ class EndpointEngine:
 
     Args:
         url: as `base_url` returns it.
-        model: the served model's name.
-        tokenizer: the model's.
-        sampling: how tokens are drawn.
-        max_num_requests: requests at once.
+        model: name of the served model.
+        tokenizer: the model's tokenizer.
+        sampling: settings of the sampling.
+        max_num_requests: the largest number of requests at once.
         request_timeout_s: seconds for one turn; a turn that takes longer fails.
-        chat: how the model's chat template is used; None for the default.
+        chat: settings of the model's chat template; None for the default.
 
     Raises:
         ValueError: on entering, if the server does not complete tokens.
@@ -81,7 +81,7 @@ class EndpointEngine:
         """Return the server's choice for a prompt: `text`, `finish_reason`, perhaps `token_ids` and `logprobs`.
 
         Raises:
-            EndpointError: the server refuses, is not reached or stalls, after the retries that make sense.
+            EndpointError: the server refuses, is not reached or stalls, after the sensible retries.
         """
         body = {
             "model": self.model,
@@ -106,7 +106,7 @@ class EndpointEngine:
             raise EndpointError(f"{self.url}: answered without a choice: {str(answer)[:200]}") from None
 
     async def _probe(self) -> None:
-        """Complete one token, so that a server which cannot is found before the first episode."""
+        """Complete one token, so that a server that cannot do it is found before the first episode."""
         prompt = self.chat.prompt("", "Hello")
         try:
             try:
@@ -144,14 +144,14 @@ class EndpointEngine:
         raise EndpointError(f"{self.url}: {why} ({NUM_RETRIES + 1} attempts)", status)
 
     def warn_once(self, message: str) -> None:
-        """Log a warning the first time that it is given."""
+        """Log a warning, but only the first time."""
         if message not in self._warned:
             self._warned.add(message)
             logger.warning("%s: %s", self.url, message)
 
 
 class EndpointError(RuntimeError):
-    """A request that failed for good; `status` is the server's, None where it gave none."""
+    """A request failed for good; `status` is the server's, or None."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -178,7 +178,7 @@ class EndpointGenerator:
             extra[REENCODED] = True
             engine.warn_once("returns text without token_ids: turns are tokenised again and have no log-probs")
             ids = engine.tokenizer.encode(choice.get("text") or "", add_special_tokens=False)[:max_tokens]
-        # a server that strips the stop token leaves nothing of a turn that was that token alone
+        # a server that strips the stop token leaves nothing of a turn that consisted of that token alone
         stripped = not ids
         ids = list(ids) or [engine.chat.end_of_turn_id]
         given = None if extra or stripped else (choice.get("logprobs") or {}).get("token_logprobs")
@@ -191,7 +191,7 @@ class EndpointGenerator:
 
 
 def _finite(values: Any, length: int) -> list[float] | None:
-    """Return the log-probs as numbers, or None where they are not one finite number per token."""
+    """Return the log-probs as numbers; None if they are not one finite number per token."""
     if not isinstance(values, list) or len(values) != length:
         return None
     numbers = [float(value) if isinstance(value, int | float) else math.nan for value in values]
@@ -199,7 +199,7 @@ def _finite(values: Any, length: int) -> list[float] | None:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds that the server asks to wait; 0 where it asks for a date or nothing."""
+    """Return the seconds that the server asks to wait; 0 if it asks for a date or nothing."""
     try:
         return min(LONGEST_WAIT_S, max(0.0, float(value or 0)))
     except ValueError:

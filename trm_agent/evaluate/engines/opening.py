@@ -1,4 +1,4 @@
-"""The player of an evaluation's episodes: an engine of one checkpoint, whose tokens a seed decides."""
+"""The engine of one checkpoint, which plays an evaluation's episodes with tokens that a seed decides."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,8 @@ class Engine(Protocol):
         """Return the player of one episode.
 
         Args:
-            seed: of the episode; with the sampling's own it decides every token. Turns draw from seeds of their own.
+            seed: seed of the episode; with that of the sampling it decides every token. Turns draw from seeds of their
+            own.
         """
         ...
 
@@ -43,16 +44,16 @@ async def open_engine(
     """Start the engine of a checkpoint and end it, whatever happens in between.
 
     Args:
-        checkpoint: whose weights; a prepared one.
-        sampling: how tokens are drawn.
-        max_model_len: the longest context, tokens: prompt and response.
-        max_num_seqs: how many turns are generated at once.
-        log_file: the output of the engine is appended there; None for the screen.
-        dtype: of the weights; None for float32 without a GPU and the model's own with one.
+        checkpoint: a prepared checkpoint.
+        sampling: settings of the sampling.
+        max_model_len: the longest context, prompt and response, in tokens.
+        max_num_seqs: the largest number of turns that are generated at once.
+        log_file: the file to which the engine's output is appended; None for the screen.
+        dtype: dtype of the weights; None for float32 without a GPU and the model's own with one.
         gpu_memory_utilization: share of a GPU's memory.
-        tensor_parallel_size: GPUs that hold one model.
-        request_timeout_s: of an endpoint, seconds for one turn.
-        chat: how the checkpoint's chat template is used; None for the default.
+        tensor_parallel_size: number of GPUs that hold one model.
+        request_timeout_s: seconds for one turn of an endpoint.
+        chat: settings of the checkpoint's chat template; None for the default.
 
     Raises:
         ValueError: the model is made for shorter contexts, or the tokenizer cannot be used.
@@ -101,7 +102,7 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a folder.
 
     Raises:
-        ValueError: the folder holds none that can be loaded.
+        ValueError: the folder does not hold one that can be loaded.
     """
     from transformers import AutoTokenizer
 

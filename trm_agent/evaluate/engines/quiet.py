@@ -1,4 +1,4 @@
-"""Redirects library output to a log file."""
+"""Redirect library output to a log file."""
 
 import logging
 import os

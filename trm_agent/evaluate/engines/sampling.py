@@ -16,11 +16,11 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    """0 takes the most likely token."""
+    """Temperature; 0 takes the most likely token."""
     top_p: float = 1.0
     """Share of the probability that is sampled from, the most likely tokens first."""
     seed: int = 0
-    """Base of every random choice."""
+    """Base of the seeds of all random choices."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
@@ -48,7 +48,7 @@ class SeededTurns:
         self._engine, self._seed, self._num_turns = engine, seed, 0
 
     async def complete(self, prompt_ids: list[int], max_tokens: int) -> Any:
-        """Return the completion of the next turn; one that fails or is cancelled is tried again with the same seed."""
+        """Return the completion of the next turn; a repeat after a failure or a cancellation has the same seed."""
         seed = turn_seed(self._engine.sampling.seed, self._seed, self._num_turns)
         completion = await self._engine.complete(prompt_ids, max_tokens, seed)
         self._num_turns += 1

@@ -1,4 +1,4 @@
-"""vLLM in this process: one thread owns the engine and steps it, episodes await their turns.
+"""Run vLLM in this process: one thread owns the engine and steps it, episodes await their turns.
 
 `AsyncLLM` would run the engine in a process of its own, which vLLM spawns without an accelerator: each engine would
 import vLLM again, 20 to 40 s, against 3 s for the second one here. An engine in the process also dies with it.
@@ -38,10 +38,10 @@ MIN_BATCHED_TOKENS = 4096
 
 
 class VllmEngine:
-    """A checkpoint in vLLM; `open_vllm` makes one.
+    """A checkpoint in vLLM, made by `open_vllm`.
 
     Args:
-        arguments: of vLLM's `EngineArgs`.
+        arguments: arguments of vLLM's `EngineArgs`.
         tokenizer: the model's.
         sampling: how tokens are drawn.
         chat: how the model's chat template is used; None for the default.
@@ -146,7 +146,7 @@ class VllmEngine:
                 yield self._inbox.get_nowait()
 
     def _add(self, engine: Any, name: str, prompt_ids: list[int], max_tokens: int, seed: int) -> bool:
-        """Hand a prompt to vLLM; whether it took it."""
+        """Hand a prompt to vLLM; return whether it was accepted."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
@@ -155,7 +155,7 @@ class VllmEngine:
             top_p=self.sampling.top_p,
             seed=seed,
             max_tokens=max_tokens,
-            # the sampled token's alone
+            # of the sampled token alone
             logprobs=0,
             stop_token_ids=self.chat.stop_token_ids,
             detokenize=False,
@@ -163,7 +163,7 @@ class VllmEngine:
         )
         try:
             engine.add_request(name, TokensPrompt(prompt_token_ids=prompt_ids), parameters)
-        except Exception as error:  # this prompt's fault, such as its length
+        except Exception as error:  # a fault of this prompt, such as its length
             self._post(self._refuse, name, error)
             return False
         return True
@@ -231,12 +231,12 @@ async def open_vllm(
     """Start vLLM on a Hugging Face folder and end it, whatever happens in between.
 
     Args:
-        folder: the model.
+        folder: the model's folder.
         tokenizer: the model's.
         sampling: how tokens are drawn.
         settings: arguments of vLLM's `EngineArgs` beyond those that are set here; a dtype of None is float32 without a
             GPU and the model's own with one.
-        log_file: the output of vLLM is appended there; None for the screen.
+        log_file: the file to which vLLM's output is appended; None for the screen.
         chat: how the model's chat template is used; None for the default.
 
     Raises:
@@ -278,7 +278,7 @@ async def open_vllm(
 
 
 def _without_chunks(max_model_len: int) -> dict[str, Any]:
-    """Prefill in one piece: between the pieces vLLM winds a seeded generator back, which a CPU's cannot do."""
+    """Prefill in one piece: between pieces vLLM rewinds a seeded generator, which is impossible on a CPU."""
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_len, MIN_BATCHED_TOKENS)}
 
 
