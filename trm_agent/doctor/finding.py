@@ -36,10 +36,10 @@ def ok(told: str) -> Finding:
 
 
 def output_of(command: Sequence[str], limit_s: float = COMMAND_LIMIT_S) -> tuple[str | None, str]:
-    """Run a command.
+    """Return the output of a command.
 
     Returns:
-        Its standard output, None if it is not there, fails or takes too long; and why, in a line.
+        Its standard output, or None if it does not exist, fails or takes too long; and the reason, in a line.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)

@@ -17,7 +17,7 @@ GIB = 1 << 30
 LEAST_MEMORY_GIB, LEAST_CORES, NUM_PORTS = 6.0, 2, 16
 # Ray makes no objects on a fuller file system
 FULLEST = 0.95
-# folder, what is written there, least GiB
+# folder, its contents, least GiB
 PLACES = (
     (Path.cwd, "runs", 1.0),
     (lambda: Path.home() / ".cache", "models that were made or downloaded", 1.0),
@@ -29,7 +29,7 @@ SANDBOX_LIMIT_S = 18.0
 
 
 def gpus() -> list[Finding]:
-    """Accelerators with their memory."""
+    """List the accelerators with their memory."""
     text, why = output_of(GPU_QUERY)
     if text is None or not text.strip():
         if NVIDIA_DEVICE.exists():
@@ -47,7 +47,7 @@ def gpus() -> list[Finding]:
 
 
 def processor() -> list[Finding]:
-    """Cores and memory that this process may use."""
+    """Report the cores and the memory that this process may use."""
     cores = len(os.sched_getaffinity(0))
     told = f"{cores} cores"
     findings = [ok(told)]
@@ -62,7 +62,7 @@ def processor() -> list[Finding]:
 
 
 def free_memory_gib(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Memory that is free on the machine, or in this process's control group where that is less."""
+    """Return the free memory of the machine, or of this process's control group if that is less."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     free = int(lines["MemAvailable"].split()[0]) * 1024
     try:
@@ -73,7 +73,7 @@ def free_memory_gib(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/
 
 
 def disk() -> list[Finding]:
-    """Room where a run writes."""
+    """Report the free space where a run writes."""
     return [_room(place(), what, least) for place, what, least in PLACES]
 
 
@@ -94,7 +94,7 @@ def _room(folder: Path, what: str, least_gib: float) -> Finding:
 
 
 def ports() -> list[Finding]:
-    """Free ports for Ray and the engine, and no other Ray in the way."""
+    """Look for free ports for Ray and the engine, and for another Ray in the way."""
     findings = []
     if address := os.environ.get("RAY_ADDRESS"):
         told = f"RAY_ADDRESS={address}: training would join that Ray instead of starting one"

@@ -42,7 +42,7 @@ def packages() -> list[Finding]:
 
 
 def torch() -> list[Finding]:
-    """PyTorch, and for which CUDA it was built."""
+    """Report PyTorch, with the CUDA version that it was built for."""
     version = version_of("torch")
     if version is None:
         return [Finding("missing", "not installed", f"{SETUP}, or {install('train')}")]
@@ -72,7 +72,7 @@ def vllm() -> list[Finding]:
 
 
 def verl() -> list[Finding]:
-    """verl in the version that the patches were written for, and our plugin where verl looks for plugins."""
+    """Look for verl in the version that the patches were written for, and for our plugin in verl's entry points."""
     findings = [_pinned("verl")]
     names = {entry.name for entry in importlib.metadata.entry_points(group=PLUGINS)}
     if "trm_agent" in names:
@@ -84,7 +84,7 @@ def verl() -> list[Finding]:
 
 
 def ray() -> list[Finding]:
-    """Ray in the version that was tested."""
+    """Look for Ray in the tested version."""
     return [_pinned("ray")]
 
 

@@ -1,4 +1,4 @@
-"""The nano model: a Qwen3 of about a million parameters that half knows an environment, made from nothing by a seed.
+"""The nano model: a Qwen3 of about a million parameters that half knows an environment, made from scratch by a seed.
 
 `ensure_nano_model(NanoSpec())` returns the folder of a Hugging Face model and tokenizer, made once and then cached
 under a hash of everything that made it. From the shell: `python -m trm_agent.models.nano --seed 0 --out DIR`.
@@ -30,13 +30,13 @@ NUM_REPORTED_TASKS = 64
 def ensure_nano_model(
     spec: NanoSpec, cache_dir: str | Path | None = None, max_seconds: float = 900.0, show_progress: bool = True
 ) -> Path:
-    """Return the folder of the model, making it if the cache does not hold it.
+    """Return the folder of the model, and make it if the cache does not hold it.
 
     Args:
-        spec: which model.
-        cache_dir: where models are kept; by default `models/` in $TRM_AGENT_CACHE or in ~/.cache/trm-agent.
+        spec: the model's settings.
+        cache_dir: the folder of models; by default `models/` in $TRM_AGENT_CACHE or in ~/.cache/trm-agent.
         max_seconds: wall-clock limit of the warm start.
-        show_progress: whether to draw a progress bar on stderr.
+        show_progress: True to draw a progress bar on stderr.
 
     Raises:
         RuntimeError: if the warm start does not reach its target in time.
@@ -52,18 +52,18 @@ def ensure_nano_model(
 
 
 def nano_folder(spec: NanoSpec, cache_dir: str | Path | None = None) -> Path:
-    """Return where the cache keeps the model, made or not; arguments as for `ensure_nano_model`."""
+    """Return the model's place in the cache, whether it is made or not; arguments as for `ensure_nano_model`."""
     root = Path(cache_dir) if cache_dir is not None else cache_root() / "models"
     return root / f"nano-{spec.cache_key()}"
 
 
 def is_made(folder: Path) -> bool:
-    """Say whether a folder of the cache holds a complete model."""
+    """Return True if a folder of the cache holds a complete model."""
     return (folder / "nano.json").exists()
 
 
 def cache_root() -> Path:
-    """Return the folder of everything that is made once and kept: $TRM_AGENT_CACHE or ~/.cache/trm-agent."""
+    """Return the folder of all caches: $TRM_AGENT_CACHE or ~/.cache/trm-agent."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "trm-agent")
 
 
@@ -131,7 +131,7 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
     started = time.monotonic()
     tokenizer = make_tokenizer(spec)
     model = make_model(spec, tokenizer)
-    # on a terminal a bar that moves, in a file a line now and then
+    # a moving bar on a terminal, a line now and then in a file
     seconds = 0.2 if sys.stderr.isatty() else 10.0
     bar_of_steps = tqdm(desc="warm start", unit="step", disable=not show_progress, file=sys.stderr, mininterval=seconds)
     with _one_thread(), bar_of_steps as bar:
@@ -180,7 +180,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m trm_agent.models.nano",
         description="Make the nano model (tokenizer, weights, warm start) in a folder, or find it in the cache.",

@@ -16,7 +16,7 @@ RECIPE_FILES = ("traces.py", "tokenizer.py", "warm_start.py")
 
 @dataclasses.dataclass(frozen=True)
 class NanoSpec:
-    """All that decides which nano model comes out.
+    """Everything that decides a nano model.
 
     Raises:
         ValueError: if a value is not allowed.
@@ -63,7 +63,7 @@ class NanoSpec:
         object.__setattr__(self, "env_kwargs", resolved(self.env_kwargs, DEFAULT))
 
     def solver(self, split: str) -> Solver:
-        """Return the solver that is imitated, on tasks of one split."""
+        """Return the imitated solver on tasks of one split."""
         return Solver(self.env_id, split, self.env_module, self.env_kwargs)
 
     def cache_key(self) -> str:
