@@ -5,7 +5,7 @@ r"""Calls as GLM-4.5, 4.6 and 4.7 write them, as many as the model likes, and bo
     <arg_value>one</arg_value>
     </tool_call>
 
-Newlines between the tags may be left out, as GLM-4.7 does. A value is all that stands between its tags; it ends at the
+Newlines between the tags may be left out, as GLM-4.7 does. A value is everything between its tags; it ends at the
 first `</arg_value>` that the next `<arg_key>` or `</tool_call>` follows; any other is text.
 """
 
@@ -33,7 +33,7 @@ _TAGS = ArgumentTags(
 
 
 class ArgTags(TemplateProtocol):
-    """The function's name, then a pair of tags for each argument."""
+    """A protocol with the function's name, then a pair of tags for each argument."""
 
     name: ClassVar[str] = "arg_tags"
     opening: ClassVar[str] = f"{CALL_OPEN}|{CALL_CLOSE}"

@@ -1,4 +1,4 @@
-r"""Fenced Python code as the tool call, and boxed answers: what base models write by themselves.
+r"""Fenced Python code as the tool call, and boxed answers, as base models write them by themselves.
 
     ```python
     print(3 + 4)
@@ -7,7 +7,7 @@ r"""Fenced Python code as the tool call, and boxed answers: what base models wri
 Each block is a call of the environment's code tool, the first tool with an argument `code`. The answer is the last
 `\boxed{...}` of a turn without a block. Fences are CommonMark's: three or more backticks or tildes, closed by at least
 as many of the same; the language is the first word behind them; the indentation of the opening fence, in a list or not,
-is no part of the code. A block in another language, or in none, is text, and so is a quoted one.
+is not part of the code. A block in another language, or in none, is text, and so is a quoted one.
 """
 
 import re
@@ -33,7 +33,7 @@ _LINE_SPACE = re.compile(r"^[ \t]+", re.MULTILINE)
 
 
 class Fenced:
-    """Python code in fences."""
+    """A protocol of Python code in fences."""
 
     name: ClassVar[str] = "fenced"
     template_shows_tools: ClassVar[bool] = False
@@ -48,7 +48,7 @@ class Fenced:
             )
 
     def instructions(self, tools: Sequence[Tool]) -> str:
-        """Say how to write code and answers."""
+        """Describe how to write code and answers."""
         tool = _code_tool(tools)
         assert tool is not None, "checked"
         return (
@@ -82,7 +82,7 @@ class Fenced:
 
 
 class _Blocks:
-    """Reads the blocks of a turn one after the other: a fence inside a block of text opens none."""
+    """A reader of a turn's blocks, one after the other: a fence inside a block of text opens no other block."""
 
     def __init__(self, tool_name: str) -> None:
         self._tool_name = tool_name
@@ -124,7 +124,7 @@ def _columns(indent: str) -> int:
 
 
 def _without_indent(code: str, columns: int) -> str:
-    """Take so many columns of space from the start of each line, as far as there are any."""
+    """Remove up to this many columns of space from the start of each line."""
     if not columns:
         return code
     return _LINE_SPACE.sub(lambda space: _shortened(space[0], columns), code)

@@ -8,7 +8,7 @@ r"""Calls as Qwen3-Coder, Qwen3.5 and Nemotron 3 write them, as many as the mode
     </function>
     </tool_call>
 
-One newline after the opening and one before the closing tag of a parameter are the template's, all else is the value. A
+One newline after the opening and one before the closing tag of a parameter are the template's; the rest is the value. A
 value ends at the first `</parameter>` that the next parameter or `</function>` follows; any other is text. These models
 leave out `<tool_call>` or `</tool_call>` at times: `<function=` at the start of a line opens a call as well, and
 `</function>` is enough to end it.
@@ -39,7 +39,7 @@ _TAGS = ArgumentTags(
 
 
 class FunctionTags(TemplateProtocol):
-    """A tag for the function and one for each parameter."""
+    """A protocol with a tag for the function and one for each parameter."""
 
     name: ClassVar[str] = "function_tags"
     opening: ClassVar[str] = rf"{CALL_OPEN}|{CALL_CLOSE}|^[ \t]*<function="

@@ -22,7 +22,7 @@ CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 
 
 class Hermes(TemplateProtocol):
-    """The protocol that chat templates of most open models know."""
+    """The protocol of most open models' chat templates."""
 
     name: ClassVar[str] = "hermes"
     opening: ClassVar[str] = f"{CALL_OPEN}|{CALL_CLOSE}"
@@ -37,7 +37,7 @@ class Hermes(TemplateProtocol):
 
 
 def start_of_call(text: str, mark: re.Match[str]) -> int:
-    """Return where the inside of a call begins, spaces passed over.
+    """Return the place where the inside of a call begins, after spaces.
 
     Raises:
         MalformedCall: if the mark is a closing tag, or another call opens at once.

@@ -21,7 +21,7 @@ class TurnProtocol(Protocol):
         """Return the system prompt's words on calls and answers."""
 
     def parse(self, text: str, tools: Sequence[Tool]) -> ParsedTurn:
-        """Read one assistant turn. Never raises: whatever is wrong with a call stands in `malformed`."""
+        """Read one assistant turn. Never raises: the fault of a call stands in `malformed`."""
 
     def format_call(self, name: str, arguments: dict[str, Any], tools: Sequence[Tool]) -> str:
         """Return the text of one tool call, as `parse` reads it.

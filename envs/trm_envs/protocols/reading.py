@@ -1,4 +1,4 @@
-"""Shared by the protocols: from a scan to a turn, and the check that a written call reads back."""
+"""Functions shared by the protocols: from a scan to a turn, and the check that a written call reads back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def read_turn(
     """Return the requests of a turn; see `trm_envs.thoughts.scan`.
 
     Args:
-        answer: reads the answer from what is said aloud in a turn without a call.
+        answer: reads the answer from the words said aloud in a turn without a call.
     """
     found = scan(text, opening, new_decoder)
     if found.malformed is not None:
@@ -40,7 +40,7 @@ def check_reads_back(
     """Return the text of a call.
 
     Raises:
-        ValueError: if the protocol reads something else in it.
+        ValueError: if the protocol would read it as something else.
     """
     turn = protocol.parse(text, tools)
     if turn.calls == (ToolCall(name, arguments),):
@@ -65,7 +65,7 @@ class TemplateProtocol(ABC):
         """Accept any tool."""
 
     def instructions(self, tools: Sequence[Tool]) -> str:
-        """Return nothing: the chat template describes the tools, the environment how to answer."""
+        """Return nothing, since the chat template describes the tools, and the environment the form of an answer."""
         return ""
 
     def parse(self, text: str, tools: Sequence[Tool]) -> ParsedTurn:
@@ -90,7 +90,7 @@ class TemplateProtocol(ABC):
 
     @abstractmethod
     def write(self, name: str, arguments: dict[str, Any]) -> str:
-        """Return the text of a call, whether it can be read or not.
+        """Return the text of a call, whether or not it can be read back.
 
         Raises:
             ValueError: if an argument is not a JSON value.

@@ -1,4 +1,4 @@
-"""JSON as tool calls hold it: read from where it begins, and written so that it reads back."""
+"""Read JSON inside a tool call from its first character, and write JSON that reads back."""
 
 import json
 import math
@@ -22,11 +22,11 @@ def skip_space(text: str, start: int) -> int:
 
 
 def read_json(text: str, start: int = 0) -> tuple[Any, int]:
-    """Return the JSON value that begins at `start`, spaces passed over, and where it ends.
+    """Return the JSON value that begins at `start`, after spaces, and its end.
 
     Raises:
-        MalformedCall: if there is none. NaN, infinity, an object with a key twice and values nested deeper than
-            `MAX_DEPTH` are none.
+        MalformedCall: if there is none. NaN, infinity, an object with a repeated key and values nested deeper than
+            `MAX_DEPTH` do not count.
     """
     try:
         value, end = _DECODER.raw_decode(text, skip_space(text, start))

@@ -22,7 +22,7 @@ TAKEN = {ANSWER: "the answer's tag", "think": "the tag of thoughts"}
 
 
 class Tags:
-    """A tag for each tool and one for the answer."""
+    """A protocol with a tag for each tool and one for the answer."""
 
     name: ClassVar[str] = "tags"
     template_shows_tools: ClassVar[bool] = False
@@ -50,8 +50,9 @@ class Tags:
         """Return the call in its tag.
 
         Raises:
-            ValueError: if there is no such tool, the text would close its own tag, or it has other arguments than
-                the one that the tool takes as text.
+            ValueError: if there is no such tool, the text would close its own tag, or there are other arguments than
+            the
+                one that the tool takes as text.
         """
         tool = next((tool for tool in tools if tool.name == name), None)
         if tool is None:
@@ -105,7 +106,7 @@ def _decoder(tools: Sequence[Tool]) -> Decoder[ToolCall]:
 
 
 def _read_arguments(text: str, start: int, close: str) -> tuple[dict[str, Any], int]:
-    """Return the arguments and where the closing tag stands."""
+    """Return the arguments and the place of the closing tag."""
     begin = skip_space(text, start)
     if text.startswith(close, begin):
         return {}, begin

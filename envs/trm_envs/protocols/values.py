@@ -26,14 +26,14 @@ def write_value(value: Any) -> str:
 def read_value(
     text: str, start: int, closing: re.Pattern[str], schema: dict[str, Any] | None
 ) -> tuple[Any, int] | None:
-    """Return the argument that begins at `start`, and where its closing tag ends; None if that is missing.
+    """Return the argument that begins at `start`, and the end of its closing tag; None if the tag is missing.
 
-    Where the schema wants no string, JSON is read first, so that tags inside its strings are text. What is no JSON is
-    the text itself: whoever checks the argument then says so.
+    If the schema does not want a string, JSON is read first, so that tags inside its strings are text. Anything but
+    JSON is returned as text, and the check of the argument reports it.
 
     Args:
         closing: matches the closing tag.
-        schema: of the parameter; None if there is no such parameter.
+        schema: schema of the parameter; None if there is no such parameter.
     """
     kinds = [choice.get("type") for choice in (schema or {}).get("anyOf", [schema or {"type": "string"}])]
     if "string" not in kinds:
@@ -69,20 +69,20 @@ class ArgumentTags:
     end: str
     """The text after the last argument."""
     expected: str
-    """The message where neither an argument nor the end follows, up to the text that does; `{}` is the tool."""
+    """Start of the message if neither an argument nor the end follows, up to the text that does; `{}` is the tool."""
     shown: str
-    """The argument in a message."""
+    """Form of an argument in a message."""
     unclosed: str
-    """The message where a value has no end."""
+    """Message for a value without an end."""
     strips_names: bool = False
     """True if spaces around an argument's name are not part of it."""
 
 
 def read_arguments(text: str, start: int, name: str, tools: Sequence[Tool], tags: ArgumentTags) -> tuple[ToolCall, int]:
-    """Return the call whose arguments begin at `start`, and where the text after the last one ends.
+    """Return the call whose arguments begin at `start`, and the end of the text after the last one.
 
     Args:
-        name: of the tool.
+        name: name of the tool.
 
     Raises:
         MalformedCall: if something else stands there, a name stands twice, or a value has no end.
