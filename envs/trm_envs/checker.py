@@ -74,16 +74,16 @@ def check(
     """Check an environment against the contract of `ToolEnv`.
 
     Args:
-        env: a registered id; "module:id", where importing the module registers it; or a class or function that
+        env: a registered id; "module:id", if importing the module registers it; or a class or function that
             makes the environment.
-        horizons: where the scripted solver must earn the full reward.
+        horizons: the horizons at which the scripted solver must earn the full reward.
         options: options of every instance.
-        only: names of checks, of `check_names`; None for all.
-        num_fuzz: model outputs in each protocol, in units of outputs.
+        only: the names of the checks to run, from `check_names`; None for all.
+        num_fuzz: number of model outputs in each protocol.
         fuzz_budget_s: seconds that slow steps may take in each protocol; later calls and answers are only parsed.
-        deadline_s: the most seconds that one step may take.
-        check_limit_s: seconds after which a check is given up as hanging, and with it the rest.
-        seed: of the tasks and the outputs.
+        deadline_s: the largest number of seconds that one step may take.
+        check_limit_s: seconds after which a check counts as hanging and is given up, with all later ones.
+        seed: seed of the tasks and the outputs.
 
     Returns:
         A finding for each check, in the order of `check_names`.
@@ -138,7 +138,7 @@ def _run_all(subject: Subject, names: Sequence[str], limit_s: float) -> Iterator
 
 
 def _run(name: str, subject: Subject, limit_s: float) -> Finding | None:
-    """Run one check; None if it hangs. In a thread of its own, as trainers step environments."""
+    """Run one check in a thread of its own, as trainers step environments; return None if it hangs."""
     found: list[Finding] = []
     started = time.perf_counter()
 

@@ -36,15 +36,15 @@ NO_SOLVER = "there is no scripted solver; define solution() to have this checked
 
 
 def gymnasium_accepts(subject: Subject) -> None:
-    """Gymnasium's own checker has nothing to say."""
+    """Check that Gymnasium's own checker finds no fault."""
     with warnings.catch_warnings(), subject.open() as env:
         warnings.simplefilter("error")
-        # gymnasium makes the environment anew from its spec for this; a plain class has none
+        # gymnasium makes the environment anew from its spec for this; a plain class has no spec
         check_env(env, skip_render_check=env.spec is None)
 
 
 def same_seed_same_episode(subject: Subject) -> None:
-    """Instances with one seed show the same, byte for byte, even when their episodes interleave."""
+    """Check that instances with one seed show the same, byte for byte, even if their episodes interleave."""
     with subject.open() as one, subject.open() as two, subject.open() as three:
         alone = json.dumps(transcript(one, subject.seed))
         pairs = list(zip(episode(two, subject.seed), episode(three, subject.seed), strict=False))
@@ -65,7 +65,7 @@ def same_seed_elsewhere(subject: Subject) -> None:
 
 
 def seeds_differ(subject: Subject) -> None:
-    """Different seeds draw different tasks."""
+    """Check that different seeds draw different tasks."""
     with subject.open() as env:
         ids = {env.reset(seed=subject.seed + i)[1]["task_id"] for i in range(20)}
     if len(ids) < 2:
@@ -123,7 +123,7 @@ def junk_earns_nothing(subject: Subject) -> None:
 
 
 def shown_is_json(subject: Subject) -> None:
-    """Whatever an episode shows is JSON, lies in the spaces, and has the fields that trainers read."""
+    """Check that an episode's output is JSON, lies in the spaces, and has the fields that trainers read."""
     with subject.open() as env:
         shown = transcript(env, subject.seed)
         (prompt, schemas, observation, info), *steps = shown
@@ -183,7 +183,7 @@ def _global_state() -> bytes:
 
 
 class _at_horizon:
-    """`subject.open` at a horizon; skips the check if the environment refuses that horizon."""
+    """Open the subject at a horizon; skip the check if the environment refuses that horizon."""
 
     def __init__(self, subject: Subject, horizon: int, **options: Any) -> None:
         try:
@@ -200,7 +200,7 @@ class _at_horizon:
 
 
 def _for_a_while(seeds: Iterator[int]) -> Iterator[int]:
-    """At least ten seeds, and more until the time is up."""
+    """Yield at least ten seeds, and more until the time is up."""
     end = time.monotonic() + SPLIT_LIMIT_S
     return itertools.takewhile(lambda seed: seed < 10 or time.monotonic() < end, seeds)
 

@@ -14,7 +14,7 @@ TURNS_A_ROUND = 8
 
 
 def held_now() -> dict[str, int]:
-    """Count this process's descriptors, child processes and threads; 0 for a count that the system does not tell."""
+    """Count this process's descriptors, child processes and threads; 0 for a count that the system does not provide."""
     gc.collect()
     held = {"threads": threading.active_count(), "file descriptors": 0, "child processes": 0}
     with contextlib.suppress(OSError):
@@ -29,7 +29,8 @@ def held_now() -> dict[str, int]:
 def close_releases_everything(subject: Subject) -> None:
     """Check that making, playing and closing environments repeatedly leaks nothing.
 
-    What is shared on purpose, such as a sandbox, may start with the first rounds: only growth that goes on counts.
+    Resources that are shared on purpose, such as a sandbox, may start in the first rounds: only continued growth
+    counts.
     """
     _rounds(subject, WARM_ROUNDS)
     counts = [held_now()]

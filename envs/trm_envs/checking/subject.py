@@ -17,7 +17,7 @@ from trm_envs.base import ToolEnv
 from trm_envs.options import check_choice
 
 CHILD_LIMIT_S = 120.0
-# Python puts the current folder first for such a program; in PYTHONPATH it stands where this process has it
+# Python puts the current folder first for such a program; PYTHONPATH keeps it where this process has it
 CHILD = (
     "import sys; sys.path[:] = filter(None, sys.path); "
     "from trm_envs.checking.subject import answer_request; answer_request()"
@@ -37,28 +37,28 @@ class Skipped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The environment and how hard to look at it."""
+    """An environment with the settings of its check."""
 
     name: str
-    """Its name in messages."""
+    """Name in messages."""
     make: Callable[..., Any]
-    """Makes a fresh instance from options."""
+    """Function that makes a fresh instance from options."""
     address: str | None
-    """ "module:name" of the function with which a second process makes one; None if it cannot be imported."""
+    """ "module:name" of the function by which a second process makes an instance; None if it cannot be imported."""
     defaults: Mapping[str, Any]
     """Options of every instance."""
     seed: int = 7
-    """Of the tasks and of the outputs."""
+    """Seed of the tasks and of the outputs."""
     deadline_s: float = 10.0
-    """The most seconds that one step may take."""
+    """Largest number of seconds that one step may take."""
     num_fuzz: int = 300
-    """Model outputs in each protocol."""
+    """Number of model outputs in each protocol."""
     fuzz_budget_s: float = 60.0
     """Seconds for slow steps in each protocol; after that, calls and answers are only parsed."""
 
     @contextlib.contextmanager
     def open(self, **options: Any) -> Iterator[ToolEnv]:
-        """Make an instance, and close it."""
+        """Make an instance, and close it in the end."""
         env = self.make(**{**self.defaults, **options})
         try:
             yield env.unwrapped
@@ -66,12 +66,12 @@ class Subject:
             env.close()
 
     def protocols(self) -> list[str]:
-        """Return the names of the protocols that it can be made with."""
+        """Return the names of the protocols that the environment supports."""
         with self.open() as env:
             return supported_protocols(env)
 
     def has_solver(self) -> bool:
-        """Return whether there is a scripted solver."""
+        """Return True if there is a scripted solver."""
         with self.open() as env:
             env.reset(seed=self.seed)
             try:
@@ -85,12 +85,12 @@ def resolve(env: str | Callable[..., Any], options: Mapping[str, Any], **setting
     """Return the subject of an id, a "module:id", or a class or function that makes the environment.
 
     Args:
-        env: which environment.
+        env: the environment.
         options: options of every instance.
         **settings: the other fields of `Subject`.
 
     Raises:
-        ValueError: if there is no such id, module or environment, or it is not a `ToolEnv`; it gives the remedy.
+        ValueError: if there is no such id, module or environment, or it is not a `ToolEnv`; with the remedy.
     """
     if isinstance(env, str):
         env_id = _import_registering(env)
@@ -127,7 +127,7 @@ def supported_protocols(env: ToolEnv) -> list[str]:
 
 
 def transcript(env: ToolEnv, seed: int, options: Mapping[str, Any] | None = None) -> list[Any]:
-    """Return everything that an episode shows: the solver's, or without one that of a policy that knows nothing."""
+    """Return everything that an episode shows, played by the solver or else by a policy that knows nothing."""
     return list(episode(env, seed, options))
 
 
@@ -191,7 +191,7 @@ def import_module(name: str) -> None:
     """Import a user's module.
 
     Raises:
-        ValueError: if that fails; it says why.
+        ValueError: if that fails; with the reason.
     """
     try:
         importlib.import_module(name)

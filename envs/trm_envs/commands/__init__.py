@@ -1,1 +1,1 @@
-"""The subcommands of `trm` that an author of environments uses; each is a module like those of `trm_agent.commands`."""
+"""The subcommands of `trm` for authors of environments; each is a module like those of `trm_agent.commands`."""

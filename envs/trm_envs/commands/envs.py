@@ -1,4 +1,4 @@
-"""`trm envs`: list, check and play environments, and start one of one's own."""
+"""`trm envs`: list, check and play environments, and start a new one."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def list_envs(arguments: argparse.Namespace) -> int:
 
 
 def check_env(arguments: argparse.Namespace) -> int:
-    """Check an environment and print what was found.
+    """Check an environment and print the findings.
 
     Args:
         arguments: `id`, `module`, `option`, `horizons`, `only`, `fuzz`, `fuzz_budget`, `deadline`, `json` of the
@@ -171,7 +171,7 @@ def play(arguments: argparse.Namespace) -> int:
         arguments: `id`, `module`, `option`, `solver`, `seed`, `horizon`, `protocol` of the parser.
 
     Returns:
-        0; 1 if a verifier or a sandbox failed, which is told.
+        0, or 1 if a verifier or a sandbox failed, which is shown.
 
     Raises:
         ValueError: a flag's value is not allowed, there is no such environment, or it has no solver.
@@ -207,7 +207,7 @@ def new(arguments: argparse.Namespace) -> int:
 
     Raises:
         ValueError: the name is not allowed.
-        OSError: the folder is there already, or cannot be written.
+        OSError: the folder exists already, or cannot be written.
     """
     from trm_envs.scaffold import write_package
 
