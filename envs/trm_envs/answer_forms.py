@@ -17,7 +17,7 @@ _WRITTEN = {TAG: "<answer>{}</answer>", LINE: "Answer: {}", HASHES: "#### {}"}
 # marks of lists, headings and bold type may stand around the word
 _LINE = re.compile(r"[\s>*_#-]*(?:the\s+)?(?:final\s+)?answer[*_]*\s*:(.*)", re.IGNORECASE)
 _HASHES = re.compile(r"[\s>*_-]*####(?!#)(.*)")
-# what a prompt that asks for a form has in it, and what must stand around it
+# marks of a prompt that asks for a form, and the words that must stand around them
 _MARKS: dict[str, tuple[str, ...]] = {
     BOX: ("\\boxed", "\\fbox"),
     TAG: ("<answer>",),
@@ -25,7 +25,7 @@ _MARKS: dict[str, tuple[str, ...]] = {
     HASHES: ("####",),
 }
 _ASKED = {
-    # words that speak of an answer beside the box; a box alone may be a blank of the problem
+    # words about an answer beside the box; a box alone may be a blank of the problem
     BOX: re.compile(
         r"(?:answer|result|solution|put|enclose|format)[^\n]{0,120}\\(?:boxed|fbox)\b"
         r"|\\(?:boxed|fbox)\b[^\n]{0,60}(?:answer|result)",
@@ -42,7 +42,7 @@ _MOST_MARKS = 1000
 
 
 class AnswerWriter(Protocol):
-    """The part of a protocol that is needed here."""
+    """The part of a protocol that writes answers."""
 
     def format_answer(self, answer: str) -> str:
         """Return the text of an answer."""
@@ -62,7 +62,7 @@ def show_form(answer: str, form: str, protocol: AnswerWriter) -> str:
 def read_answer(text: str, form: str) -> str | None:
     """Return the final answer of a model's turn in a form other than the protocol's own; None if there is none.
 
-    Of several the last counts. Linear in the text's length; never raises.
+    The last of several counts. Linear in the text's length; never raises.
     """
     visible = after_thoughts(text)
     if form == TAG:
@@ -77,7 +77,7 @@ def read_answer(text: str, form: str) -> str | None:
 
 
 def own_form(protocol: AnswerWriter) -> str:
-    """Return the form that a protocol has by itself, "box" or "tag"."""
+    """Return a protocol's own form, "box" or "tag"."""
     return TAG if protocol.format_answer("") == write_answer("", TAG, protocol) else BOX
 
 

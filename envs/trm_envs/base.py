@@ -1,7 +1,7 @@
 """The contract of a tool-using text environment.
 
 One action is the full text of one assistant turn; one observation is the text of the message that answers it. A
-subclass says three things: how a task is drawn, which tools there are, how an answer is scored.
+subclass defines three things: the drawing of a task, the tools, and the score of an answer.
 """
 
 import dataclasses
@@ -41,15 +41,15 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
     Attributes:
         options_class: the dataclass of the options.
-        system_prompt: what the model is told first; `{answer}` in it becomes an answer's form, such as
+        system_prompt: the first message to the model; `{answer}` in it becomes an answer's form, such as
             `\boxed{...}`. `make_task` may set another.
-        answer_form: what stands between the braces of that form.
+        answer_form: the text between the braces of that form.
         tools: functions with type hints; methods marked with `@tool` come on top of these.
-        task_key: what makes the task, if the first message does not say it all; `make_task` may set it. Its hash
+        task_key: the task's identity, if the first message does not define it; `make_task` may set it. Its hash
             decides the split.
-        tool_time: the budget of time for what runs on the model's text, and how much of it is used.
-        task_split: the split that the task belongs to, where `make_task` decides that itself, as a task made of parts
-            must; empty: the hash decides.
+        tool_time: the budget of time for code that runs on the model's text, with the time used.
+        task_split: the split of the task if `make_task` decides it itself, as a task made of parts must; if empty, the
+            hash decides.
 
     Raises:
         ValueError: if an option is unknown or its value is not allowed.
@@ -81,8 +81,8 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         """Return the reward of a final answer, 0 to 1; 1 is success.
 
         Raises:
-            VerifierError: if it cannot be decided, whatever the answer were: the episode is then neither right nor
-                wrong. Whatever else it raises is the answer's fault, which is wrong.
+            VerifierError: if no answer could be decided: the episode is then neither right nor wrong. Any other
+                exception is the answer's fault, which is wrong.
         """
 
     def solution(self) -> str:
@@ -94,11 +94,11 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         raise NotImplementedError(f"{type(self).__name__} has no scripted solver; define solution()")
 
     def follow_up(self, results: Sequence[ToolResult]) -> str:
-        """Return the message that answers the tool calls of one turn. Subclasses add what the task says next."""
+        """Return the message that answers the tool calls of one turn. Subclasses add the task's next message."""
         return "\n".join(result.text for result in results)
 
     def follow_answer(self, answer: str) -> str | None:
-        """Return the question after an answer; None if the answer is the final one and shall be scored."""
+        """Return the next question after an answer; None if the answer is the final one, to be scored."""
         return None
 
     def numbers(self) -> dict[str, float]:
@@ -115,21 +115,21 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
     @property
     def protocol(self) -> TurnProtocol:
-        """Syntax of tool calls and answers in this episode."""
+        """Return the syntax of tool calls and answers in this episode."""
         return self.options.turn_protocol
 
     @property
     def tool_schemas(self) -> list[dict[str, Any]]:
-        """The tools as OpenAI function schemas, for the chat template; empty if the protocol describes them itself."""
+        """Return the tools as OpenAI function schemas for the chat template; empty if the protocol describes them."""
         return [tool.schema for tool in self._tools] if self.protocol.template_shows_tools else []
 
     def step_budget_s(self) -> float:
-        """Return the seconds that one step may take, waits apart: preflights hold their deadlines against it.
+        """Return the seconds that one step may take, without waits; preflights compare their deadlines with it.
 
-        It is what the programs of one turn may use, hidden tests included, and what a program that holds its
-        supervisor up, or code that cannot be stopped, may use beyond it. Infinite without a limit on tool time. Not in
-        it are waits, which stop the step's clock too: for a place in a sandbox, for a supervisor to start, for an
-        answer over HTTP, and for a worker that scores.
+        It is the time of one turn's programs, hidden tests included, and the time beyond it for a program that holds
+        its supervisor up, or for code that cannot be stopped. Infinite without a limit on tool time. It leaves out
+        waits, which stop the step's clock too: for a place in a sandbox, for a supervisor to start, for an answer over
+        HTTP, and for a worker that scores.
         """
         return self.tool_time.turn_limit_s + OVERRUN_S
 
@@ -137,7 +137,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         """Start a new task.
 
         Args:
-            seed: seed of `self.np_random`; None goes on with the present one.
+            seed: seed of `self.np_random`; None goes on with the present generator.
             options: overrides of the options for this episode.
 
         Returns:
@@ -164,10 +164,10 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
         Returns:
             observation, reward, terminated, truncated and info: "role" of the observation ("tool" or "user"),
-            "num_tool_calls" executed, "malformed" (a call that could not be run), "tool_time_s" used where it is worth
-            telling; at the end "success", "numbers" and, if that ended it, "stop_reason" ("max_tool_time", truncated)
-            or "scorer_error" (what `score`, `follow_up` or `follow_answer` raised on the text, terminated). What
-            `numbers` raised stands in "numbers_error", beside the verdict.
+            "num_tool_calls" executed, "malformed" (a call that could not be run), "tool_time_s" if it is worth
+            reporting; at the end "success", "numbers" and, if that ended it, "stop_reason" ("max_tool_time", truncated)
+            or "scorer_error" (the error that `score`, `follow_up` or `follow_answer` raised on the text, terminated).
+            An error of `numbers` stands in "numbers_error", beside the verdict.
 
         Raises:
             TypeError: if the action is not text.
@@ -187,7 +187,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
                 step = self._out_of_time(step)
             used_s = self.tool_time.turn_used_s()
         _, _, terminated, truncated, info = step
-        # never of a turn that runs nothing: a checker may compare what two instances show
+        # never for a turn that runs nothing, since a checker may compare the texts of two instances
         if used_s >= LEAST_S and (info["num_tool_calls"] or terminated or truncated):
             info["tool_time_s"] = round(used_s, 3)
         self._running = self._running and not (terminated or truncated)
@@ -222,12 +222,12 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         reward = judged(self.score, finite, turn.answer)
         try:
             return self._end(reward, judged(self.numbers, numbers))
-        except ScorerFailed as failure:  # the verdict stands: only what is counted beside it is lost
+        except ScorerFailed as failure:  # the verdict stands: only the figures beside it are lost
             return self._end(reward, {}, numbers_error=str(failure))
 
     @property
     def _form(self) -> str:
-        """Syntax of answers: "box" is the protocol's own way."""
+        """Return the form of answers; "box" is the protocol's own."""
         return getattr(self.options, "answer_form", BOX)
 
     def _shown(self, text: str) -> str:
@@ -249,7 +249,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         return "", reward, True, False, {**_info("user"), "success": reward >= 1.0, "numbers": counted, **more}
 
     def _out_of_time(self, step: Step) -> Step:
-        """Turn a step's outcome into the end of the episode by its budget."""
+        """Turn a step's outcome into an episode that its time budget ended."""
         observation, *_, info = step
         ending = {"success": False, "numbers": {}, "stop_reason": "max_tool_time"}
         return observation or f"Error: {TIME_LIMIT}", 0.0, False, True, {**info, **ending}
@@ -278,7 +278,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
 
 def split_of(key: str) -> str:
-    """Return the split, "train" or "held_out", of the task that this key makes."""
+    """Return the split, "train" or "held_out", of the task with this key."""
     return "held_out" if int(_digest(key)[:8], 16) < HELD_OUT_FRACTION * 2**32 else "train"
 
 

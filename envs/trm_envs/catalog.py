@@ -21,14 +21,14 @@ class Entry:
     id: str
     """Id for `gymnasium.make`."""
     summary: str
-    """One line."""
+    """Description in one line."""
     options: Mapping[str, Any]
-    """Name to default."""
+    """Default of each option by name."""
     protocols: tuple[str, ...]
     """Protocols in which tool calls can be written."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the entry as JSON."""
         return {**dataclasses.asdict(self), "protocols": list(self.protocols)}
 
 
@@ -58,7 +58,7 @@ def entries(module: str | None = None) -> list[Entry]:
 
 
 def _summary(kind: type[ToolEnv]) -> str:
-    """Return the first sentence of the module's docstring without the id, else of the class's."""
+    """Return the first sentence of the module's docstring, without the id, or else the class's."""
     module = importlib.import_module(kind.__module__)
     text = (module.__doc__ or kind.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
     _, colon, rest = text.partition(": ")

@@ -1,4 +1,4 @@
-"""Failures: the infrastructure's, which give no verdict, or the model's text's, which is wrong then."""
+"""Failures of the infrastructure, which give no verdict, and of the model's text, which is then wrong."""
 
 import threading
 
@@ -18,10 +18,10 @@ class ScorerFailed(Exception):
 
 
 def is_not_the_texts(error: BaseException) -> bool:
-    """Return whether an exception from code that works on the model's text must go on: a text is not to blame for it.
+    """Return True if a text is not to blame for an exception from code that works on it, so that it must be raised on.
 
-    Anything else is, also what ends a program, such as SystemExit. An interrupt from the keyboard comes to the main
-    thread alone; in another one somebody raised it.
+    For anything else the text is to blame, also for SystemExit. An interrupt from the keyboard reaches only the main
+    thread; in another thread, the text's code has raised it.
     """
     if isinstance(error, KeyboardInterrupt):
         return threading.current_thread() is threading.main_thread()

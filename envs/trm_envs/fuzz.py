@@ -1,4 +1,4 @@
-"""Seeded model outputs that nobody should have to expect: random ones, and a solver's own turns, damaged."""
+"""Seeded model outputs beyond all expectation: random ones, and damaged turns of a solver."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -7,7 +7,7 @@ import numpy as np
 
 MAX_CHARS = 20_000
 LONG_CHARS = 300_000
-# One output in so many is very long or deeply nested: each costs milliseconds.
+# One output in this many is very long or deeply nested, which costs milliseconds.
 LONG_EVERY = 1000
 T = TypeVar("T")
 MAX_MUTATIONS = 4

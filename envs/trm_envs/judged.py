@@ -1,4 +1,4 @@
-"""An environment's own functions on a model's text: the value checked, or a failure of the text."""
+"""Call an environment's own functions on a model's text: return the checked value, or blame the text."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A sandbox or a session whose programs are charged to an environment's tool time, and stopped where that ends."""
+"""A sandbox or a session whose programs are charged to an environment's tool time, and stopped when it runs out."""
 
 import asyncio
 import dataclasses
@@ -11,13 +11,13 @@ from trm_envs.tool_time import LEAST_S, ToolTime, waiting
 
 
 class Metered:
-    """Runs programs as the wrapped runner does, for no longer than is left of the budget; see `Runner.run`.
+    """A runner that runs programs as the wrapped one does, within the rest of the budget; see `Runner.run`.
 
-    A program costs what the sandbox says that it ran, by the clock. What comes before and after, such as the wait for
-    a free place, costs nothing, nor does a run that the sandbox itself failed.
+    A program costs the time on the clock that the sandbox reports for it. The time before and after, such as the wait
+    for a free place, costs nothing, nor does a run in which the sandbox itself failed.
 
     Args:
-        runner: gives the sandbox or session, at the first run; that costs nothing.
+        runner: returns the sandbox or session, at the first run; that costs nothing.
         tool_time: the budget.
     """
 
@@ -27,7 +27,7 @@ class Metered:
         self._tool_time = tool_time
 
     def run(self, code: str, *args: Any, **kwargs: Any) -> Result:
-        """Run a program, unless nothing is left of the budget, which is a timeout. Name `limits` to give any."""
+        """Run a program; without any budget left, that is a timeout. `limits` are passed by name."""
         limits, left_s = kwargs.pop("limits", None) or Limits(), self._tool_time.left_s()
         if left_s < LEAST_S:
             return Result(Status.TIMEOUT)
@@ -47,7 +47,7 @@ class Metered:
                 return self._make()
         except InfrastructureError:
             raise
-        except Exception as error:  # such as a package that is not installed: no program is to blame for it
+        except Exception as error:  # such as a package that is not installed, which is not a program's fault
             raise InfrastructureError(f"no sandbox: {describe(error)}") from error
 
     async def arun(self, code: str, *args: Any, **kwargs: Any) -> Result:

@@ -30,12 +30,12 @@ class EnvOptions:
 
     @property
     def turn_protocol(self) -> TurnProtocol:
-        """The protocol that `protocol` names."""
+        """Return the protocol that `protocol` names."""
         return PROTOCOLS[self.protocol]
 
     @property
     def prompt_note(self) -> str:
-        """Return the system prompt's words on these options, beside the task; "" for nothing."""
+        """Return the system prompt's words on these options, beside the task; "" for none."""
         return ""
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ def check_sandbox(field: str, value: Any) -> None:
 def as_unicode(text: str) -> str:
     """Return the text with the halves of surrogate pairs joined, and replacement marks for halves that are alone.
 
-    What shows a model its own text again may hold such halves, which no tokenizer takes.
+    A message that repeats a model's own text may hold such halves, which no tokenizer takes.
     """
     try:
         text.encode()
@@ -84,7 +84,7 @@ def as_unicode(text: str) -> str:
 
 
 def cut_middle(text: str, max_chars: int) -> str:
-    """Return the text, or its start and end around a mark that says how much is gone."""
+    """Return the text, or its start and end around a mark with the number of characters cut."""
     if len(text) <= max_chars:
         return text
     mark = f"\n... [{len(text) - max_chars} characters cut] ...\n"

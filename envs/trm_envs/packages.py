@@ -1,7 +1,7 @@
-"""Packages that a model's code may import: those that an environment declares, of the version that it declares.
+"""Packages that a model's code may import: those that an environment declares, in the declared versions.
 
-Without any, programs have the standard library alone, whatever else is installed where they run. So a policy learns
-the same on every machine, and what it was trained with stands in the run's configuration.
+Without any, programs have only the standard library, whatever else is installed where they run. So a policy learns the
+same on every machine, and the run's configuration records the packages that it was trained with.
 """
 
 import functools
@@ -22,15 +22,15 @@ class Packages:
     """Installed packages of declared versions."""
 
     pins: tuple[str, ...] = ()
-    """Such as `numpy==2.3.5`, in alphabetical order."""
+    """Declared versions, such as `numpy==2.3.5`, in alphabetical order."""
     entries: tuple[str, ...] = ()
-    """The files and folders to show inside, those of the packages that these need among them: absolute paths."""
+    """Absolute paths of the files and folders to show inside, those of required packages included."""
     modules: tuple[str, ...] = ()
     """Names under which the declared packages are imported."""
 
     @property
     def probe(self) -> str:
-        """A program that imports every package and prints `pins`."""
+        """Return a program that imports every package and prints `pins`."""
         names = [pin.partition("==")[0] for pin in self.pins]
         imports = "".join(f"import {module}\n" for module in self.modules)
         return (
@@ -63,8 +63,8 @@ def find_packages(pins: tuple[str, ...], field: str = "packages") -> Packages:
     """Return the installed packages that pins name.
 
     Args:
-        pins: of `check_pins`.
-        field: what messages call them.
+        pins: as `check_pins` returns them.
+        field: the name of the setting in messages.
 
     Raises:
         ValueError: if one is not installed, or has another version.
@@ -118,7 +118,7 @@ def _needs(found: importlib.metadata.Distribution, seen: set[str]) -> list[impor
         try:
             each = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            # a marker that does not hold here
+            # its marker does not hold here
             continue
         needed += [each, *_needs(each, seen)]
     return needed

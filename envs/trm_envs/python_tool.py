@@ -15,7 +15,7 @@ from trm_envs.tools import tool
 
 MAX_OUTPUT_CHARS = 4000
 MEGABYTES = {"memory_mb": (32, 1 << 16), "stack_mb": (1, 100)}
-"""Least and largest memory of a program, MiB."""
+"""Smallest and largest memory of a program, MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SandboxOptions(EnvOptions):
         return describe_packages(self.packages)
 
     def open_sandbox(self) -> Sandbox:
-        """Return the sandbox in which code runs.
+        """Return the sandbox that runs the code.
 
         Raises:
             SandboxUnavailable: if it cannot be had, or lacks a package.
@@ -111,7 +111,7 @@ class PythonToolEnv(ToolEnv[OptionsT], Generic[OptionsT]):
 
 
 def show_result(result: Result) -> str:
-    """Return the observation that tells a model of a run.
+    """Return the observation that shows a model the result of a run.
 
     Raises:
         InfrastructureError: if the sandbox failed, not the code.

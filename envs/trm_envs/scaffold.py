@@ -1,4 +1,4 @@
-"""A small package with an environment of one's own, to start from."""
+"""Write a small package with an environment, to start from."""
 
 import keyword
 import re
@@ -91,15 +91,15 @@ def write_package(name: str, folder: Path) -> tuple[str, list[Path]]:
     """Write the package `folder/name`.
 
     Args:
-        name: of the package: small letters, digits and underscores.
-        folder: where it goes.
+        name: the package's name, of small letters, digits and underscores.
+        folder: the parent of the package.
 
     Returns:
         The id of its environment, and the files written.
 
     Raises:
         ValueError: if the name is not allowed.
-        FileExistsError: if `folder/name` is there already.
+        FileExistsError: if `folder/name` exists already.
     """
     check_name(name)
     root = folder / name

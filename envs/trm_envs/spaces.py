@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Space
 
-# Samples mix scripts, markup and control characters: whatever a model may write, an environment must take.
+# Samples mix scripts, markup and control characters, since an environment must take any text of a model.
 SAMPLE_ALPHABET = "abc XYZ 0123456789 +-*/ {}<>\"'\\ \n\t ä ß 中 🙂 \x00"
 SAMPLE_LENGTH = 48
 
@@ -14,7 +14,7 @@ SAMPLE_LENGTH = 48
 class UnicodeText(Space[str]):
     """Any `str` of at most `max_length` characters, the empty one included.
 
-    `gymnasium.spaces.Text` needs a finite character set; what a language model writes has none.
+    `gymnasium.spaces.Text` needs a finite set of characters, which a language model's text does not have.
 
     Args:
         max_length: the longest text that belongs to the space, in characters.
@@ -32,7 +32,7 @@ class UnicodeText(Space[str]):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """False: a text has no fixed-size vector."""
+        """Return False, since a text has no vector of fixed size."""
         return False
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
@@ -44,15 +44,15 @@ class UnicodeText(Space[str]):
         return "".join(SAMPLE_ALPHABET[int(pick)] for pick in picks)
 
     def contains(self, x: Any) -> bool:
-        """Return whether `x` is a `str` that is short enough."""
+        """Return True if `x` is a `str` that is short enough."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     def to_jsonable(self, sample_n: Iterable[str]) -> list[str]:
-        """Return the texts as they are: they are JSON already."""
+        """Return the texts unchanged, since they are JSON already."""
         return list(sample_n)
 
     def from_jsonable(self, sample_n: list[Any]) -> list[str]:
-        """Return the texts as they are."""
+        """Return the texts unchanged."""
         return [str(text) for text in sample_n]
 
     def __eq__(self, other: object) -> bool:

@@ -1,8 +1,8 @@
-"""One walk through a model's text: thoughts, words said aloud, and the calls in between.
+"""Walk once through a model's text: thoughts, words said aloud, and the calls in between.
 
 A thought begins with `<think>` and ends at the first `</think>`; one that never ends takes the rest of the text.
 Nothing in a thought is read, and inside a call think tags are text. A `</think>` before any thought closes one that the
-prompt opened: what stands before it is thought. Any later one is text.
+prompt opened: the text before it is thought. Any later one is text.
 """
 
 import re
@@ -16,7 +16,7 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 _THINK_TAG = re.compile(f"{THINK_OPEN}|{THINK_CLOSE}")
 CallT = TypeVar("CallT")
 Decoder = Callable[[str, re.Match[str]], tuple[CallT | None, int]]
-"""Function of the text and the match of an opening; returns the call, or None for plain text, and its end."""
+"""Function of the text and the match of an opening that returns the call, or None for plain text, and its end."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def scan(text: str, opening: str, new_decoder: Callable[[], Decoder[CallT]]) -> 
 
     Args:
         text: one assistant turn.
-        opening: a regular expression for what opens a call.
-        new_decoder: makes what reads a call from a match of `opening`; it raises a MalformedCall.
+        opening: a regular expression for the opening of a call.
+        new_decoder: makes the reader of a call from a match of `opening`, which raises a MalformedCall.
     """
     marks = re.compile(f"{THINK_OPEN}|{THINK_CLOSE}|{opening}", re.MULTILINE)
     found = _walk(text, 0, marks, new_decoder(), may_begin_inside=True)
@@ -49,7 +49,7 @@ def scan(text: str, opening: str, new_decoder: Callable[[], Decoder[CallT]]) -> 
 
 def speech(text: str) -> str:
     """Return the text said aloud, for a text without calls."""
-    # what never matches
+    # a pattern that never matches
     return scan(text, "(?!)", lambda: lambda _, match: (None, match.end())).speech
 
 

@@ -1,7 +1,7 @@
 """Budgets of time for a model's programs: time allowed, time used, and time spent waiting for a place.
 
-A budget is the model's: what runs on its text, its programs above all, uses it up, also by sleeping. A wait is
-nobody's: for a free place in a sandbox, for a supervisor, for a worker that scores.
+The model pays from its budget for everything that runs on its text, above all its programs, also while they sleep.
+Nobody pays for a wait: for a free place in a sandbox, for a supervisor, for a worker that scores.
 """
 
 import contextlib
@@ -14,22 +14,22 @@ from enum import Enum
 from typing import Any
 
 LEAST_S = 0.01
-"""With less than this left a budget is used up: no sandbox runs a program for a shorter time."""
+"""Time below which a budget counts as used up, since no sandbox runs a program for a shorter time."""
 
 _current: "ContextVar[ToolTime | None]" = ContextVar("trm_tool_time", default=None)
 
 
 class _Mode(Enum):
-    """The payer of the time that goes by."""
+    """The payer of the passing time."""
 
     IDLE = "idle"  # nobody: no step is under way
     OWN = "own"  # the model: the environment's code works on its text
-    PROGRAM = "program"  # the model, up to the program's limit; what its start and end take is known at the end
+    PROGRAM = "program"  # the model, up to the program's limit; the cost of its start and end is known at the end
     WAIT = "wait"  # nobody, and it is counted
 
 
 class ProgramRun:
-    """A program that runs; see `ToolTime.program`."""
+    """A running program; see `ToolTime.program`."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -37,15 +37,15 @@ class ProgramRun:
         self.ran_s = 0.0
 
     def ran(self, seconds: float) -> None:
-        """Say how long it ran by the sandbox's account; without this it costs nothing, as when the sandbox failed."""
+        """Report the sandbox's duration of the run; without a report the run costs nothing, as after a failure."""
         self.ran_s = max(0.0, seconds)
 
 
 class ToolTime:
-    """Keeps the time of one environment. Every method may be called from any thread, while a step is under way too.
+    """The account of one environment's time. Every method may be called from any thread, also during a step.
 
     Args:
-        clock: tells seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +64,7 @@ class ToolTime:
         vars(self).update(state, _lock=threading.Lock())
 
     def set_limits(self, turn_s: float | None, episode_s: float | None) -> None:
-        """Set the budgets of each turn and of the episode, in seconds; None: no limit.
+        """Set the budgets of each turn and of the episode, in seconds; None means no limit.
 
         Raises:
             ValueError: if one is not a number above 0.
@@ -78,7 +78,7 @@ class ToolTime:
 
     @property
     def turn_limit_s(self) -> float:
-        """The most that one turn may use, infinite if there is no limit."""
+        """Return the largest time that one turn may use, infinite without a limit."""
         return min(self._turn_limit_s, self._episode_limit_s)
 
     @contextlib.contextmanager
@@ -102,7 +102,7 @@ class ToolTime:
     def program(self, limit_s: float) -> Iterator[ProgramRun]:
         """Charge the block as the run of a program that is stopped after `limit_s`.
 
-        At the end it costs what `ProgramRun.ran` was told, and the rest was a wait.
+        At the end it costs the time that `ProgramRun.ran` was given, and the rest counts as a wait.
         """
         run = ProgramRun(limit_s)
         with self._lock:
@@ -117,7 +117,7 @@ class ToolTime:
                 self._bank(self._mode)
                 self._run = None
                 self._charge(run.ran_s)
-                # never less than what was told while it ran
+                # never less than the reports while it ran
                 self._wait_s += max(run.on_the_clock_s - min(run.ran_s, run.limit_s), 0.0)
 
     @contextlib.contextmanager
@@ -139,14 +139,14 @@ class ToolTime:
             return self._episode_s + self._running_s()
 
     def waited_s(self) -> float:
-        """Return the seconds that were waited so far, the wait under way included; it never shrinks."""
+        """Return the seconds of waiting so far, the present wait included; the number never shrinks."""
         with self._lock:
             self._bank(self._mode)
             over_s = max(self._run.on_the_clock_s - self._run.limit_s, 0.0) if self._run else 0.0
             return self._wait_s + over_s
 
     def left_s(self) -> float:
-        """Return the seconds that this turn and this episode may still use, infinite if there is no limit."""
+        """Return the seconds that this turn and this episode may still use, infinite without a limit."""
         with self._lock:
             self._bank(self._mode)
             running_s = self._running_s()
@@ -154,7 +154,7 @@ class ToolTime:
             return max(min(turn_s, self._episode_limit_s - self._episode_s - running_s), 0.0)
 
     def is_used_up(self) -> bool:
-        """Return whether this turn's or this episode's budget is spent, running programs included."""
+        """Return True if this turn's or this episode's budget is spent, running programs included."""
         return self.left_s() < LEAST_S
 
     @contextlib.contextmanager
@@ -177,7 +177,7 @@ class ToolTime:
                 self._bank(before)
 
     def _bank(self, mode: _Mode) -> None:
-        """Put the time since the last look where it belongs; go on in `mode`. The lock is held."""
+        """Charge the time since the last call to its payer, and go on in `mode`. The lock is held."""
         now = self._clock()
         seconds, self._since = now - self._since, now
         if self._mode is _Mode.OWN:
@@ -198,7 +198,7 @@ class ToolTime:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
-    """Charge the block to nobody, in whatever environment's step this is called; elsewhere do nothing."""
+    """Charge the block to nobody, in the environment whose step is running; elsewhere do nothing."""
     tool_time = _current.get()
     if tool_time is None:
         yield

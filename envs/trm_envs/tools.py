@@ -1,4 +1,4 @@
-"""Typed functions -> JSON schema -> checked call.
+"""Tools: typed functions, their JSON schemas, and checked calls.
 
 A tool is a plain function with type hints and a docstring: the first line describes it, the lines under `Args:` its
 parameters. Supported types: str, int, float, bool, list[T], dict, Literal[...], and `T | None`.
@@ -24,7 +24,7 @@ _ARG_LINE = re.compile(r"\s+(\w+):\s*(.+)")
 
 
 class ToolError(Exception):
-    """Raised by a tool to tell the model what went wrong; the message becomes the observation."""
+    """A tool reports a fault to the model; the message becomes the observation."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Tool:
 
     Args:
         function: a function with type hints for all parameters; its result is shown with `str`.
-        is_method: whether its first parameter is the environment that it belongs to and no argument of the model's.
+        is_method: True if its first parameter is the environment that it belongs to, not an argument of the model's.
 
     Raises:
         ValueError: if a parameter has no type hint or an unsupported one.
@@ -73,7 +73,7 @@ class Tool:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The tool as an OpenAI function schema (a fresh dict)."""
+        """Return the tool as an OpenAI function schema (a fresh dict)."""
         function = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": function}
 
@@ -101,8 +101,8 @@ def tool(method: FunctionT) -> FunctionT:
 def tools_of(kind: type) -> tuple[Tool, ...]:
     """Return the tools of a kind of environment: those it names in `tools`, then its methods marked with `@tool`.
 
-    The methods come base classes' first, in the order of the source. They are not bound to an environment, which would
-    then hold itself alive until the garbage collector comes.
+    The methods of base classes come first, in the order of the source. They are not bound to an environment, which
+    would then hold itself alive until the garbage collector comes.
     """
     return _look_up(kind)
 
@@ -124,13 +124,13 @@ def _made(function: Callable[..., Any], is_method: bool = False) -> Tool:
 
 
 def run_tool_call(tools: Sequence[Tool], call: ToolCall, owner: object = None) -> ToolResult:
-    """Run one call. An unknown tool, bad arguments and a raising tool are results that say so.
+    """Run one call. An unknown tool, bad arguments and a raising tool give results with the fault.
 
     Args:
         owner: the environment that tools which are methods belong to.
 
     Raises:
-        InfrastructureError: if the tool does: what failed is not the model's doing.
+        InfrastructureError: if the tool raises it, since the failure is not the model's doing.
     """
     by_name = {tool.name: tool for tool in tools}
     tool = by_name.get(call.name)
@@ -145,7 +145,7 @@ def run_tool_call(tools: Sequence[Tool], call: ToolCall, owner: object = None) -
         output = tool.function(*[owner] * tool.is_method, **call.arguments)
         return ToolResult(str(output), ok=True, executed=True)
     except BaseException as error:
-        # SystemExit too: what a tool makes of the model's arguments ends neither the episode nor the process
+        # SystemExit too: a tool's failure on the model's arguments ends neither the episode nor the process
         if is_not_the_texts(error):
             raise
         kind = "" if isinstance(error, ToolError) else f"{type(error).__name__}: "

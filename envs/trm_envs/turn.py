@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One request of the model to run a tool."""
+    """A request of the model to run a tool."""
 
     name: str
     """The tool's name."""
@@ -27,4 +27,4 @@ class ParsedTurn:
 
 
 class MalformedCall(ValueError):
-    """Text in the place of a tool call cannot be read as one; the message tells the model why."""
+    """Text in the place of a tool call cannot be read as one; the message gives the model the reason."""

@@ -67,7 +67,7 @@ class ServerGenerator:
         return Generation(
             token_ids=token_ids,
             log_probs=list(output.log_probs or []),
-            # the server calls a turn that was cut by max_tokens "completed" too
+            # the server calls a turn cut by max_tokens "completed" too
             finished=bool(token_ids) and token_ids[-1] in self.stop_token_ids,
             extra={key: output.extra_fields[key] for key in EXTRA_KEYS if key in output.extra_fields},
         )
