@@ -99,17 +99,19 @@ class Text:
 
 @dataclass(frozen=True)
 class Several:
-    """A list with at least one item."""
+    """A list."""
 
     item: Allowed
     """Allowed values of each item."""
+    least: int = 1
+    """Smallest number of items."""
 
     @property
     def words(self) -> str:
         return f"a list; each item: {self.item.words}"
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list | tuple) or len(value) < self.least:
             refuse(path, value, self.words, "write one as [A,B]")
         for number, item in enumerate(value):
             self.item.check(f"{path}[{number}]", item)

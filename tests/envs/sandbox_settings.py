@@ -200,7 +200,8 @@ def remove(folder: Path) -> None:
 def _copy() -> tempfile.TemporaryDirectory[str]:
     """The package where any user can read it, without the environments and the libraries that those need."""
     folder = tempfile.TemporaryDirectory(prefix="trm-envs-")
-    shutil.copytree(ENVS / "trm_envs", f"{folder.name}/trm_envs", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("trm_envs", "trm_fields"):
+        shutil.copytree(ENVS / package, f"{folder.name}/{package}", ignore=shutil.ignore_patterns("__pycache__"))
     Path(folder.name, "trm_envs", "__init__.py").write_text("")
     shutil.copy(sandbox_host.__file__, folder.name)
     subprocess.run(["chmod", "-R", "a+rX", folder.name], check=True)

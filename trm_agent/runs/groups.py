@@ -14,6 +14,7 @@ from trm_agent.episode.chat import ROLES
 from trm_agent.episode.limits import Limits
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+from trm_envs.sandbox.local.demands import REQUIRABLE
 from trm_fields import (
     ABOVE_0,
     COUNT,
@@ -151,6 +152,17 @@ class HardwareConfig:
 
 
 @dataclass(frozen=True)
+class SandboxConfig:
+    """Demands on the machines where `sandbox=local` runs programs."""
+
+    require: list[str] = setting(
+        [],
+        Several(OneOf(REQUIRABLE), least=0),
+        "Demands on each machine that runs programs; one on which a demand is not met is refused as it starts.",
+    )
+
+
+@dataclass(frozen=True)
 class SamplerConfig:
     """The replay buffer of a run."""
 
@@ -169,6 +181,7 @@ GROUPS: dict[str, Any] = {
     "run": RunConfig,
     "env": EnvConfig,
     "hardware": HardwareConfig,
+    "sandbox": SandboxConfig,
     "nano": NanoSpec,
     FIELD_PATH: TrmConfig,
     DUMP_PATH: DumpConfig,

@@ -11,6 +11,7 @@ from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.environment_check import Trial, Wording, check_environment, check_registered
 from trm_agent.runs.preflight_training import TRAINING_RULES
 from trm_agent.tasks import Task
+from trm_envs.sandbox.local.demands import demand
 from trm_fields import closest
 
 LEAST_RATE = "hardware.least_tokens_per_s"
@@ -20,11 +21,12 @@ _ACTOR = "actor_rollout_ref.actor"
 
 
 def check(config: DictConfig) -> None:
-    """Check a composed configuration; needs neither verl nor the model.
+    """Check a composed configuration, and make its demands on sandboxes; needs neither verl nor the model.
 
     Raises:
         ValueError: the first thing that cannot work.
     """
+    demand(OmegaConf.select(config, "sandbox.require") or ())
     for rule in (_environment, _chat, _model_path, *TRAINING_RULES):
         rule(config)
 

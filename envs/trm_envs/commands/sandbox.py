@@ -1,4 +1,4 @@
-"""`trm sandbox`: run one untrusted program, or serve a sandbox over HTTP."""
+"""`trm sandbox`: run one untrusted program, serve a sandbox over HTTP, or say which limits hold here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trm_envs.commands.sandbox_arguments import add_packages, available, limits_of
+from trm_envs.commands.sandbox_check import add_check
 from trm_envs.commands.sandbox_serve import add_serve
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _add_run(actions)
     add_serve(actions)
+    add_check(actions)
 
 
 def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

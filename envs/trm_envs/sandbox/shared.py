@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from trm_envs.packages import Packages, find_packages
 from trm_envs.sandbox.interface import Sandbox, SandboxUnavailable
+from trm_envs.sandbox.local import demands
 from trm_envs.sandbox.local.sandbox import PROBE_LIMITS, LocalSandbox
 from trm_envs.sandbox.package_folder import check_probe
 from trm_envs.sandbox.unsafe.sandbox import UnsafeSandbox
@@ -61,6 +62,11 @@ def _start_afresh() -> None:
 
 
 def _make(name: str, pins: tuple[str, ...]) -> Sandbox:
+    if name != "local" and (names := demands.demanded()):
+        raise SandboxUnavailable(
+            f"{demands.FIELD}: {', '.join(names)} cannot be seen to hold with sandbox={name}; take sandbox=local, or "
+            f"leave the demands out and make them where the server starts: {demands.DEMANDS}=... trm sandbox serve"
+        )
     if name == "local":
         try:
             return LocalSandbox(packages=find_packages(pins))

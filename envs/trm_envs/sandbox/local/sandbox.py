@@ -9,6 +9,8 @@ streams and files go past the supervisor by descriptor; after a call that ended 
 serves another one, whose program inherits a memory that has seen nothing.
 """
 
+import dataclasses
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -17,13 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from trm_envs.packages import Packages
 from trm_envs.sandbox import package_folder
 from trm_envs.sandbox.interface import Limits, SandboxUnavailable
-from trm_envs.sandbox.local import bubblewrap, mounts
-from trm_envs.sandbox.local.cgroups import groups_of_this_process, no_groups
+from trm_envs.sandbox.local import bubblewrap, demands, holds, mounts
+from trm_envs.sandbox.local.cgroups import Groups, groups_of_this_process, no_groups
 from trm_envs.sandbox.local.connection import Call, Zygote
 from trm_envs.sandbox.local.world import World
 from trm_envs.sandbox.runner import BlockingSandbox, BlockingSession
 from trm_envs.sandbox.slots import Slots
 
+_log = logging.getLogger(__name__)
 PRELOAD = ("bisect", "collections", "decimal", "fractions", "functools", "heapq", "itertools", "json", "math",
            "operator", "random", "re", "statistics", "string", "traceback", "typing")  # fmt: skip
 PROBE_LIMITS = Limits(wall_s=60, cpu_s=60, memory_bytes=1 << 30)
@@ -39,6 +42,7 @@ class LocalSandbox(BlockingSandbox):
         preload: modules that every call finds imported.
         packages: what programs can import beside the standard library.
         cgroups: "auto" limits each call by control groups too where this process may make some; "off" makes none.
+        require: demands on this machine, some of `demands.REQUIRABLE`; None takes those of TRM_SANDBOX_REQUIRE.
 
     Raises:
         SandboxUnavailable: isolation is unavailable; it gives reason and remedy. There is no fallback.
@@ -54,6 +58,7 @@ class LocalSandbox(BlockingSandbox):
         preload: Sequence[str] = PRELOAD,
         packages: Packages | None = None,
         cgroups: str = "auto",
+        require: Sequence[str] | None = None,
     ) -> None:
         if cgroups not in ("auto", "off"):
             raise ValueError(f"cgroups = {cgroups!r}: expected auto or off; auto takes those that can be had")
@@ -72,6 +77,7 @@ class LocalSandbox(BlockingSandbox):
         self._start_args = (bubblewrap.find_bubblewrap(), self.python, tuple(preload), shown)
         self._slots = Slots(max_concurrent)
         self._has_groups = cgroups == "auto"
+        holds.check(demands.demanded() if require is None else require, self._groups())
         self._lock = threading.Lock()
         self._zygote: Zygote | None = None
         probe = self.run("print(6 * 7)")
@@ -82,16 +88,17 @@ class LocalSandbox(BlockingSandbox):
             )
         if self._packages.pins:
             package_folder.check_probe(self._packages, self.run(self._packages.probe, limits=PROBE_LIMITS))
+        _log.info("sandbox=local: %s", "; ".join(f"{name}: {by}" for name, by in self.isolation.items()))
+        scarcest = holds.rooms()[0]
+        if scarcest.sessions < max_concurrent:
+            _log.warning("sandbox=local: %s allow %d sessions; %s", *dataclasses.astuple(scarcest))
 
     @property
     def isolation(self) -> dict[str, str]:
         """Return the means of confinement, for reports."""
         return {
             "namespaces": "user, pid, mount, ipc, uts, net: one call at a time, inside bubblewrap's",
-            "user": "unprivileged, no capabilities, no_new_privs, seccomp filter",
-            "memory": "RLIMIT_AS a process, resident memory of all watched every 50 ms; no cgroup",
-            "processes": "RLIMIT_NPROC in the call's own user namespace",
-            "disk": "tmpfs with size and inode limits, RLIMIT_FSIZE",
+            **holds.facts(self._groups()),
             "python": self.python,
         }
 
@@ -108,6 +115,9 @@ class LocalSandbox(BlockingSandbox):
                 self._zygote = None
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _groups(self) -> Groups:
+        return groups_of_this_process() if self._has_groups else no_groups()
+
     def _open(self) -> Call:
         return Call(self._slots, self._take, self._give_back)
 
@@ -123,8 +133,7 @@ class LocalSandbox(BlockingSandbox):
                 self._check_open()
                 if self._zygote is None or not self._zygote.is_ours():
                     process, control = bubblewrap.start(*self._start_args)
-                    groups = groups_of_this_process() if self._has_groups else no_groups()
-                    self._zygote = Zygote(process, control, self.max_concurrent, groups)
+                    self._zygote = Zygote(process, control, self.max_concurrent, self._groups())
                 zygote = self._zygote
             try:
                 return zygote.take_world()
