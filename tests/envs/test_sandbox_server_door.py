@@ -1,5 +1,7 @@
 """Who may come into the server, where its token stands, and what strangers can write into its log."""
 
+import ast
+import inspect
 import os
 import socket
 from pathlib import Path
@@ -11,7 +13,7 @@ import requests
 from tests.envs.fusion_process import PROGRAM, read_all, request
 from tests.envs.fusion_support import running_server
 from tests.envs.test_sandbox_server import FakeSandbox
-from trm_envs.sandbox.fusion import connections
+from trm_envs.sandbox.fusion import bounds, connections
 from trm_envs.sandbox.fusion.bounds import Bounds
 from trm_envs.sandbox.fusion.door import VARIABLE, find_token, shown
 
@@ -183,3 +185,22 @@ def test_bounds_are_checked_shown_and_fit_the_descriptors() -> None:
     few = Bounds().for_descriptors(1024)
     assert (few.connections, few.address_connections, few.silent, few.address_silent) == (256, 128, 64, 32)
     assert Bounds().for_descriptors(1 << 20) == Bounds()
+
+
+def test_the_page_has_every_limit_with_its_meaning() -> None:
+    page = (Path(__file__).parents[2] / "docs/sandbox_server.md").read_text(encoding="utf-8")
+    rows = "\n".join(limit_rows())
+    assert rows in page, f"docs/sandbox_server.md: the table of limits is\n{rows}"
+
+
+def limit_rows() -> list[str]:
+    """The rows of the page: a field, its default, its docstring."""
+    (definition,) = (each for each in ast.parse(inspect.getsource(bounds)).body if isinstance(each, ast.ClassDef))
+    values = dict(line.split(maxsplit=1) for line in Bounds().lines())  # type: ignore[arg-type]
+    rows = []
+    for field, text in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            name = ast.unparse(field.target)
+            rows.append(f"| `{name}` | {values[name]} | {' '.join(str(text.value.value).split())} |")
+    assert len(rows) == len(values)
+    return rows
