@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 import time
 from typing import Any
 
@@ -10,10 +12,11 @@ import requests
 import sandbox_fusion
 from sandbox_fusion import RunCodeRequest
 
+from tests.envs.fusion_process import request
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import TIGHT
 from trm_envs.sandbox import Limits, Result, Status
-from trm_envs.sandbox.fusion import door, server
+from trm_envs.sandbox.fusion import bodies, door, server
 from trm_envs.sandbox.fusion.bounds import Bounds
 from trm_envs.sandbox.fusion.jobs import MOST
 from trm_envs.sandbox.fusion.sandbox import FusionSandbox
@@ -47,6 +50,22 @@ class FakeSandbox:
         if self.error is not None:
             raise self.error
         return Result(Status.OK, stdout="ran\n", return_code=0)
+
+    def session(self) -> "FakeSession":
+        return FakeSession(self)
+
+
+class FakeSession:
+    """A session of the fake."""
+
+    def __init__(self, sandbox: FakeSandbox) -> None:
+        self._sandbox = sandbox
+
+    async def arun(self, code: str, *, files: Any, limits: Limits, outputs: list[str]) -> Result:
+        return await self._sandbox.arun(code, "python", "", files, limits, outputs=outputs)
+
+    def close(self) -> None:
+        pass
 
 
 def post(url: str, body: Any, path: str = "/run_code", **options: Any) -> requests.Response:
@@ -153,6 +172,7 @@ async def test_programs_beyond_the_bound_wait_and_too_many_are_sent_away() -> No
         responses = await asyncio.gather(*(asyncio.to_thread(post, url, program()) for _ in range(12)))
         assert [response.json()["status"] for response in responses] == ["Success"] * 12
         assert fake.most == 3
+    fake.seconds = 0.5
     with running_server(fake, max_concurrent=3, bounds=Bounds(waiting=1)) as url:  # type: ignore[arg-type]
         codes = [
             response.status_code
@@ -161,12 +181,56 @@ async def test_programs_beyond_the_bound_wait_and_too_many_are_sent_away() -> No
         assert set(codes) == {200, 503}
 
 
+@pytest.mark.slow
+async def test_a_body_that_waits_for_room_has_signs_of_life_and_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "QUIET_S", 0.05)
+    long, bound = "#" * 700_000, 1_000_000
+    fake = FakeSandbox(seconds=0.5)
+    with (
+        running_server(fake, max_concurrent=1, bounds=Bounds(body_bytes=bound, all_body_bytes=bound)) as url,  # type: ignore[arg-type]
+        FusionSandbox(url, retries=0, margin_s=1.5, limits=LIMITS) as sandbox,
+    ):
+        calls = [sandbox.arun(long, limits=Limits(wall_s=0.1)) for _ in range(4)]
+        short = asyncio.create_task(sandbox.arun("1"))
+        results = await asyncio.gather(*calls)
+        assert all(result.ok for result in results), results
+        assert (await short).ok
+        # one body at a time has room, and a short one comes in beside it
+        assert len(fake.asked) == 5
+        # HTTP 200 has been said by then: what is wrong is told in the schema
+        first = asyncio.create_task(sandbox.arun(long))
+        await asyncio.sleep(0.1)
+        answer = await asyncio.to_thread(post, url, program(code=long, run_timeout=-1))
+    assert (answer.status_code, answer.json()["status"]) == (200, "SandboxError")
+    assert "run_timeout: got -1" in answer.json()["message"]
+    assert (await first).ok
+
+
 def test_a_client_that_hangs_up_ends_its_program() -> None:
     fake = FakeSandbox(seconds=60)
     with running_server(fake) as url:  # type: ignore[arg-type]
         with pytest.raises(requests.Timeout):
             requests.post(f"{url}/run_code", json=program(), timeout=0.2)
         deadline = time.monotonic() + 5
+        while not fake.cancelled and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (fake.cancelled, fake.inside) == (1, 0)
+
+
+@pytest.mark.parametrize("ahead", [b"", b"GET /v1/ping HTTP/1.1\r\nHost: a\r\n\r\n" * 100, b"x" * 20_000])
+@pytest.mark.parametrize("path", ["/run_code", "/run_jupyter"])
+def test_a_connection_that_is_reset_ends_its_program_whatever_was_sent_ahead(ahead: bytes, path: str) -> None:
+    fake = FakeSandbox(seconds=60)
+    with running_server(fake) as url:  # type: ignore[arg-type]
+        body = {"cells": ["1"]} if path == "/run_jupyter" else program()
+        connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+        connection.sendall(request(body, path) + (ahead if ahead[:1] == b"G" else b""))
+        deadline = time.monotonic() + 5
+        while not fake.inside and time.monotonic() < deadline:
+            time.sleep(0.01)
+        connection.sendall(ahead)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
         while not fake.cancelled and time.monotonic() < deadline:
             time.sleep(0.01)
         assert (fake.cancelled, fake.inside) == (1, 0)

@@ -21,7 +21,7 @@ SWEEP_S = 0.25
 MOMENT_S = 0.5
 """Age from which a connection that says nothing makes way for others: in a flood, a good one speaks sooner."""
 _END = b"\r\n\r\n"
-_BUFFER = memoryview(bytearray(1 << 16))
+_BUFFER = memoryview(bytearray(1 << 15))
 """One for all connections: its content is taken out before the next one reads."""
 _EMPTY = b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 _TOO_SLOW, _TOO_LONG, _TOO_MANY = (
@@ -177,6 +177,7 @@ class Gate(asyncio.BufferedProtocol):
         self._porter.forget(self)
         if self.inner is not None:
             self.inner.connection_lost(exc)
+            self._porter.by_inner.pop(self.inner, None)
 
     def _enter(self, state: State, seconds: float | None) -> None:
         self.state, self.since = state, time.monotonic()
@@ -245,7 +246,6 @@ class Porter:
             same.pop(gate, None)
             if not same:
                 counted.pop(gate.address, None)
-        self.by_inner.pop(gate.inner, None)
 
     def note(self, gate: Gate, why: str) -> None:
         """Note that a connection was dropped; the log has one line for all of a second."""

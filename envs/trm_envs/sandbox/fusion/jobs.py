@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from sandbox_fusion.models import RunCodeRequest, RunJupyterRequest
@@ -24,6 +25,8 @@ MOST = Limits(
     num_files=100_000,
 )
 """Default upper limits of one request."""
+PAGE = 1 << 12
+"""Bytes of which a file fills a whole number."""
 _Request = TypeVar("_Request", RunCodeRequest, RunJupyterRequest)
 _TEXTS, _LISTS = ("code", "stdin", "language", "kernel"), ("cells", "fetch_files")
 _NUMBERS = ("compile_timeout", "run_timeout", "cell_timeout", "total_timeout")
@@ -196,9 +199,16 @@ def _files(packed: Mapping[str, str | None], limits: Limits, bounds: Bounds) -> 
             files[checked] = schema.unpack_base64(text)
         except ValueError as error:
             raise BadField(field, str(error)) from error
-        left -= len(files[checked])
+        left -= -(-len(files[checked]) // PAGE) * PAGE
     if left < 0:
-        raise BadField("files", f"hold {limits.disk_bytes - left} bytes; at most {limits.disk_bytes} are allowed")
+        raise BadField("files", f"fill {limits.disk_bytes - left} bytes; at most {limits.disk_bytes} are allowed")
+    folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+    for name in folders & files.keys():
+        raise BadField(f"files.{name}", "is a file and the folder of another one")
+    if len(files) + len(folders) > limits.num_files:
+        raise BadField(
+            "files", f"with their folders {len(files) + len(folders)}; at most {limits.num_files} are allowed"
+        )
     return files
 
 

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from trm_envs.sandbox.fusion import schema as schema
 from trm_envs.sandbox.fusion.answers import pieces, size_of
-from trm_envs.sandbox.fusion.bodies import Account, Ledger, Slow, TooLong, read_body
+from trm_envs.sandbox.fusion.bodies import QUIET_S, Account, Ledger, Slow, TooLong, read_body
 from trm_envs.sandbox.fusion.bounds import Bounds
 from trm_envs.sandbox.fusion.cells import run_cells
 from trm_envs.sandbox.fusion.connections import Gate, Porter
@@ -27,7 +27,7 @@ from trm_envs.sandbox.fusion.decoding import BadField
 from trm_envs.sandbox.fusion.door import Door, failure, shown, too_long
 from trm_envs.sandbox.fusion.jobs import MOST, Job
 from trm_envs.sandbox.fusion.places import Places, Reply
-from trm_envs.sandbox.fusion.workbench import Workbench, give_memory_back
+from trm_envs.sandbox.fusion.workbench import SHORT_BYTES, Workbench, give_memory_back
 from trm_envs.sandbox.interface import LANGUAGES, Limits, Result, Sandbox, Status
 
 PORT = 8080
@@ -153,11 +153,14 @@ class SandboxServer:
             response, outcome = too_long(self.bounds), "413"
         except web.RequestPayloadError:
             response, outcome = failure(400, "the body is not what its headers say"), "400"
+        except ConnectionError:
+            response = failure(400, "the client hung up")  # to nobody
         except Exception as error:
             response = failure(500, "the server failed; its log says more")
             outcome = f"500 {type(error).__name__}: {error}"
         finally:
-            self._log(f"{request.remote} {request.method} {request.path} {outcome} {time.monotonic() - started:.3f} s")
+            seconds = time.monotonic() - started
+            self._log(f"{request.remote} {request.method} {request.path[:100]} {outcome[:100]} {seconds:.3f} s")
         goes_on = refusal is None and request.content.is_eof()
         if not goes_on:
             response.force_close()
@@ -179,8 +182,9 @@ class SandboxServer:
             try:
                 body = await read_body(reply, account, self.bounds)
                 gate.run()
-                job = await self._workbench.read(path, body)
-                del body
+                reading = self._workbench.read(path, body)
+                job = await (reading if len(body) <= SHORT_BYTES else reply.wait_for(reading, QUIET_S))
+                del body, reading
                 self._inside += 1
                 try:
                     return await self._carry_out(reply, job, path, account)
