@@ -1,4 +1,4 @@
-"""Sets of allowed values, which say themselves in words and refuse what is not in them."""
+"""Sets of allowed values, which describe themselves in words and refuse all other values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Allowed(Protocol):
 
     @property
     def words(self) -> str:
-        """The values in words."""
+        """Return the values in words."""
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
         """Raise a ValueError that names the path, the value, the allowed ones and the remedy."""
@@ -28,7 +28,7 @@ class Number:
     range: str = ""
     """The range in words, read after "a number"."""
     holds: Callable[[Any], bool] = lambda value: True
-    """Whether a finite number lies in the range."""
+    """Function that returns True for a finite number within the range."""
     optional: bool = False
     """Whether null is allowed."""
     kind: type = float
@@ -55,7 +55,7 @@ def between(least: float, most: float, kind: type = float) -> Number:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Some names."""
+    """A choice of names."""
 
     names: Sequence[str]
     """The allowed names."""
@@ -83,7 +83,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Text:
-    """Words of one's own."""
+    """Free text."""
 
     optional: bool = False
     """Whether null is allowed."""
@@ -119,7 +119,7 @@ class Several:
 
 @dataclass(frozen=True)
 class Free:
-    """A section whose names are not ours."""
+    """A section with names that are not ours."""
 
     words: str = "names and values"
     """The values in words."""
@@ -138,7 +138,7 @@ COUNT = Number("of 1 or more", lambda value: value >= 1, kind=int)
 
 
 def _in_quotes(value: Any) -> bool:
-    """Whether a text is a number but for its quotes."""
+    """Return True if a text is a number except for its quotes."""
     try:
         return isinstance(value, str) and math.isfinite(float(value))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A field that documents itself: its default, its allowed values and its meaning stand in one place."""
+"""Declare fields that document themselves: default, allowed values and meaning in one place."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Setting:
 
     @property
     def type(self) -> Any:
-        """The type of its dataclass field."""
+        """Return the type of its dataclass field."""
         if isinstance(self.allowed, Number):
             return self.allowed.kind | None if self.allowed.optional else self.allowed.kind
         return bool if isinstance(self.allowed, Flag) else str
 
     def check(self, path: str, value: Any) -> None:
-        """Hold a value against what is allowed.
+        """Check a value against the allowed ones.
 
         Args:
-            path: of the field, as the user sets it.
-            value: to check.
+            path: path of the field, as the user sets it.
+            value: the value to check.
 
         Raises:
             ValueError: it is not allowed; the message names path, value, allowed values and remedy.
@@ -68,13 +68,13 @@ def section(default: Callable[[], Any]) -> Any:
     """Declare a field that holds a settings dataclass of its own.
 
     Args:
-        default: the class, or what makes an instance with other defaults.
+        default: the class, or a function that makes an instance with other defaults.
     """
     return field(default_factory=default)
 
 
 def same_as(cls: Any, name: str) -> Any:
-    """Declare a field with default, allowed values and meaning of another dataclass's."""
+    """Declare a field with the default, allowed values and meaning of another dataclass's field."""
     (item,) = (item for item in settings_of(cls) if item.name == name)
     return setting(item.default, item.allowed, item.doc)
 
@@ -84,7 +84,7 @@ def settings_of(settings: Any, path: str = "") -> list[Setting]:
 
     Args:
         settings: the class, or an instance whose values are taken for the defaults.
-        path: of the section that it describes; the names of its fields begin with it.
+        path: path of the section; the names of its fields begin with it.
 
     Returns:
         The settings, those of sections by dotted names.
@@ -101,11 +101,11 @@ def settings_of(settings: Any, path: str = "") -> list[Setting]:
 
 
 def check_settings(settings: Any, path: str) -> None:
-    """Hold the values of a dataclass against what its fields allow.
+    """Check the values of a dataclass against those that its fields allow.
 
     Args:
         settings: an instance.
-        path: of the section that it describes.
+        path: path of the section that it describes.
 
     Raises:
         ValueError: the first value that is not allowed.
@@ -120,7 +120,7 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
     Args:
         cls: the dataclass.
         values: field -> value; absent fields keep their defaults, Hydra's `_target_` is ignored.
-        path: of the section.
+        path: path of the section.
 
     Raises:
         ValueError: a field that does not exist (the closest one is named) or a value that is not allowed.
