@@ -1,4 +1,4 @@
-"""The chat template of a training run: its settings, its tokens, and what `protocol=auto` stands for."""
+"""The chat template of a training run: its settings, its tokens, and the protocol behind `protocol=auto`."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def chat_settings(config: DictConfig) -> ChatSettings:
     """Return the settings of a run.
 
     Raises:
-        ValueError: `env.chat` or `data.apply_chat_template_kwargs` holds what is not allowed.
+        ValueError: `env.chat` or `data.apply_chat_template_kwargs` holds a value that is not allowed.
     """
     return ChatSettings.of_run({"env": plain(config.env), "data": {_KWARGS: _template_kwargs(config)}})
 
@@ -26,7 +26,7 @@ def run_chat_tokens(tokenizer: Any, config: DictConfig) -> ChatTokens:
     """Return the renderer of a run.
 
     Raises:
-        ValueError: the template cannot be used so; the message begins with the field of the model.
+        ValueError: the template cannot be used with these settings; the message begins with the field of the model.
     """
     settings = chat_settings(config)
     try:
@@ -38,7 +38,7 @@ def run_chat_tokens(tokenizer: Any, config: DictConfig) -> ChatTokens:
 
 
 def resolve_protocol(config: DictConfig) -> None:
-    """Put a name in the place of `env.kwargs.protocol=auto`: the protocol that reads the model's own tool calls.
+    """Replace `env.kwargs.protocol=auto` by the name of the protocol that reads the model's own tool calls.
 
     Raises:
         ValueError: the model has no tokenizer that can be loaded, or no protocol reads its calls.
@@ -46,7 +46,7 @@ def resolve_protocol(config: DictConfig) -> None:
     if not is_auto(config.env.kwargs):
         return
     path = config.actor_rollout_ref.model.path
-    # of the nano model's own template
+    # the protocol of the nano model's own template
     name = DEFAULT
     if path != NANO:
         tokenizer = load_tokenizer(path)
@@ -62,7 +62,7 @@ def load_tokenizer(path: str) -> Any:
     """Return the tokenizer of `actor_rollout_ref.model.path`.
 
     Raises:
-        ValueError: there is none that can be loaded.
+        ValueError: it cannot be loaded.
     """
     from transformers import AutoTokenizer
 

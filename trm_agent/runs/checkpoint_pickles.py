@@ -1,4 +1,4 @@
-"""The pickles of a checkpoint as data: reading one calls the constructors of tensors, and nothing else.
+"""Read the pickles of a checkpoint as data: only the constructors of tensors are called.
 
 torch's restricted unpickler does the reading. It allows what a file of tensors needs; the arrays in which verl keeps
 the state of numpy's generator are allowed by stand-ins.
@@ -19,14 +19,14 @@ from trm_agent.runs.numpy_state import STAND_INS
 
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 IN_FLIGHT = "transfer_queue"
-# other ways to name a class than the one that torch.save writes
+# ways to name a class other than that of torch.save
 _ODD_OPCODES = ("INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID")
 _PROTOCOL = 2
 _REMEDY = "nothing of it was run; use a checkpoint that a training of yours wrote, or its weights as safetensors"
 
 
 def check_pickle(file: Path) -> None:
-    """Refuse a file of `torch.save` that holds more than tensors and plain values; nothing of it is run.
+    """Refuse a file of `torch.save` that holds more than tensors and plain values, without running any of it.
 
     Raises:
         ValueError: it would call something, would grow when read, or is not such a file.
@@ -96,13 +96,13 @@ def load_pickle(file: Path) -> Any:
     try:
         with _allowed():
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever a constructor raises on values that do not fit
+    except Exception as error:  # any error of a constructor on values that do not fit
         raise ValueError(f"{file}: cannot be read as tensors ({_short(error)}); {_REMEDY}") from error
 
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Have every `torch.load` of the block read as `load_pickle` does, whatever its caller asks for."""
+    """Make every `torch.load` inside the block read as `load_pickle` does, whatever its arguments."""
     before = os.environ.get(FORCE)
     os.environ[FORCE] = "1"
     try:

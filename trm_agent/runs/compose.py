@@ -1,4 +1,4 @@
-"""The configuration of a run from conf/ and the command line, with errors that name the closest choice."""
+"""Compose the configuration of a run from conf/ and the command line; errors name the closest choice."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 def default_experiment(task: str) -> tuple[str, str]:
-    """Return the experiment of a task, "math" or "code", for this machine, and why."""
+    """Return the experiment of a task, "math" or "code", for this machine, with the reason."""
     if NVIDIA_DEVICE.exists():
         return f"{task}_qwen3_8b", f"CUDA device found ({NVIDIA_DEVICE})"
     return f"{task}_nano", "no CUDA device found"
 
 
 def _dump_into_the_run(config: DictConfig) -> None:
-    """Give a dump without a directory the run's folder: the group `trm` itself reads no key outside verl's tree."""
+    """Set the run's folder for a dump without a directory; the group `trm` itself reads no key outside verl's tree."""
     from omegaconf import OmegaConf
 
     dump = config.actor_rollout_ref.actor.policy_loss.get("dump")

@@ -1,7 +1,7 @@
-"""Stored JSON and YAML: read within bounds, so that a file can neither end this process nor hold it up.
+"""Read stored JSON and YAML within bounds, so that a file can neither end this process nor hold it up.
 
-A file is refused with a short reason if it nests too deep, has integers beyond a float's range, or means many times
-what it says, as YAML can with aliases. Numbers that are not finite are read unless the caller refuses them.
+A file is refused with a short reason if it nests too deep, has integers beyond a float's range, or expands to many
+times its size, as YAML can with aliases. Numbers that are not finite are read unless the caller refuses them.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def read_yaml(text: str) -> Any:
     Raises:
         ValueError: it is not YAML, or out of bounds; the message is a short reason.
     """
-    import yaml  # the command's help needs this module, and not yaml
+    import yaml  # the command's help needs this module, but not yaml
 
-    # in C, where it was built: a tenth of the time
+    # the C loader, if it was built, takes a tenth of the time
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
     try:
-        # of events, as the loader itself ends the process where they nest too deep
+        # on events, since the loader itself ends the process if they nest too deep
         for event in yaml.parse(text, Loader=loader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:

@@ -1,7 +1,7 @@
-"""Deadlines that a policy cannot reach within its budgets.
+"""Check that a policy cannot reach a deadline within its budgets.
 
 A deadline that passes is the infrastructure's fault, and its episode leaves the loss and every rate. So each must be
-longer than what the policy's own budgets can take, by a margin for all that is not the policy's:
+longer than the policy's own budgets, by a margin for everything that is not the policy's:
 
     step_timeout_s      >= what one step may use (tool_time_s)                     + STEP_MARGIN_S
     generate_timeout_s  >= max_turn_tokens / least tokens a second                 + GENERATE_MARGIN_S
@@ -19,15 +19,15 @@ from trm_agent.episode.step_time import StepTime, tool_clock
 from trm_fields import COUNT
 
 STEP_MARGIN_S = 15.0
-"""For what a step does besides: parsing, scoring in a worker, a thread that waits for a processor."""
+"""Seconds for the other work of a step: parsing, scoring in a worker, a thread that waits for a processor."""
 GENERATE_MARGIN_S = 60.0
-"""For reading the context, and what goes on in the engine besides."""
+"""Seconds for reading the context, and for other work of the engine."""
 EPISODE_MARGIN_S = 60.0
-"""For making and resetting the environment."""
+"""Seconds for making and resetting the environment."""
 TURN_S = 1.0
-"""For what happens between two turns."""
+"""Seconds for the work between two turns."""
 EVAL_TOKENS_PER_S = 5.0
-"""The least rate of `trm eval`, whose engines may be anywhere; training has `hardware.least_tokens_per_s`."""
+"""Smallest rate for `trm eval`, whose engines may be anywhere; training has `hardware.least_tokens_per_s`."""
 
 
 def least_deadlines(limits: Limits, step_budget_s: float, tokens_per_s: float) -> dict[str, float]:
@@ -35,8 +35,8 @@ def least_deadlines(limits: Limits, step_budget_s: float, tokens_per_s: float) -
 
     Args:
         limits: the policy's budgets.
-        step_budget_s: what one step of the environment may use, seconds; see `step_budget_s`.
-        tokens_per_s: at which an engine that works samples one sequence at the least.
+        step_budget_s: seconds that one step of the environment may use; see `step_budget_s`.
+        tokens_per_s: the smallest rate at which a working engine samples one sequence.
     """
     num_turns = min(limits.max_turns, limits.max_response_tokens)
     episode_s = limits.episode_tool_time_s + limits.max_response_tokens / tokens_per_s + TURN_S * num_turns
@@ -55,8 +55,8 @@ def check_deadlines(
 
     Args:
         limits, step_budget_s, tokens_per_s: as for `least_deadlines`.
-        prefix: of a limit's name where the user sets it, such as `env.limits.`.
-        rate: the field that `tokens_per_s` is set by, None where it is fixed.
+        prefix: prefix of a limit's name in the user's settings, such as `env.limits.`.
+        rate: the field that sets `tokens_per_s`; None if it is fixed.
 
     Raises:
         ValueError: the first deadline that is too short.
@@ -91,7 +91,7 @@ def check_deadlines(
 
 
 def with_room(limits: Limits, tokens_per_s: float, fixed: Collection[str] = ()) -> Limits:
-    """Return the limits with each deadline raised to the least that holds the budgets, but those that are `fixed`."""
+    """Return the limits with each deadline, unless it is `fixed`, raised to the least that holds the budgets."""
     least = least_deadlines(limits, limits.tool_time_s + STEP_MARGIN_S, tokens_per_s)
     raised = {name: max(value, getattr(limits, name)) for name, value in least.items() if name not in fixed}
     return replace(limits, **raised)
@@ -111,7 +111,7 @@ def step_budget_s(env: Any, limits: Limits) -> float:
 
 
 def limits_of(config: Mapping[str, Any]) -> Limits:
-    """`env.limits` of a run's configuration, with the token budgets that verl calls `data.max_*_length`.
+    """Return `env.limits` of a run's configuration, with the token budgets that verl calls `data.max_*_length`.
 
     Raises:
         ValueError: an unknown field, or a bad value.

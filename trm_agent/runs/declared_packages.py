@@ -1,4 +1,4 @@
-"""The packages that programs of an environment may import, written into what a run or an evaluation records."""
+"""Record the packages that an environment's programs may import in the configuration of a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PACKAGES = "packages"
 
 
 def with_packages(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of an environment with the packages that it declares by itself, such as `sympy==1.14.0`.
+    """Return an environment's keyword arguments with the packages that it declares itself, such as `sympy==1.14.0`.
 
     Args:
         env_id: a Gymnasium id.
-        module: what registers it.
-        kwargs: of `gymnasium.make`.
+        module: the module that registers it.
+        kwargs: arguments of `gymnasium.make`.
 
     Raises:
         ValueError: a package is not installed, or has another version.
@@ -35,7 +35,7 @@ def with_packages(env_id: str, module: str | None, kwargs: Mapping[str, Any]) ->
 
 
 def pin_packages(config: DictConfig) -> None:
-    """Write the packages that an environment declares by itself into a training's configuration."""
+    """Write the packages that an environment declares itself into a training's configuration."""
     env = config.env
     packages = with_packages(env.id, env.module, plain(env.kwargs)).get(PACKAGES)
     if packages:

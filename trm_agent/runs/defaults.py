@@ -1,4 +1,4 @@
-"""The defaults of fields that a user has set on the command line."""
+"""Find the defaults of fields that a user has set on the command line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from trm_agent.runs.stored_config import ABSENT, Defaults, flatten
 
 
 def defaults_of(overrides: Sequence[str]) -> Defaults:
-    """Look defaults up for `config_differences`: the configuration without the overrides of the fields in question.
+    """Look up defaults for `config_differences`: the configuration without the overrides of the fields in question.
 
     Args:
-        overrides: of the command line.
+        overrides: overrides of the command line.
     """
 
     def defaults(fields: Collection[str]) -> Mapping[str, Any]:

@@ -36,7 +36,7 @@ class Wording:
     limits: str = "env.limits."
     """The prefix of a limit."""
     rate: str | None = None
-    """The setting of the least tokens a second; None where it is fixed."""
+    """The setting of the least tokens per second; None if it is fixed."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Trial:
     limits: Sequence[Limits]
     """Limits whose deadlines must hold their budgets."""
     tokens_per_s: float
-    """Tokens a second of the slowest engine that still works."""
+    """Tokens per second of the slowest engine that still works."""
 
 
 def check_environment(trial: Trial, wording: Wording) -> None:
-    """Build an environment, draw its tasks, and see that deadlines hold the budgets and that the sandbox runs code.
+    """Build an environment, draw its tasks, and check that deadlines hold the budgets and that the sandbox runs code.
 
     Raises:
-        ValueError: the first thing that does not work.
+        ValueError: the first fault.
     """
     check_registered(trial.id, trial.module, wording)
     made: Any = None
@@ -82,7 +82,7 @@ def check_environment(trial: Trial, wording: Wording) -> None:
 
 
 def check_registered(env_id: str, module: str | None, wording: Wording) -> None:
-    """Import the user's module, and see that the id is registered.
+    """Import the user's module, and check that the id is registered.
 
     Raises:
         ValueError: the module cannot be imported, or the id is unknown; the closest one is named.
@@ -106,7 +106,7 @@ def check_registered(env_id: str, module: str | None, wording: Wording) -> None:
 
 
 def _check_sandbox(options: Any, field: str) -> None:
-    """See that an environment's sandbox, if its options say that it has one, runs code and has its packages."""
+    """Check that an environment's sandbox, if it has the option of one, runs code and has its packages."""
     from trm_envs.python_tool import SandboxOptions
     from trm_envs.sandbox.interface import SandboxUnavailable
 

@@ -1,4 +1,4 @@
-"""verl's advantage estimators by what they need: the other episodes of a task, or none of them."""
+"""The advantage estimators of verl: those that need the other episodes of a task, and those that do not."""
 
 GROUP_ESTIMATORS = frozenset(
     {
@@ -15,6 +15,6 @@ GROUP_ESTIMATORS = frozenset(
         "tir_optimal_token_baseline",
     }
 )
-"""The baseline is made of the rewards of the group: the episodes of one task."""
+"""Estimators with a baseline from the rewards of the group, the episodes of one task."""
 OTHER_ESTIMATORS = frozenset({"gae", "reinforce_plus_plus", "remax"})
-"""The baseline is a critic, the whole batch, or a greedy episode: a group of one is as good as any."""
+"""Estimators with a critic, the whole batch, or a greedy episode as baseline: a group of one is as good as any."""

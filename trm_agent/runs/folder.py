@@ -1,4 +1,4 @@
-"""The folder of a run: which one a command means, what may be written into it, what a resumed run keeps."""
+"""The folder of a run: find or make it, guard it against other writers, and resume from it."""
 
 import fcntl
 import importlib.metadata
@@ -44,19 +44,19 @@ class RunFolder:
 
     path: Path
     state: State
-    """`new`; `resumed`: unfinished, same configuration; `finished`: has its summary."""
+    """State: `new`, `resumed` (unfinished, same configuration) or `finished` (has its summary)."""
     step: int
-    """Step of the last complete checkpoint, 0 if there is none."""
+    """Step of the last complete checkpoint; 0 without one."""
     _lock: IO[str] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
-    """Lines for people: what an older run lacks, which older run was left alone."""
+    """Lines for people, such as the fields that an older run lacks, or an older run that was left alone."""
 
 
 def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None) -> RunFolder:
     """Find or make the folder of a run and lock it.
 
-    With `run.dir` that folder is meant. Without it, the newest `run.root`/`run.name`-NNN that is unfinished and has the
-    same configuration is resumed; otherwise the next number is made.
+    `run.dir` names the folder. Without it, the newest `run.root`/`run.name`-NNN that is unfinished and has the same
+    configuration is resumed; if there is none, the next number is made.
 
     Args:
         config: the composed configuration, resolved, with `run.dir` as the user gave it.
@@ -118,7 +118,7 @@ def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None
 
 
 def _check_scorer(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse a run whose rewards are of another scorer; one from before versions were stored resumes with a warning."""
+    """Refuse a run whose rewards come from another scorer; one from before versions were stored only gets a warning."""
     scorer = _last_scorer(path, stored)
     if FIELD in config and scorer is not None and (other := other_scorer(scorer)):
         raise UnknownVersion(
@@ -155,7 +155,7 @@ def _last_scorer(path: Path, stored: Mapping[str, Any]) -> str | None:
 
 
 def record_resume(folder: RunFolder, scorer_version: str) -> None:
-    """Write down which version goes on with a run, and after which step."""
+    """Record the version that resumes a run, and the step that it resumes after."""
     row = {"after_step": folder.step, "time": time.time(), FIELD: scorer_version, **git_state()}
     with (folder.path / RESUMES_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -166,7 +166,7 @@ def _start(path: Path, config: Mapping[str, Any], notes: tuple[str, ...] = ()) -
     if lock is None:
         raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
     stored = {**config, "run": {**config["run"], "dir": str(path)}}
-    import yaml  # the command's help needs this module, and not yaml
+    import yaml  # the command's help needs this module, but not yaml
 
     write_atomically(path / CONFIG_FILE, yaml.safe_dump(stored, sort_keys=False))
     write_atomically(path / GIT_FILE, json.dumps(git_state(), indent=2))
@@ -174,13 +174,13 @@ def _start(path: Path, config: Mapping[str, Any], notes: tuple[str, ...] = ()) -
 
 
 def discard(folder: RunFolder) -> None:
-    """Take back a new folder whose run was refused before it began."""
+    """Remove a new folder whose run was refused before it began."""
     if folder.state == "new":
         shutil.rmtree(folder.path)
 
 
 def checkpoint_step(path: Path) -> int:
-    """Step of the last complete checkpoint whose metrics were written too, 0 if there is none.
+    """Return the step of the last complete checkpoint whose metrics were written too; 0 without one.
 
     verl writes a checkpoint before the step's metrics; a kill in between must not lose the row.
     """
@@ -196,7 +196,7 @@ def checkpoint_step(path: Path) -> int:
 
 def saved_steps(path: Path) -> list[int]:
     """Return the steps of a run's checkpoints, complete or not, in order."""
-    # of an older checkpoint verl removes the actor and leaves the folder
+    # verl removes the actor of an older checkpoint and leaves the folder
     folders = [actor.parent for actor in path.glob(f"{CHECKPOINTS}/global_step_*/actor")]
     names = [folder.name.removeprefix("global_step_") for folder in folders]
     return sorted(int(name) for name in names if re.fullmatch(_STEP, name))
@@ -228,7 +228,7 @@ def _lines(file: Path, number_field: str | None = None) -> list[dict[str, Any]]:
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the metrics of what a run resumed after `step` will do again."""
+    """Drop the metrics of the steps that a run resumed after `step` will repeat."""
     # without a checkpoint the run begins anew, its first validation included
     rows = [row for row in read_metrics(path) if step > 0 and row["step"] <= step]
     write_atomically(path / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
@@ -256,7 +256,7 @@ def make_numbered(root: Path, name: str) -> Path:
         path = root / f"{name}-{max(taken, default=0) + 1:03d}"
         try:
             path.mkdir(parents=True)
-        except FileExistsError:  # another process took the number in between
+        except FileExistsError:  # another process has just taken the number
             continue
         return path
 
@@ -273,7 +273,7 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and cleanliness of the working tree that the code comes from, and the installed version; else nulls."""
+    """Return commit and cleanliness of the code's working tree, and the installed version; null for unknown ones."""
     where = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:

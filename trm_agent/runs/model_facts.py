@@ -21,14 +21,15 @@ class ModelFacts:
     vocab_size: int
     """Tokens of its vocabulary."""
     max_positions: int | None
-    """The longest context that it was made for, in tokens; None where its configuration does not say."""
+    """The longest context that it was made for, in tokens; None if its configuration does not state it."""
 
 
 def load_facts(config: DictConfig, path: str) -> ModelFacts:
     """Load the facts of the model in a folder, or of a hub id.
 
     Raises:
-        ValueError: the tokenizer or the configuration cannot be loaded, or the chat template cannot be used so.
+        ValueError: the tokenizer or the configuration cannot be loaded, or the chat template cannot be used with these
+        settings.
     """
     from transformers import AutoConfig
 

@@ -1,4 +1,4 @@
-"""Arrays of a stored random state, rebuilt from plain values: a pickle must not reach numpy's own constructors."""
+"""Rebuild the arrays of a stored random state from plain values: a pickle must not reach numpy's own constructors."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ _PLAIN = re.compile(r"[biuf][1248]")
 
 
 class PlainType:
-    """Stands for `numpy.dtype` in a pickle: numbers of a fixed size, nothing that holds an object.
+    """A stand-in for `numpy.dtype` in a pickle: numbers of a fixed size, nothing that holds an object.
 
     Args:
         name: numpy's short name of the type, such as `u4`.
@@ -30,7 +30,7 @@ class PlainType:
 
 
 class PlainArray(np.ndarray[Any, Any]):
-    """Stands for `numpy.ndarray` in a pickle."""
+    """A stand-in for `numpy.ndarray` in a pickle."""
 
     def __setstate__(self, state: Any) -> None:
         """Become the array of a stored state: its version, shape, type, order and bytes."""
@@ -54,4 +54,4 @@ STAND_INS: tuple[tuple[Any, str], ...] = (
     (rebuilt, "numpy._core.multiarray._reconstruct"),
     (rebuilt, "numpy.core.multiarray._reconstruct"),
 )
-"""Stand-ins and the names under which a pickle asks for them."""
+"""Stand-ins by the names under which a pickle asks for them."""

@@ -1,8 +1,8 @@
-"""Fields of older runs: what it meant that a field was absent, and defaults that have changed.
+"""Fields of older runs: the meaning of an absent field, and changed defaults.
 
 A field that an older config.yaml lacks counts as its default of today. To add an exception:
 
-- `MEANT`: the older code did something else than today's default, such as a fixed value of what is now found out;
+- `MEANT`: the older code differed from today's default, for example with a fixed value for one that is now measured;
 - `OLD_DEFAULTS`: a field that has another default now; the older one counts as today's, so that the same command
   resumes. Leave out a default that decides what is learned: such a run must be refused.
 """
@@ -22,12 +22,12 @@ MEANT: dict[str, Any] = {
 }
 # field -> earlier defaults
 OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
-    # how long something broken may take; nothing that is learned
+    # time limits for faults; they decide nothing that is learned
     "env.limits.step_timeout_s": (20,),
     "env.limits.generate_timeout_s": (300,),
     "env.limits.episode_timeout_s": (600, 3600),
 }
-# sections whose defaults are those of a dataclass, whatever preset was chosen
+# sections with the defaults of a dataclass under any preset
 _DATACLASSES: dict[str, type] = {FIELD_PATH: TrmConfig, DUMP_PATH: DumpConfig}
 
 
@@ -37,7 +37,7 @@ def canonical(field: str) -> str:
 
 
 def default_of_dataclass(field: str) -> tuple[bool, Any]:
-    """Whether a dataclass of ours owns the default of a field, and that default."""
+    """Return whether a dataclass of ours owns the default of a field, and that default."""
     section, _, name = field.rpartition(".")
     for item in fields(_DATACLASSES[section]) if section in _DATACLASSES else ():
         if item.name == name and item.default is not MISSING:

@@ -1,4 +1,4 @@
-"""Dotted names in the config.yaml of older runs, and the names of today.
+"""Map dotted names in the config.yaml of older runs to the names of today.
 
 A config.yaml holds dotted names as values: `_target_: package.module.Class`, `path: pkg://package.module`,
 `package.module:Class`. A module that moves would make every stored run look like a run of another configuration, so
@@ -79,7 +79,7 @@ def current_name(text: str, names: Mapping[str, str] = OLD_NAMES) -> str:
         return text
     old = max(fits, key=len)
     new, rest = names[old], name[len(old) :]
-    # `module:Old` that fits as a whole: as many parts behind the colon as before
+    # `module:Old` that fits as a whole keeps its number of parts behind the colon
     if ":" in name[: len(old)]:
         num_parts = name[: len(old)].rpartition(":")[2].count(".") + 1
         parts = new.split(".")
@@ -100,7 +100,7 @@ def unknown_names(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def exists(text: str) -> bool:
-    """Whether a dotted name of an installed package leads to a module or to something at its top, without importing it.
+    """Return True if a dotted name of an installed package leads to a module or a name at its top; nothing is imported.
 
     Args:
         text: see `current_name`.

@@ -1,4 +1,4 @@
-"""Overrides on a command line that Hydra cannot read, and how to write them so that it can."""
+"""Find overrides on a command line that Hydra cannot read, and quote them so that it can."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _KEY = re.compile(r"[+~]{0,2}[A-Za-z0-9_.@/$-]+")
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse what Hydra cannot read, or reads as several values.
+    """Refuse overrides that Hydra cannot read, or reads as several values.
 
     Raises:
-        ValueError: with the override as the shell has to get it.
+        ValueError: with the override quoted for the shell.
     """
     parser = OverridesParser.create()
     for number, text in enumerate(overrides):

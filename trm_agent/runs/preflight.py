@@ -1,4 +1,4 @@
-"""Refuses what cannot work before Ray starts. Each message names the field, the value, what is allowed, what to do."""
+"""Refuse settings that cannot work, before Ray starts. Each message has field, value, allowed values and remedy."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +24,7 @@ def check(config: DictConfig) -> None:
     """Check a composed configuration, and make its demands on sandboxes; needs neither verl nor the model.
 
     Raises:
-        ValueError: the first thing that cannot work.
+        ValueError: the first fault.
     """
     demand(OmegaConf.select(config, "sandbox.require") or ())
     for rule in (_environment, _chat, _model_path, *TRAINING_RULES):

@@ -1,4 +1,4 @@
-"""Refuses a configuration that does not suit its model: log-probs, context, token budgets."""
+"""Refuse a configuration that does not suit its model: log-probs, context, token budgets."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
     """Check a configuration that passed `preflight.check` against its model.
 
     Raises:
-        ValueError: the first thing that does not fit.
+        ValueError: the first fault.
     """
     check_top_k(config, model.vocab_size)
     if config.actor_rollout_ref.rollout.max_model_len is None:
@@ -49,7 +49,7 @@ def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], tuple[i
 
 
 def check_top_k(config: DictConfig, vocab_size: int) -> None:
-    """Check that the rollout can record as many log-probs as the estimator asks for.
+    """Check that the rollout can record the number of log-probs that the estimator needs.
 
     Raises:
         ValueError: `top_k` is larger than the model's vocabulary.
@@ -65,10 +65,10 @@ def check_top_k(config: DictConfig, vocab_size: int) -> None:
 def check_context(config: DictConfig, max_positions: int | None) -> None:
     """Check that the model's context holds the budgets.
 
-    The engine refuses a turn beyond it, so that a policy could have any episode vanish by writing much.
+    The engine refuses a turn beyond it, so a policy could make any episode vanish by writing a lot.
 
     Args:
-        max_positions: the longest context that the model was made for; None where its configuration does not say.
+        max_positions: the longest context that the model was made for; None if its configuration does not state it.
 
     Raises:
         ValueError: the context is shorter.
@@ -83,7 +83,7 @@ def check_context(config: DictConfig, max_positions: int | None) -> None:
 
 
 def solver_measure(config: DictConfig, tokenizer: Any, chat: ChatTokens) -> Callable[[dict[str, Any]], tuple[int, int]]:
-    """Return how many tokens the solver's episode takes, by task options; no response where there is no solver."""
+    """Return the measure of the solver's episode in tokens, by task options; no response without a solver."""
     env, limits = config.env, Limits.from_mapping(plain(config.env.limits))
 
     def measure(options: dict[str, Any]) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def lengths(config: DictConfig) -> None:
 
 
 def sampling(config: DictConfig) -> None:
-    """Refuse sampling whose log-probs would be of another distribution."""
+    """Refuse sampling whose log-probs would belong to another distribution."""
     rollout = config.actor_rollout_ref.rollout
     if rollout.top_p < 1:
         raise ValueError(

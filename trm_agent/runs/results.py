@@ -15,7 +15,7 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], wall_s: fl
     """Write the curves and, last, summary.json: its presence says that the run is complete.
 
     Args:
-        wall_s: seconds that this command took; those of interrupted commands before it are not in it.
+        wall_s: seconds that this command took, without interrupted commands before it.
 
     Returns:
         The summary: `success.before` and `success.after` (horizon -> rate), `trained_horizons`, `trust_region`,
@@ -48,7 +48,7 @@ def summarise(
 
 
 def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
-    """Means over the steps of what the mask did; None for a loss without one."""
+    """Return the means over the steps of the mask's metrics; None for a loss without a mask."""
     masked = [row for row in rows if row.get("trm/acceptance") is not None]
     if not masked:
         return None
@@ -60,7 +60,7 @@ def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Format the table of before and after by horizon; a rate is missing where no episode could be played."""
+    """Format the table of before and after by horizon; a rate is missing if no episode could be played."""
     before, after = summary["success"]["before"], summary["success"]["after"]
     trained = set(summary["trained_horizons"])
     lines = ["held-out success      before    after   change", "-" * 47]
@@ -90,7 +90,7 @@ def _percent(rate: float | None) -> str:
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Success, acceptance and token KL over the steps, as a PNG."""
+    """Draw success, acceptance and token KL over the steps, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Files of problems that a run or an evaluation names: what they hold, and that they stay the same."""
+"""Read the files of problems that a run or an evaluation names, and check that they stay the same."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ ROWS, HASH = "rows", "rows_hash"
 
 
 def problems_of(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> tuple[Problems[Any] | None, bool]:
-    """Read the problems of the file that an environment is given.
+    """Read the problems of an environment's file.
 
     Args:
         env_id: a Gymnasium id.
-        module: what registers it.
-        kwargs: of `gymnasium.make`.
+        module: the module that registers it.
+        kwargs: arguments of `gymnasium.make`.
 
     Returns:
-        The problems, None for generated tasks; and whether a task is one problem.
+        The problems, None for generated tasks; and True if a task is one problem.
 
     Raises:
         ValueError: the file cannot be read or used.
@@ -44,7 +44,7 @@ def pin_rows(config: DictConfig) -> str:
     """Write the hash of a file's problems into a training's configuration, so that another file is noticed.
 
     Returns:
-        What the file holds, for people; "" if there is none.
+        The file's contents in words, for people; "" without a file.
 
     Raises:
         ValueError: the file cannot be read or used, or is not what `rows_hash` says.

@@ -1,4 +1,4 @@
-"""Hold a composed configuration, and the name of a field, against the dataclasses of our groups."""
+"""Check a composed configuration, or the name of a field, against the dataclasses of our groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trm_agent.runs.groups import GROUPS, OF_VERL, SEED
 from trm_fields import Free, Setting, refuse, refuse_name, settings_of
 
 _SECTION = Free("a section")
-# a value that another field of ours holds, where it is checked
+# an interpolated value, which is checked at the field that it comes from
 _OF_OURS = re.compile(r"\$\{(?:run|env|hardware)\.[\w.]+\}")
 
 

@@ -1,4 +1,4 @@
-"""The version of the scorer that gave the rewards: results of different ones do not go together."""
+"""Compare versions of the scorer, since the results of different ones cannot be combined."""
 
 from trm_envs.scoring import SCORER_VERSION
 
@@ -6,10 +6,10 @@ FIELD = "scorer_version"
 
 
 def other_scorer(stored: object) -> str | None:
-    """Say how the scorer of stored results differs from the present one; None if it does not.
+    """Describe the difference between the scorer of stored results and the present one; None if there is none.
 
     Args:
-        stored: the version as a config.yaml has it; None for a folder from before versions were stored.
+        stored: the version in a config.yaml; None for a folder from before versions were stored.
     """
     if stored == SCORER_VERSION:
         return None

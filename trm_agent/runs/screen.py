@@ -1,4 +1,4 @@
-"""Screen of a run: start-up, one line per step, warnings that matter. The rest goes to log.txt."""
+"""The screen of a run: start-up, one line per step, warnings that matter. The rest goes to log.txt."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from trm_agent.runs.folder import LOG_FILE, METRICS_FILE, STARTUP_FILE
 
 POLL_SECONDS = 0.2
 FAILURES = "env/infrastructure_failures"
-# in every row that holds a validation
+# a metric of every row that holds a validation
 VALIDATION_FAILURES = "env/val_infrastructure_failures"
 
 
@@ -19,7 +19,7 @@ def quiet(run_dir: Path) -> IO[str]:
     """Send stdout and stderr of this process and its children to the run's log.
 
     Returns:
-        The screen: a stream on what stdout was.
+        The screen: a stream to the former stdout.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -32,11 +32,11 @@ def quiet(run_dir: Path) -> IO[str]:
 
 
 class Screen(threading.Thread):
-    """Follows the files of a run and prints their news.
+    """A follower of a run's files that prints their news.
 
     Args:
         run_dir: the run folder.
-        out: where to print.
+        out: the stream to print to.
         total_steps: number of training steps of the whole run.
         started: time of the command, seconds since the epoch.
     """
@@ -56,7 +56,7 @@ class Screen(threading.Thread):
             self._look()
 
     def close(self) -> None:
-        """Print what is still unread and stop."""
+        """Print the unread rest and stop."""
         self._done.set()
         self.join()
         self._look()
@@ -100,7 +100,7 @@ class Screen(threading.Thread):
 
 
 def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> str:
-    """One line of progress from a row of metrics.jsonl.
+    """Format a row of metrics.jsonl as one line of progress.
 
     Args:
         durations: wall time of the steps so far, seconds; their recent median makes the ETA.
@@ -121,7 +121,7 @@ def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> 
 
 
 def rejections(row: dict[str, Any]) -> str:
-    """Which criterion rejected how much, empty where nothing was rejected."""
+    """Format the share that each criterion rejected; empty if nothing was rejected."""
     prefix = "trm/rejected_by_"
     shares = {key.removeprefix(prefix): value or 0.0 for key, value in row.items() if key.startswith(prefix)}
     shown = [f"{100 * share:.0f} % by {name}" for name, share in shares.items() if share]
@@ -147,7 +147,7 @@ def step_warnings(row: dict[str, Any]) -> list[str]:
 
 
 def failures(row: dict[str, Any], metric: str) -> str:
-    """How many episodes could not be played, and why; empty if all could.
+    """Format the number of episodes that could not be played, with the reasons; empty if all could.
 
     Args:
         metric: `FAILURES` or `VALIDATION_FAILURES`.
@@ -156,20 +156,20 @@ def failures(row: dict[str, Any], metric: str) -> str:
     if not count:
         return ""
     names = [key[len(metric) + 1 :] for key in sorted(row) if key.startswith(f"{metric}/")]
-    # a reason may be divided further, as late turns are by length
+    # a reason may be subdivided, as late turns are by length
     reasons = [f"{int(row[f'{metric}/{name}'])} {name}" for name in names if "/" not in name]
     return f"{count} episodes could not be played ({', '.join(reasons)})"
 
 
 def validation_rates(row: dict[str, Any]) -> dict[int, float]:
-    """Success by horizon of a row that holds a validation, else empty."""
+    """Return success by horizon of a row that holds a validation, else empty."""
     prefix = "env/val_success/h"
     rates = {int(key[len(prefix) :]): value for key, value in row.items() if key.startswith(prefix)}
     return dict(sorted(rates.items()))
 
 
 def duration(seconds: float) -> str:
-    """`75.2` as `1 min 15 s`."""
+    """Format seconds, such as 75.2 as `1 min 15 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

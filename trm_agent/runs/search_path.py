@@ -5,7 +5,7 @@ import sys
 
 
 def look_here_last() -> None:
-    """Let a user's module be found in the current folder, after everything that is installed.
+    """Make a user's module importable from the current folder, after everything that is installed.
 
     Python itself puts the folder first for `python -m`, where a file of the user's with the name of a package would
     take its place. A folder that PYTHONPATH names stays where it is.

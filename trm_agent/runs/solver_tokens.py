@@ -20,9 +20,9 @@ class SolverTokens:
     prompt: int
     """Tokens of the prompt."""
     response: int
-    """Tokens after the prompt, observations included; 0 without a solver that plays the task."""
+    """Tokens after the prompt, with observations; 0 without a solver that plays the task."""
     turns: int
-    """Turns of the solver; 0 likewise."""
+    """Number of the solver's turns; 0 without one."""
     failure: str | None = None
     """The reason why the response was not measured; None if it was."""
 
@@ -30,15 +30,15 @@ class SolverTokens:
 def measure_solver(
     task: Task, module: str | None, kwargs: Mapping[str, Any], tokenizer: Any, chat: ChatTokens, limits: Limits
 ) -> SolverTokens:
-    """Play a task with the environment's own solver in the place of a model.
+    """Play a task with the environment's own solver in place of a model.
 
     Args:
         task: the task to play.
         module: the module that registers its environment.
-        kwargs: of `gymnasium.make`.
-        tokenizer: of the model.
-        chat: of the model's chat template.
-        limits: of an episode; its budgets are lifted, so that an episode beyond them is measured to its end.
+        kwargs: arguments of `gymnasium.make`.
+        tokenizer: the model's tokenizer.
+        chat: settings of the model's chat template.
+        limits: limits of an episode, whose budgets are lifted, so that an episode beyond them is measured to its end.
     """
     solver = _Solver(task, module, kwargs, tokenizer, chat)
     names = ("max_turns", "max_tool_calls", "max_turn_tokens", "max_prompt_tokens", "max_response_tokens")
@@ -59,7 +59,7 @@ def _failure(episode: Episode) -> str | None:
 
 
 class _Solver:
-    """The environment's scripted solver as a `Generator`: its answers in the model's tokens."""
+    """The environment's scripted solver as a `Generator`, with its turns in the model's tokens."""
 
     def __init__(
         self, task: Task, module: str | None, kwargs: Mapping[str, Any], tokenizer: Any, chat: ChatTokens

@@ -1,4 +1,4 @@
-"""The configuration that a run folder holds, and how it differs from another one."""
+"""Read the configuration of a run folder, and compare it with another one."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from trm_agent.runs.old_names import unknown_names, with_current_names
 
 CONFIG_FILE = "config.yaml"
 GIT_FILE = "git.json"
-# a run may be found at another place than where it began
+# a run may be found at another place than it began at
 PLACES = ("run.dir", "run.root", "trainer.default_local_dir")
 ABSENT = "(absent)"
-# fields -> those that the user has set, with the default that they would have otherwise
+# fields -> those of them that the user has set, with their defaults
 Defaults = Callable[[Collection[str]], Mapping[str, Any]]
 
 
 class UnknownVersion(ValueError):
-    """A config.yaml that this version cannot read as the configuration of a run."""
+    """This version cannot read a config.yaml as the configuration of a run."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read the configuration of a run folder, with the dotted names of today.
 
     Raises:
-        UnknownVersion: it is no configuration of a run, or it names something of ours that is not there; the message
-            says what is missing and the command that brings it.
+        UnknownVersion: it is not the configuration of a run, or it names something of ours that does not exist; the
+            message names the missing part and the command that brings it.
     """
     try:
         stored = read_yaml((path / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -47,13 +47,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Defaults | None = None) -> list[str]:
-    """Compare two configurations but for their places on disk.
+    """Compare two configurations, except for their places on disk.
 
     Args:
-        old: of a stored run.
-        new: of today's command.
-        defaults: given, a field that `old` lacks counts as its default, and an earlier default as today's. It gets
-            the fields in question and returns, for those that the user has set, their defaults.
+        old: configuration of a stored run.
+        new: configuration of today's command.
+        defaults: takes the fields in question, and returns the defaults of those that the user has set. If it is
+            given, a field that `old` lacks counts as its default, and an earlier default as today's.
 
     Returns:
         The fields in which they differ, as `field: old -> new`.
@@ -69,13 +69,13 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults:
     return [
         f"{key}: {left.get(key, ABSENT)} -> {right.get(key, ABSENT)}"
         for key in sorted(left.keys() | right.keys())
-        # null says as much as a field that is not there
+        # null means the same as an absent field
         if key not in PLACES and left.get(key) != right.get(key)
     ]
 
 
 def absent_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the fields that a stored configuration lacks, those aside whose absence has a meaning of its own."""
+    """Return the fields that a stored configuration lacks, except those whose absence has a meaning of its own."""
     missing = flatten(new).keys() - flatten(old).keys()
     return sorted({canonical(field) for field in missing} - MEANT.keys() - set(PLACES))
 
@@ -95,7 +95,7 @@ def _meant(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _filled(old: dict[str, Any], new: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
-    """Return an older configuration with today's defaults where it has none, or an earlier one."""
+    """Return an older configuration with today's defaults for absent fields and earlier defaults."""
     absent = [field for field in new if field not in old]
     changed = [
         field
@@ -112,7 +112,7 @@ def _filled(old: dict[str, Any], new: dict[str, Any], defaults: Defaults) -> dic
 
 
 def _remedy(path: Path) -> str:
-    """How to get at the version that began a run."""
+    """Describe how to get the version that began a run."""
     try:
         made = read_json((path / GIT_FILE).read_bytes())
         commit, version = made.get("commit"), made.get("version")
