@@ -13,6 +13,7 @@ from trm_envs.rows.problems import same_text
 
 Row = Mapping[str, Any]
 MANY_SAMPLES = 1_000_000
+OURS = "trm/"
 
 
 def with_problems(results: Sequence[Row], config: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
@@ -32,6 +33,12 @@ def with_problems(results: Sequence[Row], config: Mapping[str, Any]) -> tuple[li
         return rows, notes
     for entry in config.get("environments") or []:
         if not isinstance(entry, Mapping) or not entry.get("rows_hash"):
+            continue
+        if entry.get("module") is not None or not str(entry.get("id")).startswith(OURS):
+            notes.append(
+                f"{entry.get('name')}: whoever wrote the folder chose the module of this environment, so it is not "
+                "imported here: rows that repeat a problem, if there are any, count as tasks of their own"
+            )
             continue
         places = _places(entry)
         if places is None:

@@ -9,10 +9,11 @@ import hashlib
 import html
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -146,23 +147,30 @@ def _head(data: dict[str, Any], sources: Sequence[Source], reload_seconds: float
     policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     policy += "; base-uri 'none'; form-action 'none'"
     refresh = f'<meta http-equiv="refresh" content="{reload_seconds:g}">' if reload_seconds else ""
-    replacements = {
-        "{{title}}": html.escape(", ".join(source.label for source in sources)),
-        "{{policy}}": html.escape(policy, quote=True),
-        "{{refresh}}": refresh,
-        "{{style}}": _part("page.css"),
-        "{{data}}": embedded(data),
-        "{{script}}": script,
+    parts = {
+        "title": html.escape(", ".join(source.label for source in sources)),
+        "policy": html.escape(policy, quote=True),
+        "refresh": refresh,
+        "style": _part("page.css"),
+        "data": embedded(data),
+        "script": script,
     }
-    page = _part("page.html")
-    for name, text in replacements.items():
-        before, _, after = page.partition(name)
-        page = before + text + after
-    return page
+    return filled(_part("page.html"), parts)
+
+
+def filled(template: str, parts: Mapping[str, str]) -> str:
+    """Put each part in its place, in one pass: a place that a part itself names stays text.
+
+    Args:
+        template: text with places such as `{{title}}`.
+        parts: name -> text; characters that cannot be encoded, as of a folder's name, are replaced.
+    """
+    page = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
+    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def embedded(data: Any) -> str:
-    """Return JSON for the inside of a script element: no text in it can end the element or begin a comment."""
+    """Return JSON in ASCII for the inside of a script element: no text in it can end the element or begin a comment."""
     text = json.dumps(clean(data), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -9,6 +9,8 @@ from typing import Any
 from trm_agent.evaluate.statistics.intervals import wilson
 from trm_agent.report.sources import Source
 
+MOST_TRIALS = 1e12
+
 
 @dataclass(frozen=True)
 class ChartSpec:
@@ -237,13 +239,15 @@ def _series(spec: ChartSpec, run: int, rows: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _order(name: str) -> list[Any]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"([0-9]{1,18})", name)
+    return [(1, 0, part) if place % 2 == 0 else (0, int(part), "") for place, part in enumerate(parts)]
 
 
 def _interval(row: Mapping[str, Any], metric: str) -> tuple[float | None, float | None]:
     share = number(row.get(metric))
     trials = number(row.get(metric.replace("val_success", "val_num_episodes")))
-    return (None, None) if share is None or not trials else wilson(share, trials)
+    known = share is not None and 0 <= share <= 1 and trials is not None and 1 <= trials <= MOST_TRIALS
+    return wilson(share, trials) if known else (None, None)
 
 
 def _band(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
@@ -252,7 +256,7 @@ def _band(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
 
 
 def _is_validation(name: str) -> bool:
-    return name.startswith("env/val_success/h")
+    return re.fullmatch(r"env/val_success/h[0-9]{1,18}", name) is not None
 
 
 def _by_horizon(sources: Sequence[Source]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trm_agent.report.codec import max_error, pack, quantise, smallest
+from trm_agent.report.curves import number
 from trm_agent.report.divergences import Measured, compares_tokens, measure, threshold
 from trm_agent.report.rows import Row, count_rows, read_rows
 from trm_agent.report.sources import Source
@@ -168,7 +169,7 @@ def turns(row: Row) -> list[dict[str, Any]]:
             for i, (_, following) in enumerate(pairwise(starts))
         ]
     keys = ("start", "stop", "observation_stop", "reward", "num_tool_calls", "malformed", "finished", "role")
-    found = [{key: clean(turn.get(key)) for key in keys} for turn in recorded]
+    found = [{key: scalar(turn.get(key)) for key in keys} for turn in recorded]
     for index, turn in enumerate(found):
         start, stop = turn["start"], turn["stop"]
         if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start <= stop <= length):
@@ -188,7 +189,8 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
     if kind == "evaluation":
         parts = (record.get("checkpoint"), record.get("env"), record.get("task"), record.get("sample"))
         known = all(part is not None for part in parts)
-        name = "{} · {} · task {} · sample {}".format(*parts) if known else f"{row.file.stem} · row {row.number}"
+        told = "{} · {} · task {} · sample {}".format(*map(scalar, parts))
+        name = told if known else f"{row.file.stem} · row {row.number}"
     listed = turns(row)
     return {
         "id": name,
@@ -198,16 +200,16 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
         "tokens": len(row.response_ids),
         "model": len(measured.value),
         "turns": len(listed),
-        "reward": row.reward if row.reward is not None else clean(record.get("reward")),
-        "success": record.get("success"),
+        "reward": row.reward if row.reward is not None else number(record.get("reward")),
+        "success": scalar(record.get("success")),
         "accepted": row.accepted,
-        "stop": record.get("stop_reason"),
-        "env": record.get("env") or record.get("env_id"),
-        "seed": record.get("seed"),
-        "horizon": record.get("horizon", options.get("horizon")),
+        "stop": scalar(record.get("stop_reason")),
+        "env": scalar(record.get("env") or record.get("env_id")),
+        "seed": scalar(record.get("seed")),
+        "horizon": scalar(record.get("horizon", options.get("horizon"))),
         "worst": None if worst == -math.inf else (INFINITE if worst == math.inf else float(f"{worst:.5g}")),
         "violations": int(measured.violates.sum()),
-        "calls": sum(turn.get("num_tool_calls") or 0 for turn in listed),
+        "calls": sum(number(turn.get("num_tool_calls")) or 0 for turn in listed),
         "malformed": sum(bool(turn.get("malformed")) for turn in listed),
     }
 
@@ -228,6 +230,13 @@ def clean(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [clean(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def scalar(value: Any) -> Any:
+    """Return a number, a text of at most 200 characters, a truth value or None for what a record holds."""
+    if value is None or isinstance(value, bool | int | float):
+        return clean(value)
+    return str(value)[:200]
 
 
 def _setting(row: Row, measured: Measured) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from trm_agent.report.sources import Source
 
 # the figures of an unfinished evaluation are computed anew for every page
 RESAMPLES_IN_PROGRESS = 1000
+MOST_SAMPLES = 10_000
+# raised on values of another kind than ours; such a folder gets a page without figures, and a note
+DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def figures(source: Source) -> dict[str, Any]:
@@ -18,22 +21,35 @@ def figures(source: Source) -> dict[str, Any]:
     from trm_agent.evaluate.repeats import with_problems
     from trm_agent.evaluate.summary import summarise
 
-    rows, notes = with_problems(source.results, source.config)
-    source.notes += [note for note in notes if note not in source.notes]
-    is_as_asked = rows == source.results
-    if is_as_asked and source.summary is not None and isinstance(source.summary.get("results"), list):
-        return source.summary
+    rows: list[Any] = source.results
+    try:
+        rows, notes = with_problems(source.results, source.config)
+        source.notes += [note for note in notes if note not in source.notes]
+        if rows == source.results and source.summary is not None and isinstance(source.summary.get("results"), list):
+            return _drawable(source, source.summary)
+    except DAMAGED as error:
+        _note(source, f"its config.yaml or summary.json is damaged: {error!r}")
     if not rows:
         return {}
-
     asked = source.config.get("samples")
-    samples = asked if isinstance(asked, int) and asked > 0 else 1
+    samples = asked if isinstance(asked, int) and 0 < asked < MOST_SAMPLES else 1
     try:
-        return summarise(rows, samples, num_resamples=RESAMPLES_IN_PROGRESS)
-    except (ValueError, KeyError, TypeError) as error:
-        note = f"results.jsonl: no figures can be made of it: {' '.join(str(error).split())[:200]}"
-        source.notes += [] if note in source.notes else [note]
+        return _drawable(source, summarise(rows, samples, num_resamples=RESAMPLES_IN_PROGRESS))
+    except DAMAGED as error:
+        _note(source, f"results.jsonl: no figures can be made of it: {error!r}")
         return {}
+
+
+def _drawable(source: Source, summary: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary of which charts and tables can be made."""
+    evaluation_charts([summary])
+    evaluation_tables([source], [summary])
+    return summary
+
+
+def _note(source: Source, text: str) -> None:
+    note = " ".join(text.split())[:240]
+    source.notes += [] if note in source.notes else [note]
 
 
 def evaluation_charts(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

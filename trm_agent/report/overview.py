@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from trm_agent.evaluate.results import is_finite
 from trm_agent.report.sources import Source
 from trm_agent.runs.stored_config import flatten
 
@@ -73,7 +74,7 @@ def _facts(source: Source) -> list[tuple[str, Any]]:
         return [*facts, ("episodes", len(source.results)), ("wall time", _duration(summary.get("wall_s")))]
     steps = [row["step"] for row in source.metrics]
     total = _total_steps(source.config)
-    times = [row["time"] for row in source.metrics if isinstance(row.get("time"), (int, float))]
+    times = [row["time"] for row in source.metrics if is_finite(row.get("time"))]
     wall = summary.get("wall_s") or (max(times) - min(times) if len(times) > 1 else None)
     steps_text = None if not steps else f"{max(steps)} of {total}" if total and not source.finished else max(steps)
     return [*facts, ("steps", steps_text), ("wall time", _duration(wall))]
@@ -92,7 +93,7 @@ def _total_steps(config: dict[str, Any]) -> int | None:
 
 
 def _duration(seconds: Any) -> str | None:
-    if not isinstance(seconds, (int, float)):
+    if not is_finite(seconds):
         return None
     hours, rest = divmod(int(seconds), 3600)
     minutes, left = divmod(rest, 60)

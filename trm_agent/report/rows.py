@@ -1,6 +1,5 @@
 """Rows of rollout files, read one at a time, since a folder of them does not fit into memory."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,14 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from trm_agent.trust_region.dump import FORMAT
+from trm_agent.runs.data_text import read_json
+from trm_agent.trust_region.dump import VERSION, check_columns, read_header
 
 REQUIRED = ("response_ids", "response_mask")
 _LISTS = ("prompt_ids", *REQUIRED, "log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")
 _SCALARS = ("step", "update", "reward", "accepted", "episode")
 _BATCH_ROWS = 16
+_VERSIONS = (1, VERSION)
 
 
 @dataclass(frozen=True)
@@ -127,18 +128,33 @@ def _row(
         prompt_ids=np.zeros(0, np.int32) if prompt is None else prompt,
         response_ids=ids,
         response_mask=mask.astype(bool),
-        record=json.loads(scalars.get("episode") or "{}"),
+        record=_record(file, number, scalars.get("episode") or "{}"),
         **{name: lists.get(name) for name in ("log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")},
     )
 
 
 def _settings(file: Path, schema: pyarrow.Schema) -> dict[str, Any]:
-    header = json.loads((schema.metadata or {}).get(b"trm", b"{}"))
-    missing = [name for name in REQUIRED if name not in schema.names]
-    if header.get("format") != FORMAT or missing:
-        found = f"without {', '.join(missing)}" if missing else f"format {header.get('format')!r}"
-        raise ValueError(f"{file.name}: no file of rollouts ({found}); allowed: format {FORMAT!r}")
-    return header.get("settings") or {}
+    settings = read_header(Path(file.name), schema, _VERSIONS)
+    check_columns(Path(file.name), schema, REQUIRED)
+    return settings
+
+
+def _record(file: Path, number: int, text: str) -> dict[str, Any]:
+    """Read the record of an episode, whose parts the page takes apart."""
+    try:
+        record = read_json(text)
+    except ValueError as error:
+        raise ValueError(f"{file.name}: the record of row {number} cannot be read ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{file.name}: the record of row {number} is a {type(record).__name__}, expected an object")
+    parts = {"turns": list, "options": dict, "numbers": dict, "timings": dict}
+    for name, kind in parts.items():
+        value = record.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{file.name}: the record of row {number} has {name} of type {type(value).__name__}")
+    if not all(isinstance(turn, dict) for turn in record.get("turns") or ()):
+        raise ValueError(f"{file.name}: the record of row {number} has turns that are not objects")
+    return record
 
 
 def _short(error: Exception) -> str:

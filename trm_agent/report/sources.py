@@ -1,15 +1,14 @@
 """The sources of a report: folders of runs and of evaluations, finished or still being written."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from trm_agent.evaluate.results import is_finite
 from trm_agent.report.vocabulary import find_tokenizer
-from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, read_metrics
+from trm_agent.runs.data_text import json_lines, read_json, read_yaml
+from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
 
 ROLLOUTS, EPISODES, RESULTS_FILE = "rollouts", "episodes", "results.jsonl"
 EVALUATION_FORMAT = "trm-agent evaluation"
@@ -45,7 +44,8 @@ class Source:
         folders = _saved_by_checkpoints(self.path)
         model = _at(self.config, "actor_rollout_ref.model")
         named = [model.get("tokenizer_path"), model.get("path")] if isinstance(model, dict) else []
-        for checkpoint in self.config.get("checkpoints") or []:
+        listed = self.config.get("checkpoints")
+        for checkpoint in listed if isinstance(listed, list) else []:
             if isinstance(checkpoint, dict):
                 for name in ("tokenizer", "model", "path", "source"):
                     value = str(checkpoint.get(name) or "").removeprefix("start:")
@@ -86,7 +86,8 @@ def _open(path: Path, given: Path, label: str) -> Source:
     config = _config(path, notes)
     evaluation = config.get("format") == EVALUATION_FORMAT or (path / RESULTS_FILE).exists()
     source = Source(path, label, "evaluation" if evaluation else "run", config, notes=notes)
-    source.git = _json_file(path / "git.json", notes) or config.get("git") or {}
+    stored = config.get("git")
+    source.git = _json_file(path / "git.json", notes) or (stored if isinstance(stored, dict) else {})
     source.summary = _json_file(path / SUMMARY_FILE, notes)
     if evaluation:
         source.results = _results(path / RESULTS_FILE, notes)
@@ -113,8 +114,8 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        config = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        config = read_yaml((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         notes.append(f"{CONFIG_FILE} cannot be read: {_short(error)}")
         return {}
     return config if isinstance(config, dict) else {}
@@ -124,7 +125,7 @@ def _json_file(path: Path, notes: list[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
         notes.append(f"{path.name} cannot be read: {_short(error)}")
         return None
@@ -132,30 +133,41 @@ def _json_file(path: Path, notes: list[str]) -> dict[str, Any] | None:
 
 
 def _metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    try:
-        rows = read_metrics(path)
-    except (OSError, ValueError) as error:
-        notes.append(f"{METRICS_FILE} cannot be read: {_short(error)}")
-        return []
-    return sorted((row for row in rows if isinstance(row.get("step"), (int, float))), key=lambda row: row["step"])
+    rows = _rows(path / METRICS_FILE, notes)
+    return sorted((row for row in rows if is_finite(row.get("step"))), key=lambda row: row["step"])
 
 
 def _results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """Read the rows; a later one of an episode replaces an earlier one, a truncated line is left out."""
+    """Read the rows; a later one of an episode replaces an earlier one."""
+    rows: dict[Any, dict[str, Any]] = {}
+    nameless = 0
+    for row in _rows(path, notes):
+        names = tuple(row.get(name) for name in ("checkpoint", "env", "task", "sample"))
+        if any(name is None or isinstance(name, (dict, list)) for name in names):
+            nameless += 1
+        else:
+            rows[names] = row
+    if nameless:
+        notes.append(f"{path.name}: {nameless} lines are of no episode and are left out")
+    return list(rows.values())
+
+
+def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Read the lines that can be read; a truncated line at the end is left out."""
     if not path.exists():
         return []
-    rows: dict[Any, dict[str, Any]] = {}
-    bad = 0
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-                rows[row["checkpoint"], row["env"], row["task"], row["sample"]] = row
-            except (ValueError, KeyError, TypeError):
-                bad += bool(line.strip()) and line.endswith("\n")
+    found, bad = [], []
+    for number, row, reason in json_lines(path):
+        if reason:
+            bad.append((number, reason))
+        else:
+            found.append(row)
     if bad:
-        notes.append(f"{path.name}: {bad} lines cannot be read and are left out")
-    return list(rows.values())
+        number, reason = bad[0]
+        told = f"line {number} cannot be read ({reason[:120]})"
+        more = f", nor can {len(bad) - 1} others" if len(bad) > 1 else ""
+        notes.append(f"{path.name}: {told}{more}; left out")
+    return found
 
 
 def _at(config: Any, field_path: str) -> Any:

@@ -6,7 +6,7 @@ response token, which is NaN where the model did not sample it.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ SCHEMA = pyarrow.schema(
         ("episode", pyarrow.string()),
     ]
 )
+
+
+# the columns that `read_dump` takes
+_READ = ("step", "reward", "response_mask", "log_probs", "rollout_log_probs", "advantages", *DIVERGENCES)
 
 
 def write_dump(config: DumpConfig, rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], name: str) -> Path:
@@ -127,19 +131,69 @@ def read_dump(path: Path) -> Dump:
     )
 
 
+def read_header(file: Path, schema: pyarrow.Schema, versions: Sequence[int] = (VERSION,)) -> dict[str, Any]:
+    """Return the settings in the header of a dump's file; empty where it has none.
+
+    Args:
+        file: for the message.
+        schema: of the file.
+        versions: those that the caller reads.
+
+    Raises:
+        ValueError: it is not a dump, or one of another version.
+    """
+    try:
+        header = json.loads((schema.metadata or {}).get(b"trm", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: the header is not JSON that can be read ({str(error)[:80]}); dump again") from error
+    header = header if isinstance(header, dict) else {}
+    if header.get("format") != FORMAT or header.get("version") not in versions:
+        found = f"format {str(header.get('format'))[:80]!r}, version {repr(header.get('version'))[:80]}"
+        raise ValueError(
+            f"{file}: {found}; allowed: {FORMAT!r}, version {' or '.join(map(str, versions))}; "
+            "read it with the release that wrote it, or dump again"
+        )
+    settings = header.get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
+def check_columns(file: Path, schema: pyarrow.Schema, names: Collection[str]) -> None:
+    """Refuse a file that lacks a column, or has another kind of values in it.
+
+    Args:
+        file: for the message.
+        schema: of the file.
+        names: the columns that are needed.
+
+    Raises:
+        ValueError: a column is missing, or is of another kind.
+    """
+    missing = [name for name in names if name not in schema.names]
+    if missing:
+        raise ValueError(f"{file}: no file of rollouts (without {', '.join(missing)}); dump again")
+    for name in set(SCHEMA.names) & set(schema.names):
+        found, wanted = schema.field(name).type, SCHEMA.field(name).type
+        if _kind(found) != _kind(wanted):
+            raise ValueError(f"{file}: the column {name} holds {found}, expected {wanted}; dump again")
+
+
+def _kind(values: pyarrow.DataType) -> tuple[bool, bool, bool]:
+    is_list = pyarrow.types.is_list(values)
+    each = values.value_type if is_list else values
+    is_text = pyarrow.types.is_string(each) or pyarrow.types.is_large_string(each)
+    is_number = any(of(each) for of in (pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_boolean))
+    return is_list, is_text, is_number
+
+
 def _read_file(file: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
     try:
         table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file}: cannot be read as parquet ({error}); it may be cut off: delete it") from error
-    header = json.loads((table.schema.metadata or {}).get(b"trm", b"{}"))
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise ValueError(
-            f"{file}: format {header.get('format')!r}, version {header.get('version')!r}; allowed: {FORMAT!r}, "
-            f"version {VERSION}; read it with the release that wrote it, or dump again"
-        )
+    settings = read_header(file, table.schema)
+    check_columns(file, table.schema, _READ)
     _check_numbers(file, table)
-    return table, header["settings"]
+    return table, settings
 
 
 def _check_numbers(file: Path, table: pyarrow.Table) -> None:
