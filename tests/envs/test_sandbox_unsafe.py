@@ -22,6 +22,7 @@ from trm_envs.sandbox import (
     close_shared,
     shared_sandbox,
 )
+from trm_envs.sandbox.slots import Slots
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +133,38 @@ async def test_the_async_twin_leaves_the_loop_free_and_can_be_cancelled(sandbox:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert time.monotonic() - started < 5
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_for_a_place_neither_blocks_the_loop_nor_runs(
+    monkeypatch: pytest.MonkeyPatch, sandbox: UnsafeSandbox, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sandbox, "_slots", Slots(1))
+    holder = threading.Thread(target=sandbox.run, args=("import time; time.sleep(3)",))
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    with sandbox.session() as session:
+        holder.start()
+        await asyncio.sleep(0.2)
+        waiting = [asyncio.create_task(each.arun(code)) for each in (sandbox, session)]
+        await asyncio.sleep(0.2)
+        started = time.monotonic()
+        for task in waiting:
+            task.cancel()
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(each) for each in found] == [asyncio.CancelledError] * 2
+        assert time.monotonic() - started < 1, "the loop waited for a place, too"
+        holder.join()
+        # the session goes on, in its turn
+        result = await session.arun(f"import os; print(os.path.exists({str(tmp_path / 'ran')!r}))")
+    assert result.stdout == "False\n"
+
+
+@pytest.mark.parametrize(("cpu_s", "status"), [(1, Status.TIMEOUT), (20, Status.OK)])
+def test_processor_time_is_limited_by_itself(sandbox: UnsafeSandbox, cpu_s: int, status: Status) -> None:
+    busy = "import time\nwhile time.process_time() < 2.5: pass\nprint('done')"
+    result = sandbox.run(busy, limits=Limits(wall_s=60, cpu_s=cpu_s))
+    assert result.status is status, result
+    # sleeping costs no processor time
+    assert sandbox.run("import time; time.sleep(1.5)", limits=Limits(wall_s=20, cpu_s=1)).ok
 
 
 @pytest.mark.filterwarnings("ignore:sandbox=unsafe")

@@ -90,3 +90,14 @@ def test_a_checkpoint_knows_its_run(run):
     assert run_of(fsdp) == run.resolve()
     assert run_of(replace(fake_checkpoint("x"), source=f"start:{run}")) == run
     assert run_of(fake_checkpoint("x")) is None
+
+
+def test_a_folder_alone_does_not_have_programs_run_without_isolation(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["env"]["kwargs"]["sandbox"] = "unsafe"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"sandbox=unsafe in the run's config.yaml: .*--set sandbox=unsafe"):
+        build_plan(Request((f"start:{run}",), validation=""))
+    for name in ("unsafe", "local"):
+        plan = build_plan(Request((f"start:{run}",), validation="", settings=(f"sandbox={name}",)))
+        assert plan.environments[0].kwargs["sandbox"] == name

@@ -124,3 +124,17 @@ def test_the_solver_that_measures_budgets_closes_the_thought_that_the_prompt_ope
         measure = solver_measure(config, tokenizer, run_chat_tokens(tokenizer, config))
         sizes.append(measure({"horizon": 2, "split": "train"}))
     assert all(prompt > 0 and response > 0 for prompt, response in sizes)
+
+
+def test_a_models_tokenizer_is_loaded_once_for_its_protocol_and_its_facts(models, monkeypatch):
+    from transformers import AutoTokenizer
+
+    folder, loaded = str(next(models[name] for name, form in FORMS.items() if form.protocol)), []
+    real = AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda *args, **kwargs: loaded.append(args) or real(*args, **kwargs)
+    )
+    load_tokenizer.cache_clear()
+    resolve_protocol(composed(folder))
+    assert load_tokenizer(folder) is load_tokenizer(folder)
+    assert loaded == [(folder,)]

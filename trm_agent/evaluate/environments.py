@@ -15,7 +15,6 @@ import yaml
 from trm_agent.episode import Limits
 from trm_agent.evaluate.plan import Environment
 from trm_agent.runs.compose import CONF, choices, compose_run, plain
-from trm_agent.runs.data_text import read_yaml
 from trm_agent.runs.row_files import ROWS
 from trm_agent.tasks import VALIDATION
 from trm_fields import closest
@@ -184,8 +183,8 @@ def load_run_config(run: Path) -> dict[str, Any]:
     """
     file = run / "config.yaml"
     try:
-        config = read_yaml(file.read_text(encoding="utf-8")) if file.exists() else None
-    except ValueError as error:
+        config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}; give the folder of a run whose configuration can be read") from error
     if not isinstance(config, dict) or "env" not in config or "data" not in config:
         raise ValueError(f"{run}: no training run (its config.yaml has no environment); give the folder of a run")

@@ -180,21 +180,17 @@ def _environments(request: Request, tasks: _Tasks) -> tuple[Environment, ...]:
     """Return the environments with the user's changes, horizons and numbers of tasks."""
     wanted = changes(request.settings, [each.name for each in tasks.environments])
     environments = [changed(each, wanted) for each in tasks.environments]
-    if tasks.run is not None and not any(change.field == SANDBOX for change in wanted):
-        _refuse_unsafe(environments[0])
-    if request.horizons:
-        environments = [replace(each, horizons=request.horizons) for each in environments]
-    # the number of problems of a file is known only when it is read
-    return tuple(each if has_rows(each) else counted(each, request.counts) for each in environments)
-
-
-def _refuse_unsafe(environment: Environment) -> None:
-    """Refuse programs without isolation that a run's folder asks for: its author chose the model as well."""
-    if environment.kwargs.get(SANDBOX) == UNSAFE:
+    is_stored = tasks.run is not None and not any(change.field == SANDBOX for change in wanted)
+    if is_stored and any(each.kwargs.get(SANDBOX) == UNSAFE for each in environments):
+        # whoever wrote the folder chose the model as well
         raise ValueError(
             f"{SANDBOX}={UNSAFE} in the run's config.yaml: its model's programs would run with your rights; say so "
             f"yourself if the run is yours: --set {SANDBOX}={UNSAFE}, or have them isolated: --set {SANDBOX}=local"
         )
+    if request.horizons:
+        environments = [replace(each, horizons=request.horizons) for each in environments]
+    # the number of problems of a file is known only when it is read
+    return tuple(each if has_rows(each) else counted(each, request.counts) for each in environments)
 
 
 def _samples(request: Request, tasks: _Tasks) -> int:

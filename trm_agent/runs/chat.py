@@ -1,5 +1,6 @@
 """The chat template of a training run: its settings, its tokens, and the protocol behind `protocol=auto`."""
 
+from functools import lru_cache
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
@@ -58,6 +59,7 @@ def resolve_protocol(config: DictConfig) -> None:
         config.env.kwargs.protocol = name
 
 
+@lru_cache(maxsize=1)
 def load_tokenizer(path: str) -> Any:
     """Return the tokenizer of `actor_rollout_ref.model.path`.
 

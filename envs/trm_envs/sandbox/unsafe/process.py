@@ -45,21 +45,32 @@ class Folder:
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: Streams | None = None
         self._closed = False
+        self._num_aborts = 0
         folders.add(self)
 
     def ask(self, request: Request) -> Result:
         """Carry a request out; see `Work.ask`."""
-        with self._turn, self._slots:
+        num_aborts = self._num_aborts
+        # the turn comes last: whoever closes this waits for it, and must not wait for a place
+        with self._slots, self._turn:
             if self._closed:
                 raise SandboxClosed("the session is closed; open a new one with session()")
+            if self._num_aborts != num_aborts:
+                message = "stopped while it waited for a place"
+                return Result(Status.SANDBOX_ERROR, state_lost=request.session, message=message)
             try:
                 return self._ask(request)
             except OSError as error:
-                self.abort()
+                self._kill()
                 return Result(Status.SANDBOX_ERROR, state_lost=request.session, message=f"{error}")
 
     def abort(self) -> None:
-        """Kill the process group; the kernel lets none of it fork meanwhile. A later request starts another process."""
+        """Stop what runs, and what waits for a place. A later request starts another process."""
+        self._num_aborts += 1
+        self._kill()
+
+    def _kill(self) -> None:
+        """Kill the process group; the kernel lets none of it fork meanwhile."""
         process = self._process
         if process is not None:
             self._signal(signal.SIGKILL)
@@ -92,7 +103,7 @@ class Folder:
         verdict = self._watch(process, streams, limits.output_bytes, started + limits.wall_s, request.session)
         duration = time.monotonic() - started
         goes_on = verdict in ("done", "raised")
-        self._signal(signal.SIGSTOP) if goes_on else self.abort()
+        self._signal(signal.SIGSTOP) if goes_on else self._kill()
         streams.read_all(limits.output_bytes)
         texts = streams.take(limits.output_bytes)
         status, return_code = judge(verdict, process.returncode, texts["stderr"])
@@ -127,7 +138,7 @@ class Folder:
                 start_new_session=True,
             )
         if self._closed:
-            self.abort()
+            self._kill()
         assert process.stdout is not None
         assert process.stderr is not None
         self._streams = Streams(process.stdout.fileno(), process.stderr.fileno())
