@@ -246,8 +246,9 @@ def _order(name: str) -> list[Any]:
 def _interval(row: Mapping[str, Any], metric: str) -> tuple[float | None, float | None]:
     share = number(row.get(metric))
     trials = number(row.get(metric.replace("val_success", "val_num_episodes")))
-    known = share is not None and 0 <= share <= 1 and trials is not None and 1 <= trials <= MOST_TRIALS
-    return wilson(share, trials) if known else (None, None)
+    if share is None or trials is None or not (0 <= share <= 1 and 1 <= trials <= MOST_TRIALS):
+        return None, None
+    return wilson(share, trials)
 
 
 def _band(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
