@@ -10,7 +10,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
 
 
 def test_every_protocol_has_its_row_and_its_example() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|", PAGE.split("## What is read")[0], re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|", PAGE.split("## Reading a turn")[0], re.MULTILINE)
     assert sorted(rows) == sorted(PROTOCOLS)
     examples = dict(re.findall(r"^(\w+):\n\n````text\n(.*?)\n````$", PAGE, re.MULTILINE | re.DOTALL))
     assert sorted(examples) == sorted(PROTOCOLS)
