@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 
+from trm_agent import train
+from trm_agent.runs.folder import RunFolder
 from trm_agent.verl_plugin.actor import checkpoints
+from trm_agent.verl_plugin.driver.trainer import RunMixin
 
 NAMES = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
 
@@ -60,3 +64,37 @@ def test_the_random_state_that_verl_saves_comes_back(tmp_path: Path) -> None:
     manager("extra").load_checkpoint(str(tmp_path))
     assert np.array_equal(np.random.random(3), expected[0])
     assert torch.equal(torch.rand(3), expected[1])
+
+
+class Trainer:
+    """Loads the state of its data as verl's does."""
+
+    loaded: Any = None
+
+    def __init__(self, folder: Path) -> None:
+        self.config = OmegaConf.create({"trainer": {"resume_mode": "resume_path", "resume_from_path": str(folder)}})
+
+    def _load_checkpoint(self) -> None:
+        self.loaded = torch.load(Path(self.config.trainer.resume_from_path) / "data.pt", weights_only=False)
+
+
+class OurTrainer(RunMixin, Trainer):
+    pass
+
+
+def test_the_state_of_the_data_is_read_and_never_run(tmp_path: Path) -> None:
+    step = tmp_path / "checkpoints" / "global_step_3"
+    step.mkdir(parents=True)
+    ours, command = OurTrainer(step), RunFolder(tmp_path, "resumed", 3)
+    torch.save({"_num_yielded": 10}, step / "data.pt")
+    train._check_checkpoint(command)
+    ours._load_checkpoint()
+    assert ours.loaded == {"_num_yielded": 10}
+    torch.save({"_num_yielded": Program(tmp_path / "it_ran")}, step / "data.pt")
+    for resume in (lambda: train._check_checkpoint(command), ours._load_checkpoint):
+        with pytest.raises(ValueError, match=r"data.pt: holds more than tensors: reading it would call \w+.system"):
+            resume()
+    assert not (tmp_path / "it_ran").exists()
+    # the attack itself works
+    Trainer(step)._load_checkpoint()
+    assert (tmp_path / "it_ran").exists()
