@@ -1,6 +1,7 @@
 """The unsafe sandbox and the shared one: the same interface, time and output held, and a loud word."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -135,16 +136,21 @@ async def test_the_async_twin_leaves_the_loop_free_and_can_be_cancelled(sandbox:
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("kind", ["unsafe", pytest.param("local", marks=needs_bubblewrap)])
 async def test_a_call_that_is_cancelled_while_it_waits_for_a_place_neither_blocks_the_loop_nor_runs(
-    monkeypatch: pytest.MonkeyPatch, sandbox: UnsafeSandbox, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, sandbox: UnsafeSandbox, kind: str
 ) -> None:
-    monkeypatch.setattr(sandbox, "_slots", Slots(1))
-    holder = threading.Thread(target=sandbox.run, args=("import time; time.sleep(3)",))
-    code = f"open({str(tmp_path / 'ran')!r}, 'w')"
-    with sandbox.session() as session:
+    made = sandbox if kind == "unsafe" else LocalSandbox(max_concurrent=4)
+    monkeypatch.setattr(made, "_slots", Slots(1))
+    holder = threading.Thread(target=made.run, args=("import time; time.sleep(2)",))
+    code = "open('ran', 'w').write('')"
+    with contextlib.ExitStack() as opened:
+        if kind == "local":
+            opened.enter_context(made)
+        session = opened.enter_context(made.session())
         holder.start()
         await asyncio.sleep(0.2)
-        waiting = [asyncio.create_task(each.arun(code)) for each in (sandbox, session)]
+        waiting = [asyncio.create_task(each.arun(code)) for each in (made, session)]
         await asyncio.sleep(0.2)
         started = time.monotonic()
         for task in waiting:
@@ -154,7 +160,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_a_place_neither_block
         assert time.monotonic() - started < 1, "the loop waited for a place, too"
         holder.join()
         # the session goes on, in its turn
-        result = await session.arun(f"import os; print(os.path.exists({str(tmp_path / 'ran')!r}))")
+        result = await session.arun("import os; print(os.path.exists('ran'))")
     assert result.stdout == "False\n"
 
 

@@ -130,18 +130,20 @@ class Call:
         self._world: World | None = None
         self._lock = threading.Lock()
         self._is_asking = False
+        self._num_aborts = 0
         self._closed = False
 
     def ask(self, request: Request) -> Result:
         """Carry a request out; see `Work.ask`."""
+        num_aborts = self._num_aborts
         with self._turn, self._slots:
             while True:
                 with contextlib.suppress(Refused):
-                    return self._ask(request)
+                    return self._ask(request, num_aborts)
 
-    def _ask(self, request: Request) -> Result:
+    def _ask(self, request: Request, num_aborts: int) -> Result:
         try:
-            world = self._taken()
+            world = self._taken(num_aborts)
         except OSError as error:
             return Result(Status.SANDBOX_ERROR, state_lost=request.session, message=f"{error}")
         is_sound = False
@@ -165,8 +167,9 @@ class Call:
                 self._give_back(world)
 
     def abort(self) -> None:
-        """Hang up; the kernel ends every process of the call. A later question starts afresh."""
+        """Hang up, also on what waits for a place; the kernel ends every process. A later question starts afresh."""
         with self._lock:
+            self._num_aborts += 1
             world, self._world = self._world, None
             if world is not None:
                 world.hang_up() if self._is_asking else world.close()
@@ -186,10 +189,12 @@ class Call:
         else:
             world.close()
 
-    def _taken(self) -> World:
+    def _taken(self, num_aborts: int) -> World:
         with self._lock:
             if self._closed:
                 raise SandboxClosed("the session is closed; open a new one with session()")
+            if self._num_aborts != num_aborts:
+                raise InterruptedError("stopped while it waited for a place")
             if self._world is None:
                 with waiting():
                     self._world = self._take()
