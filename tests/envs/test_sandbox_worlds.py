@@ -1,53 +1,80 @@
 """Each call has a world of its own: nothing of another one is seen, opened, waited for or used up."""
 
 import dataclasses
-from collections.abc import Iterator
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.envs.sandbox_attacks_worlds import FIND_LEFT, FOUND, LEFT, MANY_LOCKS, MEETINGS, SQLITE, SQLITE_PRINTS, SWAP
+from tests.envs.fusion_support import running_server
+from tests.envs.sandbox_attacks_worlds import (
+    FIND_LEFT,
+    FOUND,
+    LEFT,
+    MANY_LOCKS,
+    MEETINGS,
+    SQLITE,
+    SQLITE_PRINTS,
+    SWAP,
+)  # fmt: skip
+from tests.envs.sandbox_settings import Setting, setting  # noqa: F401
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Status
+from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 from trm_envs.sandbox.guest.questions import MAX_LOCKS
 
-pytestmark = [pytest.mark.slow, needs_bubblewrap]
+pytestmark = pytest.mark.slow
+ROOMY = dataclasses.replace(TIGHT, wall_s=10.0)
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[LocalSandbox]:
-    with LocalSandbox(dataclasses.replace(TIGHT, wall_s=10.0)) as made:
-        yield made
+def test_two_sessions_meet_nowhere(setting: Setting) -> None:  # noqa: F811
+    for name, meeting in MEETINGS.items():
+        with setting.session() as first, setting.session() as second:
+            held = first.run(meeting.first, limits=ROOMY)
+            assert held.ok, (name, held)
+            found = second.run(meeting.second, limits=ROOMY)
+        assert (found.stdout, found.stderr) == (meeting.expected, ""), name
 
 
-@pytest.mark.parametrize("name", MEETINGS)
-def test_two_sessions_meet_nowhere(sandbox: LocalSandbox, name: str) -> None:
-    meeting = MEETINGS[name]
-    with sandbox.session() as first, sandbox.session() as second:
-        assert first.run(meeting.first).ok
-        found = second.run(meeting.second)
-    assert (found.stdout, found.stderr) == (meeting.expected, ""), found
+@needs_bubblewrap
+def test_two_clients_meet_nowhere() -> None:
+    meetings = dict(list(MEETINGS.items())[::4])
+    wait = "\nprint('held', flush=True)\ntime.sleep(3)"
+    with (
+        LocalSandbox(ROOMY, max_concurrent=len(meetings) + 1) as local,
+        running_server(local) as address,
+        FusionSandbox(address, limits=ROOMY, max_concurrent=len(meetings)) as first,
+        FusionSandbox(address, limits=ROOMY) as second,
+        ThreadPoolExecutor(len(meetings)) as threads,
+    ):
+        holding = [threads.submit(first.run, meeting.first + wait) for meeting in meetings.values()]
+        time.sleep(1)
+        found = {name: second.run(meeting.second).stdout for name, meeting in meetings.items()}
+        are_held = [call.running() for call in holding]
+        assert all("held\n" in call.result().stdout for call in holding)
+    assert all(are_held)
+    assert found == {name: meeting.expected for name, meeting in meetings.items()}
 
 
-def test_a_call_leaves_nothing_to_the_next(sandbox: LocalSandbox) -> None:
+def test_a_call_leaves_nothing_to_the_next(setting: Setting) -> None:  # noqa: F811
     for name, code in LEFT.items():
-        result = sandbox.run(code)
+        result = setting.run(code, limits=ROOMY)
         assert result.ok, (name, result)
-        assert sandbox.run(FIND_LEFT).stdout == FOUND, name
+        assert setting.run(FIND_LEFT, limits=ROOMY).stdout == FOUND, name
 
 
-@pytest.mark.parametrize("kind", ["call", "session"])
-def test_locks_of_the_working_folder_are_as_everywhere(sandbox: LocalSandbox, kind: str) -> None:
-    with sandbox.session() as session:
-        result = (sandbox if kind == "call" else session).run(SQLITE)
-    assert (result.stdout, result.stderr) == (SQLITE_PRINTS, "")
+def test_locks_of_the_working_folder_are_as_everywhere(setting: Setting) -> None:  # noqa: F811
+    with setting.session() as session:
+        for result in (setting.run(SQLITE, limits=ROOMY), session.run(SQLITE, limits=ROOMY)):
+            assert (result.stdout, result.stderr) == (SQLITE_PRINTS, "")
 
 
-def test_a_lock_that_was_gained_by_a_trick_ends_the_program(sandbox: LocalSandbox) -> None:
-    result = sandbox.run(SWAP)
+def test_a_lock_that_was_gained_by_a_trick_ends_the_program(setting: Setting) -> None:  # noqa: F811
+    result = setting.run(SWAP, limits=ROOMY)
     assert (result.status, result.return_code) == (Status.ERROR, -9), result
 
 
-def test_a_call_holds_so_many_locks_and_no_more(sandbox: LocalSandbox) -> None:
-    *why, number = sandbox.run(MANY_LOCKS).stdout.split()
+def test_a_call_holds_so_many_locks_and_no_more(setting: Setting) -> None:  # noqa: F811
+    *why, number = setting.run(MANY_LOCKS, limits=ROOMY).stdout.split()
     assert " ".join(why) == "No locks available"
     assert MAX_LOCKS <= int(number) < MAX_LOCKS + 100
