@@ -118,12 +118,12 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=2, help="steps of a task")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    num_tasks, num = 8, 8
+    num_tasks, num = 16, 8
     folder = ensure_nano_model(NanoSpec())
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     chat = ChatTokens(tokenizer)
     generator = HuggingFaceGenerator(model, chat.stop_token_ids, seed=options.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     for step in range(1, options.steps + 1):
         started = time.monotonic()
         first = options.seed * 10**6 + step * num_tasks
