@@ -133,7 +133,7 @@ class HuggingFaceGenerator:
 
 
 def _left_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, shape (batch, longest), the padding on the left."""
+    """Return token ids and attention mask, shape (batch, longest), with the padding on the left."""
     longest = max(map(len, rows))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows], device=device)
     attended = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)

@@ -2,7 +2,7 @@
 
 A merge may span whole phrases, so that an environment's fixed texts cost one token each; digits, operators and brackets
 never merge, so that a number is copied digit by digit. Nor does a role's header: the generation prompt ends there, and
-what the model samples must not share a token with it.
+the model's samples must not share a token with it.
 """
 
 import re
@@ -18,7 +18,7 @@ PAD = "<|endoftext|>"
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 CONTROL_TOKENS = (PAD, TURN_START, TURN_END)
-# Not special to Hugging Face: they are part of what the model says, and decoding keeps them.
+# Not special to Hugging Face: they are part of the model's text, and decoding keeps them.
 TAG_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 NEVER_MERGED = r"[0-9]|[-+*/%=()]|(?:system|user|assistant)\n"
 

@@ -1,4 +1,4 @@
-"""Conversations of an environment's own solver: what the nano model's tokenizer and warm start learn from."""
+"""Conversations of an environment's own solver, from which the nano model's tokenizer and warm start learn."""
 
 import importlib
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ class Trace:
 
 
 class Solver:
-    """Plays tasks of one environment with its scripted solver.
+    """A player of one environment's tasks by its scripted solver.
 
     Args:
         env_id: a Gymnasium id of a `trm_envs.ToolEnv`.
-        split: which tasks to draw.
-        module: what to import first, because it registers the id; None for nothing.
+        split: the split of the tasks.
+        module: a module to import first, because it registers the id; None for none.
         kwargs: further arguments of `gymnasium.make`.
     """
 

@@ -1,7 +1,7 @@
 """The nano model's warm start: supervised steps on solver traces until a measured success, not a number of steps.
 
-The averaged weights (an exponential moving average over the steps) are what is measured and kept: their success grows
-smoothly, so that it can be caught on the way up. The last stretch is a bisection between two averages.
+The averaged weights (an exponential moving average over the steps) are measured and kept: their success grows smoothly,
+so that it can be caught on the way up. The last stretch is a bisection between two averages.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a warm start came to."""
+    """The outcome of a warm start."""
 
     num_steps: int
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     success: float
     """Success at the target horizon, 0 to 1, on held-out tasks."""
 
 
 def make_batch(tokenizer: PreTrainedTokenizerFast, traces: Sequence[Trace]) -> Batch:
-    """Tokenise solved episodes and mark what the model writes."""
+    """Tokenise solved episodes, and mark the tokens that the model writes."""
     texts = [render(tokenizer, trace) for trace in traces]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     length = max(len(ids) for ids in encoded["input_ids"])
@@ -68,7 +68,7 @@ def make_batch(tokenizer: PreTrainedTokenizerFast, traces: Sequence[Trace]) -> B
 
 
 def token_log_probs(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
-    """Log-probabilities (nats) of the tokens under the loss mask, flat, shape (number of masked tokens,).
+    """Return the log-probabilities of the tokens under the loss mask, nats, shape (number of masked tokens,).
 
     Padding stands on the right and attention is causal, so no attention mask is needed.
     """
@@ -80,7 +80,7 @@ def token_log_probs(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def measure_success(model: Qwen3ForCausalLM, batch: Batch) -> float:
-    """Mean probability, at temperature 1, that the model writes the whole right trajectory (tool results given)."""
+    """Return the mean probability, at temperature 1, of the whole right trajectory with the tool results given."""
     log_probs = token_log_probs(model, batch)
     rows = batch.loss_mask[:, 1:].nonzero()[:, 0]
     totals = torch.zeros(len(batch.input_ids)).index_add_(0, rows, log_probs)
@@ -90,7 +90,7 @@ def measure_success(model: Qwen3ForCausalLM, batch: Batch) -> float:
 def success_at(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, spec: NanoSpec, horizon: int, num_tasks: int
 ) -> float:
-    """Success on held-out tasks of one horizon."""
+    """Measure success on held-out tasks of one horizon."""
     return measure_success(model, held_out_batch(tokenizer, spec, horizon, num_tasks))
 
 
@@ -114,7 +114,7 @@ def warm_start(
         tokenizer: its tokenizer.
         spec: a `NanoSpec`.
         max_seconds: wall-clock limit.
-        report: called after each step with its number, the running loss (nats a token) and the last measured success.
+        report: called after each step with its number, the running loss (nats per token) and the last measured success.
 
     Raises:
         RuntimeError: if the target is not reached within `spec.max_steps` or `max_seconds`.
@@ -161,7 +161,7 @@ def warm_start(
 
 
 class _Batches:
-    """Fresh training tasks, one horizon a batch (so that little is padding), about `spec.batch_tokens` tokens each."""
+    """Batches of fresh training tasks, each of one horizon and about `spec.batch_tokens` tokens, for little padding."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, spec: NanoSpec) -> None:
         self.tokenizer, self.spec = tokenizer, spec
@@ -200,7 +200,7 @@ def _load(model: Qwen3ForCausalLM, weights: Weights) -> None:
 
 
 def _success_of(weights: Weights, model: Qwen3ForCausalLM, measured: Batch) -> float:
-    """Measure other weights in the model's place."""
+    """Measure success with other weights in the model."""
     own = _copy(model)
     _load(model, weights)
     success = measure_success(model, measured)
