@@ -119,7 +119,7 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a finite number."""
+    """Return True if a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

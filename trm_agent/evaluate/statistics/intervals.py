@@ -76,7 +76,7 @@ def mean_interval(values: ArrayLike, strata: Sequence[object] | None = None) -> 
 
 
 def mean_intervals(values: ArrayLike, strata: Sequence[object] | None = None) -> list[Estimate]:
-    """`mean_interval` of each row of values, shape (figures, tasks)."""
+    """Return the `mean_interval` of each row of values, shape (figures, tasks)."""
     rates = np.asarray(values, dtype=np.float64)
     known = ~np.isnan(rates)
     if np.any((rates[known] < 0) | (rates[known] > 1)):
@@ -130,7 +130,7 @@ def design_effects(values: Floats, groups: Integers, largest: Floats) -> Floats:
 def limits_with_unseen(
     values: Floats, groups: Integers, share: Floats, bottom: Floats, top: Floats
 ) -> tuple[Floats, Floats]:
-    """2.5 and 97.5 % quantiles of the Bayesian bootstrap with a part of a task that was not seen: see `mean_interval`.
+    """Return the limits of the Bayesian bootstrap with a part of a task that was not seen; see `mean_interval`.
 
     Args:
         values: shape (figures, tasks).
