@@ -233,7 +233,7 @@ def clean(value: Any) -> Any:
 
 
 def scalar(value: Any) -> Any:
-    """Return a number, a text of at most 200 characters, a truth value or None for what a record holds."""
+    """Return a record's value as a number, a text of at most 200 characters, a truth value or None."""
     if value is None or isinstance(value, bool | int | float):
         return clean(value)
     return str(value)[:200]

@@ -3,8 +3,8 @@
 A deadline that passes is the infrastructure's fault, and its episode leaves the loss and every rate. So each must be
 longer than the policy's own budgets, by a margin for everything that is not the policy's:
 
-    step_timeout_s      >= what one step may use (tool_time_s)                     + STEP_MARGIN_S
-    generate_timeout_s  >= max_turn_tokens / least tokens a second                 + GENERATE_MARGIN_S
+    step_timeout_s      >= seconds that one step may use (tool_time_s)             + STEP_MARGIN_S
+    generate_timeout_s  >= max_turn_tokens / least tokens per second               + GENERATE_MARGIN_S
     episode_timeout_s   >= episode_tool_time_s + max_response_tokens / least rate
                            + TURN_S for each of max_turns                          + EPISODE_MARGIN_S
 """

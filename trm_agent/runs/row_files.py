@@ -47,7 +47,7 @@ def pin_rows(config: DictConfig) -> str:
         The file's contents in words, for people; "" without a file.
 
     Raises:
-        ValueError: the file cannot be read or used, or is not what `rows_hash` says.
+        ValueError: the file cannot be read or used, or has another hash than `rows_hash`.
     """
     from omegaconf import open_dict
 
