@@ -60,7 +60,7 @@ def schemas_of(name: str, tools: Sequence[Tool]) -> dict[str, dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class ArgumentTags:
-    """The tags of a protocol's arguments, and its words for what is malformed; `{}` stands for a name."""
+    """The tags of a protocol's arguments, and its messages for malformed ones; `{}` stands for a name."""
 
     opening: re.Pattern[str]
     """A pattern that matches up to an argument's value; its group is the argument's name."""

@@ -85,7 +85,7 @@ def math_row(row: dict[str, Any]) -> MathRow:
     """Return the problem of one row; see `load_math_rows` for the forms.
 
     Raises:
-        UnscorableRow: if its answer is none that can be scored.
+        UnscorableRow: if its answer cannot be scored.
         ValueError: if it holds no question, or no answer.
     """
     name, value = _find(row, QUESTION_FIELDS)

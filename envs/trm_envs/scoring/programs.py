@@ -73,7 +73,7 @@ class CaseOutcome:
 
     @property
     def passed(self) -> bool:
-        """True if the output is the expected one."""
+        """Return True if the output is the expected one."""
         return self.verdict is CaseVerdict.PASSED
 
 

@@ -72,7 +72,7 @@ def _operand(tokens: Sequence[str], at: int) -> tuple[int, int]:
         if end == len(tokens) or tokens[end] != ")":
             raise ToolError(_INCOMPLETE)
         return value, end + 1
-    # as in Python, 007 is no number
+    # as in Python, 007 is not a number
     if not token.isdigit() or (token[0] == "0" and token.strip("0")):
         raise ToolError(_INCOMPLETE)
     return _bounded(int(token)), at + 1

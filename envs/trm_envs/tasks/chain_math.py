@@ -3,7 +3,7 @@ r"""`trm/ChainMath-v0`: a chain of arithmetic steps, each on the last result, wi
 The task reveals one step at a time (`reveal="stepwise"`): each tool result comes with the next instruction, and after
 the last one the model is asked for the answer. With `reveal="upfront"` all steps stand in the first message.
 
-The calculator computes what it is asked. A wrong call therefore gets a wrong result and the next instruction; the
+The calculator computes any call. A wrong call therefore gets a wrong result and the next instruction; the
 mistake shows in the final answer. A call that fails (not arithmetic, malformed) leaves the chain where it is. Several
 calls in one turn count as one step.
 """

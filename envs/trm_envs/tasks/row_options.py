@@ -37,8 +37,8 @@ class MathRowOptions(RowOptions):
     """
 
     answer_form: str = BOX
-    r"""How an answer is written: "box" (`\boxed{...}`; with protocol "tags" its own tag), "tag" (`<answer>`), "line" (a
-    last line `Answer: ...`) or "hashes" (a last line `#### ...`). It must be what the file's prompts ask for."""
+    r"""Form of an answer: "box" (`\boxed{...}`; with protocol "tags" its own tag), "tag" (`<answer>`), "line" (a
+    last line `Answer: ...`) or "hashes" (a last line `#### ...`). The file's prompts must ask for the same form."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
