@@ -22,7 +22,7 @@ NEEDED = {
         "select pselect6 eventfd2 timerfd_create timerfd_settime signalfd4 pidfd_open pidfd_send_signal waitid wait4 "
         "kill tgkill clone vfork fork setsid setpgid getpgid getppid getsid sched_getaffinity sched_setaffinity "
         "sched_yield getrusage times getpriority setpriority setitimer getitimer alarm pause nanosleep "
-        "rt_sigtimedwait rt_sigpending sendfile copy_file_range splice ftruncate truncate fallocate rename renameat "
+        "rt_sigtimedwait rt_sigpending sendfile copy_file_range ftruncate truncate fallocate rename renameat "
         "renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink symlinkat chmod fchmod fchmodat fchmodat2 "
         "chown fchown fchownat lchown utimensat umask chdir fchdir statfs fstatfs getxattr listxattr fsync fdatasync "
         "sync mknod mknodat flock pwrite64 preadv pwritev readv close_range getgroups getresuid getresgid prctl"
@@ -114,7 +114,7 @@ def test_calls_by_another_machines_way_end_the_program(machine: str) -> None:
         ("clone", (18,), "EPERM"),
         ("clone", (0x10F00 | 18,), "EPERM"),
         ("clone", (0x411,), "EPERM"),  # a process with the descriptors of this one
-        ("socket", (1, 2, 0), "allow"),
+        ("socket", (1, 2, 0), "ask"),
         ("socket", (2, 0x80801, 6), "ask"),
         ("socket", (10, 2, 17), "ask"),
         ("socket", (2, 1, 262), "EPERM"),
@@ -123,7 +123,7 @@ def test_calls_by_another_machines_way_end_the_program(machine: str) -> None:
         ("socket", (16, 3, 0), "ask"),
         *(("socket", (16, 3, protocol), "EPERM") for protocol in (1, 2, 4, 6, 9, 12, 16, 20)),
         *(("socket", (family, 2, 0), "EPERM") for family in (0, 3, 17, 29, 31, 38, 40, 44)),
-        ("socketpair", (1, 1, 0), "allow"),
+        ("socketpair", (1, 1, 0), "ask"),
         ("socketpair", (30, 1, 0), "EPERM"),
         ("setsockopt", (3, 1, 2), "allow"),
         ("setsockopt", (3, 6, 1), "allow"),
@@ -147,6 +147,11 @@ def test_calls_by_another_machines_way_end_the_program(machine: str) -> None:
         ("ioctl", (0, (1 << 32) + 0x5412), "EPERM"),
         ("mmap", (0, 4096, 3, 0x22), "allow"),
         ("mmap", (0, 4096, 3, 0x40022), "ENOMEM"),
+        ("mmap", (0, 4096, 3, 0x40021), "ENOMEM"),
+        ("mmap", (0, 4096, 3, 0x21), "ask, or ENOMEM"),
+        ("mmap", (0, 4096, 3, 0x20021), "ask, or ENOMEM"),
+        ("mmap", (0, 4096, 3, 0x01), "allow"),
+        ("setsid", (), "ask, or EPERM"),
         ("mmap", (0, 4096, 3, 0x54040022), "ENOMEM"),
         ("madvise", (0, 0, 4), "allow"),
         *(("madvise", (0, 0, advice), "EINVAL") for advice in (12, 20, 21, 25, 100, 101)),
@@ -168,8 +173,8 @@ def test_calls_by_another_machines_way_end_the_program(machine: str) -> None:
     ],
 )  # fmt: skip
 def test_arguments_decide(machine: str, call: str, arguments: tuple[int, ...], said: str) -> None:
-    assert answer(machine, call, *arguments) == said
-    assert answer(machine, call, *arguments, asks=False) == said.replace("ask", "allow")
+    assert answer(machine, call, *arguments) == said.partition(",")[0]
+    assert answer(machine, call, *arguments, asks=False) == said.rpartition(" or ")[2].replace("ask", "allow")
 
 
 @pytest.mark.parametrize("machine", MACHINES)

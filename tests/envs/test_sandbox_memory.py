@@ -15,16 +15,6 @@ pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
 LIMITS = dataclasses.replace(TIGHT, wall_s=2.0, memory_bytes=64 * MIB, disk_bytes=8 * MIB, processes=32)
 MOST = LIMITS.memory_bytes + LIMITS.disk_bytes + 64 * MIB
-UNWATCHED = (
-    "shared, a page kept",
-    "/dev/zero, a page kept",
-    "local sockets",
-    "unseen processes",
-    "dead leaders",
-    "unseen dead leaders",
-    "sessions of their own",
-)
-"""Ways that only control groups stop."""
 REFUSED = ("memfd", "System V shared memory")
 
 
@@ -58,12 +48,9 @@ class Growth:
 
 @pytest.mark.parametrize("name", GROW)
 def test_no_way_of_allocating_holds_more_than_the_limits(
-    request: pytest.FixtureRequest,
     setting: Setting,  # noqa: F811
     name: str,
 ) -> None:
-    if name in UNWATCHED and not setting.has_cgroups:
-        request.applymarker(pytest.mark.xfail(reason="not watched", strict=False))
     if setting.memory is None:
         pytest.skip("measured by memory.stat of version 1")
     with Growth(setting.memory) as growth:

@@ -38,8 +38,8 @@ class Request:
         """Return the kind of code: one of `wire.CALL`, `wire.CELL` and `wire.SCRIPT`."""
         return wire.CELL if self.session else wire.SCRIPT if self.language == "bash" else wire.CALL
 
-    def order(self, kind: bytes, is_last: bool) -> wire.Order:
-        """Return the order to a supervisor, which sees no more of the request than this."""
+    def order(self, kind: bytes, is_last: bool, has_share: bool) -> wire.Order:
+        """Return the order to a supervisor, which sees no more of the request than this; see `wire.Order`."""
         limits = self.limits
         return wire.Order(
             kind,
@@ -53,6 +53,7 @@ class Request:
             file_bytes=limits.file_bytes,
             disk_bytes=limits.disk_bytes,
             num_files=limits.num_files,
+            has_share=has_share,
         )
 
     def packed_files(self) -> dict[str, str]:

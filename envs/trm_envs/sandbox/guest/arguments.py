@@ -15,7 +15,7 @@ _NO_MEMORY, _INVALID, _NO_TERMINAL = (step(RETURN, _ERRNO | n) for n in (errno.E
 
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _CLONE_FILES, _CLONE_THREAD, _SIGCONT = 0x400, 0x10000, 18
-_MAP_HUGETLB, _MS_SYNC = 0x40000, 4
+_MAP_SHARED_ANONYMOUS, _MAP_HUGETLB, _MS_SYNC = 0x21, 0x40000, 4
 _UNIX, _NETLINK, _INET = 1, 16, (2, 10)
 _STREAM_OR_DATAGRAM, _TCP_OR_UDP, _ROUTE = (1, 2), ((0, 0), (6, 6), (17, 17)), 0
 _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 7, 8
@@ -63,9 +63,11 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
     """Return the checks of the calls in `syscalls.CHECKED`.
 
     Args:
-        asks: whether PID 1 can be asked for sockets of the network and for locks; if not, they are allowed.
+        asks: whether PID 1 can be asked: for sockets and locks, which are allowed if not, and for shared
+            memory and sessions, which are not.
     """
     asked = ASK if asks else ALLOW
+    shared = ASK if asks else _NO_MEMORY
     return {
         "arch_prctl": [argument(0), *if_among(_ARCH_PRCTL, ALLOW), _INVALID],
         "clone": _clone(),
@@ -73,8 +75,7 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
         "flock": [asked],
         "ioctl": [argument(1), *if_among(_IOCTL, ALLOW), *if_among(_IOCTL_REFUSED, REFUSE), _NO_TERMINAL],
         "madvise": [argument(2), *if_among(_MADVISE, ALLOW), _INVALID],
-        # the machine's huge pages, which are in no process's resident size
-        "mmap": [argument(3), *if_any_bit(_MAP_HUGETLB, [_NO_MEMORY]), ALLOW],
+        "mmap": _mmap(shared),
         "msync": [argument(2), *if_any_bit(_MS_SYNC, [NOTHING]), ALLOW],
         "personality": [argument(0), *if_equal(_QUERY, [ALLOW]), REFUSE],
         "prctl": [argument(0), *if_among(_PRCTL, ALLOW), REFUSE],
@@ -82,11 +83,18 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
         "sched_setaffinity": _UNLESS_PID_1,
         "sched_setparam": _UNLESS_PID_1,
         "sched_setscheduler": _UNLESS_PID_1,
+        "setsid": [ASK if asks else REFUSE],
         "setpriority": [argument(0), *if_equal(_PRIO_USER, [REFUSE]), argument(1), *if_equal(1, [REFUSE]), ALLOW],
         "setsockopt": _setsockopt(),
         "socket": _socket(asked),
-        "socketpair": [argument(0), *if_equal(_UNIX, [ALLOW]), REFUSE],
+        "socketpair": [argument(0), *if_equal(_UNIX, [asked]), REFUSE],
     }
+
+
+def _mmap(shared: bytes) -> "list[bytes]":
+    """Refuse the machine's huge pages, which are in no process's resident size, nor are shared ones once unmapped."""
+    is_shared = [step(AND, _MAP_SHARED_ANONYMOUS), *if_equal(_MAP_SHARED_ANONYMOUS, [shared]), ALLOW]
+    return [argument(3), *if_any_bit(_MAP_HUGETLB, [_NO_MEMORY]), *is_shared]
 
 
 def _clone() -> "list[bytes]":
@@ -114,7 +122,7 @@ def _socket(asked: bytes) -> "list[bytes]":
     of_inet = [argument(1), step(AND, 0xF), *kinds, REFUSE]
     of_netlink = [argument(2), *if_equal(_ROUTE, [asked]), REFUSE]
     inet = [each for family in _INET for each in if_equal(family, of_inet)]
-    return [argument(0), *if_equal(_UNIX, [ALLOW]), *inet, *if_equal(_NETLINK, of_netlink), REFUSE]
+    return [argument(0), *if_equal(_UNIX, [asked]), *inet, *if_equal(_NETLINK, of_netlink), REFUSE]
 
 
 def _setsockopt() -> "list[bytes]":

@@ -190,11 +190,14 @@ def _write(path: str, data: bytes, folder: "int | None" = None) -> None:
 
 
 def _keep_devices_unchanged() -> None:
-    """Make the device files read-only: they are the machine's, and a time set on one could be read in all calls."""
+    """Make the device files read-only: they are the machine's, and a time set on one could be read in all calls.
+
+    In the place of /dev/zero lies /dev/full, which reads the same: only the former can be mapped, as shared memory.
+    """
     for entry in os.scandir("/dev"):
         if stat.S_ISCHR(entry.stat(follow_symlinks=False).st_mode):
             locked = os.statvfs(entry.path).f_flag & (_MS_NOSUID | _MS_NOEXEC)
-            _mount(entry.path, entry.path, None, _MS_BIND, "")
+            _mount("/dev/full" if entry.name == "zero" else entry.path, entry.path, None, _MS_BIND, "")
             _mount("none", entry.path, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | locked, "")
 
 

@@ -1,8 +1,11 @@
-"""What PID 1 answers when the filter asks it: for sockets of the network, and for locks.
+"""What PID 1 answers when the filter asks it: for sockets, locks, shared memory, and sessions.
 
 A file that all calls have, such as a program or a device of the machine, has one list of locks. So a lock is for the
 call's own files alone. While a program with one thread waits for the answer nobody can put another file in the place
 of the one that was looked at; with several it could, and a lock that it gets so is looked for afterwards.
+
+Shared memory without a file lives on while one page of it is mapped, and is in no process's size: it counts from its
+making to the end of the call. A session of its own would be an equal of all other programs together to the scheduler.
 """
 
 import contextlib
@@ -12,14 +15,18 @@ import os
 import re
 import struct
 
-from . import rest, seccomp
+from . import rest, seccomp, wire
 
+MAX_SOCKETS = 64
+"""Largest number of sockets that a call may hold; what waits in each is up to 208 KiB of the kernel's memory."""
 MAX_LOCKS = 1000
 """Largest number of locks that a call may hold; each is memory of the kernel's."""
 _LOOK_EACH = 64
 _RECEIVE, _ANSWER, _GO_ON = 0xC0502100, 0xC0182101, 1
 _SET_FLAGS, _SAME_PROCESSOR = 0x40082104, 1
 _DEVICE = re.compile(rb" ([0-9a-f]+):([0-9a-f]+):\d+ ")
+_SOCKETS = re.compile(rb"sockets: used (\d+)")
+_UNIX = 1
 _CHUNK = 1 << 16
 
 
@@ -33,10 +40,18 @@ class Questions:
     def __init__(self, listener: int) -> None:
         self.listener = listener
         self.used_network = False
+        self.shared_bytes = 0
+        """Shared memory that the program and its descendants were given."""
+        self._most_shared = 0
+        self._may_lead = False
         self._locks = 0
         self._is_doubtful = False
         with contextlib.suppress(OSError):  # before Linux 6.6
             fcntl.ioctl(listener, _SET_FLAGS, struct.pack("Q", _SAME_PROCESSOR))
+
+    def begin(self, order: wire.Order) -> None:
+        """Take the limits of a call."""
+        self._most_shared, self._may_lead = order.memory_bytes, order.has_share
 
     def answer(self, proc: int) -> None:
         """Answer one question.
@@ -49,11 +64,19 @@ class Questions:
             fcntl.ioctl(self.listener, _RECEIVE, question)
             number, pid, _, call, _, _, fd = struct.unpack_from("QIIiIQI", question)
             error = 0
-            if call == seccomp.number_of("socket"):
-                self.used_network = True
+            if call in (seccomp.number_of("socket"), seccomp.number_of("socketpair")):
+                error = 0 if _sockets(proc) < MAX_SOCKETS else errno.ENFILE
+                self.used_network = self.used_network or (error == 0 and fd != _UNIX)
+            elif call == seccomp.number_of("mmap"):
+                length = struct.unpack_from("Q", question, 40)[0]
+                error = 0 if self.shared_bytes + length <= self._most_shared else errno.ENOMEM
+            elif call == seccomp.number_of("setsid"):
+                error = 0 if self._may_lead else errno.EPERM
             else:
                 error = self._lock(proc, pid, fd)
             fcntl.ioctl(self.listener, _ANSWER, struct.pack("QqiI", number, 0, -error, 0 if error else _GO_ON))
+            if call == seccomp.number_of("mmap") and not error:
+                self.shared_bytes += length
 
     def is_sound(self, proc: int) -> bool:
         """Return False if a lock is held on a file that other calls have too."""
@@ -77,6 +100,12 @@ class Questions:
         self._locks += 1
         self._is_doubtful = self._is_doubtful or has_threads
         return 0
+
+
+def _sockets(proc: int) -> int:
+    """Return the number of sockets of the call, and of those that its PID 1 has."""
+    found = _SOCKETS.match(rest.read(proc, "1/net/sockstat"))
+    return int(found[1]) if found else MAX_SOCKETS
 
 
 def _own_device() -> int:

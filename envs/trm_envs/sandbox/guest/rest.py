@@ -2,9 +2,46 @@
 
 import contextlib
 import os
+import signal
+import time
 
+MAX_STOPS = 500
+"""Number of times that a session is stopped, more than a millisecond each, until it must rest."""
 _STILL = b"TtZXD"
 """States of a thread that does not run: stopped, ended, or in the kernel until another one of the call goes on."""
+
+
+def stop(proc: int) -> "dict[str, bytes]":
+    """Stop every process, again and again: one that ends wakes the stopped orphans that it leaves.
+
+    Args:
+        proc: a descriptor of the folder.
+
+    Returns:
+        The threads at rest; none if they did not come to rest and were killed.
+    """
+    for _ in range(MAX_STOPS):  # no clock: this process may be frozen meanwhile
+        signal_all(signal.SIGSTOP)
+        threads = look(proc)
+        if is_still(threads) and look(proc) == threads:
+            return threads or {}
+        time.sleep(0.001)
+    signal_all(signal.SIGKILL)
+    return {}
+
+
+def held(proc: int, at_rest: "dict[str, bytes]") -> "dict[str, bytes]":
+    """Return the threads if they have not moved; else kill them and return none."""
+    if look(proc) == at_rest:
+        return at_rest
+    signal_all(signal.SIGKILL)
+    return {}
+
+
+def signal_all(number: int) -> None:
+    """Send a signal to every process but this one."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, number)
 
 
 def look(proc: int) -> "dict[str, bytes] | None":

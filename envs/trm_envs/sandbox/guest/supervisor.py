@@ -16,15 +16,18 @@ import time
 
 from . import clerk, isolation, memory, program, rest, wire
 from .questions import Questions
+from .shares import Share
 
-WATCH_S = 0.05
-"""Interval at which the memory of all the call's processes is added up."""
+WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
+"""Longest and shortest interval at which the memory of all the call's processes is added up."""
+FASTEST_GROWTH = 4 << 30
+"""Bytes a second by which memory may grow: the next look comes before the limit can be passed."""
 MAX_CALLS = 100
 """Number of calls that one PID 1 serves."""
 IDLE_S = 5.0
 """Longest wait for another call."""
 REST_S = 1.0
-"""Interval of looking whether a session still rests, and longest time in which it must come to rest."""
+"""Interval of looking whether a session still rests."""
 
 
 class Program:
@@ -50,6 +53,7 @@ class Program:
         theirs.close()
         self.said: bytes | None = None
         self.questions: Questions | None = None
+        self.share = Share()
         self.exit_status: int | None = None
         self.cpu_s = 0.0
         self.pid_fd = os.pidfd_open(self.pid)
@@ -79,12 +83,14 @@ class Program:
         if self.said != wire.READY:
             raise OSError(f"the program's process: {(self.said or b'').decode() or 'ended before its code'}")
         isolation.limit_process(self.pid, order)
+        if self.questions is not None:
+            self.questions.begin(order)
         self.channel.settimeout(1.0)  # from here the other side is the program's, and may take nothing
         socket.send_fds(self.channel, [wire.GO], fds)
 
     def go_on(self, fds: "list[int]") -> None:
         """Wake a paused session and hand it the next cell; one that does not take it is killed."""
-        _kill_all(signal.SIGCONT)
+        rest.signal_all(signal.SIGCONT)
         try:
             socket.send_fds(self.channel, [wire.GO], fds)
         except OSError:
@@ -96,7 +102,7 @@ class Program:
 
     def end(self) -> None:
         """Kill everything in the PID namespace, which no process can outrun by forking, and collect it."""
-        _kill_all(signal.SIGKILL)
+        rest.signal_all(signal.SIGKILL)
         self._collect(0)
         os.close(self.pid_fd)
         if self.questions is not None:
@@ -203,7 +209,7 @@ def _run(
     verdict = _watch(connection, running, order, started + order.wall_s, proc)
     duration = time.monotonic() - started
     if verdict in ("done", "raised"):
-        _kill_all(signal.SIGSTOP)  # nothing is used between the cells
+        rest.signal_all(signal.SIGSTOP)  # nothing is used between the cells
     else:
         running.end()
     status = running.exit_status or 0
@@ -251,10 +257,14 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             if running.exit_status is not None:
                 return "exited"
             if questions is not None and not questions.is_sound(proc):
-                _kill_all(signal.SIGKILL)
-            if memory.of_all(order.memory_bytes) > order.memory_bytes:
+                rest.signal_all(signal.SIGKILL)
+            left = order.memory_bytes - memory.of_all(proc, order.memory_bytes)
+            left -= questions.shared_bytes if questions is not None else 0
+            if left < 0:
                 return "memory"
-            next_look = time.monotonic() + WATCH_S
+            if not order.has_share:
+                running.share.look(proc)
+            next_look = time.monotonic() + min(WATCH_S, max(SHORTEST_WATCH_S, left / FASTEST_GROWTH))
 
 
 def _see_to_rest(connection: socket.socket, proc: int) -> "dict[str, bytes]":
@@ -265,33 +275,7 @@ def _see_to_rest(connection: socket.socket, proc: int) -> "dict[str, bytes]":
     """
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-    at_rest = _stop_all(proc)
+    at_rest = rest.stop(proc)
     while at_rest and not poll.poll(REST_S * 1000):
-        at_rest = _held(proc, at_rest)
-    return _held(proc, at_rest)
-
-
-def _stop_all(proc: int) -> "dict[str, bytes]":
-    """Stop every process, again and again: one that ends wakes the stopped orphans that it leaves."""
-    deadline = time.monotonic() + REST_S
-    while time.monotonic() < deadline:
-        _kill_all(signal.SIGSTOP)
-        threads = rest.look(proc)
-        if rest.is_still(threads) and rest.look(proc) == threads:
-            return threads or {}
-        time.sleep(0.001)
-    _kill_all(signal.SIGKILL)
-    return {}
-
-
-def _held(proc: int, at_rest: "dict[str, bytes]") -> "dict[str, bytes]":
-    if rest.look(proc) == at_rest:
-        return at_rest
-    _kill_all(signal.SIGKILL)
-    return {}
-
-
-def _kill_all(number: int) -> None:
-    """Send a signal to every process but this one."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, number)
+        at_rest = rest.held(proc, at_rest)
+    return rest.held(proc, at_rest)

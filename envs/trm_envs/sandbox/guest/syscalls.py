@@ -21,7 +21,7 @@ ALLOWED = {
     "chown": (92, -1), "fchown": (93, 55), "lchown": (94, -1), "umask": (95, 166), "gettimeofday": (96, 169),
     "getrlimit": (97, 163), "getrusage": (98, 165), "sysinfo": (99, 179), "times": (100, 153), "getuid": (102, 174),
     "getgid": (104, 176), "setuid": (105, 146), "setgid": (106, 144), "geteuid": (107, 175), "getegid": (108, 177),
-    "setpgid": (109, 154), "getppid": (110, 173), "getpgrp": (111, -1), "setsid": (112, 157),
+    "setpgid": (109, 154), "getppid": (110, 173), "getpgrp": (111, -1), 
     "setreuid": (113, 145), "setregid": (114, 143), "getgroups": (115, 158), "setresuid": (117, 147),
     "getresuid": (118, 148), "setresgid": (119, 149), "getresgid": (120, 150), "getpgid": (121, 155),
     "setfsuid": (122, 151), "setfsgid": (123, 152), "getsid": (124, 156), "capget": (125, 90),
@@ -40,7 +40,7 @@ ALLOWED = {
     "fchownat": (260, 54), "futimesat": (261, -1), "newfstatat": (262, 79), "unlinkat": (263, 35),
     "renameat": (264, 38), "linkat": (265, 37), "symlinkat": (266, 36), "readlinkat": (267, 78),
     "fchmodat": (268, 53), "faccessat": (269, 48), "pselect6": (270, 72), "ppoll": (271, 73),
-    "set_robust_list": (273, 99), "splice": (275, 76), "tee": (276, 77), "utimensat": (280, 88),
+    "set_robust_list": (273, 99), "utimensat": (280, 88),
     "epoll_pwait": (281, 22), "signalfd": (282, -1), "timerfd_create": (283, 85), "eventfd": (284, -1),
     "fallocate": (285, 47), "timerfd_settime": (286, 86), "timerfd_gettime": (287, 87), "accept4": (288, 242),
     "signalfd4": (289, 74), "eventfd2": (290, 19), "epoll_create1": (291, 20), "dup3": (292, 24),
@@ -54,7 +54,8 @@ ALLOWED = {
 }  # fmt: skip
 """Calls that need no look at their arguments."""
 CHECKED = {
-    "mmap": (9, 222), "ioctl": (16, 29), "msync": (26, 227), "madvise": (28, 233), "socket": (41, 198),
+    "mmap": (9, 222), "setsid": (112, 157),
+    "ioctl": (16, 29), "msync": (26, 227), "madvise": (28, 233), "socket": (41, 198),
     "socketpair": (53, 199), "setsockopt": (54, 208), "clone": (56, 220), "fcntl": (72, 25), "flock": (73, 32),
     "personality": (135, 92), "setpriority": (141, 140), "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119), "prctl": (157, 167), "arch_prctl": (158, -1), "sched_setaffinity": (203, 122),
@@ -76,6 +77,7 @@ ABSENT = {
     "timer_create": (222, 107), "timer_settime": (223, 110), "timer_gettime": (224, 108),
     "timer_getoverrun": (225, 109), "timer_delete": (226, 111), "mq_open": (240, 180), "mq_unlink": (241, 181),
     "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183), "mq_notify": (244, 184), "mq_getsetattr": (245, 185),
+    "splice": (275, 76), "tee": (276, 77),
     "membarrier": (324, 283), "pkey_mprotect": (329, 288), "pkey_alloc": (330, 289), "pkey_free": (331, 290),
     "clone3": (435, 435), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446), "cachestat": (451, 451), "statmount": (457, 457), "listmount": (458, 458),

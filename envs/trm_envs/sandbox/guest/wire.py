@@ -28,7 +28,7 @@ VERDICTS = ("exited", "done", "raised", "timeout", "memory", "output_limit")
 MAX_FDS = 4
 """Largest number of descriptors with an order: the code, stdout, stderr and stdin."""
 _PACKET_BYTES = 4096
-_ORDER, _VERDICT = struct.Struct("!c??dd6Q"), struct.Struct("!Bidd")
+_ORDER, _VERDICT = struct.Struct("!c???dd6Q"), struct.Struct("!Bidd")
 _FAILURE = b"\xff"
 
 
@@ -39,6 +39,8 @@ class Order(NamedTuple):
     """`RUN` code, have `FILES` written or read, or `END` a session."""
     is_session: bool
     is_last: bool
+    has_share: bool
+    """Whether a control group holds the call's share of the processor."""
     wall_s: float
     cpu_s: float
     memory_bytes: int

@@ -142,7 +142,7 @@ class World:
         """Have the supervisor end a session and serve others; return False if it does not listen."""
         self._own_group.thaw()
         try:
-            self._connection.send(Order(wire.END, True, True, *[0] * 8).packed())
+            self._connection.send(Order(wire.END, True, True, False, *[0] * 8).packed())
         except OSError:
             return False
         self._close_streams()
@@ -193,7 +193,7 @@ class World:
 
     def _send(self, kind: bytes, request: Request, is_last: bool, fds: list[int]) -> None:
         try:
-            socket.send_fds(self._connection, [request.order(kind, is_last).packed()], fds)
+            socket.send_fds(self._connection, [request.order(kind, is_last, self._own_group.has("cpu")).packed()], fds)
         except BrokenPipeError as error:
             if self._may_refuse:
                 raise Refused from error

@@ -1,0 +1,51 @@
+"""A call's share of the processor, where no control group holds it: with more threads that run each weighs less."""
+
+import contextlib
+import math
+import os
+
+from . import rest
+
+_STEP, _LOWEST = 1.25, 19
+"""By how much a thread weighs less at the next nice value, and the last of these."""
+
+
+class Share:
+    """The weight of one program's threads; it can only be lowered."""
+
+    def __init__(self) -> None:
+        self._nice = 0
+        self._ran = 1
+
+    def look(self, proc: int) -> None:
+        """Count the threads that run, and let all together weigh what one does: those that ran at two looks count.
+
+        Args:
+            proc: a /proc that hides nothing.
+        """
+        nice = {}
+        running = 0
+        for pid in rest.processes(proc):
+            with contextlib.suppress(OSError):
+                for tid, state, value in _threads(proc, pid):
+                    running += state == b"R"
+                    nice[tid] = value
+        self._nice = max(self._nice, min(_LOWEST, math.ceil(math.log(max(1, min(running, self._ran)), _STEP))))
+        self._ran = running
+        for tid, value in nice.items():
+            if value < self._nice:
+                with contextlib.suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, tid, self._nice)
+
+
+def _threads(proc: int, pid: str) -> "list[tuple[int, bytes, int]]":
+    """Return number, state and nice value of each thread of a process."""
+    state, value, number = _of(proc, f"{pid}/stat")
+    if number == 1:
+        return [(int(pid), state, value)]
+    return [(int(tid), *_of(proc, f"{pid}/task/{tid}/stat")[:2]) for tid in rest.names(proc, f"{pid}/task")]
+
+
+def _of(proc: int, path: str) -> "tuple[bytes, int, int]":
+    fields = rest.read(proc, path).rpartition(b") ")[2].split()
+    return fields[0], int(fields[16]), int(fields[17])
