@@ -101,3 +101,25 @@ def test_a_folder_alone_does_not_have_programs_run_without_isolation(run):
     for name in ("unsafe", "local"):
         plan = build_plan(Request((f"start:{run}",), validation="", settings=(f"sandbox={name}",)))
         assert plan.environments[0].kwargs["sandbox"] == name
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("env",), 5),
+        (("env", "val"), None),
+        (("env", "limits"), "many"),
+        (("env", "kwargs", "protocol"), [1]),
+        (("data",), {}),
+        (("actor_rollout_ref", "rollout"), []),
+    ],
+)
+def test_a_runs_configuration_that_is_none_is_a_clear_error(run, path, value):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    section = config
+    for name in path[:-1]:
+        section = section[name]
+    section[path[-1]] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"config.yaml of start:.* is not one that this version can read \("):
+        build_plan(Request((f"start:{run}",), validation=""))

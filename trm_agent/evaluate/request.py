@@ -34,6 +34,8 @@ from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE
 
 NANO = "nano"
 SAMPLES = 5
+# raised on a configuration that has something else where a training has a section, a list or a number
+DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError)
 SANDBOX, UNSAFE = "sandbox", "unsafe"
 
 
@@ -88,17 +90,25 @@ def build_plan(request: Request) -> Plan:
     _check_counts(request)
     checkpoints = [parse_checkpoint(text, tokenizer=request.tokenizer) for text in request.checkpoints]
     runs = [_run_config(each) for each in checkpoints]
-    tasks = _tasks(request, checkpoints, runs)
-    return Plan(
-        _with_nano(checkpoints, tasks),
-        (),
-        _environments(request, tasks),
-        _samples(request, tasks),
-        _sampling(request, tasks),
-        tasks.suite.config() if tasks.suite else None,
-        tuple(chat_of(run, request.roles, request.template_kwargs) for run in runs),
-        tasks.name,
-    )
+    try:
+        tasks = _tasks(request, checkpoints, runs)
+        return Plan(
+            _with_nano(checkpoints, tasks),
+            (),
+            _environments(request, tasks),
+            _samples(request, tasks),
+            _sampling(request, tasks),
+            tasks.suite.config() if tasks.suite else None,
+            tuple(chat_of(run, request.roles, request.template_kwargs) for run in runs),
+            tasks.name,
+        )
+    except DAMAGED as error:
+        if all(run is None for run in runs) and not request.validation:
+            raise
+        raise ValueError(
+            f"the config.yaml of {request.validation or request.checkpoints[0]} is not one that this version can read "
+            f"({error!r}); give a run folder as a training wrote it"
+        ) from error
 
 
 def _run_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
