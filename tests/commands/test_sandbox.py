@@ -158,8 +158,9 @@ def children_of(pid: int) -> list[int]:
 
 @needs_bubblewrap
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_that_is_told_to_end_ends_every_program(number: int) -> None:
-    with serving("--max-concurrent", "2", "--verbose", "--token", "hush") as (process, address):
+def test_a_server_that_is_told_to_end_ends_every_program(number: int, write) -> None:
+    token = ("--token", "hush") if number == signal.SIGINT else ("--token-file", write("hush\n", "token"))
+    with serving("--max-concurrent", "2", "--verbose", *token) as (process, address):
         assert requests.get(f"{address}/v1/ping", timeout=5).status_code == 401
         sandbox = FusionSandbox(address.replace("://", "://:hush@"), retries=0)
         sandbox.ping()
@@ -179,6 +180,7 @@ def test_a_server_that_is_told_to_end_ends_every_program(number: int) -> None:
         assert time.monotonic() - started < 5
         assert "Traceback" not in log
         assert "POST /run_code 200 ok" in log
+        assert ("visible to everyone" if number == signal.SIGINT else "chmod 600") in log
         deadline = time.monotonic() + 5
         while (left := [pid for pid in programs if os.path.exists(f"/proc/{pid}/exe")]) and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -190,7 +192,9 @@ def test_a_server_that_is_told_to_end_ends_every_program(number: int) -> None:
 
 @needs_bubblewrap
 def test_a_port_that_is_taken_exits_with_2() -> None:
-    with serving() as (_, address):
+    with serving() as (process, address):
+        assert process.stdout.readline() == "limits on requests and connections:\n"
+        assert "head_s              5 s" in process.stdout.readline()
         command = [sys.executable, "-m", "trm_agent.cli", "sandbox", "serve", "--port", address.rpartition(":")[2]]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (2, "")

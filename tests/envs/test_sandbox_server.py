@@ -89,7 +89,7 @@ def program(**fields: Any) -> dict[str, Any]:
         ("/run_code", program(memory_limit_MB="1"), "memory_limit_MB"),
         ("/run_code", program(files={"a": "?"}), "files.a"),
         ("/run_code", program(files={"../a": ""}), "files.../a"),
-        ("/run_code", program(files={"a": "A" * (180 << 10)}), "files"),
+        ("/run_code", program(files={f"f{i}": "QQ==" for i in range(17)}), "files"),
         ("/run_code", program(fetch_files=["/etc/passwd"]), "fetch_files"),
         ("/run_code", program(code="\ud800"), "code"),
         ("/run_code", program(trm_limits={"wall": 1}), "trm_limits"),
@@ -104,7 +104,7 @@ def program(**fields: Any) -> dict[str, Any]:
 )
 def test_a_bad_request_is_422_and_names_the_field(path: str, body: Any, field: str) -> None:
     fake = FakeSandbox()
-    fake.limits = Limits(disk_bytes=1 << 17)
+    fake.limits = Limits(disk_bytes=1 << 16)  # 16 pages
     with running_server(fake) as url:  # type: ignore[arg-type]
         response = requests.post(f"{url}{path}", data=json.dumps(body), timeout=5)
     assert response.status_code == 422
@@ -172,7 +172,7 @@ async def test_programs_beyond_the_bound_wait_and_too_many_are_sent_away() -> No
         responses = await asyncio.gather(*(asyncio.to_thread(post, url, program()) for _ in range(12)))
         assert [response.json()["status"] for response in responses] == ["Success"] * 12
         assert fake.most == 3
-    fake.seconds = 0.5
+    fake.seconds = 0.3
     with running_server(fake, max_concurrent=3, bounds=Bounds(waiting=1)) as url:  # type: ignore[arg-type]
         codes = [
             response.status_code
