@@ -142,7 +142,8 @@ def read_unit(text: str) -> Measure | None:
         for base, times in _parse(unit[0]):
             exponents[base] += times * exponent
         scale, raised, names = scale * unit[1] ** exponent, 1, names + 1
-    return (_spell(exponents), scale) if names and raised == 1 else None
+    is_whole = names and raised == 1 and exponents["percent"] in (0, 1)
+    return (_spell(exponents), scale) if is_whole else None
 
 
 def same_measure(one: str, other: str) -> bool:

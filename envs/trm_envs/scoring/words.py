@@ -42,10 +42,17 @@ _CHANGING = frozenset(
 )
 # A remark on how exact a number is, or that it is the answer, changes nothing: it must be equal in any case.
 _REMARK = re.compile(
-    r"(?:^|(?<= ))\(?(?:approximately|approx|roughly|exactly|exact|rounded(?: (?:up|down))?|only|answer|correct"
-    r"|(?:rounded )?to the nearest (?:[a-z]+ )?[a-z]+)\.?\)?$"
+    r"(?:^|(?<= ))\(?(?:approximately|approx|roughly|exactly|exact|estimated|rounded(?: (?:up|down))?|only"
+    r"|answer|correct|(?:rounded )?to the nearest (?:[a-z]+ )?[a-z]+)\.?\)?$"
 )
-_FULL_NAMES = (("(s)", "s"), ("per cent", "percent"), ("per mille", "permille"), ("parts per million", "ppm"))
+_FULL_NAMES = (
+    ("(s)", "s"),
+    ("per cent", "percent"),
+    ("per mille", "permille"),
+    ("parts per thousand", "permille"),
+    ("parts per million", "ppm"),
+    ("parts per billion", "ppb"),
+)
 _PLURAL = re.compile(r"[a-z]{3,}s")
 _PART = re.compile(r".*(?:th|nd|illion|fold|teen|dozen|score|less)s")
 _ALONE = _BESIDE | {"each", "apiece", "remaining"}
@@ -60,6 +67,8 @@ _PIECE = (
 _SERIES = rf"{_PIECE}(?:\s*(?:\\cdot\s*|\\times\s*|/\s*)?{_PIECE})*"
 _PRINTED = re.compile(rf"\\frac\s*\{{\s*{_SERIES}\s*\}}\s*\{{\s*{_SERIES}\s*\}}$|{_SERIES}$")
 _BARE = re.compile(rf"(?<![A-Za-z\\{{])[A-Za-z/]{{2,}}(?: [A-Za-z/]+)*{_POWER}$")
+# Symbols that are products of two letters where they stand bare.
+_LETTERS = re.compile(r"p[A-Za-z]|ly|Gy|Bq|Sv|Da|[mn][TM]")
 _COMMAND = re.compile(r"\\(?:text[a-z]*|mathrm|mathbf|mbox|operatorname)\s*\{(" + _INSIDE + r")\}")
 _FRACTION = re.compile(r"\\frac\s*\{(.*)\}\s*\{(.*)\}$")
 _FEET = re.compile(r"""((?:[0-9.,+\- /{}]|\\frac)*[0-9}])\s*(?:\^\{?\s*)?('\s*'|"|')\s*\}?$""")
@@ -81,9 +90,10 @@ def split_words(text: str) -> tuple[str, str] | None:
     words = _plain(match[0])
     if not is_bare:
         return (re.sub(r"\s*\\cdot$", "", rest), words) if words not in ("i", "e") else None
-    if words and all(len(part) == 1 for part in re.findall("[A-Za-z]+", words)):
+    if words and (all(len(part) == 1 for part in re.findall("[A-Za-z]+", words)) or _LETTERS.fullmatch(words)):
         return None  # letters, as in 5m/s, may be variables
-    return (rest, words) if may_be_dropped(words) or words.lower() in MAGNITUDES else None
+    is_known = may_be_dropped(words) or unit_of(words) is not None or words.lower() in MAGNITUDES
+    return (rest, words) if is_known else None
 
 
 def _plain(printed: str) -> str:
