@@ -59,6 +59,31 @@ if os.fork() == 0: child(12)
 time.sleep(0.5)
 hold()
 """,
+    "shared, in small pieces": """
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+for _ in range(3000):
+    at = libc.mmap(None, MIB // 8, 3, 0x21, -1, 0)
+    if at == ctypes.c_void_p(-1).value: break
+    ctypes.memset(at, 1, MIB // 8)
+    libc.munmap(at + 4096, MIB // 8 - 4096)
+""",
+    "pages in sockets": """
+def all_of_it():
+    file = open(f'f{os.getpid()}', 'wb+')
+    try:
+        while True:
+            pair = socket.socketpair(); held.append(pair)
+            pair[0].setblocking(False)
+            file.truncate(0); file.truncate(MIB // 2)
+            for at in range(0, MIB // 2, 4096): os.pwrite(file.fileno(), BLOCK[:4096], at)
+            try:
+                for at in range(0, MIB // 2, 4096): os.sendfile(pair[0].fileno(), file.fileno(), at, 1)
+            except BlockingIOError: pass
+    except OSError: pass
+children(all_of_it, 10)
+""",
     "memfd": "for _ in slowly(): fd = os.memfd_create('x'); os.write(fd, BLOCK); held.append(fd)",
     "files": "for at in slowly(): open(f'f{at}', 'wb').write(BLOCK)",
     "/dev/shm": "for at in slowly(): open(f'/dev/shm/f{at}', 'wb').write(BLOCK)",

@@ -1,0 +1,46 @@
+"""No program has more of the processor than another one by its threads, processes, sessions or weights."""
+
+import dataclasses
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.envs.sandbox_attacks_shares import GREEDY, ONE
+from tests.envs.sandbox_settings import Setting, setting  # noqa: F401
+from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
+from trm_envs.sandbox import Status
+
+pytestmark = [pytest.mark.slow, needs_bubblewrap]
+
+LIMITS = dataclasses.replace(TIGHT, wall_s=8.0, cpu_s=60, memory_bytes=512 * MIB, processes=40)
+HONEST = """
+import time
+start, used = time.monotonic(), time.process_time()
+while time.monotonic() - start < 0.5: pass
+print((time.process_time() - used) / (time.monotonic() - start))
+"""
+
+
+@pytest.fixture(scope="module")
+def usual(setting: Setting) -> float:  # noqa: F811
+    """What is left for others by a program with one thread."""
+    return left_by(setting, ONE)
+
+
+def left_by(setting: Setting, code: str) -> float:  # noqa: F811
+    """The share of a processor that each of as many honest programs as there are processors has beside another one."""
+    number = os.cpu_count() or 1
+    with ThreadPoolExecutor(number + 1) as threads:
+        other = threads.submit(setting.run, code, limits=LIMITS)
+        time.sleep(0.4)
+        honest = list(threads.map(lambda _: setting.run(HONEST, limits=LIMITS), range(number)))
+        assert other.result().status is Status.OK, other.result()
+    return sum(float(result.stdout) for result in honest) / number
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_nobody_takes_more_than_one_share(setting: Setting, usual: float, name: str) -> None:  # noqa: F811
+    # 30 threads with a share each would leave about a tenth of what one leaves
+    assert left_by(setting, GREEDY[name]) > 0.5 * usual
