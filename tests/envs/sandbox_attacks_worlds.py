@@ -182,6 +182,18 @@ time.sleep(1.2)
 """
 )
 """Gets a lock on a program of the machine, now and then: another thread changes what a descriptor leads to."""
+PIPES = {
+    "pipes": "ends = [os.pipe() for _ in range(120)]",
+    "named pipes": "names = [f'{os.getpid()}-{i}' for i in range(15)]\n"
+    "ends = [os.mkfifo(name) or os.open(name, os.O_RDWR) for name in names]",
+    "pipes of one end": "ends = [os.pipe()[0] for _ in range(120)]",
+}
+PIPES = {
+    name: f"{_IMPORTS}for _ in range(9):\n    if os.fork() == 0: break\n{code}\ntime.sleep(60)"
+    for name, code in PIPES.items()
+}
+"""Take of the pages that a user has for pipes in all calls."""
+FEW_PIPES = f"{_IMPORTS}ends = [os.pipe() for _ in range(100)]\ntime.sleep(0.2)\nprint(fcntl.fcntl(ends[-1][0], 1032))"
 SQLITE = (
     _IMPORTS
     + """

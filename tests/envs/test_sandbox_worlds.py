@@ -8,11 +8,13 @@ import pytest
 
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_attacks_worlds import (
+    FEW_PIPES,
     FIND_LEFT,
     FOUND,
     LEFT,
     MANY_LOCKS,
     MEETINGS,
+    PIPES,
     SQLITE,
     SQLITE_PRINTS,
     SWAP,
@@ -78,3 +80,10 @@ def test_a_call_holds_so_many_locks_and_no_more(setting: Setting) -> None:  # no
     *why, number = setting.run(MANY_LOCKS, limits=ROOMY).stdout.split()
     assert " ".join(why) == "No locks available"
     assert MAX_LOCKS <= int(number) < MAX_LOCKS + 100
+
+
+def test_no_call_takes_the_pages_of_all_pipes(setting: Setting) -> None:  # noqa: F811
+    for name, code in PIPES.items():
+        result = setting.run(code, limits=ROOMY)
+        assert (result.status, result.return_code) == (Status.ERROR, -9), name
+    assert setting.run(FEW_PIPES, limits=ROOMY).stdout == "65536\n"

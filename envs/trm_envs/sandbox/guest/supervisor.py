@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 
-from . import clerk, isolation, memory, program, rest, wire
+from . import clerk, isolation, memory, pipes, program, rest, wire
 from .questions import Questions
 from .shares import Share
 
@@ -256,7 +256,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             running.reap()
             if running.exit_status is not None:
                 return "exited"
-            if questions is not None and not questions.is_sound(proc):
+            if pipes.are_too_many(proc) or not (questions is None or questions.is_sound(proc)):
                 rest.signal_all(signal.SIGKILL)
             left = order.memory_bytes - memory.of_all(proc, order.memory_bytes)
             left -= questions.shared_bytes if questions is not None else 0
