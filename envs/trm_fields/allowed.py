@@ -59,10 +59,13 @@ class OneOf:
 
     names: Sequence[str]
     """The allowed names."""
+    besides: str = ""
+    """Further values in words, which the caller takes before it checks."""
 
     @property
     def words(self) -> str:
-        return ", ".join(f"`{name}`" for name in self.names)
+        names = ", ".join(f"`{name}`" for name in self.names)
+        return f"{names}, or {self.besides}" if self.besides else names
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
         if value not in self.names:

@@ -105,13 +105,13 @@ def check_settings(settings: Any, path: str) -> None:
 
     Args:
         settings: an instance.
-        path: path of the section that it describes.
+        path: path of the section that it describes; "" where its fields are given by name.
 
     Raises:
         ValueError: the first value that is not allowed.
     """
     for item in settings_of(type(settings)):
-        item.check(f"{path}.{item.name}", getattr(settings, item.name))
+        item.check(f"{path}.{item.name}" if path else item.name, getattr(settings, item.name))
 
 
 def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:

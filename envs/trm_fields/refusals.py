@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -37,7 +38,7 @@ def refuse_name(field: str, known: Iterable[str], others: Iterable[str] = ()) ->
         ValueError: always; it names the closest field.
     """
     known = sorted(set(known))
-    question = nearest(field.rpartition(".")[2], known) or nearest(field, others)
+    question = nearest(re.split(r"[. ]", field)[-1], known) or nearest(field, others)
     raise ValueError(f"{field}: no such field; {question}{' ' if question else ''}Known: {_listing(known)}")
 
 
@@ -68,5 +69,6 @@ def _listing(known: list[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = "null" if value is None else repr(value)
+    # as a configuration and a command line write it
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}..."

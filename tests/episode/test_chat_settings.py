@@ -55,7 +55,7 @@ def test_variables_that_are_set_for_each_message_are_refused(name):
 def test_a_variable_that_the_template_does_not_have_is_refused_with_the_closest():
     qwen = FORMS["qwen3_5"].tokenizer
     check_variables([qwen], {"enable_thinking": False})
-    with pytest.raises(ValueError, match=r"enable_thinkin: got False, .*did you mean 'enable_thinking'"):
+    with pytest.raises(ValueError, match=r"enable_thinkin: got false, .*did you mean 'enable_thinking'"):
         check_variables([qwen], {"enable_thinkin": False})
     # one of several models that are compared may know it alone
     check_variables([FORMS["mistral"].tokenizer, qwen], {"enable_thinking": False})

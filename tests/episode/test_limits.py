@@ -22,7 +22,7 @@ from trm_agent.episode import Limits
     ],
 )
 def test_a_bad_limit_is_refused_with_its_name_and_value(field, value):
-    shown = "null" if value is None else repr(value)
+    shown = {None: "null", True: "true"}.get(value, repr(value))
     with pytest.raises(ValueError, match=rf"limits\.{field}: got {shown}; allowed: "):
         Limits(**{field: value})
 

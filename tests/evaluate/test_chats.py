@@ -90,7 +90,7 @@ def test_a_checkpoint_whose_calls_no_protocol_reads_is_refused_unless_one_is_set
 
 
 def test_a_variable_that_no_template_has_is_refused(fakes):
-    with pytest.raises(ValueError, match=r"--template-kwargs: .*enable_thinkin: got False, but"):
+    with pytest.raises(ValueError, match=r"--template-kwargs: .*enable_thinkin: got false, but"):
         ready(Request(("qwen",), envs=("chain_math",), template_kwargs={"enable_thinkin": False}))
 
 

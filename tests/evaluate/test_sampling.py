@@ -19,7 +19,7 @@ from trm_agent.evaluate.engines.sampling import Sampling, turn_seed
     ],
 )
 def test_bad_sampling_is_refused(values: dict[str, Any], field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field} = .*expected"):
+    with pytest.raises(ValueError, match=f"^{field}: got .*; allowed: a"):
         Sampling(**values)
 
 

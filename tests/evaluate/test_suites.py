@@ -129,7 +129,7 @@ def test_livecodebench_takes_rows_that_read_stdin(tmp_path):
 
 def test_what_does_not_fit_is_refused(tmp_path):
     for arguments, message in (
-        (("nano_lnog",), "--suite nano_lnog: no such suite; did you mean 'nano_long'"),
+        (("nano_lnog",), "--suite: got 'nano_lnog'; allowed: .*; did you mean 'nano_long'"),
         (("aime25",), "give it with --rows FILE"),
         (("nano_long", rows_file(tmp_path)), "is generated; leave --rows out, or choose one of aime25, hmmt"),
     ):

@@ -100,20 +100,26 @@ WORKING = [
 ]
 # setting -> what the message holds: field, value, allowed, remedy
 REFUSED = [
-    ({f"{LOSS}.trm.estimator": "topk"}, ["default_agent_loop='single_turn_agent'", "allowed: trm_env", "=sampled"]),
-    ({f"{LOSS}.trm.estimator": "exact"}, ["default_agent_loop='single_turn_agent'", "allowed: trm_env", "=sampled"]),
+    (
+        {f"{LOSS}.trm.estimator": "topk"},
+        ["default_agent_loop: got 'single_turn_agent'", "allowed: trm_env", "=sampled"],
+    ),
+    (
+        {f"{LOSS}.trm.estimator": "exact"},
+        ["default_agent_loop: got 'single_turn_agent'", "allowed: trm_env", "=sampled"],
+    ),
     (
         {f"{LOSS}.trm.estimator": "topk", "actor_rollout_ref.rollout.agent.default_agent_loop": "trm_env"},
-        ["default_agent_loop: got 'trm_env'", "allowed here", "start python -m trm_agent.train"],
+        ["default_agent_loop: got 'trm_env'", "allowed: an agent loop", "start python -m trm_agent.train"],
     ),
-    ({f"{LOSS}.dump.distributions": True}, ["dump.distributions=true", "exact", "distributions=false"]),
-    ({f"{LOSS}.trm.decoupled": True}, ["bypass_mode=false is needed", "decoupled=true", "change one"]),
-    ({"algorithm.rollout_correction.bypass_mode": False}, ["bypass_mode=true is needed", "decoupled=false"]),
+    ({f"{LOSS}.dump.distributions": True}, ["dump.distributions: got true", "exact", "distributions=false"]),
+    ({f"{LOSS}.trm.decoupled": True}, ["bypass_mode: got true, with", "decoupled=true", "change one"]),
+    ({"algorithm.rollout_correction.bypass_mode": False}, ["bypass_mode: got false, with", "decoupled=false"]),
     ({"algorithm.rollout_correction.rollout_is": "token"}, ["rollout_is: got 'token'", "allowed: null", "set it"]),
-    ({"actor_rollout_ref.rollout.calculate_log_probs": False}, ["calculate_log_probs=false", "set it to true"]),
-    ({"actor_rollout_ref.model.external_lib": None}, ["external_lib: got None", "allowed: trm_agent", "set it"]),
+    ({"actor_rollout_ref.rollout.calculate_log_probs": False}, ["calculate_log_probs: got false", "set it to true"]),
+    ({"actor_rollout_ref.model.external_lib": None}, ["external_lib: got null", "allowed: trm_agent", "set it"]),
     ({"actor_rollout_ref.model.external_lib": "my_losses"}, ["external_lib: got 'my_losses'", "or a list with it"]),
-    ({"trainer.use_v1": False}, ["trainer.use_v1: got False", "allowed: true", "set trainer.use_v1=true"]),
+    ({"trainer.use_v1": False}, ["trainer.use_v1: got false", "allowed: true", "set trainer.use_v1=true"]),
     ({"actor_rollout_ref.actor.loss_scale_factor": None}, ["loss_scale_factor: got null", "allowed", "set it"]),
     ({f"{LOSS}.trm.max_token_kl": -1}, ["max_token_kl", "-1", "allowed"]),
     ({f"{LOSS}.trm.max_token_kll": 1}, ["max_token_kll: no such field", "max_token_kl"]),

@@ -62,10 +62,14 @@ def test_a_folder_without_a_configuration_is_refused(folder):
 @pytest.mark.parametrize(
     ("fields", "model", "told"),
     [
-        ({f"{TRM}.estimator": "topk", f"{TRM}.top_k": 1001}, {}, r"top_k=1001: the model's vocabulary has 1000 tokens"),
-        ({}, {"max_positions": 39_999}, r"^data.max_response_length=20000 .* contexts of 39999 tokens"),
-        ({"data.max_response_length": 50}, {}, r"^env.train.horizons: horizon .* cannot fit: .*max_response_length=50"),
-        ({"data.max_prompt_length": 50}, {}, r"^env.train.horizons: horizon .* cannot fit: .*max_prompt_length=50"),
+        (
+            {f"{TRM}.estimator": "topk", f"{TRM}.top_k": 1001},
+            {},
+            r"top_k: got 1001; allowed: at most the 1000 tokens of the model's vocabulary",
+        ),
+        ({}, {"max_positions": 39_999}, r"^data.max_response_length: got 20000, .* allowed: 39999 tokens in all"),
+        ({"data.max_response_length": 50}, {}, r"^env.train.horizons: got .* cannot fit: .*max_response_length=50"),
+        ({"data.max_prompt_length": 50}, {}, r"^env.train.horizons: got .* cannot fit: .*max_prompt_length=50"),
     ],
 )
 def test_each_thing_that_does_not_suit_the_model_is_refused(fields, model, told):

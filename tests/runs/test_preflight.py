@@ -74,7 +74,7 @@ def test_an_estimator_that_the_rollout_cannot_feed_is_refused(estimator: str, fi
 
 def test_a_context_that_the_model_was_not_made_for_is_refused() -> None:
     config = composed("data.max_prompt_length=1000", "data.max_response_length=3097")
-    with pytest.raises(ValueError, match=r"^data.max_response_length=3097 .* contexts of 4096 tokens .* lower one"):
+    with pytest.raises(ValueError, match=r"^data.max_response_length: got 3097, .* 4096 tokens in all.* lower one"):
         preflight_model.check_context(config, 4096)
     preflight_model.check_context(config, 4097)
     preflight_model.check_context(config, None)
@@ -95,7 +95,7 @@ def test_a_least_rate_that_makes_every_deadline_long_enough_is_refused(value: st
 
 def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
     config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
-    with pytest.raises(ValueError, match=r"top_k=600: the model's vocabulary has 563 tokens"):
+    with pytest.raises(ValueError, match=r"top_k: got 600; allowed: at most the 563 tokens of the model's vocabulary"):
         preflight_model.check_top_k(config, 563)
 
 
@@ -107,7 +107,7 @@ def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
         ("env.train.horizons=[0]", ["env.train.horizons[0]", "got 0", "of 1 or more"]),
         ("env.val.split=train", ["env.val.split", "train", "held_out"]),
         ("env.train.split=all", ["env.train.split", "all", "share tasks", "train"]),
-        ("env.id=null", ["env.id", "missing", "mine/Task-v0"]),
+        ("env.id=null", ["env.id: got null", "Gymnasium id", "mine/Task-v0"]),
         ("env.kwargs.reveal=later", ["env.kwargs", "trm/ChainMath-v0", "reveal", "later", "stepwise"]),
         ("+env.kwargs.reveel=upfront", ["env.kwargs", "reveel", 'did you mean "reveal"']),
         ("env.limits.max_turns=4", ["env.limits.max_turns", "4", "raise"]),
@@ -117,14 +117,17 @@ def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
         (f"{TRM}.estimator=sampeld", [f"{TRM}.estimator", "sampeld", "'sampled'"]),
         (f"+{TRM}.max_tokn_kl=1", [f"{TRM}.max_tokn_kl", "max_token_kl"]),
         ("algorithm.rollout_correction.bypass_mode=false", ["bypass_mode", "decoupled=false"]),
-        (f"{TRM}.decoupled=true", ["bypass_mode=false is needed", "decoupled=true", "trm_decoupled"]),
+        (f"{TRM}.decoupled=true", ["bypass_mode: got true, with", "decoupled=true", "allowed: false", "trm_decoupled"]),
         (f"{TRM}.criterion=maximum", [f"{TRM}.criterion", "maximum", "did you mean"]),
-        ("actor_rollout_ref.actor.policy_loss.dump.distributions=true", ["dump.distributions=true", "estimator=exact"]),
+        (
+            "actor_rollout_ref.actor.policy_loss.dump.distributions=true",
+            ["dump.distributions: got true", "estimator=exact"],
+        ),
         ("actor_rollout_ref.actor.policy_loss.dump.every=-1", ["dump.every", "-1", "0 or more"]),
         ("actor_rollout_ref.rollout.calculate_log_probs=false", ["calculate_log_probs", "false", "true"]),
         ("actor_rollout_ref.rollout.top_p=0.9", ["actor_rollout_ref.rollout.top_p", "0.9", "1.0"]),
         ("actor_rollout_ref.rollout.top_k=20", ["actor_rollout_ref.rollout.top_k", "20", "-1"]),
-        ("actor_rollout_ref.rollout.temperature=0", ["actor_rollout_ref.rollout.temperature", "0", "positive"]),
+        ("actor_rollout_ref.rollout.temperature=0", ["actor_rollout_ref.rollout.temperature", "0", "above 0"]),
         (
             "actor_rollout_ref.model.path=/no/such/model",
             ["actor_rollout_ref.model.path", "/no/such/model", "config.json"],
@@ -166,7 +169,7 @@ def test_an_unknown_field_is_named() -> None:
 
 def test_an_unknown_policy_loss_names_the_closest() -> None:
     config = composed("actor_rollout_ref.actor.policy_loss.loss_mode=vanila")
-    with pytest.raises(ValueError, match=r"loss_mode='vanila'.*did you mean 'vanilla'"):
+    with pytest.raises(ValueError, match=r"loss_mode: got 'vanila'; allowed: .*did you mean 'vanilla'"):
         preflight.check_policy_loss(config, ["vanilla", "trm", "gspo"])
 
 
@@ -182,7 +185,9 @@ def test_a_sandbox_that_does_not_answer_is_refused() -> None:
 def test_a_horizon_that_cannot_fit_is_refused() -> None:
     config = composed()
     preflight_model.check_budget(config, lambda options: (30, 30 * options["horizon"]))
-    with pytest.raises(ValueError, match=r"horizon 8 cannot fit.*320 tokens.*data.max_response_length=288"):
+    with pytest.raises(
+        ValueError, match=r"horizons: got 8, which cannot fit.*320 tokens.*data.max_response_length=288"
+    ):
         preflight_model.check_budget(config, lambda options: (30, 40 * options["horizon"]))
 
 
@@ -190,7 +195,7 @@ def test_a_horizon_that_cannot_fit_is_refused() -> None:
 @pytest.mark.parametrize("estimator", sorted(GROUP_ESTIMATORS))
 def test_a_group_estimator_needs_a_group(estimator: str) -> None:
     name = f"algorithm.adv_estimator={estimator}"
-    with pytest.raises(ValueError, match=rf"rollout\.n=1: the baseline of {name} needs at least 2 .* raise it"):
+    with pytest.raises(ValueError, match=rf"rollout\.n: got 1, .* at least 2 .* for the baseline of {name}; raise it"):
         preflight.check(composed(name, "actor_rollout_ref.rollout.n=1"))
 
 

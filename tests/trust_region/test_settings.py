@@ -38,7 +38,7 @@ def test_a_threshold_that_the_criterion_does_not_use_may_be_null():
         ({"max_token_kl": 0.0}, ["max_token_kl", "0.0", "above 0"]),
         ({"max_token_kl": -1}, ["max_token_kl", "-1", "above 0"]),
         ({"max_token_kl": "0.05"}, ["max_token_kl", "'0.05'", "without quotes"]),
-        ({"max_token_kl": True}, ["max_token_kl", "True"]),
+        ({"max_token_kl": True}, ["max_token_kl", "got true"]),
         ({"avg_token_kl": float("nan")}, ["avg_token_kl", "nan"]),
         ({"avg_token_kl": -0.1}, ["avg_token_kl", "-0.1"]),
         ({"max_token_kl": None}, ["max_token_kl", "null", "criterion='max'"]),

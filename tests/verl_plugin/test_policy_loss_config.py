@@ -22,7 +22,7 @@ def actor_config(policy_loss: PolicyLossConfig) -> FSDPActorConfig:
 
 def test_settings_that_cannot_work_are_refused():
     values, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"policy_loss\.trm: missing.*_target_="):
+    with pytest.raises(ValueError, match=r"policy_loss\.trm: got null, .*_target_="):
         compute_policy_loss_trm(values, values, values, mask, config=actor_config(PolicyLossConfig()))
     config = actor_config(TrmPolicyLossConfig())
     with pytest.raises(ValueError, match=r"rollout_correction\.rollout_is"):

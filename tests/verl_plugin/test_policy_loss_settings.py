@@ -60,7 +60,7 @@ def test_three_policies_take_the_rollout_from_the_engine():
     value, _ = from_engine(loss_of, tensors, trm, MicroBatch(rollout_log_probs=rollout))
     assert value.item() == pytest.approx(plain.item(), rel=1e-9)
     torch.testing.assert_close(tensors.log_probs.grad, expected.log_probs.grad)
-    with pytest.raises(ValueError, match=r"decoupled: the batch has no rollout log-probs"):
+    with pytest.raises(ValueError, match=r"decoupled: got true, but the batch has no rollout log-probs"):
         loss_of(tensors, actor_config(trm, **batch_info(tensors)))
 
 

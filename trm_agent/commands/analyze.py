@@ -9,6 +9,7 @@ from typing import Any
 
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import ESTIMATORS, TrmConfig
+from trm_fields import refuse
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
@@ -88,7 +89,7 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, found, value = text.partition("=")
         if not found:
-            raise ValueError(f"--set: got {text!r}; allowed: FIELD=VALUE; e.g. --set criterion=both avg_token_kl=0.002")
+            refuse("--set", text, "FIELD=VALUE", "give e.g. --set criterion=both avg_token_kl=0.002")
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:

@@ -6,6 +6,8 @@ import argparse
 import json
 import math
 
+from trm_fields import refuse
+
 LABELS = {
     "classical": "Classical",
     "coupling": "Coupling",
@@ -116,4 +118,4 @@ def _check(flag: str, value: float, least: float, largest: float) -> None:
     # "not inside" and never "outside": NaN is refused
     if not least <= value <= largest or not math.isfinite(value):
         allowed = f"{least:g} to {largest:g}" if math.isfinite(largest) else f"a finite number of {least:g} or more"
-        raise ValueError(f"{flag}: got {value!r}; allowed: {allowed}; see trm bounds --help")
+        refuse(flag, value, allowed, "see trm bounds --help")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from trm_fields import refuse
+
 DESCRIPTION = """Play held-out tasks with one or more checkpoints, all on the same tasks,
 through the episode loop of the training.
 
@@ -58,7 +60,7 @@ def check_counts(arguments: argparse.Namespace) -> None:
         ("--tensor-parallel", arguments.tensor_parallel, 1),
     ):
         if value < least:
-            raise ValueError(f"{flag}: got {value}; allowed: at least {least}; leave it out for the default")
+            refuse(flag, value, f"at least {least}", "leave it out for the default")
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trm_fields import refuse
+
 if TYPE_CHECKING:
     from trm_agent.report.build import Report
 
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     seconds = arguments.watch
     if seconds is not None and not seconds > 0:
-        raise ValueError(f"--watch: got {seconds:g}; allowed: seconds above 0; e.g. --watch 10")
+        refuse("--watch", seconds, "seconds above 0", "give e.g. --watch 10")
     default = arguments.runs[0] / "report.html" if len(arguments.runs) == 1 else Path("report.html")
     out = arguments.out or default
 

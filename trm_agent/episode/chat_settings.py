@@ -9,7 +9,7 @@ from typing import Any
 from trm_agent.episode.call_protocol import shows_tools
 from trm_agent.episode.chat import ROLES, ChatTokens
 from trm_agent.episode.template import parsed_template, template_source
-from trm_fields import closest
+from trm_fields import nearest, refuse, refuse_name
 
 ROLES_FIELD = "env.chat.roles"
 KWARGS_FIELD = "data.apply_chat_template_kwargs"
@@ -40,15 +40,19 @@ class ChatSettings:
         object.__setattr__(self, "roles", tuple(self.roles))
         are_names = all(isinstance(role, str) and role for role in self.roles)
         if not self.roles or not are_names or len(set(self.roles)) < len(self.roles) or "assistant" in self.roles:
-            raise ValueError(
-                f"{ROLES_FIELD}: got {list(self.roles)!r}; allowed: a list of different roles that answer the model; "
-                "give [tool,user], or [user] where the chat template has no tool role"
+            refuse(
+                ROLES_FIELD,
+                list(self.roles),
+                "a list of different roles that answer the model",
+                "give [tool,user], or [user] where the chat template has no tool role",
             )
         for name in self.template_kwargs:
             if name in _RESERVED:
-                raise ValueError(
-                    f"{KWARGS_FIELD}.{name}: got {self.template_kwargs[name]!r}; allowed: variables of the chat "
-                    "template, such as enable_thinking; leave it out, it is set for each message"
+                refuse(
+                    f"{KWARGS_FIELD}.{name}",
+                    self.template_kwargs[name],
+                    "variables of the chat template, such as enable_thinking",
+                    "leave it out, it is set for each message",
                 )
 
     @classmethod
@@ -66,7 +70,7 @@ class ChatSettings:
         chat = env.get("chat") or {}
         for name in chat:
             if name != "roles":
-                raise ValueError(f"env.chat.{name}: no such field; {closest(str(name), ['roles'])}")
+                refuse_name(f"env.chat.{name}", ["roles"])
         roles = chat.get("roles", ROLES)
         return cls(
             roles=tuple(roles) if isinstance(roles, list | tuple) else (roles,),
@@ -114,9 +118,12 @@ def check_variables(tokenizers: Sequence[Any], template_kwargs: Mapping[str, Any
     for name, value in template_kwargs.items():
         if name not in known:
             own = known - {"messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now"}
-            raise ValueError(
-                f"{KWARGS_FIELD}.{name}: got {value!r}, but the chat template has no such variable; "
-                f"{closest(name, own)}; give one of these, or leave it out"
+            refuse(
+                f"{KWARGS_FIELD}.{name}",
+                value,
+                ", ".join(sorted(own)) or "none",
+                f"{nearest(name, own, 'give one of these')} Or leave it out",
+                because="but the chat template has no such variable",
             )
 
 
@@ -128,7 +135,9 @@ def _check_roles(tokenizer: Any, roles: Sequence[str]) -> None:
     source = template_source(tokenizer)
     for role in own:
         if role not in source:
-            raise ValueError(
-                f"{ROLES_FIELD}: got {role!r}; allowed: {', '.join(ROLES)}, or a role that the chat template names; "
-                f"{closest(role, ROLES)}; give one of these"
+            refuse(
+                ROLES_FIELD,
+                role,
+                f"{', '.join(ROLES)}, or a role that the chat template names",
+                nearest(role, ROLES, "give one of these"),
             )

@@ -10,6 +10,7 @@ from typing import Any
 from trm_agent.episode import ChatSettings
 from trm_agent.episode.call_protocol import DEFAULT, OPTION, find_protocol, is_auto, resolved, shows_tools
 from trm_agent.episode.chat_settings import check_variables
+from trm_fields import refuse
 
 ROLES_FLAG, KWARGS_FLAG = "--roles", "--template-kwargs"
 
@@ -98,9 +99,7 @@ def template_kwargs_of(texts: Sequence[str]) -> dict[str, Any] | None:
     for text in texts:
         name, equals, written = text.partition("=")
         if not equals or not name:
-            raise ValueError(
-                f"{KWARGS_FLAG}: got {text!r}; allowed: NAME=VALUE; e.g. {KWARGS_FLAG} enable_thinking=false"
-            )
+            refuse(KWARGS_FLAG, text, "NAME=VALUE", f"give e.g. {KWARGS_FLAG} enable_thinking=false")
         try:
             found[name] = json.loads(written)
         except ValueError:

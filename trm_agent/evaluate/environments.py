@@ -17,7 +17,7 @@ from trm_agent.evaluate.plan import Environment
 from trm_agent.runs.compose import CONF, choices, compose_run, plain
 from trm_agent.runs.row_files import ROWS
 from trm_agent.tasks import VALIDATION
-from trm_fields import closest
+from trm_fields import Number, OneOf, closest, refuse
 
 CUSTOM = "custom"
 # its token budgets hold for models that think aloud
@@ -60,10 +60,7 @@ def named(name: str) -> Environment:
         return _of_section(name, _composed(name)["env"])
     module, _, env_id = name.rpartition(":")
     if "/" not in env_id:
-        raise ValueError(
-            f"--env {name}: no such environment; {closest(name, known)}; or give a Gymnasium id, or MODULE:ID of your "
-            "own package"
-        )
+        OneOf(known, "a Gymnasium id, or MODULE:ID of your own package").check("--env", name)
     section = {**_composed(CUSTOM)["env"], "id": env_id, "module": module or None}
     return _of_section(env_id, section)
 
@@ -117,7 +114,7 @@ def changes(texts: Sequence[str], names: Sequence[str]) -> list[Change]:
             example = "e.g. --set reveal=upfront limits.max_turn_tokens=512"
             if before:
                 example += f"; if it belongs to the value before it, quote both: {shlex.quote(f'{before} {text}')}"
-            raise ValueError(f"--set: got {text!r}; allowed: FIELD=VALUE; {example}")
+            refuse("--set", text, "FIELD=VALUE", example)
         env = next((name for name in names if path.startswith(f"{name}.")), None)
         field = path.removeprefix(f"{env}.") if env else path
         group, dot, limit = field.partition(".")
@@ -160,11 +157,12 @@ def counted(environment: Environment, counts: Counts) -> Environment:
     number = environment.num_tasks
     if counts.tasks is not None:
         most = len(environment.row_numbers)
-        if environment.rows_hash is not None and counts.tasks > most:
-            raise ValueError(
-                f"--tasks: got {counts.tasks}; allowed: at most {most}, the problems of the file "
-                f"({environment.rows_told}); lower it, or leave it out"
-            )
+        if environment.rows_hash is not None:
+            Number(
+                f"of at most {most}, the problems of the file ({environment.rows_told})",
+                lambda tasks: tasks <= most,
+                kind=int,
+            ).check("--tasks", counts.tasks, "lower it, or leave it out")
         number = counts.tasks
     return replace(environment, num_tasks=number if counts.limit is None else min(number, counts.limit))
 

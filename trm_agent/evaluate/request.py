@@ -31,6 +31,7 @@ from trm_agent.evaluate.plan import Environment, Plan
 from trm_agent.evaluate.suites import Suite, load_suite
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE
+from trm_fields import COUNT, LEAST_0
 
 NANO = "nano"
 SAMPLES = 5
@@ -172,10 +173,10 @@ def _check_counts(request: Request) -> None:
         if given not in (None, ()) and chosen and chosen[0] != "--env":
             raise ValueError(f"{flag} with {chosen[0]}: its tasks are fixed; leave {flag} out, or use --env")
     for flag, count in (("--tasks", request.tasks), ("--limit", request.limit), ("--samples", request.samples)):
-        if count is not None and count < 1:
-            raise ValueError(f"{flag}: got {count}; allowed: at least 1; give e.g. {flag} 10")
-    if request.task_seed is not None and request.task_seed < 0:
-        raise ValueError(f"--task-seed: got {request.task_seed}; allowed: at least 0; give e.g. --task-seed 1")
+        if count is not None:
+            COUNT.check(flag, count, f"give e.g. {flag} 10")
+    if request.task_seed is not None:
+        LEAST_0.check("--task-seed", request.task_seed, "give e.g. --task-seed 1")
 
 
 def _with_nano(checkpoints: Sequence[Checkpoint], tasks: _Tasks) -> tuple[Checkpoint, ...]:

@@ -15,7 +15,7 @@ from trm_agent.evaluate.plan import Environment
 from trm_agent.evaluate.rows import tasks_hash
 from trm_agent.runs.compose import CONF, choices
 from trm_agent.runs.row_files import ROWS
-from trm_fields import closest
+from trm_fields import OneOf
 
 GROUP = "suite"
 FIELDS = ("version", "description", "environments", "rows")
@@ -49,8 +49,7 @@ def read_suite(name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no such suite, or it has an unknown field.
     """
-    if name not in suite_names():
-        raise ValueError(f"--suite {name}: no such suite; {closest(name, suite_names())}; see --list-suites")
+    OneOf(suite_names()).check("--suite", name)
     content: dict[str, Any] = yaml.safe_load((CONF / GROUP / f"{name}.yaml").read_text(encoding="utf-8"))
     _check_fields(f"conf/suite/{name}.yaml", content, FIELDS)
     for entry in content["environments"]:
@@ -126,5 +125,4 @@ def _environment(entry: Mapping[str, Any]) -> Environment:
 
 def _check_fields(where: str, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for name in content:
-        if name not in known:
-            raise ValueError(f"{where}: {name}: no such field; {closest(str(name), known)}")
+        OneOf(known).check(f"{where}: field", str(name))

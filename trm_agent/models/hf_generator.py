@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trm_agent.episode import Generation
+from trm_fields import ABOVE_0
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ class HuggingFaceGenerator:
         gather_s: float = 0.02,
     ) -> None:
         for name, value in (("temperature", temperature), ("max_batch", max_batch)):
-            if not value > 0:
-                raise ValueError(f"{name}: got {value!r}; allowed: a number above 0; raise it")
+            ABOVE_0.check(name, value, "raise it")
         self.model, self.temperature = model, temperature
         self.max_batch, self.gather_s = max_batch, gather_s
         self._stop = torch.tensor(sorted(stop_token_ids), device=model.device)

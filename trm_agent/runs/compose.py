@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.extras import install
-from trm_fields import closest
+from trm_fields import OneOf
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,8 +64,8 @@ def check_choices(overrides: Sequence[str]) -> None:
     """
     for override in overrides:
         group, separator, name = override.partition("=")
-        if separator and group in GROUPS and name not in choices(group):
-            raise ValueError(f"{group}={name}: no such {group}; {closest(name, choices(group))}")
+        if separator and group in GROUPS:
+            OneOf(choices(group)).check(group, name)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.step_time import StepTime, tool_clock
-from trm_fields import COUNT
+from trm_fields import COUNT, refuse
 
 STEP_MARGIN_S = 15.0
 """Seconds for the other work of a step: parsing, scoring in a worker, a thread that waits for a processor."""
@@ -83,10 +83,13 @@ def check_deadlines(
         value = getattr(limits, name)
         if value < least:
             why, budget = sums[name]
-            raise ValueError(
-                f"{prefix}{name}={value:g}: shorter than what the policy's budgets may take, so that it could make an "
-                f"episode vanish by taking long; allowed: at least {math.ceil(least)} s ({why}); raise it, or lower "
-                f"{prefix}{budget}"
+            refuse(
+                f"{prefix}{name}",
+                value,
+                f"at least {math.ceil(least)} s ({why})",
+                f"raise it, or lower {prefix}{budget}",
+                because="shorter than what the policy's budgets may take, so that it could make an episode vanish by "
+                "taking long",
             )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NoReturn
 
 from trm_agent.runs.data_text import json_lines
 from trm_agent.runs.scorer_version import FIELD, other_scorer
@@ -24,6 +24,7 @@ from trm_agent.runs.stored_config import (
     config_differences,
     read_config,
 )
+from trm_fields import refuse
 
 METRICS_FILE = "metrics.jsonl"
 STARTUP_FILE = "startup.jsonl"
@@ -90,15 +91,12 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
 
 def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None) -> RunFolder:
     if path.exists() and not path.is_dir():
-        raise ValueError(f"run.dir={path}: is a file; give a folder, or leave it out to get one under run.root")
+        _refuse(path, "a file", "a folder", "leave it out")
     if not path.exists() or not any(path.iterdir()):
         path.mkdir(parents=True, exist_ok=True)
         return _start(path, config)
     if not (path / CONFIG_FILE).exists():
-        raise ValueError(
-            f"run.dir={path}: holds files but no {CONFIG_FILE}, so it is not a run of ours; "
-            "nothing was written: give an empty or a new folder"
-        )
+        _refuse(path, f"which holds files but no {CONFIG_FILE}", "an empty folder, or a run of ours", "leave it out")
     try:
         stored = read_config(path)
         _check_scorer(path, stored, config)
@@ -107,14 +105,16 @@ def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None
     differences = _differences(stored, config, defaults)
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise ValueError(
-            f"run.dir={path}: holds a run of another configuration ({shown}); nothing was written: "
-            "repeat the command of that run to resume it, or give another run.dir"
-        )
+        because = f"which holds a run of another configuration ({shown})"
+        _refuse(path, because, "a run of the same configuration", "repeat the command of that run to resume it")
     lock = try_lock(path)
     if lock is None:
-        raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
+        _refuse(path, "in which another process is training", "a folder of one process", "wait for it")
     return _resumed(path, stored, config, lock)
+
+
+def _refuse(path: Path, because: str, allowed: str, remedy: str) -> NoReturn:
+    refuse("run.dir", str(path), allowed, f"{remedy}, or give another run.dir; nothing was written", because=because)
 
 
 def _check_scorer(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -164,7 +164,7 @@ def record_resume(folder: RunFolder, scorer_version: str) -> None:
 def _start(path: Path, config: Mapping[str, Any], notes: tuple[str, ...] = ()) -> RunFolder:
     lock = try_lock(path)
     if lock is None:
-        raise ValueError(f"run.dir={path}: another process is training in it; wait for it, or give another run.dir")
+        _refuse(path, "in which another process is training", "a folder of one process", "wait for it")
     stored = {**config, "run": {**config["run"], "dir": str(path)}}
     import yaml  # the command's help needs this module, but not yaml
 

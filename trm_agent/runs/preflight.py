@@ -12,7 +12,7 @@ from trm_agent.runs.environment_check import Trial, Wording, check_environment, 
 from trm_agent.runs.preflight_training import TRAINING_RULES
 from trm_agent.tasks import Task
 from trm_envs.sandbox.local.demands import demand
-from trm_fields import closest
+from trm_fields import OneOf, refuse
 
 LEAST_RATE = "hardware.least_tokens_per_s"
 NANO = "nano"
@@ -39,14 +39,13 @@ def check_policy_loss(config: DictConfig, known: Iterable[str]) -> None:
     """
     field, known = f"{_ACTOR}.policy_loss.loss_mode", sorted(known)
     name = OmegaConf.select(config, field)
-    if name not in known:
-        raise ValueError(f"{field}={name!r}: verl knows no such policy loss; {closest(name, known)}")
+    OneOf(known).check(field, name)
 
 
 def _environment(config: DictConfig) -> None:
     env, wording = config.env, _wording(config)
     if not env.id:
-        raise ValueError("env.id: missing; give the Gymnasium id of your environment, e.g. env.id=mine/Task-v0")
+        refuse("env.id", env.id, "the Gymnasium id of your environment", "give it, such as env.id=mine/Task-v0")
     check_registered(env.id, env.module, wording)
     _streams(config)
     # one task of each stream and horizon
@@ -83,18 +82,26 @@ def _streams(config: DictConfig) -> None:
     for stream in ("train", "val"):
         horizons = list(env[stream].horizons)
         if env[stream].num_tasks < len(horizons):
-            raise ValueError(
-                f"env.{stream}.num_tasks={env[stream].num_tasks}: fewer than the {len(horizons)} horizons; raise it"
+            refuse(
+                f"env.{stream}.num_tasks",
+                env[stream].num_tasks,
+                f"{len(horizons)} or more, one for each horizon",
+                "raise it",
             )
         if env.limits.max_turns <= max(horizons):
-            raise ValueError(
-                f"env.limits.max_turns={env.limits.max_turns}: horizon {max(horizons)} of env.{stream}.horizons takes "
-                f"at least {max(horizons) + 1} turns; raise env.limits.max_turns or lower the horizon"
+            refuse(
+                "env.limits.max_turns",
+                env.limits.max_turns,
+                f"at least {max(horizons) + 1} for horizon {max(horizons)} of env.{stream}.horizons",
+                "raise it, or lower the horizon",
             )
     if env.train.split == env.val.split or "all" in (env.train.split, env.val.split):
-        raise ValueError(
-            f"env.val.split={env.val.split!r} with env.train.split={env.train.split!r}: the two share tasks; "
-            "set env.train.split=train and env.val.split=held_out, so that validation tasks are never trained on"
+        refuse(
+            "env.val.split",
+            env.val.split,
+            "splits that share no task, so that validation tasks are never trained on",
+            "set env.train.split=train and env.val.split=held_out",
+            because=f"with env.train.split={env.train.split!r}: the two share tasks",
         )
 
 
@@ -108,7 +115,10 @@ def _model_path(config: DictConfig) -> None:
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     if path == NANO or is_hub_id or Path(path).expanduser().is_dir():
         return
-    raise ValueError(
-        f"{field}={path!r}: no such folder; give a folder with config.json, a hub id (organisation/name), or "
-        f"{NANO!r} for the model of the embedded default"
+    refuse(
+        field,
+        path,
+        f"a folder with config.json, a hub id (organisation/name), or {NANO!r} for the model of the embedded default",
+        "give one",
+        because="which is no folder here",
     )

@@ -11,6 +11,7 @@ from trm_agent.runs.model_facts import ModelFacts
 from trm_agent.runs.solver_tokens import measure_solver
 from trm_agent.tasks import Task
 from trm_agent.trust_region.settings import FIELD_PATH
+from trm_fields import refuse
 
 _ROLLOUT = "actor_rollout_ref.rollout"
 
@@ -42,9 +43,12 @@ def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], tuple[i
         for field, needed in (("data.max_prompt_length", prompt), ("data.max_response_length", response)):
             budget = OmegaConf.select(config, field)
             if needed > budget:
-                raise ValueError(
-                    f"env.{stream}.horizons: horizon {horizon} cannot fit: the shortest solution takes {needed} tokens "
-                    f"and {field}={budget}; lower the horizon or raise {field} (and {_ROLLOUT}.max_model_len)"
+                refuse(
+                    f"env.{stream}.horizons",
+                    horizon,
+                    f"horizons that fit {field}={budget}",
+                    f"lower it, or raise {field} (and {_ROLLOUT}.max_model_len)",
+                    because=f"which cannot fit: the shortest solution takes {needed} tokens",
                 )
 
 
@@ -56,9 +60,11 @@ def check_top_k(config: DictConfig, vocab_size: int) -> None:
     """
     loss = config.actor_rollout_ref.actor.policy_loss
     if loss.loss_mode == "trm" and loss.trm.estimator == "topk" and loss.trm.top_k > vocab_size:
-        raise ValueError(
-            f"{FIELD_PATH}.top_k={loss.trm.top_k}: the model's vocabulary has {vocab_size} tokens; lower it, or set "
-            "estimator=exact for the whole distribution"
+        refuse(
+            f"{FIELD_PATH}.top_k",
+            loss.trm.top_k,
+            f"at most the {vocab_size} tokens of the model's vocabulary",
+            "lower it, or set estimator=exact for the whole distribution",
         )
 
 
@@ -75,10 +81,13 @@ def check_context(config: DictConfig, max_positions: int | None) -> None:
     """
     prompt, response = config.data.max_prompt_length, config.data.max_response_length
     if max_positions is not None and prompt + response > max_positions:
-        raise ValueError(
-            f"data.max_response_length={response} with data.max_prompt_length={prompt}: the model was made for "
-            f"contexts of {max_positions} tokens (max_position_embeddings of its config.json); lower one to "
-            f"{max_positions} in all"
+        refuse(
+            "data.max_response_length",
+            response,
+            f"{max_positions} tokens in all, the contexts that the model was made for (max_position_embeddings of its "
+            "config.json)",
+            "lower one of the two",
+            because=f"with data.max_prompt_length={prompt}",
         )
 
 

@@ -4,6 +4,7 @@ from omegaconf import DictConfig
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.trust_region.surroundings import trust_region
+from trm_fields import COUNT, refuse
 
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
@@ -20,31 +21,41 @@ def batches(config: DictConfig) -> None:
         (f"{_ACTOR}.ppo_mini_batch_size", mini),
         ("trainer.n_gpus_per_node * trainer.nnodes", devices),
     ):
-        if value < 1:
-            raise ValueError(f"{field}={value}: must be at least 1")
+        COUNT.check(field, value)
     if batch % mini:
-        raise ValueError(
-            f"{_ACTOR}.ppo_mini_batch_size={mini}: does not divide data.train_batch_size={batch}; "
-            f"both count prompts: choose a divisor of {batch}"
+        refuse(
+            f"{_ACTOR}.ppo_mini_batch_size",
+            mini,
+            f"a divisor of data.train_batch_size={batch}; both count prompts",
+            "choose one",
+            because="which does not divide",
         )
     if (mini * group) % devices:
-        raise ValueError(
-            f"{_ACTOR}.ppo_mini_batch_size={mini} times {_ROLLOUT}.n={group} sequences cannot be divided over "
-            f"{devices} devices; change one so that the product is a multiple of {devices}"
+        refuse(
+            f"{_ACTOR}.ppo_mini_batch_size",
+            mini,
+            f"with {_ROLLOUT}.n={group} a multiple of {devices} sequences",
+            "change one of the two",
+            because=f"whose {mini * group} sequences cannot be divided over {devices} devices",
         )
     actor, per_device = config.actor_rollout_ref.actor, mini * group // devices
     micro = actor.ppo_micro_batch_size_per_gpu
     if not actor.use_dynamic_bsz and micro is not None and per_device % micro:
-        raise ValueError(
-            f"{_ACTOR}.ppo_micro_batch_size_per_gpu={micro}: does not divide the {per_device} sequences that a device "
-            f"gets of a mini-batch ({mini} prompts times {group} episodes over {devices} devices); "
-            f"choose a divisor of {per_device}, or {_ACTOR}.use_dynamic_bsz=true"
+        refuse(
+            f"{_ACTOR}.ppo_micro_batch_size_per_gpu",
+            micro,
+            f"a divisor of the {per_device} sequences that a device gets of a mini-batch ({mini} prompts times {group} "
+            f"episodes over {devices} devices)",
+            f"choose one, or {_ACTOR}.use_dynamic_bsz=true",
         )
     estimator = str(config.algorithm.adv_estimator)
     if estimator in GROUP_ESTIMATORS and group < 2:
-        raise ValueError(
-            f"{_ROLLOUT}.n={group}: the baseline of algorithm.adv_estimator={estimator} needs at least 2 episodes a "
-            "task, and every advantage would be 0; raise it"
+        refuse(
+            f"{_ROLLOUT}.n",
+            group,
+            f"at least 2 episodes per task for the baseline of algorithm.adv_estimator={estimator}",
+            "raise it",
+            because="with which every advantage would be 0",
         )
 
 
@@ -53,9 +64,12 @@ def lengths(config: DictConfig) -> None:
     prompt, response = config.data.max_prompt_length, config.data.max_response_length
     model = config.actor_rollout_ref.rollout.max_model_len
     if model is not None and prompt + response > model:
-        raise ValueError(
-            f"{_ROLLOUT}.max_model_len={model}: less than data.max_prompt_length={prompt} plus "
-            f"data.max_response_length={response}; raise it to at least {prompt + response}"
+        refuse(
+            f"{_ROLLOUT}.max_model_len",
+            model,
+            f"at least {prompt + response}, which is data.max_prompt_length={prompt} plus "
+            f"data.max_response_length={response}",
+            "raise it",
         )
 
 
@@ -63,25 +77,38 @@ def sampling(config: DictConfig) -> None:
     """Refuse sampling whose log-probs would belong to another distribution."""
     rollout = config.actor_rollout_ref.rollout
     if rollout.top_p < 1:
-        raise ValueError(
-            f"{_ROLLOUT}.top_p={rollout.top_p}: below 1 the engine reports log-probs of a cut and renormalised "
-            "distribution, and the ratio to the trainer's is wrong; set it to 1.0"
+        refuse(
+            f"{_ROLLOUT}.top_p",
+            rollout.top_p,
+            "1.0",
+            "set it",
+            because="below which the engine reports log-probs of a cut and renormalised distribution, and the ratio to "
+            "the trainer's is wrong",
         )
     if rollout.top_k not in (-1, 0):
-        raise ValueError(f"{_ROLLOUT}.top_k={rollout.top_k}: cuts the sampled distribution like top_p; set it to -1")
+        refuse(
+            f"{_ROLLOUT}.top_k",
+            rollout.top_k,
+            "-1 or 0",
+            "set it to -1",
+            because="which cuts the sampled distribution as top_p does",
+        )
     if rollout.temperature <= 0:
-        raise ValueError(f"{_ROLLOUT}.temperature={rollout.temperature}: training samples; give a positive temperature")
+        refuse(f"{_ROLLOUT}.temperature", rollout.temperature, "above 0, since training samples", "set it to 1.0")
 
 
 def schedule(config: DictConfig) -> None:
     """Refuse more steps than there are tasks."""
     steps = config.trainer.total_training_steps
     if steps is None or steps < 1:
-        raise ValueError(f"trainer.total_training_steps={steps}: give the number of steps, at least 1")
-    if steps * config.data.train_batch_size > config.env.train.num_tasks:
-        raise ValueError(
-            f"env.train.num_tasks={config.env.train.num_tasks}: {steps} steps of {config.data.train_batch_size} tasks "
-            f"need {steps * config.data.train_batch_size}; raise it or lower trainer.total_training_steps"
+        refuse("trainer.total_training_steps", steps, "at least 1", "give the number of steps")
+    needed = steps * config.data.train_batch_size
+    if needed > config.env.train.num_tasks:
+        refuse(
+            "env.train.num_tasks",
+            config.env.train.num_tasks,
+            f"at least {needed}, which is {steps} steps of {config.data.train_batch_size} tasks",
+            "raise it, or lower trainer.total_training_steps",
         )
 
 

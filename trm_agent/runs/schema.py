@@ -45,9 +45,6 @@ def check_groups(config: DictConfig) -> None:
                 group.from_mapping(values)
     except OmegaConfBaseException as error:
         refuse(error.full_key or path, _value_of(error), "a value of the field's type", f"change it ({_line(error)})")
-    for field, of_verl in OF_VERL.items():
-        if OmegaConf.select(config, field) is not None:
-            refuse(field, OmegaConf.select(config, field), "nothing, verl has a field for it", f"set {of_verl}")
 
 
 def check_name(field: str) -> None:
@@ -79,6 +76,8 @@ def _checked(section: Any, declared: Any, path: str) -> dict[str, Any]:
     for name, written in cast("dict[str, Any]", OmegaConf.to_container(section, resolve=False)).items():
         if name not in names:
             _refuse_name(f"{path}.{name}", names)
+        if of_verl := OF_VERL.get(f"{path}.{name}"):
+            refuse(f"{path}.{name}", written, "nothing, verl has a field for it", f"set {of_verl}")
         if _OF_OURS.fullmatch(str(written)):
             continue
         value = section[name]

@@ -14,6 +14,7 @@ from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.dump import Dump
 from trm_agent.trust_region.masking import examine, sequence_statistic
 from trm_agent.trust_region.settings import TrmConfig
+from trm_fields import SHARE, refuse
 
 STATISTICS = tuple(name for name, row in CRITERIA.items() if row.statistic)
 
@@ -58,9 +59,12 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
         ValueError: the dump has no sequence with finite log-probs, or lacks the data of the estimator.
     """
     if trm.estimator != "sampled" and not dump.divergences:
-        raise ValueError(
-            f"estimator: got {trm.estimator!r}, but the dump holds only sampled log-probs; allowed: sampled; dump with "
-            f"estimator={trm.estimator} to have more"
+        refuse(
+            "estimator",
+            trm.estimator,
+            "sampled",
+            f"dump with estimator={trm.estimator} to have more",
+            because="but the dump holds only sampled log-probs",
         )
     mask = torch.from_numpy(dump.response_mask)
     log_ratio = masked_log_ratio(torch.from_numpy(dump.log_probs), torch.from_numpy(dump.rollout_log_probs), mask)
@@ -107,7 +111,7 @@ def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
         ValueError: the criterion is not one of `STATISTICS`.
     """
     if criterion not in STATISTICS:
-        raise ValueError(f"criterion: got {criterion!r}; allowed: {', '.join(STATISTICS)}; choose one of them")
+        refuse("criterion", criterion, ", ".join(STATISTICS), "choose one of them")
     interval = sequence_statistic(criterion, trm, batch.tokens)
     return or_infinite(interval.upper if trm.undecided == "reject" else interval.lower)
 
@@ -152,8 +156,7 @@ def recommend(values: torch.Tensor, target_acceptance: float) -> float:
     Raises:
         ValueError: if the target is not above 0 and at most 1.
     """
-    if not 0 < target_acceptance <= 1:
-        raise ValueError(f"target acceptance: got {target_acceptance}; allowed: above 0 and at most 1; give e.g. 0.9")
+    SHARE.check("target acceptance", target_acceptance, "give one, such as 0.9")
     return least_threshold(values, target_acceptance).item()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
+from trm_fields import refuse
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,27 +33,36 @@ def trust_region(config: DictConfig) -> None:
     if loss.loss_mode != LOSS_MODE:
         return
     if "trm" not in loss:
-        raise ValueError(f"{_LOSS}.loss_mode='trm': the thresholds are missing; choose policy_loss=trm")
+        refuse(
+            f"{_LOSS}.loss_mode", LOSS_MODE, "trm with its thresholds", "choose policy_loss=trm", because="without any"
+        )
     trm = TrmConfig.from_mapping(section(loss, "trm"))
     if not config.actor_rollout_ref.rollout.calculate_log_probs:
-        raise ValueError(
-            f"{_ROLLOUT}.calculate_log_probs=false: the trust region is measured from the rollout's log-probs; "
-            "set it to true"
+        refuse(
+            f"{_ROLLOUT}.calculate_log_probs",
+            config.actor_rollout_ref.rollout.calculate_log_probs,
+            "true, since the trust region is measured from the rollout's log-probs",
+            "set it to true",
         )
     if config.algorithm.rollout_correction.bypass_mode == trm.decoupled:
-        raise ValueError(
-            f"algorithm.rollout_correction.bypass_mode={str(not trm.decoupled).lower()} is needed with "
-            f"{FIELD_PATH}.decoupled={str(trm.decoupled).lower()}: with bypass_mode=true verl's old_log_probs are the "
-            "rollout's own, without it the trainer's at the start of the step; change one of them (policy_loss=trm and "
-            "policy_loss=trm_decoupled set both)"
+        refuse(
+            "algorithm.rollout_correction.bypass_mode",
+            config.algorithm.rollout_correction.bypass_mode,
+            f"{str(not trm.decoupled).lower()}: with bypass_mode=true verl's old_log_probs are the rollout's own, "
+            "without it the trainer's at the start of the step",
+            "change one of them (policy_loss=trm and policy_loss=trm_decoupled set both)",
+            because=f"with {FIELD_PATH}.decoupled={str(trm.decoupled).lower()}",
         )
     if trm.estimator != "sampled":
         _distributions(config, trm.estimator)
     dump = DumpConfig.from_mapping(section(loss, "dump"))
     if dump.distributions and trm.estimator != "exact":
-        raise ValueError(
-            f"{DUMP_PATH}.distributions=true with {FIELD_PATH}.estimator={trm.estimator!r}: the rollout's whole "
-            "distributions are recorded for estimator=exact alone; set it, or distributions=false"
+        refuse(
+            f"{DUMP_PATH}.distributions",
+            dump.distributions,
+            "true with estimator=exact, for which alone the rollout's whole distributions are recorded",
+            "set it, or distributions=false",
+            because=f"with {FIELD_PATH}.estimator={trm.estimator!r}",
         )
 
 
@@ -70,32 +80,47 @@ def trainer_and_engine(config: DictConfig) -> None:
     trm = TrmConfig.from_mapping(section(loss, "trm"))
     libraries = OmegaConf.select(config, "actor_rollout_ref.model.external_lib")
     if libraries != EXTENSION and EXTENSION not in (libraries or []):
-        raise ValueError(
-            f"actor_rollout_ref.model.external_lib: got {libraries!r} with {_LOSS}.loss_mode=trm; allowed: "
-            f"{EXTENSION}, which names the metrics and brings the engine, or a list with it; set it"
+        refuse(
+            "actor_rollout_ref.model.external_lib",
+            libraries,
+            f"{EXTENSION}, which names the metrics and brings the engine, or a list with it",
+            "set it",
+            because=f"with {_LOSS}.loss_mode=trm",
         )
     if OmegaConf.select(config, f"{_ROLLOUT}.agent.default_agent_loop") == AGENT_LOOP and "env" not in config:
-        raise ValueError(
-            f"{_ROLLOUT}.agent.default_agent_loop: got {AGENT_LOOP!r} without the group `env`, for what it plays; "
-            "allowed here: an agent loop of verl's or of yours; choose one, or start python -m trm_agent.train"
+        refuse(
+            f"{_ROLLOUT}.agent.default_agent_loop",
+            AGENT_LOOP,
+            "an agent loop of verl's or of yours",
+            "choose one, or start python -m trm_agent.train",
+            because="without the group `env`, for what it plays",
         )
     if OmegaConf.select(config, "trainer.use_v1") is False:
-        raise ValueError(
-            f"trainer.use_v1: got False with {_LOSS}.loss_mode=trm; allowed: true, since verl's legacy trainer has no "
-            "place for its metrics and thresholds; set trainer.use_v1=true"
+        refuse(
+            "trainer.use_v1",
+            False,
+            "true, since verl's legacy trainer has no place for its metrics and thresholds",
+            "set trainer.use_v1=true",
+            because=f"with {_LOSS}.loss_mode=trm",
         )
     correction = config.algorithm.rollout_correction
     if correction.get("rollout_is") is not None:
-        raise ValueError(
-            f"algorithm.rollout_correction.rollout_is: got {correction.rollout_is!r} with {_LOSS}.loss_mode=trm, which "
-            "weighs each token itself; allowed: null; set it to null"
+        refuse(
+            "algorithm.rollout_correction.rollout_is",
+            correction.rollout_is,
+            "null",
+            "set it to null",
+            because=f"with {_LOSS}.loss_mode=trm, which weighs each token itself",
         )
     strategy = config.actor_rollout_ref.actor.get("strategy")
     for name, wanted in (("target_acceptance", trm.target_acceptance is not None), ("decoupled", trm.decoupled)):
         if wanted and strategy not in _OURS_FSDP:
-            raise ValueError(
-                f"{FIELD_PATH}.{name}: got {getattr(trm, name)!r} with {_ACTOR}.strategy={strategy!r}; allowed: with "
-                f"strategy {' or '.join(_OURS_FSDP)}; choose one of them, or leave {name} out"
+            refuse(
+                f"{FIELD_PATH}.{name}",
+                getattr(trm, name),
+                f"with strategy {' or '.join(_OURS_FSDP)}",
+                f"choose one of them, or leave {name} out",
+                because=f"with {_ACTOR}.strategy={strategy!r}",
             )
 
 
@@ -122,8 +147,10 @@ def _distributions(config: DictConfig, estimator: str) -> None:
     for field, allowed in needs:
         value = OmegaConf.select(config, field)
         if value not in allowed:
-            raise ValueError(
-                f"{field}={value!r} with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator; "
-                f"allowed: {', '.join(str(choice) for choice in allowed if choice is not None)}; "
-                "change it, or set estimator=sampled"
+            refuse(
+                field,
+                value,
+                ", ".join(str(choice) for choice in allowed if choice is not None),
+                "change it, or set estimator=sampled",
+                because=f"with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator",
             )

@@ -1,10 +1,11 @@
 """The sampling of an evaluation's tokens, and the seeds that decide them."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from trm_fields import LEAST_0, SHARE, Number, check_settings, setting
 
 
 @dataclass(frozen=True)
@@ -15,20 +16,18 @@ class Sampling:
         ValueError: a value is not allowed.
     """
 
-    temperature: float = 1.0
-    """Temperature; 0 takes the most likely token."""
-    top_p: float = 1.0
-    """Share of the probability that is sampled from, the most likely tokens first."""
-    seed: int = 0
-    """Base of the seeds of all random choices."""
+    temperature: float = setting(
+        1.0,
+        Number("of 0 or more", lambda value: value >= 0),
+        "Temperature; 0 takes the most likely token.",
+    )
+    top_p: float = setting(
+        1.0, SHARE, "Share of the probability that is sampled from, the most likely tokens first; 1: all of it."
+    )
+    seed: int = setting(0, LEAST_0, "Base of the seeds of all random choices.")
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
-            raise ValueError(f"temperature = {self.temperature}: expected at least 0; 0 takes the most likely token")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p = {self.top_p}: expected more than 0 and at most 1; 1 samples from all tokens")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed = {self.seed!r}: expected a whole number of at least 0, such as 0")
+        check_settings(self, "")
 
 
 def turn_seed(base_seed: int, episode_seed: int, turn: int) -> int:

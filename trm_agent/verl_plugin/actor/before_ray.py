@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from verl.workers.config import ActorConfig
 
 from trm_agent.trust_region.surroundings import LOSS_MODE, trainer_and_engine, trust_region
+from trm_fields import refuse
 
 _MARK = "_trm_agent_checks"
 
@@ -50,8 +51,10 @@ def check_loss_aggregation(loss_agg_mode: str, loss_scale_factor: float | None) 
             micro-batch.
     """
     if loss_agg_mode == "seq-mean-token-sum-norm" and loss_scale_factor is None:
-        raise ValueError(
-            "actor_rollout_ref.actor.loss_scale_factor: got null with loss_agg_mode=seq-mean-token-sum-norm, so the "
-            "gradient would depend on the micro-batch size; allowed: a positive number; set it to "
-            "data.max_response_length"
+        refuse(
+            "actor_rollout_ref.actor.loss_scale_factor",
+            None,
+            "a positive number",
+            "set it to data.max_response_length",
+            because="with loss_agg_mode=seq-mean-token-sum-norm, so the gradient would depend on the micro-batch size",
         )

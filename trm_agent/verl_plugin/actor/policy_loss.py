@@ -17,6 +17,7 @@ from trm_agent.trust_region.surroundings import LOSS_MODE
 from trm_agent.verl_plugin.actor import before_ray
 from trm_agent.verl_plugin.actor.before_ray import check_loss_aggregation
 from trm_agent.verl_plugin.actor.update import MicroBatch, current_micro_batch, report
+from trm_fields import refuse
 
 TARGET = "trm_agent.verl_plugin.actor.policy_loss.TrmPolicyLossConfig"
 
@@ -48,9 +49,11 @@ class TrmPolicyLossConfig(PolicyLossConfig):
             if isinstance(value, kind):
                 continue
             if not isinstance(value, Mapping):
-                raise ValueError(
-                    f"actor_rollout_ref.actor.policy_loss.{name}: got {value!r}; allowed: a mapping of "
-                    f"{kind.__name__}'s fields; write one"
+                refuse(
+                    f"actor_rollout_ref.actor.policy_loss.{name}",
+                    value,
+                    f"a mapping of {kind.__name__}'s fields",
+                    "write one",
                 )
             # verl's configs refuse a second assignment to a field.
             object.__setattr__(self, name, kind.from_mapping(value))
@@ -99,9 +102,12 @@ def compute_policy_loss_trm(
     """
     trm = _trm_config(config)
     if rollout_is_weights is not None:
-        raise ValueError(
-            "algorithm.rollout_correction.rollout_is: the batch carries importance weights, but trm weighs each token "
-            "itself; allowed: null; set algorithm.rollout_correction.rollout_is=null"
+        refuse(
+            "algorithm.rollout_correction.rollout_is",
+            "importance weights in the batch",
+            "null",
+            "set algorithm.rollout_correction.rollout_is=null",
+            because="but trm weighs each token itself",
         )
     batch_info = dict(config.global_batch_info)
     check_loss_aggregation(loss_agg_mode, batch_info.get("loss_scale_factor"))
@@ -134,9 +140,12 @@ def compute_policy_loss_trm(
 def _trm_config(config: Any) -> TrmConfig:
     trm = None if config is None else config.policy_loss.get("trm", None)
     if trm is None:
-        raise ValueError(
-            f"{FIELD_PATH}: missing, so the loss {LOSS_MODE!r} has no thresholds; allowed: a mapping of TrmConfig's "
-            f"fields; set actor_rollout_ref.actor.policy_loss._target_={TARGET}"
+        refuse(
+            FIELD_PATH,
+            trm,
+            "a mapping of TrmConfig's fields",
+            f"set actor_rollout_ref.actor.policy_loss._target_={TARGET}",
+            because=f"so the loss {LOSS_MODE!r} has no thresholds",
         )
     return trm if isinstance(trm, TrmConfig) else TrmConfig.from_mapping(trm)
 
@@ -145,9 +154,12 @@ def _rollout_log_probs(micro_batch: MicroBatch, trm: TrmConfig, old_log_prob: to
     if not trm.decoupled:
         return old_log_prob
     if micro_batch.rollout_log_probs is None:
-        raise ValueError(
-            f"{FIELD_PATH}.decoupled: the batch has no rollout log-probs; allowed: true with verl's FSDP engine and "
-            "actor_rollout_ref.rollout.calculate_log_probs=true; set both, or decoupled=false with bypass_mode=true"
+        refuse(
+            f"{FIELD_PATH}.decoupled",
+            trm.decoupled,
+            "true with verl's FSDP engine and actor_rollout_ref.rollout.calculate_log_probs=true",
+            "set both, or decoupled=false with bypass_mode=true",
+            because="but the batch has no rollout log-probs",
         )
     return micro_batch.rollout_log_probs
 
@@ -158,9 +170,12 @@ def _measured_divergences(trm: TrmConfig, micro_batch: MicroBatch, log_ratio: to
         return None
     found = micro_batch.divergences
     if found is None:
-        raise ValueError(
-            f"{FIELD_PATH}.estimator: got {trm.estimator!r}, but the batch carries no distributions of the rollout; "
-            "allowed with a vLLM rollout, our agent loop and verl's FSDP engine; or set estimator=sampled"
+        refuse(
+            f"{FIELD_PATH}.estimator",
+            trm.estimator,
+            "topk and exact with a vLLM rollout, our agent loop and verl's FSDP engine",
+            "choose these, or set estimator=sampled",
+            because="but the batch carries no distributions of the rollout",
         )
     return found.of_batch(log_ratio, known=trm.estimator == "exact")
 

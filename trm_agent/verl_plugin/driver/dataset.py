@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torch.utils.data import Dataset
 
 from trm_agent.tasks import STREAMS, task_at
+from trm_fields import refuse
 
 
 class EnvDataset(Dataset):
@@ -23,9 +24,11 @@ class EnvDataset(Dataset):
     def __init__(self, data_files: str, config: DictConfig, max_samples: int = -1, **_: Any) -> None:
         stream = data_files[0] if not isinstance(data_files, str) else data_files
         if stream not in STREAMS:
-            raise ValueError(
-                f"data.{'train' if 'train' in str(data_files) else 'val'}_files: {data_files!r}: "
-                f"environment tasks come from {sorted(STREAMS)}; leave the field as conf/train.yaml has it"
+            refuse(
+                f"data.{'train' if 'train' in str(data_files) else 'val'}_files",
+                data_files,
+                f"{' or '.join(sorted(STREAMS))}, since tasks come from the environment",
+                "leave the field as conf/train.yaml has it",
             )
         self.stream = stream
         self.env = config.env
