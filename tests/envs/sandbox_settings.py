@@ -70,10 +70,12 @@ class Setting:
         """Open a session."""
         key = next(self._keys)
         self.ask("open", key)
+        opened = Session(self, key)
         try:
-            yield Session(self, key)
+            yield opened
         finally:
-            self.ask("close", key)
+            if not opened.is_gone:
+                self.ask("close", key)
 
     def evaluate(self, source: str) -> Any:
         """Execute statements beside the sandbox, which they know as `sandbox`; return what they set as `value`."""
@@ -104,7 +106,11 @@ class Session:
     """A session of a setting's sandbox."""
 
     def __init__(self, setting: Setting, key: int) -> None:
-        self._setting, self.key = setting, key
+        self._setting, self.key, self.is_gone = setting, key, False
+
+    def forget(self) -> None:
+        """Leave it as it is: its process is gone."""
+        self.is_gone = True
 
     def run(self, code: str, **arguments: Any) -> Result:
         """Run a cell."""
@@ -225,7 +231,7 @@ def _started(is_user: bool) -> Iterator[tuple["subprocess.Popen[bytes]", Connect
         try:
             yield process, channel
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it may be gone
                 channel.send(None)
             try:
                 process.wait(20)

@@ -143,5 +143,6 @@ def _namespace() -> str:
 
 
 def _start_time(pid: int) -> str:
-    """Return when a process started, in the kernel's ticks; "" if there is none."""
-    return read(f"/proc/{pid}/stat", missing=") " + " " * 30).rpartition(") ")[2].split(" ")[19]
+    """Return when a process started, in the kernel's ticks; "" if there is none, or one that has ended."""
+    fields = read(f"/proc/{pid}/stat", missing="").rpartition(") ")[2].split(" ")
+    return "" if fields[0] in ("", "Z", "X") else fields[19]

@@ -15,8 +15,8 @@ OVERHEAD_PROCESSES = 4
 """Processes of a group beyond a call's limit: supervisor, clerk, and those that end."""
 KEPT_BYTES = 32 << 20
 """Most that may stay charged to a group between two calls."""
-LEFT_BYTES = 1 << 20
-"""Most that may be charged to a group that is removed."""
+MOST_GIVEN_UP = 4 << 20
+"""Largest cache of files that is given up as its group is removed; a larger one is worth more than the group."""
 SOCKET_BYTES = 16 << 20
 """Memory of TCP sockets, which version 1 counts apart."""
 FREEZE_S = 2.0
@@ -106,15 +106,16 @@ class Group:
         return number > before
 
     def is_clean(self) -> bool:
-        """Return True if little is charged to the group between two calls; caches of files are given up for that."""
+        """Return True if little is charged to the group between two calls, but for files of the host's in the cache.
+
+        The kernel gives that cache up before a limit is reached.
+        """
         if "memory" not in self._paths:
             return True
         with contextlib.suppress(OSError):
             self.was_exceeded()  # what the kernel killed so far is of the call that is over
-            if (used := self.usage()) <= KEPT_BYTES:
-                return True
-            self._reclaim(used)
-            return self.usage() <= KEPT_BYTES
+            used = self.usage()
+            return used <= KEPT_BYTES or used - self._cached() <= KEPT_BYTES
         return False
 
     def usage(self) -> int:
@@ -151,10 +152,15 @@ class Group:
         with contextlib.suppress(OSError):
             if any(read(f"{folder}/cgroup.procs") for folder in self._folders):
                 return False
-            if "memory" in self._paths and (used := self.usage()) > LEFT_BYTES:
-                self._reclaim(used)  # else the group lives on, unseen, for as long as the caches do
+            if "memory" in self._paths and self.usage() <= MOST_GIVEN_UP:
+                self._reclaim(MOST_GIVEN_UP)  # else the group lives on, unseen, for as long as the cache does
         self._folders = [folder for folder in self._folders if not removed(folder)]
         return not self._folders
+
+    def _cached(self) -> int:
+        """Return the bytes of files in the cache, without those of a tmpfs, which are memory."""
+        lines = dict(line.split(" ") for line in read(f"{self._paths['memory']}/memory.stat").splitlines())
+        return int(lines.get("file") or lines["cache"]) - int(lines["shmem"])
 
     def _reclaim(self, num_bytes: int) -> None:
         path = self._paths["memory"]

@@ -1,0 +1,166 @@
+"""Control groups at work: a paused session is frozen, shares are equal, the kernel's kill is told, nothing is left."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.envs.sandbox_attacks_memory import GROW
+from tests.envs.sandbox_attacks_pause import RUN_ON
+from tests.envs.sandbox_settings import missing, opened
+from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
+from trm_envs.sandbox import Limits, LocalSandbox, Status
+from trm_envs.sandbox.local.cgroups import groups_of_this_process, remove_leftovers
+
+pytestmark = [
+    pytest.mark.slow,
+    needs_bubblewrap,
+    pytest.mark.skipif(
+        missing("root, cgroups") is not None and not os.environ.get("TRM_ALL_SETTINGS"),
+        reason="needs root and control groups",
+    ),
+]
+
+WIDE = dataclasses.replace(TIGHT, wall_s=20.0, memory_bytes=512 * MIB, processes=64)
+GROUPED = ("root, cgroups", "user, cgroups")
+
+
+def ticks(pids: list[int]) -> int:
+    """Processor time of processes, in the kernel's ticks."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total
+
+
+def folders_of(pid: int) -> list[Path]:
+    return [path for path in Path("/sys/fs/cgroup").glob(f"**/trm-sandbox-*-{pid}-*") if path.is_dir()]
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_twenty_paused_sessions_do_not_move_and_go_on_where_they_were(name: str) -> None:
+    with opened(name, WIDE) as setting, contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(setting.session()) for _ in range(20)]
+        attacks = [code for key, code in RUN_ON.items() if "orphans" not in key and key != "forks"]
+        for number, session in enumerate(sessions):
+            assert session.run(f"x = {number}").ok
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda each: each[1].run(attacks[each[0] % len(attacks)]), enumerate(sessions)))
+        inside = descendants_of(setting.pid)
+        before = ticks(inside)
+        time.sleep(2)
+        assert ticks(inside) == before
+        told = [session.run("print(x)") for session in sessions]
+        for number, result in enumerate(told):
+            assert result.stdout == f"{number}\n" or result.state_lost, result
+        assert any(result.ok for result in told)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_the_death_of_the_host_process_ends_frozen_and_running_sessions(name: str) -> None:
+    with opened(name, WIDE) as setting, setting.session() as paused, ThreadPoolExecutor(1) as pool:
+        assert paused.run(RUN_ON["a thread"]).ok
+        running = pool.submit(setting.run, "while True: pass")
+        time.sleep(0.3)
+        inside, folders = descendants_of(setting.pid), folders_of(setting.pid)
+        assert len(inside) > 4
+        assert folders
+        paused.forget()
+        os.kill(setting.pid, signal.SIGKILL)
+        with pytest.raises(EOFError):
+            running.result()
+        deadline = time.monotonic() + 10
+        while left := [pid for pid in inside if os.path.exists(f"/proc/{pid}")]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
+        for folder in folders:
+            remove_leftovers(folder.parent)
+            assert not folder.exists()
+
+
+@pytest.fixture
+def sandbox() -> Iterator[LocalSandbox]:
+    with LocalSandbox(WIDE, max_concurrent=4) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", ["shared, a page kept", "/dev/zero, a page kept", "unseen processes", "local sockets"])
+def test_memory_that_nobody_sees_is_told_as_the_memory_limit(sandbox: LocalSandbox, name: str) -> None:
+    limits = dataclasses.replace(WIDE, memory_bytes=64 * MIB, disk_bytes=MIB)
+    result = sandbox.run(GROW[name], limits=limits)
+    assert (result.status, result.return_code) == (Status.MEMORY, None), result
+    with sandbox.session() as session:
+        assert session.run("x = 1", limits=limits).ok
+        lost = session.run(GROW[name], limits=limits)
+        assert (lost.status, lost.state_lost) == (Status.MEMORY, True), lost
+        assert session.run("print(1)").stdout == "1\n"
+    assert sandbox.run("print(1)").stdout == "1\n"
+
+
+def test_a_session_that_holds_more_than_a_cell_may_has_reached_the_limit(sandbox: LocalSandbox) -> None:
+    with sandbox.session() as session:
+        assert session.run("x = bytearray(b'y') * (200 << 20)").ok
+        less = dataclasses.replace(WIDE, memory_bytes=64 * MIB, disk_bytes=MIB)
+        result = session.run("import time; time.sleep(0.3)", limits=less)
+        assert (result.status, result.state_lost) == (Status.MEMORY, True), result
+        assert session.run("print(1)").stdout == "1\n"
+
+
+def test_a_session_may_be_closed_while_it_is_frozen(sandbox: LocalSandbox) -> None:
+    for _ in range(3):
+        with sandbox.session() as session:
+            assert session.run("import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()").ok
+    session = sandbox.session()
+    assert session.run("x = 1").ok
+    session._work.abort()
+    assert session.run("print('x' in globals())").stdout == "False\n"
+    session.close()
+
+
+def test_a_program_has_the_share_of_one_however_many_processes_it_starts() -> None:
+    spin = "import os, resource, sys, time\nend = time.monotonic() + 1.5\n"
+    many = spin + (
+        "for _ in range(30):\n    if os.fork() == 0:\n        os.setsid()\n        try: os.nice(-5)\n"
+        "        except OSError: pass\n        while time.monotonic() < end: pass\n        os._exit(0)\n"
+        "for _ in range(30): os.wait()\nused = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_utime + used.ru_stime)"
+    )
+    one = spin + "while time.monotonic() < end: pass\nprint(time.process_time())"
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        with LocalSandbox(WIDE, max_concurrent=2) as sandbox, ThreadPoolExecutor(2) as pool:
+            shares = [float(result.stdout) for result in pool.map(sandbox.run, (many, one))]
+    finally:
+        os.sched_setaffinity(0, processors)
+    assert shares[1] > 0.3 * sum(shares), shares
+
+
+def test_nothing_is_charged_between_calls_and_no_group_is_left() -> None:
+    with LocalSandbox(WIDE, max_concurrent=1) as sandbox:
+        fill = "import glob\nopen('f', 'wb').write(bytes(3 << 20))\nx = bytearray(b'x') * (200 << 20)\n"
+        fill += "for p in glob.glob('/usr/lib/*/*.so*')[:200]: open(p, 'rb').read()"
+        usages = []
+        for _ in range(4):
+            assert sandbox.run(fill).ok
+            assert sandbox.run("").ok
+            groups = [world._group for world in sandbox._zygote._idle]  # type: ignore[union-attr]
+            usages += [group.usage() - group._cached() for group in groups if group is not None]
+        assert max(usages) < 40 * MIB, usages
+        assert folders_of(os.getpid())
+    groups_of_this_process().sweep(2.0)
+    assert [inner for path in folders_of(os.getpid()) for inner in path.iterdir() if inner.is_dir()] == []
+
+
+def test_a_limit_of_processes_holds_in_the_group_too(sandbox: LocalSandbox) -> None:
+    code = "import os, time\nn = 0\ntry:\n    while True:\n        if os.fork() == 0: time.sleep(9)\n        n += 1\n"
+    code += "except OSError: print(n)"
+    assert int(sandbox.run(code, limits=Limits(processes=9)).stdout) == 8
