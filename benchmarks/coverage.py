@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of `trm eval` hold a known truth, and their width, beside other intervals.
+"""Measure coverage and width of the 95 % intervals of `trm eval` against a known truth, beside other intervals.
 
 python -m benchmarks.coverage [--repeats 2000] [--seed 0] [--study WORD]
 
@@ -38,7 +38,7 @@ LEVEL = 0.05
 
 
 class Evaluations(NamedTuple):
-    """What was seen of many evaluations, and the truth behind each."""
+    """The observations of many evaluations, with the truth behind each."""
 
     values: Floats
     """A figure of each task in [0, 1], shape (evaluations, tasks); for a comparison that of the first checkpoint."""
@@ -49,7 +49,7 @@ class Evaluations(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Of one setting; `before` is the interval used before."""
+    """Results of one setting; `before` is the interval used before."""
 
     ours: float
     before: float
@@ -64,7 +64,7 @@ class Result(NamedTuple):
 
     @property
     def fails(self) -> str:
-        """What is wrong, empty if nothing is."""
+        """Return the faults of the setting; empty without any."""
         faults = {
             "coverage": self.ours < LEAST,
             "width": self.width > WIDER and self.before >= LEAST,

@@ -1,4 +1,4 @@
-"""Environment steps a second with many episodes at once in one process, against GEM and reasoning-gym.
+"""Measure environment steps per second with many episodes at once in one process, against GEM and reasoning-gym.
 
 python -m benchmarks.environments [--concurrent 256] [--episodes 10000] [--rivals PYTHON]
 
@@ -115,7 +115,7 @@ def one_thread(env_id: str, turns: Turns, seconds: float = 2.0, **options: Any) 
 
 
 def held() -> dict[str, int]:
-    """What this process holds."""
+    """Return the resources that this process holds."""
     gc.collect()
     process = psutil.Process()
     children = len(process.children(recursive=True))

@@ -1,4 +1,4 @@
-"""How long an event loop is blocked while others work beside it.
+"""Measure how long an event loop is blocked while others work beside it.
 
 The loop is blocked while its thread does something else or waits for Python's lock: how late it wakes, less the time
 for which the kernel let it wait for a processor, which with more running processes than processors is not its doing.
@@ -16,11 +16,11 @@ class Gap(NamedTuple):
 
     late: float
     blocked: float
-    """What of it is not a wait for a processor."""
+    """Return the part of it that is not a wait for a processor."""
 
 
 async def idle(seconds: float = 3.0) -> dict[str, float]:
-    """How late the event loop is with nothing to do: what the machine itself adds."""
+    """Return the delay of an idle event loop, which is the machine's own share."""
     gaps: list[Gap] = []
     ticker = asyncio.create_task(watch(gaps))
     await asyncio.sleep(seconds)
@@ -29,7 +29,7 @@ async def idle(seconds: float = 3.0) -> dict[str, float]:
 
 
 def lateness(gaps: list[Gap]) -> dict[str, float]:
-    """How late the loop woke and how long it was blocked: 99th percentile and maximum, ms."""
+    """Return the delay of the loop's wake-ups and the time that it was blocked: 99th percentile and maximum, ms."""
     figures = {}
     for name, seconds in zip(Gap._fields, zip(*gaps, strict=True), strict=True):
         ordered = sorted(seconds)
