@@ -31,7 +31,7 @@ class Enumeration:
 
     @property
     def errors(self) -> torch.Tensor:
-        """What each trajectory's reward contributes to J(theta) - J(roll) - L'."""
+        """Return the contribution of each trajectory's reward to J(theta) - J(roll) - L'."""
         return self.theta - self.roll - self.first_order
 
     def worst_error(self) -> torch.Tensor:

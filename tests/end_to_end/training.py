@@ -1,4 +1,4 @@
-"""Runs the real command in its own process, small: the nano model, two tasks of eight episodes a step."""
+"""Runs the real command in its own process, small: the nano model, two tasks of eight episodes per step."""
 
 import os
 import subprocess

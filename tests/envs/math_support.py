@@ -1,4 +1,4 @@
-"""What the tests of math environments share: a reader that solves generated problems from their words, and a fake
+"""Shared by the tests of math environments: a reader that solves generated problems from their words, and a fake
 sandbox for code that the tests trust."""
 
 import contextlib
@@ -130,7 +130,7 @@ def prime_factors(n: int) -> list[int]:
 
 
 def exponent_of_five(n: int) -> int:
-    """How often 5 divides n."""
+    """Return the number of times that 5 divides n."""
     return 0 if n % 5 else 1 + exponent_of_five(n // 5)
 
 

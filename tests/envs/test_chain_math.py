@@ -1,4 +1,4 @@
-"""What is particular to ChainMath."""
+"""The special cases of ChainMath."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What is particular to CodeRepair."""
+"""The special cases of CodeRepair."""
 
 import re
 import time

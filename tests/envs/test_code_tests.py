@@ -1,4 +1,4 @@
-"""What is particular to CodeTests."""
+"""The special cases of CodeTests."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What is particular to ComposedMath."""
+"""The special cases of ComposedMath."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What is particular to LongExecution."""
+"""The special cases of LongExecution."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a task's programs may use: memory, stack and packages, by option and by row."""
+"""Resources of a task's programs: memory, stack and packages, by option and by row."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""JSON in calls: what is no value is not written, what two readers may read in two ways is not read."""
+"""JSON in calls: other values are not written, and text that two readers may read in two ways is not read."""
 
 from typing import Any
 

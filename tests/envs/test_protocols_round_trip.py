@@ -1,4 +1,4 @@
-"""What a protocol writes it reads: the same call, or a refusal for a reason that is documented."""
+"""A protocol reads its own texts: the same call, or a refusal for a documented reason."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""What is particular to PythonMath and its generated problems."""
+"""The special cases of PythonMath and its generated problems."""
 
 import json
 from pathlib import Path

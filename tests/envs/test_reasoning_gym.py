@@ -1,4 +1,4 @@
-"""What is particular to the bridge to reasoning-gym."""
+"""The special cases of the bridge to reasoning-gym."""
 
 import json
 import os

@@ -104,7 +104,7 @@ def test_all_rows_that_cannot_be_scored_stand_in_one_message(tmp_path: Path) -> 
         ("$x_1 = \\boxed{3}, x_2 = \\boxed{5}$.", "3, 5"),
         ("\\boxed{6}, \\boxed{6} and \\boxed{7}", "6, 6, 7"),
         ("\\boxed{1}\\text{ or }\\fbox{4}", "1, 4"),
-        # the same again is no list
+        # the same answer twice is not a list
         ("We get \\boxed{5}.\nHence the answer is \\boxed{5}.", "5"),
         ("<think>\\boxed{1}?</think> It is \\boxed{2}.", "2"),
         ("nested \\boxed{\\fbox{7}}", "\\fbox{7}"),

@@ -1,4 +1,4 @@
-"""What a policy may try against the scorer: text that is slow to read. See docs/scoring.md for verdicts."""
+"""Attempts of a policy against the scorer: text that is slow to read. See docs/scoring.md for verdicts."""
 
 import time
 

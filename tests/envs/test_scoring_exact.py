@@ -15,7 +15,7 @@ from trm_envs.scoring import Quantity, compare_exact, extract_answer, parse_quan
         ("first \\boxed{1}, no: \\boxed{ 2 }.", "2", "box"),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}", "box"),
         ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}", "box"),
-        # an escaped brace has no partner and is no group
+        # an escaped brace has no partner and does not open a group
         ("\\boxed{\\left\\{ x \\right.}", "\\left\\{ x \\right.", "box"),
         ("\\boxed{\\boxed{5}}", "5", "box"),
         ("\\boxed {5} and \\fbox{6}", "5, 6", "box"),

@@ -1,4 +1,4 @@
-"""What is thought and what is said aloud."""
+"""Thoughts, and words said aloud."""
 
 import re
 

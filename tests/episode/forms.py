@@ -27,7 +27,7 @@ class Form:
     eos: str = ""
     bos: str | None = None
     protocol: str | None = None
-    """What `auto` finds; None: no protocol reads it."""
+    """The protocol that `auto` finds; None if none reads it."""
     opened: dict[str, Any] = field(default_factory=dict)
     """Variables with which the prompt opens a thought."""
     closed: dict[str, Any] = field(default_factory=dict)

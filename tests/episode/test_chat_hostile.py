@@ -114,7 +114,7 @@ def test_special_tokens_that_a_model_samples_inside_its_turn_void_nothing(form, 
         assert [
             episode.response_ids[start:stop] for start, stop in (turn.token_span for turn in episode.turns)
         ] == turns
-        # what is no stop token at the end of a turn is shown
+        # a token at the end of a turn is shown unless it is a stop token
         seen = [turn.text for turn in episode.turns]
         for ids, text in zip(turns, seen, strict=True):
             inner = ids[:-1] if ids[-1] in chat.stop_token_ids else ids

@@ -1,4 +1,4 @@
-"""Which clock runs while who computes: programs' time is the model's, waits are nobody's, the rest is a backstop."""
+"""The clocks: programs' time is the model's, waits are nobody's, the rest is a backstop."""
 
 import asyncio
 import time

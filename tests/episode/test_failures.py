@@ -176,7 +176,7 @@ async def test_an_engine_that_raises_or_is_cancelled_ends_the_episode():
 
 async def test_a_template_that_fails_ends_the_episode():
     class FakeEnvWithTools(FakeEnv):
-        tool_schemas = ({"type": {1, 2}},)  # a set is no JSON
+        tool_schemas = ({"type": {1, 2}},)  # a set is not JSON
 
     episode = await play(FakeEnvWithTools(), scripted(f"call{END}"))
     assert (episode.stop_reason, episode.reward) == (StopReason.CHAT_ERROR, None)

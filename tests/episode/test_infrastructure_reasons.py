@@ -120,7 +120,7 @@ async def short_prompt_limit():
 
 async def unusable_tools():
     class FakeEnvWithTools(FakeEnv):
-        tool_schemas = ({"type": {1, 2}},)  # a set is no JSON
+        tool_schemas = ({"type": {1, 2}},)  # a set is not JSON
 
     return await played(FakeEnvWithTools)
 

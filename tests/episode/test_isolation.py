@@ -73,7 +73,7 @@ def test_a_forked_process_has_threads_of_its_own():
     assert wait_until(lambda: len(threads._idle) == 1)
     child = os.fork()
     if not child:
-        signal.alarm(60)  # a child that hangs is killed, which is no exit status of 0
+        signal.alarm(60)  # a child that hangs is killed, and its exit status is not 0
         episode = asyncio.run(play(FakeEnv, Limits(step_timeout_s=20), threads))
         os._exit(0 if episode.success else 1)
     assert os.waitpid(child, 0)[1] == 0

@@ -1,4 +1,4 @@
-"""How many calls into environments run at one time."""
+"""The number of calls into environments that run at one time."""
 
 import asyncio
 import gc
@@ -11,7 +11,7 @@ from trm_agent.episode.slots import GC_THRESHOLD, RunSlots, tune_garbage_collect
 
 
 async def most_at_once(slots: RunSlots, num_calls: int, seconds: float) -> int:
-    """How many of so many calls hold a slot together."""
+    """Return how many of this many calls hold a slot together."""
     inside = most = 0
 
     async def call() -> None:

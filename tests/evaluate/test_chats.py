@@ -1,4 +1,4 @@
-"""How checkpoints of an evaluation are talked to: from their runs or the user, by their own templates, recorded."""
+"""Chat settings of an evaluation's checkpoints: from their runs or the user, by their own templates, recorded."""
 
 import functools
 from contextlib import asynccontextmanager

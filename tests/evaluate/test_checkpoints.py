@@ -68,7 +68,7 @@ def split_weights(actor: Path, whole: dict[str, torch.Tensor], num_ranks: int) -
 
 def fsdp(actor: Path, num_ranks: int = 2) -> dict[str, torch.Tensor]:
     """Writes a checkpoint and returns its weights; five rows on two ranks are three and two."""
-    # a third is no bfloat16
+    # a third is not a bfloat16
     embed = torch.arange(5 * 4, dtype=torch.float32).view(5, 4) / 3
     whole = {"model.embed_tokens.weight": embed, "lm_head.weight": embed, "odd": torch.full((1, 3), 1 / 3)}
     split_weights(actor, whole, num_ranks)

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 def played(rng: np.random.Generator, lost: float, label: str = "a", tasks: int = 100) -> tuple[list[Row], np.ndarray]:
-    """4 samples a task, half the tasks easy; the hard half loses samples. The rows, and what would have been seen."""
+    """4 samples per task, half the tasks easy; the hard half loses samples. The rows, and those without a loss."""
     rates = np.repeat([0.9, 0.1], tasks // 2)
     success = rng.random((tasks, 4)) < rates[:, None]
     gone = (rng.random((tasks, 4)) < lost) & (rates < 0.5)[:, None]

@@ -1,4 +1,4 @@
-"""What is played, in which order, and which settings make two evaluations one."""
+"""The episodes of a plan, their order, and the settings that make two evaluations one."""
 
 from collections import Counter
 from dataclasses import replace

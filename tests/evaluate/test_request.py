@@ -1,4 +1,4 @@
-"""What a request becomes where a training run says it: its validation, its environment, its budgets."""
+"""Requests that a training run completes: its validation, its environment, its budgets."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""How tokens are drawn, and the seeds that decide them."""
+"""The sampling of tokens, and the seeds that decide them."""
 
 from typing import Any
 

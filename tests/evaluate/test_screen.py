@@ -1,4 +1,4 @@
-"""What stands beside the figures on the screen, and pages of summaries from before."""
+"""The marks beside the figures on the screen, and pages of older summaries."""
 
 from pathlib import Path
 from typing import Any

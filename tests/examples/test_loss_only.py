@@ -162,7 +162,7 @@ def trainer(config: DictConfig, step: int = 10) -> SimpleNamespace:
 
 
 def updates(trm: TrmConfig, count: int = 2) -> dict:
-    """What verl's update of the actor hands its driver, from our loss on random batches."""
+    """Return the metrics that verl's update of the actor hands its driver, from our loss on random batches."""
     tensors = [to_tensors(reference.random_batch(seed)) for seed in range(count)]
     made = [update_of([batch], actor_config(trm, **batch_info(batch))).metrics() for batch in tensors]
     step: dict = {"grad_norm": [0.5]}

@@ -23,7 +23,7 @@ LONG = [
     (3, 0.0),
 ]
 MEASURED = [(60, 1e-3), (30, 0.02), (24, 0.1), (16, 0.3), (12, 0.0), (10, 0.1), (8, 1.0), (4, 0.05), (1, 0.2), (2, 0.0)]
-# rows with a log-probability that is no number, of the rollout and of the policy, and one without a sampled token
+# rows with a log-probability that is not a number, of the rollout and of the policy, and one without a sampled token
 ROLLOUT_INF, POLICY_NAN, POLICY_INF, UNSAMPLED = 4, 5, 7, 9
 # turns: so many sampled tokens, then so many of an observation
 SAMPLED, OBSERVED = 7, 3

@@ -64,7 +64,7 @@ def test_decoupled_losses_are_what_they_were() -> None:
 
 def test_a_stored_batch_holds_long_off_policy_and_broken_rows() -> None:
     accepted = losses.from_table(GOLDEN, "long sampled max")["accepted"]
-    # row 0 of 600 tokens is accepted; rows 4, 5, 7 hold what is no number, row 6 is off policy, row 9 has no token
+    # row 0 of 600 tokens is accepted; rows 4, 5, 7 hold NaN or infinity, row 6 is off policy, row 9 has no token
     assert accepted == "1111000010"
 
 
