@@ -44,3 +44,10 @@ def left_by(setting: Setting, code: str) -> float:  # noqa: F811
 def test_nobody_takes_more_than_one_share(setting: Setting, usual: float, name: str) -> None:  # noqa: F811
     # 30 threads with a share each would leave about a tenth of what one leaves
     assert left_by(setting, GREEDY[name]) > 0.5 * usual
+
+
+def test_a_child_leads_a_session_where_control_groups_weigh_it(setting: Setting) -> None:  # noqa: F811
+    code = "import os\nif os.fork() == 0:\n    try: os.setsid()\n    except PermissionError: os._exit(3)\n"
+    code += "    os._exit(0)\n"
+    code += "print(os.waitstatus_to_exitcode(os.wait()[1]))"
+    assert setting.run(code, limits=LIMITS).stdout == ("0\n" if setting.has_cgroups else "3\n")

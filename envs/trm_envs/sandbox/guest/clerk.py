@@ -54,8 +54,8 @@ def start(channel_fd: int, connection: socket.socket, proc: int, at_rest: "dict[
 
 
 def _rests(proc: int, clerk: int, at_rest: "dict[str, bytes]") -> bool:
-    threads = rest.look(proc)
-    return threads is not None and {tid: threads[tid] for tid in threads if tid != str(clerk)} == at_rest
+    threads = rest.look(proc) or {}
+    return {path: threads[path] for path in threads if not path.startswith(f"{clerk}/")} == at_rest
 
 
 def _serve(channel: socket.socket) -> None:

@@ -17,7 +17,7 @@ def of_all(proc: int, limit: int) -> int:
 
 def _resident(proc: int, pid: str) -> int:
     """Return the resident bytes of a process, also if the thread with which it began has ended."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         found = _of(proc, f"{pid}/statm")
         if found is None:
             tasks = (_of(proc, f"{pid}/task/{tid}/statm") for tid in rest.names(proc, f"{pid}/task"))
@@ -33,7 +33,7 @@ def _of(proc: int, path: str) -> "int | None":
 
 def _share(proc: int, pid: str, otherwise: int) -> int:
     """Return the process's part of its pages, each of which it shares with some others; a hidden one shares none."""
-    with contextlib.suppress(OSError, StopIteration):
+    with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = rest.read(proc, f"{pid}/smaps_rollup").splitlines()
         line = next(line for sign in (b"Pss_Anon:", b"Pss:") for line in lines if line.startswith(sign))
         return int(line.split()[1]) * 1024

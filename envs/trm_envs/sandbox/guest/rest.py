@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-import time
+from collections.abc import Callable, Iterator
 
 MAX_STOPS = 500
 """Number of times that a session is stopped, more than a millisecond each, until it must rest."""
@@ -11,21 +11,23 @@ _STILL = b"TtZXD"
 """States of a thread that does not run: stopped, ended, or in the kernel until another one of the call goes on."""
 
 
-def stop(proc: int) -> "dict[str, bytes]":
+def stop(proc: int, is_over: "Callable[[], bool]") -> "dict[str, bytes]":
     """Stop every process, again and again: one that ends wakes the stopped orphans that it leaves.
 
     Args:
         proc: a descriptor of the folder.
+        is_over: waits for a millisecond; returns True, at once, if they are to go on already.
 
     Returns:
-        The threads at rest; none if they did not come to rest and were killed.
+        The threads at rest; none if they did not come to rest and were killed, or are to go on.
     """
     for _ in range(MAX_STOPS):  # no clock: this process may be frozen meanwhile
         signal_all(signal.SIGSTOP)
         threads = look(proc)
         if is_still(threads) and look(proc) == threads:
             return threads or {}
-        time.sleep(0.001)
+        if is_over():
+            return {}
     signal_all(signal.SIGKILL)
     return {}
 
@@ -54,15 +56,14 @@ def look(proc: int) -> "dict[str, bytes] | None":
         proc: a descriptor of the folder.
 
     Returns:
-        The threads by number; None if they cannot be read.
+        The threads by their places in the folder; None if they cannot be read.
     """
     threads = {}
     try:
-        for pid in processes(proc):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                for tid in names(proc, f"{pid}/task"):
-                    threads[tid] = _state(proc, f"{pid}/task/{tid}/status")
-    except OSError:
+        for path in _tasks(proc):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                threads[path] = _state(proc, f"{path}/status")
+    except (OSError, ValueError):
         return None
     return threads
 
@@ -91,6 +92,12 @@ def read(proc: int, path: str) -> bytes:
         return os.read(fd, 1 << 14)
     finally:
         os.close(fd)
+
+
+def _tasks(proc: int) -> "Iterator[str]":
+    for pid in processes(proc):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield from (f"{pid}/task/{tid}" for tid in names(proc, f"{pid}/task"))
 
 
 def names(proc: int, path: str) -> "list[str]":

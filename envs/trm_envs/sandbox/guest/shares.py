@@ -26,7 +26,7 @@ class Share:
         nice = {}
         running = 0
         for pid in rest.processes(proc):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError, IndexError):
                 for tid, state, value in _threads(proc, pid):
                     running += state == b"R"
                     nice[tid] = value

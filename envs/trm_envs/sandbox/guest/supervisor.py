@@ -271,11 +271,18 @@ def _see_to_rest(connection: socket.socket, proc: int) -> "dict[str, bytes]":
     """Wait for an order between two cells; a session that does not come to rest or does not stay so is killed.
 
     Returns:
-        The threads at rest; none if it was killed.
+        The threads at rest; none if it was killed, or is to run on.
     """
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-    at_rest = rest.stop(proc)
+
+    def is_to_run() -> bool:
+        if poll.poll(1) and connection.recv(1, socket.MSG_PEEK) == wire.RUN:
+            return True
+        time.sleep(0.001)  # for all else it must rest first
+        return False
+
+    at_rest = rest.stop(proc, is_to_run)
     while at_rest and not poll.poll(REST_S * 1000):
         at_rest = rest.held(proc, at_rest)
-    return rest.held(proc, at_rest)
+    return rest.held(proc, at_rest) if at_rest else {}

@@ -40,7 +40,7 @@ class Order(NamedTuple):
     is_session: bool
     is_last: bool
     has_share: bool
-    """Whether a control group holds the call's share of the processor."""
+    """Whether control groups hold the call's share of the processor and its pauses: it may lead sessions then."""
     wall_s: float
     cpu_s: float
     memory_bytes: int

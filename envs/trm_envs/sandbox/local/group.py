@@ -54,9 +54,9 @@ class Group:
             with contextlib.suppress(OSError):
                 write(f"{self._paths['memory']}/memory.kmem.tcp.limit_in_bytes", SOCKET_BYTES)
 
-    def has(self, controller: str) -> bool:
-        """Return True if a controller holds its processes."""
-        return controller in self._paths
+    def has(self, *controllers: str) -> bool:
+        """Return True if these controllers hold its processes."""
+        return all(controller in self._paths for controller in controllers)
 
     def admit(self, pids: Iterable[int]) -> None:
         """Move processes into the group; what they start afterwards is born there.
