@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +86,41 @@ def test_the_death_of_the_host_process_ends_frozen_and_running_sessions(name: st
         for folder in folders:
             remove_leftovers(folder.parent)
             assert not folder.exists()
+
+
+OF_VERSION_1 = """
+import time
+from trm_envs.sandbox import LocalSandbox
+from trm_envs.sandbox.local import cgroups
+found = cgroups.find_places
+cgroups.find_places = lambda: found("".join(line for line in open("/proc/self/mountinfo") if "cgroup2" not in line))
+sandbox = LocalSandbox()
+closed, session = sandbox.session(), sandbox.session()
+for each in (closed, session):
+    assert each.run("x = 6").ok and each.run("print(x * 7)").stdout == "42\\n"
+closed.close()
+print(sandbox.isolation["freezer"], flush=True)
+time.sleep(60)
+"""
+
+
+def test_with_the_freezer_of_version_1_too_the_death_of_the_host_process_ends_all() -> None:
+    # nobody can kill what is frozen there: a process that outlives the host's thaws it
+    with subprocess.Popen([sys.executable, "-c", OF_VERSION_1], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("control group of version 1")
+        inside = descendants_of(process.pid)
+        before = ticks(inside)
+        time.sleep(1)
+        assert ticks(inside) == before
+        process.kill()
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in inside if os.path.exists(f"/proc/{pid}")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+    for folder in folders_of(process.pid):
+        remove_leftovers(folder.parent)
+        assert not folder.exists()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 The groups are made and written by the host; inside, nothing of them can be seen.
 """
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from trm_envs.sandbox.local.group import Group, read, removed, thaw, write
 from trm_envs.sandbox.local.hierarchies import CONTROLLERS, Place, find_places
+from trm_envs.sandbox.local.keeper import Keeper
 
 REMOVAL_S = 2.0
 """Longest wait for the kernel to let a group go whose processes were killed."""
@@ -43,6 +45,8 @@ class Groups:
                 remove_leftovers(place.folder)
                 own = Place(controller, place.version, place.folder / name)
                 _parent(own)
+                if (controller, place.version) == ("freezer", 1):
+                    atexit.register(Keeper(own.folder).close)
                 self.places[controller] = own
             except OSError as error:
                 self.missing[controller] = f"{place.folder}: {error.strerror or error}"
