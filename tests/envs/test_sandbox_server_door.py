@@ -94,7 +94,8 @@ def test_a_request_with_two_meanings_or_too_much_of_a_head_is_refused_and_nothin
     with running_server(fake) as url:
         smuggled = request(PROGRAM)
         data = f"POST /run_code HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n".encode("latin-1") + b"0\r\n\r\n" + smuggled
-        assert int(ask(url, data, most=1).split()[1]) == status
+        answers = ask(url, data, most=1 if status == 413 else 99)  # the rest of a long body is waited for
+        assert (int(answers.split()[1]), answers.count(b"Date: ")) in ((status, 1), (431, 0))
     assert fake.asked == []
 
 

@@ -1,8 +1,11 @@
 """Bodies that are not requests: every field is refused by its name, and none is the server's error."""
 
+import asyncio
 import json
 import math
+import os
 import random
+import signal
 import time
 from typing import Any
 
@@ -12,6 +15,7 @@ import requests
 from tests.envs.fusion_support import running_server
 from tests.envs.test_sandbox_server import FakeSandbox
 from trm_envs.sandbox import Limits
+from trm_envs.sandbox.fusion import workbench
 from trm_envs.sandbox.fusion.bounds import Bounds
 from trm_envs.sandbox.fusion.decoding import BadField, decode
 from trm_envs.sandbox.fusion.jobs import MOST, Job, read_job
@@ -200,6 +204,29 @@ def test_no_body_ends_in_an_error_of_the_server() -> None:
             path = "/run_jupyter" if number % 4 == 0 else "/run_code"
             answer = session.post(f"{url}{path}", data=bytes(data), timeout=5)
             assert answer.status_code in (200, 422), (data, answer.text)
+
+
+@pytest.mark.slow
+async def test_a_long_body_is_read_by_another_process_which_is_replaced_if_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workbench, "read_job", lambda *_: pytest.fail("read by this process"))
+    bench = workbench.Workbench(Limits(), MOST, Bounds())
+    code = "#" * workbench.SHORT_BYTES
+    for number in range(3):
+        body = json.dumps({**RUN, "code": f"{code}{number}\u00e9", "files": {"a": "/w=="}}).encode()
+        job = await bench.read("/run_code", body)
+        assert (job.cells[0][-3:].decode(), job.files) == (f"{number}\u00e9", {"a": b"\xff"})
+        if number == 0:
+            os.kill(bench._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            bench._process.wait()  # type: ignore[union-attr]
+    with pytest.raises(BadField, match="run_timeout: got -1"):
+        await bench.read("/run_code", json.dumps({**RUN, "code": code, "run_timeout": -1}).encode())
+    calls = [asyncio.create_task(bench.read("/run_code", body)) for _ in range(3)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    assert [isinstance(await call, Job) for call in calls[1:]] == [True, True]
+    bench.close()
 
 
 def test_looking_a_body_over_costs_no_object_for_each_value() -> None:
