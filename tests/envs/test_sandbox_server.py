@@ -12,7 +12,7 @@ import requests
 import sandbox_fusion
 from sandbox_fusion import RunCodeRequest
 
-from tests.envs.fusion_process import request
+from tests.envs.fusion_process import read_all, request
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_support import TIGHT
 from trm_envs.sandbox import Limits, Result, Status
@@ -183,7 +183,8 @@ async def test_programs_beyond_the_bound_wait_and_too_many_are_sent_away() -> No
 
 @pytest.mark.slow
 async def test_a_body_that_waits_for_room_has_signs_of_life_and_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "QUIET_S", 0.05)
+    for module in (bodies, server):
+        monkeypatch.setattr(module, "QUIET_S", 0.05)
     long, bound = "#" * 700_000, 1_000_000
     fake = FakeSandbox(seconds=0.5)
     with (
@@ -234,6 +235,21 @@ def test_a_connection_that_is_reset_ends_its_program_whatever_was_sent_ahead(ahe
         while not fake.cancelled and time.monotonic() < deadline:
             time.sleep(0.01)
         assert (fake.cancelled, fake.inside) == (1, 0)
+
+
+def test_a_body_that_was_sent_ahead_in_parts_arrives_in_order() -> None:
+    fake = FakeSandbox(seconds=0.2)
+    second = request(program(code="second"), headers="Connection: close\r\n")
+    with (
+        running_server(fake) as url,  # type: ignore[arg-type]
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=5) as connection,
+    ):
+        connection.sendall(request(program()) + second[:-20])
+        time.sleep(0.05)
+        connection.sendall(second[-20:-10])
+        time.sleep(0.3)  # the first is answered, the second goes on
+        connection.sendall(second[-10:])
+        assert read_all(connection).count(b"HTTP/1.1 200") == 2
 
 
 def test_the_log_has_a_line_for_each_request_and_no_code() -> None:

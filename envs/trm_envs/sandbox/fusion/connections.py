@@ -108,6 +108,9 @@ class Gate(asyncio.BufferedProtocol):
         self.is_new = False
         self._porter.hear(self)
         self._enter(State.BODY, None)
+        if self._ahead:  # parts of this body, if its head was sent ahead
+            data, self._ahead = bytes(self._ahead), bytearray()
+            self.inner.data_received(data)
 
     def run(self) -> None:
         """Note that the body is complete: what comes from now on belongs to a later request."""

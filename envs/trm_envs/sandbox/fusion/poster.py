@@ -1,12 +1,14 @@
 """Requests to a SandboxFusion server: deadlines, a bound on how many at once, retries where one can help."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import random
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from trm_envs.sandbox.fusion.places import BEGUN, IN_QUEUE
 from trm_envs.sandbox.interface import Result, Status
@@ -61,7 +63,7 @@ class Poster:
     """
 
     def __init__(self, endpoint: str, shown: str, max_concurrent: int, retries: int) -> None:
-        self._endpoint = endpoint
+        self._endpoint, self._headers = _without_credentials(endpoint)
         self._shown = shown
         self._max_concurrent = max_concurrent
         self._retries = retries
@@ -200,7 +202,7 @@ class Poster:
             "GET" if data is None else "POST",
             f"{self._endpoint}{path}",
             data=data,
-            headers={"Content-Type": "application/json"},
+            headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None),
             allow_redirects=False,
         )
@@ -225,6 +227,18 @@ class Poster:
 
 def _failure(message: str) -> Result:
     return Result(Status.SANDBOX_ERROR, message=message)
+
+
+def _without_credentials(endpoint: str) -> tuple[str, dict[str, str]]:
+    """Return the address alone and the headers; not every release of aiohttp sends a password without a name."""
+    parts = urlsplit(endpoint)
+    credentials, at, host = parts.netloc.rpartition("@")
+    headers = {"Content-Type": "application/json"}
+    if at:
+        name, _, password = credentials.partition(":")
+        told = f"{unquote(name)}:{unquote(password)}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(told).decode()}"
+    return parts._replace(netloc=host).geturl(), headers
 
 
 def _refuse(name: str) -> None:

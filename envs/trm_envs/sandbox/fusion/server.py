@@ -142,7 +142,8 @@ class SandboxServer:
         gate.begin()
         try:
             refusal = self._door.refusal(request)
-            response = refusal or await self._answer(request, gate)
+            # "or" would let everybody in: in older releases of aiohttp an answer is false
+            response = await self._answer(request, gate) if refusal is None else refusal
             outcome = f"{response.status} {response.headers.get(OUTCOME, '')}".rstrip()
         except BadField as error:
             response = failure(422, [{"loc": ["body", error.field], "msg": error.message, "type": "value_error"}])
