@@ -176,8 +176,8 @@ class SandboxServer:
             return failure(405 if is_known else 404, f"{name}; this server has {', '.join(PATHS)}")
         if path == "/v1/ping":
             return web.json_response("pong")
-        if self._inside >= self.max_concurrent + self.bounds.waiting:
-            return failure(503, f"{self._inside} requests run or wait; try again later")
+        if self._is_full():
+            return self._sent_away()
         reply = Reply(request)
         with contextlib.closing(Account(self._bodies)) as account:
             try:
@@ -186,6 +186,8 @@ class SandboxServer:
                 reading = self._workbench.read(path, body)
                 job = await (reading if len(body) <= SHORT_BYTES else reply.wait_for(reading, QUIET_S))
                 del body, reading
+                if self._is_full() and reply.response is None:  # others were quicker
+                    return self._sent_away()
                 self._inside += 1
                 try:
                     return await self._carry_out(reply, job, path, account)
@@ -197,6 +199,12 @@ class SandboxServer:
                 # the client has had HTTP 200 with the first sign of life
                 refused = Result(Status.SANDBOX_ERROR, message=f"{type(error).__name__}: {error}")
                 return await self._send(reply, schema.to_run_answer(refused))
+
+    def _is_full(self) -> bool:
+        return self._inside >= self.max_concurrent + self.bounds.waiting
+
+    def _sent_away(self) -> web.Response:
+        return failure(503, f"{self._inside} requests run or wait; try again later")
 
     async def _carry_out(self, reply: Reply, job: Job, path: str, body: Account) -> web.StreamResponse:
         """Wait for a free place, run a job and answer with its result; a client that waits gets signs of life."""
