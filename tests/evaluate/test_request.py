@@ -1,5 +1,6 @@
 """Requests that a training run completes: its validation, its environment, its budgets."""
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -25,12 +26,17 @@ OVERRIDES = (
 )
 
 
+@functools.cache
+def _composed():
+    return yaml.safe_dump(plain(compose_run(OVERRIDES)))
+
+
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """The folder of a run whose checkpoints are fakes."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain(compose_run(OVERRIDES))))
+    (folder / "config.yaml").write_text(_composed())
 
     def parse(text, nano=None, tokenizer=None):
         return replace(fake_checkpoint("fake"), source=text)
