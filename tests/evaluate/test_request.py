@@ -109,6 +109,13 @@ def test_a_folder_alone_does_not_have_programs_run_without_isolation(run):
         assert plan.environments[0].kwargs["sandbox"] == name
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, "a: 1" + "0" * 5000, "a: &b [c]\nd: *b", "a: ["])
+def test_a_configuration_out_of_bounds_is_a_clear_error(run, text):
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config.yaml: .*; give the folder of a run whose configuration can be read"):
+        build_plan(Request((f"start:{run}",), validation=""))
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

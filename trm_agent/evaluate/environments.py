@@ -24,6 +24,8 @@ CUSTOM = "custom"
 LARGE_EXPERIMENT = "math_qwen3_8b"
 NUM_TASKS, TASK_SEED = 100, 20260101
 _LIMITS = "limits"
+# in C, where it was built; for events alone, it takes any nesting
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,11 @@ def load_run_config(run: Path) -> dict[str, Any]:
     """
     file = run / "config.yaml"
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
+            # a few lines of these can mean billions of values, and a training writes none
+            raise ValueError("it has an alias, such as *name")
+        config = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}; give the folder of a run whose configuration can be read") from error
     if not isinstance(config, dict) or "env" not in config or "data" not in config:
