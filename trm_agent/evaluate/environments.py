@@ -24,7 +24,8 @@ CUSTOM = "custom"
 LARGE_EXPERIMENT = "math_qwen3_8b"
 NUM_TASKS, TASK_SEED = 100, 20260101
 _LIMITS = "limits"
-# in C, where it was built; for events alone, it takes any nesting
+_DEEPEST = 100
+# in C, where it was built; for events alone, which take any nesting
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -184,15 +185,23 @@ def load_run_config(run: Path) -> dict[str, Any]:
     file = run / "config.yaml"
     try:
         text = file.read_text(encoding="utf-8") if file.exists() else ""
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
-            # a few lines of these can mean billions of values, and a training writes none
-            raise ValueError("it has an alias, such as *name")
+        _check_plain(text)
         config = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: {error}; give the folder of a run whose configuration can be read") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: {reason}; give the folder of a run whose configuration can be read") from error
     if not isinstance(config, dict) or "env" not in config or "data" not in config:
         raise ValueError(f"{run}: no training run (its config.yaml has no environment); give the folder of a run")
     return config
+
+
+def _check_plain(text: str) -> None:
+    """Refuse YAML that no training writes: aliases, of which a few lines mean billions of values, and deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+            raise ValueError(f"it has an alias, such as *name, or more than {_DEEPEST} levels")
 
 
 @cache
