@@ -57,3 +57,26 @@ MEET_THE_CLERK = {
 }
 MEET_THE_CLERK = {name: _START + _ORPHANS + f"{code}\norphans(work)" for name, code in MEET_THE_CLERK.items()}
 """Cells that leave processes, which have the first eight numbers, and do that to all later ones if they are woken."""
+BUSY = (
+    _START
+    + """
+import fcntl, socket
+def ask():
+    while True:
+        for each in socket.socketpair(): each.close()
+def lock():
+    with open('lock', 'w') as file:
+        while True:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_UN)
+def start():
+    while True: subprocess.run(['/bin/true'])
+def change():
+    while True:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+for work in (ask, lock, start, change): threading.Thread(target=work, daemon=True).start()
+"""
+)
+"""A cell that leaves threads in the middle of everything, and is honest."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.envs.sandbox_attacks_pause import MEET_THE_CLERK, RUN_ON
-from tests.envs.sandbox_settings import COMPLETE, SETTINGS, missing, opened
+from tests.envs.sandbox_attacks_pause import BUSY, MEET_THE_CLERK, RUN_ON
+from tests.envs.sandbox_settings import COMPLETE, SETTINGS, Setting, missing, opened
 from tests.envs.sandbox_support import descendants_of, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
 from trm_envs.sandbox.guest.supervisor import REST_S
@@ -75,11 +75,19 @@ def used_by_programs(pid: int) -> dict[int, int]:
     return used
 
 
-def test_no_processor_time_is_used_between_cells() -> None:
+@pytest.fixture(scope="module")
+def settings() -> Iterator[list[Setting]]:
+    """All settings at once, so that they wait together."""
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(opened(name, WIDE)) for name in SETTINGS if missing(name) is None]
+        assert len(made) == len(SETTINGS) or not os.environ.get(COMPLETE)
+        yield made
+
+
+def test_no_processor_time_is_used_between_cells(settings: list[Setting]) -> None:
+    if not settings:
+        pytest.skip("no setting can be had here")
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as threads:
-        # all settings at once, so that they wait together
-        settings = [stack.enter_context(opened(name, WIDE)) for name in SETTINGS if missing(name) is None]
-        assert settings or not os.environ.get(COMPLETE)
         attacks = [list(RUN_ON)[number % len(RUN_ON)] for number in range(NUM_SESSIONS)] * len(settings)
         sessions = [stack.enter_context(setting.session()) for setting in settings for _ in range(NUM_SESSIONS)]
         left = list(threads.map(lambda session, attack: session.run(RUN_ON[attack]), sessions, attacks))
@@ -97,6 +105,19 @@ def test_no_processor_time_is_used_between_cells() -> None:
     failed = [(attack, result) for attack, result in zip(attacks, results, strict=True) if not result.ok]
     assert not [each for each in failed if not each[1].state_lost or each[1].status is Status.SANDBOX_ERROR]
     assert len(failed) <= len(results) / 4, "few sessions have come to rest: this test has shown little"
+
+
+@pytest.mark.parametrize("number", range(len(SETTINGS)))
+def test_a_session_with_threads_and_children_goes_on_after_each_pause(settings: list[Setting], number: int) -> None:
+    if number >= len(settings):
+        pytest.skip("not all settings can be had here")
+    with settings[number].session() as session:
+        assert session.run(BUSY).ok
+        for number in range(12):
+            files = {"f": "x" * 1000} if number % 3 == 0 else None
+            result = session.run(f"print({number})", files=files, outputs=["f"] if number % 4 == 0 else [])
+            assert result.stdout == f"{number}\n", result
+            time.sleep(0.05 * (number % 3))
 
 
 @pytest.mark.parametrize("name", MEET_THE_CLERK)

@@ -3,11 +3,15 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 
 MAX_STOPS = 500
 """Number of times that a session is stopped, more than a millisecond each, until it must rest."""
-_STILL = b"TtZXD"
+LETTING_GO = 20
+"""Number of looks, a millisecond each, in which a freezer lets go of all threads."""
+_STATE = b"\nState:\t"
+_STILL, _WAITING = b"TtZXD", b"ZXD"
 """States of a thread that does not run: stopped, ended, or in the kernel until another one of the call goes on."""
 
 
@@ -34,8 +38,10 @@ def stop(proc: int, is_over: "Callable[[], bool]") -> "dict[str, bytes]":
 
 def held(proc: int, at_rest: "dict[str, bytes]") -> "dict[str, bytes]":
     """Return the threads if they have not moved; else kill them and return none."""
-    if look(proc) == at_rest:
-        return at_rest
+    for _ in range(LETTING_GO):
+        if look(proc) == at_rest:
+            return at_rest
+        time.sleep(0.001)
     signal_all(signal.SIGKILL)
     return {}
 
@@ -75,8 +81,9 @@ def is_still(threads: "dict[str, bytes] | None") -> bool:
 
 def is_stopped(proc: int, pid: int) -> bool:
     """Return True if the process was stopped by a signal."""
-    with contextlib.suppress(OSError):
-        return _state(proc, f"{pid}/status")[:1] in b"Tt"
+    with contextlib.suppress(OSError, ValueError):
+        text = read(proc, f"{pid}/status")
+        return text[text.index(_STATE) + len(_STATE) :][:1] in b"Tt"
     return False
 
 
@@ -110,6 +117,11 @@ def names(proc: int, path: str) -> "list[str]":
 
 
 def _state(proc: int, path: str) -> bytes:
+    """Return the state of a thread, and of one that is stopped or runs its switches.
+
+    Who waits in the kernel waits for another one of the call, and is only stirred when a freezer lets go of it.
+    """
     text = read(proc, path)
-    state = text.index(b"\nState:\t") + 8
-    return text[state : state + 1] + text[text.index(b"\nvoluntary_ctxt") :]
+    start = text.index(_STATE) + len(_STATE)
+    state = text[start : start + 1]
+    return state if state in _WAITING else state + text[text.index(b"\nvoluntary_ctxt") :]
