@@ -194,6 +194,26 @@ PIPES = {
 }
 """Take of the pages that a user has for pipes in all calls."""
 FEW_PIPES = f"{_IMPORTS}ends = [os.pipe() for _ in range(100)]\ntime.sleep(0.2)\nprint(fcntl.fcntl(ends[-1][0], 1032))"
+FLIGHTS = {
+    "descriptors": "pairs = [socket.socketpair() for _ in range(3)]\n"
+    "for here, _ in pairs:\n    for _ in range(80): send(here, 0)",
+    "descriptors in sockets in flight": "top = socket.socketpair()\nfor _ in range(15):\n"
+    "    here, there = socket.socketpair()\n    for _ in range(15): send(here, 0)\n"
+    "    send(top[0], there.fileno()); here.close(); there.close()",
+    "descriptors of many processes": "for _ in range(5):\n    if os.fork() == 0:\n        pair = socket.socketpair()\n"
+    "        for _ in range(50): send(pair[0], 0)\n        time.sleep(60)\ntime.sleep(0.3)",
+}
+FLIGHTS = {
+    name: f"{_IMPORTS}def send(here, fd):\n"
+    f"    with contextlib.suppress(OSError): socket.send_fds(here, [b'x'], [fd])\n{code}"
+    for name, code in FLIGHTS.items()
+}
+"""Take of the descriptors that a user may have sent and not received in all calls."""
+FEW_IN_FLIGHT = (
+    f"{_IMPORTS}pairs = [socket.socketpair() for _ in range(20)]\n"
+    "for here, there in pairs: socket.send_fds(here, [b'x'], [0, 1])\ntime.sleep(0.3)\n"
+    "print(sum(len(socket.recv_fds(there, 1, 2)[1]) for here, there in pairs))"
+)
 SQLITE = (
     _IMPORTS
     + """

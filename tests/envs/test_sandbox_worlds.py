@@ -8,8 +8,10 @@ import pytest
 
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_attacks_worlds import (
+    FEW_IN_FLIGHT,
     FEW_PIPES,
     FIND_LEFT,
+    FLIGHTS,
     FOUND,
     LEFT,
     MANY_LOCKS,
@@ -87,3 +89,12 @@ def test_no_call_takes_the_pages_of_all_pipes(setting: Setting) -> None:  # noqa
         result = setting.run(code, limits=ROOMY)
         assert (result.status, result.return_code) == (Status.ERROR, -9), name
     assert setting.run(FEW_PIPES, limits=ROOMY).stdout == "65536\n"
+
+
+def test_no_call_takes_the_room_of_all_descriptors_in_flight(setting: Setting) -> None:  # noqa: F811
+    for name, code in FLIGHTS.items():
+        result = setting.run(f"{code}\ntime.sleep(60)", limits=ROOMY)
+        assert (result.status, result.return_code) == (Status.ERROR, -9), name
+        with setting.session() as first, setting.session() as second:
+            assert first.run(code, limits=ROOMY).state_lost, name
+            assert second.run(FEW_IN_FLIGHT, limits=ROOMY).stdout == "40\n", name

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 
-from . import clerk, isolation, memory, pipes, program, rest, wire
+from . import clerk, flight, isolation, memory, pipes, program, rest, wire
 from .questions import Questions
 from .shares import Share
 
@@ -53,6 +53,7 @@ class Program:
         theirs.close()
         self.said: bytes | None = None
         self.questions: Questions | None = None
+        self.flight = flight.Flight()
         self.share = Share()
         self.exit_status: int | None = None
         self.cpu_s = 0.0
@@ -95,6 +96,11 @@ class Program:
             socket.send_fds(self.channel, [wire.GO], fds)
         except OSError:
             os.kill(self.pid, signal.SIGKILL)
+
+    def overreaches(self, proc: int, at_rest: bool = False) -> bool:
+        """Return True if it holds a lock that is not its own, or too much of what all calls share."""
+        is_sound = self.questions is None or self.questions.is_sound(proc)
+        return not is_sound or pipes.are_too_many(proc) or self.flight.is_too_full(proc, at_rest)
 
     def reap(self) -> None:
         """Collect ended processes, orphans included; note how the program itself ended."""
@@ -210,7 +216,10 @@ def _run(
     duration = time.monotonic() - started
     if verdict in ("done", "raised"):
         rest.signal_all(signal.SIGSTOP)  # nothing is used between the cells
-    else:
+        if running.overreaches(proc, at_rest=True):
+            rest.signal_all(signal.SIGKILL)
+            verdict = "exited"
+    if verdict not in ("done", "raised"):
         running.end()
     status = running.exit_status or 0
     return_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
@@ -256,7 +265,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             running.reap()
             if running.exit_status is not None:
                 return "exited"
-            if pipes.are_too_many(proc) or not (questions is None or questions.is_sound(proc)):
+            if running.overreaches(proc):
                 rest.signal_all(signal.SIGKILL)
             left = order.memory_bytes - memory.of_all(proc, order.memory_bytes)
             left -= questions.shared_bytes if questions is not None else 0
