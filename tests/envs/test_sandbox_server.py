@@ -247,6 +247,22 @@ def test_a_connection_that_is_reset_ends_its_program_whatever_was_sent_ahead(ahe
         assert (fake.cancelled, fake.inside) == (1, 0)
 
 
+def test_all_cells_of_a_notebook_together_are_held_to_a_limit_of_what_they_print() -> None:
+    fake = FakeSandbox()
+    with running_server(fake, bounds=Bounds(cells_bytes=18)) as url:  # type: ignore[arg-type]
+        for replayed, ran in (
+            (0, 5),
+            (4, 9),
+            (8, 10),
+        ):  # each prints four characters; those of replayed ones are left out
+            fake.asked.clear()
+            body = {"cells": ["1"] * 10, "trm_replayed": replayed}
+            answer = post(url, body, "/run_jupyter").json()
+            assert (len(answer["cells"]), len(fake.asked)) == (ran, ran)
+            assert answer["status"] == ("Success" if ran == 10 else "Failed")
+            assert answer["trm"]["status"] == ("ok" if ran == 10 else "output_limit")
+
+
 def test_a_body_that_was_sent_ahead_in_parts_arrives_in_order() -> None:
     fake = FakeSandbox(seconds=0.2)
     second = request(program(code="second"), headers="Connection: close\r\n")

@@ -43,6 +43,8 @@ class Bounds:
     """Requests that wait for a place; a further one is answered with HTTP 503"""
     cells: int = 1000
     """Cells of a notebook"""
+    cells_bytes: int = 64 * MIB
+    """Bytes that all cells of a notebook print; the one that exceeds it has status `output_limit` and is the last"""
     files: int = 4096
     """Files of a request"""
     fetched: int = 256

@@ -8,10 +8,10 @@ from trm_envs.sandbox.fusion.jobs import Job
 from trm_envs.sandbox.interface import Result, Sandbox, Status
 
 
-async def run_cells(sandbox: Sandbox, job: Job) -> list[Result]:
-    """Run cells until one ends the interpreter; return the results of those that ran."""
+async def run_cells(sandbox: Sandbox, job: Job, most_bytes: int) -> list[Result]:
+    """Run cells until one ends the interpreter, or all have printed too much; return the results of those that ran."""
     results: list[Result] = []
-    left_s = job.total_s
+    left_s, left_bytes = job.total_s, most_bytes
     with contextlib.closing(sandbox.session()) as session:
         for number, cell in enumerate(job.cells, 1):
             if left_s < 0.01:
@@ -25,6 +25,9 @@ async def run_cells(sandbox: Sandbox, job: Job) -> list[Result]:
             result = await session.arun(code, files=files, limits=limits, outputs=outputs)
             results.append(schema.untold(result) if number <= job.num_replayed else result)
             left_s -= results[-1].duration_s
+            left_bytes -= len(results[-1].stdout) + len(results[-1].stderr)
+            if left_bytes < 0 and results[-1].status is not Status.SANDBOX_ERROR:
+                results[-1] = dataclasses.replace(schema.untold(result), status=Status.OUTPUT_LIMIT, state_lost=True)
             if results[-1].state_lost or results[-1].status is Status.SANDBOX_ERROR:
                 break
     return results

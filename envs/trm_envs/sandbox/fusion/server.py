@@ -228,7 +228,7 @@ class SandboxServer:
     async def _results(self, job: Job, path: str) -> list[Result]:
         try:
             if path == "/run_jupyter":
-                return await run_cells(self._sandbox, job)
+                return await run_cells(self._sandbox, job, self.bounds.cells_bytes)
             code = job.cells[0].decode("utf-8", "surrogateescape")
             return [await self._sandbox.arun(code, job.language, job.stdin, job.files, job.limits, outputs=job.outputs)]
         except Exception as error:
