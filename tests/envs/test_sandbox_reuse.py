@@ -13,6 +13,7 @@ from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
 from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.guest.supervisor import IDLE_S, MAX_CALLS
+from trm_envs.sandbox.local.cgroups import Groups
 from trm_envs.sandbox.local.world import World
 
 pytestmark = [pytest.mark.slow, needs_bubblewrap]
@@ -215,14 +216,16 @@ def test_a_world_without_calls_ends_by_itself(sandbox: LocalSandbox) -> None:
 def test_an_order_that_comes_too_late_goes_to_another_world(sandbox: LocalSandbox, is_open: bool) -> None:
     # the moment between a supervisor's last look at its connection and its end
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     with there:
-        there.send(wire.READY)
+        for message in (wire.HERE, wire.HERE, wire.READY):
+            there.send(message)
         if is_open:
             there.send(wire.REFUSED)
         else:
             there.shutdown(socket.SHUT_RD)
         assert sandbox._zygote is not None
-        sandbox._zygote._idle.appendleft(World(here))
+        sandbox._zygote._idle.appendleft(World(here, Groups({}, {})))
         assert sandbox.run("print(1)", files=None if is_open else {"f": "x"}).stdout == "1\n"
         assert here.fileno() == -1
 
