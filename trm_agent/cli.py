@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trm_agent import __version__, extras
+from trm_agent.runs.data_text import printable
 from trm_agent.runs.search_path import look_here_last
 
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             extras.require(arguments.command)
         return arguments.run(arguments)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(_reason(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(_reason(error).split()))}", file=sys.stderr)
         return BAD_INPUT
 
 

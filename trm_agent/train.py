@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 from trm_agent.extras import require, require_engine
 from trm_agent.runs import results
 from trm_agent.runs.compose import GROUPS, choices, compose_run, default_experiment, plain
+from trm_agent.runs.data_text import printable
 from trm_agent.runs.defaults import defaults_of
 from trm_agent.runs.folder import (
     CHECKPOINTS,
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = _refuse_or_pin(config)
         folder = open_run_folder({**plain(config), FIELD: SCORER_VERSION}, defaults_of(overrides))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return BAD_INPUT
     if rows:
         print(rows, flush=True)
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         model = _suited_model(config, folder)
     except ValueError as error:
         discard(folder)
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return BAD_INPUT
     return train(config, folder, model, started)
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -216,3 +217,17 @@ def test_no_junk_in_a_folder_is_a_traceback(tmp_path: Path) -> None:
         report = build_report([folder], tmp_path / "page.html")
         assert data_of(report.path)["runs"][0]["label"] == f"junk{number}"
         shutil.rmtree(folder)
+
+
+def test_a_pipe_in_a_folder_and_names_that_are_no_paths_hang_and_break_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = {"model": {"path": "~nobody-of-that-name/x", "tokenizer_path": "x" * 5000 + "\x00"}}
+    folder = write_run(tmp_path / "\x1b[2Ja", [episode_row()], config={"actor_rollout_ref": models})
+    assert command.run(arguments(str(folder))) == 0
+    told = capsys.readouterr()
+    assert "\\x1b[2Ja: tokens are shown as ids" in told.err
+    assert "\x1b" not in told.err + told.out
+    os.mkfifo(folder / "rollouts" / "step_000009.parquet")
+    with pytest.raises(ValueError, match=r"step_000009.parquet: neither a file nor a folder"):
+        command.run(arguments(str(folder)))

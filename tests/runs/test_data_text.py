@@ -1,11 +1,12 @@
 """Stored JSON and YAML within bounds."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from trm_agent.runs.data_text import MAX_DEPTH, MAX_DIGITS, json_lines, read_json, read_yaml
+from trm_agent.runs.data_text import MAX_DEPTH, MAX_DIGITS, check_files, json_lines, printable, read_json, read_yaml
 
 
 def nested(depth: int) -> str:
@@ -84,3 +85,22 @@ def test_lines_are_read_one_by_one_and_a_cut_end_is_left_out(tmp_path: Path) -> 
         (4, "'utf-8' c"),
         (5, "nested mo"),
     ]
+
+
+def test_a_pipe_or_a_link_to_a_device_in_a_folder_is_refused_and_a_link_to_a_file_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("x")
+    (tmp_path / "a" / "link").symlink_to("file")
+    (tmp_path / "a" / "gone").symlink_to("nowhere")
+    check_files(tmp_path)
+    (tmp_path / "a" / "zero").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="a/zero: neither a file nor a folder"):
+        check_files(tmp_path)
+    (tmp_path / "a" / "zero").unlink()
+    os.mkfifo(tmp_path / "a" / "pipe")
+    with pytest.raises(ValueError, match="a/pipe: neither a file nor a folder"):
+        check_files(tmp_path)
+
+
+def test_what_would_control_a_terminal_is_written_as_an_escape() -> None:
+    assert printable("\x1b]0;x\x07 é 你 \u202e \ud800 a\tb\n") == "\\x1b]0;x\\x07 é 你 \\u202e \\ud800 a\tb\n"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trm_agent.runs.data_text import printable
 from trm_fields import refuse
 
 if TYPE_CHECKING:
@@ -78,8 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _tell(report: Report) -> None:
     for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(printable(f"note: {note}"), file=sys.stderr)
     shown = f"{report.num_episodes} episodes"
     if report.available > report.num_episodes:
         shown += f" of {report.available}, evenly spaced (--max-episodes)"
-    print(f"{report.path}: {report.num_bytes / 1e6:.1f} MB, {shown}, made in {report.seconds:.1f} s", flush=True)
+    told = f"{report.path}: {report.num_bytes / 1e6:.1f} MB, {shown}, made in {report.seconds:.1f} s"
+    print(printable(told), flush=True)

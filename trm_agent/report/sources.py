@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from trm_agent.evaluate.results import is_finite
 from trm_agent.report.vocabulary import find_tokenizer
-from trm_agent.runs.data_text import json_lines, read_json, read_yaml
+from trm_agent.runs.data_text import check_files, json_lines, read_json, read_yaml
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
 
 ROLLOUTS, EPISODES, RESULTS_FILE = "rollouts", "episodes", "results.jsonl"
@@ -50,8 +50,9 @@ class Source:
                 for name in ("tokenizer", "model", "path", "source"):
                     value = str(checkpoint.get(name) or "").removeprefix("start:")
                     named += [value, f"{value}/huggingface", f"{value}/actor/huggingface"] if value else []
-                    folders += _saved_by_checkpoints(Path(value)) if value else []
-        return folders + [Path(str(name)).expanduser() for name in named if name]
+                    run = _folder(value) if value else None
+                    folders += _saved_by_checkpoints(run) if run is not None else []
+        return folders + [found for name in named if name and (found := _folder(str(name))) is not None]
 
     def tokenizer_folder(self) -> Path | None:
         """Return the folder with the source's tokenizer; None if there is none."""
@@ -82,6 +83,7 @@ def _open(path: Path, given: Path, label: str) -> Source:
             f"{given}: {what}; allowed: the folder of a run (config.yaml, metrics.jsonl) or of an evaluation "
             "(config.yaml, results.jsonl), such as runs/math_nano-seed0-001"
         )
+    check_files(path)
     notes: list[str] = []
     config = _config(path, notes)
     evaluation = config.get("format") == EVALUATION_FORMAT or (path / RESULTS_FILE).exists()
@@ -95,6 +97,15 @@ def _open(path: Path, given: Path, label: str) -> Source:
         source.metrics = _metrics(path, notes)
     source.episode_files = sorted((path / (EPISODES if evaluation else ROLLOUTS)).glob("*.parquet"))
     return source
+
+
+def _folder(name: str) -> Path | None:
+    """Return the folder of that name; None for a text that names none."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def _saved_by_checkpoints(run: Path) -> list[Path]:

@@ -6,7 +6,10 @@ times its size, as YAML can with aliases. Numbers that are not finite are read u
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,25 @@ def read_yaml(text: str) -> Any:
         raise _too_deep() from None
     check_bounds(value)
     return value
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder with a pipe, a device or a socket in it, or a link to one: reading it might never end.
+
+    Raises:
+        ValueError: there is one; the message names it.
+    """
+    for where, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(where, name)
+            with contextlib.suppress(OSError):  # a link that leads nowhere
+                if not stat.S_ISREG(os.stat(path).st_mode):
+                    raise ValueError(f"{path}: neither a file nor a folder; remove it, or take a folder without it")
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal, with escapes in the place of what would control it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_bounds(value: Any) -> None:

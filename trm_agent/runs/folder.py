@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
-from trm_agent.runs.data_text import json_lines
+from trm_agent.runs.data_text import check_files, json_lines
 from trm_agent.runs.scorer_version import FIELD, other_scorer
 from trm_agent.runs.stored_config import (
     CONFIG_FILE,
@@ -97,6 +97,7 @@ def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None
         return _start(path, config)
     if not (path / CONFIG_FILE).exists():
         _refuse(path, f"which holds files but no {CONFIG_FILE}", "an empty folder, or a run of ours", "leave it out")
+    check_files(path)
     try:
         stored = read_config(path)
         _check_scorer(path, stored, config)

@@ -106,7 +106,7 @@ def read_dump(path: Path) -> Dump:
             names the file and the field.
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not path.exists():
+    if not files or not all(file.is_file() for file in files):
         raise ValueError(
             f"{path}: no dump there; give the folder that a run wrote with policy_loss.dump.every=N, or a file of it"
         )

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from trm_agent.runs.data_text import check_files
+
 INDEXED = ("model.safetensors", "pytorch_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 _MAX_SHARDS = 100_000
@@ -34,6 +36,7 @@ def check_hugging_face(folder: Path, tokenizer: Path | None = None) -> list[Path
     Raises:
         ValueError: a file is missing, truncated or does not match; with the remedy.
     """
+    check_files(folder)
     config = _read_json(folder / "config.json")
     weights = weight_files(folder)
     for file in weights:
@@ -48,6 +51,7 @@ def check_fsdp(actor: Path) -> None:
     Raises:
         ValueError: a file is missing or truncated; with the remedy.
     """
+    check_files(actor)
     for file in shard_files(actor):
         if not file.exists():
             raise ValueError(

@@ -147,11 +147,11 @@ def _start_of(source: str, run: Path, tokenizer: Path | None) -> Checkpoint:
         path = str(config["actor_rollout_ref"]["model"]["path"])
         if path == NANO:
             return Checkpoint(label, NANO, source, nano=NanoSpec(**config["nano"]))
-    except (ValueError, KeyError, TypeError) as error:
+        folder = Path(path).expanduser()
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{run / CONFIG_FILE}: names no model that a run began with ({error}); allowed: {ALLOWED}"
         ) from error
-    folder = Path(path).expanduser()
     if not folder.is_dir():
         folder = _downloaded(source, path)
     _check_model(folder, tokenizer)
