@@ -1,6 +1,7 @@
 """Bodies that are not requests: every field is refused by its name, and none is the server's error."""
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -138,6 +139,7 @@ def test_what_looks_like_values_inside_of_a_text_is_no_value() -> None:
         ("/run_code", {**RUN, "fetch_files": ["a" * 256]}, "fetch_files"),
         ("/run_code", {**RUN, "files": {"a": "", "a/.": ""}}, "files.a/."),
         ("/run_code", {**RUN, "files": {"a\0b": ""}}, "files.a\0b"),
+        ("/run_code", {**RUN, "fetch_files": ["a/" * 33 + "a"]}, "fetch_files"),
         ("/run_code", {**RUN, "files": {"a": "", "a/b": ""}}, "files.a"),
         ("/run_code", {**RUN, "files": {"a/b/c": "", "a/b": ""}}, "files.a/b"),
         ("/run_code", {**RUN, "files": {f"{i}/f": "" for i in range(9)}, "trm_limits": {"num_files": 16}}, "files"),
@@ -226,6 +228,25 @@ async def test_a_long_body_is_read_by_another_process_which_is_replaced_if_it_en
     calls[0].cancel()
     assert [isinstance(await call, Job) for call in calls[1:]] == [True, True]
     bench.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**RUN, "files": {"/".join(["a"] * 32 + [f"{i}"]): "" for i in range(700)}},
+        {**RUN, "files": {f"{i:x}": "" for i in range(4000)}},
+        {**CELLS, "cells": [""] * 19_000},
+        {**RUN, "fetch_files": [f"{i:x}" for i in range(7000)]},
+        {**RUN, "trm_limits": {f"{i:x}": [] for i in range(5000)}},
+    ],
+)
+def test_no_short_body_takes_long_to_read(body: Any) -> None:
+    data = json.dumps(body, separators=(",", ":")).encode()
+    assert len(data) < workbench.SHORT_BYTES + 2000
+    started = time.process_time()
+    with contextlib.suppress(BadField):
+        read(data, "/run_jupyter" if "cells" in body else "/run_code")
+    assert time.process_time() - started < 0.5  # 0.1 s on an idle machine
 
 
 def test_looking_a_body_over_costs_no_object_for_each_value() -> None:

@@ -51,6 +51,8 @@ class Bounds:
     """Files to fetch"""
     name_bytes: int = 1000
     """Bytes of a file's name with its folders"""
+    folders: int = 32
+    """Folders in a file's name"""
     values: int = 20_000
     """Values of a body's JSON, with names and brackets"""
     depth: int = 16

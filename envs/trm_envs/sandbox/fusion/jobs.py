@@ -221,6 +221,8 @@ def _names(names: list[str], bounds: Bounds) -> list[str]:
 def _name(field: str, name: str, bounds: Bounds) -> str:
     if len(_text(field, name)) > bounds.name_bytes:
         raise BadField(field, f"a name of {len(name)} characters; this server allows {bounds.name_bytes} bytes")
+    if name.count("/") > bounds.folders:
+        raise BadField(field, f"lies in {name.count('/')} folders; this server allows {bounds.folders}")
     try:
         return check_file_name(field, name)
     except ValueError as error:
