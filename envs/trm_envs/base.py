@@ -22,6 +22,7 @@ from trm_envs.spaces import UnicodeText
 from trm_envs.tool_time import LEAST_S, ToolTime
 from trm_envs.tools import Tool, ToolResult, run_tool_call, tools_of
 from trm_envs.turn import ParsedTurn, ToolCall
+from trm_fields import refuse
 
 HELD_OUT_FRACTION = 0.2
 MAX_DRAWS = 1000
@@ -263,9 +264,12 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             if self.options.split in (self.task_split or split_of(key), "all"):
                 self.task_id = _digest(key)[:16]
                 return first_message
-        raise ValueError(
-            f'split = "{self.options.split}": none of {MAX_DRAWS} drawn tasks belongs to it; draw from more tasks, '
-            'or set split="all"'
+        refuse(
+            "split",
+            self.options.split,
+            "a split that has tasks",
+            'draw from more tasks, or set split="all"',
+            because=f"to which none of {MAX_DRAWS} drawn tasks belongs",
         )
 
     def _with_options(self, base: Any, changes: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 from trm_envs.checking import episodes, fuzzing, refusals, resources
 from trm_envs.checking.subject import Failed, Skipped, Subject, resolve
 from trm_envs.protocols import PROTOCOLS
+from trm_fields import OneOf
 
 HORIZONS = (1, 4, 50)
 NUM_FUZZ = 300
@@ -108,7 +109,7 @@ def findings(
     """Yield the findings of `check`, which has the same arguments, as they are made."""
     names = check_names(horizons)
     if unknown := sorted(set(only or ()) - set(names)):
-        raise ValueError(f"only = {unknown[0]!r}: expected some of {', '.join(names)}")
+        OneOf(names).check("only", unknown[0])
     subject = resolve(env, options or {}, **settings)
     yield from _run_all(subject, [name for name in names if only is None or name in only], check_limit_s)
 

@@ -1,11 +1,11 @@
 """The options of every environment, and the refusal of values that are not allowed."""
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from trm_envs.protocols import PROTOCOLS, TurnProtocol
+from trm_fields import OneOf, between
 
 SPLITS = ("train", "held_out", "all")
 MAX_HORIZON = 10_000
@@ -47,28 +47,23 @@ class EnvOptions:
 
 def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
     """Raise a ValueError that names the closest choice if `value` is not among them."""
-    if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f'did you mean "{close[0]}"?' if close else f'pass e.g. "{choices[0]}"'
-        raise ValueError(f"{field} = {value!r}: expected one of {', '.join(choices)}; {hint}")
+    OneOf(choices).check(field, value)
 
 
 def check_integer(field: str, value: Any, least: int, most: int) -> None:
     """Raise a ValueError if `value` is not an integer from `least` to `most`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{field} = {value!r}: expected an integer from {least} to {most}; e.g. {field}={least}")
+    between(least, most, int).check(field, value, f"give one, such as {least}")
 
 
 def check_seconds(field: str, value: Any) -> None:
     """Raise a ValueError if `value` is not a number of seconds that a step can take."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0.01 <= value <= 3600:
-        raise ValueError(f"{field} = {value!r}: expected seconds from 0.01 to 3600; e.g. {field}=5")
+    between(0.01, 3600).check(field, value, "give seconds, such as 5")
 
 
 def check_sandbox(field: str, value: Any) -> None:
     """Raise a ValueError if `value` names no sandbox."""
     if not (isinstance(value, str) and value.startswith(("http://", "https://"))):
-        check_choice(f"{field} (or the URL of a SandboxFusion server)", value, ("local", "unsafe"))
+        OneOf(("local", "unsafe"), "the URL of a SandboxFusion server").check(field, value)
 
 
 def as_unicode(text: str) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trm_fields import refuse
+
 EXTRA = "pip install 'trm-agent[programs]'"
 _PIN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9.!+_-]+)")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -46,7 +48,7 @@ def check_pins(field: str, value: Any) -> tuple[str, ...]:
         ValueError: if one has no version, or a package is named twice.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValueError(f'{field} = {value!r}: expected a list of packages with versions; e.g. ["numpy==2.3.5"]')
+        refuse(field, value, "a list of packages with versions", 'give one, such as ["numpy==2.3.5"]')
     names = []
     for pin in value:
         match = _PIN.fullmatch(pin) if isinstance(pin, str) else None

@@ -5,6 +5,8 @@ import re
 import sys
 from pathlib import Path
 
+from trm_fields import refuse
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
 
 PYPROJECT = """\
@@ -119,10 +121,10 @@ def write_package(name: str, folder: Path) -> tuple[str, list[Path]]:
 def check_name(name: str) -> None:
     """Raise a ValueError if a package cannot have this name."""
     if not _NAME.fullmatch(name) or name.endswith("_"):
-        raise ValueError(f"NAME = {name!r}: expected 2 to 40 small letters, digits and underscores; e.g. my_env")
+        refuse("NAME", name, "2 to 40 small letters, digits and underscores", "give one, such as my_env")
     if (
         keyword.iskeyword(name)
         or name in sys.stdlib_module_names
         or name in ("trm_envs", "trm_fields", "trm_agent", "gymnasium")
     ):
-        raise ValueError(f"NAME = {name!r}: Python or this project has a module of that name; e.g. {name}_env")
+        refuse("NAME", name, "a name that no module of Python or of this project has", f"give one, such as {name}_env")

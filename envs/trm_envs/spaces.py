@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Space
 
+from trm_fields import COUNT
+
 # Samples mix scripts, markup and control characters, since an environment must take any text of a model.
 SAMPLE_ALPHABET = "abc XYZ 0123456789 +-*/ {}<>\"'\\ \n\t ä ß 中 🙂 \x00"
 SAMPLE_LENGTH = 48
@@ -25,8 +27,7 @@ class UnicodeText(Space[str]):
     """
 
     def __init__(self, max_length: int = 1_000_000, seed: int | np.random.Generator | None = None) -> None:
-        if max_length < 1:
-            raise ValueError(f"max_length = {max_length}: expected at least 1 character; pass a larger length")
+        COUNT.check("max_length", max_length, "pass a larger length")
         self.max_length = max_length
         super().__init__(shape=None, dtype=None, seed=seed)
 

@@ -10,8 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import replace
 from enum import Enum
 from typing import Any
+
+from trm_fields import ABOVE_0
 
 LEAST_S = 0.01
 """Time below which a budget counts as used up, since no sandbox runs a program for a shorter time."""
@@ -70,8 +73,8 @@ class ToolTime:
             ValueError: if one is not a number above 0.
         """
         for name, value in (("turn_s", turn_s), ("episode_s", episode_s)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-                raise ValueError(f"{name} = {value!r}: expected seconds above 0, or None for no limit; e.g. {name}=60")
+            if value != math.inf:
+                replace(ABOVE_0, optional=True).check(name, value, "give seconds, such as 60, or None for no limit")
         with self._lock:
             self._turn_limit_s = math.inf if turn_s is None else float(turn_s)
             self._episode_limit_s = math.inf if episode_s is None else float(episode_s)

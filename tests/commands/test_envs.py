@@ -121,21 +121,21 @@ def test_check_prints_json_and_takes_a_module_and_options(fakes, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["check", "trm/ChanMath-v0"], 'did you mean "trm/ChainMath-v0"'),
+        (["check", "trm/ChanMath-v0"], "did you mean 'trm/ChainMath-v0'"),
         (["check", "no_such_module:a/B-v0"], "cannot import 'no_such_module'"),
         (["check", "CartPole-v1"], "no trm_envs.ToolEnv"),
         (["check", "trm/ChainMath-v0", "--horizons", "0"], "--horizons: got 0"),
         (["check", "trm/ChainMath-v0", "--fuzz", "-1"], "--fuzz: got -1"),
         (["check", "trm/ChainMath-v0", "--deadline", "nan"], "--deadline: got nan"),
-        (["check", "trm/ChainMath-v0", "--option", "horizon"], "expected NAME=VALUE"),
-        (["check", "trm/ChainMath-v0", "--option", "horizn=2"], 'did you mean "horizon"'),
+        (["check", "trm/ChainMath-v0", "--option", "horizon"], "allowed: NAME=VALUE"),
+        (["check", "trm/ChainMath-v0", "--option", "horizn=2"], "did you mean 'horizon'"),
         (["play", "trm/ChainMath-v0", "--protocol", "fenced"], "use protocol="),
         (["play", "trm/ChainMath-v0", "--seed", "-1"], "--seed: got -1"),
-        (["play", "trm/ChainMat-v0"], 'did you mean "trm/ChainMath-v0"'),
+        (["play", "trm/ChainMat-v0"], "did you mean 'trm/ChainMath-v0'"),
         (["new", "Camel"], "small letters"),
         (["new", "../camel"], "small letters"),
-        (["new", "json"], "a module of that name"),
-        (["new", "class"], "a module of that name"),
+        (["new", "json"], "a name that no module of Python"),
+        (["new", "class"], "a name that no module of Python"),
     ],
 )
 def test_bad_input_exits_2_with_one_line(arguments, words, capsys, tmp_path, monkeypatch):

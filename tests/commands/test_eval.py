@@ -166,7 +166,7 @@ def test_an_engine_that_plays_nothing_ends_the_command(fake, capsys):
         ((*CHECKPOINTS, *SMALL, "--temperature", "-1"), "temperature = -1.0"),
         ((*CHECKPOINTS, *SMALL, "--top-p", "0"), "top_p = 0.0"),
         ((*CHECKPOINTS, *SMALL, "--set", "revael=upfront"), "reveal"),
-        ((*CHECKPOINTS, *SMALL, "--set", "reveal=sometimes"), "expected one of stepwise, upfront"),
+        ((*CHECKPOINTS, *SMALL, "--set", "reveal=sometimes"), "allowed: `stepwise`, `upfront`"),
         ((*CHECKPOINTS, *SMALL, "--set", "limits.max_trun=1"), "did you mean 'limits.max_turns'"),
         ((*CHECKPOINTS, *SMALL, "--set", "limits.max_prompt_tokens=9"), "and limits.max_prompt_tokens=9; lower"),
         ((*CHECKPOINTS, *SMALL, "--set", "limits.max_turns=1"), "takes 3 turns and limits.max_turns=1"),

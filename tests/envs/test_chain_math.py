@@ -102,5 +102,5 @@ def test_answers_are_compared_as_exact_integers(text: str, reward: float) -> Non
 
 
 def test_a_wrong_reveal_is_refused() -> None:
-    with pytest.raises(ValueError, match='did you mean "upfront"'):
+    with pytest.raises(ValueError, match="did you mean 'upfront'"):
         make(reveal="up_front")

@@ -151,10 +151,10 @@ def test_a_thousand_turns_work() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_words": 0}, "num_words = 0: expected an integer from 1 to"),
+        ({"num_words": 0}, "num_words: got 0; allowed: a whole number from 1 to"),
         ({"num_words": 10_000}, f"from 1 to {len(WORDS)}"),
-        ({"num_words": 3, "keys_per_turn": 4}, "keys_per_turn = 4: expected an integer from 1 to 3"),
-        ({"score_by": "final"}, "score_by = 'final': expected one of all, last"),
+        ({"num_words": 3, "keys_per_turn": 4}, "keys_per_turn: got 4; allowed: a whole number from 1 to 3"),
+        ({"score_by": "final"}, "score_by: got 'final'; allowed: `all`, `last`"),
         ({"protocol": "fenced"}, "the tools are: none"),
     ],
 )

@@ -212,12 +212,12 @@ def test_equal_rows_are_one_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((None, None, "train", 1), "rows = None: expected the name of a file"),
-        (("a.jsonl", None, "train", 4), "horizon = 4: a row is one problem; pass horizon=1"),
-        (("a.jsonl", -1, "all", 1), "row = -1: expected an integer from 0"),
-        (("a.jsonl", True, "all", 1), "row = True"),
-        (("", 3, "all", 1), "row = 3: is of no use without rows"),
-        (("a.jsonl", 3, "train", 1), 'split = "train": a chosen row .* pass split="all"'),
+        ((None, None, "train", 1), "rows: got null; allowed: the name of a file"),
+        (("a.jsonl", None, "train", 4), "horizon: got 4; .* one problem; pass horizon=1"),
+        (("a.jsonl", -1, "all", 1), "row: got -1; allowed: a whole number from 0"),
+        (("a.jsonl", True, "all", 1), "row: got true"),
+        (("", 3, "all", 1), "row: got 3; allowed: null without rows"),
+        (("a.jsonl", 3, "train", 1), r'split: got .train.; .* a chosen row .* pass split="all"'),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: tuple, message: str) -> None:

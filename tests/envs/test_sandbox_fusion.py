@@ -228,7 +228,10 @@ def test_bad_arguments_are_named(field: str, value: object) -> None:
 
 def test_bad_arguments_of_a_run_are_named_without_a_request() -> None:
     with FusionSandbox("http://127.0.0.1:1") as sandbox:
-        for arguments, message in (({"language": "cpp"}, "language = 'cpp'"), ({"files": {"../a": ""}}, "files = ")):
+        for arguments, message in (
+            ({"language": "cpp"}, "language: got 'cpp'"),
+            ({"files": {"../a": ""}}, "files: got "),
+        ):
             with pytest.raises(ValueError, match=message):
                 sandbox.run("1", **arguments)  # type: ignore[arg-type]
 

@@ -157,7 +157,7 @@ def test_a_foreign_servers_answer_becomes_our_status(reply: Reply, status: str, 
 def test_a_session_takes_neither_bash_nor_stdin() -> None:
     with FusionSandbox("http://127.0.0.1:1") as sandbox:
         session = sandbox.session()
-        for arguments, field in (({"language": "bash"}, "language = 'bash'"), ({"stdin": "x"}, "stdin = 'x'")):
+        for arguments, field in (({"language": "bash"}, "language: got 'bash'"), ({"stdin": "x"}, "stdin: got 'x'")):
             with pytest.raises(ValueError, match=field):
                 session.run("1", **arguments)
 

@@ -133,7 +133,7 @@ def test_a_file_that_changes_while_it_is_played_is_noticed(tmp_path):
     made = make_env(ours.id, None, ours.kwargs)
     made.reset(options=ours.task(0).options)
     write(tmp_path / "rows.jsonl", AIME[1:])
-    with pytest.raises(ValueError, match=f"rows_hash = {ours.rows_hash}: .* holds other problems now"):
+    with pytest.raises(ValueError, match=f"rows_hash: got '{ours.rows_hash}', .* holds other problems now"):
         made.reset(options=ours.task(0).options)
 
 

@@ -109,7 +109,7 @@ def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
         ("env.train.split=all", ["env.train.split", "all", "share tasks", "train"]),
         ("env.id=null", ["env.id: got null", "Gymnasium id", "mine/Task-v0"]),
         ("env.kwargs.reveal=later", ["env.kwargs", "trm/ChainMath-v0", "reveal", "later", "stepwise"]),
-        ("+env.kwargs.reveel=upfront", ["env.kwargs", "reveel", 'did you mean "reveal"']),
+        ("+env.kwargs.reveel=upfront", ["env.kwargs", "reveel", "did you mean 'reveal'"]),
         ("env.limits.max_turns=4", ["env.limits.max_turns", "4", "raise"]),
         (f"{TRM}.max_token_kl=-1", [f"{TRM}.max_token_kl", "-1", "above 0"]),
         (f"{TRM}.max_token_kl=0", [f"{TRM}.max_token_kl", "0", "above 0"]),

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trm_fields import refuse
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -269,7 +271,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise ValueError(f"--option: got {pair!r}; expected NAME=VALUE, e.g. --option split=held_out")
+            refuse("--option", pair, "NAME=VALUE", "give e.g. --option split=held_out")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -280,4 +282,4 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 def _check_flag(flag: str, value: float, least: float, most: float) -> None:
     # "not inside" and never "outside": NaN is refused
     if not least <= value <= most:
-        raise ValueError(f"{flag}: got {value!r}; allowed: {least:g} to {most:g}; see trm envs --help")
+        refuse(flag, value, f"{least:g} to {most:g}", "see trm envs --help")

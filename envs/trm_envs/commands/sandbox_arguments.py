@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trm_fields import refuse
+
 if TYPE_CHECKING:
     from trm_envs.sandbox import Limits
 
@@ -42,5 +44,5 @@ def limits_of(wall_s: float, wall_flag: str, megabytes: int, memory_flag: str) -
 
     for flag, value, least, most in ((wall_flag, wall_s, 0.01, 86_400), (memory_flag, megabytes, 32, MIB)):
         if not least <= value <= most:
-            raise ValueError(f"{flag}: got {value!r}; allowed: {least:g} to {most:g}; see trm sandbox --help")
+            refuse(flag, value, f"{least:g} to {most:g}", "see trm sandbox --help")
     return with_timeout(Limits(memory_bytes=megabytes * MIB), wall_s)

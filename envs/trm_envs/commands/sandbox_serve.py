@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from trm_envs.commands.sandbox_arguments import MIB, add_packages, available, limits_of
+from trm_fields import refuse
 
 if TYPE_CHECKING:
     from trm_envs.sandbox import Sandbox
@@ -73,7 +74,7 @@ def serve(arguments: argparse.Namespace) -> int:
     pins = check_pins("--packages", arguments.packages)
     asked = limits_of(arguments.max_timeout, "--max-timeout", arguments.max_memory_mb, "--max-memory-mb")
     if not 32 <= arguments.max_bodies_mb <= 1 << 16:
-        raise ValueError(f"--max-bodies-mb: got {arguments.max_bodies_mb}; allowed: 32 to 65536; e.g. 64")
+        refuse("--max-bodies-mb", arguments.max_bodies_mb, "32 to 65536", "give e.g. 64")
     token, where = door.find_token(arguments.token, arguments.token_file)
     warning = door.warning(arguments.host, token)
     if warning is not None and arguments.sandbox == "unsafe" and token is None:

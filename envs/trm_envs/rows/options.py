@@ -3,6 +3,7 @@
 from typing import Any
 
 from trm_envs.options import check_choice, check_integer
+from trm_fields import refuse
 
 REFUSE, DROP = "refuse", "drop"
 UNSCORABLE = (REFUSE, DROP)
@@ -13,16 +14,16 @@ def check_row_options(
 ) -> None:
     """Raise a ValueError if the options of an environment with one problem per row do not go together."""
     if not isinstance(rows, str):
-        raise ValueError(f'rows = {rows!r}: expected the name of a file; e.g. rows="problems.jsonl"')
+        refuse("rows", rows, "the name of a file", 'give one, such as rows="problems.jsonl"')
     check_choice("unscorable", unscorable, UNSCORABLE)
     if not isinstance(rows_hash, str):
-        raise ValueError(f"rows_hash = {rows_hash!r}: expected text, as config.yaml holds it; leave it out")
+        refuse("rows_hash", rows_hash, "text, as config.yaml holds it", "leave it out")
     if rows and horizon != 1:
-        raise ValueError(f"horizon = {horizon}: a row is one problem; pass horizon=1 with rows")
+        refuse("horizon", horizon, "1 with rows, each of which is one problem", "pass horizon=1")
     if row is None:
         return
     check_integer("row", row, 0, 10**9)
     if not rows:
-        raise ValueError(f'row = {row}: is of no use without rows; pass e.g. rows="problems.jsonl"')
+        refuse("row", row, "null without rows", 'pass e.g. rows="problems.jsonl"')
     if split != "all":
-        raise ValueError(f'split = "{split}": a chosen row may be of either split; pass split="all" with row')
+        refuse("split", split, '"all" with row, since a chosen row may be of either split', 'pass split="all"')

@@ -9,6 +9,7 @@ import numpy as np
 
 from trm_envs.rows.files import iter_rows
 from trm_envs.rows.options import DROP
+from trm_fields import refuse
 
 NUM_SHOWN = 5
 
@@ -62,10 +63,12 @@ class Problems(Generic[TaskT]):
             ValueError: if there is no such row, or it was left out.
         """
         if number >= len(self.rows):
-            raise ValueError(f"row = {number}: {self.path} has rows 0 to {len(self.rows) - 1}; pass one of these")
+            refuse("row", number, f"0 to {len(self.rows) - 1}, the rows of {self.path}", "pass one of these")
         row = self.rows[number]
         if row is None:
-            raise ValueError(f"row = {number}: {self.path}: this row cannot be scored and was left out; pass another")
+            refuse(
+                "row", number, f"rows of {self.path} that can be scored", "pass another", because="which was left out"
+            )
         return row
 
     def draw(self, rng: np.random.Generator) -> int:
@@ -75,9 +78,12 @@ class Problems(Generic[TaskT]):
     def check_hash(self, expected: str) -> None:
         """Raise a ValueError unless the hash is the expected one; "" accepts any."""
         if expected not in ("", self.hash):
-            raise ValueError(
-                f"rows_hash = {expected}: {self.path} holds other problems now (hash {self.hash}); bring back the file "
-                "that the run began with, or begin a new run"
+            refuse(
+                "rows_hash",
+                expected,
+                f"{self.hash}, the hash of {self.path} now",
+                "bring back the file that the run began with, or begin a new run",
+                because="but the file holds other problems now",
             )
 
 

@@ -1,7 +1,6 @@
 """The interface of every sandbox: run untrusted code under limits, and report one of a closed set of outcomes."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -10,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from trm_envs.errors import InfrastructureError
+from trm_fields import OneOf, between, check_settings, refuse, setting
 
 LANGUAGES = ("python", "bash")
 
@@ -47,44 +47,36 @@ class Limits:
         ValueError: if a value is not allowed.
     """
 
-    wall_s: float = 10.0
-    """Seconds on the clock, from the start of the program."""
-    cpu_s: float = 10.0
-    """Seconds of processor time of each process, rounded up to whole ones; in a session 100 times as many in all."""
-    memory_bytes: int = 1 << 29
-    """Address space of each process, and resident memory of all of them together."""
-    stack_bytes: int = 1 << 23
-    """Stack of a process's first thread; the program sizes those of further threads."""
-    processes: int = 32
-    """Processes and threads at one time."""
-    output_bytes: int = 1 << 22
-    """Bytes of stdout, and as many of stderr."""
-    file_bytes: int = 1 << 26
-    """Bytes of one file."""
-    disk_bytes: int = 1 << 27
-    """Bytes of all files; the disk is memory, on top of `memory_bytes`. In a session the first call's value holds."""
-    num_files: int = 10_000
-    """Files and folders. In a session the first call's value holds."""
+    wall_s: float = setting(10.0, between(0.01, 86_400), "Seconds on the clock, from the start of the program.")
+    cpu_s: float = setting(
+        10.0,
+        between(0.01, 86_400),
+        "Seconds of processor time of each process, rounded up to whole ones; in a session 100 times as many in all.",
+    )
+    memory_bytes: int = setting(
+        1 << 29,
+        between(1 << 25, 1 << 40, int),
+        "Address space of each process, and resident memory of all of them together.",
+    )
+    stack_bytes: int = setting(
+        1 << 23,
+        between(1 << 20, 100 << 20, int),
+        "Stack of a process's first thread; the program sizes those of further threads.",
+    )
+    processes: int = setting(32, between(1, 10_000, int), "Processes and threads at one time.")
+    output_bytes: int = setting(1 << 22, between(1, 1 << 28, int), "Bytes of stdout, and as many of stderr.")
+    file_bytes: int = setting(1 << 26, between(1 << 12, 1 << 40, int), "Bytes of one file.")
+    disk_bytes: int = setting(
+        1 << 27,
+        between(1 << 16, 1 << 40, int),
+        "Bytes of all files; the disk is memory, on top of `memory_bytes`. In a session the first call's value holds.",
+    )
+    num_files: int = setting(
+        10_000, between(16, 10_000_000, int), "Files and folders. In a session the first call's value holds."
+    )
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("wall_s", 0.01, 86_400),
-            ("cpu_s", 0.01, 86_400),
-            ("memory_bytes", 1 << 25, 1 << 40),
-            ("stack_bytes", 1 << 20, 100 << 20),
-            ("processes", 1, 10_000),
-            ("output_bytes", 1, 1 << 28),
-            ("file_bytes", 1 << 12, 1 << 40),
-            ("disk_bytes", 1 << 16, 1 << 40),
-            ("num_files", 16, 10_000_000),
-        ):
-            value = getattr(self, name)
-            kinds = (int, float) if name.endswith("_s") else (int,)
-            is_number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-            if not is_number or not least <= value <= most:
-                kind = "a number" if float in kinds else "an integer"
-                default = type(self).__dataclass_fields__[name].default
-                raise ValueError(f"limits.{name} = {value!r}: expected {kind} from {least} to {most}; e.g. {default}")
+        check_settings(self, "limits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +170,7 @@ class Sandbox(Runner, Protocol):
 
 def check_language(language: str) -> None:
     """Raise a ValueError if the language is not one of `LANGUAGES`."""
-    if language not in LANGUAGES:
-        raise ValueError(f'language = {language!r}: expected one of {", ".join(LANGUAGES)}; pass e.g. "python"')
+    OneOf(LANGUAGES).check("language", language)
 
 
 def check_file_name(field: str, name: Any) -> str:
@@ -190,7 +181,7 @@ def check_file_name(field: str, name: Any) -> str:
     """
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") or "\0" in part or len(os.fsencode(part)) > 255 for part in parts):
-        raise ValueError(f'{field} = {name!r}: expected a relative name without "..", such as "src/data.txt"')
+        refuse(field, name, 'a relative name without ".."', 'give one, such as "src/data.txt"')
     return str(PurePosixPath(name))
 
 
@@ -204,4 +195,4 @@ def as_bytes(field: str, value: Any) -> bytes:
         return value.encode("utf-8", "surrogateescape")
     if isinstance(value, bytes):
         return value
-    raise ValueError(f"{field} is {type(value).__name__}: expected str or bytes")
+    refuse(field, value, "str or bytes", "encode it")

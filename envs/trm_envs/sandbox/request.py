@@ -5,6 +5,7 @@ from typing import Any
 
 from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.interface import Limits, as_bytes, check_file_name, check_language
+from trm_fields import refuse
 
 SESSION_CPU_FACTOR = 100
 
@@ -72,17 +73,15 @@ def make_request(
     check_language(language)
     if session and (language != "python" or stdin):
         field, value = ("stdin", stdin) if language == "python" else ("language", language)
-        raise ValueError(
-            f"{field} = {value!r}: a session takes Python cells without stdin; use the sandbox's own run()"
-        )
+        refuse(field, value, "Python cells without stdin in a session", "use the sandbox's own run()")
     if not isinstance(limits, Limits):
-        raise ValueError(f"limits is {type(limits).__name__}: expected Limits; pass e.g. Limits(wall_s=5)")
+        refuse("limits", limits, "Limits", "pass e.g. Limits(wall_s=5)")
     if isinstance(outputs, str):
-        raise ValueError(f"outputs = {outputs!r}: expected a list of file names; pass [{outputs!r}]")
+        refuse("outputs", outputs, "a list of file names", f"pass [{outputs!r}]")
     contents = {check_file_name("files", name): as_bytes(f"files[{name!r}]", files[name]) for name in files or {}}
     size = sum(map(len, contents.values()))
     if size > limits.disk_bytes:
-        raise ValueError(f"files hold {size} bytes: at most limits.disk_bytes = {limits.disk_bytes}; raise it")
+        refuse("files", f"{size} bytes", f"at most limits.disk_bytes = {limits.disk_bytes}", "raise it")
     return Request(
         code=as_bytes("code", code).decode("utf-8", "surrogateescape"),
         language=language,

@@ -1,7 +1,6 @@
 """The sandbox that everything in one process shares, by name."""
 
 import atexit
-import difflib
 import os
 import threading
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from trm_envs.sandbox.local import demands
 from trm_envs.sandbox.local.sandbox import PROBE_LIMITS, LocalSandbox
 from trm_envs.sandbox.package_folder import check_probe
 from trm_envs.sandbox.unsafe.sandbox import UnsafeSandbox
+from trm_fields import nearest, refuse
 
 NAMES = ("local", "unsafe")
 
@@ -85,9 +85,8 @@ def _make(name: str, pins: tuple[str, ...]) -> Sandbox:
             probe = Packages(pins).probe
             check_probe(Packages(pins), sandbox.run(probe, limits=PROBE_LIMITS))
         return sandbox
-    near = difflib.get_close_matches(str(name), [*NAMES, "http://", "https://"], 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"sandbox = {name!r}: expected local, unsafe or an address http(s)://HOST:PORT{hint}")
+    near = nearest(str(name), [*NAMES, "http://", "https://"], "give one")
+    refuse("sandbox", name, "local, unsafe, or an address http(s)://HOST:PORT", near)
 
 
 os.register_at_fork(after_in_child=_start_afresh)
