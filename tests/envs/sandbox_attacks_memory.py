@@ -1,4 +1,4 @@
-"""Ways to hold more memory than a call may have: 400 MiB, slowly, so that whoever watches has time to see it."""
+"""Ways to hold more memory than a call may have: 240 MiB, slowly, so that whoever watches has time to see it."""
 
 _START = """
 import ctypes, mmap, os, select, signal, socket, subprocess, sys, threading, time
@@ -6,16 +6,16 @@ MIB = 1 << 20
 BLOCK = b'x' * (4 * MIB)
 libc = ctypes.CDLL(None, use_errno=True)
 held = []
-def slowly(number=100):
+def slowly(number=60):
     for at in range(number):
         yield at
         time.sleep(0.004)
 def hold():
-    time.sleep(0.25)
+    time.sleep(0.12)
     print('held')
 """
 _CHILDREN = """
-def children(work, number=16):
+def children(work, number=10):
     for _ in range(number):
         if os.fork() == 0:
             work()
@@ -198,23 +198,24 @@ def work():
 children(work)
 """,
     "names of files": """
-for at in slowly(300):
+for at in slowly():
     for inner in range(200):
         open('n' * 240 + f'{at}-{inner}', 'w').close()
 """,
     "extended attributes": """
-for at in slowly(300):
+for at in slowly():
     open(f'f{at}', 'w').close()
     for inner in range(50): os.setxattr(f'f{at}', f'user.{inner}', BLOCK[:60000])
 """,
     "cached files": """
+end = time.monotonic() + 0.4
 for folder, _, names in os.walk('/usr'):
     for name in names:
         try:
             with open(os.path.join(folder, name), 'rb') as file:
                 while file.read(1 << 16): pass
         except OSError: pass
-    if time.monotonic() > 1e12: break
+    if time.monotonic() > end: break
 """,
 }
 _ENDING = "\nhold()\n"

@@ -129,17 +129,49 @@ def sandbox() -> Iterator[LocalSandbox]:
         yield made
 
 
-@pytest.mark.parametrize("name", ["shared, a page kept", "/dev/zero, a page kept", "unseen processes", "local sockets"])
-def test_memory_that_nobody_sees_is_told_as_the_memory_limit(sandbox: LocalSandbox, name: str) -> None:
+BURST = """
+import mmap, os, signal, time
+ready, go = os.pipe()
+for _ in range(16):
+    if os.fork() == 0:
+        m = mmap.mmap(-1, 40 << 20, mmap.MAP_PRIVATE)
+        os.close(go)
+        os.read(ready, 1)
+        for at in range(0, 40 << 20, 4096): m[at] = 1
+        time.sleep(60)
+time.sleep(0.2)
+os.close(go)
+time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize(
+    "code", [GROW["shared, a page kept"], GROW["unseen processes"], BURST], ids=["shared", "unseen", "burst"]
+)
+def test_memory_however_it_is_taken_is_told_as_the_memory_limit(sandbox: LocalSandbox, code: str) -> None:
     limits = dataclasses.replace(WIDE, memory_bytes=64 * MIB, disk_bytes=MIB)
-    result = sandbox.run(GROW[name], limits=limits)
+    result = sandbox.run(code, limits=limits)
     assert (result.status, result.return_code) == (Status.MEMORY, None), result
     with sandbox.session() as session:
         assert session.run("x = 1", limits=limits).ok
-        lost = session.run(GROW[name], limits=limits)
+        lost = session.run(code, limits=limits)
         assert (lost.status, lost.state_lost) == (Status.MEMORY, True), lost
         assert session.run("print(1)").stdout == "1\n"
     assert sandbox.run("print(1)").stdout == "1\n"
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_a_burst_between_two_looks_is_held_by_the_group(name: str) -> None:
+    limits = dataclasses.replace(WIDE, memory_bytes=64 * MIB, disk_bytes=MIB)
+    with opened(name, limits) as setting:
+        assert setting.memory is not None
+        peak = setting.memory / "memory.max_usage_in_bytes"
+        assert setting.run("print(1)").ok
+        peak.write_text("0")
+        base = int(peak.read_text())
+        result = setting.run(BURST)
+        assert result.status is Status.MEMORY, result
+        assert int(peak.read_text()) - base < (64 + 1 + 64) * MIB
 
 
 def test_a_session_that_holds_more_than_a_cell_may_has_reached_the_limit(sandbox: LocalSandbox) -> None:
