@@ -167,6 +167,15 @@ def test_ports_that_cannot_be_opened_and_another_ray_are_told(monkeypatch: pytes
     assert told.state == "missing"
 
 
+def test_a_sandbox_without_control_groups_is_a_warning_with_their_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [{"name": "memory", "missing": "read-only; make it writable"}, {"name": "files", "missing": ""}]
+    monkeypatch.setattr(machine, "output_of", lambda command, limit_s: (json.dumps({"limits": limits}), ""))
+    isolated, without = machine.sandbox()
+    assert (isolated.state, without.state, without.remedy) == ("ok", "warning", "read-only; make it writable")
+    limits[0]["missing"] = ""
+    assert [found.state for found in machine.sandbox()] == ["ok"]
+
+
 def test_a_sandbox_that_cannot_isolate_is_a_warning_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "output_of", lambda command, limit_s: (None, "bwrap: No permissions"))
     (found,) = machine.sandbox()

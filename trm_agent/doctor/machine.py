@@ -113,14 +113,15 @@ def ports() -> list[Finding]:
 
 
 def sandbox() -> list[Finding]:
-    """Try whether a program can be run in isolation."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "program.py"
-        program.write_text("print(6 * 7)\n")
-        command = [sys.executable, "-m", "trm_agent.cli", "sandbox", "run", str(program), "--timeout", "10", "--json"]
-        answer, why = output_of(command, SANDBOX_LIMIT_S)
-    if answer is not None and json.loads(answer)["stdout"].strip() == "42":
-        return [ok("a program ran in isolation (sandbox=local)")]
+    """Try whether a program can be run in isolation, and which limits hold by control groups."""
+    answer, why = output_of([sys.executable, "-m", "trm_agent.cli", "sandbox", "check", "--json"], SANDBOX_LIMIT_S)
+    if answer is not None:
+        missing = {limit["name"]: limit["missing"] for limit in json.loads(answer)["limits"] if limit["missing"]}
+        ran = ok("a program ran in isolation (sandbox=local)")
+        if "memory" not in missing:
+            return [ran]
+        without = f"no control group for {', '.join(missing)}: programs are watched instead (trm sandbox check)"
+        return [ran, Finding("warning", without, missing["memory"])]
     remedy = "apt-get install bubblewrap and allow user namespaces, or env.kwargs.sandbox=URL (docs/sandbox.md)"
     told = f"no program can be isolated here, so only tasks without programs can be played, such as ChainMath ({why})"
     return [Finding("warning", told, remedy)]
