@@ -187,9 +187,11 @@ PIPES = {
     "named pipes": "names = [f'{os.getpid()}-{i}' for i in range(15)]\n"
     "ends = [os.mkfifo(name) or os.open(name, os.O_RDWR) for name in names]",
     "pipes of one end": "ends = [os.pipe()[0] for _ in range(120)]",
+    "pipes of a thread that outlives the first one": "import threading\nends = [os.pipe() for _ in range(120)]\n"
+    "threading.Thread(target=time.sleep, args=(60,)).start()\nif number: libc.syscall(60, 0)",
 }
 PIPES = {
-    name: f"{_IMPORTS}for _ in range(9):\n    if os.fork() == 0: break\n{code}\ntime.sleep(60)"
+    name: f"{_IMPORTS}for number in range(9, -1, -1):\n    if number and os.fork() == 0: break\n{code}\ntime.sleep(60)"
     for name, code in PIPES.items()
 }
 """Take of the pages that a user has for pipes in all calls."""
@@ -200,6 +202,9 @@ FLIGHTS = {
     "descriptors in sockets in flight": "top = socket.socketpair()\nfor _ in range(15):\n"
     "    here, there = socket.socketpair()\n    for _ in range(15): send(here, 0)\n"
     "    send(top[0], there.fileno()); here.close(); there.close()",
+    "descriptors behind sockets with long names": "named = [socket.socket(socket.AF_UNIX) for _ in range(50)]\n"
+    "for i, one in enumerate(named): one.bind('\\0' + f'{i:03}' * 30)\n"
+    "here, there = socket.socketpair()\nfor _ in range(60): send(here, 0)",
     "descriptors of many processes": "for _ in range(5):\n    if os.fork() == 0:\n        pair = socket.socketpair()\n"
     "        for _ in range(50): send(pair[0], 0)\n        time.sleep(60)\ntime.sleep(0.3)",
 }

@@ -113,6 +113,7 @@ def test_calls_by_another_machines_way_end_the_program(machine: str) -> None:
         ("clone", (0x02000011,), "EPERM"),
         ("clone", (18,), "EPERM"),
         ("clone", (0x10F00 | 18,), "EPERM"),
+        ("clone", (0x10B00,), "EPERM"),  # a thread with descriptors of its own
         ("clone", (0x411,), "EPERM"),  # a process with the descriptors of this one
         ("socket", (1, 2, 0), "ask"),
         ("socket", (2, 0x80801, 6), "ask"),

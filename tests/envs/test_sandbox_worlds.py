@@ -86,7 +86,7 @@ def test_a_call_holds_so_many_locks_and_no_more(setting: Setting) -> None:  # no
 
 def test_no_call_takes_the_pages_of_all_pipes(setting: Setting) -> None:  # noqa: F811
     for name, code in PIPES.items():
-        result = setting.run(code, limits=ROOMY)
+        result = setting.run(code, limits=dataclasses.replace(ROOMY, processes=32))
         assert (result.status, result.return_code) == (Status.ERROR, -9), name
     assert setting.run(FEW_PIPES, limits=ROOMY).stdout == "65536\n"
 

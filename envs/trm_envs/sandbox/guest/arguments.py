@@ -98,10 +98,11 @@ def _mmap(shared: bytes) -> "list[bytes]":
 
 
 def _clone() -> "list[bytes]":
-    """Refuse namespaces, descriptors shared by two processes, and a signal at the end that wakes a session."""
+    """Refuse namespaces, descriptors that not all threads of one process share, and a signal that wakes a session."""
     ends = [step(AND, 0xFF), *if_equal(_SIGCONT, [REFUSE]), ALLOW]
-    threads_alone = [*if_any_bit(_CLONE_THREAD, ends), REFUSE]
-    return [argument(0), *if_any_bit(_NEW_NAMESPACES, [REFUSE]), *if_any_bit(_CLONE_FILES, threads_alone), *ends]
+    thread = [*if_any_bit(_CLONE_FILES, ends), REFUSE]
+    process = [*if_any_bit(_CLONE_FILES, [REFUSE]), *ends]
+    return [argument(0), *if_any_bit(_NEW_NAMESPACES, [REFUSE]), *if_any_bit(_CLONE_THREAD, thread), *process]
 
 
 def _fcntl(asked: bytes) -> "list[bytes]":

@@ -1,10 +1,9 @@
 """Descriptors in flight, sent over a local socket and not received yet: a user may have 256 in all calls together."""
 
 import contextlib
-import os
 import stat
 
-from . import rest
+from . import descriptors, rest
 
 MAX_IN_FLIGHT = 48
 """Largest number of descriptors that a call may have in flight for longer than a moment."""
@@ -26,19 +25,16 @@ class Flight:
 
 def _number(proc: int) -> int:
     """Return the number of descriptors in flight; a socket that is itself in flight may hold some unseen."""
-    lines = rest.read(proc, "net/unix").splitlines()[1:]
+    lines = rest.whole(proc, "net/unix").splitlines()[1:]
     sockets = {int(line.split()[6]) for line in lines} - {0}
     if len(sockets) <= _OWN_SOCKETS:
         return 0
     number, seen = 0, set()
-    for pid in ("1", *rest.processes(proc)):
-        with contextlib.suppress(OSError):
-            for fd in rest.names(proc, f"{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    found = os.stat(f"{pid}/fd/{fd}", dir_fd=proc)
-                    if stat.S_ISSOCK(found.st_mode) and found.st_ino not in seen:
-                        seen.add(found.st_ino)
-                        number += _waiting(rest.read(proc, f"{pid}/fdinfo/{fd}"))
+    for status, description in descriptors.of_all(proc, ("1", *rest.processes(proc))):
+        if stat.S_ISSOCK(status.st_mode) and status.st_ino not in seen:
+            seen.add(status.st_ino)
+            with contextlib.suppress(OSError):
+                number += _waiting(rest.read(proc, description))
     return number + _OF_A_HIDDEN_ONE * len(sockets - seen)
 
 

@@ -27,7 +27,6 @@ _SET_FLAGS, _SAME_PROCESSOR = 0x40082104, 1
 _DEVICE = re.compile(rb" ([0-9a-f]+):([0-9a-f]+):\d+ ")
 _SOCKETS = re.compile(rb"sockets: used (\d+)")
 _UNIX = 1
-_CHUNK = 1 << 16
 
 
 class Questions:
@@ -114,10 +113,4 @@ def _own_device() -> int:
 
 def _locks(proc: int) -> bytes:
     """Return the kernel's list of the locks that processes of the call hold or wait for."""
-    fd, chunks = os.open("locks", os.O_RDONLY, dir_fd=proc), []
-    try:
-        while chunk := os.read(fd, _CHUNK):
-            chunks.append(chunk)
-    finally:
-        os.close(fd)
-    return b"".join(chunks)
+    return rest.whole(proc, "locks")

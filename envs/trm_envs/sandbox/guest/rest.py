@@ -101,6 +101,17 @@ def read(proc: int, path: str) -> bytes:
         os.close(fd)
 
 
+def whole(proc: int, path: str) -> bytes:
+    """Return the contents of a file of the folder, which the kernel gives a page at a time."""
+    fd, chunks = os.open(path, os.O_RDONLY, dir_fd=proc), []
+    try:
+        while chunk := os.read(fd, 1 << 16):
+            chunks.append(chunk)
+    finally:
+        os.close(fd)
+    return b"".join(chunks)
+
+
 def _tasks(proc: int) -> "Iterator[str]":
     for pid in processes(proc):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
