@@ -15,59 +15,13 @@ import sandbox_fusion
 from sandbox_fusion import RunCodeRequest
 
 from tests.envs.fusion_process import read_all, request
-from tests.envs.fusion_support import running_server
+from tests.envs.fusion_support import LIMITS, FakeSandbox, running_server
 from tests.envs.sandbox_support import TIGHT
-from trm_envs.sandbox import Limits, Result, Status
+from trm_envs.sandbox import Limits
 from trm_envs.sandbox.fusion import bodies, door, server
 from trm_envs.sandbox.fusion.bounds import Bounds
 from trm_envs.sandbox.fusion.jobs import MOST
 from trm_envs.sandbox.fusion.sandbox import FusionSandbox
-
-LIMITS = Limits(wall_s=5, cpu_s=5)
-
-
-class FakeSandbox:
-    """A fake: it runs nothing, takes `seconds` for it, and counts how many calls are inside."""
-
-    def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
-        self.limits = LIMITS
-        self.max_concurrent = 2
-        self.seconds, self.error = seconds, error
-        self.inside = self.most = self.cancelled = 0
-        self.asked: list[Limits] = []
-
-    async def arun(
-        self, code: str, language: str, stdin: str, files: dict, limits: Limits, *, outputs: list[str]
-    ) -> Result:
-        self.asked.append(limits)
-        self.inside += 1
-        self.most = max(self.most, self.inside)
-        try:
-            await asyncio.sleep(self.seconds)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        finally:
-            self.inside -= 1
-        if self.error is not None:
-            raise self.error
-        return Result(Status.OK, stdout="ran\n", return_code=0)
-
-    def session(self) -> "FakeSession":
-        return FakeSession(self)
-
-
-class FakeSession:
-    """A session of the fake."""
-
-    def __init__(self, sandbox: FakeSandbox) -> None:
-        self._sandbox = sandbox
-
-    async def arun(self, code: str, *, files: Any, limits: Limits, outputs: list[str]) -> Result:
-        return await self._sandbox.arun(code, "python", "", files, limits, outputs=outputs)
-
-    def close(self) -> None:
-        pass
 
 
 def post(url: str, body: Any, path: str = "/run_code", **options: Any) -> requests.Response:

@@ -11,8 +11,7 @@ import pytest
 import requests
 
 from tests.envs.fusion_process import PROGRAM, read_all, request
-from tests.envs.fusion_support import running_server
-from tests.envs.test_sandbox_server import FakeSandbox
+from tests.envs.fusion_support import FakeSandbox, running_server
 from trm_envs.sandbox.fusion import bounds, connections
 from trm_envs.sandbox.fusion.bounds import Bounds
 from trm_envs.sandbox.fusion.door import VARIABLE, find_token, shown

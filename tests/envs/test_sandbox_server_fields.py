@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.envs.fusion_support import running_server
-from tests.envs.test_sandbox_server import FakeSandbox
+from tests.envs.fusion_support import FakeSandbox, running_server
 from trm_envs.sandbox import Limits
 from trm_envs.sandbox.fusion import workbench
 from trm_envs.sandbox.fusion.bounds import Bounds
