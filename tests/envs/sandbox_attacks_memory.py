@@ -146,6 +146,27 @@ def all_of_it():
 children(all_of_it, 4)
 """,
     "many processes": "children(grow)",
+    "many processes at once": """
+waits, go = os.pipe()
+for _ in range(30):
+    if os.fork() == 0:
+        os.close(go); os.read(waits, 1)
+        for _ in range(10): held.append(bytearray(b'y') * (4 * MIB))
+        time.sleep(60)
+os.close(go)
+time.sleep(0.5)
+""",
+    "copies of the parent's": """
+held.append(bytearray(b'y') * (24 * MIB))
+waits, go = os.pipe()
+for _ in range(30):
+    if os.fork() == 0:
+        os.close(go); os.read(waits, 1)
+        for at in range(0, 24 * MIB, 4096): held[0][at] = 1
+        time.sleep(60)
+os.close(go)
+time.sleep(0.5)
+""",
     "unseen processes": "def work():\n    libc.prctl(4, 0, 0, 0, 0)\n    grow()\nchildren(work)",
     "dead leaders": """
 def work():

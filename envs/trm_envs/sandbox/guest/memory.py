@@ -1,18 +1,37 @@
 """Memory of a call's processes, seen by their PID 1 in a /proc that hides none of them."""
 
 import contextlib
+import os
 
 from . import rest
 
+WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
+"""Longest and shortest interval at which the memory of all the call's processes is added up."""
+FASTEST_GROWTH = 4 << 30
+"""Bytes a second by which a process may grow: the next look comes before the limit can be passed."""
 _PAGE = 4096
+_PROCESSORS = os.cpu_count() or 1
 
 
-def of_all(proc: int, limit: int) -> int:
-    """Bytes of memory without a file of all processes of the call: resident ones, and if over `limit`, exact shares."""
+def of_all(proc: int, limit: int, is_alone: bool) -> int:
+    """Bytes of memory without a file of all processes of the call: resident ones, and if over `limit`, exact shares.
+
+    Args:
+        proc: a /proc that hides nothing.
+        limit: bytes that they may have.
+        is_alone: whether nothing else holds them to it: the shares take time, in which they are stopped.
+    """
     sizes = {pid: _resident(proc, pid) for pid in rest.processes(proc)}
     if sum(sizes.values()) <= limit:
         return sum(sizes.values())
-    return sum(min(size, _share(proc, pid, size)) for pid, size in sizes.items())
+    with rest.stopped(proc) if is_alone and len(sizes) > 1 else contextlib.nullcontext():
+        return sum(min(size, _share(proc, pid, size)) for pid, size in sizes.items())
+
+
+def patience(left: int, num_processes: int = _PROCESSORS) -> float:
+    """Return the seconds in which so many processes cannot use up what is left of the memory, within bounds."""
+    growth = FASTEST_GROWTH * max(1, min(num_processes, _PROCESSORS))
+    return min(WATCH_S, max(SHORTEST_WATCH_S, left / growth))
 
 
 def _resident(proc: int, pid: str) -> int:

@@ -46,6 +46,20 @@ def held(proc: int, at_rest: "dict[str, bytes]") -> "dict[str, bytes]":
     return {}
 
 
+@contextlib.contextmanager
+def stopped(proc: int) -> "Iterator[None]":
+    """Stop every process that is not, and let these go on afterwards."""
+    before = {pid for pid in processes(proc) if is_stopped(proc, int(pid))}
+    signal_all(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in processes(proc):
+            if pid not in before:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGCONT)
+
+
 def signal_all(number: int) -> None:
     """Send a signal to every process but this one."""
     with contextlib.suppress(ProcessLookupError):

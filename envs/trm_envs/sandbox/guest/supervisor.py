@@ -18,10 +18,6 @@ from . import clerk, flight, isolation, memory, pipes, program, rest, wire
 from .questions import Questions
 from .shares import Share
 
-WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
-"""Longest and shortest interval at which the memory of all the call's processes is added up."""
-FASTEST_GROWTH = 4 << 30
-"""Bytes a second by which memory may grow: the next look comes before the limit can be passed."""
 MAX_CALLS = 100
 """Number of calls that one PID 1 serves."""
 IDLE_S = 5.0
@@ -240,7 +236,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
     questions = running.questions
     if questions is not None:
         poll.register(questions.listener, select.POLLIN)
-    next_look = time.monotonic() + WATCH_S
+    next_look = time.monotonic() + memory.patience(order.memory_bytes)
     while True:
         now = time.monotonic()
         if now >= deadline:
@@ -267,13 +263,13 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
                 return "exited"
             if running.overreaches(proc):
                 rest.signal_all(signal.SIGKILL)
-            left = order.memory_bytes - memory.of_all(proc, order.memory_bytes)
+            left = order.memory_bytes - memory.of_all(proc, order.memory_bytes, not order.has_share)
             left -= questions.shared_bytes if questions is not None else 0
             if left < 0:
                 return "memory"
             if not order.has_share:
                 running.share.look(proc)
-            next_look = time.monotonic() + min(WATCH_S, max(SHORTEST_WATCH_S, left / FASTEST_GROWTH))
+            next_look = time.monotonic() + memory.patience(left, len(rest.processes(proc)))
 
 
 def _see_to_rest(connection: socket.socket, proc: int) -> "dict[str, bytes]":
