@@ -150,6 +150,15 @@ def test_a_state_whose_bytes_do_not_fill_its_shape_is_refused(tmp_path: Path) ->
         load_pickle(tmp_path / "short.pt")
 
 
+def test_an_array_of_any_size_that_a_pickle_asks_for_is_empty(tmp_path: Path) -> None:
+    class Large:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return np.ndarray, ((1 << 45,), "O")
+
+    torch.save(Large(), tmp_path / "large.pt")
+    assert load_pickle(tmp_path / "large.pt").shape == (0,)
+
+
 @pytest.mark.parametrize("part", ["data.pkl", "data/0"])
 def test_a_checkpoint_that_would_grow_is_refused_before_it_does(tmp_path: Path, part: str) -> None:
     torch.save({"weight": torch.zeros(1000)}, tmp_path / "plain.pt")

@@ -30,7 +30,11 @@ class PlainType:
 
 
 class PlainArray(np.ndarray[Any, Any]):
-    """A stand-in for `numpy.ndarray` in a pickle."""
+    """A stand-in for `numpy.ndarray` in a pickle; empty, whatever it is made from, until it has its state."""
+
+    def __new__(cls, *_: Any) -> "PlainArray":
+        """Return an empty array: a pickle could ask for any size."""
+        return super().__new__(cls, (0,), np.uint8)
 
     def __setstate__(self, state: Any) -> None:
         """Become the array of a stored state: its version, shape, type, order and bytes."""
@@ -45,7 +49,7 @@ class PlainArray(np.ndarray[Any, Any]):
 
 def rebuilt(*_: Any) -> PlainArray:
     """Return an empty array, whatever class and shape the pickle names; its state follows."""
-    return PlainArray((0,), dtype=np.uint8)
+    return PlainArray()
 
 
 STAND_INS: tuple[tuple[Any, str], ...] = (
