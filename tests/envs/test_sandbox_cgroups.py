@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trm_envs.commands import sandbox_check
-from trm_envs.sandbox import Limits, LocalSandbox, SandboxUnavailable, shared_sandbox
+from trm_envs.sandbox import Limits, LocalSandbox, SandboxUnavailable, shared, shared_sandbox
 from trm_envs.sandbox.local import cgroups, demands, hierarchies, holds
 from trm_envs.sandbox.local.cgroups import Groups
 from trm_envs.sandbox.local.group import OVERHEAD_BYTES, OVERHEAD_PROCESSES, Group
@@ -195,6 +195,15 @@ def test_demands_reach_the_sandboxes_of_a_process_by_its_environment(monkeypatch
         shared_sandbox("unsafe")
     with pytest.raises(SandboxUnavailable, match=r'memory_cgroup is demanded.*cgroups="off"'):
         LocalSandbox(cgroups="off")
+
+
+def test_the_means_of_confinement_stand_in_summaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_shared", shared._Shared())
+    assert shared.isolation() == {}
+    made = LocalSandbox.__new__(LocalSandbox)
+    made._has_groups, made.python = False, "/usr/bin/python3"
+    shared._shared.sandboxes["local", ()] = made
+    assert 'turned off by cgroups="off"' in shared.isolation()["memory"]
 
 
 def test_the_check_tells_means_reasons_and_room() -> None:

@@ -31,6 +31,7 @@ from trm_agent.runs.folder import (
     try_lock,
     write_atomically,
 )
+from trm_agent.runs.results import sandbox_section
 from trm_agent.runs.scorer_version import FIELD, other_scorer
 from trm_agent.trust_region.settings import DumpConfig
 
@@ -97,8 +98,9 @@ class Store:
         write_dump(config, [row], {}, name)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`."""
-        write_atomically(self.path / SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        """Write `summary.json`, with the means of confinement if programs ran on this machine."""
+        whole = {**summary, **sandbox_section()}
+        write_atomically(self.path / SUMMARY_FILE, json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
     def forget_summary(self) -> None:
         """Remove a summary that is about to be out of date; it can be made again from the results."""

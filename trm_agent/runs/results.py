@@ -19,13 +19,20 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], wall_s: fl
 
     Returns:
         The summary: `success.before` and `success.after` (horizon -> rate), `trained_horizons`, `trust_region`,
-        `steps`, `wall_s`, `seed`.
+        `steps`, `wall_s`, `seed`; `sandbox`, the means of confinement, if programs ran on this machine.
     """
     rows = read_metrics(run_dir)
-    summary = summarise(rows, seed, trained_horizons, wall_s)
+    summary = {**summarise(rows, seed, trained_horizons, wall_s), **sandbox_section()}
     draw_curves(rows, run_dir / CURVES_FILE)
     write_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def sandbox_section() -> dict[str, Any]:
+    """Return the section of a summary on the local sandbox of this process; empty if there is none."""
+    from trm_envs.sandbox.shared import isolation
+
+    return {"sandbox": found} if (found := isolation()) else {}
 
 
 def summarise(

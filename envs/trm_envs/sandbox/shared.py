@@ -46,6 +46,13 @@ def shared_sandbox(name: str, pins: tuple[str, ...] = ()) -> Sandbox:
         return shared.sandboxes[key]
 
 
+def isolation() -> dict[str, str]:
+    """Return the means of confinement of this process's shared local sandboxes; empty if there is none."""
+    with _shared.lock:
+        local = [sandbox for sandbox in _shared.sandboxes.values() if isinstance(sandbox, LocalSandbox)]
+    return local[0].isolation if local else {}
+
+
 def close_shared() -> None:
     """Close all of this process's shared sandboxes; the next call of `shared_sandbox` makes new ones."""
     shared = _shared
