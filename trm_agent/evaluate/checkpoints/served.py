@@ -9,6 +9,7 @@ from typing import Any
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 LIST_TIMEOUT_S = 15.0
+MOST_BYTES = 1 << 24
 HINT = f"check the address, and {KEY_VARIABLE} if the server asks for a key"
 
 
@@ -62,7 +63,7 @@ def _served(url: str, timeout_s: float) -> list[dict[str, Any]]:
     request = urllib.request.Request(asked, headers=headers())
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-            return [{**entry, "id": entry["id"]} for entry in json.loads(answer.read())["data"]]
+            return [{**entry, "id": entry["id"]} for entry in json.loads(answer.read(MOST_BYTES))["data"]]
     except urllib.error.HTTPError as error:
         raise ValueError(f"endpoint {asked}: refused with {error.code} {error.reason}; {HINT}") from None
     except (TimeoutError, urllib.error.URLError) as error:
@@ -70,7 +71,7 @@ def _served(url: str, timeout_s: float) -> list[dict[str, Any]]:
         if isinstance(why, TimeoutError):
             raise ValueError(f"endpoint {asked}: no answer within {timeout_s:g} s; is the server up?") from None
         raise ValueError(f"endpoint {asked}: not reached ({why}); start the server or correct the address") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"endpoint {asked}: the answer is no list of models ({type(error).__name__}: {error}); give the address of "
             "an OpenAI-compatible server, such as http://host:8000/v1"
