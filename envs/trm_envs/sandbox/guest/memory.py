@@ -13,25 +13,50 @@ _PAGE = 4096
 _PROCESSORS = os.cpu_count() or 1
 
 
-def of_all(proc: int, limit: int, is_alone: bool) -> int:
-    """Bytes of memory without a file of all processes of the call: resident ones, and if over `limit`, exact shares.
+class Use:
+    """The memory without a file that a program and all that it starts hold."""
 
-    Args:
-        proc: a /proc that hides nothing.
-        limit: bytes that they may have.
-        is_alone: whether nothing else holds them to it: the shares take time, in which they are stopped.
-    """
-    sizes = {pid: _resident(proc, pid) for pid in rest.processes(proc)}
-    if sum(sizes.values()) <= limit:
-        return sum(sizes.values())
-    with rest.stopped(proc) if is_alone and len(sizes) > 1 else contextlib.nullcontext():
-        return sum(min(size, _share(proc, pid, size)) for pid, size in sizes.items())
+    def __init__(self) -> None:
+        self._shares = 0
+        self._seen: dict[str, tuple[int, int]] = {}  # when these were taken: resident bytes and faults by process
+
+    def of_all(self, proc: int, limit: int, is_alone: bool) -> int:
+        """Return resident bytes, and if over `limit`, exact shares, or these and all that can have come since.
+
+        Args:
+            proc: a /proc that hides nothing.
+            limit: bytes that they may have.
+            is_alone: whether nothing else holds them to it: the shares take time, in which they are stopped.
+        """
+        sizes = {pid: _resident(proc, pid) for pid in rest.processes(proc)}
+        if sum(sizes.values()) <= limit:
+            self._seen = {}
+            return sum(sizes.values())
+        seen = {pid: (size, _faults(proc, pid)) for pid, size in sizes.items()}
+        most = self._shares + sum(_growth(self._seen.get(pid, (0, 0)), now) for pid, now in seen.items())
+        if self._seen and most <= limit:
+            return most
+        with rest.stopped(proc) if is_alone and len(sizes) > 1 else contextlib.nullcontext():
+            self._shares = sum(min(size, _share(proc, pid, size)) for pid, size in sizes.items())
+        self._seen = seen
+        return self._shares
 
 
 def patience(left: int, num_processes: int = _PROCESSORS) -> float:
     """Return the seconds in which so many processes cannot use up what is left of the memory, within bounds."""
     growth = FASTEST_GROWTH * max(1, min(num_processes, _PROCESSORS))
     return min(WATCH_S, max(SHORTEST_WATCH_S, left / growth))
+
+
+def _growth(before: "tuple[int, int]", now: "tuple[int, int]") -> int:
+    """Return the most that a process can have grown: a page that it shared and writes to is new, and a fault."""
+    return max(0, now[0] - before[0]) + max(0, now[1] - before[1]) * _PAGE
+
+
+def _faults(proc: int, pid: str) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(rest.read(proc, f"{pid}/stat").rpartition(b") ")[2].split()[7])
+    return 0
 
 
 def _resident(proc: int, pid: str) -> int:

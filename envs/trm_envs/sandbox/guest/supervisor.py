@@ -51,6 +51,7 @@ class Program:
         self.questions: Questions | None = None
         self.flight = flight.Flight()
         self.share = Share()
+        self.memory = memory.Use()
         self.exit_status: int | None = None
         self.cpu_s = 0.0
         self.pid_fd = os.pidfd_open(self.pid)
@@ -263,7 +264,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
                 return "exited"
             if running.overreaches(proc):
                 rest.signal_all(signal.SIGKILL)
-            left = order.memory_bytes - memory.of_all(proc, order.memory_bytes, not order.has_share)
+            left = order.memory_bytes - running.memory.of_all(proc, order.memory_bytes, not order.has_share)
             left -= questions.shared_bytes if questions is not None else 0
             if left < 0:
                 return "memory"
