@@ -230,9 +230,9 @@ def main() -> None:
             print("GEM and SkyRL-gym left out: no --rivals PYTHON")
         one_after_another(sandbox, without, arguments.rounds, arguments.rivals)
         at_once(sandbox, 10 * CONCURRENCY)
+        many(sandbox, arguments.calls)
         started({"sandbox": sandbox, 'sandbox, cgroups="off"': without}, arguments.rounds)
         idle(sandbox, arguments.sessions)
-        many(sandbox, arguments.calls)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,10 @@ closed, session = sandbox.session(), sandbox.session()
 for each in (closed, session):
     assert each.run("x = 6").ok and each.run("print(x * 7)").stdout == "42\\n"
 closed.close()
+with LocalSandbox() as other:
+    other.session().run("x = 1")
+    frozen = other.session()
+    frozen.run("x = 1")
 print(sandbox.isolation["freezer"], flush=True)
 time.sleep(60)
 """
@@ -222,7 +226,7 @@ def test_nothing_is_charged_between_calls_and_no_group_is_left() -> None:
             assert sandbox.run(fill).ok
             assert sandbox.run("").ok
             groups = [world._group for world in sandbox._zygote._idle]  # type: ignore[union-attr]
-            usages += [group.usage() - group._cached() for group in groups if group is not None]
+            usages += [group.usage() - group._cached() for group in groups]
         assert max(usages) < 40 * MIB, usages
         assert folders_of(os.getpid())
     groups_of_this_process().sweep(2.0)

@@ -94,6 +94,15 @@ _of_processes: dict[int, Groups] = {}
 _lock = threading.Lock()
 
 
+def _start_afresh() -> None:
+    """In a forked child: leave the parent's groups, and a lock that may be held, alone."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
+
+
 def no_groups() -> Groups:
     """Return groups without any controller."""
     return Groups({}, dict.fromkeys(CONTROLLERS, 'turned off by cgroups="off"'))

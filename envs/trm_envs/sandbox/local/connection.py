@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -38,6 +39,7 @@ class Zygote:
         self._owner = os.getpid()
         self._num_warm = num_warm
         self._groups = groups
+        self._made: weakref.WeakSet[World] = weakref.WeakSet()
         self._idle: deque[World] = deque()
         self._lock = threading.Lock()
         known.add(self)
@@ -62,7 +64,9 @@ class Zygote:
             self.control.send(b"taken")
         if not fds:
             raise OSError(message.decode())
-        return World(socket.socket(fileno=fds[0]), self._groups)
+        world = World(socket.socket(fileno=fds[0]), self._groups)
+        self._made.add(world)
+        return world
 
     def give_back(self, world: World) -> None:
         """Keep a supervisor that has answered; it says itself whether it serves another call."""
@@ -97,6 +101,8 @@ class Zygote:
             while self._idle:
                 self._idle.pop().close()
         if is_owner:
+            for world in list(self._made):
+                world.thaw()  # in version 1 nobody can kill what is frozen
             with contextlib.suppress(OSError):
                 self.control.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits on it
             try:

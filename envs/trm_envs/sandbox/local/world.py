@@ -49,7 +49,7 @@ class World:
     def __init__(self, connection: socket.socket, groups: Groups) -> None:
         self._connection = connection
         self._groups = groups
-        self._group: Group | None = None
+        self._group = Group({}, "")  # of nothing, until the supervisor is known
         self._disk_bytes: int | None = None  # that the first request of a call or session was given
         known.add(self)
         self._streams: Streams | None = None  # of a session's program, between its cells
@@ -75,7 +75,7 @@ class World:
         self._may_refuse, self._has_run = True, False
         try:
             self._disk_bytes = None
-            return self._connection.recv(1) == wire.READY and self._own_group.is_clean()
+            return self._connection.recv(1) == wire.READY and self._group.is_clean()
         except TimeoutError as error:
             raise BlockingIOError from error
         except ConnectionError:
@@ -96,9 +96,10 @@ class World:
             EOFError: if the supervisor is gone, or somebody hung up.
         """
         self._connection.settimeout(GRACE_S)
-        group = self._own_group
+        group = self._group
         group.thaw()
         self._disk_bytes = self._disk_bytes or request.limits.disk_bytes
+        started = time.monotonic()
         try:
             is_within = group.limit(request.limits, self._disk_bytes)
             result = self._carry_out(request) if is_within else None
@@ -108,7 +109,7 @@ class World:
             result = None
         if result is None or (group.was_exceeded() and result.status is not Status.MEMORY):
             self.is_sound = False
-            was = result or Result(Status.MEMORY)
+            was = result or Result(Status.MEMORY, duration_s=min(time.monotonic() - started, request.limits.wall_s))
             return dataclasses.replace(was, status=Status.MEMORY, return_code=None, state_lost=request.session)
         if request.session and self.is_sound:
             group.freeze()
@@ -140,13 +141,17 @@ class World:
 
     def end_session(self) -> bool:
         """Have the supervisor end a session and serve others; return False if it does not listen."""
-        self._own_group.thaw()
+        self._group.thaw()
         try:
             self._connection.send(Order(wire.END, True, True, False, *[0] * 8).packed())
         except OSError:
             return False
         self._close_streams()
         return True
+
+    def thaw(self) -> None:
+        """Let a paused session be killed."""
+        self._group.thaw()
 
     def hang_up(self) -> None:
         """End it under a thread that waits for it; that thread is woken and closes it.
@@ -160,18 +165,12 @@ class World:
         """Hang up, also if a child of this process has a copy of the connection; the kernel ends every process."""
         self.hang_up()
         self.forget()
-        if self._group is not None:
-            self._groups.discard(self._group)
+        self._groups.discard(self._group)
 
     def forget(self) -> None:
         """Close the descriptors that lead there and leave it alone, as a child of the process that owns it."""
         self._connection.close()
         self._close_streams()
-
-    @property
-    def _own_group(self) -> Group:
-        assert self._group is not None
-        return self._group
 
     def _start(self, request: Request, is_last: bool) -> None:
         code = request.code.encode("utf-8", "surrogateescape")
@@ -193,7 +192,7 @@ class World:
 
     def _send(self, kind: bytes, request: Request, is_last: bool, fds: list[int]) -> None:
         try:
-            order = request.order(kind, is_last, self._own_group.has("cpu", "freezer"))
+            order = request.order(kind, is_last, self._group.has("cpu", "freezer"))
             socket.send_fds(self._connection, [order.packed()], fds)
         except BrokenPipeError as error:
             if self._may_refuse:
