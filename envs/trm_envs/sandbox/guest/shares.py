@@ -8,6 +8,7 @@ from . import rest
 
 _STEP, _LOWEST = 1.25, 19
 """By how much a thread weighs less at the next nice value, and the last of these."""
+_CROWD = 8
 
 
 class Share:
@@ -18,7 +19,9 @@ class Share:
         self._ran = 1
 
     def look(self, proc: int) -> None:
-        """Count the threads that run, and let all together weigh what one does: those that ran at two looks count.
+        """Count the threads that run, and let all together weigh what one does.
+
+        As many count as ran at two looks, so that a moment's coincidence does not; a crowd counts at once.
 
         Args:
             proc: a /proc that hides nothing.
@@ -30,7 +33,8 @@ class Share:
                 for tid, state, value in _threads(proc, pid):
                     running += state == b"R"
                     nice[tid] = value
-        self._nice = max(self._nice, min(_LOWEST, math.ceil(math.log(max(1, min(running, self._ran)), _STEP))))
+        counted = running if running > _CROWD else min(running, self._ran)
+        self._nice = max(self._nice, min(_LOWEST, math.ceil(math.log(max(1, counted), _STEP))))
         self._ran = running
         for tid, value in nice.items():
             if value < self._nice:

@@ -264,12 +264,12 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
                 return "exited"
             if running.overreaches(proc):
                 rest.signal_all(signal.SIGKILL)
+            if not order.has_share:
+                running.share.look(proc)
             left = order.memory_bytes - running.memory.of_all(proc, order.memory_bytes, not order.has_share)
             left -= questions.shared_bytes if questions is not None else 0
             if left < 0:
                 return "memory"
-            if not order.has_share:
-                running.share.look(proc)
             next_look = time.monotonic() + memory.patience(left, len(rest.processes(proc)))
 
 
