@@ -191,13 +191,14 @@ def held() -> dict[str, int]:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             proportional += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    groups = Path("/proc/cgroups").read_text().splitlines()[1:]
     return {
         "resident KiB": resident >> 10,
         "proportional KiB": proportional,
         "descriptors": len(os.listdir("/proc/self/fd")),
         "processes": processes,
-        "control groups": sum(int(line.split()[2]) for line in Path("/proc/cgroups").read_text().splitlines()[1:]),
-        "groups of ours": sum(1 for _ in Path("/sys/fs/cgroup").glob("**/trm-sandbox-*/*/")),
+        "control groups of the machine": sum(int(line.split()[2]) for line in groups),
+        "groups of ours": sum(1 for _ in Path("/sys/fs/cgroup").glob(f"**/trm-sandbox-*-{os.getpid()}-*/*/")),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
     }
 
@@ -211,9 +212,9 @@ def many(sandbox: LocalSandbox, calls: int) -> None:
         list(pool.map(lambda _: ours(sandbox, calls // 4), range(4)))
         time.sleep(1)
         after = held()
-    print(f"\n{f'{calls} calls':<20}{'before':>10}{'after':>10}")
+    print(f"\n{f'{calls} calls':<30}{'before':>10}{'after':>10}")
     for name in before:
-        print(f"{name:<20}{before[name]:>10}{after[name]:>10}")
+        print(f"{name:<30}{before[name]:>10}{after[name]:>10}")
 
 
 def main() -> None:
