@@ -17,7 +17,7 @@ from tests.envs.sandbox_attacks_memory import GROW
 from tests.envs.sandbox_attacks_pause import RUN_ON
 from tests.envs.sandbox_settings import missing, opened
 from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
-from trm_envs.sandbox import Limits, LocalSandbox, Status
+from trm_envs.sandbox import Limits, LocalSandbox, SandboxUnavailable, Status
 from trm_envs.sandbox.local.cgroups import groups_of_this_process, remove_leftovers
 
 pytestmark = [
@@ -237,3 +237,15 @@ def test_a_limit_of_processes_holds_in_the_group_too(sandbox: LocalSandbox) -> N
     code = "import os, time\nn = 0\ntry:\n    while True:\n        if os.fork() == 0: time.sleep(9)\n        n += 1\n"
     code += "except OSError: print(n)"
     assert int(sandbox.run(code, limits=Limits(processes=9)).stdout) == 8
+
+
+def test_a_user_without_a_delegated_folder_is_told_the_remedy_and_what_holds() -> None:
+    with opened("user, no cgroups", WIDE, cgroups="auto") as setting:
+        assert setting.run("print(1)").stdout == "1\n"
+        for controller in ("memory", "pids", "cpu", "freezer"):
+            assert "Permission denied); run as root, or under `systemd-run --user" in setting.isolation[controller]
+    with (
+        pytest.raises(SandboxUnavailable, match=r"memory_cgroup is demanded.*What holds nevertheless: address space"),
+        opened("user, no cgroups", WIDE, cgroups="auto", require=["memory_cgroup"]),
+    ):
+        pass
