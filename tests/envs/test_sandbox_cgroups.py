@@ -10,7 +10,7 @@ from trm_envs.commands import sandbox_check
 from trm_envs.sandbox import Limits, LocalSandbox, SandboxUnavailable, shared, shared_sandbox
 from trm_envs.sandbox.local import cgroups, demands, hierarchies, holds
 from trm_envs.sandbox.local.cgroups import Groups
-from trm_envs.sandbox.local.group import OVERHEAD_BYTES, OVERHEAD_PROCESSES, Group
+from trm_envs.sandbox.local.group import CLERK_FACTOR, OVERHEAD_BYTES, OVERHEAD_PROCESSES, Group
 from trm_envs.sandbox.local.hierarchies import Hierarchy, Place
 
 MIB = 1 << 20
@@ -113,6 +113,18 @@ def test_memory_and_files_are_limited_together_and_swap_too(
     texts = {path.name: path.read_text() for path in (tmp_path / "1").iterdir()}
     assert (texts[limit], texts[with_swap]) == (total, swap or total)
     assert texts["pids.max"] == str(7 + OVERHEAD_PROCESSES)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_clerk_has_room_of_its_own_while_it_works(tmp_path: Path, version: int) -> None:
+    group = fake(tmp_path, version)
+    limit = tmp_path / "1" / ("memory.limit_in_bytes", "memory.max")[version - 1]
+    group.limit(Limits(memory_bytes=64 * MIB), disk_bytes=8 * MIB)
+    before = int(limit.read_text())
+    group.widen(8 * MIB)
+    assert int(limit.read_text()) == before + CLERK_FACTOR * 8 * MIB
+    assert group.narrow()
+    assert limit.read_text().startswith(str(before))  # an ordinary file keeps what is longer
 
 
 def test_version_1_raises_the_limit_with_swap_first_and_lowers_it_last(

@@ -64,3 +64,18 @@ def test_no_way_of_allocating_holds_more_than_the_limits(
     if name in REFUSED:
         assert result.status is Status.ERROR
     assert setting.run("print(1)").stdout == "1\n"
+
+
+def test_files_that_the_host_writes_and_reads_are_not_the_programs_memory(
+    setting: Setting,  # noqa: F811
+) -> None:
+    limits = dataclasses.replace(LIMITS, wall_s=10.0, memory_bytes=40 * MIB, disk_bytes=20 * MIB, file_bytes=10 * MIB)
+    files = {"a": b"x" * (9 * MIB), "b": b"y" * (9 * MIB)}
+    given = setting.run("print(1)", files=files, outputs=["a", "b"], limits=limits)
+    assert (given.status, given.files, given.missing) == (Status.OK, files, {}), given.status
+    with setting.session() as session:
+        made = "x = bytearray(b'y') * (12 << 20)\nfor name, byte in (('a', b'x'), ('b', b'y')):\n"
+        made += "    with open(name, 'wb') as file: file.write(byte * (9 << 20))"
+        assert session.run(made, limits=limits).ok
+        fetched = session.run("print(len(x))", outputs=["a", "b"], limits=limits)
+        assert (fetched.status, fetched.files, fetched.missing) == (Status.OK, files, {}), fetched.status

@@ -36,7 +36,8 @@ def start(channel_fd: int, connection: socket.socket, proc: int, at_rest: "dict[
         try:
             isolation.close_other_fds(channel_fd)
             isolation.confine()
-            _serve(socket.socket(fileno=channel_fd))
+            channel = socket.socket(fileno=channel_fd)  # whose end the host sees after this process's memory is gone
+            _serve(channel)
         finally:
             os._exit(0)
     os.close(channel_fd)

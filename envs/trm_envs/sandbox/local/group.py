@@ -17,6 +17,8 @@ KEPT_BYTES = 32 << 20
 """Most that may stay charged to a group between two calls."""
 MOST_GIVEN_UP = 4 << 20
 """Largest cache of files that is given up as its group is removed; a larger one is worth more than the group."""
+CLERK_FACTOR = 6
+"""Memory that the clerk takes at most, as a multiple of the bytes of files that it writes or reads."""
 SOCKET_BYTES = 16 << 20
 """Memory of TCP sockets, which version 1 counts apart."""
 FREEZE_S = 2.0
@@ -44,6 +46,7 @@ class Group:
         self._paths = {controller: f"{place.folder}/{name}" for controller, place in places.items()}
         self._folders = list(dict.fromkeys(self._paths.values()))
         self._written: dict[str, int] = {}
+        self._total = 0
         self._num_killed = 0
         self._is_frozen = False
         for folder in self._folders:
@@ -82,19 +85,17 @@ class Group:
             self._set("pids", "pids.max", limits.processes + OVERHEAD_PROCESSES)
         if "memory" not in self._paths:
             return True
-        total = limits.memory_bytes + disk_bytes + OVERHEAD_BYTES
-        of_swap = total if self._versions["memory"] == 1 else 0
-        writes = [(self._memory_file(0), total), (self._memory_file(1), of_swap)][: 1 + self._has_swap]
-        if total > self._written.get(self._memory_file(0), total):
-            writes.reverse()  # in version 1 the limit with swap is never the lower one
-        try:
-            for name, value in writes:
-                self._set("memory", name, value)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            return False
-        return True
+        self._total = limits.memory_bytes + disk_bytes + OVERHEAD_BYTES
+        return self._limit_memory(self._total)
+
+    def widen(self, file_bytes: int) -> None:
+        """Let the group hold the clerk too, which handles so many bytes of files while nothing of the program runs."""
+        if "memory" in self._paths:
+            self._limit_memory(self._total + CLERK_FACTOR * file_bytes)
+
+    def narrow(self) -> bool:
+        """Set the call's limit again; return False if the group, without the clerk, holds more than that."""
+        return "memory" not in self._paths or self._limit_memory(self._total)
 
     def was_exceeded(self) -> bool:
         """Return True if the kernel has killed a process at the memory limit since this was asked last."""
@@ -169,6 +170,20 @@ class Group:
                 write(f"{path}/memory.force_empty", 0)
             else:
                 write(f"{path}/memory.reclaim", num_bytes)
+
+    def _limit_memory(self, total: int) -> bool:
+        of_swap = total if self._versions["memory"] == 1 else 0
+        writes = [(self._memory_file(0), total), (self._memory_file(1), of_swap)][: 1 + self._has_swap]
+        if total > self._written.get(self._memory_file(0), total):
+            writes.reverse()  # in version 1 the limit with swap is never the lower one
+        try:
+            for name, value in writes:
+                self._set("memory", name, value)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
     def _memory_file(self, index: int) -> str:
         return _MEMORY_FILES[self._versions["memory"]][index]

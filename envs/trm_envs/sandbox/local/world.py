@@ -251,21 +251,18 @@ class World:
         self, request: Request, is_last: bool, write: dict[str, str] | None = None, read: list[str] | None = None
     ) -> dict[str, Any]:
         """Have files written to the working folder, or read; return the answer."""
-        total = request.limits.disk_bytes
-        order = {
-            "write": write or {},
-            "read": read or [],
-            "file_bytes": request.limits.file_bytes,
-            "total_bytes": total,
-        }
+        limits = request.limits
+        bounds = {"file_bytes": limits.file_bytes, "total_bytes": limits.disk_bytes}
+        self._group.widen(limits.disk_bytes)
         here, there = socket.socketpair()
         with here, waiting():
             with there:
                 self._send(wire.FILES, request, is_last, [there.fileno()])
             here.settimeout(FILES_S)
             try:
-                wire.send(here, order)
-                answer = wire.receive(here, 2 * total + (1 << 20))
+                wire.send(here, {"write": write or {}, "read": read or [], **bounds})
+                answer = wire.receive(here, 2 * limits.disk_bytes + (1 << 20))
+                here.recv(1)  # the clerk's end: it holds no memory any more
             except (EOFError, ConnectionError) as error:
                 if self._may_refuse:
                     raise Refused from error
@@ -273,6 +270,8 @@ class World:
                     raise Disturbed("the program's processes kept its files from being written or read") from error
                 raise
         self._may_refuse = False
+        if not self._group.narrow() and write:
+            raise Disturbed("the session and its files hold more than the memory limit")
         return answer
 
     def _result(self, request: Request, verdict: Verdict, fetched: dict[str, Any]) -> Result:
