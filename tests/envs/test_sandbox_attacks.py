@@ -61,6 +61,7 @@ def test_a_session_that_does_not_stay_paused_is_ended(stopping: LocalSandbox, wi
             "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
         )
         paused = paused_in(stopping)
+        time.sleep(0.3)  # one that is woken before all of them rest is stopped again
         os.kill(paused, signal.SIGCONT)  # from outside, for inside nothing can
         if not with_files:
             time.sleep(3 * REST_S)
