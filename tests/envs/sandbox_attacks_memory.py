@@ -20,7 +20,7 @@ def children(work, number=10):
         if os.fork() == 0:
             work()
             time.sleep(60)
-        time.sleep(0.03)
+        time.sleep(0.05)
     hold()
 def grow(size=24):
     held.append(bytearray(b'y') * (size * MIB))

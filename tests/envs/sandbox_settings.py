@@ -179,7 +179,10 @@ def delegated(uid: int) -> Iterator[list[Path]]:
     folders: list[Path] = []
     try:
         for group in own_groups():
-            folder = Path(tempfile.mkdtemp(prefix="trm-delegated-", dir=group))
+            for left in group.glob("trm-delegated-*-*"):  # by tests that were killed
+                if not os.path.exists(f"/proc/{left.name.split('-')[2]}"):
+                    remove(left)
+            folder = Path(tempfile.mkdtemp(prefix=f"trm-delegated-{os.getpid()}-", dir=group))
             folders.append(folder)
             folder.chmod(0o755)
             for path in (folder, *(folder / name for name in ("cgroup.procs", "cgroup.subtree_control", "tasks"))):
@@ -196,7 +199,7 @@ def remove(folder: Path) -> None:
     for inner in folder.iterdir():
         if inner.is_dir():
             remove(inner)
-    for _ in range(200):
+    for _ in range(1000):
         with contextlib.suppress(OSError):
             return folder.rmdir()
         threading.Event().wait(0.01)
