@@ -84,6 +84,22 @@ def all_of_it():
     except OSError: pass
 children(all_of_it, 10)
 """,
+    "pages of emptied files in sockets": """
+def all_of_it():
+    file = open(f'f{os.getpid()}', 'wb+', 0)
+    try:
+        while True:
+            pair = socket.socketpair(); held.append(pair)
+            for each in pair: each.setblocking(False)
+            try:
+                while True:
+                    file.truncate(0)
+                    os.pwrite(file.fileno(), BLOCK[:8192], 0)
+                    os.sendfile(pair[0].fileno(), file.fileno(), 4095, 2)
+            except BlockingIOError: pass
+    except OSError: pass
+children(all_of_it, 3)
+""",
     "memfd": "for _ in slowly(): fd = os.memfd_create('x'); os.write(fd, BLOCK); held.append(fd)",
     "files": "for at in slowly(): open(f'f{at}', 'wb').write(BLOCK)",
     "/dev/shm": "for at in slowly(): open(f'/dev/shm/f{at}', 'wb').write(BLOCK)",

@@ -32,7 +32,7 @@ def main():
             mapped[:4] = b'abcd'; mapped.flush(); mapped.madvise(mmap.MADV_DONTNEED)
         with open('lock', 'w') as file: fcntl.flock(file, fcntl.LOCK_EX); fcntl.lockf(file, fcntl.LOCK_UN)
         with open('b', 'rb') as source, open('f', 'wb') as target:
-            os.sendfile(target.fileno(), source.fileno(), 0, 1000); os.copy_file_range(source.fileno(), target.fileno(), 1000)
+            shutil.copyfile('b', 'g'); os.copy_file_range(source.fileno(), target.fileno(), 1000)
             os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL); os.posix_fallocate(target.fileno(), 0, 9000)
         os.chdir('/')
     with concurrent.futures.ThreadPoolExecutor(4) as pool: assert sum(pool.map(square, range(10))) == 285

@@ -22,7 +22,7 @@ NEEDED = {
         "select pselect6 eventfd2 timerfd_create timerfd_settime signalfd4 pidfd_open pidfd_send_signal waitid wait4 "
         "kill tgkill clone vfork fork setsid setpgid getpgid getppid getsid sched_getaffinity sched_setaffinity "
         "sched_yield getrusage times getpriority setpriority setitimer getitimer alarm pause nanosleep "
-        "rt_sigtimedwait rt_sigpending sendfile copy_file_range ftruncate truncate fallocate rename renameat "
+        "rt_sigtimedwait rt_sigpending sendfile? copy_file_range ftruncate truncate fallocate rename renameat "
         "renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink symlinkat chmod fchmod fchmodat fchmodat2 "
         "chown fchown fchownat lchown utimensat umask chdir fchdir statfs fstatfs getxattr listxattr fsync fdatasync "
         "sync mknod mknodat flock pwrite64 preadv pwritev readv close_range getgroups getresuid getresgid prctl"

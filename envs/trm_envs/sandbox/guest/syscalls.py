@@ -10,7 +10,7 @@ ALLOWED = {
     "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66), "access": (21, -1),
     "pipe": (22, -1), "select": (23, -1), "sched_yield": (24, 124), "mremap": (25, 216), "mincore": (27, 232),
     "dup": (32, 23), "dup2": (33, -1), "pause": (34, -1), "nanosleep": (35, 101), "getitimer": (36, 102),
-    "alarm": (37, -1), "setitimer": (38, 103), "getpid": (39, 172), "sendfile": (40, 71), "connect": (42, 203),
+    "alarm": (37, -1), "setitimer": (38, 103), "getpid": (39, 172), "connect": (42, 203),
     "accept": (43, 202), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211), "recvmsg": (47, 212),
     "shutdown": (48, 210), "bind": (49, 200), "listen": (50, 201), "getsockname": (51, 204),
     "getpeername": (52, 205), "getsockopt": (55, 209), "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221),
@@ -77,14 +77,15 @@ ABSENT = {
     "timer_create": (222, 107), "timer_settime": (223, 110), "timer_gettime": (224, 108),
     "timer_getoverrun": (225, 109), "timer_delete": (226, 111), "mq_open": (240, 180), "mq_unlink": (241, 181),
     "mq_timedsend": (242, 182), "mq_timedreceive": (243, 183), "mq_notify": (244, 184), "mq_getsetattr": (245, 185),
-    "splice": (275, 76), "tee": (276, 77),
+    "splice": (275, 76), "tee": (276, 77), "sendfile": (40, 71),
     "membarrier": (324, 283), "pkey_mprotect": (329, 288), "pkey_alloc": (330, 289), "pkey_free": (331, 290),
     "clone3": (435, 435), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446), "cachestat": (451, 451), "statmount": (457, 457), "listmount": (458, 458),
     "lsm_get_self_attr": (459, 459), "lsm_set_self_attr": (460, 460), "lsm_list_modules": (461, 461),
     "mseal": (462, 462),
 }  # fmt: skip
-"""Calls that fail as on kernels without them, so that libraries take another way: clone, an alarm, a plain lock."""
+"""Calls that fail as on kernels without them, so that libraries take another way: clone, an alarm, a plain lock,
+reading and writing. What splices holds pages of files in sockets and pipes, where no size of a file counts them."""
 REFUSED = {
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193),
     "semctl": (66, 191), "shmdt": (67, 197), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
