@@ -250,6 +250,23 @@ try:
 except OSError as error: print(error.strerror, number)
 """
 )
+WATCHES = (
+    _IMPORTS
+    + """
+import select
+polls, number = [select.epoll() for _ in range(40)], 0
+try:
+    while number < 20000:
+        event, seen = os.eventfd(0), []
+        for at in range(60, 140):
+            os.dup2(event, at)
+            for poll in polls:
+                poll.register(at, select.EPOLLIN)
+                number += 1
+except OSError as error: print(error.strerror, number)
+"""
+)
+"""A program that has many watches with few descriptors: each number of one file is another."""
 LEFT = {
     "terminals that nobody may open": "os.chmod('/dev/pts/ptmx', 0)",
     "a time of the terminals": "os.utime('/dev/pts/ptmx', (1, 1))",

@@ -20,12 +20,13 @@ from tests.envs.sandbox_attacks_worlds import (
     SQLITE,
     SQLITE_PRINTS,
     SWAP,
+    WATCHES,
 )  # fmt: skip
 from tests.envs.sandbox_settings import Setting, setting  # noqa: F401
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Status
 from trm_envs.sandbox.fusion.sandbox import FusionSandbox
-from trm_envs.sandbox.guest.questions import MAX_LOCKS
+from trm_envs.sandbox.guest.questions import MAX_LOCKS, MAX_WATCHES
 
 pytestmark = pytest.mark.slow
 ROOMY = dataclasses.replace(TIGHT, wall_s=10.0)
@@ -82,6 +83,11 @@ def test_a_call_holds_so_many_locks_and_no_more(setting: Setting) -> None:  # no
     *why, number = setting.run(MANY_LOCKS, limits=ROOMY).stdout.split()
     assert " ".join(why) == "No locks available"
     assert MAX_LOCKS <= int(number) < MAX_LOCKS + 100
+
+
+def test_a_call_adds_so_many_watches_and_no_more(setting: Setting) -> None:  # noqa: F811
+    result = setting.run(WATCHES, limits=dataclasses.replace(ROOMY, wall_s=10.0))
+    assert result.stdout == f"No space left on device {MAX_WATCHES}\n", result
 
 
 def test_no_call_takes_the_pages_of_all_pipes(setting: Setting) -> None:  # noqa: F811

@@ -56,6 +56,7 @@ _IOCTL = ((0x5401, 0x5404), (0x5409, 0x5411), (0x5413, 0x5415), (0x541B, 0x541B)
 # TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD: they type for others, or load code into the kernel
 _IOCTL_REFUSED = ((0x5412, 0x5412), (0x541C, 0x541D), (0x5423, 0x5423))
 _PRIO_USER, _QUERY = 2, 0xFFFFFFFF
+_EPOLL_CTL_ADD = 1
 _UNLESS_PID_1 = [argument(0), *if_equal(1, [REFUSE]), ALLOW]
 
 
@@ -63,7 +64,7 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
     """Return the checks of the calls in `syscalls.CHECKED`.
 
     Args:
-        asks: whether PID 1 can be asked: for sockets and locks, which are allowed if not, and for shared
+        asks: whether PID 1 can be asked: for sockets, locks and watches, which are allowed if not, and for shared
             memory and sessions, which are not.
     """
     asked = ASK if asks else ALLOW
@@ -71,6 +72,7 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
     return {
         "arch_prctl": [argument(0), *if_among(_ARCH_PRCTL, ALLOW), _INVALID],
         "clone": _clone(),
+        "epoll_ctl": [argument(1), *if_equal(_EPOLL_CTL_ADD, [asked]), ALLOW],
         "fcntl": _fcntl(asked),
         "flock": [asked],
         "ioctl": [argument(1), *if_among(_IOCTL, ALLOW), *if_among(_IOCTL_REFUSED, REFUSE), _NO_TERMINAL],

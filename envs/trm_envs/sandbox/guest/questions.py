@@ -1,4 +1,4 @@
-"""What PID 1 answers when the filter asks it: for sockets, locks, shared memory, and sessions.
+"""What PID 1 answers when the filter asks it: for sockets, locks, watches, shared memory, and sessions.
 
 A file that all calls have, such as a program or a device of the machine, has one list of locks. So a lock is for the
 call's own files alone. While a program with one thread waits for the answer nobody can put another file in the place
@@ -21,6 +21,8 @@ MAX_SOCKETS = 64
 """Largest number of sockets that a call may hold; what waits in each is up to 208 KiB of the kernel's memory."""
 MAX_LOCKS = 1000
 """Largest number of locks that a call may hold; each is memory of the kernel's."""
+MAX_WATCHES = 10_000
+"""Largest number of watches of epoll that a program may add: all calls of a user together have so many."""
 _LOOK_EACH = 64
 _RECEIVE, _ANSWER, _GO_ON = 0xC0502100, 0xC0182101, 1
 _SET_FLAGS, _SAME_PROCESSOR = 0x40082104, 1
@@ -44,6 +46,7 @@ class Questions:
         self._most_shared = 0
         self._may_lead = False
         self._locks = 0
+        self._watches = 0
         self._is_doubtful = False
         with contextlib.suppress(OSError):  # before Linux 6.6
             fcntl.ioctl(listener, _SET_FLAGS, struct.pack("Q", _SAME_PROCESSOR))
@@ -69,6 +72,9 @@ class Questions:
             elif call == seccomp.number_of("mmap"):
                 length = struct.unpack_from("Q", question, 40)[0]
                 error = 0 if self.shared_bytes + length <= self._most_shared else errno.ENOMEM
+            elif call == seccomp.number_of("epoll_ctl"):
+                self._watches += 1  # one that is given up counts on: who watches a file that was sent away is not seen
+                error = 0 if self._watches <= MAX_WATCHES else errno.ENOSPC
             elif call == seccomp.number_of("setsid"):
                 error = 0 if self._may_lead else errno.EPERM
             else:
