@@ -225,6 +225,13 @@ def work():
         held.append(m)
 children(work)
 """,
+    "page tables of pages far from each other": """
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+for at in range(1, 30000):
+    at = libc.mmap(at << 30, 4096, 1, 0x100022, -1, 0)
+    if at and at + 1: ctypes.string_at(at, 1)
+""",
     "stacks of threads": """
 threading.stack_size(4 * MIB)
 def deep():

@@ -1,7 +1,8 @@
-"""Memory of a call's processes, seen by their PID 1 in a /proc that hides none of them."""
+"""Memory of a call's processes with their page tables, seen by their PID 1 in a /proc that hides none of them."""
 
 import contextlib
 import os
+import re
 
 from . import rest
 
@@ -10,6 +11,7 @@ WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
 FASTEST_GROWTH = 4 << 30
 """Bytes a second by which a process may grow: the next look comes before the limit can be passed."""
 _PAGE = 4096
+_SIZES = re.compile(rb"\nRssAnon:\s*(\d+) kB\n(?:.*\n)*?VmPTE:\s*(\d+) kB\n")  # the second: its page tables
 _PROCESSORS = os.cpu_count() or 1
 
 
@@ -62,17 +64,17 @@ def _faults(proc: int, pid: str) -> int:
 def _resident(proc: int, pid: str) -> int:
     """Return the resident bytes of a process, also if the thread with which it began has ended."""
     with contextlib.suppress(OSError, ValueError):
-        found = _of(proc, f"{pid}/statm")
+        found = _of(proc, f"{pid}/status")
         if found is None:
-            tasks = (_of(proc, f"{pid}/task/{tid}/statm") for tid in rest.names(proc, f"{pid}/task"))
+            tasks = (_of(proc, f"{pid}/task/{tid}/status") for tid in rest.names(proc, f"{pid}/task"))
             found = next((size for size in tasks if size is not None), None)
         return found or 0
     return 0
 
 
 def _of(proc: int, path: str) -> "int | None":
-    total, resident, shared = map(int, rest.read(proc, path).split()[:3])
-    return (resident - shared) * _PAGE if total else None
+    found = _SIZES.search(rest.read(proc, path))
+    return sum(map(int, found.groups())) * 1024 if found else None
 
 
 def _share(proc: int, pid: str, otherwise: int) -> int:
@@ -80,5 +82,6 @@ def _share(proc: int, pid: str, otherwise: int) -> int:
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = rest.read(proc, f"{pid}/smaps_rollup").splitlines()
         line = next(line for sign in (b"Pss_Anon:", b"Pss:") for line in lines if line.startswith(sign))
-        return int(line.split()[1]) * 1024
+        tables = _SIZES.search(rest.read(proc, f"{pid}/status"))
+        return int(line.split()[1]) * 1024 + (int(tables[2]) * 1024 if tables else 0)
     return otherwise
