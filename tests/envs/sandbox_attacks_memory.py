@@ -265,3 +265,15 @@ for folder, _, names in os.walk('/usr'):
 _ENDING = "\nhold()\n"
 GROW = {name: _START + _CHILDREN + code + _ENDING for name, code in GROW.items()}
 """Programs by what they fill."""
+SHORT_CELL = """
+import mmap, os, time
+ready, go = os.pipe()
+if os.fork() == 0:
+    m = mmap.mmap(-1, 56 << 20, mmap.MAP_PRIVATE)
+    try: m.madvise(23)  # MADV_POPULATE_WRITE
+    except OSError: m[:] = b'y' * (56 << 20)
+    os.write(go, b'x')
+    while True: time.sleep(60)
+os.read(ready, 1)
+"""
+"""A cell that leaves a process with 56 MiB, made in less than the time between two looks."""

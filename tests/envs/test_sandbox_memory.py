@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.envs.sandbox_attacks_memory import GROW
+from tests.envs.sandbox_attacks_memory import GROW, SHORT_CELL
 from tests.envs.sandbox_settings import Setting, setting  # noqa: F401
 from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Status
@@ -79,3 +79,13 @@ def test_files_that_the_host_writes_and_reads_are_not_the_programs_memory(
         assert session.run(made, limits=limits).ok
         fetched = session.run("print(len(x))", outputs=["a", "b"], limits=limits)
         assert (fetched.status, fetched.files, fetched.missing) == (Status.OK, files, {}), fetched.status
+
+
+def test_cells_that_are_shorter_than_a_look_hold_no_more_either(
+    setting: Setting,  # noqa: F811
+) -> None:
+    limits = dataclasses.replace(LIMITS, memory_bytes=256 * MIB)
+    with setting.session() as session:
+        results = [session.run(SHORT_CELL, limits=limits) for _ in range(5)]
+    assert [result.status for result in results] == [*[Status.OK] * 4, Status.MEMORY]
+    assert results[-1].state_lost

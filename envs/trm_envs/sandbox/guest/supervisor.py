@@ -99,6 +99,11 @@ class Program:
         is_sound = self.questions is None or self.questions.is_sound(proc)
         return not is_sound or pipes.are_too_many(proc) or self.flight.is_too_full(proc, at_rest)
 
+    def memory_left(self, proc: int, order: wire.Order, is_alone: bool) -> int:
+        """Return the bytes of memory that it may still take; see `memory.Use`."""
+        shared = self.questions.shared_bytes if self.questions is not None else 0
+        return order.memory_bytes - shared - self.memory.of_all(proc, order.memory_bytes, is_alone)
+
     def reap(self) -> None:
         """Collect ended processes, orphans included; note how the program itself ended."""
         self._collect(os.WNOHANG)
@@ -216,6 +221,8 @@ def _run(
         if running.overreaches(proc, at_rest=True):
             rest.signal_all(signal.SIGKILL)
             verdict = "exited"
+        elif running.memory_left(proc, order, False) < 0:  # a short cell has not been looked at
+            verdict = "memory"
     if verdict not in ("done", "raised"):
         running.end()
     status = running.exit_status or 0
@@ -266,8 +273,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
                 rest.signal_all(signal.SIGKILL)
             if not order.has_share:
                 running.share.look(proc)
-            left = order.memory_bytes - running.memory.of_all(proc, order.memory_bytes, not order.has_share)
-            left -= questions.shared_bytes if questions is not None else 0
+            left = running.memory_left(proc, order, not order.has_share)
             if left < 0:
                 return "memory"
             next_look = time.monotonic() + memory.patience(left, len(rest.processes(proc)))
