@@ -1,10 +1,11 @@
-"""Print the fields of our groups into docs/configuration.md, whose generated part names the command."""
+"""Print the choices and fields of our groups into docs/configuration.md, whose generated part names the command."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from trm_agent.runs import compose
 from trm_agent.runs.groups import GROUPS
 from trm_agent.runs.schema import all_settings
 from trm_fields import Setting
@@ -19,7 +20,13 @@ def documented(page: str) -> str:
     """Return the page with its generated part made anew."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{tables()}{END}{after}"
+    return f"{before}{BEGIN}\n{choices()}\n{tables()}{END}{after}"
+
+
+def choices() -> str:
+    """Return the table of the groups' choices."""
+    rows = [f"| `{group}` | {', '.join(f'`{name}`' for name in compose.choices(group))} |" for group in compose.GROUPS]
+    return "\n".join(["### Choices", "", "| group | choices |", "|---|---|", *rows]) + "\n"
 
 
 def tables() -> str:
