@@ -25,13 +25,15 @@ def pattern(node: ast.AST) -> str | None:
 
 
 def keys(tree: ast.AST) -> set[str]:
-    found = set()
+    found: set[str | None] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
-            found |= {name for key in node.keys if key is not None and (name := pattern(key))}
-        elif isinstance(node, ast.DictComp) and (name := pattern(node.key)):
-            found.add(name)
-    return found
+            found |= {pattern(key) for key in node.keys if key is not None}
+        elif isinstance(node, ast.DictComp):
+            found.add(pattern(node.key))
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            found.add(pattern(node.slice))
+    return {name for name in found if name}
 
 
 def written() -> set[str]:
@@ -88,3 +90,9 @@ def test_a_name_that_is_missing_or_that_nothing_writes_is_found():
     names = {"trm/acceptance", "env/task/*"}
     assert unmatched(names, {"env/task/*"}) == ["trm/acceptance"]
     assert unmatched({"trm/gone", "env/task/accuracy"}, names) == ["trm/gone"]
+
+
+def test_a_name_is_found_in_each_way_to_write_one():
+    source = """values = {"a": 1, f"b_{x}": 2} | {f"c_{i}": i for i in x}
+values["d"] = values["read"]"""
+    assert keys(ast.parse(source)) == {"a", "b_*", "c_*", "d"}
