@@ -32,6 +32,7 @@ from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
 from trm_agent.runs.search_path import look_here_last
 from trm_envs.scoring import SCORER_VERSION
+from trm_fields import refuse
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.cfg:
             return _print(config)
         rows = _refuse_or_pin(config)
-        folder = open_run_folder({**plain(config), FIELD: SCORER_VERSION}, defaults_of(overrides))
+        folder = _open_folder(config, overrides)
     except ValueError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return BAD_INPUT
@@ -105,6 +106,20 @@ def _refuse_or_pin(config: DictConfig) -> str:
     rows = pin_rows(config)
     pin_packages(config)
     return rows
+
+
+def _open_folder(config: DictConfig, overrides: list[str]) -> RunFolder:
+    """Find or make the folder of the run.
+
+    Raises:
+        ValueError: it is of another run, or cannot be made.
+    """
+    try:
+        return open_run_folder({**plain(config), FIELD: SCORER_VERSION}, defaults_of(overrides))
+    except OSError as error:
+        field = "root" if config.run.dir is None else "dir"
+        why = f"where the run's folder cannot be made ({error.strerror})"
+        refuse(f"run.{field}", config.run[field], "a folder that can be written", "give another", because=why)
 
 
 def _check_checkpoint(folder: RunFolder) -> None:

@@ -30,7 +30,7 @@ class Number:
     holds: Callable[[Any], bool] = lambda value: True
     """Function that returns True for a finite number within the range."""
     optional: bool = False
-    """Whether null is allowed."""
+    """True if null is allowed."""
     kind: type = float
     """`float` or `int`."""
 
@@ -89,15 +89,22 @@ class Text:
     """Free text."""
 
     optional: bool = False
-    """Whether null is allowed."""
+    """True if null is allowed."""
+    without: str = ""
+    """Text that it may not contain."""
 
     @property
     def words(self) -> str:
-        return "null or text" if self.optional else "text"
+        text = f"text without `{self.without}`" if self.without else "text"
+        return f"null or {text}" if self.optional else text
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
-        if not (isinstance(value, str) or (value is None and self.optional)):
-            refuse(path, value, self.words, "put it in quotes")
+        if value is None and self.optional:
+            return
+        if not isinstance(value, str):
+            refuse(path, value, self.words, remedy or "give one" if value is None else "put it in quotes")
+        if self.without and self.without in value:
+            refuse(path, value, self.words, f"leave out `{self.without}`")
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,7 @@ ABOVE_0 = Number("above 0", lambda value: value > 0)
 SHARE = Number("above 0 and at most 1", lambda value: 0 < value <= 1)
 ZERO_TO_ONE = between(0, 1)
 WHOLE = Number(kind=int)
+SEEDS = between(0, 2**31 - 1, kind=int)
 LEAST_0 = Number("of 0 or more", lambda value: value >= 0, kind=int)
 COUNT = Number("of 1 or more", lambda value: value >= 1, kind=int)
 

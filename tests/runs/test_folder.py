@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from trm_agent import train
 from trm_agent.runs import folder as folders
 
 
@@ -95,3 +97,18 @@ def test_a_resumed_run_forgets_the_steps_that_it_does_again(tmp_path: Path) -> N
     assert folders.read_metrics(tmp_path) == rows[:6]
     folders.forget_after(tmp_path, 0)
     assert folders.read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize("directory", [None, "run"])
+def test_a_place_that_cannot_be_written_is_bad_input(
+    directory: str | None, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "file").touch()
+    root = str(tmp_path / "file")
+    monkeypatch.setattr(
+        train, "compose_run", lambda _: OmegaConf.create(config(Path(root), directory and f"{root}/run"))
+    )
+    monkeypatch.setattr(train, "_refuse_or_pin", lambda _: "")
+    assert train.main(["experiment=math_nano"]) == 2
+    field = "run.dir" if directory else "run.root"
+    assert capsys.readouterr().err.startswith(f"error: {field}: got '{root}")

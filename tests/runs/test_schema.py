@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from trm_agent.episode.limits import Limits
 from trm_agent.runs import schema
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.groups import GROUPS, OF_VERL, SAMPLER_PATH
-from trm_agent.runs.schema import all_settings, check_groups, check_name
+from trm_agent.runs.schema import all_settings, check_groups, check_name, check_removal
 from trm_agent.runs.stored_config import flatten
 from trm_agent.train import main
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH
@@ -60,14 +61,19 @@ def changed(field: str, value: Any) -> DictConfig:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("seed", "x", "got 'x'; allowed: a whole number; give one, such as 0"),
+        ("seed", "x", "got 'x'; allowed: a whole number from 0 to 2147483647; give one, such as 0"),
         ("seed", 1.5, "a whole number"),
         ("run.max_infrastructure_share", "much", "got 'much'; allowed: a finite number from 0 to 1"),
         ("run.warn_infrastructure_share", 1.5, "from 0 to 1"),
         ("run.max_infrastructure_steps", 0, "a whole number of 1 or more; give one, such as 3"),
         ("run.weight_sync_timeout_s", 0, "got 0; allowed: a finite number above 0; give one, such as 600"),
         ("run.weight_sync_timeout_s", float("inf"), "got inf"),
-        ("run.name", None, "got null; allowed: text"),
+        # np.random.seed of vLLM takes no other
+        ("seed", -1, "from 0 to 2147483647"),
+        ("run.name", None, "got null; allowed: text without `/`; give one"),
+        # a folder whose number nobody would find again
+        ("run.name", "a/b", "text without `/`; leave out `/`"),
+        ("run", None, "got null; allowed: a section"),
         ("run.dir", 7, "null or text; put it in quotes"),
         ("run.rooot", "runs", "no such field; did you mean 'root'? Known: 'dir', "),
         ("run", 3, "got 3; allowed: a section"),
@@ -124,6 +130,34 @@ def test_a_name_that_no_yaml_has_gets_the_closest_one_instead_of_a_plus():
         compose_run(["run.rooot=runs"])
     for known in ("nano.learning_rate", "env.kwargs.any.thing", "hardware.env_vars.X", "data.no_such_field"):
         check_name(known)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "~run.name",
+            "run.name: got '~run.name'; allowed: a value, since every run reads it; set it, or leave ~run.name",
+        ),
+        ("~env.train", "env.train: got '~env.train'"),
+        ("~hardware", "hardware: got '~hardware'"),
+        ("~seed", "seed: got '~seed'"),
+        ("hardware.env_vars=[a]", "hardware.env_vars: got ['a']; allowed: names and values"),
+        ("run=null", "run: got null; allowed: a section"),
+        (
+            "env.limits.max_prompt_tokens=5",
+            "got '5'; allowed: nothing, verl has a field for it; set data.max_prompt_length",
+        ),
+    ],
+)
+def test_an_override_that_takes_a_field_away_or_changes_its_kind_is_refused_in_our_words(override: str, words: str):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        compose_run([override])
+
+
+def test_options_of_an_environment_and_fields_of_verl_may_be_removed():
+    for override in ("~env.kwargs.reveal", "~nano", "~trainer.logger", "run.name=x"):
+        check_removal(override)
 
 
 def test_an_environments_own_options_are_free():

@@ -18,6 +18,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
 # Hydra's words on an override whose field is in no yaml
 _NOT_THERE = re.compile(r"Could not override '([\w.]+)'")
+_UNMERGED = re.compile(r"Error merging override (.*)")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
@@ -39,17 +40,22 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     from trm_agent.runs.overrides import check_overrides
-    from trm_agent.runs.schema import check_groups, check_name
+    from trm_agent.runs.schema import check_groups, check_name, check_override, check_removal
 
     check_choices(overrides)
     check_overrides(overrides)
+    for override in overrides:
+        check_removal(override)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base=None):
             config = compose("train", overrides=[*overrides, f"hydra.searchpath=[file://{_verl_config()}]"])
     except (HydraException, OmegaConfBaseException) as error:
         if unknown := _NOT_THERE.search(str(error)):
-            check_name(unknown[1])
+            values = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+            check_name(unknown[1], values.get(unknown[1], ""))
+        if unmerged := _UNMERGED.search(str(error)):
+            check_override(unmerged[1])
         raise ValueError(_first_lines(error)) from error
     check_groups(config)
     _dump_into_the_run(config)

@@ -18,6 +18,7 @@ from trm_envs.sandbox.local.demands import REQUIRABLE
 from trm_fields import (
     ABOVE_0,
     COUNT,
+    SEEDS,
     WHOLE,
     ZERO_TO_ONE,
     Flag,
@@ -41,7 +42,9 @@ class RunConfig:
     root: str = setting(
         "runs", Text(), "Folder of the runs, numbered; an unfinished run with the same configuration is resumed."
     )
-    name: str = setting("${trainer.experiment_name}-seed${seed}", Text(), "Name of the run's folder before its number.")
+    name: str = setting(
+        "${trainer.experiment_name}-seed${seed}", Text(without="/"), "Name of the run's folder before its number."
+    )
     dir: str | None = setting(None, Text(optional=True), "A folder of your own instead of `root/name-NNN`.")
     weight_sync_timeout_s: float = setting(
         600, ABOVE_0, "Seconds after which a synchronisation of weights counts as hung and ends the run."
@@ -176,7 +179,7 @@ class SamplerConfig:
     episodes_per_task: int = setting("${actor_rollout_ref.rollout.n}", COUNT, "Episodes of each task.")
 
 
-SEED = Setting("seed", 0, WHOLE, "Seed of the run: tasks, data order, sampling.")
+SEED = Setting("seed", 0, SEEDS, "Seed of the run: tasks, data order, sampling.")
 GROUPS: dict[str, Any] = {
     "run": RunConfig,
     "env": EnvConfig,

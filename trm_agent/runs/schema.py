@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -15,6 +16,8 @@ from trm_agent.runs.groups import GROUPS, OF_VERL, SEED
 from trm_fields import Free, Setting, refuse, refuse_name, settings_of
 
 _SECTION = Free("a section")
+# sections that every run reads; the others depend on the model and the loss
+_READ = ("run", "env", "hardware", "sandbox")
 # an interpolated value, which is checked at the field that it comes from
 _OF_OURS = re.compile(r"\$\{(?:run|env|hardware)\.[\w.]+\}")
 
@@ -35,7 +38,7 @@ def check_groups(config: DictConfig) -> None:
         SEED.check("seed", config.get("seed", SEED.default))
         for path, group in GROUPS.items():
             section = OmegaConf.select(config, path)
-            if section is None:
+            if section is None and path not in _READ:
                 # such as `trm` with a loss of verl's
                 continue
             values = _checked(section, group(), path)
@@ -47,12 +50,44 @@ def check_groups(config: DictConfig) -> None:
         refuse(error.full_key or path, _value_of(error), "a value of the field's type", f"change it ({_line(error)})")
 
 
-def check_name(field: str) -> None:
+def check_override(override: str) -> None:
+    """Refuse an override that Hydra could not merge, if it sets a field of ours to a value that is not allowed.
+
+    Raises:
+        ValueError: with the allowed values.
+    """
+    field, _, _ = override.lstrip("+").partition("=")
+    settings = all_settings()
+    is_section = any(name.startswith(f"{field}.") for name in settings)
+    allowed: Setting | Free | None = settings.get(field) or (_SECTION if is_section else None)
+    if allowed is not None:
+        allowed.check(field, OverridesParser.create().parse_override(override).value())
+
+
+def check_removal(override: str) -> None:
+    """Refuse to remove a field that every run reads.
+
+    Raises:
+        ValueError: the override is one such as `~run.name`.
+    """
+    field = override.removeprefix("~").partition("=")[0]
+    read = [name for name in all_settings() if name.partition(".")[0] in (*_READ, "seed")]
+    if override.startswith("~") and any(f"{name}.".startswith(f"{field}.") for name in read):
+        refuse(field, override, "a value, since every run reads it", f"set it, or leave {override} out")
+
+
+def check_name(field: str, written: str = "") -> None:
     """Refuse a field that one of our groups does not have.
+
+    Args:
+        field: its path.
+        written: its value on the command line.
 
     Raises:
         ValueError: with the closest field.
     """
+    if field in OF_VERL:
+        _refuse_verls(field, written)
     path = next((path for path in GROUPS if field.startswith(f"{path}.")), None)
     if path is None:
         return
@@ -76,8 +111,8 @@ def _checked(section: Any, declared: Any, path: str) -> dict[str, Any]:
     for name, written in cast("dict[str, Any]", OmegaConf.to_container(section, resolve=False)).items():
         if name not in names:
             _refuse_name(f"{path}.{name}", names)
-        if of_verl := OF_VERL.get(f"{path}.{name}"):
-            refuse(f"{path}.{name}", written, "nothing, verl has a field for it", f"set {of_verl}")
+        if f"{path}.{name}" in OF_VERL:
+            _refuse_verls(f"{path}.{name}", written)
         if _OF_OURS.fullmatch(str(written)):
             continue
         value = section[name]
@@ -104,6 +139,10 @@ def _structured(group: Any) -> DictConfig:
 def _refuse_name(field: str, names: Iterable[str]) -> None:
     path = next(path for path in GROUPS if field.startswith(f"{path}."))
     refuse_name(field, names, [item.name for item in settings_of(GROUPS[path], path)])
+
+
+def _refuse_verls(field: str, written: Any) -> None:
+    refuse(field, written, "nothing, verl has a field for it", f"set {OF_VERL[field]}")
 
 
 def _value_of(error: OmegaConfBaseException) -> Any:
