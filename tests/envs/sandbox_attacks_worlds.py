@@ -12,7 +12,7 @@ class Meeting(NamedTuple):
     """What the second one prints, just as if there had been no first one."""
 
 
-_IMPORTS = (
+IMPORTS = (
     "import contextlib, ctypes, errno, fcntl, os, signal, socket, sys, time\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 )
 _TERMINALS = """
@@ -58,7 +58,7 @@ def state(path):
 
 
 def _meeting(first: str, second: str, expected: str) -> Meeting:
-    return Meeting(_IMPORTS + first, _IMPORTS + second, expected + "\n")
+    return Meeting(IMPORTS + first, IMPORTS + second, expected + "\n")
 
 
 def _in_six_processes(code: str) -> str:
@@ -163,7 +163,7 @@ MEETINGS = {
 }  # fmt: skip
 
 SWAP = (
-    _IMPORTS
+    IMPORTS
     + """
 import threading
 own, shared = os.open('own', os.O_CREAT | os.O_RDWR), os.open('/usr/bin/env', os.O_RDONLY)
@@ -191,36 +191,13 @@ PIPES = {
     "threading.Thread(target=time.sleep, args=(60,)).start()\nif number: libc.syscall(60, 0)",
 }
 PIPES = {
-    name: f"{_IMPORTS}for number in range(9, -1, -1):\n    if number and os.fork() == 0: break\n{code}\ntime.sleep(60)"
+    name: f"{IMPORTS}for number in range(9, -1, -1):\n    if number and os.fork() == 0: break\n{code}\ntime.sleep(60)"
     for name, code in PIPES.items()
 }
 """Take of the pages that a user has for pipes in all calls."""
-FEW_PIPES = f"{_IMPORTS}ends = [os.pipe() for _ in range(100)]\ntime.sleep(0.2)\nprint(fcntl.fcntl(ends[-1][0], 1032))"
-FLIGHTS = {
-    "descriptors": "pairs = [socket.socketpair() for _ in range(3)]\n"
-    "for here, _ in pairs:\n    for _ in range(80): send(here, 0)",
-    "descriptors in sockets in flight": "top = socket.socketpair()\nfor _ in range(15):\n"
-    "    here, there = socket.socketpair()\n    for _ in range(15): send(here, 0)\n"
-    "    send(top[0], there.fileno()); here.close(); there.close()",
-    "descriptors behind sockets with long names": "named = [socket.socket(socket.AF_UNIX) for _ in range(50)]\n"
-    "for i, one in enumerate(named): one.bind('\\0' + f'{i:03}' * 30)\n"
-    "here, there = socket.socketpair()\nfor _ in range(60): send(here, 0)",
-    "descriptors of many processes": "for _ in range(5):\n    if os.fork() == 0:\n        pair = socket.socketpair()\n"
-    "        for _ in range(50): send(pair[0], 0)\n        time.sleep(60)\ntime.sleep(0.3)",
-}
-FLIGHTS = {
-    name: f"{_IMPORTS}def send(here, fd):\n"
-    f"    with contextlib.suppress(OSError): socket.send_fds(here, [b'x'], [fd])\n{code}"
-    for name, code in FLIGHTS.items()
-}
-"""Take of the descriptors that a user may have sent and not received in all calls."""
-FEW_IN_FLIGHT = (
-    f"{_IMPORTS}pairs = [socket.socketpair() for _ in range(20)]\n"
-    "for here, there in pairs: socket.send_fds(here, [b'x'], [0, 1])\ntime.sleep(0.3)\n"
-    "print(sum(len(socket.recv_fds(there, 1, 2)[1]) for here, there in pairs))"
-)
+FEW_PIPES = f"{IMPORTS}ends = [os.pipe() for _ in range(100)]\ntime.sleep(0.2)\nprint(fcntl.fcntl(ends[-1][0], 1032))"
 SQLITE = (
-    _IMPORTS
+    IMPORTS
     + """
 import sqlite3, subprocess, sys
 with sqlite3.connect('kept.db') as connection:
@@ -240,7 +217,7 @@ except BlockingIOError: print('held')
 )
 SQLITE_PRINTS = "database is locked\n[(1,), (3,)]\nheld\n"
 MANY_LOCKS = (
-    _IMPORTS
+    IMPORTS
     + """
 number, files = 0, [open(f'f{i}', 'w') for i in range(100)]
 try:
@@ -251,7 +228,7 @@ except OSError as error: print(error.strerror, number)
 """
 )
 WATCHES = (
-    _IMPORTS
+    IMPORTS
     + """
 import select
 polls, number = [select.epoll() for _ in range(40)], 0
@@ -275,9 +252,9 @@ LEFT = {
     "queued signals": f"{_SIGNALS}",
 }
 """What a call does that the next one in the same namespaces must not find; by name."""
-LEFT = {name: _IMPORTS + code for name, code in LEFT.items()}
+LEFT = {name: IMPORTS + code for name, code in LEFT.items()}
 FIND_LEFT = (
-    f"{_IMPORTS}seen = os.stat('/dev/pts/ptmx')\nprint(oct(seen.st_mode), seen.st_mtime == 1, os.listdir('/dev/pts'))\n"
+    f"{IMPORTS}seen = os.stat('/dev/pts/ptmx')\nprint(oct(seen.st_mode), seen.st_mtime == 1, os.listdir('/dev/pts'))\n"
     f"{_TERMINALS}print(number)\n{_SIGNALS}print(number)"
 )
 FOUND = "0o20666 False ['ptmx']\n6\n128\n"

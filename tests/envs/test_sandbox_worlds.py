@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.envs.fusion_support import running_server
+from tests.envs.sandbox_attacks_flight import BURSTS, FEW_IN_FLIGHT, FLIGHTS
 from tests.envs.sandbox_attacks_worlds import (
-    FEW_IN_FLIGHT,
     FEW_PIPES,
     FIND_LEFT,
-    FLIGHTS,
     FOUND,
     LEFT,
     MANY_LOCKS,
@@ -22,7 +21,7 @@ from tests.envs.sandbox_attacks_worlds import (
     SWAP,
     WATCHES,
 )  # fmt: skip
-from tests.envs.sandbox_settings import Setting, setting  # noqa: F401
+from tests.envs.sandbox_settings import Setting, opened, setting  # noqa: F401
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Status
 from trm_envs.sandbox.fusion.sandbox import FusionSandbox
@@ -104,3 +103,21 @@ def test_no_call_takes_the_room_of_all_descriptors_in_flight(setting: Setting) -
         with setting.session() as first, setting.session() as second:
             assert first.run(code, limits=ROOMY).state_lost, name
             assert second.run(FEW_IN_FLIGHT, limits=ROOMY).stdout == "40\n", name
+
+
+FEW_DESCRIPTORS = """
+import resource
+most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, most[1]))
+"""
+"""To be executed by a host, which has no more than many users have."""
+
+
+def test_descriptors_in_flight_for_a_moment_fail_no_other_call() -> None:
+    with opened("user, no cgroups") as setting, ThreadPoolExecutor(1) as thread:  # noqa: F811
+        setting.evaluate(FEW_DESCRIPTORS)
+        burst = thread.submit(setting.run, BURSTS, limits=dataclasses.replace(ROOMY, wall_s=5.0))
+        while not burst.done():
+            result = setting.run("print(1)", limits=ROOMY)
+            assert result.stdout == "1\n", result
+        assert burst.result().status is not Status.SANDBOX_ERROR

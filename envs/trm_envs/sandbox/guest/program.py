@@ -28,7 +28,7 @@ def run(channel: socket.socket) -> None:
     if listener is None:
         channel.send(wire.READY)
     else:
-        socket.send_fds(channel, [wire.READY], [listener])
+        wire.send_fds(channel, wire.READY, [listener])
         os.close(listener)
     isolation.limit_own()
     source, streams = _receive(channel)

@@ -84,13 +84,13 @@ class Program:
         if self.questions is not None:
             self.questions.begin(order)
         self.channel.settimeout(1.0)  # from here the other side is the program's, and may take nothing
-        socket.send_fds(self.channel, [wire.GO], fds)
+        wire.send_fds(self.channel, wire.GO, fds)
 
     def go_on(self, fds: "list[int]") -> None:
         """Wake a paused session and hand it the next cell; one that does not take it is killed."""
         rest.signal_all(signal.SIGCONT)
         try:
-            socket.send_fds(self.channel, [wire.GO], fds)
+            wire.send_fds(self.channel, wire.GO, fds)
         except OSError:
             os.kill(self.pid, signal.SIGKILL)
 

@@ -5,9 +5,11 @@ descriptor. Messages with contents are four bytes of length, then JSON; bytes tr
 """
 
 import base64
+import errno
 import json
 import socket
 import struct
+import time
 from typing import Any, NamedTuple
 
 READY = b"r"
@@ -27,6 +29,8 @@ RUN, FILES, END = b"r", b"f", b"e"
 VERDICTS = ("exited", "done", "raised", "timeout", "memory", "output_limit")
 MAX_FDS = 4
 """Largest number of descriptors with an order: the code, stdout, stderr and stdin."""
+FLIGHT_S = 2.0
+"""Longest wait of a sender for descriptors in flight, which all of a user's programs have together, to arrive."""
 _PACKET_BYTES = 4096
 _ORDER, _VERDICT = struct.Struct("!c???dd6Q"), struct.Struct("!Bidd")
 _FAILURE = b"\xff"
@@ -102,6 +106,19 @@ def receive_packet(sock: socket.socket) -> "tuple[bytes, list[int]]":
     if not data:
         raise EOFError("the other side of the sandbox's socket is gone")
     return data, fds
+
+
+def send_fds(sock: socket.socket, packet: bytes, fds: "list[int]") -> None:
+    """Send a packet with descriptors; if the user has too many in flight, in whichever call, try again for a while."""
+    deadline = time.monotonic() + FLIGHT_S
+    while True:
+        try:
+            socket.send_fds(sock, [packet], fds)
+            return
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or time.monotonic() > deadline:
+                raise
+        time.sleep(0.002)
 
 
 def send(sock: socket.socket, message: "dict[str, Any]") -> None:

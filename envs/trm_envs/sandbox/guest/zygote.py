@@ -61,7 +61,7 @@ def _send_supervisor(control: socket.socket, uid: int, gid: int) -> None:
             control.close()
             there.close()
             _supervise(here, uid, gid)
-        socket.send_fds(control, [CALL], [there.fileno()])
+        wire.send_fds(control, CALL, [there.fileno()])
     except OSError as error:
         control.send(f"zygote: {error}".encode())
     here.close()

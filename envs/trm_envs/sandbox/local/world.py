@@ -193,7 +193,7 @@ class World:
     def _send(self, kind: bytes, request: Request, is_last: bool, fds: list[int]) -> None:
         try:
             order = request.order(kind, is_last, self._group.has("cpu", "freezer"))
-            socket.send_fds(self._connection, [order.packed()], fds)
+            wire.send_fds(self._connection, order.packed(), fds)
         except BrokenPipeError as error:
             if self._may_refuse:
                 raise Refused from error

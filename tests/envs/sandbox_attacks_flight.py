@@ -1,0 +1,59 @@
+"""Programs that send descriptors and do not receive them, of which a user may have so many in all calls together."""
+
+from tests.envs.sandbox_attacks_worlds import IMPORTS
+
+FLIGHTS = {
+    "descriptors": "pairs = [socket.socketpair() for _ in range(3)]\n"
+    "for here, _ in pairs:\n    for _ in range(80): send(here, 0)",
+    "descriptors in sockets in flight": "top = socket.socketpair()\nfor _ in range(15):\n"
+    "    here, there = socket.socketpair()\n    for _ in range(15): send(here, 0)\n"
+    "    send(top[0], there.fileno()); here.close(); there.close()",
+    "descriptors behind sockets with long names": "named = [socket.socket(socket.AF_UNIX) for _ in range(50)]\n"
+    "for i, one in enumerate(named): one.bind('\\0' + f'{i:03}' * 30)\n"
+    "here, there = socket.socketpair()\nfor _ in range(60): send(here, 0)",
+    "descriptors of many processes": "for _ in range(5):\n    if os.fork() == 0:\n        pair = socket.socketpair()\n"
+    "        for _ in range(50): send(pair[0], 0)\n        time.sleep(60)\ntime.sleep(0.3)",
+}
+FLIGHTS = {
+    name: f"{IMPORTS}def send(here, fd):\n"
+    f"    with contextlib.suppress(OSError): socket.send_fds(here, [b'x'], [fd])\n{code}"
+    for name, code in FLIGHTS.items()
+}
+"""Take of the descriptors that a user may have sent and not received in all calls."""
+BURSTS = (
+    IMPORTS
+    + """
+inbox, filler = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+inbox.bind('inbox')
+for each in (inbox, filler): each.setblocking(False)
+fds = [os.open('/dev/null', os.O_RDONLY) for _ in range(230)]
+def fill():
+    with contextlib.suppress(OSError):
+        while True: filler.sendto(b'x', 'inbox')
+fill()
+for _ in range(9):
+    if os.fork() == 0:
+        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.connect('inbox')
+        while True:
+            try: socket.send_fds(sender, [b'y'], fds)
+            except OSError: time.sleep(0.003)
+os.closerange(fds[0], fds[-1] + 1)
+end = time.monotonic() + 1.2
+while time.monotonic() < end:
+    with contextlib.suppress(OSError):
+        while inbox.recv(9, socket.MSG_PEEK) == b'x': inbox.recv(9)
+    time.sleep(0.008)
+    with contextlib.suppress(OSError):
+        while True:
+            for fd in socket.recv_fds(inbox, 9, 250)[1]: os.close(fd)
+    fill()
+    time.sleep(0.03)
+"""
+)
+"""Has 2,000 descriptors in flight for a moment again and again: senders that wait for room are counted later."""
+FEW_IN_FLIGHT = (
+    f"{IMPORTS}pairs = [socket.socketpair() for _ in range(20)]\n"
+    "for here, there in pairs: socket.send_fds(here, [b'x'], [0, 1])\ntime.sleep(0.3)\n"
+    "print(sum(len(socket.recv_fds(there, 1, 2)[1]) for here, there in pairs))"
+)
