@@ -73,6 +73,12 @@ def test_bash_runs_with_stdin_and_files(sandbox: LocalSandbox) -> None:
     assert (piped.stdout, piped.stderr, piped.return_code) == ("y\n", "", 0)
 
 
+def test_streams_open_by_name(sandbox: LocalSandbox) -> None:
+    code = "echo a > /dev/stdout; echo b | tee /dev/stderr; cat /dev/stdin; echo d >> /dev/stderr"
+    result = sandbox.run(code, "bash", "c\n")
+    assert (result.stdout, result.stderr) == ("a\nb\nc\n", "b\nd\n")
+
+
 def test_what_was_printed_before_the_streams_were_replaced_or_closed_is_not_lost(sandbox: LocalSandbox) -> None:
     replaced = "import io, sys\nprint('kept')\nsys.stdout = io.StringIO()\nprint('away')"
     assert sandbox.run(replaced).stdout == "kept\n"

@@ -14,7 +14,7 @@ from trm_envs.sandbox.local import mounts
 from trm_envs.sandbox.local.descriptors import in_memory
 
 START_S = 20.0
-_NOBODY = 65534
+NOBODY = 65534
 _GUEST = "/opt/trm"
 _SERVE = "import sys; sys.path.insert(0, {!r}); from guest import zygote; sys.path.pop(0); zygote.serve({}, {!r}, {!r})"
 # the zygote takes the last one out again: it has looked its symbols up before it forks
@@ -89,7 +89,7 @@ def start(
                 if item.name.endswith(".py"):
                     guest_fds[item.name] = in_memory(item.read_bytes())
             args = command(bwrap, python, inside.fileno(), preload, guest_fds, packages)
-            drop = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+            drop = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
             process = subprocess.Popen(  # type: ignore[call-overload]
                 args,
                 stdin=subprocess.DEVNULL,

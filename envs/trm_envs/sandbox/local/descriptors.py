@@ -19,6 +19,14 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
+def pipe_for(uid: int) -> "tuple[int, int]":
+    """Return the ends of a pipe; the user may open that for writing anew, as /dev/stdout, also if root makes it."""
+    ours, theirs = os.pipe()
+    if os.geteuid() == 0:
+        os.fchown(theirs, uid, uid)
+    return ours, theirs
+
+
 def in_memory(data: bytes) -> int:
     """Return the descriptor of a file in memory that holds `data` and can never be written again."""
     fd = os.memfd_create("data", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -12,8 +12,9 @@ from trm_envs.sandbox.guest import wire
 from trm_envs.sandbox.guest.wire import Order, Verdict
 from trm_envs.sandbox.interface import Result, Status
 from trm_envs.sandbox.local import greeting
+from trm_envs.sandbox.local.bubblewrap import NOBODY
 from trm_envs.sandbox.local.cgroups import Groups
-from trm_envs.sandbox.local.descriptors import in_memory, known
+from trm_envs.sandbox.local.descriptors import in_memory, known, pipe_for
 from trm_envs.sandbox.local.group import Group
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
@@ -180,7 +181,7 @@ class World:
             fds.append(in_memory(code if self._streams else request.kind + code))
             if self._streams is None:
                 for _ in ("stdout", "stderr"):
-                    end, theirs = os.pipe()
+                    end, theirs = pipe_for(NOBODY)
                     ours.append(end)
                     fds.append(theirs)
                 fds.append(in_memory(request.stdin))
