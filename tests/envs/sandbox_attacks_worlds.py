@@ -182,6 +182,30 @@ time.sleep(1.2)
 """
 )
 """Gets a lock on a program of the machine, now and then: another thread changes what a descriptor leads to."""
+SWAP_AND_DIE = (
+    IMPORTS
+    + """
+import threading
+own, shared = os.open('own', os.O_CREAT | os.O_RDWR), os.open('/usr/bin/env', os.O_RDONLY)
+fd = os.dup(own)
+def is_held(): return 'lock:' in open(f'/proc/self/fdinfo/{shared}').read()
+def swap():
+    while True:
+        os.dup2(shared, fd)
+        os.dup2(own, fd)
+if os.fork() == 0:
+    threading.Thread(target=swap, daemon=True).start()
+    over = time.monotonic() + 2
+    while time.monotonic() < over and not is_held():
+        with contextlib.suppress(OSError): fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    os._exit(0)
+os.wait()
+if is_held():
+    time.sleep(0.5)
+    print('held')
+"""
+)
+"""Has a lock as `SWAP` and ends, while the file of its parent keeps it."""
 PIPES = {
     "pipes": "ends = [os.pipe() for _ in range(120)]",
     "named pipes": "names = [f'{os.getpid()}-{i}' for i in range(15)]\n"

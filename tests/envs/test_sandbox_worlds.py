@@ -19,6 +19,7 @@ from tests.envs.sandbox_attacks_worlds import (
     SQLITE,
     SQLITE_PRINTS,
     SWAP,
+    SWAP_AND_DIE,
     WATCHES,
 )  # fmt: skip
 from tests.envs.sandbox_settings import Setting, opened, setting  # noqa: F401
@@ -76,6 +77,10 @@ def test_locks_of_the_working_folder_are_as_everywhere(setting: Setting) -> None
 def test_a_lock_that_was_gained_by_a_trick_ends_the_program(setting: Setting) -> None:  # noqa: F811
     result = setting.run(SWAP, limits=ROOMY)
     assert (result.status, result.return_code) == (Status.ERROR, -9), result
+
+
+def test_a_lock_of_a_dead_owner_ends_the_program(setting: Setting) -> None:  # noqa: F811
+    assert "held" not in setting.run(SWAP_AND_DIE, limits=ROOMY).stdout
 
 
 def test_a_call_holds_so_many_locks_and_no_more(setting: Setting) -> None:  # noqa: F811

@@ -13,9 +13,10 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import struct
 
-from . import rest, seccomp, wire
+from . import descriptors, rest, seccomp, wire
 
 MAX_SOCKETS = 64
 """Largest number of sockets that a call may hold; what waits in each is up to 208 KiB of the kernel's memory."""
@@ -86,10 +87,10 @@ class Questions:
     def is_sound(self, proc: int) -> bool:
         """Return False if a lock is held on a file that other calls have too."""
         if not self._is_doubtful:
-            return True
-        self._is_doubtful = False
+            return True  # else it is looked at to the end: a lock may be had long after it was asked for
         own = _own_device()
-        return all(os.makedev(int(major, 16), int(minor, 16)) == own for major, minor in _DEVICE.findall(_locks(proc)))
+        listed = (os.makedev(int(major, 16), int(minor, 16)) for major, minor in _DEVICE.findall(_locks(proc)))
+        return all(device == own for device in listed) and not _keeps_lock(proc, own)
 
     def _lock(self, proc: int, pid: int, fd: int) -> int:
         """Return the number of the error that a lock meets; 0 if it is allowed."""
@@ -105,6 +106,16 @@ class Questions:
         self._locks += 1
         self._is_doubtful = self._is_doubtful or has_threads
         return 0
+
+
+def _keeps_lock(proc: int, own: int) -> bool:
+    """Return True if a descriptor holds a lock on a file of another device; the list leaves out those of the dead."""
+    for status, description in descriptors.of_all(proc, rest.processes(proc)):
+        if status.st_dev != own and not (stat.S_ISSOCK(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+            with contextlib.suppress(OSError):
+                if b"\nlock:" in rest.read(proc, description):
+                    return True
+    return False
 
 
 def _sockets(proc: int) -> int:
