@@ -52,10 +52,11 @@ class Room:
 def holds(groups: Groups) -> list[Hold]:
     """List the limits of a call."""
     memory = "address space of each process; what is mapped by all of them, watched every 50 ms"
+    cpu = "RLIMIT_CPU of each process; the more threads run the less each weighs; programs start no sessions (setsid)"
     found = [
         _by_group(groups, "memory", memory, "limited with files and the kernel's own, beside the watch"),
         _by_group(groups, "pids", "RLIMIT_NPROC in the call's own user namespace", "limited"),
-        _by_group(groups, "cpu", "RLIMIT_CPU of each process; shares are the kernel's", "each call weighs the same"),
+        _by_group(groups, "cpu", cpu, "each call weighs the same"),
         _by_group(groups, "freezer", "signals that stop, repeated until nothing moves", "frozen between cells"),
     ]
     return [
