@@ -30,7 +30,7 @@ def with_python(env):
 
 
 def episodes_s(make, turns_of, at_once: int) -> tuple[float, float]:
-    """Episodes a second, the better of so many threads, an environment each, and of one thread; and which part of the
+    """Episodes per second, the better of so many threads, an environment each, and of one thread; and which part of the
     better ones had no full reward."""
 
     def play(env) -> bool:

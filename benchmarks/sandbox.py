@@ -103,7 +103,7 @@ def rival(python: str, setup: str) -> Iterator[Callable[[int], float]]:
 
 
 def one_after_another(sandbox: LocalSandbox, without: LocalSandbox, rounds: int, rivals: str | None) -> None:
-    """Print calls a second of all sides, and how many times as fast the sandbox is."""
+    """Print calls per second of all sides, and how many times as fast the sandbox is."""
     sides: dict[str, Callable[[int], float]] = {
         "sandbox": lambda number: ours(sandbox, number),
         'sandbox, cgroups="off"': lambda number: ours(without, number),

@@ -135,7 +135,7 @@ def kwargs_of(env_id: str, folder: Path) -> dict:
 
 
 async def trained(env_id: str, how: str, folder: Path, queue: FakeQueue) -> tuple[float, dict[str, list[float]]]:
-    """Success and the advantage of each episode, of two episodes a task."""
+    """Success and the advantage of each episode, of two episodes per task."""
     config = compose_run(["experiment=math_nano", "env=custom", "actor_rollout_ref.rollout.n=2"])
     config.data.train_batch_size = NUM_TASKS
     config.data.max_prompt_length, config.data.max_response_length = 4000, 2500

@@ -53,7 +53,7 @@ def check_pins(field: str, value: Any) -> tuple[str, ...]:
     for pin in value:
         match = _PIN.fullmatch(pin) if isinstance(pin, str) else None
         if match is None:
-            raise ValueError(f"{field}: {pin!r} is no package with a version; expected NAME==VERSION{_hint(pin)}")
+            raise ValueError(f"{field}: {pin!r} is not a package with a version; expected NAME==VERSION{_hint(pin)}")
         names.append(_normal(match[1]))
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{field}: {', '.join(doubles)} is there twice; name each package once")

@@ -78,7 +78,7 @@ def test_python_is_at_hand() -> None:
         ({"dataset": "composite"}, "dataset = 'composite'"),
         ({"dataset": 3}, "expected a name"),
         ({"dataset_options": {"min_term": 3}}, "did you mean min_terms"),
-        ({"dataset_options": {"seed": 3}}, "'seed' is no option of chain_sum"),
+        ({"dataset_options": {"seed": 3}}, "'seed' is not an option of chain_sum"),
         ({"dataset_options": {"min_terms": 30}}, "max_terms must be >= min_terms"),
         ({"dataset_options": [1]}, "expected a mapping"),
         ({"dataset_options": {"a": object()}}, "expected a mapping of JSON"),

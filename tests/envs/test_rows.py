@@ -122,8 +122,8 @@ BAD_FILES = [
     ("a.jsonl", b'{"n": ' + b"9" * 5000 + b"}", "line 1: is not JSON"),
     ("a.jsonl", b'{"question": "Q"}\n{"question": "caf\xe9"}', "line 2: byte 17 is not UTF-8; save the file as UTF-8"),
     ("a.json", "[]".encode("utf-16"), "byte 0 is not UTF-8"),
-    ("a.parquet", b"", "is no Parquet file, or is damaged"),
-    ("a.parquet", b"PAR1 nothing PAR1", "is no Parquet file, or is damaged"),
+    ("a.parquet", b"", "is not a Parquet file, or is damaged"),
+    ("a.parquet", b"PAR1 nothing PAR1", "is not a Parquet file, or is damaged"),
     ("a.csv", b"question,answer\n", "expected a name that ends in .jsonl, .json, .parquet"),
 ]
 

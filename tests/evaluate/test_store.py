@@ -82,11 +82,11 @@ def test_half_a_line_at_the_end_is_set_aside_and_its_episode_played_again(tmp_pa
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("no json", "is no JSON"),
+        ("no json", "is not JSON"),
         ('{"checkpoint": "one"}', "has env=None"),
         ("[1]", "is a list, not an object"),
-        ("", "is no JSON"),
-        ("\0\0\0", "is no JSON"),
+        ("", "is not JSON"),
+        ("\0\0\0", "is not JSON"),
     ],
 )
 def test_junk_in_the_middle_is_an_error_that_names_the_line_and_nothing_is_written(tmp_path, line, told):

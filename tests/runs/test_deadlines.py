@@ -105,7 +105,10 @@ def check(config):
         ),
         ("env.limits.episode_timeout_s=659", ["episode_timeout_s: got 659", "at least 660 s", "max_turns=12"]),
         ("env.limits.episode_tool_time_s=6841", ["episode_timeout_s: got 7200", "at least 7201 s"]),
-        ("hardware.least_tokens_per_s=0.05", ["generate_timeout_s: got 600", "at least 700 s", "0.05 tokens a second"]),
+        (
+            "hardware.least_tokens_per_s=0.05",
+            ["generate_timeout_s: got 600", "at least 700 s", "0.05 tokens per second"],
+        ),
         ("hardware.least_tokens_per_s=0", ["hardware.least_tokens_per_s: got 0", "above 0", "such as 10"]),
         ("env.limits.tool_time_s=-1", ["env.limits.tool_time_s: got -1", "above 0"]),
         ("env.limits.tool_tim_s=1", ["limits.tool_tim_s", "'tool_time_s'"]),

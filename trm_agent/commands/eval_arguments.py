@@ -82,7 +82,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--tasks", type=int, metavar="N", help="of each environment (default: 100, or the suite's)")
     what.add_argument("--limit", type=int, metavar="N", help="only the first N of them, for now")
-    what.add_argument("--samples", type=int, metavar="K", help="episodes a task (default: 5; 1 at temperature 0)")
+    what.add_argument("--samples", type=int, metavar="K", help="episodes per task (default: 5; 1 at temperature 0)")
     what.add_argument("--task-seed", type=int, metavar="S", help="which tasks (default: 20260101)")
     what.add_argument(
         "--set",

@@ -101,7 +101,7 @@ def _parsed(file: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = read_json(line, finite=True)
     except ValueError as error:
-        raise bad_line(file, number, f"is no JSON ({error})") from error
+        raise bad_line(file, number, f"is not JSON ({error})") from error
     if not isinstance(row, dict):
         raise bad_line(file, number, f"is a {type(row).__name__}, not an object")
     for name, kind in _TYPES.items():

@@ -183,7 +183,9 @@ CHARTS = (
         unit="episodes",
     ),
     ChartSpec("timings", "Time", "Time of a step, by phase", ((r"timing_s/(\w+)", "{0}"),), unit="s", log=True),
-    ChartSpec("speed", "Time", "The model's tokens a second", (("run/tokens_per_s", "tokens a second"),), unit="1/s"),
+    ChartSpec(
+        "speed", "Time", "The model's tokens per second", (("run/tokens_per_s", "tokens per second"),), unit="1/s"
+    ),
     ChartSpec("loss", "Optimiser", "Gradient norm", (("actor/grad_norm", "norm"),), log=True),
     ChartSpec("lr", "Optimiser", "Learning rate", (("actor/lr", "rate"),)),
 )

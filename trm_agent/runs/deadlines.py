@@ -61,7 +61,7 @@ def check_deadlines(
     Raises:
         ValueError: the first deadline that is too short.
     """
-    at = f"at {tokens_per_s:g} tokens a second" + (f" ({rate})" if rate else "")
+    at = f"at {tokens_per_s:g} tokens per second" + (f" ({rate})" if rate else "")
     sums = {
         "step_timeout_s": (
             f"one step may use {step_budget_s:g} s ({prefix}tool_time_s={limits.tool_time_s:g} and what cannot be "

@@ -120,5 +120,5 @@ def _model_path(config: DictConfig) -> None:
         path,
         f"a folder with config.json, a hub id (organisation/name), or {NANO!r} for the model of the embedded default",
         "give one",
-        because="which is no folder here",
+        because="which is not a folder here",
     )

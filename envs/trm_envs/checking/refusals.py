@@ -84,7 +84,7 @@ def steps_outside_an_episode_are_refused(subject: Subject) -> None:
         except TypeError:
             pass
         else:
-            raise Failed("step(3) was taken; raise a TypeError for what is no text")
+            raise Failed("step(3) was taken; raise a TypeError for anything but text")
         for _ in range(MANY_TURNS):
             _, _, terminated, truncated, _ = env.step(env.answer("nothing"))
             if terminated or truncated:

@@ -109,7 +109,9 @@ def resolve(env: str | Callable[..., Any], options: Mapping[str, Any], **setting
         raise ValueError(f"{subject.name} cannot be made: {type(error).__name__}: {error}") from error
     kind = type(getattr(made, "unwrapped", made))
     if not issubclass(kind, ToolEnv):
-        raise ValueError(f"{subject.name} makes a {kind.__name__}, which is no trm_envs.ToolEnv; derive it from that")
+        raise ValueError(
+            f"{subject.name} makes a {kind.__name__}, which is not a trm_envs.ToolEnv; derive it from that"
+        )
     made.close()
     return subject
 

@@ -136,7 +136,9 @@ def _parquet_values(path: str) -> Iterator[Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: holds text that is not UTF-8; write it again as UTF-8") from error
     except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path}: is no Parquet file, or is damaged ({error}); download or write it again") from error
+        raise ValueError(
+            f"{path}: is not a Parquet file, or is damaged ({error}); download or write it again"
+        ) from error
 
 
 def _decode(data: bytes, where: str) -> str:

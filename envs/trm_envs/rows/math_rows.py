@@ -242,7 +242,7 @@ def _truth(value: Any) -> str:
     if "####" in spoken:
         last = spoken.rpartition("####")[2].strip()
         if parse_quantity(last) is None:
-            raise ValueError(f"{last[:60]!r} behind #### is no number; give the final answer alone")
+            raise ValueError(f"{last[:60]!r} behind #### is not a number; give the final answer alone")
         return last
     answer = extract_answer(text).answer or text
     if "\n" in answer and "\\begin" not in answer:

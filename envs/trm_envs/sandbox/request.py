@@ -15,7 +15,7 @@ class Request:
     """The arguments of a run; see `Runner.run`."""
 
     code: str
-    """The program, or the cell of a session; bytes that are no UTF-8 are surrogates."""
+    """The program, or the cell of a session; bytes that are not UTF-8 are surrogates."""
     language: str
     """One of `LANGUAGES`."""
     stdin: bytes

@@ -68,7 +68,7 @@ def check(dataset: str, options: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(config)}.difference(RESERVED)
     for name in options:
         if name not in names:
-            return {"refused": f"dataset_options: {name!r} is no option of {dataset}; {_hint(name, names)}"}
+            return {"refused": f"dataset_options: {name!r} is not an option of {dataset}; {_hint(name, names)}"}
     try:
         made = config(**options)
         if hasattr(made, "validate"):

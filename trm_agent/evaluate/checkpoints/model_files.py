@@ -219,7 +219,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{file.parent}: {file.name} is missing; the folder is no model or half-written") from None
+        raise ValueError(
+            f"{file.parent}: {file.name} is missing; the folder is not a model, or is half-written"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON that can be read ({error}); copy or download the file again") from None
     if not isinstance(found, dict):

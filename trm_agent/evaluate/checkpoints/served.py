@@ -73,6 +73,6 @@ def _served(url: str, timeout_s: float) -> list[dict[str, Any]]:
         raise ValueError(f"endpoint {asked}: not reached ({why}); start the server or correct the address") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"endpoint {asked}: the answer is no list of models ({type(error).__name__}: {error}); give the address of "
-            "an OpenAI-compatible server, such as http://host:8000/v1"
+            f"endpoint {asked}: the answer is not a list of models ({type(error).__name__}: {error}); give the address "
+            "of an OpenAI-compatible server, such as http://host:8000/v1"
         ) from None

@@ -166,8 +166,8 @@ def _downloaded(source: str, name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except Exception as error:
         raise ValueError(
-            f"checkpoint {source!r}: the run began with {name!r}, which is no folder here and not among the downloaded "
-            "models; give the folder of that model"
+            f"checkpoint {source!r}: the run began with {name!r}, which is not a folder here and not among the "
+            "downloaded models; give the folder of that model"
         ) from error
 
 

@@ -80,7 +80,7 @@ def mean_intervals(values: ArrayLike, strata: Sequence[object] | None = None) ->
     rates = np.asarray(values, dtype=np.float64)
     known = ~np.isnan(rates)
     if np.any((rates[known] < 0) | (rates[known] > 1)):
-        raise ValueError("values: got a number outside of [0, 1]; allowed: rates from 0 to 1; rescale what is no rate")
+        raise ValueError("values: got a number outside of [0, 1]; allowed: rates from 0 to 1; rescale other values")
     names = strata if strata is not None else [0] * rates.shape[1]
     stratum_indices(names, np.ones(rates.shape[1], dtype=bool))
     estimates = [Estimate(None, None, None, 0)] * len(rates)

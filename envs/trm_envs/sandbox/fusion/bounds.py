@@ -1,4 +1,4 @@
-"""What the server takes at most, from a client that it knows and from one that it does not know yet."""
+"""Bounds of the server on all that a client sends, whether it is known yet or not."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class Bounds:
     slow_s: float = 5.0
     """Seconds in which a body or an answer may be slower than `rate`"""
     rate: int = 64 * KIB
-    """Bytes a second at which a client sends a body and takes an answer, on average"""
+    """Bytes per second at which a client sends a body and takes an answer, on average"""
     head_bytes: int = 32 * KIB
     """Bytes of a head, and of what is sent ahead while an earlier request runs"""
     body_bytes: int = 32 * MIB

@@ -31,7 +31,7 @@ _TOO_SLOW, _TOO_LONG, _TOO_MANY = (
 
 
 class State(enum.Enum):
-    """What a connection is at."""
+    """Stages of a connection."""
 
     HEAD = "no complete head"
     """Nothing of a request has come, or not its whole head."""

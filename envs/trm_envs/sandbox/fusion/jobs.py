@@ -178,7 +178,7 @@ def _text(field: str, text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")  # an input's bytes that are not UTF-8 come as halves of pairs
     except UnicodeEncodeError:
-        raise BadField(field, "holds half of a surrogate pair, which is no text") from None
+        raise BadField(field, "holds half of a surrogate pair, which is not text") from None
 
 
 def _files(packed: Mapping[str, str | None], limits: Limits, bounds: Bounds) -> dict[str, bytes]:

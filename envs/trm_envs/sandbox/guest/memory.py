@@ -9,7 +9,7 @@ from . import rest
 WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
 """Longest and shortest interval at which the memory of all the call's processes is added up."""
 FASTEST_GROWTH = 4 << 30
-"""Bytes a second by which a process may grow: the next look comes before the limit can be passed."""
+"""Bytes per second by which a process may grow: the next look comes before the limit can be passed."""
 _PAGE = 4096
 _SIZES = re.compile(rb"\nRssAnon:\s*(\d+) kB\n(?:.*\n)*?VmPTE:\s*(\d+) kB\n")  # the second: its page tables
 _PROCESSORS = os.cpu_count() or 1

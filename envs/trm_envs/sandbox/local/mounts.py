@@ -1,4 +1,4 @@
-"""What of the host's files a call sees: the system's libraries, one interpreter without its surroundings, packages."""
+"""Host files that a call sees: the system's libraries, one interpreter without its surroundings, packages."""
 
 import glob
 import os
@@ -9,7 +9,7 @@ from trm_envs.sandbox.interface import SandboxUnavailable
 from trm_envs.sandbox.local import libraries
 
 PACKAGES = "/opt/packages"
-"""Where programs find the declared packages."""
+"""Folder in which programs find the declared packages."""
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 _HIDDEN = ("/tmp/", "/dev/", "/proc/")  # by what each call has of its own
 
