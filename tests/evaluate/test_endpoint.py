@@ -246,10 +246,10 @@ def test_a_server_that_refuses_stalls_or_is_another_is_told_apart(server: FakeSe
     with pytest.raises(ValueError, match="refused with 404"):
         served_model(f"{server.url}/other")
     server.models = ["no", "object"]
-    with pytest.raises(ValueError, match="no list of models"):
+    with pytest.raises(ValueError, match="not a list of models"):
         served_model(server.url)
     server.models = b"<html>"
-    with pytest.raises(ValueError, match="no list of models"):
+    with pytest.raises(ValueError, match="not a list of models"):
         served_model(server.url)
     server.delay_s = 1.0
     with pytest.raises(ValueError, match=r"no answer within 0\.2 s"):

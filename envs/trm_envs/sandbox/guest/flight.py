@@ -12,7 +12,7 @@ _OWN_SOCKETS = 2  # the two ends of the channel between PID 1 and the program
 
 
 class Flight:
-    """What one program and all that it starts have in flight, looked at from time to time."""
+    """Descriptors in flight of one program and all that it starts, looked at from time to time."""
 
     def __init__(self) -> None:
         self._were_too_many = False

@@ -1,4 +1,4 @@
-"""What PID 1 answers when the filter asks it: for sockets, locks, watches, shared memory, and sessions.
+"""Answers of PID 1 to the filter's questions: for sockets, locks, watches, shared memory, and sessions.
 
 A file that all calls have, such as a program or a device of the machine, has one list of locks. So a lock is for the
 call's own files alone. While a program with one thread waits for the answer nobody can put another file in the place

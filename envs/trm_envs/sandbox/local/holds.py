@@ -1,4 +1,4 @@
-"""Which limits hold on this machine and by what, how many sessions there is room for, and demands on both."""
+"""Limits that hold on this machine and their means, room for sessions, and demands on both."""
 
 import contextlib
 import os

@@ -12,7 +12,7 @@ _HEADER, _SEGMENT, _ENTRY = struct.Struct("<16xHHIQQQIHHH"), struct.Struct("<IIQ
 
 
 class Needs(NamedTuple):
-    """What a file asks of the dynamic linker."""
+    """Demands of a file on the dynamic linker."""
 
     names: tuple[str, ...] = ()
     """Names of libraries."""
