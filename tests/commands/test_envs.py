@@ -123,7 +123,7 @@ def test_check_prints_json_and_takes_a_module_and_options(fakes, capsys):
     [
         (["check", "trm/ChanMath-v0"], "did you mean 'trm/ChainMath-v0'"),
         (["check", "no_such_module:a/B-v0"], "cannot import 'no_such_module'"),
-        (["check", "CartPole-v1"], "no trm_envs.ToolEnv"),
+        (["check", "CartPole-v1"], "not a trm_envs.ToolEnv"),
         (["check", "trm/ChainMath-v0", "--horizons", "0"], "--horizons: got 0"),
         (["check", "trm/ChainMath-v0", "--fuzz", "-1"], "--fuzz: got -1"),
         (["check", "trm/ChainMath-v0", "--deadline", "nan"], "--deadline: got nan"),

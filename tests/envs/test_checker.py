@@ -100,7 +100,7 @@ def test_what_is_no_such_environment_is_refused() -> None:
         check("trm/ChainMat-v0")
     with pytest.raises(ValueError, match="cannot import 'no_such_module'"):
         check("no_such_module:x/Y-v0")
-    with pytest.raises(ValueError, match=r"no trm_envs\.ToolEnv"):
+    with pytest.raises(ValueError, match=r"not a trm_envs\.ToolEnv"):
         check("CartPole-v1")
     with pytest.raises(ValueError, match="only: got"):
         check(fakes.Sound, only=["solve"])

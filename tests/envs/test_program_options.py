@@ -71,7 +71,7 @@ def test_packages_that_are_not_there_are_refused_as_the_environment_is_made(env_
     for packages, message in (
         (["no-such-thing==1"], "declared and not installed"),
         (["sortedcontainers==0.1"], "sortedcontainers==0.1 is declared, sortedcontainers=="),
-        (["numpy"], "no package with a version"),
+        (["numpy"], "not a package with a version"),
         ("numpy==1", "allowed: a list"),
     ):
         with pytest.raises(ValueError, match=f"packages.*{message}"):
