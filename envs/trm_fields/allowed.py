@@ -142,7 +142,6 @@ class Free:
 ABOVE_0 = Number("above 0", lambda value: value > 0)
 SHARE = Number("above 0 and at most 1", lambda value: 0 < value <= 1)
 ZERO_TO_ONE = between(0, 1)
-WHOLE = Number(kind=int)
 SEEDS = between(0, 2**31 - 1, kind=int)
 LEAST_0 = Number("of 0 or more", lambda value: value >= 0, kind=int)
 COUNT = Number("of 1 or more", lambda value: value >= 1, kind=int)

@@ -87,6 +87,7 @@ def changed(field: str, value: Any) -> DictConfig:
         ("env.val.horizons", [], "got []"),
         ("env.val.num_tasks", "256", "write it without quotes"),
         ("env.train.seed", None, "a whole number"),
+        ("env.val.seed", -1, "a whole number from 0 to"),
         ("env.limits.max_turns", 2.5, "got 2.5"),
         ("env.limits.step_timeout_s", -1, "a finite number above 0; give one, such as 120"),
         ("env.limits", None, "allowed: a section"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from trm_agent.episode.call_protocol import DEFAULT, resolved
 from trm_agent.models.traces import Solver
-from trm_fields import ABOVE_0, COUNT, WHOLE, Free, Number, Several, Text, check_settings, setting
+from trm_fields import ABOVE_0, COUNT, SEEDS, Free, Number, Several, Text, check_settings, setting
 
 PATH = "nano"
 RECIPE_FILES = ("traces.py", "tokenizer.py", "warm_start.py")
@@ -22,7 +22,7 @@ class NanoSpec:
         ValueError: if a value is not allowed.
     """
 
-    seed: int = setting(0, WHOLE, "Seed of the weights and of the training tasks.")
+    seed: int = setting(0, SEEDS, "Seed of the weights and of the training tasks.")
     env_id: str = setting("trm/ChainMath-v0", Text(), "The environment whose solver is imitated.")
     env_module: str | None = setting(
         None, Text(optional=True), "Module to import first, because it registers that environment."

@@ -19,7 +19,6 @@ from trm_fields import (
     ABOVE_0,
     COUNT,
     SEEDS,
-    WHOLE,
     ZERO_TO_ONE,
     Flag,
     Free,
@@ -84,7 +83,7 @@ class TrainTasks:
     )
     split: str = setting("train", Text(), "Split of the training tasks; must differ from validation's.")
     num_tasks: int = setting(1_000_000, COUNT, "Training tasks in all; none is repeated.")
-    seed: int = setting("${seed}", WHOLE, "Seed of the training tasks.")
+    seed: int = setting("${seed}", SEEDS, "Seed of the training tasks.")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class ValidationTasks:
     horizons: list[int] = setting([4, 8], Several(COUNT), "Task lengths in validation, taken in turn.")
     split: str = setting("held_out", Text(), "Split of the validation tasks, which are never trained on.")
     num_tasks: int = setting(256, COUNT, "Validation tasks in all, over the horizons.")
-    seed: int = setting(20251223, WHOLE, "Seed of the validation tasks, the same whatever the run's seed.")
+    seed: int = setting(20251223, SEEDS, "Seed of the validation tasks, the same whatever the run's seed.")
 
 
 @dataclass(frozen=True)
