@@ -4,7 +4,6 @@ import importlib.util
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +20,7 @@ from trm_agent.trust_region.settings import TrmConfig
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "one_step.py"
 STEP = re.compile(
-    r"step (\d+)/\d+ +success +([\d.]+)% +acceptance +([\d.]+)% +loss +([-+\d.]+) +gradient norm +([\d.]+)"
+    r"step (\d+)/\d+ +success +([\d.]+)% +acceptance +([\d.]+)% +loss +([-+\d.]+) +gradient norm +([\d.]+) +([\d.]+) s"
 )
 
 
@@ -97,22 +96,15 @@ def test_the_log_probs_of_the_example_are_those_of_its_engine(one_step, tiny):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_three_steps_run_and_thirty_raise_success():
-    steps, seconds = run("--steps", "3")
-    assert [int(number) for number, *_ in steps] == [1, 2, 3]
+def test_thirty_steps_raise_success_and_three_take_less_than_a_minute():
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--steps", "30"], capture_output=True, text=True, timeout=580, check=True
+    )
+    steps = STEP.findall(done.stdout)
+    assert [int(number) for number, *_ in steps] == list(range(1, 31))
     # on policy, up to what float32 leaves
     assert {acceptance for _, _, acceptance, *_ in steps} == {"100.0"}
-    assert all(float(norm) > 0 for *_, norm in steps)
-    # two minutes more where the model is not in the cache
-    assert seconds < 180
-    steps, _ = run("--steps", "30")
+    assert all(float(norm) > 0 for *_, norm, _ in steps)
+    assert sum(float(seconds) for *_, seconds in steps[:3]) < 60
     success = [float(success) for _, success, *_ in steps]
     assert sum(success[-5:]) / 5 - sum(success[:5]) / 5 >= 10
-
-
-def run(*arguments: str) -> tuple[list[tuple[str, ...]], float]:
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), *arguments], capture_output=True, text=True, timeout=400, check=True
-    )
-    return STEP.findall(done.stdout), time.monotonic() - started

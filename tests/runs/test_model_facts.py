@@ -90,5 +90,5 @@ def test_a_run_that_does_not_suit_its_model_leaves_no_folder_and_trains_nothing(
     run = tmp_path / "run"
     code = train.main(["experiment=math_nano", f"run.dir={run}"])
     assert code == train.BAD_INPUT
-    assert "error: env.train.horizons: horizon" in capsys.readouterr().err
+    assert "error: env.train.horizons: got 6, which cannot fit" in capsys.readouterr().err
     assert not run.exists()
