@@ -2,7 +2,7 @@
 
     group of this process / trm-sandbox-... (one for each host process) / 1, 2, ... (one for each supervisor)
 
-The groups are made and written by the host; inside, nothing of them can be seen.
+The groups are made and written by the host; inside, a program can read the name of its own and no more.
 """
 
 import atexit
