@@ -88,3 +88,8 @@ def test_the_items_of_a_list_are_quoted_and_it_stays_a_list(written: str) -> Non
     (shown,) = shlex.split(str(caught.value).partition("for Hydra: ")[2])
     wanted = ["sympy==1.14.0", "numpy==2.3.5"][: 1 + written.count(",")]
     assert OverridesParser.create().parse_override(shown).value() == wanted
+
+
+def test_several_values_are_told_how_to_write_a_list():
+    with pytest.raises(ValueError, match=r"write a list as 'env\.train\.horizons=\[2,4\]'"):
+        check_overrides(["env.train.horizons=2,4"])

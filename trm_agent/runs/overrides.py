@@ -23,7 +23,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
         try:
             if not parser.parse_override(text).is_sweep_override():
                 continue
+            key, _, value = text.partition("=")
             why = "Hydra reads it as several values"
+            if "(" not in value:
+                why += f"; write a list as {shlex.quote(f'{key}=[{value}]')}"
         except HydraException as error:
             why = f"Hydra cannot read it ({_first_line(error)})"
         before = overrides[number - 1] if number else ""
