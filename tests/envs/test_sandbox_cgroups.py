@@ -12,6 +12,7 @@ from trm_envs.sandbox.local import cgroups, demands, hierarchies, holds
 from trm_envs.sandbox.local.cgroups import Groups
 from trm_envs.sandbox.local.group import CLERK_FACTOR, OVERHEAD_BYTES, OVERHEAD_PROCESSES, Group
 from trm_envs.sandbox.local.hierarchies import Hierarchy, Place
+from trm_envs.sandbox.unsafe.sandbox import UnsafeSandbox
 
 MIB = 1 << 20
 HYBRID = """\
@@ -201,6 +202,8 @@ def test_too_few_descriptors_are_refused_with_their_number(monkeypatch: pytest.M
 
 def test_demands_reach_the_sandboxes_of_a_process_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(demands.DEMANDS, "")
+    monkeypatch.setattr(shared, "_shared", shared._Shared())
+    shared._shared.sandboxes["unsafe", ()] = UnsafeSandbox.__new__(UnsafeSandbox)  # one that was there before
     demands.demand(["memory_cgroup", "freezer"])
     assert demands.demanded() == ["memory_cgroup", "freezer"]
     with pytest.raises(SandboxUnavailable, match="memory_cgroup, freezer cannot be seen to hold with sandbox=unsafe"):

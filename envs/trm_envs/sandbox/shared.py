@@ -39,6 +39,11 @@ def shared_sandbox(name: str, pins: tuple[str, ...] = ()) -> Sandbox:
         SandboxUnavailable: if it cannot be had on this machine, or a package is not there.
         ValueError: if the name is none of these, or a package is not installed.
     """
+    if name != "local" and (names := demands.demanded()):
+        raise SandboxUnavailable(
+            f"{demands.FIELD}: {', '.join(names)} cannot be seen to hold with sandbox={name}; take sandbox=local, or "
+            f"leave the demands out and make them where the server starts: {demands.DEMANDS}=... trm sandbox serve"
+        )
     shared, key = _shared, (name, pins)
     with shared.lock:
         if key not in shared.sandboxes:
@@ -69,11 +74,6 @@ def _start_afresh() -> None:
 
 
 def _make(name: str, pins: tuple[str, ...]) -> Sandbox:
-    if name != "local" and (names := demands.demanded()):
-        raise SandboxUnavailable(
-            f"{demands.FIELD}: {', '.join(names)} cannot be seen to hold with sandbox={name}; take sandbox=local, or "
-            f"leave the demands out and make them where the server starts: {demands.DEMANDS}=... trm sandbox serve"
-        )
     if name == "local":
         try:
             return LocalSandbox(packages=find_packages(pins))

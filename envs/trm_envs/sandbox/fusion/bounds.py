@@ -98,4 +98,4 @@ def _shown(name: str, value: float) -> str:
     text = (
         f"{value // MIB} MiB" if value % MIB == 0 else f"{value // KIB} KiB" if value % KIB == 0 else f"{value} bytes"
     )
-    return f"{text} a second" if name == "rate" else text
+    return f"{text} per second" if name == "rate" else text
