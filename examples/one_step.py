@@ -123,7 +123,7 @@ def main() -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     chat = ChatTokens(tokenizer)
     generator = HuggingFaceGenerator(model, chat.stop_token_ids, seed=options.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
     for step in range(1, options.steps + 1):
         started = time.monotonic()
         first = options.seed * 10**6 + step * num_tasks
