@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -129,7 +129,7 @@ def opened(name: str, limits: Limits = TIGHT, **arguments: Any) -> Iterator[Sett
     """A setting, with arguments of `LocalSandbox`."""
     why = missing(name)
     if why is not None:
-        pytest.fail(f"{name}: {why}") if os.environ.get(COMPLETE) else pytest.skip(f"{name}: {why}")
+        skip_or_fail(f"{name}: {why}")
     arguments = {"cgroups": "auto" if name.endswith(", cgroups") else "off", "max_concurrent": 32, **arguments}
     with contextlib.ExitStack() as stack:
         is_user = name.startswith("user")
@@ -142,6 +142,13 @@ def opened(name: str, limits: Limits = TIGHT, **arguments: Any) -> Iterator[Sett
         channel.send({"limits": limits, **arguments})
         memory = next((folder for folder in folders if (folder / "memory.limit_in_bytes").exists()), None)
         yield Setting(name, process, channel, memory)
+
+
+def skip_or_fail(why: str) -> NoReturn:
+    """Skip a test that cannot be run here; fail it where all are asked for."""
+    if os.environ.get(COMPLETE):
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 def missing(name: str) -> str | None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.envs.bpf_machine import MACHINES, answer, numbers
 from tests.envs.sandbox_corpus import BASH, COMPILER, LIBRARY, NUMPY
+from tests.envs.sandbox_settings import skip_or_fail
 from tests.envs.sandbox_support import MIB, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox
 from trm_envs.sandbox.guest import bpf, seccomp
@@ -110,7 +111,7 @@ def command_of(name: str, folder: str) -> list[str]:
         Path(folder, "main.py").write_text(LIBRARY if name == "library" else NUMPY)  # a file: processes import it
         return [sys.executable, f"{folder}/main.py"]
     if name == "compiler" and shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
+        skip_or_fail("needs gcc (apt-get install gcc)")
     return ["bash", "-c", BASH if name == "bash" else COMPILER]
 
 
@@ -129,7 +130,7 @@ def test_the_same_programs_work_in_the_sandbox(name: str) -> None:
     limits = Limits(wall_s=60, cpu_s=60, memory_bytes=1024 * MIB, processes=64)
     code = {"library": "python3 library.py", "bash": BASH, "compiler": COMPILER}[name]
     if name == "compiler" and shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
+        skip_or_fail("needs gcc (apt-get install gcc)")
     with LocalSandbox(limits) as sandbox:
         result = sandbox.run(code, "bash", files={"library.py": LIBRARY})
     assert result.stdout.endswith("done\n"), result

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.envs.sandbox_attacks_pause import BUSY, MEET_THE_CLERK, RUN_ON
-from tests.envs.sandbox_settings import COMPLETE, SETTINGS, Setting, missing, opened
+from tests.envs.sandbox_settings import COMPLETE, SETTINGS, Setting, missing, opened, skip_or_fail
 from tests.envs.sandbox_support import descendants_of, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Status
 from trm_envs.sandbox.guest.supervisor import REST_S
@@ -86,7 +86,7 @@ def settings() -> Iterator[list[Setting]]:
 
 def test_no_processor_time_is_used_between_cells(settings: list[Setting]) -> None:
     if not settings:
-        pytest.skip("no setting can be had here")
+        skip_or_fail("no setting can be had here")
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(8) as threads:
         attacks = [list(RUN_ON)[number % len(RUN_ON)] for number in range(NUM_SESSIONS)] * len(settings)
         sessions = [stack.enter_context(setting.session()) for setting in settings for _ in range(NUM_SESSIONS)]
@@ -110,7 +110,7 @@ def test_no_processor_time_is_used_between_cells(settings: list[Setting]) -> Non
 @pytest.mark.parametrize("number", range(len(SETTINGS)))
 def test_a_session_with_threads_and_children_goes_on_after_each_pause(settings: list[Setting], number: int) -> None:
     if number >= len(settings):
-        pytest.skip("not all settings can be had here")
+        skip_or_fail("not all settings can be had here")
     with settings[number].session() as session:
         assert session.run(BUSY).ok
         for number in range(12):
