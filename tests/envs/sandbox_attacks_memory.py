@@ -15,6 +15,13 @@ def hold():
     print('held')
 """
 _CHILDREN = """
+def fill(*ends):
+    held.append(ends)
+    for each in ends:
+        each.setblocking(False)
+        try:
+            while True: each.send(BLOCK[:65536])
+        except BlockingIOError: pass
 def children(work, number=10):
     for _ in range(number):
         if os.fork() == 0:
@@ -138,12 +145,7 @@ children(all_of_it, 10)
 def all_of_it():
     try:
         while True:
-            a, b = socket.socketpair(); held.append((a, b))
-            for each in (a, b):
-                each.setblocking(False)
-                try:
-                    while True: each.send(BLOCK[:65536])
-                except BlockingIOError: pass
+            a, b = socket.socketpair(); fill(a, b)
     except OSError: pass
 children(all_of_it, 10)
 """,
@@ -152,12 +154,7 @@ server = socket.create_server(('127.0.0.1', 0))
 def all_of_it():
     try:
         while True:
-            a = socket.create_connection(server.getsockname()); b = server.accept()[0]; held.append((a, b))
-            for each in (a, b):
-                each.setblocking(False)
-                try:
-                    while True: each.send(BLOCK[:65536])
-                except BlockingIOError: pass
+            a = socket.create_connection(server.getsockname()); b = server.accept()[0]; fill(a, b)
     except OSError: pass
 children(all_of_it, 4)
 """,
