@@ -1,11 +1,12 @@
 """Calls of the local sandbox against a bare subprocess and against other projects' Python tools.
 
-python -m benchmarks.sandbox [--calls 10000] [--rounds 8] [--sessions 500] [--rivals PYTHON]
+python -m benchmarks.sandbox [--calls 10000] [--rounds 8] [--sessions 500] [--before FOLDER] [--rivals PYTHON]
 
 Claims: a trivial call in full isolation, one after another, at 3 times the rate of `python -I -c` and at 10 times that
 of one in bubblewrap; control groups cost at most a quarter of the rate; the latency of 64 calls at once; nothing is
 left behind by many calls; the start of a session and the memory of many idle ones. The sides take turns in short
-rounds, so that a busy machine slows all of them alike. PYTHON is an interpreter of an environment of its own in which
+rounds, so that a busy machine slows all of them alike. FOLDER is a checkout of an earlier commit, whose sandbox is one
+side. PYTHON is an interpreter of an environment of its own in which
 `gem-llm` and `skyrl-gym` are installed; their tools start the `python` beside it, without isolation.
 """
 
@@ -27,6 +28,10 @@ CODE = "print(1)"
 SYSTEM_PYTHON = "/usr/bin/python3"
 CALLS_A_ROUND = 25
 CONCURRENCY = 64
+BEFORE = (
+    "from trm_envs.sandbox import LocalSandbox\n"
+    f"sandbox = LocalSandbox()\ndef call(): assert sandbox.run('{CODE}').stdout == '1\\n'"
+)
 RIVALS = {
     "GEM": f"from gem.tools.python_code_tool import PythonCodeTool\n"
     f"tool = PythonCodeTool()\ndef call(): assert '1' in tool.execute_action('<python>{CODE}</python>')[2]",
@@ -71,7 +76,7 @@ def ours(sandbox: LocalSandbox, number: int) -> float:
 
 
 @contextlib.contextmanager
-def rival(python: str, setup: str) -> Iterator[Callable[[int], float]]:
+def rival(python: str, setup: str, **environment: str) -> Iterator[Callable[[int], float]]:
     """A process of another project's tool; yields a function from a number of calls to their seconds."""
     path = f"{os.path.dirname(os.path.abspath(python))}:{os.environ['PATH']}"
     with subprocess.Popen(
@@ -80,7 +85,7 @@ def rival(python: str, setup: str) -> Iterator[Callable[[int], float]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, **environment},
     ) as process:
         assert process.stdin
         assert process.stdout
@@ -102,7 +107,9 @@ def rival(python: str, setup: str) -> Iterator[Callable[[int], float]]:
             process.stdin.close()
 
 
-def one_after_another(sandbox: LocalSandbox, without: LocalSandbox, rounds: int, rivals: str | None) -> None:
+def one_after_another(
+    sandbox: LocalSandbox, without: LocalSandbox, rounds: int, rivals: str | None, before: Path | None
+) -> None:
     """Print calls per second of all sides, and how many times as fast the sandbox is."""
     sides: dict[str, Callable[[int], float]] = {
         "sandbox": lambda number: ours(sandbox, number),
@@ -113,6 +120,9 @@ def one_after_another(sandbox: LocalSandbox, without: LocalSandbox, rounds: int,
             sides[f"{python} -I -c"] = lambda number, python=python: bare(python, number)  # type: ignore[misc]
     sides[f"bwrap {SYSTEM_PYTHON} -I -c"] = isolated
     with contextlib.ExitStack() as stack:
+        if before:
+            path = f"{before.resolve() / 'envs'}:{before.resolve()}"
+            sides[f"sandbox of {before}"] = stack.enter_context(rival(sys.executable, BEFORE, PYTHONPATH=path))
         for name, setup in RIVALS.items() if rivals else ():
             side = stack.enter_context(rival(rivals, setup))  # type: ignore[arg-type]
             try:
@@ -222,6 +232,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=10_000, help="calls of the last part (default 10000)")
     parser.add_argument("--rounds", type=int, default=8, help=f"rounds of {CALLS_A_ROUND} calls a side (default 8)")
     parser.add_argument("--sessions", type=int, default=500, help="idle sessions (default 500)")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="checkout of an earlier commit, as one more side")
     parser.add_argument("--rivals", metavar="PYTHON", help="interpreter that has gem-llm and skyrl-gym installed")
     arguments = parser.parse_args()
     with LocalSandbox() as sandbox, LocalSandbox(cgroups="off") as without:
@@ -229,7 +240,7 @@ def main() -> None:
             print(f"{name}: {means}")
         if not arguments.rivals:
             print("GEM and SkyRL-gym left out: no --rivals PYTHON")
-        one_after_another(sandbox, without, arguments.rounds, arguments.rivals)
+        one_after_another(sandbox, without, arguments.rounds, arguments.rivals, arguments.before)
         at_once(sandbox, 10 * CONCURRENCY)
         many(sandbox, arguments.calls)
         started({"sandbox": sandbox, 'sandbox, cgroups="off"': without}, arguments.rounds)
