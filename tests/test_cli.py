@@ -56,12 +56,12 @@ def test_every_module_of_the_rooms_of_commands_is_a_command():
     [
         (["--help"], set()),
         (["--version"], set()),
-        ([], set()),
         (["no-such-command", "bounds"], set()),
         (["bounds", "--help"], {"trm_agent.commands.bounds"}),
         # the value of an option may have the name of another command
         (["bounds", "--horizon", "doctor", "--help"], {"trm_agent.commands.bounds"}),
         (["envs", "--help"], {"trm_envs.commands.envs"}),
+        (["train", "--help"], {"trm_agent.commands.train"}),
     ],
 )
 def test_no_other_command_is_imported_than_the_one_asked_for(arguments, loaded, monkeypatch, capsys):
@@ -102,12 +102,36 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"trm-agent {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such-command"]])
-def test_an_unknown_command_exits_with_2(arguments, capsys):
+def test_an_unknown_command_exits_with_2(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
+        cli.main(["no-such-command"])
     assert stop.value.code == 2
     assert "usage: trm" in capsys.readouterr().err
+
+
+def test_without_a_command_help_is_printed_and_nothing_imported(monkeypatch, capsys):
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: pytest.fail(name))
+    assert cli.main([]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: trm ")
+    assert err == ""
+
+
+def test_training_takes_overrides_and_options_in_any_order():
+    words = ["train", "seed=1", "--task", "code", "~trainer.logger", "--cfg", "+env.kwargs.protocol=json"]
+    found = cli._parser(words).parse_args(words)
+    assert (found.task, found.cfg) == ("code", True)
+    assert found.overrides == ["seed=1", "~trainer.logger", "+env.kwargs.protocol=json"]
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "--resume"], ["train", "seed=1", "--config-name=x"], ["train", "-x", "1"], ["bounds", "seed=1"]]
+)
+def test_an_unknown_option_or_word_is_refused_by_name(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, *(["--horizon", "1", "--delta", "1", "--kl-seq", "1"] if words[0] == "bounds" else [])])
+    assert stop.value.code == 2
+    assert next(word for word in words[1:] if word.startswith("-") or words[0] == "bounds") in capsys.readouterr().err
 
 
 def test_the_command_is_installed_under_its_name():

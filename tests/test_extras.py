@@ -92,7 +92,7 @@ def test_training_says_all_that_it_lacks_at_once(
         monkeypatch.setitem(sys.modules, package, None)
     assert train.main(["--cfg"]) == train.BAD_INPUT
     assert capsys.readouterr().err == (
-        "error: python -m trm_agent.train: ray, TransferQueue are not installed; the extra 'train' brings them: "
+        "error: trm train: ray, TransferQueue are not installed; the extra 'train' brings them: "
         "pip install 'trm-agent[train]'\n"
     )
 

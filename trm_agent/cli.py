@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trm_agent import __version__, extras
+from trm_agent.runs.arguments import CommandParser
 from trm_agent.runs.data_text import printable
 from trm_agent.runs.search_path import look_here_last
 
@@ -22,6 +23,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "train": Command("trm_agent.commands.train", "train an agent, resume or extend its run"),
     "eval": Command("trm_agent.commands.eval", "evaluate checkpoints on held-out tasks, and compare them"),
     "report": Command(
         "trm_agent.commands.report",
@@ -52,7 +54,12 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: with 0 after --help, with 2 if the arguments cannot be parsed.
     """
     look_here_last()
-    arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    parser = _parser(words)
+    if not words:
+        parser.print_help()
+        return 0
+    arguments = parser.parse_args(words)
     try:
         if arguments.command in extras.NEEDS:
             extras.require(arguments.command)
@@ -69,15 +76,15 @@ def _reason(error: Exception) -> str:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="trm",
-        description="Tools around Trust Region Masking (arXiv:2512.23075).",
+        description="Train tool-using agents with Trust Region Masking (arXiv:2512.23075), evaluate and look at them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm bounds --horizon 4096 --delta 1e-4 --kl-seq 0.01\n\n"
-        "trm COMMAND --help explains a command. Training is python -m trm_agent.train.",
+        "trm COMMAND --help explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"{extras.DISTRIBUTION} {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=CommandParser)
     # options before a subcommand take no value, so the first word that is not an option is the subcommand
     asked = next((word for word in argv if not word.startswith("-")), None)
     for name, command in COMMANDS.items():

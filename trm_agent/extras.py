@@ -56,7 +56,7 @@ NEEDS = {
     "bounds": Needs("trm bounds", "analyze", ("torch",)),
     "eval": Needs("trm eval", "eval", _EVALUATION),
     "report": Needs("trm report", "report", ("pyarrow", "transformers", "yaml")),
-    "train": Needs("python -m trm_agent.train", "train", _TRAINING),
+    "train": Needs("trm train", "train", _TRAINING),
 }
 
 

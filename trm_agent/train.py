@@ -1,4 +1,4 @@
-"""Train an agent: `python -m trm_agent.train [--help] [--cfg] [--task math|code] [hydra overrides]`.
+"""Train an agent: `trm train [--help] [--cfg] [--task math|code] [hydra overrides]`.
 
 Composes conf/, refuses settings that cannot work, finds the run folder, and hands over to verl's `run_ppo`.
 """
@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 from trm_agent.extras import require, require_engine
 from trm_agent.runs import results
-from trm_agent.runs.compose import GROUPS, choices, compose_run, default_experiment, plain
+from trm_agent.runs.arguments import CommandParser, describe
+from trm_agent.runs.compose import compose_run, default_experiment, plain
 from trm_agent.runs.data_text import printable
 from trm_agent.runs.defaults import defaults_of
 from trm_agent.runs.folder import (
@@ -46,9 +47,15 @@ class BadInput(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 success, 1 failure, 2 bad input."""
-    started = time.time()
+    parser = CommandParser(prog="python -m trm_agent.train")
+    describe(parser)
     look_here_last()
-    arguments, overrides = _parser().parse_known_args(argv)
+    return run(parser.parse_args(argv))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the arguments of `trm_agent.runs.arguments` say; returns the exit code."""
+    started, overrides = time.time(), list(arguments.overrides)
     try:
         require("train")
         if not any(override.startswith("experiment=") for override in overrides):
@@ -236,31 +243,6 @@ def _announce(config: DictConfig, folder: RunFolder) -> None:
     print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")
     for note in folder.notes:
         print(f"  {note}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    groups = "\n".join(f"  {group:<12} {', '.join(choices(group))}" for group in GROUPS)
-    parser = argparse.ArgumentParser(
-        prog="python -m trm_agent.train",
-        description="Train a tool-using agent with verl and Trust Region Masking.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [--help] [--cfg] [--task math|code] [group=choice ...] [field=value ...]",
-        epilog=f"""groups and their choices:
-{groups}
-
-examples:
-  python -m trm_agent.train seed=1
-  python -m trm_agent.train policy_loss=ppo_clip trainer.total_training_steps=20
-  python -m trm_agent.train actor_rollout_ref.actor.policy_loss.trm.max_token_kl=0.01
-
-The same command resumes an interrupted run. Fields are those of verl's ppo_trainer and of conf/;
---cfg prints the composed configuration.""",
-    )
-    parser.add_argument(
-        "--task", choices=("math", "code"), default="math", help="whose experiment is the default (%(default)s)"
-    )
-    parser.add_argument("--cfg", action="store_true", help="print the composed configuration and exit")
-    return parser
 
 
 if __name__ == "__main__":

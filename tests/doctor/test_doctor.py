@@ -130,8 +130,8 @@ def test_packages_of_a_core_install_name_their_extra(monkeypatch: pytest.MonkeyP
         software.importlib.util, "find_spec", lambda name: None if name in ("torch", "verl") else real(name)
     )
     found = {each.told.partition(":")[0]: each for each in software.packages()}
-    assert found["python -m trm_agent.train"].state == "missing"
-    assert found["python -m trm_agent.train"].remedy == "pip install 'trm-agent[train]'"
+    assert found["trm train"].state == "missing"
+    assert found["trm train"].remedy == "pip install 'trm-agent[train]'"
     assert found["trm bounds"].told == "trm bounds: torch not installed"
     assert found["trm bounds"].state == "warning"
     assert found["trm report"].state == "ok"
