@@ -32,6 +32,7 @@ from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
 from trm_agent.runs.search_path import look_here_last
+from trm_agent.runs.sessions import begin_session
 from trm_envs.scoring import SCORER_VERSION
 from trm_fields import refuse
 
@@ -176,6 +177,7 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
         model: the folder of the model, or its hub id.
         started: time of the command, seconds since the epoch.
     """
+    begin_session(folder.path, started)
     prepare(config, folder, model)
     screen_out = quiet(folder.path)
     try:
@@ -189,10 +191,11 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         print(f"the run stopped: {last[0]}\nsee {folder.path / LOG_FILE}; the same command resumes it", file=screen_out)
         return 1
-    wall = time.time() - started
-    summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), wall)
+    summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time())
     print(f"\n{results.table(summary)}\n", file=screen_out)
-    print(f"{summary['steps']} steps in {duration(wall)}; {folder.path}/summary.json, curves.png", file=screen_out)
+    sessions = f" in {summary['sessions']} sessions" if summary["sessions"] > 1 else ""
+    took = f"{summary['steps']} steps in {duration(summary['wall_s'])}{sessions}"
+    print(f"{took}; {folder.path}/summary.json, curves.png", file=screen_out)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from trm_agent.runs import results
 from trm_agent.runs.folder import METRICS_FILE, STARTUP_FILE
 from trm_agent.runs.screen import VALIDATION_FAILURES, Screen, duration, step_line, step_warnings
+from trm_agent.runs.sessions import begin_session, end_session, session_seconds
 
 
 def step_row(step: int, **more: Any) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def test_the_summary_has_success_before_and_after_by_horizon() -> None:
         "steps": 2,
         "wall_s": 61.2,
         "seed": 3,
+        "lacks": [],
     }
     lines = results.table(summary).splitlines()
     assert lines[2].split() == ["horizon", "4", "(trained)", "30.0", "%", "80.0", "%", "+50.0"]
@@ -103,8 +106,10 @@ def test_a_validation_whose_episodes_all_failed_ends_no_run() -> None:
     summary = results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0)
     assert summary["success"] == {"before": {"4": 0.25, "8": 0.125}, "after": {}}
     assert results.table(summary).splitlines()[3].split() == ["horizon", "8", "12.5", "%", "-", "-"]
-    summary["success"]["before"] = {}
-    assert results.table(summary).splitlines()[2].startswith("no validation before")
+    assert summary["lacks"] == [
+        "success.after: its validation could play no episode (env/val_infrastructure_failures in metrics.jsonl)"
+    ]
+    assert summary["lacks"][0] in results.table(summary).splitlines()
 
 
 def test_a_run_without_validations_ends_with_a_summary_all_the_same() -> None:
@@ -113,7 +118,33 @@ def test_a_run_without_validations_ends_with_a_summary_all_the_same() -> None:
     assert "horizon 4 (trained)   30.0 %      -         -" in results.table(summary)
     summary = results.summarise([step_row(1)], seed=0, trained_horizons=[4], wall_s=1.0)
     assert summary["success"] == {"before": {}, "after": {}}
-    assert "trainer.val_before_train" in results.table(summary)
+    assert summary["lacks"] == [
+        "success.before: no validation before the first step (trainer.val_before_train)",
+        "success.after: no validation after the last step (trainer.test_freq)",
+    ]
+    assert results.table(summary).splitlines()[2:4] == summary["lacks"]
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_sessions(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(step_row(1)) + "\n")
+    begin_session(tmp_path, 1000.0)
+    # killed: its last line in the log is its last sign of life
+    (tmp_path / "log.txt").write_text("x")
+    os.utime(tmp_path / "log.txt", (1030.0, 1030.0))
+    begin_session(tmp_path, 5000.0)
+    # 30 s of the first session, 7 s of the second, and not the hour between them
+    assert session_seconds(tmp_path) == [30.0]
+    end_session(tmp_path, 5007.0)
+    assert session_seconds(tmp_path) == [30.0, 7.0]
+
+
+def test_a_run_of_an_older_version_has_a_first_session_too(tmp_path: Path) -> None:
+    for name, seconds in (("git.json", 100.0), ("log.txt", 160.0)):
+        (tmp_path / name).write_text("{}")
+        os.utime(tmp_path / name, (seconds, seconds))
+    begin_session(tmp_path, 900.0)
+    end_session(tmp_path, 905.0)
+    assert session_seconds(tmp_path) == [60.0, 5.0]
 
 
 @pytest.mark.slow

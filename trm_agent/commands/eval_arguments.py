@@ -27,7 +27,7 @@ EPILOG = """token budgets:
 example:
   trm eval runs/math_nano-seed0-001 start:runs/math_nano-seed0-001 --suite nano_long
   trm eval after=runs/math_nano-seed0-001 before=nano --env chain_math --horizons 4 8 16 --samples 10
-  trm eval runs/math_nano-seed0-001@20 --validation
+  trm eval runs/math_nano-seed0-001@30 --validation
   trm eval /models/Qwen3-8B --suite aime25 --rows aime25.jsonl --samples 16"""
 
 

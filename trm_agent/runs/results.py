@@ -1,28 +1,32 @@
 """Results of a run: the table of before and after, summary.json, the curves."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trm_agent.runs.folder import SUMMARY_FILE, read_metrics, write_atomically
 from trm_agent.runs.screen import VALIDATION_FAILURES, validation_rates
+from trm_agent.runs.sessions import end_session, session_seconds
 
 CURVES_FILE = "curves.png"
 
 
-def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], wall_s: float) -> dict[str, Any]:
+def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float) -> dict[str, Any]:
     """Write the curves and, last, summary.json: its presence says that the run is complete.
 
     Args:
-        wall_s: seconds that this command took, without interrupted commands before it.
+        now: the time at which the session ends, seconds since the epoch.
 
     Returns:
         The summary: `success.before` and `success.after` (horizon -> rate), `trained_horizons`, `trust_region`,
-        `steps`, `wall_s`, `seed`; `sandbox`, the means of confinement, if programs ran on this machine.
+        `steps`, `wall_s` and `sessions` (all commands that worked on the run), `seed`, `lacks` (what could not be
+        summarised, with the reason); `sandbox`, the means of confinement, if programs ran on this machine.
     """
+    end_session(run_dir, now)
+    seconds = session_seconds(run_dir)
     rows = read_metrics(run_dir)
-    summary = {**summarise(rows, seed, trained_horizons, wall_s), **sandbox_section()}
+    summary = {**summarise(rows, seed, trained_horizons, sum(seconds)), "sessions": len(seconds), **sandbox_section()}
     draw_curves(rows, run_dir / CURVES_FILE)
     write_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -51,7 +55,21 @@ def summarise(
         "steps": steps,
         "wall_s": round(wall_s, 1),
         "seed": seed,
+        "lacks": _lacks(validations, steps),
     }
+
+
+def _lacks(validations: Mapping[int, Mapping[int, float]], steps: int) -> list[str]:
+    """Return the parts that a summary lacks, each with its reason."""
+    lacks = []
+    for name, step, why in (
+        ("success.before", 0, "no validation before the first step (trainer.val_before_train)"),
+        ("success.after", steps, "no validation after the last step (trainer.test_freq)"),
+    ):
+        if not validations.get(step):
+            nothing = "its validation could play no episode (env/val_infrastructure_failures in metrics.jsonl)"
+            lacks.append(f"{name}: {nothing if step in validations else why}")
+    return lacks
 
 
 def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
@@ -76,11 +94,7 @@ def table(summary: dict[str, Any]) -> str:
         old, new = before.get(horizon), after.get(horizon)
         change = "      -" if old is None or new is None else f" {100 * (new - old):+6.1f}"
         lines.append(f"{name:<20}{_percent(old)} {_percent(new)} {change}")
-    if not before and not after:
-        lines.append(
-            "no validation before and after the training (trainer.val_before_train, trainer.test_freq), or no episode "
-            "of it could be played (env/val_infrastructure_failures in metrics.jsonl)"
-        )
+    lines += summary.get("lacks", [])
     region = summary["trust_region"]
     if region:
         reasons = ", ".join(
