@@ -9,6 +9,7 @@ import socket
 import time
 
 from . import cells, isolation, program, seccomp, supervisor, wire
+from .process import Program
 
 READY, CALL = b"ready", b"call"
 SPARES = 2
@@ -86,7 +87,7 @@ def _supervise(connection: socket.socket, uid: int, gid: int) -> None:
                 signal.signal(number, signal.SIG_DFL)
             connection.send(wire.HERE)
             isolation.refuse_new_privileges()
-            running = supervisor.Program(connection)  # first: what is written before a fork is copied twice
+            running = Program(connection)  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
             proc = isolation.make_private_world()
         except OSError as error:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from trm_envs.sandbox.interface import Result, SandboxClosed, Status
 from trm_envs.sandbox.local.cgroups import Groups
 from trm_envs.sandbox.local.descriptors import known
-from trm_envs.sandbox.local.world import GRACE_S, Refused, World
+from trm_envs.sandbox.local.line import Refused
+from trm_envs.sandbox.local.world import GRACE_S, World
 from trm_envs.sandbox.request import Request
 from trm_envs.sandbox.slots import Slots
 from trm_envs.tool_time import waiting

@@ -1,6 +1,5 @@
 """A supervisor with its namespaces, as the host sees it."""
 
-import contextlib
 import dataclasses
 import os
 import select
@@ -15,23 +14,14 @@ from trm_envs.sandbox.local import greeting
 from trm_envs.sandbox.local.bubblewrap import NOBODY
 from trm_envs.sandbox.local.cgroups import Groups
 from trm_envs.sandbox.local.descriptors import in_memory, known, pipe_for
+from trm_envs.sandbox.local.files import Disturbed, exchange
 from trm_envs.sandbox.local.group import Group
+from trm_envs.sandbox.local.line import Line
 from trm_envs.sandbox.outcome import Streams, judge
 from trm_envs.sandbox.request import Request
-from trm_envs.tool_time import waiting
 
 GRACE_S = 5.0
 """Seconds over the wall-clock limit in which a supervisor must have answered."""
-FILES_S = 60.0
-"""Seconds for files to be written or read, by a process that nothing of the program can hold up."""
-
-
-class Refused(Exception):
-    """A supervisor has ended before it took an order: nothing has happened, and another one can be asked."""
-
-
-class Disturbed(Exception):
-    """A program that has run left no room for its files to be written or read."""
 
 
 class World:
@@ -49,12 +39,12 @@ class World:
 
     def __init__(self, connection: socket.socket, groups: Groups) -> None:
         self._connection = connection
+        self._line = Line(connection)
         self._groups = groups
         self._group = Group({}, "")  # of nothing, until the supervisor is known
         self._disk_bytes: int | None = None  # that the first request of a call or session was given
         known.add(self)
         self._streams: Streams | None = None  # of a session's program, between its cells
-        self._may_refuse = False
         self._has_run = False  # a program, since the world was new
         self.is_sound = True
         """False once the supervisor has not kept its deadline, or a program has kept it from its work: hang up."""
@@ -72,21 +62,12 @@ class World:
         Raises:
             BlockingIOError: if it has not said within `patience_s`.
         """
-        self._connection.settimeout(patience_s)
-        self._may_refuse, self._has_run = True, False
-        try:
-            self._disk_bytes = None
-            return self._connection.recv(1) == wire.READY and self._group.is_clean()
-        except TimeoutError as error:
-            raise BlockingIOError from error
-        except ConnectionError:
-            return False
+        self._has_run, self._disk_bytes = False, None
+        return self._line.is_ready(patience_s) and self._group.is_clean()
 
     def has_ended(self) -> bool:
         """Return True if the supervisor is gone."""
-        poll = select.poll()
-        poll.register(self._connection, 0)
-        return bool(poll.poll(0))
+        return self._line.has_ended()
 
     def ask(self, request: Request) -> Result:
         """Have a request carried out.
@@ -155,12 +136,8 @@ class World:
         self._group.thaw()
 
     def hang_up(self) -> None:
-        """End it under a thread that waits for it; that thread is woken and closes it.
-
-        Closed here, its number could go to another socket before that thread looks, which would wait on that one then.
-        """
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+        """End it under a thread that waits for it; that thread is woken and closes it."""
+        self._line.hang_up()
 
     def close(self) -> None:
         """Hang up, also if a child of this process has a copy of the connection; the kernel ends every process."""
@@ -186,19 +163,13 @@ class World:
                     fds.append(theirs)
                 fds.append(in_memory(request.stdin))
                 self._streams, ours = Streams(*ours), []
-            self._send(wire.RUN, request, is_last, fds)
+            self._line.send(self._order(wire.RUN, request, is_last), fds)
         finally:
             for fd in (*fds, *ours):
                 os.close(fd)
 
-    def _send(self, kind: bytes, request: Request, is_last: bool, fds: list[int]) -> None:
-        try:
-            order = request.order(kind, is_last, self._group.has("cpu", "freezer"))
-            wire.send_fds(self._connection, order.packed(), fds)
-        except BrokenPipeError as error:
-            if self._may_refuse:
-                raise Refused from error
-            raise
+    def _order(self, kind: bytes, request: Request, is_last: bool) -> Order:
+        return request.order(kind, is_last, self._group.has("cpu", "freezer"))
 
     def _watch(self, request: Request) -> Verdict:
         """Take the program's output until the supervisor's verdict; return the verdict."""
@@ -218,35 +189,20 @@ class World:
                 verdict = Verdict("timeout", 0, 0.0, request.limits.wall_s + GRACE_S)
                 break
             if connection in events:
-                verdict = self._receive_verdict()
+                verdict = self._line.verdict()
                 break
             for fd in events:
                 if not streams.read(fd, limit):
                     poll.unregister(fd)
             if streams.is_over(limit) and not is_over:
                 is_over = True
-                self._stop()
+                self._line.stop()
         streams.read_all(limit)
         if verdict.kind in ("exited", "done", "raised") and streams.is_over(limit):
             if verdict.kind != "exited" and not is_over:
-                self._stop()
+                self._line.stop()
             return verdict._replace(kind="output_limit")
         return verdict
-
-    def _stop(self) -> None:
-        """Have the program stopped that has written too much, if it has not just ended."""
-        with contextlib.suppress(OSError):
-            self._connection.send(wire.STOP)
-
-    def _receive_verdict(self) -> Verdict:
-        try:
-            packet, _ = wire.receive_packet(self._connection)
-        except ConnectionResetError:  # reported first if the supervisor ended and left a packet unread
-            packet, _ = wire.receive_packet(self._connection)
-        if packet == wire.REFUSED:
-            raise Refused
-        self._may_refuse = False
-        return wire.verdict_of(packet)
 
     def _clerk(
         self, request: Request, is_last: bool, write: dict[str, str] | None = None, read: list[str] | None = None
@@ -255,22 +211,8 @@ class World:
         limits = request.limits
         bounds = {"file_bytes": limits.file_bytes, "total_bytes": limits.disk_bytes}
         self._group.widen(limits.disk_bytes)
-        here, there = socket.socketpair()
-        with here, waiting():
-            with there:
-                self._send(wire.FILES, request, is_last, [there.fileno()])
-            here.settimeout(FILES_S)
-            try:
-                wire.send(here, {"write": write or {}, "read": read or [], **bounds})
-                answer = wire.receive(here, 2 * limits.disk_bytes + (1 << 20))
-                here.recv(1)  # the clerk's end: it holds no memory any more
-            except (EOFError, ConnectionError) as error:
-                if self._may_refuse:
-                    raise Refused from error
-                if self._has_run and not self.has_ended():
-                    raise Disturbed("the program's processes kept its files from being written or read") from error
-                raise
-        self._may_refuse = False
+        order = self._order(wire.FILES, request, is_last)
+        answer = exchange(self._line, order, {"write": write or {}, "read": read or [], **bounds}, self._has_run)
         if not self._group.narrow() and write:
             raise Disturbed("the session and its files hold more than the memory limit")
         return answer
