@@ -1,6 +1,5 @@
 """Tasks: an environment, a seed and options. Training, validation and evaluation draw them here, so they can agree."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,9 @@ import numpy as np
 
 import trm_envs  # noqa: F401  (registers the environments of the suite)
 from trm_agent.episode.call_protocol import DEFAULT, resolved
+from trm_envs.own_modules import import_module, told_of_unknown
 
+__all__ = ["STREAMS", "Task", "import_module", "make_env", "task_at", "task_seed", "told_of_unknown"]
 TRAIN, VALIDATION = "train", "val"
 STREAMS = {TRAIN: 0, VALIDATION: 1}
 
@@ -56,5 +57,5 @@ def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymn
         kwargs: for `gymnasium.make`; `protocol=auto` is the environment's default if no model has decided it before.
     """
     if module:
-        importlib.import_module(module)
+        import_module(module)
     return gymnasium.make(env_id, **resolved(kwargs, DEFAULT))

@@ -32,7 +32,7 @@ def command(run_dir: Path, *overrides: str) -> list[str]:
 
 def environment(path: Path = REPOSITORY) -> dict[str, str]:
     """The environment of a run; the repository on the path, so that workers find the tests' fakes."""
-    return {**os.environ, "PYTHONPATH": str(path)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(path), os.environ.get("PYTHONPATH"))))}
 
 
 def train(run_dir: Path, *overrides: str, path: Path = REPOSITORY) -> subprocess.CompletedProcess:

@@ -1,6 +1,5 @@
 """Conversations of an environment's own solver, from which the nano model's tokenizer and warm start learn."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import gymnasium
 
 import trm_envs
+from trm_envs.own_modules import import_module
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Solver:
         self, env_id: str, split: str, module: str | None = None, kwargs: Mapping[str, Any] | None = None
     ) -> None:
         if module:
-            importlib.import_module(module)
+            import_module(module)
         env = gymnasium.make(env_id, split=split, **(kwargs or {})).unwrapped
         if not isinstance(env, trm_envs.ToolEnv):
             raise ValueError(f"env_id = {env_id}: expected a trm_envs.ToolEnv; one of {trm_envs.registered_ids()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import gymnasium
 
 from trm_agent.episode.limits import Limits
 from trm_agent.runs.deadlines import check_deadlines, step_budget_s
-from trm_agent.tasks import Task, make_env
+from trm_agent.tasks import Task, import_module, make_env, told_of_unknown
 from trm_fields import closest
 
 _BUNDLED = ("gymnasium.", "ale_py.", "shimmy.")
@@ -89,7 +88,7 @@ def check_registered(env_id: str, module: str | None, wording: Wording) -> None:
     """
     if module:
         try:
-            importlib.import_module(module)
+            import_module(module)
         except ImportError as error:
             raise ValueError(
                 f"{wording.module}: {module} cannot be imported ({error}); install it, run the command in the folder "
@@ -97,6 +96,8 @@ def check_registered(env_id: str, module: str | None, wording: Wording) -> None:
             ) from error
     if env_id in gymnasium.registry:
         return
+    if module:
+        raise ValueError(f"{wording.id}: not registered: {told_of_unknown(env_id, module)}")
     known = [
         name
         for name, spec in gymnasium.registry.items()

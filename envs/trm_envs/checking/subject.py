@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import importlib
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import gymnasium
 
+from trm_envs import own_modules
 from trm_envs.base import ToolEnv
 from trm_envs.options import check_choice
 
@@ -196,7 +196,7 @@ def import_module(name: str) -> None:
         ValueError: if that fails; with the reason.
     """
     try:
-        importlib.import_module(name)
+        own_modules.import_module(name)
     except ModuleNotFoundError as error:
         raise ValueError(f"{name}: cannot import {error.name!r}; install its package, or set PYTHONPATH") from error
     except Exception as error:
@@ -206,7 +206,7 @@ def import_module(name: str) -> None:
 def load(address: str) -> Any:
     """Return the object that "module:name" names."""
     module, _, name = address.partition(":")
-    found = importlib.import_module(module)
+    found: Any = own_modules.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
     return found
@@ -218,6 +218,8 @@ def _import_registering(env: str) -> str:
     if module:
         import_module(module)
     known = [name for name, spec in gymnasium.registry.items() if _may_be_ours(spec)]
+    if module and env_id not in gymnasium.registry:
+        raise ValueError(f"{env_id!r} is not registered: {own_modules.told_of_unknown(env_id, module)}")
     if env_id not in gymnasium.registry:
         check_choice("environment", env_id, sorted(known))
     return env_id
