@@ -21,7 +21,7 @@ def test_a_runs_settings_are_read():
         {"chat": {"roles": ["user"]}, "kwargs": {"protocol": "fenced"}},
         {"apply_chat_template_kwargs": {"enable_thinking": False}},
     )
-    assert ChatSettings.of_run(config) == ChatSettings(("user",), {"enable_thinking": False}, False)
+    assert ChatSettings.of_run(config) == ChatSettings(("user",), {"enable_thinking": False}, False, call="")
 
 
 @pytest.mark.parametrize("roles", [[], [""], ["user", "user"], ["assistant"], [3], "user"])

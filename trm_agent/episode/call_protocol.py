@@ -30,8 +30,21 @@ _TOOL = Tool(trmprobetool)
 _CALL = ToolCall("trmprobetool", {"code": "print(\"é\")\nif 1 < 2:\n    x = {'a': [1]}", "count": 3})
 
 
-def find_protocol(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> str:
+def function_name(argument_name: str) -> str:
+    """Stand in for a tool in the example of a call."""
+    return argument_name
+
+
+def find_protocol(
+    tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None, describes_tools: bool = False
+) -> str:
     """Return the name of the protocol that reads an assistant turn with a tool call, as the chat template writes it.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        template_kwargs: further variables for the template.
+        describes_tools: whether the system prompt describes tools and calls where the template does not show tools; one
+            that writes no calls either gets the default protocol.
 
     Raises:
         ValueError: the template writes no calls, writes them as no protocol reads them, or does not show the tools.
@@ -44,8 +57,11 @@ def find_protocol(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = No
     written = [_turn(rendered, arguments) for arguments in (_CALL.arguments, json.dumps(_CALL.arguments))]
     by_template = [protocol for protocol in PROTOCOLS.values() if protocol.template_shows_tools]
     read = [each.name for text in written for each in by_template if each.parse(text, [_TOOL]).calls == (_CALL,)]
+    shows_tools = _CALL.name in render(tokenizer, template_kwargs or {}, [said("user", USER)], [_TOOL.schema])
     if not read:
         shown = next((text for text in written if _CALL.name in text), "")
+        if describes_tools and not shown and not shows_tools:
+            return DEFAULT
         what = (
             f"writes a tool call as {_excerpt(shown)!r}, which no protocol reads" if shown else "writes no tool calls"
         )
@@ -54,7 +70,7 @@ def find_protocol(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = No
             f"tokenizer.chat_template: {what}; protocol=auto finds {forms} (JSON in <tool_call> tags, "
             f"<function=...><parameter=...>, <arg_key>/<arg_value>); {_REMEDY}"
         )
-    if _CALL.name not in render(tokenizer, template_kwargs or {}, [said("user", USER)], [_TOOL.schema]):
+    if not shows_tools and not describes_tools:
         raise ValueError(f"tokenizer.chat_template: does not show the tools to the model; {_REMEDY}")
     return read[0]
 
@@ -73,6 +89,14 @@ def shows_tools(kwargs: Mapping[str, Any]) -> bool:
     """Whether the chat template gets the tools of an environment with these keyword arguments."""
     protocol = PROTOCOLS.get(kwargs.get(OPTION, DEFAULT))
     return protocol is None or protocol.template_shows_tools
+
+
+def example_call(kwargs: Mapping[str, Any]) -> str:
+    """Return a call as the protocol of these keyword arguments writes it; "" if it describes the tools itself."""
+    if not shows_tools(kwargs):
+        return ""
+    protocol = PROTOCOLS.get(kwargs.get(OPTION, DEFAULT), PROTOCOLS[DEFAULT])
+    return protocol.format_call("function_name", {"argument_name": "value"}, [Tool(function_name)])
 
 
 def _turn(rendered: Callable[[Any], str], arguments: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trm_agent.episode.fallback import Fallback
 from trm_agent.episode.plain_text import GuardedTokens, encodable
 from trm_agent.episode.template import SLOT, ChatTemplate
 
@@ -32,6 +33,7 @@ class ChatTokens:
             of these.
         template_kwargs: further variables for the template, such as {"enable_thinking": False}.
         with_tools: whether the template will be given tools.
+        fallback: what goes around the template, since it does not show it.
 
     Attributes:
         turn_prefix: the thought that the generation prompt opens, such as `<think>` and a line end; "" if none is open.
@@ -49,6 +51,7 @@ class ChatTokens:
         roles: Sequence[str] = ROLES,
         template_kwargs: Mapping[str, Any] | None = None,
         with_tools: bool = True,
+        fallback: Fallback | None = None,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -57,9 +60,12 @@ class ChatTokens:
             )
         self._tokenizer = tokenizer
         self._guarded = GuardedTokens(tokenizer)
+        self._fallback = fallback or Fallback()
         self.roles = tuple(roles)
         self._told_as = {**dict.fromkeys(ROLES, self.roles[0]), **{role: role for role in self.roles}}
-        self.template = ChatTemplate(tokenizer, self.roles, template_kwargs or {}, with_tools)
+        self.template = ChatTemplate(
+            tokenizer, self.roles, template_kwargs or {}, with_tools and not self._fallback.call
+        )
         self.turn_prefix = self.template.turn_prefix
         self._closing = {role: self._find_closing(role) for role in self.roles}
         self.end_of_turn_id = self._closing[self.roles[0]]
@@ -77,6 +83,7 @@ class ChatTokens:
         Raises:
             ValueError: the template cannot render it.
         """
+        system, user, tools = self._fallback.prompt(system, user, tools)
         return self._guarded.encode(self.template.prompt(encodable(system), encodable(user), tools))
 
     def observation(self, role: str, content: str, *, model_turn_finished: bool) -> list[int]:

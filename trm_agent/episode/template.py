@@ -11,7 +11,7 @@ Part = tuple[str, bool]
 """Text, and whether it comes from the environment."""
 
 USER, FIRST, SECOND, SLOT = "TRMPROBEUSER", "TRMPROBEFIRST", "TRMPROBESECOND", "TRMPROBESLOT"
-PROBE_TOOL = {
+PROBE_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "trmprobetool", "description": "x", "parameters": {"type": "object", "properties": {}}},
 }

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trm_agent.episode import ChatSettings
-from trm_agent.episode.call_protocol import DEFAULT, OPTION, find_protocol, is_auto, resolved, shows_tools
-from trm_agent.episode.chat_settings import check_variables
+from trm_agent.episode.call_protocol import DEFAULT, OPTION, example_call, find_protocol, is_auto, resolved, shows_tools
+from trm_agent.episode.chat_settings import DESCRIBE, check_variables, told_otherwise
 from trm_fields import refuse
 
 ROLES_FLAG, KWARGS_FLAG = "--roles", "--template-kwargs"
@@ -81,12 +81,21 @@ def with_protocols(
     for chat, label, tokenizer in zip(chats, labels, tokenizers, strict=True):
         if any(map(is_auto, environments)):
             try:
-                chat = replace(chat, protocol=find_protocol(tokenizer, chat.settings.template_kwargs))
+                chat = replace(chat, protocol=_protocol(tokenizer, chat.settings))
             except ValueError as error:
                 raise ValueError(f"{label}: {error}") from error
         with_tools = any(shows_tools(chat.kwargs(each)) for each in environments)
-        found.append(replace(chat, settings=replace(chat.settings, with_tools=with_tools)))
+        calls = {example_call(chat.kwargs(each)) for each in environments} - {""}
+        call = calls.pop() if len(calls) == 1 else ""
+        settings = replace(chat.settings, with_tools=with_tools, call=call)
+        found.append(replace(chat, settings=settings))
+        if told := told_otherwise(tokenizer, settings):
+            print(f"{label}: {told}", flush=True)
     return tuple(found)
+
+
+def _protocol(tokenizer: Any, settings: ChatSettings) -> str:
+    return find_protocol(tokenizer, settings.template_kwargs, settings.fallback == DESCRIBE)
 
 
 def template_kwargs_of(texts: Sequence[str]) -> dict[str, Any] | None:

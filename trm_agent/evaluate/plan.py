@@ -251,7 +251,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         entry["label"]: {
             **{name: entry.get(name) for name in ("kind", "model", "fingerprint")},
             # evaluations from before it was stored
-            "chat": entry.get("chat") or Chat().config(),
+            "chat": {**Chat().config(), **(entry.get("chat") or {})},
         }
         for entry in config["checkpoints"]
     }

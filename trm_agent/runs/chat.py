@@ -7,7 +7,7 @@ from omegaconf import DictConfig, open_dict
 
 from trm_agent.episode import ChatSettings, ChatTokens, chat_tokens
 from trm_agent.episode.call_protocol import DEFAULT, find_protocol, is_auto
-from trm_agent.episode.chat_settings import check_variables
+from trm_agent.episode.chat_settings import DESCRIBE, check_variables, told_otherwise
 from trm_agent.runs.compose import plain
 from trm_agent.runs.preflight import MODEL_PATH, NANO
 
@@ -32,9 +32,12 @@ def run_chat_tokens(tokenizer: Any, config: DictConfig) -> ChatTokens:
     settings = chat_settings(config)
     try:
         chat = chat_tokens(tokenizer, settings)
+        told = told_otherwise(tokenizer, settings)
     except ValueError as error:
         raise ValueError(f"{MODEL_PATH}={config.actor_rollout_ref.model.path}: {error}") from error
     check_variables([tokenizer], settings.template_kwargs)
+    if told:
+        print(f"{MODEL_PATH}={config.actor_rollout_ref.model.path}: {told}", flush=True)
     return chat
 
 
@@ -52,7 +55,7 @@ def resolve_protocol(config: DictConfig) -> None:
     if path != NANO:
         tokenizer = load_tokenizer(path)
         try:
-            name = find_protocol(tokenizer, _template_kwargs(config))
+            name = find_protocol(tokenizer, _template_kwargs(config), _describes(config))
         except ValueError as error:
             raise ValueError(f"{MODEL_PATH}={path}: {error}") from error
     with open_dict(config):
@@ -74,6 +77,10 @@ def load_tokenizer(path: str) -> Any:
         raise ValueError(
             f"{MODEL_PATH}={path}: the tokenizer cannot be loaded: {error}; give a folder or a hub id that has one"
         ) from error
+
+
+def _describes(config: DictConfig) -> bool:
+    return (config.env.get("chat") or {}).get("fallback", DESCRIBE) == DESCRIBE
 
 
 def _template_kwargs(config: DictConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm_agent.episode.chat import ROLES
+from trm_agent.episode.chat_settings import DESCRIBE, FALLBACKS
 from trm_agent.episode.limits import Limits
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
@@ -69,6 +70,12 @@ class ChatConfig:
         list(ROLES),
         Several(Text()),
         "Roles in which the chat template takes answers; one left out is told in the first.",
+    )
+    fallback: str = setting(
+        DESCRIBE,
+        OneOf(FALLBACKS),
+        "What becomes of tools, system prompt and tool results that the chat template does not show: `describe` puts "
+        "them into texts that it shows, `refuse` ends the command.",
     )
 
 

@@ -16,6 +16,8 @@ from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, T
 
 # field -> the value that the code used before there was a field
 MEANT: dict[str, Any] = {
+    # the same for all templates but those under which the model saw no tools
+    "env.chat.fallback": "describe",
     "env.chat.roles": ["tool", "user"],
     "env.kwargs.protocol": "hermes",
     "nano.env_kwargs.protocol": "hermes",
