@@ -20,6 +20,8 @@ class Command(NamedTuple):
 
     module: str
     summary: str
+    more: str = ""
+    """Module that adds an action to it which its own room may not import."""
 
 
 COMMANDS = {
@@ -34,7 +36,11 @@ COMMANDS = {
         "acceptance, length bias and bounds of a rollout dump under other thresholds",
     ),
     "bounds": Command("trm_agent.commands.bounds", "error bounds of the surrogate at a horizon and its divergences"),
-    "envs": Command("trm_envs.commands.envs", "list, check and play environments, and start your own"),
+    "envs": Command(
+        "trm_envs.commands.envs",
+        "list, check and play environments, and start your own",
+        "trm_agent.commands.envs_prompt",
+    ),
     "sandbox": Command("trm_envs.commands.sandbox", "run an untrusted program, or serve a sandbox over HTTP"),
     "doctor": Command("trm_agent.commands.doctor", "say what this machine can do"),
 }
@@ -89,7 +95,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     asked = next((word for word in argv if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
         if name == asked:
-            importlib.import_module(command.module).add_parser(subparsers, command.summary)
+            added = importlib.import_module(command.module).add_parser(subparsers, command.summary)
+            if command.more:
+                importlib.import_module(command.more).add_action(added)
         else:
             subparsers.add_parser(name, help=command.summary)
     return parser

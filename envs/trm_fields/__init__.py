@@ -17,6 +17,7 @@ from trm_fields.allowed import (
     between,
 )
 from trm_fields.declared import Setting, build, check_settings, same_as, section, setting, settings_of
+from trm_fields.pairs import read_pairs
 from trm_fields.refusals import closest, nearest, refuse, refuse_name
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "check_settings",
     "closest",
     "nearest",
+    "read_pairs",
     "refuse",
     "refuse_name",
     "same_as",

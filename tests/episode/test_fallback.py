@@ -72,17 +72,17 @@ def test_a_model_is_told_all_that_its_template_leaves_out_and_solves_the_task(te
 
 def test_people_are_told_where_each_part_goes():
     told = told_otherwise(tokenizer_of(TEMPLATES["user and assistant alone"][0]), ChatSettings())
-    assert told.split("; ") == [
+    assert told == [
         "the chat template shows no system message: the system prompt opens the first user message",
         "the chat template shows no tools: the system prompt describes them and the form of a call",
         "the chat template shows no tool role: a tool's result is told as user",
     ]
-    assert told_otherwise(CHATML.tokenizer, ChatSettings()) == ""
+    assert told_otherwise(CHATML.tokenizer, ChatSettings()) == []
 
 
 def test_what_the_template_need_not_show_is_not_missed():
     settings = ChatSettings(roles=("user",), with_tools=False)
-    assert told_otherwise(tokenizer_of(REFUSING % "tool" + PLAIN), settings) == ""
+    assert told_otherwise(tokenizer_of(REFUSING % "tool" + PLAIN), settings) == []
 
 
 @pytest.mark.parametrize(("template", "missing"), TEMPLATES.values(), ids=list(TEMPLATES))

@@ -138,15 +138,14 @@ def missing_parts(tokenizer: Any, settings: ChatSettings) -> list[str]:
     return [part for part in left_out(tokenizer, settings.template_kwargs) if is_needed[part]]
 
 
-def told_otherwise(tokenizer: Any, settings: ChatSettings) -> str:
-    """Return a line for people on what the template leaves out and where it goes; "" if it shows everything."""
+def told_otherwise(tokenizer: Any, settings: ChatSettings) -> list[str]:
+    """Return for people what the template leaves out and where each part goes instead."""
     ways = {
         SYSTEM: "the system prompt opens the first user message",
         TOOLS: "the system prompt describes them and the form of a call",
         TOOL_ROLE: f"a tool's result is told as {next((role for role in settings.roles if role != 'tool'), '')}",
     }
-    missing = missing_parts(tokenizer, settings)
-    return "; ".join(f"the chat template shows no {part}: {ways[part]}" for part in missing)
+    return [f"the chat template shows no {part}: {ways[part]}" for part in missing_parts(tokenizer, settings)]
 
 
 def check_variables(tokenizers: Sequence[Any], template_kwargs: Mapping[str, Any]) -> None:

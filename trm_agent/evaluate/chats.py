@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from trm_agent.episode import ChatSettings
 from trm_agent.episode.call_protocol import DEFAULT, OPTION, example_call, find_protocol, is_auto, resolved, shows_tools
 from trm_agent.episode.chat_settings import DESCRIBE, check_variables, told_otherwise
-from trm_fields import refuse
+from trm_fields import read_pairs
 
 ROLES_FLAG, KWARGS_FLAG = "--roles", "--template-kwargs"
 
@@ -89,8 +88,8 @@ def with_protocols(
         call = calls.pop() if len(calls) == 1 else ""
         settings = replace(chat.settings, with_tools=with_tools, call=call)
         found.append(replace(chat, settings=settings))
-        if told := told_otherwise(tokenizer, settings):
-            print(f"{label}: {told}", flush=True)
+        for line in told_otherwise(tokenizer, settings):
+            print(f"{label}: {line}", flush=True)
     return tuple(found)
 
 
@@ -104,13 +103,4 @@ def template_kwargs_of(texts: Sequence[str]) -> dict[str, Any] | None:
     Raises:
         ValueError: a text without `=`.
     """
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, written = text.partition("=")
-        if not equals or not name:
-            refuse(KWARGS_FLAG, text, "NAME=VALUE", f"give e.g. {KWARGS_FLAG} enable_thinking=false")
-        try:
-            found[name] = json.loads(written)
-        except ValueError:
-            found[name] = written
-    return found or None
+    return read_pairs(KWARGS_FLAG, texts, "enable_thinking=false") or None

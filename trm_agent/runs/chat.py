@@ -36,8 +36,8 @@ def run_chat_tokens(tokenizer: Any, config: DictConfig) -> ChatTokens:
     except ValueError as error:
         raise ValueError(f"{MODEL_PATH}={config.actor_rollout_ref.model.path}: {error}") from error
     check_variables([tokenizer], settings.template_kwargs)
-    if told:
-        print(f"{MODEL_PATH}={config.actor_rollout_ref.model.path}: {told}", flush=True)
+    for line in told:
+        print(f"{MODEL_PATH}={config.actor_rollout_ref.model.path}: {line}", flush=True)
     return chat
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trm_fields import refuse
+from trm_fields import read_pairs, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,10 @@ END_OF_TURN = ("", ".")
 MODULE_HELP = "a module that registers the environment, as the prefix of MODULE:ID does"
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
-    """Add the command's arguments."""
+def add_parser(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str
+) -> argparse._SubParsersAction[argparse.ArgumentParser]:
+    """Add the command's arguments; return the place for further actions."""
     parser = subparsers.add_parser(
         "envs",
         help=summary,
@@ -37,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
     _add_check(actions)
     _add_play(actions)
     _add_new(actions)
+    return actions
 
 
 def _add_list(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -182,7 +185,10 @@ def play(arguments: argparse.Namespace) -> int:
     from trm_envs.errors import InfrastructureError
 
     given = {"horizon": arguments.horizon, "protocol": arguments.protocol}
-    options = {**_options(arguments.option), **{name: value for name, value in given.items() if value is not None}}
+    options = {
+        **_options(arguments.option),
+        **{name: value for name, value in given.items() if value is not None},
+    }
     _check_flag("--seed", arguments.seed, 0, 2**63)
     with resolve(_env_name(arguments), options).open() as env:
         try:
@@ -267,16 +273,7 @@ def _env_name(arguments: argparse.Namespace) -> str:
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
-    options = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            refuse("--option", pair, "NAME=VALUE", "give e.g. --option split=held_out")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
+    return read_pairs("--option", pairs, "split=held_out")
 
 
 def _check_flag(flag: str, value: float, least: float, most: float) -> None:

@@ -1,0 +1,79 @@
+"""`trm envs prompt`: what a model reads, and what is refused."""
+
+import copy
+
+import pytest
+
+from tests.episode.forms import FORMS
+from tests.episode.test_fallback import TEMPLATES
+from trm_agent.cli import main
+from trm_agent.runs.first_prompt import first_prompt
+from trm_agent.tasks import Task
+
+ENV = "trm/ChainMath-v0"
+EVERYTHING_MISSING = TEMPLATES["user and assistant alone"][0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a tokenizer, whose template shows users and assistants alone."""
+    path = tmp_path_factory.mktemp("model")
+    tokenizer = copy.copy(FORMS["chatml_json"].tokenizer)
+    tokenizer.chat_template = EVERYTHING_MISSING
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def test_the_prompt_the_solvers_turn_and_the_answer_to_it_are_printed(capsys):
+    assert main(["envs", "prompt", ENV, "--model", "nano", "--horizon", "2", "--seed", "3"]) == 0
+    shown = capsys.readouterr().out
+    prompt, turn, answer = (part.split(" ---\n", 1)[1] for part in shown.split("\n--- ")[1:])
+    assert shown.startswith("protocol: hermes\n--- prompt, ")
+    assert "<|im_start|>user\nStart with" in prompt
+    assert '"name": "calculator"' in prompt
+    assert turn.startswith('<tool_call>\n{"name": "calculator"')
+    assert "<tool_response>\nResult:" in answer
+    assert answer.endswith("<|im_start|>assistant\n\n---\n")
+
+
+def test_what_the_template_leaves_out_is_said_and_described(folder, capsys):
+    assert main(["envs", "prompt", ENV, "--model", folder]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split(":")[0] for line in shown.splitlines()[:4]] == [
+        "protocol",
+        *(f"the chat template shows no {part}" for part in ("system message", "tools", "tool role")),
+    ]
+    assert "These tools can be called:" in shown
+    assert "system\n" not in shown
+
+
+def test_an_episode_of_one_turn_has_no_answer_and_a_turn_that_a_template_opens_a_thought_in_closes_it():
+    run = {"env": {"kwargs": {"protocol": "auto"}}, "data": {}}
+    lines = first_prompt("-", Task(ENV, 3, {"horizon": 1}), None, run, tokenizer=FORMS["qwen3_5"].tokenizer)
+    assert lines[0] == "protocol: function_tags"
+    turn = lines[lines.index("--- turn of the scripted solver ---") + 1]
+    assert turn.startswith("\n</think>\n\n<tool_call>\n<function=calculator>")
+    assert turn.endswith("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((ENV, "--model", "no/such/folder"), "--model=no/such/folder: .*tokenizer cannot be loaded"),
+        (("trm/ChainMth-v0", "--model", "nano"), "trm/ChainMth-v0.*did you mean .*trm/ChainMath-v0"),
+        ((ENV, "--model", "nano", "--option", "x"), "--option: got 'x'; allowed: NAME=VALUE"),
+        ((ENV, "--model", "nano", "--option", "hor=1"), "hor"),
+        ((ENV, "--model", "nano", "--template-kwargs", "y=1"), "data.apply_chat_template_kwargs.y: got 1"),
+        ((ENV, "--model", "nano", "--roles", "assistant"), "env.chat.roles: got"),
+    ],
+)
+def test_bad_input_is_named(arguments, told, capsys):
+    import re
+
+    assert main(["envs", "prompt", *arguments]) == 2
+    assert re.search(told, capsys.readouterr().err)
+
+
+def test_refuse_refuses(folder, capsys):
+    assert main(["envs", "prompt", ENV, "--model", folder, "--option", "protocol=hermes", "--refuse"]) == 2
+    assert "the chat template shows no system message, no tools, no tool role" in capsys.readouterr().err
