@@ -53,25 +53,6 @@ def supervisors_of(pid: int) -> set[Path]:
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_twenty_paused_sessions_do_not_move_and_go_on_where_they_were(name: str) -> None:
-    with opened(name, WIDE) as setting, contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(setting.session()) for _ in range(20)]
-        attacks = [code for key, code in RUN_ON.items() if "orphans" not in key and key != "forks"]
-        for number, session in enumerate(sessions):
-            assert session.run(f"x = {number}").ok
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda each: each[1].run(attacks[each[0] % len(attacks)]), enumerate(sessions)))
-        inside = descendants_of(setting.pid)
-        before = ticks(inside)
-        time.sleep(2)
-        assert ticks(inside) == before
-        told = [session.run("print(x)") for session in sessions]
-        for number, result in enumerate(told):
-            assert result.stdout == f"{number}\n" or result.state_lost, result
-        assert any(result.ok for result in told)
-
-
-@pytest.mark.parametrize("name", GROUPED)
 def test_the_death_of_the_host_process_ends_frozen_and_running_sessions(name: str) -> None:
     with opened(name, WIDE) as setting, setting.session() as paused, ThreadPoolExecutor(1) as pool:
         assert paused.run(RUN_ON["a thread"]).ok
