@@ -103,11 +103,12 @@ def test_no_processor_time_is_used_between_cells_and_sessions_go_on_where_they_w
         assert {thread: used - was.get(thread, 0) for thread, used in now.items() if was.get(thread) != used} == {}, (
             setting.name
         )
-    for number, result in enumerate(results):
-        setting, attack = settings[number // NUM_SESSIONS], attacks[number]
-        # who moves within a pause is killed; nobody can who is frozen
-        is_honest_end = result.state_lost and result.status is Status.ERROR and not setting.has_cgroups
-        assert result.stdout == f"{number}\n" or is_honest_end, (setting.name, attack, result)
+    ended = [(number, result) for number, result in enumerate(results) if result.stdout != f"{number}\n"]
+    for number, result in ended:  # who moves within a pause is killed; nobody can who is frozen
+        setting = settings[number // NUM_SESSIONS]
+        assert not setting.has_cgroups, (attacks[number], result)
+        assert (result.status, result.state_lost) == (Status.ERROR, True), (setting.name, attacks[number], result)
+    assert len(ended) <= 2, "many sessions have not come to rest: this test has shown little"
 
 
 @pytest.mark.parametrize("number", range(len(SETTINGS)))
