@@ -8,7 +8,7 @@ import pytest
 
 from trm_envs.commands import sandbox_check
 from trm_envs.sandbox import Limits, LocalSandbox, SandboxUnavailable, shared, shared_sandbox
-from trm_envs.sandbox.local import cgroups, demands, hierarchies, holds
+from trm_envs.sandbox.local import cgroups, demands, group_room, hierarchies, holds
 from trm_envs.sandbox.local.cgroups import Groups
 from trm_envs.sandbox.local.group import CLERK_FACTOR, OVERHEAD_BYTES, OVERHEAD_PROCESSES, Group
 from trm_envs.sandbox.local.hierarchies import Hierarchy, Place
@@ -198,6 +198,59 @@ def test_too_few_descriptors_are_refused_with_their_number(monkeypatch: pytest.M
     monkeypatch.setattr(holds, "rooms", lambda: [holds.Room("descriptors", 0, "ulimit -n 1600")])
     with pytest.raises(SandboxUnavailable, match="descriptors allow none; ulimit -n 1600"):
         holds.check([], NONE)
+
+
+def container(folder: Path, version: int, limits: tuple[str, str, str]) -> tuple[str, str]:
+    """A hierarchy of three groups, the root first, of which each has used 1 GiB, half of it cache, and 90 processes.
+
+    Returns:
+        The texts of /proc/self/mountinfo and of /proc/self/cgroup.
+    """
+    limit, usage, cached = group_room._FILES["memory"][version]
+    for path, value in zip((folder, folder / "a", folder / "a" / "b"), limits, strict=True):
+        path.mkdir(exist_ok=True)
+        texts = {limit: value, usage: str(1024 * MIB), "memory.stat": f"{cached} {512 * MIB}\nrss 7\n"}
+        for name, text in {**texts, "pids.max": "100", "pids.current": "90"}.items() if value else ():
+            (path / name).write_text(text)
+    kind = "cgroup cgroup rw,memory" if version == 1 else "cgroup2 cgroup2 rw"
+    return f"35 31 0:32 / {folder} rw - {kind}\n", "4:memory:/a/b\n" if version == 1 else "0::/a/b\n"
+
+
+UNLIMITED = str((1 << 63) - 4096)
+
+
+@pytest.mark.parametrize(
+    ("version", "limits", "holder", "left"),
+    [
+        (1, (UNLIMITED, str(4096 * MIB), UNLIMITED), "a", 3584 * MIB),
+        (1, (UNLIMITED, str(4096 * MIB), str(700 * MIB)), "a/b", 188 * MIB),
+        (1, (UNLIMITED, UNLIMITED, UNLIMITED), "", None),
+        (2, ("", "max", str(4096 * MIB)), "a/b", 3584 * MIB),
+        (2, ("", str(256 * MIB), "max"), "a", 0),
+        (2, ("", "max", "max"), "", None),
+    ],
+)
+def test_a_containers_limit_bounds_the_sessions_however_much_the_machine_has(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: int,
+    limits: tuple[str, str, str],
+    holder: str,
+    left: int | None,
+) -> None:
+    texts = container(tmp_path, version, limits)
+    find, name = group_room.left, group_room._FILES["memory"][version][0]
+    assert find("memory", *texts) == (None if left is None else group_room.Left(tmp_path / holder / name, left))
+    monkeypatch.setattr(group_room, "left", lambda controller: find(controller, *texts))
+    rooms = {room.name.partition(" left to")[0]: room for room in holds.rooms() if "control group" in room.name}
+    assert rooms["processes"].sessions == 10 // holds.PROCESSES
+    assert ("bytes of memory" in rooms) == (left is not None)
+    if left is not None:
+        room = rooms["bytes of memory"]
+        assert (room.sessions, f"raise {tmp_path / holder / name};" in room.remedy) == (
+            left // holds.SESSION_BYTES,
+            True,
+        )
 
 
 def test_demands_reach_the_sandboxes_of_a_process_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:

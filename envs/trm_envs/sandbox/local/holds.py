@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trm_envs.sandbox.interface import SandboxUnavailable
+from trm_envs.sandbox.local import group_room
 from trm_envs.sandbox.local.cgroups import Groups
 from trm_envs.sandbox.local.demands import FIELD, REQUIRABLE
 from trm_fields import nearest, refuse
@@ -127,6 +128,10 @@ def _limits() -> list[tuple[str, str, int, str]]:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line)
         free = str(int(lines["MemAvailable"].split()[0]) * 1024)
         found.append(("bytes of free memory", free, SESSION_BYTES, "end other programs, or add memory"))
+    for controller, name, need in (("memory", "bytes of memory", SESSION_BYTES), ("pids", "processes", PROCESSES)):
+        if left := group_room.left(controller):
+            remedy = f"raise {left.limit}; it is the limit of a container, or of a service"
+            found.append((f"{name} left to this process's control group", str(left.number), need, remedy))
     with contextlib.suppress(OSError):
         value = Path("/proc/sys/kernel/pid_max").read_text()
         found.append(("process numbers", value, PROCESSES, "sysctl kernel.pid_max=4194304"))
