@@ -5,7 +5,7 @@ subclass defines three things: the drawing of a task, the tools, and the score o
 """
 
 import dataclasses
-import hashlib
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,19 +16,17 @@ from gymnasium.error import ResetNeeded
 from trm_envs.answer_forms import BOX, read_answer, show_form, write_answer
 from trm_envs.errors import ScorerFailed, describe
 from trm_envs.judged import finite, judged, numbers, text, text_or_none
-from trm_envs.options import EnvOptions, as_unicode, check_choice, cut_middle
+from trm_envs.options import EnvOptions, as_unicode, check_choice, cut_middle, digest, split_of
 from trm_envs.protocols import TurnProtocol
 from trm_envs.spaces import UnicodeText
 from trm_envs.tool_time import LEAST_S, ToolTime
-from trm_envs.tools import Tool, ToolResult, run_tool_call, tools_of
-from trm_envs.turn import ParsedTurn, ToolCall
+from trm_envs.tools import NOT_RUN, TIME_LIMIT, TOO_LATE, Tool, ToolResult, run_turn, tools_of
+from trm_envs.turn import ParsedTurn
 from trm_fields import refuse
 
-HELD_OUT_FRACTION = 0.2
 MAX_DRAWS = 1000
 MAX_CALLS = 32
-TIME_LIMIT = "time limit exceeded"
-NOT_RUN = ToolResult(f"Error: {TIME_LIMIT}", ok=False, executed=False)
+NOTHING: Any = {"success": False, "numbers": {}}
 OVERRUN_S = 5.0
 Step = tuple[str, float, bool, bool, dict[str, Any]]
 OptionsT = TypeVar("OptionsT", bound=EnvOptions)
@@ -51,6 +49,11 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         tool_time: the budget of time for code that runs on the model's text, with the time used.
         task_split: the split of the task if `make_task` decides it itself, as a task made of parts must; if empty, the
             hash decides.
+        one_task: True for a game that is always the same, whatever the seed: it belongs to every split, so that its
+            results are not held out.
+        reward_range: bounds of an episode's return, which is the sum of its rewards.
+        unfinished_reward: the largest return of an episode that the environment did not end itself, such as one that a
+            limit cut. Where rewards can be negative it must be low, or else a policy does best by never finishing.
 
     Raises:
         ValueError: if an option is unknown or its value is not allowed.
@@ -62,6 +65,9 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     tools: Sequence[Tool | Callable[..., Any]] = ()
     task_key: str = ""
     task_split: str = ""
+    one_task: bool = False
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    unfinished_reward: float = math.inf
 
     def __init__(self, **options: Any) -> None:
         self.action_space = UnicodeText()
@@ -72,6 +78,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         self.tool_time = ToolTime()
         self.task_id = ""
         self._running = False
+        self._rewards: list[float] = []
 
     @abstractmethod
     def make_task(self) -> str:
@@ -101,6 +108,14 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     def follow_answer(self, answer: str) -> str | None:
         """Return the next question after an answer; None if the answer is the final one, to be scored."""
         return None
+
+    def succeeded(self, episode_return: float, truncated: bool) -> bool:
+        """Return True if an ended episode with this return is a success; `truncated` if a tool cut it short."""
+        return episode_return >= 1.0 and not truncated
+
+    def reminder(self) -> str:
+        """Return the message that answers a turn with neither a call nor an answer."""
+        return f"{'Call a tool, or give' if self._tools else 'Give'} the final answer as {self._shown('...')}."
 
     def numbers(self) -> dict[str, float]:
         """Return the episode's own figures at its end, such as the accuracy of single steps."""
@@ -154,7 +169,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         prompt = self.system_prompt.replace("{answer}", self._shown(self.answer_form))
         told = self.protocol.instructions(self._tools).replace(self.protocol.format_answer("..."), self._shown("..."))
         self.system_prompt = "\n".join(filter(None, (prompt, self.options.prompt_note, told)))
-        self._running = True
+        self._running, self._rewards = True, []
         return first_message, {"task_id": self.task_id, "horizon": self.options.horizon}
 
     def step(self, action: str) -> Step:
@@ -167,8 +182,8 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             observation, reward, terminated, truncated and info: "role" of the observation ("tool" or "user"),
             "num_tool_calls" executed, "malformed" (a call that could not be run), "tool_time_s" if it is worth
             reporting; at the end "success", "numbers" and, if that ended it, "stop_reason" ("max_tool_time", truncated)
-            or "scorer_error" (the error that `score`, `follow_up` or `follow_answer` raised on the text, terminated).
-            An error of `numbers` stands in "numbers_error", beside the verdict.
+            or "scorer_error" (what the environment raised on the text, terminated). An error of `numbers` stands in
+            "numbers_error", beside the verdict.
 
         Raises:
             TypeError: if the action is not text.
@@ -183,7 +198,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             try:
                 step = self._take_turn(self._read(action))
             except ScorerFailed as failure:
-                step = self._end(0.0, {}, scorer_error=str(failure))
+                step = "", 0.0, True, False, {**_info("user"), **NOTHING, "scorer_error": str(failure)}
             if self.tool_time.is_used_up():
                 step = self._out_of_time(step)
             used_s = self.tool_time.turn_used_s()
@@ -209,51 +224,51 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         if turn.malformed is not None:
             return self._go_on(f"Error: {turn.malformed}", "tool", malformed=True)
         if turn.calls:
-            results = [self._run_call(call) for call in turn.calls]
+            results = run_turn(self._tools, turn.calls, self, self.tool_time.is_used_up)
             num_executed = sum(result.executed for result in results)
-            is_malformed = any(not result.executed and result is not NOT_RUN for result in results)
-            return self._go_on(judged(self.follow_up, text, results), "tool", num_executed, is_malformed)
+            is_malformed = any(not result.executed and result not in (NOT_RUN, TOO_LATE) for result in results)
+            answered = judged(self.follow_up, text, results), "tool", num_executed, is_malformed
+            reward = math.fsum(result.reward for result in results)
+            end = next((result for result in results if result.is_end), None)
+            if end is None:
+                return self._go_on(*answered, reward)
+            return self._end(reward, not end.terminated, *answered)
         if turn.answer is None:
-            ways = "Call a tool, or give" if self._tools else "Give"
-            return self._go_on(f"{ways} the final answer as {self._shown('...')}.", "user")
+            return self._go_on(judged(self.reminder, text), "user")
         question = judged(self.follow_answer, text_or_none, turn.answer)
         if question is not None:
             return self._go_on(question, "user")
         self._running = False
-        reward = judged(self.score, finite, turn.answer)
-        try:
-            return self._end(reward, judged(self.numbers, numbers))
-        except ScorerFailed as failure:  # the verdict stands: only the figures beside it are lost
-            return self._end(reward, {}, numbers_error=str(failure))
+        return self._end(judged(self.score, finite, turn.answer))
 
     @property
     def _form(self) -> str:
-        """Return the form of answers; "box" is the protocol's own."""
         return getattr(self.options, "answer_form", BOX)
 
     def _shown(self, text: str) -> str:
         return show_form(text, self._form, self.protocol)
 
-    def _run_call(self, call: ToolCall) -> ToolResult:
-        if self.tool_time.is_used_up():
-            return NOT_RUN
-        result = run_tool_call(self._tools, call, self)
-        if self.tool_time.is_used_up():
-            return ToolResult(f"{result.text}\nError: {TIME_LIMIT}", ok=False, executed=result.executed)
-        return result
-
-    def _go_on(self, observation: str, role: str, num_tool_calls: int = 0, malformed: bool = False) -> Step:
+    def _go_on(
+        self, observation: str, role: str, num_tool_calls: int = 0, malformed: bool = False, reward: float = 0.0
+    ) -> Step:
+        self._rewards.append(reward)
         shown = cut_middle(as_unicode(observation), self.options.max_observation_chars)
-        return shown, 0.0, False, False, _info(role, num_tool_calls, malformed)
+        return shown, reward, False, False, _info(role, num_tool_calls, malformed)
 
-    def _end(self, reward: float, counted: dict[str, float], **more: str) -> Step:
-        return "", reward, True, False, {**_info("user"), "success": reward >= 1.0, "numbers": counted, **more}
+    def _end(self, reward: float, truncated: bool = False, observation: str = "", *told: Any) -> Step:
+        shown, _, _, _, info = self._go_on(observation, *(told or ("user", 0, False)), reward)  # type: ignore[call-arg]
+        info |= {"success": judged(self.succeeded, bool, math.fsum(self._rewards), truncated), "numbers": {}}
+        try:
+            info["numbers"] = judged(self.numbers, numbers)
+        except ScorerFailed as failure:  # the verdict stands: only the figures beside it are lost
+            info["numbers_error"] = str(failure)
+        return shown, reward, not truncated, truncated, info
 
     def _out_of_time(self, step: Step) -> Step:
         """Turn a step's outcome into an episode that its time budget ended."""
         observation, *_, info = step
-        ending = {"success": False, "numbers": {}, "stop_reason": "max_tool_time"}
-        return observation or f"Error: {TIME_LIMIT}", 0.0, False, True, {**info, **ending}
+        info = {**info, **NOTHING, "stop_reason": "max_tool_time"}
+        return observation or f"Error: {TIME_LIMIT}", 0.0, False, True, info
 
     def _draw(self) -> str:
         """Draw tasks until one belongs to the split; return its first message."""
@@ -261,14 +276,14 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             self.system_prompt, self.task_key, self.task_split = type(self).system_prompt, "", ""
             first_message = self.make_task()
             key = self.task_key or first_message
-            if self.options.split in (self.task_split or split_of(key), "all"):
-                self.task_id = _digest(key)[:16]
+            if self.one_task or self.options.split in (self.task_split or split_of(key), "all"):
+                self.task_id = digest(key)[:16]
                 return first_message
         refuse(
             "split",
             self.options.split,
             "a split that has tasks",
-            'draw from more tasks, or set split="all"',
+            "draw from more tasks, or, where there is only one, set one_task=true: its results are then not held out",
             because=f"to which none of {MAX_DRAWS} drawn tasks belongs",
         )
 
@@ -279,15 +294,6 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         options = dataclasses.replace(base, **changes)
         options.turn_protocol.check_tools(self._tools)
         return options
-
-
-def split_of(key: str) -> str:
-    """Return the split, "train" or "held_out", of the task with this key."""
-    return "held_out" if int(_digest(key)[:8], 16) < HELD_OUT_FRACTION * 2**32 else "train"
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _info(role: str, num_tool_calls: int = 0, malformed: bool = False) -> dict[str, Any]:

@@ -32,6 +32,7 @@ CHECKS: dict[str, Callable[[Subject], Any]] = {
     "global_random": episodes.global_random_state_untouched,
     "many_turns": episodes.many_turns,
     "junk": episodes.junk_earns_nothing,
+    "rewards": episodes.rewards_are_bounded,
     "json": episodes.shown_is_json,
     "splits": episodes.splits_are_apart,
     "malformed": refusals.malformed_calls_are_observations,

@@ -1,6 +1,7 @@
 """The options of every environment, and the refusal of values that are not allowed."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from trm_envs.protocols import PROTOCOLS, TurnProtocol
 from trm_fields import OneOf, between
 
 SPLITS = ("train", "held_out", "all")
+HELD_OUT_FRACTION = 0.2
 MAX_HORIZON = 10_000
 
 
@@ -43,6 +45,16 @@ class EnvOptions:
         check_choice("split", self.split, SPLITS)
         check_choice("protocol", self.protocol, tuple(PROTOCOLS))
         check_integer("max_observation_chars", self.max_observation_chars, 100, 1_000_000)
+
+
+def split_of(key: str) -> str:
+    """Return the split, "train" or "held_out", of the task with this key."""
+    return "held_out" if int(digest(key)[:8], 16) < HELD_OUT_FRACTION * 2**32 else "train"
+
+
+def digest(key: str) -> str:
+    """Return a hash of a task's key."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:

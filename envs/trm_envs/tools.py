@@ -7,14 +7,15 @@ parameters. Supported types: str, int, float, bool, list[T], dict, Literal[...],
 import difflib
 import functools
 import inspect
+import math
 import re
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, Union
 
-from trm_envs.errors import is_not_the_texts, message_of
+from trm_envs.errors import ScorerFailed, is_not_the_texts, message_of
 from trm_envs.turn import ToolCall
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -29,14 +30,30 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class ToolResult:
-    """The result of one tool call."""
+    """The result of one tool call. A tool may return one itself, to pay a reward or to end the episode."""
 
     text: str
     """The tool's output, or its fault."""
-    ok: bool
+    ok: bool = True
     """True if the tool returned."""
-    executed: bool
+    executed: bool = True
     """True if the tool ran; False if its name or arguments do not fit."""
+    reward: float = 0.0
+    """Reward of the call; an episode's return is the sum of these and of the answer's score."""
+    terminated: bool = False
+    """True if the call ended the task."""
+    truncated: bool = False
+    """True if the call used up what the task allows, such as its moves."""
+
+    @property
+    def is_end(self) -> bool:
+        """Return True if the episode is over."""
+        return self.terminated or self.truncated
+
+
+TIME_LIMIT = "time limit exceeded"
+NOT_RUN = ToolResult(f"Error: {TIME_LIMIT}", ok=False, executed=False)
+TOO_LATE = ToolResult("Error: the episode is over", ok=False, executed=False)
 
 
 class Tool:
@@ -131,6 +148,7 @@ def run_tool_call(tools: Sequence[Tool], call: ToolCall, owner: object = None) -
 
     Raises:
         InfrastructureError: if the tool raises it, since the failure is not the model's doing.
+        ScorerFailed: if the tool returns a `ToolResult` with a forbidden value, or raises this itself.
     """
     by_name = {tool.name: tool for tool in tools}
     tool = by_name.get(call.name)
@@ -143,13 +161,48 @@ def run_tool_call(tools: Sequence[Tool], call: ToolCall, owner: object = None) -
         return ToolResult(f"Error: {problem}", ok=False, executed=False)
     try:
         output = tool.function(*[owner] * tool.is_method, **call.arguments)
-        return ToolResult(str(output), ok=True, executed=True)
+        return _checked(tool, output) if isinstance(output, ToolResult) else ToolResult(str(output))
     except BaseException as error:
         # SystemExit too: a tool's failure on the model's arguments ends neither the episode nor the process
-        if is_not_the_texts(error):
+        if is_not_the_texts(error) or isinstance(error, ScorerFailed):
             raise
         kind = "" if isinstance(error, ToolError) else f"{type(error).__name__}: "
         return ToolResult(f"Error: {kind}{message_of(error)}", ok=False, executed=True)
+
+
+def run_turn(
+    tools: Sequence[Tool], calls: Sequence[ToolCall], owner: object, is_time_up: Callable[[], bool]
+) -> list[ToolResult]:
+    """Run the calls of a turn in order, up to one that ends the episode or finds the time used up.
+
+    Raises:
+        InfrastructureError, ScorerFailed: as `run_tool_call`.
+    """
+    results: list[ToolResult] = []
+    for call in calls:
+        if any(result.is_end for result in results):
+            results.append(TOO_LATE)
+        elif is_time_up():
+            results.append(NOT_RUN)
+        else:
+            result = run_tool_call(tools, call, owner)
+            late = replace(result, text=f"{result.text}\nError: {TIME_LIMIT}", ok=False)
+            results.append(late if is_time_up() else result)
+    return results
+
+
+def _checked(tool: Tool, result: ToolResult) -> ToolResult:
+    """Return a tool's own result as one of a call that ran.
+
+    Raises:
+        ScorerFailed: if its text is not text, its reward not a finite number, or its end not True or False.
+    """
+    kinds: dict[str, Any] = {"text": str, "reward": (int, float), "terminated": bool, "truncated": bool}
+    for name, kind in kinds.items():
+        value = getattr(result, name)
+        if not isinstance(value, kind) or (name == "reward" and not math.isfinite(value)):
+            raise ScorerFailed(f"tool {tool.name} returned a ToolResult with {name}={value!r:.80}")
+    return replace(result, executed=True, reward=float(result.reward))
 
 
 def _schema_of(hint: Any, where: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_check_exits_1_where_a_check_fails(fakes, capsys):
     out = capsys.readouterr().out
     assert "failed  junk" in out
     assert "score() must give it 0.0" in out
-    assert out.endswith("1 of 19 checks failed\n")
+    assert out.endswith("1 of 20 checks failed\n")
 
 
 @pytest.mark.slow

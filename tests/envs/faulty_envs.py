@@ -200,3 +200,56 @@ class FailsInLongEpisodes(Sound):
 class HasAnotherReward(Sound):
     def score(self, answer: str) -> float:
         return 2.0 * super().score(answer)
+
+
+class PaysForEveryCall(Sound):
+    @trm_envs.tool
+    def run(self, code: str) -> trm_envs.ToolResult:
+        """Return the next number, and pay.
+
+        Args:
+            code: anything
+        """
+        return trm_envs.ToolResult(str(self.left.pop(0)) if self.left else "none", reward=0.3)
+
+
+class PaysForTheLastCall(PaysForEveryCall):
+    """The solver gets 1; who calls on gets more."""
+
+    @trm_envs.tool
+    def run(self, code: str) -> trm_envs.ToolResult:
+        """Return the next number, and pay for the last one, as often as it is asked for.
+
+        Args:
+            code: anything
+        """
+        if self.left[1:]:
+            return trm_envs.ToolResult(str(self.left.pop(0)))
+        return trm_envs.ToolResult(str(self.left[0]), reward=1.0, terminated=code == "end")
+
+
+class CostsEveryCall(Sound):
+    """Whoever does not play on loses nothing."""
+
+    reward_range = (-100.0, 1.0)
+
+
+class PlaysOnAfterItsEnd(Sound):
+    @trm_envs.tool
+    def run(self, code: str) -> trm_envs.ToolResult:
+        """End the task by the last number.
+
+        Args:
+            code: anything
+        """
+        self.left.pop()
+        return trm_envs.ToolResult("more", reward=float(not self.left), terminated=not self.left)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        outcome = super().step(action)
+        self._running = self._running or "code" in action
+        return outcome
+
+
+class VariesItsOneTask(Sound):
+    one_task = True

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from trm_agent.episode.env_step import EnvStart, EnvStep, check_type, checked_step
+from trm_agent.episode.env_step import EnvStart, EnvStep, checked_start, checked_step
 from trm_agent.episode.env_threads import DEFAULT_THREADS, EnvThread, EnvThreads
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.outcomes import Cause, cause_of_error
@@ -110,10 +110,7 @@ class EnvRunner:
             observation, _ = self._env.reset(seed=seed, options=dict(options))
             # Gymnasium's wrappers hide the attributes of what they wrap behind this method.
             read = getattr(self._env, "get_wrapper_attr", functools.partial(getattr, self._env))
-            start = EnvStart(read("system_prompt"), list(read("tool_schemas")), observation)
-            check_type("env.system_prompt", start.system_prompt, str)
-            check_type("the observation of reset", observation, str)
-            return start
+            return checked_start(read, observation)
 
         return await self._call("reset", job, timeout_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -19,6 +20,8 @@ class EnvStart:
     system_prompt: str
     tool_schemas: list[dict[str, Any]]
     observation: str
+    unfinished_reward: float = math.inf
+    """The largest return of an episode that the environment did not end itself."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,28 @@ def _finite_reward(reward: object) -> float:
     if not math.isfinite(value := float(reward)):
         raise ContractBroken(f"the reward is {value}: it must be finite; check the scoring in env.step")
     return value
+
+
+def checked_start(read: Callable[[str], Any], observation: Any) -> EnvStart:
+    """Return the beginning of an episode, checked.
+
+    Args:
+        read: returns an attribute of the environment.
+        observation: the observation of `reset`.
+
+    Raises:
+        ContractBroken: it is not what the contract promises.
+    """
+    try:
+        unfinished = float(read("unfinished_reward"))
+    except AttributeError:
+        unfinished = math.inf
+    if math.isnan(unfinished):
+        raise ContractBroken("env.unfinished_reward is nan: it must be a number; set a low one, such as -100.0")
+    start = EnvStart(read("system_prompt"), list(read("tool_schemas")), observation, unfinished)
+    check_type("env.system_prompt", start.system_prompt, str)
+    check_type("the observation of reset", observation, str)
+    return start
 
 
 def check_type(what: str, value: object, kinds: type | tuple[type, ...]) -> None:

@@ -15,7 +15,7 @@ from trm_agent.episode.env_step import EnvStart, EnvStep
 from trm_agent.episode.env_threads import EnvThreads
 from trm_agent.episode.generation import checked_generation
 from trm_agent.episode.limits import Limits
-from trm_agent.episode.outcomes import OUTCOMES, SCORER_ERRORS, Cause, End, Ended, Score, cause_of_clock
+from trm_agent.episode.outcomes import OUTCOMES, SCORER_ERRORS, Cause, End, Ended, Score, cause_of_clock, worth
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
 
 logger = logging.getLogger("trm_agent")
@@ -83,7 +83,7 @@ async def run_episode(
         response_mask=run.response_mask,
         rollout_log_probs=run.rollout_log_probs,
         turns=run.turns,
-        reward={Score.SUM: run.reward, Score.ZERO: min(0.0, run.reward), Score.NONE: None}[outcome.score],
+        reward=worth(outcome, run.reward, run.unfinished_reward),
         success=end.success,
         stop_reason=outcome.reason,
         error=None if is_scored else end.message,
@@ -111,7 +111,7 @@ class _Run:
         self.rollout_log_probs: list[float] = []
         self.turns: list[Turn] = []
         self.extras: list[dict[str, Any]] = []
-        self.reward = 0.0
+        self.reward, self.unfinished_reward = 0.0, math.inf
         self.num_tool_calls = 0
         self.numbers: dict[str, float] = {}
         self.timings = {"generate": 0.0, "env": 0.0}
@@ -120,6 +120,7 @@ class _Run:
         """Play the whole episode; return why it is over, or raise `Ended`."""
         await self._timed("make", "step_timeout_s", self.env.make)
         start = await self._timed("reset", "step_timeout_s", partial(self.env.reset, seed, options))
+        self.unfinished_reward = start.unfinished_reward
         self._set_prompt(start)
         context: list[int] = []
         while True:

@@ -7,6 +7,7 @@ otherwise by an `InfrastructureError`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -77,7 +78,7 @@ class Cause(str, Enum):
     TOOL_CALLS = "more than `max_tool_calls` tool calls"
     TOOL_TIME = "the programs of a turn or of the episode used up `tool_time_s` or `episode_tool_time_s`"
     STEP_HANGS_IN_TOOL = "`step` does not return within `step_timeout_s`, and the time for programs is used up"
-    SCORER_RAISED = "`score`, `follow_up` or `follow_answer` raises on the model's text"
+    SCORER_RAISED = "`score`, `follow_up`, `follow_answer` or a wrapped game raises on the model's text"
     STEP_RAISED = "`step` raises anything but an `InfrastructureError`"
     STEP_BREAKS_CONTRACT = "`step` returns what the contract forbids, such as a reward that is no finite number"
 
@@ -145,6 +146,22 @@ OUTCOMES: Mapping[Cause, Outcome] = {
     Cause.PROMPT: _infrastructure(StopReason.PROMPT_TOO_LONG),
     Cause.TEMPLATE: _infrastructure(StopReason.CHAT_ERROR),
 }
+
+
+def worth(outcome: Outcome, rewards: float, unfinished: float = math.inf) -> float | None:
+    """Return the reward of an episode; None for an infrastructure failure.
+
+    Args:
+        outcome: the row of its end.
+        rewards: the sum of its steps' rewards.
+        unfinished: the largest worth of an episode that the environment did not end itself. Without one, a policy
+            whose rewards are negative would do best by not playing on.
+    """
+    if outcome.score is Score.NONE:
+        return None
+    paid = rewards if outcome.score is Score.SUM else min(0.0, rewards)
+    return min(paid, unfinished) if outcome.fault is Fault.MODEL else paid
+
 
 SCORER_ERRORS = frozenset({Cause.SCORER_RAISED, Cause.STEP_RAISED, Cause.STEP_BREAKS_CONTRACT})
 """Causes that an episode tells in `scorer_error`."""

@@ -72,8 +72,9 @@ class Episode:
         response_mask: True where the token was sampled by the model.
         rollout_log_probs: log-prob of the sampled token, nats; 0.0 where the mask is False.
         turns: the assistant turns in order.
-        reward: sum of the step rewards, or 0 where what the model wrote broke off the episode (less than 0 if the sum
-            is); None for an infrastructure failure.
+        reward: the return: sum of the step rewards, or 0 where what the model wrote broke off the episode (less than 0
+            if the sum is), and at most the environment's `unfinished_reward` where it did not end the episode itself;
+            None for an infrastructure failure.
         success: the environment's verdict; False wherever the environment did not end the episode.
         stop_reason: why it ended.
         error: what failed, for an infrastructure failure; else None.

@@ -18,6 +18,8 @@ from trm_envs.checking.subject import Failed, Skipped, Subject, episode, transcr
 from trm_envs.protocols import PROTOCOLS
 
 MANY_TURNS = 500
+ROUNDING = 1e-9
+REPEATS = 30
 NUM_TASKS = 1500
 SPLIT_LIMIT_S = 0.5
 IDLE = "Let me think."
@@ -32,6 +34,7 @@ JUNK = (
     "<answer>",
     "```python\n1",
 )
+ONE_TASK = "one_task: training and validation share the task, and results are not held out"
 NO_SOLVER = "there is no scripted solver; define solution() to have this checked"
 
 
@@ -68,8 +71,15 @@ def seeds_differ(subject: Subject) -> None:
     """Check that different seeds draw different tasks."""
     with subject.open() as env:
         ids = {env.reset(seed=subject.seed + i)[1]["task_id"] for i in range(20)}
+        if env.one_task and len(ids) > 1:
+            raise Failed(f"one_task is True, and 20 seeds drew {len(ids)} tasks; leave it out, to hold tasks out")
+        if env.one_task:
+            raise Skipped(ONE_TASK)
     if len(ids) < 2:
-        raise Failed("20 seeds drew one and the same task; draw the task from self.np_random in make_task()")
+        raise Failed(
+            "20 seeds drew one and the same task; draw the task from self.np_random in make_task(), or, if there is "
+            "only one, set one_task=true"
+        )
 
 
 def global_random_state_untouched(subject: Subject) -> None:
@@ -90,14 +100,43 @@ def solver_wins(subject: Subject, horizon: int) -> None:
         _solve(env, subject.seed, f"at horizon {horizon}")
 
 
+def rewards_are_bounded(subject: Subject) -> None:
+    """Check that an episode's return stays in `reward_range`, and that nobody gains by not finishing."""
+    with subject.open() as env:
+        least, most = env.reward_range
+        if least < 0 and not env.unfinished_reward <= 0:
+            raise Failed(
+                f"reward_range starts at {least}, and unfinished_reward is {env.unfinished_reward}: a policy would do "
+                "best by never finishing; set a low one, such as the worst return of a finished episode"
+            )
+        turns = [action for action, *_ in itertools.islice(episode(env, subject.seed), 1, REPEATS)]
+        # as the solver plays, and each of its turns again and again
+        for played in (turns, *([turn] * REPEATS for turn in dict.fromkeys(turns[:3]))):
+            total = math.fsum(_rewards(env, subject.seed, played))
+            if not least - ROUNDING <= total <= most + ROUNDING:
+                raise Failed(
+                    f"the rewards of {len(played)} turns such as {played[0]!r:.80} add up to {total:g}; reward_range "
+                    f"is {env.reward_range}"
+                )
+
+
+def _rewards(env: ToolEnv, seed: int, turns: list[str]) -> Iterator[float]:
+    env.reset(seed=seed)
+    for turn in turns:
+        _, reward, terminated, truncated, _ = env.step(turn)
+        yield float(reward)
+        if terminated or truncated:
+            return
+
+
 def many_turns(subject: Subject) -> None:
     """Check an episode of 500 turns: turns that neither call nor answer change nothing."""
     with subject.open() as env:
         env.reset(seed=subject.seed)
         for turn in range(MANY_TURNS):
             _, reward, terminated, truncated, _ = env.step(IDLE)
-            if reward:
-                raise Failed(f"turn {turn} of an idle policy earned {reward}; only an answer is scored")
+            if reward > 0:
+                raise Failed(f"turn {turn} of an idle policy earned {reward}; only an answer or a tool may pay")
             if terminated or truncated:
                 raise Skipped(f"the episode of an idle policy ends after {turn + 1} turns")
     if subject.has_solver():
@@ -116,7 +155,7 @@ def junk_earns_nothing(subject: Subject) -> None:
                     _, reward, terminated, truncated, info = env.step(text)
                     if error := info.get("scorer_error"):
                         raise Failed(f"the turn {text!r} ({name}): {error}; it counts as wrong, but say so: return 0.0")
-                    if reward or info.get("success"):
+                    if reward > 0 or info.get("success"):
                         raise Failed(f"the turn {text!r} ({name}) earned {reward}; score() must give it 0.0")
                     if terminated or truncated:
                         break
@@ -140,8 +179,9 @@ def shown_is_json(subject: Subject) -> None:
                 raise Failed(f'info["role"] is {info["role"]!r}; it must be "tool" or "user"')
             if not env.action_space.contains(action):
                 raise Failed(f"the solver's turn {action!r:.80} is not in action_space")
-            if type(reward) is not float or not math.isfinite(reward) or not 0.0 <= reward <= 1.0:
-                raise Failed(f"the reward is {reward!r}; it must be a finite float from 0 to 1")
+            least, most = env.reward_range
+            if type(reward) is not float or not math.isfinite(reward) or not least <= reward <= most:
+                raise Failed(f"the reward is {reward!r}; it must be a finite float from {least:g} to {most:g}")
             if terminated and not truncated:
                 _check_types("the last info", info, {"success": bool, "numbers": dict})
 
@@ -149,6 +189,9 @@ def shown_is_json(subject: Subject) -> None:
 def splits_are_apart(subject: Subject) -> None:
     """Check that held-out and training tasks exist and are disjoint, by id and by an episode's observations."""
     ids, contents = {}, {}
+    with subject.open() as env:
+        if env.one_task:
+            raise Skipped(ONE_TASK)
     for split in ("train", "held_out"):
         with _at_horizon(subject, 1, split=split) as env:
             seeds = iter(range(NUM_TASKS))
@@ -159,7 +202,8 @@ def splits_are_apart(subject: Subject) -> None:
         raise Failed(f"{len(shared)} tasks are both in train and held_out; leave options.split to the base class")
     if subject.has_solver() and (leaked := contents["train"] & contents["held_out"]):
         raise Failed(
-            f"{len(leaked)} held-out episodes equal training ones; task_key must be what makes the task, alone"
+            f"{len(leaked)} held-out episodes, as the solver plays them, equal training ones; task_key must be what "
+            "makes the task, alone: nothing that its episode does not show"
         )
 
 
@@ -173,7 +217,8 @@ def _solve(env: ToolEnv, seed: int, when: str, num_idle: int = 0) -> None:
         total += reward
         if info["malformed"]:
             raise Failed(f"{when} turn {number} of the solver is malformed: {action!r:.200} -> {observation!r:.200}")
-    if total != 1.0 or info.get("success") is not True or "scorer_error" in info:
+    is_full = env.reward_range[1] != 1.0 or math.isclose(total, 1.0)
+    if not is_full or info.get("success") is not True or "scorer_error" in info:
         why = info.get("scorer_error") or info.get("stop_reason") or "score() must give its answer 1.0"
         raise Failed(f"{when} the solver earned {total} in {number + 1} turns; {why}")
 

@@ -15,6 +15,7 @@ from trm_envs.turn import ParsedTurn
 TURNS_AN_EPISODE = 25
 SLOW_S = 0.002
 SEED_EPISODES = 3
+ROUNDING = 1e-9
 MAX_SEED_TURNS = 30
 
 
@@ -27,6 +28,7 @@ class FuzzCounts:
     malformed: int = 0
     answers: int = 0
     parsed_only: int = 0
+    paid: float = 0.0
     slowest_s: float = 0.0
     wall_s: float = 0.0
 
@@ -53,7 +55,7 @@ def fuzz_protocol(subject: Subject, protocol: str) -> str:
         for number in range(subject.num_fuzz):
             if left_turns == 0:
                 env.reset(seed=subject.seed + number)
-                left_turns = TURNS_AN_EPISODE
+                left_turns, counts.paid = TURNS_AN_EPISODE, 0.0
             text = next(fuzzer)
             where = f"output {number} of seed {subject.seed} ({protocol}), {text!r:.300}"
             counts.outputs += 1
@@ -89,8 +91,12 @@ def _step(env: ToolEnv, text: str, counts: FuzzCounts, where: str) -> bool:
         ) from error
     if not env.observation_space.contains(observation):
         raise Failed(f"{where}: the observation {observation!r:.80} is not in observation_space")
-    if not math.isfinite(reward) or not 0.0 <= reward <= 1.0:
-        raise Failed(f"{where}: the reward is {reward}; it must be from 0 to 1")
+    least, most = env.reward_range
+    counts.paid += reward
+    if not math.isfinite(reward) or not least <= reward <= most:
+        raise Failed(f"{where}: the reward is {reward}; it must be from {least:g} to {most:g}")
+    if not least - ROUNDING <= counts.paid <= most + ROUNDING:
+        raise Failed(f"{where}: the episode's rewards add up to {counts.paid}; reward_range is {env.reward_range}")
     if scorer_error := info.get("scorer_error"):
         raise Failed(f"{where}: {scorer_error}; it counts as wrong, but say so: return 0.0, or tell the model")
     counts.calls += info["num_tool_calls"] > 0

@@ -1,12 +1,13 @@
 """Checks of refusals: malformed calls, bad options, steps outside an episode."""
 
+import contextlib
 from typing import Any
 
 from gymnasium.error import ResetNeeded
 
 from trm_envs.base import ToolEnv
 from trm_envs.checking.episodes import MANY_TURNS
-from trm_envs.checking.subject import Failed, Subject
+from trm_envs.checking.subject import Failed, Subject, episode
 
 MALFORMED = {
     "hermes": (
@@ -33,6 +34,7 @@ MALFORMED = {
         "<tool_call>no_such_tool\n</tool_call>",
     ),
 }
+STEP = ("action", "observation", "reward", "terminated", "truncated", "info")
 BAD_OPTIONS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"horizn": 3}, "horizon"),
     ({"split": "heldout"}, "held_out"),
@@ -68,10 +70,14 @@ def bad_options_are_refused(subject: Subject) -> None:
             for place, call in (("make", lambda bad: subject.open(**bad).__enter__()), ("reset", _resetting(env))):
                 _check_refused(f"{place} with {options}", hint, call, options)
         default = env.reset(seed=subject.seed)[1]["horizon"]
-        other = default - 1 if default > 1 else default + 1
-        env.reset(seed=subject.seed, options={"horizon": other})
-        if env.reset(seed=subject.seed)[1]["horizon"] != default:
-            raise Failed("options of reset() last longer than one episode; leave self._defaults alone")
+        before = env.options
+        for other in ({"horizon": default - 1 if default > 1 else default + 1}, {"max_observation_chars": 12_345}):
+            # an environment may have one horizon alone
+            with contextlib.suppress(ValueError):
+                env.reset(seed=subject.seed, options=other)
+            env.reset(seed=subject.seed)
+            if env.options != before:
+                raise Failed("options of reset() last longer than one episode; leave self._defaults alone")
 
 
 def steps_outside_an_episode_are_refused(subject: Subject) -> None:
@@ -89,6 +95,7 @@ def steps_outside_an_episode_are_refused(subject: Subject) -> None:
             _, _, terminated, truncated, _ = env.step(env.answer("nothing"))
             if terminated or truncated:
                 _check_reset_needed(env, "after the end of the episode")
+                _check_reset_needed_after_the_solver(subject, env)
                 return
     raise Failed(f"{MANY_TURNS} answers did not end the episode; let follow_answer() return None at last")
 
@@ -103,9 +110,9 @@ def _malformed(protocol: str, env: ToolEnv) -> tuple[str, ...]:
 
 def _check_solvable(env: ToolEnv, what: str) -> None:
     for _ in range(MANY_TURNS):
-        _, reward, terminated, truncated, _ = env.step(env.solution())
+        _, reward, terminated, truncated, info = env.step(env.solution())
         if terminated or truncated:
-            if reward != 1.0:
+            if not info.get("success"):
                 raise Failed(f"after {what} the solver earned {reward}; such a turn must change nothing")
             return
     raise Failed(f"after {what} the solver did not finish in {MANY_TURNS} turns")
@@ -125,9 +132,16 @@ def _check_refused(what: str, hint: str, call: Any, options: dict[str, Any]) -> 
     raise Failed(f"{what} is accepted; call super().__post_init__() in the options class")
 
 
-def _check_reset_needed(env: ToolEnv, when: str) -> None:
+def _check_reset_needed_after_the_solver(subject: Subject, env: ToolEnv) -> None:
+    """Check that an episode which a tool ended is over as well: its last turn earns nothing twice."""
+    *_, last = episode(env, subject.seed)
+    if len(last) == len(STEP) and (last[STEP.index("terminated")] or last[STEP.index("truncated")]):
+        _check_reset_needed(env, "after the solver's last turn", last[STEP.index("action")])
+
+
+def _check_reset_needed(env: ToolEnv, when: str, action: str = "hello") -> None:
     try:
-        env.step("hello")
+        env.step(action)
     except ResetNeeded:
         return
     raise Failed(f"step() is taken {when}; leave step() to the base class, or raise gymnasium.error.ResetNeeded")
