@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 import time
-import traceback
+from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
 from trm_agent.extras import require, require_engine
@@ -80,10 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _check_checkpoint(folder)
         model = _suited_model(config, folder)
+        disk = _checked_disk(config, folder, model)
     except ValueError as error:
         discard(folder)
         print(printable(f"error: {error}"), file=sys.stderr)
         return BAD_INPUT
+    if disk:
+        print(f"  {disk}", flush=True)
     return train(config, folder, model, started)
 
 
@@ -142,6 +145,18 @@ def _check_checkpoint(folder: RunFolder) -> None:
         check_checkpoint(checkpoint_folder(folder.path, folder.step))
 
 
+def _checked_disk(config: DictConfig, folder: RunFolder, model: str) -> str:
+    """Return a line on the disk that the checkpoints need.
+
+    Raises:
+        ValueError: there is not enough room.
+    """
+    from trm_agent.runs.endings.disk import check_disk, checkpoint_bytes
+
+    folder.checkpoint_bytes = checkpoint_bytes(config, model)
+    return check_disk(config, folder.path, model, folder.step)
+
+
 def _suited_model(config: DictConfig, folder: RunFolder) -> str:
     """Set the environment variables, find or make the model, and refuse a configuration that does not suit it.
 
@@ -177,20 +192,23 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
         model: the folder of the model, or its hub id.
         started: time of the command, seconds since the epoch.
     """
+    from trm_agent.runs.endings.closing import close_session, open_session
+    from trm_agent.runs.endings.stopping import StopSignals
+
     begin_session(folder.path, started)
+    opened = open_session(folder, model)
     prepare(config, folder, model)
     screen_out = quiet(folder.path)
+    stop = StopSignals(folder.path, lambda line: print(line, file=screen_out))
+    stop.listen()
     try:
-        _run(config, folder, started, screen_out)
+        _run(config, folder, started, screen_out, stop.listen)
     except BadInput as error:
         discard(folder)
         print(f"error: {error}", file=screen_out)
         return BAD_INPUT
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        traceback.print_exc()
-        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        print(f"the run stopped: {last[0]}\nsee {folder.path / LOG_FILE}; the same command resumes it", file=screen_out)
-        return 1
+        return close_session(error, opened, stop, screen_out)
     summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time())
     print(f"\n{results.table(summary)}\n", file=screen_out)
     sessions = f" in {summary['sessions']} sessions" if summary["sessions"] > 1 else ""
@@ -224,7 +242,7 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
         record_resume(folder, SCORER_VERSION)
 
 
-def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str]) -> None:
+def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str], ray_started: Callable[[], None]) -> None:
     from trm_agent.verl_plugin.driver import launch
 
     screen = Screen(folder.path, out, config.trainer.total_training_steps, started)
@@ -234,7 +252,7 @@ def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str]) ->
             launch.check(config)
         except ValueError as error:
             raise BadInput(str(error)) from error
-        launch.run(config)
+        launch.run(config, ray_started)
     finally:
         screen.close()
 

@@ -27,7 +27,10 @@ def start(log: Path) -> None:
     command = [sys.executable, "-P", str(_HERE / "server.py"), address]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")])}
     with log.open("ab") as out:
-        _SERVERS.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env))
+        # a session of its own: a signal to the command's group is not for the workers
+        _SERVERS.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True)
+        )
     os.environ[SOCKET_VARIABLE] = address
 
 

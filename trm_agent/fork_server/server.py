@@ -18,6 +18,8 @@ import traceback
 
 import wire
 
+# seconds between two looks for workers that have ended
+REAP_SECONDS = 0.3
 # Packages of a run's processes that do not import Ray: Ray's core reads the job from the environment when it is loaded,
 # so it must be loaded after the fork, and verl with it.
 PRELOAD = (
@@ -60,7 +62,6 @@ def become_worker(request: dict, descriptors: list[int]) -> None:
         for standard, descriptor in enumerate(descriptors):
             os.dup2(descriptor, standard)
             os.close(descriptor)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         os.chdir(request["cwd"])
         os.environ.clear()
@@ -96,7 +97,8 @@ def _reseed() -> None:
 def serve(listener: socket.socket) -> None:
     """Fork a worker for every request until standard input closes."""
     while True:
-        readable, _, _ = select.select([listener, sys.stdin.fileno()], [], [])
+        readable, _, _ = select.select([listener, sys.stdin.fileno()], [], [], REAP_SECONDS)
+        reap()
         if sys.stdin.fileno() in readable and not os.read(sys.stdin.fileno(), 1):
             return
         if listener not in readable:
@@ -117,13 +119,27 @@ def serve(listener: socket.socket) -> None:
             connection.sendall(b"1")
 
 
+def reap() -> None:
+    """Take note of the workers that have ended; one that a signal killed cannot tell it itself."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            name = signal.Signals(number).name
+            print(f"fork server: worker {pid} was killed by signal {number} ({name})", flush=True)
+
+
 def main() -> None:
     """Listen first, so that clients wait instead of failing, then import, then serve."""
     address = sys.argv[1]
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps our children
     started = time.monotonic()
     for failure in preload(PRELOAD):
         print(f"fork server: not preloaded: {failure}", flush=True)

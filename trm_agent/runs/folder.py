@@ -51,6 +51,8 @@ class RunFolder:
     _lock: IO[str] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     """Lines for people, such as the fields that an older run lacks, or an older run that was left alone."""
+    checkpoint_bytes: int | None = None
+    """Bytes of a checkpoint; None if they are not known."""
 
 
 def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None) -> RunFolder:
@@ -185,19 +187,21 @@ def checkpoint_step(path: Path) -> int:
 
     verl writes a checkpoint before the step's metrics; a kill in between must not lose the row.
     """
-    tracker = path / _TRACKER
-    if not tracker.exists():
-        return 0
-    text = tracker.read_text(encoding="utf-8", errors="replace").strip()
-    if not re.fullmatch(_STEP, text):
-        raise ValueError(f"{tracker}: {text[:80]!r}: expected the step of the last checkpoint; write it there by hand")
-    newest, logged = int(text), {row["step"] for row in read_metrics(path)}
+    newest, logged = last_saved(path), {row["step"] for row in read_metrics(path)}
     return max((step for step in saved_steps(path) if step <= newest and step in logged), default=0)
 
 
+def last_saved(path: Path) -> int:
+    """Return the step of the checkpoint that verl was the last to finish; 0 without one."""
+    tracker = path / _TRACKER
+    text = tracker.read_text(encoding="utf-8", errors="replace").strip() if tracker.exists() else "0"
+    if not re.fullmatch(_STEP, text):
+        raise ValueError(f"{tracker}: {text[:80]!r}: expected the step of the last checkpoint; write it there by hand")
+    return int(text)
+
+
 def saved_steps(path: Path) -> list[int]:
-    """Return the steps of a run's checkpoints, complete or not, in order."""
-    # verl removes the actor of an older checkpoint and leaves the folder
+    """Return the steps of a run's checkpoints, complete or not, in order; a folder without its actor is a leftover."""
     folders = [actor.parent for actor in path.glob(f"{CHECKPOINTS}/global_step_*/actor")]
     names = [folder.name.removeprefix("global_step_") for folder in folders]
     return sorted(int(name) for name in names if re.fullmatch(_STEP, name))

@@ -7,7 +7,7 @@ the code (`Limits`, `NanoSpec`, `TrmConfig`, `DumpConfig`) are that part's own d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trm_agent.episode.chat import ROLES
@@ -59,6 +59,15 @@ class RunConfig:
     )
     max_infrastructure_steps: int = setting(
         3, COUNT, "Steps in a row above `max_infrastructure_share` that end the run."
+    )
+    keep_best: str | None = setting(
+        None,
+        Text(optional=True),
+        "Metric of validation, such as `env/val_success/h8`, with whose highest value a checkpoint is kept beside the "
+        "newest (`trainer.max_actor_ckpt_to_keep`).",
+    )
+    keep_every: int | None = setting(
+        None, replace(COUNT, optional=True), "Steps between checkpoints that are kept for good."
     )
 
 

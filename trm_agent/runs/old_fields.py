@@ -28,6 +28,9 @@ OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "env.limits.step_timeout_s": (20,),
     "env.limits.generate_timeout_s": (300,),
     "env.limits.episode_timeout_s": (600, 3600),
+    # kept on the disk, and no more
+    "trainer.max_actor_ckpt_to_keep": (None,),
+    "trainer.max_critic_ckpt_to_keep": (None,),
 }
 # sections with the defaults of a dataclass under any preset
 _DATACLASSES: dict[str, type] = {FIELD_PATH: TrmConfig, DUMP_PATH: DumpConfig}

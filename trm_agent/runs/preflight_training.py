@@ -1,10 +1,12 @@
 """Rules of `trm_agent.runs.preflight` on batches, lengths, sampling, the trust region and schedule."""
 
+import math
+
 from omegaconf import DictConfig
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.trust_region.surroundings import trust_region
-from trm_fields import COUNT, refuse
+from trm_fields import COUNT, OneOf, refuse
 
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
@@ -112,4 +114,25 @@ def schedule(config: DictConfig) -> None:
         )
 
 
-TRAINING_RULES = (batches, lengths, sampling, trust_region, schedule)
+def checkpoints(config: DictConfig) -> None:
+    """Refuse a best checkpoint that no validation could tell."""
+    best, trainer = config.run.keep_best, config.trainer
+    newest = trainer.max_actor_ckpt_to_keep
+    if newest is not None:
+        COUNT.check("trainer.max_actor_ckpt_to_keep", newest, "give the number of newest checkpoints, or null for all")
+    if best is None:
+        return
+    known = [f"env/val_success/h{horizon}" for horizon in config.env.val.horizons]
+    if not best.startswith(("val-core/", "val-aux/")):
+        OneOf(known).check("run.keep_best", best)
+    together = math.lcm(trainer.save_freq, trainer.test_freq) if min(trainer.save_freq, trainer.test_freq) > 0 else 0
+    if not 0 < together <= trainer.total_training_steps:
+        refuse(
+            "run.keep_best",
+            best,
+            "null, where no step before the last has both a checkpoint and a validation",
+            f"set trainer.test_freq={trainer.test_freq} and trainer.save_freq={trainer.save_freq} to steps in common",
+        )
+
+
+TRAINING_RULES = (batches, lengths, sampling, trust_region, schedule, checkpoints)

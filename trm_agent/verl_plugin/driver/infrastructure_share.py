@@ -41,12 +41,12 @@ class InfrastructureShare:
         share = len(failures) / total if total else 0.0
         if share > self.warn_share:
             what = "step %d: %.1f %% of the episodes could not be played, the first: %s"
-            logger.warning(what, step, 100 * share, _told(failures))
+            logger.warning(what, step, 100 * share, first_failure(failures))
         if share <= self.max_share:
             self.num_steps, self._first = 0, ""
             return share
         self.num_steps += 1
-        self._first = self._first or f"step {step}, {_told(failures)}"
+        self._first = self._first or f"step {step}, {first_failure(failures)}"
         return share
 
     def check(self) -> None:
@@ -62,7 +62,7 @@ class InfrastructureShare:
             )
 
 
-def _told(failures: Sequence[Mapping[str, Any]]) -> str:
+def first_failure(failures: Sequence[Mapping[str, Any]]) -> str:
     """Return the first failure in one line, cut to fit a screen."""
     first = failures[0]
     return " ".join(f"{first['stop_reason']}: {first.get('error')}".split())[:MAX_ERROR_CHARACTERS]

@@ -1,6 +1,8 @@
 """Launch verl's `run_ppo` with a checked configuration."""
 
+from collections.abc import Callable
 from importlib import resources
+from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
@@ -44,10 +46,30 @@ def _let_vllm_record(config: DictConfig) -> None:
         config.actor_rollout_ref.rollout.engine_kwargs.vllm.setdefault("max_logprobs", num)
 
 
-def run(config: DictConfig) -> None:
-    """Start Ray and train; returns after the last step."""
+class _AfterRay:
+    """A task runner that first tells that Ray has started: `run_ppo` starts both."""
+
+    def __init__(self, runner: Any, started: Callable[[], None]) -> None:
+        self._runner, self._started = runner, started
+
+    def options(self, **options: Any) -> "_AfterRay":
+        return _AfterRay(self._runner.options(**options), self._started)
+
+    def remote(self) -> Any:
+        self._started()
+        return self._runner.remote()
+
+
+def run(config: DictConfig, ray_started: Callable[[], None] = lambda: None) -> None:
+    """Start Ray and train; returns after the last step.
+
+    Args:
+        config: a checked configuration.
+        ray_started: called as soon as Ray has started, which takes signals over.
+    """
     from verl.trainer.main_ppo import run_ppo
 
+    from trm_agent.verl_plugin.driver.ray_processes import in_their_own_session
     from trm_agent.verl_plugin.driver.runner import RunTaskRunner
 
     if config.hardware.fork_server:
@@ -55,4 +77,5 @@ def run(config: DictConfig) -> None:
 
         handle.use_for_ray()
     mark(config.run.dir, "driver")
-    run_ppo(config, task_runner_class=RunTaskRunner)
+    with in_their_own_session():
+        run_ppo(config, task_runner_class=_AfterRay(RunTaskRunner, ray_started))

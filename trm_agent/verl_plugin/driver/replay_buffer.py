@@ -1,11 +1,17 @@
 """A replay buffer of verl that polls quickly, and copes with batches in which every episode failed."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+from trm_agent.runs.endings.stopping import StopRequested
+from trm_agent.tasks import TRAIN
+from trm_agent.verl_plugin.driver.infrastructure_share import first_failure
+from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
 
 logger = logging.getLogger("trm_agent")
 
@@ -44,6 +50,8 @@ class EnvReplayBuffer(ReplayBuffer):
         super().__init__(*args, **kwargs)
         self.max_failed_batches = int(settings.get("max_failed_batches", 3))
         self.episodes_per_update = int(settings["tasks_per_update"]) * int(settings["episodes_per_task"])
+        # whether the run was asked to stop, which ends a validation where it is
+        self.is_stopped: Callable[[], bool] = lambda: False
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         for _ in range(self.max_failed_batches):
@@ -56,12 +64,14 @@ class EnvReplayBuffer(ReplayBuffer):
             self.refill_fn(batch_size)
         raise RuntimeError(
             f"no episode of {self.max_failed_batches} consecutive batches could be played: the environment or the "
-            "rollout server is broken, see the errors counted under env/infrastructure_failures in log.txt"
+            f"rollout server is broken; the first: {_first_error()}"
         )
 
     def _sample_once(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         self._sync_metadata_from_transfer_queue()
         while len(self._terminal(partition_id)) < batch_size:
+            if partition_id == "val" and self.is_stopped():
+                raise StopRequested("during a validation")
             self._wait_for_next_poll(partition_id, float("inf"))
             self._sync_metadata_from_transfer_queue()
         uids, snapshot, drawn = self._select_prompt_uids(partition_id, self._terminal(partition_id), batch_size)
@@ -71,6 +81,13 @@ class EnvReplayBuffer(ReplayBuffer):
 
     def _terminal(self, partition_id: str) -> set[str]:
         return self.finished_keys[partition_id] | self.failure_keys[partition_id]
+
+
+def _first_error() -> str:
+    """Return the first error of the training episodes that could not be played."""
+    partition = FAILURES.format(stream=TRAIN)
+    rows = (tq.kv_list(partition) or {}).get(partition, {})
+    return first_failure(list(rows.values())) if rows else "none was reported, see log.txt"
 
 
 def update_order(

@@ -14,6 +14,7 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1 import get_trainer_cls
 
 from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
+from trm_agent.runs.endings.closing import record_cause
 from trm_agent.runs.folder import METRICS_FILE
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
@@ -21,6 +22,7 @@ from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, wit
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
 from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
+from trm_agent.verl_plugin.driver.saving import SavingMixin
 from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
 
 
@@ -67,7 +69,8 @@ class RunMixin:
             super()._load_checkpoint()  # type: ignore[misc]
 
     def on_init_end(self) -> None:
-        with deadline(self.config.run.weight_sync_timeout_s, "the first weight synchronisation"):
+        run = self.config.run
+        with deadline(run.weight_sync_timeout_s, "the first weight synchronisation", Path(run.dir)):
             super().on_init_end()  # type: ignore[misc]
 
     def on_step_begin(self) -> None:
@@ -76,7 +79,8 @@ class RunMixin:
         super().on_step_begin()  # type: ignore[misc]
 
     def on_step_end(self) -> None:
-        with deadline(self.config.run.weight_sync_timeout_s, "the weight synchronisation"):
+        run = self.config.run
+        with deadline(run.weight_sync_timeout_s, "the weight synchronisation", Path(run.dir)):
             super().on_step_end()  # type: ignore[misc]
 
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
@@ -133,7 +137,7 @@ def _take_failures(stream: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def deadline(seconds: float, what: str) -> Iterator[None]:
+def deadline(seconds: float, what: str, run_dir: Path | None = None) -> Iterator[None]:
     """End this process if the block takes longer.
 
     verl's sender of weights waits for ever if the receiver has failed (bucketed_weight_transfer.py receives without a
@@ -141,7 +145,10 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
     """
 
     def give_up() -> None:
-        print(f"{what} took longer than {seconds:.0f} s (run.weight_sync_timeout_s); giving up", flush=True)
+        cause = f"{what} took longer than {seconds:.0f} s (run.weight_sync_timeout_s); giving up"
+        print(cause, flush=True)
+        if run_dir is not None:
+            record_cause(run_dir, cause)
         os._exit(1)
 
     timer = threading.Timer(seconds, give_up)
@@ -154,7 +161,7 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 
 
 def trainer_class(mode: str) -> type:
-    """Return verl's trainer of a mode, with `RunMixin` in front."""
+    """Return verl's trainer of a mode, with our mixins in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
-    return type(f"Run{base.__name__}", (RunMixin, base), {})
+    return type(f"Run{base.__name__}", (RunMixin, SavingMixin, base), {})

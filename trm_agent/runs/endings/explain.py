@@ -1,0 +1,145 @@
+"""From what a run's end left behind to its cause, as a pure function: exception, log and facts in, two lines out."""
+
+import re
+from dataclasses import asdict, dataclass
+
+from trm_agent.runs.endings.facts import Facts
+from trm_agent.runs.endings.rules import EPISODES, MEND_THE_ENVIRONMENT, OF_EPISODES, RULES, Again, Rule
+from trm_agent.runs.endings.told import Raised, one_line, plain, raised_in
+
+# exceptions that only say that another process has failed
+_ENVELOPES = re.compile(
+    r"Engine core initialization failed|EngineCore (?:failed to start|encountered an issue)|EngineDeadError"
+    r"|died unexpectedly|ActorDiedError|ActorUnavailableError|WorkerCrashedError|Failed core proc"
+    r"|worker died|NodeDiedError|the actor is dead|EngineGenerateError"
+)
+_DEAD = re.compile(r"class_name: (?P<name>\S+)(?:.*?\bpid: (?P<pid>\d+))?", re.DOTALL)
+_DEATH = re.compile(r"worker (?P<pid>\d+) was killed by signal (?P<number>\d+) \((?P<name>\w+)\)")
+_CRASH = re.compile(r"\*\*\* (SIG\w+) received")
+_KILL = 9
+
+
+@dataclass(frozen=True)
+class Ending:
+    """An unwanted end of a run."""
+
+    name: str
+    """Name of the cause; `unknown` where no rule has it."""
+    cause: str
+    """Cause in one line."""
+    remedy: str
+    """Next step of the user, an imperative clause."""
+    again: Again
+    """Worth of the same command."""
+
+
+def explain(told: str, log: str, facts: Facts) -> Ending:
+    """Return the first cause of an end.
+
+    Args:
+        told: the exception's text with its traceback, remote ones included.
+        log: the log of this session, at least its end.
+        facts: the disk, the memory and the model of the run.
+    """
+    logged = raised_in(log)
+    told, log = plain(told), plain(log)
+    if episodes := EPISODES.search(told):
+        return _of_episodes(episodes, facts)
+    if found := _by_rule(told, facts):
+        return found
+    raised = raised_in(told)
+    if not _ENVELOPES.search(told):
+        return _unknown(raised, told)
+    behind = [each for each in logged if not _ENVELOPES.search(f"{each.type}: {each.message}")]
+    if died := _of_death(told, log, facts):
+        return died
+    for each in reversed(behind):
+        if found := _by_rule(f"{each.type}: {each.message}", facts):
+            return found
+    if behind:
+        return _unknown(behind, told)
+    if dead := _DEAD.search(told):
+        cause = f"the process {dead['name']} ended without a word; {facts.memory}"
+        return Ending("death", cause, "look for its last lines in the log", Again.RESUMES)
+    return _unknown(raised, told)
+
+
+def second_line(ending: Ending, step: int, log: str) -> str:
+    """Return the line of the remedy, which promises a resume only where there is one.
+
+    Args:
+        ending: the end.
+        step: the step of the last complete checkpoint; 0 without one.
+        log: the path of the log.
+    """
+    goes_on = f"the same command resumes it after step {step}" if step else "the same command begins it anew"
+    clauses = {
+        Again.RESUMES: f"{ending.remedy}; {goes_on}",
+        Again.THEN_RESUMES: f"{ending.remedy}; then {goes_on}",
+        Again.REPEATS: f"{ending.remedy}; the same command would stop here again",
+    }
+    return f"{clauses[ending.again]} (all of it: {log})"
+
+
+def _by_rule(text: str, facts: Facts) -> Ending | None:
+    for rule in RULES:
+        if match := rule.pattern.search(text):
+            return _filled(rule, match, facts)
+    return None
+
+
+def _filled(rule: Rule, match: re.Match[str], facts: Facts) -> Ending:
+    groups = [group or "" for group in match.groups()]
+    known = {**asdict(facts), "match": one_line(match[0], 200)}
+    for name, value in match.groupdict().items():
+        if value:
+            # the message's own word
+            known[name] = value
+            known["space"] = "it is full"
+    cause, remedy = (template.format(*groups, **known).strip(" ;:") for template in (rule.cause, rule.remedy))
+    return Ending(rule.name, cause, remedy, rule.again)
+
+
+def _of_episodes(match: re.Match[str], facts: Facts) -> Ending:
+    what, first, reason = match.groups()
+    found = _by_rule(first, facts) if reason.startswith("generator") else None
+    if found:
+        return found
+    remedy, again = OF_EPISODES.get(reason, MEND_THE_ENVIRONMENT)
+    return Ending(f"episodes: {reason}", f"{what}; the first: {one_line(first)}", remedy, again)
+
+
+def _of_death(told: str, log: str, facts: Facts) -> Ending | None:
+    """Return the end by a signal to one of the run's processes."""
+    dead = _DEAD.search(told)
+    deaths = list(_DEATH.finditer(log))
+    ours = [death for death in deaths if dead and death["pid"] == dead["pid"]] or deaths
+    name = dead["name"] if dead else "a worker"
+    if ours:
+        number, signal = int(ours[0]["number"]), ours[0]["name"]
+        if number == _KILL and facts.num_oom_kills:
+            cause = f"the kernel killed {name} (signal 9, SIGKILL) because memory was used up; {facts.memory}"
+            remedy = "lower the batch or the lengths, or end what else uses the memory"
+            return Ending("memory: kernel", cause, remedy, Again.THEN_RESUMES)
+        why = ", as the kernel does when memory is used up" if number == _KILL else ""
+        cause = f"{name} was killed by signal {number} ({signal}){why}; {facts.memory}"
+        return Ending("signal", cause, "look for who sent it", Again.RESUMES)
+    if facts.num_oom_kills:
+        cause = f"the kernel killed a process because memory was used up, {name} it seems; {facts.memory}"
+        remedy = "lower the batch or the lengths, or end what else uses the memory"
+        return Ending("memory: kernel", cause, remedy, Again.THEN_RESUMES)
+    if crash := _CRASH.search(log):
+        cause = f"{name} crashed ({crash[1]})"
+        return Ending("crash", cause, "look for its stack in the log", Again.RESUMES)
+    return None
+
+
+def _unknown(raised: list[Raised], told: str) -> Ending:
+    """Return the end by an exception that no rule has: its type, message and place."""
+    if raised:
+        last = raised[-1]
+        cause = f"{last.type}: {last.message}" + (f" ({last.place})" if last.place else "")
+    else:
+        lines = [line for line in told.splitlines() if line.strip()] or ["no word was left"]
+        cause = one_line(lines[-1])
+    return Ending("unknown", cause, "mend that", Again.THEN_RESUMES)

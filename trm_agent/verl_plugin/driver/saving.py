@@ -1,0 +1,84 @@
+"""A trainer's additions around checkpoints: which are kept, and a stop on request that loses no step."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import open_dict
+
+from trm_agent.runs.endings.disk import keeping_of
+from trm_agent.runs.endings.keeping import Keeping, tidy
+from trm_agent.runs.endings.stopping import StopRequested, owes_validation, stop_requested
+from trm_agent.runs.folder import read_metrics
+
+
+class SavingMixin:
+    """A mixin for a trainer of verl's V1."""
+
+    config: Any
+    global_steps: int
+    replay_buffer: Any
+    _saved_step = -1
+    _is_training = False
+    _skipped_validation = False
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()  # type: ignore[misc]
+        self._saved_step = self.global_steps
+
+    def fit(self, agent_loops: Any) -> None:
+        self.replay_buffer.is_stopped = self._is_stopped
+        trainer = self.config.trainer
+        rows = read_metrics(Path(self.config.run.dir))
+        if owes_validation(rows, self.global_steps, trainer.test_freq, trainer.total_training_steps):
+            trainer.val_before_train = True
+        super().fit(agent_loops)  # type: ignore[misc]
+        if self._skipped_validation:
+            raise StopRequested(f"after step {self._saved_step}, before its validation")
+
+    def on_train_begin(self) -> None:
+        super().on_train_begin()  # type: ignore[misc]
+        self._is_training = True
+
+    def on_step_begin(self) -> None:
+        # here the last step's metrics have been written
+        if self._is_stopped() and self._saved_step == self.global_steps - 1:
+            raise StopRequested(f"after step {self._saved_step}")
+        super().on_step_begin()  # type: ignore[misc]
+
+    def on_step_end(self) -> None:
+        if self._is_stopped() and self._saved_step != self.global_steps:
+            self._save_checkpoint()
+        super().on_step_end()  # type: ignore[misc]
+
+    def _save_checkpoint(self) -> None:
+        folder, keeping = Path(self.config.run.dir), self._keeping()
+        tidy(folder, keeping, room_for_one=True)
+        super()._save_checkpoint()  # type: ignore[misc]
+        self._saved_step = self.global_steps
+        tidy(folder, keeping)
+
+    def _validate(self) -> dict[str, float]:
+        if not self._is_training:
+            return super()._validate()  # type: ignore[misc]
+        if not self._is_stopped():
+            try:
+                return super()._validate()  # type: ignore[misc]
+            except StopRequested:
+                if self._saved_step != self.global_steps:
+                    self._save_checkpoint()
+        # a resumed run makes up for it
+        self._skipped_validation = True
+        return {}
+
+    def _keeping(self) -> Keeping:
+        """Return the rule, and take the removal out of verl's hands, which knows no more than this session's."""
+        keeping: Keeping | None = getattr(self, "_kept", None)
+        if keeping is None:
+            keeping = self._kept = keeping_of(self.config)
+            with open_dict(self.config):
+                self.config.trainer.max_actor_ckpt_to_keep = None
+                self.config.trainer.max_critic_ckpt_to_keep = None
+        return keeping
+
+    def _is_stopped(self) -> bool:
+        return stop_requested(Path(self.config.run.dir))
