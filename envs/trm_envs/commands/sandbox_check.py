@@ -84,6 +84,7 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"{limit['name']:<14}{limit['by']}")
         if limit["missing"]:
             lines.append(f"{'':<14}missing: {limit['missing']}")
-    least = found["rooms"][0]
-    lines.append(f"{'sessions':<14}room for {least['sessions']}, by {least['name']}; for more: {least['remedy']}")
+    if found["isolated"]:
+        least = found["rooms"][0]
+        lines.append(f"{'sessions':<14}room for {least['sessions']}, by {least['name']}; for more: {least['remedy']}")
     return "\n".join(lines)

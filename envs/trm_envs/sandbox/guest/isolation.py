@@ -15,6 +15,8 @@ from . import seccomp, wire
 WORK = "/tmp/work"
 TERMINALS = 6
 """Number of pseudo-terminals of a call; all calls of the machine together have about 3,000."""
+DESCRIPTORS = 256
+"""Number of descriptors of each process of a call."""
 QUEUED_SIGNALS = 128
 """Number of signals with contents that may wait for the processes of a call."""
 _HIDDEN = ("locks", "keys", "key-users")  # of /proc: they list those of the whole machine
@@ -166,8 +168,10 @@ def confine() -> "int | None":
 
 def limit_own() -> None:
     """As the program's process: limit its descriptors, once it has sent the last one, and its queued signals."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-    resource.setrlimit(resource.RLIMIT_SIGPENDING, (QUEUED_SIGNALS, QUEUED_SIGNALS))
+    for limit, most in ((resource.RLIMIT_NOFILE, DESCRIPTORS), (resource.RLIMIT_SIGPENDING, QUEUED_SIGNALS)):
+        hard = resource.getrlimit(limit)[1]
+        number = most if hard == resource.RLIM_INFINITY else min(most, hard)  # the machine's may be lower
+        resource.setrlimit(limit, (number, number))
 
 
 def close_other_fds(keep: int) -> None:
