@@ -19,6 +19,7 @@ GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
 # Hydra's words on an override whose field is in no yaml
 _NOT_THERE = re.compile(r"Could not override '([\w.]+)'")
 _UNMERGED = re.compile(r"Error merging override (.*)")
+_THERE = re.compile(r"An item is already at '([\w.]+)'")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
@@ -39,11 +40,13 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from trm_agent.runs.field_names import check_additions, may_be_added, refuse_unknown
     from trm_agent.runs.overrides import check_overrides
     from trm_agent.runs.schema import check_groups, check_name, check_override, check_removal
 
     check_choices(overrides)
     check_overrides(overrides)
+    check_additions(overrides, GROUPS)
     for override in overrides:
         check_removal(override)
     GlobalHydra.instance().clear()
@@ -54,6 +57,13 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         if unknown := _NOT_THERE.search(str(error)):
             values = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
             check_name(unknown[1], values.get(unknown[1], ""))
+            if not may_be_added(unknown[1]):
+                refuse_unknown(unknown[1], GROUPS)
+            raise ValueError(
+                f"{unknown[1]}: no yaml shows this field; write it with a plus: +{unknown[1]}=..."
+            ) from error
+        if there := _THERE.search(str(error)):
+            raise ValueError(f"+{there[1]}: the field is there already; leave out the plus") from error
         if unmerged := _UNMERGED.search(str(error)):
             check_override(unmerged[1])
         raise ValueError(_first_lines(error)) from error

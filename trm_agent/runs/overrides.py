@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 _KEY = re.compile(r"[+~]{0,2}[A-Za-z0-9_.@/$-]+")
+_SETTING = re.compile(r"([+~]{0,2}[A-Za-z0-9_.@/$-]+)=")
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -20,6 +21,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
     """
     parser = OverridesParser.create()
     for number, text in enumerate(overrides):
+        _check_spaces(text, overrides[number + 1 :])
         try:
             if not parser.parse_override(text).is_sweep_override():
                 continue
@@ -28,9 +30,25 @@ def check_overrides(overrides: Sequence[str]) -> None:
             if "(" not in value:
                 why += f"; write a list as {shlex.quote(f'{key}=[{value}]')}"
         except HydraException as error:
-            why = f"Hydra cannot read it ({_first_line(error)})"
+            why = f"Hydra cannot read it ({_first_line(error)})" if "=" in text else "it sets nothing"
         before = overrides[number - 1] if number else ""
         raise ValueError(f"{text}: {why}; {_remedy(parser, text, before)}")
+
+
+def _check_spaces(text: str, following: Sequence[str]) -> None:
+    """Refuse a setting with spaces around its equals sign."""
+    if not following or "=" in text.rstrip("="):
+        return
+    if text.endswith("="):
+        words = following[:1]
+    elif following[0] == "=":
+        words = following[:2]
+    elif following[0].startswith("="):
+        words = following[:1]
+    else:
+        return
+    if _KEY.fullmatch(text.rstrip("=")):
+        raise ValueError(f"{' '.join((text, *words))}: write it without spaces: {''.join((text, *words))}")
 
 
 def quoted(override: str) -> str | None:

@@ -1,0 +1,223 @@
+"""Rules of `trm_agent.runs.preflight` on verl's own fields: types, ranges, loggers, devices, and what a run refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import netrc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trm_agent.extras import is_installed
+from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
+from trm_agent.runs.stored_config import flatten
+from trm_agent.runs.verl_fates import verl_fields
+from trm_agent.runs.verl_refusals import refusal_of
+from trm_fields import COUNT, LEAST_0, SHARE, ZERO_TO_ONE, Allowed, Flag, Number, OneOf, Text, nearest, refuse
+
+_ACTOR = "actor_rollout_ref.actor"
+_ROLLOUT = "actor_rollout_ref.rollout"
+_ABOVE_0 = Number("above 0", lambda value: value > 0)
+_FROM_0 = Number("of 0 or more", lambda value: value >= 0)
+_WHOLE = Number(kind=int)
+_OPTIONAL_COUNT = Number("of 1 or more", lambda value: value >= 1, optional=True, kind=int)
+_TYPES: dict[str, Allowed] = {"int": _WHOLE, "float": Number(), "bool": Flag(), "str": Text()}
+# ranges beyond the types; what else is wrong with these is found by verl or its engine minutes later
+RANGES: dict[str, Allowed] = {
+    "trainer.total_training_steps": COUNT,
+    "trainer.total_epochs": COUNT,
+    "trainer.save_freq": _WHOLE,
+    "trainer.test_freq": _WHOLE,
+    "trainer.nnodes": COUNT,
+    "trainer.n_gpus_per_node": COUNT,
+    "trainer.log_val_generations": LEAST_0,
+    "trainer.critic_warmup": LEAST_0,
+    "trainer.max_actor_ckpt_to_keep": _OPTIONAL_COUNT,
+    "trainer.max_critic_ckpt_to_keep": _OPTIONAL_COUNT,
+    "trainer.device": OneOf(("cpu", "cuda", "npu")),
+    "trainer.project_name": Text(),
+    "trainer.experiment_name": Text(without="/"),
+    "data.train_batch_size": COUNT,
+    "data.gen_batch_size": _OPTIONAL_COUNT,
+    "data.val_batch_size": _OPTIONAL_COUNT,
+    "data.dataloader_num_workers": LEAST_0,
+    "data.train_max_samples": _WHOLE,
+    "data.val_max_samples": _WHOLE,
+    "algorithm.adv_estimator": OneOf(sorted(GROUP_ESTIMATORS | OTHER_ESTIMATORS)),
+    "algorithm.gamma": ZERO_TO_ONE,
+    "algorithm.lam": ZERO_TO_ONE,
+    f"{_ACTOR}.ppo_epochs": COUNT,
+    f"{_ACTOR}.ppo_mini_batch_size": COUNT,
+    f"{_ACTOR}.ppo_micro_batch_size_per_gpu": _OPTIONAL_COUNT,
+    f"{_ACTOR}.ppo_max_token_len_per_gpu": COUNT,
+    f"{_ACTOR}.entropy_coeff": Number(),
+    f"{_ACTOR}.kl_loss_coef": _FROM_0,
+    f"{_ACTOR}.loss_agg_mode": OneOf(
+        ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+    ),
+    f"{_ACTOR}.optim.lr": _FROM_0,
+    f"{_ACTOR}.optim.weight_decay": _FROM_0,
+    f"{_ACTOR}.optim.clip_grad": _ABOVE_0,
+    f"{_ACTOR}.optim.lr_warmup_steps": _WHOLE,
+    f"{_ACTOR}.optim.lr_warmup_steps_ratio": ZERO_TO_ONE,
+    f"{_ACTOR}.optim.lr_scheduler_type": OneOf(("constant", "cosine")),
+    f"{_ROLLOUT}.name": OneOf(("vllm", "sglang", "trtllm")),
+    f"{_ROLLOUT}.n": COUNT,
+    f"{_ROLLOUT}.temperature": Number(),
+    f"{_ROLLOUT}.top_p": SHARE,
+    f"{_ROLLOUT}.gpu_memory_utilization": SHARE,
+    f"{_ROLLOUT}.max_model_len": _OPTIONAL_COUNT,
+    f"{_ROLLOUT}.max_num_seqs": COUNT,
+    f"{_ROLLOUT}.max_num_batched_tokens": COUNT,
+    f"{_ROLLOUT}.tensor_model_parallel_size": COUNT,
+    f"{_ROLLOUT}.data_parallel_size": COUNT,
+    f"{_ROLLOUT}.agent.num_workers": COUNT,
+    f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu": _OPTIONAL_COUNT,
+    f"{_ROLLOUT}.val_kwargs.n": COUNT,
+    f"{_ROLLOUT}.val_kwargs.temperature": _FROM_0,
+    f"{_ROLLOUT}.val_kwargs.top_p": SHARE,
+}
+# fields whose type verl does not declare as it reads them
+_LOOSE = ("trainer.logger", "global_profiler.steps")
+# backend of verl's Tracking -> the module that it imports; verl brings the others
+LOGGER_MODULES = {
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "swanlab": "swanlab",
+    "vemlp_wandb": "volcengine_ml_platform",
+    "clearml": "clearml",
+    "trackio": "trackio",
+    "tensorboard": "tensorboard",
+}
+
+
+def types(config: DictConfig) -> None:
+    """Refuse values of verl's fields that are of another type or out of range."""
+    declared = verl_fields()["fields"]
+    for field, value in _written(config):
+        kind, default = declared.get(field, ("any", None))
+        if field in RANGES:
+            RANGES[field].check(field, value, f"give one, such as {default}" if default not in (None, "") else "")
+        elif field not in _LOOSE:
+            _check_type(field, value, kind, default)
+
+
+def refusals(config: DictConfig) -> None:
+    """Refuse fields that a run cannot honour, where they differ from their default."""
+    loss = OmegaConf.select(config, f"{_ACTOR}.policy_loss.loss_mode")
+    declared = verl_fields()["fields"]
+    for field, value in _written(config, interpolated=True):
+        refusal = refusal_of(field)
+        if refusal is None or (refusal.loss and refusal.loss != loss):
+            continue
+        allowed = refusal.allowed or (declared.get(field, ("any", None))[1],)
+        if value not in allowed and value != {}:
+            words = " or ".join("null" if each is None else str(each).lower() for each in allowed)
+            refuse(field, value, words, refusal.remedy, because=refusal.reason)
+
+
+def loggers(config: DictConfig) -> None:
+    """Refuse backends of verl's tracking that it does not have, or that cannot work here."""
+    field, given = "trainer.logger", config.trainer.get("logger")
+    named = [given] if isinstance(given, str) else list(given) if OmegaConf.is_list(given) else None
+    known = verl_fields()["loggers"]
+    if named is None or not all(isinstance(name, str) for name in named):
+        refuse(field, named or given, f"a list of {', '.join(known)}", "write one as [console,tensorboard]")
+    for name in named:
+        if name not in known:
+            refuse(field, name, ", ".join(known), nearest(name, known, "choose one of them"))
+        module = LOGGER_MODULES.get(name)
+        if module is not None and not is_installed(module):
+            refuse(field, name, "backends that are installed", f"pip install {module}, or leave it out")
+    if "wandb" in named and not _has_wandb_key():
+        refuse(
+            field,
+            "wandb",
+            "wandb with a key or offline",
+            "run `wandb login`, or set WANDB_API_KEY, or set WANDB_MODE=offline",
+            because="for which no key is found",
+        )
+
+
+def devices(config: DictConfig) -> None:
+    """Refuse settings for a GPU where there is none, and a trainer's device of another kind than the machine's."""
+    kind, device = config.hardware.kind, config.trainer.device
+    if (kind == "cpu") != (device == "cpu"):
+        refuse(
+            "trainer.device",
+            device,
+            "cpu" if kind == "cpu" else "cuda or npu",
+            "choose hardware=cpu or hardware=gpu, which set both",
+            because=f"with hardware.kind={kind}",
+        )
+    if device != "cuda" or _is_elsewhere(config):
+        return
+    wanted, found = int(config.trainer.n_gpus_per_node), _cuda_devices()
+    if not found:
+        refuse(
+            "hardware.kind",
+            kind,
+            "cpu on a machine without a CUDA device",
+            "choose experiment=math_nano or hardware=cpu, or start it where `nvidia-smi` lists a device",
+            because="but no CUDA device is found",
+        )
+    if wanted > found:
+        refuse(
+            "trainer.n_gpus_per_node",
+            wanted,
+            f"at most {found}, the CUDA devices of this machine",
+            "lower it",
+        )
+
+
+def _written(config: DictConfig, interpolated: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield verl's fields as they are written; interpolations only if they are asked for."""
+    for name in config:
+        node = config._get_node(name)
+        tree = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node._value()
+        for field, value in flatten(tree, str(name)).items():
+            # a missing value is refused where it is read
+            is_text = isinstance(value, str) and ("${" in value or value == "???")
+            if (interpolated or not is_text) and not field.endswith("._target_"):
+                yield field, value
+
+
+def _check_type(field: str, value: Any, kind: str, default: Any) -> None:
+    if value is None and kind.endswith("?"):
+        return
+    allowed = _TYPES.get(kind.rstrip("?"))
+    if allowed is not None:
+        allowed.check(field, value, f"give one, such as {default}" if default not in (None, "") else "")
+    elif kind.rstrip("?") == "list" and not isinstance(value, list):
+        refuse(field, value, "a list", "write one as [A,B]")
+    elif kind.rstrip("?") == "dict" and not isinstance(value, dict):
+        refuse(field, value, "a section", "write a section as {name: value}")
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return True
+    try:
+        file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+        return bool(netrc.netrc(file).authenticators("api.wandb.ai"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _is_elsewhere(config: DictConfig) -> bool:
+    """Return True if the devices may be those of a cluster that runs already."""
+    return bool(os.environ.get("RAY_ADDRESS") or OmegaConf.select(config, "ray_kwargs.ray_init.address"))
+
+
+def _cuda_devices() -> int:
+    """Count the CUDA devices of this machine; torch decides where a driver is there at all."""
+    if not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists() or Path("/dev/kfd").exists()):
+        return 0
+    if importlib.util.find_spec("torch") is None:
+        return 0
+    import torch
+
+    return int(torch.cuda.device_count())

@@ -1,0 +1,140 @@
+"""The fate of verl's fields in a run: honoured, refused or written by us.
+
+`scripts/settings.py` finds, by reading verl's source, the fields that the code reads which we replace, extend or
+leave idle. A test holds them against the lists here, so that a field of a newer verl is named until it is decided.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from trm_agent.runs.verl_refusals import refusal_of
+
+FIELDS_FILE = Path(__file__).with_name("verl_fields.json")
+# the effect of each is seen by a test of ours
+OURS = {
+    "data.apply_chat_template_kwargs": "variables of the chat template",
+    "data.max_prompt_length": "tokens of the prompt",
+    "data.train_max_samples": "training tasks in all",
+    "data.val_max_samples": "validation tasks in all",
+    "algorithm.adv_estimator": "advantages, groups without a baseline included",
+    "algorithm.rollout_correction.bypass_mode": "must suit the loss",
+    "algorithm.rollout_correction.rollout_is": "must be null with the loss trm",
+    "actor_rollout_ref.model.path": "the model; `nano` becomes the folder of the cached one",
+    "actor_rollout_ref.rollout.calculate_log_probs": "must be true with the loss trm",
+    "actor_rollout_ref.rollout.n": "episodes of a task",
+    "actor_rollout_ref.rollout.top_k": "must not cut the distribution",
+    "actor_rollout_ref.rollout.top_p": "must not cut the distribution",
+    "trainer.v1.sampler.sampler_kwargs": "the fields of our replay buffer",
+}
+# set after composition: field -> by what
+WRITTEN = {
+    "run.dir": "the run's folder, once it is found or made",
+    "trainer.default_local_dir": "`checkpoints` in the run's folder",
+    "trainer.resume_mode": "`resume_path` where the run's folder has a checkpoint, else `disable`",
+    "trainer.resume_from_path": "the checkpoint in the run's folder",
+    "trainer.val_before_train": "false where a run resumes, whose first validation is stored",
+    "transfer_queue.enable": "true, as verl's own task runner does",
+    "actor_rollout_ref.model.path": "the folder of the cached model, for `nano`",
+    "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the file that names our agent loop",
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs": "the estimator's need, unless it is set",
+    "actor_rollout_ref.actor.policy_loss.dump.directory": "`rollouts` in the run's folder, unless it is set",
+    "env.kwargs.protocol": "the protocol that `auto` finds",
+    "env.kwargs.*": "hash of the problems' file, packages of the programs",
+}
+# read by code of verl's that a run uses as it is: section -> fields
+BY_VERL = {
+    "actor_rollout_ref.actor": (
+        "calculate_entropy",
+        "data_loader_seed",
+        "engine",
+        "entropy_coeff",
+        "loss_agg_mode",
+        "loss_scale_factor",
+        "ppo_epochs",
+        "ppo_micro_batch_size_per_gpu",
+        "ppo_mini_batch_size",
+        "shuffle",
+        "strategy",
+        "use_dynamic_bsz",
+        "use_kl_loss",
+    ),
+    "actor_rollout_ref.actor.checkpoint": ("async_save",),
+    "actor_rollout_ref.model.lora": ("merge", "rank"),
+    "actor_rollout_ref.model": ("lora_adapter_path", "lora_rank"),
+    "actor_rollout_ref.model.mtp": ("enable", "enable_rollout"),
+    "actor_rollout_ref.ref": ("log_prob_micro_batch_size", "log_prob_micro_batch_size_per_gpu"),
+    "actor_rollout_ref.rollout.checkpoint_engine": ("backend",),
+    "actor_rollout_ref.rollout.disaggregation": ("enabled",),
+    "actor_rollout_ref.rollout": (
+        "log_prob_micro_batch_size",
+        "log_prob_micro_batch_size_per_gpu",
+        "moe_load_balance_metrics_interval",
+        "name",
+        "seed",
+        "temperature",
+    ),
+    "actor_rollout_ref.rollout.prometheus": ("enable", "file", "port"),
+    "actor_rollout_ref.rollout.trace": ("experiment_name", "project_name"),
+    "actor_rollout_ref.rollout.val_kwargs": ("n", "temperature", "top_k", "top_p"),
+    "algorithm": ("gamma", "kl_penalty", "lam", "norm_adv_by_std_in_grpo", "use_kl_in_reward", "use_pf_ppo"),
+    "algorithm.pf_ppo": ("reweight_method", "weight_pow"),
+    "critic": ("data_loader_seed", "enable", "ppo_epochs", "ppo_mini_batch_size", "shuffle"),
+    "data": (
+        "dataloader_num_workers",
+        "gen_batch_size",
+        "seed",
+        "shuffle",
+        "train_batch_size",
+        "val_batch_size",
+        "validation_shuffle",
+    ),
+    "global_profiler": ("profile_continuous_steps", "steps", "tool"),
+    "ray_kwargs": ("timeline_json_file",),
+    "trainer": (
+        "checkpoint_callback_class",
+        "critic_warmup",
+        "default_hdfs_dir",
+        "del_local_ckpt_after_load",
+        "device",
+        "experiment_name",
+        "log_val_generations",
+        "logger",
+        "max_actor_ckpt_to_keep",
+        "max_critic_ckpt_to_keep",
+        "n_gpus_per_node",
+        "nnodes",
+        "project_name",
+        "remove_previous_ckpt_in_save",
+        "rollout_data_dir",
+        "save_freq",
+        "test_freq",
+        "total_epochs",
+        "total_training_steps",
+        "val_before_train",
+        "validation_data_dir",
+    ),
+}
+
+
+@functools.cache
+def verl_fields() -> dict[str, Any]:
+    """Return what `scripts/settings.py` found in verl."""
+    found: dict[str, Any] = json.loads(FIELDS_FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def fate_of(field: str) -> str | None:
+    """Return the fate of a field in words; None if it is not decided."""
+    if (refusal := refusal_of(field)) is not None:
+        with_loss = f" with the loss {refusal.loss}" if refusal.loss else ""
+        return f"refused{with_loss}, {refusal.reason}; {refusal.remedy}"
+    if field in OURS:
+        return f"honoured: {OURS[field]}"
+    section, _, name = field.rpartition(".")
+    if name in BY_VERL.get(section, ()):
+        return "honoured by verl's own code"
+    return f"written: {WRITTEN[field]}" if field in WRITTEN else None
