@@ -1,13 +1,17 @@
-"""Print the choices and fields of our groups into docs/configuration.md, whose generated part names the command."""
+"""Print our groups' choices and fields, and the fate of verl's fields, into the generated part of a page."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trm_agent.runs import compose
+from trm_agent.runs.field_names import open_sections
 from trm_agent.runs.groups import GROUPS
 from trm_agent.runs.schema import all_settings
+from trm_agent.runs.verl_fates import BY_VERL, OURS, WRITTEN
+from trm_agent.runs.verl_refusals import REFUSED, refusal_of
 from trm_fields import Setting
 
 BEGIN = (
@@ -20,7 +24,7 @@ def documented(page: str) -> str:
     """Return the page with its generated part made anew."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{choices()}\n{tables()}{END}{after}"
+    return f"{before}{BEGIN}\n{choices()}\n{tables()}\n{verls()}{END}{after}"
 
 
 def choices() -> str:
@@ -34,6 +38,45 @@ def tables() -> str:
     left = all_settings()
     found = {f"`{path}`": [left.pop(name) for name in list(left) if name.startswith(f"{path}.")] for path in GROUPS}
     return "\n".join(_table(title, settings) for title, settings in {"Top level": list(left.values()), **found}.items())
+
+
+def verls() -> str:
+    """Return the fate of verl's fields in a run, and the sections whose names are free."""
+    refused = [
+        (_names(item.fields), item.loss or "any", _shown(item.allowed), _because(item.reason, item.remedy))
+        for item in REFUSED
+    ]
+    written = [(f"`{name}`", what) for name, what in WRITTEN.items()]
+    parts = [
+        ("refused where they differ", ("field", "with the loss", "allowed", "because; instead"), refused),
+        ("written by us after composition", ("field", "value"), written),
+        ("honoured by our code", ("field", "meaning here"), [(f"`{name}`", what) for name, what in OURS.items()]),
+        (
+            "honoured by verl's own code",
+            ("section", "fields"),
+            [(f"`{section}`", _names(names)) for section, names in BY_VERL.items()],
+        ),
+    ]
+    tables = [_rows(f"### Fields of verl {title}", columns, rows) for title, columns, rows in parts]
+    free = [name for name in open_sections() if refusal_of(name) is None]
+    return "\n".join([*tables, f"### Open sections\n\nNames after a plus are free below {_names(free)}.\n"])
+
+
+def _because(reason: str, remedy: str) -> str:
+    return f"{reason.removeprefix('but ')}; {remedy}"
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _shown(allowed: Sequence[object]) -> str:
+    return ", ".join(_default(value) for value in allowed) or "verl's default"
+
+
+def _rows(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [title, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def _table(title: str, settings: list[Setting]) -> str:

@@ -100,7 +100,7 @@ def found() -> dict[str, Any]:
         paths = {field for each in fields for path in each.read if (field := _field(path, tree, asked))}
         # below a field that only a dataclass has stand the attributes of an object
         read[name] = sorted(path for path in paths if not any(path.startswith(f"{each}.") for each in unlisted))
-        unlisted |= {path: "any" for path in read[name] if path not in types}
+        unlisted |= {path: "leaf" for path in read[name] if path not in types}
         open_ |= {path for each in fields for path in each.spread if path.startswith("ray_kwargs.")}
     return {
         "verl": importlib.metadata.version("verl"),

@@ -112,6 +112,7 @@ def _refuse_or_pin(config: DictConfig) -> str:
     from trm_agent.runs.row_files import pin_rows
 
     require_engine("train")
+    preflight.check_machine(config)
     preflight.check(config)
     resolve_protocol(config)
     rows = pin_rows(config)

@@ -137,7 +137,7 @@ def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
         ("trainer.n_gpus_per_node=3", ["3 devices", "multiple of 3"]),
         ("actor_rollout_ref.rollout.n=1", ["actor_rollout_ref.rollout.n", "1", "at least 2"]),
         ("actor_rollout_ref.rollout.max_model_len=100", ["max_model_len", "100", "raise"]),
-        ("trainer.total_training_steps=0", ["trainer.total_training_steps", "0", "at least 1"]),
+        ("trainer.total_training_steps=0", ["trainer.total_training_steps", "0", "of 1 or more"]),
         ("env.train.num_tasks=10", ["env.train.num_tasks", "10", "raise"]),
     ],
 )

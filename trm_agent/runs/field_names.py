@@ -41,6 +41,7 @@ def may_be_added(field: str) -> bool:
 def open_sections() -> tuple[str, ...]:
     """Return the sections whose names are free: verl's, found in its source, and ours."""
     found = verl_fields()
+    # sections that a dataclass of verl's holds and no yaml shows
     of_objects = [name for name, kind in found["unlisted"].items() if kind.startswith("any")]
     of_ours = [name for name, item in all_settings().items() if isinstance(item.allowed, Free)]
     return tuple(sorted({*found["open"], *of_objects, *of_ours}))

@@ -57,7 +57,13 @@ def quoted(override: str) -> str | None:
 
 
 def _remedy(parser: OverridesParser, text: str, before: str) -> str:
-    if "=" not in text and "=" in before and (whole := _quoted(parser, f"{before} {text}")):
+    # the choice of an experiment, which may not be the user's word, has no spaces
+    if (
+        "=" not in text
+        and "=" in before
+        and not before.startswith("experiment=")
+        and (whole := _quoted(parser, f"{before} {text}"))
+    ):
         return f"expected FIELD=VALUE; if it belongs to the argument before it, quote both: {whole}"
     if shown := _quoted(parser, text):
         return f"a value with such characters needs quotes, for the shell and for Hydra: {shown}"

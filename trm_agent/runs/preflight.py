@@ -10,6 +10,8 @@ from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.environment_check import Trial, Wording, check_environment, check_registered
 from trm_agent.runs.preflight_training import TRAINING_RULES
+from trm_agent.runs.preflight_verl import MACHINE_RULES, VERL_RULES, refusals
+from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.tasks import Task
 from trm_envs.sandbox.local.demands import demand
 from trm_fields import OneOf, refuse
@@ -27,7 +29,17 @@ def check(config: DictConfig) -> None:
         ValueError: the first fault.
     """
     demand(OmegaConf.select(config, "sandbox.require") or ())
-    for rule in (_environment, _chat, _model_path, *TRAINING_RULES):
+    for rule in (*VERL_RULES, _environment, _chat, _model_path, *TRAINING_RULES, refusals):
+        rule(config)
+
+
+def check_machine(config: DictConfig) -> None:
+    """Check a composed configuration against the devices and accounts of this machine.
+
+    Raises:
+        ValueError: the first fault.
+    """
+    for rule in MACHINE_RULES:
         rule(config)
 
 
@@ -113,12 +125,14 @@ def _model_path(config: DictConfig) -> None:
     field = MODEL_PATH
     path = str(OmegaConf.select(config, field))
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
-    if path == NANO or is_hub_id or Path(path).expanduser().is_dir():
+    folder = Path(path).expanduser()
+    is_default = path == verl_fields()["fields"][field][1]
+    if path == NANO or (is_hub_id and not is_default) or (folder / "config.json").is_file():
         return
-    refuse(
-        field,
-        path,
-        f"a folder with config.json, a hub id (organisation/name), or {NANO!r} for the model of the embedded default",
-        "give one",
-        because="which is not a folder here",
+    allowed = (
+        f"a folder with config.json, a hub id (organisation/name), or {NANO!r} for the model of the embedded default"
     )
+    if is_default:
+        refuse(field, None, allowed, "give one", because="which model=hub needs")
+    lack = "which has no config.json" if folder.is_dir() else "which is not a folder here"
+    refuse(field, path, allowed, "give one", because=lack)

@@ -102,8 +102,6 @@ def sampling(config: DictConfig) -> None:
 def schedule(config: DictConfig) -> None:
     """Refuse more steps than there are tasks."""
     steps = config.trainer.total_training_steps
-    if steps is None or steps < 1:
-        refuse("trainer.total_training_steps", steps, "at least 1", "give the number of steps")
     needed = steps * config.data.train_batch_size
     if needed > config.env.train.num_tasks:
         refuse(

@@ -41,6 +41,8 @@ RANGES: dict[str, Allowed] = {
     "trainer.project_name": Text(),
     "trainer.experiment_name": Text(without="/"),
     "data.train_batch_size": COUNT,
+    "data.max_prompt_length": COUNT,
+    "data.max_response_length": COUNT,
     "data.gen_batch_size": _OPTIONAL_COUNT,
     "data.val_batch_size": _OPTIONAL_COUNT,
     "data.dataloader_num_workers": LEAST_0,
@@ -176,7 +178,7 @@ def devices(config: DictConfig) -> None:
 def _written(config: DictConfig, interpolated: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield verl's fields as they are written; interpolations only if they are asked for."""
     for name in config:
-        node = config._get_node(name)
+        node: Any = config._get_node(name)
         tree = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node._value()
         for field, value in flatten(tree, str(name)).items():
             # a missing value is refused where it is read
@@ -221,3 +223,9 @@ def _cuda_devices() -> int:
     import torch
 
     return int(torch.cuda.device_count())
+
+
+# before all else; `refusals` come last, since other rules know more about some of these fields
+VERL_RULES = (types,)
+# on this machine
+MACHINE_RULES = (devices, loggers)

@@ -21,7 +21,7 @@ class Refused:
     """Fields that a run cannot honour."""
 
     fields: tuple[str, ...]
-    """Dotted paths; one that ends with `.*` stands for a section."""
+    """Dotted paths, with all that is below; `.*` marks a section."""
     reason: str
     """Clause that goes on after the value."""
     remedy: str = _LEAVE
@@ -33,7 +33,8 @@ class Refused:
 
     def covers(self, field: str) -> bool:
         """Return True if a field is one of these."""
-        return any(field == name or (name[-1] == "*" and field.startswith(name[:-1])) for name in self.fields)
+        sections = (name.removesuffix(".*") for name in self.fields)
+        return any(f"{field}.".startswith(f"{section}.") for section in sections)
 
 
 def _each(section: str, *names: str) -> tuple[str, ...]:
@@ -56,7 +57,7 @@ REFUSED = (
     Refused(
         _each("data", "prompt_key", "image_key", "video_key", "audio_key", "reward_fn_key", "cache_dir", "use_shm")
         + _each("data", "return_raw_chat", "return_full_prompt", "return_raw_input_ids", "return_multi_modal_inputs")
-        + _each("data", "need_tools_kwargs", "image_patch_size", "mm_processor_kwargs.*", "mm_processor_kwargs"),
+        + _each("data", "need_tools_kwargs", "image_patch_size", "mm_processor_kwargs"),
         "but no rows of a file are read: the prompt comes from the environment's reset",
     ),
     Refused(
