@@ -1,6 +1,7 @@
 """Divergences from the rollout engine's own distributions, end to end."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ def test_the_exact_divergence_is_that_of_both_engines_distributions(tmp_path: Pa
     dump = read_dump(run / "rollouts")
     assert sorted(set(dump.step)) == [1, 2]
     assert len(dump.step) == first["trm/num_sequences"] + second["trm/num_sequences"] == 32
+    groups = Counter(zip(dump.step, dump.table["task"].to_pylist(), strict=True))
+    assert len(set(groups.values())) == 1, groups
     for row in dump.table.to_pylist():
         turns = json.loads(row["episode"])["turns"]
         spoken = [position for turn in turns for position in range(turn["start"], turn["stop"])]

@@ -25,7 +25,7 @@ from tests.core import reference
 from tests.core.batches import to_tensors
 from tests.verl_plugin.loss_support import actor_config, batch_info, update_of
 from trm_agent.trust_region.settings import TrmConfig
-from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY
+from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY, TASKS_KEY
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.actor_update import with_trust_region
 
@@ -191,13 +191,16 @@ def test_names_are_those_of_the_page_and_verls_own_stay(plain):
         assert f"`{name}`" in page
 
 
-def test_dumps_go_where_verl_keeps_its_checkpoints(plain, tmp_path):
-    config = changed(plain, **{"trainer.default_local_dir": str(tmp_path)})
+def test_dumps_go_where_verl_keeps_its_checkpoints_and_hold_whole_groups(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(actor_update, "tasks_in", lambda batch: batch.tasks)
+    dump = {f"{LOSS}.dump.max_sequences": 4}
+    config = changed(plain, **{"trainer.default_local_dir": str(tmp_path)}, **dump)
     told: list[dict] = []
     update = update_with(TrmConfig(), told)
     for step in (9, 10):
-        update(trainer(config, step), SimpleNamespace(extra_info={}), {})
-    assert DUMP_KEY not in told[0]
+        update(trainer(config, step), SimpleNamespace(extra_info={}, tasks=["a", "b", "a", "b", "c", "c"]), {})
+    assert not {DUMP_KEY, TASKS_KEY} & told[0].keys()
+    assert len(set(json.loads(told[1][TASKS_KEY])) & {"a", "b", "c"}) == 2
     assert [batch[STEP_KEY] for batch in told] == [9, 10]
     assert json.loads(told[1][DUMP_KEY])["directory"] == str(tmp_path / "rollouts")
 

@@ -114,7 +114,7 @@ def rewrite(file: Path, header: dict[str, Any] | None = None, record: str | None
 @pytest.mark.parametrize(
     ("header", "told"),
     [
-        ({"version": 3}, "version 3"),
+        ({"version": 4}, "version 4"),
         ({"version": "2"}, "version '2'"),
         ({"version": None}, "version None"),
         ({"format": EVIL}, "format '{{script}}"),
@@ -127,12 +127,12 @@ def test_the_report_and_the_analysis_refuse_a_version_in_the_same_words(
     file = next((folder / "rollouts").iterdir())
     rewrite(file, header)
     (note,) = build_report([folder], tmp_path / "page.html").notes
-    with pytest.raises(ValueError, match="allowed: 'trm-agent rollouts', version 2") as refused:
+    with pytest.raises(ValueError, match="allowed: 'trm-agent rollouts', version 2 or 3") as refused:
         read_dump(folder / "rollouts")
     words = str(refused.value).removeprefix(str(file))
     assert told in words
     # the report reads the first version, too
-    words = words.replace("version 2; read", "version 1 or 2; read")
+    words = words.replace("version 2 or 3; read", "version 1 or 2 or 3; read")
     assert note == f"a: {file.name}{words}; skipped"
 
 

@@ -57,6 +57,18 @@ def test_a_dump_is_read_as_it_was_written(tmp_path):
     assert dump.divergences == {}
 
 
+def test_files_of_the_version_before_are_read_beside_new_ones(tmp_path):
+    folder = write(tmp_path, [row([0.1]) | {"task": "t", "rejected_by": ["max"]}])
+    (new,) = folder.iterdir()
+    table = pyarrow.parquet.read_table(new).drop_columns(["task", "rejected_by"])
+    header = json.loads(table.schema.metadata[b"trm"]) | {"version": 2}
+    old = table.replace_schema_metadata({"trm": json.dumps(header)})
+    pyarrow.parquet.write_table(old, folder / "step_000000.parquet")
+    dump = read_dump(folder)
+    assert dump.table["task"].to_pylist() == [None, "t"]
+    assert dump.table["rejected_by"].to_pylist() == [None, ["max"]]
+
+
 def test_the_oldest_files_make_room(tmp_path):
     config = DumpConfig(directory=str(tmp_path), max_files=2)
     for step in range(5):

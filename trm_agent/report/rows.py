@@ -10,13 +10,13 @@ import pyarrow
 import pyarrow.parquet
 
 from trm_agent.runs.data_text import read_json
-from trm_agent.trust_region.dump import VERSION, check_columns, read_header
+from trm_agent.trust_region.dump import READABLE, check_columns, read_header
 
 REQUIRED = ("response_ids", "response_mask")
 _LISTS = ("prompt_ids", *REQUIRED, "log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")
-_SCALARS = ("step", "update", "reward", "accepted", "episode")
+_SCALARS = ("step", "update", "reward", "accepted", "rejected_by", "task", "episode")
 _BATCH_ROWS = 16
-_VERSIONS = (1, VERSION)
+_VERSIONS = (1, *READABLE)
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Row:
     update: int
     reward: float | None
     accepted: bool | None
+    rejected_by: tuple[str, ...]
+    """Criteria by which it was rejected; () also where the file does not say."""
+    task: str | None
+    """Name of its task, the same for a whole group; None where the file does not say."""
     prompt_ids: np.ndarray
     response_ids: np.ndarray
     response_mask: np.ndarray
@@ -125,6 +129,8 @@ def _row(
         update=int(scalars.get("update") or 0),
         reward=None if reward is None or not np.isfinite(reward) else float(reward),
         accepted=scalars.get("accepted"),
+        rejected_by=tuple(scalars.get("rejected_by") or ()),
+        task=scalars.get("task"),
         prompt_ids=np.zeros(0, np.int32) if prompt is None else prompt,
         response_ids=ids,
         response_mask=mask.astype(bool),

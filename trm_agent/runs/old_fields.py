@@ -24,6 +24,8 @@ MEANT: dict[str, Any] = {
 }
 # field -> earlier defaults
 OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
+    # decides nothing that is learned
+    f"{DUMP_PATH}.max_sequences": (64,),
     # time limits for faults; they decide nothing that is learned
     "env.limits.step_timeout_s": (20,),
     "env.limits.generate_timeout_s": (300,),

@@ -4,6 +4,7 @@ A dump is a folder of parquet files, one per update and rank, with one row per s
 response token, which is NaN where the model did not sample it.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +18,9 @@ import pyarrow.parquet
 
 from trm_agent.trust_region.settings import DumpConfig
 
-FORMAT, VERSION = "trm-agent rollouts", 2
+FORMAT, VERSION = "trm-agent rollouts", 3
+# of which the later one has `task` and `rejected_by`
+READABLE = (2, VERSION)
 DIVERGENCES = ("kl_lower", "kl_upper", "tv_lower", "tv_upper")
 _TOKENS = pyarrow.list_(pyarrow.int32())
 _NUMBERS = pyarrow.list_(pyarrow.float32())
@@ -27,6 +30,10 @@ SCHEMA = pyarrow.schema(
         ("update", pyarrow.int64()),
         ("reward", pyarrow.float64()),
         ("accepted", pyarrow.bool_()),
+        # criteria by which the sequence was rejected
+        ("rejected_by", pyarrow.list_(pyarrow.string())),
+        # the same for all sequences of one group
+        ("task", pyarrow.string()),
         ("prompt_ids", _TOKENS),
         ("response_ids", _TOKENS),
         ("response_mask", pyarrow.list_(pyarrow.bool_())),
@@ -74,6 +81,11 @@ def write_dump(config: DumpConfig, rows: Sequence[Mapping[str, Any]], settings: 
     return path
 
 
+def task_of_prompt(prompt_ids: Sequence[int]) -> str:
+    """Return the name of the task of a sequence whose episode is not known: 16 hexadecimal digits of its prompt."""
+    return hashlib.sha256(json.dumps(list(prompt_ids)).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Dump:
     """A dump in memory: padded arrays with one row per sequence. Shape (sequences, tokens) unless stated otherwise."""
@@ -115,7 +127,7 @@ def read_dump(path: Path) -> Dump:
     for file in files:
         table, settings = _read_file(file)
         tables.append(table)
-    table = pyarrow.concat_tables(tables)
+    table = pyarrow.concat_tables(tables, promote_options="default")  # older files lack columns
     mask = _padded(table, "response_mask", False, bool)
     has_divergences = all(table[name].null_count == 0 for name in DIVERGENCES)
     return Dump(
@@ -131,7 +143,7 @@ def read_dump(path: Path) -> Dump:
     )
 
 
-def read_header(file: Path, schema: pyarrow.Schema, versions: Sequence[int] = (VERSION,)) -> dict[str, Any]:
+def read_header(file: Path, schema: pyarrow.Schema, versions: Sequence[int] = READABLE) -> dict[str, Any]:
     """Return the settings in the header of a dump's file; empty where it has none.
 
     Args:

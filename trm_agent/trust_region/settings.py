@@ -161,7 +161,12 @@ class DumpConfig:
     """
 
     every: int = setting(10, LEAST_0, "Steps between two dumps; 0 writes none.")
-    max_sequences: int = setting(64, COUNT, "Sequences written of an update on each rank.")
+    max_sequences: int | None = setting(
+        128,
+        replace(COUNT, optional=True),
+        "Sequences of a step that are written, over all ranks: whole groups, as many as fit and at least one, chosen "
+        "by a hash of seed, step and task; null: all.",
+    )
     max_files: int = setting(100, COUNT, "Newest files that are kept, over all steps.")
     distributions: bool = setting(
         False, Flag(), "Also both whole distributions of each token (estimator `exact`): large."

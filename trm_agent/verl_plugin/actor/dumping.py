@@ -1,5 +1,6 @@
 """Collect the rows of a dump from the micro-batches of an update."""
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -8,14 +9,14 @@ import torch
 from tensordict import TensorDict
 
 from trm_agent.core.token_batch import DivergenceBounds
-from trm_agent.trust_region.dump import write_dump
+from trm_agent.trust_region.dump import task_of_prompt, write_dump
 from trm_agent.verl_plugin.actor.update import Update
 from trm_agent.verl_plugin.rollout.distributions import EPISODE_RECORD, FULL_LOG_PROBS, record_of
 
 
 def is_due(update: Update) -> bool:
-    """Return True if the update's sequences are dumped and there is room for more of them."""
-    return update.dump is not None and len(update.rows) < update.dump.max_sequences
+    """Return True if sequences of the update are dumped."""
+    return update.dump is not None
 
 
 def wants_distributions(update: Update) -> bool:
@@ -30,7 +31,7 @@ def collect_rows(
     divergences: DivergenceBounds | None,
     full_log_probs: torch.Tensor | None,
 ) -> None:
-    """Append the sequences of a micro-batch, as many as there is room for.
+    """Append the sequences of a micro-batch whose tasks are dumped.
 
     Args:
         update: with the statistics of this micro-batch as its last part.
@@ -40,7 +41,9 @@ def collect_rows(
         full_log_probs: the policy's whole distributions at the sampled tokens, shape (sampled tokens, vocab), or None.
     """
     assert update.dump is not None, "is_due was asked"
-    accepted = update.parts[-1].sequences.accepted.tolist()
+    sequences = update.parts[-1].sequences
+    accepted = sequences.accepted.tolist()
+    rejected_by = {name: rejected.tolist() for name, rejected in sequences.rejected_by.items()}
     columns = {name: _rows(data, name) for name in ("prompts", "responses", "response_mask", "advantages")}
     rollout = _rows(data, "rollout_log_probs" if "rollout_log_probs" in data else "old_log_probs")
     rewards = [float(row.sum()) for row in _rows(data, "rm_scores")] if "rm_scores" in data else None
@@ -49,31 +52,36 @@ def collect_rows(
     for index, mask in enumerate(columns["response_mask"]):
         mask = mask.bool()
         length, num_sampled = len(mask), int(mask.sum())
-        if len(update.rows) == update.dump.max_sequences:
-            return
         if num_sampled == 0:
+            continue
+        record = record_of(records[index]) if records else None
+        prompt_ids = columns["prompts"][index].tolist()
+        task = json.loads(record)["task"] if record else task_of_prompt(prompt_ids)
+        start += num_sampled
+        if update.tasks is not None and task not in update.tasks:
             continue
         row: dict[str, Any] = {
             "step": update.step,
             "update": update.number,
             "reward": rewards[index] if rewards else None,
             "accepted": accepted[index],
-            "prompt_ids": columns["prompts"][index].tolist(),
+            "rejected_by": [name for name, rejected in rejected_by.items() if rejected[index]],
+            "task": task,
+            "prompt_ids": prompt_ids,
             "response_ids": columns["responses"][index].tolist(),
             "response_mask": mask.tolist(),
             "log_probs": _sampled(log_probs[index, :length], mask),
             "rollout_log_probs": _sampled(rollout[index], mask),
             "advantages": _sampled(columns["advantages"][index], mask),
-            "episode": record_of(records[index]) if records else None,
+            "episode": record,
         }
         if divergences is not None:
             row |= {name: _sampled(values[index, :length], mask) for name, values in divergences.named().items()}
         if full_log_probs is not None:
             rollout_full = _rows(data, FULL_LOG_PROBS)[index][mask]
             row["vocab_size"] = full_log_probs.shape[-1]
-            row["full_log_probs"] = _bytes(full_log_probs[start : start + num_sampled])
+            row["full_log_probs"] = _bytes(full_log_probs[start - num_sampled : start])
             row["rollout_full_log_probs"] = _bytes(rollout_full)
-        start += num_sampled
         update.rows.append(row)
 
 

@@ -22,6 +22,7 @@ from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
     STEP_KEY,
+    TASKS_KEY,
     MicroBatch,
     Update,
     collect_update,
@@ -48,7 +49,9 @@ class TrmFSDPEngine(FSDPEngineWithLMHead):
         self._step = step
         dump = tu.get_non_tensor_data(data, DUMP_KEY, None)
         dump = DumpConfig.from_mapping(json.loads(dump)) if dump else None
-        with collect_update(step, self._num_updates, dump) as self._update:
+        tasks = tu.get_non_tensor_data(data, TASKS_KEY, None)
+        tasks = frozenset(json.loads(tasks)) if tasks else None
+        with collect_update(step, self._num_updates, dump, tasks) as self._update:
             output = super().train_batch(data, loss_function)
         write_rows(self._update, self.get_data_parallel_rank())
         metrics = self._update.metrics(self.get_data_parallel_group())

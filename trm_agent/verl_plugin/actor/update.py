@@ -30,8 +30,9 @@ MEAN_PREFIX = "TRM/"
 PREFIX = "trm/"
 # the statistics of a step's updates, for the adaptive thresholds
 DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
-# keys of the batch, from the driver to the engine: the adaptive thresholds and the step's DumpConfig as JSON, the step
-ADAPTIVE_KEY, DUMP_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_step"
+# keys of the batch, from the driver to the engine: as JSON the adaptive thresholds, the step's DumpConfig and the tasks
+# of its dump; the step
+ADAPTIVE_KEY, DUMP_KEY, TASKS_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_dump_tasks", "trm_step"
 
 
 @dataclass
@@ -58,6 +59,8 @@ class Update:
     """Number among the updates of its step."""
     dump: DumpConfig | None = None
     """Settings of the dump; None for no dump."""
+    tasks: frozenset[str] | None = None
+    """Tasks whose sequences are dumped; None for all."""
     trm: TrmConfig | None = None
     """Settings of the computed loss."""
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -95,18 +98,21 @@ _UPDATE: ContextVar[Update | None] = ContextVar("trm_update", default=None)
 
 
 @contextmanager
-def collect_update(step: int = 0, number: int = 0, dump: DumpConfig | None = None) -> Iterator[Update]:
+def collect_update(
+    step: int = 0, number: int = 0, dump: DumpConfig | None = None, tasks: frozenset[str] | None = None
+) -> Iterator[Update]:
     """Collect the statistics of every `trm` loss that is computed inside the block.
 
     Args:
         step: of the run.
         number: number of the update in its step.
         dump: settings of the dump; None for no dump.
+        tasks: those whose sequences are dumped; None for all.
 
     Yields:
         The update, filled as losses are computed.
     """
-    update = Update(step=step, number=number, dump=dump)
+    update = Update(step=step, number=number, dump=dump, tasks=tasks)
     token = _UPDATE.set(update)
     try:
         yield update

@@ -20,11 +20,13 @@ from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
     STEP_KEY,
+    TASKS_KEY,
     final_metrics,
     other_terms,
     warn_if_all_rejected,
 )
 from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
+from trm_agent.verl_plugin.driver.dump_tasks import chosen_tasks, tasks_in
 
 TRAINER = "verl.trainer.ppo.v1.trainer_base"
 ROLLOUTS = "rollouts"
@@ -54,7 +56,10 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         if loss.loss_mode != LOSS_MODE:
             return update_actor(self, batch, metrics)
         threshold = _threshold_of(self, loss)
-        batch.extra_info.update(instructions(self.config, self.global_steps, threshold.thresholds))
+        told = instructions(self.config, self.global_steps, threshold.thresholds)
+        if DUMP_KEY in told:
+            told |= _dumped_tasks(self.config, self.global_steps, json.loads(told[DUMP_KEY])["max_sequences"], batch)
+        batch.extra_info.update(told)
         in_use = {f"trm/{name}": value for name, value in threshold.thresholds.items()}
         batch = update_actor(self, batch, metrics)
         finalized = final_metrics(metrics) | in_use
@@ -87,6 +92,14 @@ def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dic
         directory = dump.directory or Path(config.trainer.default_local_dir).absolute() / ROLLOUTS
         told[DUMP_KEY] = json.dumps(asdict(dump) | {"directory": str(directory)})
     return told
+
+
+def _dumped_tasks(config: Any, step: int, most: int | None, batch: Any) -> dict[str, str]:
+    if most is None:
+        return {}
+    seed = int(config.get("seed") or 0)
+    chosen = chosen_tasks(tasks_in(batch), most, seed, step)
+    return {} if chosen is None else {TASKS_KEY: json.dumps(chosen)}
 
 
 def _threshold_of(trainer: Any, loss: Any) -> AdaptiveThreshold:

@@ -20,6 +20,7 @@ from trm_agent.episode import (
     run_episode,
     tune_garbage_collection,
 )
+from trm_agent.episode.record import task_name
 from trm_agent.runs.chat import chat_settings
 from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
@@ -169,6 +170,7 @@ def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
 def summary(episode: Episode) -> dict[str, Any]:
     """Return the numbers of an episode that the metrics need, JSON-clean."""
     return {
+        "task": task_name(episode.env_id, episode.seed, episode.options),
         "seed": episode.seed,
         "horizon": episode.options.get("horizon"),
         "success": bool(episode.success),
