@@ -38,7 +38,8 @@ def entries(module: str | None = None) -> list[Entry]:
     Raises:
         ValueError: if the module cannot be imported.
     """
-    from trm_envs.checking.subject import import_module, load
+    from trm_envs.checking.subject import import_module
+    from trm_envs.own_modules import load
 
     ids = registered_ids()
     if module is not None:

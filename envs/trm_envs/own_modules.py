@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 import gymnasium
 
@@ -45,6 +46,19 @@ def import_module(name: str) -> ModuleType:
     module = importlib.import_module(name)
     _registered[name] = _registered.get(name, frozenset()) | (set(gymnasium.registry) - before)
     return module
+
+
+def load(address: str) -> Any:
+    """Return the object that "module:name" names.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    module, _, name = address.partition(":")
+    found: Any = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def registered_by(name: str) -> list[str]:

@@ -13,9 +13,13 @@ ENTRY_POINTS = {
 }
 
 
+# no task of its own: it wraps the game that its option env_id names
+WRAPPERS = {"trm/Gym-v0": "trm_envs.gym_tool:GymTool"}
+
+
 def register_envs() -> None:
     """Register every environment of this package with Gymnasium; a second call changes nothing."""
-    for env_id, entry_point in ENTRY_POINTS.items():
+    for env_id, entry_point in {**ENTRY_POINTS, **WRAPPERS}.items():
         if env_id not in gymnasium.registry:
             gymnasium.register(id=env_id, entry_point=entry_point)
 

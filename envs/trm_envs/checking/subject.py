@@ -15,6 +15,7 @@ import gymnasium
 from trm_envs import own_modules
 from trm_envs.base import ToolEnv
 from trm_envs.options import check_choice
+from trm_envs.own_modules import load
 
 CHILD_LIMIT_S = 120.0
 # Python puts the current folder first for such a program; PYTHONPATH keeps it where this process has it
@@ -201,15 +202,6 @@ def import_module(name: str) -> None:
         raise ValueError(f"{name}: cannot import {error.name!r}; install its package, or set PYTHONPATH") from error
     except Exception as error:
         raise ValueError(f"{name}: cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def load(address: str) -> Any:
-    """Return the object that "module:name" names."""
-    module, _, name = address.partition(":")
-    found: Any = own_modules.import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def _import_registering(env: str) -> str:
