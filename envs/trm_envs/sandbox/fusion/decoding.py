@@ -8,6 +8,8 @@ from trm_envs.sandbox.fusion.bounds import Bounds
 
 LONGEST_MESSAGE = 300
 """Characters of a field's name or a message: both may repeat what the client sent."""
+ANSWER_VALUES, ANSWER_DEPTH, ANSWER_DIGITS = 500_000, 100, 300
+"""Bounds of a server's answer: its values, which hold up other calls, are as many as the program makes them."""
 
 
 class BadField(ValueError):
@@ -38,13 +40,17 @@ class Numeral(float):
         return self.text
 
 
+class TooManyValues(ValueError):
+    """An answer holds more than any honest program's."""
+
+
 def decode(data: bytes | bytearray, bounds: Bounds) -> Any:
     """Return the value of a request's body.
 
     Raises:
         BadField: if it is not JSON in UTF-8, or exceeds the limits on values and nesting.
     """
-    _look_over(data, bounds)
+    _look_over(data, bounds.values, bounds.depth)
 
     def number(text: str, kind: type[int] | type[float]) -> float:
         return kind(text) if len(text) <= bounds.digits else Numeral(text)
@@ -64,20 +70,52 @@ def decode(data: bytes | bytearray, bounds: Bounds) -> Any:
         raise BadField("body", f"not JSON: {error}") from error
 
 
-def _look_over(data: bytes | bytearray, bounds: Bounds) -> None:
+def decode_answer(data: bytes) -> Any:
+    """Return the value of a server's answer.
+
+    Raises:
+        TooManyValues: if it has more values than it may, or nests deeper.
+        ValueError: if it is not JSON, or holds a number beyond a float's range.
+    """
+    if sum(map(data.count, (b",", b":", b"[", b"{"))) > ANSWER_VALUES:  # in texts, too: most answers are done here
+        try:
+            _look_over(data, ANSWER_VALUES, ANSWER_DEPTH)
+        except BadField as error:
+            raise TooManyValues(f"an answer: {error.message}") from error
+    return json.loads(data, parse_int=_whole, parse_float=_finite, parse_constant=_refuse)
+
+
+def _whole(text: str) -> int:
+    if len(text) > ANSWER_DIGITS:
+        raise ValueError(f"a number of {len(text)} characters")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name[:40]} is not JSON")
+
+
+def _look_over(data: bytes | bytearray, values: int, depth: int) -> None:
     """Count values and brackets outside of texts, without making an object of each."""
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")  # no quote is left but those around a text
-    most = f"more than {bounds.values} values"
-    if bare.count(b'"') > 2 * bounds.values:
+    most = f"more than {values} values"
+    if bare.count(b'"') > 2 * values:
         raise BadField("body", most)
     outside = b"".join(bare.split(b'"')[::2])
-    if sum(map(outside.count, (b",", b":", b"[", b"{"))) > bounds.values:
+    if sum(map(outside.count, (b",", b":", b"[", b"{"))) > values:
         raise BadField("body", most)
-    depth = 0
+    open_now = 0
     for bracket in outside.translate(None, _NO_BRACKETS):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > bounds.depth:
-            raise BadField("body", f"nested deeper than {bounds.depth}")
+        open_now += 1 if bracket in b"[{" else -1
+        if open_now > depth:
+            raise BadField("body", f"nested deeper than {depth}")
+        if open_now < 0:
+            raise BadField("body", "not JSON: a bracket closes what none opened")
 
 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

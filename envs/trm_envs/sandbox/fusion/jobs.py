@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from sandbox_fusion.models import RunCodeRequest, RunJupyterRequest
@@ -202,7 +201,7 @@ def _files(packed: Mapping[str, str | None], limits: Limits, bounds: Bounds) -> 
         left -= -(-len(files[checked]) // PAGE) * PAGE
     if left < 0:
         raise BadField("files", f"fill {limits.disk_bytes - left} bytes; at most {limits.disk_bytes} are allowed")
-    folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+    folders = _folders_of(files)
     for name in folders & files.keys():
         raise BadField(f"files.{name}", "is a file and the folder of another one")
     if len(files) + len(folders) > limits.num_files:
@@ -210,6 +209,16 @@ def _files(packed: Mapping[str, str | None], limits: Limits, bounds: Bounds) -> 
             "files", f"with their folders {len(files) + len(folders)}; at most {limits.num_files} are allowed"
         )
     return files
+
+
+def _folders_of(names: Iterable[str]) -> set[str]:
+    """Return the folders in which files lie; cut by hand, since paths as objects take a second for 27,000."""
+    folders: set[str] = set()
+    for name in names:
+        folders.add(".")
+        while (name := name.rpartition("/")[0]) and name not in folders:
+            folders.add(name)
+    return folders
 
 
 def _names(names: list[str], bounds: Bounds) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import random
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from trm_envs.sandbox.fusion.decoding import TooManyValues, decode_answer
 from trm_envs.sandbox.fusion.places import BEGUN, IN_QUEUE
 from trm_envs.sandbox.interface import Result, Status
 from trm_envs.tool_time import waiting
@@ -161,10 +163,13 @@ class Poster:
             text = content[:500].decode("utf-8", "replace")
             return _failure(f"{self._shown}{path} answered with HTTP {code}: {text}"), code in RETRIED
         try:
-            result = read(json.loads(content, parse_constant=_refuse))
-        except (ValueError, RecursionError) as error:
+            result = read(decode_answer(content))
+        except TooManyValues as error:
+            return Result(Status.OUTPUT_LIMIT, message=f"{TOO_MUCH}: {self._shown}{path} gave {error}"), False
+        except Exception as error:  # whatever the answer holds
             text = content[:100].decode("utf-8", "replace")
             return _failure(f"{self._shown}{path} gave a malformed answer: {error}; it begins with {text!r}"), False
+        result = dataclasses.replace(result, message=_printable(result.message))
         return result, result.status is Status.SANDBOX_ERROR and not result.state_lost
 
     async def _exchange(self, path: str, data: bytes | None, deadline_s: float, max_bytes: int) -> tuple[int, bytes]:
@@ -226,7 +231,12 @@ class Poster:
 
 
 def _failure(message: str) -> Result:
-    return Result(Status.SANDBOX_ERROR, message=message)
+    return Result(Status.SANDBOX_ERROR, message=_printable(message))
+
+
+def _printable(text: str) -> str:
+    """Return a text with escapes in the place of characters that would control a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _without_credentials(endpoint: str) -> tuple[str, dict[str, str]]:
@@ -239,7 +249,3 @@ def _without_credentials(endpoint: str) -> tuple[str, dict[str, str]]:
         told = f"{unquote(name)}:{unquote(password)}".encode()
         headers["Authorization"] = f"Basic {base64.b64encode(told).decode()}"
     return parts._replace(netloc=host).geturl(), headers
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -23,6 +23,10 @@ REPLAYED = "trm_replayed"
 KILLED = -9
 """The return code of a program that the sandbox stopped, for clients that expect a number."""
 TRACEBACK = "Traceback (most recent call last):\n"
+MOST_LINES = 1000
+"""Lines of a traceback that stand apart; the last text holds those after them. A program decides how many there are."""
+MOST_S = 1e6
+"""Longest duration that an answer may tell of."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _Response = TypeVar("_Response", RunCodeResponse, RunJupyterResponse)
 
@@ -74,6 +78,19 @@ def to_jupyter_answer(results: Sequence[Result], num_cells: int) -> dict[str, An
     return {**_answer(status, message, last), "driver": driver.dict(), "cells": cells}
 
 
+def seconds(value: Any) -> float:
+    """Return a duration that an answer tells of; None counts as none.
+
+    Raises:
+        ValueError: if it can be none.
+    """
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_S:
+        raise ValueError(f"a duration of {str(value)[:40]} seconds")
+    return float(value)
+
+
 def untold(result: Result) -> Result:
     """Return a result without the program's output: an answer must not grow with each call of a session."""
     return dataclasses.replace(result, stdout="", stderr="")
@@ -104,7 +121,7 @@ def from_run_answer(answer: Any, limits: Limits, outputs: Sequence[str]) -> Resu
         stdout=command.stdout or "",
         stderr=command.stderr or "",
         return_code=None if stopped else command.return_code,
-        duration_s=command.execution_time or 0.0,
+        duration_s=seconds(command.execution_time),
     )
     return finish(result, response.files, answer, limits, outputs)
 
@@ -171,8 +188,9 @@ def describe(error: ValueError) -> str:
 
 def cell_stderr(stderr: str, error: Sequence[Mapping[str, Any]]) -> str:
     """Return a cell's stderr with the traceback after it, as one stream, without colours."""
-    lines = [_COLOUR.sub("", str(line)) for item in error for line in item.get("traceback") or ()]
-    return stderr + "".join(f"{line}\n" for line in lines)
+    tracebacks = [item.get("traceback") or () for item in error]
+    lines = (line for lines in tracebacks if isinstance(lines, list | tuple) for line in lines)
+    return stderr + _COLOUR.sub("", "".join(f"{line}\n" for line in lines))
 
 
 def unpack_base64(text: str) -> bytes:
@@ -220,8 +238,9 @@ def _error_fields(result: Result) -> dict[str, Any]:
     if result.status not in (Status.ERROR, Status.MEMORY):
         return {"stderr": result.stderr, "error": []}
     head, found, tail = result.stderr.rpartition(TRACEBACK)
-    lines = [line for line in (found + tail).removesuffix("\n").split("\n") if found or tail]
-    name, _, value = (lines[-1] if lines else "").partition(": ")
+    text = (found + tail).removesuffix("\n")
+    lines = text.split("\n", MOST_LINES) if found or tail else []
+    name, _, value = text.rpartition("\n")[2].partition(": ")
     return {"stderr": head, "error": [{"ename": name or "SystemExit", "evalue": value, "traceback": lines}]}
 
 

@@ -14,7 +14,8 @@ from trm_envs.sandbox.request import Request
 
 REPLAY_FACTOR = 3.0
 """Factor by which replayed cells may take longer than before."""
-REPLAY_SPARE_S = 5.0
+REPLAY_SPARE_S, CELL_SPARE_S = 5.0, 0.25
+"""Seconds beside it, for all cells and for each: a session with many processes takes some to pause and go on."""
 MOST_TOTAL_S = 300.0
 """Longest time of a call with its replay, which is also our own server's default limit."""
 _OF_REPLAY = ("total_timeout", '"cells"')
@@ -54,7 +55,7 @@ class _State:
     @property
     def total_s(self) -> float:
         """The seconds that a replay and one more cell are given."""
-        spare_s = REPLAY_SPARE_S if self.cells else 0.0
+        spare_s = REPLAY_SPARE_S + CELL_SPARE_S * len(self.cells) if self.cells else 0.0
         total_s = self.least_s + (REPLAY_FACTOR - 1) * self.replay_s + spare_s
         return max(min(total_s, MOST_TOTAL_S), self.wall_s)
 
@@ -174,14 +175,14 @@ def _read(answer: Any, before: _State, limits: Limits, outputs: list[str]) -> Re
     own = answer.get("trm")
     own = own if isinstance(own, dict) else {}
     ended = response.status is not RunStatus.Success
-    whole_s = driver.execution_time if driver else None
-    duration = own.get("duration_s", None if whole_s is None else max(whole_s - before.replay_s, 0.0))
+    whole_s = schema.seconds(driver.execution_time) if driver else 0.0
+    duration_s = schema.seconds(own["duration_s"]) if "duration_s" in own else max(whole_s - before.replay_s, 0.0)
     result = Result(
         _status(timed_out, bool(last.error), ended, last.error, own),
         stdout=last.stdout,
         stderr=schema.cell_stderr(last.stderr, last.error),
         return_code=_return_code(timed_out, bool(last.error), ended, driver),
-        duration_s=float(duration) if isinstance(duration, (int, float)) else 0.0,
+        duration_s=duration_s,
         state_lost=ended,
     )
     return schema.finish(result, response.files, answer, limits, outputs)
