@@ -29,6 +29,7 @@ from trm_agent.runs.folder import (
     record_resume,
 )
 from trm_agent.runs.leftovers import remove_stale_weights
+from trm_agent.runs.progress import forget_progress
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
 from trm_agent.runs.search_path import look_here_last
@@ -234,6 +235,7 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
         else:
             config.trainer.resume_mode = "disable"
     remove_stale_weights()
+    forget_progress(folder.path)
     if config.hardware.fork_server:
         from trm_agent.fork_server import handle
 

@@ -137,7 +137,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, text: str, message: st
 
 
 def test_a_run_without_the_checkpoint_says_which_it_has(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no checkpoint of step 15 \(steps with a checkpoint: 10, 20\)"):
+    with pytest.raises(ValueError, match=r"no checkpoint of step 15 \(steps whose checkpoints are kept: 10, 20; "):
         parse_checkpoint(f"{run_folder(tmp_path / 'a')}@15")
     with pytest.raises(ValueError, match=r"no complete checkpoint yet .*start:"):
         parse_checkpoint(str(run_folder(tmp_path / "b", ())))

@@ -2,14 +2,24 @@
 
 import json
 import os
+import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import IO, Any
 
+from trm_agent.runs import plain_log
 from trm_agent.runs.folder import LOG_FILE, METRICS_FILE, STARTUP_FILE
+from trm_agent.runs.progress import end_phase, progress_line, read_phase
 
 POLL_SECONDS = 0.2
+# seconds of a generation or validation before its progress is shown, and between two showings
+SILENT_S = 20.0
+LIVE_EVERY_S = 1.0
+LINE_EVERY_S = 25.0
+LOG_EVERY_S = 120.0
+TO_END_OF_LINE = "\x1b[K"
 FAILURES = "env/infrastructure_failures"
 # a metric of every row that holds a validation
 VALIDATION_FAILURES = "env/val_infrastructure_failures"
@@ -24,10 +34,7 @@ def quiet(run_dir: Path) -> IO[str]:
     sys.stdout.flush()
     sys.stderr.flush()
     screen = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    log = os.open(run_dir / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    plain_log.start(run_dir / LOG_FILE)
     return screen
 
 
@@ -49,6 +56,8 @@ class Screen(threading.Thread):
         self.started = started
         self.durations: list[float] = []
         self._done = threading.Event()
+        self._is_line_open = False
+        self._shown = self._logged = 0.0
         self._offsets = {STARTUP_FILE: self._size(STARTUP_FILE), METRICS_FILE: self._size(METRICS_FILE)}
 
     def run(self) -> None:
@@ -59,13 +68,38 @@ class Screen(threading.Thread):
         """Print the unread rest and stop."""
         self._done.set()
         self.join()
+        end_phase(self.run_dir)
         self._look()
+        if self._is_line_open:
+            self._print("")
 
     def _look(self) -> None:
         for row in self._news(STARTUP_FILE):
             self._print(f"  {row['time'] - self.started:5.0f} s  {row['phase']} ready")
         for row in self._news(METRICS_FILE):
             self._show(row)
+
+        self._show_progress(time.time())
+
+    def _show_progress(self, now: float) -> None:
+        """Show how far a long generation or validation is: one line rewritten on a terminal, else now and then one."""
+        phase = read_phase(self.run_dir)
+        if phase is None or now - phase.began < SILENT_S:
+            return
+        is_terminal = self.out.isatty()
+        if now - self._shown >= (LIVE_EVERY_S if is_terminal else LINE_EVERY_S):
+            self._shown = now
+            line = progress_line(self.run_dir, phase, now)
+            if is_terminal:
+                width = shutil.get_terminal_size().columns
+                self.out.write(f"\r{line[: width - 1]}{TO_END_OF_LINE}")
+                self.out.flush()
+                self._is_line_open = True
+            else:
+                self._print(line)
+        if now - self._logged >= LOG_EVERY_S:
+            self._logged = now
+            print(progress_line(self.run_dir, phase, now), flush=True)
 
     def _show(self, row: dict[str, Any]) -> None:
         if "timing_s/step" in row:
@@ -81,7 +115,9 @@ class Screen(threading.Thread):
                 self._print(f"  warning: {failed}; no rate counts them, see {LOG_FILE}")
 
     def _print(self, line: str) -> None:
-        print(line, file=self.out, flush=True)
+        start = f"\r{TO_END_OF_LINE}" if self._is_line_open else ""
+        self._is_line_open = False
+        print(f"{start}{line}", file=self.out, flush=True)
 
     def _size(self, name: str) -> int:
         path = self.run_dir / name

@@ -206,7 +206,7 @@ def _check_model(folder: Path, tokenizer: Path | None) -> None:
 
 def _of_run(source: str, run: Path, step: int | None) -> Checkpoint:
     saved = saved_steps(run)
-    has = f"steps with a checkpoint: {', '.join(map(str, saved)) or 'none'}"
+    has = f"steps whose checkpoints are kept: {', '.join(map(str, saved)) or 'none'}"
     if step is None:
         step = checkpoint_step(run)
         if step == 0:
@@ -215,7 +215,10 @@ def _of_run(source: str, run: Path, step: int | None) -> Checkpoint:
                 f"trainer.save_freq, or evaluate what it began with as {START}{run}"
             )
     elif step not in saved:
-        raise ValueError(f"checkpoint {source!r}: {run} has no checkpoint of step {step} ({has})")
+        raise ValueError(
+            f"checkpoint {source!r}: {run} has no checkpoint of step {step} ({has}; trainer.max_actor_ckpt_to_keep, "
+            "run.keep_best and run.keep_every decide)"
+        )
     return _fsdp(source, checkpoint_folder(run, step) / "actor")
 
 

@@ -23,6 +23,7 @@ from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, traini
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
 from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
 from trm_agent.verl_plugin.driver.saving import SavingMixin
+from trm_agent.verl_plugin.driver.waiting import WaitingMixin
 from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
 
 
@@ -164,4 +165,4 @@ def trainer_class(mode: str) -> type:
     """Return verl's trainer of a mode, with our mixins in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
-    return type(f"Run{base.__name__}", (RunMixin, SavingMixin, base), {})
+    return type(f"Run{base.__name__}", (RunMixin, SavingMixin, WaitingMixin, base), {})

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from trm_agent.episode.record import task_name
 from trm_agent.runs.chat import chat_settings
 from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
+from trm_agent.runs.progress import Counter
 from trm_agent.tasks import TRAIN, make_env
 from trm_agent.verl_plugin.rollout.distributions import (
     RECORD,
@@ -49,7 +51,12 @@ class ServerGenerator:
     """
 
     def __init__(
-        self, server_manager: Any, sampling_params: dict[str, Any], stop_token_ids: list[int], num_recorded: int = 0
+        self,
+        server_manager: Any,
+        sampling_params: dict[str, Any],
+        stop_token_ids: list[int],
+        num_recorded: int = 0,
+        counter: Counter | None = None,
     ) -> None:
         self.server_manager = server_manager
         self.sampling_params = {**sampling_params, "stop_token_ids": stop_token_ids}
@@ -57,6 +64,7 @@ class ServerGenerator:
             self.sampling_params[RECORD] = num_recorded
         self.stop_token_ids = frozenset(stop_token_ids)
         self.request_id = uuid4().hex
+        self.counter = counter
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
         output = await self.server_manager.generate(
@@ -65,6 +73,8 @@ class ServerGenerator:
             sampling_params={**self.sampling_params, "max_tokens": max_tokens},
         )
         token_ids = list(output.token_ids)
+        if self.counter is not None:
+            self.counter.add_turn(len(token_ids))
         return Generation(
             token_ids=token_ids,
             log_probs=list(output.log_probs or []),
@@ -98,7 +108,8 @@ class EnvAgentLoop(AgentLoopBase):
         chat = renderer(self.tokenizer, self.config)
         trm = self._trm() if task["stream"] == TRAIN else None
         num = num_recorded(trm.estimator, trm.top_k) if trm else 0
-        generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num)
+        counter = _counter(self.config.run.dir)
+        generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num, counter)
         async with engine_place(self.config):
             episode = await run_episode(
                 functools.partial(make_env, task["env_id"], self.config.env.module, plain(self.config.env.kwargs)),
@@ -109,6 +120,7 @@ class EnvAgentLoop(AgentLoopBase):
                 seed=task["seed"],
                 options=task["options"],
             )
+        counter.add_episode()
         if episode.is_infrastructure_failure:
             logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, episode.stop_reason, episode.error)
             tag = {
@@ -126,6 +138,11 @@ class EnvAgentLoop(AgentLoopBase):
     def _trm(self) -> Any:
         loss = self.config.actor_rollout_ref.actor.policy_loss
         return loss.get("trm") if loss.loss_mode == "trm" else None
+
+
+@functools.cache
+def _counter(run_dir: str) -> Counter:
+    return Counter(Path(run_dir))
 
 
 def renderer(tokenizer: Any, config: DictConfig) -> ChatTokens:

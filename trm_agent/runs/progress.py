@@ -1,0 +1,132 @@
+"""Progress of a generation or a validation: each process that plays counts, and the command's screen adds up.
+
+The counts are files of the run's folder, one a process. Who plays writes its own at the end of every episode and once
+a second besides; the trainer says which episodes are wanted, and when they are there.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trm_agent.runs.data_text import read_json
+from trm_agent.runs.folder import write_atomically
+
+FOLDER = ".progress"
+_PHASE = "phase"
+_LEAST_S = 1.0
+
+
+class Counter:
+    """The counts of one process, in the folder of a run.
+
+    Args:
+        run_dir: the folder of the run.
+        now: seconds of a clock that only goes forward.
+    """
+
+    def __init__(self, run_dir: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self._file = run_dir / FOLDER / f"{socket.gethostname()}-{os.getpid()}"
+        self._now, self._written = now, float("-inf")
+        self.episodes = self.tokens = 0
+
+    def add_turn(self, tokens: int) -> None:
+        """Count the sampled tokens of a turn."""
+        self.tokens += tokens
+        if self._now() - self._written >= _LEAST_S:
+            self._write()
+
+    def add_episode(self) -> None:
+        """Count an episode that is over, whatever its end."""
+        self.episodes += 1
+        self._write()
+
+    def _write(self) -> None:
+        self._written = self._now()
+        # a screen's numbers are worth no run
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(exist_ok=True)
+            write_atomically(self._file, json.dumps({"episodes": self.episodes, "tokens": self.tokens}))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Episodes that the trainer waits for."""
+
+    name: str
+    """What they are for, such as `step 3: generation`."""
+    total: int
+    """Their number."""
+    began: float
+    """Time at which they were asked for, seconds since the epoch."""
+    episodes: int
+    """Episodes that had been played before."""
+    tokens: int
+    """Tokens that had been sampled before."""
+
+
+def begin_phase(run_dir: Path, name: str, total: int, now: float) -> None:
+    """Say which episodes the trainer waits for from now on."""
+    counts = _counts(run_dir)
+    with contextlib.suppress(OSError):
+        (run_dir / FOLDER).mkdir(exist_ok=True)
+        row = {"name": name, "total": total, "began": now, "episodes": counts[0], "tokens": counts[1]}
+        write_atomically(run_dir / FOLDER / _PHASE, json.dumps(row))
+
+
+def end_phase(run_dir: Path) -> None:
+    """Say that the trainer waits for no episodes any more."""
+    with contextlib.suppress(OSError):
+        (run_dir / FOLDER / _PHASE).unlink(missing_ok=True)
+
+
+def forget_progress(run_dir: Path) -> None:
+    """Remove the counts of an earlier session."""
+    for file in (run_dir / FOLDER).glob("*"):
+        file.unlink(missing_ok=True)
+
+
+def read_phase(run_dir: Path) -> Phase | None:
+    """Return the episodes that the trainer waits for; None where it waits for none."""
+    row = _read(run_dir / FOLDER / _PHASE)
+    try:
+        return Phase(**row) if row else None
+    except TypeError:
+        return None
+
+
+def progress_line(run_dir: Path, phase: Phase, now: float) -> str:
+    """Return a phase's progress: episodes of how many, tokens a second, time passed and left."""
+    episodes, tokens = _counts(run_dir)
+    # a batch that failed as a whole is drawn anew
+    played = max(0, min(episodes - phase.episodes, phase.total))
+    passed = max(now - phase.began, 1e-9)
+    rate = (tokens - phase.tokens) / passed
+    left = f"{_clock(passed / played * (phase.total - played))} left" if played else "time left unknown"
+    return f"  {phase.name}: {played}/{phase.total} episodes  {rate:.0f} tok/s  {_clock(passed)}, {left}"
+
+
+def _clock(seconds: float) -> str:
+    """Format seconds as `2:05` or `1:02:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _counts(run_dir: Path) -> tuple[int, int]:
+    """Return episodes and tokens over all processes of the session."""
+    rows = [_read(file) for file in (run_dir / FOLDER).glob("*") if file.name != _PHASE and file.name[0] != "."]
+    return sum(row.get("episodes", 0) for row in rows), sum(row.get("tokens", 0) for row in rows)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        row = read_json(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return row if isinstance(row, dict) else {}
