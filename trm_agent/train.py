@@ -57,6 +57,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the arguments of `trm_agent.runs.arguments` say; returns the exit code."""
+    try:
+        return _run_command(arguments)
+    except (Exception, KeyboardInterrupt) as error:
+        from trm_agent.runs.endings.closing import close_command
+
+        return close_command(error)
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
     started, overrides = time.time(), list(arguments.overrides)
     try:
         require("train")
@@ -205,13 +214,13 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
     stop.listen()
     try:
         _run(config, folder, started, screen_out, stop.listen)
+        summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time())
     except BadInput as error:
         discard(folder)
         print(f"error: {error}", file=screen_out)
         return BAD_INPUT
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return close_session(error, opened, stop, screen_out)
-    summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time())
     print(f"\n{results.table(summary)}\n", file=screen_out)
     sessions = f" in {summary['sessions']} sessions" if summary["sessions"] > 1 else ""
     took = f"{summary['steps']} steps in {duration(summary['wall_s'])}{sessions}"

@@ -53,9 +53,16 @@ def test_tidying_leaves_the_kept_ones_and_nothing_half_written(tmp_path: Path) -
 
 def test_room_is_made_before_a_checkpoint_is_written_but_the_last_one_stays(tmp_path: Path) -> None:
     run = run_folder(tmp_path, [10, 20], 20)
-    assert tidy(run, Keeping(2), room_for_one=True) == [10]
-    assert tidy(run, Keeping(1), room_for_one=True) == []
+    assert tidy(run, Keeping(2), before=30) == [10]
+    assert tidy(run, Keeping(1), before=30) == []
     assert saved_steps(run) == [20]
+
+
+def test_a_checkpoint_that_is_written_anew_costs_no_older_one(tmp_path: Path) -> None:
+    # killed after the checkpoint of step 20 and before its metrics, the run was resumed after step 10
+    run = run_folder(tmp_path, [10, 20], 20)
+    assert tidy(run, Keeping(2), before=20) == []
+    assert saved_steps(run) == [10]
 
 
 def test_without_a_checkpoint_nothing_is_removed(tmp_path: Path) -> None:

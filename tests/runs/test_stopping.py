@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trm_agent.runs.endings import closing
-from trm_agent.runs.endings.closing import CAUSE_FILE, close_session, open_session, record_cause
+from trm_agent.runs.endings.closing import CAUSE_FILE, close_command, close_session, open_session, record_cause
 from trm_agent.runs.endings.stopping import (
     SIGNALS,
     STOP_FILE,
@@ -122,7 +122,7 @@ def closed(path: Path, error: BaseException, number: int | None = None) -> tuple
     if isinstance(error, CauseLeft):
         record_cause(path, str(error))
     stop, out = StopSignals(path, print), io.StringIO()
-    stop.number, stop.how = number, "SIGTERM; the step was finished and saved"
+    stop.number, stop.how = number, "SIGTERM after the last step"
     code = close_session(error, opened, stop, out)
     return code, out.getvalue().splitlines()
 
@@ -136,10 +136,11 @@ def test_the_last_lines_of_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / METRICS_FILE).write_text(json.dumps({"step": 3}) + "\n")
     (tmp_path / "checkpoints" / "global_step_3" / "actor").mkdir(parents=True)
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("3")
-    remote_stop = type("RayTaskError(StopRequested)", (Exception,), {})("after step 3")
+    words = 'ray::x\n  File "a.py", line 3, in f\nStopRequested: after step 3, which is saved'
+    remote_stop = type("RayTaskError(StopRequested)", (Exception,), {})(words)
     assert closed(tmp_path, remote_stop, signal.SIGTERM) == (
         143,
-        ["the run stopped: SIGTERM; the step was finished and saved", "the same command resumes it after step 3"],
+        ["the run stopped: SIGTERM after step 3, which is saved", "the same command resumes it after step 3"],
     )
     assert closed(tmp_path, KeyboardInterrupt()) == (
         1,
@@ -153,6 +154,17 @@ def test_the_last_lines_of_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(lines) == 2
     code, lines = closed(tmp_path, CauseLeft("the weight synchronisation took longer than 6 s (run.weight_sync...)"))
     assert lines[0].startswith("the run stopped: the weight synchronisation took longer than 6 s")
+
+
+def test_an_end_before_the_run_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert close_command(OSError(28, "No space left on device", "/root/.cache/x")) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "error: stopped before the run began: no space left on /root/.cache/x: it is full",
+        "make room, or keep fewer checkpoints",
+    ]
+    assert close_command(KeyboardInterrupt()) == 1
+    assert "Ctrl-C" in capsys.readouterr().err
 
 
 def test_a_session_forgets_the_requests_of_the_one_before(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_a_share_of_one_never_ends_a_run():
 def test_the_trainer_ends_before_the_step_that_would_follow(tmp_path):
     ours = object.__new__(trainer.trainer_class("sync"))
     ours.config = OmegaConf.merge(NANO, {"run": {"dir": str(tmp_path)}})
+    ours.global_steps = 1
     for step in (1, 2, 3):
         ours.on_step_begin()
         assert ours._infrastructure().observe(step, 1, failed("the first", "x")) > 0.2

@@ -34,7 +34,7 @@ class Trainer:
         while not stop_requested(run):
             time.sleep(0.05)
         time.sleep(1)
-        raise StopRequested("after step 3")
+        raise StopRequested("after step 3, which is saved")
 
 try:
     with in_their_own_session():
@@ -72,7 +72,7 @@ def test_a_signal_to_the_group_lets_ray_finish_the_step(tmp_path: Path) -> None:
     out, _ = process.communicate(timeout=60)
     assert out.splitlines()[:2] == [
         "SIGUSR1: the run ends after this step, which is saved; a second signal ends it at once",
-        "the run stopped: SIGUSR1; the step was finished and saved",
+        "the run stopped: SIGUSR1 after step 3, which is saved",
     ]
     assert process.returncode == 138
 

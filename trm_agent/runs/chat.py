@@ -9,6 +9,7 @@ from trm_agent.episode import ChatSettings, ChatTokens, chat_tokens
 from trm_agent.episode.call_protocol import DEFAULT, find_protocol, is_auto
 from trm_agent.episode.chat_settings import DESCRIBE, check_variables, told_otherwise
 from trm_agent.runs.compose import plain
+from trm_agent.runs.endings.explain import known_cause
 from trm_agent.runs.preflight import MODEL_PATH, NANO
 
 _KWARGS = "apply_chat_template_kwargs"
@@ -75,7 +76,8 @@ def load_tokenizer(path: str) -> Any:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
-            f"{MODEL_PATH}={path}: the tokenizer cannot be loaded: {error}; give a folder or a hub id that has one"
+            f"{MODEL_PATH}={path}: the tokenizer cannot be loaded: {known_cause(str(error), path)}; give a folder or "
+            "a hub id that has one"
         ) from error
 
 

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from trm_agent.episode import ChatTokens
 from trm_agent.runs.chat import load_tokenizer, run_chat_tokens
+from trm_agent.runs.endings.explain import known_cause
 from trm_agent.runs.preflight import MODEL_PATH
 
 
@@ -39,6 +40,7 @@ def load_facts(config: DictConfig, path: str) -> ModelFacts:
         model = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
     except Exception as error:
         raise ValueError(
-            f"{MODEL_PATH}={path}: config.json cannot be loaded: {error}; give a folder or a hub id that has one"
+            f"{MODEL_PATH}={path}: config.json cannot be loaded: {known_cause(str(error), path)}; give a folder or "
+            "a hub id that has one"
         ) from error
     return ModelFacts(tokenizer, chat, model.vocab_size, getattr(model, "max_position_embeddings", None))

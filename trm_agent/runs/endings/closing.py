@@ -1,16 +1,19 @@
 """The last lines of a session that did not reach the run's last step, and its exit code."""
 
 import contextlib
+import signal
+import sys
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from trm_agent.runs.endings.explain import explain, second_line
-from trm_agent.runs.endings.facts import gather, oom_kills
+from trm_agent.runs.data_text import printable
+from trm_agent.runs.endings.explain import UNKNOWN, explain, second_line
+from trm_agent.runs.endings.facts import Facts, gather, memory, oom_kills
 from trm_agent.runs.endings.stopping import StopRequested, StopSignals, exit_code, forget_stop
-from trm_agent.runs.endings.told import one_line
+from trm_agent.runs.endings.told import one_line, raised_in
 from trm_agent.runs.folder import LOG_FILE, RunFolder, checkpoint_step
 from trm_agent.runs.sessions import end_session
 
@@ -67,7 +70,7 @@ def close_session(error: BaseException, opened: Opened, stop: StopSignals, out: 
     step = _step(opened.path)
     resume = f"the same command resumes it after step {step}" if step else "the same command begins it anew"
     if stop.number is not None and _is_asked_for(error):
-        print(f"the run stopped: {stop.how}\n{resume}", file=out)
+        print(f"the run stopped: {_how(error, stop)}\n{resume}", file=out)
         return exit_code(stop.number)
     if isinstance(error, KeyboardInterrupt):
         print(f"the run stopped: Ctrl-C\n{resume}", file=out)
@@ -83,6 +86,26 @@ def close_session(error: BaseException, opened: Opened, stop: StopSignals, out: 
         traceback.print_exception(error)
         print(f"cause: {ending.name}", flush=True)
     return FAILURE
+
+
+def close_command(error: BaseException) -> int:
+    """Print why the command ended before the log of a run was opened, in two lines, and return its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped: Ctrl-C, before the run began", file=sys.stderr)
+        return FAILURE
+    told = "".join(traceback.format_exception(error))
+    ending = explain(told, "", Facts("a disk", "see df -h", memory(), 0, "the model"))
+    if ending.name == UNKNOWN:
+        sys.stderr.write(told)
+    cause = printable(one_line(ending.cause))
+    print(f"error: stopped before the run began: {cause}\n{ending.remedy}", file=sys.stderr)
+    return FAILURE
+
+
+def _how(error: BaseException, stop: StopSignals) -> str:
+    """Return the signal, and what the trainer said of the place where it stopped."""
+    words = [each.message for each in raised_in(str(error)) if each.type == StopRequested.__name__]
+    return f"{signal.Signals(stop.number or 0).name} {words[-1]}" if words else stop.how
 
 
 def _is_asked_for(error: BaseException) -> bool:

@@ -1,9 +1,10 @@
 """From what a run's end left behind to its cause, as a pure function: exception, log and facts in, two lines out."""
 
+import os
 import re
 from dataclasses import asdict, dataclass
 
-from trm_agent.runs.endings.facts import Facts
+from trm_agent.runs.endings.facts import HUB, Facts, memory
 from trm_agent.runs.endings.rules import EPISODES, MEND_THE_ENVIRONMENT, OF_EPISODES, RULES, Again, Rule
 from trm_agent.runs.endings.told import Raised, one_line, plain, raised_in
 
@@ -17,6 +18,7 @@ _DEAD = re.compile(r"class_name: (?P<name>\S+)(?:.*?\bpid: (?P<pid>\d+))?", re.D
 _DEATH = re.compile(r"worker (?P<pid>\d+) was killed by signal (?P<number>\d+) \((?P<name>\w+)\)")
 _CRASH = re.compile(r"\*\*\* (SIG\w+) received")
 _KILL = 9
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Ending:
     """An unwanted end of a run."""
 
     name: str
-    """Name of the cause; `unknown` where no rule has it."""
+    """Name of the cause; `UNKNOWN` where no rule has it."""
     cause: str
     """Cause in one line."""
     remedy: str
@@ -62,6 +64,17 @@ def explain(told: str, log: str, facts: Facts) -> Ending:
         cause = f"the process {dead['name']} ended without a word; {facts.memory}"
         return Ending("death", cause, "look for its last lines in the log", Again.RESUMES)
     return _unknown(raised, told)
+
+
+def known_cause(told: str, model: str) -> str:
+    """Return the cause of an exception where a rule has it, such as a hub that cannot be reached; else its words.
+
+    Args:
+        told: the words of the exception.
+        model: the folder of the model, or its hub id.
+    """
+    found = _by_rule(told, Facts("a disk", "see df -h", memory(), 0, model, os.environ.get("HF_ENDPOINT", HUB)))
+    return f"{found.cause}; {found.remedy}" if found else one_line(told)
 
 
 def second_line(ending: Ending, step: int, log: str) -> str:
@@ -142,4 +155,4 @@ def _unknown(raised: list[Raised], told: str) -> Ending:
     else:
         lines = [line for line in told.splitlines() if line.strip()] or ["no word was left"]
         cause = one_line(lines[-1])
-    return Ending("unknown", cause, "mend that", Again.THEN_RESUMES)
+    return Ending(UNKNOWN, cause, "mend that", Again.THEN_RESUMES)

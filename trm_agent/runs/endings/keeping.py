@@ -46,22 +46,23 @@ def kept_steps(saved: Collection[int], rows: Sequence[Mapping[str, Any]], keepin
     return kept
 
 
-def tidy(path: Path, keeping: Keeping, *, room_for_one: bool = False) -> list[int]:
+def tidy(path: Path, keeping: Keeping, *, before: int | None = None) -> list[int]:
     """Remove the checkpoints that are not kept, and what is left of half-written or removed ones.
 
     Args:
         path: the folder of the run.
         keeping: the rule.
-        room_for_one: whether another checkpoint is about to be written: one of the newest gives its place to it, but
-            the last complete one stays.
+        before: a step whose checkpoint is about to be written, over an older one of the same step if need be: one of
+            the newest gives its place to it, but the last complete one stays.
 
     Returns:
         The steps whose checkpoints were removed, in order.
     """
-    newest = keeping.newest
-    if room_for_one and newest is not None:
-        keeping = Keeping(max(1, newest - 1), keeping.best, keeping.every)
     complete = [step for step in saved_steps(path) if step <= last_saved(path)]
+    if before is not None:
+        complete = [step for step in complete if step < before]
+        if keeping.newest is not None:
+            keeping = Keeping(max(1, keeping.newest - 1), keeping.best, keeping.every)
     kept = kept_steps(complete, read_metrics(path), keeping) if complete else set()
     for folder in (path / CHECKPOINTS).glob("*"):
         number = _FOLDER.fullmatch(folder.name)

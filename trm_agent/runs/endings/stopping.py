@@ -84,7 +84,7 @@ class StopSignals:
             write_atomically(self.path / STOP_FILE, json.dumps({"signal": name, "time": time.time()}) + "\n")
             if not _is_training(self.path):
                 self._leave(f"{name} before the first step of this session")
-            self.how = f"{name}; the step was finished and saved"
+            self.how = f"{name} after the last step"
             self._say(f"{name}: the run ends after this step, which is saved; a second signal ends it at once")
         elif self._now() - self._first > SAME_SIGNAL_S:
             self._leave(f"{name}, the second signal, at once")

@@ -71,7 +71,7 @@ class EnvReplayBuffer(ReplayBuffer):
         self._sync_metadata_from_transfer_queue()
         while len(self._terminal(partition_id)) < batch_size:
             if partition_id == "val" and self.is_stopped():
-                raise StopRequested("during a validation")
+                raise StopRequested("during the validation before the first step of this session")
             self._wait_for_next_poll(partition_id, float("inf"))
             self._sync_metadata_from_transfer_queue()
         uids, snapshot, drawn = self._select_prompt_uids(partition_id, self._terminal(partition_id), batch_size)

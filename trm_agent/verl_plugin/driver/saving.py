@@ -33,7 +33,7 @@ class SavingMixin:
             trainer.val_before_train = True
         super().fit(agent_loops)  # type: ignore[misc]
         if self._skipped_validation:
-            raise StopRequested(f"after step {self._saved_step}, before its validation")
+            raise StopRequested(f"after step {self._saved_step}, which is saved, and before its validation")
 
     def on_train_begin(self) -> None:
         super().on_train_begin()  # type: ignore[misc]
@@ -42,7 +42,7 @@ class SavingMixin:
     def on_step_begin(self) -> None:
         # here the last step's metrics have been written
         if self._is_stopped() and self._saved_step == self.global_steps - 1:
-            raise StopRequested(f"after step {self._saved_step}")
+            raise StopRequested(f"after step {self._saved_step}, which is saved")
         super().on_step_begin()  # type: ignore[misc]
 
     def on_step_end(self) -> None:
@@ -51,8 +51,14 @@ class SavingMixin:
         super().on_step_end()  # type: ignore[misc]
 
     def _save_checkpoint(self) -> None:
-        folder, keeping = Path(self.config.run.dir), self._keeping()
-        tidy(folder, keeping, room_for_one=True)
+        folder = Path(self.config.run.dir)
+        if self.config.actor_rollout_ref.actor.get("checkpoint", {}).get("async_save", False):
+            # written later and by others, who tidy up too
+            super()._save_checkpoint()  # type: ignore[misc]
+            self._saved_step = self.global_steps
+            return
+        keeping = self._keeping()
+        tidy(folder, keeping, before=self.global_steps)
         super()._save_checkpoint()  # type: ignore[misc]
         self._saved_step = self.global_steps
         tidy(folder, keeping)
