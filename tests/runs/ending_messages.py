@@ -40,7 +40,7 @@ def remote(raised: str) -> str:
 
 def engine_log(raised: str) -> str:
     """The log of a vLLM engine that did not start."""
-    before = "(EngineCore_DP0 pid=77) ERROR 11-28 09:31:47 [core.py:396] "
+    before = "\x1b[36m(EngineCore_DP0 pid=77)\x1b[0m ERROR 11-28 09:31:47 [core.py:396] "
     lines = [
         "EngineCore failed to start.",
         "Traceback (most recent call last):",
