@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from trm_agent.runs.plain_log import Copies
@@ -56,6 +57,10 @@ def test_everything_is_in_the_log_when_the_process_is_over_and_after_a_crash(tmp
             [sys.executable, "-c", COMMAND, str(run), *crash], capture_output=True, text=True, timeout=60
         )
         assert (done.returncode, done.stdout) == (code, "on the screen\n"), done.stderr
+        # after a crash nobody waits for the copy
+        until = time.monotonic() + 30
+        while crash and "no end" not in (run / "log.txt").read_text() and time.monotonic() < until:
+            time.sleep(0.02)
         lines = (run / "log.txt").read_text().splitlines()
         assert lines[:3] == ["(Worker pid=12) a line of a worker", "of a child", "bar 1"]
         assert "no end" in lines[3]

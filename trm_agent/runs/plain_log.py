@@ -67,9 +67,16 @@ def copy(source: int, log: int) -> None:
 
 def start(log: Path) -> None:
     """Send standard output and standard error of this process through a copy into a log."""
+    log.touch()
     command = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(log)]
     # a session of its own: it outlives a signal to the group, and writes what the others say then
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     assert process.stdin is not None
     os.dup2(process.stdin.fileno(), 1)
     os.dup2(process.stdin.fileno(), 2)
