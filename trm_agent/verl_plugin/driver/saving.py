@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 from trm_agent.runs.endings.disk import keeping_of
 from trm_agent.runs.endings.keeping import Keeping, tidy
@@ -27,10 +27,7 @@ class SavingMixin:
 
     def fit(self, agent_loops: Any) -> None:
         self.replay_buffer.is_stopped = self._is_stopped
-        trainer = self.config.trainer
-        rows = read_metrics(Path(self.config.run.dir))
-        if owes_validation(rows, self.global_steps, trainer.test_freq, trainer.total_training_steps):
-            trainer.val_before_train = True
+        _make_up_for_a_validation(self.config, self.global_steps)
         super().fit(agent_loops)  # type: ignore[misc]
         if self._skipped_validation:
             raise StopRequested(f"after step {self._saved_step}, which is saved, and before its validation")
@@ -77,14 +74,25 @@ class SavingMixin:
         return {}
 
     def _keeping(self) -> Keeping:
-        """Return the rule, and take the removal out of verl's hands, which knows no more than this session's."""
         keeping: Keeping | None = getattr(self, "_kept", None)
         if keeping is None:
             keeping = self._kept = keeping_of(self.config)
-            with open_dict(self.config):
-                self.config.trainer.max_actor_ckpt_to_keep = None
-                self.config.trainer.max_critic_ckpt_to_keep = None
+            _remove_in_place_of_verl(self.config)
         return keeping
 
     def _is_stopped(self) -> bool:
         return stop_requested(Path(self.config.run.dir))
+
+
+def _make_up_for_a_validation(config: DictConfig, step: int) -> None:
+    """Validate before the first step of a session where a stop left out the validation of the step before it."""
+    rows = read_metrics(Path(config.run.dir))
+    if owes_validation(rows, step, config.trainer.test_freq, config.trainer.total_training_steps):
+        config.trainer.val_before_train = True
+
+
+def _remove_in_place_of_verl(config: DictConfig) -> None:
+    """Take the removal of checkpoints out of verl's hands, which knows those of this session alone."""
+    with open_dict(config):
+        config.trainer.max_actor_ckpt_to_keep = None
+        config.trainer.max_critic_ckpt_to_keep = None
