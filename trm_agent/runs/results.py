@@ -123,7 +123,8 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for horizon in horizons:
         _line(left, rows, f"env/val_success/h{horizon}", f"held out, horizon {horizon}", marker="o", markersize=3)
     left.set(title="Success", xlabel="step", ylim=(0, 1))
-    left.legend(fontsize=8)
+    if left.lines:
+        left.legend(fontsize=8)
     for quartile in range(1, 5):
         key = f"trm/acceptance_length_q{quartile}"
         _line(middle, rows, key, f"length quartile {quartile}", linewidth=1, alpha=0.7)
