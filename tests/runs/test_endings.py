@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.runs.ending_messages import CASES, DIED
+from tests.runs.ending_messages import CASES
+from tests.runs.ending_texts import DIED
 from trm_agent.runs.endings.explain import Ending, explain, second_line
 from trm_agent.runs.endings.facts import Facts
 from trm_agent.runs.endings.rules import RULES, Again

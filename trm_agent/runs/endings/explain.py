@@ -46,7 +46,7 @@ def explain(told: str, log: str, facts: Facts) -> Ending:
     logged = raised_in(log)
     told, log = plain(told), plain(log)
     if episodes := EPISODES.search(told):
-        return _of_episodes(episodes, facts)
+        return _of_episodes(episodes, log, facts)
     if found := _by_rule(told, facts):
         return found
     raised = raised_in(told)
@@ -60,10 +60,7 @@ def explain(told: str, log: str, facts: Facts) -> Ending:
             return found
     if behind:
         return _unknown(behind, told)
-    if dead := _DEAD.search(told):
-        cause = f"the process {dead['name']} ended without a word; {facts.memory}"
-        return Ending("death", cause, "look for its last lines in the log", Again.RESUMES)
-    return _unknown(raised, told)
+    return _silent_death(told, facts) if _DEAD.search(told) else _unknown(raised, told)
 
 
 def known_cause(told: str, model: str) -> str:
@@ -113,11 +110,12 @@ def _filled(rule: Rule, match: re.Match[str], facts: Facts) -> Ending:
     return Ending(rule.name, cause, remedy, rule.again)
 
 
-def _of_episodes(match: re.Match[str], facts: Facts) -> Ending:
+def _of_episodes(match: re.Match[str], log: str, facts: Facts) -> Ending:
     what, first, reason = match.groups()
-    found = _by_rule(first, facts) if reason.startswith("generator") else None
-    if found:
+    if reason.startswith("generator") and (found := _by_rule(first, facts)):
         return found
+    if reason.startswith("generator") and _ENVELOPES.search(first):
+        return _of_death(first, log, facts) or _silent_death(first, facts)
     remedy, again = OF_EPISODES.get(reason, MEND_THE_ENVIRONMENT)
     return Ending(f"episodes: {reason}", f"{what}; the first: {one_line(first)}", remedy, again)
 
@@ -145,6 +143,13 @@ def _of_death(told: str, log: str, facts: Facts) -> Ending | None:
         cause = f"{name} crashed ({crash[1]})"
         return Ending("crash", cause, "look for its stack in the log", Again.RESUMES)
     return None
+
+
+def _silent_death(told: str, facts: Facts) -> Ending:
+    """Return the end by a process that is gone, nobody knows why."""
+    dead = _DEAD.search(told)
+    cause = f"the process {dead['name'] if dead else 'of a worker'} ended without a word; {facts.memory}"
+    return Ending("death", cause, "look for its last lines in the log", Again.RESUMES)
 
 
 def _unknown(raised: list[Raised], told: str) -> Ending:
