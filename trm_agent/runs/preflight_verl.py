@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import netrc
 import os
@@ -98,9 +99,9 @@ LOGGER_MODULES = {
 
 def types(config: DictConfig) -> None:
     """Refuse values of verl's fields that are of another type or out of range."""
-    declared = verl_fields()["fields"]
+    declared, sections = verl_fields()["fields"], _sections()
     for field, value in _written(config):
-        kind, default = declared.get(field, ("any", None))
+        kind, default = declared.get(field, ("dict", None) if field in sections else ("any", None))
         if field in RANGES:
             RANGES[field].check(field, value, f"give one, such as {default}" if default not in (None, "") else "")
         elif field not in _LOOSE:
@@ -185,6 +186,13 @@ def _written(config: DictConfig, interpolated: bool = False) -> Iterator[tuple[s
             is_text = isinstance(value, str) and ("${" in value or value == "???")
             if (interpolated or not is_text) and not field.endswith("._target_"):
                 yield field, value
+
+
+@functools.cache
+def _sections() -> frozenset[str]:
+    """Return the sections of verl's configuration."""
+    names = (field.split(".") for field in verl_fields()["fields"])
+    return frozenset(".".join(parts[:depth]) for parts in names for depth in range(1, len(parts)))
 
 
 def _check_type(field: str, value: Any, kind: str, default: Any) -> None:

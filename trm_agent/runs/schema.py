@@ -13,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.runs.groups import GROUPS, OF_VERL, SEED
+from trm_agent.runs.verl_fates import verl_fields
 from trm_fields import Free, Setting, refuse, refuse_name, settings_of
 
 _SECTION = Free("a section")
 # sections that every run reads; the others depend on the model and the loss
 _READ = ("run", "env", "hardware", "sandbox")
 # an interpolated value, which is checked at the field that it comes from
-_OF_OURS = re.compile(r"\$\{(?:run|env|hardware)\.[\w.]+\}")
+_OTHER = re.compile(r"\$\{([\w.]+)\}")
 
 
 def all_settings() -> dict[str, Setting]:
@@ -113,7 +114,9 @@ def _checked(section: Any, declared: Any, path: str) -> dict[str, Any]:
             _refuse_name(f"{path}.{name}", names)
         if f"{path}.{name}" in OF_VERL:
             _refuse_verls(f"{path}.{name}", written)
-        if _OF_OURS.fullmatch(str(written)):
+        if (other := _OTHER.fullmatch(str(written))) and (
+            other[1].startswith(("run.", "env.", "hardware.")) or other[1] in verl_fields()["fields"]
+        ):
             continue
         value = section[name]
         if is_dataclass(getattr(declared, name)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +186,7 @@ REFUSED = (
 )
 
 
+@functools.cache
 def refusal_of(field: str) -> Refused | None:
     """Return the refusal that covers a field; None if there is none."""
     return next((item for item in REFUSED if item.covers(field)), None)
