@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from trm_agent.extras import require, require_engine
@@ -29,6 +30,7 @@ from trm_agent.runs.folder import (
     record_resume,
 )
 from trm_agent.runs.leftovers import remove_stale_weights
+from trm_agent.runs.origin import INIT_FROM, RESUME_PATH, begins, check_origin, check_shape, check_tokens, start_step
 from trm_agent.runs.progress import forget_progress
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
@@ -39,6 +41,8 @@ from trm_fields import refuse
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from trm_agent.runs.model_facts import ModelFacts
 
 BAD_INPUT = 2
 
@@ -124,6 +128,7 @@ def _refuse_or_pin(config: DictConfig) -> str:
     require_engine("train")
     preflight.check_machine(config)
     preflight.check(config)
+    check_origin(config)
     resolve_protocol(config)
     rows = pin_rows(config)
     pin_packages(config)
@@ -190,8 +195,38 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
         from trm_agent.models.nano import NanoSpec, ensure_nano_model
 
         path = str(ensure_nano_model(NanoSpec(**plain(config.nano))))
-    check_model(config, load_facts(config, path))
-    return path
+    facts = load_facts(config, path)
+    check_model(config, facts)
+    return _first_weights(config, folder, facts) or path
+
+
+def _first_weights(config: DictConfig, folder: RunFolder, facts: ModelFacts) -> str | None:
+    """Refuse a checkpoint that does not suit the model, and put the weights of `run.init_from` together.
+
+    Returns:
+        Their folder; None for a run that begins with its model, or goes on from a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is not there, or is of another model.
+    """
+    from trm_agent.evaluate.checkpoints import initial
+    from trm_agent.runs.chat import load_tokenizer
+    from trm_agent.runs.model_facts import read_shape
+
+    if folder.step:
+        return None
+    if start_step(config):
+        source = str(config.trainer.resume_from_path)
+        check_shape(RESUME_PATH, source, read_shape(Path(source).expanduser() / "actor" / "huggingface"), facts.shape)
+        return None
+    source = config.run.init_from
+    if source is None:
+        return None
+    checkpoint = initial.initial_checkpoint(INIT_FROM, source)
+    files = initial.files_folder(checkpoint)
+    check_shape(INIT_FROM, source, read_shape(files), facts.shape)
+    check_tokens(INIT_FROM, source, load_tokenizer(str(files)), facts.tokenizer)
+    return str(initial.initial_weights(checkpoint))
 
 
 def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> int:
@@ -241,6 +276,8 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
             config.trainer.resume_from_path = str(checkpoint_folder(folder.path.resolve(), folder.step))
             # the row of that step's validation is in metrics.jsonl already
             config.trainer.val_before_train = False
+        elif start_step(config):
+            config.trainer.resume_from_path = str(Path(config.trainer.resume_from_path).expanduser().resolve())
         else:
             config.trainer.resume_mode = "disable"
     remove_stale_weights()
@@ -270,7 +307,7 @@ def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str], ra
 
 
 def _announce(config: DictConfig, folder: RunFolder) -> None:
-    how = {"new": "new run", "resumed": f"resumed after step {folder.step}", "finished": "complete"}[folder.state]
+    how = {"new": begins(config), "resumed": f"resumed after step {folder.step}", "finished": "complete"}[folder.state]
     print(f"TRM-Agent  {config.trainer.experiment_name}  seed {config.seed}  {folder.path} ({how})")
     train_horizons, val_horizons = list(config.env.train.horizons), list(config.env.val.horizons)
     print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")

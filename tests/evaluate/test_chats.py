@@ -22,7 +22,7 @@ from trm_agent.evaluate.request import Request, build_plan
 from trm_agent.evaluate.runner import play_missing
 from trm_agent.evaluate.store import open_store
 from trm_agent.runs.compose import compose_run, plain
-from trm_agent.runs.folder import config_differences
+from trm_agent.runs.stored_config import config_differences
 
 CLOSED = {"enable_thinking": False}
 QWEN, NEMOTRON, GLM, LLAMA = (FORMS[name].tokenizer for name in ("qwen3_5", "nemotron_3", "glm_4_5", "llama_3_1"))

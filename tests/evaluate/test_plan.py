@@ -9,7 +9,7 @@ import yaml
 from tests.evaluate.evaluation_fakes import LIMITS, environment, fake_checkpoint, plan
 from trm_agent.evaluate.engines.sampling import Sampling
 from trm_agent.evaluate.plan import identity
-from trm_agent.runs.folder import config_differences
+from trm_agent.runs.stored_config import config_differences
 from trm_agent.tasks import task_at
 
 

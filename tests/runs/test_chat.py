@@ -10,8 +10,8 @@ from tests.episode.forms import FORMS
 from trm_agent.runs import preflight
 from trm_agent.runs.chat import chat_settings, load_tokenizer, resolve_protocol, run_chat_tokens
 from trm_agent.runs.compose import CONF, choices, compose_run, plain
-from trm_agent.runs.folder import config_differences
 from trm_agent.runs.preflight_model import solver_measure
+from trm_agent.runs.stored_config import config_differences
 
 
 @functools.cache

@@ -22,17 +22,14 @@ from trm_agent.evaluate.results import RESULTS_FILE, bad_line, is_failure, read_
 from trm_agent.runs.data_text import read_yaml
 from trm_agent.runs.folder import (
     CONFIG_FILE,
-    LOCK_FILE,
     SUMMARY_FILE,
-    config_differences,
     git_state,
-    make_numbered,
-    numbered,
-    try_lock,
     write_atomically,
 )
+from trm_agent.runs.numbered import LOCK_FILE, make_numbered, numbered, try_lock
 from trm_agent.runs.results import sandbox_section
 from trm_agent.runs.scorer_version import FIELD, other_scorer
+from trm_agent.runs.stored_config import config_differences
 from trm_agent.trust_region.settings import DumpConfig
 
 EPISODES = "episodes"

@@ -1,6 +1,5 @@
 """The folder of a run: find or make it, guard it against other writers, and resume from it."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -14,15 +13,19 @@ from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
 from trm_agent.runs.data_text import check_files, json_lines
+from trm_agent.runs.numbered import make_numbered, numbered, try_lock
 from trm_agent.runs.scorer_version import FIELD, other_scorer
 from trm_agent.runs.stored_config import (
     CONFIG_FILE,
     GIT_FILE,
+    Changes,
     Defaults,
     UnknownVersion,
     absent_fields,
-    config_differences,
+    differing,
     read_config,
+    resume_mode,
+    shown_changes,
 )
 from trm_fields import refuse
 
@@ -30,7 +33,6 @@ METRICS_FILE = "metrics.jsonl"
 STARTUP_FILE = "startup.jsonl"
 SUMMARY_FILE = "summary.json"
 LOG_FILE = "log.txt"
-LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 RESUMES_FILE = "resumes.jsonl"
 _STEP = r"[0-9]{1,15}"
@@ -73,13 +75,14 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
     if given is not None:
         return _open_given(Path(given), config, defaults)
     root, name = Path(config["run"]["root"]), str(config["run"]["name"])
-    notes = []
-    for path in reversed(numbered(root, name)):
+    notes: list[str] = []
+    for path in reversed(numbered(root, name)) if resume_mode(config) != "disable" else ():
         if (path / SUMMARY_FILE).exists() or not (path / CONFIG_FILE).exists():
             continue
         try:
             stored = read_config(path)
-            if _differences(stored, config, defaults):
+            if changes := _changes(stored, config, defaults):
+                notes += _other_run(path, stored, changes) if not notes else ()
                 continue
             _check_scorer(path, stored, config)
         except UnknownVersion as error:
@@ -100,14 +103,22 @@ def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None
     if not (path / CONFIG_FILE).exists():
         _refuse(path, f"which holds files but no {CONFIG_FILE}", "an empty folder, or a run of ours", "leave it out")
     check_files(path)
+    if resume_mode(config) == "disable":
+        because = "with which no run is resumed, while run.dir holds one"
+        refuse(
+            "trainer.resume_mode",
+            "disable",
+            "auto",
+            f"leave it out, or give another run.dir than {path}",
+            because=because,
+        )
     try:
         stored = read_config(path)
         _check_scorer(path, stored, config)
     except UnknownVersion as error:
         raise ValueError(f"run.dir={path}: {error}; nothing was written") from error
-    differences = _differences(stored, config, defaults)
-    if differences:
-        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+    if changes := _changes(stored, config, defaults):
+        shown = shown_changes(changes)
         because = f"which holds a run of another configuration ({shown})"
         _refuse(path, because, "a run of the same configuration", "repeat the command of that run to resume it")
     lock = try_lock(path)
@@ -130,9 +141,25 @@ def _check_scorer(path: Path, stored: Mapping[str, Any], config: Mapping[str, An
         )
 
 
-def _differences(stored: Mapping[str, Any], config: Mapping[str, Any], defaults: Defaults | None) -> list[str]:
+def _changes(stored: Mapping[str, Any], config: Mapping[str, Any], defaults: Defaults | None) -> Changes:
     old, new = ({name: value for name, value in each.items() if name != FIELD} for each in (stored, config))
-    return config_differences(old, new, defaults)
+    return differing(old, new, defaults)
+
+
+def _other_run(path: Path, stored: Mapping[str, Any], changes: Changes) -> list[str]:
+    """Say that a run is unfinished and not the command's; nothing if a process is working on it."""
+    lock = try_lock(path)
+    if lock is None:
+        return []
+    lock.close()
+    steps = stored.get("trainer", {}).get("total_training_steps")
+    try:
+        where = f"{path} is unfinished at step {checkpoint_step(path)} of {steps}"
+    except ValueError as error:
+        where = f"{path} is unfinished and damaged ({error})"
+    return [
+        f"{where} and differs in {shown_changes(changes)}; its own command resumes it, trm train --extend changes it"
+    ]
 
 
 def _resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], lock: IO[str]) -> RunFolder:
@@ -245,36 +272,6 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def numbered(root: Path, name: str) -> list[Path]:
-    """Return the folders `name`-NNN under `root`, in the order of their numbers."""
-    pattern = re.compile(re.escape(name) + r"-(\d{3,})")
-    found = [path for path in root.glob("*") if path.is_dir() and pattern.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
-
-
-def make_numbered(root: Path, name: str) -> Path:
-    """Make the folder `name`-NNN of the next free number."""
-    while True:
-        taken = [int(path.name.rsplit("-", 1)[1]) for path in numbered(root, name)]
-        path = root / f"{name}-{max(taken, default=0) + 1:03d}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:  # another process has just taken the number
-            continue
-        return path
-
-
-def try_lock(path: Path) -> IO[str] | None:
-    """Lock a folder for this process; None if another holds it."""
-    lock = (path / LOCK_FILE).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
 
 
 def git_state() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from trm_envs.sandbox.local.demands import REQUIRABLE
 from trm_fields import (
     ABOVE_0,
     COUNT,
+    LEAST_0,
     SEEDS,
     ZERO_TO_ONE,
     Flag,
@@ -46,6 +47,15 @@ class RunConfig:
         "${trainer.experiment_name}-seed${seed}", Text(without="/"), "Name of the run's folder before its number."
     )
     dir: str | None = setting(None, Text(optional=True), "A folder of your own instead of `root/name-NNN`.")
+    init_from: str | None = setting(
+        None,
+        Text(optional=True),
+        "Checkpoint whose weights alone a new run begins with: `RUN@STEP`, or a Hugging Face folder "
+        "([extend, export, resume](extend_export_resume.md)).",
+    )
+    schedule_from: int = setting(
+        0, LEAST_0, "Step at which the rate schedule began anew; filled in by `trm train --extend --schedule restart`."
+    )
     weight_sync_timeout_s: float = setting(
         600, ABOVE_0, "Seconds after which a synchronisation of weights counts as hung and ends the run."
     )

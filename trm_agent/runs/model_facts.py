@@ -1,6 +1,7 @@
 """The facts about a model that a configuration must suit, loaded once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -23,6 +24,23 @@ class ModelFacts:
     """Tokens of its vocabulary."""
     max_positions: int | None
     """The longest context that it was made for, in tokens; None if its configuration does not state it."""
+    shape: dict[str, Any] = field(default_factory=dict)
+    """Its configuration, as config.json holds it."""
+
+
+def read_shape(folder: Path) -> dict[str, Any]:
+    """Read the configuration of the model in a folder.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        found: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config().to_dict()
+    except Exception as error:
+        raise ValueError(f"{folder}: config.json cannot be loaded: {error}; give another checkpoint") from error
+    return found
 
 
 def load_facts(config: DictConfig, path: str) -> ModelFacts:
@@ -43,4 +61,5 @@ def load_facts(config: DictConfig, path: str) -> ModelFacts:
             f"{MODEL_PATH}={path}: config.json cannot be loaded: {known_cause(str(error), path)}; give a folder or "
             "a hub id that has one"
         ) from error
-    return ModelFacts(tokenizer, chat, model.vocab_size, getattr(model, "max_position_embeddings", None))
+    longest = getattr(model, "max_position_embeddings", None)
+    return ModelFacts(tokenizer, chat, model.vocab_size, longest, model.to_dict())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.runs.folder import SUMMARY_FILE, read_metrics, write_atomically
+from trm_agent.runs.history import history
 from trm_agent.runs.screen import VALIDATION_FAILURES, validation_rates
 from trm_agent.runs.sessions import end_session, session_seconds
 
@@ -26,7 +27,9 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float
     end_session(run_dir, now)
     seconds = session_seconds(run_dir)
     rows = read_metrics(run_dir)
-    summary = {**summarise(rows, seed, trained_horizons, sum(seconds)), "sessions": len(seconds), **sandbox_section()}
+    told = history(run_dir)
+    figures = summarise(rows, seed, trained_horizons, sum(seconds), told.get("start", 0))
+    summary = {**figures, "sessions": len(seconds), **told, **sandbox_section()}
     draw_curves(rows, run_dir / CURVES_FILE)
     write_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -40,14 +43,18 @@ def sandbox_section() -> dict[str, Any]:
 
 
 def summarise(
-    rows: Sequence[dict[str, Any]], seed: int, trained_horizons: Sequence[int], wall_s: float
+    rows: Sequence[dict[str, Any]], seed: int, trained_horizons: Sequence[int], wall_s: float, start: int = 0
 ) -> dict[str, Any]:
-    """Return the summary of a run from the rows of its metrics.jsonl; without a validation its rates are absent."""
+    """Return the summary of a run from the rows of its metrics.jsonl; without a validation its rates are absent.
+
+    Args:
+        start: the step after which the run began.
+    """
     validations = {row["step"]: validation_rates(row) for row in rows if VALIDATION_FAILURES in row}
     steps = max((row["step"] for row in rows), default=0)
     return {
         "success": {
-            "before": {str(horizon): rate for horizon, rate in validations.get(0, {}).items()},
+            "before": {str(horizon): rate for horizon, rate in validations.get(start, {}).items()},
             "after": {str(horizon): rate for horizon, rate in validations.get(steps, {}).items()},
         },
         "trained_horizons": sorted({int(horizon) for horizon in trained_horizons}),
@@ -55,15 +62,15 @@ def summarise(
         "steps": steps,
         "wall_s": round(wall_s, 1),
         "seed": seed,
-        "lacks": _lacks(validations, steps),
+        "lacks": _lacks(validations, start, steps),
     }
 
 
-def _lacks(validations: Mapping[int, Mapping[int, float]], steps: int) -> list[str]:
+def _lacks(validations: Mapping[int, Mapping[int, float]], start: int, steps: int) -> list[str]:
     """Return the parts that a summary lacks, each with its reason."""
     lacks = []
     for name, step, why in (
-        ("success.before", 0, "no validation before the first step (trainer.val_before_train)"),
+        ("success.before", start, "no validation before the first step (trainer.val_before_train)"),
         ("success.after", steps, "no validation after the last step (trainer.test_freq)"),
     ):
         if not validations.get(step):

@@ -9,12 +9,16 @@ from typing import Any
 from trm_agent.runs.data_text import read_json, read_yaml
 from trm_agent.runs.old_fields import MEANT, OLD_DEFAULTS, canonical, default_of_dataclass
 from trm_agent.runs.old_names import unknown_names, with_current_names
+from trm_agent.trust_region.settings import DUMP_PATH
 
 CONFIG_FILE = "config.yaml"
 GIT_FILE = "git.json"
 # a run may be found at another place than it began at
-PLACES = ("run.dir", "run.root", "trainer.default_local_dir")
+PLACES = ("run.dir", "run.root", "trainer.default_local_dir", f"{DUMP_PATH}.directory")
+_RESUME_MODE = "trainer.resume_mode"
 ABSENT = "(absent)"
+# field -> its value in the stored and in today's configuration
+Changes = Mapping[str, tuple[Any, Any]]
 # fields -> those of them that the user has set, with their defaults
 Defaults = Callable[[Collection[str]], Mapping[str, Any]]
 
@@ -47,6 +51,22 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Defaults | None = None) -> list[str]:
+    """Return `differing` as `field: old -> new`."""
+    return [f"{field}: {before} -> {after}" for field, (before, after) in differing(old, new, defaults).items()]
+
+
+def shown_changes(changes: Changes, most: int = 5) -> str:
+    """Format the first differences of two configurations."""
+    shown = [f"{field}: {old} -> {new}" for field, (old, new) in list(changes.items())[:most]]
+    return "; ".join(shown) + (f"; and {len(changes) - most} more" if len(changes) > most else "")
+
+
+def resume_mode(config: Mapping[str, Any]) -> str:
+    """Return verl's `trainer.resume_mode`."""
+    return str(config.get("trainer", {}).get("resume_mode") or "auto")
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Defaults | None = None) -> Changes:
     """Compare two configurations, except for their places on disk.
 
     Args:
@@ -56,7 +76,7 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults:
             given, a field that `old` lacks counts as its default, and an earlier default as today's.
 
     Returns:
-        The fields in which they differ, as `field: old -> new`.
+        The fields in which they differ, in alphabetical order.
     """
     left, right = (_meant(flatten(with_current_names(each))) for each in (old, new))
     if defaults is not None:
@@ -66,12 +86,12 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults:
             # an empty section: its fields, if the other has any, are compared one by one
             if any(each.startswith(f"{key}.") for each in other):
                 del one[key]
-    return [
-        f"{key}: {left.get(key, ABSENT)} -> {right.get(key, ABSENT)}"
+    return {
+        key: (left.get(key, ABSENT), right.get(key, ABSENT))
         for key in sorted(left.keys() | right.keys())
         # null means the same as an absent field
         if key not in PLACES and left.get(key) != right.get(key)
-    ]
+    }
 
 
 def absent_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -91,6 +111,9 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _meant(flat: dict[str, Any]) -> dict[str, Any]:
+    if flat.get(_RESUME_MODE) == "disable":
+        # they tell whether an older run is looked for, and a run that has begun is the same
+        flat = {**flat, _RESUME_MODE: "auto"}
     return {**MEANT, **{f"data.{field}": value for field, value in MEANT.items() if field.startswith("env.")}, **flat}
 
 

@@ -1,0 +1,149 @@
+"""Where a new run begins: at a checkpoint of another run, with all of its state or with its weights alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trm_fields import OneOf, refuse
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+RESUME_MODE, RESUME_PATH, INIT_FROM = "trainer.resume_mode", "trainer.resume_from_path", "run.init_from"
+MODES = ("auto", "disable", "resume_path")
+# fields of a model's configuration that decide the shapes of its weights
+SHAPE = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "num_experts",
+    "moe_intermediate_size",
+    "tie_word_embeddings",
+)
+_STEP_FOLDER = re.compile(r"global_step_([0-9]{1,15})")
+
+
+def start_step(config: DictConfig) -> int:
+    """Return the step after which a new run begins: that of `trainer.resume_from_path`, else 0."""
+    return step_of(config.trainer)
+
+
+def step_of(trainer: Mapping[str, Any] | DictConfig) -> int:
+    """Return `start_step` of a section `trainer`."""
+    path = trainer.get("resume_from_path")
+    if trainer.get("resume_mode") != "resume_path" or path is None:
+        return 0
+    found = _STEP_FOLDER.fullmatch(Path(str(path)).name)
+    return int(found[1]) if found else 0
+
+
+def begins(config: DictConfig) -> str:
+    """Describe where a new run begins."""
+    if step := start_step(config):
+        return f"new run, goes on after step {step} of {config.trainer.resume_from_path}"
+    return f"new run, weights of {config.run.init_from}" if config.run.init_from else "new run"
+
+
+def check_origin(config: DictConfig) -> None:
+    """Refuse a checkpoint that a run cannot go on from; its files are read, nothing in them is run.
+
+    Raises:
+        ValueError: it is not there, half-written, made by another number of devices, beyond the last step, or holds
+            programs; or two fields contradict each other.
+    """
+    mode, path = config.trainer.get("resume_mode") or "auto", config.trainer.get("resume_from_path")
+    OneOf(MODES).check(RESUME_MODE, mode)
+    if mode != "resume_path":
+        if path is not None:
+            because = f"which is read with {RESUME_MODE}=resume_path alone"
+            refuse(RESUME_PATH, path, "null", f"set {RESUME_MODE}=resume_path, or leave it out", because=because)
+        return
+    if config.run.init_from is not None:
+        because = f"with {RESUME_MODE}=resume_path, which loads weights too"
+        refuse(INIT_FROM, config.run.init_from, "one of the two", "leave one out", because=because)
+    folder = Path(str(path)).expanduser()
+    if path is None or not _STEP_FOLDER.fullmatch(folder.name) or not (folder / "actor").is_dir():
+        allowed = "a folder global_step_N of a run's checkpoints, with its actor"
+        refuse(RESUME_PATH, path, allowed, "give its path", because="" if path is None else _holds(folder))
+    steps = config.trainer.total_training_steps
+    if steps is not None and start_step(config) >= steps:
+        because = f"while the checkpoint is of step {start_step(config)}"
+        refuse("trainer.total_training_steps", steps, "a later step", "raise it", because=because)
+    _check_files(folder, config.trainer.n_gpus_per_node * config.trainer.nnodes)
+
+
+def check_shape(field: str, value: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of a model of another shape.
+
+    Args:
+        field: the field that names the checkpoint.
+        value: its value.
+        theirs: the checkpoint's config.json.
+        ours: the configuration of `actor_rollout_ref.model.path`.
+
+    Raises:
+        ValueError: with the fields that differ.
+    """
+    differ = [
+        f"{name} {theirs.get(name)} there, {ours.get(name)} here"
+        for name in SHAPE
+        if name in theirs and name in ours and theirs[name] != ours[name]
+    ]
+    if differ:
+        because = f"whose model has another shape ({'; '.join(differ[:4])})"
+        refuse(field, value, "a checkpoint of the model at actor_rollout_ref.model.path", "give one", because=because)
+
+
+def check_tokens(field: str, value: str, theirs: Any, ours: Any) -> None:
+    """Refuse a checkpoint whose tokenizer or chat template is another one: its weights would read other tokens.
+
+    Args:
+        field: the field that names the checkpoint.
+        value: its value.
+        theirs: the checkpoint's tokenizer.
+        ours: the tokenizer of `actor_rollout_ref.model.path`.
+
+    Raises:
+        ValueError: with the part that differs.
+    """
+    same = {
+        "another vocabulary": theirs.get_vocab() == ours.get_vocab(),
+        "another chat template": theirs.chat_template == ours.chat_template,
+    }
+    if differ := [name for name, equal in same.items() if not equal]:
+        because = f"whose tokenizer has {differ[0]} than that of actor_rollout_ref.model.path"
+        remedy = "set actor_rollout_ref.model.path to the checkpoint's own model, or to an export of it (trm export)"
+        refuse(field, value, "a checkpoint with the model's tokenizer", remedy, because=because)
+
+
+def _holds(folder: Path) -> str:
+    if not folder.is_dir():
+        return "which is not a folder here"
+    steps = sorted(path.parent.name for path in folder.glob("**/global_step_*/actor"))
+    return f"which holds {', '.join(steps[:5]) or 'no checkpoint'}"
+
+
+def _check_files(folder: Path, devices: int) -> None:
+    from trm_agent.runs.checkpoint_pickles import check_checkpoint
+
+    for part in ("model", "optim", "extra_state"):
+        names = [f"{part}_world_size_{devices}_rank_{rank}.pt" for rank in range(devices)]
+        missing = [name for name in names if not (folder / "actor" / name).exists()]
+        if missing:
+            others = sorted(path.name for path in (folder / "actor").glob(f"{part}_world_size_*_rank_0.pt"))
+            because = f"which lacks actor/{missing[0]}" + (f" and has {others[0]}" if others else "")
+            allowed = f"a whole checkpoint of {devices} devices (trainer.n_gpus_per_node times trainer.nnodes)"
+            remedy = f"give another, or its weights alone as {INIT_FROM}=RUN@STEP"
+            refuse(RESUME_PATH, str(folder), allowed, remedy, because=because)
+    try:
+        check_checkpoint(folder)
+    except ValueError as error:
+        raise ValueError(f"{RESUME_PATH}: {error}") from error
