@@ -3,10 +3,10 @@
 python -m benchmarks.sandbox [--calls 10000] [--rounds 8] [--sessions 500] [--before FOLDER] [--rivals PYTHON]
 
 Claims: a trivial call in full isolation, one after another, at 3 times the rate of `python -I -c` and at 10 times that
-of one in bubblewrap; control groups cost at most a quarter of the rate; the latency of 64 calls at once; nothing is
-left behind by many calls; the start of a session and the memory of many idle ones. The sides take turns in short
-rounds, so that a busy machine slows all of them alike. FOLDER is a checkout of an earlier commit, whose sandbox is one
-side. PYTHON is an interpreter of an environment of its own in which
+of a subprocess for which the same isolation is made; control groups cost at most a quarter of the rate; the latency of
+64 calls at once; nothing is left behind by many calls; the start of a session and the memory of many idle ones. The
+sides take turns in short rounds, so that a busy machine slows all of them alike. FOLDER is a checkout of an earlier
+commit, whose sandbox is one side. PYTHON is an interpreter of an environment of its own in which
 `gem-llm` and `skyrl-gym` are installed; their tools start the `python` beside it, without isolation.
 """
 
@@ -22,7 +22,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from trm_envs.sandbox import LocalSandbox
+from benchmarks.confined_subprocess import ConfinedSubprocess
+from trm_envs.sandbox import Limits, LocalSandbox
+from trm_envs.sandbox.local.cgroups import groups_of_this_process
 
 CODE = "print(1)"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -58,8 +60,8 @@ def bare(python: str, number: int) -> float:
     return seconds_of(lambda: subprocess.run(command, capture_output=True, text=True, check=True), number)
 
 
-def isolated(number: int) -> float:
-    """Seconds of a bare interpreter in namespaces of its own, made by bubblewrap for each call."""
+def in_namespaces(number: int) -> float:
+    """Seconds of an interpreter in namespaces of its own, made by bubblewrap for each call, and nothing else."""
     command = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     command += [SYSTEM_PYTHON, "-I", "-c", CODE]
     return seconds_of(lambda: subprocess.run(command, capture_output=True, text=True, check=True), number)
@@ -118,7 +120,9 @@ def one_after_another(
     for python in dict.fromkeys((sys.executable, SYSTEM_PYTHON)):
         if os.path.exists(python):
             sides[f"{python} -I -c"] = lambda number, python=python: bare(python, number)  # type: ignore[misc]
-    sides[f"bwrap {SYSTEM_PYTHON} -I -c"] = isolated
+    sides[f"{SYSTEM_PYTHON} in namespaces alone"] = in_namespaces
+    confined = ConfinedSubprocess(SYSTEM_PYTHON, CODE, Limits(), groups_of_this_process())
+    sides[f"{SYSTEM_PYTHON} as isolated as the sandbox"] = lambda number: seconds_of(confined.run, number)
     with contextlib.ExitStack() as stack:
         if before:
             path = f"{before.resolve() / 'envs'}:{before.resolve()}"

@@ -13,7 +13,7 @@ from trm_agent import cli, extras, train
 REPOSITORY = Path(__file__).resolve().parent.parent
 OURS = {"trm_agent", "trm_envs", "trm_fields", "wire"}  # the fork server's files import each other by path
 # imported, and brought by a package that the table names
-BROUGHT_BY = {"omegaconf": "hydra", "tokenizers": "transformers"}
+BROUGHT_BY = {"omegaconf": "hydra", "safetensors": "transformers", "tokenizers": "transformers"}
 # of answers, programs and bridges: extras of environments, whose own messages name them
 OF_ENVIRONMENTS = {"antlr4", "latex2sympy2_extended", "math_verify", "mpmath", "sympy", "reasoning_gym", "pyarrow"}
 

@@ -26,6 +26,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("trm_agent.commands.train", "train an agent, resume or extend its run"),
+    "export": Command("trm_agent.commands.export", "write a checkpoint of a run as a Hugging Face folder"),
     "eval": Command("trm_agent.commands.eval", "evaluate checkpoints on held-out tasks, and compare them"),
     "report": Command(
         "trm_agent.commands.report",

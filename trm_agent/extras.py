@@ -55,6 +55,7 @@ NEEDS = {
     "analyze": Needs("trm analyze", "analyze", ("pyarrow", "torch")),
     "bounds": Needs("trm bounds", "analyze", ("torch",)),
     "eval": Needs("trm eval", "eval", _EVALUATION),
+    "export": Needs("trm export", "eval", ("huggingface_hub", "torch", "transformers", "yaml")),
     "report": Needs("trm report", "report", ("pyarrow", "transformers", "yaml")),
     "train": Needs("trm train", "train", _TRAINING),
 }

@@ -39,6 +39,10 @@ def state_of(pid: int) -> str:
     return ""
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
 def inside(sandbox: LocalSandbox) -> list[int]:
     """The processes in the sandbox, the zygote first."""
     assert sandbox._zygote is not None
@@ -54,6 +58,20 @@ def paused_in(sandbox: LocalSandbox) -> int:
     return paused
 
 
+def wait_until_seen_at_rest(supervisor: int) -> None:
+    """Wait until PID 1 sleeps for long: it looks each millisecond until all rest, and then each second."""
+    for _ in range(100):
+        before = [state_of(supervisor), switches_of(supervisor)]
+        time.sleep(0.2)
+        if before == ["S", switches_of(supervisor)] and state_of(supervisor) == "S":
+            return
+    raise AssertionError("the session does not come to rest")
+
+
+def switches_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text().partition("\nvoluntary_ctxt_switches:")[2]
+
+
 @pytest.mark.parametrize("with_files", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_session_that_does_not_stay_paused_is_ended(stopping: LocalSandbox, with_files: bool) -> None:
     with stopping.session() as session:
@@ -61,10 +79,12 @@ def test_a_session_that_does_not_stay_paused_is_ended(stopping: LocalSandbox, wi
             "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
         )
         paused = paused_in(stopping)
-        time.sleep(0.3)  # one that is woken before all of them rest is stopped again
+        wait_until_seen_at_rest(parent_of(paused))  # one that is woken earlier is stopped again
         os.kill(paused, signal.SIGCONT)  # from outside, for inside nothing can
-        if not with_files:
-            time.sleep(3 * REST_S)
+        deadline = time.monotonic() + 20 * REST_S
+        while not with_files and state_of(paused) not in ("", "Z"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         result = session.run("print(1)", files={"f": "x"} if with_files else None)
         assert (result.status, result.return_code, result.state_lost) == (Status.ERROR, -signal.SIGKILL, True), result
         assert session.run("print(2)").stdout == "2\n"
@@ -180,14 +200,18 @@ pairs, sent = [], 0
 try:
     while True:
         pairs.append(socket.socketpair())
-        for _ in range(100):
-            socket.send_fds(pairs[-1][0], [b'x'], [0])
-            sent += 1
+        socket.send_fds(pairs[-1][0], [b'x'], [0] * 120)
+        sent += 120
 except OSError as error:
     print(sent, error.strerror)
 """
     with sandbox.session() as session:
-        sent, why = session.run(fill).stdout.strip().split(" ", 1)
+        for _ in range(10):
+            filled = session.run(fill)
+            if filled.stdout:
+                break
+            assert (filled.return_code, filled.state_lost) == (-signal.SIGKILL, True), filled  # was too slow
+        sent, why = filled.stdout.strip().split(" ", 1)
         assert int(sent) > 200
         assert why == "Too many references: cannot splice"
         for _ in range(20):

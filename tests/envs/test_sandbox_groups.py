@@ -31,6 +31,9 @@ pytestmark = [
 
 WIDE = dataclasses.replace(TIGHT, wall_s=20.0, memory_bytes=512 * MIB, processes=64)
 GROUPED = ("root, cgroups", "user, cgroups")
+TICKS_OF_A_START = 10
+END_S = 30.0
+"""Longest wait, on a busy machine, for processes to end that were killed."""
 
 
 def ticks(pids: list[int]) -> int:
@@ -53,30 +56,14 @@ def supervisors_of(pid: int) -> set[Path]:
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_twenty_paused_sessions_do_not_move_and_go_on_where_they_were(name: str) -> None:
-    with opened(name, WIDE) as setting, contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(setting.session()) for _ in range(20)]
-        attacks = [code for key, code in RUN_ON.items() if "orphans" not in key and key != "forks"]
-        for number, session in enumerate(sessions):
-            assert session.run(f"x = {number}").ok
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda each: each[1].run(attacks[each[0] % len(attacks)]), enumerate(sessions)))
-        inside = descendants_of(setting.pid)
-        before = ticks(inside)
-        time.sleep(2)
-        assert ticks(inside) == before
-        told = [session.run("print(x)") for session in sessions]
-        for number, result in enumerate(told):
-            assert result.stdout == f"{number}\n" or result.state_lost, result
-        assert any(result.ok for result in told)
-
-
-@pytest.mark.parametrize("name", GROUPED)
 def test_the_death_of_the_host_process_ends_frozen_and_running_sessions(name: str) -> None:
     with opened(name, WIDE) as setting, setting.session() as paused, ThreadPoolExecutor(1) as pool:
         assert paused.run(RUN_ON["a thread"]).ok
         running = pool.submit(setting.run, "while True: pass")
-        time.sleep(0.3)
+        before = ticks(descendants_of(setting.pid))
+        while ticks(descendants_of(setting.pid)) < before + TICKS_OF_A_START:  # it has begun
+            assert not running.done()
+            time.sleep(0.01)
         inside, folders = descendants_of(setting.pid), folders_of(setting.pid)
         assert len(inside) > 4
         assert folders
@@ -84,13 +71,20 @@ def test_the_death_of_the_host_process_ends_frozen_and_running_sessions(name: st
         os.kill(setting.pid, signal.SIGKILL)
         with pytest.raises(EOFError):
             running.result()
-        deadline = time.monotonic() + 10
-        while left := [pid for pid in inside if os.path.exists(f"/proc/{pid}")]:
-            assert time.monotonic() < deadline, left
-            time.sleep(0.01)
-        for folder in folders:
+        check_all_vanish(inside, folders)
+
+
+def check_all_vanish(pids: list[int], folders: list[Path]) -> None:
+    """Check that processes end and, at the next start of a host process, their groups go."""
+    deadline = time.monotonic() + END_S
+    while left := [pid for pid in pids if os.path.exists(f"/proc/{pid}")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.01)
+    for folder in folders:
+        remove_leftovers(folder.parent)
+        while folder.exists():  # who was being born as the host died may take its time to die
+            assert time.monotonic() < deadline, list(folder.glob("*"))
             remove_leftovers(folder.parent)
-            assert not folder.exists()
 
 
 OF_VERSION_1 = """
@@ -123,13 +117,7 @@ def test_with_the_freezer_of_version_1_too_the_death_of_the_host_process_ends_al
         time.sleep(1)
         assert ticks(inside) == before
         process.kill()
-    deadline = time.monotonic() + 10
-    while left := [pid for pid in inside if os.path.exists(f"/proc/{pid}")]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.01)
-    for folder in folders_of(process.pid):
-        remove_leftovers(folder.parent)
-        assert not folder.exists()
+    check_all_vanish(inside, folders_of(process.pid))
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ def test_a_cell_that_is_given_up_returns_at_once(sandbox: LocalSandbox) -> None:
             session = sandbox.session()
             assert session.run("import time").ok
             cell = threads.submit(session.run, "time.sleep(60)")
+            while not (session._work._is_asking or cell.done()):
+                time.sleep(0.001)
             time.sleep(0.01)
             session.close()
             for end in socket.socketpair():
