@@ -30,7 +30,7 @@ from trm_agent.runs.folder import (
     record_resume,
 )
 from trm_agent.runs.leftovers import remove_stale_weights
-from trm_agent.runs.origin import INIT_FROM, RESUME_PATH, begins, check_origin, check_shape, check_tokens, start_step
+from trm_agent.runs.origin import INIT_FROM, begins, check_origin, check_resumed, start_step
 from trm_agent.runs.progress import forget_progress
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
@@ -41,8 +41,6 @@ from trm_fields import refuse
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from trm_agent.runs.model_facts import ModelFacts
 
 BAD_INPUT = 2
 
@@ -197,36 +195,14 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
         path = str(ensure_nano_model(NanoSpec(**plain(config.nano))))
     facts = load_facts(config, path)
     check_model(config, facts)
-    return _first_weights(config, folder, facts) or path
-
-
-def _first_weights(config: DictConfig, folder: RunFolder, facts: ModelFacts) -> str | None:
-    """Refuse a checkpoint that does not suit the model, and put the weights of `run.init_from` together.
-
-    Returns:
-        Their folder; None for a run that begins with its model, or goes on from a checkpoint.
-
-    Raises:
-        ValueError: the checkpoint is not there, or is of another model.
-    """
-    from trm_agent.evaluate.checkpoints import initial
-    from trm_agent.runs.chat import load_tokenizer
-    from trm_agent.runs.model_facts import read_shape
-
     if folder.step:
-        return None
-    if start_step(config):
-        source = str(config.trainer.resume_from_path)
-        check_shape(RESUME_PATH, source, read_shape(Path(source).expanduser() / "actor" / "huggingface"), facts.shape)
-        return None
-    source = config.run.init_from
-    if source is None:
-        return None
-    checkpoint = initial.initial_checkpoint(INIT_FROM, source)
-    files = initial.files_folder(checkpoint)
-    check_shape(INIT_FROM, source, read_shape(files), facts.shape)
-    check_tokens(INIT_FROM, source, load_tokenizer(str(files)), facts.tokenizer)
-    return str(initial.initial_weights(checkpoint))
+        return path
+    check_resumed(config, facts)
+    if config.run.init_from is not None:
+        from trm_agent.evaluate.checkpoints.initial import first_weights
+
+        path = str(first_weights(INIT_FROM, config.run.init_from, facts))
+    return path
 
 
 def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> int:

@@ -12,6 +12,8 @@ from trm_fields import OneOf, refuse
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from trm_agent.runs.model_facts import ModelFacts
+
 RESUME_MODE, RESUME_PATH, INIT_FROM = "trainer.resume_mode", "trainer.resume_from_path", "run.init_from"
 MODES = ("auto", "disable", "resume_path")
 # fields of a model's configuration that decide the shapes of its weights
@@ -78,6 +80,19 @@ def check_origin(config: DictConfig) -> None:
         because = f"while the checkpoint is of step {start_step(config)}"
         refuse("trainer.total_training_steps", steps, "a later step", "raise it", because=because)
     _check_files(folder, config.trainer.n_gpus_per_node * config.trainer.nnodes)
+
+
+def check_resumed(config: DictConfig, facts: ModelFacts) -> None:
+    """Refuse a checkpoint of `trainer.resume_from_path` of another model than that of the run.
+
+    Raises:
+        ValueError: with the fields that differ.
+    """
+    if start_step(config):
+        from trm_agent.runs.model_facts import read_shape
+
+        source = str(config.trainer.resume_from_path)
+        check_shape(RESUME_PATH, source, read_shape(Path(source).expanduser() / "actor" / "huggingface"), facts.shape)
 
 
 def check_shape(field: str, value: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

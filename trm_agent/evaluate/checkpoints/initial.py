@@ -11,7 +11,10 @@ from trm_agent.evaluate.checkpoints.export import export
 from trm_agent.evaluate.checkpoints.merging import fsdp_hash
 from trm_agent.evaluate.checkpoints.source import Checkpoint, model_files_folder, parse_checkpoint
 from trm_agent.models.nano import cache_root
+from trm_agent.runs.chat import load_tokenizer
 from trm_agent.runs.folder import CONFIG_FILE, saved_steps
+from trm_agent.runs.model_facts import ModelFacts, read_shape
+from trm_agent.runs.origin import check_shape, check_tokens
 from trm_fields import refuse
 
 _ALLOWED = "RUN@STEP, a global_step_N folder, or a Hugging Face folder"
@@ -41,11 +44,23 @@ def initial_checkpoint(field: str, source: str) -> Checkpoint:
     return found
 
 
-def files_folder(checkpoint: Checkpoint) -> Path:
-    """Return the folder of the checkpoint's config.json and tokenizer."""
-    folder = model_files_folder(checkpoint)
-    assert folder is not None, f"{checkpoint.kind} without files"
-    return folder
+def first_weights(field: str, source: str, facts: ModelFacts) -> Path:
+    """Return the Hugging Face folder of a run's first weights.
+
+    Args:
+        field: the field that names their checkpoint.
+        source: its value.
+        facts: the facts of the model that the run is about.
+
+    Raises:
+        ValueError: the checkpoint is not there, is of another model, or cannot be put together.
+    """
+    checkpoint = initial_checkpoint(field, source)
+    files = model_files_folder(checkpoint)
+    assert files is not None, f"{checkpoint.kind} without files"
+    check_shape(field, source, read_shape(files), facts.shape)
+    check_tokens(field, source, load_tokenizer(str(files)), facts.tokenizer)
+    return initial_weights(checkpoint)
 
 
 def initial_weights(checkpoint: Checkpoint, say: Callable[[str], Any] = print) -> Path:
