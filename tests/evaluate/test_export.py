@@ -77,7 +77,7 @@ def test_the_command_says_what_it_wrote(run: Path, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("source", "word"),
     [
-        ("{run}@30", "has no checkpoint of step 30 (steps with a checkpoint: 10, 20)"),
+        ("{run}@30", "has no checkpoint of step 30 (steps whose checkpoints are kept: 10, 20"),
         ("{run}@x", "does not exist"),
         ("nano", "RUN@STEP: got 'nano', which is no run but a model that is made"),
         ("{model}", "which is a Hugging Face folder already"),
