@@ -40,15 +40,14 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
     Attributes:
         options_class: the dataclass of the options.
-        system_prompt: the first message to the model; `{answer}` in it becomes an answer's form, such as
-            `\boxed{...}`. `make_task` may set another.
+        system_prompt: the first message to the model; `{answer}` becomes `\boxed{...}`. `make_task` may set another.
         answer_form: the text between the braces of that form.
         tools: functions with type hints; methods marked with `@tool` come on top of these.
         task_key: the task's identity, if the first message does not define it; `make_task` may set it. Its hash
             decides the split.
         tool_time: the budget of time for code that runs on the model's text, with the time used.
-        task_split: the split of the task if `make_task` decides it itself, as a task made of parts must; if empty, the
-            hash decides.
+        task_split: the task's split if `make_task` decides it itself, as a task of parts must; if empty, the hash does.
+        expected_answer: the right answer for people who read episodes, if `make_task` sets it; never shown to a model.
         one_task: True for a game that is always the same, whatever the seed: it belongs to every split, so that its
             results are not held out.
         reward_range: bounds of an episode's return, which is the sum of its rewards.
@@ -65,6 +64,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     tools: Sequence[Tool | Callable[..., Any]] = ()
     task_key: str = ""
     task_split: str = ""
+    expected_answer: str | None = None
     one_task: bool = False
     reward_range: tuple[float, float] = (0.0, 1.0)
     unfinished_reward: float = math.inf

@@ -12,6 +12,8 @@ import numpy as np
 from trm_agent.episode.outcomes import ContractBroken, StopReason
 from trm_agent.episode.plain_text import encodable
 
+MAX_EXPECTED_CHARS = 2000
+
 
 @dataclass(frozen=True)
 class EnvStart:
@@ -22,6 +24,8 @@ class EnvStart:
     observation: str
     unfinished_reward: float = math.inf
     """The largest return of an episode that the environment did not end itself."""
+    expected_answer: str | None = None
+    """The right answer, for people who read the episode; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,27 @@ def checked_start(read: Callable[[str], Any], observation: Any) -> EnvStart:
     Raises:
         ContractBroken: it is not what the contract promises.
     """
-    try:
-        unfinished = float(read("unfinished_reward"))
-    except AttributeError:
-        unfinished = math.inf
+    unfinished = float(_optional(read, "unfinished_reward", math.inf))
     if math.isnan(unfinished):
         raise ContractBroken("env.unfinished_reward is nan: it must be a number; set a low one, such as -100.0")
-    start = EnvStart(read("system_prompt"), list(read("tool_schemas")), observation, unfinished)
+    expected = _optional(read, "expected_answer", None)
+    start = EnvStart(
+        read("system_prompt"),
+        list(read("tool_schemas")),
+        observation,
+        unfinished,
+        None if expected is None else encodable(str(expected)[:MAX_EXPECTED_CHARS]),
+    )
     check_type("env.system_prompt", start.system_prompt, str)
     check_type("the observation of reset", observation, str)
     return start
+
+
+def _optional(read: Callable[[str], Any], name: str, otherwise: Any) -> Any:
+    try:
+        return read(name)
+    except AttributeError:
+        return otherwise
 
 
 def check_type(what: str, value: object, kinds: type | tuple[type, ...]) -> None:

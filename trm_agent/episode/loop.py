@@ -92,6 +92,7 @@ async def run_episode(
         timings={**run.timings, "waited": run.env.waited_s, "total": time.monotonic() - started},
         extras=run.extras,
         numbers=run.numbers,
+        expected_answer=run.expected_answer,
     )
     episode.check()
     assert len(episode.response_ids) <= limits.max_response_tokens, f"{len(episode.response_ids)} response tokens"
@@ -112,6 +113,7 @@ class _Run:
         self.turns: list[Turn] = []
         self.extras: list[dict[str, Any]] = []
         self.reward, self.unfinished_reward = 0.0, math.inf
+        self.expected_answer: str | None = None
         self.num_tool_calls = 0
         self.numbers: dict[str, float] = {}
         self.timings = {"generate": 0.0, "env": 0.0}
@@ -120,7 +122,7 @@ class _Run:
         """Play the whole episode; return why it is over, or raise `Ended`."""
         await self._timed("make", "step_timeout_s", self.env.make)
         start = await self._timed("reset", "step_timeout_s", partial(self.env.reset, seed, options))
-        self.unfinished_reward = start.unfinished_reward
+        self.unfinished_reward, self.expected_answer = start.unfinished_reward, start.expected_answer
         self._set_prompt(start)
         context: list[int] = []
         while True:

@@ -17,11 +17,11 @@ def episode_record(episode: Episode) -> dict[str, Any]:
         episode: a finished one.
 
     Returns:
-        JSON-clean: `task` (see `task_name`), `env_id`, `seed`, `options`, `reward`, `success`, `stop_reason`, `error`,
-        `scorer_error`, `numbers`, `timings` (seconds); `turns`, each with `start`, `stop` and `observation_stop`
-        (indices into the response: the model's tokens are [start, stop), what answered them [stop, observation_stop),
-        null after the last turn), `reward`, `num_tool_calls`, `malformed`, `finished`, `role`; `final_observation`: the
-        answer to the last turn, of which there are no tokens.
+        JSON-clean: `task` (see `task_name`), `env_id`, `seed`, `options`, `reward`, `success`, `expected_answer`,
+        `stop_reason`, `error`, `scorer_error`, `numbers`, `timings` (seconds); `turns`, each with `start`, `stop` and
+        `observation_stop` (indices into the response: the model's tokens are [start, stop), what answered them
+        [stop, observation_stop), null after the last turn), `reward`, `num_tool_calls`, `malformed`, `finished`,
+        `role`; `final_observation`: the answer to the last turn, of which there are no tokens.
     """
     return {
         "task": task_name(episode.env_id, episode.seed, episode.options),
@@ -30,6 +30,7 @@ def episode_record(episode: Episode) -> dict[str, Any]:
         "options": episode.options,
         "reward": episode.reward,
         "success": bool(episode.success),
+        "expected_answer": episode.expected_answer,
         "stop_reason": str(episode.stop_reason),
         "error": episode.error,
         "scorer_error": episode.scorer_error,

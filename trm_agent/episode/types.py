@@ -85,6 +85,7 @@ class Episode:
         env_id, seed, options: what the environment was made from.
         extras: `Generation.extra` of each turn.
         numbers: what the environment counted, such as the accuracy of single steps.
+        expected_answer: the right answer, for people who read the episode; None if the environment gives none.
     """
 
     env_id: str
@@ -104,6 +105,7 @@ class Episode:
     timings: dict[str, float] = field(default_factory=dict)
     extras: list[dict[str, Any]] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
+    expected_answer: str | None = None
 
     @property
     def is_infrastructure_failure(self) -> bool:

@@ -72,7 +72,8 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         """Draw a chain; return the first message."""
         self._chain = draw_chain(self.np_random, self.options.horizon)
         self._num_done = 0
-        self.task_key = self._chain.content
+        self.task_key, self.expected_answer = self._chain.content, str(self._chain.values[-1])
+        self._is_early = False
         start = f"Start with {self._chain.values[0]}. "
         if self.options.reveal == "stepwise":
             return start + self._instruction()
@@ -91,10 +92,15 @@ class ChainMath(ToolEnv[ChainMathOptions]):
 
         Stepwise, an answer before the last result is early and earns nothing; upfront, any time will do.
         """
+        self._is_early = self.options.reveal == "stepwise" and self._num_done < self.options.horizon
         text = plain_answer(answer).replace(",", "")
         if not _INTEGER.fullmatch(text) or int(text) != self._chain.values[-1]:
             return 0.0
-        return 1.0 if self.options.reveal == "upfront" or self._num_done == self.options.horizon else 0.0
+        return 0.0 if self._is_early else 1.0
+
+    def numbers(self) -> dict[str, float]:
+        """Return the fraction of the steps with a successful call, and 1 for an answer before the last one, else 0."""
+        return {"steps_done_frac": self._num_done / self.options.horizon, "answered_early": float(self._is_early)}
 
     def solution(self) -> str:
         """Return the call for the present step, or the boxed answer after the last."""

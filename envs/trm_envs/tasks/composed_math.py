@@ -55,6 +55,7 @@ class ComposedMath(PythonToolEnv[ComposedMathOptions]):
         else:
             self._problems = draw_generated(self.np_random, options.horizon, options.split)
         self.task_split = options.split
+        self._answers = self.expected_answer = ", ".join(str(problem.answer) for problem in self._problems)
         self._num_done = 0
         self._given: list[int | None] = []
         questions = [self._problems[0].question]
@@ -93,7 +94,7 @@ class ComposedMath(PythonToolEnv[ComposedMathOptions]):
         """Return the code of the present problem, or all answers after the last; of a file's, the answers at once."""
         if self._num_done < len(self._problems) and (code := self._problems[self._num_done].code):
             return self.call("python", code=code)
-        return self.answer(", ".join(str(problem.answer) for problem in self._problems))
+        return self.answer(self._answers)
 
 
 def read_list(text: str) -> list[int | None]:

@@ -77,6 +77,7 @@ class LongExecution(ToolEnv[LongExecutionOptions]):
         ]
         added = (sum(self._values[word] for word in words) for words in self._turns)
         self._sums = list(itertools.accumulate(added))
+        self.expected_answer = ", ".join(map(str, self._sums))
         self._given: list[int | None] = []
         values = ", ".join(f"{word} {value}" for word, value in self._values.items())
         first_message = f"Values: {values}.\nThe sum starts at 0. {self._ask()}"

@@ -51,10 +51,10 @@ class PythonMath(PythonToolEnv[PythonMathOptions]):
         self._num_done = 0
         if not self.options.rows:
             self._story = draw_story(self.np_random, self.options.horizon)
-            self._truth = self._story.answer
+            self._truth = self.expected_answer = self._story.answer
             return self._story.question
         self._row = row = self._draw_row()
-        self._truth = row.answer
+        self._truth = self.expected_answer = row.answer
         self.system_prompt = "\n".join(filter(None, (row.system, self.system_prompt)))
         return row.question
 

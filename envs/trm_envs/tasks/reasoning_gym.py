@@ -90,7 +90,8 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
         self._seed = int(self.np_random.integers(2**31))
         self._items = [self._ask_item(index) for index in range(self.options.horizon)]
         self._scores: list[float] = []
-        questions = [item["question"] for item in self._items]
+        questions, answers = ([item[part] for item in self._items] for part in ("question", "answer"))
+        self.expected_answer = None if None in answers else "\n".join(answers)
         self.task_key = json.dumps([self.options.dataset, dict(self.options.dataset_options), questions])
         return self._question()
 
