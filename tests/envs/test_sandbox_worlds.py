@@ -8,6 +8,16 @@ import pytest
 
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_attacks_flight import BURSTS, FEW_IN_FLIGHT, FLIGHTS
+from tests.envs.sandbox_attacks_supervisor import (
+    CONNECTIONS,
+    DESCRIPTORS,
+    EPOLLS,
+    LINGERS,
+    MORE_CONNECTIONS,
+    NAMES,
+    SMALL_MAPPINGS,
+    TEXTS,
+)
 from tests.envs.sandbox_attacks_worlds import (
     FEW_PIPES,
     FIND_LEFT,
@@ -108,6 +118,41 @@ def test_no_call_takes_the_room_of_all_descriptors_in_flight(setting: Setting) -
         with setting.session() as first, setting.session() as second:
             assert first.run(code, limits=ROOMY).state_lost, name
             assert second.run(FEW_IN_FLIGHT, limits=ROOMY).stdout == "40\n", name
+
+
+def test_no_name_of_a_socket_upsets_the_supervisor(setting: Setting) -> None:  # noqa: F811
+    assert setting.run(NAMES, limits=ROOMY).stdout == "named\n"
+
+
+def test_the_supervisor_waits_for_no_socket_that_it_closes(setting: Setting) -> None:  # noqa: F811
+    limits = dataclasses.replace(ROOMY, wall_s=1.0)
+    with setting.session() as session:
+        assert session.run(LINGERS, limits=ROOMY).ok
+        time.sleep(0.2)  # by which it sees that it was paused
+        before = time.monotonic()
+        assert session.run("time.sleep(60)", limits=limits).status is Status.TIMEOUT
+        assert time.monotonic() - before < limits.wall_s + 2
+        assert session.run("print(1)", limits=limits).stdout == "1\n"
+
+
+def test_connections_that_nobody_accepts_are_few(setting: Setting) -> None:  # noqa: F811
+    assert setting.run(CONNECTIONS, limits=ROOMY).stdout == "33\n"
+    result = setting.run(MORE_CONNECTIONS, limits=ROOMY)
+    assert (result.status, result.return_code) == (Status.ERROR, -9), result
+
+
+def test_a_page_of_shared_memory_counts_as_one(setting: Setting) -> None:  # noqa: F811
+    result = setting.run(SMALL_MAPPINGS, limits=dataclasses.replace(ROOMY, memory_bytes=64 << 20))
+    assert result.status is Status.MEMORY, result
+
+
+def test_what_a_call_holds_open_can_be_looked_at_in_a_moment(setting: Setting) -> None:  # noqa: F811
+    for code in (TEXTS.replace("NUMBER", "100"), DESCRIPTORS):
+        result = setting.run(code, limits=ROOMY)
+        assert (result.status, result.return_code) == (Status.ERROR, -9), result
+    assert setting.run(TEXTS.replace("NUMBER", "50"), limits=ROOMY).stdout == "held\n"
+    result = setting.run(EPOLLS, limits=dataclasses.replace(ROOMY, wall_s=1.5))
+    assert (result.status, result.duration_s < 2.0) == (Status.TIMEOUT, True), result
 
 
 FEW_DESCRIPTORS = """

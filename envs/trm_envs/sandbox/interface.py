@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import PurePosixPath
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from trm_envs.errors import InfrastructureError
@@ -97,9 +96,9 @@ class Result:
     """True if `stdout` was cut at the limit."""
     stderr_truncated: bool = False
     """True if `stderr` was cut at the limit."""
-    files: Mapping[str, bytes] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     """The files asked for by `outputs` that were there."""
-    missing: Mapping[str, str] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The files asked for that were not, with the reason: absent, a link, no regular file, too long."""
     state_lost: bool = False
     """True if a session's variables and processes are gone; the next call starts afresh beside the same files."""

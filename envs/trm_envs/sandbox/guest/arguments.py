@@ -18,11 +18,14 @@ _CLONE_FILES, _CLONE_THREAD, _SIGCONT = 0x400, 0x10000, 18
 _MAP_SHARED_ANONYMOUS, _MAP_HUGETLB, _MS_SYNC = 0x21, 0x40000, 4
 _UNIX, _NETLINK, _INET = 1, 16, (2, 10)
 _STREAM_OR_DATAGRAM, _TCP_OR_UDP, _ROUTE = (1, 2), ((0, 0), (6, 6), (17, 17)), 0
-_SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 7, 8
+_SOL_SOCKET = 1
+# sizes of buffers, and waiting as a socket is closed: whoever closes it last would wait, PID 1 or the kernel
+_IDLE_OPTIONS = ((7, 8), (13, 13))  # SO_SNDBUF, SO_RCVBUF, SO_LINGER
+_UNLOCK = ((8, 8), (12, 12))  # LOCK_UN, and with LOCK_NB
 # level -> options: what Python's socket module and its users set; no filters, no encryption, no firewall's tables
 _OPTIONS = {
-    _SOL_SOCKET: ((2, 2), (5, 6), (9, 10), (12, 16), (18, 21), (29, 29), (35, 35), (40, 40), (42, 42), (49, 49),
-                  (66, 67), (76, 76)),
+    _SOL_SOCKET: ((2, 2), (5, 6), (9, 10), (12, 12), (14, 16), (18, 21), (29, 29), (35, 35), (40, 40), (42, 42),
+                  (49, 49), (66, 67), (76, 76)),
     0: ((1, 2), (6, 15), (32, 36), (49, 50)),  # IPPROTO_IP
     6: ((1, 10), (12, 13), (18, 18), (23, 23), (25, 25)),  # IPPROTO_TCP
     17: ((1, 1),),  # IPPROTO_UDP
@@ -74,7 +77,7 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
         "clone": _clone(),
         "epoll_ctl": [argument(1), *if_equal(_EPOLL_CTL_ADD, [asked]), ALLOW],
         "fcntl": _fcntl(asked),
-        "flock": [asked],
+        "flock": [argument(1), *if_among(_UNLOCK, ALLOW), asked],
         "ioctl": [argument(1), *if_among(_IOCTL, ALLOW), *if_among(_IOCTL_REFUSED, REFUSE), _NO_TERMINAL],
         "madvise": [argument(2), *if_among(_MADVISE, ALLOW), _INVALID],
         "mmap": _mmap(shared),
@@ -131,6 +134,6 @@ def _socket(asked: bytes) -> "list[bytes]":
 def _setsockopt() -> "list[bytes]":
     steps = [argument(1)]
     for level, options in _OPTIONS.items():
-        sizes = if_among(((_SO_SNDBUF, _SO_RCVBUF),), REFUSE) if level == _SOL_SOCKET else []
-        steps += if_equal(level, [argument(2), *if_among(options, ALLOW), *sizes, _NO_OPTION])
+        idle = if_among(_IDLE_OPTIONS, NOTHING) if level == _SOL_SOCKET else []
+        steps += if_equal(level, [argument(2), *if_among(options, ALLOW), *idle, _NO_OPTION])
     return [*steps, _NO_OPTION]

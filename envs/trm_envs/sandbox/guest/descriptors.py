@@ -3,26 +3,38 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from . import rest
 
 
+class Descriptor(NamedTuple):
+    """A descriptor of a process."""
+
+    status: os.stat_result
+    """The status of what it leads to."""
+    path: str
+    """Its place in the folder, a link that names what it leads to."""
+    description: str
+    """The place of the text in which the kernel describes it."""
+
+
 def number(proc: int, pid: str) -> int:
     """Return how many descriptors a process has."""
-    table = _table(proc, pid)
     with contextlib.suppress(OSError):
-        return os.stat(f"{table}/fd", dir_fd=proc).st_size or len(rest.names(proc, f"{table}/fd"))  # 0 before Linux 6.2
-    return 0
+        return os.stat(f"{pid}/fd", dir_fd=proc).st_size or len(rest.names(proc, f"{_table(proc, pid)}/fd"))
+    return 0  # the former is 0 before Linux 6.2, and of a process whose first thread has ended
 
 
-def of_all(proc: int, pids: "Iterable[str]") -> "Iterator[tuple[os.stat_result, str]]":
-    """Return what each descriptor leads to, with the path of what the kernel says of it."""
+def of_all(proc: int, pids: "Iterable[str]") -> "Iterator[Descriptor]":
+    """Return each descriptor of these processes."""
     for pid in pids:
         table = _table(proc, pid)
         with contextlib.suppress(OSError):
             for fd in rest.names(proc, f"{table}/fd"):
+                path = f"{table}/fd/{fd}"
                 with contextlib.suppress(OSError):
-                    yield os.stat(f"{table}/fd/{fd}", dir_fd=proc), f"{table}/fdinfo/{fd}"
+                    yield Descriptor(os.stat(path, dir_fd=proc), path, f"{table}/fdinfo/{fd}")
 
 
 def _table(proc: int, pid: str) -> str:

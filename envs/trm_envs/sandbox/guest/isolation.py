@@ -17,6 +17,8 @@ TERMINALS = 6
 """Number of pseudo-terminals of a call; all calls of the machine together have about 3,000."""
 DESCRIPTORS = 256
 """Number of descriptors of each process of a call."""
+WAITING_CONNECTIONS = b"32"
+"""Number of connections that may wait at a listening socket to be accepted."""
 QUEUED_SIGNALS = 128
 """Number of signals with contents that may wait for the processes of a call."""
 _HIDDEN = ("locks", "keys", "key-users")  # of /proc: they list those of the whole machine
@@ -88,6 +90,7 @@ def make_private_world() -> int:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
     for name in ("tcp_rmem", "tcp_wmem"):  # buffers are memory that no limit counts
         _write(f"/proc/sys/net/ipv4/{name}", b"4096 16384 65536")
+    _write("/proc/sys/net/core/somaxconn", WAITING_CONNECTIONS)  # nor is what waits to be accepted
     # read-only for programs: all of them have the scheduling group whose weight stands there
     _mount("/proc", "/proc", None, _MS_BIND, "")
     _mount("proc", "/proc", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, "")

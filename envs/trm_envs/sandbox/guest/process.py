@@ -1,13 +1,19 @@
 """A program as its supervisor sees it: a process, the channel to it, and how it ended."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
+from collections.abc import Iterable
 
-from . import flight, isolation, memory, pipes, program, rest, wire
+from . import isolation, memory, program, rest, wire
+from .holdings import Holdings
 from .questions import Questions
 from .shares import Share
+
+MOST_REAPED = 1000
+"""Largest number of ended processes that are collected in one go: on many processors as many may end meanwhile."""
 
 
 class Program:
@@ -33,7 +39,7 @@ class Program:
         theirs.close()
         self.said: bytes | None = None
         self.questions: Questions | None = None
-        self.flight = flight.Flight()
+        self.holdings = Holdings()
         self.share = Share()
         self.memory = memory.Use()
         self.exit_status: int | None = None
@@ -72,16 +78,15 @@ class Program:
 
     def go_on(self, fds: "list[int]") -> None:
         """Wake a paused session and hand it the next cell; one that does not take it is killed."""
-        rest.signal_all(signal.SIGCONT)
         try:
-            wire.send_fds(self.channel, wire.GO, fds)
+            wire.send_fds(self.channel, wire.GO, fds)  # first: nothing runs unwatched while this waits
         except OSError:
             os.kill(self.pid, signal.SIGKILL)
+        rest.signal_all(signal.SIGCONT)
 
     def overreaches(self, proc: int, at_rest: bool = False) -> bool:
         """Return True if it holds a lock that is not its own, or too much of what all calls share."""
-        is_sound = self.questions is None or self.questions.is_sound(proc)
-        return not is_sound or pipes.are_too_many(proc) or self.flight.is_too_full(proc, at_rest)
+        return self.holdings.are_too_many(proc, self.questions, at_rest)
 
     def memory_left(self, proc: int, order: wire.Order, is_alone: bool) -> int:
         """Return the bytes of memory that it may still take; see `memory.Use`."""
@@ -89,21 +94,21 @@ class Program:
         return order.memory_bytes - shared - self.memory.of_all(proc, order.memory_bytes, is_alone)
 
     def reap(self) -> None:
-        """Collect ended processes, orphans included; note how the program itself ended."""
-        self._collect(os.WNOHANG)
+        """Collect ended processes, orphans included, though not for ever; note how the program itself ended."""
+        self._collect(os.WNOHANG, range(MOST_REAPED))
 
     def end(self) -> None:
         """Kill everything in the PID namespace, which no process can outrun by forking, and collect it."""
         rest.signal_all(signal.SIGKILL)
-        self._collect(0)
+        self._collect(0, itertools.count())
         os.close(self.pid_fd)
         if self.questions is not None:
             os.close(self.questions.listener)
         self.channel.close()
 
-    def _collect(self, how: int) -> None:
+    def _collect(self, how: int, turns: "Iterable[int]") -> None:
         with contextlib.suppress(ChildProcessError):
-            while True:
+            for _ in turns:
                 pid, status, usage = os.wait4(-1, how)
                 if pid == 0:
                     return

@@ -15,8 +15,11 @@ import os
 import re
 import stat
 import struct
+import time
+from collections.abc import Sequence
 
-from . import descriptors, rest, seccomp, wire
+from . import rest, seccomp, wire
+from .descriptors import Descriptor
 
 MAX_SOCKETS = 64
 """Largest number of sockets that a call may hold; what waits in each is up to 208 KiB of the kernel's memory."""
@@ -24,7 +27,10 @@ MAX_LOCKS = 1000
 """Largest number of locks that a call may hold; each is memory of the kernel's."""
 MAX_WATCHES = 10_000
 """Largest number of watches of epoll that a program may add: all calls of a user together have so many."""
-_LOOK_EACH = 64
+_MANY_LOCKS, _COUNT_S = MAX_LOCKS // 2, 0.05
+"""With so many a call has its locks counted no more often: everybody's locks wait for the kernel's list."""
+_PAGE = 4096
+_EVENTS = "anon_inode:[eventpoll]"
 _RECEIVE, _ANSWER, _GO_ON = 0xC0502100, 0xC0182101, 1
 _SET_FLAGS, _SAME_PROCESSOR = 0x40082104, 1
 _DEVICE = re.compile(rb" ([0-9a-f]+):([0-9a-f]+):\d+ ")
@@ -46,9 +52,11 @@ class Questions:
         """Shared memory that the program and its descendants were given."""
         self._most_shared = 0
         self._may_lead = False
-        self._locks = 0
+        self._locks_left = 0
+        self._next_count = 0.0
         self._watches = 0
-        self._is_doubtful = False
+        self.is_doubtful = False
+        """Whether a lock may have come about on a file that other calls have too."""
         with contextlib.suppress(OSError):  # before Linux 6.6
             fcntl.ioctl(listener, _SET_FLAGS, struct.pack("Q", _SAME_PROCESSOR))
 
@@ -68,10 +76,10 @@ class Questions:
             number, pid, _, call, _, _, fd = struct.unpack_from("QIIiIQI", question)
             error = 0
             if call in (seccomp.number_of("socket"), seccomp.number_of("socketpair")):
-                error = 0 if _sockets(proc) < MAX_SOCKETS else errno.ENFILE
+                error = 0 if number_of_sockets(proc) < MAX_SOCKETS else errno.ENFILE
                 self.used_network = self.used_network or (error == 0 and fd != _UNIX)
             elif call == seccomp.number_of("mmap"):
-                length = struct.unpack_from("Q", question, 40)[0]
+                length = (struct.unpack_from("Q", question, 40)[0] // _PAGE + 2) * _PAGE  # and the kernel's own for it
                 error = 0 if self.shared_bytes + length <= self._most_shared else errno.ENOMEM
             elif call == seccomp.number_of("epoll_ctl"):
                 self._watches += 1  # one that is given up counts on: who watches a file that was sent away is not seen
@@ -84,13 +92,18 @@ class Questions:
             if call == seccomp.number_of("mmap") and not error:
                 self.shared_bytes += length
 
-    def is_sound(self, proc: int) -> bool:
-        """Return False if a lock is held on a file that other calls have too."""
-        if not self._is_doubtful:
+    def is_sound(self, proc: int, held: "Sequence[Descriptor]") -> bool:
+        """Return False if a lock is held on a file that other calls have too.
+
+        Args:
+            proc: a /proc that hides nothing.
+            held: the descriptors of all processes; of no use if nothing is doubtful.
+        """
+        if not self.is_doubtful:
             return True  # else it is looked at to the end: a lock may be had long after it was asked for
         own = _own_device()
         listed = (os.makedev(int(major, 16), int(minor, 16)) for major, minor in _DEVICE.findall(_locks(proc)))
-        return all(device == own for device in listed) and not _keeps_lock(proc, own)
+        return all(device == own for device in listed) and not _keeps_lock(proc, held, own)
 
     def _lock(self, proc: int, pid: int, fd: int) -> int:
         """Return the number of the error that a lock meets; 0 if it is allowed."""
@@ -101,24 +114,36 @@ class Questions:
             return errno.EBADF
         if device != _own_device():
             return errno.ENOLCK
-        if self._locks % _LOOK_EACH == 0 and _locks(proc).count(b"\n") >= MAX_LOCKS:
-            return errno.ENOLCK  # and looks again the next time
-        self._locks += 1
-        self._is_doubtful = self._is_doubtful or has_threads
+        if self._locks_left == 0:
+            self._count_locks(proc)
+        if self._locks_left == 0:
+            return errno.ENOLCK
+        self._locks_left -= 1
+        self.is_doubtful = self.is_doubtful or has_threads
         return 0
 
+    def _count_locks(self, proc: int) -> None:
+        now = time.monotonic()
+        if now >= self._next_count:
+            number = _locks(proc).count(b"\n")
+            self._locks_left = max(0, MAX_LOCKS - number)
+            self._next_count = now + _COUNT_S if number > _MANY_LOCKS else now
 
-def _keeps_lock(proc: int, own: int) -> bool:
+
+def _keeps_lock(proc: int, held: "Sequence[Descriptor]", own: int) -> bool:
     """Return True if a descriptor holds a lock on a file of another device; the list leaves out those of the dead."""
-    for status, description in descriptors.of_all(proc, rest.processes(proc)):
-        if status.st_dev != own and not (stat.S_ISSOCK(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+    for each in held:
+        kind = stat.S_IFMT(each.status.st_mode)
+        if each.status.st_dev != own and kind not in (stat.S_IFSOCK, stat.S_IFIFO):
             with contextlib.suppress(OSError):
-                if b"\nlock:" in rest.read(proc, description):
+                if kind == 0 and os.readlink(each.path, dir_fd=proc) == _EVENTS:
+                    continue  # all that it watches is described too, which can take a millisecond each
+                if b"\nlock:" in rest.read(proc, each.description):
                     return True
     return False
 
 
-def _sockets(proc: int) -> int:
+def number_of_sockets(proc: int) -> int:
     """Return the number of sockets of the call, and of those that its PID 1 has."""
     found = _SOCKETS.match(rest.read(proc, "1/net/sockstat"))
     return int(found[1]) if found else MAX_SOCKETS

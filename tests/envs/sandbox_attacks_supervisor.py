@@ -1,0 +1,92 @@
+"""Programs that would upset, stall or blind the supervisor that watches them."""
+
+from tests.envs.sandbox_attacks_worlds import IMPORTS
+
+NAMES = f"""{IMPORTS}held = []
+for name in (b'\\n', b'x\\n\\n', b'\\r\\r', b'\\na b c d e f g', b'\\nffff: 00000002 00000000 00010000 0001 01 x y'):
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].bind(b'\\0' + name)
+time.sleep(0.15)
+print('named')
+"""
+"""Gives sockets names that look like other lines of the kernel's list of sockets."""
+LINGERS = f"""{IMPORTS}import struct
+listening = socket.create_server(('127.0.0.1', 0))
+ours = socket.create_connection(listening.getsockname())
+theirs, _ = listening.accept()
+ours.setblocking(False)
+with contextlib.suppress(BlockingIOError):
+    while True: ours.send(bytes(65536))
+ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 30))
+known = (listening.fileno(), ours.fileno(), theirs.fileno())
+channel = next(
+    socket.socket(fileno=os.dup(int(fd)))
+    for fd in os.listdir('/proc/self/fd')
+    if os.path.exists(f'/proc/self/fd/{{fd}}') and int(fd) not in known and stat.S_ISSOCK(os.fstat(int(fd)).st_mode)
+)
+if os.fork() == 0:
+    slept = 0
+    while slept < 0.05:
+        before = time.monotonic()
+        time.sleep(0.0005)
+        slept = time.monotonic() - before
+    socket.send_fds(channel, [b'x'], [ours.fileno()])
+    os._exit(0)
+ours.close()
+""".replace("import struct", "import stat, struct")
+"""A cell that, as the next one begins, leaves it to the supervisor to close a socket, which would wait for 30 s."""
+_CONNECTIONS = f"""{IMPORTS}import struct
+libc.connect.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+sending = socket.socket()
+sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack('qq', 0, 100_000))
+number = 0
+held = [socket.create_server(('127.0.0.1', 0), backlog=10_000) for _ in range(ROUNDS)]
+for listening in held:
+    with contextlib.suppress(OSError):
+        for _ in range(100):
+            sending.connect(listening.getsockname())
+            number += 1
+            sending.send(bytes(9000))
+            libc.connect(sending.fileno(), bytes(16), 16)
+    libc.connect(sending.fileno(), bytes(16), 16)
+time.sleep(0.2)
+print(number)
+"""
+CONNECTIONS, MORE_CONNECTIONS = (_CONNECTIONS.replace("ROUNDS", rounds) for rounds in ("1", "6"))
+"""Connections that nobody accepts, all made by one socket."""
+SMALL_MAPPINGS = "import mmap\nheld = []\ntry:\n    while True: held.append(mmap.mmap(-1, 1))\n" + (
+    "except OSError as error: print(len(held), error.strerror)"
+)
+"""Shared memory without a file, a page for each byte that is asked for."""
+TEXTS = "import time\nheld = [open('/proc/self/maps') for _ in range(NUMBER)]\nfor each in held: each.read(1)\n" + (
+    "time.sleep(0.2)\nprint('held')"
+)
+"""Files of /proc that are held open, each with its text in the kernel's memory."""
+DESCRIPTORS = f"""{IMPORTS}
+for _ in range(10):
+    if os.fork() == 0: break
+with contextlib.suppress(OSError):
+    while True: os.dup(0)
+time.sleep(60)
+"""
+"""Descriptors enough to make a look at them last."""
+EPOLLS = f"""{IMPORTS}import select, threading
+watching, events = select.epoll(), [os.eventfd(0) for _ in range(60)]
+for slot in range(170, 250):
+    for event in events:
+        os.dup2(event, slot)
+        watching.register(slot, 1)
+os.closerange(100, 256)
+go_on = threading.Event()
+beside = threading.Thread(target=go_on.wait)
+beside.start()
+fcntl.flock(open('own', 'w'), fcntl.LOCK_EX)
+go_on.set()
+beside.join()
+with contextlib.suppress(OSError):
+    while True: os.dup(watching.fileno())
+for _ in range(6):
+    if os.fork() == 0: break
+time.sleep(60)
+"""
+"""A lock that makes the supervisor look at each descriptor, all of which lead to what takes long to describe."""
