@@ -66,6 +66,34 @@ def test_no_way_of_allocating_holds_more_than_the_limits(
     assert setting.run("print(1)").stdout == "1\n"
 
 
+CROWD_OF_TEN = """
+import os, signal, time
+pids = []
+for number in range(10):
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        if number == 0: os.kill(os.getpid(), signal.SIGSTOP)
+        else: time.sleep(60)
+        os._exit(0)
+def state(pid): return open(f'/proc/{pid}/stat').read().rpartition(') ')[2][0]
+while state(pids[0]) != 'T': time.sleep(0.001)
+seen = []
+for _ in range(60):
+    seen.append([state(pid) for pid in pids])
+    time.sleep(0.005)
+print({states[0] for states in seen}, any(states[1:] == ['S'] * 9 for states in seen))
+os.kill(pids[0], signal.SIGCONT)
+print(os.waitpid(pids[0], 0)[1])
+"""
+
+
+def test_a_process_of_many_that_has_stopped_itself_stays_so_and_others_go_on(
+    setting: Setting,  # noqa: F811
+) -> None:
+    result = setting.run(CROWD_OF_TEN, limits=dataclasses.replace(LIMITS, wall_s=10.0, memory_bytes=128 * MIB))
+    assert result.stdout == "{'T'} True\n0\n", result
+
+
 def test_files_that_the_host_writes_and_reads_are_not_the_programs_memory(
     setting: Setting,  # noqa: F811
 ) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 
 from . import rest
 
@@ -10,6 +11,8 @@ WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
 """Longest and shortest interval at which the memory of all the call's processes is added up."""
 FASTEST_GROWTH = 4 << 30
 """Bytes per second by which a process may grow: the next look comes before the limit can be passed."""
+CROWD = 8
+"""Number of processes that may run while they are looked at; more of them would leave PID 1 no time to look."""
 _PAGE = 4096
 _SIZES = re.compile(rb"\nRssAnon:\s*(\d+) kB\n(?:.*\n)*?VmPTE:\s*(\d+) kB\n")  # the second: its page tables
 _PROCESSORS = os.cpu_count() or 1
@@ -22,13 +25,15 @@ class Use:
         self._shares = 0
         self._seen: dict[str, tuple[int, int]] = {}  # when these were taken: resident bytes and faults by process
 
-    def of_all(self, proc: int, limit: int, is_alone: bool) -> int:
+    def of_all(self, proc: int, limit: int, stops: bool) -> int:
         """Return resident bytes, and if over `limit`, exact shares, or these and all that can have come since.
+
+        If that is over `limit` too they are killed at once: who is let go first takes more.
 
         Args:
             proc: a /proc that hides nothing.
             limit: bytes that they may have.
-            is_alone: whether nothing else holds them to it: the shares take time, in which they are stopped.
+            stops: whether they run, and nothing else holds them to it: the shares take time, in which they are stopped.
         """
         sizes = {pid: _resident(proc, pid) for pid in rest.processes(proc)}
         if sum(sizes.values()) <= limit:
@@ -38,15 +43,25 @@ class Use:
         most = self._shares + sum(_growth(self._seen.get(pid, (0, 0)), now) for pid, now in seen.items())
         if self._seen and most <= limit:
             return most
-        with rest.stopped(proc) if is_alone and len(sizes) > 1 else contextlib.nullcontext():
+        with rest.stopped(proc) if stops and len(sizes) > 1 else contextlib.nullcontext():
             self._shares = sum(min(size, _share(proc, pid, size)) for pid, size in sizes.items())
+            if self._shares > limit:
+                rest.signal_all(signal.SIGKILL)
         self._seen = seen
         return self._shares
 
 
+def is_crowd(proc: int) -> bool:
+    """Return True if there are so many processes that they must be stopped to be looked at in time."""
+    return len(rest.processes(proc)) > CROWD
+
+
 def patience(left: int, num_processes: int = _PROCESSORS) -> float:
-    """Return the seconds in which so many processes cannot use up what is left of the memory, within bounds."""
-    growth = FASTEST_GROWTH * max(1, min(num_processes, _PROCESSORS))
+    """Return the seconds in which so many processes cannot use up what is left of the memory, within bounds.
+
+    Among a crowd PID 1 wakes late, and looks twice as often.
+    """
+    growth = FASTEST_GROWTH * max(1, min(num_processes, _PROCESSORS)) * (2 if num_processes > CROWD else 1)
     return min(WATCH_S, max(SHORTEST_WATCH_S, left / growth))
 
 

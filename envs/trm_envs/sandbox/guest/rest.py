@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ MAX_STOPS = 500
 LETTING_GO = 20
 """Number of looks, a millisecond each, in which a freezer lets go of all threads."""
 _STATE = b"\nState:\t"
+_STOPPED = re.compile(rb"\nState:\tT(?:.*\n)+?ShdPnd:\t(\w+)\n")
+"""Of a process that is stopped: the signals that wait for it."""
+_STOP = 1 << (signal.SIGSTOP - 1)
 _STILL, _WAITING = b"TtZXD", b"ZXD"
 """States of a thread that does not run: stopped, ended, or in the kernel until another one of the call goes on."""
 
@@ -48,16 +52,14 @@ def held(proc: int, at_rest: "dict[str, bytes]") -> "dict[str, bytes]":
 
 @contextlib.contextmanager
 def stopped(proc: int) -> "Iterator[None]":
-    """Stop every process that is not, and let these go on afterwards."""
-    before = {pid for pid in processes(proc) if is_stopped(proc, int(pid))}
+    """Stop every process that is not, before anything else, and let these go on afterwards."""
     signal_all(signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in processes(proc):
-            if pid not in before:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGCONT)
+        for pid in [pid for pid in processes(proc) if not _was_stopped_before(proc, pid)]:  # read before any goes on
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGCONT)
 
 
 def signal_all(number: int) -> None:
@@ -98,6 +100,14 @@ def is_stopped(proc: int, pid: int) -> bool:
     with contextlib.suppress(OSError, ValueError):
         text = read(proc, f"{pid}/status")
         return text[text.index(_STATE) + len(_STATE) :][:1] in b"Tt"
+    return False
+
+
+def _was_stopped_before(proc: int, pid: str) -> bool:
+    """Return True if a process was stopped when it was to be: then the signal still waits."""
+    with contextlib.suppress(OSError):
+        found = _STOPPED.search(read(proc, f"{pid}/status"))
+        return found is not None and bool(int(found[1], 16) & _STOP)
     return False
 
 

@@ -29,7 +29,7 @@ _SET_MODE_FILTER, _NEW_LISTENER = 1, 8
 def prepare() -> None:
     """In the zygote: make what all calls need."""
     header(platform.machine(), True)
-    for name in ("clone", "seccomp", "socket"):
+    for name in ("clone", "seccomp", "socket", "sched_setattr"):
         number_of(name)
 
 

@@ -35,6 +35,7 @@ def serve(connection: socket.socket, running: Program, proc: int) -> None:
         running: the first program.
         proc: the result of `isolation.make_private_world`.
     """
+    isolation.ask_for_short_turns()
     try:
         for number in range(MAX_CALLS):
             if number > 0:

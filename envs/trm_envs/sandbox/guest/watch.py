@@ -67,7 +67,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
     questions = running.questions
     if questions is not None:
         poll.register(questions.listener, select.POLLIN)
-    next_look = time.monotonic() + memory.patience(order.memory_bytes)
+    next_look = next_whole_look = time.monotonic() + memory.patience(order.memory_bytes)
     while True:
         now = time.monotonic()
         if now >= deadline:
@@ -92,11 +92,16 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             running.reap()
             if running.exit_status is not None:
                 return "exited"
-            if running.overreaches(proc):
-                rest.signal_all(signal.SIGKILL)
-            if not order.has_share:
-                running.share.look(proc)
-            left = running.memory_left(proc, order, not order.has_share)
+            is_whole = time.monotonic() >= next_whole_look
+            is_crowd = not order.has_share and memory.is_crowd(proc)
+            with rest.stopped(proc) if is_crowd else contextlib.nullcontext():
+                left = running.memory_left(proc, order, not (order.has_share or is_crowd))
+                if left >= 0 and is_whole and running.overreaches(proc):
+                    rest.signal_all(signal.SIGKILL)
             if left < 0:
                 return "memory"
             next_look = time.monotonic() + memory.patience(left, len(rest.processes(proc)))
+            if is_whole:
+                next_whole_look = time.monotonic() + memory.WATCH_S
+                if not order.has_share:
+                    running.share.look(proc)
