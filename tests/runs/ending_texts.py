@@ -13,7 +13,7 @@ DIED = """Traceback (most recent call last):
   File "/opt/env/lib/python3.11/site-packages/ray/_private/worker.py", line 1053, in get_objects
     raise value
 ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task.
-\tclass_name: WorkerDict
+\tclass_name: create_colocated_worker_cls.<locals>.WorkerDict
 \tactor_id: 2d7840944c374d8f3efc44c701000000
 \tpid: 24242
 \tnamespace: 53a1

@@ -32,10 +32,12 @@ def test_a_message_has_its_cause_in_two_lines(name: str, told: str, log: str, wo
         assert "\x1b" not in line
 
 
-def test_a_process_that_the_kernel_killed_for_memory_says_so() -> None:
+def test_a_process_that_the_kernel_may_have_killed_for_memory_says_so() -> None:
     facts = Facts(**{**FACTS.__dict__, "num_oom_kills": 1})
     killed = explain(DIED, "fork server: worker 24242 was killed by signal 9 (SIGKILL)", facts)
-    assert killed.cause.startswith("the kernel killed WorkerDict (signal 9, SIGKILL) because memory was used up")
+    # the machine's count is of other processes too
+    assert killed.cause.startswith("the process WorkerDict was killed by signal 9 (SIGKILL), perhaps for memory: ")
+    assert killed.cause.endswith("the kernel killed 1 for it meanwhile, and the machine has 23.4 GiB of memory")
     # without the fork server nobody has seen the signal
     assert explain(DIED, "", facts).name == "memory: kernel"
 

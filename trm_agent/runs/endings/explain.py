@@ -121,35 +121,40 @@ def _of_episodes(match: re.Match[str], log: str, facts: Facts) -> Ending:
 
 
 def _of_death(told: str, log: str, facts: Facts) -> Ending | None:
-    """Return the end by a signal to one of the run's processes."""
+    """Return the end by a signal to one of the run's processes, if anybody has seen it."""
     dead = _DEAD.search(told)
     deaths = list(_DEATH.finditer(log))
     ours = [death for death in deaths if dead and death["pid"] == dead["pid"]] or deaths
-    name = dead["name"] if dead else "a worker"
     if ours:
         number, signal = int(ours[0]["number"]), ours[0]["name"]
+        cause = f"{_name(dead)} was killed by signal {number} ({signal})"
         if number == _KILL and facts.num_oom_kills:
-            cause = f"the kernel killed {name} (signal 9, SIGKILL) because memory was used up; {facts.memory}"
-            remedy = "lower the batch or the lengths, or end what else uses the memory"
-            return Ending("memory: kernel", cause, remedy, Again.THEN_RESUMES)
+            return _perhaps_memory(cause, facts)
         why = ", as the kernel does when memory is used up" if number == _KILL else ""
-        cause = f"{name} was killed by signal {number} ({signal}){why}; {facts.memory}"
-        return Ending("signal", cause, "look for who sent it", Again.RESUMES)
+        return Ending("signal", f"{cause}{why}; {facts.memory}", "look for who sent it", Again.RESUMES)
     if facts.num_oom_kills:
-        cause = f"the kernel killed a process because memory was used up, {name} it seems; {facts.memory}"
-        remedy = "lower the batch or the lengths, or end what else uses the memory"
-        return Ending("memory: kernel", cause, remedy, Again.THEN_RESUMES)
+        return _perhaps_memory(f"{_name(dead)} ended without a word", facts)
     if crash := _CRASH.search(log):
-        cause = f"{name} crashed ({crash[1]})"
-        return Ending("crash", cause, "look for its stack in the log", Again.RESUMES)
+        return Ending("crash", f"{_name(dead)} crashed ({crash[1]})", "look for its stack in the log", Again.RESUMES)
     return None
+
+
+def _perhaps_memory(cause: str, facts: Facts) -> Ending:
+    """Return an end that may be the kernel's; it counts the whole machine, programs in sandboxes included."""
+    why = f"perhaps for memory: the kernel killed {facts.num_oom_kills} for it meanwhile, and {facts.memory}"
+    remedy = "lower the batch or the lengths, or end what else uses the memory"
+    return Ending("memory: kernel", f"{cause}, {why}", remedy, Again.THEN_RESUMES)
 
 
 def _silent_death(told: str, facts: Facts) -> Ending:
     """Return the end by a process that is gone, nobody knows why."""
-    dead = _DEAD.search(told)
-    cause = f"the process {dead['name'] if dead else 'of a worker'} ended without a word; {facts.memory}"
+    cause = f"{_name(_DEAD.search(told))} ended without a word; {facts.memory}"
     return Ending("death", cause, "look for its last lines in the log", Again.RESUMES)
+
+
+def _name(dead: re.Match[str] | None) -> str:
+    """Return the class of a dead process, without the function in which it was made."""
+    return f"the process {dead['name'].rpartition('.')[2]}" if dead else "a worker"
 
 
 def _unknown(raised: list[Raised], told: str) -> Ending:
