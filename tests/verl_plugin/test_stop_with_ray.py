@@ -1,11 +1,13 @@
 """A stop on request with a real Ray: its daemons, its signal handlers, its words on a worker that was killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from trm_agent.runs.folder import STARTUP_FILE
@@ -65,8 +67,19 @@ def started(run: Path, what: str) -> tuple[subprocess.Popen, int]:
     return process, int(number)
 
 
+def group(number: int) -> list[int]:
+    """The processes of a process group."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError):
+            found += [process.pid] if os.getpgid(process.pid) == number else []
+    return found
+
+
 def test_a_signal_to_the_group_lets_ray_finish_the_step(tmp_path: Path) -> None:
     process, _ = started(tmp_path, "stop")
+    # Ray's daemons, which a signal would end, are elsewhere
+    assert group(process.pid) == [process.pid]
     os.kill(process.pid, signal.SIGUSR1)
     os.killpg(process.pid, signal.SIGUSR1)
     out, _ = process.communicate(timeout=60)
