@@ -154,7 +154,7 @@ def fails_with(code: str) -> str:
         ("socket.create_connection(('169.254.169.254', 80), 1)", "ENETUNREACH"),
         ("socket.socket(socket.AF_UNIX).connect('/var/run/docker.sock')", "ENOENT"),
         ("os.kill(99999, 9)", "ESRCH"),
-        ("open('/etc/passwd')", "ENOENT"),
+        ("open('/etc/shadow')", "ENOENT"),
         ("os.listdir('/root')", "ENOENT"),
         ("open('/proc/1/environ').read()", "ENOENT"),
         ("open('/proc/1/mem').read()", "ENOENT"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
-from trm_envs.sandbox import Limits, LocalSandbox, SandboxUnavailable, Status
+from trm_envs.sandbox import Limits, LocalSandbox, Result, SandboxUnavailable, Status
+from trm_envs.sandbox.local.connection import Call
+from trm_envs.sandbox.local.world import World
+from trm_envs.sandbox.request import make_request
 from trm_envs.sandbox.slots import Slots
 
 pytestmark = needs_bubblewrap
@@ -262,3 +266,29 @@ def test_an_interpreter_outside_of_the_system_is_shown_with_its_prefix_only(
     monkeypatch.setattr("trm_envs.sandbox.local.mounts._readable_by_all", lambda _: True)
     with pytest.raises(SandboxUnavailable, match=r"lib/python3\.x beside its bin/"):
         LocalSandbox(python=str(lone))
+
+
+def test_hanging_up_waits_for_no_supervisor_that_is_being_made() -> None:
+    is_asked, is_made = threading.Event(), threading.Event()
+
+    def take() -> World:
+        is_asked.set()
+        is_made.wait(10)
+        raise OSError("the place came too late")
+
+    call = Call(Slots(1), take, lambda world: None)
+    request = make_request("", "python", "", {}, TIGHT, [], session=False)
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(call.ask, request)
+        assert is_asked.wait(10)
+        started = time.monotonic()
+        call.abort()
+        call.close()
+        assert time.monotonic() - started < 1
+        is_made.set()
+        assert answer.result().status is Status.SANDBOX_ERROR
+
+
+def test_a_result_is_sent_to_other_processes_as_it_is() -> None:
+    for result in (Result(Status.SANDBOX_ERROR, message="none"), Result(Status.OK, files={"a": b"b"})):
+        assert pickle.loads(pickle.dumps(result)) == result

@@ -118,6 +118,7 @@ def test_the_environment_is_the_stated_one(monkeypatch: pytest.MonkeyPatch) -> N
             assert {each.split("=")[0] for each in ast.literal_eval(at_start) if each} <= {
                 *ENVIRONMENT,
                 "LD_BIND_NOW",
+                "MALLOC_ARENA_MAX",
                 "PWD",
             }
             assert of_one == "hidden"

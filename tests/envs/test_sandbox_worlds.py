@@ -12,6 +12,8 @@ from tests.envs.sandbox_attacks_supervisor import (
     CONNECTIONS,
     DESCRIPTORS,
     EPOLLS,
+    HONEST,
+    HONEST_PRINTS,
     LINGERS,
     MORE_CONNECTIONS,
     NAMES,
@@ -118,6 +120,11 @@ def test_no_call_takes_the_room_of_all_descriptors_in_flight(setting: Setting) -
         with setting.session() as first, setting.session() as second:
             assert first.run(code, limits=ROOMY).state_lost, name
             assert second.run(FEW_IN_FLIGHT, limits=ROOMY).stdout == "40\n", name
+
+
+def test_a_program_finds_its_own_names_and_room_for_threads(setting: Setting) -> None:  # noqa: F811
+    result = setting.run(HONEST, limits=dataclasses.replace(ROOMY, memory_bytes=512 << 20, processes=32))
+    assert (result.stdout, result.stderr) == (HONEST_PRINTS, "")
 
 
 def test_no_name_of_a_socket_upsets_the_supervisor(setting: Setting) -> None:  # noqa: F811

@@ -60,6 +60,7 @@ _IOCTL = ((0x5401, 0x5404), (0x5409, 0x5411), (0x5413, 0x5415), (0x541B, 0x541B)
 _IOCTL_REFUSED = ((0x5412, 0x5412), (0x541C, 0x541D), (0x5423, 0x5423))
 _PRIO_USER, _QUERY = 2, 0xFFFFFFFF
 _EPOLL_CTL_ADD = 1
+_CORE, _ALL = 4, 0xFFFFFFFF  # RLIMIT_CORE; all bits of half an argument
 _UNLESS_PID_1 = [argument(0), *if_equal(1, [REFUSE]), ALLOW]
 
 
@@ -84,16 +85,24 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
         "msync": [argument(2), *if_any_bit(_MS_SYNC, [NOTHING]), ALLOW],
         "personality": [argument(0), *if_equal(_QUERY, [ALLOW]), REFUSE],
         "prctl": [argument(0), *if_among(_PRCTL, ALLOW), REFUSE],
-        "prlimit64": _UNLESS_PID_1,
+        "prlimit64": [argument(0), *if_equal(1, [REFUSE]), argument(1), *if_equal(_CORE, _limit_of_cores()), ALLOW],
         "sched_setaffinity": _UNLESS_PID_1,
         "sched_setparam": _UNLESS_PID_1,
         "sched_setscheduler": _UNLESS_PID_1,
+        "setrlimit": [argument(0), *if_equal(_CORE, [NOTHING]), ALLOW],
         "setsid": [ASK if asks else REFUSE],
         "setpriority": [argument(0), *if_equal(_PRIO_USER, [REFUSE]), argument(1), *if_equal(1, [REFUSE]), ALLOW],
         "setsockopt": _setsockopt(),
         "socket": _socket(asked),
         "socketpair": [argument(0), *if_equal(_UNIX, [asked]), REFUSE],
     }
+
+
+def _limit_of_cores() -> "list[bytes]":
+    """Do nothing for a new limit: with 0 in the place of 1, a crash starts the machine's collector of cores."""
+    wants_old = [*if_any_bit(_ALL, [REFUSE]), argument(3, upper=True), *if_any_bit(_ALL, [REFUSE]), NOTHING]
+    sets = [argument(3), *wants_old]
+    return [argument(2), *if_any_bit(_ALL, sets), argument(2, upper=True), *if_any_bit(_ALL, sets), ALLOW]
 
 
 def _mmap(shared: bytes) -> "list[bytes]":

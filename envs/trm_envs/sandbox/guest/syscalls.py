@@ -29,7 +29,7 @@ ALLOWED = {
     "rt_sigsuspend": (130, 133), "sigaltstack": (131, 132), "utime": (132, -1), "mknod": (133, -1),
     "statfs": (137, 43), "fstatfs": (138, 44), "getpriority": (140, 141), "sched_getparam": (143, 121),
     "sched_getscheduler": (145, 120), "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126),
-    "sched_rr_get_interval": (148, 127), "setrlimit": (160, 164), "gettid": (186, 178), "getxattr": (191, 8),
+    "sched_rr_get_interval": (148, 127), "gettid": (186, 178), "getxattr": (191, 8),
     "lgetxattr": (192, 9), "fgetxattr": (193, 10), "listxattr": (194, 11), "llistxattr": (195, 12),
     "flistxattr": (196, 13), "tkill": (200, 130), "time": (201, -1), "futex": (202, 98),
     "sched_getaffinity": (204, 123), "epoll_create": (213, -1), "getdents64": (217, 61),
@@ -54,7 +54,7 @@ ALLOWED = {
 }  # fmt: skip
 """Calls that need no look at their arguments."""
 CHECKED = {
-    "mmap": (9, 222), "setsid": (112, 157), "epoll_ctl": (233, 21),
+    "mmap": (9, 222), "setrlimit": (160, 164), "setsid": (112, 157), "epoll_ctl": (233, 21),
     "ioctl": (16, 29), "msync": (26, 227), "madvise": (28, 233), "socket": (41, 198),
     "socketpair": (53, 199), "setsockopt": (54, 208), "clone": (56, 220), "fcntl": (72, 25), "flock": (73, 32),
     "personality": (135, 92), "setpriority": (141, 140), "sched_setparam": (142, 118),

@@ -30,7 +30,7 @@ def serve(control_fd: int, preload: "list[str]", packages: str) -> None:
     for name in preload:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    for name in ("LD_BIND_NOW", "PWD"):  # for the zygote alone, and bubblewrap's own
+    for name in ("LD_BIND_NOW", "MALLOC_ARENA_MAX", "PWD"):  # for the zygote alone, and bubblewrap's own
         os.environ.pop(name, None)
     cells.limit_imports(packages)
     program.prepare()
@@ -87,6 +87,7 @@ def _supervise(connection: socket.socket, uid: int, gid: int) -> None:
                 signal.signal(number, signal.SIG_DFL)
             connection.send(wire.HERE)
             isolation.refuse_new_privileges()
+            isolation.go_first()
             running = Program(connection)  # first: what is written before a fork is copied twice
             isolation.map_own_user(uid, gid)
             proc = isolation.make_private_world()

@@ -17,10 +17,26 @@ START_S = 20.0
 NOBODY = 65534
 _GUEST = "/opt/trm"
 _SERVE = "import sys; sys.path.insert(0, {!r}); from guest import zygote; sys.path.pop(0); zygote.serve({}, {!r}, {!r})"
-# the zygote takes the last one out again: it has looked its symbols up before it forks
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp/work", "LANG": "C.UTF-8", "TMPDIR": "/tmp", "LD_BIND_NOW": "1"}
+# the zygote takes the last two out again: it has looked its symbols up before it forks, and its threads, of which each
+# would reserve address space for its own, share what they allocate from
+_ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp/work",
+    "LANG": "C.UTF-8",
+    "TMPDIR": "/tmp",
+    "LD_BIND_NOW": "1",
+    "MALLOC_ARENA_MAX": "2",
+}
 # a package that makes a thread a processor as it is imported would leave a program few of its own
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_USER = 1000
+_FILES = {
+    "/etc/passwd": f"sandbox:x:{_USER}:{_USER}::/tmp/work:/bin/bash\n",
+    "/etc/group": f"sandbox:x:{_USER}:\n",
+    "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 sandbox\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+"""Files that name the user, the machine and its loopback, so that a program need not know that it has no others."""
 REMEDIES = (
     ("setting up uid map", "user namespaces are refused; on Ubuntu 24.04 add an AppArmor profile with `userns,` for "
      "bwrap"),
@@ -57,17 +73,17 @@ def command(
     python: str,
     control_fd: int,
     preload: Sequence[str],
-    guest_fds: dict[str, int],
+    data_fds: dict[str, int],
     packages: Sequence[str] = (),
 ) -> list[str]:
     """Return the command line that starts a zygote."""
     args = [bwrap, "--unshare-all", "--unshare-user", "--as-pid-1", "--new-session", "--clearenv"]
-    args += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
+    args += ["--uid", str(_USER), "--gid", str(_USER), "--hostname", "sandbox"]
     for name, value in {**_ENVIRONMENT, **(_ONE_THREAD if packages else {})}.items():
         args += ["--setenv", name, value]
     args += mounts.arguments(python, packages)
-    for name, fd in guest_fds.items():
-        args += ["--ro-bind-data", str(fd), f"{_GUEST}/guest/{name}"]
+    for path, fd in data_fds.items():
+        args += ["--ro-bind-data" if path.startswith(_GUEST) else "--file", str(fd), path]
     args += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--dir", "/tmp"]
     args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
     return [*args, python, "-I", "-B", "-c", _SERVE.format(_GUEST, control_fd, list(preload), mounts.PACKAGES)]
@@ -82,26 +98,28 @@ def start(
         SandboxUnavailable: if it does not come up.
     """
     control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    guest_fds: dict[str, int] = {}
+    data_fds: dict[str, int] = {}
     with tempfile.TemporaryFile() as complaints, inside:
         try:
             for item in resources.files("trm_envs.sandbox.guest").iterdir():
                 if item.name.endswith(".py"):
-                    guest_fds[item.name] = in_memory(item.read_bytes())
-            args = command(bwrap, python, inside.fileno(), preload, guest_fds, packages)
+                    data_fds[f"{_GUEST}/guest/{item.name}"] = in_memory(item.read_bytes())
+            for path, text in _FILES.items():
+                data_fds[path] = in_memory(text.encode())
+            args = command(bwrap, python, inside.fileno(), preload, data_fds, packages)
             drop = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
             process = subprocess.Popen(  # type: ignore[call-overload]
                 args,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=complaints,
-                pass_fds=(inside.fileno(), *guest_fds.values()),
+                pass_fds=(inside.fileno(), *data_fds.values()),
                 cwd="/",
                 env={},
                 **drop,
             )
         finally:
-            for fd in guest_fds.values():
+            for fd in data_fds.values():
                 os.close(fd)
         inside.close()
         control.settimeout(START_S)

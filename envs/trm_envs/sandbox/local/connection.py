@@ -198,12 +198,24 @@ class Call:
 
     def _taken(self, num_aborts: int) -> World:
         with self._lock:
-            if self._closed:
-                raise SandboxClosed("the session is closed; open a new one with session()")
-            if self._num_aborts != num_aborts:
-                raise InterruptedError("stopped while it waited for a place")
-            if self._world is None:
-                with waiting():
-                    self._world = self._take()
-            self._is_asking = True
-            return self._world
+            self._check_wanted(num_aborts)
+            world = self._world
+            self._is_asking = world is not None
+        if world is not None:
+            return world
+        with waiting():
+            world = self._take()  # without the lock: whoever hangs up must not wait for it
+        try:
+            with self._lock:
+                self._check_wanted(num_aborts)
+                self._world, self._is_asking = world, True
+        except BaseException:
+            world.close()
+            raise
+        return world
+
+    def _check_wanted(self, num_aborts: int) -> None:
+        if self._closed:
+            raise SandboxClosed("the session is closed; open a new one with session()")
+        if self._num_aborts != num_aborts:
+            raise InterruptedError("stopped while it waited for a place")
