@@ -143,6 +143,16 @@ def test_prints_and_changed_tests_do_no_harm_to_a_mended_project() -> None:
     assert env.step(DONE)[1] == 1.0
 
 
+@pytest.mark.parametrize("line", ["a" * 100 + "b" * 99, "ab" * 99, "a" * 199, "abc" * 66, "x"])
+def test_an_edit_that_does_not_fit_takes_no_time_whatever_the_file_holds(line: str) -> None:
+    text = "\n".join([line] * (99_000 // (len(line) + 1)))
+    for old in (line[::-1] + "!", line[:60] + line[70:] + "!", "b" * 99 + "a" * 99 + "!"):
+        started = time.process_time()
+        with pytest.raises(ToolError, match=r"the old text is not in x\.py; "):
+            _replace("x.py", text, old, "")
+        assert time.process_time() - started < 2  # 0.1 s on an idle machine; it took over a minute
+
+
 def test_errors_of_the_tools_help() -> None:
     env = make(horizon=1)
     env.reset(seed=5)

@@ -4,10 +4,12 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -18,7 +20,9 @@ from tests.report.test_page import arguments, data_of
 from trm_agent.commands import report as command
 from trm_agent.report.build import build_report, embedded, filled
 from trm_agent.report.sources import open_sources
-from trm_agent.trust_region.dump import read_dump
+from trm_agent.trust_region import dump_size
+from trm_agent.trust_region.dump import DIVERGENCES, read_dump
+from trm_agent.trust_region.dump_size import check_padded
 
 PLACES = "{{script}}{{data}}{{title}}{{policy}}{{style}}{{refresh}}{{nothing}}"
 EVIL = f"{PLACES}{ATTACK}<!--<script>\u2028\u2029\x00'\"\\"
@@ -145,6 +149,35 @@ def test_the_record_of_an_episode_that_cannot_be_read_is_told(tmp_path: Path, re
     rewrite(file, record=record)
     (note,) = build_report([folder], tmp_path / "page.html").notes
     assert f"{file.name}: the record of row 0" in note
+
+
+def test_a_small_file_of_very_many_equal_tokens_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump_size, "FREE_BYTES", 4 << 20)
+    folder = write_run(tmp_path / "a", [episode_row(kl=[0.1] * 8)])
+    file = next((folder / "rollouts").iterdir())
+    table, number = pyarrow.parquet.read_table(file), 1 << 17
+    for place, field in enumerate(table.schema):
+        if field.name in (*DIVERGENCES, "response_ids", "response_mask", "log_probs", "rollout_log_probs"):
+            values = pyarrow.array(np.zeros(number, np.int8)).cast(field.type.value_type)
+            table = table.set_column(place, field, pyarrow.ListArray.from_arrays([0, number], values).cast(field.type))
+    pyarrow.parquet.write_table(table, file, compression="zstd")
+    assert file.stat().st_size < 50_000
+    (note,) = build_report([folder], tmp_path / "page.html").notes
+    # eight columns of 8 bytes a token
+    grown = re.search(rf"{file.name}: {file.stat().st_size} bytes would grow to (\d+), as in no dump", note)
+    assert grown is not None
+    assert 64 * number < int(grown[1]) < 66 * number
+    with pytest.raises(ValueError, match="would grow to"):
+        read_dump(file)
+
+
+def test_one_long_sequence_among_very_many_short_ones_is_no_table() -> None:
+    check_padded(np.array([1000] * 10_000 + [32_768]))
+    check_padded(np.array([], np.int64))
+    with pytest.raises(ValueError, match=r"100001 sequences, 1100000 tokens, the longest of 1000000: .* nearly empty"):
+        check_padded(np.array([1] * 100_000 + [1_000_000]))
 
 
 @pytest.mark.parametrize("column", ["step", "log_probs", "response_mask"])

@@ -175,6 +175,21 @@ def test_a_checkpoint_that_would_grow_is_refused_before_it_does(tmp_path: Path, 
             read(tmp_path / "bomb.pt")
 
 
+@pytest.mark.parametrize("number", [1, 1 << 30])
+def test_bytes_of_any_length_that_a_pickle_asks_for_are_refused_before_they_are_made(
+    tmp_path: Path, number: int
+) -> None:
+    class Large:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return bytearray, (number,)
+
+    folder = write_checkpoint(tmp_path / "global_step_1")
+    torch.save(state_of_verl([Large() for _ in range(100)]), folder / FILES[0])
+    for read in (lambda: check_checkpoint(folder), lambda: load_pickle(folder / FILES[0])):
+        with pytest.raises(ValueError, match=r"reading it would call \w+.bytearray"):
+            read()
+
+
 def test_prompts_in_flight_are_refused_since_only_pickles_hold_them(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "global_step_1")
     (folder / "transfer_queue").mkdir()

@@ -11,6 +11,7 @@ import pyarrow.parquet
 
 from trm_agent.runs.data_text import read_json
 from trm_agent.trust_region.dump import READABLE, check_columns, read_header
+from trm_agent.trust_region.dump_size import check_size
 
 REQUIRED = ("response_ids", "response_mask")
 _LISTS = ("prompt_ids", *REQUIRED, "log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")
@@ -59,7 +60,7 @@ def count_rows(file: Path) -> int:
     """
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
-            _settings(file, opened.schema_arrow)
+            _settings(file, opened)
             return opened.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file.name}: cannot be read as parquet ({_short(error)}); it may be cut off") from error
@@ -77,7 +78,7 @@ def read_rows(file: Path, keep: Collection[int] | None = None) -> Iterator[Row]:
     """
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
-            settings = _settings(file, opened.schema_arrow)
+            settings = _settings(file, opened)
             columns = [name for name in (*_LISTS, *_SCALARS) if name in opened.schema_arrow.names]
             first = 0
             for batch in opened.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
@@ -139,7 +140,9 @@ def _row(
     )
 
 
-def _settings(file: Path, schema: pyarrow.Schema) -> dict[str, Any]:
+def _settings(file: Path, opened: pyarrow.parquet.ParquetFile) -> dict[str, Any]:
+    schema = opened.schema_arrow
+    check_size(file, opened.metadata)
     settings = read_header(Path(file.name), schema, _VERSIONS)
     check_columns(Path(file.name), schema, REQUIRED)
     return settings

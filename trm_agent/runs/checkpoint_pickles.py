@@ -22,6 +22,8 @@ IN_FLIGHT = "transfer_queue"
 # ways to name a class other than that of torch.save
 _ODD_OPCODES = ("INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID")
 _PROTOCOL = 2
+# what a pickle may fill at any length with a few bytes; torch allows it and never writes it
+_GROWING = ("builtins bytearray", "__builtin__ bytearray")
 _REMEDY = "nothing of it was run; use a checkpoint that a training of yours wrote, or its weights as safetensors"
 
 
@@ -119,8 +121,10 @@ def _odd_opcodes(file: Path) -> list[str]:
     """Return the instructions of the pickle that torch.save never writes."""
     with zipfile.ZipFile(file) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        found = {opcode for opcode, _, _ in pickletools.genops(archive.read(name))}
-    return sorted(opcode.name for opcode in found if opcode.proto > _PROTOCOL or opcode.name in _ODD_OPCODES)
+        found = {(opcode, argument) for opcode, argument, _ in pickletools.genops(archive.read(name))}
+    odd = {opcode.name for opcode, _ in found if opcode.proto > _PROTOCOL or opcode.name in _ODD_OPCODES}
+    growing = {argument.replace(" ", ".") for opcode, argument in found if argument in _GROWING}
+    return sorted(odd | growing)
 
 
 def _allowed() -> Any:

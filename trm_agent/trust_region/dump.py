@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from trm_agent.trust_region.dump_size import check_padded, check_size
 from trm_agent.trust_region.settings import DumpConfig
 
 FORMAT, VERSION = "trm-agent rollouts", 3
@@ -199,6 +200,7 @@ def _kind(values: pyarrow.DataType) -> tuple[bool, bool, bool]:
 
 def _read_file(file: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
     try:
+        check_size(file, pyarrow.parquet.read_metadata(file))
         table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file}: cannot be read as parquet ({error}); it may be cut off: delete it") from error
@@ -229,6 +231,7 @@ def _check_numbers(file: Path, table: pyarrow.Table) -> None:
 def _padded(table: pyarrow.Table, name: str, filler: Any, dtype: Any) -> np.ndarray:
     column = table[name].combine_chunks()
     lengths = np.asarray(column.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64)
+    check_padded(lengths)
     padded = np.full((len(lengths), max(lengths, default=0)), filler, dtype=dtype)
     inside = np.arange(padded.shape[1]) < lengths[:, None]
     padded[inside] = column.flatten().to_numpy(zero_copy_only=False)

@@ -10,6 +10,7 @@ test files nor their output have a say.
 
 import difflib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trm_envs.base import ToolEnv
@@ -23,6 +24,7 @@ from trm_envs.tools import ToolError, tool
 
 MAX_FILE_CHARS = 100_000
 MAX_HINT_CHARS = 200
+CLOSE_FRAC = 0.4
 BUGS_A_TIMEOUT = 100
 
 
@@ -167,6 +169,24 @@ class CodeRepair(ToolEnv[CodeRepairOptions]):
         return self.options.limits(self.options.tool_timeout_s * parts)
 
 
+def _closest(wanted: str, lines: Sequence[str]) -> str | None:
+    """Return the line that has most triples of characters in common with a text; None if all have few.
+
+    Takes time by the length of the lines, whatever they hold; difflib's measure takes up to its cube.
+    """
+
+    def triples(text: str) -> set[str]:
+        return {text[i : i + 3] for i in range(max(len(text) - 2, 1))}
+
+    own, closest, most = triples(wanted), None, CLOSE_FRAC
+    for line in lines:
+        cut = line.strip()[:MAX_HINT_CHARS]
+        others = triples(cut)
+        if (share := 2 * len(own & others) / (len(own) + len(others))) > most:
+            closest, most = cut, share
+    return closest
+
+
 def _replace(path: str, text: str, old: str, new: str) -> str:
     """Return the text with its only `old` replaced.
 
@@ -175,10 +195,8 @@ def _replace(path: str, text: str, old: str, new: str) -> str:
     """
     count = text.count(old) if old or text else 1
     if count == 0:
-        # cut, since comparing long lines takes the square of their length
-        first = old.strip().split("\n")[0].strip()[:MAX_HINT_CHARS]
-        near = difflib.get_close_matches(first, [line.strip()[:MAX_HINT_CHARS] for line in text.split("\n")], n=1)
-        hint = f"the closest line is: {near[0]}" if near else "read the file and copy it exactly"
+        near = _closest(old.strip().split("\n")[0].strip()[:MAX_HINT_CHARS], text.split("\n"))
+        hint = "read the file and copy it exactly" if near is None else f"the closest line is: {near}"
         raise ToolError(f"the old text is not in {path}; {hint}")
     if count > 1:
         raise ToolError(f"the old text stands {count} times in {path}; add lines around it, so that it stands once")

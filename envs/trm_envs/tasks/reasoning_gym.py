@@ -36,6 +36,12 @@ SCORE_DEADLINE_S = 5.0
 WORKER = (sys.executable, str(Path(__file__).with_name("reasoning_gym_worker.py")))
 # Scorers that measure a distance take a distance to "nan" for zero.
 _NO_NUMBER = re.compile(r"(?<![a-z])(nan|inf|infinity)j?(?![a-z])", re.IGNORECASE)
+# Sets in whose scorer one text is right for every question, in version 0.1.25.
+ONE_ANSWER_FITS_ALL = {
+    "coin_flip": '"0"',
+    "game_of_life_halting": "any text",
+    "puzzle24": "any four numbers that make 24",
+}
 MISSING = "reasoning-gym is missing; install it with: pip install 'trm-agent[bridges]'"
 
 
@@ -56,6 +62,11 @@ class ReasoningGymOptions(SandboxOptions):
         super().__post_init__()
         if not isinstance(self.dataset, str):
             raise ValueError(f'dataset = {self.dataset!r}: expected a name; e.g. dataset="chain_sum"')
+        if self.dataset in ONE_ANSWER_FITS_ALL:
+            raise ValueError(
+                f"dataset: got {self.dataset!r}, whose own scorer takes {ONE_ANSWER_FITS_ALL[self.dataset]} for right, "
+                "whatever it asked; allowed: a set in which an answer has to fit its question; take another one"
+            )
         try:
             assert isinstance(self.dataset_options, Mapping)
             json.dumps(dict(self.dataset_options))
