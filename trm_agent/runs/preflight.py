@@ -20,6 +20,8 @@ LEAST_RATE = "hardware.least_tokens_per_s"
 NANO = "nano"
 MODEL_PATH = "actor_rollout_ref.model.path"
 _ACTOR = "actor_rollout_ref.actor"
+# files that hold a model's weights
+WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 
 
 def check(config: DictConfig) -> None:
@@ -126,13 +128,16 @@ def _model_path(config: DictConfig) -> None:
     path = str(OmegaConf.select(config, field))
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     folder = Path(path).expanduser()
+    has_model = (folder / "config.json").is_file() and any(next(folder.glob(name), None) for name in WEIGHTS)
     is_default = path == verl_fields()["fields"][field][1]
-    if path == NANO or (is_hub_id and not is_default) or (folder / "config.json").is_file():
+    if path == NANO or (is_hub_id and not is_default) or has_model:
         return
     allowed = (
         f"a folder with config.json, a hub id (organisation/name), or {NANO!r} for the model of the embedded default"
     )
     if is_default:
         refuse(field, None, allowed, "give one", because="which model=hub needs")
-    lack = "which has no config.json" if folder.is_dir() else "which is not a folder here"
+    lack = "which is not a folder here"
+    if folder.is_dir():
+        lack = f"which has no {'weights' if (folder / 'config.json').is_file() else 'config.json'}"
     refuse(field, path, allowed, "give one", because=lack)

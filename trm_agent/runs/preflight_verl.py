@@ -13,78 +13,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.extras import is_installed
-from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 from trm_agent.runs.stored_config import flatten
 from trm_agent.runs.verl_fates import verl_fields
+from trm_agent.runs.verl_ranges import LOOSE, RANGES
 from trm_agent.runs.verl_refusals import refusal_of
-from trm_fields import COUNT, LEAST_0, SHARE, ZERO_TO_ONE, Allowed, Flag, Number, OneOf, Text, nearest, refuse
+from trm_fields import Allowed, Flag, Number, Text, nearest, refuse
 
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
-_ABOVE_0 = Number("above 0", lambda value: value > 0)
-_FROM_0 = Number("of 0 or more", lambda value: value >= 0)
-_WHOLE = Number(kind=int)
-_OPTIONAL_COUNT = Number("of 1 or more", lambda value: value >= 1, optional=True, kind=int)
-_TYPES: dict[str, Allowed] = {"int": _WHOLE, "float": Number(), "bool": Flag(), "str": Text()}
-# ranges beyond the types; what else is wrong with these is found by verl or its engine minutes later
-RANGES: dict[str, Allowed] = {
-    "trainer.total_training_steps": COUNT,
-    "trainer.total_epochs": COUNT,
-    "trainer.save_freq": _WHOLE,
-    "trainer.test_freq": _WHOLE,
-    "trainer.nnodes": COUNT,
-    "trainer.n_gpus_per_node": COUNT,
-    "trainer.log_val_generations": LEAST_0,
-    "trainer.critic_warmup": LEAST_0,
-    "trainer.max_actor_ckpt_to_keep": _OPTIONAL_COUNT,
-    "trainer.max_critic_ckpt_to_keep": _OPTIONAL_COUNT,
-    "trainer.device": OneOf(("cpu", "cuda", "npu")),
-    "trainer.project_name": Text(),
-    "trainer.experiment_name": Text(without="/"),
-    "data.train_batch_size": COUNT,
-    "data.max_prompt_length": COUNT,
-    "data.max_response_length": COUNT,
-    "data.gen_batch_size": _OPTIONAL_COUNT,
-    "data.val_batch_size": _OPTIONAL_COUNT,
-    "data.dataloader_num_workers": LEAST_0,
-    "data.train_max_samples": _WHOLE,
-    "data.val_max_samples": _WHOLE,
-    "algorithm.adv_estimator": OneOf(sorted(GROUP_ESTIMATORS | OTHER_ESTIMATORS)),
-    "algorithm.gamma": ZERO_TO_ONE,
-    "algorithm.lam": ZERO_TO_ONE,
-    f"{_ACTOR}.ppo_epochs": COUNT,
-    f"{_ACTOR}.ppo_mini_batch_size": COUNT,
-    f"{_ACTOR}.ppo_micro_batch_size_per_gpu": _OPTIONAL_COUNT,
-    f"{_ACTOR}.ppo_max_token_len_per_gpu": COUNT,
-    f"{_ACTOR}.entropy_coeff": Number(),
-    f"{_ACTOR}.kl_loss_coef": _FROM_0,
-    f"{_ACTOR}.loss_agg_mode": OneOf(
-        ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
-    ),
-    f"{_ACTOR}.optim.lr": _FROM_0,
-    f"{_ACTOR}.optim.weight_decay": _FROM_0,
-    f"{_ACTOR}.optim.clip_grad": _ABOVE_0,
-    f"{_ACTOR}.optim.lr_warmup_steps": _WHOLE,
-    f"{_ACTOR}.optim.lr_warmup_steps_ratio": ZERO_TO_ONE,
-    f"{_ACTOR}.optim.lr_scheduler_type": OneOf(("constant", "cosine")),
-    f"{_ROLLOUT}.name": OneOf(("vllm", "sglang", "trtllm")),
-    f"{_ROLLOUT}.n": COUNT,
-    f"{_ROLLOUT}.temperature": Number(),
-    f"{_ROLLOUT}.top_p": SHARE,
-    f"{_ROLLOUT}.gpu_memory_utilization": SHARE,
-    f"{_ROLLOUT}.max_model_len": _OPTIONAL_COUNT,
-    f"{_ROLLOUT}.max_num_seqs": COUNT,
-    f"{_ROLLOUT}.max_num_batched_tokens": COUNT,
-    f"{_ROLLOUT}.tensor_model_parallel_size": COUNT,
-    f"{_ROLLOUT}.data_parallel_size": COUNT,
-    f"{_ROLLOUT}.agent.num_workers": COUNT,
-    f"{_ROLLOUT}.log_prob_micro_batch_size_per_gpu": _OPTIONAL_COUNT,
-    f"{_ROLLOUT}.val_kwargs.n": COUNT,
-    f"{_ROLLOUT}.val_kwargs.temperature": _FROM_0,
-    f"{_ROLLOUT}.val_kwargs.top_p": SHARE,
-}
-# fields whose type verl does not declare as it reads them
-_LOOSE = ("trainer.logger", "global_profiler.steps")
+_TYPES: dict[str, Allowed] = {"int": Number(kind=int), "float": Number(), "bool": Flag(), "str": Text()}
 # backend of verl's Tracking -> the module that it imports; verl brings the others
 LOGGER_MODULES = {
     "wandb": "wandb",
@@ -104,7 +41,7 @@ def types(config: DictConfig) -> None:
         kind, default = declared.get(field, ("dict", None) if field in sections else ("any", None))
         if field in RANGES:
             RANGES[field].check(field, value, f"give one, such as {default}" if default not in (None, "") else "")
-        elif field not in _LOOSE:
+        elif field not in LOOSE:
             _check_type(field, value, kind, default)
 
 
@@ -176,6 +113,23 @@ def devices(config: DictConfig) -> None:
         )
 
 
+def engines(config: DictConfig) -> None:
+    """Refuse an engine that is not installed, and one larger than the devices."""
+    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    if not is_installed("tensorrt_llm" if rollout.name == "trtllm" else rollout.name):
+        refuse(f"{_ROLLOUT}.name", rollout.name, "vllm, or an engine that is installed", "set it to vllm")
+    devices = int(trainer.n_gpus_per_node) * int(trainer.nnodes)
+    size = int(rollout.tensor_model_parallel_size) * int(rollout.data_parallel_size)
+    if devices % size:
+        refuse(
+            f"{_ROLLOUT}.tensor_model_parallel_size",
+            rollout.tensor_model_parallel_size,
+            f"sizes of an engine that divide the {devices} devices",
+            "lower it, or set trainer.n_gpus_per_node",
+            because=f"with which an engine takes {size} devices",
+        )
+
+
 def _written(config: DictConfig, interpolated: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield verl's fields as they are written; interpolations only if they are asked for."""
     for name in config:
@@ -236,4 +190,4 @@ def _cuda_devices() -> int:
 # before all else; `refusals` come last, since other rules know more about some of these fields
 VERL_RULES = (types,)
 # on this machine
-MACHINE_RULES = (devices, loggers)
+MACHINE_RULES = (types, devices, loggers, engines)

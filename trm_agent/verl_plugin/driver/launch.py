@@ -1,15 +1,20 @@
 """Launch verl's `run_ppo` with a checked configuration."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from trm_agent import verl_plugin
 from trm_agent.runs.preflight import check_policy_loss
+from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.verl_plugin.driver.runner import mark
 from trm_agent.verl_plugin.rollout.distributions import num_recorded
+from trm_fields import OneOf, refuse
 
 AGENT_LOOPS = resources.files("trm_agent.verl_plugin.rollout") / "agent_loop.yaml"
 
@@ -23,7 +28,7 @@ def check(config: DictConfig) -> None:
     """
     from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
+    from verl.utils.config import omega_conf_to_dataclass, validate_config
 
     import trm_agent.verl_plugin.actor.policy_loss  # noqa: F401  (registers `trm`)
 
@@ -33,7 +38,51 @@ def check(config: DictConfig) -> None:
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(AGENT_LOOPS)
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
     _let_vllm_record(config)
-    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    with refused_by_verl():
+        use_critic = need_critic(config)
+        _check_critic(config, use_critic)
+        validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=use_critic)
+        for section in (config.actor_rollout_ref.rollout, config.algorithm):
+            omega_conf_to_dataclass(section)
+        _check_optimizer(config)
+
+
+@contextmanager
+def refused_by_verl() -> Iterator[None]:
+    """Turn whatever verl raises at a configuration that it cannot use into a ValueError of one line."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except (AssertionError, TypeError, AttributeError, NotImplementedError, OSError, HydraException) as error:
+        # Hydra tells the section, and hides the reason behind it
+        section = re.search(r"full_key: ([\w.]+)", str(error))
+        reason = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+        told = " ".join(str(reason).split()) or type(reason).__name__
+        raise ValueError(f"{section[1]}: {told}" if section else f"verl: {told}") from error
+
+
+def _check_critic(config: DictConfig, use_critic: bool) -> None:
+    """Refuse a critic without a model of its own: verl's default is a folder of its authors."""
+    path = str(config.critic.model.path)
+    if use_critic and path == verl_fields()["fields"]["critic.model.path"][1]:
+        refuse(
+            "critic.model.path",
+            None,
+            "a folder with config.json, or a hub id",
+            "give one, such as that of the policy",
+            because=f"which algorithm.adv_estimator={config.algorithm.adv_estimator} needs",
+        )
+
+
+def _check_optimizer(config: DictConfig) -> None:
+    """Refuse an optimizer that torch does not have; another package's is left to verl."""
+    import torch
+
+    optim = config.actor_rollout_ref.actor.optim
+    if optim.optimizer_impl == "torch.optim":
+        known = [name for name, item in vars(torch.optim).items() if isinstance(item, type)]
+        OneOf(sorted(known)).check("actor_rollout_ref.actor.optim.optimizer", optim.optimizer)
 
 
 def _let_vllm_record(config: DictConfig) -> None:

@@ -1,0 +1,43 @@
+"""What verl refuses only as it builds its own settings is told in one line before Ray."""
+
+import pickle
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from trm_agent.runs.compose import compose_run
+from trm_agent.verl_plugin.driver import launch
+
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+
+
+@pytest.fixture(scope="module")
+def nano() -> bytes:
+    return pickle.dumps(compose_run(["experiment=math_nano"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        (f"{ACTOR}.ppo_micro_batch_size_per_gpu", None, f"{ACTOR}: [actor] Please set at least one of"),
+        (f"{ACTOR}.optim.optimizer", "Adamm", f"{ACTOR}.optim.optimizer: got 'Adamm'; allowed: `ASGD`, "),
+        (f"{ROLLOUT}.pipeline_model_parallel_size", 2, f"{ROLLOUT}: Current rollout self.name='vllm' not implemented"),
+        ("algorithm.adv_estimator", "gae", "critic.model.path: got null, which algorithm.adv_estimator=gae needs"),
+        (f"{ACTOR}.use_kl_loss", True, "[actor_rollout_ref.ref] Please set at least one of"),
+        (f"{ACTOR}.loss_scale_factor", None, "loss_scale_factor: got null, with loss_agg_mode="),
+    ],
+)
+def test_what_verl_refuses_is_told_in_one_line(nano: bytes, field: str, value: Any, words: str):
+    config = pickle.loads(nano)
+    OmegaConf.update(config, field, value, force_add=True)
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        launch.check(config)
+    assert words in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_default_is_refused_by_nobody(nano: bytes):
+    launch.check(pickle.loads(nano))
