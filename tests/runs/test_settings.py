@@ -14,7 +14,9 @@ from tests.structure_script import load
 from trm_agent.runs.chat import chat_settings
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.deadlines import limits_of
+from trm_agent.runs.endings.disk import keeping_of
 from trm_agent.runs.field_names import may_be_added, open_sections
+from trm_agent.runs.origin import check_origin
 from trm_agent.runs.preflight_training import batches, sampling
 from trm_agent.runs.preflight_verl import RANGES, refusals, types
 from trm_agent.runs.verl_fates import BY_VERL, OURS, WRITTEN, fate_of, verl_fields
@@ -163,6 +165,9 @@ EFFECTS: dict[str, Any] = {
     f"{_ROLLOUT}.n": lambda field: refused_by(batches, field, 1),
     f"{_ROLLOUT}.top_k": lambda field: refused_by(sampling, field, 5),
     f"{_ROLLOUT}.top_p": lambda field: refused_by(sampling, field, 0.5),
+    "trainer.max_actor_ckpt_to_keep": lambda field: keeping_of(changed(field, 5)).newest == 5,
+    "trainer.resume_mode": lambda field: refused_by(check_origin, field, "always"),
+    "trainer.resume_from_path": lambda field: refused_by(check_origin, field, "/no/global_step_3"),
     "trainer.v1.sampler.sampler_kwargs": lambda field: nano().trainer.v1.sampler.sampler_kwargs.episodes_per_task == 8,
 }
 
@@ -174,8 +179,9 @@ def test_what_our_code_honours_has_an_effect(field: str):
 
 def test_what_verl_honours_is_read_by_its_own_methods():
     # a method that we override hands on to verl's
-    tree = ast.parse((ROOT / "trm_agent/verl_plugin/driver/trainer.py").read_text(encoding="utf-8"))
-    (mixin,) = (item for item in tree.body if isinstance(item, ast.ClassDef) and item.name == "RunMixin")
+    files = [ROOT / "trm_agent/verl_plugin/driver" / name for name in ("trainer.py", "saving.py")]
+    bodies = [ast.parse(file.read_text(encoding="utf-8")).body for file in files]
+    mixins = [item for body in bodies for item in body if isinstance(item, ast.ClassDef) and "Mixin" in item.name]
     source = script.Source(script.verl_folder())
     (trainer,) = (
         item
@@ -183,8 +189,9 @@ def test_what_verl_honours_is_read_by_its_own_methods():
         if isinstance(item, ast.ClassDef) and item.name == "PPOTrainer"
     )
     methods = {item.name for item in trainer.body if isinstance(item, ast.FunctionDef)}
-    ours = [item for item in mixin.body if isinstance(item, ast.FunctionDef) and item.name in methods]
-    assert {item.name for item in ours} >= {"_load_checkpoint", "_compute_advantage", "_validate"}
+    ours = [item for mixin in mixins for item in mixin.body if isinstance(item, ast.FunctionDef)]
+    ours = [item for item in ours if item.name in methods]
+    assert {item.name for item in ours} >= {"_load_checkpoint", "_compute_advantage", "_validate", "_save_checkpoint"}
     assert [item.name for item in ours if f"super().{item.name}(" not in ast.unparse(item)] == []
 
 

@@ -178,6 +178,17 @@ REFUSED = (
     Refused(("trainer.use_v1",), "but verl's legacy trainer has no place for our replay buffer and metrics"),
     Refused(("trainer.val_only",), "but a run trains", "evaluate a model with trm eval"),
     Refused(
+        ("trainer.max_critic_ckpt_to_keep",),
+        "but the critic's files stand in the actor's checkpoints",
+        "set trainer.max_actor_ckpt_to_keep",
+        allowed=(2, None),
+    ),
+    Refused(
+        ("trainer.remove_previous_ckpt_in_save",),
+        "but a run itself removes checkpoints",
+        "set trainer.max_actor_ckpt_to_keep, run.keep_best or run.keep_every",
+    ),
+    Refused(
         ("trainer.default_local_dir",),
         "but checkpoints stand in the run's folder, where resuming finds them",
         "set run.dir, or run.root",
