@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.training import command, environment, steps, train
+from trm_agent.runs.folder import saved_steps
 from trm_agent.tasks import TRAIN, task_seed
 from trm_agent.verl_plugin.driver.episode_metrics import fingerprint
 
@@ -40,7 +41,9 @@ def test_a_run_on_the_real_stack(tmp_path: Path) -> None:
     assert "RecordingServer" in log
     summary = json.loads((run / "summary.json").read_text())
     assert (set(summary["success"]["before"]), set(summary["success"]["after"])) == ({"4", "8"}, {"4", "8"})
-    assert (summary["steps"], summary["seed"]) == (2, 0)
+    assert (summary["steps"], summary["seed"], summary["sessions"], summary["lacks"]) == (2, 0, 1, [])
+    assert "\x1b[" not in log
+    assert "disk: " in done.stdout
     assert "horizon 4" in done.stdout
     assert "held-out success" in done.stdout
     files = {path.name for path in run.iterdir()}
@@ -82,7 +85,9 @@ def test_a_killed_run_resumes_with_the_same_data(tmp_path: Path) -> None:
     # an unbroken run takes tasks 0, 1 then 2, 3 and so on
     expected = [fingerprint(task_seed(0, TRAIN, 2 * step + task) for task in range(2)) for step in range(4)]
     assert [int(row["run/data_fingerprint"]) for row in rows] == expected
-    assert json.loads((run / "summary.json").read_text())["steps"] == 4
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["sessions"]) == (4, 2)
+    assert saved_steps(run) == [3, 4]
 
 
 def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path: Path) -> None:
@@ -118,6 +123,7 @@ def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path
     assert "validation after step 2: no figures" in done.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["success"] == {"before": {}, "after": {}}
+    assert len(summary["lacks"]) == 2
     first, second = rows
     assert second["env/val_infrastructure_failures"] == 8
     # on policy in float32 nothing is proven outside, and what the top 20 leave open is accepted

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.runs.ending_messages import CASES
-from tests.runs.ending_texts import DIED
+from tests.runs.ending_texts import DIED, ENGINE, engine_log
 from trm_agent.runs.endings.explain import Ending, explain, second_line
 from trm_agent.runs.endings.facts import Facts
 from trm_agent.runs.endings.rules import RULES, Again
@@ -42,6 +42,13 @@ def test_a_process_that_the_kernel_may_have_killed_for_memory_says_so() -> None:
     assert explain(DIED, "", facts).name == "memory: kernel"
 
 
+def test_a_count_of_the_machine_hides_no_cause_that_the_log_tells() -> None:
+    facts = Facts(**{**FACTS.__dict__, "num_oom_kills": 3})
+    log = engine_log("ValueError: Model architectures ['OddForCausalLM'] are not supported for now. Supported: [...]")
+    assert explain(ENGINE, log, facts).name == "engine: architecture"
+    assert explain(DIED, log, facts).name == "engine: architecture"
+
+
 def test_a_message_of_no_rule_keeps_its_type_words_and_the_users_own_line() -> None:
     told = """Traceback (most recent call last):
   File "/home/me/my_env.py", line 12, in render
@@ -61,6 +68,15 @@ and of no use
     ending = explain(told, "", FACTS)
     assert ending.cause == "Broken: the table is empty and of no use (/home/me/my_env.py:14 in render)"
     assert [each.type for each in raised_in(told)] == ["KeyError", "Broken"]
+
+
+def test_a_line_of_code_in_a_traceback_is_no_cause() -> None:
+    told = """Traceback (most recent call last):
+  File "/home/me/my_env.py", line 12, in render
+    raise Broken("x") if full else OSError("No space left on device")  # or a MemoryError, CUDA out of memory
+my_env.Broken: x
+"""
+    assert explain(told, "", FACTS).cause == "Broken: x (/home/me/my_env.py:12 in render)"
 
 
 def test_the_same_command_is_promised_only_where_it_goes_on() -> None:

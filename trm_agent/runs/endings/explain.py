@@ -43,24 +43,23 @@ def explain(told: str, log: str, facts: Facts) -> Ending:
         log: the log of this session, at least its end.
         facts: the disk, the memory and the model of the run.
     """
-    logged = raised_in(log)
-    told, log = plain(told), plain(log)
+    raised, logged = raised_in(told), raised_in(log)
+    told, log = _words(plain(told), raised), plain(log)
     if episodes := EPISODES.search(told):
         return _of_episodes(episodes, log, facts)
     if found := _by_rule(told, facts):
         return found
-    raised = raised_in(told)
     if not _ENVELOPES.search(told):
         return _unknown(raised, told)
     behind = [each for each in logged if not _ENVELOPES.search(f"{each.type}: {each.message}")]
-    if died := _of_death(told, log, facts):
+    if died := _seen_death(told, log, facts):
         return died
     for each in reversed(behind):
         if found := _by_rule(f"{each.type}: {each.message}", facts):
             return found
-    if behind:
-        return _unknown(behind, told)
-    return _silent_death(told, facts) if _DEAD.search(told) else _unknown(raised, told)
+    if _DEAD.search(told):
+        return _guessed_death(told, log, facts)
+    return _unknown(behind or raised, told)
 
 
 def known_cause(told: str, model: str) -> str:
@@ -91,6 +90,14 @@ def second_line(ending: Ending, step: int, log: str) -> str:
     return f"{clauses[ending.again]} (all of it: {log})"
 
 
+def _words(told: str, raised: list[Raised]) -> str:
+    """Return what was said, without the lines of code in a traceback, which may quote anything."""
+    if not raised:
+        return told
+    before = told.partition("Traceback (most recent call last)")[0]
+    return "\n".join([before, *(f"{each.type}: {each.message}" for each in raised)])
+
+
 def _by_rule(text: str, facts: Facts) -> Ending | None:
     for rule in RULES:
         if match := rule.pattern.search(text):
@@ -115,28 +122,44 @@ def _of_episodes(match: re.Match[str], log: str, facts: Facts) -> Ending:
     if reason.startswith("generator") and (found := _by_rule(first, facts)):
         return found
     if reason.startswith("generator") and _ENVELOPES.search(first):
-        return _of_death(first, log, facts) or _silent_death(first, facts)
+        return _seen_death(first, log, facts) or _guessed_death(first, log, facts)
     remedy, again = OF_EPISODES.get(reason, MEND_THE_ENVIRONMENT)
     return Ending(f"episodes: {reason}", f"{what}; the first: {one_line(first)}", remedy, again)
 
 
-def _of_death(told: str, log: str, facts: Facts) -> Ending | None:
-    """Return the end by a signal to one of the run's processes, if anybody has seen it."""
+def _seen_death(told: str, log: str, facts: Facts, *, whoever: bool = False) -> Ending | None:
+    """Return the end by a signal to one of the run's processes, if anybody has seen it.
+
+    Args:
+        told, log, facts: as for `explain`.
+        whoever: whether the death of another process than the one that `told` names counts.
+    """
     dead = _DEAD.search(told)
-    deaths = list(_DEATH.finditer(log))
-    ours = [death for death in deaths if dead and death["pid"] == dead["pid"]] or deaths
-    if ours:
-        number, signal = int(ours[0]["number"]), ours[0]["name"]
-        cause = f"{_name(dead)} was killed by signal {number} ({signal})"
-        if number == _KILL and facts.num_oom_kills:
-            return _perhaps_memory(cause, facts)
-        why = ", as the kernel does when memory is used up" if number == _KILL else ""
-        return Ending("signal", f"{cause}{why}; {facts.memory}", "look for who sent it", Again.RESUMES)
-    if facts.num_oom_kills:
-        return _perhaps_memory(f"{_name(dead)} ended without a word", facts)
-    if crash := _CRASH.search(log):
-        return Ending("crash", f"{_name(dead)} crashed ({crash[1]})", "look for its stack in the log", Again.RESUMES)
+    for death in _DEATH.finditer(log):
+        if whoever or (dead and death["pid"] == dead["pid"]):
+            number, cause = (
+                int(death["number"]),
+                f"{_name(dead)} was killed by signal {death['number']} ({death['name']})",
+            )
+            if number == _KILL and facts.num_oom_kills:
+                return _perhaps_memory(cause, facts)
+            why = ", as the kernel does when memory is used up" if number == _KILL else ""
+            return Ending("signal", f"{cause}{why}; {facts.memory}", "look for who sent it", Again.RESUMES)
     return None
+
+
+def _guessed_death(told: str, log: str, facts: Facts) -> Ending:
+    """Return the end by a process that is gone: whoever died, perhaps the kernel's doing, a crash, or nobody knows."""
+    name = _name(_DEAD.search(told))
+    if other := _seen_death(told, log, facts, whoever=True):
+        return other
+    if crash := _CRASH.search(log):
+        return Ending("crash", f"{name} crashed ({crash[1]})", "look for its stack in the log", Again.RESUMES)
+    if facts.num_oom_kills:
+        return _perhaps_memory(f"{name} ended without a word", facts)
+    return Ending(
+        "death", f"{name} ended without a word; {facts.memory}", "look for its last lines in the log", Again.RESUMES
+    )
 
 
 def _perhaps_memory(cause: str, facts: Facts) -> Ending:
@@ -144,12 +167,6 @@ def _perhaps_memory(cause: str, facts: Facts) -> Ending:
     why = f"perhaps for memory: the kernel killed {facts.num_oom_kills} for it meanwhile, and {facts.memory}"
     remedy = "lower the batch or the lengths, or end what else uses the memory"
     return Ending("memory: kernel", f"{cause}, {why}", remedy, Again.THEN_RESUMES)
-
-
-def _silent_death(told: str, facts: Facts) -> Ending:
-    """Return the end by a process that is gone, nobody knows why."""
-    cause = f"{_name(_DEAD.search(told))} ended without a word; {facts.memory}"
-    return Ending("death", cause, "look for its last lines in the log", Again.RESUMES)
 
 
 def _name(dead: re.Match[str] | None) -> str:
@@ -161,7 +178,7 @@ def _unknown(raised: list[Raised], told: str) -> Ending:
     """Return the end by an exception that no rule has: its type, message and place."""
     if raised:
         last = raised[-1]
-        cause = f"{last.type}: {last.message}" + (f" ({last.place})" if last.place else "")
+        cause = f"{last.type}: {one_line(last.message)}" + (f" ({last.place})" if last.place else "")
     else:
         lines = [line for line in told.splitlines() if line.strip()] or ["no word was left"]
         cause = one_line(lines[-1])

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 MAX_MESSAGE_CHARS = 400
+MAX_READ_CHARS = 4000
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # what Ray, vLLM and logging put before a line: `(EngineCore_0 pid=12) `, `ERROR 11-28 22:01:02 [core.py:8] `
 _PREFIX = re.compile(
@@ -90,4 +91,4 @@ def _add(found: list[tuple[int, Raised]], at: int, name: str, message: list[str]
     if frames:
         innermost = (own or frames)[-1]
         place = f"{innermost['file']}:{innermost['line']}" + (f" in {innermost['name']}" if innermost["name"] else "")
-    found.append((at, Raised(name.rpartition(".")[2], one_line(" ".join(message)), place)))
+    found.append((at, Raised(name.rpartition(".")[2], one_line(" ".join(message), MAX_READ_CHARS), place)))
