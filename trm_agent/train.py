@@ -15,10 +15,12 @@ from typing import IO, TYPE_CHECKING
 
 from trm_agent.extras import require, require_engine
 from trm_agent.runs import results
-from trm_agent.runs.arguments import CommandParser, describe
-from trm_agent.runs.compose import compose_run, default_experiment, plain
+from trm_agent.runs.announcing import announce
+from trm_agent.runs.arguments import CommandParser, composed, describe, show
+from trm_agent.runs.compose import plain
 from trm_agent.runs.data_text import printable
 from trm_agent.runs.defaults import defaults_of
+from trm_agent.runs.extend import SCHEDULED_OPTIMIZER, compose_extension, open_extended, write_extension
 from trm_agent.runs.folder import (
     CHECKPOINTS,
     LOG_FILE,
@@ -30,7 +32,7 @@ from trm_agent.runs.folder import (
     record_resume,
 )
 from trm_agent.runs.leftovers import remove_stale_weights
-from trm_agent.runs.origin import INIT_FROM, begins, check_origin, check_resumed, start_step
+from trm_agent.runs.origin import INIT_FROM, check_origin, check_resumed, start_step
 from trm_agent.runs.progress import forget_progress
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
@@ -71,21 +73,23 @@ def _run_command(arguments: argparse.Namespace) -> int:
     started, overrides = time.time(), list(arguments.overrides)
     try:
         require("train")
-        if not any(override.startswith("experiment=") for override in overrides):
-            experiment, reason = default_experiment(arguments.task)
-            print(f"experiment={experiment}: {reason}; choose another with experiment=", flush=True)
-            overrides.insert(0, f"experiment={experiment}")
-        config = compose_run(overrides)
+        if arguments.extend is None:
+            config, stored = composed(arguments, overrides), None
+        else:
+            config, stored = compose_extension(Path(arguments.extend), overrides)
         if arguments.cfg:
-            return _print(config)
+            return show(config)
         rows = _refuse_or_pin(config)
-        folder = _open_folder(config, overrides)
+        if stored is None:
+            folder = _open_folder(config, overrides)
+        else:
+            folder = open_extended(Path(arguments.extend), config, stored, arguments.schedule, SCORER_VERSION)
     except ValueError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return BAD_INPUT
     if rows:
         print(rows, flush=True)
-    _announce(config, folder)
+    announce(config, folder)
     if folder.state == "finished":
         print("the run is complete; nothing to do. Give another run.dir, or leave it out, to train again")
         return 0
@@ -100,13 +104,6 @@ def _run_command(arguments: argparse.Namespace) -> int:
     if disk:
         print(f"  {disk}", flush=True)
     return train(config, folder, model, started)
-
-
-def _print(config: DictConfig) -> int:
-    from omegaconf import OmegaConf
-
-    print(OmegaConf.to_yaml(config))
-    return 0
 
 
 def _refuse_or_pin(config: DictConfig) -> str:
@@ -243,6 +240,8 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
     """Fill in the settings that depend on the machine, the run's folder and the model's, and prepare the folder."""
     from omegaconf import open_dict
 
+    if folder.changes:
+        write_extension(folder)
     with open_dict(config):
         config.run.dir = str(folder.path.resolve())
         config.trainer.default_local_dir = str(folder.path.resolve() / CHECKPOINTS)
@@ -256,6 +255,9 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
             config.trainer.resume_from_path = str(Path(config.trainer.resume_from_path).expanduser().resolve())
         else:
             config.trainer.resume_mode = "disable"
+        if config.run.schedule_from:
+            config.actor_rollout_ref.actor.optim._target_ = SCHEDULED_OPTIMIZER
+            config.actor_rollout_ref.actor.optim.schedule_from = config.run.schedule_from
     remove_stale_weights()
     forget_progress(folder.path)
     if config.hardware.fork_server:
@@ -280,15 +282,6 @@ def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str], ra
         launch.run(config, ray_started)
     finally:
         screen.close()
-
-
-def _announce(config: DictConfig, folder: RunFolder) -> None:
-    how = {"new": begins(config), "resumed": f"resumed after step {folder.step}", "finished": "complete"}[folder.state]
-    print(f"TRM-Agent  {config.trainer.experiment_name}  seed {config.seed}  {folder.path} ({how})")
-    train_horizons, val_horizons = list(config.env.train.horizons), list(config.env.val.horizons)
-    print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")
-    for note in folder.notes:
-        print(f"  {note}")
 
 
 if __name__ == "__main__":

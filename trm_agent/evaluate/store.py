@@ -19,11 +19,11 @@ from trm_agent.episode import Episode
 from trm_agent.episode.record import episode_record
 from trm_agent.evaluate.plan import FORMAT, VERSION, Key, Plan, identity
 from trm_agent.evaluate.results import RESULTS_FILE, bad_line, is_failure, read_results, set_aside
+from trm_agent.runs.code_version import git_state
 from trm_agent.runs.data_text import read_yaml
 from trm_agent.runs.folder import (
     CONFIG_FILE,
     SUMMARY_FILE,
-    git_state,
     write_atomically,
 )
 from trm_agent.runs.numbered import LOCK_FILE, make_numbered, numbered, try_lock

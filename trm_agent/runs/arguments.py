@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trm_agent.runs.compose import GROUPS, choices
+from trm_agent.runs.compose import GROUPS, choices, compose_run, default_experiment
+from trm_fields import refuse
 
-USAGE = "%(prog)s [--help] [--cfg] [--task math|code] [group=choice ...] [field=value ...]"
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+USAGE = """%(prog)s [--help] [--cfg] [--task math|code] [group=choice ...] [field=value ...]
+       %(prog)s --extend RUN [--schedule stretch|restart] [field=value ...]"""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -41,6 +46,7 @@ example:
   trm train seed=1
   trm train policy_loss=ppo_clip trainer.total_training_steps=20
   trm train actor_rollout_ref.actor.policy_loss.trm.max_token_kl=0.01
+  trm train --extend runs/math_nano-seed0-001 trainer.total_training_steps=80
 
 The same command resumes an interrupted run. Fields are those of verl's ppo_trainer and of conf/;
 --cfg prints the composed configuration. `python -m trm_agent.train` takes the same arguments."""
@@ -48,3 +54,34 @@ The same command resumes an interrupted run. Fields are those of verl's ppo_trai
         "--task", choices=("math", "code"), default="math", help="whose experiment is the default (%(default)s)"
     )
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and exit")
+    parser.add_argument(
+        "--extend", metavar="RUN", help="go on with a run in its folder, with other steps, frequencies or loggers"
+    )
+    parser.add_argument(
+        "--schedule",
+        choices=("stretch", "restart"),
+        help="with --extend: one rate schedule over all steps, or a new one from here (default: stretch)",
+    )
+
+
+def composed(arguments: argparse.Namespace, overrides: list[str]) -> DictConfig:
+    """Compose the configuration, for the experiment of this machine if none is named.
+
+    Raises:
+        ValueError: an override cannot be used, or an option needs `--extend`.
+    """
+    if arguments.schedule is not None:
+        refuse("--schedule", arguments.schedule, "a choice of --extend RUN", "leave it out, or name the run")
+    if not any(override.startswith("experiment=") for override in overrides):
+        experiment, reason = default_experiment(arguments.task)
+        print(f"experiment={experiment}: {reason}; choose another with experiment=", flush=True)
+        overrides.insert(0, f"experiment={experiment}")
+    return compose_run(overrides)
+
+
+def show(config: DictConfig) -> int:
+    """Print a configuration; returns 0."""
+    from omegaconf import OmegaConf
+
+    print(OmegaConf.to_yaml(config))
+    return 0

@@ -1,17 +1,16 @@
 """The folder of a run: find or make it, guard it against other writers, and resume from it."""
 
-import importlib.metadata
 import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
+from trm_agent.runs.code_version import git_state
 from trm_agent.runs.data_text import check_files, json_lines
 from trm_agent.runs.numbered import make_numbered, numbered, try_lock
 from trm_agent.runs.scorer_version import FIELD, other_scorer
@@ -55,6 +54,12 @@ class RunFolder:
     """Lines for people, such as the fields that an older run lacks, or an older run that was left alone."""
     checkpoint_bytes: int | None = None
     """Bytes of a checkpoint; None if they are not known."""
+    changes: Changes = field(default_factory=dict)
+    """Fields of a run that is extended, with their old and new values."""
+    changed_config: dict[str, Any] = field(default_factory=dict, repr=False)
+    """The configuration of a run that is extended, to be written once nothing refuses it."""
+    schedule: str = ""
+    """The rate schedule of an extension: `stretch` or `restart`."""
 
 
 def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None) -> RunFolder:
@@ -84,13 +89,13 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
             if changes := _changes(stored, config, defaults):
                 notes += _other_run(path, stored, changes) if not notes else ()
                 continue
-            _check_scorer(path, stored, config)
+            check_scorer(path, stored, config)
         except UnknownVersion as error:
             notes.append(f"{path} is unfinished and not resumed: {error}")
             continue
         lock = try_lock(path)
         if lock is not None:
-            return _resumed(path, stored, config, lock)
+            return resumed(path, stored, config, lock)
     return _start(make_numbered(root, name), config, tuple(notes))
 
 
@@ -114,7 +119,7 @@ def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None
         )
     try:
         stored = read_config(path)
-        _check_scorer(path, stored, config)
+        check_scorer(path, stored, config)
     except UnknownVersion as error:
         raise ValueError(f"run.dir={path}: {error}; nothing was written") from error
     if changes := _changes(stored, config, defaults):
@@ -124,14 +129,14 @@ def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None
     lock = try_lock(path)
     if lock is None:
         _refuse(path, "in which another process is training", "a folder of one process", "wait for it")
-    return _resumed(path, stored, config, lock)
+    return resumed(path, stored, config, lock)
 
 
 def _refuse(path: Path, because: str, allowed: str, remedy: str) -> NoReturn:
     refuse("run.dir", str(path), allowed, f"{remedy}, or give another run.dir; nothing was written", because=because)
 
 
-def _check_scorer(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def check_scorer(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Refuse a run whose rewards come from another scorer; one from before versions were stored only gets a warning."""
     scorer = _last_scorer(path, stored)
     if FIELD in config and scorer is not None and (other := other_scorer(scorer)):
@@ -162,7 +167,7 @@ def _other_run(path: Path, stored: Mapping[str, Any], changes: Changes) -> list[
     ]
 
 
-def _resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], lock: IO[str]) -> RunFolder:
+def resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], lock: IO[str]) -> RunFolder:
     state: State = "finished" if (path / SUMMARY_FILE).exists() else "resumed"
     step, notes = checkpoint_step(path), []
     absent = absent_fields(stored, config)
@@ -185,8 +190,10 @@ def _last_scorer(path: Path, stored: Mapping[str, Any]) -> str | None:
 
 
 def record_resume(folder: RunFolder, scorer_version: str) -> None:
-    """Record the version that resumes a run, and the step that it resumes after."""
+    """Record the version that resumes a run, the step that it resumes after, and the fields that are extended."""
     row = {"after_step": folder.step, "time": time.time(), FIELD: scorer_version, **git_state()}
+    if folder.changes:
+        row |= {"fields": {name: list(values) for name, values in folder.changes.items()}, "schedule": folder.schedule}
     with (folder.path / RESUMES_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -272,26 +279,3 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-def git_state() -> dict[str, Any]:
-    """Return commit and cleanliness of the code's working tree, and the installed version; null for unknown ones."""
-    where = Path(__file__).parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    status = git("status", "--porcelain")
-    try:
-        version = importlib.metadata.version("trm-agent")
-    except importlib.metadata.PackageNotFoundError:
-        version = None
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-        "version": version,
-    }

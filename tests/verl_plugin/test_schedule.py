@@ -1,0 +1,58 @@
+"""The rate schedule of a run that was extended: stretched over all steps, or begun anew."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from trm_agent.verl_plugin.actor.schedule import ScheduledOptimizerConfig, ScheduleMixin
+
+
+def rates(schedule_from: int, total: int, at: int, rate: Callable[[int, int], Callable[[int], float]]) -> list[float]:
+    """The rates of the steps after `at` of a run that was stored by torch under a schedule of `at` steps."""
+
+    class Scheduled:
+        """verl's engine, as far as schedules go."""
+
+        def _build_lr_scheduler(self, optimizer: Any) -> Any:
+            return torch.optim.lr_scheduler.LambdaLR(optimizer, rate(self.optimizer_config.total_training_steps, 0))
+
+        def load_checkpoint(self, state: tuple[dict, dict]) -> None:
+            self.optimizer.load_state_dict(state[0])
+            self.lr_scheduler.load_state_dict(state[1])
+
+    class Engine(ScheduleMixin, Scheduled):
+        def __init__(self, total: int, start: int) -> None:
+            self.optimizer_config = ScheduledOptimizerConfig(lr=1.0, total_training_steps=total, schedule_from=start)
+            self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+            self.lr_scheduler = self._build_lr_scheduler(self.optimizer)
+
+    first = Engine(at, 0)
+    for _ in range(at):
+        first.optimizer.step()
+        first.lr_scheduler.step()
+    second = Engine(total, schedule_from)
+    state = second.lr_scheduler.state_dict()
+    assert state["lr_lambdas"] == [None], "a checkpoint holds no function"
+    second.load_checkpoint((first.optimizer.state_dict(), first.lr_scheduler.state_dict()))
+    found = []
+    for _ in range(at, total):
+        found.append(second.optimizer.param_groups[0]["lr"])
+        second.optimizer.step()
+        second.lr_scheduler.step()
+    return found
+
+
+def falling(total: int, _: int) -> Callable[[int], float]:
+    return lambda step: max(0.0, 1 - step / total)
+
+
+def test_a_stretched_schedule_is_one_over_all_steps_from_the_first_step_on() -> None:
+    # 1 - step / 8 at steps 4 to 7; the rate of the checkpoint, 0 at step 4 of 4, is not used for a step
+    assert rates(0, 8, 4, falling) == pytest.approx([0.5, 0.375, 0.25, 0.125])
+
+
+def test_a_restarted_schedule_is_a_new_one_over_the_further_steps() -> None:
+    # 1 - (step - 4) / 4 at steps 4 to 7
+    assert rates(4, 8, 4, falling) == pytest.approx([1.0, 0.75, 0.5, 0.25])

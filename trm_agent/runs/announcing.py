@@ -1,0 +1,21 @@
+"""The first lines of a training on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trm_agent.runs.folder import LOG_FILE, RunFolder
+from trm_agent.runs.origin import begins
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def announce(config: DictConfig, folder: RunFolder) -> None:
+    """Print the run, its folder and its state, and its notes."""
+    how = {"new": begins(config), "resumed": f"resumed after step {folder.step}", "finished": "complete"}[folder.state]
+    print(f"TRM-Agent  {config.trainer.experiment_name}  seed {config.seed}  {folder.path} ({how})")
+    train_horizons, val_horizons = list(config.env.train.horizons), list(config.env.val.horizons)
+    print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")
+    for note in folder.notes:
+        print(f"  {note}")

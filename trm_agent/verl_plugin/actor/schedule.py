@@ -1,0 +1,66 @@
+"""A rate schedule that begins anew at a step, for a run that was extended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from verl.workers.config import FSDPOptimizerConfig
+
+
+@dataclass
+class ScheduledOptimizerConfig(FSDPOptimizerConfig):
+    """The optimizer's settings of verl, with the step at which the schedule began anew.
+
+    verl instantiates it from `actor_rollout_ref.actor.optim` if `_target_` there names this class.
+    """
+
+    schedule_from: int = 0
+
+
+def later(rate: Callable[[int], float], start: int) -> Callable[[int], float]:
+    """Return a schedule that begins at a step.
+
+    It is a plain function: torch stores what belongs to any other kind of callable in the checkpoint.
+    """
+
+    def shifted(step: int) -> float:
+        return rate(max(0, step - start))
+
+    return shifted
+
+
+def set_rates(optimizer: Any, scheduler: Any) -> None:
+    """Set the rates of a scheduler's step: a checkpoint brings those of the schedule that it was made with."""
+    step, pairs = scheduler.last_epoch, zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    rates = [base * rate(step) for base, rate in pairs]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+class ScheduleMixin:
+    """A mixin for verl's FSDP engine."""
+
+    optimizer_config: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    def _build_lr_scheduler(self, optimizer: Any) -> Any:
+        given = self.optimizer_config
+        start = getattr(given, "schedule_from", 0)
+        if not start:
+            return super()._build_lr_scheduler(optimizer)  # type: ignore[misc]
+        self.optimizer_config = replace(given, total_training_steps=given.total_training_steps - start)
+        try:
+            scheduler = super()._build_lr_scheduler(optimizer)  # type: ignore[misc]
+        finally:
+            self.optimizer_config = given
+        scheduler.lr_lambdas = [later(rate, start) for rate in scheduler.lr_lambdas]
+        return scheduler
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super().load_checkpoint(*args, **kwargs)  # type: ignore[misc]
+        if self.lr_scheduler is not None:
+            set_rates(self.optimizer, self.lr_scheduler)
