@@ -5,8 +5,16 @@ import sys
 import time
 from pathlib import Path
 
+from trm_agent.runs import plain_log
 from trm_agent.runs.plain_log import Copies
 
+# the copy is at work, and then its folder is removed
+REFUSED = """
+import shutil, time
+while "of a child" not in Path(sys.argv[1], "log.txt").read_text():
+    time.sleep(0.02)
+shutil.rmtree(sys.argv[1])
+"""
 THREADS = "WARNING:2026-11-28 22:15:41,{:03d}:target_num_threads 8 should not exceed total physical CPU cores 2."
 # what a run's process does to its own output: in a process of its own
 COMMAND = """
@@ -47,6 +55,15 @@ def test_lines_with_numbers_of_their_own_and_tracebacks_stay() -> None:
 
 def test_a_progress_bar_is_its_last_state() -> None:
     assert told("Training:   0%|  | 0/2\rTraining:  50%|# | 1/2\rTraining: 100%|##| 2/2") == ["Training: 100%|##| 2/2"]
+
+
+def test_a_run_whose_folder_is_removed_ends_without_a_wait(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    command = [sys.executable, "-c", COMMAND + REFUSED, str(run)]
+    began = time.monotonic()
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    assert time.monotonic() - began < plain_log._WAIT_SECONDS
 
 
 def test_everything_is_in_the_log_when_the_process_is_over_and_after_a_crash(tmp_path: Path) -> None:

@@ -89,11 +89,11 @@ def _finish(process: subprocess.Popen, log: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    with contextlib.suppress(OSError):
-        rest = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(rest, 1)
-        os.dup2(rest, 2)
-        os.close(rest)
+    # the folder of a run that was refused is gone
+    rest = os.open(log if log.exists() else os.devnull, os.O_WRONLY | os.O_APPEND)
+    os.dup2(rest, 1)
+    os.dup2(rest, 2)
+    os.close(rest)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_WAIT_SECONDS)
 
