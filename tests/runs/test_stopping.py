@@ -111,6 +111,8 @@ def test_a_resumed_run_makes_up_for_a_validation_that_a_stop_left_out() -> None:
     assert owes_validation(rows, 20, 20, 100)
     assert not owes_validation(rows, 40, 20, 100)
     assert not owes_validation([*rows, {"step": 30}], 30, 20, 100)
+    # a checkpoint of another run
+    assert not owes_validation([], 20, 20, 100)
     # the last step has one whatever its number
     assert owes_validation([*rows, {"step": 45}], 45, 20, 45)
     assert not owes_validation([*rows, {"step": 45}], 45, -1, 45)
