@@ -257,7 +257,7 @@ def test_the_refused_sets_still_take_one_answer_for_every_question() -> None:
     from reasoning_gym import create_dataset
 
     for name, text in {"coin_flip": "0", "game_of_life_halting": "?", "puzzle24": "6 * 4 * 1 * 1"}.items():
-        made = create_dataset(name, seed=1, size=5)
+        made = create_dataset(name, seed=5, size=5)
         assert [made.score_answer(text, made[index]) for index in range(5)] == [1.0] * 5, name
 
 

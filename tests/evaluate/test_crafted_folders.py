@@ -50,6 +50,25 @@ def test_weights_in_a_pickle_that_holds_a_program_are_refused(tmp_path: Path, na
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"attn_implementation": "somebody/kernel"},
+        {"_attn_implementation": "somebody/kernel@main:function"},
+        {"experts_implementation": "somebody/kernel"},
+        {"_attn_implementation_internal": {"": "sdpa", "text_config": "somebody/kernel"}},
+        {"text_config": {"attn_implementation": "somebody/kernel"}},
+    ],
+)
+def test_a_configuration_that_names_code_of_the_hub_is_refused(tmp_path: Path, named: dict[str, Any]) -> None:
+    folder = hugging_face(tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "attn_implementation": "sdpa"}))
+    assert parse_checkpoint(str(folder)).kind == "huggingface"
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **named}))
+    with pytest.raises(ValueError, match=r"config\.json: .*somebody/kernel.* names code of the hub"):
+        parse_checkpoint(str(folder))
+
+
 def test_code_beside_a_model_is_not_run_and_nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = hugging_face(tmp_path / "model")
     (folder / "code.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')\nclass Mine: pass\n")

@@ -38,7 +38,7 @@ WORKER = (sys.executable, str(Path(__file__).with_name("reasoning_gym_worker.py"
 _NO_NUMBER = re.compile(r"(?<![a-z])(nan|inf|infinity)j?(?![a-z])", re.IGNORECASE)
 # Sets in whose scorer one text is right for every question, in version 0.1.25.
 ONE_ANSWER_FITS_ALL = {
-    "coin_flip": '"0"',
+    "coin_flip": '"0" nearly always',
     "game_of_life_halting": "any text",
     "puzzle24": "any four numbers that make 24",
 }

@@ -17,6 +17,12 @@ INDEXED = ("model.safetensors", "pytorch_model.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 _MAX_SHARDS = 100_000
 FSDP_CONFIG = "fsdp_config.json"
+_IMPLEMENTATIONS = {
+    f"{prefix}{part}_implementation{suffix}"
+    for prefix in ("", "_")
+    for part in ("attn", "experts")
+    for suffix in ("", "_internal")
+}
 # larger files are hashed in part: at both ends and at regular places between
 _WHOLE_BYTES = 256 << 20
 _BLOCK_BYTES = 1 << 20
@@ -37,7 +43,7 @@ def check_hugging_face(folder: Path, tokenizer: Path | None = None) -> list[Path
         ValueError: a file is missing, truncated or does not match; with the remedy.
     """
     check_files(folder)
-    config = _read_json(folder / "config.json")
+    config = _read_config(folder)
     weights = weight_files(folder)
     for file in weights:
         _check_whole(file)
@@ -59,7 +65,7 @@ def check_fsdp(actor: Path) -> None:
                 "evaluate an older step, or let the training write it again"
             )
         _check_whole(file)
-    check_tokenizer(actor / "huggingface", vocab_size(_read_json(actor / "huggingface" / "config.json")))
+    check_tokenizer(actor / "huggingface", vocab_size(_read_config(actor / "huggingface")))
 
 
 def world_size(actor: Path) -> int:
@@ -213,6 +219,20 @@ def _safetensors_end(file: Path) -> int | None:
             return 8 + length + max(ends, default=0)
         except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError):
             return None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Read a model's configuration; refuse one that names code of the hub, which transformers may fetch and run."""
+    config = _read_json(folder / "config.json")
+    for section in (config, *(each for each in config.values() if isinstance(each, dict))):
+        for field in _IMPLEMENTATIONS & section.keys():
+            named = section[field].values() if isinstance(section[field], dict) else [section[field]]
+            if any("/" in str(name) for name in named):
+                raise ValueError(
+                    f"{folder / 'config.json'}: {field} = {str(section[field])[:80]!r} names code of the hub; allowed: "
+                    "a name such as sdpa; take the field out"
+                )
+    return config
 
 
 def _read_json(file: Path) -> dict[str, Any]:

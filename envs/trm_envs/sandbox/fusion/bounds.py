@@ -41,6 +41,8 @@ class Bounds:
     """The same of one address"""
     waiting: int = 1000
     """Requests that wait for a place; a further one is answered with HTTP 503"""
+    address_waiting: int = 800
+    """The same of one address"""
     cells: int = 1000
     """Cells of a notebook"""
     cells_bytes: int = 64 * MIB

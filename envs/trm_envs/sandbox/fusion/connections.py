@@ -21,8 +21,7 @@ SWEEP_S = 0.25
 MOMENT_S = 0.5
 """Age from which a connection that says nothing makes way for others: in a flood, a good one speaks sooner."""
 _END = b"\r\n\r\n"
-_BUFFER = memoryview(bytearray(1 << 15))
-"""One for all connections: its content is taken out before the next one reads."""
+_BUFFER_BYTES = 1 << 15
 _EMPTY = b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 _TOO_SLOW, _TOO_LONG, _TOO_MANY = (
     b"HTTP/1.1 " + words + b"\r\n" + _EMPTY
@@ -74,11 +73,11 @@ class Gate(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes go."""
-        return _BUFFER
+        return self._porter.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take the bytes that came: to aiohttp, or aside until a head is complete or an earlier request is answered."""
-        data = bytes(_BUFFER[:nbytes])
+        data = bytes(self._porter.buffer[:nbytes])
         if self.state is State.ENDS:
             return
         if self.state is State.BODY or (self.state is State.READ and not self._ahead):
@@ -197,6 +196,8 @@ class Porter:
 
     def __init__(self, bounds: Bounds, log: Callable[[str], None]) -> None:
         self.bounds = bounds
+        # one for all connections of a server, whose loop takes the content out before the next one reads
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self.by_inner: dict[Any, Gate] = {}
         self._log = log
         # the oldest first

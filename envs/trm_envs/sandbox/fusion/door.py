@@ -97,7 +97,7 @@ def find_token(given: str | None, file: str | None) -> tuple[str | None, str | N
             variable TRM_SANDBOX_TOKEN is read.
 
     Raises:
-        ValueError: if both are given, or the file does not hold a token.
+        ValueError: if both are given, or the file or the variable does not hold a token.
         OSError: if the file cannot be read.
     """
     if given is not None and file is not None:
@@ -105,7 +105,10 @@ def find_token(given: str | None, file: str | None) -> tuple[str | None, str | N
     if given is not None:
         return given, "WARNING: --token is visible to everyone on this machine (ps); use --token-file FILE"
     if file is None:
-        return os.environ.get(VARIABLE) or None, None
+        token = os.environ.get(VARIABLE)
+        if token == "":
+            raise ValueError(f"{VARIABLE}: is empty; allowed: a token; set one, or unset it to serve without")
+        return token, None
     with Path(file).open("rb") as opened:
         mode = os.fstat(opened.fileno()).st_mode
         content = opened.read(MOST_TOKEN_BYTES + 1)

@@ -1,7 +1,9 @@
 """Places of a server, and the sign of life for a client that waits for one: white space in front of the answer."""
 
 import asyncio
-from collections.abc import Coroutine
+import collections
+import contextlib
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -52,34 +54,84 @@ class Reply:
 
 
 class Places:
-    """A FIFO semaphore for requests.
+    """Places for programs: addresses in turn, and the requests of one address first come, first served.
 
     Args:
-        number: how many may hold a place at once.
+        number: how many requests may hold a place at once.
+        waiting: how many more may be inside.
+        address_waiting: how many more of one address.
     """
 
-    def __init__(self, number: int) -> None:
-        self._free = asyncio.Semaphore(number)
+    def __init__(self, number: int, waiting: int, address_waiting: int) -> None:
+        self._most, self._most_of_one = number + waiting, number + min(waiting, address_waiting)
+        self._inside: collections.Counter[str] = collections.Counter()
+        self._free = number
+        # the address whose turn it is stands first
+        self._lines: dict[str, collections.deque[asyncio.Future[None]]] = {}
 
-    async def take(self, reply: Reply) -> None:
+    @property
+    def num_inside(self) -> int:
+        """The number of requests that run or wait."""
+        return self._inside.total()
+
+    def is_full_for(self, address: str) -> bool:
+        """Return whether a further request of an address is one too many."""
+        return self.num_inside >= self._most or self._inside[address] >= self._most_of_one
+
+    @contextlib.contextmanager
+    def entered(self, address: str) -> Iterator[None]:
+        """Count a request that runs or waits."""
+        self._inside[address] += 1
+        try:
+            yield
+        finally:
+            self._inside[address] -= 1
+            if not self._inside[address]:
+                del self._inside[address]
+
+    async def take(self, reply: Reply, address: str) -> None:
         """Take a place; the client is told of a wait and of its end."""
         taken: list[bool] = []
 
         async def acquire() -> None:
-            taken.append(await self._free.acquire())
+            await self._acquire(address)
+            taken.append(True)
 
         try:
-            if self._free.locked():
-                await reply.wait_for(acquire())
-            else:
+            if self._free:
                 await acquire()
+            else:
+                await reply.wait_for(acquire())
             if reply.response is not None:
                 await reply.write(BEGUN)
         except BaseException:
             if taken:
-                self._free.release()
+                self.give_back()
+            raise
+
+    async def _acquire(self, address: str) -> None:
+        if self._free:  # then nobody waits
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        line = self._lines.setdefault(address, collections.deque())
+        line.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back()
             raise
 
     def give_back(self) -> None:
-        """Free a place."""
-        self._free.release()
+        """Free a place, or hand it to the address that has waited longest since its last one."""
+        while self._lines:
+            address = next(iter(self._lines))
+            line = self._lines.pop(address)
+            turn = line.popleft()
+            if line:
+                self._lines[address] = line
+            if not turn.done():  # its client has hung up
+                turn.set_result(None)
+                return
+        self._free += 1

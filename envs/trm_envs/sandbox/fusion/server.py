@@ -87,8 +87,7 @@ class SandboxServer:
         self._porter = Porter(bounds, self._log)
         self._bodies, self._answers = Ledger(bounds.all_body_bytes), Ledger(bounds.all_answer_bytes)
         self._workbench = Workbench(getattr(sandbox, "limits", None) or Limits(), most, bounds)
-        self._places = Places(max_concurrent)
-        self._inside = 0
+        self._places = Places(max_concurrent, bounds.waiting, bounds.address_waiting)
         self._http: web.Server | None = None
         self._listening: asyncio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -176,7 +175,7 @@ class SandboxServer:
             return failure(405 if is_known else 404, f"{name}; this server has {', '.join(PATHS)}")
         if path == "/v1/ping":
             return web.json_response("pong")
-        if self._is_full():
+        if self._places.is_full_for(gate.address):
             return self._sent_away()
         reply = Reply(request)
         with contextlib.closing(Account(self._bodies)) as account:
@@ -186,13 +185,10 @@ class SandboxServer:
                 reading = self._workbench.read(path, body)
                 job = await (reading if len(body) <= SHORT_BYTES else reply.wait_for(reading, QUIET_S))
                 del body, reading
-                if self._is_full() and reply.response is None:  # others were quicker
+                if self._places.is_full_for(gate.address) and reply.response is None:  # others were quicker
                     return self._sent_away()
-                self._inside += 1
-                try:
-                    return await self._carry_out(reply, job, path, account)
-                finally:
-                    self._inside -= 1
+                with self._places.entered(gate.address):
+                    return await self._carry_out(reply, job, path, account, gate.address)
             except (BadField, Slow, TooLong) as error:
                 if reply.response is None:
                     raise
@@ -200,19 +196,16 @@ class SandboxServer:
                 refused = Result(Status.SANDBOX_ERROR, message=f"{type(error).__name__}: {error}")
                 return await self._send(reply, schema.to_run_answer(refused))
 
-    def _is_full(self) -> bool:
-        return self._inside >= self.max_concurrent + self.bounds.waiting
-
     def _sent_away(self) -> web.Response:
-        return failure(503, f"{self._inside} requests run or wait; try again later")
+        return failure(503, f"{self._places.num_inside} requests run or wait; try again later")
 
-    async def _carry_out(self, reply: Reply, job: Job, path: str, body: Account) -> web.StreamResponse:
+    async def _carry_out(self, reply: Reply, job: Job, path: str, body: Account, address: str) -> web.StreamResponse:
         """Wait for a free place, run a job and answer with its result; a client that waits gets signs of life."""
         if job.language not in LANGUAGES:
             message = f"language = {job.language!r}: this server runs {' and '.join(LANGUAGES)}"
             return await self._send(reply, schema.to_run_answer(Result(Status.SANDBOX_ERROR, message=message)))
         with contextlib.ExitStack() as stack:
-            await self._places.take(reply)
+            await self._places.take(reply, address)
             try:
                 results = await self._results(job, path)
                 body.close()
