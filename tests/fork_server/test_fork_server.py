@@ -67,7 +67,7 @@ def test_rays_arguments_are_split() -> None:
     assert parse(["--serialized-runtime-env-context", "{}", "worker.py"]) == ({}, "PYTHON", ["worker.py"])
 
 
-def test_a_worker_is_a_fork_with_the_clients_environment_and_streams(tmp_path: Path) -> None:
+def test_a_worker_is_a_fork_with_the_clients_environment_and_streams_and_its_death_is_told(tmp_path: Path) -> None:
     server, address = start(tmp_path)
     wait_for(address)
     worker = tmp_path / "worker.py"
@@ -91,6 +91,12 @@ def test_a_worker_is_a_fork_with_the_clients_environment_and_streams(tmp_path: P
         "main": "__main__",
     }
     assert done.stderr == "to stderr\n"
+    # a worker that a signal killed is told, one that left by itself is not
+    worker.write_text("import os; print(os.getpid(), flush=True); os.kill(os.getpid(), 9)")
+    killed = ask(address, str(worker), cwd=tmp_path).stdout.strip()
+    assert server.stdout is not None
+    assert "imports took" in server.stdout.readline()
+    assert server.stdout.readline() == f"fork server: worker {killed} was killed by signal 9 (SIGKILL)\n"
     # the driver is gone: so is the server, and its socket
     assert server.stdin is not None
     server.stdin.close()
