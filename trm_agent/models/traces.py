@@ -9,6 +9,9 @@ import gymnasium
 import trm_envs
 from trm_envs.own_modules import import_module
 
+MOST_LOST = 100
+LATER_SEEDS = 1_000_003
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -45,11 +48,16 @@ class Solver:
     def solve(self, seed: int, horizon: int) -> Trace:
         """Return the solved episode of one seed.
 
+        An environment with one horizon is played at that. In a game of chance, whose tasks may have no winner, the next
+        task that has one is taken.
+
         Raises:
             RuntimeError: if the solver does not succeed.
             NotImplementedError: if the environment has no solver.
         """
-        first, _ = self.env.reset(seed=seed, options={"horizon": horizon})
+        if getattr(self.env.options, "one_horizon", False):
+            horizon = self.env.options.horizon
+        first = self._first(seed, horizon)
         messages = [{"role": "system", "content": self.env.system_prompt}] if self.env.system_prompt else []
         messages.append({"role": "user", "content": first})
         while True:
@@ -62,3 +70,14 @@ class Solver:
         if info.get("success") is not True:
             raise RuntimeError(f"the solver of {self.env.spec} failed on seed {seed}, horizon {horizon}; mend it")
         return Trace(messages, self.env.tool_schemas, horizon)
+
+    def _first(self, seed: int, horizon: int) -> str:
+        """Draw the first task from this seed on that the solver can play; return its first message."""
+        for number in range(MOST_LOST if getattr(self.env, "may_be_lost", False) else 1):
+            first, _ = self.env.reset(seed=(seed + number * LATER_SEEDS) % 2**31, options={"horizon": horizon})
+            try:
+                self.env.solution()
+            except NotImplementedError:
+                continue
+            return first
+        raise NotImplementedError(f"{self.env.spec} has no scripted solver for seed {seed}; define solution()")
