@@ -11,7 +11,7 @@ import trm_envs  # noqa: F401  (registers the environments of the suite)
 from trm_agent.episode.call_protocol import DEFAULT, resolved
 from trm_envs.own_modules import import_module, told_of_unknown
 
-__all__ = ["STREAMS", "Task", "import_module", "make_env", "task_at", "task_seed", "told_of_unknown"]
+__all__ = ["STREAMS", "Task", "has_one_task", "import_module", "make_env", "task_at", "task_seed", "told_of_unknown"]
 TRAIN, VALIDATION = "train", "val"
 STREAMS = {TRAIN: 0, VALIDATION: 1}
 
@@ -59,3 +59,21 @@ def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymn
     if module:
         import_module(module)
     return gymnasium.make(env_id, **resolved(kwargs, DEFAULT))
+
+
+def has_one_task(env: Mapping[str, Any]) -> bool:
+    """Return True if an environment says that it has one task, so that none of its results is held out.
+
+    Args:
+        env: `id`, `module` and `kwargs` of the environment; one that cannot be made says nothing.
+    """
+    try:
+        made = make_env(env["id"], env["module"], env["kwargs"])
+    except Exception:
+        return False
+    try:
+        return bool(made.get_wrapper_attr("one_task"))
+    except AttributeError:
+        return False
+    finally:
+        made.close()

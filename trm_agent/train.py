@@ -179,7 +179,7 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
     """
     from trm_agent.runs.model_facts import load_facts
     from trm_agent.runs.preflight import NANO
-    from trm_agent.runs.preflight_model import check_model
+    from trm_agent.runs.preflight_model import check_model, check_nano_budget
 
     os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
     os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
@@ -189,7 +189,9 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
     if path == NANO:
         from trm_agent.models.nano import NanoSpec, ensure_nano_model
 
-        path = str(ensure_nano_model(NanoSpec(**plain(config.nano))))
+        spec = NanoSpec(**plain(config.nano))
+        check_nano_budget(config, spec)
+        path = str(ensure_nano_model(spec))
     facts = load_facts(config, path)
     check_model(config, facts)
     if folder.step:

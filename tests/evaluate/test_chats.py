@@ -52,7 +52,7 @@ def fakes(monkeypatch, tmp_path):
         ),
     )
     # each composes the whole configuration
-    roomy = {"max_prompt_tokens": 4096, "max_response_tokens": 8192}
+    roomy = {"max_prompt_tokens": 4096, "max_response_tokens": 8192, "max_turn_tokens": 512}
     monkeypatch.setattr(request, "with_large_budgets", lambda env: replace(env, limits={**env.limits, **roomy}))
     monkeypatch.setattr(checks, "fingerprint", lambda checkpoint: "hash")
     monkeypatch.setattr(checks, "served_context", lambda url, model: None)

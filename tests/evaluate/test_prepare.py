@@ -59,7 +59,7 @@ def test_what_lies_there_already_is_not_said(made, tmp_path):
 
 
 def test_what_the_solver_cannot_fit_is_refused_before_shards_are_merged(made):
-    with pytest.raises(ValueError, match=r"limits.max_turns=1"):
+    with pytest.raises(ValueError, match=r"--set limits.max_turns=4 "):
         prepared(of(SHARDS, kwargs={}, fixed_limits={"max_turns": 1}), lambda line: None)
     assert made == []
 

@@ -123,7 +123,7 @@ def test_the_solver_that_measures_budgets_closes_the_thought_that_the_prompt_ope
         tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
         measure = solver_measure(config, tokenizer, run_chat_tokens(tokenizer, config))
         sizes.append(measure({"horizon": 2, "split": "train"}))
-    assert all(prompt > 0 and response > 0 for prompt, response in sizes)
+    assert all(size.prompt > 0 and size.response > 0 for size in sizes)
 
 
 def test_a_models_tokenizer_is_loaded_once_for_its_protocol_and_its_facts(models, monkeypatch):

@@ -29,6 +29,7 @@ def composed(**fields):
     config = copy.deepcopy(nano())
     # hermes: what auto stands for; long enough for a tokenizer that was not trained on the task
     long = {"env.kwargs.protocol": "hermes", "data.max_prompt_length": 20_000, "data.max_response_length": 20_000}
+    long |= {"env.limits.max_turn_tokens": 500}
     for field, value in {**long, LENGTH: None, **fields}.items():
         OmegaConf.update(config, field, value, force_add=True)
     return config
@@ -68,8 +69,26 @@ def test_a_folder_without_a_configuration_is_refused(folder):
             r"top_k: got 1001; allowed: at most the 1000 tokens of the model's vocabulary",
         ),
         ({}, {"max_positions": 39_999}, r"^data.max_response_length: got 20000, .* allowed: 39999 tokens in all"),
-        ({"data.max_response_length": 50}, {}, r"^env.train.horizons: got .* cannot fit: .*max_response_length=50"),
-        ({"data.max_prompt_length": 50}, {}, r"^env.train.horizons: got .* cannot fit: .*max_prompt_length=50"),
+        ({"data.max_response_length": 50}, {}, r"^env.val.horizons: got 8, .* set: env.nano.response_tokens=\d+;"),
+        ({"data.max_prompt_length": 50}, {}, r"^env.val.horizons: got 8, .* set: env.nano.prompt_tokens=\d+;"),
+        (
+            # all of A9: the calls of a chain of 16 too
+            {"env.train.horizons": [16], "env.limits.max_turns": 15, "data.max_response_length": 50, LENGTH: 352},
+            {},
+            r"^env.train.horizons: got 16, at which the scripted solver itself cannot finish: it takes 17 turns, 16 "
+            r"tool calls, .*; for horizon 16 set: env.limits.max_turns=17 env.limits.max_tool_calls=16 "
+            r"env.nano.response_tokens=\d+ env.nano.total_tokens=\d+; or lower it$",
+        ),
+        (
+            {"env.limits.max_tool_calls": 7, "actor_rollout_ref.model.path": "org/model"},
+            {},
+            r"for horizon 8 set: env.limits.max_tool_calls=8; or",
+        ),
+        (
+            {"env.limits.max_turn_tokens": 5, "data.max_prompt_length": 9, "actor_rollout_ref.model.path": "org/model"},
+            {},
+            r"set: env.limits.max_turn_tokens=\d+ data.max_prompt_length=\d+; or",
+        ),
     ],
 )
 def test_each_thing_that_does_not_suit_the_model_is_refused(fields, model, told):
@@ -90,5 +109,7 @@ def test_a_run_that_does_not_suit_its_model_leaves_no_folder_and_trains_nothing(
     run = tmp_path / "run"
     code = train.main(["experiment=math_nano", f"run.dir={run}"])
     assert code == train.BAD_INPUT
-    assert "error: env.train.horizons: got 6, which cannot fit" in capsys.readouterr().err
+    assert (
+        "error: env.val.horizons: got 8, at which the scripted solver itself cannot finish" in capsys.readouterr().err
+    )
     assert not run.exists()

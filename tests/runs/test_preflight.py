@@ -2,6 +2,8 @@
 
 import copy
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from trm_agent.runs import preflight, preflight_model
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 from trm_agent.runs.schema import check_groups
+from trm_agent.runs.solver_tokens import SolverTokens
 
 NANO = "experiment=math_nano"
 TRM = "actor_rollout_ref.actor.policy_loss.trm"
@@ -110,7 +113,6 @@ def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
         ("env.id=null", ["env.id: got null", "Gymnasium id", "mine/Task-v0"]),
         ("env.kwargs.reveal=later", ["env.kwargs", "trm/ChainMath-v0", "reveal", "later", "stepwise"]),
         ("+env.kwargs.reveel=upfront", ["env.kwargs", "reveel", "did you mean 'reveal'"]),
-        ("env.limits.max_turns=4", ["env.limits.max_turns", "4", "raise"]),
         (f"{TRM}.max_token_kl=-1", [f"{TRM}.max_token_kl", "-1", "above 0"]),
         (f"{TRM}.max_token_kl=0", [f"{TRM}.max_token_kl", "0", "above 0"]),
         (f"{TRM}.criterion=maxx", [f"{TRM}.criterion", "maxx", "'max'"]),
@@ -182,13 +184,31 @@ def test_a_sandbox_that_does_not_answer_is_refused() -> None:
         preflight.check(config)
 
 
-def test_a_horizon_that_cannot_fit_is_refused() -> None:
+def test_the_values_that_the_longest_horizon_of_both_streams_needs_stand_in_one_message() -> None:
     config = composed()
-    preflight_model.check_budget(config, lambda options: (30, 30 * options["horizon"]))
+
+    def takes(tokens: int, solves: bool = True) -> Callable[[dict[str, Any]], SolverTokens]:
+        def measure(options: dict[str, Any]) -> SolverTokens:
+            horizon = options["horizon"]
+            return SolverTokens(30, *((tokens * horizon, horizon + 1, horizon, tokens // 2) if solves else (0, 0)))
+
+        return measure
+
+    preflight_model.check_budget(config, takes(30))
+    with pytest.raises(ValueError, match=r"^env.val.horizons: got 8, at which .* .* 320 after it; ") as refusal:
+        preflight_model.check_budget(config, takes(40))
+    # a quarter more than the 320 tokens of this episode; with the 64 of the prompt they are a context of 464
+    assert "for horizon 8 set: env.nano.response_tokens=400 env.nano.total_tokens=464; or lower it" in str(
+        refusal.value
+    )
     with pytest.raises(
-        ValueError, match=r"horizons: got 8, which cannot fit.*320 tokens.*data.max_response_length=288"
+        ValueError, match=r"set: env.limits.max_turns=13 env.limits.max_tool_calls=12 env.limits.max_turn"
     ):
-        preflight_model.check_budget(config, lambda options: (30, 40 * options["horizon"]))
+        preflight_model.check_budget(composed("env.val.horizons=[12]", "env.limits.max_tool_calls=11"), takes(80))
+    # without a solver a turn for each step and one for the answer
+    preflight_model.check_budget(composed("env.limits.max_turns=9"), takes(0, solves=False))
+    with pytest.raises(ValueError, match=r"for horizon 8 set: env.limits.max_turns=9; or lower it"):
+        preflight_model.check_budget(composed("env.limits.max_turns=8"), takes(0, solves=False))
 
 
 @pytest.mark.slow

@@ -147,6 +147,18 @@ def test_a_run_of_an_older_version_has_a_first_session_too(tmp_path: Path) -> No
     assert session_seconds(tmp_path) == [60.0, 5.0]
 
 
+def test_a_game_with_one_task_is_called_not_held_out(tmp_path: Path) -> None:
+    assert results.is_held_out(tmp_path)
+    for one_task in (False, True):
+        kwargs = {"env_id": "FrozenLake-v1", "one_task": one_task}
+        config = {"run": {}, "env": {"id": "trm/Gym-v0", "module": None, "kwargs": kwargs}}
+        (tmp_path / "config.yaml").write_text(json.dumps(config))
+        assert results.is_held_out(tmp_path) is not one_task
+    summary = results.summarise([validation(0, 0.25, 0.125), *rejecting(1)], seed=0, trained_horizons=[4], wall_s=1.0)
+    assert results.table(summary).startswith("held-out success      before")
+    assert results.table({**summary, "held_out": False}).startswith("not held out: success before")
+
+
 @pytest.mark.slow
 def test_curves_are_a_picture(tmp_path: Path) -> None:
     results.draw_curves([validation(0, 0.3, 0.1), step_row(1)], tmp_path / "curves.png")

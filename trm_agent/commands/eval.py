@@ -195,9 +195,13 @@ def _finish(store: Store, as_json: bool) -> None:
 
 
 def _announce(store: Store) -> None:
+    from trm_agent.evaluate.rows import is_held_out
+
     plan, number = store.plan, len(store.plan.episodes())
     total = number * len(plan.checkpoints)
+    known = [each.name for each in plan.environments if not is_held_out(each)]
     what = f"suite {plan.suite['name']} {plan.suite['hash']}" if plan.suite else "held-out tasks"
+    what += f" (not held out: {', '.join(known)}, of one task)" if known else ""
     _say(f"{what}; {number} episodes for each of: {', '.join(each.label for each in plan.checkpoints)}")
     for checkpoint in plan.checkpoints:
         if note := plan.chat(checkpoint.label).note:

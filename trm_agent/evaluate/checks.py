@@ -23,7 +23,7 @@ from trm_agent.runs.deadlines import EVAL_TOKENS_PER_S
 from trm_agent.runs.declared_packages import with_packages
 from trm_agent.runs.environment_check import Trial, Wording
 from trm_agent.runs.environment_check import check_environment as check_trial
-from trm_agent.runs.solver_tokens import SolverTokens, measure_solver
+from trm_agent.runs.solver_tokens import SolverTokens, measure_solver, needed_limits, told_needs
 
 _ALL = Counts()
 
@@ -111,17 +111,13 @@ def check_budgets(environment: Environment, tokenizers: Sequence[Any], chats: Se
     different = {(_said(tokenizer), str(chat)): (tokenizer, chat) for tokenizer, chat in pairs}
     for tokenizer, chat in different.values():
         solved = measure(environment, horizon, tokenizer, chat)
-        for name, needed, what in (
-            ("max_prompt_tokens", solved.prompt, "the prompt takes {} tokens"),
-            ("max_response_tokens", solved.response, "the shortest solution takes {} tokens"),
-            ("max_turns", solved.turns, "the shortest solution takes {} turns"),
-        ):
-            limit = getattr(limits, name)
-            if limit is not None and needed > limit:
-                raise ValueError(
-                    f"{environment.name} at horizon {horizon}: {what.format(needed)} and limits.{name}={limit}; lower "
-                    f"the horizon, or --set limits.{name}=N (the model holds {environment.context or 'unknown'} tokens)"
-                )
+        if needs := needed_limits(solved, limits):
+            settings = " ".join(f"limits.{name}={needed}" for name, needed in needs.items())
+            raise ValueError(
+                f"{environment.name} at horizon {horizon}: the scripted solver itself cannot finish: it takes "
+                f"{told_needs(solved)}; lower the horizon, or for horizon {horizon} --set {settings} (the model holds "
+                f"{environment.context or 'unknown'} tokens)"
+            )
 
 
 def measure(environment: Environment, horizon: int, tokenizer: Any, talk: Chat | None = None) -> SolverTokens:

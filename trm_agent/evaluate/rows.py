@@ -12,7 +12,7 @@ import gymnasium
 from trm_agent.evaluate.environments import Counts, counted, has_rows
 from trm_agent.evaluate.plan import Environment
 from trm_agent.runs.row_files import HASH, ROWS, problems_of
-from trm_agent.tasks import make_env
+from trm_agent.tasks import has_one_task, make_env
 from trm_envs import registered_ids
 from trm_envs.base import split_of
 
@@ -93,3 +93,8 @@ def tasks_hash(environment: Environment) -> str | None:
     finally:
         made.close()
     return digest.hexdigest()[:16]
+
+
+def is_held_out(environment: Environment) -> bool:
+    """Return False for an environment with one task, which its training had too."""
+    return not has_one_task({"id": environment.id, "module": environment.module, "kwargs": environment.kwargs})

@@ -20,6 +20,8 @@ GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
 _NOT_THERE = re.compile(r"Could not override '([\w.]+)'")
 _UNMERGED = re.compile(r"Error merging override (.*)")
 _THERE = re.compile(r"An item is already at '([\w.]+)'")
+NAME = "trainer.experiment_name"
+DEFAULT_EXPERIMENT = "math_nano"
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
@@ -69,6 +71,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         raise ValueError(_first_lines(error)) from error
     check_groups(config)
     _dump_into_the_run(config)
+    _name_after_the_environment(config, overrides)
     return config
 
 
@@ -105,6 +108,35 @@ def _dump_into_the_run(config: DictConfig) -> None:
     dump = config.actor_rollout_ref.actor.policy_loss.get("dump")
     if OmegaConf.is_dict(dump) and dump.get("directory", "") is None:
         dump.directory = "${run.dir}/rollouts"
+
+
+def _name_after_the_environment(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Name the run after its environment, where that is another one than its experiment's own."""
+    given = {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides}
+    env_id = str(config.env.id or "")
+    if not env_id or NAME in given or env_id == _own_environment(given.get("experiment", DEFAULT_EXPERIMENT)):
+        return
+    game = str(config.env.kwargs.get("env_id") or "")
+    config.trainer.experiment_name = name_of_environment(game or env_id)
+
+
+def name_of_environment(env_id: str) -> str:
+    """Return a name for files: "frozen_lake" of "mine/FrozenLake-v1"."""
+    bare = re.sub(r"-v\d+$", "", env_id.rpartition(":")[2].rpartition("/")[2])
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", bare)
+    return re.sub(r"[^a-z0-9]+", "_", apart.lower()).strip("_") or "own"
+
+
+def _own_environment(experiment: str) -> str | None:
+    """Return the id of the environment that an experiment is made for."""
+    import yaml
+
+    names = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))["defaults"]
+    for each in names:
+        if isinstance(each, dict) and "override /env" in each:
+            env = yaml.safe_load((CONF / "env" / f"{each['override /env']}.yaml").read_text(encoding="utf-8"))
+            return str(env["env"]["id"])
+    return next((_own_environment(each) for each in names if isinstance(each, str)), None)
 
 
 def _verl_config() -> Path:

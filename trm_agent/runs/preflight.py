@@ -91,7 +91,7 @@ def _wording(config: DictConfig) -> Wording:
 
 
 def _streams(config: DictConfig) -> None:
-    """Refuse horizons without tasks or turns, and a validation on tasks of training."""
+    """Refuse horizons without tasks, and a validation on tasks of training."""
     env = config.env
     for stream in ("train", "val"):
         horizons = list(env[stream].horizons)
@@ -101,13 +101,6 @@ def _streams(config: DictConfig) -> None:
                 env[stream].num_tasks,
                 f"{len(horizons)} or more, one for each horizon",
                 "raise it",
-            )
-        if env.limits.max_turns <= max(horizons):
-            refuse(
-                "env.limits.max_turns",
-                env.limits.max_turns,
-                f"at least {max(horizons) + 1} for horizon {max(horizons)} of env.{stream}.horizons",
-                "raise it, or lower the horizon",
             )
     if env.train.split == env.val.split or "all" in (env.train.split, env.val.split):
         refuse(

@@ -1,19 +1,25 @@
 """Refuse a configuration that does not suit its model: log-probs, context, token budgets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.episode import ChatTokens, Limits
+from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.runs.chat import run_chat_tokens
 from trm_agent.runs.compose import plain
+from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.model_facts import ModelFacts
-from trm_agent.runs.solver_tokens import measure_solver
+from trm_agent.runs.preflight import MODEL_PATH, NANO
+from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
 from trm_agent.tasks import Task
 from trm_agent.trust_region.settings import FIELD_PATH
 from trm_fields import refuse
 
 _ROLLOUT = "actor_rollout_ref.rollout"
+MEASURED_TASKS = 10
 
 
 def check_model(config: DictConfig, model: ModelFacts) -> None:
@@ -28,28 +34,70 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
     check_budget(config, solver_measure(config, model.tokenizer, model.chat))
 
 
-def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], tuple[int, int]]) -> None:
-    """Check that the scripted solver's episode at the longest horizon fits the token budgets.
+def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], SolverTokens]) -> None:
+    """Check that the scripted solver's own episode at the longest horizons keeps the limits.
+
+    Without a solver, a turn for each step and one for the answer must fit.
 
     Args:
-        measure: task options -> tokens of (the prompt, the response) when the solver plays them.
+        measure: task options -> size of the episode when the solver plays them.
 
     Raises:
-        ValueError: the prompt or the response does not fit.
+        ValueError: it does not; the message has all values to set.
     """
-    for stream in ("train", "val"):
-        horizon = max(config.env[stream].horizons)
-        prompt, response = measure({"horizon": horizon, "split": config.env[stream].split})
-        for field, needed in (("data.max_prompt_length", prompt), ("data.max_response_length", response)):
-            budget = OmegaConf.select(config, field)
-            if needed > budget:
-                refuse(
-                    f"env.{stream}.horizons",
-                    horizon,
-                    f"horizons that fit {field}={budget}",
-                    f"lower it, or raise {field} (and {_ROLLOUT}.max_model_len)",
-                    because=f"which cannot fit: the shortest solution takes {needed} tokens",
-                )
+    limits = limits_of(plain(config))
+    sizes = [_size(config, stream, measure) for stream in ("train", "val")]
+    needs = needed_limits(
+        SolverTokens(*(max(pair) for pair in zip(*(counts(each) for each in sizes), strict=True))), limits
+    )
+    if not needs:
+        return
+    horizons = [max(config.env[stream].horizons) for stream in ("train", "val")]
+    stream, horizon, solved = max(zip(("train", "val"), horizons, sizes, strict=True), key=lambda each: each[1])
+    settings = " ".join(f"{field}={value}" for field, value in _settings(config, limits, needs).items())
+    refuse(
+        f"env.{stream}.horizons",
+        horizon,
+        "horizons that the limits let the solver play",
+        f"for horizon {horizon} set: {settings}; or lower it",
+        because=f"at which the scripted solver itself cannot finish: it takes {told_needs(solved)}",
+    )
+
+
+def _size(config: DictConfig, stream: str, measure: Callable[[dict[str, Any]], SolverTokens]) -> SolverTokens:
+    """Return the size of the solver's episode at a stream's longest horizon."""
+    horizon = max(config.env[stream].horizons)
+    solved = measure({"horizon": horizon, "split": config.env[stream].split})
+    return solved if solved.turns else replace(solved, turns=horizon + 1)
+
+
+def check_nano_budget(config: DictConfig, spec: NanoSpec) -> None:
+    """Check the budgets of a nano model before it is made, by its tokenizer, which takes seconds.
+
+    Raises:
+        ValueError: as `check_budget`.
+    """
+    from trm_agent.models.nano import is_made, make_tokenizer, nano_folder
+
+    if not is_made(nano_folder(spec)):
+        tokenizer = make_tokenizer(spec)
+        check_budget(config, solver_measure(config, tokenizer, run_chat_tokens(tokenizer, config)))
+
+
+def _settings(config: DictConfig, limits: Limits, needs: Mapping[str, int]) -> dict[str, int]:
+    """Return the fields to set, with the context that prompt and response need together."""
+    is_nano = OmegaConf.select(config, MODEL_PATH) == NANO
+    names = {
+        "max_prompt_tokens": "env.nano.prompt_tokens" if is_nano else "data.max_prompt_length",
+        "max_response_tokens": "env.nano.response_tokens" if is_nano else "data.max_response_length",
+    }
+    settings = {names.get(name, f"env.limits.{name}"): needed for name, needed in needs.items()}
+    prompt = needs.get("max_prompt_tokens", config.data.max_prompt_length)
+    context = prompt + needs.get("max_response_tokens", config.data.max_response_length)
+    held = config.actor_rollout_ref.rollout.max_model_len
+    if held is not None and context > held:
+        settings["env.nano.total_tokens" if is_nano else f"{_ROLLOUT}.max_model_len"] = context
+    return settings
 
 
 def check_top_k(config: DictConfig, vocab_size: int) -> None:
@@ -91,15 +139,21 @@ def check_context(config: DictConfig, max_positions: int | None) -> None:
         )
 
 
-def solver_measure(config: DictConfig, tokenizer: Any, chat: ChatTokens) -> Callable[[dict[str, Any]], tuple[int, int]]:
-    """Return the measure of the solver's episode in tokens, by task options; no response without a solver."""
+def solver_measure(config: DictConfig, tokenizer: Any, chat: ChatTokens) -> Callable[[dict[str, Any]], SolverTokens]:
+    """Return the measure of the solver's episode, by task options; no response without a solver.
+
+    A game of chance may have tasks that nobody wins: then another one is measured.
+    """
     env, limits = config.env, Limits.from_mapping(plain(config.env.limits))
 
-    def measure(options: dict[str, Any]) -> tuple[int, int]:
-        task = Task(env.id, 0, options)
-        found = measure_solver(task, env.module, plain(env.kwargs), tokenizer, chat, limits)
+    def measure(options: dict[str, Any]) -> SolverTokens:
+        for seed in range(MEASURED_TASKS):
+            task = Task(env.id, seed, options)
+            found = measure_solver(task, env.module, plain(env.kwargs), tokenizer, chat, limits)
+            if not found.failure or NotImplementedError.__name__ not in found.failure:
+                break
         if found.failure:
             print(f"token budgets not checked: {found.failure}", flush=True)
-        return found.prompt, found.response
+        return found
 
     return measure

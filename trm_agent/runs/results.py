@@ -9,6 +9,7 @@ from trm_agent.runs.folder import SUMMARY_FILE, read_metrics, write_atomically
 from trm_agent.runs.history import history
 from trm_agent.runs.screen import VALIDATION_FAILURES, validation_rates
 from trm_agent.runs.sessions import end_session, session_seconds
+from trm_agent.runs.stored_config import CONFIG_FILE, read_config
 
 CURVES_FILE = "curves.png"
 
@@ -22,17 +23,25 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float
     Returns:
         The summary: `success.before` and `success.after` (horizon -> rate), `trained_horizons`, `trust_region`,
         `steps`, `wall_s` and `sessions` (all commands that worked on the run), `seed`, `lacks` (what could not be
-        summarised, with the reason); `sandbox`, the means of confinement, if programs ran on this machine.
+        summarised, with the reason), `held_out` (False if validation had training's only task); `sandbox`, the means of
+        confinement, if programs ran on this machine.
     """
     end_session(run_dir, now)
     seconds = session_seconds(run_dir)
     rows = read_metrics(run_dir)
     told = history(run_dir)
     figures = summarise(rows, seed, trained_horizons, sum(seconds), told.get("start", 0))
-    summary = {**figures, "sessions": len(seconds), **told, **sandbox_section()}
-    draw_curves(rows, run_dir / CURVES_FILE)
+    summary = {**figures, "sessions": len(seconds), "held_out": is_held_out(run_dir), **told, **sandbox_section()}
+    draw_curves(rows, run_dir / CURVES_FILE, summary["held_out"])
     write_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def is_held_out(run_dir: Path) -> bool:
+    """Return False if the run's environment has one task, which is trained and validated on."""
+    from trm_agent.tasks import has_one_task
+
+    return not (run_dir / CONFIG_FILE).exists() or not has_one_task(read_config(run_dir)["env"])
 
 
 def sandbox_section() -> dict[str, Any]:
@@ -95,7 +104,8 @@ def table(summary: dict[str, Any]) -> str:
     """Format the table of before and after by horizon; a rate is missing if no episode could be played."""
     before, after = summary["success"]["before"], summary["success"]["after"]
     trained = set(summary["trained_horizons"])
-    lines = ["held-out success      before    after   change", "-" * 47]
+    title = "held-out success" if summary.get("held_out", True) else "not held out: success"
+    lines = [f"{title:<22}before    after   change", "-" * 47]
     for horizon in sorted(before.keys() | after.keys(), key=int):
         name = f"horizon {horizon}" + (" (trained)" if int(horizon) in trained else "")
         old, new = before.get(horizon), after.get(horizon)
@@ -117,7 +127,7 @@ def _percent(rate: float | None) -> str:
     return f"{'-':>6}  " if rate is None else f"{100 * rate:6.1f} %"
 
 
-def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_curves(rows: Sequence[dict[str, Any]], path: Path, held_out: bool = True) -> None:
     """Draw success, acceptance and token KL over the steps, as a PNG."""
     import matplotlib
 
@@ -128,7 +138,14 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     _line(left, rows, "env/success", "training batch", color="0.7", linewidth=1)
     horizons = sorted({horizon for row in rows for horizon in validation_rates(row)})
     for horizon in horizons:
-        _line(left, rows, f"env/val_success/h{horizon}", f"held out, horizon {horizon}", marker="o", markersize=3)
+        _line(
+            left,
+            rows,
+            f"env/val_success/h{horizon}",
+            f"{'' if held_out else 'not '}held out, horizon {horizon}",
+            marker="o",
+            markersize=3,
+        )
     left.set(title="Success", xlabel="step", ylim=(0, 1))
     if left.lines:
         left.legend(fontsize=8)

@@ -23,6 +23,10 @@ class SolverTokens:
     """Tokens after the prompt, with observations; 0 without a solver that plays the task."""
     turns: int
     """Number of the solver's turns; 0 without one."""
+    tool_calls: int = 0
+    """Number of the solver's tool calls; 0 without one."""
+    turn: int = 0
+    """Tokens of the solver's longest turn; 0 without one."""
     failure: str | None = None
     """The reason why the response was not measured; None if it was."""
 
@@ -48,8 +52,47 @@ def measure_solver(
     )
     episode = asyncio.run(play)
     if failure := _failure(episode):
-        return SolverTokens(len(episode.prompt_ids), 0, 0, failure)
-    return SolverTokens(len(episode.prompt_ids), len(episode.response_ids), episode.num_turns)
+        return SolverTokens(len(episode.prompt_ids), 0, 0, failure=failure)
+    return SolverTokens(
+        prompt=len(episode.prompt_ids),
+        response=len(episode.response_ids),
+        turns=episode.num_turns,
+        tool_calls=episode.num_tool_calls,
+        turn=max(stop - start for start, stop in (turn.token_span for turn in episode.turns)),
+    )
+
+
+def counts(solved: SolverTokens) -> tuple[int, ...]:
+    """Return the numbers of a size, in the order of its fields."""
+    return solved.prompt, solved.response, solved.turns, solved.tool_calls, solved.turn
+
+
+def needed_limits(solved: SolverTokens, limits: Limits) -> dict[str, int]:
+    """Return the limits that the solver's own episode exceeds, with the least value of each.
+
+    Tokens have a quarter more than this one episode took, since another one of the same length may take more.
+    """
+    steps = {"max_turns": solved.turns, "max_tool_calls": solved.tool_calls}
+    tokens = {
+        "max_turn_tokens": solved.turn,
+        "max_prompt_tokens": solved.prompt,
+        "max_response_tokens": solved.response,
+    }
+    least = {**steps, **{name: needed + needed // 4 for name, needed in tokens.items()}}
+    needs = {**steps, **tokens}
+    return {
+        name: least[name]
+        for name, needed in needs.items()
+        if (limit := getattr(limits, name)) is not None and needed > limit
+    }
+
+
+def told_needs(solved: SolverTokens) -> str:
+    """Return the size of the solver's episode in words."""
+    return (
+        f"{solved.turns} turns, {solved.tool_calls} tool calls, {solved.turn} tokens in a turn, {solved.prompt} tokens "
+        f"of prompt and {solved.response} after it"
+    )
 
 
 def _failure(episode: Episode) -> str | None:

@@ -14,7 +14,9 @@ from trm_agent.trust_region.settings import DUMP_PATH
 CONFIG_FILE = "config.yaml"
 GIT_FILE = "git.json"
 # a run may be found at another place than it began at
-PLACES = ("run.dir", "run.root", "trainer.default_local_dir", f"{DUMP_PATH}.directory")
+PLACES = (
+    "run.dir", "run.root", "run.name", "trainer.default_local_dir", "trainer.experiment_name", f"{DUMP_PATH}.directory",
+)  # fmt: skip
 _RESUME_MODE = "trainer.resume_mode"
 ABSENT = "(absent)"
 # field -> its value in the stored and in today's configuration

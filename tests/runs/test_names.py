@@ -1,0 +1,41 @@
+"""A run is named after its environment, if that is not the one that its experiment is made for."""
+
+import pytest
+
+from trm_agent.runs.compose import compose_run, name_of_environment
+
+
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [
+        ("mine/Sql-v0", "sql"),
+        ("FrozenLake-v1", "frozen_lake"),
+        ("FrozenLake8x8-v1", "frozen_lake8x8"),
+        ("my_games:mine/SQLTables-v12", "sql_tables"),
+        ("a/b/CodeTests-v0", "code_tests"),
+        ("../../etc-v0", "etc"),
+        ("ünï-v0", "n"),
+        ("-v0", "own"),
+    ],
+)
+def test_an_environments_name_is_fit_for_files(env_id: str, name: str) -> None:
+    assert name_of_environment(env_id) == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["env=custom", "env.id=mine/Sql-v0"], "sql-seed0"),
+        (["experiment=math_nano", "env=custom", "env.id=mine/Sql-v0", "seed=3"], "sql-seed3"),
+        (["experiment=math_qwen3_8b", "env=code_repair"], "code_repair-seed0"),
+        (["env=gym", "env.kwargs.env_id=FrozenLake-v1"], "frozen_lake-seed0"),
+        (["env=custom", "env.id=mine/Sql-v0", "trainer.experiment_name=second_try"], "second_try-seed0"),
+        (["env=custom", "env.id=mine/Sql-v0", "run.name=third"], "third"),
+        (["experiment=math_nano_mismatch"], "math_nano_mismatch-seed0"),
+        (["experiment=code_nano"], "code_nano-seed0"),
+        (["experiment=math_nano", "env=chain_math"], "math_nano-seed0"),
+    ],
+)
+def test_a_run_is_named_after_its_environment(overrides: list[str], name: str) -> None:
+    assert compose_run(overrides).run.name == name
