@@ -37,6 +37,7 @@ OURS = {
 WRITTEN = {
     "run.dir": "the run's folder, once it is found or made",
     "trainer.default_local_dir": "`checkpoints` in the run's folder",
+    "trainer.experiment_name": "the environment's, unless it is the experiment's own or the name is given",
     "trainer.resume_mode": "`resume_path` where the run's folder has a checkpoint; else as it is set",
     "trainer.resume_from_path": "the checkpoint in the run's folder, if there is one",
     "trainer.val_before_train": "false where a run resumes, unless a stop left out the validation of its last step",
