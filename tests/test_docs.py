@@ -26,3 +26,31 @@ def test_a_pages_listing_is_the_file_that_people_copy(page, example):
 def test_every_example_is_in_the_list_of_examples():
     listed = re.findall(r"^- `(\w+\.py)`", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+def test_the_game_of_the_page_on_own_environments_keeps_the_contract(tmp_path, monkeypatch):
+    import gymnasium
+
+    from trm_envs.checker import check
+
+    (listing,) = re.findall(
+        r"```python\n(.*?)```", (DOCS / "own_environment.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    (tmp_path / "my_games.py").write_text(listing)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        found = check("my_games:mine/Blackjack-v0", only=["seeds_differ", "junk", "json", "rewards", "malformed"])
+        assert {finding.outcome for finding in found} == {"ok"}, found
+    finally:
+        gymnasium.registry.pop("mine/Blackjack-v0", None)
+
+
+def test_the_page_on_own_environments_names_every_option_of_a_game():
+    from dataclasses import fields
+
+    from trm_envs.gym_tool import GymOptions
+    from trm_envs.gym_tool.options import PER_EPISODE
+
+    page = (DOCS / "own_environment.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert named == [field.name for field in fields(GymOptions) if field.name not in PER_EPISODE]
