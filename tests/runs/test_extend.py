@@ -148,6 +148,17 @@ def test_a_folder_that_cannot_go_on_is_refused(run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "x${run.dir}", ["a", "${oc.env:HOME}"], {"a": "${oc.env:HOME}"}])
+def test_an_interpolation_in_a_stored_configuration_is_not_resolved(run: Path, value: Any) -> None:
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    stored["trainer"]["project_name"] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    before = contents(run)
+    with pytest.raises(ValueError, match=r"--extend .*: trainer\.project_name.*without interpolations"):
+        extended(run, "trainer.total_training_steps=80")
+    assert contents(run) == before
+
+
 def test_a_run_in_progress_is_not_joined(run: Path) -> None:
     config, stored = compose_extension(run, [f"{STEPS}=80"])
     held = open_extended(run, config, stored, None, SCORER_VERSION)

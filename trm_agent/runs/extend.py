@@ -68,6 +68,7 @@ def compose_extension(path: Path, overrides: Sequence[str]) -> tuple[DictConfig,
     check_overrides(overrides)
     try:
         stored = read_config(path)
+        _check_resolved(stored)
     except ValueError as error:
         raise ValueError(f"--extend {path}: {error}") from error
     config = _with_values(stored)
@@ -199,6 +200,16 @@ def _restart(config: DictConfig, step: int) -> None:
 def _own_dumps(stored: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """Return the texts that a stored folder of dumps inside the run may have."""
     return "None/rollouts", f"{stored['run'].get('dir')}/rollouts", f"{path}/rollouts"
+
+
+def _check_resolved(stored: Mapping[str, Any]) -> None:
+    """Refuse a stored configuration with an interpolation, such as of a secret in the environment: ours have none."""
+    for field, value in flatten(stored).items():
+        if "${" in str(value):
+            raise ValueError(
+                f"its {CONFIG_FILE} is not as a run stores it: {field} = {str(value)[:80]!r}; allowed: values without "
+                "interpolations; write the value there, if the folder is yours"
+            )
 
 
 def _with_values(stored: Mapping[str, Any]) -> DictConfig:
