@@ -23,7 +23,8 @@ _ANSWERS = (
     (syscalls.ABSENT, arguments.ABSENT),
     (syscalls.REFUSED, arguments.REFUSE),
 )
-_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+_SET_MODE_FILTER, _NEW_LISTENER, _UNINTERRUPTED = 1, 8, 32
+"""The last: who asks is left alone by signals once PID 1 has the question (Linux 5.19)."""
 
 
 def prepare() -> None:
@@ -40,9 +41,10 @@ def install(syscall: Callable[..., int]) -> "int | None":
         The descriptor over which PID 1 is asked, see `questions`; None if this kernel has none.
     """
     machine, seccomp = platform.machine(), number_of("seccomp")
-    listener = syscall(seccomp, _SET_MODE_FILTER, _NEW_LISTENER, ctypes.addressof(header(machine, True)), 0, 0)
-    if listener >= 0:
-        return listener
+    for flags in (_NEW_LISTENER | _UNINTERRUPTED, _NEW_LISTENER):
+        listener = syscall(seccomp, _SET_MODE_FILTER, flags, ctypes.addressof(header(machine, True)), 0, 0)
+        if listener >= 0:
+            return listener
     if syscall(seccomp, _SET_MODE_FILTER, 0, ctypes.addressof(header(machine, False)), 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")
     return None
