@@ -31,7 +31,8 @@ def check(config: DictConfig) -> None:
         ValueError: the first fault.
     """
     demand(OmegaConf.select(config, "sandbox.require") or ())
-    for rule in (*VERL_RULES, _environment, _chat, _model_path, *TRAINING_RULES, refusals):
+    # an environment is played last
+    for rule in (*VERL_RULES, *TRAINING_RULES, refusals, _environment, _chat, _model_path):
         rule(config)
 
 
