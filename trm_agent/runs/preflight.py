@@ -32,7 +32,7 @@ def check(config: DictConfig) -> None:
     """
     demand(OmegaConf.select(config, "sandbox.require") or ())
     # an environment is played last
-    for rule in (*VERL_RULES, *TRAINING_RULES, refusals, _environment, _chat, _model_path):
+    for rule in (*VERL_RULES, *TRAINING_RULES, refusals, _model_path, _chat, _environment):
         rule(config)
 
 
