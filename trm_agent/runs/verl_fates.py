@@ -36,6 +36,9 @@ OURS = {
 # set after composition: field -> by what
 WRITTEN = {
     "run.dir": "the run's folder, once it is found or made",
+    "run.schedule_from": "the step of the checkpoint from which a schedule restarts, with `--extend`",
+    "actor_rollout_ref.actor.optim._target_": "settings of ours, where a schedule restarts",
+    "actor_rollout_ref.actor.optim.schedule_from": "`run.schedule_from`",
     "trainer.default_local_dir": "`checkpoints` in the run's folder",
     "trainer.experiment_name": "the environment's, unless it is the experiment's own or the name is given",
     "trainer.resume_mode": "`resume_path` where the run's folder has a checkpoint; else as it is set",
