@@ -32,7 +32,7 @@ from trm_agent.runs.folder import (
     record_resume,
 )
 from trm_agent.runs.leftovers import remove_stale_weights
-from trm_agent.runs.origin import INIT_FROM, check_origin, check_resumed, start_step
+from trm_agent.runs.origin import INIT_FROM, check_origin, check_own, check_resumed
 from trm_agent.runs.progress import forget_progress
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
@@ -80,10 +80,14 @@ def _run_command(arguments: argparse.Namespace) -> int:
         if arguments.cfg:
             return show(config)
         rows = _refuse_or_pin(config)
-        if stored is None:
-            folder = _open_folder(config, overrides)
-        else:
+        if stored is not None:
             folder = open_extended(Path(arguments.extend), config, stored, arguments.schedule, SCORER_VERSION)
+        elif arguments.check:
+            return _look(config, rows)
+        else:
+            folder = _open_folder(config, overrides)
+        if arguments.check:
+            return _look(config, "\n".join([rows, *folder.notes]).strip(), folder.step)
     except ValueError as error:
         print(printable(f"error: {error}"), file=sys.stderr)
         return BAD_INPUT
@@ -94,7 +98,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         print("the run is complete; nothing to do. Give another run.dir, or leave it out, to train again")
         return 0
     try:
-        _check_checkpoint(folder)
+        check_own(folder)
         model = _suited_model(config, folder)
         disk = _checked_disk(config, folder, model)
     except ValueError as error:
@@ -104,6 +108,21 @@ def _run_command(arguments: argparse.Namespace) -> int:
     if disk:
         print(f"  {disk}", flush=True)
     return train(config, folder, model, started)
+
+
+def _look(config: DictConfig, notes: str, step: int = 0) -> int:
+    """Print the run as it would be; returns 0."""
+    from trm_agent.runs.dry_run import facts_of_run, look
+
+    facts, model = facts_of_run(config)
+    if not step:
+        check_resumed(config, facts)
+        if config.run.init_from is not None:
+            from trm_agent.evaluate.checkpoints.initial import suited_checkpoint
+
+            suited_checkpoint(INIT_FROM, config.run.init_from, facts)
+    print("\n".join(look(config, facts, model, step, notes)))
+    return 0
 
 
 def _refuse_or_pin(config: DictConfig) -> str:
@@ -142,18 +161,6 @@ def _open_folder(config: DictConfig, overrides: list[str]) -> RunFolder:
         field = "root" if config.run.dir is None else "dir"
         why = f"where the run's folder cannot be made ({error.strerror})"
         refuse(f"run.{field}", config.run[field], "a folder that can be written", "give another", because=why)
-
-
-def _check_checkpoint(folder: RunFolder) -> None:
-    """Refuse to resume from files that hold programs.
-
-    Raises:
-        ValueError: a file of the checkpoint holds more than tensors.
-    """
-    if folder.step:
-        from trm_agent.runs.checkpoint_pickles import check_checkpoint
-
-        check_checkpoint(checkpoint_folder(folder.path, folder.step))
 
 
 def _checked_disk(config: DictConfig, folder: RunFolder, model: str) -> str:
@@ -198,9 +205,9 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
         return path
     check_resumed(config, facts)
     if config.run.init_from is not None:
-        from trm_agent.evaluate.checkpoints.initial import first_weights
+        from trm_agent.evaluate.checkpoints.initial import initial_weights, suited_checkpoint
 
-        path = str(first_weights(INIT_FROM, config.run.init_from, facts))
+        path = str(initial_weights(suited_checkpoint(INIT_FROM, config.run.init_from, facts)))
     return path
 
 
@@ -253,7 +260,7 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
             config.trainer.resume_from_path = str(checkpoint_folder(folder.path.resolve(), folder.step))
             # the row of that step's validation is in metrics.jsonl already
             config.trainer.val_before_train = False
-        elif start_step(config):
+        elif config.trainer.resume_mode == "resume_path":
             config.trainer.resume_from_path = str(Path(config.trainer.resume_from_path).expanduser().resolve())
         else:
             config.trainer.resume_mode = "disable"

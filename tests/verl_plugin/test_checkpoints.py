@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
 from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 
-from trm_agent import train
+from trm_agent.runs import origin
 from trm_agent.runs.folder import RunFolder
 from trm_agent.verl_plugin.actor import checkpoints
 from trm_agent.verl_plugin.driver.trainer import RunMixin
@@ -87,11 +87,11 @@ def test_the_state_of_the_data_is_read_and_never_run(tmp_path: Path) -> None:
     step.mkdir(parents=True)
     ours, command = OurTrainer(step), RunFolder(tmp_path, "resumed", 3)
     torch.save({"_num_yielded": 10}, step / "data.pt")
-    train._check_checkpoint(command)
+    origin.check_own(command)
     ours._load_checkpoint()
     assert ours.loaded == {"_num_yielded": 10}
     torch.save({"_num_yielded": Program(tmp_path / "it_ran")}, step / "data.pt")
-    for resume in (lambda: train._check_checkpoint(command), ours._load_checkpoint):
+    for resume in (lambda: origin.check_own(command), ours._load_checkpoint):
         with pytest.raises(ValueError, match=r"data.pt: holds more than tensors: reading it would call \w+.system"):
             resume()
     assert not (tmp_path / "it_ran").exists()

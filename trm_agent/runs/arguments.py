@@ -11,8 +11,8 @@ from trm_fields import refuse
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-USAGE = """%(prog)s [--help] [--cfg] [--task math|code] [group=choice ...] [field=value ...]
-       %(prog)s --extend RUN [--schedule stretch|restart] [field=value ...]"""
+USAGE = """%(prog)s [--help] [--cfg] [--check] [--task math|code] [group=choice ...] [field=value ...]
+       %(prog)s --extend RUN [--schedule stretch|restart] [--check] [field=value ...]"""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -54,6 +54,9 @@ The same command resumes an interrupted run. Fields are those of verl's ppo_trai
         "--task", choices=("math", "code"), default="math", help="whose experiment is the default (%(default)s)"
     )
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and exit")
+    parser.add_argument(
+        "--check", action="store_true", help="check everything, show the first prompt, limits, steps and disk, and exit"
+    )
     parser.add_argument(
         "--extend", metavar="RUN", help="go on with a run in its folder, with other steps, frequencies or loggers"
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trm_agent.runs.folder import RunFolder, checkpoint_folder
 from trm_fields import OneOf, refuse
 
 if TYPE_CHECKING:
@@ -80,6 +81,18 @@ def check_origin(config: DictConfig) -> None:
         because = f"while the checkpoint is of step {start_step(config)}"
         refuse("trainer.total_training_steps", steps, "a later step", "raise it", because=because)
     _check_files(folder, config.trainer.n_gpus_per_node * config.trainer.nnodes)
+
+
+def check_own(folder: RunFolder) -> None:
+    """Refuse to resume from files that hold programs.
+
+    Raises:
+        ValueError: a file of the checkpoint holds more than tensors.
+    """
+    if folder.step:
+        from trm_agent.runs.checkpoint_pickles import check_checkpoint
+
+        check_checkpoint(checkpoint_folder(folder.path, folder.step))
 
 
 def check_resumed(config: DictConfig, facts: ModelFacts) -> None:

@@ -44,8 +44,8 @@ def initial_checkpoint(field: str, source: str) -> Checkpoint:
     return found
 
 
-def first_weights(field: str, source: str, facts: ModelFacts) -> Path:
-    """Return the Hugging Face folder of a run's first weights.
+def suited_checkpoint(field: str, source: str, facts: ModelFacts) -> Checkpoint:
+    """Resolve the source of a run's first weights, and refuse one of another model.
 
     Args:
         field: the field that names their checkpoint.
@@ -53,14 +53,14 @@ def first_weights(field: str, source: str, facts: ModelFacts) -> Path:
         facts: the facts of the model that the run is about.
 
     Raises:
-        ValueError: the checkpoint is not there, is of another model, or cannot be put together.
+        ValueError: the checkpoint is not there, or is of another model.
     """
     checkpoint = initial_checkpoint(field, source)
     files = model_files_folder(checkpoint)
     assert files is not None, f"{checkpoint.kind} without files"
     check_shape(field, source, read_shape(files), facts.shape)
     check_tokens(field, source, load_tokenizer(str(files)), facts.tokenizer)
-    return initial_weights(checkpoint)
+    return checkpoint
 
 
 def initial_weights(checkpoint: Checkpoint, say: Callable[[str], Any] = print) -> Path:

@@ -1,0 +1,59 @@
+"""`trm train --check`: the first prompt, limits, steps and disk, without Ray and without a folder."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from trm_agent import cli
+from trm_agent.runs import dry_run, folder
+
+
+@pytest.mark.slow
+def test_a_run_is_shown_and_nothing_is_started_or_written(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TRM_AGENT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(folder, "_start", lambda *_: pytest.fail("a folder was made"))
+    loaded = set(sys.modules)
+    words = ["train", "--check", "experiment=math_nano", f"run.root={tmp_path / 'runs'}", "trainer.save_freq=7"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "Follow the steps with the calculator",
+        "--- turn of the scripted solver ---\n<tool_call>",
+        "--- answer to it, ",
+        "limits: max_turns 12, max_tool_calls 12, max_turn_tokens 32,",
+        "run: trm/ChainMath-v0, seed 0, new run\nsteps: 1 to 40, 16 tasks of 8 episodes each\n",
+        "checkpoints: every 7 steps and after the last\n",
+        "free for checkpoints",
+    ):
+        assert text in shown
+    assert shown.endswith("nothing was started or written\n")
+    assert list(tmp_path.iterdir()) == []
+    assert "vllm" not in set(sys.modules) - loaded
+    # what does not fit the model is refused with 2
+    assert cli.main([*words, "data.max_response_length=8", "actor_rollout_ref.rollout.max_model_len=300"]) == 2
+    assert "horizons that fit data.max_response_length=8" in capsys.readouterr().err
+    assert cli.main([*words, f"run.init_from={tmp_path}/none@3"]) == 2
+    assert "run.init_from: checkpoint" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_options_that_exclude_each_other_are_refused(capsys) -> None:
+    assert cli.main(["train", "--check", "--schedule", "restart"]) == 2
+    assert "--schedule: got 'restart'; allowed: a choice of --extend RUN" in capsys.readouterr().err
+    assert cli.main(["train", "--check", "--extend", "/no/such/run"]) == 2
+    assert "--extend: got '/no/such/run', which holds no config.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("steps", "told"), [(5, "every 5 steps and after the last"), (-1, "none"), (0, "none")])
+def test_frequencies_are_told_in_words(steps: int, told: str) -> None:
+    assert dry_run._every(steps) == told
+
+
+def test_the_disk_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
+    for field in ("dir", "root"):
+        given = OmegaConf.create({"run": {"dir": None, "root": str(tmp_path / "a" / "b")}})
+        if field == "dir":
+            given.run.dir, given.run.root = str(tmp_path / "c"), "/"
+        assert dry_run._nearest(given) == tmp_path

@@ -1,0 +1,101 @@
+"""The look at a run before it begins: `trm train --check`. Nothing is written, and Ray does not start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trm_agent.runs.compose import plain
+from trm_agent.runs.origin import begins, start_step
+from trm_agent.tasks import TRAIN, task_at
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from trm_agent.runs.model_facts import ModelFacts
+
+_LIMITS = ("max_turns", "max_tool_calls", "max_turn_tokens", "max_observation_tokens")
+
+
+def facts_of_run(config: DictConfig) -> tuple[ModelFacts, str]:
+    """Load the facts of a run's model without making one: of a nano model that is not there, its tokenizer is made.
+
+    Returns:
+        The facts, and the folder of the model or its hub id.
+
+    Raises:
+        ValueError: the tokenizer or the configuration cannot be loaded.
+    """
+    from trm_agent.models.nano import NanoSpec, is_made, make_tokenizer, nano_folder
+    from trm_agent.runs.chat import run_chat_tokens
+    from trm_agent.runs.model_facts import ModelFacts, load_facts
+    from trm_agent.runs.preflight import NANO
+
+    path = str(config.actor_rollout_ref.model.path)
+    if path != NANO:
+        return load_facts(config, path), path
+    spec = NanoSpec(**plain(config.nano))
+    folder = nano_folder(spec)
+    if is_made(folder):
+        return load_facts(config, str(folder)), str(folder)
+    tokenizer = make_tokenizer(spec)
+    return ModelFacts(tokenizer, run_chat_tokens(tokenizer, config), len(tokenizer), None), str(folder)
+
+
+def look(config: DictConfig, facts: ModelFacts, model: str, step: int = 0, notes: str = "") -> list[str]:
+    """Check a configuration that passed `preflight.check` against its model, and describe the run.
+
+    Args:
+        config: the configuration.
+        facts: the facts of its model.
+        model: the model's folder, or its hub id.
+        step: the step after which an extended run goes on.
+        notes: lines to begin with.
+
+    Returns:
+        Lines for the user: the first prompt and a tool turn as the model reads them, limits, steps, disk.
+
+    Raises:
+        ValueError: a setting does not fit the model, or the disk is too small.
+    """
+    from trm_agent.runs.endings.disk import check_disk
+    from trm_agent.runs.first_prompt import first_prompt
+    from trm_agent.runs.preflight_model import check_model
+
+    check_model(config, facts)
+    disk = check_disk(config, _nearest(config), model, step)
+    sections = {name: plain(config[name]) for name in ("env", "data")}
+    task = task_at(sections["env"], TRAIN, 0)
+    shown = first_prompt(model, task, config.env.module, sections, facts.tokenizer)
+    told = [notes, *shown, *_limits(config), *_steps(config, step), disk, "nothing was started or written"]
+    return [line for line in told if line]
+
+
+def _limits(config: DictConfig) -> list[str]:
+    limits, data = config.env.limits, config.data
+    told = ", ".join(f"{name} {limits[name]}" for name in _LIMITS if limits.get(name) is not None)
+    return [f"limits: {told}, prompt {data.max_prompt_length} and response {data.max_response_length} tokens"]
+
+
+def _steps(config: DictConfig, step: int) -> list[str]:
+    trainer, batch, group = config.trainer, config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    first = 1 + (step or start_step(config))
+    how = f"goes on after step {step}" if step else begins(config)
+    return [
+        f"run: {config.env.id}, seed {config.seed}, {how}",
+        f"steps: {first} to {trainer.total_training_steps}, {batch} tasks of {group} episodes each",
+        f"validation: {_every(trainer.test_freq)}, {config.env.val.num_tasks} tasks; "
+        f"checkpoints: {_every(trainer.save_freq)}",
+    ]
+
+
+def _every(steps: int) -> str:
+    return f"every {steps} steps and after the last" if steps > 0 else "none"
+
+
+def _nearest(config: DictConfig) -> Path:
+    """Return the nearest folder that is there of the place where the run's folder would be."""
+    path: Any = Path(config.run.dir or config.run.root).absolute()
+    while not path.is_dir():
+        path = path.parent
+    return Path(path)
