@@ -2,14 +2,32 @@
 # Evaluates checkpoints on held-out tasks: installs what is missing, then runs `trm eval`.
 #   bash scripts/eval.sh                      the newest finished run under runs/ against its own start, suite nano_long
 #   bash scripts/eval.sh runs/math_nano-seed0-001 --env chain_math --horizons 4 8 16
+#   bash scripts/eval.sh --limit 3            options alone: the same with these
 #   bash scripts/eval.sh --help               checkpoints, suites, examples
-# Arguments are those of `trm eval`. The same command goes on with an interrupted evaluation.
+# Arguments are those of `trm eval`; paths are relative to the repository. The same command goes on with an interrupted
+# evaluation.
 set -euo pipefail
+caller="$PWD"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
 trm="${VIRTUAL_ENV:-$PWD/.venv}/bin/trm"
-if [ "$#" -gt 0 ]; then
+if [ "$#" -gt 0 ] && ! [ "$caller" -ef . ]; then
+  echo "eval.sh: paths are relative to $PWD, the repository" >&2
+fi
+# The parser of `trm eval` says what the arguments leave to us.
+ours="$("${trm%/*}/python" - "$@" 2>/dev/null <<'PY'
+import argparse
+from trm_agent.commands.eval_arguments import add_arguments
+
+parser = argparse.ArgumentParser(add_help=False)
+add_arguments(parser)
+given, unknown = parser.parse_known_args()
+if not (given.checkpoints or given.list_suites or unknown):
+    print("checkpoints" if given.suite or given.env or given.validation is not None else "checkpoints and suite")
+PY
+)" || ours=""
+if [ -z "$ours" ]; then
   exec "$trm" eval "$@"
 fi
 
@@ -26,5 +44,9 @@ if [ -z "$newest" ]; then
     "see bash scripts/eval.sh --help" >&2
   exit 2
 fi
-echo "eval.sh: $newest against its own start, suite nano_long, 5 samples"
-exec "$trm" eval "before=start:$newest" "after=$newest" --suite nano_long --samples 5
+suite=()
+if [ "$ours" = "checkpoints and suite" ]; then
+  suite=(--suite nano_long)
+fi
+echo "eval.sh: $newest against its own start${suite[1]:+, suite ${suite[1]}}" >&2
+exec "$trm" eval "before=start:$newest" "after=$newest" ${suite[@]+"${suite[@]}"} "$@"

@@ -16,19 +16,14 @@ case "${1:-}" in
   *) echo "setup.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
 esac
 
+source scripts/python.sh
 if [ -n "${VIRTUAL_ENV:-}" ]; then
+  check_active
   python="$VIRTUAL_ENV/bin/python"
 else
+  make_environment
   python="$PWD/.venv/bin/python"
-  if [ ! -x "$python" ]; then
-    echo "setup: making a virtual environment in .venv"
-    python3 -m venv .venv
-  fi
 fi
-"$python" - <<'PY' || { echo "setup: Python 3.10 to 3.12 is needed, found $("$python" -V)" >&2; exit 2; }
-import sys
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
-PY
 
 if [ -n "${TRM_HARDWARE:-}" ]; then
   set_name="$TRM_HARDWARE" reason="TRM_HARDWARE is set"
@@ -49,6 +44,7 @@ apt_install bubblewrap bwrap "environments that run a model's code isolate it wi
 stamp="$(dirname "$(dirname "$python")")/.trm-agent"
 wanted="$set_name $(cat pyproject.toml requirements/*.txt scripts/setup.sh | sha256sum | cut -c1-16) $PWD"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+  say_how_to_activate
   exit 0
 fi
 
@@ -75,3 +71,4 @@ fi
 "$python" -m compileall -q "$(dirname "$(dirname "$python")")"/lib/python3*/site-packages >/dev/null 2>&1 || true
 echo "$wanted" > "$stamp"
 echo "setup: done"
+say_how_to_activate

@@ -88,6 +88,21 @@ def test_a_file_that_cannot_be_read_is_named(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: rows.jsonl: No such file; check the path")
 
 
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (PermissionError(13, "Permission denied", "x"), "check the path and its permissions"),
+        (OSError(30, "Read-only file system", "x"), "choose a folder that can be written"),
+        (OSError(28, "No space left on device", "x"), "free some space"),
+        (NotADirectoryError(20, "Not a directory", "x"), "a part of the path is a file"),
+    ],
+)
+def test_what_cannot_be_written_or_read_is_told_with_its_remedy(error, remedy, monkeypatch, capsys):
+    set_command_that_raises(error, monkeypatch)
+    assert cli.main(["fail"]) == 2
+    assert remedy in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("defect", [KeyError("x"), ModuleNotFoundError("No module named 'trm_agent.nowhere'")])
 def test_a_defect_is_not_disguised_as_bad_input(defect, monkeypatch):
     set_command_that_raises(defect, monkeypatch)

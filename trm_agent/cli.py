@@ -4,6 +4,7 @@ Only the module of the requested subcommand is imported; `trm --help` needs none
 """
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,16 @@ COMMANDS = {
     "doctor": Command("trm_agent.commands.doctor", "say what this machine can do"),
 }
 BAD_INPUT = 2
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOSPC: "free some space, or choose a folder on another disk",
+    errno.EDQUOT: "free some space, or choose a folder on another disk",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "a part of the path is a file: check the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What to do after an operating system's error; others are a matter of permissions."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,9 +88,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the path and who may read it"
-    return str(error)
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return (
+        f"{error.filename}: {error.strerror}; {_REMEDIES.get(error.errno or 0, 'check the path and its permissions')}"
+    )
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

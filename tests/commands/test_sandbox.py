@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -198,4 +199,18 @@ def test_a_port_that_is_taken_exits_with_2() -> None:
         command = [sys.executable, "-m", "trm_agent.cli", "sandbox", "serve", "--port", address.rpartition(":")[2]]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "address already in use" in done.stderr
+    assert "a port that is free on 127.0.0.1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "taken", "told"),
+    [("127.0.0.1", True, "--port"), ("192.0.2.7", False, "--host"), ("no such host", False, "--host")],
+)
+def test_an_address_that_cannot_be_served_at_is_told_with_another_to_choose(host, taken, told, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1] if taken else 0
+        words = f"sandbox serve --sandbox unsafe --port {port} --token {'t' * 32}"
+        assert main([*words.split(), "--host", host]) == 2
+    error = capsys.readouterr().err
+    assert f"error: {told}: got " in error
+    assert f"choose {told}" in error

@@ -77,7 +77,7 @@ def composed(arguments: argparse.Namespace, overrides: list[str]) -> DictConfig:
         refuse("--schedule", arguments.schedule, "a choice of --extend RUN", "leave it out, or name the run")
     if not any(override.startswith("experiment=") for override in overrides):
         experiment, reason = default_experiment(arguments.task)
-        print(f"experiment={experiment}: {reason}; choose another with experiment=", flush=True)
+        print(f"experiment={experiment}, the default here ({reason}); experiment=NAME takes another", flush=True)
         overrides.insert(0, f"experiment={experiment}")
     return compose_run(overrides)
 

@@ -97,8 +97,8 @@ def plain(node: DictConfig) -> dict[str, Any]:
 def default_experiment(task: str) -> tuple[str, str]:
     """Return the experiment of a task, "math" or "code", for this machine, with the reason."""
     if NVIDIA_DEVICE.exists():
-        return f"{task}_qwen3_8b", f"CUDA device found ({NVIDIA_DEVICE})"
-    return f"{task}_nano", "no CUDA device found"
+        return f"{task}_qwen3_8b", f"a GPU is there: {NVIDIA_DEVICE}"
+    return f"{task}_nano", "a machine without a GPU"
 
 
 def _dump_into_the_run(config: DictConfig) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import resource
+import socket
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trm_envs.commands.sandbox_arguments import MIB, add_packages, available, limits_of
@@ -57,8 +60,8 @@ def serve(arguments: argparse.Namespace) -> int:
         0.
 
     Raises:
-        ValueError: a flag's value is not allowed, or isolation cannot be had.
-        OSError: the address cannot be bound, or the token's file not read.
+        ValueError: a flag's value is not allowed, the address is taken or not ours, or isolation cannot be had.
+        OSError: the address cannot be bound for another reason, or the token's file not read.
     """
     import dataclasses
 
@@ -92,6 +95,7 @@ def serve(arguments: argparse.Namespace) -> int:
             stack.callback(sandbox.close)
         else:
             sandbox = shared_sandbox(arguments.sandbox, pins)
+        stack.enter_context(_bound(arguments.host, arguments.port))
         served = SandboxServer(
             sandbox,
             host=arguments.host,
@@ -106,6 +110,23 @@ def serve(arguments: argparse.Namespace) -> int:
             print(each, file=sys.stderr, flush=True)
         serve_until_told(served, lambda address: _tell(f"serving {arguments.sandbox} at {address}", served))
     return 0
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int) -> Iterator[None]:
+    """Say which address cannot be bound, and what to choose instead."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            refuse(
+                "--port", port, f"a port that is free on {host}", "choose --port 0 for a free one, or end its server"
+            )
+        if error.errno == errno.EACCES:
+            refuse("--port", port, "a port that this user may bind", "choose --port 1024 or above")
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            refuse("--host", host, "an address of this machine", "choose --host 127.0.0.1")
+        raise
 
 
 def _raise_descriptors() -> int:

@@ -178,7 +178,8 @@ def _folder(source: str, tokenizer: Path | None) -> Checkpoint:
         path, step = Path(name).expanduser(), int(digits)
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
-        raise ValueError(f"checkpoint {source!r}: {path} {what}; allowed: {ALLOWED}")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise ValueError(f"checkpoint {source!r}: {path} {what}{where}; allowed: {ALLOWED}")
     if step is not None or (path / CHECKPOINTS).is_dir() or (path / CONFIG_FILE).exists():
         return _of_run(source, path, step)
     if (path / "actor").is_dir():
