@@ -3,15 +3,18 @@
 import ast
 import contextlib
 import dataclasses
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Status
+from trm_envs.sandbox.local import bubblewrap
 
 pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
@@ -87,3 +90,25 @@ def test_a_program_has_no_privilege_and_can_gain_none(sandbox: LocalSandbox, ses
         status = ast.literal_eval((opened if session else sandbox).run(code).stdout)
     assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+@pytest.mark.parametrize("error", ["IndexError", "OSError", "UnicodeDecodeError('utf-8', b'', 0, 0, '')"])
+def test_a_program_that_upsets_its_supervisor_fails_and_others_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    guest = tmp_path / "guest"
+    shutil.copytree(str(bubblewrap.resources.files("trm_envs.sandbox.guest")), guest)
+    with (guest / "process.py").open("a") as file:
+        file.write("_whole = Program.overreaches\n")
+        file.write("def _upset(self, proc, at_rest=False):\n")
+        file.write(f"    if len(rest.processes(proc)) > 1: raise {error}\n")
+        file.write("    return _whole(self, proc, at_rest)\n")
+        file.write("Program.overreaches = _upset\n")
+    monkeypatch.setattr(bubblewrap.resources, "files", lambda _: guest)
+    upset = "import os, time\nos.fork() or time.sleep(9)\ntime.sleep(9)"
+    with LocalSandbox(dataclasses.replace(TIGHT, wall_s=10.0)) as sandbox, sandbox.session() as session:
+        result = sandbox.run(upset)
+        assert (result.status, result.return_code) == (Status.ERROR, -9), result
+        result = session.run("import os, time\nif os.fork() == 0: time.sleep(9)")
+        assert (result.status, result.return_code, result.state_lost) == (Status.ERROR, -9, True), result
+        assert session.run("print(1)").stdout == sandbox.run("print(1)").stdout == "1\n"

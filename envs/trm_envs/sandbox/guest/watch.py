@@ -37,20 +37,38 @@ def run(
         running.go_on(fds)
     for fd in fds:
         os.close(fd)
-    verdict = _watch(connection, running, order, started + order.wall_s, proc)
+    verdict = _held_to_its_limits(connection, running, order, started + order.wall_s, proc)
     duration = time.monotonic() - started
-    if verdict in ("done", "raised"):
-        rest.signal_all(signal.SIGSTOP)  # nothing is used between the cells
-        if running.overreaches(proc, at_rest=True):
-            rest.signal_all(signal.SIGKILL)
-            verdict = "exited"
-        elif running.memory_left(proc, order, False) < 0:  # a short cell has not been looked at
-            verdict = "memory"
     if verdict not in ("done", "raised"):
         running.end()
     status = running.exit_status or 0
     return_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
     return wire.Verdict(verdict, return_code, running.cpu_s, duration)
+
+
+def _held_to_its_limits(
+    connection: socket.socket, running: Program, order: wire.Order, deadline: float, proc: int
+) -> str:
+    """Return what `_watch` does, after a look at a cell that is over; kill the program if it cannot be watched.
+
+    Raises:
+        EOFError: if the host hangs up.
+    """
+    try:
+        verdict = _watch(connection, running, order, deadline, proc)
+        if verdict in ("done", "raised"):
+            rest.signal_all(signal.SIGSTOP)  # nothing is used between the cells
+            if running.overreaches(proc, at_rest=True):
+                rest.signal_all(signal.SIGKILL)
+                verdict = "exited"
+            elif running.memory_left(proc, order, False) < 0:  # a short cell has not been looked at
+                verdict = "memory"
+    except (EOFError, ConnectionError):  # the host
+        raise
+    except Exception:  # whatever a program brings about in who watches it is its own failure
+        rest.signal_all(signal.SIGKILL)
+        verdict = "exited"
+    return verdict
 
 
 def _watch(connection: socket.socket, running: Program, order: wire.Order, deadline: float, proc: int) -> str:
