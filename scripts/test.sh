@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs the tests.
-#   bash scripts/test.sh            all tests: on two processes, then the end-to-end trainings one at a time
+#   bash scripts/test.sh            all tests, then the end-to-end trainings, each on two processes
 #   bash scripts/test.sh --quick    only the quick ones (under two minutes)
 #   bash scripts/test.sh ARGS       pytest with these arguments
 set -euo pipefail
@@ -24,6 +24,6 @@ else
   source scripts/apt.sh
   apt_install chromium chromium "the test that opens a report's page needs a browser"
   on_two_processes
-  # A training is Ray, a trainer and a rollout server: one at a time.
-  "${pytest[@]}" tests/end_to_end
+  # A training is Ray, a trainer and a rollout server, 6 GiB, and has one core at work while it starts: two at a time.
+  "${pytest[@]}" -n 2 --dist worksteal tests/end_to_end
 fi
