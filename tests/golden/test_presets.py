@@ -1,10 +1,11 @@
-"""Composed configurations are what they were, but for dotted names."""
+"""Every preset composes, and composed configurations are what they were, but for dotted names."""
 
 from typing import Any
 
 import pytest
 
 from tests.golden import presets, stored
+from trm_agent.runs.compose import choices
 
 GOLDEN = presets.current(stored.read("presets"))
 
@@ -17,6 +18,12 @@ def assert_equal(found: dict[str, Any]) -> None:
         differing = presets.differences(GOLDEN[name], fields)
         told = {field: (GOLDEN[name].get(field, presets.ABSENT), value) for field, value in differing.items()}
         assert not told, f"{name}: field: (golden, now): {told}; see tests/golden/make.py"
+
+
+def names_beside(experiment: str, group: str) -> set[str]:
+    """The names that an experiment has beside each choice of a group, also one that came later."""
+    configs = [presets.config_of(f"experiment={experiment}", f"{group}={name}") for name in choices(group)]
+    return {config.trainer.experiment_name for config in configs}
 
 
 def test_the_default_is_what_it_was() -> None:
@@ -34,13 +41,16 @@ def test_experiments_are_what_they_were() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", presets.LOSSES_OF)
-def test_policy_losses_are_what_they_were(experiment: str) -> None:
+def test_policy_losses_are_what_they_were_and_leave_the_experiments_name(experiment: str) -> None:
     assert_equal(presets.losses(experiment))
+    assert names_beside(experiment, "policy_loss") == {experiment}
 
 
 @pytest.mark.slow
-def test_environments_models_and_hardware_are_what_they_were() -> None:
+def test_environments_models_and_hardware_are_what_they_were_and_leave_the_experiments_name() -> None:
     assert_equal(presets.other_groups())
+    for group in presets.GROUPS_OF_DEFAULT:
+        assert names_beside(presets.DEFAULT, group) == {presets.DEFAULT}
 
 
 def test_no_preset_is_gone_and_none_is_new_but_a_policy_loss() -> None:
