@@ -215,5 +215,5 @@ def test_the_time_of_a_replay_grows_with_every_cell_and_a_cell_too_long_to_send_
             session.run(code, limits=Limits(wall_s=4))
     assert [body["cells"] for _, body in fake.asked] == [["one"], ["one", "two"], ["one", "two", "three"]]
     assert [body["files"] for _, body in fake.asked] == [{}] * 3
-    # 4 s of its own, three times the replay's 10 s and 10 + 20 s, 5 s to spare
-    assert [body["total_timeout"] for _, body in fake.asked] == [4.0, 4 + 30 + 5, 4 + 90 + 5]
+    # 4 s of its own, three times the replay's 10 s and 10 + 20 s, 5 s and 0.25 s a replayed cell to spare
+    assert [body["total_timeout"] for _, body in fake.asked] == [4.0, 4 + 30 + 5.25, 4 + 90 + 5.5]
