@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.exported import assert_greedy_outputs_are_the_engines
 from tests.end_to_end.training import command, environment, steps, train
 from trm_agent.runs.folder import saved_steps
 from trm_agent.tasks import TRAIN, task_seed
@@ -51,6 +52,7 @@ def test_a_run_on_the_real_stack(tmp_path: Path) -> None:
     assert any(name.startswith("events.out.tfevents") for name in files)
     again = subprocess.run(command(run), capture_output=True, text=True, timeout=60, env=environment())
     assert (again.returncode, "the run is complete" in again.stdout) == (0, True)
+    assert_greedy_outputs_are_the_engines(f"{run}@2", tmp_path)
 
 
 def test_a_dropped_weight_synchronisation_is_seen(tmp_path: Path) -> None:
