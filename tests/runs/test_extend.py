@@ -1,5 +1,6 @@
 """`trm train --extend RUN`: the same folder, only fields of a list, the rate schedule by choice, a history."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.golden.presets import config_of
 from tests.runs.test_old_configs import FIXTURE
 from trm_agent.runs import extend
 from trm_agent.runs.compose import plain
@@ -24,13 +26,13 @@ STEPS = "trainer.total_training_steps"
 @pytest.fixture(scope="module")
 def composed() -> Any:
     """Today's default tree, composed once."""
-    return extend.compose_run(["experiment=math_nano", "hardware=cpu"])
+    return config_of("experiment=math_nano")
 
 
 @pytest.fixture
 def run(tmp_path: Path, composed: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run of today's version, of 40 steps."""
-    monkeypatch.setattr(extend, "compose_run", lambda overrides: composed.copy())
+    monkeypatch.setattr(extend, "compose_run", lambda overrides: copy.deepcopy(composed))
     return folder(tmp_path / "run-001", yaml.safe_dump({**plain(composed), "scorer_version": SCORER_VERSION}))
 
 
@@ -81,14 +83,14 @@ def test_a_finished_run_goes_on_in_its_folder_and_its_history_tells_it(run: Path
     assert (again.state, again.changes) == ("resumed", {})
 
 
-@pytest.mark.slow
+@SLOW
 def test_without_a_change_a_finished_run_is_complete_and_an_unfinished_one_resumes(run: Path) -> None:
     assert extended(run, "seed=0").state == "finished"
     (run / "summary.json").unlink()
     assert (extended(run).state, extended(run).step) == ("resumed", 40)
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_restarted_schedule_begins_at_the_last_checkpoint_and_once(run: Path) -> None:
     opened = extended(run, f"{STEPS}=80", schedule="restart")
     assert opened.changes["run.schedule_from"] == (0, 40)
@@ -114,12 +116,20 @@ def test_a_restarted_schedule_begins_at_the_last_checkpoint_and_once(run: Path) 
             r"env.train.horizons: got \[2\]; allowed: \[2, 4, 6\], as in the run",
             marks=SLOW,
         ),
-        (["policy_loss=ppo_clip"], "policy_loss: got 'ppo_clip'; allowed: no choice of a group with --extend"),
+        pytest.param(
+            ["policy_loss=ppo_clip"],
+            "policy_loss: got 'ppo_clip'; allowed: no choice of a group with --extend",
+            marks=SLOW,
+        ),
         (["trainer.total_trainning_steps=80"], "no such field; did you mean"),
         pytest.param(["+trainer.mine=80"], "trainer.mine: no such field", marks=SLOW),
         pytest.param(["~trainer.logger"], "trainer.logger: got '~trainer.logger'", marks=SLOW),
         pytest.param(["run.schedule_from=3"], "run.schedule_from: got 3; allowed: 0, as in the run", marks=SLOW),
-        ([f"{STEPS}=30"], f"{STEPS}: got 30, while the run's last checkpoint is of step 40; allowed: more than 40"),
+        pytest.param(
+            [f"{STEPS}=30"],
+            f"{STEPS}: got 30, while the run's last checkpoint is of step 40; allowed: more than 40",
+            marks=SLOW,
+        ),
         pytest.param(["80"], "80: it sets nothing; expected FIELD=VALUE", marks=SLOW),
         pytest.param(["run.warn_infrastructure_share=2"], "run.warn_infrastructure_share: got 2", marks=SLOW),
     ],
@@ -131,7 +141,7 @@ def test_another_change_is_refused_and_nothing_written(run: Path, overrides: lis
     assert contents(run) == before
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_folder_that_cannot_go_on_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--extend: got .*none', which holds no config.yaml"):
         compose_extension(tmp_path / "none", [])
@@ -147,7 +157,7 @@ def test_a_folder_that_cannot_go_on_is_refused(run: Path, tmp_path: Path) -> Non
         extended(run)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "x${run.dir}", ["a", "${oc.env:HOME}"], {"a": "${oc.env:HOME}"}])
 def test_an_interpolation_in_a_stored_configuration_is_not_resolved(run: Path, value: Any) -> None:
     stored = yaml.safe_load((run / "config.yaml").read_text())
@@ -167,6 +177,7 @@ def test_a_run_in_progress_is_not_joined(run: Path) -> None:
     assert held.step == 40
 
 
+@SLOW
 def test_a_run_of_an_older_version_goes_on_with_its_own_values(run: Path, tmp_path: Path) -> None:
     old = folder(tmp_path / "old", FIXTURE.read_text(), steps=10, finished=False)
     opened = extended(old, f"{STEPS}=60")
