@@ -98,7 +98,8 @@ def test_a_restarted_schedule_begins_at_the_last_checkpoint_and_once(run: Path) 
     write_extension(opened)
     assert read_config(run)["run"]["schedule_from"] == 40
     assert extended(run, f"{STEPS}=80", schedule="restart").changes == {}
-    # a second extension stretches what began at 40
+    # another frequency changes no rate, and a second extension stretches what began at 40
+    assert extended(run, "trainer.save_freq=3").notes == ("extended: trainer.save_freq: 10 -> 3",)
     assert "over steps 41 to 90" in extended(run, f"{STEPS}=90").notes[-1]
 
 

@@ -171,6 +171,7 @@ def test_without_resuming_a_new_run_begins_and_the_default_command_resumes_it(tm
     first = unfinished(tmp_path)
     second = folders.open_run_folder(run_config(tmp_path, mode="disable"))
     assert (second.path.name, second.state) == ("run-002", "new")
+    assert second.notes[-1].endswith(f"trm train --extend {second.path} resumes this one")
     with pytest.raises(ValueError, match=r"trainer.resume_mode: got 'disable', with which no run is resumed"):
         folders.open_run_folder(run_config(tmp_path, mode="disable", directory=first))
     assert second._lock is not None

@@ -124,7 +124,8 @@ def open_extended(
         changes = _changes(stored, {**plain(config), FIELD: version})
     folder = resumed(path, stored, new, lock)
     shown = f"extended: {shown_changes(changes, len(changes))}"
-    notes = (shown, schedule_note(config, schedule or "stretch", step))
+    rates_change = wants_restart or "trainer.total_training_steps" in changes
+    notes = (shown, *([schedule_note(config, schedule or "stretch", step)] if rates_change else []))
     folder.state, folder.notes = "resumed", (*folder.notes, *notes)
     folder.changes, folder.schedule = changes, schedule or "stretch"
     folder.changed_config = {**plain(config), FIELD: stored.get(FIELD, version)}

@@ -96,7 +96,10 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
         lock = try_lock(path)
         if lock is not None:
             return resumed(path, stored, config, lock)
-    return _start(make_numbered(root, name), config, tuple(notes))
+    path = make_numbered(root, name)
+    if resume_mode(config) == "disable":
+        notes.append(f"trainer.resume_mode=disable begins a run each time: trm train --extend {path} resumes this one")
+    return _start(path, config, tuple(notes))
 
 
 def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None) -> RunFolder:
