@@ -84,13 +84,13 @@ def test_the_pages_commands_check_and_play_it(keychain: Project, folder: str) ->
     assert "look_up" in told[1]
 
 
-@pytest.mark.parametrize("folder", [".", "my_env"])
-def test_the_package_of_trm_envs_new_is_found_where_it_lies(tmp_path: Path, folder: str) -> None:
+def test_the_package_of_trm_envs_new_is_found_where_it_lies(tmp_path: Path) -> None:
     env_id, _ = write_package("my_env", tmp_path)
     check = f"trm envs check my_env:{env_id}"
     assert check in (tmp_path / "my_env" / "README.md").read_text()
     project = Project(tmp_path, "my_env")
-    assert "2 checks: none failed" in project.run(f"{check} --only fresh_process junk", folder)
+    for folder in (".", "my_env"):
+        assert "1 checks: none failed" in project.run(f"{check} --only fresh_process", folder)
 
 
 def test_the_pages_command_trains_on_it_from_its_parent_with_any_loss(keychain: Project) -> None:
