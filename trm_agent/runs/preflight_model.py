@@ -12,6 +12,7 @@ from trm_agent.runs.chat import run_chat_tokens
 from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.model_facts import ModelFacts
+from trm_agent.runs.model_traps import check_heads, told_vocabulary
 from trm_agent.runs.preflight import MODEL_PATH, NANO
 from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
 from trm_agent.tasks import Task
@@ -28,6 +29,9 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
     Raises:
         ValueError: the first fault.
     """
+    check_heads(config, str(config.actor_rollout_ref.model.path), model.shape)
+    if line := told_vocabulary(model.vocab_size, len(model.tokenizer)):
+        print(line, flush=True)
     check_top_k(config, model.vocab_size)
     if config.actor_rollout_ref.rollout.max_model_len is None:
         check_context(config, model.max_positions)
