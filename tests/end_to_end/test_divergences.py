@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.training import steps, train
+from tests.end_to_end.training import assert_complete, steps, train
 from trm_agent.trust_region import analysis
 from trm_agent.trust_region.dump import read_dump
 
@@ -16,7 +16,7 @@ LOSS = "actor_rollout_ref.actor.policy_loss"
 
 def test_the_exact_divergence_is_that_of_both_engines_distributions(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(
+    done = train(
         run,
         "actor_rollout_ref.rollout.dtype=bfloat16",
         f"{LOSS}.trm.estimator=exact",
@@ -24,6 +24,9 @@ def test_the_exact_divergence_is_that_of_both_engines_distributions(tmp_path: Pa
         f"{LOSS}.dump.distributions=true",
     )
     first, second = steps(run)
+    assert_complete(run, done.stdout, num_steps=2)
+    assert "disk: " in done.stdout
+    assert "\x1b[" not in (run / "log.txt").read_text(errors="replace")
     assert 1e-7 < first["trm/token_kl_mean"] < 1e-2
     assert first["trm/token_kl_mean"] <= first["trm/token_kl_max"]
     assert first["trm/undecided"] == 0

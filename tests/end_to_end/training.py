@@ -1,5 +1,6 @@
 """Runs the real command in its own process, small: the nano model, two tasks of eight episodes per step."""
 
+import json
 import os
 import subprocess
 import sys
@@ -55,6 +56,16 @@ def train(run_dir: Path, *overrides: str, path: Path = REPOSITORY) -> subprocess
 def steps(run_dir: Path) -> list[dict]:
     """The rows of the training steps."""
     return [row for row in read_metrics(run_dir) if row["step"] > 0]
+
+
+def assert_complete(run_dir: Path, stdout: str, num_steps: int, num_sessions: int = 1) -> None:
+    """The run has told and written its success on held-out tasks before and after its steps, and lacks nothing."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert (set(summary["success"]["before"]), set(summary["success"]["after"])) == ({"4", "8"}, {"4", "8"})
+    told = (summary["steps"], summary["seed"], summary["sessions"], summary["lacks"])
+    assert told == (num_steps, 0, num_sessions, [])
+    assert "horizon 4" in stdout
+    assert "held-out success" in stdout
 
 
 def assert_verls_loss_ran(row: dict) -> None:
