@@ -104,3 +104,30 @@ for each in threads: each.start()
 print(threading.active_count())
 """
 HONEST_PRINTS = "sandbox /tmp/work 127.0.0.1\n(1, 1) 1000\n31\n"
+LOCKS_OF_THREADS = f"""{IMPORTS}import threading
+file = open('own', 'w')
+def lock(number, first=0):
+    for at in range(first, first + number): fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 2 * at)
+go_on = threading.Event()
+beside = threading.Thread(target=go_on.wait)
+beside.start()
+held = 0
+try:
+    while held < 300:
+        lock(1, held)
+        held += 1
+except OSError as error: print(held, error.strerror)
+go_on.set()
+beside.join()
+file.close()
+time.sleep(1.1)
+file = open('own', 'w')
+done = 0
+for _ in range(8):
+    lock(100)
+    done += 100
+    file.close()
+    file = open('own', 'w')
+print(done)
+"""
+"""Takes more locks than a program with threads may have, and then many, a few at a time."""

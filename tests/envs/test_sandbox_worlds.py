@@ -15,6 +15,7 @@ from tests.envs.sandbox_attacks_supervisor import (
     HONEST,
     HONEST_PRINTS,
     LINGERS,
+    LOCKS_OF_THREADS,
     MORE_CONNECTIONS,
     NAMES,
     SMALL_MAPPINGS,
@@ -99,6 +100,11 @@ def test_a_call_holds_so_many_locks_and_no_more(setting: Setting) -> None:  # no
     *why, number = setting.run(MANY_LOCKS, limits=ROOMY).stdout.split()
     assert " ".join(why) == "No locks available"
     assert MAX_LOCKS <= int(number) < MAX_LOCKS + 100
+
+
+def test_locks_are_counted_seldom_while_there_are_many(setting: Setting) -> None:  # noqa: F811
+    result = setting.run(LOCKS_OF_THREADS, limits=ROOMY)
+    assert result.stdout == "200 No locks available\n800\n", result
 
 
 def test_a_call_adds_so_many_watches_and_no_more(setting: Setting) -> None:  # noqa: F811

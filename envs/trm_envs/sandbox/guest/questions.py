@@ -25,10 +25,12 @@ MAX_SOCKETS = 64
 """Largest number of sockets that a call may hold; what waits in each is up to 208 KiB of the kernel's memory."""
 MAX_LOCKS = 1000
 """Largest number of locks that a call may hold; each is memory of the kernel's."""
+MAX_LOCKS_OF_THREADS = 200
+"""Largest number of locks of a program with several threads, whose locks are looked at again and again."""
 MAX_WATCHES = 10_000
 """Largest number of watches of epoll that a program may add: all calls of a user together have so many."""
-_MANY_LOCKS, _COUNT_S = MAX_LOCKS // 2, 0.05
-"""With so many a call has its locks counted no more often: everybody's locks wait for the kernel's list."""
+_COUNT_S = 1.0
+"""Shortest interval between two counts of many locks: everybody's locks wait while the kernel lists them."""
 _PAGE = 4096
 _EVENTS = "anon_inode:[eventpoll]"
 _RECEIVE, _ANSWER, _GO_ON = 0xC0502100, 0xC0182101, 1
@@ -52,7 +54,7 @@ class Questions:
         """Shared memory that the program and its descendants were given."""
         self._most_shared = 0
         self._may_lead = False
-        self._locks_left = 0
+        self._locks = 0
         self._next_count = 0.0
         self._watches = 0
         self.is_doubtful = False
@@ -114,20 +116,20 @@ class Questions:
             return errno.EBADF
         if device != _own_device():
             return errno.ENOLCK
-        if self._locks_left == 0:
-            self._count_locks(proc)
-        if self._locks_left == 0:
+        most = MAX_LOCKS_OF_THREADS if has_threads or self.is_doubtful else MAX_LOCKS
+        if self._locks >= most:
+            self._count_locks(proc, most)
+        if self._locks >= most:
             return errno.ENOLCK
-        self._locks_left -= 1
+        self._locks += 1
         self.is_doubtful = self.is_doubtful or has_threads
         return 0
 
-    def _count_locks(self, proc: int) -> None:
+    def _count_locks(self, proc: int, most: int) -> None:
         now = time.monotonic()
         if now >= self._next_count:
-            number = _locks(proc).count(b"\n")
-            self._locks_left = max(0, MAX_LOCKS - number)
-            self._next_count = now + _COUNT_S if number > _MANY_LOCKS else now
+            self._locks = _locks(proc).count(b"\n")
+            self._next_count = now + _COUNT_S if self._locks > most // 2 else now
 
 
 def _keeps_lock(proc: int, held: "Sequence[Descriptor]", own: int) -> bool:
