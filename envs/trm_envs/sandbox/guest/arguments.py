@@ -21,7 +21,6 @@ _STREAM_OR_DATAGRAM, _TCP_OR_UDP, _ROUTE = (1, 2), ((0, 0), (6, 6), (17, 17)), 0
 _SOL_SOCKET = 1
 # sizes of buffers, and waiting as a socket is closed: whoever closes it last would wait, PID 1 or the kernel
 _IDLE_OPTIONS = ((7, 8), (13, 13))  # SO_SNDBUF, SO_RCVBUF, SO_LINGER
-_UNLOCK = ((8, 8), (12, 12))  # LOCK_UN, and with LOCK_NB
 # level -> options: what Python's socket module and its users set; no filters, no encryption, no firewall's tables
 _OPTIONS = {
     _SOL_SOCKET: ((2, 2), (5, 6), (9, 10), (12, 12), (14, 16), (18, 21), (29, 29), (35, 35), (40, 40), (42, 42),
@@ -78,7 +77,7 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
         "clone": _clone(),
         "epoll_ctl": [argument(1), *if_equal(_EPOLL_CTL_ADD, [asked]), ALLOW],
         "fcntl": _fcntl(asked),
-        "flock": [argument(1), *if_among(_UNLOCK, ALLOW), asked],
+        "flock": [asked],
         "ioctl": [argument(1), *if_among(_IOCTL, ALLOW), *if_among(_IOCTL_REFUSED, REFUSE), _NO_TERMINAL],
         "madvise": [argument(2), *if_among(_MADVISE, ALLOW), _INVALID],
         "mmap": _mmap(shared),
