@@ -106,6 +106,15 @@ def test_before_the_first_step_there_is_nothing_to_finish(tmp_path: Path) -> Non
     assert (left.value.code, stop.how) == (143, "SIGTERM before the first step of this session")
 
 
+@pytest.mark.usefixtures("handlers")
+def test_a_folder_that_cannot_be_written_stops_the_command_at_once(tmp_path: Path) -> None:
+    stop = StopSignals(tmp_path / "gone", print)
+    stop.listen()
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert "gone cannot be written (No such file or directory)" in stop.how
+
+
 def test_a_resumed_run_makes_up_for_a_validation_that_a_stop_left_out() -> None:
     rows = [{"step": 0, VALIDATION_FAILURES: 0.0}, {"step": 20}, {"step": 40, VALIDATION_FAILURES: 0.0}]
     assert owes_validation(rows, 20, 20, 100)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -55,16 +56,20 @@ except BaseException as error:
 """
 
 
-def started(run: Path, what: str) -> tuple[subprocess.Popen, int]:
+@contextlib.contextmanager
+def started(run: Path, what: str) -> Iterator[tuple[subprocess.Popen, int]]:
     """The command in a process group of its own, and the process id of one of its actors."""
     (run / STARTUP_FILE).write_text('{"phase": "agent loops", "time": 1.0}\n')
     command = [sys.executable, "-c", COMMAND, str(run), what]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, text=True, start_new_session=True, **streams)
     assert process.stdout is not None
-    word, number = process.stdout.readline().split()
-    assert word == "pid"
-    return process, int(number)
+    try:
+        word, number = process.stdout.readline().split()
+        assert word == "pid"
+        yield process, int(number)
+    finally:
+        process.kill()
 
 
 def group(number: int) -> list[int]:
@@ -77,12 +82,12 @@ def group(number: int) -> list[int]:
 
 
 def test_a_signal_to_the_group_lets_ray_finish_the_step(tmp_path: Path) -> None:
-    process, _ = started(tmp_path, "stop")
-    # Ray's daemons, which a signal would end, are elsewhere
-    assert group(process.pid) == [process.pid]
-    os.kill(process.pid, signal.SIGUSR1)
-    os.killpg(process.pid, signal.SIGUSR1)
-    out, _ = process.communicate(timeout=60)
+    with started(tmp_path, "stop") as (process, _):
+        # Ray's daemons, which a signal would end, are elsewhere
+        assert group(process.pid) == [process.pid]
+        os.kill(process.pid, signal.SIGUSR1)
+        os.killpg(process.pid, signal.SIGUSR1)
+        out, _ = process.communicate(timeout=60)
     assert out.splitlines()[:2] == [
         "SIGUSR1: the run ends after this step, which is saved; a second signal ends it at once",
         "the run stopped: SIGUSR1 after step 3, which is saved",
@@ -91,9 +96,9 @@ def test_a_signal_to_the_group_lets_ray_finish_the_step(tmp_path: Path) -> None:
 
 
 def test_a_killed_actor_is_named(tmp_path: Path) -> None:
-    process, pid = started(tmp_path, "kill")
-    # what the fork server says of its workers
-    (tmp_path / "log.txt").write_text(f"fork server: worker {pid} was killed by signal 9 (SIGKILL)\n")
-    out, _ = process.communicate(f"{pid}\n", timeout=60)
+    with started(tmp_path, "kill") as (process, pid):
+        # what the fork server says of its workers
+        (tmp_path / "log.txt").write_text(f"fork server: worker {pid} was killed by signal 9 (SIGKILL)\n")
+        out, _ = process.communicate(f"{pid}\n", timeout=60)
     assert "the run stopped: the process Trainer was killed by signal 9 (SIGKILL), " in out, out
     assert process.returncode == 1

@@ -83,7 +83,11 @@ class StopSignals:
         name = signal.Signals(number).name
         if self.number is None:
             self.number, self._first = number, self._now()
-            write_atomically(self.path / STOP_FILE, json.dumps({"signal": name, "time": time.time()}) + "\n")
+            try:
+                write_atomically(self.path / STOP_FILE, json.dumps({"signal": name, "time": time.time()}) + "\n")
+            except OSError as error:
+                # such as a full disk: the trainer cannot be told
+                self._leave(f"{name}, at once, since {self.path} cannot be written ({error.strerror})")
             if not _is_training(self.path):
                 self._leave(f"{name} before the first step of this session")
             self.how = f"{name} after the last step"
