@@ -4,12 +4,14 @@ import argparse
 import json
 import math
 import re
+import webbrowser
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.report.synthetic import ATTACK, episode_row, write_evaluation, write_run, write_tokenizer
+from trm_agent.cli import main
 from trm_agent.commands import report as command
 from trm_agent.evaluate.statistics.intervals import wilson
 from trm_agent.report.build import build_report, embedded
@@ -208,3 +210,18 @@ def test_watching_writes_after_every_change_and_ends_with_the_summary(tmp_path) 
     # the first page, one after the new row, one after the summary; the last one does not reload itself
     assert refreshes == [True, True, False]
     assert looks == [5] * 4
+
+
+def test_a_browser_is_opened_where_there_is_one_else_the_page_is_named(tmp_path, monkeypatch, capsys) -> None:
+    run = write_run(tmp_path / "run")
+    asked: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: asked.append(address) or True)
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert main(["report", str(run), "--open"]) == 0
+    assert asked == [(run / "report.html").as_uri()]
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    capsys.readouterr()
+    assert main(["report", str(run), "--open"]) == 0
+    assert len(asked) == 1
+    assert "no browser could be opened here" in capsys.readouterr().out

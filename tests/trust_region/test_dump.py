@@ -181,3 +181,14 @@ def test_log_probs_that_cannot_be_are_refused(tmp_path, value, words):
 def test_settings_of_a_dump_that_cannot_be_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         DumpConfig.from_mapping(settings)
+
+
+def test_a_run_folder_will_do_and_rounding_recommends_no_threshold(tmp_path, capsys):
+    write(tmp_path, [row([value, 0.0, 0.0]) for value in (1e-6, 2e-6, 3e-6)])
+    assert main(["analyze", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "nothing to choose. Divergences up to" in told
+    assert "threshold 4" not in told
+    write(tmp_path, FOUR, name="step_000002")
+    assert main(["analyze", str(tmp_path)]) == 0
+    assert "For an acceptance of 90 %: threshold 0.08" in capsys.readouterr().out

@@ -11,6 +11,10 @@ from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import ESTIMATORS, TrmConfig
 from trm_fields import refuse
 
+ROLLOUTS = "rollouts"
+NOISE = 1e-9
+"""Divergence, nats, that float32 log-probs of the same policy reach by rounding: (3e-5)^2 / 2 and less."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
     """Add the command's arguments."""
@@ -20,10 +24,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
         description="Recompute masks and bounds of a dump, without a model. A run writes one with "
         "actor_rollout_ref.actor.policy_loss.dump.every=N, into its folder's rollouts/.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  trm analyze runs/math_nano-seed0-001/rollouts --criterion max --target 0.9",
+        epilog="example:\n  trm analyze runs/math_nano-seed0-001 --criterion max --target 0.9",
     )
     statistics = ", ".join(name for name, row in CRITERIA.items() if row.statistic)
-    parser.add_argument("dump", type=Path, help="folder of a dump, or one of its files")
+    parser.add_argument("dump", type=Path, help="folder of a run or of a dump, or a file of one")
     parser.add_argument("--criterion", help=f"{statistics} (default: the run's own, else max)")
     parser.add_argument("--estimator", choices=ESTIMATORS, help="what divergences are made from (default: the run's)")
     parser.add_argument(
@@ -52,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     from trm_agent.trust_region import analysis
     from trm_agent.trust_region.dump import read_dump
 
-    dump = read_dump(arguments.dump)
+    rollouts = arguments.dump / ROLLOUTS
+    dump = read_dump(rollouts if rollouts.is_dir() else arguments.dump)
     settings = {**dump.settings, "target_acceptance": None, **_assignments(arguments.set)}
     if arguments.estimator:
         settings["estimator"] = arguments.estimator
@@ -124,7 +129,7 @@ def _text(result: dict[str, Any]) -> str:
     lines += [
         "  * the run's own" if result["threshold_used"] else "",
         "",
-        f"For an acceptance of {100 * target:.0f} %: threshold {result['recommended_threshold']:.3g}",
+        _recommended(target, result["recommended_threshold"]),
         *_bounds(result),
     ]
     counts = result["sampled_against_measured"]
@@ -143,6 +148,15 @@ def _text(result: dict[str, Any]) -> str:
             "lie outside of the interval from the rollout's top-K"
         )
     return "\n".join(lines)
+
+
+def _recommended(target: float, threshold: float) -> str:
+    if threshold < NOISE:
+        return (
+            f"For an acceptance of {100 * target:.0f} %: nothing to choose. Divergences up to {threshold:.2g} are "
+            "rounding of float32: both policies are the same here"
+        )
+    return f"For an acceptance of {100 * target:.0f} %: threshold {threshold:.3g}"
 
 
 def _bounds(result: dict[str, Any]) -> list[str]:

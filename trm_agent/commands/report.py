@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +28,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm report runs/math_nano-seed0-001\n"
         "  trm report runs/math_nano-seed0-001 runs/math_nano-seed1-001 --out both.html\n"
-        "  trm report runs/math_nano-seed0-001 --watch",
+        "  trm report runs/math_nano-seed0-001 --watch --open",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run or of an evaluation")
     parser.add_argument("--out", type=Path, help="the page (default: RUN/report.html; of several: ./report.html)")
     parser.add_argument("--max-episodes", type=int, default=2000, metavar="N", help="episodes in the viewer (2000)")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser once it is written")
     parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="for the tokens' texts (default: the run's)")
     parser.add_argument(
         "--watch",
@@ -67,14 +70,29 @@ def run(arguments: argparse.Namespace) -> int:
     def build() -> Report:
         return build_report(arguments.runs, out, arguments.max_episodes, arguments.tokenizer, seconds)
 
+    def show(report: Report) -> None:
+        nonlocal is_to_open
+        _tell(report)
+        if is_to_open:
+            is_to_open = False
+            _open(report.path)
+
+    is_to_open = arguments.open
     if seconds is None:
-        _tell(build())
+        show(build())
         return 0
     try:
-        watch(arguments.runs, seconds, build, _tell)
+        watch(arguments.runs, seconds, build, show)
     except KeyboardInterrupt:
         print(f"stopped; the page stays in {out}")
     return 0
+
+
+def _open(page: Path) -> None:
+    address = page.resolve().as_uri()
+    has_display = sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if not (has_display and webbrowser.open(address)):
+        print(f"no browser could be opened here: copy the page, or open {printable(address)}")
 
 
 def _tell(report: Report) -> None:

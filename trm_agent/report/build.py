@@ -22,7 +22,9 @@ from typing import IO, Any
 from trm_agent.report.curves import charts
 from trm_agent.report.episodes import Packed, clean, pack_episodes, precision
 from trm_agent.report.evaluation import evaluation_charts, evaluation_tables, figures
-from trm_agent.report.overview import cards, differences
+from trm_agent.report.failures import failure_tables
+from trm_agent.report.overview import cards, differences, preset_differences
+from trm_agent.report.results import result_table, time_shares
 from trm_agent.report.sources import Source, open_sources
 from trm_agent.report.vocabulary import find_tokenizer, load_tokenizer
 
@@ -125,6 +127,10 @@ def _vocabularies(packed: Packed, sources: Sequence[Source], given: Any | None) 
 def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
     found = [figures(source) for source in sources]
     return {
+        "results": result_table(sources),
+        "times": [time_shares(source) for source in sources],
+        "failures": failure_tables(packed.index, [source.label for source in sources]),
+        "presets": [preset_differences(source) for source in sources],
         "runs": cards(sources),
         "charts": [*evaluation_charts(found), *charts(sources)],
         "tables": evaluation_tables(sources, found),

@@ -16,6 +16,7 @@ import numpy as np
 from trm_agent.report.codec import max_error, pack, quantise, smallest
 from trm_agent.report.curves import number
 from trm_agent.report.divergences import Measured, compares_tokens, measure, threshold
+from trm_agent.report.failures import category
 from trm_agent.report.rows import Row, count_rows, read_rows
 from trm_agent.report.sources import Source
 from trm_agent.report.vocabulary import Vocabulary
@@ -27,7 +28,7 @@ NUM_EXACT = 16
 INFINITE = 1e9
 INDEX_FIELDS = (
     "id", "run", "step", "update", "tokens", "model", "turns", "reward", "success", "accepted", "stop", "env", "seed",
-    "horizon", "worst", "violations", "calls", "malformed",
+    "horizon", "worst", "violations", "calls", "malformed", "category", "group", "sample", "advantage", "rejected_by",
 )  # fmt: skip
 
 
@@ -99,7 +100,11 @@ def _pack_file(
                 packed.notes.append(f"{source.label}: {file.name}: row {row.number}: {error}; skipped")
                 continue
             number = len(packed.index["id"])
-            for name, value in index_entry(row, measured, run, source.kind).items():
+            entry = index_entry(row, measured, run, source.kind)
+            if entry["group"] is not None:
+                entry["sample"] = 1 + packed.index["group"].count(entry["group"])
+                entry["id"] += f" · {entry['sample']}"
+            for name, value in entry.items():
                 packed.index[name].append(value)
             write(number, text)
     except ValueError as error:
@@ -186,12 +191,18 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
     values = np.where(np.isnan(measured.value), -np.inf, measured.value)
     worst = float(values.max(initial=-np.inf))
     name = f"step {row.step} · {_place(row)} · row {row.number}"
+    if row.task is not None and kind == "run":
+        horizon = options.get("horizon")
+        told = [f"step {row.step}", None if horizon is None else f"h{scalar(horizon)}", f"task {row.task[:6]}"]
+        name = " · ".join(filter(None, told))
     if kind == "evaluation":
         parts = (record.get("checkpoint"), record.get("env"), record.get("task"), record.get("sample"))
         known = all(part is not None for part in parts)
         told = "{} · {} · task {} · sample {}".format(*map(scalar, parts))
         name = told if known else f"{row.file.stem} · row {row.number}"
     listed = turns(row)
+    num_malformed = sum(bool(turn.get("malformed")) for turn in listed)
+    advantages = [] if row.advantages is None else row.advantages[np.isfinite(row.advantages)]
     return {
         "id": name,
         "run": run,
@@ -210,7 +221,12 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
         "worst": None if worst == -math.inf else (INFINITE if worst == math.inf else float(f"{worst:.5g}")),
         "violations": int(measured.violates.sum()),
         "calls": sum(number(turn.get("num_tool_calls")) or 0 for turn in listed),
-        "malformed": sum(bool(turn.get("malformed")) for turn in listed),
+        "malformed": num_malformed,
+        "category": category(record, num_malformed),
+        "group": None if row.task is None else f"{run} {row.step} {row.task}",
+        "sample": None,
+        "advantage": float(f"{np.mean(advantages):.4g}") if len(advantages) else None,
+        "rejected_by": ", ".join(row.rejected_by)[:200],
     }
 
 

@@ -10,6 +10,11 @@ from trm_agent.runs.stored_config import flatten
 # the place of a run does not change its results
 PLACES = ("run.dir", "run.root", "trainer.default_local_dir")
 ABSENT = "(absent)"
+# set for each run when it starts
+PINNED = (
+    *("run.", "data.env.", "trainer.default_local_dir", "trainer.resume_", "scorer_version", "env.kwargs.protocol"),
+    *("nano.env_kwargs.protocol", "actor_rollout_ref.model.path", "actor_rollout_ref.actor.policy_loss.dump.directory"),
+)
 
 
 def cards(sources: Sequence[Source]) -> list[dict[str, Any]]:
@@ -46,6 +51,28 @@ def differences(sources: Sequence[Source]) -> list[dict[str, Any]]:
                 rows.append([name, *values])
         found.append({"kind": kind, "runs": indices, "rows": rows})
     return found
+
+
+def preset_differences(source: Source) -> dict[str, Any] | None:
+    """Return the fields of a run that differ from its preset, the experiment whose name it bears.
+
+    Returns:
+        JSON-clean: `name` of the preset, `rows` of field, preset and run; None without such a preset, or where
+        configurations cannot be composed, for lack of Hydra or verl.
+    """
+    trainer = source.config.get("trainer")
+    name = trainer.get("experiment_name") if isinstance(trainer, dict) else None
+    try:
+        from trm_agent.runs.compose import choices, compose_run, plain
+
+        if source.kind != "run" or name not in choices("experiment"):
+            return None
+        preset = flatten(plain(compose_run([f"experiment={name}"])))
+    except (ImportError, ValueError):
+        return None
+    own = {field: value for field, value in flatten(source.config).items() if not field.startswith(PINNED)}
+    fields = sorted(field for field in own if text(own[field]) != text(preset.get(field, ABSENT)))
+    return {"name": name, "rows": [[field, text(preset.get(field, ABSENT)), text(own[field])] for field in fields]}
 
 
 def text(value: Any) -> str:

@@ -11,6 +11,7 @@ from trm_agent.runs.data_text import check_files, json_lines, read_json, read_ya
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
 
 ROLLOUTS, EPISODES, RESULTS_FILE = "rollouts", "episodes", "results.jsonl"
+STARTUP_FILE = "startup.jsonl"
 EVALUATION_FORMAT = "trm-agent evaluation"
 
 
@@ -28,6 +29,8 @@ class Source:
     """Contents of summary.json; None before the folder is finished."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """Rows of a run's metrics.jsonl."""
+    startup: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of a run's startup.jsonl: `phase`, `time`."""
     results: list[dict[str, Any]] = field(default_factory=list)
     """Results of an evaluation: the last row of each episode."""
     episode_files: list[Path] = field(default_factory=list)
@@ -95,6 +98,7 @@ def _open(path: Path, given: Path, label: str) -> Source:
         source.results = _results(path / RESULTS_FILE, notes)
     else:
         source.metrics = _metrics(path, notes)
+        source.startup = _rows(path / STARTUP_FILE, notes)
     source.episode_files = sorted((path / (EPISODES if evaluation else ROLLOUTS)).glob("*.parquet"))
     return source
 

@@ -109,8 +109,8 @@ function episodeHead(data, i, view) {
   const { record } = header;
   const badge = (kind, text) => h("span", { class: `badge ${kind}` }, text);
   const facts = [
-    c.accepted[i] === null ? null : badge(c.accepted[i] ? "good" : "bad", c.accepted[i] ? "accepted" : "rejected"),
-    c.success[i] === null ? null : badge(c.success[i] ? "good" : "", c.success[i] ? "success" : "failed"),
+    c.accepted[i] === null ? null : badge(c.accepted[i] ? "good" : "bad", c.accepted[i] ? "accepted" : rejectedText(c, i)),
+    c.success[i] === null ? null : badge(c.success[i] ? "good" : "", c.success[i] ? "success" : c.category[i] || "failed"),
     c.stop[i] ? badge("", c.stop[i]) : null,
     c.reward[i] === null ? null : badge("", `reward ${formatted(c.reward[i])}`),
     badge("", counted(c.turns[i], "turn")),
@@ -126,9 +126,25 @@ function episodeHead(data, i, view) {
   const approximate = view.precise ? null : `≈: stored to ${(100 * data.precision.log_prob).toFixed(1)} % (log p) and ${(100 * data.precision.log_ratio).toFixed(1)} % (log ratio); violating tokens and the largest exactly`;
   return h("header", { class: "episode-head" },
     h("h2", {}, data.runs.length > 1 ? `${data.runs[c.run[i]].label} · ${c.id[i]}` : c.id[i]),
-    h("div", { class: "badges" }, facts), more.length ? h("p", { class: "quiet" }, more.join(" · ")) : null, unnamed,
+    h("div", { class: "badges" }, facts), groupOf(c, i),
+    record.expected_answer === undefined || record.expected_answer === null ? null
+      : h("p", { class: "expected" }, "expected answer: ", h("code", {}, record.expected_answer)),
+    more.length ? h("p", { class: "quiet" }, more.join(" · ")) : null, unnamed,
     h("div", { class: "map-place" }),
     legendOf(header.kind, header.threshold), approximate ? h("p", { class: "quiet" }, approximate) : null);
+}
+
+const rejectedText = (c, i) => (c.rejected_by[i] ? `rejected by ${c.rejected_by[i]}` : "rejected");
+
+// The episodes of the same task in the same step: what the advantage compares.
+function groupOf(c, i) {
+  if (c.group[i] === null) return null;
+  const members = c.group.flatMap((group, other) => (group === c.group[i] ? [other] : []));
+  const rewards = members.map((other) => c.reward[other]).filter((reward) => reward !== null);
+  const mean = rewards.length ? rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length : null;
+  const shown = members.map((other) => h(other === i ? "b" : "span", {}, c.reward[other] === null ? "–" : formatted(c.reward[other])));
+  return h("p", { class: "quiet in-group" }, `group of ${members.length}, rewards `, shown.flatMap((each, k) => (k ? [", ", each] : [each])),
+    `; mean ${formatted(mean)}`, c.advantage[i] === null ? null : `; advantage of this one ${formatted(c.advantage[i])}`);
 }
 
 // A strip of all the model's tokens: the largest divergence of each pixel column, and every violation.

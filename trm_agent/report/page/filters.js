@@ -5,9 +5,11 @@ const FLAGS = [
   ["violating", "Violating", (c, i) => c.violations[i] > 0],
   ["malformed", "Malformed", (c, i) => c.malformed[i] > 0],
 ];
-const CHOICES = [["run", "run"], ["step", "step"], ["horizon", "horizon"], ["stop", "stop reason"], ["env", "environment"]];
+const CHOICES = [["run", "run"], ["step", "step"], ["horizon", "horizon"], ["category", "ending"], ["stop", "stop reason"],
+  ["env", "environment"]];
 const SORTS = {
   order: ["as recorded", null],
+  group: ["by group", (c, i) => (c.group[i] === null ? null : -c.group.indexOf(c.group[i]))],
   // a surprise is no divergence: episodes that have only that come after the others
   worst: ["worst token first", (c, i, data) => c.worst[i] - (data.settings[c.run[i]].kind === "surprise" ? 1e12 : 0)],
   violations: ["most violations first", (c, i) => c.violations[i]],
@@ -32,7 +34,8 @@ function chosen(data, filter) {
     if (!tests.every((test) => test(columns, i))) continue;
     if (!choices.every(([name, value]) => String(columns[name][i]) === value)) continue;
     if (words.length) {
-      const text = `${columns.id[i]} seed ${columns.seed[i]} ${columns.env[i]}`.toLowerCase();
+      const named = `${columns.id[i]} seed ${columns.seed[i]} ${columns.env[i]} ${columns.category[i]} ${columns.rejected_by[i]}`;
+      const text = `${named.toLowerCase()} ${filter.texts?.of(i) ?? ""}`;
       if (!words.every((word) => text.includes(word))) continue;
     }
     found.push(i);
@@ -47,8 +50,8 @@ function chosen(data, filter) {
 
 function drawFilters(data, filter, changed) {
   const c = data.episodes;
-  const search = h("input", { type: "search", id: "search", placeholder: "Search ids, seeds ( / )", value: filter.text,
-    "aria-label": "Search in the episodes' ids", oninput() { filter.text = this.value; changed(); } });
+  const search = h("input", { type: "search", id: "search", placeholder: "Search ids and texts ( / )", value: filter.text,
+    "aria-label": "Search in the episodes' ids and texts", oninput() { filter.text = this.value; changed(); } });
   const flags = FLAGS.filter(([, , test]) => c.id.some((_, i) => test(c, i))).map(([name, label]) =>
     h("button", { type: "button", class: "chip", "data-flag": name, "aria-pressed": filter.flags.has(name),
       onclick() {
@@ -72,4 +75,37 @@ function choiceOf(data, filter, changed, name, label) {
     onchange() { filter.choices[name] = this.value; changed(); } },
     h("option", { value: "" }, `any ${label}`),
     values.map((value) => h("option", { value: String(value), selected: filter.choices[name] === String(value) }, shown(value))));
+}
+
+// The episodes' texts in small letters, read once somebody searches, as many as a browser can hold.
+const MOST_CHARACTERS = 3e7;
+const READ_AT_ONCE = 40;
+
+function searchableTexts(data, changed) {
+  const found = [];
+  let reading = false, characters = 0, full = false;
+  async function read() {
+    if (reading) return;
+    reading = true;
+    for (let i = 0; i < data.episodes.id.length && !full; i++) {
+      try {
+        const [vocabulary, { header, arrays }] = await Promise.all([vocabularyOf(data.episodes.run[i]), packedText(`e${i}`).then(unpack)]);
+        const { expected_answer, final_observation } = header.record;
+        const text = [...Array.from(arrays.ids, (id) => vocabulary.texts[id]), "\n", final_observation, "\n", expected_answer].join("").toLowerCase();
+        characters += text.length;
+        found.push(text);
+      } catch { found.push(""); }
+      full = characters > MOST_CHARACTERS;
+      if (found.length % READ_AT_ONCE === 0) changed();
+    }
+    changed();
+  }
+  return {
+    read,
+    of: (i) => found[i],
+    state(filter) {
+      if (!filter.text || found.length === data.episodes.id.length) return "";
+      return full ? `; texts of the first ${found.length} are searched` : `; texts of ${found.length} read so far`;
+    },
+  };
 }

@@ -4,7 +4,7 @@ const KEYS = [
   ["n / p", "next / previous violating token"],
   ["← / →", "token before / after, once one is selected"],
   ["t / T", "next / previous turn"],
-  ["/", "search"],
+  ["/", "search ids and texts"],
   ["1 … 4", "views"],
   ["Esc", "leave the search, close this"],
   ["?", "this help"],
@@ -27,7 +27,8 @@ function listenToKeys(app) {
     if (event.key === "?") { event.preventDefault(); byId("help").showModal(); return; }
     const tab = app.tabs[Number(event.key) - 1];
     if (tab) { app.open(tab); return; }
-    if (event.target.closest("svg, [role=tablist]")) return;
+    // these have arrows of their own
+    if (event.target.closest("svg, [role=tablist]") && /^(Arrow|Home|End)/.test(event.key)) return;
     const action = app.view === "episodes" && app.list && actionOf(event, app);
     if (!action) return;
     event.preventDefault();

@@ -26,7 +26,7 @@ function makeList(data, open) {
     const c = columns;
     const kind = data.settings[c.run[i]].kind;
     const marks = [
-      c.accepted[i] === false ? h("span", { class: "badge bad" }, "rejected") : null,
+      c.accepted[i] === false ? h("span", { class: "badge bad", title: rejectedText(c, i) }, "rejected") : null,
       c.success[i] === true ? h("span", { class: "badge good" }, "success") : null,
       c.success[i] === false ? h("span", { class: "badge" }, "failed") : null,
     ];

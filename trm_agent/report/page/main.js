@@ -1,5 +1,5 @@
 // Puts the page together. Where a reader is stands in the address, so that a reload comes back to it.
-const VIEWS = { curves: "Curves", evaluation: "Evaluation", configuration: "Configuration", episodes: "Episodes" };
+const VIEWS = { curves: "Results", evaluation: "Evaluation", configuration: "Configuration", episodes: "Episodes" };
 
 function start() {
   const data = JSON.parse(byId("data").textContent);
@@ -9,7 +9,7 @@ function start() {
   byId("made").textContent = `made ${data.made}`;
   const evaluations = data.charts.filter((chart) => chart.group === "Evaluation");
   const curves = drawCharts({ ...data, charts: data.charts.filter((chart) => chart.group !== "Evaluation") });
-  byId("view-curves").append(drawOverview(data), ...(curves.length ? curves : [nothingYet(data)]));
+  byId("view-curves").append(...drawResults(data), ...(curves.length ? curves : [nothingYet(data)]), drawOverview(data));
   byId("view-evaluation").append(...drawCharts({ ...data, charts: evaluations }), ...drawTables(data));
   byId("view-configuration").append(...drawConfiguration(data));
   const app = { tabs: Object.keys(VIEWS).filter((name) => name !== "evaluation" || data.tables.length || evaluations.length) };
@@ -88,11 +88,14 @@ function startEpisodes(data, app, place) {
     h("p", { class: "empty" }, "Choose an episode, or press j."));
   app.list = makeList(data, open);
   const count = h("p", { class: "count", role: "status", id: "count" });
+  const texts = searchableTexts(data, () => changed());
+  filter.texts = texts;
   const changed = () => {
+    if (filter.text) texts.read();
     app.order = chosen(data, filter);
     const all = data.episodes.id.length;
     const left = data.available > all ? ` (${all.toLocaleString("en")} of ${data.available.toLocaleString("en")} recorded, evenly spaced)` : "";
-    count.textContent = `${app.order.length.toLocaleString("en")} of ${counted(all, "episode")}${left}`;
+    count.textContent = `${app.order.length.toLocaleString("en")} of ${counted(all, "episode")}${left}${texts.state(filter)}`;
     app.list.show(app.order, wanted);
     app.remember();
   };

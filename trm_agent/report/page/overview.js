@@ -1,4 +1,32 @@
-// Runs, tables of evaluations, configurations.
+// Results, times, how episodes ended, runs, tables of evaluations, configurations.
+function drawResults(data) {
+  const times = data.runs.map((run, i) => [run, data.times[i]]).filter(([, phases]) => phases.length);
+  const tables = [data.results, ...data.failures].filter(Boolean);
+  const sections = tables.map((table) => h("section", { class: "group" }, h("h2", {}, table.title),
+    h("div", { class: "card scroll" }, simpleTable(table.columns, table.rows)), h("p", { class: "about" }, table.about)));
+  if (times.length) {
+    sections.splice(data.results ? 1 : 0, 0, h("section", { class: "group" }, h("h2", {}, "Where the time went"),
+      times.map(([run, phases]) => timeBar(data.runs.length > 1 ? run.label : "", phases))));
+  }
+  return sections;
+}
+
+function timeBar(label, phases) {
+  const total = phases.reduce((sum, [, seconds]) => sum + seconds, 0);
+  const shown = phases.map(([name, seconds], i) => ({ name, seconds, colour: `c${i % NUM_COLOURS}` })).filter(({ seconds }) => seconds > 0);
+  const told = ({ name, seconds }) => `${name} ${percent(seconds / total)}, ${lasting(seconds)}`;
+  return h("figure", { class: "card times" }, label ? h("figcaption", {}, h("h3", {}, label)) : null,
+    h("div", { class: "shares", role: "img", "aria-label": shown.map(told).join("; ") },
+      shown.map((phase) => h("i", { class: phase.colour, title: told(phase), style: { "flex-grow": phase.seconds } }))),
+    h("ul", { class: "series" }, shown.map((phase) => h("li", {}, h("i", { class: `swatch ${phase.colour}` }), " ", told(phase)))));
+}
+
+function lasting(seconds) {
+  if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
 function drawOverview(data) {
   const several = data.runs.length > 1;
   return h("section", { class: "group" }, h("h2", {}, several ? "Runs" : data.runs[0].label),
@@ -30,6 +58,13 @@ function drawConfiguration(data) {
       h("h2", {}, difference.kind === "run" ? "Where the runs' configurations differ" : "Where the evaluations' configurations differ"),
       rows.length ? h("div", { class: "card scroll" }, simpleTable(["field", ...labels], rows))
         : h("p", { class: "empty" }, "They are the same."));
+  });
+  data.presets.forEach((preset, i) => {
+    if (!preset) return;
+    const label = data.runs.length > 1 ? `${data.runs[i].label}: ` : "";
+    parts.push(h("section", { class: "group" }, h("h2", {}, `${label}what differs from the preset ${preset.name}`),
+      preset.rows.length ? h("div", { class: "card scroll" }, simpleTable(["field", "preset", "run"], preset.rows))
+        : h("p", { class: "empty" }, "Nothing.")));
   });
   return [...parts, h("section", { class: "group" }, h("h2", {}, "Whole configuration"), data.runs.map(wholeConfiguration))];
 }

@@ -1,0 +1,121 @@
+"""The first screen's numbers: results, times, how episodes ended, what differs from the preset."""
+
+from pathlib import Path
+
+import pytest
+
+from trm_agent.report.failures import category, failure_tables
+from trm_agent.report.overview import preset_differences
+from trm_agent.report.results import REST, result_table, time_shares
+from trm_agent.report.sources import Source
+
+
+def source(metrics=(), startup=(), summary=None, config=None, label="a"):
+    return Source(Path("a"), label, "run", config or {}, summary=summary, metrics=list(metrics), startup=list(startup))
+
+
+def row(number, h4, acceptance=None, **timings):
+    found = {"step": number, "time": 100.0 + number, **{f"timing_s/{name}": value for name, value in timings.items()}}
+    if h4 is not None:
+        found |= {"env/val_success/h4": h4, "env/val_num_episodes/h4": 128}
+    return found if acceptance is None else found | {"trm/acceptance": acceptance}
+
+
+RUN = [
+    row(0, 0.25),
+    row(1, None, 1.0, gen=6.0, update_actor=3.0, step=10.0),
+    row(2, 0.5, 0.75, gen=4.0, step=6.0, testing=5.0),
+]
+
+
+def test_results_hold_both_validations_with_intervals_and_the_change():
+    table = result_table([source(RUN)])
+    assert table["rows"] == [
+        ["horizon 4", "25.0 % [18.3, 33.2]", "50.0 % [41.5, 58.5]", "+25.0"],
+        ["sequences that the mask accepted", "100.0 %", "75.0 %", "-25.0"],
+    ]
+    two = result_table([source(RUN), source(RUN, label="b")])
+    assert [cells[0] for cells in two["rows"]] == ["a", "a", "b", "b"]
+
+
+def test_one_validation_has_no_after_and_none_no_table():
+    (cells,) = result_table([source(RUN[:1])])["rows"]
+    assert cells[2:] == ["-", "-"]
+    assert result_table([source([row(1, None)])]) is None
+
+
+def test_times_add_up_to_the_wall_time_with_start_up_and_the_first_validation():
+    startup = [{"phase": "driver", "time": 70.0}, {"phase": "agent loops", "time": 92.0}]
+    times = dict(time_shares(source(RUN, startup, {"wall_s": 60.0})))
+    assert times == {
+        "start-up": 22.0,
+        "generation": 10.0,
+        "update": 3.0,
+        "weights": 0.0,
+        "validation": 13.0,
+        "checkpoints": 0.0,
+        REST: 12.0,
+    }
+    again = [*startup, {"phase": "driver", "time": 200.0}, {"phase": "agent loops", "time": 205.0}]
+    assert dict(time_shares(source(RUN, again)))["start-up"] == 27.0
+    assert time_shares(source(RUN[:1])) == []
+
+
+def test_no_share_of_time_is_negative_whatever_a_file_says():
+    hostile = [row(1, None, gen=float("nan"), update_actor=-5.0, step=1.0) | {"time": None}]
+    assert all(seconds >= 0 for _, seconds in time_shares(source(hostile, [{"time": "x"}, {"phase": None}])))
+
+
+@pytest.mark.parametrize(
+    ("record", "malformed", "told"),
+    [
+        ({"success": True, "stop_reason": "terminated"}, 1, "solved"),
+        ({"success": False, "stop_reason": "terminated"}, 0, "wrong answer"),
+        ({"success": False, "stop_reason": "terminated"}, 2, "wrong after a malformed call"),
+        ({"success": False, "stop_reason": "terminated", "numbers": {"answered_early": 1.0}}, 2, "answered early"),
+        ({"success": False, "stop_reason": "terminated", "numbers": {"answered_early": 0.0}}, 0, "wrong answer"),
+        ({"success": False, "stop_reason": "max_tokens"}, 0, "ran out of tokens"),
+        ({"success": False, "stop_reason": "max_turns"}, 3, "ran out of turns"),
+        ({"success": False, "stop_reason": "max_tool_calls"}, 0, "ran out of tool calls"),
+        ({"success": False, "stop_reason": "max_tool_time"}, 0, "ran out of tool time"),
+        ({"success": False, "stop_reason": "terminated", "scorer_error": "x"}, 0, "scorer error"),
+        ({"success": None, "stop_reason": "env_error"}, 0, "env error"),
+        ({}, 0, "not known"),
+        ({"success": False, "numbers": [1], "stop_reason": 3}, 0, "wrong answer"),
+    ],
+)
+def test_an_ending_has_one_category(record, malformed, told):
+    assert category(record, malformed) == told
+
+
+def test_categories_are_counted_by_horizon_at_the_first_and_the_last_step():
+    index = {
+        "run": [0, 0, 0, 0, 1],
+        "step": [10, 10, 40, 20, 5],
+        "horizon": [2, 4, 2, 2, None],
+        "category": ["solved", "wrong answer", "solved", "wrong answer", "not known"],
+    }
+    first, second = failure_tables(index, ["a", "b"])
+    assert first["columns"] == [
+        "",
+        "horizon 2, step 10",
+        "horizon 2, step 40",
+        "horizon 4, step 10",
+        "horizon 4, step 40",
+    ]
+    assert first["rows"] == [
+        ["solved", "100 % (1)", "100 % (1)", "0 % (0)", "-"],
+        ["wrong answer", "0 % (0)", "0 % (0)", "100 % (1)", "-"],
+    ]
+    assert (second["title"], second["columns"]) == ("How episodes ended: b", ["", "all"])
+
+
+def test_what_differs_from_the_preset_is_named_and_what_a_run_sets_for_itself_is_not():
+    from trm_agent.runs.compose import compose_run, plain
+
+    config = plain(compose_run(["experiment=math_nano", "actor_rollout_ref.actor.optim.lr=0.25", "run.dir=/x"]))
+    found = preset_differences(source(config=config))
+    assert found["name"] == "math_nano"
+    assert [(field, value) for field, _, value in found["rows"]] == [("actor_rollout_ref.actor.optim.lr", "0.25")]
+    assert preset_differences(source(config={"trainer": {"experiment_name": "mine"}})) is None
+    assert preset_differences(source()) is None
