@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     def build() -> Report:
         return build_report(arguments.runs, out, arguments.max_episodes, arguments.tokenizer, seconds)
 
+    is_to_open = arguments.open
+
     def show(report: Report) -> None:
         nonlocal is_to_open
         _tell(report)
@@ -77,7 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
             is_to_open = False
             _open(report.path)
 
-    is_to_open = arguments.open
     if seconds is None:
         show(build())
         return 0

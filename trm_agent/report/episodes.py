@@ -193,12 +193,12 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
     name = f"step {row.step} · {_place(row)} · row {row.number}"
     if row.task is not None and kind == "run":
         horizon = options.get("horizon")
-        told = [f"step {row.step}", None if horizon is None else f"h{scalar(horizon)}", f"task {row.task[:6]}"]
-        name = " · ".join(filter(None, told))
+        parts = [f"step {row.step}", "" if horizon is None else f"h{scalar(horizon)}", f"task {row.task[:6]}"]
+        name = " · ".join(filter(None, parts))
     if kind == "evaluation":
-        parts = (record.get("checkpoint"), record.get("env"), record.get("task"), record.get("sample"))
-        known = all(part is not None for part in parts)
-        told = "{} · {} · task {} · sample {}".format(*map(scalar, parts))
+        places = (record.get("checkpoint"), record.get("env"), record.get("task"), record.get("sample"))
+        known = all(place is not None for place in places)
+        told = "{} · {} · task {} · sample {}".format(*map(scalar, places))
         name = told if known else f"{row.file.stem} · row {row.number}"
     listed = turns(row)
     num_malformed = sum(bool(turn.get("malformed")) for turn in listed)

@@ -6,6 +6,7 @@ from typing import Any
 
 from trm_agent.evaluate.results import is_finite
 from trm_agent.evaluate.statistics.intervals import wilson
+from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
 
 _SUCCESS = re.compile(r"env/val_success/h([0-9]{1,18})")
@@ -69,8 +70,8 @@ def time_shares(source: Source) -> list[tuple[str, float]]:
     if sessions and not _seconds(first, "step") and is_finite(first.get("time")):
         # the validation before the first step, which verl does not time
         spent["validation"] += max(0.0, first["time"] - sessions[0][-1])
-    total = (source.summary or {}).get("wall_s")
-    if not is_finite(total):
+    total = number((source.summary or {}).get("wall_s"))
+    if total is None:
         total = sum(_seconds(row, "step") for row in source.metrics)
     return [*spent.items(), (REST, max(0.0, total - sum(spent.values())))]
 
@@ -87,15 +88,14 @@ def _sessions(startup: Sequence[Mapping[str, Any]]) -> list[list[float]]:
 
 
 def _seconds(row: Mapping[str, Any], name: str) -> float:
-    value = row.get(f"timing_s/{name}")
-    return float(value) if is_finite(value) and value > 0 else 0.0
+    return max(0.0, number(row.get(f"timing_s/{name}")) or 0.0)
 
 
 def _share(row: Mapping[str, Any], name: str) -> str:
-    share, trials = row.get(name), row.get(name.replace("val_success", "val_num_episodes"))
-    if not is_finite(share):
+    share, trials = number(row.get(name)), number(row.get(name.replace("val_success", "val_num_episodes")))
+    if share is None:
         return "-"
-    if not (is_finite(trials) and 0 <= share <= 1 and trials >= 1):
+    if trials is None or not (0 <= share <= 1 and trials >= 1):
         return f"{100 * share:.1f} %"
     low, high = wilson(share, trials)
     return f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
