@@ -38,6 +38,7 @@ from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
 from trm_agent.runs.search_path import look_here_last
 from trm_agent.runs.sessions import begin_session
+from trm_agent.runs.success_table import table
 from trm_envs.scoring import SCORER_VERSION
 from trm_fields import refuse
 
@@ -231,14 +232,15 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
     stop.listen()
     try:
         _run(config, folder, started, screen_out, stop.listen)
-        summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time())
+        samples = config.actor_rollout_ref.rollout.val_kwargs.n
+        summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time(), samples)
     except BadInput as error:
         discard(folder)
         print(f"error: {error}", file=screen_out)
         return BAD_INPUT
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return close_session(error, opened, stop, screen_out)
-    print(f"\n{results.table(summary)}\n", file=screen_out)
+    print(f"\n{table(summary)}\n", file=screen_out)
     sessions = f" in {summary['sessions']} sessions" if summary["sessions"] > 1 else ""
     took = f"{summary['steps']} steps in {duration(summary['wall_s'])}{sessions}"
     print(f"{took}; {folder.path}/summary.json, curves.png", file=screen_out)

@@ -75,6 +75,7 @@ def test_json_is_alone_on_the_standard_output(fake, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_limit_goes_on_to_the_whole(fake, tmp_path, capsys):
     assert main(["eval", *CHECKPOINTS, *SMALL, "--limit", "2"]) == 0
+    assert "warning: --limit 2: only so many tasks" in capsys.readouterr().err
     assert len((tmp_path / "runs" / "eval-chain_math-001" / "results.jsonl").read_text().splitlines()) == 8
     assert main(["eval", *CHECKPOINTS, *SMALL]) == 0
     assert "going on: 8 of 16 episodes are there" in capsys.readouterr().err

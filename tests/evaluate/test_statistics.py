@@ -12,8 +12,8 @@ from trm_agent.evaluate.statistics.intervals import (
     pass_at_k,
     pass_hat_k,
     stratum_indices,
-    wilson,
 )
+from trm_agent.runs.rates import wilson
 
 Z = 1.959963984540054
 

@@ -13,13 +13,13 @@ import yaml
 from tests.report.synthetic import ATTACK, episode_row, write_evaluation, write_run, write_tokenizer
 from trm_agent.cli import main
 from trm_agent.commands import report as command
-from trm_agent.evaluate.statistics.intervals import wilson
 from trm_agent.report.build import build_report, embedded
 from trm_agent.report.curves import charts
 from trm_agent.report.evaluation import evaluation_charts, evaluation_tables, figures
 from trm_agent.report.overview import ABSENT, cards, differences
 from trm_agent.report.sources import open_sources
 from trm_agent.report.watch import watch
+from trm_agent.runs.rates import wilson
 
 
 def by_name(found: list[dict]) -> dict[str, dict]:

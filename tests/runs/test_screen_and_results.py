@@ -11,8 +11,10 @@ import pytest
 
 from trm_agent.runs import results
 from trm_agent.runs.folder import METRICS_FILE, STARTUP_FILE
+from trm_agent.runs.rates import newcombe, wilson
 from trm_agent.runs.screen import VALIDATION_FAILURES, Screen, duration, step_line, step_warnings
 from trm_agent.runs.sessions import begin_session, end_session, session_seconds
+from trm_agent.runs.success_table import table
 
 
 def step_row(step: int, **more: Any) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def test_the_summary_has_success_before_and_after_by_horizon() -> None:
     summary = results.summarise(rows, seed=3, trained_horizons=[4, 4], wall_s=61.23)
     assert summary == {
         "success": {"before": {"4": 0.3, "8": 0.1}, "after": {"4": 0.8, "8": 0.4}},
+        "val_episodes": {"before": {}, "after": {}},
         "trained_horizons": [4],
         "trust_region": {"acceptance": 0.9, "rejected_by_max": 0.1, "rejected_by_avg": 0.05},
         "steps": 2,
@@ -88,15 +91,39 @@ def test_the_summary_has_success_before_and_after_by_horizon() -> None:
         "seed": 3,
         "lacks": [],
     }
-    lines = results.table(summary).splitlines()
+    lines = table(summary).splitlines()
     assert lines[2].split() == ["horizon", "4", "(trained)", "30.0", "%", "80.0", "%", "+50.0"]
     assert lines[3].split() == ["horizon", "8", "10.0", "%", "40.0", "%", "+30.0"]
     assert lines[5].startswith("trust region: 90.0 % of the sequences accepted; rejected by max 10.0 %, by avg")
 
 
+def test_the_table_has_intervals_where_the_numbers_of_episodes_are_known() -> None:
+    few, many = {"env/val_num_episodes/h4": 4.0, "env/val_num_episodes/h8": 128.0}, {"env/val_num_episodes/h8": 64.0}
+    rows = [validation(0, 1.0, 0.25, **few), *rejecting(1), {**rejecting(2)[0], **validation(2, 0.25, 0.5, **many)}]
+    summary = results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0)
+    assert summary["val_episodes"] == {"before": {"4": 4, "8": 128}, "after": {"8": 64}}
+    shown = table(summary).splitlines()
+    low, high = wilson(0.25, 128)
+    assert f"25.0 % [{100 * low:.1f}, {100 * high:.1f}]" in shown[3]
+    low, high = newcombe(0.25, 128, 0.5, 64)
+    assert f"+25.0 [{100 * low:+.1f}, {100 * high:+.1f}]" in shown[3]
+    assert 0 < low < 0.25 < high
+    # the later validation does not say how many episodes of horizon 4 it had
+    assert shown[2].split()[-3:] == ["25.0", "%", "-75.0"]
+    assert shown[4] == "95 % intervals over 4 to 128 tasks per horizon"
+    assert shown[5].startswith("fewer than 20 tasks")
+    assert "over 1 to 32 tasks" in table({**summary, "val_samples": 4})
+
+
+def test_a_change_of_few_episodes_may_be_none() -> None:
+    # 3 of 4 to 1 of 4: "-50.0" says nothing
+    low, high = newcombe(0.75, 4, 0.25, 4)
+    assert -1 <= low < -0.5 < 0 < high
+
+
 def test_a_horizon_whose_episodes_all_failed_keeps_its_line() -> None:
     rows = [validation(0, 0.25, 0.125), *rejecting(1), {**NOTHING_PLAYED, "env/val_success/h8": 0.5}]
-    lines = results.table(results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0)).splitlines()
+    lines = table(results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0)).splitlines()
     assert lines[2].split() == ["horizon", "4", "(trained)", "25.0", "%", "-", "-"]
     assert lines[3].split() == ["horizon", "8", "12.5", "%", "50.0", "%", "+37.5"]
 
@@ -105,24 +132,24 @@ def test_a_validation_whose_episodes_all_failed_ends_no_run() -> None:
     rows = [validation(0, 0.25, 0.125), *rejecting(1), NOTHING_PLAYED]
     summary = results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0)
     assert summary["success"] == {"before": {"4": 0.25, "8": 0.125}, "after": {}}
-    assert results.table(summary).splitlines()[3].split() == ["horizon", "8", "12.5", "%", "-", "-"]
+    assert table(summary).splitlines()[3].split() == ["horizon", "8", "12.5", "%", "-", "-"]
     assert summary["lacks"] == [
         "success.after: its validation could play no episode (env/val_infrastructure_failures in metrics.jsonl)"
     ]
-    assert summary["lacks"][0] in results.table(summary).splitlines()
+    assert summary["lacks"][0] in table(summary).splitlines()
 
 
 def test_a_run_without_validations_ends_with_a_summary_all_the_same() -> None:
     summary = results.summarise([validation(0, 0.3, 0.1), step_row(1)], seed=0, trained_horizons=[4], wall_s=1.0)
     assert summary["success"] == {"before": {"4": 0.3, "8": 0.1}, "after": {}}
-    assert "horizon 4 (trained)   30.0 %      -         -" in results.table(summary)
+    assert table(summary).splitlines()[2].split() == ["horizon", "4", "(trained)", "30.0", "%", "-", "-"]
     summary = results.summarise([step_row(1)], seed=0, trained_horizons=[4], wall_s=1.0)
     assert summary["success"] == {"before": {}, "after": {}}
     assert summary["lacks"] == [
         "success.before: no validation before the first step (trainer.val_before_train)",
         "success.after: no validation after the last step (trainer.test_freq)",
     ]
-    assert results.table(summary).splitlines()[2:4] == summary["lacks"]
+    assert table(summary).splitlines()[2:4] == summary["lacks"]
 
 
 def test_the_seconds_of_a_run_are_those_of_all_its_sessions(tmp_path: Path) -> None:
@@ -155,8 +182,8 @@ def test_a_game_with_one_task_is_called_not_held_out(tmp_path: Path) -> None:
         (tmp_path / "config.yaml").write_text(json.dumps(config))
         assert results.is_held_out(tmp_path) is not one_task
     summary = results.summarise([validation(0, 0.25, 0.125), *rejecting(1)], seed=0, trained_horizons=[4], wall_s=1.0)
-    assert results.table(summary).startswith("held-out success      before")
-    assert results.table({**summary, "held_out": False}).startswith("not held out: success before")
+    assert table(summary).startswith("held-out success      before")
+    assert table({**summary, "held_out": False}).startswith("not held out: success before")
 
 
 @pytest.mark.slow

@@ -122,6 +122,11 @@ def _evaluate(store: Store, arguments: argparse.Namespace) -> int:
             _say(f"\nstopped. {_how_to_go_on(store)}")
             return INTERRUPTED
     _finish(store, arguments.json)
+    if any(environment.num_tasks == arguments.limit for environment in store.plan.environments):
+        _say(
+            f"warning: --limit {arguments.limit}: only so many tasks of an environment were tried; a larger --limit, "
+            "or none, goes on in the same folder"
+        )
     return 0
 
 

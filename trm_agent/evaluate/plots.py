@@ -67,7 +67,7 @@ def draw_success(axes: Any, results: Sequence[Result], samples: int) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(horizons, [str(horizon) for horizon in horizons])
         axes.minorticks_off()
-        axes.set_xlabel("horizon, steps (dotted: 50 % success)")
+        axes.set_xlabel("horizon, steps (dotted: horizon length, 50 % success)")
     else:
         axes.set_xticks([])
     axes.legend(fontsize=8)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trm_agent.evaluate.statistics.intervals import wilson
 from trm_agent.report.sources import Source
+from trm_agent.runs.rates import wilson
 
 MOST_TRIALS = 1e12
 

@@ -91,7 +91,7 @@ def evaluation_tables(sources: Sequence[Source], found: Sequence[Mapping[str, An
         state = "" if source.finished else ", so far"
         k = summary.get("samples")
         columns = ["checkpoint", "environment", "horizon", "tasks", "episodes", "success, %", f"pass@{k}, %"]
-        columns += [f"pass^{k}, %", "half succeed at", "not played"]
+        columns += [f"pass^{k}, %", "horizon length", "not played"]
         rows = [line for result in results for line in _success_lines(result, str(k))]
         about = (
             "In brackets 95 % intervals, which hold for tasks, not for samples. Not played: infrastructure failures; "

@@ -1,4 +1,4 @@
-"""Results of a run: the table of before and after, summary.json, the curves."""
+"""Results of a run: summary.json, the curves."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,19 @@ from trm_agent.runs.sessions import end_session, session_seconds
 from trm_agent.runs.stored_config import CONFIG_FILE, read_config
 
 CURVES_FILE = "curves.png"
+COUNT = "env/val_num_episodes/h"
 
 
-def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float) -> dict[str, Any]:
+def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float, samples: int = 1) -> dict[str, Any]:
     """Write the curves and, last, summary.json: its presence says that the run is complete.
 
     Args:
         now: the time at which the session ends, seconds since the epoch.
+        samples: number of episodes that a validation plays of each task.
 
     Returns:
-        The summary: `success.before` and `success.after` (horizon -> rate), `trained_horizons`, `trust_region`,
+        The summary: `success.before` and `success.after` (horizon -> rate), `val_episodes` (the same for the number of
+        episodes behind a rate), `val_samples` (episodes per task), `trained_horizons`, `trust_region`,
         `steps`, `wall_s` and `sessions` (all commands that worked on the run), `seed`, `lacks` (what could not be
         summarised, with the reason), `held_out` (False if validation had training's only task); `sandbox`, the means of
         confinement, if programs ran on this machine.
@@ -31,7 +34,14 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float
     rows = read_metrics(run_dir)
     told = history(run_dir)
     figures = summarise(rows, seed, trained_horizons, sum(seconds), told.get("start", 0))
-    summary = {**figures, "sessions": len(seconds), "held_out": is_held_out(run_dir), **told, **sandbox_section()}
+    summary = {
+        **figures,
+        "val_samples": samples,
+        "sessions": len(seconds),
+        "held_out": is_held_out(run_dir),
+        **told,
+        **sandbox_section(),
+    }
     draw_curves(rows, run_dir / CURVES_FILE, summary["held_out"])
     write_atomically(run_dir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     return summary
@@ -59,12 +69,17 @@ def summarise(
     Args:
         start: the step after which the run began.
     """
-    validations = {row["step"]: validation_rates(row) for row in rows if VALIDATION_FAILURES in row}
+    rows_of = {row["step"]: row for row in rows if VALIDATION_FAILURES in row}
+    validations = {step: validation_rates(row) for step, row in rows_of.items()}
     steps = max((row["step"] for row in rows), default=0)
     return {
         "success": {
             "before": {str(horizon): rate for horizon, rate in validations.get(start, {}).items()},
             "after": {str(horizon): rate for horizon, rate in validations.get(steps, {}).items()},
+        },
+        "val_episodes": {
+            name: {key.removeprefix(COUNT): int(number) for key, number in row.items() if key.startswith(COUNT)}
+            for name, row in (("before", rows_of.get(start, {})), ("after", rows_of.get(steps, {})))
         },
         "trained_horizons": sorted({int(horizon) for horizon in trained_horizons}),
         "trust_region": _trust_region(rows),
@@ -98,33 +113,6 @@ def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
         key.removeprefix("trm/"): round(sum(row[key] for row in masked) / len(masked), 4)
         for key in ("trm/acceptance", *reasons)
     }
-
-
-def table(summary: dict[str, Any]) -> str:
-    """Format the table of before and after by horizon; a rate is missing if no episode could be played."""
-    before, after = summary["success"]["before"], summary["success"]["after"]
-    trained = set(summary["trained_horizons"])
-    title = "held-out success" if summary.get("held_out", True) else "not held out: success"
-    lines = [f"{title:<22}before    after   change", "-" * 47]
-    for horizon in sorted(before.keys() | after.keys(), key=int):
-        name = f"horizon {horizon}" + (" (trained)" if int(horizon) in trained else "")
-        old, new = before.get(horizon), after.get(horizon)
-        change = "      -" if old is None or new is None else f" {100 * (new - old):+6.1f}"
-        lines.append(f"{name:<20}{_percent(old)} {_percent(new)} {change}")
-    lines += summary.get("lacks", [])
-    region = summary["trust_region"]
-    if region:
-        reasons = ", ".join(
-            f"by {name.removeprefix('rejected_by_')} {100 * share:.1f} %"
-            for name, share in region.items()
-            if name != "acceptance"
-        )
-        lines += ["", f"trust region: {100 * region['acceptance']:.1f} % of the sequences accepted; rejected {reasons}"]
-    return "\n".join(lines)
-
-
-def _percent(rate: float | None) -> str:
-    return f"{'-':>6}  " if rate is None else f"{100 * rate:6.1f} %"
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], path: Path, held_out: bool = True) -> None:

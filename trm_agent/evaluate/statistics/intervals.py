@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trm_agent.evaluate.statistics.dirichlet import quantile
+from trm_agent.runs.rates import Z, wilson
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-Z = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
 FEWEST = 20
 """Smallest number of tasks for which the coverage was measured."""
 WIDEST = 1.5
@@ -181,14 +180,6 @@ def _effective_tasks(num: int, mean: float, share: float) -> float:
     """Return the equivalent number of yes-or-no observations; the share is pulled towards 1 if few succeed or fail."""
     information = num * mean * (1 - mean)
     return num * (information + 0.1) / (information * share + 0.1)
-
-
-def wilson(mean: float, num: float) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a rate from `num` independent observations; `num` need not be an integer."""
-    scale = 1 + Z**2 / num
-    centre = (mean + Z**2 / (2 * num)) / scale
-    half = Z / scale * np.sqrt(mean * (1 - mean) / num + Z**2 / (4 * num**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def stratum_indices(strata: Sequence[object], known: NDArray[np.bool_] | None = None) -> Integers:

@@ -12,11 +12,11 @@ from trm_agent.evaluate.statistics.intervals import (
     FEWEST,
     Floats,
     Integers,
-    Z,
     design_effects,
     limits_with_unseen,
     stratum_indices,
 )
+from trm_agent.runs.rates import Z
 
 NUM_RESAMPLES = 10_000
 RARE_TASKS = 2.5

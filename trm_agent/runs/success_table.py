@@ -1,0 +1,75 @@
+"""The table at the end of a run: success before and after by horizon, with intervals."""
+
+from typing import Any
+
+from trm_agent.runs.rates import newcombe, wilson
+
+FEW = 20
+"""Number of tasks of a horizon below which the table says that its figures are few."""
+_SCALE = 100
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Format the table of before and after by horizon; a rate is missing if no episode could be played.
+
+    Args:
+        summary: of a run; that of an older version has no numbers of episodes, and its table no intervals. Episodes of
+            one task count as one observation, since they share its difficulty.
+    """
+    before, after = summary["success"]["before"], summary["success"]["after"]
+    trained = set(summary["trained_horizons"])
+    old_counts, new_counts = (_tasks(summary, name) for name in ("before", "after"))
+    width = 22 if old_counts or new_counts else 8
+    title = "held-out success" if summary.get("held_out", True) else "not held out: success"
+    head = f"{title:<22}{'before':<{width}} {'after':<{width}} change"
+    lines = [head, "-" * (len(head) + width - 6)]
+    for horizon in sorted(before.keys() | after.keys(), key=int):
+        name = f"horizon {horizon}" + (" (trained)" if int(horizon) in trained else "")
+        old, new = (before.get(horizon), old_counts.get(horizon)), (after.get(horizon), new_counts.get(horizon))
+        lines.append(f"{name:<20}{_rate(*old):<{width}} {_rate(*new):<{width}} {_change(*old, *new)}".rstrip())
+    lines += _notes([*old_counts.values(), *new_counts.values()])
+    lines += summary.get("lacks", [])
+    region = summary["trust_region"]
+    if region:
+        reasons = ", ".join(
+            f"by {name.removeprefix('rejected_by_')} {_SCALE * share:.1f} %"
+            for name, share in region.items()
+            if name != "acceptance"
+        )
+        accepted = f"{_SCALE * region['acceptance']:.1f} %"
+        lines += ["", f"trust region: {accepted} of the sequences accepted; rejected {reasons}"]
+    return "\n".join(lines)
+
+
+def _tasks(summary: dict[str, Any], name: str) -> dict[str, float]:
+    """Return the number of tasks behind each rate; not whole where episodes were lost."""
+    samples = summary.get("val_samples", 1)
+    return {horizon: count / samples for horizon, count in summary.get("val_episodes", {}).get(name, {}).items()}
+
+
+def _notes(counts: list[float]) -> list[str]:
+    if not counts:
+        return []
+    fewest, most = min(counts), max(counts)
+    each = f"{fewest:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
+    notes = [f"95 % intervals over {each} tasks per horizon"]
+    if fewest < FEW:
+        notes.append(f"fewer than {FEW} tasks: a change whose interval holds 0 says nothing (env.val.num_tasks)")
+    return notes
+
+
+def _rate(rate: float | None, count: float | None) -> str:
+    if rate is None:
+        return f"{'-':>6}"
+    return f"{_SCALE * rate:6.1f} %" + ("" if not count else f" {_interval(wilson(rate, count), '.1f')}")
+
+
+def _change(old: float | None, num_old: float | None, new: float | None, num_new: float | None) -> str:
+    if old is None or new is None:
+        return "     -"
+    interval = f" {_interval(newcombe(old, num_old, new, num_new), '+.1f')}" if num_old and num_new else ""
+    return f"{_SCALE * (new - old):+6.1f}{interval}"
+
+
+def _interval(ends: tuple[float, float], form: str) -> str:
+    return f"[{', '.join(format(_SCALE * end, form) for end in ends)}]"
