@@ -123,6 +123,19 @@ def make_model(spec: NanoSpec, tokenizer: Any) -> Any:
         return Qwen3ForCausalLM(config).float()
 
 
+def _save(model: Any, folder: Path) -> None:
+    """Save a model without transformers' own bar, which would run into ours."""
+    from transformers.utils import logging
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
+
+
 def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bool) -> None:
     from tqdm import tqdm
 
@@ -145,7 +158,7 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
             str(horizon): round(warm_start.success_at(model, tokenizer, spec, horizon, NUM_REPORTED_TASKS), 4)
             for horizon in REPORTED_HORIZONS
         }
-    model.save_pretrained(folder)
+    _save(model, folder)
     tokenizer.save_pretrained(folder)
     facts = {
         "spec": dataclasses.asdict(spec),
