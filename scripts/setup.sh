@@ -2,7 +2,7 @@
 # Installs TRM-Agent and the pinned set of packages for this machine. Idempotent.
 #   bash scripts/setup.sh              choose the set by the hardware found
 #   TRM_HARDWARE=cpu|gpu bash ...      choose it by hand
-# Works in an active virtual environment, else makes .venv in the repository.
+# Works in an active virtual environment, else makes .venv in the repository and says how to activate it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

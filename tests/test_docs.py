@@ -54,3 +54,34 @@ def test_the_page_on_own_environments_names_every_option_of_a_game():
     page = (DOCS / "own_environment.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert named == [field.name for field in fields(GymOptions) if field.name not in PER_EPISODE]
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading():
+    pages = [*DOCS.rglob("*.md"), DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", EXAMPLES / "README.md"]
+    lost = []
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            name, _, anchor = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            is_there = target.exists() and (not anchor or target.suffix != ".md" or anchor in headings(target))
+            if not link.startswith("https://") and not is_there:
+                lost.append(f"{page.relative_to(DOCS.parent)}: {link}")
+    assert lost == []
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, front = set(), [DOCS.parent / "README.md"]
+    while front:
+        page = front.pop()
+        for name in re.findall(r"\]\(([^)\s#]+\.md)", page.read_text(encoding="utf-8")):
+            target = (page.parent / name).resolve()
+            if target not in reached and target.exists():
+                reached.add(target)
+                front.append(target)
+    assert {page.resolve() for page in DOCS.rglob("*.md") if "decisions" not in page.parts} - reached == set()
