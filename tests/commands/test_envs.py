@@ -11,6 +11,7 @@ from trm_agent.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
 FAULTY = "tests.envs.faulty_envs"
+FIGURES = {"steps_done_frac": 1.0, "answered_early": 0.0}
 REGISTERING = f"""
 import gymnasium
 for kind in ("Sound", "RewardsJunk", "HasNoSolver"):
@@ -153,7 +154,7 @@ def test_the_solver_plays(capsys):
     assert "[system]\nFollow the steps" in out
     assert out.count("[assistant]") == 3
     assert "<calculator>" in out
-    assert out.endswith("reward 1, terminated, success: True, numbers: {}\n")
+    assert out.endswith(f"reward 1, terminated, success: True, numbers: {FIGURES}\n")
 
 
 def test_a_person_plays_with_turns_of_several_lines(capsys, monkeypatch):
@@ -163,7 +164,7 @@ def test_a_person_plays_with_turns_of_several_lines(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "[tool (malformed call)]\nError: <tool_call> without </tool_call>" in out
     assert "[tool]\nResult: 2. Now give the final answer." in out
-    assert out.endswith("reward 0, terminated, success: False, numbers: {}\n")
+    assert out.endswith(f"reward 0, terminated, success: False, numbers: {FIGURES}\n")
 
 
 def test_input_that_ends_early_ends_the_game(capsys, monkeypatch):

@@ -105,9 +105,7 @@ def test_a_place_that_cannot_be_written_is_bad_input(
 ) -> None:
     (tmp_path / "file").touch()
     root = str(tmp_path / "file")
-    monkeypatch.setattr(
-        train, "compose_run", lambda _: OmegaConf.create(config(Path(root), directory and f"{root}/run"))
-    )
+    monkeypatch.setattr(train, "composed", lambda *_: OmegaConf.create(config(Path(root), directory and f"{root}/run")))
     monkeypatch.setattr(train, "_refuse_or_pin", lambda _: "")
     assert train.main(["experiment=math_nano"]) == 2
     field = "run.dir" if directory else "run.root"
