@@ -38,7 +38,7 @@ from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
 from trm_agent.runs.search_path import look_here_last
 from trm_agent.runs.sessions import begin_session
-from trm_agent.runs.success_table import table
+from trm_agent.runs.success_table import table_of
 from trm_envs.scoring import SCORER_VERSION
 from trm_fields import refuse
 
@@ -240,7 +240,7 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
         return BAD_INPUT
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return close_session(error, opened, stop, screen_out)
-    print(f"\n{table(summary)}\n", file=screen_out)
+    print(f"\n{table_of(folder.path)}\n", file=screen_out)
     sessions = f" in {summary['sessions']} sessions" if summary["sessions"] > 1 else ""
     took = f"{summary['steps']} steps in {duration(summary['wall_s'])}{sessions}"
     print(f"{took}; {folder.path}/summary.json, curves.png", file=screen_out)

@@ -1,12 +1,20 @@
 """The table at the end of a run: success before and after by horizon, with intervals."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+from trm_agent.runs.folder import SUMMARY_FILE
 from trm_agent.runs.rates import newcombe, wilson
 
 FEW = 20
 """Number of tasks of a horizon below which the table says that its figures are few."""
 _SCALE = 100
+
+
+def table_of(run_dir: Path) -> str:
+    """Format the table of a complete run."""
+    return table(json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8")))
 
 
 def table(summary: dict[str, Any]) -> str:
