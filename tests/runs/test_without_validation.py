@@ -18,7 +18,8 @@ from trm_agent.runs.sessions import begin_session
 def test_a_run_without_validation_ends_with_its_summary_its_curves_and_a_report(
     tmp_path: Path, made_up_for: bool
 ) -> None:
-    run = write_run(tmp_path / "run", finished=False)
+    settings = {"run": {}, "env": {"id": "trm/ChainMath-v0", "module": None, "kwargs": {}}}
+    run = write_run(tmp_path / "run", finished=False, config=settings)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     bare = [{key: value for key, value in row.items() if "val_" not in key} for row in rows if row["step"] > 0]
     if made_up_for:
