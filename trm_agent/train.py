@@ -20,19 +20,10 @@ from trm_agent.runs.arguments import CommandParser, composed, describe, show
 from trm_agent.runs.compose import plain
 from trm_agent.runs.data_text import printable
 from trm_agent.runs.defaults import defaults_of
-from trm_agent.runs.extend import SCHEDULED_OPTIMIZER, compose_extension, open_extended, write_extension
-from trm_agent.runs.folder import (
-    CHECKPOINTS,
-    LOG_FILE,
-    RunFolder,
-    checkpoint_folder,
-    discard,
-    forget_after,
-    open_run_folder,
-    record_resume,
-)
+from trm_agent.runs.extend import SCHEDULED_OPTIMIZER, compose_extension, go_on, open_extended
+from trm_agent.runs.folder import CHECKPOINTS, LOG_FILE, RunFolder, checkpoint_folder, discard, open_run_folder
 from trm_agent.runs.leftovers import remove_stale_weights
-from trm_agent.runs.origin import INIT_FROM, check_origin, check_own, check_resumed
+from trm_agent.runs.origin import INIT_FROM, check_modes, check_origin, check_own, check_resumed, needs_first_weights
 from trm_agent.runs.progress import forget_progress
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
@@ -100,6 +91,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
         return 0
     try:
         check_own(folder)
+        if not folder.step:
+            check_origin(config)
         model = _suited_model(config, folder)
         disk = _checked_disk(config, folder, model)
     except ValueError as error:
@@ -115,13 +108,15 @@ def _look(config: DictConfig, notes: str, step: int = 0) -> int:
     """Print the run as it would be; returns 0."""
     from trm_agent.runs.dry_run import facts_of_run, look
 
+    if not step:
+        check_origin(config)
     facts, model = facts_of_run(config)
     if not step:
         check_resumed(config, facts)
-        if config.run.init_from is not None:
-            from trm_agent.evaluate.checkpoints.initial import suited_checkpoint
+    if needs_first_weights(config, step):
+        from trm_agent.evaluate.checkpoints.initial import suited_checkpoint
 
-            suited_checkpoint(INIT_FROM, config.run.init_from, facts)
+        suited_checkpoint(INIT_FROM, config.run.init_from, facts)
     print("\n".join(look(config, facts, model, step, notes)))
     return 0
 
@@ -143,7 +138,7 @@ def _refuse_or_pin(config: DictConfig) -> str:
     require_engine("train")
     preflight.check_machine(config)
     preflight.check(config)
-    check_origin(config)
+    check_modes(config)
     resolve_protocol(config)
     rows = pin_rows(config)
     pin_packages(config)
@@ -202,10 +197,9 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
         path = str(ensure_nano_model(spec))
     facts = load_facts(config, path)
     check_model(config, facts)
-    if folder.step:
-        return path
-    check_resumed(config, facts)
-    if config.run.init_from is not None:
+    if not folder.step:
+        check_resumed(config, facts)
+    if needs_first_weights(config, folder.step):
         from trm_agent.evaluate.checkpoints.initial import initial_weights, suited_checkpoint
 
         path = str(initial_weights(suited_checkpoint(INIT_FROM, config.run.init_from, facts)))
@@ -251,8 +245,6 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
     """Fill in the settings that depend on the machine, the run's folder and the model's, and prepare the folder."""
     from omegaconf import open_dict
 
-    if folder.changes:
-        write_extension(folder)
     with open_dict(config):
         config.run.dir = str(folder.path.resolve())
         config.trainer.default_local_dir = str(folder.path.resolve() / CHECKPOINTS)
@@ -275,21 +267,19 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
         from trm_agent.fork_server import handle
 
         handle.start(folder.path / LOG_FILE)
-    if folder.state == "resumed":
-        forget_after(folder.path, folder.step)
-        record_resume(folder, SCORER_VERSION)
 
 
 def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str], ray_started: Callable[[], None]) -> None:
     from trm_agent.verl_plugin.driver import launch
 
+    try:
+        launch.check(config)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    go_on(folder, SCORER_VERSION)
     screen = Screen(folder.path, out, config.trainer.total_training_steps, started)
     screen.start()
     try:
-        try:
-            launch.check(config)
-        except ValueError as error:
-            raise BadInput(str(error)) from error
         launch.run(config, ray_started)
     finally:
         screen.close()

@@ -12,8 +12,7 @@ from tests.golden.presets import config_of
 from tests.runs.test_old_configs import FIXTURE
 from trm_agent.runs import extend
 from trm_agent.runs.compose import plain
-from trm_agent.runs.extend import EXTENDABLE, compose_extension, open_extended, write_extension
-from trm_agent.runs.folder import record_resume
+from trm_agent.runs.extend import EXTENDABLE, compose_extension, go_on, open_extended, write_extension
 from trm_agent.runs.history import history
 from trm_agent.runs.stored_config import read_config
 from trm_envs.scoring import SCORER_VERSION
@@ -69,8 +68,7 @@ def test_a_finished_run_goes_on_in_its_folder_and_its_history_tells_it(run: Path
         "rate schedule stretched: cosine after a warm-up over steps 1 to 80 (--schedule restart is the other choice)",
     )
     assert contents(run) == before, "nothing is written before the model has been checked"
-    write_extension(opened)
-    record_resume(opened, SCORER_VERSION)
+    go_on(opened, SCORER_VERSION)
     assert not (run / "summary.json").exists()
     stored = read_config(run)
     assert (stored["trainer"]["total_training_steps"], stored["trainer"]["save_freq"]) == (80, 5)

@@ -9,9 +9,12 @@ from omegaconf import OmegaConf
 
 from tests.episode.forms import FORMS
 from trm_agent import train
+from trm_agent.evaluate.checkpoints import initial
 from trm_agent.models import nano as nano_model
+from trm_agent.runs import model_facts, preflight_model
 from trm_agent.runs.chat import run_chat_tokens
 from trm_agent.runs.compose import compose_run
+from trm_agent.runs.folder import RunFolder
 from trm_agent.runs.model_facts import ModelFacts, load_facts
 from trm_agent.runs.preflight_model import check_model
 
@@ -113,3 +116,40 @@ def test_a_run_that_does_not_suit_its_model_leaves_no_folder_and_trains_nothing(
         "error: env.val.horizons: got 8, at which the scripted solver itself cannot finish" in capsys.readouterr().err
     )
     assert not run.exists()
+
+
+def opened(path, step):
+    """A run's folder as the command finds it."""
+    return RunFolder(path, "resumed" if step else "new", step)
+
+
+@pytest.mark.parametrize(("step", "use_kl_loss"), [(0, False), (0, True), (3, True), (3, False)])
+def test_the_reference_of_a_resumed_run_is_that_of_its_first_session(step, use_kl_loss, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.os, "environ", dict(train.os.environ))
+    monkeypatch.setattr(model_facts, "load_facts", lambda config, path: facts())
+    monkeypatch.setattr(preflight_model, "check_model", lambda *_: None)
+    monkeypatch.setattr(initial, "suited_checkpoint", lambda field, source, facts: source)
+    monkeypatch.setattr(initial, "initial_weights", lambda source: f"weights of {source}")
+    fields = {"actor_rollout_ref.model.path": "org/model", "actor_rollout_ref.actor.use_kl_loss": use_kl_loss}
+    config = composed(**fields, **{"run.init_from": "runs/a@1"})
+    is_loaded = use_kl_loss or not step
+    assert train._suited_model(config, opened(tmp_path, step)) == ("weights of runs/a@1" if is_loaded else "org/model")
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_run_resumes_from_its_own_checkpoint_when_the_one_that_it_began_at_is_gone(
+    step, tmp_path, monkeypatch, capsys
+):
+    config = copy.deepcopy(nano())
+    config.trainer.resume_mode, config.trainer.resume_from_path = "resume_path", str(tmp_path / "global_step_9")
+    run = tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setattr(train, "composed", lambda *_: config)
+    for name in ("announce", "check_own", "_checked_disk"):
+        monkeypatch.setattr(train, name, lambda *_: "")
+    monkeypatch.setattr(train, "_open_folder", lambda *_: opened(run, step))
+    monkeypatch.setattr(train, "_suited_model", lambda *_: "model")
+    monkeypatch.setattr(train, "train", lambda *_: 0)
+    assert train.main([]) == (0 if step else train.BAD_INPUT)
+    assert step or "which is not a folder here" in capsys.readouterr().err
+    assert run.exists() == bool(step)

@@ -14,14 +14,35 @@ from omegaconf import OmegaConf
 from trm_agent.evaluate.checkpoints.initial import initial_checkpoint
 from trm_agent.runs import folder as folders
 from trm_agent.runs.history import history
-from trm_agent.runs.origin import begins, check_origin, check_shape, check_tokens, start_step
+from trm_agent.runs.origin import (
+    begins,
+    check_modes,
+    check_origin,
+    check_shape,
+    check_tokens,
+    needs_first_weights,
+    start_step,
+)
 from trm_agent.runs.results import summarise
 
 
 def config(**trainer: Any) -> Any:
     fields = {"resume_mode": "auto", "resume_from_path": None, "total_training_steps": 42, **trainer}
     devices = {"n_gpus_per_node": 1, "nnodes": 1}
-    return OmegaConf.create({"run": {"init_from": None}, "trainer": {**devices, **fields}})
+    actor = {"use_kl_loss": False, "checkpoint": {"load_contents": ["model", "optimizer", "extra"]}}
+    return OmegaConf.create(
+        {
+            "run": {"init_from": None},
+            "trainer": {**devices, **fields},
+            "algorithm": {"use_kl_in_reward": False},
+            "actor_rollout_ref": {"actor": actor, "model": {}},
+        }
+    )
+
+
+def check(given: Any) -> None:
+    check_modes(given)
+    check_origin(given)
 
 
 def checkpoint(root: Path, step: int = 40, devices: int = 1) -> Path:
@@ -37,11 +58,11 @@ def checkpoint(root: Path, step: int = 40, devices: int = 1) -> Path:
 def test_a_checkpoint_is_gone_on_from_after_its_step(tmp_path: Path) -> None:
     path = checkpoint(tmp_path)
     given = config(resume_mode="resume_path", resume_from_path=str(path))
-    check_origin(given)
+    check(given)
     assert start_step(given) == 40
     assert begins(given) == f"new run, goes on after step 40 of {path}"
     for mode in ("auto", "disable"):
-        check_origin(config(resume_mode=mode))
+        check(config(resume_mode=mode))
         assert (start_step(config(resume_mode=mode)), begins(config(resume_mode=mode))) == (0, "new run")
 
 
@@ -87,14 +108,43 @@ def test_a_checkpoint_that_does_not_fit_is_refused(trainer: dict[str, Any], word
     checkpoint(tmp_path)
     filled = {name: value.format(root=tmp_path) if isinstance(value, str) else value for name, value in trainer.items()}
     with pytest.raises(ValueError, match=word):
-        check_origin(config(**filled))
+        check(config(**filled))
+
+
+def test_only_the_parts_that_are_loaded_must_be_there(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path)
+    (path / "actor/optim_world_size_1_rank_0.pt").unlink()
+    given = config(resume_mode="resume_path", resume_from_path=str(path))
+    with pytest.raises(ValueError, match=r"which lacks actor/optim_world_size_1_rank_0.pt"):
+        check_origin(given)
+    given.actor_rollout_ref.actor.checkpoint.load_contents = ["model", "extra"]
+    check_origin(given)
+
+
+@pytest.mark.parametrize(
+    ("field", "needs"),
+    [
+        (None, False),
+        ("actor_rollout_ref.actor.use_kl_loss", True),
+        ("algorithm.use_kl_in_reward", True),
+        ("actor_rollout_ref.model.lora_rank", True),
+    ],
+)
+def test_a_resumed_run_loads_its_first_weights_where_they_stay_the_reference(field: str | None, needs: bool) -> None:
+    given = config()
+    if field is not None:
+        OmegaConf.update(given, field, True, force_add=True)
+    assert not needs_first_weights(given, 3)
+    given.run.init_from = "runs/a@1"
+    assert needs_first_weights(given, 0)
+    assert needs_first_weights(given, 3) is needs
 
 
 def test_weights_and_a_whole_checkpoint_exclude_each_other(tmp_path: Path) -> None:
     given = config(resume_mode="resume_path", resume_from_path=str(checkpoint(tmp_path)))
     given.run.init_from = "runs/a@1"
     with pytest.raises(ValueError, match=r"run.init_from: got 'runs/a@1', with trainer.resume_mode=resume_path"):
-        check_origin(given)
+        check(given)
 
 
 def test_a_model_of_another_shape_is_refused_with_the_fields_that_differ() -> None:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.compose import GROUPS, compose_run, default_experiment, plain
-from trm_agent.runs.folder import SUMMARY_FILE, RunFolder, check_scorer, checkpoint_step, resumed, write_atomically
+from trm_agent.runs.folder import (
+    SUMMARY_FILE,
+    RunFolder,
+    check_scorer,
+    checkpoint_step,
+    forget_after,
+    record_resume,
+    resumed,
+    write_atomically,
+)
 from trm_agent.runs.numbered import try_lock
 from trm_agent.runs.old_fields import MEANT
 from trm_agent.runs.scorer_version import FIELD
@@ -28,7 +37,6 @@ EXTENDABLE = (
     "trainer.logger",
     "trainer.log_val_generations",
     "trainer.max_actor_ckpt_to_keep",
-    "trainer.max_critic_ckpt_to_keep",
     "run.keep_best",
     "run.keep_every",
     "run.weight_sync_timeout_s",
@@ -130,6 +138,20 @@ def open_extended(
     folder.changes, folder.schedule = changes, schedule or "stretch"
     folder.changed_config = {**plain(config), FIELD: stored.get(FIELD, version)}
     return folder
+
+
+def go_on(folder: RunFolder, version: str) -> None:
+    """Write into the folder of a resumed run that it goes on, and how, once nothing refuses it any more.
+
+    Args:
+        folder: the folder; nothing is written into a new one.
+        version: that of the scorer.
+    """
+    if folder.changes:
+        write_extension(folder)
+    if folder.state == "resumed":
+        forget_after(folder.path, folder.step)
+        record_resume(folder, version)
 
 
 def write_extension(folder: RunFolder) -> None:

@@ -31,6 +31,8 @@ SHAPE = (
     "moe_intermediate_size",
     "tie_word_embeddings",
 )
+# part of verl's load_contents -> start of its files' names
+_PARTS = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
 _STEP_FOLDER = re.compile(r"global_step_([0-9]{1,15})")
 
 
@@ -55,12 +57,27 @@ def begins(config: DictConfig) -> str:
     return f"new run, weights of {config.run.init_from}" if config.run.init_from else "new run"
 
 
-def check_origin(config: DictConfig) -> None:
-    """Refuse a checkpoint that a run cannot go on from; its files are read, nothing in them is run.
+def needs_first_weights(config: DictConfig, step: int) -> bool:
+    """Tell whether a session loads the weights of `run.init_from`.
+
+    A run that is resumed needs them for the reference of its KL terms, and as the base of its adapters.
+
+    Args:
+        config: the configuration.
+        step: the step after which the session goes on; 0 for the first session.
+    """
+    if config.run.init_from is None:
+        return False
+    ours = config.actor_rollout_ref
+    has_reference = ours.actor.use_kl_loss or config.algorithm.use_kl_in_reward
+    return bool(not step or has_reference or ours.model.get("lora_rank"))
+
+
+def check_modes(config: DictConfig) -> None:
+    """Refuse fields that contradict each other about where a run begins.
 
     Raises:
-        ValueError: it is not there, half-written, made by another number of devices, beyond the last step, or holds
-            programs; or two fields contradict each other.
+        ValueError: they do.
     """
     mode, path = config.trainer.get("resume_mode") or "auto", config.trainer.get("resume_from_path")
     OneOf(MODES).check(RESUME_MODE, mode)
@@ -68,10 +85,21 @@ def check_origin(config: DictConfig) -> None:
         if path is not None:
             because = f"which is read with {RESUME_MODE}=resume_path alone"
             refuse(RESUME_PATH, path, "null", f"set {RESUME_MODE}=resume_path, or leave it out", because=because)
-        return
-    if config.run.init_from is not None:
+    elif config.run.init_from is not None:
         because = f"with {RESUME_MODE}=resume_path, which loads weights too"
         refuse(INIT_FROM, config.run.init_from, "one of the two", "leave one out", because=because)
+
+
+def check_origin(config: DictConfig) -> None:
+    """Refuse a checkpoint that a new run cannot go on from; its files are read, nothing in them is run.
+
+    Raises:
+        ValueError: it is not there, half-written, made by another number of devices, beyond the last step, or holds
+            programs.
+    """
+    path = config.trainer.get("resume_from_path")
+    if config.trainer.get("resume_mode") != "resume_path":
+        return
     folder = Path(str(path)).expanduser()
     if path is None or not _STEP_FOLDER.fullmatch(folder.name) or not (folder / "actor").is_dir():
         allowed = "a folder global_step_N of a run's checkpoints, with its actor"
@@ -80,7 +108,9 @@ def check_origin(config: DictConfig) -> None:
     if steps is not None and start_step(config) >= steps:
         because = f"while the checkpoint is of step {start_step(config)}"
         refuse("trainer.total_training_steps", steps, "a later step", "raise it", because=because)
-    _check_files(folder, config.trainer.n_gpus_per_node * config.trainer.nnodes)
+    contents = config.actor_rollout_ref.actor.checkpoint.load_contents
+    parts = [part for content, part in _PARTS.items() if content in contents]
+    _check_files(folder, parts, config.trainer.n_gpus_per_node * config.trainer.nnodes)
 
 
 def check_own(folder: RunFolder) -> None:
@@ -159,10 +189,10 @@ def _holds(folder: Path) -> str:
     return f"which holds {', '.join(steps[:5]) or 'no checkpoint'}"
 
 
-def _check_files(folder: Path, devices: int) -> None:
+def _check_files(folder: Path, parts: list[str], devices: int) -> None:
     from trm_agent.runs.checkpoint_pickles import check_checkpoint
 
-    for part in ("model", "optim", "extra_state"):
+    for part in parts:
         names = [f"{part}_world_size_{devices}_rank_{rank}.pt" for rank in range(devices)]
         missing = [name for name in names if not (folder / "actor" / name).exists()]
         if missing:
