@@ -48,8 +48,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         tool_time: the budget of time for code that runs on the model's text, with the time used.
         task_split: the task's split if `make_task` decides it itself, as a task of parts must; if empty, the hash does.
         expected_answer: the right answer for people who read episodes, if `make_task` sets it; never shown to a model.
-        one_task: True for a game that is always the same, whatever the seed: it belongs to every split, so that its
-            results are not held out.
+        one_task: True for a game that is always the same: it belongs to every split, so its results are not held out.
         reward_range: bounds of an episode's return, which is the sum of its rewards.
         unfinished_reward: the largest return of an episode that the environment did not end itself, such as one that a
             limit cut. Where rewards can be negative it must be low, or else a policy does best by never finishing.
@@ -273,7 +272,8 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
     def _draw(self) -> str:
         """Draw tasks until one belongs to the split; return its first message."""
         for _ in range(MAX_DRAWS):
-            self.system_prompt, self.task_key, self.task_split = type(self).system_prompt, "", ""
+            self.system_prompt, self.expected_answer = type(self).system_prompt, type(self).expected_answer
+            self.task_key = self.task_split = ""
             first_message = self.make_task()
             key = self.task_key or first_message
             if self.one_task or self.options.split in (self.task_split or split_of(key), "all"):

@@ -234,6 +234,12 @@ class CostsEveryCall(Sound):
     reward_range = (-100.0, 1.0)
 
 
+class CostsLessUnfinished(CostsEveryCall):
+    """The same, though it has a bound."""
+
+    unfinished_reward = 0.0
+
+
 class PlaysOnAfterItsEnd(Sound):
     @trm_envs.tool
     def run(self, code: str) -> trm_envs.ToolResult:

@@ -98,5 +98,13 @@ def hidden(game: Any) -> str:
     return str(game.unwrapped.left)
 
 
+def left_of(game: Any) -> int:
+    return int(game.unwrapped.left)
+
+
+def is_exact(total: float, truncated: bool, game: Any) -> bool:
+    return left_of(game) == 0
+
+
 def survived(total: float, truncated: bool, game: Any) -> bool:
     return truncated

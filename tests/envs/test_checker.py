@@ -25,6 +25,7 @@ PLANTED = [
     (fakes.PaysForEveryCall, "rewards", "add up to"),
     (fakes.PaysForTheLastCall, "rewards", "add up to"),
     (fakes.CostsEveryCall, "rewards", "never finishing"),
+    (fakes.CostsLessUnfinished, "rewards", "never finishing"),
     (fakes.PlaysOnAfterItsEnd, "outside_episode", "after the solver's last turn"),
     (fakes.VariesItsOneTask, "seeds_differ", "leave it out"),
     (fakes.NeverAnswers, "solver:1", "has not ended"),

@@ -62,6 +62,27 @@ def test_a_new_task_has_a_new_expected_answer():
     assert len(found) > 5
 
 
+class KnowsHalf(ChainMath):
+    """Knows the answer of some tasks alone."""
+
+    knows = True
+
+    def make_task(self):
+        before, first_message = self.expected_answer, super().make_task()
+        assert before is None
+        self.expected_answer = self.expected_answer if self.knows else before
+        return first_message
+
+
+def test_a_task_without_an_expected_answer_has_none_of_an_earlier_task():
+    env = KnowsHalf()
+    env.reset(seed=1)
+    assert env.expected_answer is not None
+    env.knows = False
+    env.reset(seed=2)
+    assert env.expected_answer is None
+
+
 class Watched(PythonMath):
     """An environment whose expected answer can be recognised."""
 

@@ -9,6 +9,7 @@ from tests.envs import gym_games
 from trm_envs.checker import check
 from trm_envs.gym_tool import GymTool, register_gym
 from trm_envs.gym_tool.observations import plain
+from trm_envs.gym_tool.search import replayed
 from trm_envs.options import split_of
 
 FROZEN = {"env_id": "FrozenLake-v1", "one_task": True, "env_kwargs": {"is_slippery": False}}
@@ -122,6 +123,43 @@ def test_giving_up_is_worth_no_more_than_not_finishing() -> None:
     rewards = [step[1] for step in played(env, 1, 1)]
     *_, reward, terminated, _, info = env.step(answer)
     assert (sum(rewards) + reward, terminated, info["success"]) == (-100.0, True, False)
+
+
+def test_a_game_that_is_cut_is_worth_no_more_than_not_finishing() -> None:
+    costly = {"rewards": "game", "unfinished_reward": -100}
+    for number in (1, 2):
+        env = game("Costly", env_kwargs={"max_episode_steps": number}, success_at=-40, **costly)
+        steps = played(env, *[1] * number)
+        assert (sum(step[1] for step in steps), steps[-1][3]) == (-100.0, True)
+    # unless a rule says that it is won so
+    env = game("Costly", env_kwargs={"max_episode_steps": 1}, success=gym_games.survived, **costly)
+    assert played(env, 1)[0][1:4] == (-1.0, False, True)
+
+
+def test_the_solver_wins_by_a_rule_that_reads_the_game() -> None:
+    (*_, info), _ = won(game("Sum", success="tests.envs.gym_games:is_exact"))
+    assert info["success"]
+
+
+def test_the_solver_avoids_moves_on_which_the_game_raises() -> None:
+    (*_, info), _ = won(game("Breaks"))
+    assert info["success"]
+
+
+def test_a_line_that_wins_by_one_rule_is_not_taken_for_another() -> None:
+    assert won(game("Costly", success_at=-40, rewards="game", unfinished_reward=-100))[0][4]["success"]
+    with pytest.raises(NotImplementedError):
+        game("Costly", success_at=1, rewards="game", unfinished_reward=-100).solution()
+
+
+def test_a_line_that_is_longer_than_the_game_does_not_replay() -> None:
+    sum_of_ones = gymnasium.make("games/Sum-v0", disable_env_checker=True)
+    sum_of_ones.reset(seed=3)
+    number = gym_games.left_of(sum_of_ones)
+    found = replayed(sum_of_ones, 3, [1] * number)
+    assert found is not None
+    assert (found.total, found.is_over) == (1.0, True)
+    assert replayed(sum_of_ones, 3, [1] * (number + 1)) is None
 
 
 def test_a_loss_and_a_cut_game_are_no_success_unless_a_rule_says_so() -> None:

@@ -104,10 +104,10 @@ def rewards_are_bounded(subject: Subject) -> None:
     """Check that an episode's return stays in `reward_range`, and that nobody gains by not finishing."""
     with subject.open() as env:
         least, most = env.reward_range
-        if least < 0 and not env.unfinished_reward <= 0:
+        if least < 0 and not env.unfinished_reward <= (least if math.isfinite(least) else 0.0):
             raise Failed(
                 f"reward_range starts at {least}, and unfinished_reward is {env.unfinished_reward}: a policy would do "
-                "best by never finishing; set a low one, such as the worst return of a finished episode"
+                "best by never finishing; set at most the worst return of a finished episode"
             )
         turns = [action for action, *_ in itertools.islice(episode(env, subject.seed), 1, REPEATS)]
         # as the solver plays, and each of its turns again and again

@@ -11,7 +11,7 @@ from trm_envs.errors import ScorerFailed
 from trm_envs.gym_tool.actions import NAME, action_tool, argument_of, moves_of
 from trm_envs.gym_tool.observations import ANSI, load_function, renders_text, shower
 from trm_envs.gym_tool.options import GAME, OBSERVATION, PER_EPISODE, SEED, GymOptions
-from trm_envs.gym_tool.search import winning_line
+from trm_envs.gym_tool.search import Wins, replayed, winning_line
 from trm_envs.judged import finite, judged, text
 from trm_envs.own_modules import import_module, told_of_unknown
 from trm_envs.tools import ToolResult
@@ -24,8 +24,8 @@ class GymTool(ToolEnv[GymOptions]):
     """A Gymnasium environment whose actions are the calls of one tool, and whose observations are text.
 
     The seed of `reset` seeds the game, and so makes the task. An action outside the space is told to the model and
-    plays nothing. If the game raises on an action, the episode ends with reward 0, as the action's fault. An answer
-    gives up.
+    plays nothing. If the game raises on an action, the episode ends with reward 0 as the action's fault, and its
+    return is at most `unfinished_reward`. An answer gives up.
 
     Args:
         env_id: Gymnasium id of the game.
@@ -98,8 +98,10 @@ class GymTool(ToolEnv[GymOptions]):
             raise ScorerFailed(f"{self.options.env_id} failed on the move {move!r:.80}: {failure}") from failure
         terminated, truncated = bool(terminated), bool(truncated) and not terminated
         if terminated or truncated:
-            self._is_won = judged(self._wins, bool, math.fsum(self._returns), truncated)
+            self._is_won = judged(self._wins, bool, math.fsum(self._returns), truncated, self._game)
         paid = self._returns[-1] if self.options.rewards == GAME else float(self._is_won)
+        if truncated and self.options.rewards == GAME and not self._is_won:
+            paid = min(paid, self.unfinished_reward - math.fsum(self._returns[:-1]))  # else it would pay to stand still
         return ToolResult(shown, reward=paid, terminated=terminated, truncated=truncated)
 
     def succeeded(self, episode_return: float, truncated: bool) -> bool:
@@ -131,10 +133,10 @@ class GymTool(ToolEnv[GymOptions]):
             return shown if task == OBSERVATION else str(self._seed)
         return text(load_function("task", task)(self._game))
 
-    def _success_rule(self) -> Any:
+    def _success_rule(self) -> Wins:
         if self.options.success:
             rule = load_function("success", self.options.success)
-            return lambda total, truncated: bool(rule(total, truncated, self._game))
+            return lambda total, truncated, game: bool(rule(total, truncated, game))
         least = self.options.success_at
         if least is None and self._game.spec is not None:
             least = self._game.spec.reward_threshold
@@ -145,7 +147,7 @@ class GymTool(ToolEnv[GymOptions]):
                 f"a number, since {self.options.env_id} states no reward_threshold",
                 "give the least return that is a success, such as success_at=1.0, or success=my_module:function",
             )
-        return lambda total, truncated: not truncated and total >= least
+        return lambda total, truncated, game: not truncated and total >= least
 
     def _made(self) -> Any:
         """Return the game, which renders text if it can and must.
@@ -185,7 +187,9 @@ class GymTool(ToolEnv[GymOptions]):
 
 def _line(env: GymTool) -> list[Any] | None:
     """Return the winning line of the present task. A game with one task tries that of seed 0 first."""
-    search = functools.partial(_found, repr((env.options.env_id, env.options.env_kwargs)), env)
+    options = env.options
+    rules = options.success_at, options.success, options.to_text
+    search = functools.partial(_found, repr((options.env_id, options.env_kwargs, *rules)), env)
     if env.one_task and (line := search(0)) and _replays(env, line):
         return line
     return search(env._seed)
@@ -195,28 +199,26 @@ _lines: dict[tuple[str, int], list[Any] | None] = {}
 
 
 def _found(name: str, env: GymTool, seed: int) -> list[Any] | None:
-    if (name, seed) not in _lines:
+    line = _lines.get((name, seed))
+    if line is None and (name, seed) not in _lines:
         if len(_lines) >= MAX_LINES:
             _lines.clear()
         moves = moves_of(env._game.action_space)
         game = env._made()
         try:
-            _lines[name, seed] = moves and winning_line(game, seed, moves, env._wins, shower(game, env.options.to_text))
+            line = moves and winning_line(game, seed, moves, env._wins, shower(game, env.options.to_text))
         finally:
             game.close()
-    return _lines[name, seed]
+        _lines[name, seed] = line
+    return line
 
 
 def _replays(env: GymTool, line: list[Any]) -> bool:
     """Return True if a line of another seed wins this task too."""
     game = env._made()
     try:
-        game.reset(seed=env._seed)
-        total, truncated, terminated = 0.0, False, False
-        for move in line:
-            _, reward, terminated, truncated, _ = game.step(move)
-            total += float(reward)
-        return bool(terminated or truncated) and env._wins(total, not terminated)
+        played = replayed(game, env._seed, line)
+        return played is not None and played.is_over and env._wins(played.total, played.truncated, game)
     finally:
         game.close()
 
