@@ -122,7 +122,7 @@ def _look(config: DictConfig, notes: str, step: int = 0) -> int:
 
 
 def _refuse_or_pin(config: DictConfig) -> str:
-    """Refuse settings that cannot work, and pin those that the run must find again when it resumes.
+    """Set the environment variables, refuse settings that cannot work, and pin what a resumed run must find again.
 
     Returns:
         A line about the file of problems; "" if there is none.
@@ -136,6 +136,7 @@ def _refuse_or_pin(config: DictConfig) -> str:
     from trm_agent.runs.row_files import pin_rows
 
     require_engine("train")
+    os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
     preflight.check_machine(config)
     preflight.check(config)
     check_modes(config)
@@ -172,7 +173,7 @@ def _checked_disk(config: DictConfig, folder: RunFolder, model: str) -> str:
 
 
 def _suited_model(config: DictConfig, folder: RunFolder) -> str:
-    """Set the environment variables, find or make the model, and refuse a configuration that does not suit it.
+    """Find or make the model, and refuse a configuration that does not suit it.
 
     Returns:
         The folder of the model, or its hub id.
@@ -184,7 +185,6 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
     from trm_agent.runs.preflight import NANO
     from trm_agent.runs.preflight_model import check_model, check_nano_budget
 
-    os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
     os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -4,9 +4,11 @@ All in one process; where Hydra's composition is not what is tried, one composit
 """
 
 import functools
+import os
 import pickle
 import shlex
 from pathlib import Path
+from unittest.mock import patch
 
 import hydra
 import pytest
@@ -159,7 +161,9 @@ def before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("trm_agent.runs.preflight_verl._cuda_devices", lambda: 0)
     for name in ("_suited_model", "train"):
         monkeypatch.setattr(train, name, lambda *_: pytest.fail("the command was not refused"))
-    yield
+    # the command sets `hardware.env_vars`
+    with patch.dict(os.environ):
+        yield
     assert list(tmp_path.iterdir()) == []
 
 

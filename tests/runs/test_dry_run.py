@@ -1,13 +1,23 @@
 """`trm train --check`: the first prompt, limits, steps and disk, without Ray and without a folder."""
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from omegaconf import OmegaConf
 
 from trm_agent import cli
 from trm_agent.runs import dry_run, folder
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """The environment's variables, put back afterwards: the command sets `hardware.env_vars`."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.mark.slow
@@ -30,6 +40,7 @@ def test_a_run_is_shown_and_nothing_is_started_or_written(tmp_path: Path, monkey
         assert text in shown
     assert shown.endswith("nothing was started or written\n")
     assert list(tmp_path.iterdir()) == []
+    assert os.environ["VERL_PLATFORM"] == "cpu"
     assert "vllm" not in set(sys.modules) - loaded
     # what does not fit the model is refused with 2
     assert cli.main([*words, "data.max_response_length=8", "actor_rollout_ref.rollout.max_model_len=300"]) == 2

@@ -3,13 +3,14 @@
 import copy
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from trm_agent.runs import preflight, preflight_model
+from trm_agent.runs import preflight, preflight_model, preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 from trm_agent.runs.schema import check_groups
@@ -223,3 +224,57 @@ def test_a_group_estimator_needs_a_group(estimator: str) -> None:
 @pytest.mark.parametrize("estimator", sorted(OTHER_ESTIMATORS))
 def test_an_estimator_without_groups_needs_none(estimator: str) -> None:
     preflight.check(composed(f"algorithm.adv_estimator={estimator}", "actor_rollout_ref.rollout.n=1"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "theirs", "login", "may"),
+    [
+        ({}, {}, "", False),
+        ({"WANDB_MODE": "offline"}, {}, "", True),
+        ({}, {"WANDB_API_KEY": "x"}, "", True),
+        ({}, {"WANDB_MODE": "disabled"}, "", True),
+        ({}, {}, "api.wandb.ai", True),
+        ({"WANDB_BASE_URL": "https://wandb.mine:8080/x"}, {}, "api.wandb.ai", False),
+        ({"WANDB_BASE_URL": "https://wandb.mine:8080/x"}, {}, "wandb.mine", True),
+    ],
+)
+def test_wandb_needs_a_key_for_its_host_or_to_be_offline(
+    variables: dict[str, str],
+    theirs: dict[str, str],
+    login: str,
+    may: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preflight_verl, "is_installed", lambda _: True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("NETRC", "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if login:
+        (tmp_path / "_netrc").write_text(f"machine {login} login user password x\n")
+    config = OmegaConf.create(
+        {"trainer": {"logger": ["wandb"]}, "ray_kwargs": {"ray_init": {"runtime_env": {"env_vars": theirs}}}}
+    )
+    if may:
+        preflight_verl.loggers(config)
+    else:
+        with pytest.raises(ValueError, match="for which no key is found"):
+            preflight_verl.loggers(config)
+
+
+def test_devices_may_be_those_of_a_ray_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = OmegaConf.create(
+        {"hardware": {"kind": "gpu"}, "trainer": {"device": "cuda", "n_gpus_per_node": 8}, "ray_kwargs": {}}
+    )
+    monkeypatch.setattr(preflight_verl, "_cuda_devices", lambda: 0)
+    monkeypatch.setattr(preflight_verl, "RAY_HERE", tmp_path / "ray_current_cluster")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match="no CUDA device is found"):
+        preflight_verl.devices(config)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    preflight_verl.devices(config)
+    monkeypatch.delenv("RAY_ADDRESS")
+    (tmp_path / "ray_current_cluster").write_text("10.0.0.1:6379")
+    preflight_verl.devices(config)

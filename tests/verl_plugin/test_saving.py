@@ -1,6 +1,8 @@
 """What a trainer adds around checkpoints, on a stand-in with the loop of verl's `PPOTrainer.fit`."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +10,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from trm_agent.runs.endings.keeping import Keeping
 from trm_agent.runs.endings.stopping import STOP_FILE, StopRequested
 from trm_agent.runs.folder import METRICS_FILE, checkpoint_step, read_metrics, saved_steps
 from trm_agent.runs.screen import VALIDATION_FAILURES
+from trm_agent.verl_plugin.driver import trainer
 from trm_agent.verl_plugin.driver.saving import SavingMixin
 
 
@@ -104,6 +108,34 @@ def resumed(run: Path, steps: int) -> Trainer:
     """As the command resumes a run."""
     (run / STOP_FILE).unlink()
     return Trainer(run, steps, val_before_train=False)
+
+
+def test_no_checkpoint_falls_under_the_deadline_of_a_synchronisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    @contextmanager
+    def deadline(*_: Any) -> Iterator[None]:
+        calls.append("deadline")
+        yield
+
+    class Base(Loop):
+        def on_step_end(self) -> None:
+            calls.append("synchronisation")
+
+        def _save_checkpoint(self) -> None:
+            calls.append("checkpoint")
+
+    monkeypatch.setattr(trainer, "deadline", deadline)
+    monkeypatch.setattr(trainer, "get_trainer_cls", lambda _: Base)
+    monkeypatch.setattr(trainer.actor_update, "install", lambda: None)
+    made = object.__new__(trainer.trainer_class("sync"))
+    made.config = OmegaConf.create({"run": {"dir": str(tmp_path), "weight_sync_timeout_s": 1}})
+    made.global_steps, made._kept = 1, Keeping(2)
+    (tmp_path / STOP_FILE).write_text("")
+    made.on_step_end()
+    assert calls == ["checkpoint", "deadline", "synchronisation"]
 
 
 def test_a_run_to_its_end_keeps_the_newest_two(tmp_path: Path) -> None:

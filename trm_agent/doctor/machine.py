@@ -98,7 +98,7 @@ def ports() -> list[Finding]:
     findings = []
     if address := os.environ.get("RAY_ADDRESS"):
         told = f"RAY_ADDRESS={address}: training would join that Ray instead of starting one"
-        findings.append(Finding("warning", told, "unset RAY_ADDRESS"))
+        findings.append(Finding("warning", told, "unset it to train on this machine alone"))
     sockets: list[socket.socket] = []
     try:
         for _ in range(NUM_PORTS):

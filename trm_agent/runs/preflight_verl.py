@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +22,8 @@ from trm_fields import Allowed, Flag, Number, Text, nearest, refuse
 
 _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
+# written by `ray start`; a driver without an address joins the cluster that it names
+RAY_HERE = Path("/tmp/ray/ray_current_cluster")
 _TYPES: dict[str, Allowed] = {"int": Number(kind=int), "float": Number(), "bool": Flag(), "str": Text()}
 # backend of verl's Tracking -> the module that it imports; verl brings the others
 LOGGER_MODULES = {
@@ -72,7 +75,7 @@ def loggers(config: DictConfig) -> None:
         module = LOGGER_MODULES.get(name)
         if module is not None and not is_installed(module):
             refuse(field, name, "backends that are installed", f"pip install {module}, or leave it out")
-    if "wandb" in named and not _has_wandb_key():
+    if "wandb" in named and not _has_wandb_key(config):
         refuse(
             field,
             "wandb",
@@ -161,19 +164,28 @@ def _check_type(field: str, value: Any, kind: str, default: Any) -> None:
         refuse(field, value, "a section", "write a section as {name: value}")
 
 
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+def _has_wandb_key(config: DictConfig) -> bool:
+    # that of Ray's workers, of which one logs
+    theirs = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
+    env = {**os.environ, **{name: str(value) for name, value in theirs.items()}}
+    if env.get("WANDB_API_KEY") or env.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         return True
+    host = urlparse(env.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    files = [env["NETRC"]] if env.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    return any(_has_login(Path(file).expanduser(), host) for file in files)
+
+
+def _has_login(file: Path, host: str) -> bool:
     try:
-        file = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
-        return bool(netrc.netrc(file).authenticators("api.wandb.ai"))
+        return bool(netrc.netrc(file).authenticators(host))
     except (OSError, netrc.NetrcParseError):
         return False
 
 
 def _is_elsewhere(config: DictConfig) -> bool:
     """Return True if the devices may be those of a cluster that runs already."""
-    return bool(os.environ.get("RAY_ADDRESS") or OmegaConf.select(config, "ray_kwargs.ray_init.address"))
+    named = os.environ.get("RAY_ADDRESS") or OmegaConf.select(config, "ray_kwargs.ray_init.address")
+    return bool(named) or RAY_HERE.exists()
 
 
 def _cuda_devices() -> int:

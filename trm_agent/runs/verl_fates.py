@@ -71,7 +71,6 @@ BY_VERL = {
         "use_dynamic_bsz",
         "use_kl_loss",
     ),
-    "actor_rollout_ref.actor.checkpoint": ("async_save",),
     "actor_rollout_ref.model.lora": ("merge", "rank"),
     "actor_rollout_ref.model": ("lora_adapter_path", "lora_rank"),
     "actor_rollout_ref.model.mtp": ("enable", "enable_rollout"),

@@ -175,6 +175,17 @@ REFUSED = (
         f"choose {_ACTOR}.policy_loss.trm.criterion instead, or another policy_loss",
         loss=LOSS_MODE,
     ),
+    Refused((f"{_ACTOR}.checkpoint.async_save",), "but only Megatron's engine saves so, and a run could not resume"),
+    Refused(
+        ("trainer.esi_redundant_time",),
+        "which verl's V1 trainer does not read",
+        "send SIGUSR1 before the machine goes (docs/endings.md)",
+    ),
+    Refused(
+        _each("trainer", "balance_batch", "ray_wait_register_center_timeout")
+        + _each(_TURNS, "num_repeat_rollouts", "use_inference_chat_template", "tokenization_sanity_check_mode"),
+        "which verl's V1 trainer does not read",
+    ),
     Refused(("trainer.use_v1",), "but verl's legacy trainer has no place for our replay buffer and metrics"),
     Refused(("trainer.val_only",), "but a run trains", "evaluate a model with trm eval"),
     Refused(

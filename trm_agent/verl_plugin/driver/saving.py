@@ -49,11 +49,6 @@ class SavingMixin:
 
     def _save_checkpoint(self) -> None:
         folder = Path(self.config.run.dir)
-        if self.config.actor_rollout_ref.actor.get("checkpoint", {}).get("async_save", False):
-            # written later and by others, who tidy up too
-            super()._save_checkpoint()  # type: ignore[misc]
-            self._saved_step = self.global_steps
-            return
         keeping = self._keeping()
         tidy(folder, keeping, before=self.global_steps)
         super()._save_checkpoint()  # type: ignore[misc]

@@ -79,11 +79,6 @@ class RunMixin:
         self._infrastructure().check()
         super().on_step_begin()  # type: ignore[misc]
 
-    def on_step_end(self) -> None:
-        run = self.config.run
-        with deadline(run.weight_sync_timeout_s, "the weight synchronisation", Path(run.dir)):
-            super().on_step_end()  # type: ignore[misc]
-
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
         num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
         metrics.update(groups_without_baseline(batch.keys, batch.tags, num_tasks, self.config.algorithm.adv_estimator))
@@ -121,6 +116,17 @@ class RunMixin:
         )
         metrics.update(validation_metrics(data_sources, reward_extra_infos_dict["acc"]))
         return metrics | _validation_failures()
+
+
+class DeadlineMixin:
+    """A mixin behind `SavingMixin`, so that no checkpoint falls under the deadline of a synchronisation."""
+
+    config: Any
+
+    def on_step_end(self) -> None:
+        run = self.config.run
+        with deadline(run.weight_sync_timeout_s, "the weight synchronisation", Path(run.dir)):
+            super().on_step_end()  # type: ignore[misc]
 
 
 def _validation_failures() -> dict[str, float]:
@@ -165,4 +171,4 @@ def trainer_class(mode: str) -> type:
     """Return verl's trainer of a mode, with our mixins in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
-    return type(f"Run{base.__name__}", (RunMixin, SavingMixin, WaitingMixin, base), {})
+    return type(f"Run{base.__name__}", (RunMixin, SavingMixin, DeadlineMixin, WaitingMixin, base), {})
