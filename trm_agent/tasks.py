@@ -61,16 +61,19 @@ def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymn
     return gymnasium.make(env_id, **resolved(kwargs, DEFAULT))
 
 
-def has_one_task(env: Mapping[str, Any]) -> bool:
+def has_one_task(env: Mapping[str, Any]) -> bool | None:
     """Return True if an environment says that it has one task, so that none of its results is held out.
 
     Args:
-        env: `id`, `module` and `kwargs` of the environment; one that cannot be made says nothing.
+        env: `id`, `module` and `kwargs` of the environment.
+
+    Returns:
+        None if the environment cannot be made, so that it says nothing.
     """
     try:
         made = make_env(env["id"], env["module"], env["kwargs"])
     except Exception:
-        return False
+        return None
     try:
         return bool(made.get_wrapper_attr("one_task"))
     except AttributeError:

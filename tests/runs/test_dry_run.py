@@ -36,6 +36,7 @@ def test_a_run_is_shown_and_nothing_is_started_or_written(tmp_path: Path, monkey
         "run: trm/ChainMath-v0, seed 0, new run\nsteps: 1 to 40, 16 tasks of 8 episodes each\n",
         "checkpoints: every 7 steps and after the last\n",
         "free for checkpoints",
+        "\nnot checked: verl's own rules, and whether an unfinished run would be resumed\n",
     ):
         assert text in shown
     assert shown.endswith("nothing was started or written\n")

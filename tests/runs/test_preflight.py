@@ -206,10 +206,8 @@ def test_the_values_that_the_longest_horizon_of_both_streams_needs_stand_in_one_
         ValueError, match=r"set: env.limits.max_turns=13 env.limits.max_tool_calls=12 env.limits.max_turn"
     ):
         preflight_model.check_budget(composed("env.val.horizons=[12]", "env.limits.max_tool_calls=11"), takes(80))
-    # without a solver a turn for each step and one for the answer
-    preflight_model.check_budget(composed("env.limits.max_turns=9"), takes(0, solves=False))
-    with pytest.raises(ValueError, match=r"for horizon 8 set: env.limits.max_turns=9; or lower it"):
-        preflight_model.check_budget(composed("env.limits.max_turns=8"), takes(0, solves=False))
+    # without a solver nobody knows how many turns a horizon takes
+    preflight_model.check_budget(composed("env.limits.max_turns=1"), takes(0, solves=False))
 
 
 @pytest.mark.slow

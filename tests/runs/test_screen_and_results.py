@@ -181,9 +181,15 @@ def test_a_game_with_one_task_is_called_not_held_out(tmp_path: Path) -> None:
         config = {"run": {}, "env": {"id": "trm/Gym-v0", "module": None, "kwargs": kwargs}}
         (tmp_path / "config.yaml").write_text(json.dumps(config))
         assert results.is_held_out(tmp_path) is not one_task
+    config["env"]["kwargs"]["env_id"] = "NoSuchGame-v1"
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    assert results.is_held_out(tmp_path) is None
     summary = results.summarise([validation(0, 0.25, 0.125), *rejecting(1)], seed=0, trained_horizons=[4], wall_s=1.0)
     assert table(summary).startswith("held-out success      before")
     assert table({**summary, "held_out": False}).startswith("not held out: success before")
+    unknown = table({**summary, "held_out": None})
+    assert unknown.startswith("success               before")
+    assert "whether the tasks are held out is not known" in unknown
 
 
 @pytest.mark.slow

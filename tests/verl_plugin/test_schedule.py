@@ -9,7 +9,9 @@ import torch
 from trm_agent.verl_plugin.actor.schedule import ScheduledOptimizerConfig, ScheduleMixin
 
 
-def rates(schedule_from: int, total: int, at: int, rate: Callable[[int, int], Callable[[int], float]]) -> list[float]:
+def rates(
+    schedule_from: int, total: int, at: int, rate: Callable[[int, int], Callable[[int], float]], lr: float = 1.0
+) -> list[float]:
     """The rates of the steps after `at` of a run that was stored by torch under a schedule of `at` steps."""
 
     class Scheduled:
@@ -23,19 +25,20 @@ def rates(schedule_from: int, total: int, at: int, rate: Callable[[int, int], Ca
             self.lr_scheduler.load_state_dict(state[1])
 
     class Engine(ScheduleMixin, Scheduled):
-        def __init__(self, total: int, start: int) -> None:
-            self.optimizer_config = ScheduledOptimizerConfig(lr=1.0, total_training_steps=total, schedule_from=start)
-            self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        def __init__(self, total: int, start: int, lr: float = 1.0) -> None:
+            self.optimizer_config = ScheduledOptimizerConfig(lr=lr, total_training_steps=total, schedule_from=start)
+            self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, weight_decay=lr / 10)
             self.lr_scheduler = self._build_lr_scheduler(self.optimizer)
 
     first = Engine(at, 0)
     for _ in range(at):
         first.optimizer.step()
         first.lr_scheduler.step()
-    second = Engine(total, schedule_from)
+    second = Engine(total, schedule_from, lr)
     state = second.lr_scheduler.state_dict()
     assert state["lr_lambdas"] == [None], "a checkpoint holds no function"
     second.load_checkpoint((first.optimizer.state_dict(), first.lr_scheduler.state_dict()))
+    assert second.optimizer.param_groups[0]["weight_decay"] == lr / 10
     found = []
     for _ in range(at, total):
         found.append(second.optimizer.param_groups[0]["lr"])
@@ -56,3 +59,8 @@ def test_a_stretched_schedule_is_one_over_all_steps_from_the_first_step_on() -> 
 def test_a_restarted_schedule_is_a_new_one_over_the_further_steps() -> None:
     # 1 - (step - 4) / 4 at steps 4 to 7
     assert rates(4, 8, 4, falling) == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_a_run_that_goes_on_from_another_ones_checkpoint_has_its_own_rate() -> None:
+    assert rates(0, 8, 4, falling, lr=0.5) == pytest.approx([0.25, 0.1875, 0.125, 0.0625])
+    assert rates(4, 8, 4, falling, lr=0.5) == pytest.approx([0.5, 0.375, 0.25, 0.125])

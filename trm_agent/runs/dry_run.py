@@ -67,7 +67,8 @@ def look(config: DictConfig, facts: ModelFacts, model: str, step: int = 0, notes
     sections = {name: plain(config[name]) for name in ("env", "data")}
     task = task_at(sections["env"], TRAIN, 0)
     shown = first_prompt(model, task, config.env.module, sections, facts.tokenizer)
-    told = [notes, *shown, *_limits(config), *_steps(config, step), disk, "nothing was started or written"]
+    unchecked = "not checked: verl's own rules" + ("" if step else ", and whether an unfinished run would be resumed")
+    told = [notes, *shown, *_limits(config), *_steps(config, step), disk, unchecked, "nothing was started or written"]
     return [line for line in told if line]
 
 

@@ -1,7 +1,6 @@
 """Refuse a configuration that does not suit its model: log-probs, context, token budgets."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -41,7 +40,7 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
 def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], SolverTokens]) -> None:
     """Check that the scripted solver's own episode at the longest horizons keeps the limits.
 
-    Without a solver, a turn for each step and one for the answer must fit.
+    Without a solver only the prompt is measured: a horizon need not be a number of turns.
 
     Args:
         measure: task options -> size of the episode when the solver plays them.
@@ -71,8 +70,7 @@ def check_budget(config: DictConfig, measure: Callable[[dict[str, Any]], SolverT
 def _size(config: DictConfig, stream: str, measure: Callable[[dict[str, Any]], SolverTokens]) -> SolverTokens:
     """Return the size of the solver's episode at a stream's longest horizon."""
     horizon = max(config.env[stream].horizons)
-    solved = measure({"horizon": horizon, "split": config.env[stream].split})
-    return solved if solved.turns else replace(solved, turns=horizon + 1)
+    return measure({"horizon": horizon, "split": config.env[stream].split})
 
 
 def check_nano_budget(config: DictConfig, spec: NanoSpec) -> None:
@@ -157,7 +155,7 @@ def solver_measure(config: DictConfig, tokenizer: Any, chat: ChatTokens) -> Call
             if not found.failure or NotImplementedError.__name__ not in found.failure:
                 break
         if found.failure:
-            print(f"token budgets not checked: {found.failure}", flush=True)
+            print(f"token budgets, turns and tool calls not checked: {found.failure}", flush=True)
         return found
 
     return measure

@@ -26,8 +26,8 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float
         The summary: `success.before` and `success.after` (horizon -> rate), `val_episodes` (the same for the number of
         episodes behind a rate), `val_samples` (episodes per task), `trained_horizons`, `trust_region`,
         `steps`, `wall_s` and `sessions` (all commands that worked on the run), `seed`, `lacks` (what could not be
-        summarised, with the reason), `held_out` (False if validation had training's only task); `sandbox`, the means of
-        confinement, if programs ran on this machine.
+        summarised, with the reason), `held_out` (False if validation had training's only task, None if that is not
+        known); `sandbox`, the means of confinement, if programs ran on this machine.
     """
     end_session(run_dir, now)
     seconds = session_seconds(run_dir)
@@ -47,11 +47,14 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float
     return summary
 
 
-def is_held_out(run_dir: Path) -> bool:
-    """Return False if the run's environment has one task, which is trained and validated on."""
+def is_held_out(run_dir: Path) -> bool | None:
+    """Return False if the run's environment has one task, which is trained and validated on; None if nobody knows."""
     from trm_agent.tasks import has_one_task
 
-    return not (run_dir / CONFIG_FILE).exists() or not has_one_task(read_config(run_dir)["env"])
+    if not (run_dir / CONFIG_FILE).exists():
+        return True
+    has_one = has_one_task(read_config(run_dir)["env"])
+    return None if has_one is None else not has_one
 
 
 def sandbox_section() -> dict[str, Any]:
@@ -115,7 +118,7 @@ def _trust_region(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
     }
 
 
-def draw_curves(rows: Sequence[dict[str, Any]], path: Path, held_out: bool = True) -> None:
+def draw_curves(rows: Sequence[dict[str, Any]], path: Path, held_out: bool | None = True) -> None:
     """Draw success, acceptance and token KL over the steps, as a PNG."""
     import matplotlib
 
@@ -125,12 +128,13 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path, held_out: bool = Tru
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
     _line(left, rows, "env/success", "training batch", color="0.7", linewidth=1)
     horizons = sorted({horizon for row in rows for horizon in validation_rates(row)})
+    kind = {True: "held out, ", False: "not held out, ", None: ""}[held_out]
     for horizon in horizons:
         _line(
             left,
             rows,
             f"env/val_success/h{horizon}",
-            f"{'' if held_out else 'not '}held out, horizon {horizon}",
+            f"{kind}horizon {horizon}",
             marker="o",
             markersize=3,
         )

@@ -10,6 +10,7 @@ from trm_agent.runs.rates import newcombe, wilson
 FEW = 20
 """Number of tasks of a horizon below which the table says that its figures are few."""
 _SCALE = 100
+_UNKNOWN = "whether the tasks are held out is not known: the environment could not be made to ask it"
 
 
 def table_of(run_dir: Path) -> str:
@@ -28,7 +29,8 @@ def table(summary: dict[str, Any]) -> str:
     trained = set(summary["trained_horizons"])
     old_counts, new_counts = (_tasks(summary, name) for name in ("before", "after"))
     width = 22 if old_counts or new_counts else 8
-    title = "held-out success" if summary.get("held_out", True) else "not held out: success"
+    held_out = summary.get("held_out", True)
+    title = {True: "held-out success", False: "not held out: success", None: "success"}[held_out]
     head = f"{title:<22}{'before':<{width}} {'after':<{width}} change"
     lines = [head, "-" * (len(head) + width - 6)]
     for horizon in sorted(before.keys() | after.keys(), key=int):
@@ -36,6 +38,7 @@ def table(summary: dict[str, Any]) -> str:
         old, new = (before.get(horizon), old_counts.get(horizon)), (after.get(horizon), new_counts.get(horizon))
         lines.append(f"{name:<20}{_rate(*old):<{width}} {_rate(*new):<{width}} {_change(*old, *new)}".rstrip())
     lines += _notes([*old_counts.values(), *new_counts.values()])
+    lines += [_UNKNOWN] if held_out is None else []
     lines += summary.get("lacks", [])
     region = summary["trust_region"]
     if region:

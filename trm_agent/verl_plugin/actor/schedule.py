@@ -8,6 +8,9 @@ from typing import Any
 
 from verl.workers.config import FSDPOptimizerConfig
 
+# settings of a group of parameters that the configuration gives, as torch's optimizers name them
+_SETTINGS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
+
 
 @dataclass
 class ScheduledOptimizerConfig(FSDPOptimizerConfig):
@@ -40,6 +43,11 @@ def set_rates(optimizer: Any, scheduler: Any) -> None:
     scheduler._last_lr = rates
 
 
+def settings_of(optimizer: Any) -> list[dict[str, Any]]:
+    """Return the settings of each group of an optimizer's parameters, its rate left out."""
+    return [{name: group[name] for name in _SETTINGS if name in group} for group in optimizer.param_groups]
+
+
 class ScheduleMixin:
     """A mixin for verl's FSDP engine."""
 
@@ -61,6 +69,12 @@ class ScheduleMixin:
         return scheduler
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        # a checkpoint brings the settings that it was made with; those of the configuration hold
+        settings = [] if self.optimizer is None else settings_of(self.optimizer)
+        base_rates = None if self.lr_scheduler is None else list(self.lr_scheduler.base_lrs)
         super().load_checkpoint(*args, **kwargs)  # type: ignore[misc]
+        for group, given in zip(self.optimizer.param_groups if settings else (), settings, strict=True):
+            group.update(given)
         if self.lr_scheduler is not None:
+            self.lr_scheduler.base_lrs = base_rates
             set_rates(self.optimizer, self.lr_scheduler)
