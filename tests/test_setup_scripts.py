@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,9 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "env/bin").mkdir(parents=True)
     (tmp_path / "env/bin/trm").write_text('#!/bin/bash\necho "$@"\n')
     (tmp_path / "env/bin/trm").chmod(0o755)
-    (tmp_path / "env/bin/python").symlink_to(shutil.which("python") or "python")
+    # a link would start without the packages of this environment
+    (tmp_path / "env/bin/python").write_text(f'#!/bin/bash\nexec {sys.executable} "$@"\n')
+    (tmp_path / "env/bin/python").chmod(0o755)
     return tmp_path
 
 

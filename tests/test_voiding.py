@@ -140,6 +140,7 @@ async def trained(env_id: str, how: str, folder: Path, queue: FakeQueue) -> tupl
     config.data.train_batch_size = NUM_TASKS
     config.data.max_prompt_length, config.data.max_response_length = 4000, 2500
     config.env.id, config.env.module, config.env.kwargs = env_id, "tests.voiding_env", kwargs_of(env_id, folder)
+    config.run.dir = str(folder / how)
     config.env.limits.update({**TIMES, "max_turns": 3, "max_turn_tokens": 1200})
     text = policy(how, env_id)
 

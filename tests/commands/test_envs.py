@@ -193,7 +193,7 @@ def test_a_new_package_passes_its_own_test_and_the_check(tmp_path, capsys):
     root = tmp_path / "blue_camel"
     tested = run(root, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert tested.returncode == 0, tested.stdout
-    assert "21 passed" in tested.stdout
+    assert "22 passed" in tested.stdout
     checked = run(
         root,
         sys.executable,

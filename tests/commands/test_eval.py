@@ -169,8 +169,11 @@ def test_an_engine_that_plays_nothing_ends_the_command(fake, capsys):
         ((*CHECKPOINTS, *SMALL, "--set", "revael=upfront"), "reveal"),
         ((*CHECKPOINTS, *SMALL, "--set", "reveal=sometimes"), "allowed: `stepwise`, `upfront`"),
         ((*CHECKPOINTS, *SMALL, "--set", "limits.max_trun=1"), "did you mean 'limits.max_turns'"),
-        ((*CHECKPOINTS, *SMALL, "--set", "limits.max_prompt_tokens=9"), "and limits.max_prompt_tokens=9; lower"),
-        ((*CHECKPOINTS, *SMALL, "--set", "limits.max_turns=1"), "takes 3 turns and limits.max_turns=1"),
+        (
+            (*CHECKPOINTS, *SMALL, "--set", "limits.max_prompt_tokens=9"),
+            "horizon 2 --set limits.max_prompt_tokens=433",
+        ),
+        ((*CHECKPOINTS, *SMALL, "--set", "limits.max_turns=1"), "it takes 3 turns, 2 tool calls, "),
         (("a=http://one", "a=http://two", *SMALL), "a is there twice; name each by LABEL=SOURCE"),
         ((*CHECKPOINTS, "--validation", "nowhere"), "nowhere: no training run"),
     ],

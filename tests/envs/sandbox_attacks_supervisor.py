@@ -99,9 +99,11 @@ with socket.create_server(('localhost', 0)) as listening:
     with socket.create_connection(('localhost', listening.getsockname()[1])) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-threads = [threading.Thread(target=time.sleep, args=(0.05,)) for _ in range(30)]
+counted = threading.Event()
+threads = [threading.Thread(target=counted.wait) for _ in range(30)]
 for each in threads: each.start()
 print(threading.active_count())
+counted.set()
 """
 HONEST_PRINTS = "sandbox /tmp/work 127.0.0.1\n(1, 1) 1000\n31\n"
 LOCKS_OF_THREADS = f"""{IMPORTS}import threading

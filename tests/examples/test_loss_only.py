@@ -157,7 +157,7 @@ def test_another_loss_of_verls_is_left_alone(plain):
     )
 
 
-def trainer(config: DictConfig, step: int = 10) -> SimpleNamespace:
+def trainer(config: DictConfig, step: int = 9) -> SimpleNamespace:
     return SimpleNamespace(config=config, global_steps=step)
 
 

@@ -47,10 +47,12 @@ def test_policy_losses_are_what_they_were_and_leave_the_experiments_name(experim
 
 
 @pytest.mark.slow
-def test_environments_models_and_hardware_are_what_they_were_and_leave_the_experiments_name() -> None:
+def test_other_groups_are_what_they_were_and_name_runs_after_experiment_or_environment() -> None:
     assert_equal(presets.other_groups())
     for group in presets.GROUPS_OF_DEFAULT:
-        assert names_beside(presets.DEFAULT, group) == {presets.DEFAULT}
+        # a run is named after its environment
+        own = {presets.DEFAULT} | ({*choices("env")} - {"chain_math", "custom"} if group == "env" else set())
+        assert names_beside(presets.DEFAULT, group) == own
 
 
 def test_no_preset_is_gone_and_none_is_new_but_a_policy_loss() -> None:

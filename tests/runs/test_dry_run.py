@@ -45,7 +45,7 @@ def test_a_run_is_shown_and_nothing_is_started_or_written(tmp_path: Path, monkey
     assert "vllm" not in set(sys.modules) - loaded
     # what does not fit the model is refused with 2
     assert cli.main([*words, "data.max_response_length=8", "actor_rollout_ref.rollout.max_model_len=300"]) == 2
-    assert "for horizon 8 set: env.nano.response_tokens=" in capsys.readouterr().err
+    assert "the limits let the solver play; for horizon 8 set: data.max_response_length=" in capsys.readouterr().err
     assert cli.main([*words, f"run.init_from={tmp_path}/none@3"]) == 2
     assert "run.init_from: checkpoint" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

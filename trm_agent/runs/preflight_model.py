@@ -12,7 +12,6 @@ from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.model_facts import ModelFacts
 from trm_agent.runs.model_traps import check_heads, told_vocabulary
-from trm_agent.runs.preflight import MODEL_PATH, NANO
 from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
 from trm_agent.tasks import Task
 from trm_agent.trust_region.settings import FIELD_PATH
@@ -88,18 +87,23 @@ def check_nano_budget(config: DictConfig, spec: NanoSpec) -> None:
 
 def _settings(config: DictConfig, limits: Limits, needs: Mapping[str, int]) -> dict[str, int]:
     """Return the fields to set, with the context that prompt and response need together."""
-    is_nano = OmegaConf.select(config, MODEL_PATH) == NANO
     names = {
-        "max_prompt_tokens": "env.nano.prompt_tokens" if is_nano else "data.max_prompt_length",
-        "max_response_tokens": "env.nano.response_tokens" if is_nano else "data.max_response_length",
+        "max_prompt_tokens": _origin(config.data, "max_prompt_length", "env.nano.prompt_tokens", "data"),
+        "max_response_tokens": _origin(config.data, "max_response_length", "env.nano.response_tokens", "data"),
     }
     settings = {names.get(name, f"env.limits.{name}"): needed for name, needed in needs.items()}
     prompt = needs.get("max_prompt_tokens", config.data.max_prompt_length)
     context = prompt + needs.get("max_response_tokens", config.data.max_response_length)
     held = config.actor_rollout_ref.rollout.max_model_len
     if held is not None and context > held:
-        settings["env.nano.total_tokens" if is_nano else f"{_ROLLOUT}.max_model_len"] = context
+        field = _origin(config.actor_rollout_ref.rollout, "max_model_len", "env.nano.total_tokens", _ROLLOUT)
+        settings[field] = context
     return settings
+
+
+def _origin(section: DictConfig, name: str, source: str, path: str) -> str:
+    """Return the field that decides a value: the preset's source of it, unless the field itself is set."""
+    return source if OmegaConf.is_interpolation(section, name) else f"{path}.{name}"
 
 
 def check_top_k(config: DictConfig, vocab_size: int) -> None:
