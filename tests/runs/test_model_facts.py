@@ -72,15 +72,15 @@ def test_a_folder_without_a_configuration_is_refused(folder):
             r"top_k: got 1001; allowed: at most the 1000 tokens of the model's vocabulary",
         ),
         ({}, {"max_positions": 39_999}, r"^data.max_response_length: got 20000, .* allowed: 39999 tokens in all"),
-        ({"data.max_response_length": 50}, {}, r"^env.val.horizons: got 8, .* set: env.nano.response_tokens=\d+;"),
-        ({"data.max_prompt_length": 50}, {}, r"^env.val.horizons: got 8, .* set: env.nano.prompt_tokens=\d+;"),
+        ({"data.max_response_length": 50}, {}, r"^env.val.horizons: got 8, .* set: data.max_response_length=\d+;"),
+        ({"data.max_prompt_length": 50}, {}, r"^env.val.horizons: got 8, .* set: data.max_prompt_length=\d+;"),
         (
             # all of A9: the calls of a chain of 16 too
             {"env.train.horizons": [16], "env.limits.max_turns": 15, "data.max_response_length": 50, LENGTH: 352},
             {},
             r"^env.train.horizons: got 16, at which the scripted solver itself cannot finish: it takes 17 turns, 16 "
             r"tool calls, .*; for horizon 16 set: env.limits.max_turns=17 env.limits.max_tool_calls=16 "
-            r"env.nano.response_tokens=\d+ env.nano.total_tokens=\d+; or lower it$",
+            r"data.max_response_length=\d+ actor_rollout_ref.rollout.max_model_len=\d+; or lower it$",
         ),
         (
             {"env.limits.max_tool_calls": 7, "actor_rollout_ref.model.path": "org/model"},
