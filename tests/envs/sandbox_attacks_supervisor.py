@@ -49,17 +49,19 @@ for listening in held:
             sending.send(bytes(9000))
             libc.connect(sending.fileno(), bytes(16), 16)
     libc.connect(sending.fileno(), bytes(16), 16)
-time.sleep(0.2)
+time.sleep(PAUSE)
 print(number)
 """
-CONNECTIONS, MORE_CONNECTIONS = (_CONNECTIONS.replace("ROUNDS", rounds) for rounds in ("1", "6"))
+CONNECTIONS, MORE_CONNECTIONS = (
+    _CONNECTIONS.replace("ROUNDS", rounds).replace("PAUSE", pause) for rounds, pause in (("1", "0.2"), ("6", "5"))
+)
 """Connections that nobody accepts, all made by one socket."""
 SMALL_MAPPINGS = "import mmap\nheld = []\ntry:\n    while True: held.append(mmap.mmap(-1, 1))\n" + (
     "except OSError as error: print(len(held), error.strerror)"
 )
 """Shared memory without a file, a page for each byte that is asked for."""
 TEXTS = "import time\nheld = [open('/proc/self/maps') for _ in range(NUMBER)]\nfor each in held: each.read(1)\n" + (
-    "time.sleep(0.2)\nprint('held')"
+    "time.sleep(0.2 if NUMBER == 50 else 5)\nprint('held')"
 )
 """Files of /proc that are held open, each with its text in the kernel's memory."""
 DESCRIPTORS = f"""{IMPORTS}

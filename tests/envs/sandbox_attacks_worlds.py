@@ -248,7 +248,9 @@ try:
     while number < 5000:
         fcntl.lockf(files[number % 100], fcntl.LOCK_EX, 1, 2 * number)
         number += 1
-except OSError as error: print(error.strerror, number)
+except OSError as error:
+    fcntl.flock(files[0], fcntl.LOCK_UN)
+    print(error.strerror, number)
 """
 )
 WATCHES = (

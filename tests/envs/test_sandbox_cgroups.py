@@ -201,15 +201,16 @@ def test_too_few_descriptors_are_refused_with_their_number(monkeypatch: pytest.M
 
 
 def container(folder: Path, version: int, limits: tuple[str, str, str]) -> tuple[str, str]:
-    """A hierarchy of three groups, the root first, of which each has used 1 GiB, half of it cache, and 90 processes.
+    """A hierarchy of three groups, the root first, of which each has used 1 GiB, half of it files, and 90 processes.
 
     Returns:
         The texts of /proc/self/mountinfo and of /proc/self/cgroup.
     """
-    limit, usage, cached = group_room._FILES["memory"][version]
+    limit, usage, cached, kept = group_room._FILES["memory"][version]
+    stat = f"{cached} {600 * MIB}\ninactive_file {10 * MIB}\n{kept} {88 * MIB}\nrss 7\n"
     for path, value in zip((folder, folder / "a", folder / "a" / "b"), limits, strict=True):
         path.mkdir(exist_ok=True)
-        texts = {limit: value, usage: str(1024 * MIB), "memory.stat": f"{cached} {512 * MIB}\nrss 7\n"}
+        texts = {limit: value, usage: str(1024 * MIB), "memory.stat": stat}
         for name, text in {**texts, "pids.max": "100", "pids.current": "90"}.items() if value else ():
             (path / name).write_text(text)
     kind = "cgroup cgroup rw,memory" if version == 1 else "cgroup2 cgroup2 rw"

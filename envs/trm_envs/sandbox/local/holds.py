@@ -52,7 +52,7 @@ class Room:
 
 def holds(groups: Groups) -> list[Hold]:
     """List the limits of a call."""
-    memory = "address space of each process; what is mapped by all of them, watched every 50 ms"
+    memory = "address space of each process; the resident memory of all of them, watched every 2 to 50 ms"
     cpu = "RLIMIT_CPU of each process; the more threads run the less each weighs; programs start no sessions (setsid)"
     found = [
         _by_group(groups, "memory", memory, "limited with files and the kernel's own, beside the watch"),
