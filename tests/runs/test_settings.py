@@ -16,7 +16,7 @@ from trm_agent.runs.compose import compose_run
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.endings.disk import keeping_of
 from trm_agent.runs.field_names import may_be_added, open_sections
-from trm_agent.runs.origin import check_origin
+from trm_agent.runs.origin import check_modes
 from trm_agent.runs.preflight_training import batches, sampling
 from trm_agent.runs.preflight_verl import RANGES, refusals, types
 from trm_agent.runs.verl_fates import BY_VERL, OURS, WRITTEN, fate_of, verl_fields
@@ -131,6 +131,17 @@ def test_what_cannot_be_honoured_is_refused_with_the_reason(refusal: Any):
             refusals(tree(field, changed, loss="vanilla"))
 
 
+def test_the_value_of_an_interpolated_default_may_be_written_out():
+    field = "actor_rollout_ref.rollout.prompt_length"
+    length = nano().data.max_prompt_length
+    refusals(changed(field, length))
+    with pytest.raises(ValueError, match=rf"got {length + 1}, .*; allowed: {length}; set that"):
+        refusals(changed(field, length + 1))
+    config = changed("trainer.max_actor_ckpt_to_keep", 5)
+    config.trainer.max_critic_ckpt_to_keep = 5
+    refusals(config)
+
+
 def changed(field: str, value: Any) -> DictConfig:
     config = nano().copy()
     OmegaConf.update(config, field, value, force_add=True)
@@ -166,8 +177,8 @@ EFFECTS: dict[str, Any] = {
     f"{_ROLLOUT}.top_k": lambda field: refused_by(sampling, field, 5),
     f"{_ROLLOUT}.top_p": lambda field: refused_by(sampling, field, 0.5),
     "trainer.max_actor_ckpt_to_keep": lambda field: keeping_of(changed(field, 5)).newest == 5,
-    "trainer.resume_mode": lambda field: refused_by(check_origin, field, "always"),
-    "trainer.resume_from_path": lambda field: refused_by(check_origin, field, "/no/global_step_3"),
+    "trainer.resume_mode": lambda field: refused_by(check_modes, field, "always"),
+    "trainer.resume_from_path": lambda field: refused_by(check_modes, field, "/no/global_step_3"),
     "trainer.v1.sampler.sampler_kwargs": lambda field: nano().trainer.v1.sampler.sampler_kwargs.episodes_per_task == 8,
 }
 
@@ -208,6 +219,7 @@ def test_what_verl_honours_is_read_by_its_own_methods():
         # read with `get`, or a field of a dataclass: no yaml shows them
         ("trainer.remove_previous_ckpt_in_save", True),
         ("actor_rollout_ref.rollout.repetition_penalty", True),
+        ("trainer.wandb_proxy", True),
         ("foo", False),
         ("trainer.foo", False),
         ("nano.foo", False),

@@ -13,6 +13,8 @@ from trm_fields import Free, closest, nearest
 # the open sections that most commands need, for messages
 _OFTEN = ("env.kwargs", "hardware.env_vars", "actor_rollout_ref.model.override_config")
 _MOST_NAMES = 40
+# read by verl's `Tracking`, which a run uses as it is
+_OF_TRACKING = ("trainer.wandb_proxy",)
 
 
 def check_additions(overrides: Sequence[str], groups: Sequence[str]) -> None:
@@ -51,7 +53,7 @@ def open_sections() -> tuple[str, ...]:
 def known_fields() -> frozenset[str]:
     """Return every field of verl's and ours."""
     found = verl_fields()
-    return frozenset({*found["fields"], *found["unlisted"], *all_settings()})
+    return frozenset({*found["fields"], *found["unlisted"], *_OF_TRACKING, *all_settings()})
 
 
 def refuse_unknown(field: str, groups: Sequence[str], added: bool = False) -> NoReturn:

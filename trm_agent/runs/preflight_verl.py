@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.extras import is_installed
 from trm_agent.runs.stored_config import flatten
@@ -57,9 +58,24 @@ def refusals(config: DictConfig) -> None:
         if refusal is None or (refusal.loss and refusal.loss != loss):
             continue
         allowed = refusal.allowed or (declared.get(field, ("any", None))[1],)
-        if value not in allowed and value != {}:
+        if value in allowed or value == {}:
+            continue
+        allowed = tuple(dict.fromkeys(_resolved(config, field, each) for each in allowed))
+        if value not in allowed:
             words = " or ".join("null" if each is None else str(each).lower() for each in allowed)
             refuse(field, value, words, refusal.remedy, because=refusal.reason)
+
+
+def _resolved(config: DictConfig, field: str, value: Any) -> Any:
+    """Return what a field with an interpolation stands for; the interpolation itself where that is not known."""
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    tree = config.copy()
+    try:
+        OmegaConf.update(tree, field, value, force_add=True)
+        return OmegaConf.select(tree, field, throw_on_missing=True)
+    except OmegaConfBaseException:
+        return value
 
 
 def loggers(config: DictConfig) -> None:

@@ -192,7 +192,7 @@ REFUSED = (
         ("trainer.max_critic_ckpt_to_keep",),
         "but the critic's files stand in the actor's checkpoints",
         "set trainer.max_actor_ckpt_to_keep",
-        allowed=(2, None),
+        allowed=(2, None, "${trainer.max_actor_ckpt_to_keep}"),
     ),
     Refused(
         ("trainer.remove_previous_ckpt_in_save",),
