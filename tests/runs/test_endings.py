@@ -42,6 +42,12 @@ def test_a_process_that_the_kernel_may_have_killed_for_memory_says_so() -> None:
     assert explain(DIED, "", facts).name == "memory: kernel"
 
 
+def test_a_401_of_another_service_is_not_the_hubs() -> None:
+    url = "401 Client Error: Unauthorized for url: https://{}/x"
+    assert explain(f"requests.exceptions.HTTPError: {url.format('tickets.mine')}", "", FACTS).name != "hub: gated"
+    assert explain(f"requests.exceptions.HTTPError: {url.format('huggingface.co')}", "", FACTS).name == "hub: gated"
+
+
 def test_a_count_of_the_machine_hides_no_cause_that_the_log_tells() -> None:
     facts = Facts(**{**FACTS.__dict__, "num_oom_kills": 3})
     log = engine_log("ValueError: Model architectures ['OddForCausalLM'] are not supported for now. Supported: [...]")

@@ -180,7 +180,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "hub: gated",
-        r"GatedRepoError|gated repo|401 Client Error|Access to model [^\n]* is restricted"
+        r"GatedRepoError|gated repo|401 Client Error[^\n]*huggingface|Access to model [^\n]* is restricted"
         r"|is not a valid model identifier|RepositoryNotFoundError",
         "the hub does not give out {model}: it is gated, private, or there is no such model",
         "accept its terms and log in (huggingface-cli login), or correct the id",
