@@ -67,8 +67,8 @@ def refusals(config: DictConfig) -> None:
 
 
 def _resolved(config: DictConfig, field: str, value: Any) -> Any:
-    """Return what a field with an interpolation stands for; the interpolation itself where that is not known."""
-    if not isinstance(value, str) or "${" not in value:
+    """Return what a field that is an interpolation stands for; the interpolation itself where that is not known."""
+    if not (isinstance(value, str) and value.startswith("${") and value.endswith("}")):
         return value
     tree = config.copy()
     try:
