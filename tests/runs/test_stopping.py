@@ -168,10 +168,10 @@ def test_the_last_lines_of_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_end_before_the_run_is_told_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert close_command(OSError(28, "No space left on device", "/root/.cache/x")) == 1
+    assert close_command(OSError(28, "No space left on device", "cache/x")) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "error: stopped before the run began: no space left on /root/.cache/x: it is full",
+        "error: stopped before the run began: no space left on cache/x: it is full",
         "make room, or keep fewer checkpoints",
     ]
     assert close_command(KeyboardInterrupt()) == 1
