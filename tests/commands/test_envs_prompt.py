@@ -77,3 +77,15 @@ def test_bad_input_is_named(arguments, told, capsys):
 def test_refuse_refuses(folder, capsys):
     assert main(["envs", "prompt", ENV, "--model", folder, "--option", "protocol=hermes", "--refuse"]) == 2
     assert "the chat template shows no system message, no tools, no tool role" in capsys.readouterr().err
+
+
+def test_a_solver_that_fails_is_not_taken_for_none(monkeypatch):
+    from trm_envs.tasks.chain_math import ChainMath
+
+    run = {"env": {"kwargs": {"protocol": "hermes"}}, "data": {}}
+    task, tokenizer = Task(ENV, 3, {"horizon": 1}), FORMS["chatml_json"].tokenizer
+    monkeypatch.setattr(ChainMath, "solution", lambda self: self.no_such_field)
+    with pytest.raises(AttributeError, match="no_such_field"):
+        first_prompt("-", task, None, run, tokenizer=tokenizer)
+    monkeypatch.delattr(ChainMath, "solution")
+    assert not any("solver" in line for line in first_prompt("-", task, None, run, tokenizer=tokenizer))

@@ -53,9 +53,11 @@ def preview(
     observation, _ = env.reset(seed=seed, options=dict(options or {}))
     prompt_ids = chat.prompt(bare.system_prompt, observation, bare.tool_schemas)
     begun = Preview(tokenizer.decode(prompt_ids), len(prompt_ids))
+    if not hasattr(bare, "solution"):
+        return begun
     try:
         turn = chat.as_turn(bare.solution())
-    except (AttributeError, NotImplementedError):
+    except NotImplementedError:  # the contract's word for an environment without a solver
         return begun
     told, _, terminated, truncated, info = env.step(chat.turn_prefix + turn)
     turn += tokenizer.decode([chat.end_of_turn_id])

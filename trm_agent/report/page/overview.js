@@ -60,8 +60,12 @@ function drawConfiguration(data) {
         : h("p", { class: "empty" }, "They are the same."));
   });
   data.presets.forEach((preset, i) => {
-    if (!preset) return;
+    if (data.runs[i].kind !== "run") return;
     const label = data.runs.length > 1 ? `${data.runs[i].label}: ` : "";
+    if (!preset) {
+      parts.push(h("p", { class: "about" }, `${label}The preset of this run is not known here: it has another name, or configurations cannot be composed.`));
+      return;
+    }
     parts.push(h("section", { class: "group" }, h("h2", {}, `${label}what differs from the preset ${preset.name}`),
       preset.rows.length ? h("div", { class: "card scroll" }, simpleTable(["field", "preset", "run"], preset.rows))
         : h("p", { class: "empty" }, "Nothing.")));
