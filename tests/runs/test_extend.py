@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,20 @@ def test_a_folder_that_cannot_go_on_is_refused(run: Path, tmp_path: Path) -> Non
     (run / "config.yaml").write_text("run: 3")
     with pytest.raises(ValueError, match=r"--extend .*lacks the section `run`"):
         extended(run)
+
+
+@SLOW
+def test_a_finished_run_does_not_lose_the_steps_whose_checkpoint_is_gone(run: Path) -> None:
+    (run / "checkpoints/global_step_30/actor").mkdir(parents=True)
+    shutil.rmtree(run / "checkpoints/global_step_40")
+    before = contents(run)
+    begin = "begin a new run at step 30: trainer.resume_mode=resume_path trainer.resume_from_path=.*/global_step_30"
+    with pytest.raises(ValueError, match=f"whose checkpoint of its last step, 40, is gone; .*{begin}"):
+        extended(run, f"{STEPS}=80")
+    assert contents(run) == before
+    # an interrupted one repeats them
+    (run / "summary.json").unlink()
+    assert extended(run, f"{STEPS}=80").step == 30
 
 
 @SLOW

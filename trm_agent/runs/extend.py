@@ -11,14 +11,17 @@ from trm_agent.runs.folder import (
     SUMMARY_FILE,
     RunFolder,
     check_scorer,
+    checkpoint_folder,
     checkpoint_step,
     forget_after,
+    read_metrics,
     record_resume,
     resumed,
     write_atomically,
 )
 from trm_agent.runs.numbered import try_lock
 from trm_agent.runs.old_fields import MEANT
+from trm_agent.runs.origin import RESUME_PATH
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.stored_config import ABSENT, CONFIG_FILE, differing, flatten, read_config, shown_changes
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH
@@ -105,7 +108,8 @@ def open_extended(
         version: that of the scorer.
 
     Raises:
-        ValueError: the run is in use, has no checkpoint, has passed the last step, or was scored by another version.
+        ValueError: the run is in use, lacks its last checkpoint, has passed the last step, or was scored by another
+            version.
     """
     lock = try_lock(path)
     if lock is None:
@@ -123,6 +127,11 @@ def open_extended(
     if finished and not step:
         because, remedy = "which has no checkpoint to go on from", "begin a new run with trainer.save_freq above 0"
         refuse("--extend", str(path), "a run with a checkpoint", remedy, because=because)
+    last = max((row["step"] for row in read_metrics(path)), default=0)
+    if finished and step < last:
+        because = f"whose checkpoint of its last step, {last}, is gone"
+        remedy = f"begin a new run at step {step}: trainer.resume_mode=resume_path {RESUME_PATH}="
+        refuse("--extend", str(path), "a run with that", f"{remedy}{checkpoint_folder(path, step)}", because=because)
     steps = config.trainer.total_training_steps
     if steps <= step:
         because = f"while the run's last checkpoint is of step {step}"
