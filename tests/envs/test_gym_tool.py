@@ -268,3 +268,9 @@ def test_colours_become_marks() -> None:
 def test_toy_games_keep_the_contract(options: dict[str, Any]) -> None:
     found = check("trm/Gym-v0", horizons=[1], options=options, num_fuzz=50)
     assert [finding for finding in found if finding.failed] == []
+
+
+def test_a_task_that_the_search_cannot_win_skips_the_solvers_check_and_says_so() -> None:
+    # the game pays 1 at most
+    (finding,) = check(GymTool, options={"env_id": "games/Sum-v0", "success_at": 2.0}, only=["solver:1"])
+    assert (finding.outcome, finding.message) == ("skipped", "no line that wins this task of games/Sum-v0 was found")

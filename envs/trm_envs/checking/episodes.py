@@ -35,7 +35,6 @@ JUNK = (
     "```python\n1",
 )
 ONE_TASK = "one_task: training and validation share the task, and results are not held out"
-NO_SOLVER = "there is no scripted solver; define solution() to have this checked"
 
 
 def gymnasium_accepts(subject: Subject) -> None:
@@ -94,8 +93,8 @@ def global_random_state_untouched(subject: Subject) -> None:
 
 def solver_wins(subject: Subject, horizon: int) -> None:
     """Check that the scripted solver earns the full reward at a horizon, and nothing before the end."""
-    if not subject.has_solver():
-        raise Skipped(NO_SOLVER)
+    if missing := subject.lacks_solver():
+        raise Skipped(missing)
     with _at_horizon(subject, horizon) as env:
         _solve(env, subject.seed, f"at horizon {horizon}")
 

@@ -24,6 +24,7 @@ CHILD = (
     "from trm_envs.checking.subject import answer_request; answer_request()"
 )
 MAX_TURNS = 20_000
+NO_SOLVER = "there is no scripted solver; define solution() to have this checked"
 # Turns that show an environment without a scripted solver: no call, no answer, an answer.
 SILENT_TURNS = ("Let me think.", "", "<tool_call>{}</tool_call>")
 
@@ -73,13 +74,17 @@ class Subject:
 
     def has_solver(self) -> bool:
         """Return True if there is a scripted solver."""
+        return not self.lacks_solver()
+
+    def lacks_solver(self) -> str:
+        """Return why there is no scripted solver for the seed's task; "" if there is one."""
         with self.open() as env:
             env.reset(seed=self.seed)
             try:
                 env.solution()
-            except NotImplementedError:
-                return False
-        return True
+            except NotImplementedError as error:
+                return str(error) or NO_SOLVER
+        return ""
 
 
 def resolve(env: str | Callable[..., Any], options: Mapping[str, Any], **settings: Any) -> Subject:
