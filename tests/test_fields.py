@@ -77,6 +77,8 @@ def test_an_unknown_field_is_answered_with_its_neighbour_or_a_field_elsewhere():
         (Text(), "", None, "text"),
         (Text(optional=True), None, 1, "null or text"),
         (Text(without="/"), "a-b", "a/b", "text without `/`"),
+        (Text(filled=True), "a", " ", "text, not empty"),
+        (Text(optional=True, filled=True), None, "", "null or text, not empty"),
         (Several(COUNT), (1, 2), [], "a list; each item: a whole number of 1 or more"),
         (Free(), {"any": 1}, [1], "names and values"),
     ],

@@ -7,11 +7,22 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-import trm_envs  # noqa: F401  (registers the environments of the suite)
+import trm_envs
 from trm_agent.episode.call_protocol import DEFAULT, resolved
-from trm_envs.own_modules import import_module, told_of_unknown
+from trm_envs.own_modules import import_module, told_of_kind, told_of_unknown
 
-__all__ = ["STREAMS", "Task", "has_one_task", "import_module", "make_env", "task_at", "task_seed", "told_of_unknown"]
+__all__ = [
+    "STREAMS",
+    "Task",
+    "has_one_task",
+    "import_module",
+    "is_ours",
+    "make_env",
+    "task_at",
+    "task_seed",
+    "told_of_kind",
+    "told_of_unknown",
+]
 TRAIN, VALIDATION = "train", "val"
 STREAMS = {TRAIN: 0, VALIDATION: 1}
 
@@ -59,6 +70,11 @@ def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymn
     if module:
         import_module(module)
     return gymnasium.make(env_id, **resolved(kwargs, DEFAULT))
+
+
+def is_ours(env: gymnasium.Env) -> bool:
+    """Return True if an environment keeps the contract that training and evaluation rely on."""
+    return isinstance(env.unwrapped, trm_envs.ToolEnv)
 
 
 def has_one_task(env: Mapping[str, Any]) -> bool | None:

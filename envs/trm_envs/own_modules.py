@@ -84,6 +84,14 @@ def told_of_unknown(env_id: str, name: str) -> str:
     )
 
 
+def told_of_kind(kind: type) -> str:
+    """Return a refusal's words on an environment that is not one of ours."""
+    return (
+        f"makes a {kind.__name__}, which is not a trm_envs.ToolEnv; derive it from that, or play a plain Gymnasium "
+        "environment through trm/Gym-v0 with the option env_id (docs/own_environment.md)"
+    )
+
+
 def _module_of(entry_point: object) -> str:
     named = entry_point if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
     return str(named).partition(":")[0]

@@ -92,10 +92,13 @@ class Text:
     """True if null is allowed."""
     without: str = ""
     """Text that it may not contain."""
+    filled: bool = False
+    """True if it may not be empty."""
 
     @property
     def words(self) -> str:
         text = f"text without `{self.without}`" if self.without else "text"
+        text += ", not empty" if self.filled else ""
         return f"null or {text}" if self.optional else text
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
@@ -103,6 +106,8 @@ class Text:
             return
         if not isinstance(value, str):
             refuse(path, value, self.words, remedy or "give one" if value is None else "put it in quotes")
+        if self.filled and not value.strip():
+            refuse(path, value, self.words, remedy or "give one, or leave it out")
         if self.without and self.without in value:
             refuse(path, value, self.words, f"leave out `{self.without}`")
 

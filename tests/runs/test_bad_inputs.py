@@ -44,6 +44,15 @@ NAMES = {
     "policy_loss=ppo_clp": "did you mean 'ppo_clip'",
     "seed=1,2": "Hydra reads it as several values",
     "~run.name": "allowed: a value, since every run reads it",
+    "env=custom env.id=CartPole-v1": "makes a CartPoleEnv, which is not a trm_envs.ToolEnv; derive it from that",
+    "env=custom env.id=FrozenLake-v1": "or play a plain Gymnasium environment through trm/Gym-v0",
+    "=1": "'=1': names no field; expected FIELD=VALUE",
+    "+=1": "'+=1': names no field; expected FIELD=VALUE",
+    "hydra.run.dir=/tmp/x": "hydra.run.dir: got '/tmp/x', but a command composes its configuration without a job",
+    "hydra/job_logging=disabled": "hydra/job_logging: got 'disabled', but a command composes",
+    "+hydra.verbose=true": "hydra.verbose: got 'true', but",
+    "~hydra.job": "hydra.job: got '', but",
+    "hydra.searchpath=[/tmp]": "hydra.searchpath: got '[/tmp]', but",
 }
 VALUES = {
     "seed=foo": "seed: got 'foo'; allowed: a whole number from 0",
@@ -55,6 +64,10 @@ VALUES = {
     "env.limits=5": "env.limits: got 5; allowed: a section",
     "env.chat.roles=[assistant]": "env.chat.roles: got ['assistant']",
     "run.root=/proc/x": "run.root: got '/proc/x', where the run's folder cannot be made",
+    "run.name=''": "run.name: got ''; allowed: text without `/`, not empty",
+    "run.dir=": "run.dir: got ''; allowed: null or text, not empty",
+    "run.root=": "run.root: got ''; allowed: text, not empty",
+    "trainer.experiment_name=": "trainer.experiment_name: got ''; allowed: text without `/`, not empty",
     "run.dir=/dev/null/x": "run.dir: got '/dev/null/x', where the run's folder cannot be made",
     "trainer.save_freq=abc": "trainer.save_freq: got 'abc'; allowed: a whole number; give one, such as -1",
     "trainer.save_freq=1.5": "trainer.save_freq: got 1.5",
@@ -70,6 +83,9 @@ VALUES = {
     "trainer.logger=[3]": "trainer.logger: got [3]; allowed: a list of",
     "trainer.val_before_train=maybe": "trainer.val_before_train: got 'maybe'; allowed: true or false",
     "trainer.nnodes=0": "trainer.nnodes: got 0",
+    "trainer.nnodes=2": "trainer.nnodes: got 2, but no Ray cluster runs here; allowed: 1, this machine alone",
+    "ray_kwargs.ray_init.num_cpus=0": "ray_kwargs.ray_init.num_cpus: got 0; allowed: null or a whole number",
+    "actor_rollout_ref.model.lora_rank=-1": "actor_rollout_ref.model.lora_rank: got -1",
     "trainer.n_gpus_per_node=one": "trainer.n_gpus_per_node: got 'one'",
     "trainer.max_actor_ckpt_to_keep=0": "allowed: null or a whole number of 1 or more",
     "trainer.experiment_name=a/b": "run.name: got 'a/b-seed0'; allowed: text without `/`",
@@ -157,6 +173,8 @@ def before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """An empty folder, in which a refused command leaves nothing; what comes after the checks fails."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("trm_agent.runs.preflight_verl.RAY_HERE", tmp_path / "no_cluster")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setattr("trm_agent.runs.preflight_verl._cuda_devices", lambda: 0)
     for name in ("_suited_model", "train"):

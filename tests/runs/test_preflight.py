@@ -264,7 +264,11 @@ def test_wandb_needs_a_key_for_its_host_or_to_be_offline(
 
 def test_devices_may_be_those_of_a_ray_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = OmegaConf.create(
-        {"hardware": {"kind": "gpu"}, "trainer": {"device": "cuda", "n_gpus_per_node": 8}, "ray_kwargs": {}}
+        {
+            "hardware": {"kind": "gpu"},
+            "trainer": {"device": "cuda", "n_gpus_per_node": 8, "nnodes": 2},
+            "ray_kwargs": {},
+        }
     )
     monkeypatch.setattr(preflight_verl, "_cuda_devices", lambda: 0)
     monkeypatch.setattr(preflight_verl, "RAY_HERE", tmp_path / "ray_current_cluster")

@@ -70,11 +70,13 @@ def changed(field: str, value: Any) -> DictConfig:
         ("run.weight_sync_timeout_s", float("inf"), "got inf"),
         # np.random.seed of vLLM takes no other
         ("seed", -1, "from 0 to 2147483647"),
-        ("run.name", None, "got null; allowed: text without `/`; give one"),
+        ("run.name", None, "got null; allowed: text without `/`, not empty; give one"),
+        ("run.name", "", "got ''; allowed: text without `/`, not empty; give one"),
+        ("run.dir", " ", "got ' '; allowed: null or text, not empty; give one"),
         # a folder whose number nobody would find again
-        ("run.name", "a/b", "text without `/`; leave out `/`"),
+        ("run.name", "a/b", "text without `/`, not empty; leave out `/`"),
         ("run", None, "got null; allowed: a section"),
-        ("run.dir", 7, "null or text; put it in quotes"),
+        ("run.dir", 7, "null or text, not empty; put it in quotes"),
         ("run.rooot", "runs", "no such field; did you mean 'root'? Known: 'dir', "),
         ("run", 3, "got 3; allowed: a section"),
         ("hardware.fork_server", "yes", "true or false"),

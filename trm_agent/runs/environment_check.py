@@ -10,7 +10,7 @@ import gymnasium
 
 from trm_agent.episode.limits import Limits
 from trm_agent.runs.deadlines import check_deadlines, step_budget_s
-from trm_agent.tasks import Task, import_module, make_env, told_of_unknown
+from trm_agent.tasks import Task, import_module, is_ours, make_env, told_of_kind, told_of_unknown
 from trm_fields import closest
 
 _BUNDLED = ("gymnasium.", "ale_py.", "shimmy.")
@@ -66,6 +66,8 @@ def check_environment(trial: Trial, wording: Wording) -> None:
     made: Any = None
     try:
         made = make_env(trial.id, trial.module, trial.kwargs)
+        if not is_ours(made):
+            raise ValueError(told_of_kind(type(made.unwrapped)))
         for task in trial.tasks:
             made.reset(seed=task.seed, options=dict(task.options))
         options = getattr(made.unwrapped, "options", None)

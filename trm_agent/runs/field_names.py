@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import NoReturn
 
 from trm_agent.runs.schema import all_settings, check_name
 from trm_agent.runs.verl_fates import verl_fields
-from trm_fields import Free, closest, nearest
+from trm_fields import Free, closest, nearest, refuse
 
 # the open sections that most commands need, for messages
 _OFTEN = ("env.kwargs", "hardware.env_vars", "actor_rollout_ref.model.override_config")
@@ -18,7 +19,7 @@ _OF_TRACKING = ("trainer.wandb_proxy",)
 
 
 def check_additions(overrides: Sequence[str], groups: Sequence[str]) -> None:
-    """Refuse a name after a plus that nothing reads.
+    """Refuse a name after a plus that nothing reads, and fields of Hydra's own.
 
     Args:
         overrides: of the command line.
@@ -28,8 +29,11 @@ def check_additions(overrides: Sequence[str], groups: Sequence[str]) -> None:
         ValueError: the name is no field, and its section takes no names of a user's; the closest name is given.
     """
     for override in overrides:
-        field = override.lstrip("+").partition("=")[0]
-        if override.startswith("+") and field.partition(".")[0] != "hydra" and not may_be_added(field):
+        field, _, value = override.lstrip("+~").partition("=")
+        if re.split(r"[./@:]", field)[0] == "hydra":
+            why = "but a command composes its configuration without a job of Hydra's, and nothing reads it"
+            refuse(field, value, "fields of a run", "leave it out", because=why)
+        if override.startswith("+") and not may_be_added(field):
             check_name(field)
             refuse_unknown(field, groups, added=True)
 

@@ -41,12 +41,18 @@ class RunConfig:
     """The folder of a run, and when a run gives up."""
 
     root: str = setting(
-        "runs", Text(), "Folder of the runs, numbered; an unfinished run with the same configuration is resumed."
+        "runs",
+        Text(filled=True),
+        "Folder of the runs, numbered; an unfinished run with the same configuration is resumed.",
     )
     name: str = setting(
-        "${trainer.experiment_name}-seed${seed}", Text(without="/"), "Name of the run's folder before its number."
+        "${trainer.experiment_name}-seed${seed}",
+        Text(without="/", filled=True),
+        "Name of the run's folder before its number.",
     )
-    dir: str | None = setting(None, Text(optional=True), "A folder of your own instead of `root/name-NNN`.")
+    dir: str | None = setting(
+        None, Text(optional=True, filled=True), "A folder of your own instead of `root/name-NNN`."
+    )
     init_from: str | None = setting(
         None,
         Text(optional=True),

@@ -21,6 +21,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
     """
     parser = OverridesParser.create()
     for number, text in enumerate(overrides):
+        if not text.partition("=")[0].strip("+~ "):
+            raise ValueError(f"{text!r}: names no field; expected FIELD=VALUE, such as seed=1; see --help")
         _check_spaces(text, overrides[number + 1 :])
         try:
             if not parser.parse_override(text).is_sweep_override():

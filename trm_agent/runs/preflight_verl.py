@@ -112,13 +112,27 @@ def devices(config: DictConfig) -> None:
             "choose hardware=cpu or hardware=gpu, which set both",
             because=f"with hardware.kind={kind}",
         )
-    if device != "cuda" or _is_elsewhere(config):
+    if _is_elsewhere(config):
         return
+    if device == "cuda":
+        _check_cuda(config)
+    if int(config.trainer.nnodes) > 1:
+        refuse(
+            "trainer.nnodes",
+            config.trainer.nnodes,
+            "1, this machine alone",
+            "start Ray on every node and set RAY_ADDRESS (docs/clusters.md), or lower it",
+            because="but no Ray cluster runs here",
+        )
+
+
+def _check_cuda(config: DictConfig) -> None:
+    """Refuse more CUDA devices than this machine has."""
     wanted, found = int(config.trainer.n_gpus_per_node), _cuda_devices()
     if not found:
         refuse(
             "hardware.kind",
-            kind,
+            config.hardware.kind,
             "cpu on a machine without a CUDA device",
             "choose experiment=math_nano or hardware=cpu, or start it where `nvidia-smi` lists a device",
             because="but no CUDA device is found",

@@ -15,7 +15,7 @@ import gymnasium
 from trm_envs import own_modules
 from trm_envs.base import ToolEnv
 from trm_envs.options import check_choice
-from trm_envs.own_modules import load
+from trm_envs.own_modules import load, told_of_kind
 
 CHILD_LIMIT_S = 120.0
 # Python puts the current folder first for such a program; PYTHONPATH keeps it where this process has it
@@ -115,9 +115,7 @@ def resolve(env: str | Callable[..., Any], options: Mapping[str, Any], **setting
         raise ValueError(f"{subject.name} cannot be made: {type(error).__name__}: {error}") from error
     kind = type(getattr(made, "unwrapped", made))
     if not issubclass(kind, ToolEnv):
-        raise ValueError(
-            f"{subject.name} makes a {kind.__name__}, which is not a trm_envs.ToolEnv; derive it from that"
-        )
+        raise ValueError(f"{subject.name} {told_of_kind(kind)}")
     made.close()
     return subject
 
