@@ -8,7 +8,6 @@ Chromium. A run's rollouts must have been dumped: with policy_loss.dump.every=N.
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from browser import launched
+
 from trm_agent.report.build import build_report
 
 PICTURE = Path(__file__).parents[1] / "docs" / "img" / "token_viewer.png"
 STEPS = 12
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # points of the page, and pixels of the picture for each
 WIDTH, HEIGHT, SCALE = 1180, 760, 1.36
 COLOURS = 256
@@ -64,11 +64,8 @@ def choose(episodes: dict[str, list[Any]]) -> int:
 def photograph(page_file: Path, picture: Path) -> str:
     """Open the report in a real browser as a reader would, and write what it shows; return the sequence's name."""
     from PIL import Image
-    from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with launched() as browser:
         page = browser.new_context(
             viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme="light"
         ).new_page()
@@ -88,7 +85,6 @@ def photograph(page_file: Path, picture: Path) -> str:
         page.wait_for_selector("#tip", state="visible")
         page.wait_for_timeout(SETTLING_MS)
         page.screenshot(path=picture)
-        browser.close()
     Image.open(picture).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
     return name
 

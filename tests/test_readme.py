@@ -10,7 +10,7 @@ import gymnasium
 import pytest
 import torch
 
-from tests.report.browser import chromium
+from tests.report.browser import NEEDS_BROWSER
 from tests.report.synthetic import episode_row, write_run, write_tokenizer
 from trm_agent.cli import COMMANDS, _parser
 from trm_envs import ToolEnv
@@ -109,9 +109,8 @@ def test_the_picture_is_large_enough_to_read_and_small_enough_to_load():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium")
+@NEEDS_BROWSER
 def test_the_pictures_script_photographs_a_rejected_sequence(tmp_path):
-    pytest.importorskip("playwright", reason="pip install playwright")
     # log ratio 0.9: k2 = 0.405, above the threshold 0.05
     outside = {"log_ratios": [0.0, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], "accepted": False}
     run = write_run(tmp_path / "run", [episode_row(), episode_row(seed=8, **outside)])

@@ -1,18 +1,25 @@
 """A headless Chromium that reports what a page does wrong."""
 
-import shutil
+import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+import pytest
 
+from tests.structure_script import load
 
-def chromium() -> str | None:
-    """The browser's program, if there is one."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+_script = load(Path(__file__).parents[2] / "scripts" / "browser.py")
+launched = _script.launched
+_HAS_BROWSER = importlib.util.find_spec("playwright") is not None and _script.chromium() is not None
+# where every setting must be there, its absence fails
+NEEDS_BROWSER = pytest.mark.skipif(
+    not _HAS_BROWSER and not os.environ.get("TRM_ALL_SETTINGS"),
+    reason="no Chromium: pip install playwright, apt-get install chromium",
+)
 
 
 @dataclass
@@ -24,17 +31,6 @@ class Opened:
     """Of the console and uncaught ones."""
     requests: list[str] = field(default_factory=list)
     """Of anything but local files; they were blocked."""
-
-
-@contextmanager
-def launched(*arguments: str) -> Iterator[Any]:
-    """The browser; one at a time in a process."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *arguments])
-        yield browser
-        browser.close()
 
 
 @contextmanager

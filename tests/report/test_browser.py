@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.report.browser import chromium, count, launched, opened, wait_for
+from tests.report.browser import NEEDS_BROWSER, count, launched, opened, wait_for
 from tests.report.synthetic import (
     ALPHA,
     BETA,
@@ -17,11 +17,7 @@ from tests.report.synthetic import (
 )
 from trm_agent.report.build import build_report
 
-pytest.importorskip("playwright", reason="pip install playwright")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
 NUM = 120
 LONG = 4000
 PLANTED = 3210

@@ -2,15 +2,11 @@
 
 import pytest
 
-from tests.report.browser import chromium, launched, opened, wait_for
+from tests.report.browser import NEEDS_BROWSER, launched, opened, wait_for
 from tests.report.synthetic import END, TWO, episode_row, write_run, write_tokenizer
 from trm_agent.report.build import build_report
 
-pytest.importorskip("playwright", reason="pip install playwright")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
 COUNTED = (
     "left => document.getElementById('count').textContent.startsWith(`${left} of 4 episodes`)"
     " && !document.getElementById('count').textContent.includes('so far')"
@@ -37,7 +33,11 @@ def test_groups_reasons_expected_answers_and_texts_are_shown_and_found(tmp_path)
         # the tab has the focus still
         page.keyboard.press("j")
         wait_for(page, "task aaaa · 1")
-        assert "group of 3, rewards 1, 0, 1; mean 0.6667; advantage of this one 0.25" in page.inner_text(".in-group")
+        assert "group of 3, mean reward 0.6667" in page.inner_text(".in-group")
+        members = page.locator(".in-group button")
+        of_each = [f"reward {reward}, advantage +0.25" for reward in (1, 0, 1)]
+        assert members.all_inner_texts() == of_each
+        assert page.locator(".in-group [aria-current=true]").inner_text() == of_each[0]
         assert page.inner_text(".expected") == "expected answer: 41"
         page.select_option("#sort", "group")
         names = page.locator(".row-id").all_inner_texts()

@@ -8,6 +8,7 @@ from trm_agent.report.failures import category, failure_tables
 from trm_agent.report.overview import preset_differences
 from trm_agent.report.results import REST, result_table, time_shares
 from trm_agent.report.sources import Source
+from trm_agent.runs.rates import wilson
 
 
 def source(metrics=(), startup=(), summary=None, config=None, label="a"):
@@ -30,12 +31,28 @@ RUN = [
 
 def test_results_hold_both_validations_with_intervals_and_the_change():
     table = result_table([source(RUN)])
+    # Newcombe: 25 - hypot(50 - 41.46, 33.16 - 25) = 13.2, 25 + hypot(58.54 - 50, 25 - 18.30) = 35.8
     assert table["rows"] == [
-        ["horizon 4", "25.0 % [18.3, 33.2]", "50.0 % [41.5, 58.5]", "+25.0"],
+        ["held-out success, horizon 4", "25.0 % [18.3, 33.2]", "50.0 % [41.5, 58.5]", "+25.0 [+13.2, +35.8]"],
         ["sequences that the mask accepted", "100.0 %", "75.0 %", "-25.0"],
     ]
     two = result_table([source(RUN), source(RUN, label="b")])
     assert [cells[0] for cells in two["rows"]] == ["a", "a", "b", "b"]
+
+
+def test_results_are_named_and_counted_as_in_the_table_at_a_runs_end():
+    # 128 episodes, four of each task: 32 tasks
+    config = {"actor_rollout_ref": {"rollout": {"val_kwargs": {"n": 4}}}}
+    summary = {"held_out": False, "trained_horizons": [2, 4]}
+    table = result_table([source(RUN, summary=summary, config=config)])
+    low, high = wilson(0.25, 32)
+    name = "success (not held out), horizon 4 (trained)"
+    assert table["rows"][0][:2] == [name, f"25.0 % [{100 * low:.1f}, {100 * high:.1f}]"]
+    assert result_table([source(RUN, summary={"held_out": None})])["rows"][0][0] == "success, horizon 4"
+    mixed = result_table([source(RUN, summary=summary), source(RUN, label="b")])
+    assert [cells[:2] for cells in mixed["rows"][::2]] == [["a", name], ["b", "held-out success, horizon 4"]]
+    odd = source(RUN, summary={"held_out": {}, "trained_horizons": 4}, config={"actor_rollout_ref": [4]})
+    assert result_table([odd])["rows"][0][:2] == ["held-out success, horizon 4", "25.0 % [18.3, 33.2]"]
 
 
 def test_one_validation_has_no_after_and_none_no_table():
@@ -97,7 +114,7 @@ def test_categories_are_counted_by_horizon_at_the_first_and_the_last_step():
     }
     first, second = failure_tables(index, ["a", "b"])
     assert first["columns"] == [
-        "",
+        "ending",
         "horizon 2, step 10",
         "horizon 2, step 40",
         "horizon 4, step 10",
@@ -107,7 +124,7 @@ def test_categories_are_counted_by_horizon_at_the_first_and_the_last_step():
         ["solved", "100 % (1)", "100 % (1)", "0 % (0)", "-"],
         ["wrong answer", "0 % (0)", "0 % (0)", "100 % (1)", "-"],
     ]
-    assert (second["title"], second["columns"]) == ("How episodes ended: b", ["", "all"])
+    assert (second["title"], second["columns"]) == ("How episodes ended: b", ["ending", "all"])
 
 
 def test_what_differs_from_the_preset_is_named_and_what_a_run_sets_for_itself_is_not():

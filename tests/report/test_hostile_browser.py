@@ -5,17 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.browser import chromium, launched, opened, wait_for
+from tests.report.browser import NEEDS_BROWSER, launched, opened, wait_for
 from tests.report.synthetic import EVIL as EVIL_TOKEN
 from tests.report.synthetic import episode_row, write_evaluation, write_run, write_tokenizer
 from tests.report.test_hostile import EVIL, PLACES
 from trm_agent.report.build import build_report
 
-pytest.importorskip("playwright", reason="pip install playwright")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium"),
-]
+pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
 
 
 def test_every_view_of_a_hostile_folder_is_drawn_and_nothing_else_happens(tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 from trm_agent.report.sources import Source
 from trm_agent.runs.rates import wilson
 
-MOST_TRIALS = 1e12
-
 
 @dataclass(frozen=True)
 class ChartSpec:
@@ -33,10 +31,10 @@ CHARTS = (
     ChartSpec(
         "validation",
         "Success",
-        "Held-out success by horizon",
+        "Validation success by horizon",
         ((r"env/val_success/h(\d+)", "horizon {0}"),),
         share=True,
-        about="Validation episodes. Bands: 95 % Wilson interval of the share.",
+        about="Bands: 95 % Wilson interval over tasks.",
     ),
     ChartSpec(
         "training",
@@ -200,7 +198,7 @@ def charts(sources: Sequence[Source]) -> list[dict[str, Any]]:
     """
     found = []
     for spec in CHARTS:
-        series = [entry for run, source in enumerate(sources) for entry in _series(spec, run, source.metrics)]
+        series = [entry for run, source in enumerate(sources) for entry in _series(spec, run, source)]
         # a count that stays 0 in every step is not worth a chart
         if series and not (spec.name == "failures" and not any(any(entry["y"]) for entry in series)):
             found.append(_chart(spec, series))
@@ -218,7 +216,8 @@ def _chart(spec: ChartSpec, series: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: getattr(spec, key) for key in keys} | {"x": "step", "series": series}
 
 
-def _series(spec: ChartSpec, run: int, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _series(spec: ChartSpec, run: int, source: Source) -> list[dict[str, Any]]:
+    rows = source.metrics
     names = {name for row in rows for name in row}
     found = []
     for pattern, label in spec.series:
@@ -234,7 +233,7 @@ def _series(spec: ChartSpec, run: int, rows: Sequence[Mapping[str, Any]]) -> lis
                 "y": [number(row[metric]) for row in points],
             }
             if spec.name == "validation":
-                entry |= _band(points, metric)
+                entry |= _band(source, points, metric)
             if any(value is not None for value in entry["y"]):
                 found.append(entry)
     return found
@@ -245,16 +244,16 @@ def _order(name: str) -> list[Any]:
     return [(1, 0, part) if place % 2 == 0 else (0, int(part), "") for place, part in enumerate(parts)]
 
 
-def _interval(row: Mapping[str, Any], metric: str) -> tuple[float | None, float | None]:
+def _interval(source: Source, row: Mapping[str, Any], metric: str) -> tuple[float | None, float | None]:
     share = number(row.get(metric))
-    trials = number(row.get(metric.replace("val_success", "val_num_episodes")))
-    if share is None or trials is None or not (0 <= share <= 1 and 1 <= trials <= MOST_TRIALS):
+    num_tasks = source.num_tasks(row.get(metric.replace("val_success", "val_num_episodes")))
+    if share is None or num_tasks is None or not 0 <= share <= 1:
         return None, None
-    return wilson(share, trials)
+    return wilson(share, num_tasks)
 
 
-def _band(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    intervals = [_interval(row, metric) for row in rows]
+def _band(source: Source, rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    intervals = [_interval(source, row, metric) for row in rows]
     return {"low": [low for low, _ in intervals], "high": [high for _, high in intervals]}
 
 
@@ -271,7 +270,7 @@ def _by_horizon(sources: Sequence[Source]) -> list[dict[str, Any]]:
         for row in [validations[-1], validations[0]][: len(validations)] if validations else []:
             metrics = sorted(filter(_is_validation, row), key=_order)
             horizons = [int(name.rsplit("h", 1)[1]) for name in metrics]
-            intervals = [_interval(row, name) for name in metrics]
+            intervals = [_interval(source, row, name) for name in metrics]
             series.append(
                 {
                     "run": run,
@@ -284,6 +283,6 @@ def _by_horizon(sources: Sequence[Source]) -> list[dict[str, Any]]:
             )
     if not series or max(len(entry["x"]) for entry in series) < 2:
         return []
-    about = "First and last validation. Bars: 95 % Wilson interval of the share."
-    spec = ChartSpec("by_horizon", "Success", "Held-out success over the horizon", (), share=True, about=about)
+    about = "First and last validation. Bars: 95 % Wilson interval over tasks."
+    spec = ChartSpec("by_horizon", "Success", "Validation success over the horizon", (), share=True, about=about)
     return [_chart(spec, series) | {"x": "horizon", "points": True}]

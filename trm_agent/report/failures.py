@@ -16,9 +16,10 @@ ENDED = ("terminated", "truncated")
 SCORER, EARLY, MALFORMED, WRONG = "scorer error", "answered early", "wrong after a malformed call", "wrong answer"
 ORDER = (SOLVED, WRONG, EARLY, MALFORMED, *STOPS.values(), SCORER)
 ABOUT = (
-    "Episodes in the files of the page. An answer is early if it comes before the last step (numbers.answered_early); "
-    "an episode with a malformed call and a wrong answer counts as that."
+    "Share and number of the recorded episodes{}. Answered early: before the task's last step. "
+    "Wrong after a malformed call: a call of the episode could not be read."
 )
+OF_STEPS = ", of the first and of the last recorded step of training"
 
 
 def category(record: Mapping[str, Any], num_malformed: int) -> str:
@@ -66,7 +67,8 @@ def failure_tables(index: Mapping[str, Sequence[Any]], labels: Sequence[str]) ->
         table = [[name, *(_share(counts[step].get(horizon), name) for horizon, step in columns)] for name in names]
         heads = [f"{_named(horizon)}{f', step {step}' if len(shown) > 1 else ''}" for horizon, step in columns]
         title = f"How episodes ended: {label}" if len(labels) > 1 else "How episodes ended"
-        found.append({"title": title, "columns": ["", *heads], "rows": table, "about": ABOUT})
+        about = ABOUT.format(OF_STEPS if len(shown) > 1 else "")
+        found.append({"title": title, "columns": ["ending", *heads], "rows": table, "about": about})
     return found
 
 

@@ -1,13 +1,14 @@
-"""The page's first screen: held-out success before and after, and where the time went."""
+"""The page's first screen: success before and after, and where the time went."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from trm_agent.evaluate.results import is_finite
-from trm_agent.evaluate.statistics.intervals import wilson
 from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
+from trm_agent.runs.rates import newcombe, wilson
 
 _SUCCESS = re.compile(r"env/val_success/h([0-9]{1,18})")
 # phase -> verl's timings that it adds up
@@ -22,14 +23,15 @@ START, REST = "start-up", "rest"
 # of start-up, with which each session of a run begins
 FIRST_PHASE = "driver"
 ACCEPTED = "sequences that the mask accepted"
+TRAINED = "trained_horizons"
 ABOUT_SUCCESS = (
-    "Held-out success at the first and the last validation, in brackets the 95 % Wilson interval of the share; "
-    "accepted sequences in the first and the last step."
+    "Success at the first and the last validation, in brackets 95 % intervals over tasks; "
+    "accepted sequences in the first and the last step; changes in percentage points."
 )
 
 
 def result_table(sources: Sequence[Source]) -> dict[str, Any] | None:
-    """Return held-out success of the runs before and after, by horizon; None without a validation.
+    """Return the success of the runs before and after, by horizon; None without a validation.
 
     Returns:
         JSON-clean: `title`, `columns`, `rows`, `about`.
@@ -43,18 +45,15 @@ def result_table(sources: Sequence[Source]) -> dict[str, Any] | None:
         first, last = validations[0], validations[-1]
         label = [source.label] if len(runs) > 1 else []
         for name in sorted(filter(_SUCCESS.fullmatch, last), key=lambda name: int(name.rsplit("h", 1)[1])):
-            before, after = first.get(name), last[name]
-            change = "-"
-            if is_finite(before) and is_finite(after) and last is not first:
-                change = f"{100 * (after - before):+.1f}"
-            cells = [_share(first, name), _share(last, name)] if last is not first else [_share(first, name), "-"]
-            rows.append([*label, f"horizon {name.rsplit('h', 1)[1]}", *cells, change])
+            before, after = _rate(source, first, name), _rate(source, last, name)
+            changed = ["-", "-"] if last is first else [_told(after), _change(before, after)]
+            rows.append([*label, _measured(source, name), _told(before), *changed])
         if accepted := [row["trm/acceptance"] for row in source.metrics if is_finite(row.get("trm/acceptance"))]:
             shares = [f"{100 * share:.1f} %" for share in (accepted[0], accepted[-1])]
             rows.append([*label, ACCEPTED, *shares, f"{100 * (accepted[-1] - accepted[0]):+.1f}"])
     if not rows:
         return None
-    heads = [*(["run"] if len(runs) > 1 else []), "held-out success", "before", "after", "change"]
+    heads = [*(["run"] if len(runs) > 1 else []), "share", "before", "after", "change"]
     return {"title": "Results", "columns": heads, "rows": rows, "about": ABOUT_SUCCESS}
 
 
@@ -91,11 +90,41 @@ def _seconds(row: Mapping[str, Any], name: str) -> float:
     return max(0.0, number(row.get(f"timing_s/{name}")) or 0.0)
 
 
-def _share(row: Mapping[str, Any], name: str) -> str:
-    share, trials = number(row.get(name)), number(row.get(name.replace("val_success", "val_num_episodes")))
-    if share is None:
+@dataclass(frozen=True)
+class _Rate:
+    share: float | None
+    num_tasks: float | None
+    """None where no interval can be made."""
+
+
+def _rate(source: Source, row: Mapping[str, Any], name: str) -> _Rate:
+    share = number(row.get(name))
+    num_tasks = source.num_tasks(row.get(name.replace("val_success", "val_num_episodes")))
+    return _Rate(share, num_tasks if share is not None and 0 <= share <= 1 else None)
+
+
+def _told(rate: _Rate) -> str:
+    if rate.share is None:
         return "-"
-    if trials is None or not (0 <= share <= 1 and trials >= 1):
-        return f"{100 * share:.1f} %"
-    low, high = wilson(share, trials)
-    return f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    interval = "" if rate.num_tasks is None else f" {_interval(wilson(rate.share, rate.num_tasks), '.1f')}"
+    return f"{100 * rate.share:.1f} %{interval}"
+
+
+def _change(before: _Rate, after: _Rate) -> str:
+    if before.share is None or after.share is None:
+        return "-"
+    told = f"{100 * (after.share - before.share):+.1f}"
+    if before.num_tasks is None or after.num_tasks is None:
+        return told
+    return f"{told} {_interval(newcombe(before.share, before.num_tasks, after.share, after.num_tasks), '+.1f')}"
+
+
+def _interval(ends: tuple[float, float], form: str) -> str:
+    return f"[{', '.join(format(100 * end, form) for end in ends)}]"
+
+
+def _measured(source: Source, name: str) -> str:
+    horizon = name.rsplit("h", 1)[1]
+    trained = (source.summary or {}).get(TRAINED)
+    is_trained = isinstance(trained, list) and any(str(each) == horizon for each in trained)
+    return f"{source.success}, horizon {horizon}{' (trained)' if is_trained else ''}"

@@ -12,6 +12,7 @@ from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, SUMMAR
 
 ROLLOUTS, EPISODES, RESULTS_FILE = "rollouts", "episodes", "results.jsonl"
 STARTUP_FILE = "startup.jsonl"
+MOST_TRIALS = 1e12
 EVALUATION_FORMAT = "trm-agent evaluation"
 
 
@@ -41,6 +42,23 @@ class Source:
     def finished(self) -> bool:
         """Return whether the folder is final."""
         return self.summary is not None
+
+    @property
+    def success(self) -> str:
+        """Return the name of the rate that validations measure, as the table at a run's end has it."""
+        held_out = (self.summary or {}).get("held_out", True)
+        if held_out is None:
+            return "success"
+        return "success (not held out)" if held_out is False else "held-out success"
+
+    def num_tasks(self, num_episodes: Any) -> float | None:
+        """Return the number of tasks behind a validation's episodes; None if the number makes no sense.
+
+        Episodes of one task count as one observation, since they share its difficulty.
+        """
+        samples = _at(self.config, "actor_rollout_ref.rollout.val_kwargs.n")
+        each = samples if isinstance(samples, int) and samples >= 1 else 1
+        return num_episodes / each if is_finite(num_episodes) and each <= num_episodes <= MOST_TRIALS else None
 
     def tokenizer_folders(self) -> list[Path]:
         """Return the folders that may hold the source's tokenizer, best first."""

@@ -1,6 +1,6 @@
 // One episode: facts, a map of its tokens, the turns.
 // Null if the reader went on in the meantime.
-async function showEpisode(data, i, pane, stillWanted) {
+async function showEpisode(data, i, pane, stillWanted, visit) {
   const columns = data.episodes;
   const run = columns.run[i];
   const [vocabulary, packed] = await Promise.all([vocabularyOf(run), packedText(`e${i}`).then(unpack)]);
@@ -27,7 +27,7 @@ async function showEpisode(data, i, pane, stillWanted) {
       h("div", { class: "text context" }, record.final_observation), "observation"));
   }
   if (record.error) body.append(turnSection("Error", [], h("div", { class: "text context" }, record.error), "observation"));
-  pane.replaceChildren(episodeHead(data, i, view), body);
+  pane.replaceChildren(episodeHead(data, i, view, visit), body);
   const map = drawMap(view, (token) => focusToken(token));
   pane.querySelector(".map-place").append(map.element);
   requestAnimationFrame(map.draw);
@@ -103,7 +103,7 @@ function turnSection(title, marks, block, kind) {
   return h("section", { class: `turn ${kind}`, "aria-label": title }, h("h3", {}, title, marks), block);
 }
 
-function episodeHead(data, i, view) {
+function episodeHead(data, i, view, visit) {
   const c = data.episodes;
   const { header } = view.episode;
   const { record } = header;
@@ -116,7 +116,7 @@ function episodeHead(data, i, view) {
     badge("", counted(c.turns[i], "turn")),
     badge("", `${counted(c.tokens[i], "token")}, ${c.model[i].toLocaleString("en")} of the model`),
     c.violations[i] ? badge("bad", counted(c.violations[i], "violating token")) : null,
-    badge("", `worst ${worstText(c.worst[i])}`),
+    badge("", `worst token ${worstText(c.worst[i], header.kind)}`),
   ];
   const more = [c.env[i], c.horizon[i] === null ? null : `horizon ${c.horizon[i]}`, c.seed[i] === null ? null : `seed ${c.seed[i]}`,
     ...Object.entries(record.options || {}).filter(([name]) => name !== "horizon").map(([name, value]) => `${name} ${value}`),
@@ -126,7 +126,7 @@ function episodeHead(data, i, view) {
   const approximate = view.precise ? null : `≈: stored to ${(100 * data.precision.log_prob).toFixed(1)} % (log p) and ${(100 * data.precision.log_ratio).toFixed(1)} % (log ratio); violating tokens and the largest exactly`;
   return h("header", { class: "episode-head" },
     h("h2", {}, data.runs.length > 1 ? `${data.runs[c.run[i]].label} · ${c.id[i]}` : c.id[i]),
-    h("div", { class: "badges" }, facts), groupOf(c, i),
+    h("div", { class: "badges" }, facts), groupOf(c, i, visit),
     record.expected_answer === undefined || record.expected_answer === null ? null
       : h("p", { class: "expected" }, "expected answer: ", h("code", {}, record.expected_answer)),
     more.length ? h("p", { class: "quiet" }, more.join(" · ")) : null, unnamed,
@@ -137,14 +137,17 @@ function episodeHead(data, i, view) {
 const rejectedText = (c, i) => (c.rejected_by[i] ? `rejected by ${c.rejected_by[i]}` : "rejected");
 
 // The episodes of the same task in the same step: what the advantage compares.
-function groupOf(c, i) {
+function groupOf(c, i, visit) {
   if (c.group[i] === null) return null;
   const members = c.group.flatMap((group, other) => (group === c.group[i] ? [other] : []));
   const rewards = members.map((other) => c.reward[other]).filter((reward) => reward !== null);
   const mean = rewards.length ? rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length : null;
-  const shown = members.map((other) => h(other === i ? "b" : "span", {}, c.reward[other] === null ? "–" : formatted(c.reward[other])));
-  return h("p", { class: "quiet in-group" }, `group of ${members.length}, rewards `, shown.flatMap((each, k) => (k ? [", ", each] : [each])),
-    `; mean ${formatted(mean)}`, c.advantage[i] === null ? null : `; advantage of this one ${formatted(c.advantage[i])}`);
+  const told = (other) => [`reward ${formatted(c.reward[other])}`, c.advantage[other] === null ? null : `advantage ${withSign(c.advantage[other])}`]
+    .filter(Boolean).join(", ");
+  return h("nav", { class: "in-group", "aria-label": "Episodes of the group" },
+    h("span", { class: "quiet" }, `group of ${members.length}, mean reward ${formatted(mean)}:`),
+    members.map((other) => h("button", { type: "button", class: "small", "aria-current": other === i, title: `open ${c.id[other]}`,
+      onclick() { visit(other); } }, told(other))));
 }
 
 // A strip of all the model's tokens: the largest divergence of each pixel column, and every violation.

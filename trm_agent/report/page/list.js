@@ -4,14 +4,23 @@ const SPARE_ROWS = 8;
 
 // trm_agent/report/episodes.py writes this for what is infinite
 const INFINITE = 1e9;
-const worstText = (value) => (value >= INFINITE ? "not finite" : formatted(value));
+const unitOf = (kind) => (kind === "abs_ratio_minus_one" ? "" : " nats");
+const worstText = (value, kind) => (value === null ? "–" : value >= INFINITE ? "not finite" : `${formatted(value)}${unitOf(kind)}`);
+const withSign = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${formatted(Math.abs(value))}`;
+
+// The important first: a narrow list cuts the end off.
+function summaryOf(c, i) {
+  return [c.reward[i] === null ? null : `reward ${formatted(c.reward[i])}`, c.advantage[i] === null ? null : `advantage ${withSign(c.advantage[i])}`,
+    c.success[i] === false ? c.category[i] : null, c.group[i] === null && c.horizon[i] !== null ? `horizon ${c.horizon[i]}` : null,
+    counted(c.turns[i], "turn"), counted(c.tokens[i], "token")].filter(Boolean).join(" · ");
+}
 
 function makeList(data, open) {
   const columns = data.episodes;
   const space = h("div", { class: "space", role: "presentation" });
   const box = h("div", { class: "list", role: "listbox", tabindex: 0, id: "list", "aria-label": "Episodes" }, space);
   let order = [];
-  let at = -1;
+  let at = -1, grouped = false;
 
   function draw() {
     const first = Math.max(0, Math.floor(box.scrollTop / ROW_HEIGHT) - SPARE_ROWS);
@@ -31,17 +40,16 @@ function makeList(data, open) {
       c.success[i] === false ? h("span", { class: "badge" }, "failed") : null,
     ];
     const bucket = c.worst[i] === null ? 0 : bucketOf(c.worst[i], edgesOf(kind));
-    return h("div", { class: `row ${kind === "surprise" ? "surprise" : ""}`, role: "option", id: `row-${i}`, "aria-selected": place === at,
+    const begins = grouped && place > 0 && c.group[i] !== c.group[order[place - 1]];
+    return h("div", { class: `row ${kind === "surprise" ? "surprise" : ""} ${begins ? "begins" : ""}`, role: "option", id: `row-${i}`, "aria-selected": place === at,
       "aria-posinset": place + 1, "aria-setsize": order.length, style: { transform: `translateY(${place * ROW_HEIGHT}px)` },
       onclick() { select(place); } },
       h("div", { class: "row-top" },
-        h("i", { class: `worst d${bucket} ${c.violations[i] ? "violates" : ""}`, title: `worst token ${worstText(c.worst[i])}` }),
+        h("i", { class: `worst d${bucket} ${c.violations[i] ? "violates" : ""}`, title: `worst token ${worstText(c.worst[i], kind)}` }),
         data.runs.length > 1 ? h("i", { class: `swatch c${c.run[i] % NUM_COLOURS}`, title: data.runs[c.run[i]].label }) : null,
         h("span", { class: "row-id" }, c.id[i]), marks),
-      h("div", { class: "row-more" },
-        [c.horizon[i] === null ? null : `horizon ${c.horizon[i]}`, counted(c.turns[i], "turn"), counted(c.tokens[i], "token"),
-          c.reward[i] === null ? null : `reward ${formatted(c.reward[i])}`, c.stop[i], `worst ${worstText(c.worst[i])}`]
-          .filter(Boolean).join(" · ")));
+      h("div", { class: "row-more", title: summaryOf(c, i) },
+        summaryOf(c, i)));
   }
 
   function select(place, silent) {
@@ -59,8 +67,10 @@ function makeList(data, open) {
   new ResizeObserver(draw).observe(box);
   return {
     element: box,
-    show(found, current) {
+    // byGroup: a line parts the groups
+    show(found, current, byGroup) {
       order = found;
+      grouped = byGroup;
       space.style.height = `${found.length * ROW_HEIGHT}px`;
       at = order.indexOf(current);
       if (at < 0) { box.removeAttribute("aria-activedescendant"); box.scrollTop = Math.min(box.scrollTop, found.length * ROW_HEIGHT); draw(); } else select(at, true);

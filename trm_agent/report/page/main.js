@@ -58,7 +58,7 @@ function startTabs(app, place) {
     }
     tip.hide();
     document.body.dataset.view = name;
-    if (name === "episodes") app.list?.show(app.order, app.current());
+    if (name === "episodes") app.showList?.();
     app.remember();
   };
   app.open(app.tabs.includes(place.get("view")) ? place.get("view") : app.first);
@@ -96,9 +96,10 @@ function startEpisodes(data, app, place) {
     const all = data.episodes.id.length;
     const left = data.available > all ? ` (${all.toLocaleString("en")} of ${data.available.toLocaleString("en")} recorded, evenly spaced)` : "";
     count.textContent = `${app.order.length.toLocaleString("en")} of ${counted(all, "episode")}${left}${texts.state(filter)}`;
-    app.list.show(app.order, wanted);
+    app.showList();
     app.remember();
   };
+  app.showList = () => app.list.show(app.order, wanted, filter.sort === "group");
   section.append(h("div", { class: "viewer" },
     h("aside", { class: "side" }, drawFilters(data, filter, changed), count, app.list.element), app.pane));
   async function open(i) {
@@ -106,7 +107,7 @@ function startEpisodes(data, app, place) {
     tip.hide();
     const before = episode;
     try {
-      const opened = await showEpisode(data, i, app.pane, () => wanted === i);
+      const opened = await showEpisode(data, i, app.pane, () => wanted === i, visit);
       if (!opened) return false;
       before?.stop();
       episode = opened;
@@ -117,13 +118,15 @@ function startEpisodes(data, app, place) {
     app.remember();
     return true;
   }
+  // an episode that another one names: filters may hide it in the list
+  function visit(i) { open(i).then(app.showList); }
   tokenTips(app);
   app.pane.addEventListener("scroll", () => { app.remember(); }, { passive: true });
   changed();
   const again = data.episodes.id.findIndex((_, i) => idOf(data, i) === place.get("e"));
   if (again >= 0) {
     open(again).then(() => {
-      app.list.show(app.order, again);
+      app.showList();
       if (place.get("token")) episode.focusToken(Number(place.get("token")));
       else app.pane.scrollTop = Number(place.get("y")) || 0;
     });

@@ -5,17 +5,33 @@ function drawResults(data) {
   const sections = tables.map((table) => h("section", { class: "group" }, h("h2", {}, table.title),
     h("div", { class: "card scroll" }, simpleTable(table.columns, table.rows)), h("p", { class: "about" }, table.about)));
   if (times.length) {
-    sections.splice(data.results ? 1 : 0, 0, h("section", { class: "group" }, h("h2", {}, "Where the time went"),
+    const whole = data.runs.length > 1 ? null : h("small", {}, `${lasting(sumOf(times[0][1]))} in all`);
+    sections.splice(data.results ? 1 : 0, 0, h("section", { class: "group" }, h("h2", {}, "Where the time went ", whole),
       times.map(([run, phases]) => timeBar(data.runs.length > 1 ? run.label : "", phases))));
   }
-  return sections;
+  return [drawWhich(data), ...sections];
 }
 
+// Whose results these are, before anything else; a table of several names each.
+function drawWhich(data) {
+  if (data.runs.length > 1) return "";
+  const [run] = data.runs;
+  const facts = Object.fromEntries(run.facts);
+  const told = [facts.environment, facts.steps && `${facts.steps} steps`, facts["wall time"], facts.seed && `seed ${facts.seed}`];
+  return h("p", { class: "which" }, h("b", {}, run.label), " ", stateBadge(run), " ", told.filter(Boolean).map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "));
+}
+
+const stateBadge = (run) => h("span", { class: `badge ${run.state === "finished" ? "good" : "warn"}` }, run.state);
+
+const sumOf = (phases) => phases.reduce((sum, [, seconds]) => sum + seconds, 0);
+
 function timeBar(label, phases) {
-  const total = phases.reduce((sum, [, seconds]) => sum + seconds, 0);
+  const total = sumOf(phases);
   const shown = phases.map(([name, seconds], i) => ({ name, seconds, colour: `c${i % NUM_COLOURS}` })).filter(({ seconds }) => seconds > 0);
-  const told = ({ name, seconds }) => `${name} ${percent(seconds / total)}, ${lasting(seconds)}`;
-  return h("figure", { class: "card times" }, label ? h("figcaption", {}, h("h3", {}, label)) : null,
+  const share = (seconds) => (seconds < total / 2000 ? "< 0.1 %" : percent(seconds / total));
+  const told = ({ name, seconds }) => `${name} ${share(seconds)}, ${lasting(seconds)}`;
+  return h("figure", { class: "card times" },
+    label ? h("figcaption", {}, h("h3", {}, label), h("small", {}, `${lasting(total)} in all`)) : null,
     h("div", { class: "shares", role: "img", "aria-label": shown.map(told).join("; ") },
       shown.map((phase) => h("i", { class: phase.colour, title: told(phase), style: { "flex-grow": phase.seconds } }))),
     h("ul", { class: "series" }, shown.map((phase) => h("li", {}, h("i", { class: `swatch ${phase.colour}` }), " ", told(phase)))));
@@ -23,6 +39,7 @@ function timeBar(label, phases) {
 
 function lasting(seconds) {
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+  if (seconds < 600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
   const minutes = Math.round(seconds / 60);
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
@@ -33,7 +50,7 @@ function drawOverview(data) {
     h("div", { class: "runs" }, data.runs.map((run, i) =>
       h("article", { class: "card run" },
         h("h3", {}, several ? h("i", { class: `swatch c${i % NUM_COLOURS}` }) : null, several ? run.label : "Run",
-          h("span", { class: `badge ${run.state === "finished" ? "good" : "warn"}` }, run.state)),
+          stateBadge(run)),
         h("dl", {}, run.facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
         run.notes.map((note) => h("p", { class: "note" }, note))))));
 }
@@ -47,8 +64,11 @@ function drawTables(data) {
 
 function simpleTable(columns, rows) {
   return h("table", { class: "plain" }, h("thead", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h(i ? "td" : "th", i ? {} : { scope: "row" }, cell))))));
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h(i ? "td" : "th", i ? {} : { scope: "row" }, unbroken(cell)))))));
 }
+
+// A number with its unit, and an interval, stay on one line.
+const unbroken = (text) => text.split(/([-+]?[\d.]+ %|\[[-+\d., ]{1,24}\])/).map((part, i) => (i % 2 ? h("span", { class: "unbroken" }, part) : part));
 
 function drawConfiguration(data) {
   const parts = data.differences.map((difference) => {

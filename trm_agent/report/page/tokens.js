@@ -123,7 +123,7 @@ function describeToken(view, number) {
     ["log p, rollout", about(found.rollout)]];
   if (kind !== "surprise") {
     rows.push(["log p, training", about(found.logProb)], ["ratio", about(Math.exp(found.logRatio))],
-      [kind === "measured" ? "divergence" : `divergence, ${kind}`, Number.isFinite(found.value) ? `${about(found.value)} nats` : "not finite"]);
+      [kind === "measured" ? "divergence" : `divergence, ${kind}`, Number.isFinite(found.value) ? `${about(found.value)}${unitOf(kind)}` : "not finite"]);
     if (kind === "measured" && found.lower !== null && found.lower !== found.value) {
       rows.push(["interval", `[${about(found.lower)}, ${about(found.value)}]`]);
     }
