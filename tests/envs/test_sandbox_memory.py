@@ -15,9 +15,6 @@ pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
 LIMITS = dataclasses.replace(TIGHT, wall_s=2.0, memory_bytes=64 * MIB, disk_bytes=8 * MIB, processes=32)
 MOST = LIMITS.memory_bytes + LIMITS.disk_bytes + 64 * MIB
-AT_ONCE = ("many processes at once", "copies of the parent's")
-"""Ways that are as quick as the machine: who watches is one of 30 that wait for a processor."""
-BURST = 128 * MIB
 REFUSED = ("memfd", "System V shared memory")
 
 
@@ -58,8 +55,7 @@ def test_no_way_of_allocating_holds_more_than_the_limits(
         skip_or_fail("measured by memory.stat of version 1")
     with Growth(setting.memory) as growth:
         result = setting.run(GROW[name], limits=LIMITS)
-    most = MOST + (BURST if name in AT_ONCE and not setting.has_cgroups else 0)
-    assert growth.most < most, (growth.most / MIB, result)
+    assert growth.most < MOST, (growth.most / MIB, result)
     assert result.status is not Status.SANDBOX_ERROR, result
     if name in REFUSED:
         assert result.status is Status.ERROR

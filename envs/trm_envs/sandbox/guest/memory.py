@@ -12,7 +12,7 @@ WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
 FASTEST_GROWTH = 4 << 30
 """Bytes per second by which a process may grow: the next look comes before the limit can be passed."""
 CROWD = 8
-"""Number of processes that may run while they are looked at; more of them would leave PID 1 no time to look."""
+"""Number of threads of several processes that may run while they are looked at; more would leave PID 1 no time to."""
 _PAGE = 4096
 _SIZES = re.compile(rb"\nRssAnon:\s*(\d+) kB\n(?:.*\n)*?VmPTE:\s*(\d+) kB\n")  # the second: its page tables
 _PROCESSORS = os.cpu_count() or 1
@@ -52,8 +52,9 @@ class Use:
 
 
 def is_crowd(proc: int) -> bool:
-    """Return True if there are so many processes that they must be stopped to be looked at in time."""
-    return len(rest.processes(proc)) > CROWD
+    """Return True if so many threads must be stopped to be looked at in time; one process is held by its own limit."""
+    pids = rest.processes(proc)
+    return len(pids) > 1 and sum(rest.number_of_threads(proc, pid) for pid in pids) > CROWD
 
 
 def patience(left: int, num_processes: int = _PROCESSORS) -> float:

@@ -18,6 +18,18 @@ class Share:
         self._nice = 0
         self._ran = 1
 
+    def lower(self, proc: int) -> None:
+        """Let all threads of a crowd, also those that wait, together weigh what one does: as much as their PID 1.
+
+        Args:
+            proc: a /proc that hides nothing.
+        """
+        tids = [tid for pid in rest.processes(proc) for tid in rest.names(proc, f"{pid}/task")]
+        self._lower(len(tids))
+        for tid in tids:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, int(tid), self._nice)
+
     def look(self, proc: int) -> None:
         """Count the threads that run, and let all together weigh what one does.
 
@@ -34,12 +46,15 @@ class Share:
                     running += state == b"R"
                     nice[tid] = value
         counted = running if running > _CROWD else min(running, self._ran)
-        self._nice = max(self._nice, min(_LOWEST, math.ceil(math.log(max(1, counted), _STEP))))
+        self._lower(counted)
         self._ran = running
         for tid, value in nice.items():
             if value < self._nice:
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, tid, self._nice)
+
+    def _lower(self, number: int) -> None:
+        self._nice = max(self._nice, min(_LOWEST, math.ceil(math.log(max(1, number), _STEP))))
 
 
 def _threads(proc: int, pid: str) -> "list[tuple[int, bytes, int]]":

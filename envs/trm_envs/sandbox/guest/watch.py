@@ -116,6 +116,8 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
                 left = running.memory_left(proc, order, not (order.has_share or is_crowd))
                 if left >= 0 and is_whole and running.overreaches(proc):
                     rest.signal_all(signal.SIGKILL)
+                if is_crowd:
+                    running.share.lower(proc)  # before they go on, one after the other
             if left < 0:
                 return "memory"
             next_look = time.monotonic() + memory.patience(left, len(rest.processes(proc)))
