@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs the tests.
-#   bash scripts/test.sh            all tests, then the end-to-end trainings, each on two processes
+#   bash scripts/test.sh            all tests on two processes, those marked `alone` on one, then the trainings on two
 #   bash scripts/test.sh --quick    only the quick ones (under two minutes)
 #   bash scripts/test.sh ARGS       pytest with these arguments
+# TRM_BESIDE is the process id of what else is at work here: the tests marked `alone` wait for its end.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case "${1:-}" in
-  -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
 bash scripts/setup.sh
 pytest=("${VIRTUAL_ENV:-$PWD/.venv}/bin/python" -m pytest)
@@ -17,13 +18,21 @@ fi
 # Hundreds of processes import the same files: compiled once, also where a container's settings say otherwise.
 unset PYTHONDONTWRITEBYTECODE
 # One thread a process: the tests' tensors are small, and two pools of threads on two cores wait for each other.
-on_two_processes() { OMP_NUM_THREADS=1 "${pytest[@]}" -n 2 --dist worksteal --ignore=tests/end_to_end "$@"; }
+on_two_processes() { OMP_NUM_THREADS=1 "${pytest[@]}" -n 2 --dist worksteal --ignore=tests/end_to_end -m "$1"; }
+# Only the files with the mark are collected, for the whole takes half a minute; 5 says that none of their tests is asked for.
+alone() {
+  [ -z "${TRM_BESIDE:-}" ] || tail --pid="$TRM_BESIDE" -f /dev/null
+  mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.alone' tests)
+  OMP_NUM_THREADS=1 "${pytest[@]}" "${files[@]}" -m "$1" || [ $? -eq 5 ]
+}
 if [ "${1:-}" = --quick ]; then
-  on_two_processes -m "not slow"
+  on_two_processes "not slow and not alone"
+  alone "not slow and alone"
 else
   source scripts/apt.sh
   apt_install chromium chromium "the test that opens a report's page needs a browser"
-  on_two_processes
+  on_two_processes "not alone"
+  alone "alone"
   # A training is Ray, a trainer and a rollout server, 6 GiB, and has one core at work while it starts: two at a time.
-  "${pytest[@]}" -n 2 --dist worksteal tests/end_to_end
+  "${pytest[@]}" -n 2 --dist worksteal tests/end_to_end -m "not alone"
 fi

@@ -12,7 +12,7 @@ from tests.envs.sandbox_settings import Setting, setting  # noqa: F401
 from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Status
 
-pytestmark = [pytest.mark.slow, needs_bubblewrap]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, needs_bubblewrap]
 
 LIMITS = dataclasses.replace(TIGHT, wall_s=8.0, cpu_s=60, memory_bytes=512 * MIB, processes=40)
 HONEST = """
@@ -43,7 +43,11 @@ def left_by(setting: Setting, code: str) -> float:  # noqa: F811
 @pytest.mark.parametrize("name", GREEDY)
 def test_nobody_takes_more_than_one_share(setting: Setting, usual: float, name: str) -> None:  # noqa: F811
     # 30 threads with a share each would leave about a tenth of what one leaves
-    assert left_by(setting, GREEDY[name]) > 0.5 * usual
+    shares = [(usual, left_by(setting, GREEDY[name]))]
+    # what else the machine does may fall on one measurement and not on the other; greed that pays does so each time
+    while shares[-1][1] <= 0.5 * shares[-1][0] and len(shares) < 3:
+        shares.append((left_by(setting, ONE), left_by(setting, GREEDY[name])))
+    assert shares[-1][1] > 0.5 * shares[-1][0], shares
 
 
 def test_a_child_leads_a_session_where_control_groups_weigh_it(setting: Setting) -> None:  # noqa: F811
