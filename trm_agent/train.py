@@ -106,11 +106,14 @@ def _run_command(arguments: argparse.Namespace) -> int:
 
 def _look(config: DictConfig, notes: str, step: int = 0) -> int:
     """Print the run as it would be; returns 0."""
+    from trm_agent.evaluate.checkpoints.initial import check_whole
     from trm_agent.runs.dry_run import facts_of_run, look
+    from trm_agent.runs.preflight import MODEL_PATH
 
     if not step:
         check_origin(config)
     facts, model = facts_of_run(config)
+    check_whole(MODEL_PATH, model)
     if not step:
         check_resumed(config, facts)
     if needs_first_weights(config, step):
@@ -181,8 +184,9 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
     Raises:
         ValueError: the model cannot be loaded, or a setting does not fit it.
     """
+    from trm_agent.evaluate.checkpoints.initial import check_whole
     from trm_agent.runs.model_facts import load_facts
-    from trm_agent.runs.preflight import NANO
+    from trm_agent.runs.preflight import MODEL_PATH, NANO
     from trm_agent.runs.preflight_model import check_model, check_nano_budget
 
     os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
@@ -197,6 +201,7 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
         path = str(ensure_nano_model(spec))
     facts = load_facts(config, path)
     check_model(config, facts)
+    check_whole(MODEL_PATH, path)
     if not folder.step:
         check_resumed(config, facts)
     if needs_first_weights(config, folder.step):

@@ -179,6 +179,11 @@ def render(
             **template_kwargs,
         )
     except Exception as error:
+        if getattr(tokenizer, "chat_template", "") is None:
+            raise ValueError(
+                "tokenizer.chat_template: the tokenizer has none, as that of a base model; put the template of its "
+                "family into the model's folder (chat_template.jinja), or take the model's instruct version"
+            ) from error
         raise ValueError(
             f"tokenizer.chat_template: cannot render the roles {[each['role'] for each in messages]}: {error}; "
             "give the tokenizer a template that can (tokenizer.chat_template = ...), or leave a role out "

@@ -22,6 +22,8 @@ MODEL_PATH = "actor_rollout_ref.model.path"
 _ACTOR = "actor_rollout_ref.actor"
 # files that hold a model's weights
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
+# files of which a tokenizer has one at least
+TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def check(config: DictConfig) -> None:
@@ -122,9 +124,10 @@ def _model_path(config: DictConfig) -> None:
     path = str(OmegaConf.select(config, field))
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     folder = Path(path).expanduser()
-    has_model = (folder / "config.json").is_file() and any(next(folder.glob(name), None) for name in WEIGHTS)
+    parts = {"config.json": ("config.json",), "weights": WEIGHTS, "tokenizer": TOKENIZERS}
+    missing = [part for part, names in parts.items() if not any(next(folder.glob(name), None) for name in names)]
     is_default = path == verl_fields()["fields"][field][1]
-    if path == NANO or (is_hub_id and not is_default) or has_model:
+    if path == NANO or (is_hub_id and not is_default) or not missing:
         return
     allowed = (
         f"a folder with config.json, a hub id (organisation/name), or {NANO!r} for the model of the embedded default"
@@ -133,5 +136,5 @@ def _model_path(config: DictConfig) -> None:
         refuse(field, None, allowed, "give one", because="which model=hub needs")
     lack = "which is not a folder here"
     if folder.is_dir():
-        lack = f"which has no {'weights' if (folder / 'config.json').is_file() else 'config.json'}"
+        lack = f"which has no {missing[0]}"
     refuse(field, path, allowed, "give one", because=lack)

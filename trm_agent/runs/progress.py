@@ -101,7 +101,7 @@ def read_phase(run_dir: Path) -> Phase | None:
 
 
 def progress_line(run_dir: Path, phase: Phase, now: float) -> str:
-    """Return a phase's progress: episodes of how many, tokens a second, time passed and left."""
+    """Return a phase's progress: episodes of how many, tokens per second, time passed and left."""
     episodes, tokens = _counts(run_dir)
     # a batch that failed as a whole is drawn anew
     played = max(0, min(episodes - phase.episodes, phase.total))

@@ -9,6 +9,7 @@ from typing import Any
 
 from trm_agent.evaluate.checkpoints.export import export
 from trm_agent.evaluate.checkpoints.merging import fsdp_hash
+from trm_agent.evaluate.checkpoints.model_files import check_weights
 from trm_agent.evaluate.checkpoints.source import Checkpoint, model_files_folder, parse_checkpoint
 from trm_agent.models.nano import cache_root
 from trm_agent.runs.chat import load_tokenizer
@@ -58,9 +59,29 @@ def suited_checkpoint(field: str, source: str, facts: ModelFacts) -> Checkpoint:
     checkpoint = initial_checkpoint(field, source)
     files = model_files_folder(checkpoint)
     assert files is not None, f"{checkpoint.kind} without files"
+    if checkpoint.kind == "huggingface":
+        check_whole(field, str(checkpoint.path))
     check_shape(field, source, read_shape(files), facts.shape)
     check_tokens(field, source, load_tokenizer(str(files)), facts.tokenizer)
     return checkpoint
+
+
+def check_whole(field: str, model: str) -> None:
+    """Refuse a model whose weights are cut or lack a part; a hub id is the hub's.
+
+    Args:
+        field: the field that names the model.
+        model: its folder or hub id.
+
+    Raises:
+        ValueError: a file is missing or truncated.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        try:
+            check_weights(folder)
+        except ValueError as error:
+            raise ValueError(f"{field}: {error}") from error
 
 
 def initial_weights(checkpoint: Checkpoint, say: Callable[[str], Any] = print) -> Path:

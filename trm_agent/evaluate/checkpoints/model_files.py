@@ -44,10 +44,20 @@ def check_hugging_face(folder: Path, tokenizer: Path | None = None) -> list[Path
     """
     check_files(folder)
     config = _read_config(folder)
+    weights = check_weights(folder)
+    check_tokenizer(tokenizer or folder, vocab_size(config))
+    return weights
+
+
+def check_weights(folder: Path) -> list[Path]:
+    """Return the files of the weights in a Hugging Face folder, all of them there and whole.
+
+    Raises:
+        ValueError: a file is missing or truncated; with the remedy.
+    """
     weights = weight_files(folder)
     for file in weights:
         _check_whole(file)
-    check_tokenizer(tokenizer or folder, vocab_size(config))
     return weights
 
 
