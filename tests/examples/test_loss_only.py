@@ -197,11 +197,12 @@ def test_dumps_go_where_verl_keeps_its_checkpoints_and_hold_whole_groups(plain, 
     config = changed(plain, **{"trainer.default_local_dir": str(tmp_path)}, **dump)
     told: list[dict] = []
     update = update_with(TrmConfig(), told)
-    for step in (9, 10):
+    for step in (9, 10, 1):
         update(trainer(config, step), SimpleNamespace(extra_info={}, tasks=["a", "b", "a", "b", "c", "c"]), {})
     assert not {DUMP_KEY, TASKS_KEY} & told[0].keys()
     assert len(set(json.loads(told[1][TASKS_KEY])) & {"a", "b", "c"}) == 2
-    assert [batch[STEP_KEY] for batch in told] == [9, 10]
+    assert [batch[STEP_KEY] for batch in told] == [9, 10, 1]
+    assert DUMP_KEY in told[2]
     assert json.loads(told[1][DUMP_KEY])["directory"] == str(tmp_path / "rollouts")
 
 

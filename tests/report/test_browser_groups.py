@@ -33,9 +33,9 @@ def test_groups_reasons_expected_answers_and_texts_are_shown_and_found(tmp_path)
         # the tab has the focus still
         page.keyboard.press("j")
         wait_for(page, "task aaaa · 1")
-        assert "group of 3, mean reward 0.6667" in page.inner_text(".in-group")
+        assert "group of 3, mean reward 0.6667; reward (advantage) of each:" in page.inner_text(".in-group")
         members = page.locator(".in-group button")
-        of_each = [f"reward {reward}, advantage +0.25" for reward in (1, 0, 1)]
+        of_each = ["1 (+0.25)", "0 (+0.25)", "1 (+0.25)"]
         assert members.all_inner_texts() == of_each
         assert page.locator(".in-group [aria-current=true]").inner_text() == of_each[0]
         assert page.inner_text(".expected") == "expected answer: 41"

@@ -112,7 +112,7 @@ def test_categories_are_counted_by_horizon_at_the_first_and_the_last_step():
         "horizon": [2, 4, 2, 2, None],
         "category": ["solved", "wrong answer", "solved", "wrong answer", "not known"],
     }
-    first, second = failure_tables(index, ["a", "b"])
+    first, second = failure_tables(index, [source(), source(label="b")])
     assert first["columns"] == [
         "ending",
         "horizon 2, step 10",
@@ -125,6 +125,29 @@ def test_categories_are_counted_by_horizon_at_the_first_and_the_last_step():
         ["wrong answer", "0 % (0)", "0 % (0)", "100 % (1)", "-"],
     ]
     assert (second["title"], second["columns"]) == ("How episodes ended: b", ["ending", "all"])
+
+
+def test_an_evaluation_counts_all_episodes_of_its_first_and_its_last_checkpoint():
+    def played(checkpoint, horizon, success, **more):
+        return {"checkpoint": checkpoint, "horizon": horizon, "success": success, "stop_reason": "terminated", **more}
+
+    results = [
+        played("before", 4, False, malformed_turns=2),
+        played("before", 4, True, malformed_turns=1),
+        played("between", 4, False),
+        played("after", 4, True),
+        played("after", [4], None, malformed_turns="x"),
+    ]
+    evaluation = Source(Path("e"), "e", "evaluation", results=results)
+    (table,) = failure_tables({"run": [], "step": [], "horizon": [], "category": []}, [evaluation])
+    assert table["columns"] == ["ending", "horizon 4, before", "horizon 4, after", "all, before", "all, after"]
+    assert table["rows"] == [
+        ["solved", "50 % (1)", "100 % (1)", "-", "0 % (0)"],
+        ["wrong after a malformed call", "50 % (1)", "0 % (0)", "-", "0 % (0)"],
+        ["not known", "0 % (0)", "0 % (0)", "-", "100 % (1)"],
+    ]
+    assert "a call of the episode could not be read" in table["about"]
+    assert "early" not in table["about"]
 
 
 def test_what_differs_from_the_preset_is_named_and_what_a_run_sets_for_itself_is_not():

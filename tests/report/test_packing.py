@@ -12,8 +12,9 @@ from tests.report.synthetic import ALPHA, END, GAMMA, LINE, episode_row, write_e
 from trm_agent.report import codec
 from trm_agent.report.divergences import measure
 from trm_agent.report.episodes import pack_episodes, turns
-from trm_agent.report.rows import count_rows, read_rows
+from trm_agent.report.rows import groups_of, read_rows
 from trm_agent.report.sources import open_sources
+from trm_agent.report.spacing import spaced
 from trm_agent.report.vocabulary import Vocabulary
 
 
@@ -154,7 +155,7 @@ def test_only_the_wanted_rows_are_read_in_order(tmp_path) -> None:
     rows = [episode_row(seed=seed, answer=[ALPHA] * (seed % 3 + 1) + [END]) for seed in range(50)]
     write_rows(tmp_path, rows, "step_000001")
     file = tmp_path / "step_000001.parquet"
-    assert count_rows(file) == 50
+    assert len(groups_of(file)) == 50
     found = list(read_rows(file, {3, 17, 40}))
     assert [row.number for row in found] == [3, 17, 40]
     for row in found:
@@ -168,6 +169,30 @@ def test_of_too_many_episodes_evenly_spaced_ones_are_taken(tmp_path) -> None:
     assert packed.available == 40
     assert packed.index["seed"] == [0, 10, 20, 29, 39]
     assert sorted(texts) == [0, 1, 2, 3, 4]
+
+
+def test_of_too_many_episodes_whole_groups_are_taken(tmp_path) -> None:
+    rows = [episode_row(seed=seed) | {"task": f"t{seed // 4}"} for seed in range(40)]
+    packed, _ = packed_run(write_run(tmp_path / "run", rows), limit=13)
+    assert packed.available == 40
+    # three groups of four: the first, the fifth (0, 4.5, 9: half to even) and the last
+    assert packed.index["seed"] == [*range(4), *range(16, 20), *range(36, 40)]
+    assert packed.index["sample"] == [1, 2, 3, 4] * 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "limit", "chosen"),
+    [
+        (["a", "b", "a", "b"], 4, [0, 1, 2, 3]),
+        (["a", "b", "a", "b"], 3, [0, 2]),
+        (["a", "a", "a", None], 2, [0, 1]),
+        ([None, "a", None, "a"], 0, []),
+        # the long group does not fit beside the first episode
+        ([None, None, "a", "a", "a"], 3, [0]),
+    ],
+)
+def test_groups_are_cut_only_where_one_alone_is_too_long(groups, limit: int, chosen: list[int]) -> None:
+    assert spaced(groups, limit) == chosen
 
 
 def test_a_broken_file_and_a_foreign_one_are_named_and_the_others_shown(tmp_path) -> None:

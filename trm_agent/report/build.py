@@ -129,7 +129,7 @@ def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
     return {
         "results": result_table(sources),
         "times": [time_shares(source) for source in sources],
-        "failures": failure_tables(packed.index, [source.label for source in sources]),
+        "failures": failure_tables(packed.index, sources),
         "presets": [preset_differences(source) for source in sources],
         "runs": cards(sources),
         "charts": [*evaluation_charts(found), *charts(sources)],

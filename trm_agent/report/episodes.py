@@ -5,7 +5,7 @@ The packed text of an episode goes straight to a file, so that memory does not g
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +17,9 @@ from trm_agent.report.codec import max_error, pack, quantise, smallest
 from trm_agent.report.curves import number
 from trm_agent.report.divergences import Measured, compares_tokens, measure, threshold
 from trm_agent.report.failures import category
-from trm_agent.report.rows import Row, count_rows, read_rows
+from trm_agent.report.rows import Row, groups_of, read_rows
 from trm_agent.report.sources import Source
+from trm_agent.report.spacing import spaced
 from trm_agent.report.vocabulary import Vocabulary
 
 # beyond this number of the models' tokens, a number gets 8 bits instead of 16
@@ -54,7 +55,7 @@ def pack_episodes(sources: Sequence[Source], limit: int, write: Callable[[int, s
 
     Args:
         sources: with the files of their episodes.
-        limit: the largest number of episodes; evenly spaced ones are taken of more.
+        limit: the largest number of episodes; of more, evenly spaced ones are taken, in whole groups.
         write: takes each episode's number in the list and its text.
 
     Returns:
@@ -62,16 +63,20 @@ def pack_episodes(sources: Sequence[Source], limit: int, write: Callable[[int, s
     """
     packed = Packed()
     files: list[tuple[int, Path, int]] = []
+    groups: list[Hashable | None] = []
     for run, source in enumerate(sources):
         packed.vocabularies.append(Vocabulary())
         packed.settings.append({})
         for file in source.episode_files:
             try:
-                files.append((run, file, count_rows(file)))
+                of_file = groups_of(file)
             except ValueError as error:
                 packed.notes.append(f"{source.label}: {error}; skipped")
-    packed.available = sum(count for *_, count in files)
-    wanted = _evenly(packed.available, limit)
+                continue
+            files.append((run, file, len(of_file)))
+            groups += [None if group is None else (run, *group) for group in of_file]
+    packed.available = len(groups)
+    wanted = np.array(spaced(groups, limit), np.int64)
     packed.bits = 16 if _estimate_tokens(files, len(wanted)) <= MANY_TOKENS else 8
     first = 0
     for run, file, count in files:
@@ -262,12 +267,6 @@ def _setting(row: Row, measured: Measured) -> dict[str, Any]:
         "criterion": row.settings.get("criterion"),
         "compares_tokens": compares_tokens(row.settings),
     }
-
-
-def _evenly(available: int, limit: int) -> np.ndarray:
-    if available <= limit:
-        return np.arange(available)
-    return np.unique(np.linspace(0, available - 1, limit).round().astype(np.int64))
 
 
 def _estimate_tokens(files: Sequence[tuple[int, Path, int]], wanted: int) -> float:

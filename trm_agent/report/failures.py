@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trm_agent.evaluate.results import is_finite
+from trm_agent.report.sources import Source
+
 SOLVED, UNKNOWN = "solved", "not known"
 # stop reason -> category; one that is absent here is its own category
 STOPS = {
@@ -15,11 +18,10 @@ STOPS = {
 ENDED = ("terminated", "truncated")
 SCORER, EARLY, MALFORMED, WRONG = "scorer error", "answered early", "wrong after a malformed call", "wrong answer"
 ORDER = (SOLVED, WRONG, EARLY, MALFORMED, *STOPS.values(), SCORER)
-ABOUT = (
-    "Share and number of the recorded episodes{}. Answered early: before the task's last step. "
-    "Wrong after a malformed call: a call of the episode could not be read."
-)
-OF_STEPS = ", of the first and of the last recorded step of training"
+EXPLAINED = {
+    EARLY: "Answered early: before the task's last step.",
+    MALFORMED: "Wrong after a malformed call: a call of the episode could not be read.",
+}
 
 
 def category(record: Mapping[str, Any], num_malformed: int) -> str:
@@ -44,55 +46,67 @@ def category(record: Mapping[str, Any], num_malformed: int) -> str:
     return MALFORMED if num_malformed else WRONG
 
 
-def failure_tables(index: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one table per folder with episodes: categories by horizon, at the first and the last step with episodes.
+def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """Return one table per folder with episodes: categories by horizon, before and after.
+
+    Of a run, before and after are the first and the last step with recorded episodes; of an evaluation the first and
+    the last checkpoint, with all its episodes.
 
     Args:
         index: columns of the list of episodes, with `run`, `step`, `horizon`, `category`.
-        labels: of the folders.
+        sources: the folders.
 
     Returns:
-        JSON-clean: `title`, `columns`, `rows`, `about`, as the tables of evaluations.
+        JSON-clean: `kind` of the folder, `title`, `columns`, `rows`, `about`, as the tables of evaluations.
     """
-    rows = list(zip(index["run"], index["step"], index["horizon"], index["category"], strict=True))
+    recorded = list(zip(index["run"], index["step"], index["horizon"], index["category"], strict=True))
     found = []
-    for run, label in enumerate(labels):
-        steps = sorted({step for number, step, *_ in rows if number == run})
-        if not steps:
-            continue
-        shown = dict.fromkeys((steps[0], steps[-1]))
-        counts = {step: _by_horizon(rows, run, step) for step in shown}
-        columns = [(horizon, step) for horizon in _horizons(counts) for step in shown]
-        names = _ordered({name for by_horizon in counts.values() for each in by_horizon.values() for name in each})
-        table = [[name, *(_share(counts[step].get(horizon), name) for horizon, step in columns)] for name in names]
-        heads = [f"{_named(horizon)}{f', step {step}' if len(shown) > 1 else ''}" for horizon, step in columns]
-        title = f"How episodes ended: {label}" if len(labels) > 1 else "How episodes ended"
-        about = ABOUT.format(OF_STEPS if len(shown) > 1 else "")
-        found.append({"title": title, "columns": ["ending", *heads], "rows": table, "about": about})
+    for run, source in enumerate(sources):
+        title = f"How episodes ended: {source.label}" if len(sources) > 1 else "How episodes ended"
+        if source.kind == "evaluation":
+            played = [_played(row) for row in source.results]
+            table = _table(played, list(dict.fromkeys(at for at, *_ in played)), "")
+            about = "all episodes played"
+        else:
+            seen = [(step, horizon, name) for number, step, horizon, name in recorded if number == run]
+            table = _table(seen, sorted({step for step, *_ in seen}), "step ")
+            about = "the recorded episodes of the first and the last recorded step"
+        if table:
+            names = [explained for name, explained in EXPLAINED.items() if any(row[0] == name for row in table["rows"])]
+            whole = " ".join([f"Share and number of {about}.", *names])
+            found.append({"kind": source.kind, "title": title, **table, "about": whole})
     return found
 
 
-def _by_horizon(rows: Sequence[tuple[Any, ...]], run: int, step: Any) -> dict[Any, Counter[str]]:
-    counts: dict[Any, Counter[str]] = {}
-    for number, at, horizon, name in rows:
-        if (number, at) == (run, step):
-            counts.setdefault(horizon, Counter())[name] += 1
-    return counts
+def _table(episodes: Sequence[tuple[Any, Any, str]], times: Sequence[Any], prefix: str) -> dict[str, Any]:
+    """Count the categories by horizon at the first and the last of `times`; empty without episodes."""
+    if not times:
+        return {}
+    shown = list(dict.fromkeys((times[0], times[-1])))
+    counts = Counter(episodes)
+    horizons = {horizon for at, horizon, _ in counts if at in shown}
+    ordered = sorted(horizons, key=lambda each: (0, each, "") if isinstance(each, int | float) else (1, 0, str(each)))
+    names = _ordered({name for at, _, name in counts if at in shown})
+    columns = [(at, horizon) for horizon in ordered for at in shown]
+    totals = {key: sum(counts[(*key, name)] for name in names) for key in columns}
+    rows = [[name, *(_share(counts[(*key, name)], totals[key]) for key in columns)] for name in names]
+    heads = [f"{_named(horizon)}{f', {prefix}{at}' if len(shown) > 1 else ''}" for at, horizon in columns]
+    return {"columns": ["ending", *heads], "rows": rows}
 
 
-def _horizons(counts: Mapping[Any, Mapping[Any, Any]]) -> list[Any]:
-    found = {horizon for by_horizon in counts.values() for horizon in by_horizon}
-    return sorted(found, key=lambda horizon: (not isinstance(horizon, int | float), horizon if horizon else 0))
+def _played(row: Mapping[str, Any]) -> tuple[str, Any, str]:
+    """Return the checkpoint, the horizon and the category of an evaluation's episode."""
+    horizon, malformed = row.get("horizon"), row.get("malformed_turns")
+    usable = horizon if is_finite(horizon) else None
+    return str(row.get("checkpoint"))[:60], usable, category(row, malformed if isinstance(malformed, int) else 0)
 
 
 def _ordered(names: set[str]) -> list[str]:
     return [name for name in ORDER if name in names] + sorted(names - {*ORDER})
 
 
-def _share(counts: Counter[str] | None, name: str) -> str:
-    if not counts:
-        return "-"
-    return f"{100 * counts[name] / counts.total():.0f} % ({counts[name]})"
+def _share(count: int, total: int) -> str:
+    return f"{100 * count / total:.0f} % ({count})" if total else "-"
 
 
 def _named(horizon: Any) -> str:

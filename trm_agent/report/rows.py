@@ -52,8 +52,8 @@ class Row:
     """Record of the episode (turns, seed, stop reason, ...); empty where the file has none."""
 
 
-def count_rows(file: Path) -> int:
-    """Count the sequences of a file, by its footer.
+def groups_of(file: Path) -> list[tuple[str, str] | None]:
+    """Return the step and the task of each sequence; None where the file does not say.
 
     Raises:
         ValueError: it is not a file of rollouts, or is truncated.
@@ -61,7 +61,10 @@ def count_rows(file: Path) -> int:
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
             _settings(file, opened)
-            return opened.metadata.num_rows
+            if "task" not in opened.schema_arrow.names:
+                return [None] * opened.metadata.num_rows
+            columns = opened.read(["step", "task"]).to_pydict().values()
+            return [None if task is None else (str(step), str(task)) for step, task in zip(*columns, strict=True)]
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file.name}: cannot be read as parquet ({_short(error)}); it may be cut off") from error
 

@@ -24,7 +24,8 @@ function chartCard(chart, data) {
     const label = labels.indexOf(series.label);
     series.colour = (several ? series.run : chart.by_series ? i : label) % NUM_COLOURS;
     series.dash = several ? DASHES[label % DASHES.length] : "";
-    series.name = data.runs.length > 1
+    const { kind } = data.runs[series.run];
+    series.name = data.runs.filter((run) => run.kind === kind).length > 1
       ? `${data.runs[series.run].label}: ${series.label}` : series.label;
   });
   const plot = h("div", { class: "plot" });

@@ -120,7 +120,7 @@ function episodeHead(data, i, view, visit) {
   ];
   const more = [c.env[i], c.horizon[i] === null ? null : `horizon ${c.horizon[i]}`, c.seed[i] === null ? null : `seed ${c.seed[i]}`,
     ...Object.entries(record.options || {}).filter(([name]) => name !== "horizon").map(([name, value]) => `${name} ${value}`),
-    ...Object.entries(record.numbers || {}).map(([name, value]) => `${name} ${formatted(value)}`),
+    ...Object.entries(record.numbers || {}).map(([name, value]) => `${name.replaceAll("_", " ")} ${formatted(value)}`),
     ...Object.entries(record.timings || {}).map(([name, value]) => `${name} ${formatted(value)} s`)].filter(Boolean);
   const unnamed = view.vocabulary.named ? null : h("p", { class: "note" }, "No tokenizer was found: tokens are shown as their ids (trm report --tokenizer FOLDER).");
   const approximate = view.precise ? null : `≈: stored to ${(100 * data.precision.log_prob).toFixed(1)} % (log p) and ${(100 * data.precision.log_ratio).toFixed(1)} % (log ratio); violating tokens and the largest exactly`;
@@ -142,10 +142,10 @@ function groupOf(c, i, visit) {
   const members = c.group.flatMap((group, other) => (group === c.group[i] ? [other] : []));
   const rewards = members.map((other) => c.reward[other]).filter((reward) => reward !== null);
   const mean = rewards.length ? rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length : null;
-  const told = (other) => [`reward ${formatted(c.reward[other])}`, c.advantage[other] === null ? null : `advantage ${withSign(c.advantage[other])}`]
-    .filter(Boolean).join(", ");
+  const known = c.advantage[i] !== null;
+  const told = (other) => `${formatted(c.reward[other])}${c.advantage[other] === null ? "" : ` (${withSign(c.advantage[other])})`}`;
   return h("nav", { class: "in-group", "aria-label": "Episodes of the group" },
-    h("span", { class: "quiet" }, `group of ${members.length}, mean reward ${formatted(mean)}:`),
+    h("span", { class: "quiet" }, `group of ${members.length}, mean reward ${formatted(mean)}; reward ${known ? "(advantage) " : ""}of each:`),
     members.map((other) => h("button", { type: "button", class: "small", "aria-current": other === i, title: `open ${c.id[other]}`,
       onclick() { visit(other); } }, told(other))));
 }

@@ -6,7 +6,7 @@ const SPARE_ROWS = 8;
 const INFINITE = 1e9;
 const unitOf = (kind) => (kind === "abs_ratio_minus_one" ? "" : " nats");
 const worstText = (value, kind) => (value === null ? "–" : value >= INFINITE ? "not finite" : `${formatted(value)}${unitOf(kind)}`);
-const withSign = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${formatted(Math.abs(value))}`;
+const withSign = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${formatted(Number(Math.abs(value).toPrecision(3)))}`;
 
 // The important first: a narrow list cuts the end off.
 function summaryOf(c, i) {

@@ -94,7 +94,7 @@ function startEpisodes(data, app, place) {
     if (filter.text) texts.read();
     app.order = chosen(data, filter);
     const all = data.episodes.id.length;
-    const left = data.available > all ? ` (${all.toLocaleString("en")} of ${data.available.toLocaleString("en")} recorded, evenly spaced)` : "";
+    const left = data.available > all ? ` (${all.toLocaleString("en")} of ${data.available.toLocaleString("en")} recorded, whole groups, evenly spaced)` : "";
     count.textContent = `${app.order.length.toLocaleString("en")} of ${counted(all, "episode")}${left}${texts.state(filter)}`;
     app.showList();
     app.remember();

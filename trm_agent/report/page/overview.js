@@ -1,24 +1,23 @@
 // Results, times, how episodes ended, runs, tables of evaluations, configurations.
 function drawResults(data) {
   const times = data.runs.map((run, i) => [run, data.times[i]]).filter(([, phases]) => phases.length);
-  const tables = [data.results, ...data.failures].filter(Boolean);
-  const sections = tables.map((table) => h("section", { class: "group" }, h("h2", {}, table.title),
-    h("div", { class: "card scroll" }, simpleTable(table.columns, table.rows)), h("p", { class: "about" }, table.about)));
+  const tables = [data.results, ...data.failures.filter((table) => table.kind === "run")].filter(Boolean);
+  const sections = tables.map(tableSection);
   if (times.length) {
     const whole = data.runs.length > 1 ? null : h("small", {}, `${lasting(sumOf(times[0][1]))} in all`);
     sections.splice(data.results ? 1 : 0, 0, h("section", { class: "group" }, h("h2", {}, "Where the time went ", whole),
       times.map(([run, phases]) => timeBar(data.runs.length > 1 ? run.label : "", phases))));
   }
-  return [drawWhich(data), ...sections];
+  return [...(data.runs.length <= MOST_NAMED ? data.runs.map(drawWhich) : []), ...sections];
 }
 
-// Whose results these are, before anything else; a table of several names each.
-function drawWhich(data) {
-  if (data.runs.length > 1) return "";
-  const [run] = data.runs;
+// Whose results these are, before anything else; of many folders the tables and the list of runs name each.
+const MOST_NAMED = 3;
+
+function drawWhich(run) {
   const facts = Object.fromEntries(run.facts);
   const told = [facts.environment, facts.steps && `${facts.steps} steps`, facts["wall time"], facts.seed && `seed ${facts.seed}`];
-  return h("p", { class: "which" }, h("b", {}, run.label), " ", stateBadge(run), " ", told.filter(Boolean).map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "));
+  return h("p", { class: "which" }, h("strong", {}, run.label), " ", stateBadge(run), " ", told.filter(Boolean).map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "));
 }
 
 const stateBadge = (run) => h("span", { class: `badge ${run.state === "finished" ? "good" : "warn"}` }, run.state);
@@ -56,10 +55,13 @@ function drawOverview(data) {
 }
 
 function drawTables(data) {
-  return data.tables.map((table) =>
-    h("section", { class: "group" }, h("h2", {}, table.title),
-      h("div", { class: "card scroll" }, simpleTable(table.columns, table.rows)),
-      table.about ? h("p", { class: "about" }, table.about) : null));
+  return [...data.tables, ...data.failures.filter((table) => table.kind === "evaluation")].map(tableSection);
+}
+
+function tableSection(table) {
+  return h("section", { class: "group" }, h("h2", {}, table.title),
+    h("div", { class: "card scroll" }, simpleTable(table.columns, table.rows)),
+    table.about ? h("p", { class: "about" }, table.about) : null);
 }
 
 function simpleTable(columns, rows) {

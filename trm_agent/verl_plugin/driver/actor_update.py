@@ -88,7 +88,8 @@ def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dic
     if thresholds:
         told[ADAPTIVE_KEY] = json.dumps(dict(thresholds))
     dump = DumpConfig.from_mapping(section(config.actor_rollout_ref.actor.policy_loss, "dump"))
-    if dump.every and step % dump.every == 0:
+    # the first one too: the report compares how episodes ended then with how they end later
+    if dump.every and (step == 1 or step % dump.every == 0):
         directory = dump.directory or Path(config.trainer.default_local_dir).absolute() / ROLLOUTS
         told[DUMP_KEY] = json.dumps(asdict(dump) | {"directory": str(directory)})
     return told
