@@ -231,8 +231,8 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
     stop.listen()
     try:
         _run(config, folder, started, screen_out, stop.listen)
-        samples = config.actor_rollout_ref.rollout.val_kwargs.n
-        summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time(), samples)
+        samples, best = config.actor_rollout_ref.rollout.val_kwargs.n, config.run.keep_best
+        summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time(), samples, best)
     except BadInput as error:
         discard(folder)
         print(f"error: {error}", file=screen_out)

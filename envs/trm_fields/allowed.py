@@ -61,13 +61,17 @@ class OneOf:
     """The allowed names."""
     besides: str = ""
     """Further values in words, which the caller takes before it checks."""
+    optional: bool = False
+    """True if null is allowed."""
 
     @property
     def words(self) -> str:
-        names = ", ".join(f"`{name}`" for name in self.names)
+        names = ", ".join(("null",) * self.optional + tuple(f"`{name}`" for name in self.names))
         return f"{names}, or {self.besides}" if self.besides else names
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
+        if value is None and self.optional:
+            return
         if value not in self.names:
             refuse(path, value, self.words, nearest(str(value), self.names, "choose one of them"))
 
@@ -120,12 +124,16 @@ class Several:
     """Allowed values of each item."""
     least: int = 1
     """Smallest number of items."""
+    optional: bool = False
+    """True if null is allowed."""
 
     @property
     def words(self) -> str:
-        return f"a list; each item: {self.item.words}"
+        return f"{'null or ' if self.optional else ''}a list; each item: {self.item.words}"
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
+        if value is None and self.optional:
+            return
         if not isinstance(value, list | tuple) or len(value) < self.least:
             refuse(path, value, self.words, "write one as [A,B]")
         for number, item in enumerate(value):

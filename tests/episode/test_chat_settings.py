@@ -37,6 +37,10 @@ def test_a_role_that_no_template_names_is_refused_with_the_closest():
     chatml, glm = FORMS["qwen3_5"].tokenizer, FORMS["glm_4_5"].tokenizer
     with pytest.raises(ValueError, match=r"env.chat.roles: got 'usr'; allowed: tool, user, .*did you mean 'user'"):
         chat_tokens(chatml, ChatSettings(roles=("tool", "usr")))
+    # a part of a word in the template is no role
+    for part in ("systm", "syst", "use", "mess"):
+        with pytest.raises(ValueError, match=rf"env.chat.roles: got '{part}'; allowed: tool, user"):
+            chat_tokens(chatml, ChatSettings(roles=("tool", part)))
     with pytest.raises(ValueError, match=r"env.chat.roles: got 'ipython'; allowed"):
         chat_tokens(glm, ChatSettings(roles=("ipython",)))
 

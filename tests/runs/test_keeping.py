@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.runs.endings.disk import check_disk, checkpoint_bytes, parameter_count, saves_left
-from trm_agent.runs.endings.keeping import Keeping, kept_steps, most_at_once, tidy
+from trm_agent.runs.endings.keeping import Keeping, kept_steps, lacks_best, most_at_once, tidy
 from trm_agent.runs.folder import METRICS_FILE, saved_steps
 
 VALUE = "env/val_success/h8"
@@ -82,6 +82,20 @@ def test_without_a_checkpoint_nothing_is_removed(tmp_path: Path) -> None:
 )
 def test_the_largest_number_at_a_time(keeping: Keeping, num_saves: int, number: int) -> None:
     assert most_at_once(keeping, num_saves, 400) == number
+
+
+def test_a_best_that_never_came_is_told_at_the_end(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, [10, 20], last=20)
+    assert lacks_best(run, None) == []
+    assert lacks_best(run, VALUE) == [
+        f"run.keep_best: no validation gave {VALUE}, so no checkpoint was kept as the best"
+    ]
+    with (run / METRICS_FILE).open("a") as file:
+        file.write(json.dumps({"step": 25, VALUE: 0.5}) + "\n")
+    assert lacks_best(run, VALUE) == [f"run.keep_best: {VALUE} came after steps 25, of which none has a checkpoint"]
+    with (run / METRICS_FILE).open("a") as file:
+        file.write(json.dumps({"step": 20, VALUE: 0.25}) + "\n")
+    assert lacks_best(run, VALUE) == []
 
 
 def model_folder(path: Path, *shapes: list[int]) -> Path:

@@ -27,10 +27,11 @@ def test_a_run_without_validation_ends_with_its_summary_its_curves_and_a_report(
         bare.append({"step": 3, "time": 9.0, "env/val_success/h4": 0.5, "env/val_infrastructure_failures": 0.0})
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
     begin_session(run, time.time() - 5)
-    summary = results.finish(run, 0, [4], time.time())
+    summary = results.finish(run, 0, [4], time.time(), keep_best="env/val_success/h8")
     assert json.loads((run / SUMMARY_FILE).read_text()) == summary
     assert summary["success"] == {"before": {}, "after": {"4": 0.5} if made_up_for else {}}
-    assert len(summary["lacks"]) == (1 if made_up_for else 2)
+    assert len(summary["lacks"]) == (2 if made_up_for else 3)
+    assert summary["lacks"][-1].startswith("run.keep_best: no validation gave env/val_success/h8")
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     page = tmp_path / "report.html"
     assert main(["report", str(run), "--out", str(page)]) == 0

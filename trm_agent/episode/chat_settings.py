@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -183,7 +184,7 @@ def _check_roles(tokenizer: Any, roles: Sequence[str]) -> None:
         return
     source = template_source(tokenizer)
     for role in own:
-        if role not in source:
+        if not re.search(rf"(?<!\w){re.escape(role)}(?!\w)", source):
             refuse(
                 ROLES_FIELD,
                 role,

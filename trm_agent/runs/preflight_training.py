@@ -5,6 +5,7 @@ import math
 from omegaconf import DictConfig
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
+from trm_agent.runs.validation_names import validation_names
 from trm_agent.trust_region.surroundings import trust_region
 from trm_fields import COUNT, OneOf, refuse
 
@@ -120,9 +121,9 @@ def checkpoints(config: DictConfig) -> None:
         COUNT.check("trainer.max_actor_ckpt_to_keep", newest, "give the number of newest checkpoints, or null for all")
     if best is None:
         return
-    known = [f"env/val_success/h{horizon}" for horizon in config.env.val.horizons]
-    if not best.startswith(("val-core/", "val-aux/")):
-        OneOf(known).check("run.keep_best", best)
+    OneOf(validation_names(config.env.val.horizons, config.actor_rollout_ref.rollout.val_kwargs.n)).check(
+        "run.keep_best", best
+    )
     together = math.lcm(trainer.save_freq, trainer.test_freq) if min(trainer.save_freq, trainer.test_freq) > 0 else 0
     if not 0 < together <= trainer.total_training_steps:
         refuse(

@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.extras import is_installed
+from trm_agent.runs.engine_options import engine_options
 from trm_agent.runs.stored_config import flatten
+from trm_agent.runs.verl_choices import BACKENDS
 from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.runs.verl_ranges import LOOSE, RANGES
 from trm_agent.runs.verl_refusals import refusal_of
@@ -60,9 +62,9 @@ def refusals(config: DictConfig) -> None:
         allowed = refusal.allowed or (declared.get(field, ("any", None))[1],)
         if value in allowed or value == {}:
             continue
-        allowed = tuple(dict.fromkeys(_resolved(config, field, each) for each in allowed))
+        allowed = tuple(_resolved(config, field, each) for each in allowed)
         if value not in allowed:
-            words = " or ".join("null" if each is None else str(each).lower() for each in allowed)
+            words = " or ".join(dict.fromkeys("null" if each is None else str(each).lower() for each in allowed))
             refuse(field, value, words, refusal.remedy, because=refusal.reason)
 
 
@@ -76,6 +78,13 @@ def _resolved(config: DictConfig, field: str, value: Any) -> Any:
         return OmegaConf.select(tree, field, throw_on_missing=True)
     except OmegaConfBaseException:
         return value
+
+
+def weight_transfer(config: DictConfig) -> None:
+    """Refuse a way of handing weights to the engine that verl does not have."""
+    transfer = config.actor_rollout_ref.rollout.checkpoint_engine
+    if not transfer.get("custom_backend_module"):
+        BACKENDS.check(f"{_ROLLOUT}.checkpoint_engine.backend", transfer.get("backend"))
 
 
 def loggers(config: DictConfig) -> None:
@@ -230,6 +239,6 @@ def _cuda_devices() -> int:
 
 
 # before all else; `refusals` come last, since other rules know more about some of these fields
-VERL_RULES = (types,)
+VERL_RULES = (types, engine_options, weight_transfer)
 # on this machine
 MACHINE_RULES = (types, devices, loggers, engines)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trm_agent.runs.endings.keeping import lacks_best
 from trm_agent.runs.folder import SUMMARY_FILE, read_metrics, write_atomically
 from trm_agent.runs.history import history
 from trm_agent.runs.screen import VALIDATION_FAILURES, validation_rates
@@ -15,12 +16,20 @@ CURVES_FILE = "curves.png"
 COUNT = "env/val_num_episodes/h"
 
 
-def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float, samples: int = 1) -> dict[str, Any]:
+def finish(
+    run_dir: Path,
+    seed: int,
+    trained_horizons: Sequence[int],
+    now: float,
+    samples: int = 1,
+    keep_best: str | None = None,
+) -> dict[str, Any]:
     """Write the curves and, last, summary.json: its presence says that the run is complete.
 
     Args:
         now: the time at which the session ends, seconds since the epoch.
         samples: number of episodes that a validation plays of each task.
+        keep_best: `run.keep_best`.
 
     Returns:
         The summary: `success.before` and `success.after` (horizon -> rate), `val_episodes` (the same for the number of
@@ -34,6 +43,7 @@ def finish(run_dir: Path, seed: int, trained_horizons: Sequence[int], now: float
     rows = read_metrics(run_dir)
     told = history(run_dir)
     figures = summarise(rows, seed, trained_horizons, sum(seconds), told.get("start", 0))
+    figures["lacks"] += lacks_best(run_dir, keep_best)
     summary = {
         **figures,
         "val_samples": samples,

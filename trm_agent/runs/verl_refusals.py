@@ -175,7 +175,10 @@ REFUSED = (
         f"choose {_ACTOR}.policy_loss.trm.criterion instead, or another policy_loss",
         loss=LOSS_MODE,
     ),
-    Refused((f"{_ACTOR}.checkpoint.async_save",), "but only Megatron's engine saves so, and a run could not resume"),
+    Refused(
+        (f"{_ACTOR}.checkpoint.async_save", "critic.checkpoint.async_save"),
+        "but only Megatron's engine saves so, and a run could not resume",
+    ),
     Refused(
         ("trainer.esi_redundant_time",),
         "which verl's V1 trainer does not read",

@@ -39,11 +39,32 @@ def kept_steps(saved: Collection[int], rows: Sequence[Mapping[str, Any]], keepin
     if keeping.every is not None:
         kept |= {step for step in saved if step % keeping.every == 0}
     if keeping.best is not None:
-        values = {row["step"]: row[keeping.best] for row in rows if row.get(keeping.best) is not None}
         # of equal ones the later
-        judged = [(values[step], step) for step in saved if step in values]
+        judged = [(value, step) for step, value in _values(rows, keeping.best).items() if step in saved]
         kept |= {max(judged)[1]} if judged else set()
     return kept
+
+
+def lacks_best(path: Path, best: str | None) -> list[str]:
+    """Return a line where a run is over and no checkpoint was kept as its best.
+
+    Args:
+        path: the folder of the run.
+        best: `run.keep_best`.
+    """
+    if best is None:
+        return []
+    values = _values(read_metrics(path), best)
+    if not values:
+        return [f"run.keep_best: no validation gave {best}, so no checkpoint was kept as the best"]
+    if not values.keys() & set(saved_steps(path)):
+        steps = ", ".join(map(str, sorted(values)[:5]))
+        return [f"run.keep_best: {best} came after steps {steps}, of which none has a checkpoint"]
+    return []
+
+
+def _values(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
+    return {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
 
 
 def tidy(path: Path, keeping: Keeping, *, before: int | None = None) -> list[int]:

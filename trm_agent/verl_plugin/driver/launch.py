@@ -1,5 +1,6 @@
 """Launch verl's `run_ppo` with a checked configuration."""
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_agent import verl_plugin
 from trm_agent.runs.preflight import check_policy_loss
@@ -44,7 +45,9 @@ def check(config: DictConfig) -> None:
         validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=use_critic)
         for section in (config.actor_rollout_ref.rollout, config.algorithm):
             omega_conf_to_dataclass(section)
-        _check_optimizer(config)
+        _check_optimizer(config, "actor_rollout_ref.actor.optim")
+        if use_critic:
+            _check_optimizer(config, "critic.optim")
 
 
 @contextmanager
@@ -75,14 +78,20 @@ def _check_critic(config: DictConfig, use_critic: bool) -> None:
         )
 
 
-def _check_optimizer(config: DictConfig) -> None:
-    """Refuse an optimizer that torch does not have; another package's is left to verl."""
+def _check_optimizer(config: DictConfig, section: str) -> None:
+    """Refuse an optimizer whose module is not installed, and one that torch does not have."""
     import torch
 
-    optim = config.actor_rollout_ref.actor.optim
+    optim = OmegaConf.select(config, section)
+    try:
+        importlib.import_module(str(optim.optimizer_impl))
+    except ImportError as error:
+        remedy = "install its package, or leave it out"
+        because = f"which cannot be imported ({error})"
+        refuse(f"{section}.optimizer_impl", optim.optimizer_impl, "an installed module", remedy, because=because)
     if optim.optimizer_impl == "torch.optim":
         known = [name for name, item in vars(torch.optim).items() if isinstance(item, type)]
-        OneOf(sorted(known)).check("actor_rollout_ref.actor.optim.optimizer", optim.optimizer)
+        OneOf(sorted(known)).check(f"{section}.optimizer", optim.optimizer)
 
 
 def _let_vllm_record(config: DictConfig) -> None:

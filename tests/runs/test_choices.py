@@ -1,0 +1,174 @@
+"""Closed sets of verl's and vLLM's: each of their names passes, any other is refused with the names."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.structure_script import load
+from trm_agent.runs import engine_options
+from trm_agent.runs.engine_options import KWARGS, OPTION_OF, vllm_options
+from trm_agent.runs.preflight_training import checkpoints
+from trm_agent.runs.preflight_verl import refusals, types, weight_transfer
+from trm_agent.runs.validation_names import validation_names
+from trm_agent.runs.verl_choices import CHOICES
+from trm_agent.runs.verl_fates import verl_fields
+from trm_fields import OneOf, Several
+
+ROLLOUT = "actor_rollout_ref.rollout"
+
+
+def tree(field: str, value: Any) -> Any:
+    """A configuration of an engine and one field."""
+    config = OmegaConf.create({"actor_rollout_ref": {"rollout": {"name": "vllm", "checkpoint_engine": {}}}})
+    OmegaConf.update(config, field, value, force_add=True)
+    return config
+
+
+@pytest.mark.parametrize("field", CHOICES)
+def test_another_name_than_verls_own_is_refused_with_the_allowed_ones(field: str):
+    allowed, (_, default) = CHOICES[field], verl_fields()["fields"][field]
+    is_list = isinstance(allowed, Several)
+    item = allowed.item if is_list else allowed
+    if "${" not in str(default):
+        types(tree(field, default))
+    for name in item.names if isinstance(item, OneOf) else ():
+        types(tree(field, [name] if is_list else name))
+    for wrong in (["zz"], "zz", 3) if is_list else ("zz", ["zz"], 3):
+        with pytest.raises(ValueError, match=r": got .*; allowed: ") as refused:
+            types(tree(field, wrong))
+        assert str(refused.value).startswith(field)
+
+
+def test_a_section_that_no_run_reads_may_hold_lists():
+    # a list in a default cannot be hashed
+    with pytest.raises(ValueError, match=r"skip.rollout.steps: got \['zz'\], but our replay buffer"):
+        refusals(tree("skip.rollout.steps", ["zz"]))
+
+
+@pytest.mark.parametrize("model", ["actor_rollout_ref.actor", "critic"])
+def test_no_model_is_saved_in_the_background(model: str):
+    refusals(tree(f"{model}.checkpoint.async_save", False))
+    with pytest.raises(ValueError, match=f"{model}.checkpoint.async_save: got true, but only Megatron's engine"):
+        refusals(tree(f"{model}.checkpoint.async_save", True))
+
+
+def test_a_module_of_ones_own_brings_its_own_way_of_handing_over_weights():
+    config = tree(f"{ROLLOUT}.checkpoint_engine.backend", "ncl")
+    with pytest.raises(ValueError, match=r"checkpoint_engine.backend: got 'ncl'; allowed: .* did you mean 'nccl'"):
+        weight_transfer(config)
+    config.actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module = "mine.backend"
+    weight_transfer(config)
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(engine_options, "_installed", lambda: vllm_options()["vllm"])
+    return engine_options.engine_options
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        (f"{ROLLOUT}.load_format", "foo", "got 'foo'; allowed: `auto`, `hf`, "),
+        (f"{ROLLOUT}.load_format", "safetensor", "did you mean 'safetensors'"),
+        (f"{ROLLOUT}.dtype", "float17", "did you mean 'float16'"),
+        (f"{ROLLOUT}.logprobs_mode", "raw", "allowed: `processed_logits`"),
+        (f"{ROLLOUT}.scheduling_policy", "fifo", "allowed: `fcfs`, `priority`"),
+        (f"{KWARGS}.kv_cache_dtype", "fp9", "did you mean 'fp8'"),
+        (f"{KWARGS}.kv-cache-dtype", "fp9", "kv-cache-dtype: got 'fp9'"),
+        (f"{KWARGS}.attention_backend", "FLASHATTN", "did you mean 'FLASH_ATTN"),
+        (f"{KWARGS}.distributed_executor_backend", "rai", "did you mean 'ray'"),
+        (f"{KWARGS}.quantization", "awk", "did you mean 'awq'"),
+        (f"{KWARGS}.block_size", "x", "allowed: a whole number"),
+        (f"{KWARGS}.max_lora_rank", 17, "allowed: a whole number of 1, 8, 16, "),
+        (f"{KWARGS}.enable_prefix_cachin", True, "but it has no such option; allowed: options of vLLM"),
+        (f"{KWARGS}.enable_prefix_cachin", True, "did you mean 'enable_prefix_caching'"),
+    ],
+)
+def test_what_vllm_would_refuse_minutes_later_is_refused_now(listed: Any, field: str, value: Any, words: str):
+    with pytest.raises(ValueError, match=r"; allowed: ") as refused:
+        listed(tree(field, value))
+    assert words in str(refused.value)
+    assert str(refused.value).startswith(f"{field}: got ")
+
+
+def test_each_name_that_vllm_takes_passes(listed: Any):
+    options = {name: takes for name, takes in vllm_options()["options"].items() if isinstance(takes, list)}
+    for number in range(max(map(len, options.values()))):
+        listed(tree(KWARGS, {name: takes[number % len(takes)] for name, takes in options.items()}))
+    listed(tree(f"{KWARGS}.distributed_executor_backend", "mine.Executor"))
+    assert set(OPTION_OF.values()) <= vllm_options()["options"].keys()
+    config = tree(f"{ROLLOUT}.load_format", "foo")
+    config.actor_rollout_ref.rollout.name = "sglang"
+    listed(config)
+
+
+def test_a_vllm_of_another_version_speaks_for_itself(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine_options, "_installed", lambda: "0.1")
+    engine_options.engine_options(tree(f"{ROLLOUT}.load_format", "foo"))
+
+
+@pytest.mark.slow
+def test_the_options_are_those_of_the_installed_vllm():
+    script = load(Path(__file__).parents[2] / "scripts" / "engine_options.py")
+    if engine_options._installed() == vllm_options()["vllm"]:
+        written = script.FILE.read_text(encoding="utf-8")
+        assert script.as_text(script.found()) == written, "run `python scripts/engine_options.py`"
+
+
+@functools.cache
+def keeping() -> Any:
+    return OmegaConf.create(
+        {
+            "run": {"keep_best": None},
+            "env": {"val": {"horizons": [4, 8]}},
+            "trainer": {"save_freq": 10, "test_freq": 5, "total_training_steps": 40, "max_actor_ckpt_to_keep": 2},
+            "actor_rollout_ref": {"rollout": {"val_kwargs": {"n": 4}}},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("env/val_succes/h4", "did you mean 'env/val_success/h4'"),
+        ("env/val_success/h16", "did you mean 'env/val_success/h"),
+        ("val-core/h4/acc/mean@1", "did you mean 'val-core/h4/acc/mean@4'"),
+        ("val-core/foo", "allowed: `env/val_success/h4`"),
+        ("val-aux/h4/score/mean@4", "allowed: "),
+        ("env/success", "allowed: "),
+    ],
+)
+def test_a_metric_that_no_validation_gives_cannot_tell_the_best(name: str, words: str):
+    config = keeping().copy()
+    config.run.keep_best = name
+    with pytest.raises(ValueError, match=r"^run.keep_best: got ") as refused:
+        checkpoints(config)
+    assert words in str(refused.value)
+
+
+@pytest.mark.slow
+def test_the_names_of_validation_are_those_that_verl_gives():
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    for samples in (1, 2, 3, 4, 8):
+        sources = [f"h{horizon}" for horizon in (4, 8) for _ in range(samples)]
+        values = {"acc": [1.0] * len(sources), "reward": [0.5] * len(sources)}
+        counts = {("h4", "h4"): samples, ("h8", "h8"): samples}
+        given = PPOTrainer._val_metrics_update(
+            None, sources, sources, values, NumTurns([2]), expected_acc_counts=counts
+        )
+        listed = {name for name in validation_names([4, 8], samples) if name.startswith("val-")}
+        assert listed == given.keys()
+
+
+class NumTurns(list[int]):
+    """Turns of episodes, with what verl asks of an array."""
+
+    def min(self) -> int:
+        return min(self)
+
+    max = mean = min
