@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 
 from trm_agent.extras import require, require_engine
 from trm_agent.runs import results
-from trm_agent.runs.announcing import announce
+from trm_agent.runs.announcing import announce, completed
 from trm_agent.runs.arguments import CommandParser, composed, describe, show
 from trm_agent.runs.compose import plain
 from trm_agent.runs.data_text import printable
@@ -87,7 +87,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         print(rows, flush=True)
     announce(config, folder)
     if folder.state == "finished":
-        print("the run is complete; nothing to do. Give another run.dir, or leave it out, to train again")
+        print(completed(folder))
         return 0
     try:
         check_own(folder)

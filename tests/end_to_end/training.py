@@ -37,14 +37,14 @@ def environment(path: Path = REPOSITORY) -> dict[str, str]:
 
 
 def train(run_dir: Path, *overrides: str, path: Path = REPOSITORY) -> subprocess.CompletedProcess:
-    """Run to the end, in the run's parent folder; on failure the end of the log is in the exception."""
+    """Run to the end, in the run's parent folder."""
+    return finish(command(run_dir, *overrides), run_dir, path)
+
+
+def finish(given: list[str], run_dir: Path, path: Path = REPOSITORY) -> subprocess.CompletedProcess:
+    """Wait for a command that trains in a folder; on failure the end of the log is in the exception."""
     done = subprocess.run(
-        command(run_dir, *overrides),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        env=environment(path),
-        cwd=run_dir.parent,
+        given, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment(path), cwd=run_dir.parent
     )
     if done.returncode != 0:
         log = run_dir / "log.txt"

@@ -12,6 +12,7 @@ import yaml
 from tests.golden.presets import config_of
 from tests.runs.test_old_configs import FIXTURE
 from trm_agent.runs import extend
+from trm_agent.runs.announcing import completed
 from trm_agent.runs.compose import plain
 from trm_agent.runs.extend import EXTENDABLE, compose_extension, go_on, open_extended, write_extension
 from trm_agent.runs.history import history
@@ -84,7 +85,9 @@ def test_a_finished_run_goes_on_in_its_folder_and_its_history_tells_it(run: Path
 
 @SLOW
 def test_without_a_change_a_finished_run_is_complete_and_an_unfinished_one_resumes(run: Path) -> None:
-    assert extended(run, "seed=0").state == "finished"
+    finished = extended(run, "seed=0")
+    assert finished.state == "finished"
+    assert f"trm train --extend {run} trainer.total_training_steps=N, above 40, makes more" in completed(finished)
     (run / "summary.json").unlink()
     assert (extended(run).state, extended(run).step) == ("resumed", 40)
 
@@ -163,7 +166,7 @@ def test_a_finished_run_does_not_lose_the_steps_whose_checkpoint_is_gone(run: Pa
     shutil.rmtree(run / "checkpoints/global_step_40")
     before = contents(run)
     begin = "begin a new run at step 30: trainer.resume_mode=resume_path trainer.resume_from_path=.*/global_step_30"
-    with pytest.raises(ValueError, match=f"whose checkpoint of its last step, 40, is gone; .*{begin}"):
+    with pytest.raises(ValueError, match=f"which has no checkpoint of its last step, 40; .*{begin}"):
         extended(run, f"{STEPS}=80")
     assert contents(run) == before
     # an interrupted one repeats them

@@ -19,3 +19,10 @@ def announce(config: DictConfig, folder: RunFolder) -> None:
     print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")
     for note in folder.notes:
         print(f"  {note}")
+
+
+def completed(folder: RunFolder) -> str:
+    """Return a line on a run that has made all its steps."""
+    more = f"trm train --extend {folder.path} trainer.total_training_steps=N, above {folder.step}, makes more; "
+    again = "another run.dir, or none, trains again"
+    return f"the run is complete; nothing to do. {more if folder.step else ''}{again}"

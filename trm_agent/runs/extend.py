@@ -129,7 +129,7 @@ def open_extended(
         refuse("--extend", str(path), "a run with a checkpoint", remedy, because=because)
     last = max((row["step"] for row in read_metrics(path)), default=0)
     if finished and step < last:
-        because = f"whose checkpoint of its last step, {last}, is gone"
+        because = f"which has no checkpoint of its last step, {last}"
         remedy = f"begin a new run at step {step}: trainer.resume_mode=resume_path {RESUME_PATH}="
         refuse("--extend", str(path), "a run with that", f"{remedy}{checkpoint_folder(path, step)}", because=because)
     steps = config.trainer.total_training_steps
