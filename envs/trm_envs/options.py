@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trm_envs.protocols import PROTOCOLS, TurnProtocol
-from trm_fields import OneOf, between
+from trm_fields import OneOf, between, refuse
 
 SPLITS = ("train", "held_out", "all")
 HELD_OUT_FRACTION = 0.2
@@ -54,6 +54,8 @@ def split_of(key: str) -> str:
 
 def digest(key: str) -> str:
     """Return a hash of a task's key."""
+    if not isinstance(key, str):
+        refuse("make_task", key, "the first message as a text, and self.task_key as one where it is set", "return one")
     return hashlib.sha256(key.encode()).hexdigest()
 
 

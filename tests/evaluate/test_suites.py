@@ -151,6 +151,8 @@ def test_an_environment_is_a_choice_or_an_id_and_a_wrong_name_is_told_the_closes
     assert (mine.name, mine.id, mine.module) == ("mine/Task-v0", "mine/Task-v0", "my_package")
     with pytest.raises(ValueError, match="did you mean 'chain_math'"):
         named("chainmath")
+    # a game, whose kind is told when it is made, and an id without a namespace
+    assert [named(name).module for name in ("CartPole-v1", "my_package:Task-v0")] == [None, "my_package"]
 
 
 def test_changes_reach_the_environments_that_they_name():

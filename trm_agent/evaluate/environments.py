@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import yaml
 
 from trm_agent.episode import Limits
@@ -62,7 +63,7 @@ def named(name: str) -> Environment:
     if name in known:
         return _of_section(name, _composed(name)["env"])
     module, _, env_id = name.rpartition(":")
-    if "/" not in env_id:
+    if not module and "/" not in env_id and env_id not in gymnasium.registry:
         OneOf(known, "a Gymnasium id, or MODULE:ID of your own package").check("--env", name)
     section = {**_composed(CUSTOM)["env"], "id": env_id, "module": module or None}
     return _of_section(env_id, section)

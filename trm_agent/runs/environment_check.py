@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 
+from trm_agent.episode.env_runner import describe
 from trm_agent.episode.limits import Limits
 from trm_agent.runs.deadlines import check_deadlines, step_budget_s
 from trm_agent.tasks import Task, import_module, is_ours, make_env, told_of_kind, told_of_unknown
@@ -73,7 +74,8 @@ def check_environment(trial: Trial, wording: Wording) -> None:
         options = getattr(made.unwrapped, "options", None)
         budgets_s = [step_budget_s(made, each) for each in trial.limits]
     except Exception as error:
-        raise ValueError(f"{wording.settings}: {error}{wording.remedy}") from error
+        told = str(error) if isinstance(error, ValueError) else " ".join(describe(error).split())
+        raise ValueError(f"{wording.settings}: {told}{wording.remedy}") from error
     finally:
         if made is not None:
             made.close()
