@@ -198,6 +198,17 @@ def test_curves_are_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_a_panel_without_a_line_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    told: list[str] = []
+    text = Axes.text
+    monkeypatch.setattr(Axes, "text", lambda axes, x, y, s, **more: told.append(s) or text(axes, x, y, s, **more))
+    results.draw_curves([validation(0, 0.3, 0.1)], tmp_path / "curves.png")
+    assert told == ["no sequence was masked by this loss", "not measured by this loss"]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(9.4, "9 s"), (75.2, "1 min 15 s"), (3700, "1 h 1 min")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

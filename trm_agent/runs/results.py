@@ -149,23 +149,30 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path, held_out: bool | Non
             markersize=3,
         )
     left.set(title="Success", xlabel="step", ylim=(0, 1))
-    if left.lines:
-        left.legend(fontsize=8)
+    _legend_or(left, "no episode was scored")
     for quartile in range(1, 5):
         key = f"trm/acceptance_length_q{quartile}"
         _line(middle, rows, key, f"length quartile {quartile}", linewidth=1, alpha=0.7)
     _line(middle, rows, "trm/acceptance", "all sequences", color="black")
-    middle.set(title="Acceptance", xlabel="step", ylim=(0, 1.02))
-    if middle.lines:
-        middle.legend(fontsize=8)
+    # all sequences may be accepted at every step
+    middle.set(title="Acceptance", xlabel="step", ylim=(0, 1.05))
+    _legend_or(middle, "no sequence was masked by this loss")
     _line(right, rows, "trm/token_kl_mean_k3", "mean token KL (k3)")
     _line(right, rows, "trm/token_kl_k2_max", "largest token KL (k2)")
     right.set(title="Divergence from the rollout policy, nats", xlabel="step")
     if right.lines:
         right.set_yscale("log")
-        right.legend(fontsize=8)
+    _legend_or(right, "not measured by this loss")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _legend_or(axes: Any, why: str) -> None:
+    """Draw the legend, or say why a panel is empty."""
+    if axes.lines:
+        axes.legend(fontsize=8)
+    else:
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="0.4")
 
 
 def _line(axes: Any, rows: Sequence[dict[str, Any]], key: str, label: str, **style: Any) -> None:

@@ -1,6 +1,7 @@
 // Line charts with intervals, from arrays: axes, legend, tooltip, logarithmic axis.
 const NUM_COLOURS = 8;
 const DASHES = ["", "6 3", "2 3", "9 3 2 3", "1 2", "12 4", "4 2 1 2", "3 5"];
+const WINDOW = 5, LEAST_SMOOTHED = 10, LEAST_DRAG = 12;
 const WIDTH = 520, HEIGHT = 250, LEFT = 56, RIGHT = 14, TOP = 12, BOTTOM = 34;
 
 function drawCharts(data) {
@@ -15,7 +16,7 @@ function drawCharts(data) {
 }
 
 function chartCard(chart, data) {
-  const state = { log: chart.log, hidden: new Set() };
+  const state = { log: chart.log, hidden: new Set(), smooth: false, span: null };
   const runs = new Set(chart.series.map((series) => series.run));
   // colour tells runs apart, or the series of a single run
   const several = runs.size > 1 && !chart.by_series;
@@ -28,11 +29,15 @@ function chartCard(chart, data) {
     series.name = data.runs.filter((run) => run.kind === kind).length > 1
       ? `${data.runs[series.run].label}: ${series.label}` : series.label;
   });
+  nameTheSame(chart.series);
   const plot = h("div", { class: "plot" });
-  const redraw = () => plot.replaceChildren(drawPlot(chart, state));
+  const redraw = () => plot.replaceChildren(drawPlot(chart, state, redraw));
   const positive = chart.series.some((series) => series.y.some((y) => y > 0));
   const toggle = positive && !chart.share && h("button", { type: "button", class: "small", "aria-pressed": state.log,
     onclick() { state.log = !state.log; this.setAttribute("aria-pressed", state.log); redraw(); } }, "log");
+  const long = chart.x === "step" && chart.series.some((series) => series.x.length >= LEAST_SMOOTHED);
+  const smooth = long && h("button", { type: "button", class: "small", "aria-pressed": false, title: `mean over ${WINDOW} steps`,
+    onclick() { state.smooth = !state.smooth; this.setAttribute("aria-pressed", state.smooth); redraw(); } }, "smooth");
   const legend = h("ul", { class: "series" }, chart.series.map((series) =>
     h("li", {}, h("button", { type: "button", "aria-pressed": "true", title: series.metric || series.name,
       onclick() {
@@ -42,7 +47,7 @@ function chartCard(chart, data) {
       } }, lineKey(series), series.name))));
   redraw();
   return h("figure", { class: "card", id: `chart-${chart.name}` },
-    h("figcaption", {}, h("h3", {}, chart.title, chart.unit ? h("small", {}, chart.unit) : null), toggle),
+    h("figcaption", {}, h("h3", {}, chart.title, chart.unit ? h("small", {}, chart.unit) : null), h("span", {}, smooth, toggle)),
     plot, chart.series.length > 1 ? legend : null, chart.about ? h("p", { class: "about" }, chart.about) : null);
 }
 
@@ -51,8 +56,33 @@ function lineKey(series) {
     svg("line", { x1: 0, x2: 22, y1: 4, y2: 4, class: "line", "stroke-dasharray": series.dash }));
 }
 
-function drawPlot(chart, state) {
-  const shown = chart.series.filter((series) => !state.hidden.has(series));
+// A line under another one cannot be seen: the legend says so.
+function nameTheSame(list) {
+  const known = new Map();
+  for (const series of list) {
+    const values = JSON.stringify([series.x, series.y]);
+    if (known.has(values)) series.name += ` (the same as ${known.get(values)})`;
+    else known.set(values, series.name);
+  }
+}
+
+// A series within the chosen steps, each value the mean of its neighbours if it is smoothed.
+function drawn(series, { smooth, span }) {
+  const kept = series.x.map((_, i) => i).filter((i) => !span || (series.x[i] >= span[0] && series.x[i] <= span[1]));
+  const pick = (values) => values && kept.map((i) => values[i]);
+  const half = (WINDOW - 1) / 2;
+  const isThere = (y) => y !== null && y !== undefined;
+  const mean = (i) => {
+    const near = series.y.slice(Math.max(0, i - half), i + half + 1).filter(isThere);
+    return isThere(series.y[i]) ? near.reduce((sum, y) => sum + y, 0) / near.length : null;
+  };
+  if (smooth) return { ...series, x: pick(series.x), y: kept.map(mean), low: null, high: null };
+  return { ...series, x: pick(series.x), y: pick(series.y), low: pick(series.low), high: pick(series.high) };
+}
+
+function drawPlot(chart, state, redraw) {
+  const shown = chart.series.filter((series) => !state.hidden.has(series)).map((series) => drawn(series, state))
+    .filter((series) => series.x.length);
   const usable = (y) => y !== null && y !== undefined && (!state.log || y > 0);
   const xs = shown.flatMap((series) => series.x);
   const ys = shown.flatMap((series) => [...series.y, ...(series.low || []), ...(series.high || [])]).filter(usable);
@@ -78,6 +108,7 @@ function drawPlot(chart, state) {
   root.append(svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 2, "text-anchor": "end", class: "axis" }, chart.x));
   for (const series of shown) drawSeries(root, chart, series, px, py, usable);
   interactive(root, chart, shown, px, py, usable);
+  if (chart.x === "step") zoomable(root, shown, px, state, redraw);
   return root;
 }
 
@@ -141,6 +172,36 @@ function interactive(root, chart, shown, px, py, usable) {
     event.preventDefault();
     show(at < 0 ? (move > 0 ? 0 : stops.length - 1) : at + move);
   });
+}
+
+// Drag over steps to see these alone; a double click shows all again.
+function zoomable(root, shown, px, state, redraw) {
+  const where = (event) => {
+    const box = root.getBoundingClientRect();
+    return Math.min(WIDTH - RIGHT, Math.max(LEFT, ((event.clientX - box.left) / box.width) * WIDTH));
+  };
+  const area = svg("rect", { class: "zoomed", y: TOP, height: HEIGHT - TOP - BOTTOM, visibility: "hidden" });
+  root.append(area);
+  let from = null;
+  root.addEventListener("pointerdown", (event) => { from = where(event); root.setPointerCapture(event.pointerId); });
+  root.addEventListener("pointermove", (event) => {
+    if (from === null) return;
+    area.setAttribute("x", Math.min(from, where(event)));
+    area.setAttribute("width", Math.abs(where(event) - from));
+    area.setAttribute("visibility", "visible");
+  });
+  root.addEventListener("pointerup", (event) => {
+    if (from === null) return;
+    const [left, right] = [from, where(event)].sort((a, b) => a - b);
+    from = null;
+    area.setAttribute("visibility", "hidden");
+    const steps = shown.flatMap((series) => series.x).filter((x) => px(x) >= left && px(x) <= right);
+    if (right - left < LEAST_DRAG || new Set(steps).size < 2) return;
+    state.span = [Math.min(...steps), Math.max(...steps)];
+    tip.hide();
+    redraw();
+  });
+  root.addEventListener("dblclick", () => { state.span = null; redraw(); });
 }
 
 function axisOf(values, log, fromZero) {

@@ -1,0 +1,66 @@
+"""Charts in a headless Chromium: steps are chosen, values smoothed, equal lines named."""
+
+import json
+
+import pytest
+
+from tests.report.browser import NEEDS_BROWSER, launched, opened
+from tests.report.synthetic import write_run
+from trm_agent.report.build import build_report
+
+pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
+ACCEPTANCE = "#chart-acceptance"
+# the ends of the horizontal axis, of 520: 56 and 506
+STEPS = range(41)
+
+
+def test_steps_are_chosen_values_smoothed_and_equal_lines_named(tmp_path) -> None:
+    run = write_run(tmp_path / "run")
+    rows = [
+        {
+            "step": step,
+            "time": 1.0 + step,
+            # 0 and 1 by turns: the mean of five is 0.4 or 0.6
+            "trm/acceptance": float(step % 2),
+            "trm/acceptance_length_q1": 1.0,
+            "trm/acceptance_length_q2": 1.0,
+        }
+        for step in STEPS
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = build_report([run], tmp_path / "page.html").path
+    with launched() as chrome, opened(chrome, file) as found:
+        page = found.page
+        legend = page.locator(f"{ACCEPTANCE} .series button").all_inner_texts()
+        same = "length quartile 2 (the same as length quartile 1)"
+        assert [text.strip() for text in legend] == ["all sequences", "length quartile 1", same]
+
+        def points() -> list[list[float]]:
+            text = page.locator(f"{ACCEPTANCE} polyline").first.get_attribute("points") or ""
+            return [[float(number) for number in pair.split(",")] for pair in text.split()]
+
+        def heights() -> set[float]:
+            return {height for _, height in points()}
+
+        assert (len(points()), len(heights())) == (41, 2)
+        wide = max(heights()) - min(heights())
+        page.click(f"{ACCEPTANCE} button:text-is('smooth')")
+        inner = [height for _, height in points()[2:-2]]
+        assert max(inner) - min(inner) == pytest.approx(0.2 * wide, abs=0.2)
+        page.click(f"{ACCEPTANCE} button:text-is('smooth')")
+        page.locator(ACCEPTANCE).scroll_into_view_if_needed()
+        box = page.locator(f"{ACCEPTANCE} svg[role=img]").bounding_box()
+        assert box is not None
+
+        def place(step: float) -> tuple[float, float]:
+            return box["x"] + box["width"] * (56 + step / 40 * 450) / 520, box["y"] + box["height"] / 2
+
+        page.mouse.move(*place(9.6))
+        page.mouse.down()
+        page.mouse.move(*place(20.4))
+        page.mouse.up()
+        # steps 10 to 20
+        assert len(points()) == 11
+        page.mouse.dblclick(*place(20))
+        assert len(points()) == 41
+        assert (found.errors, found.requests) == ([], [])
