@@ -87,8 +87,8 @@ def test_the_box_is_the_protocols_own_form() -> None:
 @pytest.mark.parametrize("piece", ["Answer:", "answer ", "* ", "####", "\n", "<answer>", "line " * 9, "\\boxed{"])
 def test_long_texts_take_no_time(piece: str) -> None:
     text = piece * (100_000 // len(piece))
-    started = time.monotonic()
+    started = time.process_time()
     for form in ANSWER_FORMS[1:]:
         read_answer(text, form)
     asked_forms(text)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2

@@ -52,9 +52,9 @@ def test_no_output_breaks_or_hangs_a_parser(name: str) -> None:
     tools = Sound()._tools
     kinds = {"calls": 0, "malformed": 0, "answer": 0, "nothing": 0}
     for text in outputs(10_000, seed=3):
-        started = time.perf_counter()
+        started = time.process_time()
         turn = PROTOCOLS[name].parse(text, tools)
-        assert time.perf_counter() - started < 2.0, text[:200]
+        assert time.process_time() - started < 2.0, text[:200]
         assert isinstance(turn, ParsedTurn)
         json.dumps([call.arguments for call in turn.calls])
         assert turn.answer is None or not (turn.calls or turn.malformed)

@@ -81,7 +81,7 @@ def test_an_answer_of_more_values_than_a_program_needs_has_printed_too_much() ->
 @pytest.mark.parametrize("line", ["", "x", "é", "\x1b[31mred"])
 def test_a_traceback_of_very_many_lines_is_a_short_list_and_the_same_text(line: str) -> None:
     text = TRACEBACK + (line + "\n") * (1 << 16) + "Error: it\n"
-    started = time.monotonic()
+    started = time.process_time()
     told = schema.to_jupyter_answer([Result(Status.ERROR, stderr=f"before\n{text}", return_code=1)], 1)
     ((error,),) = (cell["error"] for cell in told["cells"])
     assert len(error["traceback"]) == schema.MOST_LINES + 1
@@ -89,7 +89,7 @@ def test_a_traceback_of_very_many_lines_is_a_short_list_and_the_same_text(line: 
     assert schema.cell_stderr("before\n", [error]) == f"before\n{text}".replace("\x1b[31m", "")
     # an earlier server told each line apart
     assert schema.cell_stderr("", [{"traceback": text.split("\n")[:-1]}]) == text.replace("\x1b[31m", "")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_pauses_between_cells_count_as_the_sessions_time() -> None:

@@ -159,7 +159,7 @@ async def test_the_async_twin_leaves_the_loop_free_and_can_be_cancelled(sandbox:
     started = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10  # it sleeps for a minute
     with sandbox.session() as session:
         assert (await session.arun("x = 1")).ok
         assert (await session.arun("print(x)")).stdout == "1\n"

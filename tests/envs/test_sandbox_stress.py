@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clocks import standing_s
 from tests.envs.sandbox_support import MIB, TIGHT, descendants_of, needs_bubblewrap
 from trm_envs.sandbox import Limits, LocalSandbox, Result, Status
 from trm_envs.sandbox.guest.zygote import SPARES
@@ -72,9 +73,9 @@ async def test_200_at_once_on_an_event_loop_with_every_tenth_hostile(sandbox: Lo
     async def tick() -> None:
         nonlocal longest_pause
         while not done:
-            before = time.monotonic()
+            before = standing_s()
             await asyncio.sleep(0.01)
-            longest_pause = max(longest_pause, time.monotonic() - before)
+            longest_pause = max(longest_pause, standing_s() - before)
 
     ticking = asyncio.create_task(tick())
     results = await asyncio.gather(*(sandbox.arun(**request(number)) for number in range(NUM_RUNS)))

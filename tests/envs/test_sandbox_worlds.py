@@ -57,7 +57,7 @@ def test_two_sessions_meet_nowhere(setting: Setting) -> None:  # noqa: F811
 @needs_bubblewrap
 def test_two_clients_meet_nowhere() -> None:
     meetings = dict(list(MEETINGS.items())[::4])
-    wait = "\nprint('held', flush=True)\ntime.sleep(3)"
+    wait = "\nprint('held', flush=True)\ntime.sleep(5)"
     with (
         LocalSandbox(ROOMY, max_concurrent=len(meetings) + 1) as local,
         running_server(local) as address,

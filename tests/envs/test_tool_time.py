@@ -164,14 +164,14 @@ def test_other_threads_see_a_wait_and_a_hang_while_they_last() -> None:
 def test_one_slow_call_is_an_observation_and_the_turns_budget_ends_the_episode(
     sandboxes: dict[str, str], sandbox: str
 ) -> None:
-    env = make("trm/PythonMath-v0", sandbox=sandboxes[sandbox], tool_timeout_s=0.3)
-    env.tool_time.set_limits(0.8, 5)
+    env = make("trm/PythonMath-v0", sandbox=sandboxes[sandbox], tool_timeout_s=0.5)
+    env.tool_time.set_limits(1.4, 9)
     env.reset(seed=0)
     observation, _, terminated, truncated, info = env.step(call("python", code=SLEEP))
     assert "took too long" in observation
     assert "time limit exceeded" not in observation
     assert (terminated, truncated) == (False, False)
-    assert 0.3 <= info["tool_time_s"] < 0.8
+    assert 0.5 <= info["tool_time_s"] < 1.0
     started = time.monotonic()
     observation, reward, terminated, truncated, info = env.step(call("python", code=SLEEP) * 32)
     assert (reward, terminated, truncated, info["stop_reason"]) == (0.0, False, True, "max_tool_time")
@@ -188,7 +188,7 @@ def test_one_slow_call_is_an_observation_and_the_turns_budget_ends_the_episode(
 @pytest.mark.parametrize("sandbox", MOSTLY_SLOW)
 def test_the_episodes_budget_is_shared_by_its_turns(sandboxes: dict[str, str], sandbox: str) -> None:
     env = make("trm/ComposedMath-v0", sandbox=sandboxes[sandbox], tool_timeout_s=0.4)
-    env.tool_time.set_limits(60, 0.9)
+    env.tool_time.set_limits(60, 1.15)
     env.reset(seed=0)
     reasons = [env.step(call("python", code=SLEEP))[4].get("stop_reason") for _ in range(3)]
     assert reasons == [None, None, "max_tool_time"]

@@ -55,13 +55,15 @@ def test_a_wait_for_a_place_in_the_local_sandbox_is_not_charged() -> None:
 def test_a_wait_for_a_place_is_known_while_it_lasts() -> None:
     meter = ToolTime()
     with LocalSandbox(max_concurrent=1) as sandbox:
-        other = threading.Thread(target=lambda: sandbox.run("import time; time.sleep(1)"))
+        other = threading.Thread(target=lambda: sandbox.run("import time; time.sleep(1.5)"))
         waiter = threading.Thread(target=lambda: timed(sandbox, meter, "1"))
         other.start()
         time.sleep(0.2)
         waiter.start()
-        time.sleep(0.5)
-        assert (meter.used_s() < 0.1, meter.waited_s() > 0.3) == (True, True)
+        while meter.waited_s() < 0.3:
+            assert waiter.is_alive() or not waiter.ident
+            time.sleep(0.01)
+        assert meter.used_s() < 0.1
         waiter.join()
         other.join()
 
@@ -70,11 +72,11 @@ def test_a_wait_for_a_place_is_known_while_it_lasts() -> None:
 @needs_bubblewrap
 def test_a_wait_in_a_servers_queue_is_neither_charged_nor_held_against_the_answers_deadline() -> None:
     meters = [ToolTime() for _ in range(4)]
-    limits = Limits(wall_s=0.9)
+    limits = Limits(wall_s=1.5)
     with (
         LocalSandbox(max_concurrent=1) as local,
         running_server(local) as address,
-        FusionSandbox(address, retries=0, margin_s=1.0) as sandbox,
+        FusionSandbox(address, retries=0, margin_s=0.4) as sandbox,
     ):
         assert sandbox.run("1").ok
 

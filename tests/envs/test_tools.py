@@ -170,10 +170,10 @@ def test_the_calculator_refuses_what_is_not_integer_arithmetic(expression: str) 
     "expression", ["9" * 61, "9" * 59 + "*99", "1+" * 150 + "1", "(" * 101 + "1", "-" * 199, "\uff15+1", "1\n+1"]
 )
 def test_the_calculator_refuses_the_rest_quickly(expression: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ToolError):
         evaluate(expression)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 class Kit(ToolEnv):

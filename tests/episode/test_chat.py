@@ -230,6 +230,6 @@ def test_where_the_mark_does_not_fit_the_bare_start_is_left():
 def test_a_huge_text_is_cut_before_it_is_tokenised():
     chat = ChatTokens(byte_tokenizer())
     text = "x1 " * 3_000_000
-    started = time.monotonic()
+    started = time.process_time()
     assert "characters cut" in chat.fit(text, 256)
-    assert time.monotonic() - started < 1.0  # tokenising nine million characters takes several seconds
+    assert time.process_time() - started < 1.0  # tokenising nine million characters takes several seconds

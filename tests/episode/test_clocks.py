@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -104,14 +105,16 @@ async def test_a_hang_of_the_models_is_the_models_also_by_the_episodes_clock():
     hang.let_go.set()
 
 
-async def test_without_a_clock_of_its_own_an_environments_steps_count():
+async def test_without_a_clock_of_its_own_an_environments_steps_count(monkeypatch):
     hang = Hang()
     episode = await play(FakeEnvThat("step", hang), scripted(f"call{END}"), Limits(tool_time_s=0.1, step_timeout_s=0.2))
     assert (episode.stop_reason, episode.reward) == (StopReason.MAX_TOOL_TIME, 0.0)
     hang.let_go.set()
-    slow = FakeEnvThat("step", lambda: time.sleep(0.05), answers=ENDLESS)
+    steps = []
+    monkeypatch.setattr("trm_agent.episode.step_time.time", SimpleNamespace(monotonic=lambda: 0.05 * len(steps)))
+    slow = FakeEnvThat("step", lambda: steps.append(1), answers=ENDLESS)
     episode = await play(slow, scripted(f"call{END}"), Limits(episode_tool_time_s=0.12))
-    # the third step goes beyond two times 0.05 s
+    # each step takes 0.05 s: the third goes beyond 0.12
     assert (episode.stop_reason, episode.reward, episode.num_turns) == (StopReason.MAX_TOOL_TIME, 0.0, 3)
 
 
@@ -122,13 +125,13 @@ async def test_a_task_that_its_environment_ends_is_over_however_long_it_took():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limits", [{"step_timeout_s": 0.2}, {"episode_timeout_s": 0.25}])
+@pytest.mark.parametrize("limits", [{"step_timeout_s": 0.5}, {"episode_timeout_s": 0.55}])
 async def test_a_wait_in_the_sandbox_stops_the_steps_and_the_episodes_clock(limits):
     clock = FakeToolTime()
-    env = env_with(clock, lambda: clock.wait(0.3), answers=[("tool", "five")])
+    env = env_with(clock, lambda: clock.wait(0.6), answers=[("tool", "five")])
     episode = await play(env, scripted(f"call{END}"), Limits(**limits))
     assert (episode.stop_reason, episode.success) == (StopReason.TERMINATED, True)
-    assert episode.timings["waited"] >= 0.6
+    assert episode.timings["waited"] >= 1.2
 
 
 async def test_a_hang_after_a_wait_is_still_found():
@@ -141,27 +144,33 @@ async def test_a_hang_after_a_wait_is_still_found():
     started = time.monotonic()
     episode = await play(env_with(clock, deed), scripted(f"call{END}"), Limits(step_timeout_s=0.2))
     assert episode.stop_reason is StopReason.ENV_TIMEOUT
-    assert 0.4 <= time.monotonic() - started < 2
+    assert 0.4 <= time.monotonic() - started < 10  # it hangs for 20 s
     hang.let_go.set()
 
 
 async def test_a_wait_that_never_ends_is_something_broken():
-    clock = FakeToolTime()
-    env = env_with(clock, lambda: clock.wait(0.8))
+    clock, hang = FakeToolTime(), Hang()
+
+    def wait():
+        clock.wait_began = time.monotonic()
+        hang()
+
     started = time.monotonic()
-    episode = await play(env, scripted(f"call{END}"), Limits(step_timeout_s=0.1, episode_timeout_s=0.3))
+    limits = Limits(step_timeout_s=0.1, episode_timeout_s=0.3)
+    episode = await play(env_with(clock, wait), scripted(f"call{END}"), limits)
     assert (episode.stop_reason, episode.reward) == (StopReason.ENV_TIMEOUT, None)
-    assert 0.4 <= time.monotonic() - started < 0.75
+    assert 0.4 <= time.monotonic() - started < 10  # it waits for 20 s
+    hang.let_go.set()
 
 
 async def test_a_wait_among_the_environments_stops_the_episodes_clock():
     threads = EnvThreads()
     threads.slots = RunSlots(1, hold_s=60)
-    slow = [FakeEnvThat("reset", lambda: time.sleep(0.1)) for _ in range(4)]
-    limits = Limits(episode_timeout_s=0.3)
+    slow = [FakeEnvThat("reset", lambda: time.sleep(0.1)) for _ in range(6)]
+    limits = Limits(episode_timeout_s=0.5)
     episodes = await asyncio.gather(*(play(env, scripted(f"call{END}"), limits, executor=threads) for env in slow))
     assert {episode.stop_reason for episode in episodes} == {StopReason.TERMINATED}
-    assert max(episode.timings["waited"] for episode in episodes) >= 0.3
+    assert max(episode.timings["waited"] for episode in episodes) >= 0.5
 
 
 class FakeLateEngine:
@@ -180,7 +189,7 @@ class FakeLateEngine:
 @pytest.mark.slow
 async def test_a_late_turn_is_tried_once_more_and_charged_to_nobody(caplog):
     env, engine = FakeEnv([("tool", "five")] * 2), FakeLateEngine({1, 3, 5})
-    limits = Limits(generate_timeout_s=0.2, episode_timeout_s=0.4)
+    limits = Limits(generate_timeout_s=0.4, episode_timeout_s=0.8)
     episode = await play(env, engine, limits)
     assert (episode.stop_reason, episode.success, engine.num_calls) == (StopReason.TERMINATED, True, 6)
     # the same context both times
@@ -190,7 +199,7 @@ async def test_a_late_turn_is_tried_once_more_and_charged_to_nobody(caplog):
 
 async def test_a_turn_that_is_late_twice_is_infrastructure_and_tells_its_length():
     engine = FakeLateEngine({2, 3})
-    episode = await play(FakeEnv(ENDLESS), engine, Limits(generate_timeout_s=0.05, max_turn_tokens=77))
+    episode = await play(FakeEnv(ENDLESS), engine, Limits(generate_timeout_s=0.25, max_turn_tokens=77))
     assert (episode.stop_reason, episode.reward) == (StopReason.GENERATOR_TIMEOUT, None)
     assert (episode.late_turn_tokens, episode.num_turns, engine.num_calls) == (77, 1, 3)
     assert "(twice)" in episode.error

