@@ -85,3 +85,43 @@ def test_every_page_is_reached_from_the_readme():
                 reached.add(target)
                 front.append(target)
     assert {page.resolve() for page in DOCS.rglob("*.md") if "decisions" not in page.parts} - reached == set()
+
+
+def test_checkpoints_that_pages_and_helps_name_are_kept_by_a_default_run():
+    import yaml
+
+    conf = DOCS.parent / "trm_agent" / "conf"
+    trainer = yaml.safe_load((conf / "experiment" / "math_nano.yaml").read_text())["trainer"]
+    newest = yaml.safe_load((conf / "train.yaml").read_text())["trainer"]["max_actor_ckpt_to_keep"]
+    # 10, 20, 30, 40, of which the last two stay
+    kept = range(trainer["save_freq"], trainer["total_training_steps"] + 1, trainer["save_freq"])[-newest:]
+    files = [DOCS.parent / "README.md", *DOCS.rglob("*.md"), *(DOCS.parent / "trm_agent" / "commands").glob("*.py")]
+    named = {
+        (file.name, int(step))
+        for file in files
+        for step in re.findall(r"math_nano-seed0-\d+@(\d+)", file.read_text(encoding="utf-8"))
+    }
+    assert len(named) >= 4
+    assert [(name, step) for name, step in sorted(named) if step not in kept] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/clusters.md"])
+def test_the_first_command_of_a_page_comes_after_the_activation(page):
+    text = (DOCS.parent / page).read_text(encoding="utf-8")
+    listings = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    first = re.search(r"^(?:\w+=\S+ )*(?:trm|python|tensorboard) ", listings, re.MULTILINE)
+    assert first is not None
+    assert 0 <= listings.find("source .venv/bin/activate") < first.start()
+
+
+def test_every_option_of_an_environment_is_on_its_page():
+    from trm_envs.catalog import entries
+
+    pages = {page.stem.replace("_", ""): page.read_text(encoding="utf-8") for page in DOCS.glob("environments/*.md")}
+    lacking = {}
+    for entry in entries():
+        if entry.id == "trm/Gym-v0":  # another page, with a test of its own
+            continue
+        name = entry.id.partition("/")[2].partition("-")[0].lower()
+        lacking[entry.id] = [option for option in entry.options if not re.search(rf"\b{option}\b", pages[name])]
+    assert {env_id: options for env_id, options in lacking.items() if options} == {}
