@@ -20,7 +20,7 @@ from trm_envs.options import EnvOptions, as_unicode, check_choice, cut_middle, d
 from trm_envs.protocols import TurnProtocol
 from trm_envs.spaces import UnicodeText
 from trm_envs.tool_time import LEAST_S, ToolTime
-from trm_envs.tools import NOT_RUN, TIME_LIMIT, TOO_LATE, Tool, ToolResult, run_turn, tools_of
+from trm_envs.tools import TIME_LIMIT, Tool, ToolResult, run_turn, tools_of
 from trm_envs.turn import ParsedTurn
 from trm_fields import refuse
 
@@ -75,8 +75,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         self._defaults = self._with_options(self.options_class(), options)
         self.options: OptionsT = self._defaults
         self.tool_time = ToolTime()
-        self.task_id = ""
-        self._running = False
+        self.task_id, self._running, self._most_calls = "", False, math.inf
         self._rewards: list[float] = []
 
     @abstractmethod
@@ -138,6 +137,10 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         """Return the tools as OpenAI function schemas for the chat template; empty if the protocol describes them."""
         return [tool.schema for tool in self._tools] if self.protocol.template_shows_tools else []
 
+    def limit_tool_calls(self, most: float) -> None:
+        """Run at most so many tool calls in an episode: a turn that asks for more runs those that fit, and ends it."""
+        self._most_calls = most
+
     def step_budget_s(self) -> float:
         """Return the seconds that one step may take, without waits; preflights compare their deadlines with it.
 
@@ -168,7 +171,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         prompt = self.system_prompt.replace("{answer}", self._shown(self.answer_form))
         told = self.protocol.instructions(self._tools).replace(self.protocol.format_answer("..."), self._shown("..."))
         self.system_prompt = "\n".join(filter(None, (prompt, self.options.prompt_note, told)))
-        self._running, self._rewards = True, []
+        self._running, self._rewards, self._calls_left = True, [], self._most_calls
         return first_message, {"task_id": self.task_id, "horizon": self.options.horizon}
 
     def step(self, action: str) -> Step:
@@ -180,9 +183,9 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         Returns:
             observation, reward, terminated, truncated and info: "role" of the observation ("tool" or "user"),
             "num_tool_calls" executed, "malformed" (a call that could not be run), "tool_time_s" if it is worth
-            reporting; at the end "success", "numbers" and, if that ended it, "stop_reason" ("max_tool_time", truncated)
-            or "scorer_error" (what the environment raised on the text, terminated). An error of `numbers` stands in
-            "numbers_error", beside the verdict.
+            reporting; at the end "success", "numbers" and, if that ended it, "stop_reason" ("max_tool_time" or
+            "max_tool_calls", truncated) or "scorer_error" (what the environment raised on the text, terminated). An
+            error of `numbers` stands in "numbers_error", beside the verdict.
 
         Raises:
             TypeError: if the action is not text.
@@ -199,7 +202,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             except ScorerFailed as failure:
                 step = "", 0.0, True, False, {**_info("user"), **NOTHING, "scorer_error": str(failure)}
             if self.tool_time.is_used_up():
-                step = self._out_of_time(step)
+                step = _cut((step[0] or f"Error: {TIME_LIMIT}", 0.0, *step[2:]), "max_tool_time")
             used_s = self.tool_time.turn_used_s()
         _, _, terminated, truncated, info = step
         # never for a turn that runs nothing, since a checker may compare the texts of two instances
@@ -223,15 +226,13 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         if turn.malformed is not None:
             return self._go_on(f"Error: {turn.malformed}", "tool", malformed=True)
         if turn.calls:
-            results = run_turn(self._tools, turn.calls, self, self.tool_time.is_used_up)
-            num_executed = sum(result.executed for result in results)
-            is_malformed = any(not result.executed and result not in (NOT_RUN, TOO_LATE) for result in results)
-            answered = judged(self.follow_up, text, results), "tool", num_executed, is_malformed
-            reward = math.fsum(result.reward for result in results)
-            end = next((result for result in results if result.is_end), None)
-            if end is None:
-                return self._go_on(*answered, reward)
-            return self._end(reward, not end.terminated, *answered)
+            ran = run_turn(self._tools, turn.calls, self, self.tool_time.is_used_up, self._calls_left)
+            self._calls_left -= ran.num_executed
+            answered = judged(self.follow_up, text, ran.results), "tool", ran.num_executed, ran.is_malformed
+            if ran.end is not None:
+                return self._end(ran.reward, not ran.end.terminated, *answered)
+            step = self._go_on(*answered, ran.reward)
+            return _cut(step, "max_tool_calls") if ran.is_over_limit else step
         if turn.answer is None:
             return self._go_on(judged(self.reminder, text), "user")
         question = judged(self.follow_answer, text_or_none, turn.answer)
@@ -263,12 +264,6 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
             info["numbers_error"] = str(failure)
         return shown, reward, not truncated, truncated, info
 
-    def _out_of_time(self, step: Step) -> Step:
-        """Turn a step's outcome into an episode that its time budget ended."""
-        observation, *_, info = step
-        info = {**info, **NOTHING, "stop_reason": "max_tool_time"}
-        return observation or f"Error: {TIME_LIMIT}", 0.0, False, True, info
-
     def _draw(self) -> str:
         """Draw tasks until one belongs to the split; return its first message."""
         for _ in range(MAX_DRAWS):
@@ -298,3 +293,8 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
 
 def _info(role: str, num_tool_calls: int = 0, malformed: bool = False) -> dict[str, Any]:
     return {"role": role, "num_tool_calls": num_tool_calls, "malformed": malformed}
+
+
+def _cut(step: Step, reason: str) -> Step:
+    """Turn a step's outcome into the end of an episode by a limit."""
+    return step[0], step[1], False, True, {**step[-1], **NOTHING, "stop_reason": reason}

@@ -54,6 +54,41 @@ class ToolResult:
 TIME_LIMIT = "time limit exceeded"
 NOT_RUN = ToolResult(f"Error: {TIME_LIMIT}", ok=False, executed=False)
 TOO_LATE = ToolResult("Error: the episode is over", ok=False, executed=False)
+TOO_MANY = ToolResult("Error: no tool calls are left", ok=False, executed=False)
+
+
+@dataclass(frozen=True)
+class TurnResults:
+    """The results of the tool calls of one turn."""
+
+    results: Sequence[ToolResult]
+    """Results in the order of the calls."""
+
+    @property
+    def num_executed(self) -> int:
+        """Return the number of calls that ran."""
+        return sum(result.executed for result in self.results)
+
+    @property
+    def is_malformed(self) -> bool:
+        """Return True if a call could not be run for its name or arguments."""
+        others = (NOT_RUN, TOO_LATE, TOO_MANY)
+        return any(not result.executed and result not in others for result in self.results)
+
+    @property
+    def reward(self) -> float:
+        """Return the sum of the rewards."""
+        return math.fsum(result.reward for result in self.results)
+
+    @property
+    def end(self) -> ToolResult | None:
+        """Return the result that ended the episode; None if none did."""
+        return next((result for result in self.results if result.is_end), None)
+
+    @property
+    def is_over_limit(self) -> bool:
+        """Return True if a call was left out since no more were allowed."""
+        return TOO_MANY in self.results
 
 
 class Tool:
@@ -171,9 +206,16 @@ def run_tool_call(tools: Sequence[Tool], call: ToolCall, owner: object = None) -
 
 
 def run_turn(
-    tools: Sequence[Tool], calls: Sequence[ToolCall], owner: object, is_time_up: Callable[[], bool]
-) -> list[ToolResult]:
-    """Run the calls of a turn in order, up to one that ends the episode or finds the time used up.
+    tools: Sequence[Tool], calls: Sequence[ToolCall], owner: object, is_time_up: Callable[[], bool], most: float
+) -> TurnResults:
+    """Run the calls of a turn in order, up to one that ends the episode, finds the time used up or is one too many.
+
+    Args:
+        tools: of the environment.
+        calls: of the turn.
+        owner: the environment.
+        is_time_up: tells whether the time for programs is used up.
+        most: number of calls that may run.
 
     Raises:
         InfrastructureError, ScorerFailed: as `run_tool_call`.
@@ -184,11 +226,13 @@ def run_turn(
             results.append(TOO_LATE)
         elif is_time_up():
             results.append(NOT_RUN)
+        elif sum(result.executed for result in results) >= most:
+            results.append(TOO_MANY)
         else:
             result = run_tool_call(tools, call, owner)
             late = replace(result, text=f"{result.text}\nError: {TIME_LIMIT}", ok=False)
             results.append(late if is_time_up() else result)
-    return results
+    return TurnResults(results)
 
 
 def _checked(tool: Tool, result: ToolResult) -> ToolResult:

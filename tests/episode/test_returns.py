@@ -2,6 +2,7 @@
 
 import math
 
+import gymnasium
 import pytest
 
 from tests.envs.test_tool_results import Walk, walk
@@ -75,3 +76,41 @@ async def test_what_breaks_the_scorer_is_worth_no_more() -> None:
 async def test_an_environment_of_another_kind_needs_no_such_field() -> None:
     episode = await play(FakeEnv([("tool", "five")]), "call", "five")
     assert episode.reward is not None
+
+
+@pytest.mark.parametrize(
+    ("turns", "limit", "places", "reward"),
+    [
+        # two calls fit, the third of the turn does not run
+        ([walk(1, 1, 1)], 2, [2], 0.5),
+        ([walk(1), walk(1, 1)], 2, [1, 2], 0.5),
+        # none is left
+        ([walk(1), walk(1)], 1, [1, 1], 0.25),
+        # the last turn's calls are held to the limit too
+        (["idle", walk(1, 1)], 1, [0, 1], 0.25),
+    ],
+)
+async def test_calls_beyond_the_limit_do_not_run(turns, limit, places, reward) -> None:
+    env = Walk()
+    episode = await play(gymnasium.wrappers.OrderEnforcing(env), *turns, max_tool_calls=limit, max_turns=len(turns))
+    assert (episode.stop_reason, episode.success, episode.reward) == (StopReason.MAX_TOOL_CALLS, False, reward)
+    assert (episode.num_tool_calls, env.place) == (limit, places[-1])
+    assert [turn.num_tool_calls for turn in episode.turns] == [
+        now - before for before, now in zip([0, *places], places, strict=False)
+    ]
+    assert not any(turn.malformed for turn in episode.turns)
+
+
+async def test_a_call_that_ends_the_task_within_the_limit_ends_it_as_the_task_says() -> None:
+    episode = await play(Walk(), walk(1), walk(3, 1), max_tool_calls=2)
+    assert (episode.reward, episode.success, episode.stop_reason) == (1.0, True, StopReason.TERMINATED)
+    episode = await play(Walk(), walk(1), walk(1), "\\boxed{x}", max_tool_calls=2)
+    assert (episode.num_tool_calls, episode.stop_reason) == (2, StopReason.TERMINATED)
+
+
+async def test_a_call_that_cannot_be_run_uses_up_no_call() -> None:
+    wrong = walk(1).replace('"walk"', '"wlak"')
+    episode = await play(Walk(), "\n".join((wrong, walk(1), wrong, walk(1))), max_tool_calls=1)
+    assert (episode.num_tool_calls, episode.reward, episode.stop_reason) == (1, 0.25, StopReason.MAX_TOOL_CALLS)
+    assert episode.turns[0].malformed
+    assert episode.turns[0].observation.splitlines()[-1] == "Error: no tool calls are left"

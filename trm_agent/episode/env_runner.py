@@ -99,6 +99,9 @@ class EnvRunner:
             self._env = self._make_env()
             clock = tool_clock(self._env)
             clock.set_limits(self._limits.tool_time_s, self._limits.episode_tool_time_s)
+            limit_calls = getattr(getattr(self._env, "unwrapped", None), "limit_tool_calls", None)
+            if callable(limit_calls):  # another environment's calls are counted once they have run
+                limit_calls(self._limits.max_tool_calls)
             self._clock = clock
 
         await self._call("make", job, timeout_s)

@@ -45,6 +45,7 @@ class EnvStep:
     malformed: bool
     numbers: dict[str, float]
     tool_time_is_used_up: bool
+    tool_calls_are_used_up: bool
     scorer_error: str | None
 
 
@@ -67,8 +68,9 @@ def _checked(outcome: Any) -> EnvStep:
     check_type("the observation of step", observation, str)
     check_type("info", info, dict)
     scorer_error = info.get("scorer_error")
-    used_up = info.get("stop_reason") == StopReason.MAX_TOOL_TIME.value
-    done = bool(terminated or truncated or used_up or scorer_error is not None)
+    stopped = info.get("stop_reason")
+    used_up, too_many = stopped == StopReason.MAX_TOOL_TIME.value, stopped == StopReason.MAX_TOOL_CALLS.value
+    done = bool(terminated or truncated or used_up or too_many or scorer_error is not None)
     check_type("info['num_tool_calls']", info.get("num_tool_calls"), (int, np.integer))
     check_type("info['malformed']", info.get("malformed"), (bool, np.bool_))
     if terminated and scorer_error is None:
@@ -87,6 +89,7 @@ def _checked(outcome: Any) -> EnvStep:
         malformed=bool(info["malformed"]),
         numbers={str(name): float(value) for name, value in dict(info.get("numbers", {})).items()},
         tool_time_is_used_up=used_up,
+        tool_calls_are_used_up=too_many,
         # it may quote the model's text, lone surrogates included, and goes into files
         scorer_error=None if scorer_error is None else encodable(str(scorer_error)),
     )

@@ -33,7 +33,7 @@ class Limits:
         1024, COUNT, "Sampled tokens of a turn; a longer one is cut, closed, and given to the environment."
     )
     max_tool_calls: int = setting(
-        64, COUNT, "Executed tool calls of an episode; the call that goes beyond it ends the episode unanswered."
+        64, COUNT, "Executed tool calls of an episode; the call that goes beyond it is not run and ends the episode."
     )
     max_observation_tokens: int = setting(
         1024, COUNT, "Tokens of an observation's text; a longer one is cut with a visible mark."

@@ -143,6 +143,8 @@ class _Run:
             return End(Cause.SCORER_RAISED, message=step.scorer_error)
         if step.tool_time_is_used_up:
             return End(Cause.TOOL_TIME)
+        if step.tool_calls_are_used_up:
+            return End(Cause.TOOL_CALLS)
         if step.terminated or step.truncated:
             return End(Cause.OVER if step.terminated else Cause.CUT, step.success)
         if len(self.turns) >= self.limits.max_turns:
