@@ -24,8 +24,9 @@ from trm_agent.verl_plugin.driver.episode_metrics import fingerprint
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 WORKER = "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls"
 STEPS = "trainer.total_training_steps"
-COSINE = "actor_rollout_ref.actor.optim.lr_scheduler_type=cosine"
-RATE = 5e-4
+LR = "actor_rollout_ref.actor.optim.lr"
+# of the experiment's cosine; so small that the last policy still wins and loses: groups of one outcome have no gradient
+RATE = 1e-4
 
 
 def test_a_run_goes_on_from_its_checkpoints_and_others_begin_with_them(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_a_run_goes_on_from_its_checkpoints_and_others_begin_with_them(tmp_path:
 
 
 def assert_resumes_after_a_kill_with_the_same_data(run: Path) -> None:
-    overrides = (f"{STEPS}=4", "trainer.test_freq=4", COSINE)
+    overrides = (f"{STEPS}=4", "trainer.test_freq=4", f"{LR}={RATE}")
     driver = subprocess.Popen(command(run, *overrides), stdout=subprocess.DEVNULL, env=environment())
     deadline = time.monotonic() + 400
     tracker = run / "checkpoints" / "latest_checkpointed_iteration.txt"
@@ -94,7 +95,7 @@ def assert_is_extended_with_a_new_schedule(run: Path) -> None:
 def assert_another_run_goes_on_from(run: Path, folder: Path) -> None:
     checkpoint = run / "checkpoints" / "global_step_4"
     mode = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={checkpoint}")
-    done = train(folder, f"{STEPS}=5", "trainer.test_freq=5", COSINE, *mode)
+    done = train(folder, f"{STEPS}=5", "trainer.test_freq=5", f"{LR}={RATE}", *mode)
     assert f"new run, goes on after step 4 of {checkpoint}" in done.stdout
     (row,) = [row for row in steps(folder) if "actor/lr" in row]
     assert row["step"] == 5
@@ -108,15 +109,15 @@ def assert_another_run_goes_on_from(run: Path, folder: Path) -> None:
 def assert_another_run_begins_with_the_weights_alone(run: Path, folder: Path) -> None:
     """Its engine drops each weight synchronisation after the first, which has to be seen from the second step on."""
     broken = f"{WORKER}=tests.end_to_end.broken_sync.BrokenSyncExtension"
-    every = ("trainer.test_freq=3", "trainer.max_actor_ckpt_to_keep=null")
-    done = train(folder, broken, f"{STEPS}=3", *every, f"run.init_from={run}@4")
+    more = (f"{LR}=5e-4", "trainer.test_freq=3", "trainer.max_actor_ckpt_to_keep=null")
+    done = train(folder, broken, f"{STEPS}=3", *more, f"run.init_from={run}@4")
     assert f"new run, weights of {run}@4" in done.stdout
     first, second, third = steps(folder)
     assert data_of([first, second, third]) == [data_of_step(step) for step in (1, 2, 3)]
     assert largest_log_ratio(first) < 1e-4
     assert largest_log_ratio(second) > 1e-2
     assert largest_log_ratio(third) > 1e-2
-    assert_next_step(fresh(stored(run, 4)), stored(folder, 1), RATE)
+    assert_next_step(fresh(stored(run, 4)), stored(folder, 1), 5e-4)
 
 
 def largest_log_ratio(row: dict) -> float:
