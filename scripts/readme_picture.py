@@ -85,7 +85,9 @@ def photograph(page_file: Path, picture: Path) -> str:
         page.wait_for_selector("#tip", state="visible")
         page.wait_for_timeout(SETTLING_MS)
         page.screenshot(path=picture)
-    Image.open(picture).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
+    whole = Image.open(picture).convert("RGB")
+    # a median cut would mix the legend's colours, which are small
+    whole.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(picture, optimize=True)
     return name
 
 

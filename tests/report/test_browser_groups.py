@@ -120,6 +120,15 @@ def test_a_group_has_its_advantages_and_opens_its_episodes(found) -> None:
     wait_for(page, "task aaaa · 2")
     assert "rejected by avg" in page.inner_text(".badges")
     assert "wrong after a malformed call" in page.inner_text(".badges")
+    # the marked token lies below the head and its numbers do not cover it, in a low window too
+    page.set_viewport_size({"width": 1180, "height": 640})
+    page.keyboard.press("n")
+    page.wait_for_selector(".t.violates:focus")
+    page.wait_for_timeout(100)
+    head, token, tip = (page.locator(name).bounding_box() for name in (".episode-head", ".t:focus", "#tip"))
+    assert token["y"] >= head["y"] + head["height"]
+    assert tip["y"] >= token["y"] + token["height"] or tip["y"] + tip["height"] <= token["y"] or tip["y"] == 8
+    page.set_viewport_size({"width": 1400, "height": 900})
     # one that the filter hides opens all the same, and the list has no chosen row then
     page.click("[data-flag=rejected]")
     assert count(page) == 1

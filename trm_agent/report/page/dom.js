@@ -64,13 +64,14 @@ const whereabouts = {
 };
 
 const tip = {
-  show(content, x, y) {
+  // below y, or where the window ends above `above`
+  show(content, x, y, above = y) {
     const box = byId("tip");
     box.replaceChildren(content);
     box.hidden = false;
     const { width, height } = box.getBoundingClientRect();
     const left = Math.min(Math.max(8, x + 14), innerWidth - width - 8);
-    const top = y + 18 + height > innerHeight - 8 ? y - height - 12 : y + 18;
+    const top = y + 18 + height > innerHeight - 8 ? above - height - 12 : y + 18;
     box.style.transform = `translate(${Math.round(left)}px, ${Math.round(Math.max(8, top))}px)`;
   },
   hide() { byId("tip").hidden = true; },

@@ -27,7 +27,7 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
       h("div", { class: "text context" }, record.final_observation), "observation"));
   }
   if (record.error) body.append(turnSection("Error", [], h("div", { class: "text context" }, record.error), "observation"));
-  pane.replaceChildren(episodeHead(data, i, view, visit), body);
+  pane.replaceChildren(episodeHead(data, i, view), episodeFacts(data, i, view, visit), body);
   const map = drawMap(view, (token) => focusToken(token));
   pane.querySelector(".map-place").append(map.element);
   requestAnimationFrame(map.draw);
@@ -36,6 +36,7 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
   function focusToken(token) {
     const element = tokens.elementOf(token);
     if (!element) return;
+    pane.style.scrollPaddingTop = `${stickyHeight(pane)}px`;
     element.scrollIntoView({ block: "center" });
     // chunks that came into sight took their true heights; once more at the true place
     requestAnimationFrame(() => {
@@ -78,7 +79,11 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
   };
 }
 
-const stickyHeight = (pane) => pane.querySelector(".episode-head").getBoundingClientRect().height;
+// Of the head that covers the pane's top; a narrow page's scrolls away.
+function stickyHeight(pane) {
+  const head = pane.querySelector(".episode-head");
+  return getComputedStyle(head).position === "sticky" ? head.getBoundingClientRect().height : 0;
+}
 
 function drawTurn(turn, index, first, tokens) {
   const marks = [
@@ -103,35 +108,40 @@ function turnSection(title, marks, block, kind) {
   return h("section", { class: `turn ${kind}`, "aria-label": title }, h("h3", {}, title, marks), block);
 }
 
-function episodeHead(data, i, view, visit) {
+function episodeHead(data, i, view) {
   const c = data.episodes;
   const { header } = view.episode;
-  const { record } = header;
   const badge = (kind, text) => h("span", { class: `badge ${kind}` }, text);
   const facts = [
     c.accepted[i] === null ? null : badge(c.accepted[i] ? "good" : "bad", c.accepted[i] ? "accepted" : rejectedText(c, i)),
     c.success[i] === null ? null : badge(c.success[i] ? "good" : "", c.success[i] ? "success" : c.category[i] || "failed"),
     c.stop[i] ? badge("", c.stop[i]) : null,
     c.reward[i] === null ? null : badge("", `reward ${formatted(c.reward[i])}`),
+    c.advantage[i] === null ? null : badge("", `advantage ${withSign(c.advantage[i])}`),
     badge("", counted(c.turns[i], "turn")),
     badge("", `${counted(c.tokens[i], "token")}, ${c.model[i].toLocaleString("en")} of the model`),
     c.violations[i] ? badge("bad", counted(c.violations[i], "violating token")) : null,
     badge("", `worst token ${worstText(c.worst[i], header.kind)}`),
   ];
+  const unnamed = view.vocabulary.named ? null : h("p", { class: "note" }, "No tokenizer was found: tokens are shown as their ids (trm report --tokenizer FOLDER).");
+  return h("header", { class: "episode-head" },
+    h("h2", {}, data.runs.length > 1 ? `${data.runs[c.run[i]].label} · ${c.id[i]}` : c.id[i]),
+    h("div", { class: "badges" }, facts), unnamed, h("div", { class: "map-place" }), legendOf(header.kind, header.threshold));
+}
+
+// It scrolls away with the turns, unlike the head.
+function episodeFacts(data, i, view, visit) {
+  const c = data.episodes;
+  const { record } = view.episode.header;
   const more = [c.env[i], c.horizon[i] === null ? null : `horizon ${c.horizon[i]}`, c.seed[i] === null ? null : `seed ${c.seed[i]}`,
     ...Object.entries(record.options || {}).filter(([name]) => name !== "horizon").map(([name, value]) => `${name} ${value}`),
     ...Object.entries(record.numbers || {}).map(([name, value]) => `${name.replaceAll("_", " ")} ${formatted(value)}`),
     ...Object.entries(record.timings || {}).map(([name, value]) => `${name} ${formatted(value)} s`)].filter(Boolean);
-  const unnamed = view.vocabulary.named ? null : h("p", { class: "note" }, "No tokenizer was found: tokens are shown as their ids (trm report --tokenizer FOLDER).");
   const approximate = view.precise ? null : `≈: stored to ${(100 * data.precision.log_prob).toFixed(1)} % (log p) and ${(100 * data.precision.log_ratio).toFixed(1)} % (log ratio); violating tokens and the largest exactly`;
-  return h("header", { class: "episode-head" },
-    h("h2", {}, data.runs.length > 1 ? `${data.runs[c.run[i]].label} · ${c.id[i]}` : c.id[i]),
-    h("div", { class: "badges" }, facts), groupOf(c, i, visit),
+  return h("div", { class: "episode-facts" }, groupOf(c, i, visit),
     record.expected_answer === undefined || record.expected_answer === null ? null
       : h("p", { class: "expected" }, "expected answer: ", h("code", {}, record.expected_answer)),
-    more.length ? h("p", { class: "quiet" }, more.join(" · ")) : null, unnamed,
-    h("div", { class: "map-place" }),
-    legendOf(header.kind, header.threshold), approximate ? h("p", { class: "quiet" }, approximate) : null);
+    more.length ? h("p", { class: "quiet" }, more.join(" · ")) : null, approximate ? h("p", { class: "quiet" }, approximate) : null);
 }
 
 const rejectedText = (c, i) => (c.rejected_by[i] ? `rejected by ${c.rejected_by[i]}` : "rejected");

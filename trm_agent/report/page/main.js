@@ -143,7 +143,7 @@ function tokenTips(app) {
     // scrolled out of sight
     if (event.type === "scroll" && (box.bottom < 0 || box.top > innerHeight)) { tip.hide(); return; }
     if (event.type === "focusin") app.shown().select(Number(token.dataset.t));
-    tip.show(app.shown().describe(Number(token.dataset.t)), box.left, box.bottom);
+    tip.show(app.shown().describe(Number(token.dataset.t)), box.left, box.bottom, box.top);
     if (event.type === "focusin") { token.setAttribute("aria-describedby", "tip"); app.remember(); }
   };
   app.pane.addEventListener("pointerover", show);
