@@ -24,7 +24,10 @@ class Share:
         Args:
             proc: a /proc that hides nothing.
         """
-        tids = [tid for pid in rest.processes(proc) for tid in rest.names(proc, f"{pid}/task")]
+        tids = []
+        for pid in rest.processes(proc):
+            with contextlib.suppress(OSError):  # it has just ended
+                tids += rest.names(proc, f"{pid}/task")
         self._lower(len(tids))
         for tid in tids:
             with contextlib.suppress(OSError):
