@@ -141,6 +141,30 @@ def test_the_solver_wins_by_a_rule_that_reads_the_game() -> None:
     assert info["success"]
 
 
+@pytest.mark.parametrize("fault", [KeyError("x"), NotImplementedError(), AttributeError("no shape"), 7])
+def test_a_to_text_that_fails_is_named_wherever_it_is_called(fault: Any) -> None:
+    # the first observation can be shown, the next ones cannot
+    shown: list[Any] = []
+
+    def show(observation: Any) -> Any:
+        shown.append(observation)
+        if len(shown) == 1:
+            return "first"
+        if isinstance(fault, Exception):
+            raise fault
+        return fault
+
+    name = type(fault).__name__ if isinstance(fault, Exception) else "TypeError: returned int, expected str"
+    env = game("Pairs", to_text=show)
+    with pytest.raises(ValueError, match=rf"^to_text: show raised {name}.* on the observation .*; mend the function"):
+        env.solution()
+    (step,) = played(env, [1, 1])
+    assert (step[1], step[2], step[4]["success"]) == (0.0, True, False)
+    assert f"to_text: show raised {name}" in step[4]["scorer_error"]
+    with pytest.raises(ValueError, match=rf"^to_text: show raised {name}"):
+        env.reset(seed=3)
+
+
 def test_the_solver_avoids_moves_on_which_the_game_raises() -> None:
     (*_, info), _ = won(game("Breaks"))
     assert info["success"]

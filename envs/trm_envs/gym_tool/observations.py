@@ -7,6 +7,7 @@ from typing import Any
 
 from gymnasium import spaces
 
+from trm_envs.errors import describe, is_not_the_texts
 from trm_envs.judged import text
 from trm_envs.own_modules import load
 from trm_envs.spaces import UnicodeText
@@ -31,9 +32,12 @@ def shower(game: Any, function: str | Callable[..., Any]) -> Callable[[Any], str
     """
     if function:
         show = load_function("to_text", function)
-        if _num_arguments(show) > 1:
-            return lambda observation: text(show(observation, game))
-        return lambda observation: text(show(observation))
+        more = (game,) if _num_arguments(show) > 1 else ()
+
+        def to_text(observation: Any) -> str:
+            return _shown(show, observation, *more)
+
+        return to_text
     if isinstance(game.observation_space, spaces.Text | UnicodeText):
         return text
     if game.render_mode == ANSI:
@@ -45,6 +49,24 @@ def shower(game: Any, function: str | Callable[..., Any]) -> Callable[[Any], str
         f"a function, since this game observes {game.observation_space} and renders {modes}, neither of which is text",
         "give one, such as to_text=my_module:show, or to_text=builtins:str",
     )
+
+
+def _shown(show: Callable[..., Any], observation: Any, *more: Any) -> str:
+    """Return the text of the user's function.
+
+    Raises:
+        ValueError: if it raises, or returns something else.
+        InfrastructureError: if it does.
+    """
+    try:
+        return text(show(observation, *more))
+    except Exception as error:
+        if is_not_the_texts(error):
+            raise
+        name = getattr(show, "__name__", type(show).__name__)
+        raise ValueError(
+            f"to_text: {name} raised {describe(error)} on the observation {observation!r:.80}; mend the function"
+        ) from error
 
 
 def load_function(field: str, function: str | Callable[..., Any]) -> Callable[..., Any]:
