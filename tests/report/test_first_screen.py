@@ -157,5 +157,16 @@ def test_what_differs_from_the_preset_is_named_and_what_a_run_sets_for_itself_is
     found = preset_differences(source(config=config))
     assert found["name"] == "math_nano"
     assert [(field, value) for field, _, value in found["rows"]] == [("actor_rollout_ref.actor.optim.lr", "0.25")]
-    assert preset_differences(source(config={"trainer": {"experiment_name": "mine"}})) is None
+    # a run that is named after its environment, or by the user
+    config["trainer"]["experiment_name"] = "frozen_lake"
+    config["env"] |= {"id": "trm/Gym-v0", "kwargs": {"env_id": "FrozenLake-v1"}}
+    found = preset_differences(source(config=config))
+    assert found["name"] == "math_nano"
+    rows = {field: (preset, own) for field, preset, own in found["rows"]}
+    assert rows["env.id"] == ("trm/ChainMath-v0", "trm/Gym-v0")
+    assert rows["env.kwargs.env_id"] == ("(absent)", "FrozenLake-v1")
+    # one from before the preset was stored
+    config["run"]["experiment"] = None
+    assert preset_differences(source(config=config)) is None
+    assert preset_differences(source(config={"run": 3, "trainer": {"experiment_name": "mine"}})) is None
     assert preset_differences(source()) is None

@@ -43,6 +43,7 @@ NAMES = {
     "hardware=gpu": "hardware.kind: got 'gpu', but no CUDA device is found",
     "policy_loss=ppo_clp": "did you mean 'ppo_clip'",
     "seed=1,2": "Hydra reads it as several values",
+    "run.experiment=code_nano": "run.experiment: got 'code_nano'; allowed: nothing, the command fills it in",
     "~run.name": "allowed: a value, since every run reads it",
     "env=custom env.id=CartPole-v1": "makes a CartPoleEnv, which is not a trm_envs.ToolEnv; derive it from that",
     "env=custom env.id=FrozenLake-v1": "or play a plain Gymnasium environment through trm/Gym-v0",

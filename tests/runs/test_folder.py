@@ -53,6 +53,35 @@ def test_a_checkpoint_without_its_row_of_metrics_is_not_resumed_from(tmp_path: P
     assert folders.checkpoint_step(tmp_path) == 0
 
 
+def lake(tmp_path: Path, name: str, game: str = "FrozenLake-v1", lr: float = 1.0) -> dict[str, Any]:
+    """The configuration of a run of a game, under a name."""
+    named = {"trainer": {"experiment_name": name}, "env": {"id": "trm/Gym-v0", "kwargs": {"env_id": game}}}
+    made = config(tmp_path, lr=lr)
+    return {**made, **named, "run": {**made["run"], "name": f"{name}-seed0", "experiment": "math_nano"}}
+
+
+def test_a_run_under_the_name_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    old = lake(tmp_path, "math_nano")
+    del old["run"]["experiment"]
+    first = folders.open_run_folder(old)
+    save_checkpoints(first.path, [10, 20], logged=20)
+    release(first)
+    release(folders.open_run_folder(lake(tmp_path, "math_nano", game="Blackjack-v1")))
+    again = folders.open_run_folder(lake(tmp_path, "frozen_lake"))
+    assert (again.path, again.state, again.step, again.notes) == (first.path, "resumed", 20, ())
+    release(again)
+    # another one is named with what differs; that of another game is not
+    other = folders.open_run_folder(lake(tmp_path, "frozen_lake", lr=2.0))
+    assert (other.path.name, other.state) == ("frozen_lake-seed0-001", "new")
+    (note,) = other.notes
+    assert note.startswith(
+        f"{first.path} is unfinished at step 20 of None and differs in optim.lr: 1.0 -> 2.0; its own"
+    )
+    release(other)
+    # of two, the one of today's name
+    assert folders.open_run_folder(lake(tmp_path, "frozen_lake", lr=2.0)).path == other.path
+
+
 def test_another_configuration_gets_another_folder(tmp_path: Path) -> None:
     release(folders.open_run_folder(config(tmp_path)))
     assert folders.open_run_folder(config(tmp_path, lr=2.0)).path.name == "run-002"

@@ -1,8 +1,10 @@
 """A run is named after its environment, if that is not the one that its experiment is made for."""
 
+from typing import Any
+
 import pytest
 
-from trm_agent.runs.compose import compose_run, name_of_environment
+from trm_agent.runs.compose import compose_run, earlier_name, name_of_environment
 
 
 @pytest.mark.parametrize(
@@ -38,4 +40,32 @@ def test_an_environments_name_is_fit_for_files(env_id: str, name: str) -> None:
     ],
 )
 def test_a_run_is_named_after_its_environment(overrides: list[str], name: str) -> None:
-    assert compose_run(overrides).run.name == name
+    config = compose_run(overrides)
+    assert config.run.name == name
+    assert config.run.experiment == experiment_of(overrides)
+
+
+def experiment_of(overrides: list[str]) -> str:
+    return dict(override.split("=", 1) for override in overrides).get("experiment", "math_nano")
+
+
+def composed(name: str, run: str, experiment: str | None = "math_nano") -> dict[str, Any]:
+    """The fields that name a run of Frozen Lake."""
+    env = {"id": "trm/Gym-v0", "kwargs": {"env_id": "FrozenLake-v1"}}
+    return {"run": {"name": run, "experiment": experiment}, "trainer": {"experiment_name": name}, "env": env}
+
+
+@pytest.mark.parametrize(
+    ("config", "earlier"),
+    [
+        (composed("frozen_lake", "frozen_lake-seed3"), "math_nano-seed3"),
+        (composed("frozen_lake", "frozen_lake-seed3", experiment=None), None),
+        # names of the user's own, and the experiment's own environment
+        (composed("frozen_lake", "mine"), None),
+        (composed("mine", "mine-seed3"), None),
+        (composed("math_nano", "math_nano-seed3"), None),
+        ({"run": {"name": "run"}}, None),
+    ],
+)
+def test_the_name_of_an_earlier_version_is_the_experiments(config: dict[str, Any], earlier: str | None) -> None:
+    assert earlier_name(config) == earlier

@@ -54,14 +54,14 @@ def differences(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def preset_differences(source: Source) -> dict[str, Any] | None:
-    """Return the fields of a run that differ from its preset, the experiment whose name it bears.
+    """Return the fields of a run that differ from its preset, as `run.experiment` or, in older runs, its name tells.
 
     Returns:
         JSON-clean: `name` of the preset, `rows` of field, preset and run; None without such a preset, or where
         configurations cannot be composed, for lack of Hydra or verl.
     """
-    trainer = source.config.get("trainer")
-    name = trainer.get("experiment_name") if isinstance(trainer, dict) else None
+    run, trainer = (part if isinstance(part := source.config.get(name), dict) else {} for name in ("run", "trainer"))
+    name = run.get("experiment") or trainer.get("experiment_name")
     try:
         from trm_agent.runs.compose import choices, compose_run, plain
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.extras import install
-from trm_fields import OneOf
+from trm_fields import OneOf, refuse
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,7 +20,7 @@ GROUPS = ("experiment", "env", "model", "policy_loss", "hardware")
 _NOT_THERE = re.compile(r"Could not override '([\w.]+)'")
 _UNMERGED = re.compile(r"Error merging override (.*)")
 _THERE = re.compile(r"An item is already at '([\w.]+)'")
-NAME = "trainer.experiment_name"
+NAME, EXPERIMENT = "trainer.experiment_name", "run.experiment"
 DEFAULT_EXPERIMENT = "math_nano"
 NVIDIA_DEVICE = Path("/dev/nvidia0")
 
@@ -71,7 +71,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         raise ValueError(_first_lines(error)) from error
     check_groups(config)
     _dump_into_the_run(config)
-    _name_after_the_environment(config, overrides)
+    _name(config, {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides})
     return config
 
 
@@ -110,14 +110,43 @@ def _dump_into_the_run(config: DictConfig) -> None:
         dump.directory = "${run.dir}/rollouts"
 
 
-def _name_after_the_environment(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Name the run after its environment, where that is another one than its experiment's own."""
-    given = {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides}
-    env_id = str(config.env.id or "")
-    if not env_id or NAME in given or env_id == _own_environment(given.get("experiment", DEFAULT_EXPERIMENT)):
-        return
-    game = str(config.env.kwargs.get("env_id") or "")
-    config.trainer.experiment_name = name_of_environment(game or env_id)
+def _name(config: DictConfig, given: Mapping[str, str]) -> None:
+    """Record the experiment, and name the run after its environment where that is another one than the experiment's.
+
+    Args:
+        config: the composed configuration.
+        given: the overrides.
+
+    Raises:
+        ValueError: an override sets the record.
+    """
+    config.run.experiment = experiment = given.get("experiment", DEFAULT_EXPERIMENT)
+    if EXPERIMENT in given:
+        refuse(EXPERIMENT, given[EXPERIMENT], "nothing, the command fills it in", "choose a preset with experiment=")
+    if config.env.id and NAME not in given and config.env.id != _own_environment(experiment):
+        config.trainer.experiment_name = _environments_name(config.env)
+
+
+def earlier_name(config: Mapping[str, Any]) -> str | None:
+    """Return the name that an earlier version gave a run: its experiment's, whatever the environment.
+
+    Returns:
+        None where that is the run's name today, or the user has given one.
+    """
+    env, experiment = config.get("env") or {}, config["run"].get("experiment")
+    name, today = str(config["run"]["name"]), (config.get("trainer") or {}).get("experiment_name")
+    if not env.get("id") or experiment in (None, today) or today != _environments_name(env):
+        return None
+    return f"{experiment}{name.removeprefix(today)}" if name.startswith(f"{today}-") else None
+
+
+def game_of(env: Mapping[str, Any]) -> str:
+    """Return the Gymnasium id of what is played: that of a wrapped game, else the environment's."""
+    return str((env.get("kwargs") or {}).get("env_id") or env.get("id") or "")
+
+
+def _environments_name(env: Mapping[str, Any]) -> str:
+    return name_of_environment(game_of(env))
 
 
 def name_of_environment(env_id: str) -> str:

@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
 from trm_agent.runs.code_version import git_state
+from trm_agent.runs.compose import earlier_name, game_of
 from trm_agent.runs.data_text import check_files, json_lines
 from trm_agent.runs.numbered import make_numbered, numbered, try_lock
 from trm_agent.runs.scorer_version import FIELD, other_scorer
@@ -66,7 +67,7 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
     """Find or make the folder of a run and lock it.
 
     `run.dir` names the folder. Without it, the newest `run.root`/`run.name`-NNN that is unfinished and has the same
-    configuration is resumed; if there is none, the next number is made.
+    configuration is resumed, also under an earlier version's name; if there is none, the next number is made.
 
     Args:
         config: the composed configuration, resolved, with `run.dir` as the user gave it.
@@ -81,7 +82,7 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
         return _open_given(Path(given), config, defaults)
     root, name = Path(config["run"]["root"]), str(config["run"]["name"])
     notes: list[str] = []
-    for path in reversed(numbered(root, name)) if resume_mode(config) != "disable" else ():
+    for path in _candidates(root, config) if resume_mode(config) != "disable" else ():
         if (path / SUMMARY_FILE).exists() or not (path / CONFIG_FILE).exists():
             continue
         try:
@@ -100,6 +101,21 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
     if resume_mode(config) == "disable":
         notes.append(f"trainer.resume_mode=disable begins a run each time: trm train --extend {path} resumes this one")
     return _start(path, config, tuple(notes))
+
+
+def _candidates(root: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the folders in which the command's run may stand, the newest first, those under its earlier name last."""
+    yield from reversed(numbered(root, str(config["run"]["name"])))
+    if earlier := earlier_name(config):
+        yield from (path for path in reversed(numbered(root, earlier)) if _plays(path, game_of(config["env"])))
+
+
+def _plays(path: Path, game: str) -> bool:
+    """Return True if a folder holds a run of an environment."""
+    try:
+        return game_of(read_config(path).get("env") or {}) == game
+    except (OSError, UnknownVersion):
+        return False
 
 
 def _open_given(path: Path, config: Mapping[str, Any], defaults: Defaults | None) -> RunFolder:

@@ -62,6 +62,9 @@ class RunConfig:
     schedule_from: int = setting(
         0, LEAST_0, "Step at which the rate schedule began anew; filled in by `trm train --extend --schedule restart`."
     )
+    experiment: str | None = setting(
+        None, Text(optional=True), "Preset that the run was composed of; filled in by the command."
+    )
     weight_sync_timeout_s: float = setting(
         600, ABOVE_0, "Seconds after which a synchronisation of weights counts as hung and ends the run."
     )

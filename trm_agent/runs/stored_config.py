@@ -13,8 +13,9 @@ from trm_agent.trust_region.settings import DUMP_PATH
 
 CONFIG_FILE = "config.yaml"
 GIT_FILE = "git.json"
-# a run may be found at another place than it began at
+# a run may be found at another place, and under another name, than it began at
 PLACES = (
+    "run.experiment",
     "run.dir", "run.root", "run.name", "trainer.default_local_dir", "trainer.experiment_name", f"{DUMP_PATH}.directory",
 )  # fmt: skip
 _RESUME_MODE = "trainer.resume_mode"

@@ -35,6 +35,7 @@ OURS = {
 }
 # set after composition: field -> by what
 WRITTEN = {
+    "run.experiment": "the experiment's name",
     "run.dir": "the run's folder, once it is found or made",
     "run.schedule_from": "the step of the checkpoint from which a schedule restarts, with `--extend`",
     "actor_rollout_ref.actor.optim._target_": "settings of ours, where a schedule restarts",
