@@ -13,6 +13,7 @@ from typing import NamedTuple
 from trm_agent import __version__, extras
 from trm_agent.runs.arguments import CommandParser
 from trm_agent.runs.data_text import printable
+from trm_agent.runs.reader import ended_by_reader, is_reader_gone
 from trm_agent.runs.search_path import look_here_last
 
 
@@ -66,13 +67,17 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0 success, 2 bad input or a missing package, explained in one line on the standard error.
+        The exit code: 0 success, 2 bad input or a missing package, explained in one line on the standard error; 141
+        without a word if the output's reader is gone, as `head` is after its lines.
 
     Raises:
         SystemExit: with 0 after --help, with 2 if the arguments cannot be parsed.
     """
     look_here_last()
-    words = sys.argv[1:] if argv is None else argv
+    return ended_by_reader(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(words: Sequence[str]) -> int:
     parser = _parser(words)
     if not words:
         parser.print_help()
@@ -83,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
             extras.require(arguments.command)
         return arguments.run(arguments)
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and is_reader_gone():
+            raise
         print(f"error: {printable(' '.join(_reason(error).split()))}", file=sys.stderr)
         return BAD_INPUT
 

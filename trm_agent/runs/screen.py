@@ -1,5 +1,7 @@
 """The screen of a run: start-up, one line per step, warnings that matter. The rest goes to log.txt."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -29,13 +31,27 @@ def quiet(run_dir: Path) -> IO[str]:
     """Send stdout and stderr of this process and its children to the run's log.
 
     Returns:
-        The screen: a stream to the former stdout.
+        The screen: a stream to the former stdout. What nobody reads any more is lost, and the run goes on.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    screen = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    screen = unread_stream(os.dup(1))
     plain_log.start(run_dir / LOG_FILE)
     return screen
+
+
+class _Unread(io.FileIO):
+    """A file that takes what it is given, also where its reader is gone."""
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(BrokenPipeError):
+            return super().write(data)
+        return len(data)
+
+
+def unread_stream(descriptor: int) -> IO[str]:
+    """Return a stream to a descriptor to which everything can be written, whether it is read or not."""
+    return io.TextIOWrapper(io.BufferedWriter(_Unread(descriptor, "w")), encoding="utf-8", line_buffering=True)
 
 
 class Screen(threading.Thread):
