@@ -25,7 +25,7 @@ from trm_agent.runs.folder import CHECKPOINTS, LOG_FILE, RunFolder, checkpoint_f
 from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.origin import INIT_FROM, check_modes, check_origin, check_own, check_resumed, needs_first_weights
 from trm_agent.runs.progress import forget_progress
-from trm_agent.runs.reader import ended_by_reader, is_reader_gone
+from trm_agent.runs.reader import ended_by_reader
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
 from trm_agent.runs.search_path import look_here_last
@@ -57,8 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return _run_command(arguments)
     except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, BrokenPipeError) and is_reader_gone():
-            raise
         from trm_agent.runs.endings.closing import close_command
 
         return close_command(error)

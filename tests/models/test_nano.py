@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import trm_envs
 from trm_agent.models import nano, warm_start
 from trm_agent.models.nano import NanoSpec, ensure_nano_model, make_model, make_nano_model, make_tokenizer
 from trm_agent.models.tokenizer import TAG_TOKENS, render
@@ -33,6 +36,45 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def solved(seed: int = 0, horizon: int = 3):
     return Solver("trm/ChainMath-v0", "train").solve(seed, horizon)
+
+
+class Counting(trm_envs.ToolEnv):
+    """Doors in a row; the solver counts the turns for which it was asked."""
+
+    system_prompt, answer_form = "Open the doors. Give the last one as {answer}.", "door"
+
+    def make_task(self) -> str:
+        self.doors = [int(door) for door in self.np_random.integers(100, 1000, self.options.horizon + 1)]
+        self.num_asked = 0
+        return f"Begin at {self.doors[0]}."
+
+    @trm_envs.tool
+    def open(self, door: int) -> str:
+        """Open a door."""
+        return str(self.doors[self.doors.index(door) + 1])
+
+    def score(self, answer: str) -> float:
+        return float(answer == str(self.doors[-1]))
+
+    def solution(self) -> str:
+        self.num_asked += 1
+        if self.num_asked > self.options.horizon:
+            return self.answer(str(self.doors[-1]))
+        return self.call("open", door=self.doors[self.num_asked - 1])
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 5])
+def test_a_solver_that_counts_its_turns_is_imitated_from_its_first_turn_on(horizon: int) -> None:
+    gymnasium.register("mine/Counting-v0", Counting)
+    try:
+        messages = Solver("mine/Counting-v0", "train").solve(3, horizon).messages
+    finally:
+        del gymnasium.registry["mine/Counting-v0"]
+    turns = [message["content"] for message in messages if message["role"] == "assistant"]
+    assert len(turns) == horizon + 1
+    # what a turn writes was told before it: else nobody could learn it
+    for told, turn in zip(messages[1::2], turns, strict=True):
+        assert re.findall("[0-9]+", told["content"]) == re.findall("[0-9]+", turn)
 
 
 @pytest.mark.parametrize(

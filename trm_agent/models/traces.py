@@ -57,27 +57,32 @@ class Solver:
         """
         if getattr(self.env.options, "one_horizon", False):
             horizon = self.env.options.horizon
-        first = self._first(seed, horizon)
+        first, action = self._first(seed, horizon)
         messages = [{"role": "system", "content": self.env.system_prompt}] if self.env.system_prompt else []
         messages.append({"role": "user", "content": first})
         while True:
-            action = self.env.solution()
             observation, _, terminated, truncated, info = self.env.step(action)
             messages.append({"role": "assistant", "content": action})
             if terminated or truncated:
                 break
             messages.append({"role": info["role"], "content": observation})
+            action = self.env.solution()
         if info.get("success") is not True:
             raise RuntimeError(f"the solver of {self.env.spec} failed on seed {seed}, horizon {horizon}; mend it")
         return Trace(messages, self.env.tool_schemas, horizon)
 
-    def _first(self, seed: int, horizon: int) -> str:
-        """Draw the first task from this seed on that the solver can play; return its first message."""
+    def _first(self, seed: int, horizon: int) -> tuple[str, str]:
+        """Draw the first task from this seed on that the solver can play.
+
+        A solver may count its turns, so that it is asked once for each.
+
+        Returns:
+            The task's first message, and the solver's first turn.
+        """
         for number in range(MOST_LOST if getattr(self.env, "may_be_lost", False) else 1):
             first, _ = self.env.reset(seed=(seed + number * LATER_SEEDS) % 2**31, options={"horizon": horizon})
             try:
-                self.env.solution()
+                return first, self.env.solution()
             except NotImplementedError:
                 continue
-            return first
         raise NotImplementedError(f"{self.env.spec} has no scripted solver for seed {seed}; define solution()")

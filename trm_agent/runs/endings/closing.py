@@ -15,6 +15,7 @@ from trm_agent.runs.endings.facts import Facts, gather, memory, oom_kills
 from trm_agent.runs.endings.stopping import StopRequested, StopSignals, exit_code, forget_stop
 from trm_agent.runs.endings.told import one_line, raised_in
 from trm_agent.runs.folder import LOG_FILE, RunFolder, checkpoint_step
+from trm_agent.runs.reader import is_reader_gone
 from trm_agent.runs.sessions import end_session
 
 FAILURE = 1
@@ -89,7 +90,13 @@ def close_session(error: BaseException, opened: Opened, stop: StopSignals, out: 
 
 
 def close_command(error: BaseException) -> int:
-    """Print why the command ended before the log of a run was opened, in two lines, and return its exit code."""
+    """Print why the command ended before the log of a run was opened, in two lines, and return its exit code.
+
+    Raises:
+        BrokenPipeError: nobody reads what the command prints.
+    """
+    if isinstance(error, BrokenPipeError) and is_reader_gone():
+        raise error
     if isinstance(error, KeyboardInterrupt):
         print("stopped: Ctrl-C, before the run began", file=sys.stderr)
         return FAILURE
