@@ -17,13 +17,15 @@ def numbers(machine: str) -> dict[str, int]:
     return {name: pair[column] for group in GROUPS for name, pair in group.items() if pair[column] >= 0}
 
 
-def answer(machine: str, call: str | int, *arguments: int, asks: bool = True, audit: int | None = None) -> str:
+def answer(
+    machine: str, call: str | int, *arguments: int, asks: bool = True, counts: bool = False, audit: int | None = None
+) -> str:
     """The filter's answer: "allow", "ask", "kill", "0" or the name of an error."""
     number = call if isinstance(call, int) else numbers(machine)[call]
     architecture = MACHINES[machine][0] if audit is None else audit
     values = [value & (1 << 64) - 1 for value in (*arguments, *[0] * (6 - len(arguments)))]
     data = struct.pack("=IIQ6Q", number & 0xFFFFFFFF, architecture, 0, *values)
-    return told(_run(seccomp.program(machine, asks), data))
+    return told(_run(seccomp.program(machine, asks, counts), data))
 
 
 def told(value: int) -> str:

@@ -180,6 +180,36 @@ for _ in range(30):
 os.close(go)
 time.sleep(0.5)
 """,
+    "threads of processes at once": """
+waits, go = os.pipe()
+threading.stack_size(65536)
+def fill_once(at):
+    os.read(waits, 1)
+    ctypes.memset(at, 1, 8 * MIB)
+    time.sleep(60)
+for _ in range(6):
+    if os.fork() == 0:
+        os.close(go)
+        for _ in range(4):
+            held.append(mmap.mmap(-1, 8 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            at = ctypes.addressof(ctypes.c_char.from_buffer(held[-1]))
+            threading.Thread(target=fill_once, args=(at,)).start()
+        time.sleep(60)
+os.close(go)
+time.sleep(0.5)
+""",
+    "copies as soon as they are there": """
+m = mmap.mmap(-1, 36 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+raw = ctypes.PyDLL(None)
+fork, memset = raw.fork, raw.memset
+memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+for _ in range(30):
+    if fork() == 0:
+        memset(at, 1, 36 * MIB)
+        time.sleep(60)
+time.sleep(0.5)
+""",
     "unseen processes": "def work():\n    libc.prctl(4, 0, 0, 0, 0)\n    grow()\nchildren(work)",
     "dead leaders": """
 def work():

@@ -193,3 +193,11 @@ def test_arguments_decide(machine: str, call: str, arguments: tuple[int, ...], s
 def test_the_filter_is_short(machine: str) -> None:
     # each call's program is given it anew; the kernel takes 4,096 instructions
     assert len(seccomp.program(machine, True)) // 8 < 700
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(("call", "flags"), [("clone", 0x3D0F00), ("clone", 0x4111), ("fork", 0), ("vfork", 0)])
+def test_who_makes_a_thread_or_a_process_asks_where_they_are_counted(machine: str, call: str, flags: int) -> None:
+    if call in numbers(machine):
+        assert answer(machine, call, flags, counts=True) == "ask"
+        assert answer(machine, call, flags) == answer(machine, call, flags, asks=False, counts=True) == "allow"

@@ -63,21 +63,24 @@ _CORE, _ALL = 4, 0xFFFFFFFF  # RLIMIT_CORE; all bits of half an argument
 _UNLESS_PID_1 = [argument(0), *if_equal(1, [REFUSE]), ALLOW]
 
 
-def checks(asks: bool) -> "dict[str, list[bytes]]":
+def checks(asks: bool, counts: bool) -> "dict[str, list[bytes]]":
     """Return the checks of the calls in `syscalls.CHECKED`.
 
     Args:
         asks: whether PID 1 can be asked: for sockets, locks and watches, which are allowed if not, and for shared
             memory and sessions, which are not.
+        counts: whether it is to be asked for threads and processes, too.
     """
     asked = ASK if asks else ALLOW
+    made = ASK if asks and counts else ALLOW
     shared = ASK if asks else _NO_MEMORY
     return {
         "arch_prctl": [argument(0), *if_among(_ARCH_PRCTL, ALLOW), _INVALID],
-        "clone": _clone(),
+        "clone": _clone(made),
         "epoll_ctl": [argument(1), *if_equal(_EPOLL_CTL_ADD, [asked]), ALLOW],
         "fcntl": _fcntl(asked),
         "flock": [asked],
+        "fork": [made],
         "ioctl": [argument(1), *if_among(_IOCTL, ALLOW), *if_among(_IOCTL_REFUSED, REFUSE), _NO_TERMINAL],
         "madvise": [argument(2), *if_among(_MADVISE, ALLOW), _INVALID],
         "mmap": _mmap(shared),
@@ -94,6 +97,7 @@ def checks(asks: bool) -> "dict[str, list[bytes]]":
         "setsockopt": _setsockopt(),
         "socket": _socket(asked),
         "socketpair": [argument(0), *if_equal(_UNIX, [asked]), REFUSE],
+        "vfork": [made],
     }
 
 
@@ -110,9 +114,9 @@ def _mmap(shared: bytes) -> "list[bytes]":
     return [argument(3), *if_any_bit(_MAP_HUGETLB, [_NO_MEMORY]), *is_shared]
 
 
-def _clone() -> "list[bytes]":
+def _clone(made: bytes) -> "list[bytes]":
     """Refuse namespaces, descriptors that not all threads of one process share, and a signal that wakes a session."""
-    ends = [step(AND, 0xFF), *if_equal(_SIGCONT, [REFUSE]), ALLOW]
+    ends = [step(AND, 0xFF), *if_equal(_SIGCONT, [REFUSE]), made]
     thread = [*if_any_bit(_CLONE_FILES, ends), REFUSE]
     process = [*if_any_bit(_CLONE_FILES, [REFUSE]), *ends]
     return [argument(0), *if_any_bit(_NEW_NAMESPACES, [REFUSE]), *if_any_bit(_CLONE_THREAD, thread), *process]

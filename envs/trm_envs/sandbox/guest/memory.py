@@ -5,14 +5,12 @@ import os
 import re
 import signal
 
-from . import rest
+from . import crowds, rest
 
 WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
 """Longest and shortest interval at which the memory of all the call's processes is added up."""
 FASTEST_GROWTH = 4 << 30
 """Bytes per second by which a process may grow: the next look comes before the limit can be passed."""
-CROWD = 8
-"""Number of threads of several processes that may run while they are looked at; more would leave PID 1 no time to."""
 _PAGE = 4096
 _SIZES = re.compile(rb"\nRssAnon:\s*(\d+) kB\n(?:.*\n)*?VmPTE:\s*(\d+) kB\n")  # the second: its page tables
 _PROCESSORS = os.cpu_count() or 1
@@ -51,18 +49,12 @@ class Use:
         return self._shares
 
 
-def is_crowd(proc: int) -> bool:
-    """Return True if so many threads must be stopped to be looked at in time; one process is held by its own limit."""
-    pids = rest.processes(proc)
-    return len(pids) > 1 and sum(rest.number_of_threads(proc, pid) for pid in pids) > CROWD
-
-
 def patience(left: int, num_processes: int = _PROCESSORS) -> float:
     """Return the seconds in which so many processes cannot use up what is left of the memory, within bounds.
 
     Among a crowd PID 1 wakes late, and looks twice as often.
     """
-    growth = FASTEST_GROWTH * max(1, min(num_processes, _PROCESSORS)) * (2 if num_processes > CROWD else 1)
+    growth = FASTEST_GROWTH * max(1, min(num_processes, _PROCESSORS)) * (2 if num_processes > crowds.CROWD else 1)
     return min(WATCH_S, max(SHORTEST_WATCH_S, left / growth))
 
 

@@ -54,7 +54,7 @@ class Program:
         if self.said is None:
             self.said, listeners, _, _ = socket.recv_fds(self.channel, 1000, 1)
             if listeners:
-                self.questions = Questions(*listeners)
+                self.questions = Questions(listeners[0], self.share)
 
     @property
     def used_network(self) -> bool:

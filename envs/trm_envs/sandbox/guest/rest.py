@@ -116,13 +116,6 @@ def processes(proc: int) -> "list[str]":
     return [name for name in os.listdir(proc) if name.isdigit() and name != "1"]
 
 
-def number_of_threads(proc: int, pid: str) -> int:
-    """Return the number of threads of a process; 0 if it is gone."""
-    with contextlib.suppress(OSError):
-        return os.stat(f"{pid}/task", dir_fd=proc).st_nlink - 2
-    return 0
-
-
 def read(proc: int, path: str) -> bytes:
     """Return the contents of a file of the folder, as far as one reading gives them."""
     fd = os.open(path, os.O_RDONLY, dir_fd=proc)

@@ -26,10 +26,17 @@ _ANSWERS = (
 _SET_MODE_FILTER, _NEW_LISTENER, _UNINTERRUPTED = 1, 8, 32
 """The last: who asks is left alone by signals once PID 1 has the question (Linux 5.19)."""
 
+_counts = [False]  # the last: as the zygote was told
 
-def prepare() -> None:
-    """In the zygote: make what all calls need."""
-    header(platform.machine(), True)
+
+def prepare(counts: bool) -> None:
+    """In the zygote: make what all calls need.
+
+    Args:
+        counts: whether PID 1 is to be asked for threads and processes.
+    """
+    _counts.append(counts)
+    header(platform.machine(), True, counts)
     for name in ("clone", "seccomp", "socket", "sched_setattr"):
         number_of(name)
 
@@ -42,18 +49,18 @@ def install(syscall: Callable[..., int]) -> "int | None":
     """
     machine, seccomp = platform.machine(), number_of("seccomp")
     for flags in (_NEW_LISTENER | _UNINTERRUPTED, _NEW_LISTENER):
-        listener = syscall(seccomp, _SET_MODE_FILTER, flags, ctypes.addressof(header(machine, True)), 0, 0)
+        listener = syscall(seccomp, _SET_MODE_FILTER, flags, ctypes.addressof(header(machine, True, _counts[-1])), 0, 0)
         if listener >= 0:
             return listener
-    if syscall(seccomp, _SET_MODE_FILTER, 0, ctypes.addressof(header(machine, False)), 0, 0) != 0:
+    if syscall(seccomp, _SET_MODE_FILTER, 0, ctypes.addressof(header(machine, False, False)), 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")
     return None
 
 
 @functools.cache
-def header(machine: str, asks: bool) -> "ctypes.Array[ctypes.c_char]":
+def header(machine: str, asks: bool, counts: bool) -> "ctypes.Array[ctypes.c_char]":
     """Return the struct sock_fprog of the filter: unsigned short length, pointer."""
-    code = program(machine, asks)  # its cache keeps it where the pointer points
+    code = program(machine, asks, counts)  # its cache keeps it where the pointer points
     address = ctypes.cast(ctypes.c_char_p(code), ctypes.c_void_p).value
     return ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code) // 8, address), 16)
 
@@ -66,19 +73,20 @@ def number_of(name: str) -> int:
 
 
 @functools.cache
-def program(machine: str, asks: bool) -> bytes:
+def program(machine: str, asks: bool, counts: bool = False) -> bytes:
     """Return the filter's instructions for `machine`.
 
     Args:
         machine: as `platform.machine` names it.
         asks: whether PID 1 is asked, or all is allowed for which it would be.
+        counts: whether it is asked for threads and processes, too.
 
     Raises:
         OSError: if the system-call numbers of this machine are not known.
     """
     architecture, column = _known(machine)
     answers = {numbers[column]: [answer] for names, answer in _ANSWERS for numbers in names.values()}
-    for name, steps in arguments.checks(asks).items():
+    for name, steps in arguments.checks(asks, counts).items():
         answers[syscalls.CHECKED[name][column]] = steps
     answers.pop(-1, None)
     steps = [bpf.step(bpf.LOAD, bpf.ARCHITECTURE), bpf.step(bpf.EQUAL, architecture, 1, 0), arguments.KILL]

@@ -4,11 +4,10 @@ import contextlib
 import math
 import os
 
-from . import rest
+from . import crowds, rest
 
 _STEP, _LOWEST = 1.25, 19
 """By how much a thread weighs less at the next nice value, and the last of these."""
-_CROWD = 8
 
 
 class Share:
@@ -17,6 +16,23 @@ class Share:
     def __init__(self) -> None:
         self._nice = 0
         self._ran = 1
+        self._room = 0
+        """Number of threads that can be made until all must be counted again."""
+
+    def admit(self, proc: int, is_process: bool) -> None:
+        """See to it that a crowd is lowered before it grows: whoever is made weighs what its maker does.
+
+        Args:
+            proc: a /proc that hides nothing.
+            is_process: whether a process is to be made, or a thread.
+        """
+        self._room -= 1
+        if self._room < 0:
+            now = crowds.size(proc)
+            grown = crowds.Size(now.processes + is_process, now.threads + 1)
+            if grown.is_crowd:
+                self.lower(proc)
+            self._room = grown.threads // 4 if grown.is_crowd else max(0, crowds.CROWD - grown.threads)
 
     def lower(self, proc: int) -> None:
         """Let all threads of a crowd, also those that wait, together weigh what one does: as much as their PID 1.
@@ -28,7 +44,7 @@ class Share:
         for pid in rest.processes(proc):
             with contextlib.suppress(OSError):  # it has just ended
                 tids += rest.names(proc, f"{pid}/task")
-        self._lower(len(tids))
+        self._lower(len(tids) + 1)
         for tid in tids:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, int(tid), self._nice)
@@ -48,7 +64,7 @@ class Share:
                 for tid, state, value in _threads(proc, pid):
                     running += state == b"R"
                     nice[tid] = value
-        counted = running if running > _CROWD else min(running, self._ran)
+        counted = running if running > crowds.CROWD else min(running, self._ran)
         self._lower(counted)
         self._ran = running
         for tid, value in nice.items():

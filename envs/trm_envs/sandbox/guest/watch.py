@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 
-from . import memory, rest, wire
+from . import crowds, memory, rest, wire
 from .process import Program
 
 
@@ -111,7 +111,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             if running.exit_status is not None:
                 return "exited"
             is_whole = time.monotonic() >= next_whole_look
-            is_crowd = not order.has_share and memory.is_crowd(proc)
+            is_crowd = not order.has_share and crowds.size(proc).is_crowd
             with rest.stopped(proc) if is_crowd else contextlib.nullcontext():
                 left = running.memory_left(proc, order, not (order.has_share or is_crowd))
                 if left >= 0 and is_whole and running.overreaches(proc):

@@ -18,7 +18,7 @@ PATIENCE_S = 2.0
 """Time for which a refused fork is retried."""
 
 
-def serve(control_fd: int, preload: "list[str]", packages: str) -> None:
+def serve(control_fd: int, preload: "list[str]", packages: str, counts: bool) -> None:
     """Send the host the connections of waiting supervisors, a new one for each that it takes; end when it is gone.
 
     Args:
@@ -26,6 +26,7 @@ def serve(control_fd: int, preload: "list[str]", packages: str) -> None:
             reason why there is none; each message from the host says that one was taken.
         preload: modules to import once, for all calls.
         packages: the folder of what else programs can import.
+        counts: whether the supervisors are asked for threads and processes: without control groups.
     """
     for name in preload:
         with contextlib.suppress(ImportError):
@@ -35,7 +36,7 @@ def serve(control_fd: int, preload: "list[str]", packages: str) -> None:
     cells.limit_imports(packages)
     program.prepare()
     isolation.limit_all_processes()
-    seccomp.prepare()
+    seccomp.prepare(counts)
     uid, gid = os.getuid(), os.getgid()
     gc.disable()
     gc.freeze()  # what all calls share is not touched by their collections

@@ -16,7 +16,7 @@ from trm_envs.sandbox.local.descriptors import in_memory
 START_S = 20.0
 NOBODY = 65534
 _GUEST = "/opt/trm"
-_SERVE = "import sys; sys.path.insert(0, {!r}); from guest import zygote; sys.path.pop(0); zygote.serve({}, {!r}, {!r})"
+_SERVE = "import sys; sys.path.insert(0, {!r}); from guest import zygote; sys.path.pop(0); zygote.serve({})"
 # the zygote takes the last two out again: it has looked its symbols up before it forks, and its threads, of which each
 # would reserve address space for its own, share what they allocate from
 _ENVIRONMENT = {
@@ -75,8 +75,9 @@ def command(
     preload: Sequence[str],
     data_fds: dict[str, int],
     packages: Sequence[str] = (),
+    counts: bool = False,
 ) -> list[str]:
-    """Return the command line that starts a zygote."""
+    """Return the command line that starts a zygote, which has threads and processes counted or not."""
     args = [bwrap, "--unshare-all", "--unshare-user", "--as-pid-1", "--new-session", "--clearenv"]
     args += ["--uid", str(_USER), "--gid", str(_USER), "--hostname", "sandbox"]
     for name, value in {**_ENVIRONMENT, **(_ONE_THREAD if packages else {})}.items():
@@ -86,11 +87,12 @@ def command(
         args += ["--ro-bind-data" if path.startswith(_GUEST) else "--file", str(fd), path]
     args += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/dev/shm", "--dir", "/tmp"]
     args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
-    return [*args, python, "-I", "-B", "-c", _SERVE.format(_GUEST, control_fd, list(preload), mounts.PACKAGES)]
+    arguments = f"{control_fd}, {list(preload)!r}, {mounts.PACKAGES!r}, {counts}"
+    return [*args, python, "-I", "-B", "-c", _SERVE.format(_GUEST, arguments)]
 
 
 def start(
-    bwrap: str, python: str, preload: Sequence[str], packages: Sequence[str] = ()
+    bwrap: str, python: str, preload: Sequence[str], packages: Sequence[str] = (), counts: bool = False
 ) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     """Start a zygote; return its process and the control socket.
 
@@ -106,7 +108,7 @@ def start(
                     data_fds[f"{_GUEST}/guest/{item.name}"] = in_memory(item.read_bytes())
             for path, text in _FILES.items():
                 data_fds[path] = in_memory(text.encode())
-            args = command(bwrap, python, inside.fileno(), preload, data_fds, packages)
+            args = command(bwrap, python, inside.fileno(), preload, data_fds, packages, counts)
             drop = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
             process = subprocess.Popen(  # type: ignore[call-overload]
                 args,

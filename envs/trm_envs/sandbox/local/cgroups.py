@@ -51,6 +51,11 @@ class Groups:
             except OSError as error:
                 self.missing[controller] = f"{place.folder}: {error.strerror or error}"
 
+    @property
+    def hold_shares(self) -> bool:
+        """Whether they hold each call's share of the processor and its pauses."""
+        return {"cpu", "freezer"} <= self.places.keys()
+
     def new(self) -> Group:
         """Make a group; without any controller it is a name for nothing.
 

@@ -132,8 +132,9 @@ class LocalSandbox(BlockingSandbox):
             with self._lock:
                 self._check_open()
                 if self._zygote is None or not self._zygote.is_ours():
-                    process, control = bubblewrap.start(*self._start_args)
-                    self._zygote = Zygote(process, control, self.max_concurrent, self._groups())
+                    groups = self._groups()
+                    process, control = bubblewrap.start(*self._start_args, not groups.hold_shares)
+                    self._zygote = Zygote(process, control, self.max_concurrent, groups)
                 zygote = self._zygote
             try:
                 return zygote.take_world()
