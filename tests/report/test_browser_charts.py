@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.report.browser import NEEDS_BROWSER, launched, opened
-from tests.report.synthetic import write_run
+from tests.report.synthetic import write_evaluation, write_run
 from trm_agent.report.build import build_report
 
 pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
@@ -28,7 +28,8 @@ def test_steps_are_chosen_values_smoothed_and_equal_lines_named(tmp_path) -> Non
         for step in STEPS
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    file = build_report([run], tmp_path / "page.html").path
+    # one run beside one evaluation: their curves are not told apart by name
+    file = build_report([run, write_evaluation(tmp_path / "evaluation")], tmp_path / "page.html").path
     with launched() as chrome, opened(chrome, file) as found:
         page = found.page
         legend = page.locator(f"{ACCEPTANCE} .series button").all_inner_texts()

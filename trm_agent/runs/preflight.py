@@ -1,5 +1,6 @@
 """Refuse settings that cannot work, before Ray starts. Each message has field, value, allowed values and remedy."""
 
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def check(config: DictConfig) -> None:
     """
     demand(OmegaConf.select(config, "sandbox.require") or ())
     # an environment is played last
-    for rule in (*VERL_RULES, *TRAINING_RULES, refusals, _model_path, _chat, _environment):
+    for rule in (*VERL_RULES, *TRAINING_RULES, refusals, _model_path, _imported, _chat, _environment, _nano):
         rule(config)
 
 
@@ -80,6 +81,37 @@ def _environment(config: DictConfig) -> None:
         float(config.hardware.least_tokens_per_s),
     )
     check_environment(trial, wording)
+
+
+def _nano(config: DictConfig) -> None:
+    """Check the environment that a nano model imitates, where it is another one."""
+    if config.actor_rollout_ref.model.path != NANO:
+        return
+    env, nano = config.env, config.nano
+    taught = (nano.env_id, nano.env_module, plain(nano.env_kwargs))
+    if taught == (env.id, env.module, plain(env.kwargs)):
+        return
+    wording = Wording(
+        id=f"nano.env_id={nano.env_id!r}",
+        module=f"nano.env_module={nano.env_module!r}",
+        own="for an environment of your own set nano.env_module to the module that registers it",
+        settings=f"nano.env_kwargs={taught[2]} of {nano.env_id}",
+    )
+    check_environment(Trial(*taught, tasks=[], limits=[], tokens_per_s=1.0), wording)
+
+
+def _imported(config: DictConfig) -> None:
+    """Refuse modules that verl would import after Ray has started, if they are not here, and an absent adapter."""
+    for field in (f"{MODEL_PATH.rpartition('.')[0]}.external_lib", "trainer.checkpoint_callback_class"):
+        given = OmegaConf.select(config, field)
+        for name in [given] if isinstance(given, str) else given or ():
+            top = str(name).partition(".")[0]
+            if not top or importlib.util.find_spec(top) is None:
+                refuse(field, name, "a module that can be imported here", "install it, or fix the name")
+    field = f"{MODEL_PATH.rpartition('.')[0]}.lora_adapter_path"
+    adapter = OmegaConf.select(config, field)
+    if adapter and "://" not in adapter and not Path(adapter).expanduser().exists():
+        refuse(field, adapter, "the folder of an adapter", "give one", because="which is not there")
 
 
 def _wording(config: DictConfig) -> Wording:

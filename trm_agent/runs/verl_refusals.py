@@ -72,7 +72,7 @@ REFUSED = (
         "save the template there (docs/chat_templates.md)",
     ),
     Refused(
-        ("actor_rollout_ref.model.tokenizer_path",),
+        ("actor_rollout_ref.model.tokenizer_path", "data.tokenizer"),
         "but tokens and checks use the tokenizer in the model's folder",
         "save it there, or give a folder that has both as actor_rollout_ref.model.path",
     ),
