@@ -3,6 +3,7 @@
 import gymnasium
 import pytest
 
+import trm_envs
 from tests.envs import faulty_envs as fakes
 from trm_envs.checker import Finding, assert_passes, check, check_names
 
@@ -79,6 +80,29 @@ def test_without_a_solver_its_checks_are_skipped_and_say_so() -> None:
     assert {name for name, outcome in outcomes.items() if outcome == "skipped"} == {"solver:1", "solver:4", "solver:50"}
     assert "failed" not in outcomes.values()
     assert "define solution()" in next(finding.message for finding in found if finding.check == "solver:1")
+
+
+class _Unfinished(trm_envs.ToolEnv):
+    """A solver whose helper is not written."""
+
+    def make_task(self) -> str:
+        return str(self.np_random.random())
+
+    def score(self, answer: str) -> float:
+        return float(answer == "1")
+
+    def solution(self) -> str:
+        return self.answer(self._plan())
+
+    def _plan(self) -> str:
+        raise NotImplementedError
+
+
+def test_a_solver_that_is_there_and_says_that_it_is_not_is_named_with_its_place() -> None:
+    (finding,) = check(_Unfinished, only=["solver:1"], num_fuzz=1)
+    assert finding.outcome == "skipped"
+    assert finding.message.startswith("no scripted solver for this task: NotImplementedError at test_checker.py:")
+    assert finding.message.endswith(" in _plan")
 
 
 def test_a_factory_that_no_other_process_can_import_skips_that_check() -> None:

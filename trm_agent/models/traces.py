@@ -79,10 +79,11 @@ class Solver:
         Returns:
             The task's first message, and the solver's first turn.
         """
+        why = ""
         for number in range(MOST_LOST if getattr(self.env, "may_be_lost", False) else 1):
             first, _ = self.env.reset(seed=(seed + number * LATER_SEEDS) % 2**31, options={"horizon": horizon})
             try:
                 return first, self.env.solution()
-            except NotImplementedError:
-                continue
-        raise NotImplementedError(f"{self.env.spec} has no scripted solver for seed {seed}; define solution()")
+            except NotImplementedError as error:
+                why = str(error) or "solution() raised NotImplementedError"
+        raise NotImplementedError(f"{self.env.spec} has no scripted solver for seed {seed} ({why}); define solution()")

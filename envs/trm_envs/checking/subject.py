@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -83,8 +85,17 @@ class Subject:
             try:
                 env.solution()
             except NotImplementedError as error:
-                return str(error) or NO_SOLVER
+                return _told_of_none(env, error)
         return ""
+
+
+def _told_of_none(env: ToolEnv, error: NotImplementedError) -> str:
+    """Return why there is no solver, with the place where it is defined and says so: it may be a mistake in it."""
+    if type(env).solution is ToolEnv.solution:
+        return str(error) or NO_SOLVER
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    return f"no scripted solver for this task: NotImplementedError at {place}{f': {error}' if str(error) else ''}"
 
 
 def resolve(env: str | Callable[..., Any], options: Mapping[str, Any], **settings: Any) -> Subject:
