@@ -96,8 +96,10 @@ def _run_command(arguments: argparse.Namespace) -> int:
             check_origin(config)
         model = _suited_model(config, folder)
         disk = _checked_disk(config, folder, model)
-    except ValueError as error:
+    except (Exception, KeyboardInterrupt) as error:
         discard(folder)
+        if not isinstance(error, ValueError):
+            raise
         print(printable(f"error: {error}"), file=sys.stderr)
         return BAD_INPUT
     if disk:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import trm_envs
 from trm_agent.models import nano, warm_start
+from trm_agent.models.failure import WarmStartFailed
 from trm_agent.models.nano import NanoSpec, ensure_nano_model, make_model, make_nano_model, make_tokenizer
 from trm_agent.models.tokenizer import TAG_TOKENS, render
 from trm_agent.models.traces import Solver
@@ -184,7 +185,7 @@ def test_a_short_warm_start_runs_and_is_the_same_for_the_same_seed(tokenizer) ->
         spec = dataclasses.replace(TINY, seed=seed, max_steps=3)
         model = make_model(spec, tokenizer)
         losses: list[float] = []
-        with pytest.raises(RuntimeError, match="max_steps = 3"):
+        with pytest.raises(WarmStartFailed, match=r"env\.nano\.max_steps=6"):
             warm_start.warm_start(model, tokenizer, spec, 60.0, lambda step, loss, success: losses.append(loss))
         return torch.cat([weight.detach().flatten() for weight in model.parameters()]), losses
 
@@ -195,7 +196,7 @@ def test_a_short_warm_start_runs_and_is_the_same_for_the_same_seed(tokenizer) ->
 
 
 def test_a_warm_start_that_runs_out_of_time_says_so(tokenizer) -> None:
-    with pytest.raises(RuntimeError, match="on a busy machine allow more than max_seconds = 0"):
+    with pytest.raises(WarmStartFailed, match="allow more than max_seconds=0"):
         warm_start.warm_start(make_model(TINY, tokenizer), tokenizer, TINY, 0.0)
 
 
@@ -206,7 +207,7 @@ def test_without_a_target_the_warm_start_takes_all_its_steps_and_keeps_the_avera
     before = next(model.parameters()).detach().clone()
     assert warm_start.warm_start(model, tokenizer, spec, 60.0).num_steps == 3
     assert not torch.equal(next(model.parameters()), before)
-    with pytest.raises(RuntimeError, match="max_seconds = 0"):
+    with pytest.raises(WarmStartFailed, match=r"1 steps and \d+ s; 3 steps were wanted\nallow more than max_seconds=0"):
         warm_start.warm_start(make_model(spec, tokenizer), tokenizer, spec, 0.0)
 
 
@@ -262,8 +263,13 @@ def test_the_environment_variable_moves_the_cache(tmp_path: Path, monkeypatch: p
 
 
 def test_a_failed_warm_start_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(WarmStartFailed) as failure:
         make_nano_model(dataclasses.replace(TINY, max_steps=1), tmp_path / "model", show_progress=False)
+    facts, *shown, remedy = str(failure.value).splitlines()
+    assert "reached 0.00 success at horizon 4 in 1 steps" in facts
+    assert "horizon 1, the shortest that it practises: 0.00" in shown[0]
+    assert ["solver writes" in shown[2], "model writes" in shown[3]] == [True, True]
+    assert "env.nano.target_success=0" in remedy
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 # torch and transformers are imported where a model is made: finding a cached one takes no time.
+from trm_agent.models.failure import WarmStartFailed
 from trm_agent.models.nano_spec import NanoSpec
 
 CACHE_VARIABLE = "TRM_AGENT_CACHE"
@@ -28,18 +30,18 @@ NUM_REPORTED_TASKS = 64
 
 
 def ensure_nano_model(
-    spec: NanoSpec, cache_dir: str | Path | None = None, max_seconds: float = 900.0, show_progress: bool = True
+    spec: NanoSpec, cache_dir: str | Path | None = None, max_seconds: float = math.inf, show_progress: bool = True
 ) -> Path:
     """Return the folder of the model, and make it if the cache does not hold it.
 
     Args:
         spec: the model's settings.
         cache_dir: the folder of models; by default `models/` in $TRM_AGENT_CACHE or in ~/.cache/trm-agent.
-        max_seconds: wall-clock limit of the warm start.
+        max_seconds: wall-clock limit of the warm start; by default there is none.
         show_progress: True to draw a progress bar on stderr.
 
     Raises:
-        RuntimeError: if the warm start does not reach its target in time.
+        WarmStartFailed: if the warm start does not reach its target in time.
     """
     folder = nano_folder(spec, cache_dir)
     if is_made(folder):
@@ -67,12 +69,14 @@ def cache_root() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "trm-agent")
 
 
-def make_nano_model(spec: NanoSpec, folder: str | Path, max_seconds: float = 900.0, show_progress: bool = True) -> None:
+def make_nano_model(
+    spec: NanoSpec, folder: str | Path, max_seconds: float = math.inf, show_progress: bool = True
+) -> None:
     """Make the model and move it to `folder`, complete or not at all.
 
     Raises:
         FileExistsError: if `folder` exists and is not empty.
-        RuntimeError: if the warm start does not reach its target in time.
+        WarmStartFailed: if the warm start does not reach its target in time.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -140,6 +144,7 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
     from tqdm import tqdm
 
     from trm_agent.models import warm_start
+    from trm_agent.models.first_difference import learnt_so_far
 
     started = time.monotonic()
     tokenizer = make_tokenizer(spec)
@@ -151,9 +156,17 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
 
         def report(step: int, loss: float, success: float) -> None:
             bar.update(step - bar.n)
-            bar.set_postfix_str(f"loss {loss:.2f}, success {success:.2f} of {spec.target_success}", refresh=False)
+            wanted = f", until {spec.target_success}" if spec.target_success else ""
+            bar.set_postfix_str(f"loss {loss:.2f}, success {success:.2f}{wanted}", refresh=False)
+            if show_progress and wanted and not success and step == spec.max_steps // 4:
+                told = f"warm start, step {step} of {spec.max_steps}: no success at horizon {spec.horizon} yet"
+                bar.write("\n".join([told, *learnt_so_far(model, tokenizer, spec)]), file=sys.stderr)
 
-        result = warm_start.warm_start(model, tokenizer, spec, max_seconds, report)
+        try:
+            result = warm_start.warm_start(model, tokenizer, spec, max_seconds, report)
+        except WarmStartFailed as failure:
+            shown = learnt_so_far(model, tokenizer, spec)
+            raise WarmStartFailed(failure.facts, failure.remedy, shown) from None
         success = {
             str(horizon): round(warm_start.success_at(model, tokenizer, spec, horizon, NUM_REPORTED_TASKS), 4)
             for horizon in REPORTED_HORIZONS
@@ -205,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--target-success", type=float, default=NanoSpec.target_success, help="success to stop at (%(default)s)"
     )
-    parser.add_argument("--max-seconds", type=float, default=900.0, help="wall-clock limit (%(default)s)")
+    parser.add_argument("--max-seconds", type=float, default=math.inf, help="wall-clock limit (none)")
     options = parser.parse_args(arguments)
     try:
         spec = NanoSpec(seed=options.seed, horizon=options.horizon, target_success=options.target_success)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from trm_agent.models.failure import WarmStartFailed
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.models.tokenizer import TURN_END, TURN_START, render
 from trm_agent.models.traces import Trace
@@ -113,11 +114,11 @@ def warm_start(
         model: a fresh model in float32.
         tokenizer: its tokenizer.
         spec: a `NanoSpec`.
-        max_seconds: wall-clock limit.
+        max_seconds: wall-clock limit; infinite for none.
         report: called after each step with its number, the running loss (nats per token) and the last measured success.
 
     Raises:
-        RuntimeError: if the target is not reached within `spec.max_steps` or `max_seconds`.
+        WarmStartFailed: if the target is not reached within `spec.max_steps` or `max_seconds`.
     """
     started = time.monotonic()
     measured = held_out_batch(tokenizer, spec, spec.horizon, NUM_MEASURED)
@@ -152,11 +153,19 @@ def warm_start(
     if not spec.target_success and step == spec.max_steps:
         _load(model, average)
         return WarmStart(step, measure_success(model, measured))
-    raise RuntimeError(
-        f"the warm start reached {success:.2f} success at horizon {spec.horizon} in {step} steps and "
-        f"{time.monotonic() - started:.0f} s, wanted {spec.target_success}; on a busy machine allow more than "
-        f"max_seconds = {max_seconds:.0f}, or else more than max_steps = {spec.max_steps}, or take another seed; for a "
-        "task that is beyond the model set target_success = 0: it then imitates for max_steps steps"
+    wanted = f"{spec.target_success} was wanted" if spec.target_success else f"{spec.max_steps} steps were wanted"
+    raise WarmStartFailed(
+        f"the warm start of the nano model on {spec.env_id} reached {success:.2f} success at horizon {spec.horizon} in "
+        f"{step} steps and {time.monotonic() - started:.0f} s; {wanted}",
+        f"allow more than max_seconds={max_seconds:.0f}" if step < spec.max_steps else _remedy(spec),
+    )
+
+
+def _remedy(spec: NanoSpec) -> str:
+    return (
+        f"measure at an easier horizon (env.nano.horizon=1), take more steps (env.nano.max_steps={2 * spec.max_steps}) "
+        f"or a model of your own (model=hub); env.nano.target_success=0 imitates for {spec.max_steps} steps and "
+        "lets RL begin from whatever that gives"
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from trm_agent.models.failure import WarmStartFailed
 from trm_agent.runs.data_text import printable
 from trm_agent.runs.endings.explain import UNKNOWN, explain, second_line
 from trm_agent.runs.endings.facts import Facts, gather, memory, oom_kills
@@ -99,6 +100,9 @@ def close_command(error: BaseException) -> int:
         raise error
     if isinstance(error, KeyboardInterrupt):
         print("stopped: Ctrl-C, before the run began", file=sys.stderr)
+        return FAILURE
+    if isinstance(error, WarmStartFailed):
+        print(printable(f"error: stopped before the run began: {error}"), file=sys.stderr)
         return FAILURE
     told = "".join(traceback.format_exception(error))
     ending = explain(told, "", Facts("a disk", "see df -h", memory(), 0, "the model"))
