@@ -12,9 +12,9 @@ import pytest
 from trm_agent.runs import results
 from trm_agent.runs.folder import METRICS_FILE, STARTUP_FILE
 from trm_agent.runs.rates import newcombe, wilson
-from trm_agent.runs.screen import VALIDATION_FAILURES, Screen, duration, step_line, step_warnings
+from trm_agent.runs.screen import EQUAL_GROUPS, VALIDATION_FAILURES, Screen, duration, step_line, step_warnings
 from trm_agent.runs.sessions import begin_session, end_session, session_seconds
-from trm_agent.runs.success_table import table
+from trm_agent.runs.success_table import nothing_learnt, table
 
 
 def step_row(step: int, **more: Any) -> dict[str, Any]:
@@ -53,7 +53,28 @@ def test_warnings_that_matter_are_shown() -> None:
     rejected = step_row(1, **{"trm/acceptance": 0.6, "trm/rejected_by_max": 0.4, "trm/rejected_by_avg": 0.0})
     assert step_warnings(rejected) == ["acceptance 60.0 % is below the 70 % that the paper asks for"]
     assert "acceptance  60.0 % (rejected 40 % by max)  KL" in step_line(rejected, 9, [1.0])
-    assert step_warnings(step_row(1)) == []
+    assert step_warnings(step_row(1)) == step_warnings(step_row(1, **{EQUAL_GROUPS: 0.9})) == []
+    (equal,) = step_warnings(step_row(1, **{EQUAL_GROUPS: 1.0}))
+    assert equal == "no task's episodes differ in reward: this step has nothing to learn from"
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ([1.0, 1.0, 1.0], "no step had a task"),
+        ([1.0, 0.9, 1.0], "only 1 of 3 steps had a task"),
+        ([1.0, 0.5], None),
+        ([0.0, 0.9], None),
+        # a run from before the metric, and an estimator without groups
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_a_run_says_in_the_end_that_most_steps_had_nothing_to_learn_from(shares: list, told: str | None) -> None:
+    rows = [validation(0, 0.0, 0.0)]
+    rows += [step_row(step, **({} if share is None else {EQUAL_GROUPS: share})) for step, share in enumerate(shares, 1)]
+    lines = nothing_learnt(rows)
+    assert [line.startswith(str(told)) for line in lines[1:]] == [True] * (told is not None)
 
 
 def test_the_screen_follows_the_files_and_skips_a_half_written_line(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 from trm_agent.verl_plugin.driver.advantages import (
+    EQUAL_GROUPS,
     GROUPS_WITHOUT_BASELINE,
+    equal_groups,
     equal_rewards,
     group_advantages,
     groups_without_baseline,
@@ -151,6 +153,23 @@ def test_groups_without_a_baseline_are_counted():
     assert groups_without_baseline(["a_0_0", "a_0_1"], [{}, {}], 1, "grpo") == {GROUPS_WITHOUT_BASELINE: 1.0}
 
 
+@pytest.mark.parametrize(
+    ("groups", "num_tasks", "share"),
+    [
+        ({"a": [0.0, 0.0], "b": [0.0, 0.0]}, 2, 1.0),
+        ({"a": [1.0, 1.0], "b": [0.0, 1.0]}, 2, 0.5),
+        ({"a": [0.1, 0.2, 0.1], "b": [1.0, 0.0]}, 2, 0.0),
+        # one has nothing to compare, all episodes of another failed
+        ({"a": [1.0], "b": [1.0, 0.0]}, 4, 0.75),
+    ],
+)
+def test_the_share_of_tasks_whose_episodes_do_not_differ(groups, num_tasks, share):
+    data, keys, tags = batch(groups, padding=1)
+    padded = [tag["is_padding"] for tag in tags]
+    assert equal_groups(data, keys, padded, num_tasks, "grpo") == {EQUAL_GROUPS: share}
+    assert equal_groups(data, keys, padded, num_tasks, "reinforce_plus_plus") == {}
+
+
 class Queue:
     """verl's queue, as far as its trainer needs it here."""
 
@@ -189,7 +208,7 @@ def test_verls_trainer_with_our_mixin_writes_them(monkeypatch, estimator):
     trainer.parameter_sync_step = 1
     metrics: dict = {}
     trainer._compute_advantage(Meta(keys, tags), metrics)
-    assert metrics[GROUPS_WITHOUT_BASELINE] == 2
+    assert (metrics[GROUPS_WITHOUT_BASELINE], metrics[EQUAL_GROUPS]) == (2, 0.75)
     written = queue.written["advantages"]
     assert all(value == 0 for row in (*written[:4], written[6]) for value in row)
     assert written[4][0] > 0
@@ -208,7 +227,7 @@ class Meta:
 
 def test_verls_function_comes_back_after_an_error():
     def fail() -> None:
-        with with_group_advantages([]):
+        with with_group_advantages([], {}, 1):
             assert trainer_base.compute_advantage_for_multi_trajectories is not VERLS
             raise ZeroDivisionError
 

@@ -23,6 +23,7 @@ LINE_EVERY_S = 25.0
 LOG_EVERY_S = 120.0
 TO_END_OF_LINE = "\x1b[K"
 FAILURES = "env/infrastructure_failures"
+EQUAL_GROUPS = "env/equal_group_frac"
 # a metric of every row that holds a validation
 VALIDATION_FAILURES = "env/val_infrastructure_failures"
 
@@ -192,6 +193,8 @@ def step_warnings(row: dict[str, Any]) -> list[str]:
         )
     if row.get("trm/all_rejected"):
         warnings.append("a whole update was rejected by the trust region: its policy loss has no gradient")
+    if row.get(EQUAL_GROUPS) == 1:
+        warnings.append("no task's episodes differ in reward: this step has nothing to learn from")
     acceptance = row.get("trm/acceptance")
     if acceptance is not None and acceptance < 0.7:
         warnings.append(f"acceptance {_percent(acceptance).strip()} is below the 70 % that the paper asks for")

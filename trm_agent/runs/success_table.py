@@ -1,11 +1,13 @@
 """The table at the end of a run: success before and after by horizon, with intervals."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trm_agent.runs.folder import SUMMARY_FILE
+from trm_agent.runs.folder import SUMMARY_FILE, read_metrics
 from trm_agent.runs.rates import newcombe, wilson
+from trm_agent.runs.screen import EQUAL_GROUPS
 
 FEW = 20
 """Number of tasks of a horizon below which the table says that its figures are few."""
@@ -14,8 +16,28 @@ _UNKNOWN = "whether the tasks are held out is not known: the environment could n
 
 
 def table_of(run_dir: Path) -> str:
-    """Format the table of a complete run."""
-    return table(json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8")))
+    """Format the table of a complete run, with a note where steps had nothing to learn from."""
+    shown = table(json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8")))
+    return "\n".join([shown, *nothing_learnt(read_metrics(run_dir))])
+
+
+def nothing_learnt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line if in most steps of a run, or in all, no task's episodes differed in reward.
+
+    Args:
+        rows: of metrics.jsonl.
+    """
+    shares = [row[EQUAL_GROUPS] for row in rows if row.get(EQUAL_GROUPS) is not None]
+    num_equal = sum(share == 1 for share in shares)
+    if 2 * num_equal <= len(shares):
+        return []
+    which = "no step" if num_equal == len(shares) else f"only {len(shares) - num_equal} of {len(shares)} steps"
+    return [
+        "",
+        f"{which} had a task whose episodes differ in reward, and there is nothing else to learn from: take tasks that "
+        "succeed sometimes (env.train.horizons=[1], or a better warm start: env.nano.max_steps), or larger groups "
+        "(actor_rollout_ref.rollout.n)",
+    ]
 
 
 def table(summary: dict[str, Any]) -> str:

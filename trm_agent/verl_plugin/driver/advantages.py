@@ -20,6 +20,7 @@ from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
 
 GROUPS_WITHOUT_BASELINE = "env/groups_without_baseline"
+EQUAL_GROUPS = "env/equal_group_frac"
 # verl's function, in the namespace of its trainer
 _FUNCTION = "compute_advantage_for_multi_trajectories"
 
@@ -121,13 +122,17 @@ def group_advantages(
 
 
 @contextmanager
-def with_group_advantages(tags: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+def with_group_advantages(
+    tags: Sequence[Mapping[str, Any]], metrics: dict[str, float], num_tasks: int
+) -> Iterator[None]:
     """Let verl's trainer compute advantages by `group_advantages` inside the block.
 
     verl's trainer has no hook for another function, so the name in its module refers to ours inside this block.
 
     Args:
         tags: verl's tags of the rows.
+        metrics: of the step; they get the share of groups with nothing to learn from.
+        num_tasks: number of tasks drawn for the batch.
 
     Raises:
         RuntimeError: a version of verl that this was not written for.
@@ -137,6 +142,7 @@ def with_group_advantages(tags: Sequence[Mapping[str, Any]]) -> Iterator[None]:
     is_padding = [bool(tag.get("is_padding", False)) for tag in tags]
 
     def ours(data: DataProto, batch_keys: Sequence[str], adv_estimator: str, **options: Any) -> DataProto:
+        metrics.update(equal_groups(data, batch_keys, is_padding, num_tasks, adv_estimator))
         return group_advantages(compute, data, batch_keys, is_padding, adv_estimator, **options)
 
     setattr(trainer_base, _FUNCTION, ours)
@@ -165,6 +171,26 @@ def groups_without_baseline(
     uids, episodes = [key.rsplit("_", 2)[0] for key in keys], [key.rpartition("_")[0] for key in keys]
     groups = comparable_groups(uids, episodes, [bool(tag.get("is_padding", False)) for tag in tags])
     return {GROUPS_WITHOUT_BASELINE: float(num_tasks - len(groups))}
+
+
+def equal_groups(
+    data: DataProto, batch_keys: Sequence[str], is_padding: Sequence[bool], num_tasks: int, adv_estimator: str
+) -> dict[str, float]:
+    """Return the share of a batch's tasks whose episodes do not differ in reward, those without a baseline included.
+
+    Args:
+        data, batch_keys, is_padding, adv_estimator: as for `group_advantages`.
+        num_tasks: number of tasks drawn for the batch.
+
+    Returns:
+        The metric; empty if the estimator needs no groups.
+    """
+    if _name(adv_estimator) not in GROUP_ESTIMATORS:
+        return {}
+    episodes = [key.rpartition("_")[0] for key in batch_keys]
+    groups = comparable_groups(data.non_tensor_batch["uid"].tolist(), episodes, is_padding)
+    num_unequal = sum(not equal_rewards(data.batch["token_level_rewards"][rows]) for rows in groups.values())
+    return {EQUAL_GROUPS: 1 - num_unequal / num_tasks}
 
 
 def _name(adv_estimator: str) -> str:

@@ -82,7 +82,7 @@ class RunMixin:
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
         num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
         metrics.update(groups_without_baseline(batch.keys, batch.tags, num_tasks, self.config.algorithm.adv_estimator))
-        with with_group_advantages(batch.tags):
+        with with_group_advantages(batch.tags, metrics, num_tasks):
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
 
     def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
