@@ -23,6 +23,7 @@ def nano() -> bytes:
     [
         (f"{ACTOR}.ppo_micro_batch_size_per_gpu", None, f"{ACTOR}: [actor] Please set at least one of"),
         (f"{ACTOR}.optim.optimizer", "Adamm", f"{ACTOR}.optim.optimizer: got 'Adamm'; allowed: `ASGD`, "),
+        (f"{ACTOR}.optim.optimizer_impl", "torhc.optim", f"{ACTOR}.optim.optimizer_impl: got 'torhc.optim', which"),
         (f"{ROLLOUT}.pipeline_model_parallel_size", 2, f"{ROLLOUT}: Current rollout self.name='vllm' not implemented"),
         ("algorithm.adv_estimator", "gae", "critic.model.path: got null, which algorithm.adv_estimator=gae needs"),
         (f"{ACTOR}.use_kl_loss", True, "[actor_rollout_ref.ref] Please set at least one of"),
