@@ -55,3 +55,23 @@ def test_a_child_leads_a_session_where_control_groups_weigh_it(setting: Setting)
     code += "    os._exit(0)\n"
     code += "print(os.waitstatus_to_exitcode(os.wait()[1]))"
     assert setting.run(code, limits=LIMITS).stdout == ("0\n" if setting.has_cgroups else "3\n")
+
+
+_CHILDREN = "for _ in range({}):\n    if os.fork() == 0: os.close(go); os.read(waits, 1); os._exit(0)\n"
+_THREADS = "for _ in range({}): threading.Thread(target=os.read, args=(waits, 1)).start()\n"
+CROWDS = {
+    "nine children": (_CHILDREN.format(9), 10),  # 1.25^10 = 9.3: at 10 first, nine together weigh less than one
+    "a child and nine threads": (_CHILDREN.format(1) + _THREADS.format(9), 10),
+    "nine threads and a child": (_THREADS.format(9) + _CHILDREN.format(1), 10),
+    "nine threads": (_THREADS.format(9), 0),  # one process is held by its own limits
+    "five children": (_CHILDREN.format(5), 0),
+}
+
+
+@pytest.mark.parametrize("name", CROWDS)
+def test_a_crowd_weighs_less_as_soon_as_it_is_made(setting: Setting, name: str) -> None:  # noqa: F811
+    made, nice = CROWDS[name]
+    code = f"import os, threading\nwaits, go = os.pipe()\n{made}print(os.nice(0))\nos.close(go)"
+    result = setting.run(code, limits=LIMITS)
+    assert result.status is Status.OK, result
+    assert int(result.stdout) == 0 if setting.has_cgroups else int(result.stdout) >= nice
