@@ -10,7 +10,7 @@ import gymnasium
 
 from trm_envs.base import ToolEnv
 from trm_envs.protocols import PROTOCOLS
-from trm_envs.registration import registered_ids
+from trm_envs.registration import WRAPPERS, registered_ids
 from trm_envs.tools import tools_of
 
 
@@ -33,7 +33,7 @@ class Entry:
 
 
 def entries(module: str | None = None) -> list[Entry]:
-    """Return this package's environments, and those that importing `module` registers.
+    """Return this package's environments, its wrappers of others, and those that importing `module` registers.
 
     Raises:
         ValueError: if the module cannot be imported.
@@ -41,7 +41,7 @@ def entries(module: str | None = None) -> list[Entry]:
     from trm_envs.checking.subject import import_module
     from trm_envs.own_modules import load
 
-    ids = registered_ids()
+    ids = sorted([*registered_ids(), *WRAPPERS])
     if module is not None:
         import_module(module)
         ids += [

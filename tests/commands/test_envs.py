@@ -46,7 +46,7 @@ def test_list_names_every_environment_with_options_and_protocols(capsys):
 
     assert main(["envs", "list", "--json"]) == 0
     entries = {entry["id"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert sorted(entries) == trm_envs.registered_ids()
+    assert list(entries) == sorted([*trm_envs.registered_ids(), "trm/Gym-v0"])
     chain = entries["trm/ChainMath-v0"]
     assert chain["summary"].startswith("a chain of arithmetic steps")
     assert chain["options"]["horizon"] == 4

@@ -1,6 +1,8 @@
 """`trm envs prompt`: what a model reads, and what is refused."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 
@@ -28,12 +30,35 @@ def test_the_prompt_the_solvers_turn_and_the_answer_to_it_are_printed(capsys):
     assert main(["envs", "prompt", ENV, "--model", "nano", "--horizon", "2", "--seed", "3"]) == 0
     shown = capsys.readouterr().out
     prompt, turn, answer = (part.split(" ---\n", 1)[1] for part in shown.split("\n--- ")[1:])
-    assert shown.startswith("protocol: hermes\n--- prompt, ")
+    assert shown.startswith(f"protocol: hermes\ntokenizer: of the nano model of {ENV}\n--- prompt, ")
     assert "<|im_start|>user\nStart with" in prompt
     assert '"name": "calculator"' in prompt
     assert turn.startswith('<tool_call>\n{"name": "calculator"')
     assert "<tool_response>\nResult:" in answer
     assert answer.endswith("<|im_start|>assistant\n\n---\n")
+
+
+def test_an_environment_of_ones_own_is_read_with_its_own_nano_model(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    assert main(["envs", "prompt", "mine/KeyChain-v0", "--module", "my_env", "--model", "nano"]) == 0
+    shown = capsys.readouterr().out
+    assert "tokenizer: of the nano model of mine/KeyChain-v0\n" in shown
+    # its fixed texts are single tokens; another environment's tokenizer needs more than a hundred
+    assert int(re.search(r"--- prompt, (\d+) tokens", shown)[1]) < 40
+
+
+def test_without_a_solver_the_default_nano_model_reads_and_the_reason_is_told(monkeypatch, capsys):
+    from trm_agent.runs import first_prompt as module
+
+    def make(spec):
+        if spec.env_kwargs.get("protocol") == "hermes":
+            raise NotImplementedError("it has no scripted solver")
+        return FORMS["chatml_json"].tokenizer
+
+    monkeypatch.setattr(module, "make_tokenizer", make)
+    assert main(["envs", "prompt", ENV, "--model", "nano", "--option", "protocol=hermes"]) == 0
+    told = f"tokenizer: of the nano model of {ENV}, since it has no scripted solver"
+    assert told in capsys.readouterr().out.splitlines()
 
 
 def test_what_the_template_leaves_out_is_said_and_described(folder, capsys):
@@ -68,8 +93,6 @@ def test_an_episode_of_one_turn_has_no_answer_and_a_turn_that_a_template_opens_a
     ],
 )
 def test_bad_input_is_named(arguments, told, capsys):
-    import re
-
     assert main(["envs", "prompt", *arguments]) == 2
     assert re.search(told, capsys.readouterr().err)
 

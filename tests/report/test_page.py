@@ -124,6 +124,16 @@ def test_the_page_names_what_it_lacks(tmp_path) -> None:
     assert data_of(report.path)["notes"] == report.notes
 
 
+def test_a_run_without_a_step_is_noted(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed: 0\n")
+    notes = build_report([folder], tmp_path / "page.html").notes
+    assert notes == ["run: no step is recorded: the run has not come to its first, or ended before it"]
+    (folder / "metrics.jsonl").write_text('{"step": 1, "time": 0.0, "env/success": 0.5}\n')
+    assert not any("no step" in note for note in build_report([folder], tmp_path / "page.html").notes)
+
+
 def test_a_tokenizer_is_found_in_the_checkpoint_and_a_given_one_goes_first(tmp_path) -> None:
     folder = write_run(tmp_path / "a", [episode_row()])
     write_tokenizer(folder / "checkpoints" / "global_step_3" / "actor" / "huggingface")

@@ -33,7 +33,8 @@ def test_a_run_is_shown_and_nothing_is_started_or_written(tmp_path: Path, monkey
         "--- turn of the scripted solver ---\n<tool_call>",
         "--- answer to it, ",
         "limits: max_turns 12, max_tool_calls 12, max_turn_tokens 32,",
-        "run: trm/ChainMath-v0, seed 0, new run\nsteps: 1 to 40, 16 tasks of 8 episodes each\n",
+        f"run: trm/ChainMath-v0, seed 0, new run, in {tmp_path}/runs/math_nano-seed0-NNN, numbered\n",
+        "\nsteps: 1 to 40, 16 tasks of 8 episodes each\n",
         "checkpoints: every 7 steps and after the last\n",
         "free for checkpoints",
         "\nnot checked: verl's own rules, and whether an unfinished run would be resumed\n",
@@ -55,12 +56,38 @@ def test_the_options_that_exclude_each_other_are_refused(capsys) -> None:
     assert cli.main(["train", "--check", "--schedule", "restart"]) == 2
     assert "--schedule: got 'restart'; allowed: a choice of --extend RUN" in capsys.readouterr().err
     assert cli.main(["train", "--check", "--extend", "/no/such/run"]) == 2
-    assert "--extend: got '/no/such/run', which holds no config.yaml" in capsys.readouterr().err
+    assert "--extend: got '/no/such/run', which is not there" in capsys.readouterr().err
+    assert cli.main(["train", "--check", "--extend", "/"]) == 2
+    assert "--extend: got '/', which holds no config.yaml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("steps", "told"), [(5, "every 5 steps and after the last"), (-1, "none"), (0, "none")])
 def test_frequencies_are_told_in_words(steps: int, told: str) -> None:
     assert dry_run._every(steps) == told
+
+
+@pytest.mark.parametrize(
+    ("before", "every", "step", "told"),
+    [
+        (True, 20, 0, "before the first step, every 20 steps and after the last, 64 tasks"),
+        (True, -1, 0, "before the first step, 64 tasks"),
+        (False, 20, 0, "every 20 steps and after the last, 64 tasks"),
+        (False, -1, 0, "none"),
+        (False, 0, 0, "none"),
+        # the row of an extended run's first validation is there already
+        (True, 5, 40, "every 5 steps and after the last, 64 tasks"),
+        (True, -1, 40, "none"),
+    ],
+)
+def test_every_validation_is_told(before: bool, every: int, step: int, told: str) -> None:
+    trainer = OmegaConf.create({"val_before_train": before, "test_freq": every})
+    assert dry_run._validated(trainer, step, 64) == told
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, "in runs/mine-seed0-NNN, numbered"), ("out/a", "in out/a")])
+def test_the_folder_of_the_run_is_told(given: str | None, told: str) -> None:
+    run = {"dir": given, "root": "runs", "name": "mine-seed0"}
+    assert dry_run._place(OmegaConf.create({"run": run})) == told
 
 
 def test_the_disk_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:

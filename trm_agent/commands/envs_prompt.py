@@ -20,6 +20,7 @@ def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         epilog="example:\n  trm envs prompt trm/ChainMath-v0 --model nano --horizon 2",
     )
     parser.add_argument("id", metavar="ID", help="an environment's id, or MODULE:ID")
+    parser.add_argument("--module", metavar="M", help="the module that registers it, as the prefix of MODULE:ID does")
     parser.add_argument("--model", required=True, metavar="PATH", help="a folder with a tokenizer, a hub id, or nano")
     parser.add_argument("--option", action="append", default=[], metavar="K=V", help="an option of the environment")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of the task (default: {SEED})")
@@ -57,7 +58,8 @@ def show_prompt(arguments: argparse.Namespace) -> int:
     }
     options = {} if arguments.horizon is None else {"horizon": arguments.horizon}
     try:
-        shown = prompt_of_id(arguments.model, arguments.id, arguments.seed, options, run)
+        name = f"{arguments.module}:{arguments.id}" if arguments.module else arguments.id
+        shown = prompt_of_id(arguments.model, name, arguments.seed, options, run)
     except ValueError as error:
         raise ValueError(f"ID={arguments.id!r}, --model={arguments.model}: {error}") from error
     print("\n".join(shown))

@@ -117,6 +117,8 @@ def _open(path: Path, given: Path, label: str) -> Source:
     else:
         source.metrics = _metrics(path, notes)
         source.startup = _rows(path / STARTUP_FILE, notes)
+        if not source.metrics:
+            notes.append("no step is recorded: the run has not come to its first, or ended before it")
     source.episode_files = sorted((path / (EPISODES if evaluation else ROLLOUTS)).glob("*.parquet"))
     return source
 

@@ -83,11 +83,23 @@ def _steps(config: DictConfig, step: int) -> list[str]:
     first = 1 + (step or start_step(config))
     how = f"goes on after step {step}" if step else begins(config)
     return [
-        f"run: {config.env.id}, seed {config.seed}, {how}",
+        f"run: {config.env.id}, seed {config.seed}, {how}, {_place(config)}",
         f"steps: {first} to {trainer.total_training_steps}, {batch} tasks of {group} episodes each",
-        f"validation: {_every(trainer.test_freq)}, {config.env.val.num_tasks} tasks; "
-        f"checkpoints: {_every(trainer.save_freq)}",
+        f"validation: {_validated(trainer, step, config.env.val.num_tasks)}; checkpoints: {_every(trainer.save_freq)}",
     ]
+
+
+def _place(config: DictConfig) -> str:
+    run = config.run
+    return f"in {run.dir}" if run.dir else f"in {Path(run.root) / run.name}-NNN, numbered"
+
+
+def _validated(trainer: DictConfig, step: int, num_tasks: int) -> str:
+    """Return when a run validates; one that goes on has validated its first step already."""
+    first = "before the first step" if trainer.val_before_train and not step else ""
+    later = _every(trainer.test_freq) if trainer.test_freq > 0 else ""
+    when = ", ".join(filter(None, (first, later)))
+    return f"{when}, {num_tasks} tasks" if when else "none"
 
 
 def _every(steps: int) -> str:

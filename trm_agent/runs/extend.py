@@ -75,7 +75,8 @@ def compose_extension(path: Path, overrides: Sequence[str]) -> tuple[DictConfig,
     from trm_agent.runs.schema import check_groups
 
     if not (path / CONFIG_FILE).is_file():
-        refuse("--extend", str(path), "the folder of a run", "give one", because=f"which holds no {CONFIG_FILE}")
+        because = f"which holds no {CONFIG_FILE}" if path.exists() else "which is not there"
+        refuse("--extend", str(path), "the folder of a run", "give one", because=because)
     check_overrides(overrides)
     try:
         stored = read_config(path)

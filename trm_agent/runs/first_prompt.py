@@ -32,8 +32,12 @@ def first_prompt(
     Raises:
         ValueError: the tokenizer cannot be loaded, or its template cannot be used with these settings.
     """
-    if tokenizer is None:
-        tokenizer = make_tokenizer(NanoSpec()) if model == NANO else load_tokenizer(model)
+    notes = []
+    if tokenizer is None and model == NANO:
+        tokenizer, note = _nano_tokenizer(task.env_id, module, run["env"]["kwargs"])
+        notes.append(note)
+    elif tokenizer is None:
+        tokenizer = load_tokenizer(model)
     settings, kwargs = ChatSettings.of_run(run), dict(run["env"]["kwargs"])
     if is_auto(kwargs):
         protocol = find_protocol(tokenizer, settings.template_kwargs, settings.fallback == DESCRIBE)
@@ -46,8 +50,18 @@ def first_prompt(
         shown = preview(env, tokenizer, chat, task.seed, task.options)
     finally:
         env.close()
-    notes = [f"protocol: {kwargs['protocol']}"] if "protocol" in kwargs else []
+    notes = [f"protocol: {kwargs['protocol']}", *notes] if "protocol" in kwargs else notes
     return [*notes, *told_otherwise(tokenizer, settings), *shown.lines()]
+
+
+def _nano_tokenizer(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> tuple[Any, str]:
+    """Make the tokenizer of an environment's nano model, without a solver that of the default one; say which."""
+    try:
+        spec = NanoSpec(env_id=env_id, env_module=module, env_kwargs=dict(kwargs))
+        return make_tokenizer(spec), f"tokenizer: of the nano model of {env_id}"
+    except (NotImplementedError, RuntimeError) as error:
+        spec = NanoSpec()
+        return make_tokenizer(spec), f"tokenizer: of the nano model of {spec.env_id}, since {error}"
 
 
 def prompt_of_id(model: str, name: str, seed: int, options: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
