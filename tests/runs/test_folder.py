@@ -74,6 +74,8 @@ def test_a_run_under_the_name_of_an_earlier_version_is_resumed(tmp_path: Path) -
     other = folders.open_run_folder(lake(tmp_path, "frozen_lake", lr=2.0))
     assert (other.path.name, other.state) == ("frozen_lake-seed0-001", "new")
     (note,) = other.notes
+    # --extend would refuse it
+    assert note.endswith("; its own command resumes it")
     assert note.startswith(
         f"{first.path} is unfinished at step 20 of None and differs in optim.lr: 1.0 -> 2.0; its own"
     )

@@ -203,6 +203,7 @@ def test_an_unfinished_run_that_differs_is_named_with_its_step_and_the_fields(tm
     assert (new.path.name, new.state) == ("run-002", "new")
     (note,) = new.notes
     assert note.startswith(f"{path} is unfinished at step 28 of 30 and differs in trainer.save_freq: 10 -> 2; ")
+    assert note.endswith("; its own command resumes it, trm train --extend changes it")
     # now the one with the higher number is in progress: it is not named, and neither is a finished one
     third = folders.open_run_folder(run_config(tmp_path, save_freq=3))
     assert [each.split()[0] for each in third.notes] == [str(path)]

@@ -25,6 +25,10 @@ class Trace:
     """The task's number of steps."""
 
 
+class NoSolver(NotImplementedError, ValueError):
+    """An environment without a scripted solver, of which no nano model can be made."""
+
+
 class Solver:
     """A player of one environment's tasks by its scripted solver.
 
@@ -43,7 +47,7 @@ class Solver:
         env = gymnasium.make(env_id, split=split, **(kwargs or {})).unwrapped
         if not isinstance(env, trm_envs.ToolEnv):
             raise ValueError(f"env_id = {env_id}: expected a trm_envs.ToolEnv; one of {trm_envs.registered_ids()}")
-        self.env = env
+        self.env, self.env_id = env, env_id
 
     def solve(self, seed: int, horizon: int) -> Trace:
         """Return the solved episode of one seed.
@@ -53,7 +57,7 @@ class Solver:
 
         Raises:
             RuntimeError: if the solver does not succeed.
-            NotImplementedError: if the environment has no solver.
+            NoSolver: if the environment has no solver.
         """
         if getattr(self.env.options, "one_horizon", False):
             horizon = self.env.options.horizon
@@ -68,7 +72,7 @@ class Solver:
             messages.append({"role": info["role"], "content": observation})
             action = self.env.solution()
         if info.get("success") is not True:
-            raise RuntimeError(f"the solver of {self.env.spec} failed on seed {seed}, horizon {horizon}; mend it")
+            raise RuntimeError(f"the solver of {self.env_id} failed on seed {seed}, horizon {horizon}; mend it")
         return Trace(messages, self.env.tool_schemas, horizon)
 
     def _first(self, seed: int, horizon: int) -> tuple[str, str]:
@@ -86,4 +90,7 @@ class Solver:
                 return first, self.env.solution()
             except NotImplementedError as error:
                 why = str(error) or "solution() raised NotImplementedError"
-        raise NotImplementedError(f"{self.env.spec} has no scripted solver for seed {seed} ({why}); define solution()")
+        raise NoSolver(
+            f"{self.env_id} has no scripted solver for seed {seed} ({why}), which the nano model would imitate; "
+            "define solution(), or take a model of your own (model=hub)"
+        )

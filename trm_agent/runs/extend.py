@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.compose import GROUPS, compose_run, default_experiment, plain
+from trm_agent.runs.extendable import EXTENDABLE
 from trm_agent.runs.folder import (
     SUMMARY_FILE,
     RunFolder,
@@ -30,29 +31,6 @@ from trm_fields import refuse, refuse_name
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# fields that may differ from those of the run; what is learned from a batch stays the same
-EXTENDABLE = (
-    "trainer.total_training_steps",
-    "trainer.total_epochs",
-    "env.train.num_tasks",
-    "trainer.save_freq",
-    "trainer.test_freq",
-    "trainer.logger",
-    "trainer.log_val_generations",
-    "trainer.max_actor_ckpt_to_keep",
-    "run.keep_best",
-    "run.keep_every",
-    "run.weight_sync_timeout_s",
-    "run.warn_infrastructure_share",
-    "run.max_infrastructure_share",
-    "run.max_infrastructure_steps",
-    "env.limits.step_timeout_s",
-    "env.limits.generate_timeout_s",
-    "env.limits.episode_timeout_s",
-    "hardware.fork_server",
-    "hardware.least_tokens_per_s",
-    *(f"{DUMP_PATH}.{name}" for name in ("every", "max_sequences", "max_files", "distributions", "directory")),
-)
 SCHEDULES = ("stretch", "restart")
 # sections whose fields depend on a choice, and are not filled in where a stored configuration lacks them
 _CHOSEN = (FIELD_PATH, DUMP_PATH, "nano", "env.kwargs", "hardware.env_vars")

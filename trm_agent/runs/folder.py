@@ -13,6 +13,7 @@ from typing import IO, Any, Literal, NoReturn
 from trm_agent.runs.code_version import git_state
 from trm_agent.runs.compose import earlier_name, game_of
 from trm_agent.runs.data_text import check_files, json_lines
+from trm_agent.runs.extendable import how_to_go_on
 from trm_agent.runs.numbered import make_numbered, numbered, try_lock
 from trm_agent.runs.scorer_version import FIELD, other_scorer
 from trm_agent.runs.stored_config import (
@@ -181,9 +182,7 @@ def _other_run(path: Path, stored: Mapping[str, Any], changes: Changes) -> list[
         where = f"{path} is unfinished at step {checkpoint_step(path)} of {steps}"
     except ValueError as error:
         where = f"{path} is unfinished and damaged ({error})"
-    return [
-        f"{where} and differs in {shown_changes(changes)}; its own command resumes it, trm train --extend changes it"
-    ]
+    return [f"{where} and differs in {shown_changes(changes)}; {how_to_go_on(changes)}"]
 
 
 def resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], lock: IO[str]) -> RunFolder:

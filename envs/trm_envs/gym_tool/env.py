@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import Counter
 from typing import Any
 
 import gymnasium
@@ -11,13 +12,15 @@ from trm_envs.errors import ScorerFailed
 from trm_envs.gym_tool.actions import NAME, action_tool, argument_of, moves_of
 from trm_envs.gym_tool.observations import ANSI, load_function, renders_text, shower
 from trm_envs.gym_tool.options import GAME, OBSERVATION, PER_EPISODE, SEED, GymOptions
-from trm_envs.gym_tool.search import Wins, replayed, winning_line
+from trm_envs.gym_tool.search import TooLarge, Wins, replayed, winning_line
 from trm_envs.judged import finite, judged, text
 from trm_envs.own_modules import import_module, told_of_unknown
 from trm_envs.tools import ToolResult
 from trm_fields import refuse
 
 MAX_LINES = 2000
+# searches that may be given up before a game counts as too large to search
+MAX_GIVEN_UP = 10
 
 
 class GymTool(ToolEnv[GymOptions]):
@@ -196,6 +199,8 @@ def _line(env: GymTool) -> list[Any] | None:
 
 
 _lines: dict[tuple[str, int], list[Any] | None] = {}
+# searches of a game that were given up, while none has found anything
+_given_up: Counter[str] = Counter()
 
 
 def _found(name: str, env: GymTool, seed: int) -> list[Any] | None:
@@ -203,13 +208,25 @@ def _found(name: str, env: GymTool, seed: int) -> list[Any] | None:
     if line is None and (name, seed) not in _lines:
         if len(_lines) >= MAX_LINES:
             _lines.clear()
-        moves = moves_of(env._game.action_space)
-        game = env._made()
-        try:
-            line = moves and winning_line(game, seed, moves, env._wins, shower(game, env.options.to_text))
-        finally:
-            game.close()
+        if _given_up[name] < MAX_GIVEN_UP:
+            line = _searched(name, env, seed)
         _lines[name, seed] = line
+    return line
+
+
+def _searched(name: str, env: GymTool, seed: int) -> list[Any] | None:
+    moves = moves_of(env._game.action_space)
+    game = env._made()
+    try:
+        line = moves and winning_line(game, seed, moves, env._wins, shower(game, env.options.to_text))
+    except TooLarge:
+        _given_up[name] += 1
+        return None
+    finally:
+        game.close()
+    if line:
+        # the others are worth their time
+        _given_up[name] = -(2**63)
     return line
 
 

@@ -13,6 +13,10 @@ Wins = Callable[[float, bool, Any], bool]
 """Function of (return, truncated, game) of a game that is over."""
 
 
+class TooLarge(Exception):
+    """A search that was given up before it had seen the whole game."""
+
+
 @dataclass(frozen=True)
 class Played:
     """The outcome of a line."""
@@ -33,7 +37,7 @@ class Played:
 
 
 def winning_line(game: Any, seed: int, moves: Sequence[Any], wins: Wins, key: Callable[[Any], Any]) -> list[Any] | None:
-    """Return the shortest moves that win a task; None if a search of `MAX_STEPS` steps finds none.
+    """Return the shortest moves that win a task; None if there are none.
 
     Args:
         game: a game of the search's own.
@@ -41,6 +45,9 @@ def winning_line(game: Any, seed: int, moves: Sequence[Any], wins: Wins, key: Ca
         moves: all moves.
         wins: whether a game that is over is won.
         key: function of an observation; two with one key are not followed twice.
+
+    Raises:
+        TooLarge: `MAX_STEPS` steps of the game have found none.
     """
     first, _ = game.reset(seed=seed)
     seen, lines, num_steps = {key(first)}, deque[list[Any]]([[]]), 0
@@ -55,6 +62,8 @@ def winning_line(game: Any, seed: int, moves: Sequence[Any], wins: Wins, key: Ca
             elif played is not None and (found := key(played.observation)) not in seen:
                 seen.add(found)
                 lines.append([*line, move])
+    if lines:
+        raise TooLarge
     return None
 
 
