@@ -32,7 +32,6 @@ from trm_agent.models.nano import NanoSpec, ensure_nano_model
 from trm_agent.tasks import make_env
 
 ENV_ID = "trm/ChainMath-v0"
-LIMITS = Limits(max_turns=8, max_turn_tokens=32, max_response_tokens=160)
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,21 @@ class Batch:
     """One number for each episode, shape (batch, 1)."""
 
 
+def limits_of(horizon: int) -> Limits:
+    """Return limits that every solution fits into; one episode that rambles makes the whole batch as long."""
+    return Limits(max_turns=horizon + 2, max_turn_tokens=16, max_response_tokens=32 * (horizon + 1))
+
+
 def play(
     generator: HuggingFaceGenerator, chat: ChatTokens, seeds: Sequence[int], num: int, horizon: int
 ) -> list[Episode]:
     """Play each task `num` times; the episodes of a task stand together."""
+    limits = limits_of(horizon)
 
     def episode(seed: int):
         options = {"horizon": horizon, "split": "train"}
         return run_episode(
-            lambda: make_env(ENV_ID, None, {}), generator, chat, LIMITS, env_id=ENV_ID, seed=seed, options=options
+            lambda: make_env(ENV_ID, None, {}), generator, chat, limits, env_id=ENV_ID, seed=seed, options=options
         )
 
     async def play_all() -> list[Episode]:

@@ -173,7 +173,7 @@ async def test_64_episodes_of_which_some_raise_and_some_hang():
     assert (threads.num_lent, threads.num_abandoned) == (64, 8)
     assert elapsed < 2 * limits.step_timeout_s
     # Hanging on the event loop would hold it for 20 s.
-    assert sorted(blocked)[int(0.95 * len(blocked))] < 0.05, f"longest times {sorted(blocked)[-20:]}"
+    assert sum(each for each in blocked if each > 0.03) < 1, f"longest times {sorted(blocked)[-20:]}"
     assert max(blocked) < 0.5
     assert max(busy) < 0.5
 
