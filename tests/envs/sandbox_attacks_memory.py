@@ -5,6 +5,9 @@ import ctypes, mmap, os, select, signal, socket, subprocess, sys, threading, tim
 MIB = 1 << 20
 BLOCK = b'x' * (4 * MIB)
 libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 held = []
 def slowly(number=60):
     for at in range(number):
@@ -36,18 +39,12 @@ GROW = {
     "private": "for _ in slowly(): held.append(bytes(BLOCK) + b'y')",
     "private mappings": "for _ in slowly(): m = mmap.mmap(-1, 4 * MIB, mmap.MAP_PRIVATE); m[:] = BLOCK; held.append(m)",
     "shared, a page kept": """
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 for _ in slowly():
     at = libc.mmap(None, 4 * MIB, 3, 0x21, -1, 0)
     ctypes.memset(at, 1, 4 * MIB)
     libc.munmap(at + 4096, 4 * MIB - 4096)
 """,
     "/dev/zero, a page kept": """
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 zero = os.open('/dev/zero', os.O_RDWR)
 for _ in slowly():
     at = libc.mmap(None, 4 * MIB, 3, 0x01, zero, 0)
@@ -67,9 +64,6 @@ time.sleep(0.5)
 hold()
 """,
     "shared, in small pieces": """
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 for _ in range(3000):
     at = libc.mmap(None, MIB // 8, 3, 0x21, -1, 0)
     if at == ctypes.c_void_p(-1).value: break

@@ -176,12 +176,8 @@ def test_retries_end() -> None:
 
 def test_a_slow_server_ends_at_the_deadline_and_is_not_asked_again() -> None:
     is_over = threading.Event()
-
-    def slowly(body: Any) -> tuple[int, bytes]:
-        is_over.wait(20)
-        return answer()
-
-    with FakeServer(slowly) as fake, FusionSandbox(fake.address, margin_s=0.2) as sandbox:
+    late = FakeServer(lambda body: (is_over.wait(20), answer())[1])
+    with late as fake, FusionSandbox(fake.address, margin_s=0.2) as sandbox:
         started = time.monotonic()
         result = sandbox.run("1", limits=Limits(wall_s=0.1))
         assert time.monotonic() - started < 10
