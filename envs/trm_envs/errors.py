@@ -1,6 +1,7 @@
 """Failures of the infrastructure, which give no verdict, and of the model's text, which is then wrong."""
 
 import threading
+import traceback
 
 MAX_MESSAGE_CHARS = 300
 
@@ -40,3 +41,9 @@ def describe(error: BaseException) -> str:
     """Return type and message of an exception, short and fit for a file."""
     told = f"{type(error).__name__}: {message_of(error)[:MAX_MESSAGE_CHARS]}"
     return told.encode("utf-8", "replace").decode()
+
+
+def place_of(error: BaseException) -> str:
+    """Return the innermost place of an exception, as ` (at FILE:LINE in FUNCTION)`; empty if it was never raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" (at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from trm_envs.errors import ScorerFailed, describe, is_not_the_texts
+from trm_envs.errors import ScorerFailed, describe, is_not_the_texts, place_of
 
 ResultT = TypeVar("ResultT")
 
@@ -21,7 +21,7 @@ def judged(function: Callable[..., Any], check: Callable[[Any], ResultT], *args:
     except BaseException as error:
         if is_not_the_texts(error):
             raise
-        raise ScorerFailed(f"{function.__name__} raised {describe(error)}") from error
+        raise ScorerFailed(f"{function.__name__} raised {describe(error)}{place_of(error)}") from error
 
 
 def text(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Whose fault it was, on the environments' side: what the model's text can break is its own; the rest is not."""
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -93,6 +94,7 @@ def test_what_an_environments_own_code_raises_on_the_text_is_wrong_and_counted(p
     _, reward, terminated, truncated, info = in_a_thread(lambda: env.step(action))
     assert (reward, terminated, truncated, info["success"]) == (0.0, True, False, False)
     assert info["scorer_error"].startswith(f"{place} raised {name}: ")
+    assert re.search(r" \(at \S+\.py:\d+ in .+\)$", info["scorer_error"])
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(action)
     env.reset(seed=0)

@@ -6,7 +6,7 @@ import pytest
 
 from trm_agent.report.failures import category, failure_tables
 from trm_agent.report.overview import preset_differences
-from trm_agent.report.results import REST, result_table, time_shares
+from trm_agent.report.results import PREPARATION, REST, result_table, time_shares
 from trm_agent.report.sources import Source
 from trm_agent.runs.rates import wilson
 
@@ -76,6 +76,15 @@ def test_times_add_up_to_the_wall_time_with_start_up_and_the_first_validation():
     again = [*startup, {"phase": "driver", "time": 200.0}, {"phase": "agent loops", "time": 205.0}]
     assert dict(time_shares(source(RUN, again)))["start-up"] == 27.0
     assert time_shares(source(RUN[:1])) == []
+
+
+def test_the_time_before_the_driver_is_named():
+    startup = [{"phase": "driver", "time": 70.0}, {"phase": "driver", "time": 200.0}]
+    first = source(RUN, startup, {"wall_s": 60.0})
+    # the first command worked 40 s before its driver, a second one ended before it had one, and the third 5 s
+    first.sessions = [{"started": 30.0}, {"started": 110.0}, {"started": 195.0}, {"started": "x"}]
+    assert time_shares(first)[0] == (PREPARATION, 45.0)
+    assert PREPARATION not in dict(time_shares(source(RUN, startup)))
 
 
 def test_no_share_of_time_is_negative_whatever_a_file_says():

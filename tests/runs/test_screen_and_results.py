@@ -45,7 +45,7 @@ def test_warnings_that_matter_are_shown() -> None:
     row = step_row(1, **{"env/infrastructure_failures": 3.0, "env/infrastructure_failures/env_error": 3.0})
     assert step_warnings(row) == ["3 episodes could not be played (3 env_error); they are out of the loss, see log.txt"]
     (broken,) = step_warnings({"env/scorer_errors": 2.0, "trm/acceptance": 1.0})
-    assert broken == "on 2 episodes the environment raised on the model's text, which scores 0; see log.txt"
+    assert broken == "on 2 episodes the environment raised, which scores 0; see log.txt"
     late = {"env/infrastructure_failures": 2.0, "env/infrastructure_failures/generator_timeout": 2.0}
     assert (
         "(2 generator_timeout)" in step_warnings({**late, "env/infrastructure_failures/generator_timeout/le_8": 2.0})[0]

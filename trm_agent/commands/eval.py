@@ -193,10 +193,10 @@ def _finish(store: Store, as_json: bool) -> None:
         )
     broken = [row for row in rows if row.get("scorer_error")]
     if broken:
-        _say(
-            f"warning: on {len(broken)} of {len(rows)} episodes the environment raised on the model's text, which"
-            f" scores 0, e.g. {broken[0]['scorer_error']}"
-        )
+        from trm_agent.runs.raised import told_of_errors
+
+        told = told_of_errors([str(row["scorer_error"]) for row in broken])
+        _say(f"warning: on {len(broken)} of {len(rows)} episodes the environment raised, which scores 0; {told}")
 
 
 def _announce(store: Store) -> None:

@@ -20,6 +20,7 @@ PHASES = {
     "checkpoints": ("save_checkpoint",),
 }
 START, REST = "start-up", "rest"
+PREPARATION = "preparation (checks, warm start)"
 # of start-up, with which each session of a run begins
 FIRST_PHASE = "driver"
 ACCEPTED = "sequences that the mask accepted"
@@ -58,11 +59,13 @@ def result_table(sources: Sequence[Source]) -> dict[str, Any] | None:
 
 
 def time_shares(source: Source) -> list[tuple[str, float]]:
-    """Return the seconds of a run's phases, start-up first and the rest last; empty without a timed step."""
+    """Return the seconds of a run's phases, what precedes training first, the rest last; empty without a timed step."""
     if not any(is_finite(row.get("timing_s/step")) for row in source.metrics):
         return []
     sessions = _sessions(source.startup)
     spent = {START: sum(times[-1] - times[0] for times in sessions)}
+    if (prepared := _prepared(source.sessions, sessions)) is not None:
+        spent = {PREPARATION: prepared, **spent}
     for phase, names in PHASES.items():
         spent[phase] = sum(_seconds(row, name) for row in source.metrics for name in names)
     first = source.metrics[0]
@@ -84,6 +87,14 @@ def _sessions(startup: Sequence[Mapping[str, Any]]) -> list[list[float]]:
                 sessions.append([])
             sessions[-1].append(row["time"])
     return sessions
+
+
+def _prepared(begun: Sequence[Mapping[str, Any]], sessions: Sequence[Sequence[float]]) -> float | None:
+    """Return the seconds from each command to its driver; None where no record tells when a command began."""
+    starts = [row["started"] for row in begun if is_finite(row.get("started"))]
+    before = [(times[0], [start for start in starts if start <= times[0]]) for times in sessions]
+    spans = [first - max(earlier) for first, earlier in before if earlier]
+    return sum(spans) if spans else None
 
 
 def _seconds(row: Mapping[str, Any], name: str) -> float:

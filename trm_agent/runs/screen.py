@@ -14,6 +14,7 @@ from typing import IO, Any
 from trm_agent.runs import plain_log
 from trm_agent.runs.folder import LOG_FILE, METRICS_FILE, STARTUP_FILE
 from trm_agent.runs.progress import end_phase, progress_line, read_phase
+from trm_agent.runs.raised import RAISED, Raised, read_raised, step_warning
 
 POLL_SECONDS = 0.2
 # seconds of a generation or validation before its progress is shown, and between two showings
@@ -24,6 +25,13 @@ LOG_EVERY_S = 120.0
 TO_END_OF_LINE = "\x1b[K"
 FAILURES = "env/infrastructure_failures"
 EQUAL_GROUPS = "env/equal_group_frac"
+# phase of the start-up that is over -> the next one's work
+NEXT_WORK = {
+    "driver": "Ray starts",
+    "driver of the trainer": "the data queue starts",
+    "data queue": "the model is loaded and the rollout engine starts, which takes longest",
+    "actor and rollout engine": "the agent loops start",
+}
 # a metric of every row that holds a validation
 VALIDATION_FAILURES = "env/val_infrastructure_failures"
 
@@ -75,6 +83,7 @@ class Screen(threading.Thread):
         self._done = threading.Event()
         self._is_line_open = False
         self._shown = self._logged = 0.0
+        self._waits_after: tuple[str, float] | None = None
         self._offsets = {STARTUP_FILE: self._size(STARTUP_FILE), METRICS_FILE: self._size(METRICS_FILE)}
 
     def run(self) -> None:
@@ -93,10 +102,21 @@ class Screen(threading.Thread):
     def _look(self) -> None:
         for row in self._news(STARTUP_FILE):
             self._print(f"  {row['time'] - self.started:5.0f} s  {row['phase']} ready")
+            self._waits_after = row["phase"], row["time"]
         for row in self._news(METRICS_FILE):
+            self._waits_after = None
             self._show(row)
 
+        self._name_work(time.time())
         self._show_progress(time.time())
+
+    def _name_work(self, now: float) -> None:
+        """Say once what a phase of the start-up that is long does."""
+        if self._waits_after is None or now - self._waits_after[1] < SILENT_S:
+            return
+        if work := NEXT_WORK.get(self._waits_after[0]):
+            self._print(f"  {now - self.started:5.0f} s  {work} ...")
+        self._waits_after = None
 
     def _show_progress(self, now: float) -> None:
         """Show how far a long generation or validation is: one line rewritten on a terminal, else now and then one."""
@@ -122,7 +142,8 @@ class Screen(threading.Thread):
         if "timing_s/step" in row:
             self.durations.append(row["timing_s/step"])
             self._print(step_line(row, self.total_steps, self.durations))
-            for warning in step_warnings(row):
+            raised = read_raised(self.run_dir).get(row["step"]) if row.get(RAISED) else None
+            for warning in step_warnings(row, raised):
                 self._print(f"  warning: {warning}")
         if VALIDATION_FAILURES in row:
             rates = [f"horizon {horizon}: {100 * rate:.1f} %" for horizon, rate in validation_rates(row).items()]
@@ -181,16 +202,18 @@ def rejections(row: dict[str, Any]) -> str:
     return f" (rejected {', '.join(shown)})" if shown else ""
 
 
-def step_warnings(row: dict[str, Any]) -> list[str]:
-    """Return the warnings about a step that a person should see without looking for them."""
+def step_warnings(row: dict[str, Any], raised: Raised | None = None) -> list[str]:
+    """Return the warnings about a step that a person should see without looking for them.
+
+    Args:
+        raised: the step's most frequent exception of an environment; None where it is not known.
+    """
     warnings = []
     failed = failures(row, FAILURES)
     if failed:
         warnings.append(f"{failed}; they are out of the loss, see {LOG_FILE}")
-    if broken := int(row.get("env/scorer_errors") or 0):
-        warnings.append(
-            f"on {broken} episodes the environment raised on the model's text, which scores 0; see {LOG_FILE}"
-        )
+    if broken := step_warning(row, raised):
+        warnings.append(broken)
     if row.get("trm/all_rejected"):
         warnings.append("a whole update was rejected by the trust region: its policy loss has no gradient")
     if row.get(EQUAL_GROUPS) == 1:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.runs.folder import SUMMARY_FILE, read_metrics
+from trm_agent.runs.raised import read_raised, run_warning
 from trm_agent.runs.rates import newcombe, wilson
 from trm_agent.runs.screen import EQUAL_GROUPS
 
@@ -16,9 +17,10 @@ _UNKNOWN = "whether the tasks are held out is not known: the environment could n
 
 
 def table_of(run_dir: Path) -> str:
-    """Format the table of a complete run, with a note where steps had nothing to learn from."""
+    """Format the table of a complete run, with notes where steps had nothing to learn from or environments raised."""
     shown = table(json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8")))
-    return "\n".join([shown, *nothing_learnt(read_metrics(run_dir))])
+    rows = read_metrics(run_dir)
+    return "\n".join([shown, *nothing_learnt(rows), *run_warning(rows, read_raised(run_dir))])
 
 
 def nothing_learnt(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -16,6 +16,7 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
 from trm_agent.runs.endings.closing import record_cause
 from trm_agent.runs.folder import METRICS_FILE
+from trm_agent.runs.raised import write_raised
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
@@ -90,6 +91,8 @@ class RunMixin:
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         summaries = [fields["episode"] for fields in list(data["extra_fields"])]
+        raised = [str(item["scorer_error"]) for item in summaries if item.get("scorer_error") is not None]
+        write_raised(Path(self.config.run.dir), global_steps, raised)
         failures = _take_failures(TRAIN)
         metrics.update(training_metrics(summaries, failures, timing_raw["step"]))
         metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, len(summaries), failures)
