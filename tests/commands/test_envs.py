@@ -189,7 +189,9 @@ def run(folder, *command):
 def test_a_new_package_passes_its_own_test_and_the_check(tmp_path, capsys):
     assert main(["envs", "new", "blue_camel", "--dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out.endswith("trm envs check blue_camel:blue_camel/BlueCamel-v0\n")
+    *_, checked, trained = out.splitlines()
+    assert checked.endswith("trm envs check blue_camel:blue_camel/BlueCamel-v0")
+    assert trained == "then: trm train env=custom env.id=blue_camel:blue_camel/BlueCamel-v0"
     root = tmp_path / "blue_camel"
     tested = run(root, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert tested.returncode == 0, tested.stdout

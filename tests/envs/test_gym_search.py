@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import tests.envs.gym_games  # noqa: F401
+from trm_agent.models import traces
 from trm_envs.gym_tool import GymTool
 from trm_envs.gym_tool import env as module
 from trm_envs.gym_tool.search import TooLarge
@@ -65,3 +66,11 @@ def test_a_search_says_that_it_was_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(search, "MAX_STEPS", 5)
     with pytest.raises(TooLarge):
         search.winning_line(made, 3, moves, lambda total, cut, game: False, str)
+
+
+def test_the_solver_of_a_game_that_no_search_wins_names_what_its_user_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "MOST_LOST", 2)
+    solver = traces.Solver("trm/Gym-v0", "train", kwargs={"env_id": "games/Sum-v0", "success_at": 2.0})
+    with pytest.raises(traces.NoSolver, match=r"no line .*env.kwargs.success_at.*gym_tool.GymTool.*model=hub") as told:
+        solver.solve(0, 1)
+    assert "imitate; define solution()" not in str(told.value)

@@ -78,7 +78,13 @@ def test_the_command_says_what_it_wrote(run: Path, tmp_path: Path, capsys: pytes
     ("source", "word"),
     [
         ("{run}@30", "has no checkpoint of step 30 (steps whose checkpoints are kept: 10, 20"),
-        ("{run}@x", "does not exist"),
+        (
+            "{run}@x",
+            "does not exist; allowed: a run folder (its last checkpoint), RUN@STEP, a global_step_N or actor folder\n",
+        ),
+        ("{run}s@10", "s does not exist; allowed: a run folder"),
+        ("start:{run}s", "s does not exist; give a run folder after 'start:'"),
+        ("=a", "a label and a source are needed around '='; allowed: a run folder (its last checkpoint), RUN@STEP"),
         ("nano", "RUN@STEP: got 'nano', which is no run but a model that is made"),
         ("{model}", "which is a Hugging Face folder already"),
         ("start:{run}", "which is no run but a model that is made"),

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from trm_agent.runs.compose import compose_run, earlier_name, name_of_environment
+from trm_agent.runs.compose import _split_address, compose_run, earlier_name, name_of_environment
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,34 @@ def test_a_run_is_named_after_its_environment(overrides: list[str], name: str) -
     config = compose_run(overrides)
     assert config.run.name == name
     assert config.run.experiment == experiment_of(overrides)
+
+
+def test_module_and_id_may_be_given_as_one_as_to_other_commands() -> None:
+    config = compose_run(["env=custom", "env.id=my.shop:shop/Sql-v0"])
+    assert (config.env.id, config.env.module, config.run.name) == ("shop/Sql-v0", "my.shop", "sql-seed0")
+    assert (config.nano.env_id, config.nano.env_module) == ("shop/Sql-v0", "my.shop")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "taken"),
+    [
+        ("shop:shop/Sql-v0", "shop", ("shop/Sql-v0", "shop")),
+        ("shop/Sql-v0", "shop", ("shop/Sql-v0", "shop")),
+        (":shop/Sql-v0", None, (":shop/Sql-v0", None)),
+        ("shop:", None, ("shop:", None)),
+        (None, None, (None, None)),
+    ],
+)
+def test_an_id_alone_and_a_part_of_an_address_are_left_alone(env_id: Any, module: Any, taken: tuple) -> None:
+    config = OmegaConf.create({"env": {"id": env_id, "module": module}})
+    _split_address(config)
+    assert (config.env.id, config.env.module) == taken
+
+
+def test_an_address_of_another_module_is_refused() -> None:
+    config = OmegaConf.create({"env": {"id": "shop:shop/Sql-v0", "module": "other"}})
+    with pytest.raises(ValueError, match=r"env.id: got 'shop:shop/Sql-v0', where env.module=other; .*leave one"):
+        _split_address(config)
 
 
 def experiment_of(overrides: list[str]) -> str:

@@ -171,7 +171,12 @@ def test_weights_that_would_read_other_tokens_are_refused() -> None:
     [
         ("{run}", r"a run without a step \(steps with a checkpoint: 10\); .*name one: .*@STEP"),
         ("{run}@20", r"run.init_from: .*has no checkpoint of step 20 .*: 10"),
-        ("{run}/none", "run.init_from: .*does not exist"),
+        (
+            "{run}/none",
+            "run.init_from: .*does not exist; allowed: RUN@STEP, a global_step_N folder, or a Hugging Face folder$",
+        ),
+        ("{run}s@10", "run.init_from: .*s does not exist; allowed: RUN@STEP"),
+        ("{run}/checkpoints", "run.init_from: .*no checkpoint; it holds .*; allowed: RUN@STEP, a global_step_N folder"),
         ("nano", "run.init_from: got 'nano'; allowed: RUN@STEP"),
     ],
 )

@@ -47,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: the checkpoint or the folder cannot be used, or the disk is too small.
     """
     from trm_agent.evaluate.checkpoints.export import check_source, check_target, export
-    from trm_agent.evaluate.checkpoints.source import parse_checkpoint
+    from trm_agent.evaluate.checkpoints.source import TRAINED, parse_checkpoint
 
     folder = arguments.folder.expanduser()
     check_target(folder)
-    checkpoint = parse_checkpoint(arguments.checkpoint)
+    checkpoint = parse_checkpoint(arguments.checkpoint, allowed=TRAINED)
     check_source(checkpoint)
     # as Ctrl-C does, so that nothing half-written is left
     signal.signal(signal.SIGTERM, _stop)

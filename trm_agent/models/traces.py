@@ -92,5 +92,16 @@ class Solver:
                 why = str(error) or "solution() raised NotImplementedError"
         raise NoSolver(
             f"{self.env_id} has no scripted solver for seed {seed} ({why}), which the nano model would imitate; "
-            "define solution(), or take a model of your own (model=hub)"
+            f"{_remedy(self.env)}"
         )
+
+
+def _remedy(env: trm_envs.ToolEnv) -> str:
+    """Return the ways to a model of an environment without a solver."""
+    # a wrapped game, for which a search stands in
+    if hasattr(env.options, "success_at"):
+        return (
+            "call a lower return a success (env.kwargs.success_at), register a class of your own that derives from "
+            "trm_envs.gym_tool.GymTool and defines solution(), or take a model of your own (model=hub)"
+        )
+    return "define solution(), or take a model of your own (model=hub)"

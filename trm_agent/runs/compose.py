@@ -71,6 +71,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         raise ValueError(_first_lines(error)) from error
     check_groups(config)
     _dump_into_the_run(config)
+    _split_address(config)
     _name(config, {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides})
     return config
 
@@ -108,6 +109,21 @@ def _dump_into_the_run(config: DictConfig) -> None:
     dump = config.actor_rollout_ref.actor.policy_loss.get("dump")
     if OmegaConf.is_dict(dump) and dump.get("directory", "") is None:
         dump.directory = "${run.dir}/rollouts"
+
+
+def _split_address(config: DictConfig) -> None:
+    """Take MODULE:ID as the id of an environment, as other commands do.
+
+    Raises:
+        ValueError: env.module names another module.
+    """
+    module, separator, env_id = str(config.env.id or "").rpartition(":")
+    if not (separator and module and env_id):
+        return
+    if config.env.module not in (None, module):
+        because = f"where env.module={config.env.module}"
+        refuse("env.id", config.env.id, "an id of that module", "leave one of the two out", because=because)
+    config.env.id, config.env.module = env_id, module
 
 
 def _name(config: DictConfig, given: Mapping[str, str]) -> None:

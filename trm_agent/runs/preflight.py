@@ -119,7 +119,7 @@ def _wording(config: DictConfig) -> Wording:
     return Wording(
         id=f"env.id={env.id!r}",
         module=f"env.module={env.module!r}",
-        own="for an environment of your own set env.module to the module that registers it",
+        own="for an environment of your own set env.module to the module that registers it, or write env.id=MODULE:ID",
         settings=f"env.kwargs={plain(env.kwargs)} of {env.id}",
         rate=LEAST_RATE,
     )

@@ -223,6 +223,7 @@ def new(arguments: argparse.Namespace) -> int:
     for path in written:
         print(path)
     print(f"next: cd {Path(arguments.dir) / arguments.name} && trm envs check {arguments.name}:{env_id}")
+    print(f"then: trm train env=custom env.id={arguments.name}:{env_id}")
     return 0
 
 

@@ -37,7 +37,7 @@ def initial_checkpoint(field: str, source: str) -> Checkpoint:
         because, remedy = f"a run without a step (steps with a checkpoint: {steps})", f"name one: {source}@STEP"
         refuse(field, source, _ALLOWED, remedy, because=because)
     try:
-        found = parse_checkpoint(source)
+        found = parse_checkpoint(source, allowed=_ALLOWED)
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
     if found.kind not in ("fsdp", "huggingface"):

@@ -20,6 +20,8 @@ from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, checkpoint_folder, c
 
 NANO = "nano"
 START = "start:"
+# what training has written, as ALLOWED names it
+TRAINED = "a run folder (its last checkpoint), RUN@STEP, a global_step_N or actor folder"
 ALLOWED = (
     "a run folder (its last checkpoint), RUN@STEP, start:RUN (what the run began with), a global_step_N or actor "
     "folder, a Hugging Face folder, nano, or http://host:port/v1[#model]; each may be LABEL=SOURCE"
@@ -50,28 +52,31 @@ class Checkpoint:
     """Hugging Face folder to serve, once it is prepared; None before, and for an endpoint."""
 
 
-def parse_checkpoint(text: str, nano: NanoSpec | None = None, tokenizer: str | None = None) -> Checkpoint:
+def parse_checkpoint(
+    text: str, nano: NanoSpec | None = None, tokenizer: str | None = None, allowed: str = ALLOWED
+) -> Checkpoint:
     """Resolve a user's text, and refuse a source that cannot be evaluated.
 
     Args:
         text: `SOURCE` or `LABEL=SOURCE`; a label has neither "/" nor "://".
         nano: the recipe behind the source `nano`; None for the default one.
         tokenizer: folder of a tokenizer, used if the source brings none.
+        allowed: sources that the command takes, for refusals; it refuses the others itself.
 
     Raises:
         ValueError: no such source, a folder that is not a checkpoint or half-written, a tokenizer of another model, an
             endpoint that refuses or stalls; the message holds the finding and the remedy.
     """
-    label, source = _split_label(text)
+    label, source = _split_label(text, allowed)
     tokens = Path(tokenizer).expanduser() if tokenizer is not None else None
     if re.match(r"https?://", source):
         found = _endpoint(source, tokens)
     elif source == NANO:
         found = Checkpoint(NANO, NANO, source, nano=nano or NanoSpec())
     elif source.startswith(START):
-        found = _start_of(source, Path(source.removeprefix(START)).expanduser(), tokens)
+        found = _start_of(source, Path(source.removeprefix(START)).expanduser(), tokens, allowed)
     else:
-        found = _folder(source, tokens)
+        found = _folder(source, tokens, allowed)
     return replace(found, label=label or found.label)
 
 
@@ -115,12 +120,12 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return model_files.content_hash([*weights, *tokenizer])
 
 
-def _split_label(text: str) -> tuple[str | None, str]:
+def _split_label(text: str, allowed: str) -> tuple[str | None, str]:
     label, equals, source = text.partition("=")
     if not equals or "/" in label or Path(text.strip()).expanduser().is_dir():
         return None, text.strip()
     if not label.strip() or not source.strip():
-        raise ValueError(f"checkpoint {text!r}: a label and a source are needed around '='; allowed: {ALLOWED}")
+        raise ValueError(f"checkpoint {text!r}: a label and a source are needed around '='; allowed: {allowed}")
     return label.strip(), source.strip()
 
 
@@ -137,10 +142,11 @@ def _endpoint(source: str, tokenizer: Path | None) -> Checkpoint:
     return Checkpoint(name, "endpoint", source, url=url, model=name, tokenizer=tokenizer)
 
 
-def _start_of(source: str, run: Path, tokenizer: Path | None) -> Checkpoint:
+def _start_of(source: str, run: Path, tokenizer: Path | None, allowed: str) -> Checkpoint:
     """Return the model that a run began with, according to its `config.yaml`."""
     if not (run / CONFIG_FILE).exists():
-        raise ValueError(f"checkpoint {source!r}: {run} holds no {CONFIG_FILE}; give a run folder after {START!r}")
+        why = f"holds no {CONFIG_FILE}" if run.is_dir() else "is a file" if run.exists() else "does not exist"
+        raise ValueError(f"checkpoint {source!r}: {run} {why}; give a run folder after {START!r}")
     label = f"{run.resolve().name} start"
     try:
         config: dict[str, Any] = read_yaml((run / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -150,7 +156,7 @@ def _start_of(source: str, run: Path, tokenizer: Path | None) -> Checkpoint:
         folder = Path(path).expanduser()
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{run / CONFIG_FILE}: names no model that a run began with ({error}); allowed: {ALLOWED}"
+            f"{run / CONFIG_FILE}: names no model that a run began with ({error}); allowed: {allowed}"
         ) from error
     if not folder.is_dir():
         folder = _downloaded(source, path)
@@ -171,7 +177,7 @@ def _downloaded(source: str, name: str) -> Path:
         ) from error
 
 
-def _folder(source: str, tokenizer: Path | None) -> Checkpoint:
+def _folder(source: str, tokenizer: Path | None, allowed: str) -> Checkpoint:
     path, step = Path(source).expanduser(), None
     name, at, digits = source.rpartition("@")
     if at and digits.isdigit() and not path.exists():
@@ -179,7 +185,7 @@ def _folder(source: str, tokenizer: Path | None) -> Checkpoint:
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
-        raise ValueError(f"checkpoint {source!r}: {path} {what}{where}; allowed: {ALLOWED}")
+        raise ValueError(f"checkpoint {source!r}: {path} {what}{where}; allowed: {allowed}")
     if step is not None or (path / CHECKPOINTS).is_dir() or (path / CONFIG_FILE).exists():
         return _of_run(source, path, step)
     if (path / "actor").is_dir():
@@ -189,7 +195,7 @@ def _folder(source: str, tokenizer: Path | None) -> Checkpoint:
     if not (path / "config.json").exists():
         found = sorted(each.name for each in path.iterdir())
         shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-        raise ValueError(f"checkpoint {source!r}: no checkpoint; it holds {shown or 'nothing'}; allowed: {ALLOWED}")
+        raise ValueError(f"checkpoint {source!r}: no checkpoint; it holds {shown or 'nothing'}; allowed: {allowed}")
     own = any((path / name).exists() for name in model_files.TOKENIZERS)
     _check_model(path, None if own else tokenizer)
     return Checkpoint(path.resolve().name, "huggingface", source, path, tokenizer=None if own else tokenizer)

@@ -85,7 +85,7 @@ function drawConfiguration(data) {
     if (data.runs[i].kind !== "run") return;
     const label = data.runs.length > 1 ? `${data.runs[i].label}: ` : "";
     if (!preset) {
-      parts.push(h("p", { class: "about" }, `${label}The preset of this run is not known here: it has another name, or configurations cannot be composed.`));
+      parts.push(h("p", { class: "about" }, `${label}What differs from the run's preset is not shown: an older version made the run and did not store the preset's name, or configurations cannot be composed here (trm doctor).`));
       return;
     }
     parts.push(h("section", { class: "group" }, h("h2", {}, `${label}what differs from the preset ${preset.name}`),
