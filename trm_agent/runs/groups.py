@@ -153,7 +153,7 @@ def _limits() -> Limits:
 class EnvConfig:
     """The environment of a run, its tasks, and the limits of an episode."""
 
-    id: str | None = setting(None, Text(optional=True), "Gymnasium id.")
+    id: str | None = setting(None, Text(optional=True), "Gymnasium id; `MODULE:ID` sets `env.module` as well.")
     module: str | None = setting(
         None, Text(optional=True), "Module that registers the id, for [an environment of your own](write_an_env.md)."
     )
