@@ -23,7 +23,7 @@ from trm_agent.runs.screen import SILENT_S, Screen
 
 
 def error(name: str, message: str, line: int = 7) -> str:
-    return f"env.step failed: {name}: {message} (at /my/env.py:{line} in step)"
+    return f"turn 12: env.step failed: {name}: {message} (at /my/env.py:{line} in step)"
 
 
 def step(number: int, broken: float, episodes: float = 100.0) -> dict[str, float]:

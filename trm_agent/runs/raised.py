@@ -21,6 +21,7 @@ OUTSIDE = (
     "which keeps such episodes out of rates and loss (docs/stop_reasons.md)"
 )
 _TYPE = re.compile(r"\b(?:failed:|raised) ([A-Za-z_][\w.]*)")
+_TURN = re.compile(r"^turn \d+: ")
 _PLACE = re.compile(r"\(at (\S.*:\d+)\b")
 _OUTSIDE_TYPE = re.compile(
     r"(Connect|Timeout|SSL|Socket|Network|HTTP|URL|Proxy)\w*(Error|Exception)$|Timeout$|^(BrokenPipeError|OSError|gaierror)$"
@@ -108,7 +109,7 @@ def _told(error: str, count: int, broken: int) -> str:
     how_often = "" if count == broken else f"most often ({count}) "
     kind, _ = _kind(error)
     remedy = f"; {OUTSIDE}" if _OUTSIDE_TYPE.search(kind) else ""
-    shown = printable(" ".join(error.split()))
+    shown = printable(_TURN.sub("", " ".join(error.split())))
     if len(shown) > MAX_CHARACTERS:
         # the place stands at the end
         shown = f"{shown[: MAX_CHARACTERS - LAST_CHARACTERS]} ... {shown[-LAST_CHARACTERS:]}"
