@@ -13,7 +13,7 @@ FILE = Path(__file__).resolve().parent.parent / "trm_agent" / "runs" / "vllm_opt
 
 
 def found() -> dict[str, Any]:
-    """Return the options of the installed vLLM: option -> `int`, `float`, its names, or null."""
+    """Return the options of the installed vLLM: option -> `int`, `float`, `true`, its names, or null."""
     import vllm
     from vllm.config.parallel import DistributedExecutorBackend
     from vllm.entrypoints.openai.cli_args import make_arg_parser
@@ -24,13 +24,18 @@ def found() -> dict[str, Any]:
 
     # sets that the command line's own parser leaves open
     closed = {
-        "attention_backend": [item.name for item in AttentionBackendEnum],
+        "attention_backend": ["AUTO", *(item.name for item in AttentionBackendEnum)],
         "distributed_executor_backend": list(get_args(DistributedExecutorBackend)),
         "load_format": list(_LOAD_FORMAT_TO_MODEL_LOADER),
         "quantization": sorted(QUANTIZATION_METHODS),
     }
     actions = make_arg_parser(FlexibleArgumentParser())._actions
-    options = {action.dest: closed.get(action.dest) or _takes(action) for action in actions if action.dest != "help"}
+    options = {
+        _plain(string): closed.get(action.dest) or _takes(action, string)
+        for action in actions
+        for string in action.option_strings
+        if string.startswith("--") and action.dest != "help"
+    }
     return {"vllm": ".".join(vllm.__version__.split(".")[:2]), "options": dict(sorted(options.items()))}
 
 
@@ -41,7 +46,14 @@ def as_text(found: dict[str, Any]) -> str:
     return f'{{\n "vllm": {json.dumps(found["vllm"])},\n "options": {{\n{body}\n }}\n}}\n'
 
 
-def _takes(action: Any) -> Any:
+def _plain(string: str) -> str:
+    return string.removeprefix("--").replace("-", "_")
+
+
+def _takes(action: Any, string: str) -> Any:
+    """Return the values of an option; one that turns another off takes `true` alone."""
+    if string.startswith("--no-") and f"--{string.removeprefix('--no-')}" in action.option_strings:
+        return "true"
     if action.choices:
         return [name for name in action.choices if name != "None"]
     return action.type.__name__ if action.type in (int, float) and action.nargs is None else None

