@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import importlib.util
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,11 @@ from omegaconf import OmegaConf
 from tests.structure_script import load
 from trm_agent.runs import engine_options
 from trm_agent.runs.engine_options import KWARGS, OPTION_OF, vllm_options
+from trm_agent.runs.preflight import _imported
 from trm_agent.runs.preflight_training import checkpoints
 from trm_agent.runs.preflight_verl import refusals, types, weight_transfer
 from trm_agent.runs.validation_names import validation_names
-from trm_agent.runs.verl_choices import CHOICES
+from trm_agent.runs.verl_choices import BACKENDS, CHOICES
 from trm_agent.runs.verl_fates import verl_fields
 from trm_fields import OneOf, Several
 
@@ -43,6 +45,35 @@ def test_another_name_than_verls_own_is_refused_with_the_allowed_ones(field: str
         with pytest.raises(ValueError, match=r": got .*; allowed: ") as refused:
             types(tree(field, wrong))
         assert str(refused.value).startswith(field)
+
+
+def test_the_ways_of_handing_over_weights_are_those_that_verl_registers():
+    package = importlib.util.find_spec("verl")
+    assert package is not None
+    sources = Path(str(package.origin)).parent.joinpath("checkpoint_engine").glob("*.py")
+    found = {name for path in sources for name in re.findall(r'^@\w+\.register\("(\w+)"\)', path.read_text(), re.M)}
+    assert found == set(BACKENDS.names)
+
+
+@pytest.mark.parametrize("name", ["actor", "ref"])
+def test_only_a_model_without_values_has_the_engine_fsdp_turbo(name: str):
+    types(tree(f"actor_rollout_ref.{name}.strategy", "fsdp_turbo"))
+    with pytest.raises(ValueError, match=r"critic.strategy: got 'fsdp_turbo'; allowed: "):
+        types(tree("critic.strategy", "fsdp_turbo"))
+
+
+@pytest.mark.parametrize("name", ["32", "16", "bf16"])
+def test_weights_are_loaded_in_each_precision_that_verl_names(name: str):
+    types(tree("actor_rollout_ref.actor.fsdp_config.model_dtype", name))
+
+
+def test_an_adapter_is_a_folder_or_a_hub_id(tmp_path: Path):
+    field = "actor_rollout_ref.model.lora_adapter_path"
+    for given in ("organisation/adapter", str(tmp_path), "hdfs://host/adapter", None):
+        _imported(tree(field, given))
+    for given in ("adapter", "./adapter", "/no/adapter", "a/b/c"):
+        with pytest.raises(ValueError, match=r"which is not there; allowed: the folder of an adapter, or a hub id"):
+            _imported(tree(field, given))
 
 
 def test_a_section_that_no_run_reads_may_hold_lists():

@@ -110,8 +110,13 @@ def _imported(config: DictConfig) -> None:
                 refuse(field, name, "a module that can be imported here", "install it, or fix the name")
     field = f"{MODEL_PATH.rpartition('.')[0]}.lora_adapter_path"
     adapter = OmegaConf.select(config, field)
-    if adapter and "://" not in adapter and not Path(adapter).expanduser().exists():
-        refuse(field, adapter, "the folder of an adapter", "give one", because="which is not there")
+    if adapter and "://" not in adapter and not _is_hub_id(adapter) and not Path(adapter).expanduser().exists():
+        allowed = "the folder of an adapter, or a hub id (organisation/name)"
+        refuse(field, adapter, allowed, "give one", because="which is not there")
+
+
+def _is_hub_id(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~"))
 
 
 def _wording(config: DictConfig) -> Wording:
@@ -154,12 +159,11 @@ def _chat(config: DictConfig) -> None:
 def _model_path(config: DictConfig) -> None:
     field = MODEL_PATH
     path = str(OmegaConf.select(config, field))
-    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     folder = Path(path).expanduser()
     parts = {"config.json": ("config.json",), "weights": WEIGHTS, "tokenizer": TOKENIZERS}
     missing = [part for part, names in parts.items() if not any(next(folder.glob(name), None) for name in names)]
     is_default = path == verl_fields()["fields"][field][1]
-    if path == NANO or (is_hub_id and not is_default) or not missing:
+    if path == NANO or (_is_hub_id(path) and not is_default) or not missing:
         return
     allowed = (
         f"a folder with config.json, a hub id (organisation/name), or {NANO!r} for the model of the embedded default"

@@ -9,8 +9,11 @@ from trm_fields import Allowed, Number, OneOf, Several
 _ACTOR, _REF, _CRITIC = "actor_rollout_ref.actor", "actor_rollout_ref.ref", "critic"
 _ROLLOUT, _MODEL, _PROFILER = "actor_rollout_ref.rollout", "actor_rollout_ref.model", "global_profiler"
 KL = tuple(f"{name}{end}" for name in ("kl", "k1", "abs", "mse", "k2", "low_var_kl", "k3") for end in ("", "+"))
-PRECISION = OneOf(("fp32", "float32", "bf16", "bfloat16", "fp16", "float16"))
-_STRATEGY = OneOf(("fsdp", "fsdp2", "megatron", "veomni", "torchtitan"))
+_PRECISIONS = ("fp32", "float32", "bf16", "bfloat16", "fp16", "float16")
+PRECISION = OneOf(_PRECISIONS)
+_STRATEGIES = ("fsdp", "fsdp2", "megatron", "veomni", "torchtitan")
+# an engine without a model of values
+_STRATEGY = OneOf((*_STRATEGIES, "fsdp_turbo"))
 _CONTENTS = Several(OneOf(("model", "optimizer", "extra", "hf_model")))
 _SCHEDULES = ("constant", "cosine")
 _AGGREGATION = OneOf(
@@ -23,7 +26,7 @@ _TOOL = OneOf(("nsys", "npu", "torch", "torch_memory", "precision_debugger"), op
 
 def _trained(section: str) -> Iterator[tuple[str, Allowed]]:
     """Yield the choices of a model that is trained."""
-    yield f"{section}.strategy", _STRATEGY
+    yield f"{section}.strategy", OneOf(_STRATEGIES) if section == _CRITIC else _STRATEGY
     yield f"{section}.checkpoint.save_contents", _CONTENTS
     yield f"{section}.checkpoint.load_contents", _CONTENTS
     yield f"{section}.loss_agg_mode", _AGGREGATION
@@ -35,7 +38,7 @@ def _trained(section: str) -> Iterator[tuple[str, Allowed]]:
 def _engine(section: str) -> Iterator[tuple[str, Allowed]]:
     """Yield the choices of an FSDP engine."""
     yield f"{section}.strategy", OneOf(("fsdp", "fsdp2", "fsdp_turbo"))
-    yield f"{section}.model_dtype", PRECISION
+    yield f"{section}.model_dtype", OneOf((*_PRECISIONS, "32", "16"))
     yield f"{section}.dtype", PRECISION
     yield from _quantized(f"{section}.qat")
 
@@ -63,9 +66,10 @@ def _profiled(section: str) -> Iterator[tuple[str, Allowed]]:
     yield f"{tools}.precision_debugger.steps", Several(_STEPS.item, least=0, optional=True)
 
 
+# verl's engine of HCCL has the name nccl too
 # without `checkpoint_engine.custom_backend_module`, which brings names of its own
 BACKENDS = OneOf(
-    ("naive", "nccl", "hccl", "nixl", "mooncake", "kimi_ckpt_engine", "delta_sharded"),
+    ("naive", "nccl", "nixl", "mooncake", "kimi_ckpt_engine", "delta_sharded"),
     besides="one that checkpoint_engine.custom_backend_module registers",
     optional=True,
 )

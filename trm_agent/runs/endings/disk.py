@@ -14,7 +14,7 @@ from trm_agent.runs.endings.keeping import Keeping, folder_bytes, most_at_once
 from trm_fields import refuse
 
 _ACTOR = "actor_rollout_ref.actor"
-_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
+_BYTES = {"fp32": 4, "float32": 4, "32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2, "16": 2}
 # values of the optimizer (Adam) for each parameter
 _MOMENTS = 2
 _MAX_HEADER = 100 * 2**20
