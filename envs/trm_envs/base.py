@@ -92,7 +92,7 @@ class ToolEnv(gymnasium.Env[str, str], Generic[OptionsT]):
         """
 
     def solution(self) -> str:
-        """Return a scripted solver's next turn in the current state, asked once a turn; see `call`, `answer`.
+        """Return a scripted solver's next turn in the current state, asked once per turn; see `call`, `answer`.
 
         Raises:
             NotImplementedError: if the environment has none.

@@ -33,7 +33,7 @@ def test_results_hold_both_validations_with_intervals_and_the_change():
     table = result_table([source(RUN)])
     # Newcombe: 25 - hypot(50 - 41.46, 33.16 - 25) = 13.2, 25 + hypot(58.54 - 50, 25 - 18.30) = 35.8
     assert table["rows"] == [
-        ["held-out success, horizon 4", "25.0 % [18.3, 33.2]", "50.0 % [41.5, 58.5]", "+25.0 [+13.2, +35.8]"],
+        ["success, horizon 4", "25.0 % [18.3, 33.2]", "50.0 % [41.5, 58.5]", "+25.0 [+13.2, +35.8]"],
         ["sequences that the mask accepted", "100.0 %", "75.0 %", "-25.0"],
     ]
     two = result_table([source(RUN), source(RUN, label="b")])
@@ -50,9 +50,13 @@ def test_results_are_named_and_counted_as_in_the_table_at_a_runs_end():
     assert table["rows"][0][:2] == [name, f"25.0 % [{100 * low:.1f}, {100 * high:.1f}]"]
     assert result_table([source(RUN, summary={"held_out": None})])["rows"][0][0] == "success, horizon 4"
     mixed = result_table([source(RUN, summary=summary), source(RUN, label="b")])
-    assert [cells[:2] for cells in mixed["rows"][::2]] == [["a", name], ["b", "held-out success, horizon 4"]]
+    assert [cells[:2] for cells in mixed["rows"][::2]] == [["a", name], ["b", "success, horizon 4"]]
     odd = source(RUN, summary={"held_out": {}, "trained_horizons": 4}, config={"actor_rollout_ref": [4]})
-    assert result_table([odd])["rows"][0][:2] == ["held-out success, horizon 4", "25.0 % [18.3, 33.2]"]
+    finished = source(RUN, summary={"held_out": True})
+    assert result_table([finished])["rows"][0][0] == "held-out success, horizon 4"
+    running = source(RUN, config={"env": {"train": {"horizons": [4]}}})
+    assert result_table([running])["rows"][0][0] == "success, horizon 4 (trained)"
+    assert result_table([odd])["rows"][0][:2] == ["success, horizon 4", "25.0 % [18.3, 33.2]"]
 
 
 def test_one_validation_has_no_after_and_none_no_table():

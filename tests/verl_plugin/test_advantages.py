@@ -15,8 +15,8 @@ from verl.trainer.ppo.v1 import trainer_base
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
+from trm_agent.runs.screen import EQUAL_GROUPS
 from trm_agent.verl_plugin.driver.advantages import (
-    EQUAL_GROUPS,
     GROUPS_WITHOUT_BASELINE,
     equal_groups,
     equal_rewards,

@@ -24,7 +24,6 @@ PREPARATION = "preparation (checks, warm start)"
 # of start-up, with which each session of a run begins
 FIRST_PHASE = "driver"
 ACCEPTED = "sequences that the mask accepted"
-TRAINED = "trained_horizons"
 ABOUT_SUCCESS = (
     "Success at the first and the last validation, in brackets 95 % intervals over tasks; "
     "accepted sequences in the first and the last step; changes in percentage points."
@@ -136,6 +135,6 @@ def _interval(ends: tuple[float, float], form: str) -> str:
 
 def _measured(source: Source, name: str) -> str:
     horizon = name.rsplit("h", 1)[1]
-    trained = (source.summary or {}).get(TRAINED)
+    trained = source.trained_horizons
     is_trained = isinstance(trained, list) and any(str(each) == horizon for each in trained)
     return f"{source.success}, horizon {horizon}{' (trained)' if is_trained else ''}"

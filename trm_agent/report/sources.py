@@ -48,11 +48,19 @@ class Source:
 
     @property
     def success(self) -> str:
-        """Return the name of the rate that validations measure, as the table at a run's end has it."""
-        held_out = (self.summary or {}).get("held_out", True)
-        if held_out is None:
-            return "success"
-        return "success (not held out)" if held_out is False else "held-out success"
+        """Return the name of the rate that validations measure, as the table at a run's end has it.
+
+        An unfinished run, and one of an older version, do not tell whether their tasks are held out.
+        """
+        held_out = (self.summary or {}).get("held_out")
+        if held_out is True:
+            return "held-out success"
+        return "success (not held out)" if held_out is False else "success"
+
+    @property
+    def trained_horizons(self) -> Any:
+        """Return the horizons that are trained on: of the summary, or before there is one, of the configuration."""
+        return _at(self.config, "env.train.horizons") if self.summary is None else self.summary.get("trained_horizons")
 
     def num_tasks(self, num_episodes: Any) -> float | None:
         """Return the number of tasks behind a validation's episodes; None if the number makes no sense.

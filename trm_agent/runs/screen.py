@@ -217,7 +217,7 @@ def step_warnings(row: dict[str, Any], raised: Raised | None = None) -> list[str
     if row.get("trm/all_rejected"):
         warnings.append("a whole update was rejected by the trust region: its policy loss has no gradient")
     if row.get(EQUAL_GROUPS) == 1:
-        warnings.append("no task's episodes differ in reward: this step has nothing to learn from")
+        warnings.append("no task's episodes differ in reward: the policy loss has no gradient")
     acceptance = row.get("trm/acceptance")
     if acceptance is not None and acceptance < 0.7:
         warnings.append(f"acceptance {_percent(acceptance).strip()} is below the 70 % that the paper asks for")

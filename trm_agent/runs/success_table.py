@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trm_agent.runs.folder import SUMMARY_FILE, read_metrics
+from trm_agent.models.nano_spec import PATH as NANO
+from trm_agent.runs.data_text import read_yaml
+from trm_agent.runs.folder import CONFIG_FILE, SUMMARY_FILE, read_metrics
 from trm_agent.runs.raised import read_raised, run_warning
 from trm_agent.runs.rates import newcombe, wilson
 from trm_agent.runs.screen import EQUAL_GROUPS
@@ -20,26 +22,38 @@ def table_of(run_dir: Path) -> str:
     """Format the table of a complete run, with notes where steps had nothing to learn from or environments raised."""
     shown = table(json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8")))
     rows = read_metrics(run_dir)
-    return "\n".join([shown, *nothing_learnt(rows), *run_warning(rows, read_raised(run_dir))])
+    return "\n".join([shown, *nothing_learnt(rows, _is_nano(run_dir)), *run_warning(rows, read_raised(run_dir))])
 
 
-def nothing_learnt(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def nothing_learnt(rows: Sequence[Mapping[str, Any]], is_nano: bool = False) -> list[str]:
     """Return a line if in most steps of a run, or in all, no task's episodes differed in reward.
 
     Args:
         rows: of metrics.jsonl.
+        is_nano: whether the run's model is a nano model, whose warm start can be longer.
     """
     shares = [row[EQUAL_GROUPS] for row in rows if row.get(EQUAL_GROUPS) is not None]
     num_equal = sum(share == 1 for share in shares)
     if 2 * num_equal <= len(shares):
         return []
     which = "no step" if num_equal == len(shares) else f"only {len(shares) - num_equal} of {len(shares)} steps"
+    warm_start = ", a better warm start (env.nano.max_steps)" if is_nano else ""
     return [
         "",
-        f"{which} had a task whose episodes differ in reward, and there is nothing else to learn from: take tasks that "
-        "succeed sometimes (env.train.horizons=[1], or a better warm start: env.nano.max_steps), or larger groups "
+        f"{which} had a task whose episodes differ in reward; else the policy loss has no gradient: take tasks "
+        f"that succeed sometimes (env.train.horizons, shorter ones){warm_start}, or larger groups "
         "(actor_rollout_ref.rollout.n)",
     ]
+
+
+def _is_nano(run_dir: Path) -> bool:
+    """Return whether the run begins with a nano model."""
+    if not (run_dir / CONFIG_FILE).exists():
+        return False
+    config: Any = read_yaml((run_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+    for name in ("actor_rollout_ref", "model", "path"):
+        config = config.get(name) if isinstance(config, dict) else None
+    return bool(config == NANO)
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -53,7 +67,7 @@ def table(summary: dict[str, Any]) -> str:
     trained = set(summary["trained_horizons"])
     old_counts, new_counts = (_tasks(summary, name) for name in ("before", "after"))
     width = 22 if old_counts or new_counts else 8
-    held_out = summary.get("held_out", True)
+    held_out = summary.get("held_out")
     title = {True: "held-out success", False: "not held out: success", None: "success"}[held_out]
     head = f"{title:<22}{'before':<{width}} {'after':<{width}} change"
     lines = [head, "-" * (len(head) + width - 6)]
@@ -62,7 +76,7 @@ def table(summary: dict[str, Any]) -> str:
         old, new = (before.get(horizon), old_counts.get(horizon)), (after.get(horizon), new_counts.get(horizon))
         lines.append(f"{name:<20}{_rate(*old):<{width}} {_rate(*new):<{width}} {_change(*old, *new)}".rstrip())
     lines += _notes([*old_counts.values(), *new_counts.values()])
-    lines += [_UNKNOWN] if held_out is None else []
+    lines += [_UNKNOWN] if "held_out" in summary and held_out is None else []
     lines += summary.get("lacks", [])
     region = summary["trust_region"]
     if region:

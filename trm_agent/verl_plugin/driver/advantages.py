@@ -17,10 +17,10 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.v1 import trainer_base
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
+from trm_agent.runs.screen import EQUAL_GROUPS
 from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
 
 GROUPS_WITHOUT_BASELINE = "env/groups_without_baseline"
-EQUAL_GROUPS = "env/equal_group_frac"
 # verl's function, in the namespace of its trainer
 _FUNCTION = "compute_advantage_for_multi_trajectories"
 
