@@ -267,8 +267,9 @@ def test_a_failed_warm_start_leaves_nothing_behind(tmp_path: Path) -> None:
         make_nano_model(dataclasses.replace(TINY, max_steps=1), tmp_path / "model", show_progress=False)
     facts, *shown, remedy = str(failure.value).splitlines()
     assert "reached 0.00 success at horizon 4 in 1 steps" in facts
-    assert "horizon 1, the shortest that it practises: 0.00" in shown[0]
-    assert ["solver writes" in shown[2], "model writes" in shown[3]] == [True, True]
+    assert "horizon 1, the shortest that it practises: 0.00 (of the last step's weights" in shown[1]
+    assert shown[0] == "  success at horizon 4: not measured, as the loss is too high for any"
+    assert ["solver writes" in shown[3], "model writes" in shown[4]] == [True, True]
     assert "env.nano.target_success=0" in remedy
     assert list(tmp_path.iterdir()) == []
 

@@ -46,7 +46,10 @@ def learnt_so_far(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, s
     """Return lines on the shortest of a warm start's horizons: its success, and where it has none, a difference."""
     horizon = min(spec.warm_start_horizons)
     success = success_at(model, tokenizer, spec, horizon, NUM_MEASURED)
-    lines = [f"  success at horizon {horizon}, the shortest that it practises: {success:.2f}"]
+    lines = [
+        f"  success at horizon {horizon}, the shortest that it practises: {success:.2f} "
+        "(of the last step's weights; the target is measured on their average)"
+    ]
     found = first_difference(model, tokenizer, spec, horizon) if success < LEARNT else None
     return lines + (found.lines() if found else [])
 

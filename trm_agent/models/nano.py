@@ -140,6 +140,9 @@ def _save(model: Any, folder: Path) -> None:
             logging.enable_progress_bar()
 
 
+NOT_MEASURED = "not measured, as the loss is too high for any"
+
+
 def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bool) -> None:
     from tqdm import tqdm
 
@@ -152,20 +155,27 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
     # a moving bar on a terminal, a line now and then in a file
     seconds = 0.2 if sys.stderr.isatty() else 10.0
     bar_of_steps = tqdm(desc="warm start", unit="step", disable=not show_progress, file=sys.stderr, mininterval=seconds)
+    # success as last measured; a measured one is a mean of probabilities, and never exactly 0
+    last = [0.0]
     with _one_thread(), bar_of_steps as bar:
 
         def report(step: int, loss: float, success: float) -> None:
             bar.update(step - bar.n)
             wanted = f", until {spec.target_success}" if spec.target_success else ""
-            bar.set_postfix_str(f"loss {loss:.2f}, success {success:.2f}{wanted}", refresh=False)
+            last[0] = success
+            shown = f"{success:.2f}" if success else "not measured yet"
+            bar.set_postfix_str(f"loss {loss:.2f}, success {shown}{wanted}", refresh=False)
             if show_progress and wanted and not success and step == spec.max_steps // 4:
                 told = f"warm start, step {step} of {spec.max_steps}: no success at horizon {spec.horizon} yet"
+                told += f" ({NOT_MEASURED})"
                 bar.write("\n".join([told, *learnt_so_far(model, tokenizer, spec)]), file=sys.stderr)
 
         try:
             result = warm_start.warm_start(model, tokenizer, spec, max_seconds, report)
         except WarmStartFailed as failure:
             shown = learnt_so_far(model, tokenizer, spec)
+            if not last[0]:
+                shown.insert(0, f"  success at horizon {spec.horizon}: {NOT_MEASURED}")
             raise WarmStartFailed(failure.facts, failure.remedy, shown) from None
         success = {
             str(horizon): round(warm_start.success_at(model, tokenizer, spec, horizon, NUM_REPORTED_TASKS), 4)
