@@ -160,7 +160,11 @@ class DumpConfig:
         ValueError: if a value is not allowed.
     """
 
-    every: int = setting(10, LEAST_0, "Steps between two dumps; the first step has one too; 0 writes none.")
+    every: int = setting(
+        10,
+        LEAST_0,
+        "Steps between two dumps; step 1 has one too (not the first after `trainer.resume_from_path`); 0 writes none.",
+    )
     max_sequences: int | None = setting(
         128,
         replace(COUNT, optional=True),
