@@ -90,6 +90,27 @@ def test_a_process_of_many_that_has_stopped_itself_stays_so_and_others_go_on(
     assert result.stdout == "{'T'} True\n0\n", result
 
 
+SCRIPTS = (
+    "true & ls / | cat; wait",
+    "true | true | true",
+    'for n in 1 2 3 4 5 6 7 8 9; do sleep 5 & p="$p $!"; done; for n in 1 2 3 4 5 6 7 8; do true | true; done; kill $p',
+)
+"""Scripts whose children end while others are made: a `fork` that a signal ends is the end of the shell."""
+
+
+def test_a_shell_makes_processes_while_others_end(setting: Setting) -> None:  # noqa: F811
+    code = f"""
+import subprocess
+for script, number in zip({SCRIPTS!r}, (50, 50, 5)):
+    for _ in range(number):
+        done = subprocess.run(['/bin/sh', '-c', script + '; echo done'], capture_output=True, text=True)
+        assert done.stdout.endswith('done\\n') and not done.stderr, (script, done)
+print('all')
+"""
+    result = setting.run(code, limits=dataclasses.replace(LIMITS, wall_s=30.0, cpu_s=30, memory_bytes=256 * MIB))
+    assert result.stdout == "all\n", result.stderr
+
+
 def test_files_that_the_host_writes_and_reads_are_not_the_programs_memory(
     setting: Setting,  # noqa: F811
 ) -> None:

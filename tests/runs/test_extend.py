@@ -146,7 +146,7 @@ def test_another_change_is_refused_and_nothing_written(run: Path, overrides: lis
 
 @SLOW
 def test_a_folder_that_cannot_go_on_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--extend: got .*none', which holds no config.yaml"):
+    with pytest.raises(ValueError, match=r"--extend: got .*none', which is not there"):
         compose_extension(tmp_path / "none", [])
     (run / "checkpoints/latest_checkpointed_iteration.txt").unlink()
     with pytest.raises(ValueError, match="which has no checkpoint to go on from"):

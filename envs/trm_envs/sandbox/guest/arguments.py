@@ -69,18 +69,17 @@ def checks(asks: bool, counts: bool) -> "dict[str, list[bytes]]":
     Args:
         asks: whether PID 1 can be asked: for sockets, locks and watches, which are allowed if not, and for shared
             memory and sessions, which are not.
-        counts: whether it is to be asked for threads and processes, too.
+        counts: whether it is to be asked for threads, too: libraries make these with all signals blocked. A process is
+            never asked for, since a signal that comes meanwhile would fail the `fork` of a shell.
     """
     asked = ASK if asks else ALLOW
-    made = ASK if asks and counts else ALLOW
     shared = ASK if asks else _NO_MEMORY
     return {
         "arch_prctl": [argument(0), *if_among(_ARCH_PRCTL, ALLOW), _INVALID],
-        "clone": _clone(made),
+        "clone": _clone(ASK if asks and counts else ALLOW),
         "epoll_ctl": [argument(1), *if_equal(_EPOLL_CTL_ADD, [asked]), ALLOW],
         "fcntl": _fcntl(asked),
         "flock": [asked],
-        "fork": [made],
         "ioctl": [argument(1), *if_among(_IOCTL, ALLOW), *if_among(_IOCTL_REFUSED, REFUSE), _NO_TERMINAL],
         "madvise": [argument(2), *if_among(_MADVISE, ALLOW), _INVALID],
         "mmap": _mmap(shared),
@@ -97,7 +96,6 @@ def checks(asks: bool, counts: bool) -> "dict[str, list[bytes]]":
         "setsockopt": _setsockopt(),
         "socket": _socket(asked),
         "socketpair": [argument(0), *if_equal(_UNIX, [asked]), REFUSE],
-        "vfork": [made],
     }
 
 
@@ -114,12 +112,12 @@ def _mmap(shared: bytes) -> "list[bytes]":
     return [argument(3), *if_any_bit(_MAP_HUGETLB, [_NO_MEMORY]), *is_shared]
 
 
-def _clone(made: bytes) -> "list[bytes]":
+def _clone(thread: bytes) -> "list[bytes]":
     """Refuse namespaces, descriptors that not all threads of one process share, and a signal that wakes a session."""
-    ends = [step(AND, 0xFF), *if_equal(_SIGCONT, [REFUSE]), made]
-    thread = [*if_any_bit(_CLONE_FILES, ends), REFUSE]
-    process = [*if_any_bit(_CLONE_FILES, [REFUSE]), *ends]
-    return [argument(0), *if_any_bit(_NEW_NAMESPACES, [REFUSE]), *if_any_bit(_CLONE_THREAD, thread), *process]
+    signal = [step(AND, 0xFF), *if_equal(_SIGCONT, [REFUSE])]
+    of_thread = [*if_any_bit(_CLONE_FILES, [*signal, thread]), REFUSE]
+    of_process = [*if_any_bit(_CLONE_FILES, [REFUSE]), *signal, ALLOW]
+    return [argument(0), *if_any_bit(_NEW_NAMESPACES, [REFUSE]), *if_any_bit(_CLONE_THREAD, of_thread), *of_process]
 
 
 def _fcntl(asked: bytes) -> "list[bytes]":

@@ -14,6 +14,7 @@ FASTEST_GROWTH = 4 << 30
 _PAGE = 4096
 _SIZES = re.compile(rb"\nRssAnon:\s*(\d+) kB\n(?:.*\n)*?VmPTE:\s*(\d+) kB\n")  # the second: its page tables
 _PROCESSORS = os.cpu_count() or 1
+_AS_MANY = crowds.Size(_PROCESSORS, _PROCESSORS)
 
 
 class Use:
@@ -49,12 +50,12 @@ class Use:
         return self._shares
 
 
-def patience(left: int, num_processes: int = _PROCESSORS) -> float:
-    """Return the seconds in which so many processes cannot use up what is left of the memory, within bounds.
+def patience(left: int, size: crowds.Size = _AS_MANY) -> float:
+    """Return the seconds in which so many threads cannot use up what is left of the memory, within bounds.
 
     Among a crowd PID 1 wakes late, and looks twice as often.
     """
-    growth = FASTEST_GROWTH * max(1, min(num_processes, _PROCESSORS)) * (2 if num_processes > crowds.CROWD else 1)
+    growth = FASTEST_GROWTH * max(1, min(size.processes, _PROCESSORS)) * (2 if size.is_crowd else 1)
     return min(WATCH_S, max(SHORTEST_WATCH_S, left / growth))
 
 

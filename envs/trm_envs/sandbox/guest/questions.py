@@ -1,4 +1,4 @@
-"""Answers of PID 1 to the filter's questions: for threads, processes, sockets, locks, watches, shared memory, sessions.
+"""Answers of PID 1 to the filter's questions: for threads, sockets, locks, watches, shared memory, sessions.
 
 A file that all calls have, such as a program or a device of the machine, has one list of locks. So a lock is for the
 call's own files alone. While a program with one thread waits for the answer nobody can put another file in the place
@@ -11,7 +11,6 @@ making to the end of the call. A session of its own would be an equal of all oth
 import contextlib
 import errno
 import fcntl
-import functools
 import os
 import re
 import stat
@@ -41,7 +40,6 @@ _UNLOCK, _AT_ONCE = 8, 4
 _DEVICE = re.compile(rb" ([0-9a-f]+):([0-9a-f]+):\d+ ")
 _SOCKETS = re.compile(rb"sockets: used (\d+)")
 _UNIX = 1
-_THREAD = 0x10000
 
 
 class Questions:
@@ -92,9 +90,9 @@ class Questions:
             elif call == seccomp.number_of("epoll_ctl"):
                 self._watches += 1  # one that is given up counts on: who watches a file that was sent away is not seen
                 error = 0 if self._watches <= MAX_WATCHES else errno.ENOSPC
-            elif call in _makers():
-                is_thread = call == seccomp.number_of("clone") and fd & _THREAD
-                self._share.admit(proc, not is_thread)
+            elif call == seccomp.number_of("clone"):
+                with contextlib.suppress(OSError):  # none can be counted: whoever asked must not wait for ever
+                    self._share.admit(proc)
             elif call == seccomp.number_of("setsid"):
                 error = 0 if self._may_lead else errno.EPERM
             elif call != seccomp.number_of("flock") or operation & ~_AT_ONCE != _UNLOCK:
@@ -158,12 +156,6 @@ def number_of_sockets(proc: int) -> int:
     """Return the number of sockets of the call, and of those that its PID 1 has."""
     found = _SOCKETS.match(rest.read(proc, "1/net/sockstat"))
     return int(found[1]) if found else MAX_SOCKETS
-
-
-@functools.cache
-def _makers() -> "frozenset[int]":
-    """Return the numbers of the calls that make a thread or a process."""
-    return frozenset(seccomp.number_of(name) for name in ("clone", "fork", "vfork"))
 
 
 def _own_device() -> int:

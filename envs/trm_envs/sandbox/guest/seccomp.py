@@ -33,7 +33,7 @@ def prepare(counts: bool) -> None:
     """In the zygote: make what all calls need.
 
     Args:
-        counts: whether PID 1 is to be asked for threads and processes.
+        counts: whether PID 1 is to be asked for threads.
     """
     _counts.append(counts)
     header(platform.machine(), True, counts)
@@ -79,7 +79,7 @@ def program(machine: str, asks: bool, counts: bool = False) -> bytes:
     Args:
         machine: as `platform.machine` names it.
         asks: whether PID 1 is asked, or all is allowed for which it would be.
-        counts: whether it is asked for threads and processes, too.
+        counts: whether it is asked for threads, too.
 
     Raises:
         OSError: if the system-call numbers of this machine are not known.

@@ -14,37 +14,38 @@ class Share:
     """The weight of one program's threads; it can only be lowered."""
 
     def __init__(self) -> None:
-        self._nice = 0
+        self._own = os.getpriority(os.PRIO_PROCESS, 0)  # of PID 1, which has that of the host's process
+        self._nice = self._own
         self._ran = 1
         self._room = 0
         """Number of threads that can be made until all must be counted again."""
 
-    def admit(self, proc: int, is_process: bool) -> None:
-        """See to it that a crowd is lowered before it grows: whoever is made weighs what its maker does.
+    def admit(self, proc: int) -> None:
+        """See to it that a crowd is lowered before a thread of it is made, which weighs what its maker does.
 
         Args:
             proc: a /proc that hides nothing.
-            is_process: whether a process is to be made, or a thread.
         """
         self._room -= 1
         if self._room < 0:
             now = crowds.size(proc)
-            grown = crowds.Size(now.processes + is_process, now.threads + 1)
+            grown = now._replace(threads=now.threads + 1)
             if grown.is_crowd:
-                self.lower(proc)
+                self.lower(proc, 1)
             self._room = grown.threads // 4 if grown.is_crowd else max(0, crowds.CROWD - grown.threads)
 
-    def lower(self, proc: int) -> None:
+    def lower(self, proc: int, num_made: int = 0) -> None:
         """Let all threads of a crowd, also those that wait, together weigh what one does: as much as their PID 1.
 
         Args:
             proc: a /proc that hides nothing.
+            num_made: threads that are about to be made.
         """
         tids = []
         for pid in rest.processes(proc):
             with contextlib.suppress(OSError):  # it has just ended
                 tids += rest.names(proc, f"{pid}/task")
-        self._lower(len(tids) + 1)
+        self._lower(len(tids) + num_made)
         for tid in tids:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, int(tid), self._nice)
@@ -73,7 +74,8 @@ class Share:
                     os.setpriority(os.PRIO_PROCESS, tid, self._nice)
 
     def _lower(self, number: int) -> None:
-        self._nice = max(self._nice, min(_LOWEST, math.ceil(math.log(max(1, number), _STEP))))
+        steps = math.ceil(math.log(max(1, number), _STEP))
+        self._nice = max(self._nice, min(_LOWEST, self._own + steps))
 
 
 def _threads(proc: int, pid: str) -> "list[tuple[int, bytes, int]]":

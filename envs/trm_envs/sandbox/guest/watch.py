@@ -111,7 +111,8 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             if running.exit_status is not None:
                 return "exited"
             is_whole = time.monotonic() >= next_whole_look
-            is_crowd = not order.has_share and crowds.size(proc).is_crowd
+            size = crowds.size(proc)
+            is_crowd = size.is_crowd and not order.has_share
             with rest.stopped(proc) if is_crowd else contextlib.nullcontext():
                 left = running.memory_left(proc, order, not (order.has_share or is_crowd))
                 if left >= 0 and is_whole and running.overreaches(proc):
@@ -120,7 +121,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
                     running.share.lower(proc)  # before they go on, one after the other
             if left < 0:
                 return "memory"
-            next_look = time.monotonic() + memory.patience(left, len(rest.processes(proc)))
+            next_look = time.monotonic() + memory.patience(left, size)
             if is_whole:
                 next_whole_look = time.monotonic() + memory.WATCH_S
                 if not order.has_share:

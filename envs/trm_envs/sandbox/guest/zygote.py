@@ -26,7 +26,7 @@ def serve(control_fd: int, preload: "list[str]", packages: str, counts: bool) ->
             reason why there is none; each message from the host says that one was taken.
         preload: modules to import once, for all calls.
         packages: the folder of what else programs can import.
-        counts: whether the supervisors are asked for threads and processes: without control groups.
+        counts: whether the supervisors are asked for threads: without control groups.
     """
     for name in preload:
         with contextlib.suppress(ImportError):
