@@ -12,7 +12,12 @@ from trm_agent.trust_region.criteria import CRITERIA
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trm_agent"
 # the files that write metrics; the other readers of names, such as the report, write none
-WRITERS = [*PACKAGE.glob("verl_plugin/driver/*.py"), *PACKAGE.glob("verl_plugin/actor/*.py")]
+# names that are written in one room and read in another stand with their reader
+WRITERS = [
+    *PACKAGE.glob("verl_plugin/driver/*.py"),
+    *PACKAGE.glob("verl_plugin/actor/*.py"),
+    PACKAGE / "runs/screen.py",
+]
 NAME = re.compile(r"(trm|env|run)/[\w/*]*[\w*]")
 ENVIRONMENT = re.compile(r"trm/[A-Z]")
 

@@ -52,6 +52,8 @@ WRITTEN = {
     "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the file that names our agent loop",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs": "the estimator's need, unless it is set",
     "actor_rollout_ref.actor.policy_loss.dump.directory": "`rollouts` in the run's folder, unless it is set",
+    "env.id": "the id alone, where it is given as `MODULE:ID`",
+    "env.module": "the module of an id that is given as `MODULE:ID`",
     "env.kwargs.protocol": "the protocol that `auto` finds",
     "env.kwargs.*": "hash of the problems' file, packages of the programs",
 }
