@@ -7,17 +7,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from trm_agent.core.bounds import ErrorBounds
+from trm_agent.runs.screen import EQUAL_GROUPS
 from trm_agent.trust_region.criteria import CRITERIA
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trm_agent"
 # the files that write metrics; the other readers of names, such as the report, write none
-# names that are written in one room and read in another stand with their reader
-WRITERS = [
-    *PACKAGE.glob("verl_plugin/driver/*.py"),
-    *PACKAGE.glob("verl_plugin/actor/*.py"),
-    PACKAGE / "runs/screen.py",
-]
+WRITERS = [*PACKAGE.glob("verl_plugin/driver/*.py"), *PACKAGE.glob("verl_plugin/actor/*.py")]
 NAME = re.compile(r"(trm|env|run)/[\w/*]*[\w*]")
 ENVIRONMENT = re.compile(r"trm/[A-Z]")
 
@@ -56,6 +52,7 @@ def written() -> set[str]:
     names |= {limit.metric for limit in limits}
     adapting = [row.thresholds[0].name for row in CRITERIA.values() if row.limits]
     names |= {f"trm/{name}" for name in adapting}
+    names.add(EQUAL_GROUPS)  # the driver has the name from its reader
     # validation counts failures as training does
     failures = {name for name in names if name.startswith("env/infrastructure_failures")}
     return names | {name.replace("env/", "env/val_") for name in failures}
