@@ -1,11 +1,14 @@
 """Whether the processes of a paused session rest, seen by their PID 1 in a /proc that hides none of them."""
 
 import contextlib
+import functools
 import os
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+
+from . import seccomp
 
 MAX_STOPS = 500
 """Number of times that a session is stopped, more than a millisecond each, until it must rest."""
@@ -104,11 +107,22 @@ def is_stopped(proc: int, pid: int) -> bool:
 
 
 def _was_stopped_before(proc: int, pid: str) -> bool:
-    """Return True if a process was stopped when it was to be: then the signal still waits."""
-    with contextlib.suppress(OSError):
+    """Return True if a process was stopped when it was to be: then the signal still waits.
+
+    One that was being forked when all were let go on is born stopped, and no signal to its parent changes that. It has
+    run nothing and seems to be in the call that made it: it was stopped by us.
+    """
+    with contextlib.suppress(OSError, IndexError):
         found = _STOPPED.search(read(proc, f"{pid}/status"))
-        return found is not None and bool(int(found[1], 16) & _STOP)
+        if found is not None and int(found[1], 16) & _STOP:
+            return read(proc, f"{pid}/syscall").split()[0] not in _forks()
     return False
+
+
+@functools.cache
+def _forks() -> "frozenset[bytes]":
+    numbers = (seccomp.number_of(name) for name in ("clone", "fork", "vfork"))
+    return frozenset(b"%d" % number for number in numbers if number >= 0)
 
 
 def processes(proc: int) -> "list[str]":
