@@ -157,15 +157,21 @@ def test_an_environment_without_one_plays_on():
     assert (episode.success, episode.expected_answer) == (True, None)
 
 
-def test_chain_math_tells_how_far_an_episode_came_and_whether_it_answered_early():
+def test_chain_math_tells_how_far_an_episode_came_and_what_the_last_call_gave():
+    names = ("steps_done_frac", "answered_early", "last_result_right")
     with gymnasium.make("trm/ChainMath-v0", horizon=2) as made:
         env = made.unwrapped
         env.reset(seed=3)
         env.step(env.solution())
         *_, info = env.step(env.answer(env.expected_answer))
-        assert (info["success"], info["numbers"]) == (False, {"steps_done_frac": 0.5, "answered_early": 1.0})
+        assert (info["success"], info["numbers"]) == (False, dict(zip(names, (0.5, 1.0, 1.0), strict=True)))
         env.reset(seed=3)
         for _ in range(2):
             env.step(env.solution())
         *_, info = env.step(env.answer("-12345"))
-        assert (info["success"], info["numbers"]) == (False, {"steps_done_frac": 1.0, "answered_early": 0.0})
+        assert (info["success"], info["numbers"]) == (False, dict(zip(names, (1.0, 0.0, 1.0), strict=True)))
+        env.reset(seed=3)
+        env.step(env.solution())
+        env.step(env.call("calculator", expression="1+12345"))
+        *_, info = env.step(env.answer("12346"))
+        assert (info["success"], info["numbers"]) == (False, dict(zip(names, (1.0, 0.0, 0.0), strict=True)))

@@ -76,7 +76,7 @@ def test_results_come_first_and_every_view_can_be_read(found) -> None:
     page = found.page
     assert page.locator("h2").first.inner_text() == "Results"
     assert [text.split()[0] for text in page.locator(".which").all_inner_texts()] == ["run", "eval"]
-    assert "How episodes ended" in page.inner_text("#view-curves")
+    assert "How training episodes ended" in page.inner_text("#view-curves")
     assert page.evaluate(FAINT) == []
     for name in ("evaluation", "configuration", "episodes"):
         page.click(f"#tab-{name}")

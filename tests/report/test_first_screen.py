@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trm_agent.report.failures import category, failure_tables
+from trm_agent.report.endings import failure_tables
+from trm_agent.report.failures import category
 from trm_agent.report.overview import preset_differences
 from trm_agent.report.results import PREPARATION, REST, result_table, time_shares
 from trm_agent.report.sources import Source
@@ -21,6 +22,8 @@ def row(number, h4, acceptance=None, **timings):
         found |= {"env/val_success/h4": h4, "env/val_num_episodes/h4": 128}
     return found if acceptance is None else found | {"trm/acceptance": acceptance}
 
+
+OTHER = "another answer than the last result"
 
 RUN = [
     row(0, 0.25),
@@ -104,6 +107,13 @@ def test_no_share_of_time_is_negative_whatever_a_file_says():
         ({"success": False, "stop_reason": "terminated"}, 2, "wrong after a malformed call"),
         ({"success": False, "stop_reason": "terminated", "numbers": {"answered_early": 1.0}}, 2, "answered early"),
         ({"success": False, "stop_reason": "terminated", "numbers": {"answered_early": 0.0}}, 0, "wrong answer"),
+        ({"success": False, "numbers": {"steps_done_frac": 0.5}}, 0, "answered early"),
+        ({"success": False, "numbers": {"steps_done_frac": 1.0, "last_result_right": 1.0}}, 1, OTHER),
+        ({"success": False, "numbers": {"steps_done_frac": 1.0, "last_result_right": 0.0}}, 0, "a call was wrong"),
+        ({"success": False, "numbers": {"answered_early": 1.0, "last_result_right": 1.0}}, 0, "answered early"),
+        ({"success": True, "numbers": {"last_result_right": 0.0}}, 0, "solved"),
+        ({"success": False, "numbers": {"steps_done_frac": "x", "last_result_right": []}}, 0, "wrong answer"),
+        ({"success": False, "stop_reason": "max_tokens", "numbers": {"steps_done_frac": 0.5}}, 0, "ran out of tokens"),
         ({"success": False, "stop_reason": "max_tokens"}, 0, "ran out of tokens"),
         ({"success": False, "stop_reason": "max_turns"}, 3, "ran out of turns"),
         ({"success": False, "stop_reason": "max_tool_calls"}, 0, "ran out of tool calls"),
@@ -134,10 +144,10 @@ def test_categories_are_counted_by_horizon_at_the_first_and_the_last_step():
         "horizon 4, step 40",
     ]
     assert first["rows"] == [
-        ["solved", "100 % (1)", "100 % (1)", "0 % (0)", "-"],
-        ["wrong answer", "0 % (0)", "0 % (0)", "100 % (1)", "-"],
+        ["solved", "1 of 1", "1 of 1", "0 of 1", "-"],
+        ["wrong answer", "0 of 1", "0 of 1", "1 of 1", "-"],
     ]
-    assert (second["title"], second["columns"]) == ("How episodes ended: b", ["ending", "all"])
+    assert (second["title"], second["columns"]) == ("How training episodes ended: b", ["ending", "all"])
 
 
 def test_an_evaluation_counts_all_episodes_of_its_first_and_its_last_checkpoint():
@@ -155,9 +165,9 @@ def test_an_evaluation_counts_all_episodes_of_its_first_and_its_last_checkpoint(
     (table,) = failure_tables({"run": [], "step": [], "horizon": [], "category": []}, [evaluation])
     assert table["columns"] == ["ending", "horizon 4, before", "horizon 4, after", "all, before", "all, after"]
     assert table["rows"] == [
-        ["solved", "50 % (1)", "100 % (1)", "-", "0 % (0)"],
-        ["wrong after a malformed call", "50 % (1)", "0 % (0)", "-", "0 % (0)"],
-        ["not known", "0 % (0)", "0 % (0)", "-", "100 % (1)"],
+        ["solved", "1 of 2", "1 of 1, within chance", "-", "0 of 1"],
+        ["wrong after a malformed call", "1 of 2", "0 of 1, within chance", "-", "0 of 1"],
+        ["not known", "0 of 2", "0 of 1", "-", "1 of 1"],
     ]
     assert "a call of the episode could not be read" in table["about"]
     assert "early" not in table["about"]

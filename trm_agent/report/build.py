@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from trm_agent.report.curves import charts
+from trm_agent.report.endings import failure_tables
 from trm_agent.report.episodes import Packed, clean, pack_episodes, precision
 from trm_agent.report.evaluation import evaluation_charts, evaluation_tables, figures
-from trm_agent.report.failures import failure_tables
 from trm_agent.report.overview import cards, differences, preset_differences
 from trm_agent.report.results import result_table, time_shares
 from trm_agent.report.sources import Source, open_sources

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 
 from trm_agent.runs.data_text import read_json
-from trm_agent.trust_region.dump import READABLE, check_columns, read_header
+from trm_agent.trust_region.dump import READABLE, VERSION, check_columns, read_header
 from trm_agent.trust_region.dump_size import check_size
 
 REQUIRED = ("response_ids", "response_mask")
@@ -67,6 +67,16 @@ def groups_of(file: Path) -> list[tuple[str, str] | None]:
             return [None if task is None else (str(step), str(task)) for step, task in zip(*columns, strict=True)]
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file.name}: cannot be read as parquet ({_short(error)}); it may be cut off") from error
+
+
+def keeps_shortest(file: Path) -> bool:
+    """Return whether a file's version recorded the shortest sequences of its update, not whole groups of tasks."""
+    try:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            read_header(Path(file.name), opened.schema_arrow, (VERSION,))
+    except (ValueError, pyarrow.ArrowException, OSError):
+        return True
+    return False
 
 
 def read_rows(file: Path, keep: Collection[int] | None = None) -> Iterator[Row]:

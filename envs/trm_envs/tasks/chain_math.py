@@ -71,7 +71,7 @@ class ChainMath(ToolEnv[ChainMathOptions]):
     def make_task(self) -> str:
         """Draw a chain; return the first message."""
         self._chain = draw_chain(self.np_random, self.options.horizon)
-        self._num_done = 0
+        self._num_done, self._is_last_right = 0, False
         self.task_key, self.expected_answer = self._chain.content, str(self._chain.values[-1])
         self._is_early = False
         start = f"Start with {self._chain.values[0]}. "
@@ -83,6 +83,8 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         """Return the results, and the next instruction once a call has succeeded."""
         if any(result.ok for result in results):
             self._num_done = min(self._num_done + 1, self.options.horizon)
+            last = [result.text for result in results if result.ok][-1]
+            self._is_last_right = last == str(self._chain.values[self._num_done])
         shown = " ".join(f"Result: {result.text}." if result.ok else f"{result.text}." for result in results)
         instruction = self._instruction()
         return f"{shown} {instruction}" if instruction else shown
@@ -99,8 +101,16 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         return 0.0 if self._is_early else 1.0
 
     def numbers(self) -> dict[str, float]:
-        """Return the fraction of the steps with a successful call, and 1 for an answer before the last one, else 0."""
-        return {"steps_done_frac": self._num_done / self.options.horizon, "answered_early": float(self._is_early)}
+        """Return how far the chain came and what the last call gave.
+
+        `steps_done_frac`: the fraction of the steps with a successful call. `answered_early`: 1 for an answer before
+        the last one, else 0. `last_result_right`: 1 if the last result is the chain's value at that step, else 0.
+        """
+        return {
+            "steps_done_frac": self._num_done / self.options.horizon,
+            "answered_early": float(self._is_early),
+            "last_result_right": float(self._is_last_right),
+        }
 
     def solution(self) -> str:
         """Return the call for the present step, or the boxed answer after the last."""

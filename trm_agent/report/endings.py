@@ -1,0 +1,203 @@
+"""How episodes ended, by horizon, before and after; of a run also how far its records stand for the whole steps."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trm_agent.evaluate.results import is_finite
+from trm_agent.report.failures import EXPLAINED, ORDER, SOLVED, category
+from trm_agent.report.rows import keeps_shortest
+from trm_agent.report.sources import Source
+from trm_agent.runs.rates import wilson
+
+WHOLE = "success in the whole step"
+CHANCE = "within chance"
+# below this number of episodes, a count says more than a share
+FEW = 30
+_STEP, _TRAINED = re.compile(r"step_(\d+)\."), re.compile(r"env/success/h([0-9]{1,18})")
+_VALIDATED = re.compile(r"env/val_success/h([0-9]{1,18})")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one episode ended."""
+
+    at: Any
+    """The step, or the checkpoint's name."""
+    horizon: Any
+    category: str
+    task: Any = None
+    """Name of the task; None counts as a task of its own."""
+
+
+def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """Return one table per folder with episodes: categories by horizon, before and after.
+
+    Of a run, before and after are the first and the last step with recorded episodes; of an evaluation the first and
+    the last checkpoint, with all its episodes.
+
+    Args:
+        index: columns of the list of episodes, with `run`, `step`, `horizon`, `category` and perhaps `group`.
+        sources: the folders.
+
+    Returns:
+        JSON-clean: `kind` of the folder, `title`, `columns`, `rows`, `about`, as the tables of evaluations.
+    """
+    groups = index.get("group") or [None] * len(index["run"])
+    recorded = list(zip(index["run"], index["step"], index["horizon"], index["category"], groups, strict=True))
+    found = []
+    for run, source in enumerate(sources):
+        if source.kind == "evaluation":
+            played = [_played(row) for row in source.results]
+            title, table = "How episodes ended", _of_evaluation(played)
+        else:
+            seen = [Ending(*ending) for number, *ending in recorded if number == run]
+            title, table = "How training episodes ended", _of_run(source, seen)
+        if table:
+            name = f"{title}: {source.label}" if len(sources) > 1 else title
+            found.append({"kind": source.kind, "title": name, **table})
+    return found
+
+
+def _of_evaluation(endings: Sequence[Ending]) -> dict[str, Any]:
+    times = _ends(list(dict.fromkeys(each.at for each in endings)))
+    return _table(endings, times, "", {}, True, "All episodes played.") if times else {}
+
+
+def _of_run(source: Source, endings: Sequence[Ending]) -> dict[str, Any]:
+    """Return the table of a run's first and last recorded step; empty without records."""
+    times = _ends(sorted({each.at for each in endings}))
+    if not times:
+        return {}
+    steps = {row.get("step"): row for row in source.metrics if row.get("step") in times}
+    whole = {
+        (at, int(match[1])): value
+        for at, row in steps.items()
+        for name, value in row.items()
+        if (match := _TRAINED.fullmatch(name)) and is_finite(value) and 0 <= value <= 1
+    }
+    parts = [_part(at, steps.get(at, {}), endings, whole) for at in times]
+    is_whole = all(part.startswith("all ") for part in parts)
+    is_shortest = not is_whole and any(
+        keeps_shortest(file) for file in source.episode_files if (of := _STEP.match(file.name)) and int(of[1]) in times
+    )
+    is_like = not is_shortest and all(_agrees(endings, key, value) for key, value in whole.items())
+    about = [f"Episodes on training tasks: {'; '.join(parts)}."]
+    if is_shortest:
+        about.append("This run recorded its shortest episodes; these shares are not the step's and are left out.")
+    elif not is_like:
+        about.append("The recorded success differs from the whole step's by more than chance; shares are left out.")
+    if is_finite(times[0]) and times[0] > 1:
+        about.append(f"The first recorded step is {times[0]}: what changed before it is not here.")
+    return _table(endings, times, "step ", whole, is_like, " ".join([*about, *_elsewhere(source)]))
+
+
+def _ends(times: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys((times[0], times[-1]))) if times else []
+
+
+def _part(at: Any, metrics: Mapping[str, Any], endings: Sequence[Ending], whole: Collection[tuple[Any, int]]) -> str:
+    """Say which part of a step is recorded."""
+    seen = [each for each in endings if each.at == at]
+    total: Any = metrics.get("env/num_episodes")
+    missing = {horizon for step, horizon in whole if step == at} - {each.horizon for each in seen}
+    if not is_finite(total) or total < len(seen):
+        return f"{len(seen)} of step {at}"
+    none = f", none of horizon {' or '.join(map(str, sorted(missing)))}" if missing else ""
+    if total == len(seen):
+        return f"all {len(seen)} of step {at}"
+    return f"{len(seen)} of {total:.0f} episodes of step {at}{none}"
+
+
+def _agrees(endings: Sequence[Ending], key: tuple[Any, int], rate: float) -> bool:
+    """Return whether the recorded success of a step's horizon has the whole step's rate in its 95 % interval."""
+    seen = [each for each in endings if (each.at, each.horizon) == key]
+    if not seen:
+        return True
+    low, high = wilson(sum(each.category == SOLVED for each in seen) / len(seen), _num_tasks(seen))
+    return low <= rate <= high
+
+
+def _elsewhere(source: Source) -> list[str]:
+    """Point to an evaluation for the horizons that only validation has."""
+    names = {name for row in source.metrics for name in row}
+    trained, validated = (
+        {int(match[1]) for name in names if (match := form.fullmatch(name))} for form in (_TRAINED, _VALIDATED)
+    )
+    only = " and ".join(map(str, sorted(validated - trained))) if trained else ""
+    told = f"Horizon {only} is in validation alone: for how its episodes end, trm eval RUN and trm report RUN EVAL."
+    return [told] if only else []
+
+
+def _table(
+    endings: Sequence[Ending],
+    times: Sequence[Any],
+    prefix: str,
+    whole: Mapping[tuple[Any, int], float],
+    has_shares: bool,
+    about: str,
+) -> dict[str, Any]:
+    """Count the categories by horizon at `times`, one or two."""
+    shown = [each for each in endings if each.at in times]
+    horizons = {each.horizon for each in shown} | {horizon for _, horizon in whole}
+    ordered = sorted(horizons, key=lambda each: (0, each, "") if isinstance(each, int | float) else (1, 0, str(each)))
+    present = {each.category for each in shown}
+    names = [name for name in ORDER if name in present] + sorted(present - {*ORDER})
+    columns = [(at, horizon) for horizon in ordered for at in times]
+    cells = {key: [each for each in shown if (each.at, each.horizon) == key] for key in columns}
+    rows = []
+    for name in names:
+        row = [name]
+        for number, key in enumerate(columns):
+            text = _count(name, cells[key], has_shares)
+            is_after = len(times) > 1 and number % 2 == 1
+            if has_shares and is_after and _is_chance(name, cells[columns[number - 1]], cells[key]):
+                text += f", {CHANCE}"
+            row.append(text)
+        rows.append(row)
+    if whole:
+        rows.insert(1 if names[:1] == [SOLVED] else 0, [WHOLE, *(_rate(whole.get(key)) for key in columns)])
+    heads = [f"{_named(horizon)}{f', {prefix}{at}' if len(times) > 1 else ''}" for at, horizon in columns]
+    explained = [text for name, text in EXPLAINED.items() if name in present]
+    chance = [f"{CHANCE.capitalize()}: the 95 % intervals over tasks overlap."] if CHANCE in str(rows) else []
+    return {"columns": ["ending", *heads], "rows": rows, "about": " ".join([about, *chance, *explained])}
+
+
+def _is_chance(name: str, before: Sequence[Ending], after: Sequence[Ending]) -> bool:
+    """Return whether a share changed, by so little that the intervals of before and after overlap."""
+    if not before or not after:
+        return False
+    old, new = (sum(each.category == name for each in seen) / len(seen) for seen in (before, after))
+    (old_low, old_high), (new_low, new_high) = wilson(old, _num_tasks(before)), wilson(new, _num_tasks(after))
+    return old != new and old_low <= new_high and new_low <= old_high
+
+
+def _num_tasks(endings: Sequence[Ending]) -> int:
+    """Count tasks, since episodes of one task share its difficulty."""
+    tasks = {each.task for each in endings if each.task is not None}
+    return len(tasks) + sum(each.task is None for each in endings)
+
+
+def _count(name: str, seen: Sequence[Ending], has_shares: bool) -> str:
+    count = sum(each.category == name for each in seen)
+    if not seen or not has_shares:
+        return str(count) if seen else "-"
+    counted = f"{count} of {len(seen)}"
+    return counted if len(seen) < FEW else f"{100 * count / len(seen):.0f} % ({counted})"
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.0f} %"
+
+
+def _played(row: Mapping[str, Any]) -> Ending:
+    """Return how an evaluation's episode ended."""
+    horizon, malformed, task = row.get("horizon"), row.get("malformed_turns"), row.get("task")
+    ending = category(row, malformed if isinstance(malformed, int) else 0)
+    named = None if task is None else f"{row.get('env')} {task}"
+    return Ending(str(row.get("checkpoint"))[:60], horizon if is_finite(horizon) else None, ending, named)
+
+
+def _named(horizon: Any) -> str:
+    return "all" if horizon is None else f"horizon {horizon}"
