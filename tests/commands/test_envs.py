@@ -11,7 +11,13 @@ from trm_agent.cli import main
 
 REPOSITORY = Path(__file__).parents[2]
 FAULTY = "tests.envs.faulty_envs"
-FIGURES = {"steps_done_frac": 1.0, "answered_early": 0.0, "last_result_right": 1.0}
+MISTAKES = ("value_miscopied", "operand_miscopied", "operation_wrong", "call_wrong", "answer_wrong")
+FIGURES = {
+    "steps_done_frac": 1.0,
+    "answered_early": 0.0,
+    "last_result_right": 1.0,
+    **{f"first_mistake/{name}": 0.0 for name in MISTAKES},
+}
 REGISTERING = f"""
 import gymnasium
 for kind in ("Sound", "RewardsJunk", "HasNoSolver"):
@@ -164,7 +170,8 @@ def test_a_person_plays_with_turns_of_several_lines(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "[tool (malformed call)]\nError: <tool_call> without </tool_call>" in out
     assert "[tool]\nResult: 2. Now give the final answer." in out
-    assert out.endswith(f"reward 0, terminated, success: False, numbers: {FIGURES | {'last_result_right': 0.0}}\n")
+    wrong = {"last_result_right": 0.0, "first_mistake/value_miscopied": 1.0}
+    assert out.endswith(f"reward 0, terminated, success: False, numbers: {FIGURES | wrong}\n")
 
 
 def test_input_that_ends_early_ends_the_game(capsys, monkeypatch):

@@ -91,6 +91,41 @@ def test_several_calls_in_a_turn_are_all_run_and_count_as_one_step() -> None:
 
 
 @pytest.mark.parametrize(
+    ("expressions", "answer", "mistake"),
+    [
+        (("12*3", "36+5"), "41", None),
+        (("3*12", "(36) + 5"), "41", None),
+        (("13*3", "39+5"), "44", "value_miscopied"),
+        (("12*4", "48+5"), "53", "operand_miscopied"),
+        (("12+3", "15+5"), "20", "operation_wrong"),
+        (("12*3", "36-5"), "31", "operation_wrong"),
+        (("12*3", "35+5"), "40", "value_miscopied"),
+        (("12", "36+5"), "41", "call_wrong"),
+        (("12*3+5", "41+5"), "46", "call_wrong"),
+        (("12*3", "36+5"), "42", "answer_wrong"),
+        # a call after the last step is no mistake of the chain
+        (("12*3", "36+5", "1+1"), "2", "answer_wrong"),
+        # the first one counts
+        (("12*4", "47+5"), "52", "operand_miscopied"),
+        # of two calls in a turn the last, which gives the result that is worked on
+        (("12*3 12*4", "48+5"), "53", "operand_miscopied"),
+        (("12*4 1/0", "48+5"), "53", "operand_miscopied"),
+    ],
+)
+def test_the_first_mistake_is_told(expressions: tuple[str, ...], answer: str, mistake: str | None) -> None:
+    env = make(horizon=2)
+    env.reset(seed=1)
+    env._chain = Chain((12, 36, 41), (("*", 3), ("+", 5)))
+    for turn in expressions:
+        calls = [turn] if "+ " in turn else turn.split()
+        env.step("\n".join(map(call, calls)))
+    *_, info = env.step(f"\\boxed{{{answer}}}")
+    told = {name: value for name, value in info["numbers"].items() if name.startswith("first_mistake/")}
+    assert len(told) == 5
+    assert {name for name, value in told.items() if value} == ({f"first_mistake/{mistake}"} if mistake else set())
+
+
+@pytest.mark.parametrize(
     ("text", "reward"), [("36", 1.0), ("+36", 1.0), (" $36$ ", 1.0), ("36.0", 0.0), ("\uff16", 0.0), ("-36", 0.0)]
 )
 def test_answers_are_compared_as_exact_integers(text: str, reward: float) -> None:

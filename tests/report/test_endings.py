@@ -1,4 +1,4 @@
-"""The table of endings: what part of the steps it shows, and which of its changes are more than chance."""
+"""The tables of endings: what part of the steps they show, and how sure their changes are."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from trm_agent.report.endings import CHANCE, WHOLE, failure_tables
+from trm_agent.report.changes import change
+from trm_agent.report.endings import UNCLEAR, WHOLE, failure_tables
 from trm_agent.report.sources import Source
 
 
@@ -16,16 +17,19 @@ def metrics(step, total, **success):
     return found | {f"env/success/{horizon}": rate for horizon, rate in success.items()}
 
 
-def table(rows, recorded, files=()):
-    """Build the table of (step, horizon, solved, number) records, each episode of its own task."""
+def tables(rows, recorded, files=()):
+    """Build the tables of (step, horizon, solved, number) records, each episode of its own task."""
     index = {"run": [], "step": [], "horizon": [], "category": []}
     for step, horizon, num_solved, num in recorded:
         for number in range(num):
             entry = (0, step, horizon, "solved" if number < num_solved else "wrong answer")
             for name, value in zip(index, entry, strict=True):
                 index[name].append(value)
-    (found,) = failure_tables(index, [Source(Path("a"), "a", "run", {}, metrics=rows, episode_files=list(files))])
-    return found
+    return failure_tables(index, [Source(Path("a"), "a", "run", {}, metrics=rows, episode_files=list(files))])
+
+
+def table(rows, recorded, files=()):
+    return tables(rows, recorded, files)[0]
 
 
 def dump(folder, version, step=1):
@@ -36,26 +40,41 @@ def dump(folder, version, step=1):
     return file
 
 
-def test_a_table_says_that_tasks_are_trained_on_and_which_part_of_the_steps_it_shows():
+def test_the_tables_say_that_tasks_are_trained_on_and_which_part_of_the_steps_they_show():
     rows = [metrics(1, 128, h2=0.5, h6=0.2), metrics(9, 40, h2=0.75)]
-    found = table(rows, [(1, 2, 32, 64), (9, 2, 30, 40)])
-    assert found["title"] == "How training episodes ended"
-    told = "Episodes on training tasks: 64 of 128 episodes of step 1, none of horizon 6; all 40 of step 9."
-    assert found["about"].startswith(told)
-    assert found["columns"][1:] == ["horizon 2, step 1", "horizon 2, step 9", "horizon 6, step 1", "horizon 6, step 9"]
+    over, by_horizon = tables(rows, [(1, 2, 32, 64), (9, 2, 30, 40)])
+    assert over["title"] == "How training episodes ended"
+    told = "others at each step: 64 of 128 episodes of step 1, none of horizon 6; all 40 of step 9."
+    assert told in over["about"]
+    assert over["columns"] == ["ending", "step 1", "step 9", "change"]
+    assert over["rows"][0][:3] == ["solved", "50 % (32 of 64)", "75 % (30 of 40)"]
+    heads = ["horizon 2, step 1", "horizon 2, step 9", "horizon 6, step 1", "horizon 6, step 9"]
+    assert by_horizon["title"] == "How training episodes ended, by horizon"
+    assert by_horizon["columns"][1:] == heads
     # the whole step's success stands beside the records', also where none is recorded
-    assert [cells[0] for cells in found["rows"]] == ["solved", WHOLE, "wrong answer"]
-    assert found["rows"][1][1:] == ["50 %", "75 %", "20 %", "-"]
-    assert found["rows"][0][1] == "50 % (32 of 64)"
+    assert [cells[0] for cells in by_horizon["rows"]] == ["solved", WHOLE, "wrong answer"]
+    assert by_horizon["rows"][1][1:] == ["50 %", "75 %", "20 %", "-"]
 
 
-def test_records_unlike_the_step_have_no_shares():
+def test_failures_of_the_infrastructure_are_counted_over_all_steps():
+    failing = [{**metrics(step, 2, h2=0.5), "env/infrastructure_failures": 1.5 * step} for step in (1, 3)]
+    assert "not trained on: 6 in all steps" in table(failing, [(1, 2, 1, 2)])["about"]
+    assert "not trained on: 0 in all steps" in table([], [(1, 2, 1, 2)])["about"]
+
+
+def test_at_most_six_steps_are_shown_with_the_first_and_the_last():
+    found = table([], [(step, 2, 1, 2) for step in (1, *range(10, 110, 10))])
+    assert found["columns"] == ["ending", "step 1", "step 20", "step 40", "step 60", "step 80", "step 100", "change"]
+
+
+def test_records_unlike_the_step_have_no_shares_and_no_changes():
     alike = table([metrics(1, 128, h2=0.5)], [(1, 2, 36, 64)])
     assert "left out" not in alike["about"]
     assert alike["rows"][0][1] == "56 % (36 of 64)"
-    unlike = table([metrics(1, 128, h2=0.5)], [(1, 2, 56, 64)])
+    unlike = table([metrics(1, 128, h2=0.5)], [(1, 2, 56, 64), (2, 2, 56, 64)])
     assert "differs from the whole step's by more than chance" in unlike["about"]
-    assert [cells[1] for cells in unlike["rows"]] == ["56", "50 %", "8"]
+    assert unlike["columns"] == ["ending", "step 1", "step 2"]
+    assert [cells[1] for cells in unlike["rows"]] == ["56", "8"]
 
 
 @pytest.mark.parametrize(("version", "num", "left_out"), [(2, 64, True), (2, 128, False), (3, 64, False)])
@@ -71,25 +90,35 @@ def test_a_first_record_after_the_first_step_is_told():
     assert "first recorded step" not in table([], [(1, 2, 1, 2), (40, 2, 1, 2)])["about"]
 
 
-def test_few_episodes_are_counts_and_changes_within_their_intervals_are_chance():
+def test_few_episodes_are_counts_and_a_change_has_its_interval():
     solved, wrong = table([], [(1, 2, 16, 19), (9, 2, 15, 17)])["rows"]
-    assert solved[1:] == ["16 of 19", f"15 of 17, {CHANCE}"]
-    assert wrong[2] == f"2 of 17, {CHANCE}"
-    # Wilson: 10 of 40 is at most 40.2 %, 26 of 40 at least 49.5 %
-    found = table([], [(1, 2, 10, 40), (9, 2, 26, 40)])
-    assert found["rows"][0][1:] == ["25 % (10 of 40)", "65 % (26 of 40)"]
-    assert CHANCE not in found["about"].lower()
-    same = table([], [(1, 2, 10, 40), (9, 2, 10, 40)])
-    assert same["rows"][0][2] == "25 % (10 of 40)"
+    assert solved[1:3] == ["16 of 19", "15 of 17"]
+    middle, low, high = (
+        100 * value for value in change([(None, n < 16) for n in range(19)], [(None, n < 15) for n in range(17)])
+    )
+    assert solved[3] == f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+    assert wrong[3] == f"{-middle:+.1f} [{-high:+.1f}, {-low:+.1f}]"
+    assert low < 0 < high
 
 
-@pytest.mark.parametrize("grouped", [1, 9])
-def test_episodes_of_one_task_count_once_for_chance(grouped):
-    groups = [f"0 {step} {number // 20}" if step == grouped else None for step in (1, 9) for number in range(40)]
-    endings = ["solved"] * 10 + ["wrong answer"] * 30 + ["solved"] * 26 + ["wrong answer"] * 14
-    index = {"run": [0] * 80, "step": [1] * 40 + [9] * 40, "horizon": [2] * 80, "category": endings, "group": groups}
+def test_a_change_is_welchs_over_the_shares_of_tasks():
+    before = [("a", True), ("a", False), ("b", False), ("c", False)]  # shares 0.5, 0, 0
+    after = [("d", True), ("e", True), ("e", False), ("f", True)]  # 1, 0.5, 1
+    middle, low, high = change(before, after)
+    assert middle == pytest.approx(2 / 3)
+    # both sides have the variance 1/12 over three tasks: 4 degrees of freedom, whose 97.5 % quantile is 2.776
+    assert middle - low == pytest.approx(2.776 * (2 / 12 / 3) ** 0.5, rel=3e-3)
+    assert high == 1.0
+
+
+def test_tasks_that_all_agree_and_single_tasks_claim_no_certainty():
+    low, high = change([(None, False)] * 4, [(None, True)] * 4)[1:]
+    assert 0 < low < 0.5
+    assert high == pytest.approx(1)
+    assert change([("a", True)] * 8, [("b", True), ("c", False)]) is None
+    index = {"run": [0] * 4, "step": [1, 1, 9, 9], "horizon": [2] * 4, "category": ["solved"] * 4, "group": ["x"] * 4}
     (found,) = failure_tables(index, [Source(Path("a"), "a", "run", {})])
-    assert found["rows"][0][2] == f"65 % (26 of 40), {CHANCE}"
+    assert found["rows"] == [["solved", "2 of 2", "2 of 2", UNCLEAR]]
 
 
 def test_horizons_that_only_validation_has_point_to_an_evaluation():
@@ -103,4 +132,4 @@ def test_odd_metrics_spoil_no_table():
     rows = [{"step": [1]}, metrics(1, "x", h2=float("nan")), {"step": 1, "env/num_episodes": 1, "env/success/h2": 7}]
     found = table(rows, [(1, 2, 1, 2)])
     assert found["rows"] == [["solved", "1 of 2"], ["wrong answer", "1 of 2"]]
-    assert "tasks: 2 of step 1." in found["about"]
+    assert "others at each step: 2 of step 1." in found["about"]

@@ -111,6 +111,10 @@ def test_no_share_of_time_is_negative_whatever_a_file_says():
         ({"success": False, "numbers": {"steps_done_frac": 1.0, "last_result_right": 1.0}}, 1, OTHER),
         ({"success": False, "numbers": {"steps_done_frac": 1.0, "last_result_right": 0.0}}, 0, "a call was wrong"),
         ({"success": False, "numbers": {"answered_early": 1.0, "last_result_right": 1.0}}, 0, "answered early"),
+        ({"success": False, "numbers": {"first_mistake/a_b": 0.0, "first_mistake/c_d": 1.0}}, 1, "wrong answer: c d"),
+        ({"success": False, "numbers": {"first_mistake/a_b": 0.0, "last_result_right": 1.0}}, 0, OTHER),
+        ({"success": True, "numbers": {"first_mistake/a_b": 1.0}}, 0, "solved"),
+        ({"success": False, "numbers": {"answered_early": 1.0, "first_mistake/a": 1.0}}, 0, "answered early"),
         ({"success": True, "numbers": {"last_result_right": 0.0}}, 0, "solved"),
         ({"success": False, "numbers": {"steps_done_frac": "x", "last_result_right": []}}, 0, "wrong answer"),
         ({"success": False, "stop_reason": "max_tokens", "numbers": {"steps_done_frac": 0.5}}, 0, "ran out of tokens"),
@@ -128,22 +132,22 @@ def test_an_ending_has_one_category(record, malformed, told):
     assert category(record, malformed) == told
 
 
-def test_categories_are_counted_by_horizon_at_the_first_and_the_last_step():
+def test_categories_are_counted_over_the_steps_and_by_horizon_at_their_ends():
     index = {
         "run": [0, 0, 0, 0, 1],
         "step": [10, 10, 40, 20, 5],
         "horizon": [2, 4, 2, 2, None],
         "category": ["solved", "wrong answer", "solved", "wrong answer", "not known"],
     }
-    first, second = failure_tables(index, [source(), source(label="b")])
-    assert first["columns"] == [
-        "ending",
-        "horizon 2, step 10",
-        "horizon 2, step 40",
-        "horizon 4, step 10",
-        "horizon 4, step 40",
+    over, by_horizon, second = failure_tables(index, [source(), source(label="b")])
+    assert over["columns"] == ["ending", "step 10", "step 20", "step 40", "change"]
+    assert over["rows"] == [
+        ["solved", "1 of 2", "0 of 1", "1 of 1", "too few tasks to tell"],
+        ["wrong answer", "1 of 2", "1 of 1", "0 of 1", "too few tasks to tell"],
     ]
-    assert first["rows"] == [
+    heads = ["horizon 2, step 10", "horizon 2, step 40", "horizon 4, step 10", "horizon 4, step 40"]
+    assert by_horizon["columns"] == ["ending", *heads]
+    assert by_horizon["rows"] == [
         ["solved", "1 of 1", "1 of 1", "0 of 1", "-"],
         ["wrong answer", "0 of 1", "0 of 1", "1 of 1", "-"],
     ]
@@ -162,15 +166,17 @@ def test_an_evaluation_counts_all_episodes_of_its_first_and_its_last_checkpoint(
         played("after", [4], None, malformed_turns="x"),
     ]
     evaluation = Source(Path("e"), "e", "evaluation", results=results)
-    (table,) = failure_tables({"run": [], "step": [], "horizon": [], "category": []}, [evaluation])
+    over, table = failure_tables({"run": [], "step": [], "horizon": [], "category": []}, [evaluation])
+    assert over["columns"] == ["ending", "before", "between", "after", "change"]
+    assert over["rows"][0][1:4] == ["1 of 2", "0 of 1", "1 of 2"]
+    assert "a call of the episode could not be read" in over["about"]
+    assert "early" not in over["about"]
     assert table["columns"] == ["ending", "horizon 4, before", "horizon 4, after", "all, before", "all, after"]
     assert table["rows"] == [
-        ["solved", "1 of 2", "1 of 1, within chance", "-", "0 of 1"],
-        ["wrong after a malformed call", "1 of 2", "0 of 1, within chance", "-", "0 of 1"],
+        ["solved", "1 of 2", "1 of 1", "-", "0 of 1"],
+        ["wrong after a malformed call", "1 of 2", "0 of 1", "-", "0 of 1"],
         ["not known", "0 of 2", "0 of 1", "-", "1 of 1"],
     ]
-    assert "a call of the episode could not be read" in table["about"]
-    assert "early" not in table["about"]
 
 
 def test_what_differs_from_the_preset_is_named_and_what_a_run_sets_for_itself_is_not():

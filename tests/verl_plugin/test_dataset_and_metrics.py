@@ -58,6 +58,8 @@ def episode(seed: int, success: bool, horizon: int = 4, stop: str = "terminated"
         "turns": 5,
         "tool_calls": 4,
         "malformed_turns": 1,
+        "cut_turns": 2,
+        "nll": 10.0,
         "model_tokens": 40,
         "response_tokens": 100,
         "generate_s": 1.0,
@@ -80,6 +82,8 @@ def test_training_metrics_count_what_was_played_and_what_failed() -> None:
     assert metrics["env/infrastructure_failures/env_error"] == 2
     assert metrics["env/stop_reason/max_turns"] == 0.25
     assert metrics["env/malformed_turn_frac"] == 0.2  # 4 of 20 turns
+    assert metrics["env/cut_turn_frac"] == 0.4
+    assert metrics["env/token_nll"] == 0.25
     assert metrics["run/tokens_per_s"] == 80.0  # 160 tokens of the model in 2 s
     assert metrics["run/data_fingerprint"] == fingerprint([2, 1])
 

@@ -1,4 +1,4 @@
-"""How episodes ended, by horizon, before and after; of a run also how far its records stand for the whole steps."""
+"""How episodes ended, over the steps and by horizon; of a run also how far its records stand for the whole steps."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm_agent.evaluate.results import is_finite
+from trm_agent.report.changes import change
 from trm_agent.report.failures import EXPLAINED, ORDER, SOLVED, category
 from trm_agent.report.rows import keeps_shortest
 from trm_agent.report.sources import Source
 from trm_agent.runs.rates import wilson
 
 WHOLE = "success in the whole step"
-CHANCE = "within chance"
+UNCLEAR = "too few tasks to tell"
+# columns of the table over the steps
+MOST_TIMES = 6
 # below this number of episodes, a count says more than a share
 FEW = 30
 _STEP, _TRAINED = re.compile(r"step_(\d+)\."), re.compile(r"env/success/h([0-9]{1,18})")
@@ -32,10 +35,9 @@ class Ending:
 
 
 def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Return one table per folder with episodes: categories by horizon, before and after.
+    """Return two tables per folder with episodes: categories over the recorded steps, and by horizon at their ends.
 
-    Of a run, before and after are the first and the last step with recorded episodes; of an evaluation the first and
-    the last checkpoint, with all its episodes.
+    Of an evaluation its checkpoints stand for the steps, with all their episodes.
 
     Args:
         index: columns of the list of episodes, with `run`, `step`, `horizon`, `category` and perhaps `group`.
@@ -50,26 +52,26 @@ def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]
     for run, source in enumerate(sources):
         if source.kind == "evaluation":
             played = [_played(row) for row in source.results]
-            title, table = "How episodes ended", _of_evaluation(played)
+            title, tables = "How episodes ended", _of_evaluation(played)
         else:
             seen = [Ending(*ending) for number, *ending in recorded if number == run]
-            title, table = "How training episodes ended", _of_run(source, seen)
-        if table:
-            name = f"{title}: {source.label}" if len(sources) > 1 else title
+            title, tables = "How training episodes ended", _of_run(source, seen)
+        for table, part in zip(tables, ("", ", by horizon"), strict=False):
+            name = f"{title}{part}: {source.label}" if len(sources) > 1 else f"{title}{part}"
             found.append({"kind": source.kind, "title": name, **table})
     return found
 
 
-def _of_evaluation(endings: Sequence[Ending]) -> dict[str, Any]:
-    times = _ends(list(dict.fromkeys(each.at for each in endings)))
-    return _table(endings, times, "", {}, True, "All episodes played.") if times else {}
+def _of_evaluation(endings: Sequence[Ending]) -> list[dict[str, Any]]:
+    times = list(dict.fromkeys(each.at for each in endings))
+    return _tables(endings, times, "", {}, True, ["All episodes played."]) if times else []
 
 
-def _of_run(source: Source, endings: Sequence[Ending]) -> dict[str, Any]:
-    """Return the table of a run's first and last recorded step; empty without records."""
-    times = _ends(sorted({each.at for each in endings}))
+def _of_run(source: Source, endings: Sequence[Ending]) -> list[dict[str, Any]]:
+    """Return the tables of a run's recorded steps; none without records."""
+    times = sorted({each.at for each in endings})
     if not times:
-        return {}
+        return []
     steps = {row.get("step"): row for row in source.metrics if row.get("step") in times}
     whole = {
         (at, int(match[1])): value
@@ -77,20 +79,24 @@ def _of_run(source: Source, endings: Sequence[Ending]) -> dict[str, Any]:
         for name, value in row.items()
         if (match := _TRAINED.fullmatch(name)) and is_finite(value) and 0 <= value <= 1
     }
-    parts = [_part(at, steps.get(at, {}), endings, whole) for at in times]
+    ends = _ends(times)
+    parts = [_part(at, steps.get(at, {}), endings, whole) for at in ends]
     is_whole = all(part.startswith("all ") for part in parts)
     is_shortest = not is_whole and any(
-        keeps_shortest(file) for file in source.episode_files if (of := _STEP.match(file.name)) and int(of[1]) in times
+        keeps_shortest(file) for file in source.episode_files if (of := _STEP.match(file.name)) and int(of[1]) in ends
     )
-    is_like = not is_shortest and all(_agrees(endings, key, value) for key, value in whole.items())
-    about = [f"Episodes on training tasks: {'; '.join(parts)}."]
+    is_like = not is_shortest and all(_agrees(endings, key, value) for key, value in whole.items() if key[0] in ends)
+    about = [f"Episodes on training tasks, others at each step: {'; '.join(parts)}."]
     if is_shortest:
         about.append("This run recorded its shortest episodes; these shares are not the step's and are left out.")
     elif not is_like:
         about.append("The recorded success differs from the whole step's by more than chance; shares are left out.")
     if is_finite(times[0]) and times[0] > 1:
         about.append(f"The first recorded step is {times[0]}: what changed before it is not here.")
-    return _table(endings, times, "step ", whole, is_like, " ".join([*about, *_elsewhere(source)]))
+    failures: list[Any] = [row.get("env/infrastructure_failures") for row in source.metrics]
+    failed = sum(value for value in failures if is_finite(value))
+    about.append(f"Failures of the infrastructure, which are not trained on: {failed:.0f} in all steps.")
+    return _tables(endings, times, "step ", {} if is_whole else whole, is_like, [*about, *_elsewhere(source)])
 
 
 def _ends(times: Sequence[Any]) -> list[Any]:
@@ -130,47 +136,80 @@ def _elsewhere(source: Source) -> list[str]:
     return [told] if only else []
 
 
-def _table(
+def _tables(
     endings: Sequence[Ending],
     times: Sequence[Any],
     prefix: str,
     whole: Mapping[tuple[Any, int], float],
     has_shares: bool,
-    about: str,
+    about: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return the table over `times` and, where there are several horizons, the one by horizon at their ends."""
+    shown = [times[round(place * (len(times) - 1) / (MOST_TIMES - 1))] for place in range(MOST_TIMES)]
+    over = _over_times(endings, list(dict.fromkeys(shown)), prefix, has_shares)
+    present = {each.category for each in endings if each.at in shown}
+    explained = [text for name, text in EXPLAINED.items() if name in present]
+    notes = [over.pop("about"), *explained]
+    tables = [{**over, "about": " ".join([*about, *filter(None, notes)])}]
+    if len({each.horizon for each in endings} | {horizon for _, horizon in whole}) > 1:
+        tables.append(_by_horizon(endings, _ends(times), prefix, whole, has_shares))
+    return tables
+
+
+def _over_times(endings: Sequence[Ending], times: Sequence[Any], prefix: str, has_shares: bool) -> dict[str, Any]:
+    """Count the categories at each of `times`, all horizons together, with the change from first to last."""
+    cells = {at: [each for each in endings if each.at == at] for at in times}
+    has_change = has_shares and len(times) > 1
+    rows = []
+    for name in _names([each for each in endings if each.at in times]):
+        row = [name, *(_count(name, seen, has_shares) for seen in cells.values())]
+        rows.append(row + [_change(name, cells[times[0]], cells[times[-1]])] * has_change)
+    heads = [f"{prefix}{at}" if len(times) > 1 else "all" for at in times]
+    told = "" if not has_change else (
+        f"Change: from {prefix}{times[0]} to {prefix}{times[-1]} in percentage points, mean over tasks "
+        f"({_num_tasks(cells[times[0]])} and {_num_tasks(cells[times[-1]])}) with its 95 % interval; one that holds 0 "
+        "may be chance."
+    )  # fmt: skip
+    return {"columns": ["ending", *heads, *["change"] * has_change], "rows": rows, "about": told}
+
+
+def _by_horizon(
+    endings: Sequence[Ending],
+    times: Sequence[Any],
+    prefix: str,
+    whole: Mapping[tuple[Any, int], float],
+    has_shares: bool,
 ) -> dict[str, Any]:
     """Count the categories by horizon at `times`, one or two."""
     shown = [each for each in endings if each.at in times]
     horizons = {each.horizon for each in shown} | {horizon for _, horizon in whole}
     ordered = sorted(horizons, key=lambda each: (0, each, "") if isinstance(each, int | float) else (1, 0, str(each)))
-    present = {each.category for each in shown}
-    names = [name for name in ORDER if name in present] + sorted(present - {*ORDER})
+    names = _names(shown)
     columns = [(at, horizon) for horizon in ordered for at in times]
     cells = {key: [each for each in shown if (each.at, each.horizon) == key] for key in columns}
-    rows = []
-    for name in names:
-        row = [name]
-        for number, key in enumerate(columns):
-            text = _count(name, cells[key], has_shares)
-            is_after = len(times) > 1 and number % 2 == 1
-            if has_shares and is_after and _is_chance(name, cells[columns[number - 1]], cells[key]):
-                text += f", {CHANCE}"
-            row.append(text)
-        rows.append(row)
+    rows = [[name, *(_count(name, cells[key], has_shares) for key in columns)] for name in names]
     if whole:
         rows.insert(1 if names[:1] == [SOLVED] else 0, [WHOLE, *(_rate(whole.get(key)) for key in columns)])
     heads = [f"{_named(horizon)}{f', {prefix}{at}' if len(times) > 1 else ''}" for at, horizon in columns]
-    explained = [text for name, text in EXPLAINED.items() if name in present]
-    chance = [f"{CHANCE.capitalize()}: the 95 % intervals over tasks overlap."] if CHANCE in str(rows) else []
-    return {"columns": ["ending", *heads], "rows": rows, "about": " ".join([about, *chance, *explained])}
+    numbers = ", ".join(str(_num_tasks(cells[key])) for key in columns)
+    return {"columns": ["ending", *heads], "rows": rows, "about": f"Tasks of the columns: {numbers}."}
 
 
-def _is_chance(name: str, before: Sequence[Ending], after: Sequence[Ending]) -> bool:
-    """Return whether a share changed, by so little that the intervals of before and after overlap."""
-    if not before or not after:
-        return False
-    old, new = (sum(each.category == name for each in seen) / len(seen) for seen in (before, after))
-    (old_low, old_high), (new_low, new_high) = wilson(old, _num_tasks(before)), wilson(new, _num_tasks(after))
-    return old != new and old_low <= new_high and new_low <= old_high
+def _names(endings: Sequence[Ending]) -> list[str]:
+    """Return the categories that occur, in the order of `ORDER`, details after what they belong to."""
+    place = {name: number for number, name in enumerate(ORDER)}
+    return sorted(
+        {each.category for each in endings}, key=lambda name: (place.get(name.split(":")[0], len(ORDER)), name)
+    )
+
+
+def _change(name: str, before: Sequence[Ending], after: Sequence[Ending]) -> str:
+    """Say by how much a category's share changed, and how sure that is."""
+    found = change(*([(each.task, each.category == name) for each in seen] for seen in (before, after)))
+    if found is None:
+        return UNCLEAR
+    middle, low, high = (100 * value for value in found)
+    return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _num_tasks(endings: Sequence[Ending]) -> int:

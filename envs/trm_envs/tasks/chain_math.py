@@ -5,7 +5,7 @@ the last one the model is asked for the answer. With `reveal="upfront"` all step
 
 The calculator computes any call. A wrong call therefore gets a wrong result and the next instruction; the
 mistake shows in the final answer. A call that fails (not arithmetic, malformed) leaves the chain where it is. Several
-calls in one turn count as one step.
+calls in one turn count as one step, and calls after the last step count for nothing.
 """
 
 import re
@@ -17,14 +17,17 @@ import numpy as np
 from trm_envs.base import ToolEnv
 from trm_envs.options import EnvOptions, check_choice
 from trm_envs.scoring import plain_answer
-from trm_envs.tasks.calculator import calculator
-from trm_envs.tools import ToolResult
+from trm_envs.tasks.calculator import evaluate
+from trm_envs.tools import ToolResult, tool
 
 REVEALS = ("stepwise", "upfront")
 MAX_VALUE = 999
 WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
 ASK = "Now give the final answer."
+MISTAKES = ("value_miscopied", "operand_miscopied", "operation_wrong", "call_wrong", "answer_wrong")
+"""The parts of a wrong call, the first that is wrong; a call of another form; an answer that is not the last result."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
+_CALL = re.compile(r"(-?[0-9]+)([+*-])([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,24 @@ class ChainMath(ToolEnv[ChainMathOptions]):
     options_class = ChainMathOptions
     system_prompt = "Follow the steps with the calculator, one call a turn. Give the final answer as {answer}."
     answer_form = "integer"
-    tools = (calculator,)
+
+    @tool
+    def calculator(self, expression: str) -> str:
+        """Evaluate an expression of integers.
+
+        Args:
+            expression: such as 12*3
+        """
+        result = str(evaluate(expression))
+        self._expression = expression
+        return result
 
     def make_task(self) -> str:
         """Draw a chain; return the first message."""
         self._chain = draw_chain(self.np_random, self.options.horizon)
         self._num_done, self._is_last_right = 0, False
         self.task_key, self.expected_answer = self._chain.content, str(self._chain.values[-1])
-        self._is_early = False
+        self._is_early, self._expression, self._mistake = False, "", ""
         start = f"Start with {self._chain.values[0]}. "
         if self.options.reveal == "stepwise":
             return start + self._instruction()
@@ -81,10 +94,12 @@ class ChainMath(ToolEnv[ChainMathOptions]):
 
     def follow_up(self, results: Sequence[ToolResult]) -> str:
         """Return the results, and the next instruction once a call has succeeded."""
-        if any(result.ok for result in results):
-            self._num_done = min(self._num_done + 1, self.options.horizon)
+        if self._num_done < self.options.horizon and any(result.ok for result in results):
             last = [result.text for result in results if result.ok][-1]
-            self._is_last_right = last == str(self._chain.values[self._num_done])
+            self._is_last_right = last == str(self._chain.values[self._num_done + 1])
+            if not self._is_last_right and not self._mistake:
+                self._mistake = _mistake(self._expression, self._chain.values[self._num_done], *self._now)
+            self._num_done += 1
         shown = " ".join(f"Result: {result.text}." if result.ok else f"{result.text}." for result in results)
         instruction = self._instruction()
         return f"{shown} {instruction}" if instruction else shown
@@ -97,33 +112,40 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         self._is_early = self.options.reveal == "stepwise" and self._num_done < self.options.horizon
         text = plain_answer(answer).replace(",", "")
         if not _INTEGER.fullmatch(text) or int(text) != self._chain.values[-1]:
+            self._mistake = self._mistake or ("" if self._is_early else "answer_wrong")
             return 0.0
         return 0.0 if self._is_early else 1.0
 
     def numbers(self) -> dict[str, float]:
-        """Return how far the chain came and what the last call gave.
+        """Return how far the chain came, what the last call gave, and the first mistake.
 
         `steps_done_frac`: the fraction of the steps with a successful call. `answered_early`: 1 for an answer before
         the last one, else 0. `last_result_right`: 1 if the last result is the chain's value at that step, else 0.
+        `first_mistake/...`: 1 for the first mistake, 0 for the other `MISTAKES`.
         """
         return {
             "steps_done_frac": self._num_done / self.options.horizon,
             "answered_early": float(self._is_early),
             "last_result_right": float(self._is_last_right),
+            **{f"first_mistake/{name}": float(name == self._mistake) for name in MISTAKES},
         }
 
     def solution(self) -> str:
         """Return the call for the present step, or the boxed answer after the last."""
         if self._num_done == self.options.horizon:
             return self.answer(str(self._chain.values[-1]))
-        operation, operand = self._chain.steps[self._num_done]
+        operation, operand = self._now
         expression = f"{self._chain.values[self._num_done]}{operation}{operand}"
         return self.call("calculator", expression=expression)
+
+    @property
+    def _now(self) -> tuple[str, int]:
+        return self._chain.steps[self._num_done]
 
     def _instruction(self) -> str:
         if self._num_done == self.options.horizon:
             return ASK
-        return _say(self._chain.steps[self._num_done]) if self.options.reveal == "stepwise" else ""
+        return _say(self._now) if self.options.reveal == "stepwise" else ""
 
 
 def draw_chain(rng: np.random.Generator, horizon: int) -> Chain:
@@ -147,6 +169,16 @@ def draw_chain(rng: np.random.Generator, horizon: int) -> Chain:
             values.append(result)
             steps.append((operation, operand))
     return Chain(tuple(values), tuple(steps))
+
+
+def _mistake(expression: str, value: int, operation: str, operand: int) -> str:
+    """Return which part of a wrong call is wrong, the first of value, operand and operation; see `MISTAKES`."""
+    call = _CALL.fullmatch(expression.replace(" ", "").replace("(", "").replace(")", ""))
+    if call is None:
+        return "call_wrong"
+    if int(call[1]) != value:
+        return "value_miscopied"
+    return "operand_miscopied" if int(call[3]) != operand else "operation_wrong"
 
 
 def _say(step: tuple[str, int]) -> str:

@@ -37,6 +37,8 @@ def training_metrics(
         "env/turns/max": float(max(turns)),
         "env/tool_calls/mean": _mean(item["tool_calls"] for item in summaries),
         "env/malformed_turn_frac": sum(item["malformed_turns"] for item in summaries) / max(1, sum(turns)),
+        "env/cut_turn_frac": sum(item["cut_turns"] for item in summaries) / max(1, sum(turns)),
+        "env/token_nll": sum(item["nll"] for item in summaries) / max(1, model_tokens),
         "env/response_tokens/mean": _mean(tokens),
         "env/response_tokens/max": float(max(tokens)),
         "env/model_token_frac": model_tokens / max(1, sum(tokens)),

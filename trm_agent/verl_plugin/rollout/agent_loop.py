@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,9 @@ def summary(episode: Episode) -> dict[str, Any]:
         "turns": episode.num_turns,
         "tool_calls": episode.num_tool_calls,
         "malformed_turns": episode.num_malformed,
+        "cut_turns": sum(not turn.finished for turn in episode.turns),
+        # the log-probs of tokens that the model did not sample are 0
+        "nll": -math.fsum(episode.rollout_log_probs),
         "model_tokens": episode.num_model_tokens,
         "response_tokens": len(episode.response_ids),
         "generate_s": episode.timings["generate"],
