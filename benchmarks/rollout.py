@@ -1,0 +1,98 @@
+"""The same episodes through four paths, and the cost of a turn by hop.
+
+python -m benchmarks.rollout [--model nano|FOLDER] [--episodes 128] [--turns 8] [--delay-ms 0] [--paths ...]
+
+scripted       recorded turns instead of a model: the episode loop and the environments alone
+engine alone   vLLM with the recorded pattern of turns and lengths: no loop, no environment, no chat template
+in the caller  the engine in the caller's process, as `trm eval` plays
+full stack     verl's trainer, agent loops and server on Ray: the batches of a validation, which take the way of a
+               training batch
+
+The first three have the same turns of the same lengths; the full stack plays the same tasks for the same number of
+turns with a seed of its own, so its turns have other tokens: compare tokens a second. A hop's time is the time that a
+turn spends in it, waiting for its turn included, not the processor's time.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PATHS = ("scripted", "engine alone", "in the caller", "full stack")
+WIDTH = 15
+
+
+def main() -> None:
+    """Play and print."""
+    arguments = _arguments()
+    # before torch and vLLM are imported; as the rollout's processes have it in training
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from benchmarks.rollout_hops import batches
+    from benchmarks.rollout_paths import Paths, Workload, full_stack
+
+    workload = Workload(arguments.model, arguments.episodes, arguments.turns, arguments.delay_ms, arguments.batches + 1)
+    paths = Paths(workload)
+    log = Path(tempfile.mkdtemp(prefix="trm-benchmark-")) / "vllm.log"
+    events = asyncio.run(paths.all(log)) if set(arguments.paths) != {"full stack"} else {}
+    if "full stack" in arguments.paths:
+        events["full stack"] = full_stack(workload)
+    found = {name: batches(events[name], workload.episodes)[1:] for name in PATHS if name in events}
+    for name, measured in found.items():
+        if not measured:
+            raise RuntimeError(f"{name}: no batch of {workload.episodes} episodes after the first was seen")
+    print(
+        f"{arguments.model}: {workload.episodes} episodes at once, {workload.turns} turns, tool {workload.delay_ms:g} "
+        f"ms, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; the medians of {arguments.batches} batches after one"
+    )
+    table(found)
+
+
+def table(found: dict[str, Sequence]) -> None:
+    """Print the medians over each path's batches."""
+    from benchmarks.rollout_hops import HOPS, Batch
+
+    def line(title: str, form: str, value: Callable[[Batch], float | None]) -> None:
+        cells = []
+        for path in found.values():
+            values = [value(batch) for batch in path]
+            known = [number for number in values if number is not None]
+            cells.append(format(statistics.median(known), form) if known else "-")
+        print(f"{title:<34}" + "".join(f"{cell:>{WIDTH}}" for cell in cells))
+
+    print(f"{'':<34}" + "".join(f"{name:>{WIDTH}}" for name in found))
+    line("seconds", ".2f", lambda batch: batch.seconds)
+    line("  around the episodes", ".2f", lambda batch: batch.around)
+    line("turns", ".0f", lambda batch: batch.turns)
+    line("sampled tokens", ".0f", lambda batch: batch.tokens)
+    line("sampled tokens a second", ".0f", lambda batch: batch.tokens / batch.seconds)
+    if "engine alone" in found:
+        rate = statistics.median(batch.tokens / batch.seconds for batch in found["engine alone"])
+        line("  of the engine alone's, %", ".0f", lambda batch: 100 * batch.tokens / batch.seconds / rate)
+    line("the engine computes, % of the time", ".0f", lambda batch: batch.busy and 100 * batch.busy)
+    line("sequences in a step of the engine", ".1f", lambda batch: batch.sequences)
+    print("ms of a turn")
+    for hop in HOPS:
+        line(f"  {hop}", ".1f", lambda batch, hop=hop: 1e3 * batch.hops[hop] if hop in batch.hops else None)
+    line("  all hops", ".1f", lambda batch: 1e3 * sum(batch.hops.values()))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="nano", help="nano (default), or the folder of a Hugging Face model")
+    parser.add_argument("--episodes", type=int, default=128, help="episodes at once (default 128)")
+    parser.add_argument("--turns", type=int, default=8, help="turns of an episode, 1 to 48 (default 8)")
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="time of the tool in each turn (default 0)")
+    parser.add_argument("--batches", type=int, default=2, help="batches measured after the first (default 2)")
+    parser.add_argument("--paths", nargs="*", choices=PATHS, default=PATHS, help="default: all")
+    arguments = parser.parse_args()
+    for name, least in (("episodes", 1), ("turns", 1), ("batches", 1), ("delay_ms", 0)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name.replace('_', '-')}={getattr(arguments, name)}: give {least} or more")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
