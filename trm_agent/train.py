@@ -22,6 +22,7 @@ from trm_agent.runs.data_text import printable
 from trm_agent.runs.defaults import defaults_of
 from trm_agent.runs.extend import SCHEDULED_OPTIMIZER, compose_extension, go_on, open_extended
 from trm_agent.runs.folder import CHECKPOINTS, LOG_FILE, RunFolder, checkpoint_folder, discard, open_run_folder
+from trm_agent.runs.hidden_gpus import for_logical_devices
 from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.origin import INIT_FROM, check_modes, check_origin, check_own, check_resumed, needs_first_weights
 from trm_agent.runs.progress import forget_progress
@@ -144,6 +145,8 @@ def _refuse_or_pin(config: DictConfig) -> str:
     require_engine("train")
     os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
     preflight.check_machine(config)
+    if config.hardware.kind == "cpu":
+        os.environ.update(for_logical_devices(os.environ, int(config.trainer.n_gpus_per_node)))
     preflight.check(config)
     check_modes(config)
     resolve_protocol(config)

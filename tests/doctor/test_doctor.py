@@ -98,6 +98,14 @@ def test_a_fake_driver_that_does_not_answer_is_missing(tmp_path: Path, monkeypat
     assert machine.gpus()[0].state == software.torch()[0].state == "ok"
 
 
+@pytest.mark.parametrize("value", ["", "-1"])
+def test_hidden_gpus_are_not_looked_for(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_program(tmp_path, "nvidia-smi", "echo 'L4, 23034, 1000'", monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    (told,) = machine.gpus()
+    assert told == ok(f"hidden by CUDA_VISIBLE_DEVICES={value}: the default is experiment=math_nano, on the processor")
+
+
 def test_a_command_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_program(tmp_path, "slow", "exec sleep 20", monkeypatch)
     assert finding.output_of(["slow"], limit_s=0.2) == (None, "no answer within 0.2 s")

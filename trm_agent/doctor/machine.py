@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trm_agent.doctor.finding import Finding, ok, output_of
 from trm_agent.runs.compose import NVIDIA_DEVICE
+from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
 
 GIB = 1 << 30
 LEAST_MEMORY_GIB, LEAST_CORES, NUM_PORTS = 6.0, 2, 16
@@ -30,6 +31,10 @@ SANDBOX_LIMIT_S = 18.0
 
 def gpus() -> list[Finding]:
     """List the accelerators with their memory."""
+    if hides_all(os.environ):
+        return [
+            ok(f"hidden by {VARIABLE}={os.environ[VARIABLE]}: the default is experiment=math_nano, on the processor")
+        ]
     text, why = output_of(GPU_QUERY)
     if text is None or not text.strip():
         if NVIDIA_DEVICE.exists():

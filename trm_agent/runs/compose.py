@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.extras import install
+from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
 from trm_fields import OneOf, refuse
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 def default_experiment(task: str) -> tuple[str, str]:
     """Return the experiment of a task, "math" or "code", for this machine, with the reason."""
+    if hides_all(os.environ):
+        return f"{task}_nano", f"{VARIABLE}={os.environ[VARIABLE]} hides every GPU"
     if NVIDIA_DEVICE.exists():
         return f"{task}_qwen3_8b", f"a GPU is there: {NVIDIA_DEVICE}"
     return f"{task}_nano", "a machine without a GPU"

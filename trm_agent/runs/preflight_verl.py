@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.extras import is_installed
 from trm_agent.runs.engine_options import engine_options
+from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
 from trm_agent.runs.stored_config import flatten
 from trm_agent.runs.verl_choices import BACKENDS
 from trm_agent.runs.verl_fates import verl_fields
@@ -136,7 +137,15 @@ def devices(config: DictConfig) -> None:
 
 
 def _check_cuda(config: DictConfig) -> None:
-    """Refuse more CUDA devices than this machine has."""
+    """Refuse more CUDA devices than this machine has, and any where all are hidden."""
+    if hides_all(os.environ):
+        refuse(
+            "hardware.kind",
+            config.hardware.kind,
+            "cpu where every CUDA device is hidden",
+            f"unset {VARIABLE} or list devices in it, or choose experiment=math_nano or hardware=cpu",
+            because=f"but {VARIABLE}={os.environ[VARIABLE]} hides every CUDA device",
+        )
     wanted, found = int(config.trainer.n_gpus_per_node), _cuda_devices()
     if not found:
         refuse(

@@ -1,0 +1,25 @@
+"""`CUDA_VISIBLE_DEVICES`: whether it hides every GPU, and what Ray reads of it on the CPU."""
+
+from collections.abc import Mapping
+
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+# CUDA reads the list up to the first entry that names no device
+NO_DEVICE = ("", "-1", "NoDevFiles")
+
+
+def hides_all(env: Mapping[str, str]) -> bool:
+    """Return True if an environment hides every GPU from CUDA."""
+    listed = env.get(VARIABLE)
+    return listed is not None and listed.split(",")[0].strip() in NO_DEVICE
+
+
+def for_logical_devices(env: Mapping[str, str], number: int) -> dict[str, str]:
+    """Return the variable for a run on the CPU, whose devices are logical; empty where it is not set.
+
+    Ray refuses to start with more devices than the variable lists, and hands them out from it.
+
+    Args:
+        env: the environment of the command.
+        number: the logical devices of this machine.
+    """
+    return {VARIABLE: ",".join(["-1"] * number)} if VARIABLE in env else {}
