@@ -32,7 +32,7 @@ import psutil
 
 from benchmarks.environments_problems import code_problems, fenced, math_problems, math_turns, write_rows
 from benchmarks.event_loop import Gap, idle, lateness, watch
-from trm_agent.episode import tune_garbage_collection
+from trm_agent.episode import Limits, tune_garbage_collection
 from trm_agent.episode.env_runner import EnvRunner
 
 TIMEOUT_S = 120.0
@@ -69,7 +69,7 @@ def scripts(env_id: str, turns: Turns, **options: Any) -> list[list[str]]:
 
 async def play(env_id: str, turns: list[str], seed: int, options: dict[str, Any]) -> int:
     """One episode through a runner; returns its number of steps."""
-    runner = EnvRunner(lambda: gymnasium.make(env_id, **options).unwrapped)
+    runner = EnvRunner(lambda: gymnasium.make(env_id, **options).unwrapped, Limits())
     await runner.make(TIMEOUT_S)
     await runner.reset(seed, {}, TIMEOUT_S)
     for turn in turns:

@@ -7,6 +7,7 @@ from typing import Any
 
 from trm_agent.episode.fallback import Fallback
 from trm_agent.episode.plain_text import GuardedTokens, encodable
+from trm_agent.episode.recent import Recent, packed, unpacked
 from trm_agent.episode.template import SLOT, ChatTemplate
 
 ROLES = ("tool", "user")
@@ -67,6 +68,8 @@ class ChatTokens:
             tokenizer, self.roles, template_kwargs or {}, with_tools and not self._fallback.call
         )
         self.turn_prefix = self.template.turn_prefix
+        # the episodes of a group begin alike, and have many answers in common
+        self._prompts, self._answers = Recent(self._prompt), Recent(self._answer)
         self._closing = {role: self._find_closing(role) for role in self.roles}
         self.end_of_turn_id = self._closing[self.roles[0]]
         eos = {tokenizer.eos_token_id} - {None}
@@ -84,7 +87,11 @@ class ChatTokens:
             ValueError: the template cannot render it.
         """
         system, user, tools = self._fallback.prompt(system, user, tools)
-        return self._guarded.encode(self.template.prompt(encodable(system), encodable(user), tools))
+        system, user = encodable(system), encodable(user)
+        kept = packed(tools) if self.template.is_fixed else None
+        if kept is None:
+            return self._guarded.encode(self.template.prompt(system, user, tools))
+        return list(self._prompts(system, user, kept))
 
     def observation(self, role: str, content: str, *, model_turn_finished: bool) -> list[int]:
         """Tokens to append after the model's: the turn's closing, the message, the next generation prompt.
@@ -98,9 +105,9 @@ class ChatTokens:
         Raises:
             ValueError: an unknown role.
         """
-        told_as = self._role(role)
-        ids = self._guarded.encode(self.template.answer(told_as, encodable(content)))
-        return ids[1:] if model_turn_finished else ids
+        told_as, content = self._role(role), encodable(content)
+        ids = (self._answers if self.template.is_fixed else self._answer)(told_as, content)
+        return list(ids[1:] if model_turn_finished else ids)
 
     def closes_turn(self, token_ids: Sequence[int], role: str | None = None) -> bool:
         """Whether the turn ends with the token that closes it before an answer in this role; None: in the first role.
@@ -119,7 +126,7 @@ class ChatTokens:
         ids = list(token_ids)
         if ids and ids[-1] in self.stop_token_ids:
             ids.pop()
-        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self._guarded.core.decode(ids)
 
     def fit(self, content: str, max_tokens: int) -> str:
         """Return the text itself, or its start and end around a visible mark, in at most `max_tokens` tokens.
@@ -127,6 +134,12 @@ class ChatTokens:
         Where the mark alone does not fit, the bare start of the text is all that is left.
         """
         return self._guarded.fit(encodable(content), max_tokens)
+
+    def _prompt(self, system: str, user: str, tools: bytes) -> tuple[int, ...]:
+        return tuple(self._guarded.encode(self.template.prompt(system, user, unpacked(tools))))
+
+    def _answer(self, role: str, content: str) -> tuple[int, ...]:
+        return tuple(self._guarded.encode(self.template.answer(role, content)))
 
     def _role(self, role: str) -> str:
         if role not in self._told_as:

@@ -7,6 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from trm_agent.episode.recent import Recent
+from trm_agent.episode.tokenizer_core import TokenizerCore
+
 # No ordinary text has tokens longer than this on average; beyond it a text is cut before it is tokenised at all.
 MAX_CHARACTERS_PER_TOKEN = 16
 
@@ -15,18 +18,21 @@ class GuardedTokens:
     """A fast tokenizer's way from text to tokens, with its special tokens guarded."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.core = TokenizerCore(tokenizer)
+        self._markup = Recent(lambda text: tuple(self.core.encode(text)), 64)
+        self._count = Recent(lambda text: len(self.plain(text)))
         self.by_id = _guarded_tokens(tokenizer)
         # The lookahead finds overlapping occurrences too.
         self._start = re.compile(f"(?={'|'.join(map(re.escape, self.by_id.values())) or '(?!)'})")
 
     def encode(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """Tokens of (text, comes from the environment) parts, as one text where that text forges no special token."""
-        whole = self._ids("".join(text for text, _ in parts))
-        markup = [index for text, is_content in parts if not is_content for index in self._ids(text)]
+        whole = self.core.encode("".join(text for text, _ in parts))
+        markup = [index for text, is_content in parts if not is_content for index in self._markup(text)]
         if self._only_guarded(whole) == self._only_guarded(markup):
             return whole
-        return [index for text, is_content in parts for index in (self.plain(text) if is_content else self._ids(text))]
+        ids = (self.plain(text) if is_content else self._markup(text) for text, is_content in parts)
+        return list(itertools.chain.from_iterable(ids))
 
     def plain(self, text: str) -> list[int]:
         """Tokens of text in which special tokens are not known.
@@ -36,7 +42,7 @@ class GuardedTokens:
         """
         cuts = [0, *(match.start() + 1 for match in self._start.finditer(text)), len(text)]
         pieces = (text[start:stop] for start, stop in itertools.pairwise(cuts) if stop > start)
-        ids = (index for piece in pieces for index in self._ids(piece, split_special_tokens=True))
+        ids = (index for piece in pieces for index in self.core.encode(piece, split_special_tokens=True))
         return [index for index in ids if index not in self.by_id]
 
     def fit(self, content: str, max_tokens: int) -> str:
@@ -45,6 +51,8 @@ class GuardedTokens:
         Where the mark alone does not fit, the bare start of the text is all that is left.
         """
         keep = len(content)
+        if keep <= max_tokens and content.isascii() and self.core.has_a_character_a_token:
+            return content
         if keep <= max_tokens * MAX_CHARACTERS_PER_TOKEN and self._count(content) <= max_tokens:
             return content
         keep = min(keep, max_tokens * MAX_CHARACTERS_PER_TOKEN)
@@ -57,12 +65,6 @@ class GuardedTokens:
         while self._count(content[:keep]) > max_tokens:
             keep -= 1
         return content[:keep]
-
-    def _count(self, text: str) -> int:
-        return len(self.plain(text))
-
-    def _ids(self, text: str, split_special_tokens: bool = False) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
 
     def _only_guarded(self, ids: Sequence[int]) -> list[int]:
         return [index for index in ids if index in self.by_id]

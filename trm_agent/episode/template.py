@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trm_agent.episode.recent import Recent, packed, unpacked
+
 Message = dict[str, Any]
 Part = tuple[str, bool]
 """Text, and whether it comes from the environment."""
@@ -17,6 +19,8 @@ PROBE_TOOL: dict[str, Any] = {
 }
 # Some templates take nine letters or digits and nothing else.
 CALL_ID = "000000000"
+# what a template writes anew each time: the date, or something drawn
+_CHANGING = re.compile(r"strftime_now|\b(?:random|lipsum)\b")
 _OPEN_THOUGHT = re.compile(r"<think>(?:(?!</think>).)*\Z", re.DOTALL)
 
 
@@ -31,6 +35,7 @@ class ChatTemplate:
 
     Attributes:
         turn_prefix: the thought that the generation prompt opens, such as `<think>` and a line end; "" if none is open.
+        is_fixed: whether it always renders the same messages alike, so without the date.
 
     Raises:
         ValueError: the template cannot render a conversation, or is not append-only.
@@ -41,12 +46,15 @@ class ChatTemplate:
     ) -> None:
         self._tokenizer, self._template_kwargs = tokenizer, dict(template_kwargs)
         self._before: dict[str, list[Message]] = {}
+        self.is_fixed = _CHANGING.search(_source(tokenizer)) is None
+        self._kept_head = Recent(lambda system, tools: self._head(system, unpacked(tools)), 64)
+        self._kept_frame = Recent(self._frame)
         tools_sets = ([], [PROBE_TOOL]) if with_tools else ([],)
         for role in roles:
             self._before[role] = self._what_may_precede(role)
             for tools in tools_sets:
                 self._check_append_only(role, tools)
-        _, _, asked = self.slot(lambda text: self.render([said("user", text)]), SLOT)
+        _, asked = around(lambda text: self.render([said("user", text)]))
         self.turn_prefix = opened_thought(asked)
         for role in roles:
             opened = opened_thought(self.answer(role, SLOT)[-1][0])
@@ -65,47 +73,33 @@ class ChatTemplate:
 
     def prompt(self, system: str, user: str, tools: Sequence[Mapping[str, Any]]) -> list[Part]:
         """Render the first context: system prompt and tools, the first user message, the generation prompt."""
-        parts: list[Part] = []
-        taken = 0
-        if system:
-            before, shown, _ = self.slot(
-                lambda text: self.render([said("system", text), said("user", USER)], tools), system
-            )
-            parts += [(before, False), (shown, True)]
-            taken = len(before) + len(shown)
-        head = [said("system", system)] if system else []
-        before, shown, after = self.slot(lambda text: self.render([*head, said("user", text)], tools), user)
+        kept = packed(tools) if self.is_fixed else None
+        parts, before, after = self._head(system, tools) if kept is None else self._kept_head(system, kept)
+        taken = sum(len(text) for text, _ in parts)
+        shown = filled(lambda text: self.render([*_system(system), said("user", text)], tools), before, after, user)
         return [*parts, (before[taken:], False), (shown, True), (after, False)]
 
     def answer(self, role: str, content: str) -> list[Part]:
         """Render the text after an assistant message: its closing, the answer `content`, the generation prompt."""
-        earlier = self._before[role]
-        before, shown, after = self.slot(lambda text: self.render([*earlier, said(role, text)]), content)
-        return [(self._after_turn(role, before), False), (shown, True), (after, False)]
+        before, after, closing = (self._kept_frame if self.is_fixed else self._frame)(role)
+        shown = filled(lambda text: self._answered(role, text), before, after, content)
+        return [(closing, False), (shown, True), (after, False)]
 
-    def slot(self, render: Callable[[str], str], content: str) -> tuple[str, str, str]:
-        """Split a rendering into the text before the content, the content as the template shows it, the text after.
+    def _head(self, system: str, tools: Sequence[Mapping[str, Any]]) -> tuple[list[Part], str, str]:
+        """Return the parts up to the system prompt, and the text before and after the first user message."""
+        parts: list[Part] = []
+        if system:
+            before, shown, _ = slot(lambda text: self.render([said("system", text), said("user", USER)], tools), system)
+            parts = [(before, False), (shown, True)]
+        return parts, *around(lambda text: self.render([*_system(system), said("user", text)], tools))
 
-        Content that the template takes for a command, or refuses, is put there as it is: what stands in a message
-        must change nothing around it.
+    def _frame(self, role: str) -> tuple[str, str, str]:
+        """Return the text before and after an answer, and the part of it that follows the assistant's message."""
+        before, after = around(lambda text: self._answered(role, text))
+        return before, after, self._after_turn(role, before)
 
-        Raises:
-            ValueError: the template shows a message's content not once.
-        """
-        before, *after = render(SLOT).split(SLOT)
-        if len(after) != 1:
-            raise ValueError(
-                f"tokenizer.chat_template: shows a message's content {len(after)} times instead of once; use a "
-                "template that shows each message once (tokenizer.chat_template = ...)"
-            )
-        try:
-            full = render(content)
-        except ValueError:
-            return before, content, after[0]
-        stop = len(full) - len(after[0])
-        if stop < len(before) or not full.startswith(before) or not full.endswith(after[0]):
-            return before, content, after[0]
-        return before, full[len(before) : stop], after[0]
+    def _answered(self, role: str, content: str) -> str:
+        return self.render([*self._before[role], said(role, content)])
 
     def _after_turn(self, role: str, text: str) -> str:
         """Return the part of a rendering's start that follows the assistant's message."""
@@ -156,6 +150,47 @@ class ChatTemplate:
             if not self.render(whole, tools).startswith(self.render(shorter, tools, ask=False)):
                 raise not_append_only(role, "a new message changes the text of earlier ones")
         self.answer(role, SLOT)
+
+
+def slot(render: Callable[[str], str], content: str) -> tuple[str, str, str]:
+    """Split a rendering into the text before the content, the content as the template shows it, the text after.
+
+    Raises:
+        ValueError: the template shows a message's content not once.
+    """
+    before, after = around(render)
+    return before, filled(render, before, after, content), after
+
+
+def around(render: Callable[[str], str]) -> tuple[str, str]:
+    """Return the text before and after a message's content.
+
+    Raises:
+        ValueError: the template shows a message's content not once.
+    """
+    before, *after = render(SLOT).split(SLOT)
+    if len(after) != 1:
+        raise ValueError(
+            f"tokenizer.chat_template: shows a message's content {len(after)} times instead of once; use a "
+            "template that shows each message once (tokenizer.chat_template = ...)"
+        )
+    return before, after[0]
+
+
+def filled(render: Callable[[str], str], before: str, after: str, content: str) -> str:
+    """Return the content as the template shows it between these texts.
+
+    Content that the template takes for a command, or refuses, is put there as it is: what stands in a message
+    must change nothing around it.
+    """
+    try:
+        full = render(content)
+    except ValueError:
+        return content
+    stop = len(full) - len(after)
+    if stop < len(before) or not full.startswith(before) or not full.endswith(after):
+        return content
+    return full[len(before) : stop]
 
 
 def render(
@@ -255,6 +290,15 @@ def _unreadable(error: Exception) -> ValueError:
         f"tokenizer.chat_template: cannot be read ({error}); give the tokenizer a template "
         "(tokenizer.chat_template = ...)"
     )
+
+
+def _system(system: str) -> list[Message]:
+    return [said("system", system)] if system else []
+
+
+def _source(tokenizer: Any) -> str:
+    """Return everything that a tokenizer may render, templates of several names too."""
+    return str(getattr(tokenizer, "chat_template", ""))
 
 
 def _after(probe: str, rendered: str) -> str:
