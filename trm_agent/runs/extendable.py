@@ -24,6 +24,7 @@ EXTENDABLE = (
     "env.limits.generate_timeout_s",
     "env.limits.episode_timeout_s",
     "hardware.fork_server",
+    "hardware.agent_loops",
     "hardware.least_tokens_per_s",
     *(f"{DUMP_PATH}.{name}" for name in ("every", "max_sequences", "max_files", "distributions", "directory")),
 )

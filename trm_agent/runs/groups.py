@@ -34,6 +34,7 @@ from trm_fields import (
 )
 
 SAMPLER_PATH = "trainer.v1.sampler.sampler_kwargs"
+BESIDE_SERVER, WORKERS = "beside_server", "workers"
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,12 @@ class HardwareConfig:
         Flag(),
         "Whether Ray's workers start as forks of one process that has done the imports; a single machine without a GPU "
         "only.",
+    )
+    agent_loops: str = setting(
+        WORKERS,
+        OneOf((BESIDE_SERVER, WORKERS)),
+        "Where agent loops run: `beside_server`, in the process of each vLLM server, so that no turn passes between "
+        "processes, or `workers`, in `actor_rollout_ref.rollout.agent.num_workers` processes of their own.",
     )
     least_tokens_per_s: float = setting(
         10,

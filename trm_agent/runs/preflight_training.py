@@ -5,6 +5,7 @@ import math
 from omegaconf import DictConfig
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
+from trm_agent.runs.groups import BESIDE_SERVER, WORKERS
 from trm_agent.runs.validation_names import validation_names
 from trm_agent.trust_region.surroundings import trust_region
 from trm_fields import COUNT, OneOf, refuse
@@ -134,4 +135,17 @@ def checkpoints(config: DictConfig) -> None:
         )
 
 
-TRAINING_RULES = (batches, lengths, sampling, trust_region, schedule, checkpoints)
+def agent_loops(config: DictConfig) -> None:
+    """Refuse agent loops in the servers' processes where those cannot play."""
+    rollout, field = config.actor_rollout_ref.rollout, "hardware.agent_loops"
+    if config.hardware.agent_loops != BESIDE_SERVER:
+        return
+    if rollout.name != "vllm":
+        because = f"but the servers of {_ROLLOUT}.name={rollout.name} play no episodes"
+        refuse(field, BESIDE_SERVER, WORKERS, "set it", because=because)
+    if rollout.disaggregation.enabled:
+        because = f"but with {_ROLLOUT}.disaggregation.enabled=true several servers share a turn"
+        refuse(field, BESIDE_SERVER, WORKERS, "set it", because=because)
+
+
+TRAINING_RULES = (batches, lengths, sampling, agent_loops, trust_region, schedule, checkpoints)

@@ -1,13 +1,17 @@
 """The Ray actor that drives a run: verl's V1 task runner with our trainer class and a record of the start-up."""
 
+import functools
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from trm_agent.runs.endings.closing import record_cause
 from trm_agent.runs.folder import STARTUP_FILE
+from trm_agent.runs.groups import BESIDE_SERVER
 
 
 def mark(run_dir: str | Path, phase: str) -> None:
@@ -28,7 +32,6 @@ class RunTaskRunner:
         """
         import transfer_queue as tq
         from omegaconf import OmegaConf
-        from verl.trainer.ppo.v1 import AgentLoopManagerTQ
         from verl.utils.logging_utils import configure_verl_logging
 
         from trm_agent.verl_plugin.driver.trainer import trainer_class
@@ -40,23 +43,48 @@ class RunTaskRunner:
         OmegaConf.resolve(config)
         tq.init(config.transfer_queue)
         mark(run_dir, "data queue")
-        trainer = None
+        trainer = agent_loops = None
         succeeded = False
         try:
             trainer = trainer_class(config.trainer.v1.trainer_mode)(config=config)
             trainer.init()
             mark(run_dir, "actor and rollout engine")
-            agent_loops = AgentLoopManagerTQ.create(
-                config=config,
-                llm_client=trainer.get_llm_client(),
-                teacher_client=trainer.get_teacher_client(),
-                reward_loop_worker_handles=trainer.get_reward_handles(),
-            )
+            agent_loops = _agent_loops(config, trainer)
             mark(run_dir, "agent loops")
             trainer.fit(agent_loops)
             succeeded = True
         finally:
+            if (close := getattr(agent_loops, "close", None)) is not None:
+                close()
             tracking = getattr(trainer, "_tracking", None)
             if tracking is not None:
                 tracking.finish(exit_code=0 if succeeded else 1)
             tq.close()
+
+
+def _agent_loops(config: Any, trainer: Any) -> Any:
+    """Build the manager of the agent loops, in the processes that `hardware.agent_loops` names."""
+    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+
+    from trm_agent.verl_plugin.rollout.beside_server import BesideServers
+
+    given = {
+        "config": config,
+        "llm_client": trainer.get_llm_client(),
+        "teacher_client": trainer.get_teacher_client(),
+        "reward_loop_worker_handles": trainer.get_reward_handles(),
+    }
+    if config.hardware.agent_loops != BESIDE_SERVER:
+        return AgentLoopManagerTQ.create(**given)
+    servers = trainer.llm_server_manager
+    return BesideServers.create(
+        **given,
+        servers=dict(zip(servers.server_addresses, servers.server_handles, strict=True)),
+        on_loss=functools.partial(_give_up, Path(config.run.dir)),
+    )
+
+
+def _give_up(run_dir: Path, cause: str) -> None:
+    print(cause, flush=True)
+    record_cause(run_dir, cause)
+    os._exit(1)

@@ -3,13 +3,14 @@
 import functools
 from contextlib import AbstractAsyncContextManager
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.episode.slots import Places
+from trm_agent.runs.groups import BESIDE_SERVER
 
 
 def places_per_worker(config: DictConfig) -> int:
-    """Return the number of episodes that one agent-loop worker plays at a time.
+    """Return the number of episodes that one agent-loop worker, or server, plays at a time.
 
     verl starts all episodes of a batch at once. Those beyond the engine's sequences would wait inside it, with their
     clocks running.
@@ -25,7 +26,9 @@ def places_per_worker(config: DictConfig) -> int:
     devices = nodes * devices if nodes else int(trainer.nnodes) * int(trainer.n_gpus_per_node)
     num_replicas = max(1, devices // size)
     per_replica = int(rollout.max_num_seqs) * int(rollout.get("data_parallel_size", 1))
-    return max(1, per_replica * num_replicas // int(rollout.agent.num_workers))
+    # without a section of ours, in a script of verl's own, there are workers
+    beside = OmegaConf.select(config, "hardware.agent_loops") == BESIDE_SERVER
+    return max(1, per_replica * num_replicas // (num_replicas if beside else int(rollout.agent.num_workers)))
 
 
 def engine_place(config: DictConfig) -> AbstractAsyncContextManager[None]:

@@ -1,4 +1,4 @@
-"""A vLLM server of verl that also returns the largest log-probs, or all, of each sampled token.
+"""A vLLM server of verl that plays episodes and returns the largest log-probs, or all, of each sampled token.
 
 verl's server forces `logprobs` to 0 (the sampled token alone), so the request is widened on its way into the engine.
 """
@@ -13,6 +13,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 from vllm.logprobs import FlatLogprobs, Logprob
 
+from trm_agent.verl_plugin.rollout.beside_server import PlayingMixin
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED, Recorded, unpack
 
 
@@ -25,8 +26,8 @@ class _Request:
 _REQUEST: ContextVar[_Request | None] = ContextVar("trm_request", default=None)
 
 
-class RecordingServer(vLLMHttpServer):
-    """A server that records the distributions that a request's `RECORD` asks for."""
+class RecordingServer(PlayingMixin, vLLMHttpServer):
+    """A server that records the distributions that a request's `RECORD` asks for, and may play episodes."""
 
     async def run_server(self, args: Any) -> None:
         await super().run_server(args)

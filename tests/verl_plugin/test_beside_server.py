@@ -1,0 +1,177 @@
+"""Agent loops in the server's process: verl's clients, the parts of a batch, and servers that end."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("verl")
+
+import torch
+from omegaconf import OmegaConf
+from ray.exceptions import RayActorError
+from tensordict import TensorDict
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
+
+from trm_agent.runs.compose import compose_run
+from trm_agent.runs.preflight_training import agent_loops
+from trm_agent.verl_plugin.rollout import beside_server
+from trm_agent.verl_plugin.rollout.beside_server import BesideServers, local_client
+from trm_agent.verl_plugin.rollout.places import places_per_worker
+
+NANO = compose_run(["experiment=math_nano"])
+
+
+def changed(config, **values):
+    config = config.copy()
+    for name, value in values.items():
+        section, _, leaf = name.replace("__", ".").rpartition(".")
+        OmegaConf.select(config, section)[leaf] = value
+    return config
+
+
+class Server:
+    """A server that takes fields out of the parameters, as verl's does, and cuts each answer after two tokens."""
+
+    def __init__(self, stop_reasons):
+        self.stop_reasons, self.asked = list(stop_reasons), []
+
+    async def generate(self, prompt_ids, sampling_params, **_):
+        self.asked.append((list(prompt_ids), sampling_params.pop("max_tokens"), sampling_params.pop("logprobs")))
+        prompt_ids.append(-1)
+        fields = {"global_steps": len(self.asked)}
+        return TokenOutput(
+            token_ids=[7, 8], log_probs=[-1.0, -2.0], stop_reason=self.stop_reasons.pop(0), extra_fields=fields
+        )
+
+
+def ask(client, params, prompt):
+    return asyncio.run(client.generate("request", prompt_ids=prompt, sampling_params=params))
+
+
+def test_an_aborted_turn_is_resumed_with_the_parameters_as_they_were(monkeypatch):
+    slept = []
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: _noted(slept, seconds))
+    server, params, prompt = Server(["aborted", "aborted", "completed"]), {"max_tokens": 9, "logprobs": True}, [1, 2]
+    client = local_client(FullyAsyncLLMServerClient(NANO), "here", server.generate)
+    output = ask(client, params, prompt)
+    assert server.asked == [([1, 2], 9, True), ([1, 2, 7, 8], 7, True), ([1, 2, 7, 8, 7, 8], 5, True)]
+    assert (output.token_ids, output.log_probs) == ([7, 8] * 3, [-1.0, -2.0] * 3)
+    assert (output.extra_fields["min_global_steps"], output.extra_fields["max_global_steps"]) == (1, 3)
+    assert (params, prompt, len(slept)) == ({"max_tokens": 9, "logprobs": True}, [1, 2], 2)
+
+
+async def _noted(notes, value):
+    notes.append(value)
+
+
+def test_a_plain_client_hands_an_aborted_turn_back():
+    server = Server(["aborted"])
+    output = ask(local_client(LLMServerClient(NANO), "here", server.generate), {"max_tokens": 9, "logprobs": True}, [1])
+    assert (output.stop_reason, len(server.asked)) == ("aborted", 1)
+
+
+def test_the_trainers_own_client_is_not_changed():
+    client = LLMServerClient(NANO, load_balancer_handle="balancer")
+    local = local_client(client, "here", Server([]).generate)
+    assert (type(client), client._load_balancer) == (LLMServerClient, "balancer")
+    assert isinstance(local, LLMServerClient)
+
+
+def remote(call):
+    return SimpleNamespace(remote=call)
+
+
+class Handle:
+    """A Ray handle of a server that plays."""
+
+    def __init__(self):
+        self.started, self.batches, self.ended = [], [], threading.Event()
+        self.start_agent_loops = remote(lambda *given: _noted(self.started, given))
+        self.generate_sequences = remote(self.batches.append)
+        self.serve = remote(lambda: self)
+
+
+def manager(handles, **kwargs):
+    given = {"config": NANO, "llm_client": SimpleNamespace(_load_balancer=None)}
+    return BesideServers.create(**given, servers=handles, **kwargs)
+
+
+def test_each_server_gets_its_address_and_an_equal_part_of_the_batch(monkeypatch):
+    handles = {"a": Handle(), "b": Handle()}
+    made = manager(handles)
+    assert [handle.started[0][0] for handle in handles.values()] == ["a", "b"]
+    monkeypatch.setattr("verl.trainer.ppo.v1.agent_loop_tq.ray.get", lambda refs: refs)
+    made.generate_sequences(TensorDict({"index": torch.arange(6)}, batch_size=6))
+    assert [handle.batches[0]["index"].tolist() for handle in handles.values()] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_as_a_class_of_verls_it_takes_the_servers_from_the_load_balancer():
+    handle = Handle()
+    balancer = SimpleNamespace(_servers={"a": handle})
+
+    async def call(function):
+        return function(balancer)
+
+    client = SimpleNamespace(_load_balancer=SimpleNamespace(__ray_call__=remote(call)))
+    BesideServers.create(NANO, client, None, None)
+    assert handle.started == [("a", NANO, client, None, None)]
+
+
+def test_a_server_that_cannot_play_is_refused():
+    with pytest.raises(ValueError, match=r"^hardware.agent_loops: got 'beside_server', but .* at a plays no episodes"):
+        manager({"a": SimpleNamespace()})
+
+
+@pytest.mark.parametrize(("close_first", "told"), [(False, 1), (True, 0)])
+def test_a_server_that_ends_is_told_unless_the_run_is_over(monkeypatch, close_first, told):
+    losses, handles, waited = [], {"a": Handle(), "b": Handle()}, threading.Event()
+
+    def wait(calls, num_returns):
+        handles["b"].ended.wait(5)
+        return [handles["b"]], []
+
+    def get(_):
+        try:
+            raise RayActorError
+        finally:
+            waited.set()
+
+    monkeypatch.setattr(beside_server, "ray", SimpleNamespace(wait=wait, get=get))
+    made = manager(handles, on_loss=losses.append)
+    if close_first:
+        made.close()
+    handles["b"].ended.set()
+    assert waited.wait(5)
+    made.watch.join(5)
+    assert len(losses) == told
+    assert all("rollout server at b has ended" in loss for loss in losses)
+
+
+def test_a_server_plays_as_many_episodes_as_its_engine_has_sequences():
+    sections = "actor_rollout_ref__rollout__max_num_seqs", "trainer__n_gpus_per_node"
+    four = changed(NANO, **dict(zip(sections, (6, 4), strict=True)))
+    assert (places_per_worker(NANO), places_per_worker(four)) == (128, 6)
+    # 4 replicas for the one worker of the preset
+    assert places_per_worker(changed(four, hardware__agent_loops="workers")) == 24
+    OmegaConf.set_struct(four, False)
+    del four["hardware"]
+    assert places_per_worker(four) == 24
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"actor_rollout_ref__rollout__name": "sglang"}, "rollout.name=sglang play no episodes"),
+        ({"actor_rollout_ref__rollout__name": "trtllm"}, "rollout.name=trtllm play no episodes"),
+        ({"actor_rollout_ref__rollout__disaggregation__enabled": True}, "several servers share a turn"),
+    ],
+)
+def test_what_cannot_play_is_refused_before_ray(change, words):
+    config = changed(NANO, **change)
+    with pytest.raises(ValueError, match=rf"^hardware.agent_loops: got 'beside_server', .*{words}; allowed: workers"):
+        agent_loops(config)
+    agent_loops(changed(config, hardware__agent_loops="workers"))
+    agent_loops(NANO)
