@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+_HOME = "transformers.tokenization_utils"
 _METHODS = (
     *("encode", "_encode_plus", "_batch_encode_plus", "decode", "_decode", "__call__"),
     *("_convert_encoding", "set_truncation_and_padding", "convert_tokens_to_string"),
@@ -50,16 +51,14 @@ class TokenizerCore:
 
 
 def _is_plain(tokenizer: Any) -> bool:
-    """Whether nothing but the core decides what becomes of a text."""
-    from transformers import PreTrainedTokenizerFast
+    """Whether nothing but the core decides what becomes of a text: all on the way is Hugging Face's own."""
 
-    def own(name: str) -> bool:
-        of_class = getattr(type(tokenizer), name, None)
-        return name in vars(tokenizer) or of_class is not getattr(PreTrainedTokenizerFast, name, None)
+    def is_own(name: str) -> bool:
+        owner = next((each for each in type(tokenizer).__mro__ if name in vars(each)), None)
+        return name in vars(tokenizer) or (owner is not None and not owner.__module__.startswith(_HOME))
 
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or any(map(own, _METHODS)):
-        return False
-    return hasattr(tokenizer.backend_tokenizer, "encode_batch_fast")
+    is_fast = any(each.__module__.startswith(_HOME) for each in type(tokenizer).__mro__) and tokenizer.is_fast
+    return is_fast and not any(map(is_own, _METHODS)) and hasattr(tokenizer.backend_tokenizer, "encode_batch_fast")
 
 
 def _counts_bytes(core: Any) -> bool:
