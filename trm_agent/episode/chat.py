@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trm_agent.episode.content_slot import SLOT
 from trm_agent.episode.fallback import Fallback
 from trm_agent.episode.plain_text import GuardedTokens, encodable
 from trm_agent.episode.recent import Recent, packed, unpacked
-from trm_agent.episode.template import SLOT, ChatTemplate
+from trm_agent.episode.template import ChatTemplate
 
 ROLES = ("tool", "user")
 

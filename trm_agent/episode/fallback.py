@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trm_agent.episode.template import PROBE_TOOL, SLOT, USER, calling_message, render, said
+from trm_agent.episode.content_slot import SLOT
+from trm_agent.episode.template import PROBE_TOOL, USER, calling_message, render, said
 
 SYSTEM, TOOLS, TOOL_ROLE = "system message", "tools", "tool role"
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trm_agent.episode.content_slot import SLOT, around, filled, slot
 from trm_agent.episode.recent import Recent, packed, unpacked
 
 Message = dict[str, Any]
 Part = tuple[str, bool]
 """Text, and whether it comes from the environment."""
 
-USER, FIRST, SECOND, SLOT = "TRMPROBEUSER", "TRMPROBEFIRST", "TRMPROBESECOND", "TRMPROBESLOT"
+USER, FIRST, SECOND = "TRMPROBEUSER", "TRMPROBEFIRST", "TRMPROBESECOND"
 PROBE_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "trmprobetool", "description": "x", "parameters": {"type": "object", "properties": {}}},
@@ -150,47 +151,6 @@ class ChatTemplate:
             if not self.render(whole, tools).startswith(self.render(shorter, tools, ask=False)):
                 raise not_append_only(role, "a new message changes the text of earlier ones")
         self.answer(role, SLOT)
-
-
-def slot(render: Callable[[str], str], content: str) -> tuple[str, str, str]:
-    """Split a rendering into the text before the content, the content as the template shows it, the text after.
-
-    Raises:
-        ValueError: the template shows a message's content not once.
-    """
-    before, after = around(render)
-    return before, filled(render, before, after, content), after
-
-
-def around(render: Callable[[str], str]) -> tuple[str, str]:
-    """Return the text before and after a message's content.
-
-    Raises:
-        ValueError: the template shows a message's content not once.
-    """
-    before, *after = render(SLOT).split(SLOT)
-    if len(after) != 1:
-        raise ValueError(
-            f"tokenizer.chat_template: shows a message's content {len(after)} times instead of once; use a "
-            "template that shows each message once (tokenizer.chat_template = ...)"
-        )
-    return before, after[0]
-
-
-def filled(render: Callable[[str], str], before: str, after: str, content: str) -> str:
-    """Return the content as the template shows it between these texts.
-
-    Content that the template takes for a command, or refuses, is put there as it is: what stands in a message
-    must change nothing around it.
-    """
-    try:
-        full = render(content)
-    except ValueError:
-        return content
-    stop = len(full) - len(after)
-    if stop < len(before) or not full.startswith(before) or not full.endswith(after):
-        return content
-    return full[len(before) : stop]
 
 
 def render(
