@@ -1,0 +1,127 @@
+"""Runs a command, and measures the memory of all its processes, those that left their parent included."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SET_CHILD_SUBREAPER = 36
+INTERVAL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A command that has ended well."""
+
+    started: float
+    """Seconds since the epoch."""
+    peak_pss_gib: float
+    """Largest sum of the proportional set sizes: a page that n processes share counts 1/n in each."""
+    processes: int
+    """Most processes at once."""
+
+
+def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Path, timeout_s: float) -> Watched:
+    """Run a command to its end.
+
+    Raises:
+        TimeoutError: it took longer.
+        RuntimeError: it failed; the message ends with the last lines of its log.
+    """
+    adopt_orphans()
+    peak, most, strangers = 0.0, 0, set(descendants())
+    with log.open("wb") as file:
+        started = time.time()
+        process = subprocess.Popen(command, env=dict(environment), stdout=file, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                if time.time() - started > timeout_s:
+                    raise TimeoutError(f"{' '.join(command)}: more than {timeout_s:.0f} s; see {log}")
+                family = [pid for pid in descendants() if pid not in strangers]
+                peak, most = max(peak, sum(map(pss_gib, family))), max(most, len(family))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(INTERVAL_S)
+        finally:
+            end_all(strangers)
+    if process.returncode:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}; {log}:\n{tail}")
+    return Watched(started, peak, most)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose parent ends, so that none leaves the tree."""
+    ctypes.CDLL(None, use_errno=True).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def descendants() -> list[int]:
+    """Return the processes below this one."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and (parent := parent_of(folder)) is not None:
+            children.setdefault(parent, []).append(int(folder.name))
+    found, front = [], [os.getpid()]
+    while front:
+        front = [child for pid in front for child in children.get(pid, [])]
+        found += front
+    return found
+
+
+def parent_of(folder: Path) -> int | None:
+    """Return the parent of a process; None for one that has ended."""
+    try:
+        # the name may hold spaces and brackets, and ends with the last bracket
+        state, parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+    except (OSError, ValueError):
+        return None
+    return None if state == "Z" else int(parent)
+
+
+def pss_gib(pid: int) -> float:
+    """Return the proportional set size of a process; 0 for one that has ended."""
+    try:
+        return parse_pss_kib(Path(f"/proc/{pid}/smaps_rollup").read_text()) / 2**20
+    except OSError:
+        return 0.0
+
+
+def parse_pss_kib(text: str) -> int:
+    """Return the line `Pss:` of smaps_rollup, KiB; 0 without one."""
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if name == "Pss":
+            return int(rest.split()[0])
+    return 0
+
+
+def end_all(strangers: set[int], patience_s: float = 10.0) -> None:
+    """End the processes of a command that are left, and reap those that were adopted."""
+    deadline = time.time() + patience_s
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        while left := [pid for pid in descendants() if pid not in strangers]:
+            for pid in left:
+                _send(pid, number)
+            time.sleep(0.2)
+            _reap()
+            if time.time() > deadline:
+                break
+        deadline += patience_s
+    _reap()
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
