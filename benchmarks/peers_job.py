@@ -65,6 +65,8 @@ class Result:
     peak_pss_gib: float
     processes: int
     """Most processes at once."""
+    others: float = 0.0
+    """Processors that other work took meanwhile, on average."""
     versions: dict[str, str] = field(default_factory=dict)
     model: str = ""
     """Trained model, as `trm eval` takes it."""

@@ -91,7 +91,7 @@ def _run_trl(
     ran = run_watched(command, environment(), folder / "log.txt", timeout_s)
     steps = tuple(Step(**json.loads(line)) for line in rows.read_text(encoding="utf-8").splitlines())
     versions = json.loads((out / "versions.json").read_text(encoding="utf-8"))
-    return Result(job, ran.started, steps, ran.peak_pss_gib, ran.processes, versions, str(out))
+    return Result(job, ran.started, steps, ran.peak_pss_gib, ran.processes, ran.others, versions, str(out))
 
 
 def overrides(job: Job, model: str, run_dir: Path) -> list[str]:
@@ -139,7 +139,9 @@ def _run_ours(job: Job, model: str, folder: Path, timeout_s: float, prompts: Seq
     versions = {name: version(name) for name in OUR_PACKAGES}
     for name in ("rollouts", "tensorboard"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    return Result(job, ran.started, steps, ran.peak_pss_gib, ran.processes, versions, f"{run_dir}@{job.steps}")
+    return Result(
+        job, ran.started, steps, ran.peak_pss_gib, ran.processes, ran.others, versions, f"{run_dir}@{job.steps}"
+    )
 
 
 def step_of(row: Mapping[str, Any]) -> Step:

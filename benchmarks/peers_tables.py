@@ -30,6 +30,8 @@ class Figures:
     """Seconds from the command to the end of the first step."""
     pss_gib: float
     processes: float
+    others: float
+    """Processors that other work took meanwhile: figures count where it is near 0."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def figures(result: Result) -> Figures:
         first=first.end - first.aside - result.started,
         pss_gib=result.peak_pss_gib,
         processes=result.processes,
+        others=result.others,
     )
 
 
@@ -88,7 +91,7 @@ def pairs_of(results: Iterable[Result]) -> dict[Pair, dict[str, Result]]:
 
 HEAD = (
     f"{'run':<32}{'s/step (min-max)':>19}{'generation':>12}{'update':>8}{'tokens/s':>10}{'tok/ep':>8}"
-    f"{'first step':>12}{'PSS GiB':>9}{'procs':>7}"
+    f"{'first step':>12}{'PSS GiB':>9}{'procs':>7}{'others':>8}"
 )
 
 
@@ -107,7 +110,7 @@ def _row(name: str, each: Figures) -> str:
     span = f"{each.step:.2f} ({each.fastest:.1f}-{each.slowest:.1f})"
     return (
         f"{name:<32}{span:>19}{each.generation:>12.2f}{each.update:>8.2f}{each.tokens_per_s:>10.0f}"
-        f"{each.tokens_per_episode:>8.1f}{each.first:>12.1f}{each.pss_gib:>9.2f}{each.processes:>7.0f}"
+        f"{each.tokens_per_episode:>8.1f}{each.first:>12.1f}{each.pss_gib:>9.2f}{each.processes:>7.0f}{each.others:>8.2f}"
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -24,6 +25,8 @@ class Watched:
     """Largest sum of the proportional set sizes: a page that n processes share counts 1/n in each."""
     processes: int
     """Most processes at once."""
+    others: float
+    """Processors that were not this command's but busy, on average: 0 on an idle machine."""
 
 
 def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Path, timeout_s: float) -> Watched:
@@ -35,6 +38,7 @@ def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Pat
     """
     adopt_orphans()
     peak, most, strangers = 0.0, 0, set(descendants())
+    busy, own = busy_seconds(), own_seconds()
     with log.open("wb") as file:
         started = time.time()
         process = subprocess.Popen(command, env=dict(environment), stdout=file, stderr=subprocess.STDOUT)
@@ -48,10 +52,31 @@ def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Pat
                     process.wait(INTERVAL_S)
         finally:
             end_all(strangers)
+    took = time.time() - started
+    others = max(0.0, busy_seconds() - busy - (own_seconds() - own)) / took
     if process.returncode:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}; {log}:\n{tail}")
-    return Watched(started, peak, most)
+    return Watched(started, peak, most, others)
+
+
+def busy_seconds() -> float:
+    """Return the seconds for which this machine's processors were busy, or taken by its host, since it started."""
+    return parse_busy_ticks(Path("/proc/stat").read_text()) / os.sysconf("SC_CLK_TCK")
+
+
+def parse_busy_ticks(text: str) -> int:
+    """Return the ticks of /proc/stat but those of idling and of waiting for a disk."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, text.split()[1:9])
+    return user + nice + system + irq + softirq + steal
+
+
+def own_seconds() -> float:
+    """Return the processor seconds of this process and of those below it that have ended and were waited for."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def adopt_orphans() -> None:

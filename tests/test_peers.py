@@ -18,7 +18,7 @@ from benchmarks.peers_env import ENV_ID
 from benchmarks.peers_job import OURS, TRL, Job, Result, Step, read_result
 from benchmarks.peers_sides import check_prompts, overrides, step_of
 from benchmarks.peers_tables import by_seed, figures, learning_table, mean, pairs_of, step_seconds, time_table, windows
-from benchmarks.peers_watch import adopt_orphans, descendants, parse_pss_kib
+from benchmarks.peers_watch import adopt_orphans, descendants, parse_busy_ticks, parse_pss_kib
 from trm_envs.tasks.calculator import calculator
 
 
@@ -29,7 +29,9 @@ def result(side: str, seconds: list[float], *, seed: int = 0, success: float = 0
         ends.append(ends[-1] + each)
     steps = tuple(Step(end=end, generation=1.0, update=0.5, tokens=512, episodes=128, success=success) for end in ends)
     settings = {"tool_ms": 0, "pair": 0, **job}
-    return Result(Job(side, seed, len(steps), commit="abc", **settings), 100.0, steps, 2.0, 5, {"torch": "2"}, "model")
+    return Result(
+        Job(side, seed, len(steps), commit="abc", **settings), 100.0, steps, 2.0, 5, 0.1, {"torch": "2"}, "model"
+    )
 
 
 def test_seconds_begin_with_the_third_step():
@@ -143,6 +145,11 @@ def test_the_proportional_size_is_read_and_not_its_parts():
     text = "00400000-7fff ---p 00000000 00:00 0  [rollup]\nRss: 900 kB\nPss_Anon: 100 kB\nPss: 512 kB\nSwapPss: 3 kB\n"
     assert parse_pss_kib(text) == 512
     assert parse_pss_kib("") == 0
+
+
+def test_idling_and_waiting_for_a_disk_are_not_busy():
+    # user 1, nice 2, system 4, idle 8, iowait 16, irq 32, softirq 64, steal 128, guest 256
+    assert parse_busy_ticks("cpu  1 2 4 8 16 32 64 128 256 0\ncpu0 9 9") == 1 + 2 + 4 + 32 + 64 + 128
 
 
 def test_a_process_that_left_its_parent_stays_in_the_tree():
