@@ -38,7 +38,7 @@ def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Pat
     """
     adopt_orphans()
     peak, most, strangers = 0.0, 0, set(descendants())
-    busy, own = busy_seconds(), own_seconds()
+    busy, own, used = busy_seconds(), own_seconds(), dict[int, float]()
     with log.open("wb") as file:
         started = time.time()
         process = subprocess.Popen(command, env=dict(environment), stdout=file, stderr=subprocess.STDOUT)
@@ -48,12 +48,15 @@ def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Pat
                     raise TimeoutError(f"{' '.join(command)}: more than {timeout_s:.0f} s; see {log}")
                 family = [pid for pid in descendants() if pid not in strangers]
                 peak, most = max(peak, sum(map(pss_gib, family))), max(most, len(family))
+                used |= {pid: seconds_of(pid) for pid in family}
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(INTERVAL_S)
         finally:
             end_all(strangers)
     took = time.time() - started
-    others = max(0.0, busy_seconds() - busy - (own_seconds() - own)) / took
+    # the first leaves out what its parent never waited for, the second what was used since the last look
+    mine = max(own_seconds() - own, sum(used.values()))
+    others = max(0.0, busy_seconds() - busy - mine) / took
     if process.returncode:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}; {log}:\n{tail}")
@@ -77,6 +80,20 @@ def own_seconds() -> float:
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     )
+
+
+def seconds_of(pid: int) -> float:
+    """Return the processor seconds of a process; 0 for one that has ended."""
+    try:
+        return parse_ticks(Path(f"/proc/{pid}/stat").read_text(errors="replace")) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
+
+
+def parse_ticks(text: str) -> int:
+    """Return the ticks in user and in system mode of /proc/PID/stat, whose name may hold spaces and brackets."""
+    user, system = text.rpartition(")")[2].split()[11:13]
+    return int(user) + int(system)
 
 
 def adopt_orphans() -> None:

@@ -18,7 +18,7 @@ from benchmarks.peers_env import ENV_ID
 from benchmarks.peers_job import OURS, TRL, Job, Result, Step, read_result
 from benchmarks.peers_sides import check_prompts, overrides, step_of
 from benchmarks.peers_tables import by_seed, figures, learning_table, mean, pairs_of, step_seconds, time_table, windows
-from benchmarks.peers_watch import adopt_orphans, descendants, parse_busy_ticks, parse_pss_kib
+from benchmarks.peers_watch import adopt_orphans, descendants, parse_busy_ticks, parse_pss_kib, parse_ticks
 from trm_envs.tasks.calculator import calculator
 
 
@@ -150,6 +150,11 @@ def test_the_proportional_size_is_read_and_not_its_parts():
 def test_idling_and_waiting_for_a_disk_are_not_busy():
     # user 1, nice 2, system 4, idle 8, iowait 16, irq 32, softirq 64, steal 128, guest 256
     assert parse_busy_ticks("cpu  1 2 4 8 16 32 64 128 256 0\ncpu0 9 9") == 1 + 2 + 4 + 32 + 64 + 128
+
+
+def test_a_process_may_be_called_anything():
+    # fields 14 and 15: 70 and 7 ticks
+    assert parse_ticks("12 (a) 9 (b) S 1 2 3 4 5 6 7 8 9 10 70 7 0 0 20 0") == 77
 
 
 def test_a_process_that_left_its_parent_stays_in_the_tree():
