@@ -7,8 +7,19 @@ import pytest
 from trm_agent.report.endings import failure_tables
 from trm_agent.report.failures import category
 from trm_agent.report.overview import preset_differences
-from trm_agent.report.results import PREPARATION, REST, result_table, time_shares
+from trm_agent.report.results import result_table
 from trm_agent.report.sources import Source
+from trm_agent.report.times import (
+    BETWEEN,
+    FIRST,
+    GAPS,
+    PREPARATION,
+    REST,
+    gap_series,
+    shown_steps,
+    step_traces,
+    time_shares,
+)
 from trm_agent.runs.rates import wilson
 
 
@@ -71,14 +82,18 @@ def test_one_validation_has_no_after_and_none_no_table():
 def test_times_add_up_to_the_wall_time_with_start_up_and_the_first_validation():
     startup = [{"phase": "driver", "time": 70.0}, {"phase": "agent loops", "time": 92.0}]
     times = dict(time_shares(source(RUN, startup, {"wall_s": 60.0})))
+    # the steps have 10 and 6 s, of which 9 and 4 are measured; the rows' times leave nothing between them
     assert times == {
         "start-up": 22.0,
+        FIRST: 0.0,
         "generation": 10.0,
         "update": 3.0,
         "weights": 0.0,
         "validation": 13.0,
         "checkpoints": 0.0,
-        REST: 12.0,
+        GAPS: 3.0,
+        BETWEEN: 0.0,
+        REST: 9.0,
     }
     again = [*startup, {"phase": "driver", "time": 200.0}, {"phase": "agent loops", "time": 205.0}]
     assert dict(time_shares(source(RUN, again)))["start-up"] == 27.0
@@ -97,6 +112,55 @@ def test_the_time_before_the_driver_is_named():
 def test_no_share_of_time_is_negative_whatever_a_file_says():
     hostile = [row(1, None, gen=float("nan"), update_actor=-5.0, step=1.0) | {"time": None}]
     assert all(seconds >= 0 for _, seconds in time_shares(source(hostile, [{"time": "x"}, {"phase": None}])))
+
+
+TIMED = [
+    row(0, 0.25) | {"time": 100.0},
+    # 2 s from the validation's row to the step, 1 s of it unmeasured
+    row(1, None, start=0.5, gen=4.0, old_log_prob=0.25, update_actor=2.0, update_weights=0.25, step=8.0)
+    | {"time": 110.0},
+    # a validation of 5 s and a checkpoint belong to the step's row
+    row(2, 0.5, gen=4.0, save_checkpoint=1.5, step=6.0, testing=5.0) | {"time": 121.5},
+    row(3, None, gen=7.0, step=7.0) | {"time": 150.0},
+]
+
+
+def test_a_step_is_its_measured_phases_and_the_gap_in_it_and_the_way_from_the_step_before():
+    traces = {step: {name: seconds for name, seconds in trace if seconds} for step, trace in step_traces(source(TIMED))}
+    assert traces == {
+        1: {FIRST: 0.5, "generation": 4.0, "update": 2.25, "weights": 0.25, GAPS: 1.0, BETWEEN: 2.0},
+        2: {"generation": 4.0, "checkpoints": 1.5, GAPS: 0.5, "validation": 5.0, BETWEEN: 0.5},
+        3: {"generation": 7.0, BETWEEN: 21.5},
+    }
+
+
+def test_a_start_up_between_two_steps_is_not_charged_to_them():
+    startup = [{"phase": "driver", "time": 70.0}, {"phase": "driver", "time": 125.0}]
+    assert dict(step_traces(source(TIMED, startup))[2][1])[BETWEEN] == 0.0
+    # nor is a time that a row does not tell
+    assert dict(step_traces(source([TIMED[1] | {"time": None}, TIMED[2]]))[1][1])[BETWEEN] == 0.0
+
+
+def test_the_typical_the_first_the_slowest_and_the_last_step_are_drawn_in_the_colours_of_the_whole():
+    shown = shown_steps(source(TIMED))
+    # 10, 11.5 and 28.5 s
+    assert [step["label"] for step in shown] == ["typical step, 2", "first step, 1", "slowest step, 3", "last step, 3"]
+    colours = {name: colour for name, _, colour in shown[0]["phases"]}
+    assert len(set(colours.values())) == len(colours)
+    assert shown_steps(source(TIMED[:1])) == []
+
+
+def test_the_times_that_nobody_measured_are_curves_where_there_are_any():
+    gaps, between = gap_series(source(TIMED))
+    assert (gaps["label"], gaps["x"], gaps["y"]) == (GAPS, [1, 2, 3], [1.0, 0.5, 0.0])
+    assert between["y"] == [2.0, 0.5, 21.5]
+    assert gap_series(source([row(1, None, gen=4.0, step=4.0)])) == []
+
+
+@pytest.mark.parametrize("step", [float("inf"), None, "x", True])
+def test_a_step_without_a_number_or_a_time_has_no_trace(step):
+    assert step_traces(source([row(1, None, step=4.0) | {"step": step}])) == []
+    assert step_traces(source([row(1, None, step=step)])) == []
 
 
 @pytest.mark.parametrize(

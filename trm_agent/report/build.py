@@ -24,8 +24,9 @@ from trm_agent.report.endings import failure_tables
 from trm_agent.report.episodes import Packed, clean, pack_episodes, precision
 from trm_agent.report.evaluation import evaluation_charts, evaluation_tables, figures
 from trm_agent.report.overview import cards, differences, preset_differences
-from trm_agent.report.results import result_table, time_shares
+from trm_agent.report.results import result_table
 from trm_agent.report.sources import Source, open_sources
+from trm_agent.report.times import coloured, gap_series, shown_steps, time_shares
 from trm_agent.report.vocabulary import find_tokenizer, load_tokenizer
 
 SCRIPTS = ("dom", "codec", "scale", "charts", "overview", "filters", "list", "tokens", "episode", "keys", "main")
@@ -128,11 +129,12 @@ def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
     found = [figures(source) for source in sources]
     return {
         "results": result_table(sources),
-        "times": [time_shares(source) for source in sources],
+        "times": [coloured(time_shares(source)) for source in sources],
+        "steps": [shown_steps(source) for source in sources],
         "failures": failure_tables(packed.index, sources),
         "presets": [preset_differences(source) for source in sources],
         "runs": cards(sources),
-        "charts": [*evaluation_charts(found), *charts(sources)],
+        "charts": [*evaluation_charts(found), *charts(sources, [gap_series(source) for source in sources])],
         "tables": evaluation_tables(sources, found),
         "differences": differences(sources),
         "episodes": packed.index,

@@ -10,8 +10,12 @@ from trm_agent.report.sources import Source
 from trm_agent.runs.rates import wilson
 
 
-def charts(sources: Sequence[Source]) -> list[dict[str, Any]]:
+def charts(sources: Sequence[Source], gaps: Sequence[Sequence[dict[str, Any]]] = ()) -> list[dict[str, Any]]:
     """Return all charts that have data.
+
+    Args:
+        sources: the runs.
+        gaps: for each run further series for the chart of a step's time.
 
     Returns:
         JSON-clean: `name`, `group`, `title`, `about`, `unit`, `log`, `share`, `x` (its axis), `series`, each with
@@ -20,6 +24,8 @@ def charts(sources: Sequence[Source]) -> list[dict[str, Any]]:
     found = []
     for spec in CHARTS:
         series = [entry for run, source in enumerate(sources) for entry in _series(spec, run, source)]
+        if spec.name == "timings":
+            series += [{"run": run, **entry} for run, entries in enumerate(gaps) for entry in entries]
         # a count that stays 0 in every step is not worth a chart
         if series and not (spec.name == "failures" and not any(any(entry["y"]) for entry in series)):
             found.append(_chart(spec, series))

@@ -1,4 +1,4 @@
-"""The page's first screen: success before and after, and where the time went."""
+"""The page's first screen: success before and after."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,6 @@ from trm_agent.report.sources import Source
 from trm_agent.runs.rates import newcombe, wilson
 
 _SUCCESS = re.compile(r"env/val_success/h([0-9]{1,18})")
-# phase -> verl's timings that it adds up
-PHASES = {
-    "generation": ("gen",),
-    "update": ("old_log_prob", "ref", "values", "adv", "update_actor", "update_critic", "reward"),
-    "weights": ("update_weights",),
-    "validation": ("testing",),
-    "checkpoints": ("save_checkpoint",),
-}
-START, REST = "start-up", "rest"
-PREPARATION = "preparation (checks, warm start)"
-# of start-up, with which each session of a run begins
-FIRST_PHASE = "driver"
 ACCEPTED = "sequences that the mask accepted"
 ABOUT_SUCCESS = (
     "Success at the first and the last validation, in brackets 95 % intervals over tasks; "
@@ -55,49 +43,6 @@ def result_table(sources: Sequence[Source]) -> dict[str, Any] | None:
         return None
     heads = [*(["run"] if len(runs) > 1 else []), "share", "before", "after", "change"]
     return {"title": "Results", "columns": heads, "rows": rows, "about": ABOUT_SUCCESS}
-
-
-def time_shares(source: Source) -> list[tuple[str, float]]:
-    """Return the seconds of a run's phases, what precedes training first, the rest last; empty without a timed step."""
-    if not any(is_finite(row.get("timing_s/step")) for row in source.metrics):
-        return []
-    sessions = _sessions(source.startup)
-    spent = {START: sum(times[-1] - times[0] for times in sessions)}
-    if (prepared := _prepared(source.sessions, sessions)) is not None:
-        spent = {PREPARATION: prepared, **spent}
-    for phase, names in PHASES.items():
-        spent[phase] = sum(_seconds(row, name) for row in source.metrics for name in names)
-    first = source.metrics[0]
-    if sessions and not _seconds(first, "step") and is_finite(first.get("time")):
-        # the validation before the first step, which verl does not time
-        spent["validation"] += max(0.0, first["time"] - sessions[0][-1])
-    total = number((source.summary or {}).get("wall_s"))
-    if total is None:
-        total = sum(_seconds(row, "step") for row in source.metrics)
-    return [*spent.items(), (REST, max(0.0, total - sum(spent.values())))]
-
-
-def _sessions(startup: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-    """Return the times of each session's phases of start-up, in order."""
-    sessions: list[list[float]] = []
-    for row in startup:
-        if is_finite(row.get("time")):
-            if row.get("phase") == FIRST_PHASE or not sessions:
-                sessions.append([])
-            sessions[-1].append(row["time"])
-    return sessions
-
-
-def _prepared(begun: Sequence[Mapping[str, Any]], sessions: Sequence[Sequence[float]]) -> float | None:
-    """Return the seconds from each command to its driver; None where no record tells when a command began."""
-    starts = [row["started"] for row in begun if is_finite(row.get("started"))]
-    before = [(times[0], [start for start in starts if start <= times[0]]) for times in sessions]
-    spans = [first - max(earlier) for first, earlier in before if earlier]
-    return sum(spans) if spans else None
-
-
-def _seconds(row: Mapping[str, Any], name: str) -> float:
-    return max(0.0, number(row.get(f"timing_s/{name}")) or 0.0)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ function drawResults(data) {
   if (times.length) {
     const whole = data.runs.length > 1 ? null : h("small", {}, `${lasting(sumOf(times[0][1]))} in all`);
     sections.splice(data.results ? 1 : 0, 0, h("section", { class: "group" }, h("h2", {}, "Where the time went ", whole),
-      times.map(([run, phases]) => timeBar(data.runs.length > 1 ? run.label : "", phases))));
+      times.map(([run, phases]) => timeBar(data.runs.length > 1 ? run.label : "", phases)),
+      data.runs.map((run, i) => drawSteps(data.runs.length > 1 ? `${run.label}: ` : "", data.steps[i]))));
   }
   return [...(data.runs.length <= MOST_NAMED ? data.runs.map(drawWhich) : []), ...sections];
 }
@@ -22,11 +23,18 @@ function drawWhich(run) {
 
 const stateBadge = (run) => h("span", { class: `badge ${run.state === "finished" ? "good" : "warn"}` }, run.state);
 
+// One step as it is as a rule; the first, the slowest and the last behind a click.
+function drawSteps(whose, steps) {
+  if (!steps.length) return null;
+  const bar = (step) => timeBar(`${whose}${step.label}`, step.phases);
+  return [bar(steps[0]), h("details", { class: "card steps" }, h("summary", {}, `${whose}first, slowest and last step`), steps.slice(1).map(bar))];
+}
+
 const sumOf = (phases) => phases.reduce((sum, [, seconds]) => sum + seconds, 0);
 
 function timeBar(label, phases) {
   const total = sumOf(phases);
-  const shown = phases.map(([name, seconds], i) => ({ name, seconds, colour: `c${i % NUM_COLOURS}` })).filter(({ seconds }) => seconds > 0);
+  const shown = phases.map(([name, seconds, colour]) => ({ name, seconds, colour: colour === null ? "unnamed" : `c${colour}` })).filter(({ seconds }) => seconds > 0);
   const share = (seconds) => (seconds < total / 2000 ? "< 0.1 %" : percent(seconds / total));
   const told = ({ name, seconds }) => `${name} ${share(seconds)}, ${lasting(seconds)}`;
   return h("figure", { class: "card times" },

@@ -12,6 +12,7 @@ from typing import Any
 
 import transfer_queue as tq
 from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.utils.debug import marked_timer
 
 from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
 from trm_agent.runs.endings.closing import record_cause
@@ -52,6 +53,7 @@ class RunMixin:
     config: Any
     global_steps: int
     parameter_sync_step: int
+    timing_raw: dict
     _share: InfrastructureShare | None = None
 
     @property
@@ -79,6 +81,11 @@ class RunMixin:
         # not at the place of counting, so that the metrics of the last step are written first
         self._infrastructure().check()
         super().on_step_begin()  # type: ignore[misc]
+
+    def prepare_step(self) -> dict:
+        # the tasks' way to the agent loops, which begin with the first of them: verl times only the wait for the last
+        with marked_timer("start", self.timing_raw):
+            return super().prepare_step()  # type: ignore[misc]
 
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
         num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
