@@ -1,6 +1,7 @@
 """The same episodes through four paths, and the cost of a turn by hop.
 
 python -m benchmarks.rollout [--model nano|FOLDER] [--episodes 128] [--turns 8] [--delay-ms 0] [--paths ...]
+                             [--variant "hardware.agent_loops=workers" ...]
 
 scripted       recorded turns instead of a model: the episode loop and the environments alone
 engine alone   vLLM with the recorded pattern of turns and lengths: no loop, no environment, no chat template
@@ -37,9 +38,11 @@ def main() -> None:
     paths = Paths(workload)
     log = Path(tempfile.mkdtemp(prefix="trm-benchmark-")) / "vllm.log"
     events = asyncio.run(paths.all(log)) if set(arguments.paths) != {"full stack"} else {}
+    variants = {"full stack": "", **{f"variant {number}": given for number, given in enumerate(arguments.variant, 1)}}
     if "full stack" in arguments.paths:
-        events["full stack"] = full_stack(workload)
-    found = {name: batches(events[name], workload.episodes)[1:] for name in PATHS if name in events}
+        events |= {name: full_stack(workload, given.split()) for name, given in variants.items()}
+    order = [name for name in (*PATHS, *list(variants)[1:]) if name in events]
+    found = {name: batches(events[name], workload.episodes)[1:] for name in order}
     for name, measured in found.items():
         if not measured:
             raise RuntimeError(f"{name}: no batch of {workload.episodes} episodes after the first was seen")
@@ -47,6 +50,8 @@ def main() -> None:
         f"{arguments.model}: {workload.episodes} episodes at once, {workload.turns} turns, tool {workload.delay_ms:g} "
         f"ms, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; the medians of {arguments.batches} batches after one"
     )
+    for name, given in list(variants.items())[1:]:
+        print(f"{name}: the full stack with {given}")
     table(found)
 
 
@@ -87,6 +92,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--delay-ms", type=float, default=0.0, help="time of the tool in each turn (default 0)")
     parser.add_argument("--batches", type=int, default=2, help="batches measured after the first (default 2)")
     parser.add_argument("--paths", nargs="*", choices=PATHS, default=PATHS, help="default: all")
+    parser.add_argument(
+        "--variant", action="append", default=[], help="overrides of another full stack beside it; may be repeated"
+    )
     arguments = parser.parse_args()
     for name, least in (("episodes", 1), ("turns", 1), ("batches", 1), ("delay_ms", 0)):
         if getattr(arguments, name) < least:

@@ -251,8 +251,8 @@ def play_alone(engine: Any, episodes: Sequence[Episode]) -> None:
     probe.note(probe.BATCH_IN)
 
 
-def full_stack(workload: Workload) -> list[probe.Event]:
-    """Return the events of a training run that validates on the episodes after one small step."""
+def full_stack(workload: Workload, overrides: Sequence[str] = ()) -> list[probe.Event]:
+    """Return the events of a training run, with overrides, that validates on the episodes after one small step."""
     from benchmarks.common import train
 
     trace = Path(tempfile.mkdtemp(prefix="trm-benchmark-trace-"))
@@ -263,6 +263,7 @@ def full_stack(workload: Workload) -> list[probe.Event]:
             f"actor_rollout_ref.model.external_lib={EXTENSIONS}",
             "actor_rollout_ref.rollout.engine_kwargs.vllm.worker_extension_cls="
             "benchmarks.rollout_worker.ProbedWorkerExtension",
+            *overrides,
         )
     finally:
         del os.environ[probe.FOLDER]
