@@ -7,8 +7,7 @@ import functools
 import logging
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from trm_agent.episode.env_threads import DEFAULT_THREADS, EnvThread, EnvThreads
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.outcomes import Cause, cause_of_error
 from trm_agent.episode.plain_text import encodable
+from trm_agent.episode.slots import Slot
 from trm_agent.episode.step_time import StepTime, ToolClock, tool_clock
 
 logger = logging.getLogger(__name__)
@@ -61,19 +61,34 @@ async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_
         RuntimeError: the awaited was cancelled by somebody else.
     """
     task = asyncio.ensure_future(awaitable)
-    done: set[Any] = set()
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: Any = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    task.add_done_callback(wake)
+    timer = loop.call_later(timeout_s, wake)
     try:
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        await over
+    except BaseException:
+        _leave(task)
+        raise
     finally:
-        if not done:
-            task.cancel()
-            # Nobody awaits the task any more; without this, its exception would be reported as never retrieved.
-            task.add_done_callback(lambda late: late.cancelled() or late.exception())
-    if not done:
+        timer.cancel()
+    if not task.done():
+        _leave(task)
         raise TimedOut
     if task.cancelled():
         raise RuntimeError("cancelled from outside of the episode")
     return task.result()
+
+
+def _leave(task: asyncio.Future[Any]) -> None:
+    """Cancel a task that nobody awaits any more; its exception is not reported as never retrieved."""
+    task.cancel()
+    task.add_done_callback(lambda late: late.cancelled() or late.exception())
 
 
 class EnvRunner:
@@ -161,13 +176,6 @@ class EnvRunner:
                 self._thread.put(self._close_quietly)
                 self._thread.release()
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        asked = time.monotonic()
-        async with self._threads.slots.slot():
-            self._waited_s += time.monotonic() - asked
-            yield
-
     def _close(self) -> None:
         env, self._env = self._env, None
         if env is not None:
@@ -192,27 +200,34 @@ class EnvRunner:
                 error = EnvRaised(f"env.{name} failed: {describe(raised)}", cause_of_error(name, raised))
             _hand_over(loop, future, (result, error))
 
-        async with self._slot():
+        asked = time.monotonic()
+        slot = await self._threads.slots.take()
+        self._waited_s += time.monotonic() - asked
+        alarm = None
+        try:
             if self._thread is None:
                 self._thread = self._threads.lend()
             self._thread.put(run)
             most_s = timeout_s + self._limits.episode_timeout_s
-            alarm = _Alarm(loop, future, timeout_s, most_s, lambda: self._clock.waited_s())
-            try:
-                result, error = await future
-            except TimedOut:
-                self._threads.abandon(self._thread)
-                self.release()
-                raise
-            finally:
+            hold_s = self._threads.slots.hold_s
+            alarm = _Alarm(loop, future, timeout_s, most_s, lambda: self._clock.waited_s(), slot, hold_s)
+            result, error = await future
+        except TimedOut:
+            assert self._thread is not None, "no time passes without a thread"
+            self._threads.abandon(self._thread)
+            self.release()
+            raise
+        finally:
+            if alarm is not None:
                 alarm.cancel()
+            slot.give_back()
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
 
 
 class _Alarm:
-    """Fails a future after some seconds, those waited for a place not counted.
+    """Fails a future after some seconds, those waited for a place not counted, and ends the hold of its slot before.
 
     A wait that never ends is something broken: after `most_s` the future fails whatever was waited for.
     """
@@ -224,16 +239,26 @@ class _Alarm:
         timeout_s: float,
         most_s: float,
         waited_s: Callable[[], float],
+        slot: Slot,
+        hold_s: float,
     ) -> None:
-        self._loop, self._future, self._waited_s = loop, future, waited_s
-        self._due = loop.time() + timeout_s - waited_s()
-        self._at_the_latest = loop.time() + most_s
-        self._timer = loop.call_later(timeout_s, self._look)
+        self._loop, self._future, self._waited_s, self._slot = loop, future, waited_s, slot
+        now = loop.time()
+        self._first_look, self._due = now + timeout_s, now + timeout_s - waited_s()
+        self._at_the_latest = now + most_s
+        # one timer for both: most calls end before either
+        first = self._free if hold_s < timeout_s else self._look
+        self._timer = loop.call_at(now + min(hold_s, timeout_s), first)
 
     def cancel(self) -> None:
         self._timer.cancel()
 
+    def _free(self) -> None:
+        self._slot.give_back()
+        self._timer = self._loop.call_at(self._first_look, self._look)
+
     def _look(self) -> None:
+        self._slot.give_back()
         now = self._loop.time()
         left_s = min(self._due + self._waited_s(), self._at_the_latest) - now
         if left_s > 0:

@@ -1,7 +1,6 @@
 """Turns of the engine, checked."""
 
 import math
-from dataclasses import replace
 
 from trm_agent.episode.types import Generation
 
@@ -14,8 +13,7 @@ def checked_generation(generation: Generation, max_tokens: int) -> Generation:
     """
     if not isinstance(generation, Generation):
         raise ValueError(f"the generator returned a {type(generation).__name__}; it must return a Generation")
-    token_ids = [int(index) for index in generation.token_ids]
-    log_probs = [float(value) for value in generation.log_probs]
+    token_ids, log_probs = list(map(int, generation.token_ids)), list(map(float, generation.log_probs))
     if not token_ids:
         raise ValueError("the generator returned no token; it must return at least the end-of-turn token")
     if len(token_ids) > max_tokens:
@@ -24,7 +22,7 @@ def checked_generation(generation: Generation, max_tokens: int) -> Generation:
         raise ValueError(
             f"the generator returned {len(log_probs)} log-probs for {len(token_ids)} tokens; each token needs one"
         )
-    for position, value in enumerate(log_probs):
-        if not math.isfinite(value):
-            raise ValueError(f"the log-prob of sampled token {position} is {value}; it must be finite")
-    return replace(generation, token_ids=token_ids, log_probs=log_probs)
+    if not all(map(math.isfinite, log_probs)):
+        position, value = next((at, each) for at, each in enumerate(log_probs) if not math.isfinite(each))
+        raise ValueError(f"the log-prob of sampled token {position} is {value}; it must be finite")
+    return Generation(token_ids, log_probs, generation.finished, generation.extra)

@@ -67,22 +67,36 @@ class RunSlots:
     """
 
     def __init__(self, number: int = NUM_SLOTS, hold_s: float = HOLD_S) -> None:
-        self._places, self._hold_s = Places(number), hold_s
+        self._places, self.hold_s = Places(number), hold_s
+
+    async def take(self) -> "Slot":
+        """Wait for a slot; the caller gives it back after `hold_s`, or before."""
+        free = self._places.semaphore()
+        await free.acquire()
+        return Slot(free)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Hold a slot over the body, for `hold_s` at most."""
-        free = self._places.semaphore()
-        await free.acquire()
-        held = [free]
-
-        def give_back() -> None:
-            if held:
-                held.pop().release()
-
-        timer = asyncio.get_running_loop().call_later(self._hold_s, give_back)
+        slot = await self.take()
+        timer = asyncio.get_running_loop().call_later(self.hold_s, slot.give_back)
         try:
             yield
         finally:
             timer.cancel()
-            give_back()
+            slot.give_back()
+
+
+class Slot:
+    """A slot that is held until it is given back."""
+
+    __slots__ = ("_free",)
+
+    def __init__(self, free: asyncio.Semaphore) -> None:
+        self._free: asyncio.Semaphore | None = free
+
+    def give_back(self) -> None:
+        """Let another call have it; after the first time nothing happens."""
+        free, self._free = self._free, None
+        if free is not None:
+            free.release()
