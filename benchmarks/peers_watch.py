@@ -48,7 +48,7 @@ def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Pat
                     raise TimeoutError(f"{' '.join(command)}: more than {timeout_s:.0f} s; see {log}")
                 family = [pid for pid in descendants() if pid not in strangers]
                 peak, most = max(peak, sum(map(pss_gib, family))), max(most, len(family))
-                used |= {pid: seconds_of(pid) for pid in family}
+                used |= {pid: max(used.get(pid, 0.0), seconds_of(pid)) for pid in family}
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(INTERVAL_S)
         finally:
