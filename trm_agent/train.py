@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from trm_agent.extras import require, require_engine
+from trm_agent.fork_server import handle as fork_server
 from trm_agent.runs import results
 from trm_agent.runs.announcing import announce, completed
 from trm_agent.runs.arguments import CommandParser, composed, describe, show
@@ -91,6 +92,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
     if folder.state == "finished":
         print(completed(folder))
         return 0
+    if config.hardware.fork_server:
+        fork_server.start(folder.path / LOG_FILE)
     try:
         check_own(folder)
         if not folder.step:
@@ -98,6 +101,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         model = _suited_model(config, folder)
         disk = _checked_disk(config, folder, model)
     except (Exception, KeyboardInterrupt) as error:
+        fork_server.stop()
         discard(folder)
         if not isinstance(error, ValueError):
             raise
@@ -274,10 +278,6 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
             config.actor_rollout_ref.actor.optim.schedule_from = config.run.schedule_from
     remove_stale_weights()
     forget_progress(folder.path)
-    if config.hardware.fork_server:
-        from trm_agent.fork_server import handle
-
-        handle.start(folder.path / LOG_FILE)
 
 
 def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str], ray_started: Callable[[], None]) -> None:

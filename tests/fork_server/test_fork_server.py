@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trm_agent.fork_server.client import parse
+from trm_agent.fork_server import handle
+from trm_agent.fork_server.client import SOCKET_VARIABLE, parse
 
 HERE = Path(__file__).resolve().parents[2] / "trm_agent" / "fork_server"
 SERVER = f"""
@@ -113,6 +114,19 @@ def test_the_server_refuses_to_fork_with_threads(tmp_path: Path) -> None:
     server = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=30)
     assert "refusing to fork" in server.stdout
     assert not Path(address).exists()
+
+
+def test_a_server_that_imports_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wire.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "server.py").write_text("import wire")
+    monkeypatch.setattr(handle, "_HERE", tmp_path)
+    monkeypatch.setenv(SOCKET_VARIABLE, "")
+    handle.start(tmp_path / "log.txt")
+    (process,) = handle._SERVERS
+    handle.stop()
+    assert process.returncode == -9
+    handle.stop()
+    assert handle._SERVERS == []
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ def start(log: Path) -> None:
     Args:
         log: the file for the output of the server and the imports.
 
-    Call it before Ray starts and after the environment variables of the run are set: forks inherit what the imports
-    have read (OMP_NUM_THREADS).
+    Call it early, since the imports take seconds, and after the environment variables of the run are set: forks inherit
+    what the imports have read (OMP_NUM_THREADS).
     """
     address = str(Path(tempfile.mkdtemp(prefix="trm-agent-")) / "fork_server")
     command = [sys.executable, "-P", str(_HERE / "server.py"), address]
@@ -32,6 +32,14 @@ def start(log: Path) -> None:
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True)
         )
     os.environ[SOCKET_VARIABLE] = address
+
+
+def stop() -> None:
+    """End the server, also while it imports; for a run that is refused."""
+    for server in _SERVERS:
+        server.kill()
+        server.wait()
+    _SERVERS.clear()
 
 
 def use_for_ray() -> None:

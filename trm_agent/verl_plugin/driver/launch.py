@@ -1,22 +1,28 @@
 """Launch verl's `run_ppo` with a checked configuration."""
 
 import importlib
+import json
+import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_agent import verl_plugin
+from trm_agent.runs.kv_cache import kv_cache_bytes
 from trm_agent.runs.preflight import check_policy_loss
 from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.verl_plugin.driver.runner import mark
 from trm_agent.verl_plugin.rollout.distributions import num_recorded
 from trm_fields import OneOf, refuse
 
+GIB = 1 << 30
+CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 AGENT_LOOPS = resources.files("trm_agent.verl_plugin.rollout") / "agent_loop.yaml"
 
 
@@ -39,6 +45,7 @@ def check(config: DictConfig) -> None:
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(AGENT_LOOPS)
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
     _let_vllm_record(config)
+    _size_cache(config)
     with refused_by_verl():
         use_critic = need_critic(config)
         _check_critic(config, use_critic)
@@ -104,6 +111,23 @@ def _let_vllm_record(config: DictConfig) -> None:
         config.actor_rollout_ref.rollout.engine_kwargs.vllm.setdefault("max_logprobs", num)
 
 
+def _size_cache(config: DictConfig) -> None:
+    """Give an engine on a CPU as much cache as its sequences can fill, at most what the variable says."""
+    most = os.environ.get(CACHE_VARIABLE, "")
+    if config.hardware.kind != "cpu" or not most.isdecimal():
+        return
+    rollout, file = config.actor_rollout_ref.rollout, Path(config.actor_rollout_ref.model.path) / "config.json"
+    shape = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    tokens = int(rollout.max_model_len or rollout.prompt_length + rollout.response_length)
+    need = kv_cache_bytes(shape, str(rollout.dtype), int(rollout.max_num_seqs), tokens)
+    if need is None or need >= int(most) * GIB:
+        return
+    # vLLM would take the variable before the option
+    del os.environ[CACHE_VARIABLE]
+    with open_dict(config):
+        rollout.engine_kwargs.vllm.setdefault("kv_cache_memory_bytes", need)
+
+
 class _AfterRay:
     """A task runner that first tells that Ray has started: `run_ppo` starts both."""
 
@@ -127,13 +151,16 @@ def run(config: DictConfig, ray_started: Callable[[], None] = lambda: None) -> N
     """
     from verl.trainer.main_ppo import run_ppo
 
-    from trm_agent.verl_plugin.driver.ray_processes import in_their_own_session
+    from trm_agent.verl_plugin.driver.ray_processes import in_their_own_session, without_cluster_services
     from trm_agent.verl_plugin.driver.runner import RunTaskRunner
 
-    if config.hardware.fork_server:
-        from trm_agent.fork_server import handle
+    with ExitStack() as ray_as_we_need_it:
+        ray_as_we_need_it.enter_context(in_their_own_session())
+        if config.hardware.fork_server:
+            from trm_agent.fork_server import handle
 
-        handle.use_for_ray()
-    mark(config.run.dir, "driver")
-    with in_their_own_session():
+            handle.use_for_ray()
+            dashboard = bool(config.ray_kwargs.ray_init.get("include_dashboard"))
+            ray_as_we_need_it.enter_context(without_cluster_services(dashboard))
+        mark(config.run.dir, "driver")
         run_ppo(config, task_runner_class=_AfterRay(RunTaskRunner, ray_started))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _NAME = "ConsolePopen"
+_API_SERVER, _MONITOR = "start_api_server", "start_monitor"
 
 
 @contextmanager
@@ -31,3 +32,27 @@ def in_their_own_session() -> Iterator[None]:
         yield
     finally:
         setattr(services, _NAME, original)
+
+
+@contextmanager
+def without_cluster_services(dashboard: bool) -> Iterator[None]:
+    """Start a local Ray without what only a cluster needs: the autoscaler, and the dashboard's server.
+
+    Ray starts the server without its dashboard too, for usage statistics, and waits until it has.
+
+    Args:
+        dashboard: whether the user wants the dashboard.
+    """
+    from ray._private import node, services
+
+    replaced: list[tuple[Any, str, Any]] = [(node.Node, _MONITOR, lambda _: None)]
+    if not dashboard:
+        replaced.append((services, _API_SERVER, lambda *_, **__: ("", None)))
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
+    for owner, name, ours in replaced:
+        setattr(owner, name, ours)
+    try:
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)

@@ -1,0 +1,68 @@
+"""The engine's cache is made smaller than the variable says where its sequences cannot fill it."""
+
+import json
+import os
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from trm_agent.runs.kv_cache import kv_cache_bytes
+from trm_agent.verl_plugin.driver.launch import CACHE_VARIABLE, _size_cache
+
+SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+NEED = kv_cache_bytes(SHAPE, "float32", 128, 352)
+
+
+def config_of(model: Path, kind: str = "cpu", tokens: int | None = 352, **options: int) -> DictConfig:
+    rollout = {
+        "max_model_len": tokens,
+        "prompt_length": 64,
+        "response_length": 288,
+        "max_num_seqs": 128,
+        "dtype": "float32",
+        "engine_kwargs": {"vllm": options},
+    }
+    return OmegaConf.create(
+        {"hardware": {"kind": kind}, "actor_rollout_ref": {"model": {"path": str(model)}, "rollout": rollout}}
+    )
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+    return tmp_path
+
+
+def sized(config: DictConfig, variable: str | None = "1") -> tuple[int | None, str | None]:
+    """The option and the variable that vLLM finds."""
+    with patch.dict(os.environ):
+        os.environ.pop(CACHE_VARIABLE, None)
+        os.environ.update({} if variable is None else {CACHE_VARIABLE: variable})
+        _size_cache(config)
+        options = config.actor_rollout_ref.rollout.engine_kwargs.vllm
+        return options.get("kv_cache_memory_bytes"), os.environ.get(CACHE_VARIABLE)
+
+
+@pytest.mark.parametrize("tokens", [352, None])
+def test_a_cache_that_the_sequences_cannot_fill_is_smaller(model: Path, tokens: int | None):
+    assert sized(config_of(model, tokens=tokens)) == (NEED, None)
+
+
+def test_the_users_option_stays(model: Path):
+    assert sized(config_of(model, kv_cache_memory_bytes=7)) == (7, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "variable"),
+    [("gpu", 352, "1"), ("cpu", 1 << 20, "1"), ("cpu", 352, None), ("cpu", 352, "0"), ("cpu", 352, "")],
+)
+def test_a_gpu_long_sequences_and_a_size_that_vllm_chooses_are_left_alone(
+    model: Path, kind: str, tokens: int, variable: str | None
+):
+    assert sized(config_of(model, kind, tokens), variable) == (None, variable)
+
+
+def test_a_model_on_the_hub_is_left_alone(tmp_path: Path):
+    assert sized(config_of(tmp_path / "organisation" / "name")) == (None, "1")
