@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
+from trm_agent.runs import preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.preflight_training import agent_loops
 from trm_agent.verl_plugin.rollout import beside_server
@@ -175,3 +176,19 @@ def test_what_cannot_play_is_refused_before_ray(change, words):
         agent_loops(config)
     agent_loops(changed(config, hardware__agent_loops="workers"))
     agent_loops(NANO)
+
+
+def test_more_threads_than_cores_are_refused_and_the_platform_hands_the_number_on(monkeypatch):
+    from trm_agent.verl_plugin.cpu.platform import PlatformCPU
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    preflight_verl.threads(changed(NANO, hardware__engine_threads=3))
+    preflight_verl.threads(changed(NANO, hardware__engine_threads=4, hardware__kind="gpu"))
+    with pytest.raises(ValueError, match=r"^hardware.engine_threads: got 4, .*; allowed: at most 3, the cores"):
+        preflight_verl.threads(changed(NANO, hardware__engine_threads=4))
+    given = changed(NANO, hardware__engine_threads=3).hardware.env_vars.TRM_ENGINE_THREADS
+    monkeypatch.setenv("TRM_ENGINE_THREADS", str(given))
+    assert PlatformCPU().rollout_env_vars() == {"OMP_NUM_THREADS": "3"}
+    # a script of verl's own
+    monkeypatch.delenv("TRM_ENGINE_THREADS")
+    assert PlatformCPU().rollout_env_vars() == {"OMP_NUM_THREADS": "1"}

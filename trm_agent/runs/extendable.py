@@ -25,6 +25,7 @@ EXTENDABLE = (
     "env.limits.episode_timeout_s",
     "hardware.fork_server",
     "hardware.agent_loops",
+    "hardware.engine_threads",
     "hardware.least_tokens_per_s",
     *(f"{DUMP_PATH}.{name}" for name in ("every", "max_sequences", "max_files", "distributions", "directory")),
 )

@@ -185,6 +185,12 @@ class HardwareConfig:
         "Where agent loops run: `beside_server`, in the process of each vLLM server, so that no turn passes between "
         "processes, or `workers`, in `actor_rollout_ref.rollout.agent.num_workers` processes of their own.",
     )
+    engine_threads: int = setting(
+        1,
+        COUNT,
+        "Threads of the rollout engine's operators, without a GPU; at most the cores. One for a small model, all cores "
+        "from about 100 million parameters on.",
+    )
     least_tokens_per_s: float = setting(
         10,
         ABOVE_0,

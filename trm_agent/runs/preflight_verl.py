@@ -136,6 +136,19 @@ def devices(config: DictConfig) -> None:
         )
 
 
+def threads(config: DictConfig) -> None:
+    """Refuse more threads of an engine without a GPU than there are cores."""
+    number, cores = config.hardware.engine_threads, len(os.sched_getaffinity(0))
+    if config.hardware.kind == "cpu" and number > cores:
+        refuse(
+            "hardware.engine_threads",
+            number,
+            f"at most {cores}, the cores of this machine",
+            "lower it",
+            because="whose threads would wait for each other",
+        )
+
+
 def _check_cuda(config: DictConfig) -> None:
     """Refuse more CUDA devices than this machine has, and any where all are hidden."""
     if hides_all(os.environ):
@@ -250,4 +263,4 @@ def _cuda_devices() -> int:
 # before all else; `refusals` come last, since other rules know more about some of these fields
 VERL_RULES = (types, engine_options, weight_transfer)
 # on this machine
-MACHINE_RULES = (types, devices, loggers, engines)
+MACHINE_RULES = (types, devices, threads, loggers, engines)

@@ -154,8 +154,8 @@ class PlatformCPU(PlatformBase):
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:
-        # the engine decodes while agent loops and servers run: with a thread on every core they wait for each other
-        return {"OMP_NUM_THREADS": "1"}
+        # of hardware.engine_threads: a small model's threads wait for each other, and for agent loops and servers
+        return {"OMP_NUM_THREADS": os.environ.get("TRM_ENGINE_THREADS", "1")}
 
     def cudart(self) -> None:
         return None

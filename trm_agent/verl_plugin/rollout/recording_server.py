@@ -3,6 +3,7 @@
 verl's server forces `logprobs` to 0 (the sampled token alone), so the request is widened on its way into the engine.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
     """A server that records the distributions that a request's `RECORD` asks for, and may play episodes."""
 
     async def run_server(self, args: Any) -> None:
+        if os.environ.get("VERL_PLATFORM") == "cpu":
+            from trm_agent.verl_plugin.cpu.patches import apply_server_patches
+
+            apply_server_patches()
         await super().run_server(args)
         engine: Any = self.engine
         plain = engine.generate
