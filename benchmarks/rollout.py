@@ -22,7 +22,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-PATHS = ("scripted", "engine alone", "in the caller", "full stack")
+FULL_STACK = "full stack"
+PATHS = ("scripted", "engine alone", "in the caller", FULL_STACK)
 WIDTH = 15
 
 
@@ -31,28 +32,35 @@ def main() -> None:
     arguments = _arguments()
     # before torch and vLLM are imported; as the rollout's processes have it in training
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from benchmarks.rollout_hops import batches
+    from benchmarks.rollout_hops import Batch, batches
     from benchmarks.rollout_paths import Paths, Workload, full_stack
+    from benchmarks.rollout_probe import Event
 
     workload = Workload(arguments.model, arguments.episodes, arguments.turns, arguments.delay_ms, arguments.batches + 1)
-    paths = Paths(workload)
-    log = Path(tempfile.mkdtemp(prefix="trm-benchmark-")) / "vllm.log"
-    events = asyncio.run(paths.all(log)) if set(arguments.paths) != {"full stack"} else {}
-    variants = {"full stack": "", **{f"variant {number}": given for number, given in enumerate(arguments.variant, 1)}}
-    if "full stack" in arguments.paths:
-        events |= {name: full_stack(workload, given.split()) for name, given in variants.items()}
-    order = [name for name in (*PATHS, *list(variants)[1:]) if name in events]
-    found = {name: batches(events[name], workload.episodes)[1:] for name in order}
-    for name, measured in found.items():
-        if not measured:
-            raise RuntimeError(f"{name}: no batch of {workload.episodes} episodes after the first was seen")
     print(
         f"{arguments.model}: {workload.episodes} episodes at once, {workload.turns} turns, tool {workload.delay_ms:g} "
         f"ms, OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}; the medians of {arguments.batches} batches after one"
     )
-    for name, given in list(variants.items())[1:]:
-        print(f"{name}: the full stack with {given}")
-    table(found)
+    found: dict[str, list[Batch]] = {}
+
+    def add(name: str, events: Sequence[Event]) -> None:
+        measured = batches(events, workload.episodes)[1:]
+        if not measured:
+            raise RuntimeError(f"{name}: no batch of {workload.episodes} episodes after the first was seen")
+        found[name] = measured
+
+    if set(arguments.paths) != {FULL_STACK}:
+        log = Path(tempfile.mkdtemp(prefix="trm-benchmark-")) / "vllm.log"
+        events = asyncio.run(Paths(workload).all(log))
+        for name in PATHS[:-1]:
+            add(name, events[name])
+        table(found)
+    if FULL_STACK in arguments.paths:
+        add(FULL_STACK, full_stack(workload))
+        for number, given in enumerate(arguments.variant, 1):
+            print(f"variant {number}: the full stack with {given}")
+            add(f"variant {number}", full_stack(workload, given.split()))
+        table(found)
 
 
 def table(found: dict[str, Sequence]) -> None:
@@ -65,7 +73,7 @@ def table(found: dict[str, Sequence]) -> None:
             values = [value(batch) for batch in path]
             known = [number for number in values if number is not None]
             cells.append(format(statistics.median(known), form) if known else "-")
-        print(f"{title:<34}" + "".join(f"{cell:>{WIDTH}}" for cell in cells))
+        print(f"{title:<34}" + "".join(f"{cell:>{WIDTH}}" for cell in cells), flush=True)
 
     print(f"{'':<34}" + "".join(f"{name:>{WIDTH}}" for name in found))
     line("seconds", ".2f", lambda batch: batch.seconds)
