@@ -29,8 +29,8 @@ REST = "rest"
 # of start-up, with which each session of a run begins
 FIRST_PHASE = "driver"
 # those that a bar of a whole run and a bar of one step share have the same colour in both
-COLOURS = {PREPARATION: 0, START_UP: 1, FIRST: 0, "generation": 2, "update": 3, "weights": 4, "validation": 5}
-COLOURS |= {"checkpoints": 6, GAPS: 7, BETWEEN: 1}
+COLOURS = {PREPARATION: 0, START_UP: 1, FIRST: 9, "generation": 2, "update": 3, "weights": 4, "validation": 5}
+COLOURS |= {"checkpoints": 6, GAPS: 7, BETWEEN: 8}
 Shares = list[tuple[str, float]]
 """Phases with their seconds."""
 
@@ -88,13 +88,19 @@ def step_traces(source: Source) -> list[tuple[int, Shares]]:
 def shown_steps(source: Source) -> list[dict[str, Any]]:
     """Return the steps that the page draws: the typical one, then the first, the slowest and the last.
 
+    A step's length is here without its validation, which few steps have.
+
     Returns:
         JSON-clean: `label`, `phases`, each with its name, seconds and colour; empty without a timed step.
     """
     traces = step_traces(source)
     if not traces:
         return []
-    by_length = sorted(traces, key=lambda trace: sum(seconds for _, seconds in trace[1]))
+
+    def length(trace: tuple[int, Shares]) -> float:
+        return sum(seconds for phase, seconds in trace[1] if phase != "validation")
+
+    by_length = sorted(traces, key=length)
     chosen = {"typical step": by_length[(len(by_length) - 1) // 2], "first step": traces[0]}
     chosen |= {"slowest step": by_length[-1], "last step": traces[-1]}
     shown: list[dict[str, Any]] = []

@@ -45,6 +45,7 @@ function timeBar(label, phases) {
 }
 
 function lasting(seconds) {
+  if (seconds < 0.95) return `${(1000 * seconds).toFixed(0)} ms`;
   if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
   if (seconds < 600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
   const minutes = Math.round(seconds / 60);
