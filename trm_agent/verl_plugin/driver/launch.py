@@ -2,9 +2,10 @@
 
 import importlib
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_agent import verl_plugin
-from trm_agent.runs.kv_cache import kv_cache_bytes
 from trm_agent.runs.preflight import check_policy_loss
 from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.verl_plugin.driver.runner import mark
@@ -23,6 +23,11 @@ from trm_fields import OneOf, refuse
 
 GIB = 1 << 30
 CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+# vLLM's block of tokens on a CPU
+BLOCK_TOKENS = 128
+# blocks beyond those of the sequences, for prefixes that wait for their next turn
+SPARE_BLOCKS = 32
+DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 AGENT_LOOPS = resources.files("trm_agent.verl_plugin.rollout") / "agent_loop.yaml"
 
 
@@ -128,6 +133,24 @@ def _size_cache(config: DictConfig) -> None:
         rollout.engine_kwargs.vllm.setdefault("kv_cache_memory_bytes", need)
 
 
+def kv_cache_bytes(shape: Mapping[str, Any], dtype: str, num_sequences: int, num_tokens: int) -> int | None:
+    """Return the bytes of keys and values that the sequences can fill; None for a model that does not state its heads.
+
+    Args:
+        shape: the model's configuration, as config.json holds it.
+        dtype: the engine's.
+        num_sequences: the sequences that it samples at once.
+        num_tokens: the longest of them.
+    """
+    layers, heads = shape.get("num_hidden_layers"), shape.get("num_attention_heads")
+    size = shape.get("head_dim") or (shape["hidden_size"] // heads if shape.get("hidden_size") and heads else None)
+    if not (layers and heads and size) or dtype not in DTYPE_BYTES:
+        return None
+    token = 2 * int(layers) * int(shape.get("num_key_value_heads") or heads) * int(size) * DTYPE_BYTES[dtype]
+    blocks = num_sequences * math.ceil(num_tokens / BLOCK_TOKENS) + SPARE_BLOCKS
+    return blocks * BLOCK_TOKENS * token
+
+
 class _AfterRay:
     """A task runner that first tells that Ray has started: `run_ppo` starts both."""
 
@@ -160,7 +183,6 @@ def run(config: DictConfig, ray_started: Callable[[], None] = lambda: None) -> N
             from trm_agent.fork_server import handle
 
             handle.use_for_ray()
-            dashboard = bool(config.ray_kwargs.ray_init.get("include_dashboard"))
-            ray_as_we_need_it.enter_context(without_cluster_services(dashboard))
+            ray_as_we_need_it.enter_context(without_cluster_services())
         mark(config.run.dir, "driver")
         run_ppo(config, task_runner_class=_AfterRay(RunTaskRunner, ray_started))

@@ -35,24 +35,22 @@ def in_their_own_session() -> Iterator[None]:
 
 
 @contextmanager
-def without_cluster_services(dashboard: bool) -> Iterator[None]:
+def without_cluster_services() -> Iterator[None]:
     """Start a local Ray without what only a cluster needs: the autoscaler, and the dashboard's server.
 
-    Ray starts the server without its dashboard too, for usage statistics, and waits until it has.
-
-    Args:
-        dashboard: whether the user wants the dashboard.
+    Ray starts the server also where no dashboard is wanted, for usage statistics, and waits until it has.
     """
     from ray._private import node, services
 
-    replaced: list[tuple[Any, str, Any]] = [(node.Node, _MONITOR, lambda _: None)]
-    if not dashboard:
-        replaced.append((services, _API_SERVER, lambda *_, **__: ("", None)))
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    for owner, name, ours in replaced:
-        setattr(owner, name, ours)
+    monitor, server = getattr(node.Node, _MONITOR), getattr(services, _API_SERVER)
+
+    def if_wanted(include_dashboard: bool | None, *args: Any, **kwargs: Any) -> Any:
+        return server(include_dashboard, *args, **kwargs) if include_dashboard else ("", None)
+
+    setattr(node.Node, _MONITOR, lambda _: None)
+    setattr(services, _API_SERVER, if_wanted)
     try:
         yield
     finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)
+        setattr(node.Node, _MONITOR, monitor)
+        setattr(services, _API_SERVER, server)
