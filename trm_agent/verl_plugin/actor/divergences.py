@@ -22,7 +22,7 @@ def has_distributions(micro_batch: TensorDict) -> bool:
 
 
 @torch.no_grad()
-def rollout_divergences(logits: Any, micro_batch: TensorDict) -> DivergenceBounds:
+def rollout_divergences(logits: Any, micro_batch: TensorDict, only_sampled: bool = False) -> DivergenceBounds:
     """Measure KL(roll || theta) and the total variation of every token that the model sampled.
 
     Args:
@@ -30,12 +30,13 @@ def rollout_divergences(logits: Any, micro_batch: TensorDict) -> DivergenceBound
             remove-padding, (batch, length, vocab) without.
         micro_batch: verl's micro-batch with nested (jagged) `input_ids`, `responses`, `response_mask` and the
             distributions that the agent loop added.
+        only_sampled: the logits are those of `predicting_rows` alone, shape (1, sampled tokens, vocab).
 
     Returns:
         Shape (tokens,) in the layout of verl's log-probs, where entry j belongs to token j + 1; 0 elsewhere. `lower`
         equals `upper` for whole distributions.
     """
-    rows, scaled_logits = _sampled_logits(logits, micro_batch)
+    rows, scaled_logits = _sampled_logits(logits, micro_batch, only_sampled)
     recorded = {
         name: sampled_rows(micro_batch[name], micro_batch)
         for name in (FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS)
@@ -62,27 +63,34 @@ def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:
 
 
 @torch.no_grad()
-def policy_log_probs(logits: Any, micro_batch: TensorDict) -> torch.Tensor:
+def policy_log_probs(logits: Any, micro_batch: TensorDict, only_sampled: bool = False) -> torch.Tensor:
     """Normalise the logits of every token that the model sampled.
 
     Args:
         logits: see `rollout_divergences`.
-        micro_batch: see `rollout_divergences`.
+        micro_batch, only_sampled: see `rollout_divergences`.
 
     Returns:
         Shape (sampled tokens, vocab), nats, float32, sequence after sequence.
     """
-    _, scaled_logits = _sampled_logits(logits, micro_batch)
+    _, scaled_logits = _sampled_logits(logits, micro_batch, only_sampled)
     return torch.cat([chunk.log_softmax(dim=-1) for _, chunk in scaled_logits])
 
 
-def _sampled_logits(logits: Any, micro_batch: TensorDict) -> tuple[torch.Tensor, Iterator[tuple[slice, torch.Tensor]]]:
+def _sampled_logits(
+    logits: Any, micro_batch: TensorDict, only_sampled: bool
+) -> tuple[torch.Tensor, Iterator[tuple[slice, torch.Tensor]]]:
     """Return the packed positions that predicted the sampled tokens, and slices of them with their scaled logits."""
     offsets = micro_batch["input_ids"].offsets()
-    rows, sequence = _predicting_rows(micro_batch, offsets)
+    rows, sequence = predicting_rows(micro_batch)
     flat = logits.flatten(0, 1)
     use_remove_padding = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
-    source = rows if use_remove_padding else sequence * logits.shape[1] + rows - offsets[:-1][sequence]
+    if only_sampled:
+        source = torch.arange(len(rows), device=rows.device)
+    elif use_remove_padding:
+        source = rows
+    else:
+        source = sequence * logits.shape[1] + rows - offsets[:-1][sequence]
     scale = _temperatures(micro_batch, sequence)
     size = max(1, CHUNK_ELEMENTS // flat.shape[-1])
     parts = (slice(start, start + size) for start in range(0, len(rows), size))
@@ -100,8 +108,9 @@ def _measure(logits: torch.Tensor, recorded: dict[str, torch.Tensor]) -> torch.T
     return torch.nextafter(bounds, outwards.expand_as(bounds)).clamp(min=0)
 
 
-def _predicting_rows(micro_batch: TensorDict, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def predicting_rows(micro_batch: TensorDict) -> tuple[torch.Tensor, torch.Tensor]:
     """Return for each sampled token the packed position that predicted it, and the number of its sequence."""
+    offsets = micro_batch["input_ids"].offsets()
     sequence, within = _sampled_positions(micro_batch)
     first = offsets[1:] - micro_batch["responses"].offsets().diff() - 1
     return first[sequence] + within, sequence

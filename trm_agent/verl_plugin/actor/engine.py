@@ -18,6 +18,7 @@ from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.settings import DumpConfig
 from trm_agent.verl_plugin.actor.divergences import has_distributions, policy_log_probs, rollout_divergences
 from trm_agent.verl_plugin.actor.dumping import collect_rows, is_due, wants_distributions, write_rows
+from trm_agent.verl_plugin.actor.packed_engine import PackedMixin
 from trm_agent.verl_plugin.actor.schedule import ScheduleMixin
 from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
@@ -29,14 +30,16 @@ from trm_agent.verl_plugin.actor.update import (
     collect_update,
     set_micro_batch,
 )
+from trm_agent.verl_plugin.actor.without_gradient import WithoutGradientMixin
 
 
-class TrmFSDPEngine(ScheduleMixin, FSDPEngineWithLMHead):
+class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, FSDPEngineWithLMHead):
     """An engine that compares the rollout's distributions with the actor's logits while the forward pass holds them."""
 
     def initialize(self) -> None:
         super().initialize()
         self._step, self._num_updates, self._update = -1, 0, Update()
+        self._forward_only = True
         self._divergences: DivergenceBounds | None = None
         self._full_log_probs: torch.Tensor | None = None
         wrapped = isinstance(self.module, FSDP | FSDPModule)
@@ -64,11 +67,11 @@ class TrmFSDPEngine(ScheduleMixin, FSDPEngineWithLMHead):
         self, output: Any, output_args: dict, micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict:
         self._divergences = self._full_log_probs = None
-        if torch.is_grad_enabled() and has_distributions(micro_batch):
+        if not self._forward_only and has_distributions(micro_batch):
             # before verl's own, which may scale the logits in place
-            self._divergences = rollout_divergences(output.logits, micro_batch)
+            self._divergences = rollout_divergences(output.logits, micro_batch, self.only_sampled)
             if is_due(self._update) and wants_distributions(self._update):
-                self._full_log_probs = policy_log_probs(output.logits, micro_batch)
+                self._full_log_probs = policy_log_probs(output.logits, micro_batch, self.only_sampled)
         return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
     def forward_step(
@@ -86,7 +89,14 @@ class TrmFSDPEngine(ScheduleMixin, FSDPEngineWithLMHead):
                 collect_rows(self._update, data, log_probs, divergences, self._full_log_probs)
             return result
 
-        return super().forward_step(micro_batch, with_context if loss_function else None, forward_only)
+        self._forward_only = forward_only
+        wrapped = with_context if loss_function else None
+        if forward_only or not self.is_without_gradient(micro_batch, loss_function):
+            return super().forward_step(micro_batch, wrapped, forward_only)
+        with torch.no_grad():
+            loss, output = super().forward_step(micro_batch, wrapped, forward_only)
+        # verl asks for a backward pass: this one ends at the loss itself
+        return loss.detach().requires_grad_(), output
 
 
 def _rollout_log_probs(data: TensorDict) -> torch.Tensor | None:

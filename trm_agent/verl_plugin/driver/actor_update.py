@@ -7,7 +7,7 @@ that holds the trainer.
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,21 @@ from trm_agent.verl_plugin.driver.dump_tasks import chosen_tasks, tasks_in
 
 TRAINER = "verl.trainer.ppo.v1.trainer_base"
 ROLLOUTS = "rollouts"
+# fields of a row that only the driver reads; lists of Python objects, which cost the actor more than their size
+DRIVERS_FIELDS = frozenset(
+    {
+        "agent_name",
+        "data_source",
+        "env_task",
+        "extra_fields",
+        "metrics",
+        "num_turns",
+        "raw_prompt",
+        "reward_model",
+        "session_id",
+        "uid",
+    }
+)
 _MARK = "_trm_agent_update"
 _THRESHOLD = "_trm_agent_threshold"
 
@@ -60,6 +75,7 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         if DUMP_KEY in told:
             told |= _dumped_tasks(self.config, self.global_steps, json.loads(told[DUMP_KEY])["max_sequences"], batch)
         batch.extra_info.update(told)
+        _hand_over(self, batch)
         in_use = {f"trm/{name}": value for name, value in threshold.thresholds.items()}
         batch = update_actor(self, batch, metrics)
         finalized = final_metrics(metrics) | in_use
@@ -71,6 +87,27 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
 
     setattr(updating, _MARK, True)
     return updating
+
+
+def _hand_over(trainer: Any, batch: Any) -> None:
+    """Put rows without a gradient first, and leave with the queue what the actor does not read."""
+    actor = trainer.config.actor_rollout_ref.actor
+    zero: Set[str] = getattr(trainer, "zero_advantages", frozenset())
+    if zero and trainer.config.trainer.nnodes * trainer.config.trainer.n_gpus_per_node == 1:
+        rows = actor.ppo_mini_batch_size * trainer.config.actor_rollout_ref.rollout.n
+        batch.reorder(zero_first([key in zero for key in batch.keys], rows))
+    if getattr(batch, "fields", None):
+        batch.fields = [name for name in batch.fields if name not in DRIVERS_FIELDS]
+
+
+def zero_first(is_zero: Sequence[bool], rows_per_update: int) -> list[int]:
+    """Return the order of a batch's rows in which those with gradient 0 come first in their update.
+
+    Args:
+        is_zero: of each row.
+        rows_per_update: rows of a mini-batch.
+    """
+    return sorted(range(len(is_zero)), key=lambda row: (row // rows_per_update, not is_zero[row]))
 
 
 def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def group_advantages(
 @contextmanager
 def with_group_advantages(
     tags: Sequence[Mapping[str, Any]], metrics: dict[str, float], num_tasks: int
-) -> Iterator[None]:
+) -> Iterator[set[str]]:
     """Let verl's trainer compute advantages by `group_advantages` inside the block.
 
     verl's trainer has no hook for another function, so the name in its module refers to ours inside this block.
@@ -134,20 +134,27 @@ def with_group_advantages(
         metrics: of the step; they get the share of groups with nothing to learn from.
         num_tasks: number of tasks drawn for the batch.
 
+    Yields:
+        The keys of the rows whose advantages are all 0, once they are computed.
+
     Raises:
         RuntimeError: a version of verl that this was not written for.
     """
     require_version("group_advantages", "verl", VERL_VERSION)
     compute = getattr(trainer_base, _FUNCTION)
     is_padding = [bool(tag.get("is_padding", False)) for tag in tags]
+    zero: set[str] = set()
 
     def ours(data: DataProto, batch_keys: Sequence[str], adv_estimator: str, **options: Any) -> DataProto:
         metrics.update(equal_groups(data, batch_keys, is_padding, num_tasks, adv_estimator))
-        return group_advantages(compute, data, batch_keys, is_padding, adv_estimator, **options)
+        data = group_advantages(compute, data, batch_keys, is_padding, adv_estimator, **options)
+        of_rows = zip(batch_keys, data.batch["advantages"], strict=True)
+        zero.update(key for key, advantages in of_rows if not advantages.any())
+        return data
 
     setattr(trainer_base, _FUNCTION, ours)
     try:
-        yield
+        yield zero
     finally:
         setattr(trainer_base, _FUNCTION, compute)
 

@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ class RunMixin:
     parameter_sync_step: int
     timing_raw: dict
     _share: InfrastructureShare | None = None
+    zero_advantages: Set[str] = frozenset()
+    """Keys of the step's rows whose advantages are all 0."""
 
     @property
     def logger(self) -> Any:
@@ -90,7 +92,7 @@ class RunMixin:
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
         num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
         metrics.update(groups_without_baseline(batch.keys, batch.tags, num_tasks, self.config.algorithm.adv_estimator))
-        with with_group_advantages(batch.tags, metrics, num_tasks):
+        with with_group_advantages(batch.tags, metrics, num_tasks) as self.zero_advantages:
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
 
     def _compute_metrics(self, batch: Any, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:

@@ -1,0 +1,211 @@
+"""Sequences of a micro-batch behind each other without padding, on a machine without flash-attn.
+
+verl's `use_remove_padding` packs a micro-batch into one row of tokens; a kernel then has to keep the sequences apart.
+Here each sequence is a call of torch's own causal attention, without a mask of tokens by tokens.
+
+In a causal model nothing reads the last layer's output but the heads that predict: the logits, and the feed-forward
+part of the last layer, are computed only where the next token was sampled. Values and gradients are those of the whole
+computation, to rounding.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+ATTENTION = "trm_packed_sdpa"
+# the argument of the model's forward pass that its layers hand to the attention: the lengths of the sequences
+LENGTHS = "packed_lengths"
+# nats, or whatever a logit is: float32 sums in another order stay far below, another computation far above
+TOLERANCE = 1e-3
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each sequence of a packed row; an attention function of transformers.
+
+    Args:
+        module: the attention layer.
+        query: shape (1, heads, tokens, width).
+        key, value: shape (1, key heads, tokens, width).
+        attention_mask: None.
+        dropout: probability.
+        scaling: of the scores; None for 1 / sqrt(width).
+        sliding_window: number of tokens that a token sees, itself included; None for all before it.
+        kwargs: `packed_lengths`, and what other layers use.
+
+    Returns:
+        Shape (1, tokens, heads, width), and None for the weights.
+
+    Raises:
+        KeyError: the model does not hand the lengths to its attention.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    lengths = kwargs[LENGTHS]
+    outputs = []
+    parts = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
+    for of_query, of_key, of_value in parts:
+        window = _window(of_query.shape[2], sliding_window, query.device)
+        outputs.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                of_query,
+                of_key,
+                of_value,
+                attn_mask=window,
+                dropout_p=dropout,
+                scale=scaling,
+                is_causal=window is None,
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _window(length: int, size: int | None, device: torch.device) -> torch.Tensor | None:
+    """Return which key a query sees, shape (length, length); None for every one up to itself."""
+    if size is None or length <= size:
+        return None
+    place = torch.arange(length, device=device)
+    behind = place.unsqueeze(1) - place
+    return (behind >= 0) & (behind < size)
+
+
+def register() -> None:
+    """Register the attention with transformers. Idempotent."""
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, lambda *_, **__: None)
+
+
+@dataclass
+class Packing:
+    """A model whose packed forward pass was found to agree with the padded one."""
+
+    rows: torch.Tensor | None = None
+    """Packed positions that predict a sampled token, for the micro-batch at hand; None for all."""
+    takes_rows: bool = False
+    """The model's `logits_to_keep` was found to work."""
+
+    def arguments(self, lengths: Sequence[int], rows: torch.Tensor | None) -> dict[str, Any]:
+        """Return the further arguments of the model's forward pass over a micro-batch.
+
+        Args:
+            lengths: of its sequences.
+            rows: packed positions whose logits are asked for; None for all.
+        """
+        self.rows = rows if self.takes_rows else None
+        given: dict[str, Any] = {LENGTHS: list(lengths)}
+        return given if self.rows is None else given | {"logits_to_keep": self.rows}
+
+
+def pack(model: torch.nn.Module) -> Packing | None:
+    """Let a causal model take packed sequences, if it does so rightly.
+
+    Args:
+        model: of transformers, with `sdpa` attention; it is left as it was if this returns None.
+
+    Returns:
+        The packing; None for a model whose layers keep sequences apart in another way, or not at all.
+    """
+    register()
+    config: Any = model.config
+    before = config._attn_implementation
+    if before != "sdpa":
+        return None
+    sample = _Sample.of(config.vocab_size, next(model.parameters()).device)
+    with _evaluating(model):
+        expected = sample.padded(model)
+        config._attn_implementation = ATTENTION
+        packing = Packing()
+        if not _agree(lambda: sample.packed(model, packing, None), expected):
+            config._attn_implementation = before
+            return None
+        packing.takes_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        if packing.takes_rows:
+            restore = _limit_last_layer(model, packing)
+            if not _agree(lambda: sample.packed(model, packing, sample.rows), expected[sample.rows]):
+                restore()
+                packing.takes_rows = False
+    return packing
+
+
+def _limit_last_layer(model: torch.nn.Module, packing: Packing) -> Callable[[], None]:
+    """Let the feed-forward part of the last layer skip rows whose output nobody reads; return how to undo it."""
+    mlp = getattr(getattr(getattr(model, "model", None), "layers", [None])[-1], "mlp", None)
+    if mlp is None:
+        return lambda: None
+    whole = mlp.forward
+
+    def limited(hidden: torch.Tensor) -> torch.Tensor:
+        if packing.rows is None:
+            return whole(hidden)
+        # the residual stream goes on at the other rows, where it is not read
+        return torch.zeros_like(hidden).index_copy(1, packing.rows, whole(hidden.index_select(1, packing.rows)))
+
+    def restore() -> None:
+        mlp.forward = whole
+
+    mlp.forward = limited
+    return restore
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Three sequences of random tokens, one of them a single token."""
+
+    sequences: list[torch.Tensor]
+    rows: torch.Tensor
+
+    @classmethod
+    def of(cls, vocab_size: int, device: torch.device) -> "_Sample":
+        generator = torch.Generator().manual_seed(0)
+        draw = [torch.randint(vocab_size, (length,), generator=generator).to(device) for length in (7, 1, 12)]
+        return cls(draw, torch.tensor([2, 5, 7, 8, 14, 18], device=device))
+
+    def padded(self, model: torch.nn.Module) -> torch.Tensor:
+        """Return the logits of all tokens, shape (tokens, vocab)."""
+        ids = torch.nn.utils.rnn.pad_sequence(self.sequences, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(item) for item in self.sequences], batch_first=True)
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        return model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False).logits[mask.bool()]
+
+    def packed(self, model: torch.nn.Module, packing: Packing, rows: torch.Tensor | None) -> torch.Tensor:
+        """Return the logits of the given rows, shape (rows, vocab)."""
+        ids = torch.cat(self.sequences).unsqueeze(0)
+        places = torch.cat([torch.arange(len(item), device=ids.device) for item in self.sequences]).unsqueeze(0)
+        given = packing.arguments([len(item) for item in self.sequences], rows)
+        return model(input_ids=ids, attention_mask=None, position_ids=places, use_cache=False, **given).logits[0]
+
+
+def _agree(compute: Callable[[], torch.Tensor], expected: torch.Tensor) -> bool:
+    try:
+        found = compute()
+    except Exception:  # whatever a foreign model raises, it cannot be packed
+        return False
+    return found.shape == expected.shape and bool(((found - expected).abs() <= TOLERANCE).all())
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Compute without gradients and dropout."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
