@@ -4,9 +4,9 @@ python -m benchmarks.turns [--before FOLDER] [--tokenizer FOLDER] [--rounds 5]
 
 128 episodes of the default recipe at once (ChainMath of 2, 4 and 6 steps), played by the environment's solver; the
 engine answers at once. With groups of 8 the same tasks come 8 times, as in training, and with groups of 1 all differ.
-The parts are timed by the clock of their own thread. What a call into an environment costs beside the environment, and
-a time limit on the engine's answer, is the difference to a loop that calls both directly. FOLDER holds another version
-of the code, which is measured in turn with this one.
+The parts are timed by the clock of their own thread. The cost of the way to an environment's thread and back is that
+of calls that do nothing, and the cost of a time limit on the engine's answer is the difference to waiting without
+one. FOLDER holds another version of the code, which is measured in turn with this one.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -38,7 +37,7 @@ LIMITS = {
     "max_response_tokens": 288,
 }
 ENVIRONMENT, OUTSIDE, REST = "environment itself", "rest of its threads", "rest of the event loop"
-CALLS, TIMEOUT, TOTAL = "  of both: calls into it", "  of it: time limit on the engine", "all"
+CALLS, TIMEOUT, TOTAL = "  in both: the way to it and back", "  in it: time limits on the engine", "all"
 
 
 class Parts:
@@ -145,28 +144,39 @@ class Load:
         return time.process_time() - process, time.thread_time() - thread
 
 
-@contextlib.contextmanager
-def direct_calls() -> Iterator[None]:
-    """Call environments in the event loop: what is left out is the way to their threads and back."""
-    from trm_agent.episode import env_runner
+async def empty_calls(number: int = 10) -> None:
+    """Call as many environments as there are episodes, all at once, for nothing."""
+    from trm_agent.episode import Limits
+    from trm_agent.episode.env_runner import EnvRunner
 
-    async def call(runner: Any, name: str, job: Callable[[], Any], timeout_s: float) -> Any:
-        return job()
+    async def one() -> None:
+        runner = EnvRunner(lambda: None, Limits())
+        for _ in range(number):
+            await runner._call("step", lambda: None, 60.0)
+        runner.release()
 
-    with patch.object(env_runner.EnvRunner, "_call", call):
-        yield
+    await asyncio.gather(*(one() for _ in range(EPISODES)))
 
 
-@contextlib.contextmanager
-def no_time_limit() -> Iterator[None]:
-    """Await the engine's answer without a limit."""
-    from trm_agent.episode import loop
+async def answers(limited: bool, number: int = 10) -> None:
+    """Await as many engine's answers, with a time limit or without."""
+    from trm_agent.episode.env_runner import within
 
-    async def wait(awaitable: Any, timeout_s: float) -> Any:
-        return await awaitable
+    async def one() -> None:
+        for _ in range(number):
+            await (within(asyncio.sleep(0), 60.0) if limited else asyncio.sleep(0))
 
-    with patch.object(loop, "within", wait):
-        yield
+    await asyncio.gather(*(one() for _ in range(EPISODES)))
+
+
+def least(play: Callable[[], Any], number: int) -> float:
+    """Return the smallest processor time of some runs, seconds, of one of so many."""
+    found = []
+    for _ in range(REPEATS):
+        started = time.process_time()
+        asyncio.run(play())
+        found.append(time.process_time() - started)
+    return min(found) / number
 
 
 def measure(tokenizer_folder: str, group: int) -> dict[str, float]:
@@ -179,13 +189,14 @@ def measure(tokenizer_folder: str, group: int) -> dict[str, float]:
     load = Load(tokenizer, group)
     load.cost()
     tune_garbage_collection()
-    ways = {TOTAL: contextlib.nullcontext, CALLS: direct_calls, TIMEOUT: no_time_limit}
-    least = dict.fromkeys(ways, math.inf)
-    for name in [*ways] * REPEATS:
-        with ways[name]():
-            least[name] = min(least[name], Load(tokenizer, group).cost()[0])
-    total = least.pop(TOTAL)
-    figures = {"episode_record, json": load.record_s} | {name: total - each for name, each in least.items()}
+    total = min(Load(tokenizer, group).cost()[0] for _ in range(REPEATS))
+    figures = {
+        "episode_record, json": load.record_s,
+        # make, reset and close beside the steps
+        CALLS: least(empty_calls, 10 * EPISODES) * (load.num_turns + 3 * EPISODES),
+        TIMEOUT: (least(lambda: answers(True), 10 * EPISODES) - least(lambda: answers(False), 10 * EPISODES))
+        * load.num_turns,
+    }
     parts = Parts()
     process, thread = Load(tokenizer, group).cost(parts)
     own = dict(parts.seconds)
