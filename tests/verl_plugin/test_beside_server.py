@@ -17,6 +17,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from trm_agent.runs import preflight_verl
 from trm_agent.runs.compose import compose_run
+from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.preflight_training import agent_loops
 from trm_agent.verl_plugin.rollout import beside_server
 from trm_agent.verl_plugin.rollout.beside_server import BesideServers, local_client
@@ -186,9 +187,8 @@ def test_more_threads_than_cores_are_refused_and_the_platform_hands_the_number_o
     preflight_verl.threads(changed(NANO, hardware__engine_threads=4, hardware__kind="gpu"))
     with pytest.raises(ValueError, match=r"^hardware.engine_threads: got 4, .*; allowed: at most 3, the cores"):
         preflight_verl.threads(changed(NANO, hardware__engine_threads=4))
-    given = changed(NANO, hardware__engine_threads=3).hardware.env_vars.TRM_ENGINE_THREADS
-    monkeypatch.setenv("TRM_ENGINE_THREADS", str(given))
+    monkeypatch.setenv(ENGINE_THREADS, "3")
     assert PlatformCPU().rollout_env_vars() == {"OMP_NUM_THREADS": "3"}
     # a script of verl's own
-    monkeypatch.delenv("TRM_ENGINE_THREADS")
+    monkeypatch.delenv(ENGINE_THREADS)
     assert PlatformCPU().rollout_env_vars() == {"OMP_NUM_THREADS": "1"}

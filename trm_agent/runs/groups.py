@@ -35,6 +35,8 @@ from trm_fields import (
 
 SAMPLER_PATH = "trainer.v1.sampler.sampler_kwargs"
 BESIDE_SERVER, WORKERS = "beside_server", "workers"
+# the variable that hands `hardware.engine_threads` to the processes of a run
+ENGINE_THREADS = "TRM_ENGINE_THREADS"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import psutil
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
+from trm_agent.runs.groups import ENGINE_THREADS
+
 
 class CPUDevice(str):
     """The string `cpu` that reads as index 0.
@@ -155,7 +157,7 @@ class PlatformCPU(PlatformBase):
 
     def rollout_env_vars(self) -> dict[str, str]:
         # of hardware.engine_threads: a small model's threads wait for each other, and for agent loops and servers
-        return {"OMP_NUM_THREADS": os.environ.get("TRM_ENGINE_THREADS", "1")}
+        return {"OMP_NUM_THREADS": os.environ.get(ENGINE_THREADS, "1")}
 
     def cudart(self) -> None:
         return None

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_agent import verl_plugin
+from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.preflight import check_policy_loss
 from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.verl_plugin.driver.runner import mark
@@ -177,6 +178,7 @@ def run(config: DictConfig, ray_started: Callable[[], None] = lambda: None) -> N
     from trm_agent.verl_plugin.driver.ray_processes import in_their_own_session, without_cluster_services
     from trm_agent.verl_plugin.driver.runner import RunTaskRunner
 
+    os.environ[ENGINE_THREADS] = str(config.hardware.engine_threads)
     with ExitStack() as ray_as_we_need_it:
         ray_as_we_need_it.enter_context(in_their_own_session())
         if config.hardware.fork_server:
