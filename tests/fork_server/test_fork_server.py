@@ -1,6 +1,7 @@
 """The client speaks Ray's command line; the server forks a worker with the client's environment, folder and streams."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -37,11 +38,11 @@ def start(tmp_path: Path, preload: str = '("wave",)') -> tuple[subprocess.Popen,
     return server, address
 
 
-def ask(address: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+def ask(address: str, *arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
     """Run the client; its pipes close only when the forked worker has ended too."""
     return subprocess.run(
         [sys.executable, str(HERE / "client.py"), *arguments],
-        env={"TRM_AGENT_FORK_SERVER": address, "PATH": "/usr/bin"},
+        env={"TRM_AGENT_FORK_SERVER": address, "PATH": "/usr/bin", **env},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -114,6 +115,31 @@ def test_the_server_refuses_to_fork_with_threads(tmp_path: Path) -> None:
     server = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=30)
     assert "refusing to fork" in server.stdout
     assert not Path(address).exists()
+
+
+def test_rays_core_reads_its_settings_after_the_fork_and_another_job_starts_the_usual_way(tmp_path: Path) -> None:
+    (tmp_path / "ray" / "_private" / "workers").mkdir(parents=True)
+    for name in ("__init__", "_private/__init__", "_private/workers/__init__"):
+        (tmp_path / "ray" / f"{name}.py").touch()
+    (tmp_path / "ray" / "_private" / "workers" / "setup_worker.py").write_text("print('the usual way')")
+    (tmp_path / "ray" / "_raylet.py").write_text(
+        "import os\nclass Config:\n    mode = None\n    @classmethod\n"
+        "    def initialize(cls, config):\n        assert config == ''\n"
+        "        cls.mode = os.environ['RAY_AUTH_MODE']\n"
+    )
+    worker = tmp_path / "worker.py"
+    worker.write_text("import sys; print('a fork', sys.modules['ray._raylet'].Config.mode)")
+    address = str(tmp_path / "socket")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + SERVER.replace("{preload}", '("ray._raylet",)')
+    env = {**os.environ, "RAY_JOB_ID": "01000000"}
+    server = subprocess.Popen([sys.executable, "-c", code, address], stdin=subprocess.PIPE, env=env)
+    wait_for(address)
+    for job, how in (("01000000", "a fork token"), ("02000000", "the usual way"), ("01000000", "a fork token")):
+        own = {"RAY_JOB_ID": job, "RAY_AUTH_MODE": "token", "PYTHONPATH": str(tmp_path)}
+        assert ask(address, "--language=PYTHON", str(worker), cwd=tmp_path, **own).stdout == f"{how}\n"
+    assert server.stdin is not None
+    server.stdin.close()
+    assert server.wait(timeout=10) == 0
 
 
 def test_a_server_that_imports_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

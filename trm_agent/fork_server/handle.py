@@ -9,6 +9,8 @@ from pathlib import Path
 from trm_agent.fork_server.client import SOCKET_VARIABLE
 
 RAY_VERSION = "2.60.0"
+# Ray counts the jobs of a cluster from 1, little-endian
+FIRST_JOB = "01000000"
 _HERE = Path(__file__).resolve().parent
 # open as long as the driver lives; closing it ends the server
 _SERVERS: list[subprocess.Popen] = []
@@ -25,7 +27,9 @@ def start(log: Path) -> None:
     """
     address = str(Path(tempfile.mkdtemp(prefix="trm-agent-")) / "fork_server")
     command = [sys.executable, "-P", str(_HERE / "server.py"), address]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")])}
+    # for Ray's core, which is loaded before there is a raylet: workers watch this process, which ends with the raylet
+    ray_reads = {"RAY_JOB_ID": FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
+    env = {**os.environ, **ray_reads, "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")])}
     with log.open("ab") as out:
         # a session of its own: a signal to the command's group is not for the workers
         _SERVERS.append(

@@ -1,7 +1,7 @@
 """The process that imports once and forks: `python -m trm_agent.fork_server.server SOCKET`.
 
-It must stay without threads, which a fork does not copy, and without Ray. It ends when its standard input closes,
-that is, when the driver is gone for any reason.
+It must stay without threads, which a fork does not copy. It ends when its standard input closes, that is, when the
+driver is gone for any reason.
 """
 
 import gc
@@ -20,8 +20,7 @@ import wire
 
 # seconds between two looks for workers that have ended
 REAP_SECONDS = 0.3
-# Packages of a run's processes that do not import Ray: Ray's core reads the job from the environment when it is loaded,
-# so it must be loaded after the fork, and verl with it.
+# what the processes of a run import: loaded once, and its pages shared
 PRELOAD = (
     "torch.distributed.fsdp",
     "torch.distributed.checkpoint",
@@ -41,7 +40,22 @@ PRELOAD = (
     "vllm.v1.core.sched.scheduler",
     "vllm.v1.engine.input_processor",
     "vllm.v1.engine.output_processor",
+    "transfer_queue",
+    "verl.trainer.main_ppo",
+    "verl.trainer.ppo.v1",
+    "verl.workers.engine_workers",
+    "verl.workers.rollout.vllm_rollout.vllm_async_server",
+    "trm_agent.verl_plugin.extension",
+    "trm_agent.verl_plugin.driver.trainer",
+    "trm_agent.verl_plugin.driver.dataset",
+    "trm_agent.verl_plugin.rollout.agent_loop",
+    "trm_agent.verl_plugin.rollout.recording_server",
+    "trm_agent.verl_plugin.rollout.beside_server",
+    "trm_agent.verl_plugin.cpu.engine_thread",
 )
+
+# Ray's core reads it once, when it is loaded: `handle` sets it to that of a new Ray's first driver
+JOB = "RAY_JOB_ID"
 
 
 def preload(names: tuple[str, ...]) -> list[str]:
@@ -71,6 +85,7 @@ def become_worker(request: dict, descriptors: list[int]) -> None:
                 sys.path.insert(0, entry)
         sys.argv = request["argv"]
         sys.path[0] = os.path.dirname(sys.argv[0])
+        _tell_ray()
         _reseed()
         runpy.run_path(sys.argv[0], run_name="__main__")
         status = 0
@@ -84,6 +99,13 @@ def become_worker(request: dict, descriptors: list[int]) -> None:
         os._exit(status)
 
 
+def _tell_ray() -> None:
+    """Let Ray's core, if it is loaded, read its settings again: how to authenticate is decided when Ray starts."""
+    core = sys.modules.get("ray._raylet")
+    if core is not None:
+        core.Config.initialize("")
+
+
 def _reseed() -> None:
     """Seed the global random generators, whose state siblings must not share."""
     import random
@@ -94,8 +116,14 @@ def _reseed() -> None:
     numpy.random.seed(int.from_bytes(os.urandom(4), "big"))
 
 
+def is_of_job(env: dict[str, str], job: str | None) -> bool:
+    """Return True if a fork can become the worker: Ray's core, if it is loaded, knows one job."""
+    return "ray._raylet" not in sys.modules or env.get(JOB, job) == job
+
+
 def serve(listener: socket.socket) -> None:
-    """Fork a worker for every request until standard input closes."""
+    """Fork a worker for every request of this job until standard input closes."""
+    job = os.environ.get(JOB)
     while True:
         readable, _, _ = select.select([listener, sys.stdin.fileno()], [], [], REAP_SECONDS)
         reap()
@@ -109,6 +137,11 @@ def serve(listener: socket.socket) -> None:
                 request, descriptors = wire.receive(connection)
             except (ConnectionError, ValueError):
                 traceback.print_exc()
+                continue
+            if not is_of_job(request["env"], job):
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                connection.sendall(b"0")
                 continue
             if os.fork() == 0:
                 listener.close()
@@ -144,8 +177,8 @@ def main() -> None:
     for failure in preload(PRELOAD):
         print(f"fork server: not preloaded: {failure}", flush=True)
     threads = [thread.name for thread in threading.enumerate()]
-    if len(threads) > 1 or "ray" in sys.modules:
-        print(f"fork server: an import started threads ({threads}) or loaded ray; refusing to fork", flush=True)
+    if len(threads) > 1:
+        print(f"fork server: an import started threads ({threads}); refusing to fork", flush=True)
         listener.close()
         os.unlink(address)
         return
