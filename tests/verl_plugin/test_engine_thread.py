@@ -12,7 +12,7 @@ pytest.importorskip("vllm")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
 PLAYS = """
-import asyncio, multiprocessing, sys, threading
+import asyncio, multiprocessing, os, sys, threading
 from trm_agent.models.nano import make_model, make_tokenizer
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.verl_plugin.cpu.patches import apply_server_patches
@@ -80,6 +80,8 @@ async def main():
     print("dead:", [type(each).__name__ for each in asked], engine.errored)
 
 asyncio.run(main())
+sys.stdout.flush()
+os._exit(0)
 """
 
 

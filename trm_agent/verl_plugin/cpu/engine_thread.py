@@ -139,4 +139,6 @@ class ThreadClient(AsyncMPClient):
         if self._thread.is_alive():
             self._engine.shutdown_state = EngineShutdownState.REQUESTED
             self._engine.input_queue.put_nowait((EngineCoreRequestType.WAKEUP, None))
-            self._thread.join(timeout)
+            # a collection of garbage in the engine's thread may be what calls
+            if threading.current_thread() is not self._thread:
+                self._thread.join(timeout)
