@@ -92,8 +92,6 @@ def _run_command(arguments: argparse.Namespace) -> int:
     if folder.state == "finished":
         print(completed(folder))
         return 0
-    if config.hardware.fork_server:
-        fork_server.start(folder.path / LOG_FILE)
     try:
         check_own(folder)
         if not folder.step:
@@ -101,7 +99,6 @@ def _run_command(arguments: argparse.Namespace) -> int:
         model = _suited_model(config, folder)
         disk = _checked_disk(config, folder, model)
     except (Exception, KeyboardInterrupt) as error:
-        fork_server.stop()
         discard(folder)
         if not isinstance(error, ValueError):
             raise
@@ -278,6 +275,9 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
             config.actor_rollout_ref.actor.optim.schedule_from = config.run.schedule_from
     remove_stale_weights()
     forget_progress(folder.path)
+    if config.hardware.fork_server:
+        # not before the session has begun, which looks at the log
+        fork_server.start(folder.path / LOG_FILE)
 
 
 def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str], ray_started: Callable[[], None]) -> None:

@@ -39,7 +39,7 @@ def start(log: Path) -> None:
 
 
 def stop() -> None:
-    """End the server, also while it imports; for a run that is refused."""
+    """End the server, also while it imports."""
     for server in _SERVERS:
         server.kill()
         server.wait()
