@@ -241,6 +241,7 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
         samples, best = config.actor_rollout_ref.rollout.val_kwargs.n, config.run.keep_best
         summary = results.finish(folder.path, config.seed, list(config.env.train.horizons), time.time(), samples, best)
     except BadInput as error:
+        fork_server.stop()
         discard(folder)
         print(f"error: {error}", file=screen_out)
         return BAD_INPUT
@@ -276,7 +277,6 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
     remove_stale_weights()
     forget_progress(folder.path)
     if config.hardware.fork_server:
-        # not before the session has begun, which looks at the log
         fork_server.start(folder.path / LOG_FILE)
 
 

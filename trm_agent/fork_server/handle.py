@@ -22,8 +22,8 @@ def start(log: Path) -> None:
     Args:
         log: the file for the output of the server and the imports.
 
-    Call it early, since the imports take seconds, and after the environment variables of the run are set: forks inherit
-    what the imports have read (OMP_NUM_THREADS).
+    Call it before Ray starts, after the environment variables of the run are set (forks inherit what the imports have
+    read, such as OMP_NUM_THREADS), and after the session has begun, which looks at the log.
     """
     address = str(Path(tempfile.mkdtemp(prefix="trm-agent-")) / "fork_server")
     command = [sys.executable, "-P", str(_HERE / "server.py"), address]
@@ -39,7 +39,7 @@ def start(log: Path) -> None:
 
 
 def stop() -> None:
-    """End the server, also while it imports."""
+    """End the server, also while it imports; for a run that is refused."""
     for server in _SERVERS:
         server.kill()
         server.wait()
