@@ -19,7 +19,7 @@ from benchmarks.peers_job import OURS, TRL, Job, Result, Step, read_result
 from benchmarks.peers_sides import check_prompts, overrides, step_of
 from benchmarks.peers_tables import by_seed, figures, learning_table, mean, pairs_of, step_seconds, time_table, windows
 from benchmarks.peers_watch import adopt_orphans, descendants, parse_busy_ticks, parse_pss_kib, parse_ticks
-from trm_envs.tasks.calculator import calculator
+from trm_envs.tasks.chain_math import ChainMath
 
 
 def result(side: str, seconds: list[float], *, seed: int = 0, success: float = 0.5, **job: int) -> Result:
@@ -193,7 +193,7 @@ def test_the_tool_sleeps_once_a_call(monkeypatch):
 def test_the_tools_description_in_trls_program_is_ours():
     tree = ast.parse((Path(peers_job.__file__).parent / "peers_trl.py").read_text(encoding="utf-8"))
     (tool,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "calculator"]
-    assert ast.get_docstring(tool) == inspect.cleandoc(calculator.__doc__ or "")
+    assert ast.get_docstring(tool) == inspect.cleandoc(ChainMath.calculator.__doc__ or "")
     assert tool.returns is None
 
 

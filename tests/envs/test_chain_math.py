@@ -125,6 +125,15 @@ def test_the_first_mistake_is_told(expressions: tuple[str, ...], answer: str, mi
     assert {name for name, value in told.items() if value} == ({f"first_mistake/{mistake}"} if mistake else set())
 
 
+@pytest.mark.parametrize("reveal", ["stepwise", "upfront"])
+def test_an_answer_before_the_last_call_is_no_mistake_of_the_answer(reveal: str) -> None:
+    env = make(horizon=2, reveal=reveal)
+    env.reset(seed=1)
+    env.step(env.solution())
+    *_, info = env.step("\\boxed{-7777}")
+    assert not any(value for name, value in info["numbers"].items() if name.startswith("first_mistake/"))
+
+
 @pytest.mark.parametrize(
     ("text", "reward"), [("36", 1.0), ("+36", 1.0), (" $36$ ", 1.0), ("36.0", 0.0), ("\uff16", 0.0), ("-36", 0.0)]
 )

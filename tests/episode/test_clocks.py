@@ -43,8 +43,11 @@ class FakeToolTime:
         return self.waited_before + (0.0 if self.wait_began is None else time.monotonic() - self.wait_began)
 
     def wait(self, seconds):
+        self.wait_for(lambda: time.sleep(seconds))
+
+    def wait_for(self, wait):
         self.wait_began = time.monotonic()
-        time.sleep(seconds)
+        wait()
         self.waited_before, self.wait_began = self.waited_s(), None
 
 

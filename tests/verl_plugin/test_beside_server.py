@@ -20,8 +20,9 @@ from trm_agent.runs.compose import compose_run
 from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.preflight_training import agent_loops
 from trm_agent.verl_plugin.rollout import beside_server
-from trm_agent.verl_plugin.rollout.beside_server import BesideServers, local_client
+from trm_agent.verl_plugin.rollout.beside_server import BesideServers
 from trm_agent.verl_plugin.rollout.places import places_per_worker
+from trm_agent.verl_plugin.rollout.playing_server import local_client
 
 NANO = compose_run(["experiment=math_nano"])
 
@@ -96,9 +97,13 @@ class Handle:
         self.serve = remote(lambda: self)
 
 
-def manager(handles, **kwargs):
-    given = {"config": NANO, "llm_client": SimpleNamespace(_load_balancer=None)}
-    return BesideServers.create(**given, servers=handles, **kwargs)
+@pytest.fixture(autouse=True)
+def _servers_that_never_end(monkeypatch):
+    monkeypatch.setattr(beside_server, "ray", SimpleNamespace(wait=lambda *_, **__: threading.Event().wait()))
+
+
+def manager(handles, on_loss=print):
+    return BesideServers.create(config=NANO, llm_client=None, servers=handles, on_loss=on_loss)
 
 
 def test_each_server_gets_its_address_and_an_equal_part_of_the_batch(monkeypatch):
@@ -108,18 +113,6 @@ def test_each_server_gets_its_address_and_an_equal_part_of_the_batch(monkeypatch
     monkeypatch.setattr("verl.trainer.ppo.v1.agent_loop_tq.ray.get", lambda refs: refs)
     made.generate_sequences(TensorDict({"index": torch.arange(6)}, batch_size=6))
     assert [handle.batches[0]["index"].tolist() for handle in handles.values()] == [[0, 1, 2], [3, 4, 5]]
-
-
-def test_as_a_class_of_verls_it_takes_the_servers_from_the_load_balancer():
-    handle = Handle()
-    balancer = SimpleNamespace(_servers={"a": handle})
-
-    async def call(function):
-        return function(balancer)
-
-    client = SimpleNamespace(_load_balancer=SimpleNamespace(__ray_call__=remote(call)))
-    BesideServers.create(NANO, client, None, None)
-    assert handle.started == [("a", NANO, client, None, None)]
 
 
 def test_a_server_that_cannot_play_is_refused():
@@ -184,7 +177,8 @@ def test_more_threads_than_cores_are_refused_and_the_platform_hands_the_number_o
 
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     preflight_verl.threads(changed(NANO, hardware__engine_threads=3))
-    preflight_verl.threads(changed(NANO, hardware__engine_threads=4, hardware__kind="gpu"))
+    with pytest.raises(ValueError, match=r"^hardware.engine_threads: got 2, which an engine on a GPU does not read"):
+        preflight_verl.threads(changed(NANO, hardware__engine_threads=2, hardware__kind="gpu"))
     with pytest.raises(ValueError, match=r"^hardware.engine_threads: got 4, .*; allowed: at most 3, the cores"):
         preflight_verl.threads(changed(NANO, hardware__engine_threads=4))
     monkeypatch.setenv(ENGINE_THREADS, "3")

@@ -51,7 +51,6 @@ PRELOAD = (
     "trm_agent.verl_plugin.rollout.agent_loop",
     "trm_agent.verl_plugin.rollout.recording_server",
     "trm_agent.verl_plugin.rollout.beside_server",
-    "trm_agent.verl_plugin.cpu.engine_thread",
 )
 
 # Ray's core reads it once, when it is loaded: `handle` sets it to that of a new Ray's first driver

@@ -26,6 +26,9 @@ MEANT: dict[str, Any] = {
 OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
     # decides nothing that is learned
     f"{DUMP_PATH}.max_sequences": (64,),
+    # how sequences lie in memory; the same numbers to rounding
+    "actor_rollout_ref.model.use_remove_padding": (False,),
+    "actor_rollout_ref.actor.use_remove_padding": (False,),
     # time limits for faults; they decide nothing that is learned
     "env.limits.step_timeout_s": (20,),
     "env.limits.generate_timeout_s": (300,),

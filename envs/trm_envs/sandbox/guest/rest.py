@@ -110,12 +110,18 @@ def _was_stopped_before(proc: int, pid: str) -> bool:
     """Return True if a process was stopped when it was to be: then the signal still waits.
 
     One that was being forked when all were let go on is born stopped, and no signal to its parent changes that. It has
-    run nothing and seems to be in the call that made it: it was stopped by us.
+    run nothing and seems to be in the call that made it: it was stopped by us, or by its parent before it ran, which
+    cannot be told apart.
     """
-    with contextlib.suppress(OSError, IndexError):
+    with contextlib.suppress(OSError):
         found = _STOPPED.search(read(proc, f"{pid}/status"))
-        if found is not None and int(found[1], 16) & _STOP:
-            return read(proc, f"{pid}/syscall").split()[0] not in _forks()
+        return found is not None and bool(int(found[1], 16) & _STOP) and not _is_newborn(proc, pid)
+    return False
+
+
+def _is_newborn(proc: int, pid: str) -> bool:
+    with contextlib.suppress(OSError, IndexError):  # a kernel that does not tell
+        return read(proc, f"{pid}/syscall").split()[0] in _forks()
     return False
 
 
