@@ -50,6 +50,8 @@ WRITTEN = {
     "transfer_queue.enable": "true, as verl's own task runner does",
     "actor_rollout_ref.model.path": "the folder of the cached model, for `nano`",
     "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the file that names our agent loop",
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes": "without a GPU what the sequences can fill, "
+    "unless it is set",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs": "the estimator's need, unless it is set",
     "actor_rollout_ref.actor.policy_loss.dump.directory": "`rollouts` in the run's folder, unless it is set",
     "env.id": "the id alone, where it is given as `MODULE:ID`",
