@@ -1,5 +1,6 @@
 """A packed forward pass is the padded one: log-probs, gradients and divergences at the tokens that were sampled."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,14 +9,28 @@ import torch
 pytest.importorskip("verl")
 
 from tensordict import TensorDict
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.masking_utils import create_causal_mask
 from verl.utils import tensordict_utils as tu
 from verl.utils.torch_functional import entropy_from_logits
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from trm_agent.verl_plugin.actor import packed_engine
 from trm_agent.verl_plugin.actor.divergences import policy_log_probs, rollout_divergences
-from trm_agent.verl_plugin.actor.packed import ATTENTION, pack
+from trm_agent.verl_plugin.actor.packed import ATTENTION, SHORT_WINDOW, _Sample, pack, register
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
 
 VOCAB = 23
@@ -32,12 +47,12 @@ SIZES = {
 LENGTHS = ((3, 6), (2, 9), (1, 1), (5, 2))
 
 
-def model(kind: str = "qwen3", **options) -> torch.nn.Module:
+def model(kind: str = "qwen3", window: int = 3, **options) -> torch.nn.Module:
     torch.manual_seed(0)
     made = {
         "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=4, tie_word_embeddings=True, **SIZES, **options)),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **options)),
-        "window": lambda: MistralForCausalLM(MistralConfig(sliding_window=3, head_dim=4, **SIZES, **options)),
+        "window": lambda: MistralForCausalLM(MistralConfig(sliding_window=window, head_dim=4, **SIZES, **options)),
     }[kind]().float()
     # the scale of a trained model: fresh weights make logits that hardly depend on the context
     for parameter in made.parameters():
@@ -182,3 +197,71 @@ def test_a_model_whose_last_layer_does_more_than_its_rows_computes_all_of_them()
     assert packing is not None
     assert (packing.takes_rows, module.config._attn_implementation) == (False, ATTENTION)
     assert mlp.forward(torch.zeros(1, 7, 16)).shape == (1, 7, 16)
+
+
+def windowed_in_its_mask_alone(window: int) -> torch.nn.Module:
+    return PhimoeForCausalLM(PhimoeConfig(sliding_window=window, num_local_experts=2, **SIZES))
+
+
+def chunked() -> torch.nn.Module:
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = SIZES | {"head_dim": 4, "intermediate_size_mlp": 24, "num_local_experts": 2}
+    return Llama4ForCausalLM(Llama4TextConfig(attention_chunk_size=16, **sizes, **tokens))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [partial(windowed_in_its_mask_alone, 16), partial(windowed_in_its_mask_alone, 1000), chunked],
+    ids=["a short window", "a long window", "chunks"],
+)
+def test_a_model_whose_mask_holds_what_the_attention_is_not_told_stays_padded(make):
+    module = make().float()
+    assert pack(module) is None
+    assert module.config._attn_implementation == "sdpa"
+
+
+def test_a_mask_of_the_models_own_is_refused():
+    register()
+    module = model()
+    module.config._attn_implementation = ATTENTION
+    given = {"config": module.config, "inputs_embeds": torch.zeros(1, 4, 16), "attention_mask": None}
+    given |= {"past_key_values": None, "position_ids": torch.arange(4).unsqueeze(0)}
+    assert create_causal_mask(**given).item() == 0
+    with pytest.raises(ValueError, match="own"):
+        create_causal_mask(**given, or_mask_function=lambda _, __, query, key: query >= 200)
+
+
+@pytest.mark.parametrize("window", [20, SHORT_WINDOW + 1])
+def test_a_window_that_the_attention_is_told_holds_beyond_the_probe(window):
+    module = model("window", window)
+    generator = torch.Generator().manual_seed(4)
+    sequences = [torch.randint(VOCAB, (length,), generator=generator) for length in (window + 30, window - 1)]
+    long = _Sample(sequences, torch.tensor([1, window + 25, window + 40]))
+    with torch.no_grad():
+        expected = long.padded(module)
+        packing = pack(module)
+        found = long.packed(module, packing, long.rows)
+    torch.testing.assert_close(found, expected[long.rows], atol=1e-4, rtol=1e-4)
+
+
+def with_images() -> torch.nn.Module:
+    text = {name: size for name, size in SIZES.items() if name != "attn_implementation"} | {"head_dim": 4}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, attn_implementation="sdpa")
+    return Gemma3ForConditionalGeneration(config).float()
+
+
+def test_a_model_with_images_is_probed_by_its_text_part():
+    module = with_images()
+    assert not hasattr(module.config, "vocab_size")
+    assert pack(module) is not None
+    attentions = (module.config.text_config._attn_implementation, module.config.vision_config._attn_implementation)
+    assert attentions == (ATTENTION, "sdpa")
+
+
+def test_a_model_that_cannot_be_probed_at_all_is_left_alone():
+    module = model()
+    module.register_forward_pre_hook(lambda *_: 1 / 0)
+    assert pack(module) is None
+    assert module.config._attn_implementation == "sdpa"

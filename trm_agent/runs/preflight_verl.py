@@ -25,6 +25,7 @@ from trm_agent.runs.verl_refusals import refusal_of
 from trm_fields import Allowed, Flag, Number, Text, nearest, refuse
 
 _ACTOR = "actor_rollout_ref.actor"
+_REF = "actor_rollout_ref.ref"
 _ROLLOUT = "actor_rollout_ref.rollout"
 # written by `ray start`; a driver without an address joins the cluster that it names
 RAY_HERE = Path("/tmp/ray/ray_current_cluster")
@@ -151,6 +152,17 @@ def threads(config: DictConfig) -> None:
         )
 
 
+def sequence_parallelism(config: DictConfig) -> None:
+    """Refuse verl's sequence parallelism without a GPU: it takes flash-attn."""
+    if config.hardware.kind != "cpu":
+        return
+    for section in (_ACTOR, f"{_ACTOR}.fsdp_config", f"{_REF}.fsdp_config", _REF):
+        field = f"{section}.ulysses_sequence_parallel_size"
+        size = OmegaConf.select(config, field) or 1
+        if size > 1:
+            refuse(field, size, "1", "leave it out, or choose hardware=gpu", because="without a GPU")
+
+
 def _check_cuda(config: DictConfig) -> None:
     """Refuse more CUDA devices than this machine has, and any where all are hidden."""
     if hides_all(os.environ):
@@ -265,4 +277,4 @@ def _cuda_devices() -> int:
 # before all else; `refusals` come last, since other rules know more about some of these fields
 VERL_RULES = (types, engine_options, weight_transfer)
 # on this machine
-MACHINE_RULES = (types, devices, threads, loggers, engines)
+MACHINE_RULES = (types, devices, sequence_parallelism, threads, loggers, engines)

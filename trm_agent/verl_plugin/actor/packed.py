@@ -23,6 +23,8 @@ ATTENTION = "trm_packed_sdpa"
 LENGTHS = "packed_lengths"
 # nats, or whatever a logit is: float32 sums in another order stay far below, another computation far above
 TOLERANCE = 1e-3
+# tokens; up to here the effect of a window is probed, beyond it is only seen to be an argument of the attention
+SHORT_WINDOW = 64
 
 
 def packed_attention(
@@ -42,7 +44,7 @@ def packed_attention(
         module: the attention layer.
         query: shape (1, heads, tokens, width).
         key, value: shape (1, key heads, tokens, width).
-        attention_mask: None.
+        attention_mask: what the row's mask would have held, as `_marker` left it.
         dropout: probability.
         scaling: of the scores; None for 1 / sqrt(width).
         sliding_window: number of tokens that a token sees, itself included; None for all before it.
@@ -53,7 +55,10 @@ def packed_attention(
 
     Raises:
         KeyError: the model does not hand the lengths to its attention.
+        ValueError: the mask holds more than causality and the window, or another window than the layer's.
     """
+    if attention_mask is None or attention_mask.shape != (1, 1, 1, 1) or attention_mask.item() != (sliding_window or 0):
+        raise ValueError(f"a mask of tokens by tokens that is not the layer's, of window {sliding_window}")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -85,10 +90,23 @@ def _window(length: int, size: int | None, device: torch.device) -> torch.Tensor
     return (behind >= 0) & (behind < size)
 
 
+def _marker(*_: Any, local_size: int | None = None, use_vmap: bool = False, **__: Any) -> torch.Tensor:
+    """Return in a mask's place the window that it would hold, shape (1, 1, 1, 1), 0 for none.
+
+    A window or chunk that stands in the mask alone would be lost: the attention compares this with its argument.
+
+    Raises:
+        ValueError: the model adds a mask of its own, which transformers asks to be computed token by token.
+    """
+    if use_vmap:
+        raise ValueError("a mask of the model's own")
+    return torch.full((1, 1, 1, 1), local_size or 0)
+
+
 def register() -> None:
     """Register the attention with transformers. Idempotent."""
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, lambda *_, **__: None)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _marker)
 
 
 @dataclass
@@ -122,30 +140,57 @@ def pack(model: torch.nn.Module) -> Packing | None:
         The packing; None for a model whose layers keep sequences apart in another way, or not at all.
     """
     register()
-    config: Any = model.config
-    before = config._attn_implementation
-    if before != "sdpa":
+    # of a model with images too, the part that has a vocabulary
+    whole: Any = model.config
+    config = whole.get_text_config()
+    if config._attn_implementation != "sdpa" or _is_chunked(config):
         return None
-    sample = _Sample.of(config.vocab_size, next(model.parameters()).device)
     with _evaluating(model):
+        return _found_right(model, config)
+
+
+def _is_chunked(config: Any) -> bool:
+    """Return True if a layer may attend within chunks, which no argument of an attention states."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return "chunked_attention" in kinds or bool(getattr(config, "attention_chunk_size", None))
+
+
+def _found_right(model: torch.nn.Module, config: Any) -> Packing | None:
+    """Switch the attention; return the packing, or None with the attention as it was if the logits are others."""
+    packing, expected = Packing(), torch.empty(0)
+    try:
+        sample = _Sample.of(config, next(model.parameters()).device)
         expected = sample.padded(model)
         config._attn_implementation = ATTENTION
-        packing = Packing()
-        if not _agree(lambda: sample.packed(model, packing, None), expected):
-            config._attn_implementation = before
-            return None
-        packing.takes_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
-        if packing.takes_rows:
-            restore = _limit_last_layer(model, packing)
-            if not _agree(lambda: sample.packed(model, packing, sample.rows), expected[sample.rows]):
-                restore()
-                packing.takes_rows = False
+        is_right = _agree(sample.packed(model, packing, None), expected)
+    except Exception:  # whatever a foreign model raises, it cannot be packed
+        is_right = False
+    if not is_right:
+        config._attn_implementation = "sdpa"
+        return None
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        packing.takes_rows = _takes_rows(model, packing, sample, expected)
     return packing
+
+
+def _takes_rows(model: torch.nn.Module, packing: Packing, sample: "_Sample", expected: torch.Tensor) -> bool:
+    """Limit the last layer to the rows that are asked for; return False, with nothing limited, if they are others."""
+    packing.takes_rows = True
+    restore = _limit_last_layer(model, packing)
+    try:
+        is_right = _agree(sample.packed(model, packing, sample.rows), expected[sample.rows])
+    except Exception:  # as above
+        is_right = False
+    packing.rows = None
+    if not is_right:
+        restore()
+    return is_right
 
 
 def _limit_last_layer(model: torch.nn.Module, packing: Packing) -> Callable[[], None]:
     """Let the feed-forward part of the last layer skip rows whose output nobody reads; return how to undo it."""
-    mlp = getattr(getattr(getattr(model, "model", None), "layers", [None])[-1], "mlp", None)
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if layers else None
     if mlp is None:
         return lambda: None
     whole = mlp.forward
@@ -165,16 +210,18 @@ def _limit_last_layer(model: torch.nn.Module, packing: Packing) -> Callable[[], 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Three sequences of random tokens, one of them a single token."""
+    """Three sequences of random tokens, one of them a single token, the last one longer than a short window."""
 
     sequences: list[torch.Tensor]
     rows: torch.Tensor
 
     @classmethod
-    def of(cls, vocab_size: int, device: torch.device) -> "_Sample":
+    def of(cls, config: Any, device: torch.device) -> "_Sample":
+        window = getattr(config, "sliding_window", None) or 0
+        lengths = (7, 1, max(12, window + 8) if window <= SHORT_WINDOW else 12)
         generator = torch.Generator().manual_seed(0)
-        draw = [torch.randint(vocab_size, (length,), generator=generator).to(device) for length in (7, 1, 12)]
-        return cls(draw, torch.tensor([2, 5, 7, 8, 14, 18], device=device))
+        draw = [torch.randint(config.vocab_size, (length,), generator=generator).to(device) for length in lengths]
+        return cls(draw, torch.tensor([2, 5, 7, 8, 14, sum(lengths) - 2], device=device))
 
     def padded(self, model: torch.nn.Module) -> torch.Tensor:
         """Return the logits of all tokens, shape (tokens, vocab)."""
@@ -191,11 +238,7 @@ class _Sample:
         return model(input_ids=ids, attention_mask=None, position_ids=places, use_cache=False, **given).logits[0]
 
 
-def _agree(compute: Callable[[], torch.Tensor], expected: torch.Tensor) -> bool:
-    try:
-        found = compute()
-    except Exception:  # whatever a foreign model raises, it cannot be packed
-        return False
+def _agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
     return found.shape == expected.shape and bool(((found - expected).abs() <= TOLERANCE).all())
 
 

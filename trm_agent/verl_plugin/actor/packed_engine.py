@@ -21,18 +21,25 @@ class PackedMixin:
     module: Any
     use_remove_padding: bool
     use_ulysses_sp: bool
+    pad_to_length: bool
     packing: Packing | None = None
 
     def initialize(self) -> None:
+        if get_device_name() == "cpu" and self.use_ulysses_sp:
+            # verl's own refusal, which `use_remove_padding` passes
+            raise ValueError("ulysses_sequence_parallel_size is above 1, which needs flash-attn: set it to 1 on a CPU")
         super().initialize()  # type: ignore[misc]
-        if get_device_name() != "cpu" or not self.use_remove_padding:
-            return
-        self.packing = pack(self.module)
+        if get_device_name() == "cpu" and self.use_remove_padding:
+            self._pack()
+
+    def _pack(self) -> None:
+        """Pack if the model can; a tail that fills a length up belongs to no sequence."""
+        self.packing = None if self.pad_to_length else pack(self.module)
         if isinstance(self.module, FSDPModule):
             self.module.reshard()
         if self.packing is None:
-            name = type(self.module).__name__
-            print(f"engine: {name} cannot take packed sequences here; micro-batches are padded", flush=True)
+            name = "pad_to_length is set" if self.pad_to_length else f"{type(self.module).__name__} cannot be packed"
+            print(f"engine: {name}; micro-batches are padded", flush=True)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
         if get_device_name() == "cpu" and self.packing is None:

@@ -1,0 +1,159 @@
+"""One update of our engine as verl calls it: FSDP2 on one gloo rank, with passes left out and with all of them."""
+
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("verl")
+
+import pyarrow.parquet
+from tensordict import TensorDict
+from transformers import PhimoeConfig, PhimoeForCausalLM
+from verl.plugin.platform import platform_manager
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig
+from verl.workers.engine.fsdp import transformer_impl
+from verl.workers.utils.losses import ppo_loss
+
+from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor.engine import TrmFSDPEngine
+from trm_agent.verl_plugin.actor.update import DUMP_KEY, STEP_KEY
+from trm_agent.verl_plugin.cpu.platform import PlatformCPU
+
+from .loss_support import actor_config
+from .test_packed import SIZES, VOCAB, model
+
+PROMPT, RESPONSE = 3, 5
+# of six sequences, two a micro-batch: the second and the last micro-batch need their backward pass
+ADVANTAGES = (0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch):
+    monkeypatch.setattr(platform_manager, "_current_platform", PlatformCPU())
+    monkeypatch.setattr(transformer_impl, "device_name", "cpu")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+class Engine(TrmFSDPEngine):
+    """The engine around a model that is not read from a file; it notes which passes have gradients."""
+
+    made = staticmethod(model)
+
+    def _build_module(self) -> torch.nn.Module:
+        self.with_gradient: list[bool] = []
+        module = self.made()
+        module.register_forward_hook(lambda *_: self.with_gradient.append(torch.is_grad_enabled()))
+        return module
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.with_gradient.clear()
+
+
+class EveryPass(Engine):
+    def is_without_gradient(self, *_) -> bool:
+        return False
+
+
+def engine(kind: type[Engine] = Engine, use_remove_padding: bool = True, **changes) -> Engine:
+    model_config = SimpleNamespace(
+        use_remove_padding=use_remove_padding,
+        lora_rank=0,
+        enable_activation_offload=False,
+        trust_remote_code=False,
+        get_processor=lambda: None,
+    )
+    precision = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
+    options = {"strategy": "fsdp2", "use_torch_compile": False, "mixed_precision": precision, **changes}
+    rates = FSDPOptimizerConfig(lr=1e-3, total_training_steps=10)
+    made = kind(model_config, FSDPEngineConfig(**options), rates, None)
+    made.initialize()
+    return made
+
+
+def batch(directory) -> TensorDict:
+    generator = torch.Generator().manual_seed(3)
+    rows = len(ADVANTAGES)
+    ids = torch.randint(VOCAB, (rows, PROMPT + RESPONSE), generator=generator)
+    mask = torch.tensor([1, 1, 0, 1, 1]).expand(rows, -1)
+    advantages = torch.tensor(ADVANTAGES).unsqueeze(1) * mask
+    log_probs = -3 * torch.rand(rows, RESPONSE, generator=generator)
+    columns = {
+        "prompts": ids[:, :PROMPT],
+        "responses": ids[:, PROMPT:],
+        "input_ids": ids,
+        "position_ids": torch.arange(PROMPT + RESPONSE).expand(rows, -1),
+        "response_mask": mask,
+        "loss_mask": mask,
+        "old_log_probs": log_probs,
+        "rollout_log_probs": log_probs,
+        "advantages": advantages,
+    }
+    nested = {
+        name: torch.nested.as_nested_tensor(list(values), layout=torch.jagged) for name, values in columns.items()
+    }
+    data = TensorDict(nested, batch_size=[rows])
+    dump = json.dumps({"every": 1, "directory": str(directory)})
+    settings = {STEP_KEY: 1, DUMP_KEY: dump, "temperature": 1.0, "global_batch_size": rows}
+    passes = {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 2, "use_remove_padding": True}
+    tu.assign_non_tensor(data, **settings, **passes)
+    return data
+
+
+def update(made: Engine, directory) -> tuple[list[torch.Tensor], dict, list[dict]]:
+    """The gradients of one update, its metrics, and the dumped rows."""
+    loss = partial(ppo_loss, config=actor_config(TrmConfig(max_token_kl=1e6)))
+    with made.train_mode():
+        metrics = made.train_batch(batch(directory), loss)["metrics"]
+        metrics = {name: getattr(value, "values", value) for name, value in metrics.items()}
+        gradients = [parameter.grad.full_tensor() for parameter in made.module.parameters()]
+    return gradients, metrics, pyarrow.parquet.read_table(directory).to_pylist()
+
+
+def same_gradients(found: tuple, expected: tuple) -> None:
+    for one, other in zip(found[0], expected[0], strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+def test_an_update_without_needless_passes_is_the_one_with_all_of_them(tmp_path):
+    short, whole = engine(), engine(EveryPass)
+    assert short.packing is not None
+    found, expected = update(short, tmp_path / "short"), update(whole, tmp_path / "whole")
+    assert (short.with_gradient, whole.with_gradient) == ([False, True, True], [True, True, True])
+    assert expected[1]["grad_norm"] > 0.01
+    assert len(expected[2]) == len(ADVANTAGES)
+    same_gradients(found, expected)
+    # as text, in which a number that is not one equals itself
+    assert str(found[1:]) == str(expected[1:])
+
+
+def windowed() -> torch.nn.Module:
+    """A window in the mask alone, longer than the probe's sequences."""
+    torch.manual_seed(0)
+    return PhimoeForCausalLM(PhimoeConfig(sliding_window=1000, num_local_experts=2, **SIZES)).float()
+
+
+def test_an_engine_whose_model_cannot_be_packed_trains_padded(tmp_path, capsys):
+    made = type("Windowed", (Engine,), {"made": staticmethod(windowed)})
+    tried, untried = engine(made), engine(made, use_remove_padding=False)
+    assert tried.packing is None
+    assert capsys.readouterr().out.count("PhimoeForCausalLM cannot be packed; micro-batches are padded") == 1
+    found, expected = update(tried, tmp_path / "tried"), update(untried, tmp_path / "untried")
+    same_gradients(found, expected)
+    assert found[1]["grad_norm"] > 0
+
+
+def test_what_verl_packs_with_tails_or_over_ranks_is_not_packed_here(tmp_path, capsys):
+    made = engine(pad_to_length=True)
+    assert made.packing is None
+    assert "pad_to_length is set; micro-batches are padded" in capsys.readouterr().out
+    assert update(made, tmp_path)[1]["grad_norm"] > 0
+    made.use_ulysses_sp = True
+    with pytest.raises(ValueError, match=r"^ulysses_sequence_parallel_size is above 1.*set it to 1"):
+        made.initialize()
