@@ -22,6 +22,7 @@ from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor.engine import TrmFSDPEngine
 from trm_agent.verl_plugin.actor.update import DUMP_KEY, STEP_KEY
 from trm_agent.verl_plugin.cpu.platform import PlatformCPU
+from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
 
 from .loss_support import actor_config
 from .test_packed import SIZES, VOCAB, model
@@ -95,6 +96,7 @@ def batch(directory) -> TensorDict:
         "rollout_log_probs": log_probs,
         "advantages": advantages,
     }
+    columns[FULL_LOG_PROBS] = torch.randn(rows, RESPONSE, VOCAB, generator=generator).log_softmax(-1)
     nested = {
         name: torch.nested.as_nested_tensor(list(values), layout=torch.jagged) for name, values in columns.items()
     }
@@ -108,7 +110,7 @@ def batch(directory) -> TensorDict:
 
 def update(made: Engine, directory) -> tuple[list[torch.Tensor], dict, list[dict]]:
     """The gradients of one update, its metrics, and the dumped rows."""
-    loss = partial(ppo_loss, config=actor_config(TrmConfig(max_token_kl=1e6)))
+    loss = partial(ppo_loss, config=actor_config(TrmConfig(max_token_kl=1e6, estimator="exact")))
     with made.train_mode():
         metrics = made.train_batch(batch(directory), loss)["metrics"]
         metrics = {name: getattr(value, "values", value) for name, value in metrics.items()}
