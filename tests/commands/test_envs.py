@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from trm_agent.cli import main
+from trm_envs.tasks.chain_math import MISTAKES, VALUE
 
 REPOSITORY = Path(__file__).parents[2]
 FAULTY = "tests.envs.faulty_envs"
-MISTAKES = ("value_miscopied", "operand_miscopied", "operation_wrong", "call_wrong", "answer_wrong")
 FIGURES = {
     "steps_done_frac": 1.0,
     "answered_early": 0.0,
@@ -170,7 +170,7 @@ def test_a_person_plays_with_turns_of_several_lines(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "[tool (malformed call)]\nError: <tool_call> without </tool_call>" in out
     assert "[tool]\nResult: 2. Now give the final answer." in out
-    wrong = {"last_result_right": 0.0, "first_mistake/value_miscopied": 1.0}
+    wrong = {"last_result_right": 0.0, f"first_mistake/{VALUE}": 1.0}
     assert out.endswith(f"reward 0, terminated, success: False, numbers: {FIGURES | wrong}\n")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import trm_envs
-from trm_envs.tasks.chain_math import Chain, ChainMath, draw_chain
+from trm_envs.tasks.chain_math import ANSWER, FORM, OPERAND, OPERATION, VALUE, Chain, ChainMath, draw_chain
 
 
 def call(expression: str) -> str:
@@ -95,21 +95,21 @@ def test_several_calls_in_a_turn_are_all_run_and_count_as_one_step() -> None:
     [
         (("12*3", "36+5"), "41", None),
         (("3*12", "(36) + 5"), "41", None),
-        (("13*3", "39+5"), "44", "value_miscopied"),
-        (("12*4", "48+5"), "53", "operand_miscopied"),
-        (("12+3", "15+5"), "20", "operation_wrong"),
-        (("12*3", "36-5"), "31", "operation_wrong"),
-        (("12*3", "35+5"), "40", "value_miscopied"),
-        (("12", "36+5"), "41", "call_wrong"),
-        (("12*3+5", "41+5"), "46", "call_wrong"),
-        (("12*3", "36+5"), "42", "answer_wrong"),
+        (("13*3", "39+5"), "44", VALUE),
+        (("12*4", "48+5"), "53", OPERAND),
+        (("12+3", "15+5"), "20", OPERATION),
+        (("12*3", "36-5"), "31", OPERATION),
+        (("12*3", "35+5"), "40", VALUE),
+        (("12", "36+5"), "41", FORM),
+        (("12*3+5", "41+5"), "46", FORM),
+        (("12*3", "36+5"), "42", ANSWER),
         # a call after the last step is no mistake of the chain
-        (("12*3", "36+5", "1+1"), "2", "answer_wrong"),
+        (("12*3", "36+5", "1+1"), "2", ANSWER),
         # the first one counts
-        (("12*4", "47+5"), "52", "operand_miscopied"),
+        (("12*4", "47+5"), "52", OPERAND),
         # of two calls in a turn the last, which gives the result that is worked on
-        (("12*3 12*4", "48+5"), "53", "operand_miscopied"),
-        (("12*4 1/0", "48+5"), "53", "operand_miscopied"),
+        (("12*3 12*4", "48+5"), "53", OPERAND),
+        (("12*4 1/0", "48+5"), "53", OPERAND),
     ],
 )
 def test_the_first_mistake_is_told(expressions: tuple[str, ...], answer: str, mistake: str | None) -> None:

@@ -70,7 +70,7 @@ def test_our_variants_pass(preset: str) -> None:
     ],
 )
 def test_an_estimator_that_the_rollout_cannot_feed_is_refused(estimator: str, field: str, value: str) -> None:
-    config = composed(f"{TRM}.estimator={estimator}", f"{field}={value}")
+    config = composed(f"{TRM}.estimator={estimator}", f"{field}={value}", "hardware.agent_loops=workers")
     with pytest.raises(ValueError, match="the rollout cannot feed this estimator") as error:
         preflight.check(config)
     assert str(error.value).startswith(field)

@@ -41,8 +41,7 @@ CHARTS = (
         "Success",
         "First mistake of an episode",
         ((r"env/task/first_mistake/(.+)", "{0}"),),
-        share=True,
-        about="Of the episodes that the environment ended, whatever their success.",
+        about="Shares of the episodes that the environment ended, those after a malformed call too.",
     ),
     ChartSpec(
         "nll",

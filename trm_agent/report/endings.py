@@ -157,20 +157,30 @@ def _tables(
 
 
 def _over_times(endings: Sequence[Ending], times: Sequence[Any], prefix: str, has_shares: bool) -> dict[str, Any]:
-    """Count the categories at each of `times`, all horizons together, with the change from first to last."""
+    """Count the categories at each of `times`, all horizons together, with the change from the first to the last.
+
+    Of a run's steps the first half stands against the last, since one step has few tasks.
+    """
     cells = {at: [each for each in endings if each.at == at] for at in times}
     has_change = has_shares and len(times) > 1
+    half = max(1, len(times) // 2) if prefix else 1
+    first, last = list(times[:half]), list(times[-half:])
+    before, after = ([each for at in part for each in cells[at]] for part in (first, last))
     rows = []
     for name in _names([each for each in endings if each.at in times]):
         row = [name, *(_count(name, seen, has_shares) for seen in cells.values())]
-        rows.append(row + [_change(name, cells[times[0]], cells[times[-1]])] * has_change)
+        rows.append(row + [_change(name, before, after)] * has_change)
     heads = [f"{prefix}{at}" if len(times) > 1 else "all" for at in times]
     told = "" if not has_change else (
-        f"Change: from {prefix}{times[0]} to {prefix}{times[-1]} in percentage points, mean over tasks "
-        f"({_num_tasks(cells[times[0]])} and {_num_tasks(cells[times[-1]])}) with its 95 % interval; one that holds 0 "
-        "may be chance."
+        f"Change: from {prefix}{_listed(first)} to {prefix}{_listed(last)}, in percentage points, mean over tasks "
+        f"({_num_tasks(before)} and {_num_tasks(after)}) with its 95 % interval; one that holds 0 may be chance."
     )  # fmt: skip
     return {"columns": ["ending", *heads, *["change"] * has_change], "rows": rows, "about": told}
+
+
+def _listed(times: Sequence[Any]) -> str:
+    *others, last = map(str, times)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _by_horizon(

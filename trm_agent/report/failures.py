@@ -18,7 +18,7 @@ SCORER, EARLY, MALFORMED, WRONG = "scorer error", "answered early", "wrong after
 CALL, OTHER = "a call was wrong", "another answer than the last result"
 MISTAKE = "first_mistake/"
 """Beginning of the names of an environment's numbers of which one is 1: the first mistake of the episode."""
-ORDER = (SOLVED, WRONG, CALL, OTHER, EARLY, MALFORMED, *STOPS.values(), SCORER)
+ORDER = (SOLVED, WRONG, CALL, OTHER, MALFORMED, EARLY, *STOPS.values(), SCORER)
 EXPLAINED = {
     CALL: "A call was wrong: its numbers or its operation, so that the last result was not the right one.",
     OTHER: "Another answer than the last result: the last result was right.",
@@ -47,11 +47,13 @@ def category(record: Mapping[str, Any], num_malformed: int) -> str:
     told: Mapping[str, Any] = numbers if isinstance(numbers, Mapping) else {}
     if told.get("answered_early") == 1 or (is_finite(told.get("steps_done_frac")) and told["steps_done_frac"] < 1):
         return EARLY
+    if num_malformed:
+        return MALFORMED
     if (mistake := first_mistake(told)) is not None:
         return f"{WRONG}: {mistake}"
     if told.get("last_result_right") in (0, 1):
         return OTHER if told["last_result_right"] else CALL
-    return MALFORMED if num_malformed else WRONG
+    return WRONG
 
 
 def first_mistake(numbers: Mapping[str, Any]) -> str | None:

@@ -88,7 +88,7 @@ def step_traces(source: Source) -> list[tuple[int, Shares]]:
 def shown_steps(source: Source) -> list[dict[str, Any]]:
     """Return the steps that the page draws: the typical one, then the first, the slowest and the last.
 
-    A step's length is here without its validation, which few steps have.
+    Without their validations, which few steps have.
 
     Returns:
         JSON-clean: `label`, `phases`, each with its name, seconds and colour; empty without a timed step.
@@ -105,7 +105,8 @@ def shown_steps(source: Source) -> list[dict[str, Any]]:
     chosen |= {"slowest step": by_length[-1], "last step": traces[-1]}
     shown: list[dict[str, Any]] = []
     for name, (step, phases) in chosen.items():
-        shown.append({"label": f"{name}, {step}", "phases": coloured(phases)})
+        played = [each for each in phases if each[0] != "validation"]
+        shown.append({"label": f"{name}, {step}", "phases": coloured(played)})
     return shown
 
 

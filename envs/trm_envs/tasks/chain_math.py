@@ -24,8 +24,10 @@ REVEALS = ("stepwise", "upfront")
 MAX_VALUE = 999
 WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
 ASK = "Now give the final answer."
-MISTAKES = ("value_miscopied", "operand_miscopied", "operation_wrong", "call_wrong", "answer_wrong")
-"""The parts of a wrong call, the first that is wrong; a call of another form; an answer that is not the last result."""
+VALUE, OPERAND, OPERATION = "not_the_last_result", "not_the_operand_asked_for", "not_the_operation_asked_for"
+FORM, ANSWER = "a_call_of_another_form", "the_answer_not_the_last_result"
+MISTAKES = (VALUE, OPERAND, OPERATION, FORM, ANSWER)
+"""The parts of a wrong call, of which the first that is wrong counts; a call of another form; the answer alone."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 _CALL = re.compile(r"(-?[0-9]+)([+*-])([0-9]+)")
 
@@ -113,7 +115,7 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         text = plain_answer(answer).replace(",", "")
         if not _INTEGER.fullmatch(text) or int(text) != self._chain.values[-1]:
             if not self._mistake and self._num_done == self.options.horizon:
-                self._mistake = "answer_wrong"
+                self._mistake = ANSWER
             return 0.0
         return 0.0 if self._is_early else 1.0
 
@@ -176,10 +178,10 @@ def _mistake(expression: str, value: int, operation: str, operand: int) -> str:
     """Return which part of a wrong call is wrong, the first of value, operand and operation; see `MISTAKES`."""
     call = _CALL.fullmatch(expression.replace(" ", "").replace("(", "").replace(")", ""))
     if call is None:
-        return "call_wrong"
+        return FORM
     if int(call[1]) != value:
-        return "value_miscopied"
-    return "operand_miscopied" if int(call[3]) != operand else "operation_wrong"
+        return VALUE
+    return OPERAND if int(call[3]) != operand else OPERATION
 
 
 def _say(step: tuple[str, int]) -> str:
