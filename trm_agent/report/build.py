@@ -27,6 +27,7 @@ from trm_agent.report.overview import cards, differences, preset_differences
 from trm_agent.report.results import result_table
 from trm_agent.report.sources import Source, open_sources
 from trm_agent.report.times import coloured, gap_series, shown_steps, time_shares
+from trm_agent.report.trend import trend_tables
 from trm_agent.report.vocabulary import find_tokenizer, load_tokenizer
 
 SCRIPTS = ("dom", "codec", "scale", "charts", "overview", "filters", "list", "tokens", "episode", "keys", "main")
@@ -131,7 +132,7 @@ def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
         "results": result_table(sources),
         "times": [coloured(time_shares(source)) for source in sources],
         "steps": [shown_steps(source) for source in sources],
-        "failures": failure_tables(packed.index, sources),
+        "failures": [*trend_tables(sources), *failure_tables(packed.index, sources)],
         "presets": [preset_differences(source) for source in sources],
         "runs": cards(sources),
         "charts": [*evaluation_charts(found), *charts(sources, [gap_series(source) for source in sources])],

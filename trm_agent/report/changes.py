@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from trm_agent.evaluate.statistics.paired import student_quantile
 from trm_agent.runs.rates import newcombe
@@ -23,13 +23,21 @@ def change(before: Outcomes, after: Outcomes) -> tuple[float, float, float] | No
     old, new = _shares(before), _shares(after)
     if min(len(old), len(new)) < 2:
         return None
+    if len({*old}) == len({*new}) == 1:
+        return new[0] - old[0], *newcombe(old[0], len(old), new[0], len(new))
+    difference, low, high = welch(old, new)
+    return difference, max(-1.0, low), min(1.0, high)
+
+
+def welch(old: Sequence[float], new: Sequence[float]) -> tuple[float, float, float]:
+    """Return the difference of two means, new minus old, with its 95 % interval; each of at least two values."""
     (old_mean, old_error), (new_mean, new_error) = _mean(old), _mean(new)
     difference, error = new_mean - old_mean, old_error + new_error
     if error == 0:
-        return difference, *newcombe(old_mean, len(old), new_mean, len(new))
+        return difference, difference, difference
     degrees = error**2 / (old_error**2 / (len(old) - 1) + new_error**2 / (len(new) - 1))
     half = student_quantile(max(1, int(degrees))) * math.sqrt(error)
-    return difference, max(-1.0, difference - half), min(1.0, difference + half)
+    return difference, difference - half, difference + half
 
 
 def _shares(outcomes: Outcomes) -> list[float]:
@@ -39,7 +47,7 @@ def _shares(outcomes: Outcomes) -> list[float]:
     return [sum(values) / len(values) for values in by_task.values()]
 
 
-def _mean(values: list[float]) -> tuple[float, float]:
+def _mean(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its squared standard error."""
     mean = math.fsum(values) / len(values)
     return mean, math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)

@@ -41,7 +41,7 @@ CHARTS = (
         "Success",
         "First mistake of an episode",
         ((r"env/task/first_mistake/(.+)", "{0}"),),
-        about="Shares of the episodes that the environment ended, those after a malformed call too.",
+        about="Shares of the episodes that the environment ended.",
     ),
     ChartSpec(
         "nll",

@@ -47,13 +47,11 @@ def category(record: Mapping[str, Any], num_malformed: int) -> str:
     told: Mapping[str, Any] = numbers if isinstance(numbers, Mapping) else {}
     if told.get("answered_early") == 1 or (is_finite(told.get("steps_done_frac")) and told["steps_done_frac"] < 1):
         return EARLY
-    if num_malformed:
-        return MALFORMED
     if (mistake := first_mistake(told)) is not None:
         return f"{WRONG}: {mistake}"
     if told.get("last_result_right") in (0, 1):
         return OTHER if told["last_result_right"] else CALL
-    return WRONG
+    return MALFORMED if num_malformed else WRONG
 
 
 def first_mistake(numbers: Mapping[str, Any]) -> str | None:
