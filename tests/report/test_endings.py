@@ -8,8 +8,10 @@ import pyarrow.parquet
 import pytest
 
 from trm_agent.report.changes import change
-from trm_agent.report.endings import UNCLEAR, WHOLE, failure_tables
+from trm_agent.report.endings import MARK, UNCLEAR, WHOLE, failure_tables
 from trm_agent.report.sources import Source
+
+EMPTY = {"run": [], "step": [], "horizon": [], "category": []}
 
 
 def metrics(step, total, **success):
@@ -46,8 +48,8 @@ def test_the_tables_say_that_tasks_are_trained_on_and_which_part_of_the_steps_th
     assert over["title"] == "How training episodes ended"
     told = "others at each step: 64 of 128 episodes of step 1, none of horizon 6; all 40 of step 9."
     assert told in over["about"]
-    assert over["columns"] == ["ending", "step 1", "step 9", "change"]
-    assert over["rows"][0][:3] == ["solved", "50 % (32 of 64)", "75 % (30 of 40)"]
+    assert over["columns"] == ["ending", "step 1", "step 9"]
+    assert over["rows"][0] == ["solved", "50 % (32 of 64)", "75 % (30 of 40)"]
     heads = ["horizon 2, step 1", "horizon 2, step 9", "horizon 6, step 1", "horizon 6, step 9"]
     assert by_horizon["title"] == "How training episodes ended, by horizon"
     assert by_horizon["columns"][1:] == heads
@@ -64,7 +66,7 @@ def test_failures_of_the_infrastructure_are_counted_over_all_steps():
 
 def test_at_most_six_steps_are_shown_with_the_first_and_the_last():
     found = table([], [(step, 2, 1, 2) for step in (1, *range(10, 110, 10))])
-    assert found["columns"] == ["ending", "step 1", "step 20", "step 40", "step 60", "step 80", "step 100", "change"]
+    assert found["columns"] == ["ending", "step 1", "step 20", "step 40", "step 60", "step 80", "step 100"]
 
 
 def test_records_unlike_the_step_have_no_shares_and_no_changes():
@@ -90,15 +92,28 @@ def test_a_first_record_after_the_first_step_is_told():
     assert "first recorded step" not in table([], [(1, 2, 1, 2), (40, 2, 1, 2)])["about"]
 
 
-def test_few_episodes_are_counts_and_a_change_has_its_interval():
+def test_few_episodes_are_counts():
     solved, wrong = table([], [(1, 2, 16, 19), (9, 2, 15, 17)])["rows"]
-    assert solved[1:3] == ["16 of 19", "15 of 17"]
-    middle, low, high = (
-        100 * value for value in change([(None, n < 16) for n in range(19)], [(None, n < 15) for n in range(17)])
-    )
-    assert solved[3] == f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
-    assert wrong[3] == f"{-middle:+.1f} [{-high:+.1f}, {-low:+.1f}]"
+    assert solved[1:] == ["16 of 19", "15 of 17"]
+    assert wrong[1:] == ["3 of 19", "2 of 17"]
+
+
+def test_a_change_of_an_evaluation_has_its_interval():
+    played = [("before", n < 16) for n in range(19)] + [("after", n < 15) for n in range(17)]
+    results = [{"checkpoint": at, "success": success, "stop_reason": "terminated"} for at, success in played]
+    (found,) = failure_tables(EMPTY, [Source(Path("e"), "e", "evaluation", results=results)])
+    parts = ([(None, success) for at, success in played if at == side] for side in ("before", "after"))
+    middle, low, high = (100 * value for value in change(*parts))
+    assert found["rows"][0][3] == f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+    assert found["rows"][1][3] == f"{-middle:+.1f} [{-high:+.1f}, {-low:+.1f}]"
     assert low < 0 < high
+
+
+def test_episodes_with_a_malformed_call_are_counted_whatever_their_ending():
+    index = {"run": [0] * 4, "step": [1, 1, 1, 9], "horizon": [2] * 4, "malformed": [1, 2, 0, 0]}
+    index["category"] = ["solved", "wrong answer", "wrong answer", "solved"]
+    (found,) = failure_tables(index, [Source(Path("a"), "a", "run", {})])
+    assert found["rows"][-1] == [MARK, "2, of which 1 solved", "0, of which 0 solved"]
 
 
 def test_a_change_is_welchs_over_the_shares_of_tasks():
@@ -116,8 +131,8 @@ def test_tasks_that_all_agree_and_single_tasks_claim_no_certainty():
     assert 0 < low < 0.5
     assert high == pytest.approx(1)
     assert change([("a", True)] * 8, [("b", True), ("c", False)]) is None
-    index = {"run": [0] * 4, "step": [1, 1, 9, 9], "horizon": [2] * 4, "category": ["solved"] * 4, "group": ["x"] * 4}
-    (found,) = failure_tables(index, [Source(Path("a"), "a", "run", {})])
+    results = [{"checkpoint": at, "env": "e", "task": 1, "success": True} for at in (1, 1, 9, 9)]
+    (found,) = failure_tables(EMPTY, [Source(Path("a"), "a", "evaluation", results=results)])
     assert found["rows"] == [["solved", "2 of 2", "2 of 2", UNCLEAR]]
 
 

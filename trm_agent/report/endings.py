@@ -13,6 +13,7 @@ from trm_agent.report.sources import Source
 from trm_agent.runs.rates import wilson
 
 WHOLE = "success in the whole step"
+MARK = "(with a malformed call, whatever the ending)"
 UNCLEAR = "too few tasks to tell"
 # columns of the table over the steps
 MOST_TIMES = 6
@@ -32,6 +33,8 @@ class Ending:
     category: str
     task: Any = None
     """Name of the task; None counts as a task of its own."""
+    has_malformed: bool = False
+    """Whether a call of the episode could not be read."""
 
 
 def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]) -> list[dict[str, Any]]:
@@ -40,14 +43,15 @@ def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]
     Of an evaluation its checkpoints stand for the steps, with all their episodes.
 
     Args:
-        index: columns of the list of episodes, with `run`, `step`, `horizon`, `category` and perhaps `group`.
+        index: columns of the list of episodes, with `run`, `step`, `horizon`, `category`, perhaps `group`, `malformed`.
         sources: the folders.
 
     Returns:
         JSON-clean: `kind` of the folder, `title`, `columns`, `rows`, `about`, as the tables of evaluations.
     """
     groups = index.get("group") or [None] * len(index["run"])
-    recorded = list(zip(index["run"], index["step"], index["horizon"], index["category"], groups, strict=True))
+    marks = [bool(number) for number in index.get("malformed") or [0] * len(index["run"])]
+    recorded = list(zip(index["run"], index["step"], index["horizon"], index["category"], groups, marks, strict=True))
     found = []
     for run, source in enumerate(sources):
         if source.kind == "evaluation":
@@ -157,30 +161,31 @@ def _tables(
 
 
 def _over_times(endings: Sequence[Ending], times: Sequence[Any], prefix: str, has_shares: bool) -> dict[str, Any]:
-    """Count the categories at each of `times`, all horizons together, with the change from the first to the last.
+    """Count the categories at each of `times`, all horizons together; of an evaluation with the change.
 
-    Of a run's steps the first half stands against the last, since one step has few tasks.
+    That of a run is in `trend`, over all of its steps.
     """
     cells = {at: [each for each in endings if each.at == at] for at in times}
-    has_change = has_shares and len(times) > 1
-    half = max(1, len(times) // 2) if prefix else 1
-    first, last = list(times[:half]), list(times[-half:])
-    before, after = ([each for at in part for each in cells[at]] for part in (first, last))
+    has_change = not prefix and has_shares and len(times) > 1
+    before, after = cells[times[0]], cells[times[-1]]
+    shown = [each for each in endings if each.at in times]
     rows = []
-    for name in _names([each for each in endings if each.at in times]):
+    for name in _names(shown):
         row = [name, *(_count(name, seen, has_shares) for seen in cells.values())]
         rows.append(row + [_change(name, before, after)] * has_change)
+    if any(each.has_malformed for each in shown):
+        rows.append([MARK, *(_marked(seen) for seen in cells.values()), *[""] * has_change])
     heads = [f"{prefix}{at}" if len(times) > 1 else "all" for at in times]
     told = "" if not has_change else (
-        f"Change: from {prefix}{_listed(first)} to {prefix}{_listed(last)}, in percentage points, mean over tasks "
+        f"Change: from {times[0]} to {times[-1]}, in percentage points, mean over tasks "
         f"({_num_tasks(before)} and {_num_tasks(after)}) with its 95 % interval; one that holds 0 may be chance."
     )  # fmt: skip
     return {"columns": ["ending", *heads, *["change"] * has_change], "rows": rows, "about": told}
 
 
-def _listed(times: Sequence[Any]) -> str:
-    *others, last = map(str, times)
-    return f"{', '.join(others)} and {last}" if others else last
+def _marked(seen: Sequence[Ending]) -> str:
+    marked = [each for each in seen if each.has_malformed]
+    return f"{len(marked)}, of which {sum(each.category == SOLVED for each in marked)} solved"
 
 
 def _by_horizon(
@@ -245,7 +250,8 @@ def _played(row: Mapping[str, Any]) -> Ending:
     horizon, malformed, task = row.get("horizon"), row.get("malformed_turns"), row.get("task")
     ending = category(row, malformed if isinstance(malformed, int) else 0)
     named = None if task is None else f"{row.get('env')} {task}"
-    return Ending(str(row.get("checkpoint"))[:60], horizon if is_finite(horizon) else None, ending, named)
+    place = horizon if is_finite(horizon) else None
+    return Ending(str(row.get("checkpoint"))[:60], place, ending, named, isinstance(malformed, int) and malformed > 0)
 
 
 def _named(horizon: Any) -> str:
