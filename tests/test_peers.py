@@ -18,7 +18,7 @@ from benchmarks.peers_env import ENV_ID
 from benchmarks.peers_job import OURS, TRL, Job, Result, Step, read_result
 from benchmarks.peers_sides import check_prompts, overrides, step_of
 from benchmarks.peers_tables import by_seed, figures, learning_table, mean, pairs_of, step_seconds, time_table, windows
-from benchmarks.peers_watch import adopt_orphans, descendants, parse_busy_ticks, parse_pss_kib, parse_ticks
+from benchmarks.peers_watch import parse_busy_ticks, parse_pss_kib, parse_ticks
 from trm_envs.tasks.chain_math import ChainMath
 
 
@@ -157,15 +157,22 @@ def test_a_process_may_be_called_anything():
     assert parse_ticks("12 (a) 9 (b) S 1 2 3 4 5 6 7 8 9 10 70 7 0 0 20 0") == 77
 
 
+ADOPTING = """
+import os, signal, subprocess, sys
+from benchmarks.peers_watch import adopt_orphans, descendants
+adopt_orphans()
+quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+script = f"import subprocess; print(subprocess.Popen(['sleep', '30'], **{dict.fromkeys(quiet, -3)}).pid)"
+orphan = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+print(orphan in descendants())
+os.kill(orphan, signal.SIGKILL)
+"""
+
+
 def test_a_process_that_left_its_parent_stays_in_the_tree():
-    adopt_orphans()
-    quiet = "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL"
-    script = f"import subprocess; print(subprocess.Popen(['sleep', '30'], {quiet}).pid)"
-    orphan = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
-    try:
-        assert orphan in descendants()
-    finally:
-        subprocess.run(["kill", str(orphan)], check=True)
+    # in a process of its own, which ends with those that it has adopted
+    done = subprocess.run([sys.executable, "-c", ADOPTING], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_held_out_success_is_told_by_horizon_with_the_difference(tmp_path):

@@ -142,31 +142,31 @@ def pack(model: torch.nn.Module) -> Packing | None:
     register()
     # of a model with images too, the part that has a vocabulary
     whole: Any = model.config
-    config = whole.get_text_config()
-    if config._attn_implementation != "sdpa" or _is_chunked(config):
+    shape = whole.get_text_config()
+    if shape._attn_implementation != "sdpa" or _is_chunked(shape):
         return None
     with _evaluating(model):
-        return _found_right(model, config)
+        return _found_right(model, shape)
 
 
-def _is_chunked(config: Any) -> bool:
+def _is_chunked(shape: Any) -> bool:
     """Return True if a layer may attend within chunks, which no argument of an attention states."""
-    kinds = getattr(config, "layer_types", None) or ()
-    return "chunked_attention" in kinds or bool(getattr(config, "attention_chunk_size", None))
+    kinds = getattr(shape, "layer_types", None) or ()
+    return "chunked_attention" in kinds or bool(getattr(shape, "attention_chunk_size", None))
 
 
-def _found_right(model: torch.nn.Module, config: Any) -> Packing | None:
+def _found_right(model: torch.nn.Module, shape: Any) -> Packing | None:
     """Switch the attention; return the packing, or None with the attention as it was if the logits are others."""
     packing, expected = Packing(), torch.empty(0)
     try:
-        sample = _Sample.of(config, next(model.parameters()).device)
+        sample = _Sample.of(shape, next(model.parameters()).device)
         expected = sample.padded(model)
-        config._attn_implementation = ATTENTION
+        shape._attn_implementation = ATTENTION
         is_right = _agree(sample.packed(model, packing, None), expected)
     except Exception:  # whatever a foreign model raises, it cannot be packed
         is_right = False
     if not is_right:
-        config._attn_implementation = "sdpa"
+        shape._attn_implementation = "sdpa"
         return None
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         packing.takes_rows = _takes_rows(model, packing, sample, expected)
