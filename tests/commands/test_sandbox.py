@@ -150,10 +150,11 @@ def test_an_unsafe_sandbox_is_not_served_to_others(capsys) -> None:
 
 def children_of(pid: int) -> list[int]:
     found = []
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        for child in (thread / "children").read_text().split():
+    with contextlib.suppress(OSError):  # it has just ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                found += [int(child), *children_of(int(child))]
+                for child in map(int, (thread / "children").read_text().split()):
+                    found += [child, *children_of(child)]
     return found
 
 
@@ -176,13 +177,13 @@ def test_a_server_that_is_told_to_end_ends_every_program(number: int, write) -> 
             time.sleep(0.02)
         started = time.monotonic()
         process.send_signal(number)
-        _, log = process.communicate(timeout=10)
+        _, log = process.communicate(timeout=40)
         assert process.returncode == 0
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15  # the program sleeps for a minute
         assert "Traceback" not in log
         assert "POST /run_code 200 ok" in log
         assert ("visible to everyone" if number == signal.SIGINT else "chmod 600") in log
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while (left := [pid for pid in programs if os.path.exists(f"/proc/{pid}/exe")]) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert left == []

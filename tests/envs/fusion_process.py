@@ -97,8 +97,11 @@ class Served:
 
     def num_connections(self) -> int:
         """Return how many sockets the server holds."""
-        fds = Path(f"/proc/{self.process.pid}/fd")
-        return sum(os.readlink(fd).startswith("socket:") for fd in fds.iterdir() if os.path.lexists(fd))
+        number = 0
+        for fd in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it was just closed
+                number += os.readlink(fd).startswith("socket:")
+        return number
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -27,7 +27,11 @@ channel = next(
 )
 if os.fork() == 0:
     while not os.path.exists('go'): time.sleep(0.0005)
-    socket.send_fds(channel, [b'x'], [ours.fileno()])
+    while True:
+        try: socket.send_fds(channel, [b'x'], [ours.fileno()])
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS: raise  # other calls of the user have all in flight for a moment
+        else: break
     ours.close()
     open('sent', 'w').close()
     os._exit(0)

@@ -51,7 +51,7 @@ def inside(sandbox: LocalSandbox) -> list[int]:
 
 def paused_in(sandbox: LocalSandbox) -> int:
     """The one process that is stopped, which takes a moment."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not (found := [pid for pid in inside(sandbox) if state_of(pid) == "T"]):
         assert time.monotonic() < deadline
     (paused,) = found
@@ -125,7 +125,7 @@ def test_what_is_fetched_is_no_more_than_the_disk_holds(sandbox: LocalSandbox) -
 @pytest.mark.slow
 def test_a_supervisor_that_is_held_up_means_a_timeout(sandbox: LocalSandbox) -> None:
     # a program can bring that about: it must not become a failure of the sandbox, which nobody counts
-    limits = dataclasses.replace(TIGHT, wall_s=0.5)
+    limits = dataclasses.replace(TIGHT, wall_s=2.0)
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(sandbox.run, "import time\ntime.sleep(60)", limits=limits)
         time.sleep(0.2)
@@ -134,7 +134,7 @@ def test_a_supervisor_that_is_held_up_means_a_timeout(sandbox: LocalSandbox) -> 
         _zygote, *others = inside(sandbox)
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
-        result = call.result(GRACE_S + 5)
+        result = call.result(GRACE_S + 20)
         for pid in others:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -150,7 +150,7 @@ def test_whoever_has_a_copy_of_a_connection_keeps_no_call_alive(stopping: LocalS
         assert world is not None
         copy = os.dup(world._connection.fileno())
         session._work.abort()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while state_of(paused) == "T" and time.monotonic() < deadline:
             time.sleep(0.01)
         assert state_of(paused) != "T"

@@ -177,6 +177,17 @@ def test_groups_of_ended_host_processes_are_removed_and_others_stay(tmp_path: Pa
     assert {name: (tmp_path / name).exists() for name in names} == names
 
 
+def test_a_group_that_another_start_removes_at_the_same_moment_costs_no_controller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / f"trm-sandbox-{cgroups._namespace()}-4194303-5"
+    left.mkdir()
+    look = cgroups._start_time
+    monkeypatch.setattr(cgroups, "_start_time", lambda pid: (pid == 4194303 and left.rmdir(), look(pid))[1])
+    groups = Groups({"memory": Place("memory", 1, tmp_path)}, {})
+    assert groups.missing == {}
+
+
 NONE = Groups({}, dict.fromkeys(hierarchies.CONTROLLERS, "read-only; make it writable"))
 
 

@@ -132,5 +132,8 @@ def test_the_same_programs_work_in_the_sandbox(name: str) -> None:
     if name == "compiler" and shutil.which("gcc") is None:
         skip_or_fail("needs gcc (apt-get install gcc)")
     with LocalSandbox(limits) as sandbox:
-        result = sandbox.run(code, "bash", files={"library.py": LIBRARY})
+        for _ in range(5):
+            result = sandbox.run(code, "bash", files={"library.py": LIBRARY})
+            if "Too many references" not in result.stderr:
+                break  # else other calls of the user had all descriptors in flight, as of tests that run beside
     assert result.stdout.endswith("done\n"), result

@@ -152,12 +152,11 @@ async def test_a_call_that_is_cancelled_while_it_waits_for_a_place_neither_block
         await asyncio.sleep(0.2)
         waiting = [asyncio.create_task(each.arun(code)) for each in (made, session)]
         await asyncio.sleep(0.2)
-        started = time.monotonic()
         for task in waiting:
             task.cancel()
         found = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(each) for each in found] == [asyncio.CancelledError] * 2
-        assert time.monotonic() - started < 1, "the loop waited for a place, too"
+        assert holder.is_alive(), "the loop waited for a place, too"
         holder.join()
         # the session goes on, in its turn
         result = await session.arun("import os; print(os.path.exists('ran'))")

@@ -152,8 +152,9 @@ def test_other_threads_see_a_wait_and_a_hang_while_they_last() -> None:
     assert env.tool_time.waited_s() >= 0.3
     assert not env.tool_time.is_used_up()
     leave.set()
-    time.sleep(0.3)
-    assert env.tool_time.is_used_up()
+    while not env.tool_time.is_used_up():
+        assert thread.is_alive()
+        time.sleep(0.01)
     thread.join()
     _, reward, terminated, truncated, info = steps[0]
     assert (reward, terminated, truncated) == (0.0, False, True)
@@ -164,20 +165,20 @@ def test_other_threads_see_a_wait_and_a_hang_while_they_last() -> None:
 def test_one_slow_call_is_an_observation_and_the_turns_budget_ends_the_episode(
     sandboxes: dict[str, str], sandbox: str
 ) -> None:
-    env = make("trm/PythonMath-v0", sandbox=sandboxes[sandbox], tool_timeout_s=0.5)
-    env.tool_time.set_limits(1.4, 9)
+    env = make("trm/PythonMath-v0", sandbox=sandboxes[sandbox], tool_timeout_s=1.0)
+    env.tool_time.set_limits(2.9, 30)
     env.reset(seed=0)
     observation, _, terminated, truncated, info = env.step(call("python", code=SLEEP))
     assert "took too long" in observation
     assert "time limit exceeded" not in observation
     assert (terminated, truncated) == (False, False)
-    assert 0.5 <= info["tool_time_s"] < 1.0
+    assert 1.0 <= info["tool_time_s"] < 2.0
     started = time.monotonic()
     observation, reward, terminated, truncated, info = env.step(call("python", code=SLEEP) * 32)
     assert (reward, terminated, truncated, info["stop_reason"]) == (0.0, False, True, "max_tool_time")
     assert observation.count("time limit exceeded") == 30  # the third call used the budget up, 29 did not run
     assert (info["num_tool_calls"], info["malformed"], info["success"]) == (3, False, False)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20  # 32 times one second would be more
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step("hello")
     env.reset(seed=0)
@@ -187,8 +188,8 @@ def test_one_slow_call_is_an_observation_and_the_turns_budget_ends_the_episode(
 
 @pytest.mark.parametrize("sandbox", MOSTLY_SLOW)
 def test_the_episodes_budget_is_shared_by_its_turns(sandboxes: dict[str, str], sandbox: str) -> None:
-    env = make("trm/ComposedMath-v0", sandbox=sandboxes[sandbox], tool_timeout_s=0.4)
-    env.tool_time.set_limits(60, 1.15)
+    env = make("trm/ComposedMath-v0", sandbox=sandboxes[sandbox], tool_timeout_s=1.0)
+    env.tool_time.set_limits(60, 2.9)
     env.reset(seed=0)
     reasons = [env.step(call("python", code=SLEEP))[4].get("stop_reason") for _ in range(3)]
     assert reasons == [None, None, "max_tool_time"]
@@ -198,7 +199,7 @@ def test_the_episodes_budget_is_shared_by_its_turns(sandboxes: dict[str, str], s
 @pytest.mark.parametrize("sandbox", MOSTLY_SLOW)
 def test_hidden_tests_use_the_budget_too(sandboxes: dict[str, str], sandbox: str) -> None:
     env = make("trm/CodeTests-v0", sandbox=sandboxes[sandbox], horizon=1, tool_timeout_s=15)
-    env.tool_time.set_limits(1.0, 60)
+    env.tool_time.set_limits(2.0, 60)
     env.reset(seed=0)
     # passes the visible tests at its first run, and sleeps at the second
     right = json.loads(env.solution().split("\n")[1])["arguments"]["code"]

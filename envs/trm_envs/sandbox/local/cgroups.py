@@ -127,7 +127,10 @@ def remove_leftovers(folder: Path) -> None:
         found = _NAME.fullmatch(path.name)
         if found is None or found[1] != _namespace() or _start_time(int(found[2])) == found[3]:
             continue
-        for inner in [*path.iterdir(), path]:
+        beneath: list[Path] = []
+        with contextlib.suppress(FileNotFoundError):  # another host process that starts now removes it too
+            beneath += path.iterdir()
+        for inner in [*beneath, path]:
             if inner.is_dir():
                 with contextlib.suppress(OSError):
                     _kill(str(inner))
