@@ -18,6 +18,7 @@ __all__ = [
     "import_module",
     "is_ours",
     "make_env",
+    "num_greedy",
     "task_at",
     "task_seed",
     "told_of_kind",
@@ -57,6 +58,13 @@ def task_at(env: Mapping[str, Any], stream: str, index: int) -> Task:
     horizons = settings["horizons"]
     options = {"horizon": int(horizons[index % len(horizons)]), "split": settings["split"]}
     return Task(env["id"], task_seed(int(settings["seed"]), stream, index), options)
+
+
+def num_greedy(env: Mapping[str, Any], stream: str) -> int:
+    """Return how many tasks of a stream are played greedily as well: of validation `greedy_tasks`, at most all."""
+    settings = env[stream]
+    asked = settings.get("greedy_tasks", 0) if stream == VALIDATION else 0
+    return min(int(asked), int(settings["num_tasks"]))
 
 
 def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymnasium.Env:

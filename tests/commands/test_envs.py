@@ -170,7 +170,7 @@ def test_a_person_plays_with_turns_of_several_lines(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "[tool (malformed call)]\nError: <tool_call> without </tool_call>" in out
     assert "[tool]\nResult: 2. Now give the final answer." in out
-    wrong = {"last_result_right": 0.0, f"first_mistake/{VALUE}": 1.0}
+    wrong = {"last_result_right": 0.0, f"first_mistake/{VALUE}": 1.0, "first_mistake_turn": 2.0}
     assert out.endswith(f"reward 0, terminated, success: False, numbers: {FIGURES | wrong}\n")
 
 

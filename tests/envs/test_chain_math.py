@@ -125,6 +125,21 @@ def test_the_first_mistake_is_told(expressions: tuple[str, ...], answer: str, mi
     assert {name for name, value in told.items() if value} == ({f"first_mistake/{mistake}"} if mistake else set())
 
 
+def test_the_turn_of_the_first_mistake_is_told_malformed_turns_counted() -> None:
+    env = make(horizon=2)
+    for turns, told in (([call("12*3"), call("1+5")], 2.0), (["<tool_call>", call("12*4"), call("48+5")], 2.0)):
+        env.reset(seed=1)
+        env._chain = Chain((12, 36, 41), (("*", 3), ("+", 5)))
+        for turn in turns:
+            env.step(turn)
+        *_, info = env.step("\\boxed{7}")
+        assert info["numbers"]["first_mistake_turn"] == told
+    env.reset(seed=1)
+    while not (ended := env.step(env.solution()))[2]:
+        pass
+    assert "first_mistake_turn" not in ended[4]["numbers"]
+
+
 @pytest.mark.parametrize("reveal", ["stepwise", "upfront"])
 def test_an_answer_before_the_last_call_is_no_mistake_of_the_answer(reveal: str) -> None:
     env = make(horizon=2, reveal=reveal)

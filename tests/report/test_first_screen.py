@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from trm_agent.report.endings import failure_tables
-from trm_agent.report.failures import category
 from trm_agent.report.overview import preset_differences
 from trm_agent.report.results import result_table
 from trm_agent.report.sources import Source
@@ -21,6 +20,7 @@ from trm_agent.report.times import (
     step_traces,
     time_shares,
 )
+from trm_agent.runs.failures import category
 from trm_agent.runs.rates import wilson
 
 

@@ -210,7 +210,7 @@ def keeping() -> Any:
     return OmegaConf.create(
         {
             "run": {"keep_best": None},
-            "env": {"val": {"horizons": [4, 8]}},
+            "env": {"val": {"horizons": [4, 8], "greedy_tasks": 0}},
             "trainer": {"save_freq": 10, "test_freq": 5, "total_training_steps": 40, "max_actor_ckpt_to_keep": 2},
             "actor_rollout_ref": {"rollout": {"val_kwargs": {"n": 4}}},
         }
@@ -234,6 +234,12 @@ def test_a_metric_that_no_validation_gives_cannot_tell_the_best(name: str, words
     with pytest.raises(ValueError, match=r"^run.keep_best: got ") as refused:
         checkpoints(config)
     assert words in str(refused.value)
+
+
+def test_the_best_checkpoint_may_be_the_best_by_greedy_validation_where_there_is_one():
+    name = "env/val_success/greedy_h8"
+    assert name in validation_names([4, 8], 1, greedy=True)
+    assert name not in validation_names([4, 8], 1)
 
 
 @pytest.mark.slow

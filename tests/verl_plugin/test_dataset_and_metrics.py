@@ -44,6 +44,19 @@ def test_horizons_take_turns_and_the_split_goes_along() -> None:
     assert tasks("val", 1)[0]["options"] == {"horizon": 8, "split": "held_out"}
 
 
+def test_the_first_tasks_of_validation_come_once_more_to_be_played_greedily() -> None:
+    env = OmegaConf.create({**ENV, "val": {**ENV["val"], "horizons": [4, 8], "greedy_tasks": 3}})
+    dataset = EnvDataset("val", config=OmegaConf.create({"env": env}))
+    rows = [dataset[index] for index in range(len(dataset))]
+    assert [row["data_source"] for row in rows[8:]] == ["h4", "h8", "greedy_h4", "greedy_h8", "greedy_h4"]
+    played = [json.loads(row["env_task"]) for row in rows]
+    assert [task.pop("greedy") for task in played] == [False] * 10 + [True] * 3
+    assert played[10:] == played[:3]
+    env.val.greedy_tasks = 50
+    assert len(EnvDataset("val", config=OmegaConf.create({"env": env}))) == 20
+    assert len(EnvDataset("train", config=OmegaConf.create({"env": env}))) == 1000
+
+
 def test_files_are_refused() -> None:
     with pytest.raises(ValueError, match="leave the field"):
         EnvDataset("train.parquet", config=OmegaConf.create({"env": ENV}))
@@ -92,6 +105,25 @@ def test_what_an_environment_counts_is_averaged_over_the_episodes_that_it_ended(
     ended = {**episode(1, True), "numbers": {"step_accuracy": 0.5}}
     cut = {**episode(2, False, stop="max_turns"), "numbers": {}}
     assert training_metrics([ended, cut], [], step_seconds=1.0)["env/task/step_accuracy"] == 0.5
+
+
+def test_the_shares_of_endings_add_up_and_a_lucky_answer_is_a_success() -> None:
+    slip = {"first_mistake/a_slip": 1.0, "first_mistake/other": 0.0}
+    played = [
+        {**episode(1, True), "numbers": slip, "malformed_turns": 0},
+        {**episode(1, False), "numbers": slip},
+        {**episode(2, False), "numbers": slip, "malformed_turns": 0},
+        {**episode(2, False, horizon=3, stop="max_tokens"), "numbers": {}},
+    ]
+    metrics = training_metrics(played, [], step_seconds=1.0)
+    shares = {name: value for name, value in metrics.items() if name.startswith("env/ending")}
+    assert shares == {
+        "env/ending/h4/solved_despite_a_mistake": 0.25,
+        "env/ending_after_malformed/h4/mistake/a_slip": 0.25,
+        "env/ending/h4/mistake/a_slip": 0.25,
+        "env/ending_after_malformed/h3/ran_out_of_tokens": 0.25,
+    }
+    assert sum(value for name, value in shares.items() if "solved" in name) == metrics["env/success"]
 
 
 def test_what_the_models_text_broke_is_counted_and_is_in_every_rate() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from trm_agent.evaluate.results import is_finite
 from trm_agent.report.changes import change
-from trm_agent.report.failures import EXPLAINED, ORDER, SOLVED, category
 from trm_agent.report.rows import keeps_shortest
 from trm_agent.report.sources import Source
+from trm_agent.runs.failures import EXPLAINED, ORDER, SOLVED, category
 from trm_agent.runs.rates import wilson
 
 WHOLE = "success in the whole step"

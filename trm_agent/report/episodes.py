@@ -16,11 +16,11 @@ import numpy as np
 from trm_agent.report.codec import max_error, pack, quantise, smallest
 from trm_agent.report.curves import number
 from trm_agent.report.divergences import Measured, compares_tokens, measure, threshold
-from trm_agent.report.failures import category
 from trm_agent.report.rows import Row, groups_of, read_rows
 from trm_agent.report.sources import Source
 from trm_agent.report.spacing import spaced
 from trm_agent.report.vocabulary import Vocabulary
+from trm_agent.runs.failures import category
 
 # beyond this number of the models' tokens, a number gets 8 bits instead of 16
 MANY_TOKENS = 3_000_000

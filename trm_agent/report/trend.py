@@ -7,8 +7,8 @@ from typing import Any
 
 from trm_agent.report.changes import welch
 from trm_agent.report.curves import number
-from trm_agent.report.failures import ENDED, MISTAKE, STOPS
 from trm_agent.report.sources import Source
+from trm_agent.runs.failures import ENDED, MISTAKE, STOPS
 
 FEWEST, MOST = 8, 10
 """Steps that a run must have, and steps on each side."""

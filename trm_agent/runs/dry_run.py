@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.compose import plain
 from trm_agent.runs.origin import begins, start_step
-from trm_agent.tasks import TRAIN, task_at
+from trm_agent.tasks import TRAIN, VALIDATION, num_greedy, task_at
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -85,7 +85,7 @@ def _steps(config: DictConfig, step: int) -> list[str]:
     return [
         f"run: {config.env.id}, seed {config.seed}, {how}, {_place(config)}",
         f"steps: {first} to {trainer.total_training_steps}, {batch} tasks of {group} episodes each",
-        f"validation: {_validated(trainer, step, config.env.val.num_tasks)}; checkpoints: {_every(trainer.save_freq)}",
+        f"validation: {_validated(trainer, step, config.env)}; checkpoints: {_every(trainer.save_freq)}",
     ]
 
 
@@ -94,12 +94,14 @@ def _place(config: DictConfig) -> str:
     return f"in {run.dir}" if run.dir else f"in {Path(run.root) / run.name}-NNN, numbered"
 
 
-def _validated(trainer: DictConfig, step: int, num_tasks: int) -> str:
+def _validated(trainer: DictConfig, step: int, env: DictConfig) -> str:
     """Return when a run validates; one that goes on has validated its first step already."""
     first = "before the first step" if trainer.val_before_train and not step else ""
     later = _every(trainer.test_freq) if trainer.test_freq > 0 else ""
     when = ", ".join(filter(None, (first, later)))
-    return f"{when}, {num_tasks} tasks" if when else "none"
+    greedy = num_greedy(env, VALIDATION)
+    played = f"{env.val.num_tasks} tasks" + (f", {greedy} of them greedily as well" if greedy else "")
+    return f"{when}, {played}" if when else "none"
 
 
 def _every(steps: int) -> str:

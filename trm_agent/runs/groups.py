@@ -28,6 +28,7 @@ from trm_fields import (
     Setting,
     Several,
     Text,
+    between,
     same_as,
     section,
     setting,
@@ -131,6 +132,12 @@ class ValidationTasks:
     horizons: list[int] = setting([4, 8], Several(COUNT), "Task lengths in validation, taken in turn.")
     split: str = setting("held_out", Text(), "Split of the validation tasks, which are never trained on.")
     num_tasks: int = setting(256, COUNT, "Validation tasks in all, over the horizons.")
+    greedy_tasks: int = setting(
+        0,
+        between(0, 2**31 - 1, kind=int),
+        "The first of these that a validation also plays greedily, at most all: a policy that only samples more "
+        "sharply does not improve there.",
+    )
     seed: int = setting(20251223, SEEDS, "Seed of the validation tasks, the same whatever the run's seed.")
 
 

@@ -122,9 +122,8 @@ def checkpoints(config: DictConfig) -> None:
         COUNT.check("trainer.max_actor_ckpt_to_keep", newest, "give the number of newest checkpoints, or null for all")
     if best is None:
         return
-    OneOf(validation_names(config.env.val.horizons, config.actor_rollout_ref.rollout.val_kwargs.n)).check(
-        "run.keep_best", best
-    )
+    val, samples = config.env.val, config.actor_rollout_ref.rollout.val_kwargs.n
+    OneOf(validation_names(val.horizons, samples, val.greedy_tasks > 0)).check("run.keep_best", best)
     together = math.lcm(trainer.save_freq, trainer.test_freq) if min(trainer.save_freq, trainer.test_freq) > 0 else 0
     if not 0 < together <= trainer.total_training_steps:
         refuse(

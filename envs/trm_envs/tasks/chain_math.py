@@ -88,7 +88,7 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         self._chain = draw_chain(self.np_random, self.options.horizon)
         self._num_done, self._is_last_right = 0, False
         self.task_key, self.expected_answer = self._chain.content, str(self._chain.values[-1])
-        self._is_early, self._expression, self._mistake = False, "", ""
+        self._is_early, self._expression, self._mistake, self._mistake_turn = False, "", "", 0
         start = f"Start with {self._chain.values[0]}. "
         if self.options.reveal == "stepwise":
             return start + self._instruction()
@@ -100,7 +100,7 @@ class ChainMath(ToolEnv[ChainMathOptions]):
             last = [result.text for result in results if result.ok][-1]
             self._is_last_right = last == str(self._chain.values[self._num_done + 1])
             if not self._is_last_right and not self._mistake:
-                self._mistake = _mistake(self._expression, self._chain.values[self._num_done], *self._now)
+                self._err(_mistake(self._expression, self._chain.values[self._num_done], *self._now))
             self._num_done += 1
         shown = " ".join(f"Result: {result.text}." if result.ok else f"{result.text}." for result in results)
         instruction = self._instruction()
@@ -115,7 +115,7 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         text = plain_answer(answer).replace(",", "")
         if not _INTEGER.fullmatch(text) or int(text) != self._chain.values[-1]:
             if not self._mistake and self._num_done == self.options.horizon:
-                self._mistake = ANSWER
+                self._err(ANSWER)
             return 0.0
         return 0.0 if self._is_early else 1.0
 
@@ -124,13 +124,16 @@ class ChainMath(ToolEnv[ChainMathOptions]):
 
         `steps_done_frac`: the fraction of the steps with a successful call. `answered_early`: 1 for an answer before
         the last one, else 0. `last_result_right`: 1 if the last result is the chain's value at that step, else 0.
-        `first_mistake/...`: 1 for the first mistake, 0 for the other `MISTAKES`.
+        `first_mistake/...`: 1 for the first mistake, 0 for the other `MISTAKES`; `first_mistake_turn`: its turn, from 1
+        on, absent without one.
         """
+        place = {"first_mistake_turn": float(self._mistake_turn)} if self._mistake else {}
         return {
             "steps_done_frac": self._num_done / self.options.horizon,
             "answered_early": float(self._is_early),
             "last_result_right": float(self._is_last_right),
             **{f"first_mistake/{name}": float(name == self._mistake) for name in MISTAKES},
+            **place,
         }
 
     def solution(self) -> str:
@@ -140,6 +143,10 @@ class ChainMath(ToolEnv[ChainMathOptions]):
         operation, operand = self._now
         expression = f"{self._chain.values[self._num_done]}{operation}{operand}"
         return self.call("calculator", expression=expression)
+
+    def _err(self, mistake: str) -> None:
+        # one reward for each turn before this one
+        self._mistake, self._mistake_turn = mistake, len(self._rewards) + 1
 
     @property
     def _now(self) -> tuple[str, int]:

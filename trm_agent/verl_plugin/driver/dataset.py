@@ -7,14 +7,15 @@ from typing import Any
 from omegaconf import DictConfig
 from torch.utils.data import Dataset
 
-from trm_agent.tasks import STREAMS, task_at
+from trm_agent.tasks import STREAMS, num_greedy, task_at
 from trm_fields import refuse
 
 
 class EnvDataset(Dataset):
     """The tasks of `config.env` (verl's `data.custom_cls`).
 
-    The order of the data is a function of the index alone: a resumed run sees the same tasks as an unbroken one.
+    The order of the data is a function of the index alone: a resumed run sees the same tasks as an unbroken one. After
+    the tasks of validation come the first of them once more, to be played greedily.
 
     Args:
         data_files: the stream of `data.env` to read, `train` or `val`.
@@ -32,19 +33,21 @@ class EnvDataset(Dataset):
             )
         self.stream = stream
         self.env = config.env
-        num_tasks = int(config.env[stream].num_tasks)
-        self.length = num_tasks if max_samples < 0 else min(max_samples, num_tasks)
+        self.num_tasks = int(config.env[stream].num_tasks)
+        length = self.num_tasks + num_greedy(config.env, stream)
+        self.length = length if max_samples < 0 else min(max_samples, length)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        task = task_at(self.env, self.stream, index)
+        greedy = index >= self.num_tasks
+        task = task_at(self.env, self.stream, index % self.num_tasks)
         return {
             # verl counts rows by `raw_prompt`; the real prompt comes from the environment at reset
             "raw_prompt": [{"role": "user", "content": f"{task.env_id} seed {task.seed}"}],
-            "env_task": json.dumps({"stream": self.stream, **asdict(task)}),
+            "env_task": json.dumps({"stream": self.stream, "greedy": greedy, **asdict(task)}),
             "index": index,
-            "data_source": f"h{task.options['horizon']}",
+            "data_source": f"{'greedy_' if greedy else ''}h{task.options['horizon']}",
             "reward_model": {"style": "environment", "ground_truth": ""},
         }

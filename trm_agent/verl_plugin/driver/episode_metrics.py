@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from trm_agent.runs.failures import ending_shares
+
 
 def training_metrics(
     summaries: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], step_seconds: float
@@ -52,6 +54,7 @@ def training_metrics(
         for name, value in item.get("numbers", {}).items():
             counted[name].append(value)
     metrics.update({f"env/task/{name}": _mean(values) for name, values in counted.items()})
+    metrics.update(ending_shares(summaries))
     reasons = Counter(item["stop_reason"] for item in summaries)
     metrics.update({f"env/stop_reason/{reason}": count / len(summaries) for reason, count in reasons.items()})
     return metrics
@@ -75,7 +78,7 @@ def validation_metrics(sources: Sequence[str], success: Sequence[float | None]) 
     """Return `env/val_success/<source>` and the number of episodes behind each.
 
     Args:
-        sources: the data source of each episode, `h<horizon>`.
+        sources: the data source of each episode, `h<horizon>`, or `greedy_h<horizon>` of those played greedily.
         success: 1.0 or 0.0 for each episode; None where it was not scored.
     """
     by_source = defaultdict(list)

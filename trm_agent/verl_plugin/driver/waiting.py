@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.runs.progress import begin_phase, end_phase
+from trm_agent.tasks import VALIDATION, num_greedy
 
 
 class WaitingMixin:
@@ -23,7 +24,8 @@ class WaitingMixin:
         super().on_sample_end()  # type: ignore[misc]
 
     def _validate(self) -> dict[str, float]:
-        total = self.config.env.val.num_tasks * self.config.actor_rollout_ref.rollout.val_kwargs.n
+        env = self.config.env
+        total = (env.val.num_tasks + num_greedy(env, VALIDATION)) * self.config.actor_rollout_ref.rollout.val_kwargs.n
         self._wait_for(f"validation after step {self.global_steps}", total)
         try:
             return super()._validate()  # type: ignore[misc]

@@ -40,6 +40,7 @@ from trm_agent.verl_plugin.rollout.places import engine_place
 
 # a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
 FAILURES = "infrastructure_failures_{stream}"
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
 # the fields kept of verl's extra fields of a turn
 EXTRA_KEYS = ("min_global_steps", "max_global_steps", RECORDED)
 logger = logging.getLogger("trm_agent")
@@ -110,6 +111,7 @@ class EnvAgentLoop(AgentLoopBase):
         trm = self._trm() if task["stream"] == TRAIN else None
         num = num_recorded(trm.estimator, trm.top_k) if trm else 0
         counter = _counter(self.config.run.dir)
+        sampling_params = {**sampling_params, **GREEDY} if task.get("greedy") else sampling_params
         generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num, counter)
         async with engine_place(self.config):
             episode = await run_episode(

@@ -1,9 +1,9 @@
-"""How an episode ended: the categories behind a success rate."""
+"""How an episode ended: the categories behind a success rate, and their shares in a step's metrics."""
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from trm_agent.evaluate.results import is_finite
 
 SOLVED, UNKNOWN = "solved", "not known"
 # stop reason -> category; one that is absent here is its own category
@@ -16,8 +16,11 @@ STOPS = {
 ENDED = ("terminated", "truncated")
 SCORER, EARLY, MALFORMED, WRONG = "scorer error", "answered early", "wrong after a malformed call", "wrong answer"
 CALL, OTHER = "a call was wrong", "another answer than the last result"
-MISTAKE = "first_mistake/"
-"""Beginning of the names of an environment's numbers of which one is 1: the first mistake of the episode."""
+LUCKY = "solved despite a mistake"
+MISTAKE, MISTAKE_TURN = "first_mistake/", "first_mistake_turn"
+"""Beginning of the names of an environment's numbers of which one is 1, the first mistake of the episode; its turn."""
+CLEAN, AFTER_MALFORMED = "env/ending", "env/ending_after_malformed"
+"""Beginnings of the names of the shares of a step's episodes without and with a malformed call."""
 ORDER = (SOLVED, WRONG, CALL, OTHER, MALFORMED, EARLY, *STOPS.values(), SCORER)
 EXPLAINED = {
     CALL: "A call was wrong: its numbers or its operation, so that the last result was not the right one.",
@@ -45,7 +48,7 @@ def category(record: Mapping[str, Any], num_malformed: int) -> str:
         return UNKNOWN
     numbers = record.get("numbers")
     told: Mapping[str, Any] = numbers if isinstance(numbers, Mapping) else {}
-    if told.get("answered_early") == 1 or (is_finite(told.get("steps_done_frac")) and told["steps_done_frac"] < 1):
+    if told.get("answered_early") == 1 or _is_below_one(told.get("steps_done_frac")):
         return EARLY
     if (mistake := first_mistake(told)) is not None:
         return f"{WRONG}: {mistake}"
@@ -60,3 +63,32 @@ def first_mistake(numbers: Mapping[str, Any]) -> str | None:
         if isinstance(name, str) and name.startswith(MISTAKE) and value == 1:
             return name.removeprefix(MISTAKE).replace("_", " ")[:40]
     return None
+
+
+def ending_shares(episodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the share of each ending among all episodes of a step; the shares add up to 1.
+
+    Args:
+        episodes: records with `horizon`, `malformed_turns` and the fields that `category` reads.
+
+    Returns:
+        `env/ending/h<horizon>/<ending>` of the episodes without a malformed call,
+        `env/ending_after_malformed/h<horizon>/<ending>` of the others; an ending that does not occur is absent.
+    """
+    names = [_ending_name(record) for record in episodes]
+    return {name: count / len(names) for name, count in sorted(Counter(names).items())}
+
+
+def _ending_name(record: Mapping[str, Any]) -> str:
+    malformed, numbers = record.get("malformed_turns") or 0, record.get("numbers") or {}
+    ending = category(record, malformed)
+    if ending == SOLVED and first_mistake(numbers) is not None:
+        ending = LUCKY
+    kind, _, mistake = ending.partition(": ")
+    slug = re.sub(r"[^0-9a-z]+", "_", (mistake or kind).lower())
+    place = f"mistake/{slug}" if mistake else slug
+    return f"{AFTER_MALFORMED if malformed else CLEAN}/h{record.get('horizon')}/{place}"
+
+
+def _is_below_one(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value < 1
