@@ -48,7 +48,8 @@ ATTACKS = {
              "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)", "socket.socket(socket.AF_INET, 5, 132)",
              "socket.socket(38, 5, 0)", "socket.socket(40, 1, 0)"),
     **_tried("ENOPROTOOPT", "socket.socketpair()[0].setsockopt(1, 26, bytes(16))",
-             "socket.socket().setsockopt(6, 31, b'tls')", "socket.socket().setsockopt(0, 64, bytes(64))"),
+             "socket.socket().setsockopt(6, 31, b'tls')", "socket.socket().getsockopt(6, 35, 64)",
+             "socket.socket().setsockopt(0, 64, bytes(64))"),
     # what only later kernels have, and what libraries do without
     **_called("ENOSYS", *(f"syscall({number}, 0, 0, 0, 0, 0, 0)" for number in (435, 444, 451, 459, 462, 999, -1))),
     "all calls of the next years": (

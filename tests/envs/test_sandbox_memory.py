@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.envs.sandbox_attacks_mappings import OF_DESCENDANTS
 from tests.envs.sandbox_attacks_memory import GROW, SHORT_CELL
 from tests.envs.sandbox_settings import Setting, setting, skip_or_fail  # noqa: F401
 from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
@@ -15,6 +16,7 @@ pytestmark = [pytest.mark.slow, needs_bubblewrap]
 
 LIMITS = dataclasses.replace(TIGHT, wall_s=2.0, memory_bytes=64 * MIB, disk_bytes=8 * MIB, processes=32)
 MOST = LIMITS.memory_bytes + LIMITS.disk_bytes + 64 * MIB
+WAYS = {**GROW, "mappings of descendants": OF_DESCENDANTS}
 REFUSED = ("memfd", "System V shared memory")
 
 
@@ -46,7 +48,7 @@ class Growth:
         return usage - stat["total_cache"] + stat["total_shmem"]
 
 
-@pytest.mark.parametrize("name", GROW)
+@pytest.mark.parametrize("name", WAYS)
 def test_no_way_of_allocating_holds_more_than_the_limits(
     setting: Setting,  # noqa: F811
     name: str,
@@ -54,7 +56,7 @@ def test_no_way_of_allocating_holds_more_than_the_limits(
     if setting.memory is None:
         skip_or_fail("measured by memory.stat of version 1")
     with Growth(setting.memory) as growth:
-        result = setting.run(GROW[name], limits=LIMITS)
+        result = setting.run(WAYS[name], limits=LIMITS)
     assert growth.most < MOST, (growth.most / MIB, result)
     assert result.status is not Status.SANDBOX_ERROR, result
     if name in REFUSED:

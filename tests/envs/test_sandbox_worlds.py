@@ -8,7 +8,9 @@ import pytest
 
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_attacks_flight import BURSTS, FEW_IN_FLIGHT, FLIGHTS
+from tests.envs.sandbox_attacks_mappings import OF_ONE_AND_OF_TWO
 from tests.envs.sandbox_attacks_supervisor import (
+    CLOSED,
     CONNECTIONS,
     DESCRIPTORS,
     EPOLLS,
@@ -41,6 +43,7 @@ from tests.envs.sandbox_settings import Setting, opened, setting  # noqa: F401
 from tests.envs.sandbox_support import TIGHT, needs_bubblewrap
 from trm_envs.sandbox import LocalSandbox, Status
 from trm_envs.sandbox.fusion.sandbox import FusionSandbox
+from trm_envs.sandbox.guest.isolation import CLOSED_CONNECTIONS
 from trm_envs.sandbox.guest.questions import MAX_LOCKS, MAX_WATCHES
 
 pytestmark = pytest.mark.slow
@@ -165,9 +168,18 @@ def test_connections_that_nobody_accepts_are_few(setting: Setting) -> None:  # n
     assert (result.status, result.return_code) == (Status.ERROR, -9), result
 
 
+def test_closed_connections_are_remembered_no_further_than_so_many(setting: Setting) -> None:  # noqa: F811
+    assert setting.run(CLOSED, limits=ROOMY).stdout == f"{CLOSED_CONNECTIONS.decode()}\n"
+
+
 def test_a_page_of_shared_memory_counts_as_one(setting: Setting) -> None:  # noqa: F811
     result = setting.run(SMALL_MAPPINGS, limits=dataclasses.replace(ROOMY, memory_bytes=64 << 20))
     assert result.status is Status.MEMORY, result
+
+
+def test_several_processes_have_fewer_mappings_than_one_may_have(setting: Setting) -> None:  # noqa: F811
+    result = setting.run(OF_ONE_AND_OF_TWO, limits=dataclasses.replace(ROOMY, memory_bytes=512 << 20))
+    assert (result.status, result.return_code, result.stdout) == (Status.ERROR, -9, "alone\n"), result
 
 
 def test_what_a_call_holds_open_can_be_looked_at_in_a_moment(setting: Setting) -> None:  # noqa: F811

@@ -18,7 +18,8 @@ _CLONE_FILES, _CLONE_THREAD, _SIGCONT = 0x400, 0x10000, 18
 _MAP_SHARED_ANONYMOUS, _MAP_HUGETLB, _MS_SYNC = 0x21, 0x40000, 4
 _UNIX, _NETLINK, _INET = 1, 16, (2, 10)
 _STREAM_OR_DATAGRAM, _TCP_OR_UDP, _ROUTE = (1, 2), ((0, 0), (6, 6), (17, 17)), 0
-_SOL_SOCKET = 1
+_SOL_SOCKET, _SOL_TCP = 1, 6
+_TCP_ZEROCOPY_RECEIVE = 35
 # sizes of buffers, and waiting as a socket is closed: whoever closes it last would wait, PID 1 or the kernel
 _IDLE_OPTIONS = ((7, 8), (13, 13))  # SO_SNDBUF, SO_RCVBUF, SO_LINGER
 # level -> options: what Python's socket module and its users set; no filters, no encryption, no firewall's tables
@@ -80,6 +81,7 @@ def checks(asks: bool, counts: bool) -> "dict[str, list[bytes]]":
         "epoll_ctl": [argument(1), *if_equal(_EPOLL_CTL_ADD, [asked]), ALLOW],
         "fcntl": _fcntl(asked),
         "flock": [asked],
+        "getsockopt": _getsockopt(),
         "ioctl": [argument(1), *if_among(_IOCTL, ALLOW), *if_among(_IOCTL_REFUSED, REFUSE), _NO_TERMINAL],
         "madvise": [argument(2), *if_among(_MADVISE, ALLOW), _INVALID],
         "mmap": _mmap(shared),
@@ -139,6 +141,12 @@ def _socket(asked: bytes) -> "list[bytes]":
     of_netlink = [argument(2), *if_equal(_ROUTE, [asked]), REFUSE]
     inet = [each for family in _INET for each in if_equal(family, of_inet)]
     return [argument(0), *if_equal(_UNIX, [asked]), *inet, *if_equal(_NETLINK, of_netlink), REFUSE]
+
+
+def _getsockopt() -> "list[bytes]":
+    """Refuse to map what has been received: the kernel counts it as pages of a file, without a bound."""
+    of_tcp = [argument(2), *if_equal(_TCP_ZEROCOPY_RECEIVE, [_NO_OPTION]), ALLOW]
+    return [argument(1), *if_equal(_SOL_TCP, of_tcp), ALLOW]
 
 
 def _setsockopt() -> "list[bytes]":

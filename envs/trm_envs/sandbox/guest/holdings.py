@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Sequence
 
-from . import descriptors, flight, rest
+from . import descriptors, flight, mappings, rest
 from .descriptors import Descriptor
 from .questions import MAX_SOCKETS, Questions, number_of_sockets
 
@@ -47,7 +47,7 @@ class Holdings:
         sockets = flight.sockets(proc)
         is_doubtful = questions is not None and questions.is_doubtful
         is_to_be_seen = is_doubtful or number > MAX_PROC_FILES or len(sockets) > flight.OWN_SOCKETS
-        if number > MAX_DESCRIPTORS or _waiting_connections(proc, questions):
+        if number > MAX_DESCRIPTORS or _waiting_connections(proc, questions) or mappings.are_too_many(proc, pids):
             return True
         held = list(descriptors.of_all(proc, ("1", *pids))) if is_to_be_seen else []
         is_unsound = questions is not None and not questions.is_sound(proc, held)

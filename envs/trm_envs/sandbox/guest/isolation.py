@@ -19,6 +19,8 @@ DESCRIPTORS = 256
 """Number of descriptors of each process of a call."""
 WAITING_CONNECTIONS = b"32"
 """Number of connections that may wait at a listening socket to be accepted."""
+CLOSED_CONNECTIONS = b"256"
+"""Number of closed connections whose ports are kept from others for a minute."""
 QUEUED_SIGNALS = 128
 """Number of signals with contents that may wait for the processes of a call."""
 _HIDDEN = ("locks", "keys", "key-users")  # of /proc: they list those of the whole machine
@@ -108,6 +110,8 @@ def make_private_world() -> int:
     for name in ("tcp_rmem", "tcp_wmem"):  # buffers are memory that no limit counts
         _write(f"/proc/sys/net/ipv4/{name}", b"4096 16384 65536")
     _write("/proc/sys/net/core/somaxconn", WAITING_CONNECTIONS)  # nor is what waits to be accepted
+    with contextlib.suppress(OSError):  # nor what is left of a closed connection, of which a kernel may have one number
+        _write("/proc/sys/net/ipv4/tcp_max_tw_buckets", CLOSED_CONNECTIONS)
     # read-only for programs: all of them have the scheduling group whose weight stands there
     _mount("/proc", "/proc", None, _MS_BIND, "")
     _mount("proc", "/proc", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, "")

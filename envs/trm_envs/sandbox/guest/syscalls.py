@@ -13,7 +13,7 @@ ALLOWED = {
     "alarm": (37, -1), "setitimer": (38, 103), "getpid": (39, 172), "connect": (42, 203),
     "accept": (43, 202), "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211), "recvmsg": (47, 212),
     "shutdown": (48, 210), "bind": (49, 200), "listen": (50, 201), "getsockname": (51, 204),
-    "getpeername": (52, 205), "getsockopt": (55, 209), "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221),
+    "getpeername": (52, 205), "fork": (57, -1), "vfork": (58, -1), "execve": (59, 221),
     "exit": (60, 93), "wait4": (61, 260), "kill": (62, 129), "uname": (63, 160), "truncate": (76, 45),
     "ftruncate": (77, 46), "getdents": (78, -1), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50),
     "rename": (82, -1), "mkdir": (83, -1), "rmdir": (84, -1), "creat": (85, -1), "link": (86, -1),
@@ -56,7 +56,8 @@ ALLOWED = {
 CHECKED = {
     "mmap": (9, 222), "setrlimit": (160, 164), "setsid": (112, 157), "epoll_ctl": (233, 21),
     "ioctl": (16, 29), "msync": (26, 227), "madvise": (28, 233), "socket": (41, 198),
-    "socketpair": (53, 199), "setsockopt": (54, 208), "clone": (56, 220), "fcntl": (72, 25), "flock": (73, 32),
+    "socketpair": (53, 199), "setsockopt": (54, 208), "getsockopt": (55, 209),
+    "clone": (56, 220), "fcntl": (72, 25), "flock": (73, 32),
     "personality": (135, 92), "setpriority": (141, 140), "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119), "prctl": (157, 167), "arch_prctl": (158, -1), "sched_setaffinity": (203, 122),
     "prlimit64": (302, 261),
