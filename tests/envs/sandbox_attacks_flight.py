@@ -1,4 +1,4 @@
-"""Programs that send descriptors and do not receive them, of which a user may have so many in all calls together."""
+"""Programs that take of what a user has in all calls together: descriptors sent and not received, pages of pipes."""
 
 from tests.envs.sandbox_attacks_worlds import IMPORTS
 
@@ -65,3 +65,31 @@ FEW_IN_FLIGHT = (
     "for here, there in pairs: send(here, 0, 1)\ntime.sleep(0.3)\n"
     "print(sum(len(socket.recv_fds(there, 1, 2)[1]) for here, there in pairs))"
 )
+PIPES = {
+    "pipes": "ends = [os.pipe() for _ in range(120)]",
+    "named pipes": "names = [f'{os.getpid()}-{i}' for i in range(15)]\n"
+    "ends = [os.mkfifo(name) or os.open(name, os.O_RDWR) for name in names]",
+    "pipes of one end": "ends = [os.pipe()[0] for _ in range(120)]",
+    "pipes of a thread that outlives the first one": "import threading\nends = [os.pipe() for _ in range(120)]\n"
+    "threading.Thread(target=time.sleep, args=(60,)).start()\nif number: libc.syscall(60, 0)",
+}
+PIPES = {
+    name: f"{IMPORTS}for number in range(9, -1, -1):\n    if number and os.fork() == 0: break\n{code}\ntime.sleep(60)"
+    for name, code in PIPES.items()
+}
+"""Take of the pages that a user has for pipes in all calls."""
+FEW_PIPES = (
+    IMPORTS
+    + """
+over = time.monotonic() + 8
+while True:
+    ends = [os.pipe() for _ in range(100)]
+    size = fcntl.fcntl(ends[-1][0], 1032)
+    if size == 65536 or time.monotonic() > over: break
+    for fd in sum(ends, ()): os.close(fd)
+    time.sleep(0.02)
+time.sleep(0.2)
+print(size)
+"""
+)
+"""Waits for room: other calls of the user, as of tests that run beside, may have all pages for a moment."""

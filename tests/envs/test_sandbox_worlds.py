@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.envs.fusion_support import running_server
-from tests.envs.sandbox_attacks_flight import BURSTS, FEW_IN_FLIGHT, FLIGHTS
+from tests.envs.sandbox_attacks_flight import BURSTS, FEW_IN_FLIGHT, FEW_PIPES, FLIGHTS, PIPES
 from tests.envs.sandbox_attacks_mappings import OF_ONE_AND_OF_TWO
 from tests.envs.sandbox_attacks_supervisor import (
     CLOSED,
@@ -25,13 +25,11 @@ from tests.envs.sandbox_attacks_supervisor import (
     TEXTS,
 )
 from tests.envs.sandbox_attacks_worlds import (
-    FEW_PIPES,
     FIND_LEFT,
     FOUND,
     LEFT,
     MANY_LOCKS,
     MEETINGS,
-    PIPES,
     SQLITE,
     SQLITE_PRINTS,
     SWAP,
