@@ -17,7 +17,7 @@ import requests
 
 from tests.envs.sandbox_support import needs_bubblewrap
 from trm_agent.cli import main
-from trm_envs.sandbox import Limits, LocalSandbox, Result, SandboxUnavailable, Status
+from trm_envs.sandbox import Limits, LocalSandbox, Result, SandboxUnavailable, Status, shared_sandbox
 from trm_envs.sandbox.fusion.sandbox import FusionSandbox
 
 pytestmark = pytest.mark.slow
@@ -96,6 +96,7 @@ def test_a_shell_script_is_known_by_its_name(write, capsys) -> None:
 @needs_bubblewrap
 def test_seconds_on_the_clock_are_not_cut_short_by_the_default_processor_time(write, monkeypatch) -> None:
     seen = []
+    shared_sandbox("local")  # made before, as it runs a program itself
     monkeypatch.setattr(LocalSandbox, "run", lambda self, *a, limits=None, **k: seen.append(limits) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["sandbox", "run", write("1"), "--timeout", "60"])
