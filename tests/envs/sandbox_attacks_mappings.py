@@ -24,7 +24,7 @@ time.sleep(0.12)
 OF_ONE_AND_OF_TWO = (
     _START
     + """
-mapped(40_000, False)
+mapped(20_000, False)
 time.sleep(0.2)
 print('alone', flush=True)
 if os.fork() == 0: time.sleep(60)
@@ -32,4 +32,4 @@ time.sleep(5)
 print('held')
 """
 )
-"""40,000 mappings of one process, and then as many of its child."""
+"""20,000 mappings of one process, and then as many of its child."""

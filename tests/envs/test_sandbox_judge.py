@@ -100,9 +100,9 @@ def test_a_program_that_upsets_its_supervisor_fails_and_others_do_not(
     shutil.copytree(str(bubblewrap.resources.files("trm_envs.sandbox.guest")), guest)
     with (guest / "process.py").open("a") as file:
         file.write("_whole = Program.overreaches\n")
-        file.write("def _upset(self, proc, at_rest=False):\n")
+        file.write("def _upset(self, proc, **how):\n")
         file.write(f"    if len(rest.processes(proc)) > 1: raise {error}\n")
-        file.write("    return _whole(self, proc, at_rest)\n")
+        file.write("    return _whole(self, proc, **how)\n")
         file.write("Program.overreaches = _upset\n")
     monkeypatch.setattr(bubblewrap.resources, "files", lambda _: guest)
     upset = "import os, time\nos.fork() or time.sleep(9)\ntime.sleep(9)"

@@ -32,13 +32,14 @@ class Holdings:
         self._flight = flight.Flight()
         self._next_look = 0.0
 
-    def are_too_many(self, proc: int, questions: "Questions | None", at_rest: bool) -> bool:
+    def are_too_many(self, proc: int, questions: "Questions | None", at_rest: bool, stops: bool) -> bool:
         """Return True if it holds a lock that is not its own, or too much of anything; False between two looks.
 
         Args:
             proc: a /proc that hides nothing.
             questions: what it has asked for; None if PID 1 cannot be asked.
             at_rest: whether all processes rest: it is looked at in any case.
+            stops: whether they run, and nothing else holds them to their memory: they are stopped for a long look.
         """
         if not at_rest and time.monotonic() < self._next_look:
             return False
@@ -47,7 +48,11 @@ class Holdings:
         sockets = flight.sockets(proc)
         is_doubtful = questions is not None and questions.is_doubtful
         is_to_be_seen = is_doubtful or number > MAX_PROC_FILES or len(sockets) > flight.OWN_SOCKETS
-        if number > MAX_DESCRIPTORS or _waiting_connections(proc, questions) or mappings.are_too_many(proc, pids):
+        if (
+            number > MAX_DESCRIPTORS
+            or _waiting_connections(proc, questions)
+            or mappings.are_too_many(proc, pids, stops)
+        ):
             return True
         held = list(descriptors.of_all(proc, ("1", *pids))) if is_to_be_seen else []
         is_unsound = questions is not None and not questions.is_sound(proc, held)

@@ -5,28 +5,47 @@ One process has at most 65,530. To count them takes a microsecond each, so that 
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-MAX_MAPPINGS = 32_768
+from . import rest
+
+MAX_MAPPINGS = 16_384
 """Largest number of mappings of all processes of a call together, where there are several."""
+_TEXT = 128  # bytes for each in the kernel's list of them
+MAX_TEXT = _TEXT * MAX_MAPPINGS
+"""Largest number of bytes of that list: names of files in it may be long, and take long to write."""
+FEW = 2000
+"""Number of mappings that are counted while the processes run."""
 
 
-def are_too_many(proc: int, pids: "Sequence[str]") -> bool:
+def are_too_many(proc: int, pids: "Sequence[str]", stops: bool) -> bool:
     """Return True if these processes have more mappings together than a call may have.
 
     Args:
         proc: a /proc that hides nothing.
         pids: the processes.
+        stops: whether they run, and nothing else holds them to their memory: many are counted while they are stopped.
     """
-    left = MAX_MAPPINGS if len(pids) > 1 else 0
-    for pid in pids if left else ():
+    number = length = 0
+    with contextlib.ExitStack() as stack:
+        for lines in _lists(proc, pids) if len(pids) > 1 else ():
+            number += lines.count(b"\n")
+            length += len(lines)
+            if number > MAX_MAPPINGS or length > MAX_TEXT:
+                return True
+            if stops and (number > FEW or length > _TEXT * FEW):
+                stops = False
+                stack.enter_context(rest.stopped(proc))
+    return False
+
+
+def _lists(proc: int, pids: "Sequence[str]") -> "Iterator[bytes]":
+    """Return the lists of their mappings, some 40 at a time, as the kernel gives them."""
+    for pid in pids:
         with contextlib.suppress(OSError):  # it has just ended
             fd = os.open(f"{pid}/maps", os.O_RDONLY, dir_fd=proc)
             try:
-                while left >= 0 and (lines := os.read(fd, 1 << 16)):  # the kernel gives some 40 at a time
-                    left -= lines.count(b"\n")
+                while lines := os.read(fd, 1 << 16):
+                    yield lines
             finally:
                 os.close(fd)
-        if left < 0:
-            return True
-    return False

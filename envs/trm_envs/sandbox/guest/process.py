@@ -84,9 +84,9 @@ class Program:
             os.kill(self.pid, signal.SIGKILL)
         rest.signal_all(signal.SIGCONT)
 
-    def overreaches(self, proc: int, at_rest: bool = False) -> bool:
-        """Return True if it holds a lock that is not its own, or too much of what all calls share."""
-        return self.holdings.are_too_many(proc, self.questions, at_rest)
+    def overreaches(self, proc: int, at_rest: bool = False, stops: bool = False) -> bool:
+        """Return True if it holds a lock that is not its own, or too much of what all calls share; see `Holdings`."""
+        return self.holdings.are_too_many(proc, self.questions, at_rest, stops)
 
     def memory_left(self, proc: int, order: wire.Order, stops: bool) -> int:
         """Return the bytes of memory that it may still take; it is killed if there are none; see `memory.Use`."""

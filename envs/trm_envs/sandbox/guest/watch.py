@@ -114,8 +114,9 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             size = crowds.size(proc)
             is_crowd = size.is_crowd and not order.has_share
             with rest.stopped(proc) if is_crowd else contextlib.nullcontext():
-                left = running.memory_left(proc, order, not (order.has_share or is_crowd))
-                if left >= 0 and is_whole and running.overreaches(proc):
+                stops = not (order.has_share or is_crowd)
+                left = running.memory_left(proc, order, stops)
+                if left >= 0 and is_whole and running.overreaches(proc, stops=stops):
                     rest.signal_all(signal.SIGKILL)
                 if is_crowd:
                     running.share.lower(proc)  # before they go on, one after the other
