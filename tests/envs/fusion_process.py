@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,21 @@ class Served:
 
     def ping_s(self) -> float:
         """Return how many seconds a new client waits for an answer."""
-        started = time.monotonic()
+        return self.waited_s(self._ping)
+
+    def _ping(self) -> None:
         assert b'"pong"' in self.ask(b"GET /v1/ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        return time.monotonic() - started
+
+    def waited_s(self, ask: Callable[[], object]) -> float:
+        """Return how many seconds a question takes, without those in which others have the processors."""
+        started, queued_s = time.monotonic(), self._queued_s()
+        ask()
+        return time.monotonic() - started - (self._queued_s() - queued_s)
+
+    def _queued_s(self) -> float:
+        """Return for how long the server's loop and this thread have waited for a processor so far."""
+        tasks = (f"{self.process.pid}/task/{self.process.pid}", f"self/task/{threading.get_native_id()}")
+        return sum(int(Path(f"/proc/{task}/schedstat").read_text().split()[1]) for task in tasks) / 1e9
 
     def slowest_ping_s(self, during: threading.Thread | None = None, seconds: float = 3.0) -> float:
         """Return the longest wait of a client that asks again and again, for a time or while something goes on."""

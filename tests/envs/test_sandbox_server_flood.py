@@ -56,9 +56,11 @@ def check_within_a_second(measure: Callable[[], float]) -> None:
 
 def post_s(served: Served) -> float:
     """Return how many seconds a new client waits for the answer to a short program."""
-    started = time.monotonic()
-    assert served.post(PROGRAM)[0] == 200
-    return time.monotonic() - started
+
+    def post() -> None:
+        assert served.post(PROGRAM)[0] == 200
+
+    return served.waited_s(post)
 
 
 def seconds_until_closed(connection: socket.socket) -> float:
