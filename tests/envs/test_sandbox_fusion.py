@@ -1,7 +1,6 @@
 """The HTTP backend: what it makes of a server's answers, and of servers that are down, slow or talk nonsense."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -188,10 +187,9 @@ def test_a_slow_server_ends_at_the_deadline_and_is_not_asked_again() -> None:
 
 
 def test_a_server_that_is_down_is_named_and_construction_does_not_need_it() -> None:
-    with socket.socket() as taken, contextlib.ExitStack() as stack:
-        taken.bind(("127.0.0.1", 0))  # nobody listens, and nobody else gets the port
-        address = f"http://:hush@127.0.0.1:{taken.getsockname()[1]}"
-        sandbox = stack.enter_context(FusionSandbox(address))
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))  # nobody listens, and nobody else gets the port
+    with taken, FusionSandbox(f"http://:hush@127.0.0.1:{taken.getsockname()[1]}") as sandbox:
         result = sandbox.run("1")
         assert result.status is Status.SANDBOX_ERROR
         assert "127.0.0.1" in result.message
