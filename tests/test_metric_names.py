@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from trm_agent.core.bounds import ErrorBounds
+from trm_agent.runs.failures import AFTER_MALFORMED, CLEAN
 from trm_agent.runs.screen import EQUAL_GROUPS
 from trm_agent.trust_region.criteria import CRITERIA
 
@@ -52,7 +53,8 @@ def written() -> set[str]:
     names |= {limit.metric for limit in limits}
     adapting = [row.thresholds[0].name for row in CRITERIA.values() if row.limits]
     names |= {f"trm/{name}" for name in adapting}
-    names.add(EQUAL_GROUPS)  # the driver has the name from its reader
+    # the driver has these from their readers
+    names |= {EQUAL_GROUPS, f"{CLEAN}/h*/*", f"{AFTER_MALFORMED}/h*/*"}
     # validation counts failures as training does
     failures = {name for name in names if name.startswith("env/infrastructure_failures")}
     return names | {name.replace("env/", "env/val_") for name in failures}

@@ -145,7 +145,7 @@ def test_a_start_up_between_two_steps_is_not_charged_to_them():
 def test_the_typical_the_first_the_slowest_and_the_last_step_are_drawn_in_the_colours_of_the_whole():
     shown = shown_steps(source(TIMED))
     # 10, 6.5 and 28.5 s without the validation
-    assert [step["label"] for step in shown] == ["typical step, 1", "first step, 1", "slowest step, 3", "last step, 3"]
+    assert [step["label"] for step in shown] == ["typical and first step, 1", "slowest and last step, 3"]
     whole = {name: colour for name, _, colour in coloured(time_shares(source(TIMED)))}
     assert len(set(whole.values())) == len(whole)
     assert {name: colour for name, _, colour in shown[0]["phases"]}.items() <= whole.items()

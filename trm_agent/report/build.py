@@ -29,8 +29,9 @@ from trm_agent.report.sources import Source, open_sources
 from trm_agent.report.times import coloured, gap_series, shown_steps, time_shares
 from trm_agent.report.trend import trend_tables
 from trm_agent.report.vocabulary import find_tokenizer, load_tokenizer
+from trm_agent.report.why import why_sections
 
-SCRIPTS = ("dom", "codec", "scale", "charts", "overview", "filters", "list", "tokens", "episode", "keys", "main")
+SCRIPTS = ("dom", "codec", "scale", "charts", "overview", "why", "filters", "list", "tokens", "episode", "keys", "main")
 MAX_EPISODES = 2000
 HOW_TO_DUMP = "actor_rollout_ref.actor.policy_loss.dump.every=10"
 
@@ -130,6 +131,7 @@ def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
     found = [figures(source) for source in sources]
     return {
         "results": result_table(sources),
+        "why": why_sections(sources, packed.index),
         "times": [coloured(time_shares(source)) for source in sources],
         "steps": [shown_steps(source) for source in sources],
         "failures": [*trend_tables(sources), *failure_tables(packed.index, sources)],

@@ -17,6 +17,8 @@ class ChartSpec:
     """True if the chart opens with a logarithmic axis."""
     share: bool = False
     """True if the values are shares, drawn from 0 to 1."""
+    smooth: bool = False
+    """True if the chart opens with its lines smoothed."""
     about: str = ""
 
 
@@ -41,6 +43,7 @@ CHARTS = (
         "Success",
         "First mistake of an episode",
         ((r"env/task/first_mistake/(.+)", "{0}"),),
+        smooth=True,
         about="Shares of the episodes that the environment ended.",
     ),
     ChartSpec(
@@ -63,7 +66,7 @@ CHARTS = (
         "task",
         "Success",
         "What the environment counts",
-        ((r"env/task/([^/]+)", "{0}"),),
+        ((r"env/task/(?!first_mistake_turn$)([^/]+)", "{0}"),),
         about="Of the episodes that the environment ended.",
     ),
     ChartSpec(

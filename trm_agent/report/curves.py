@@ -18,8 +18,8 @@ def charts(sources: Sequence[Source], gaps: Sequence[Sequence[dict[str, Any]]] =
         gaps: for each run further series for the chart of a step's time.
 
     Returns:
-        JSON-clean: `name`, `group`, `title`, `about`, `unit`, `log`, `share`, `x` (its axis), `series`, each with
-        `run` (index into `sources`), `label`, `x`, `y` and where known `low`, `high`; null where not finite.
+        JSON-clean: `name`, `group`, `title`, `about`, `unit`, `log`, `share`, `smooth`, `x` (its axis), `series`, each
+        with `run` (index into `sources`), `label`, `x`, `y` and where known `low`, `high`; null where not finite.
     """
     found = []
     for spec in CHARTS:
@@ -39,7 +39,7 @@ def number(value: Any) -> float | None:
 
 
 def _chart(spec: ChartSpec, series: list[dict[str, Any]]) -> dict[str, Any]:
-    keys = ("name", "group", "title", "about", "unit", "log", "share")
+    keys = ("name", "group", "title", "about", "unit", "log", "share", "smooth")
     return {key: getattr(spec, key) for key in keys} | {"x": "step", "series": series}
 
 

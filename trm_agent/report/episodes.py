@@ -20,7 +20,7 @@ from trm_agent.report.rows import Row, groups_of, read_rows
 from trm_agent.report.sources import Source
 from trm_agent.report.spacing import spaced
 from trm_agent.report.vocabulary import Vocabulary
-from trm_agent.runs.failures import category
+from trm_agent.runs.failures import category, failing_turn
 
 # beyond this number of the models' tokens, a number gets 8 bits instead of 16
 MANY_TOKENS = 3_000_000
@@ -30,6 +30,7 @@ INFINITE = 1e9
 INDEX_FIELDS = (
     "id", "run", "step", "update", "tokens", "model", "turns", "reward", "success", "accepted", "stop", "env", "seed",
     "horizon", "worst", "violations", "calls", "malformed", "category", "group", "sample", "advantage", "rejected_by",
+    "mark",
 )  # fmt: skip
 
 
@@ -232,6 +233,7 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
         "sample": None,
         "advantage": float(f"{np.mean(advantages):.4g}") if len(advantages) else None,
         "rejected_by": ", ".join(row.rejected_by)[:200],
+        "mark": failing_turn(record, listed),
     }
 
 

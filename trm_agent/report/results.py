@@ -10,7 +10,7 @@ from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
 from trm_agent.runs.rates import newcombe, wilson
 
-_SUCCESS = re.compile(r"env/val_success/h([0-9]{1,18})")
+_SUCCESS = re.compile(r"env/val_success/(?:greedy_)?h([0-9]{1,18})")
 ACCEPTED = "sequences that the mask accepted"
 ABOUT_SUCCESS = (
     "Success at the first and the last validation, in brackets 95 % intervals over tasks; "
@@ -32,7 +32,7 @@ def result_table(sources: Sequence[Source]) -> dict[str, Any] | None:
             continue
         first, last = validations[0], validations[-1]
         label = [source.label] if len(runs) > 1 else []
-        for name in sorted(filter(_SUCCESS.fullmatch, last), key=lambda name: int(name.rsplit("h", 1)[1])):
+        for name in sorted(filter(_SUCCESS.fullmatch, last), key=_order):
             before, after = _rate(source, first, name), _rate(source, last, name)
             changed = ["-", "-"] if last is first else [_told(after), _change(before, after)]
             rows.append([*label, _measured(source, name), _told(before), *changed])
@@ -82,4 +82,9 @@ def _measured(source: Source, name: str) -> str:
     horizon = name.rsplit("h", 1)[1]
     trained = source.trained_horizons
     is_trained = isinstance(trained, list) and any(str(each) == horizon for each in trained)
-    return f"{source.success}, horizon {horizon}{' (trained)' if is_trained else ''}"
+    how = ", greedily" if "/greedy_" in name else ""
+    return f"{source.success}{how}, horizon {horizon}{' (trained)' if is_trained else ''}"
+
+
+def _order(name: str) -> tuple[bool, int]:
+    return "/greedy_" in name, int(name.rsplit("h", 1)[1])

@@ -86,7 +86,7 @@ def step_traces(source: Source) -> list[tuple[int, Shares]]:
 
 
 def shown_steps(source: Source) -> list[dict[str, Any]]:
-    """Return the steps that the page draws: the typical one, then the first, the slowest and the last.
+    """Return the steps that the page draws: the typical one, then the first, the slowest and the last, each once.
 
     Without their validations, which few steps have.
 
@@ -104,9 +104,11 @@ def shown_steps(source: Source) -> list[dict[str, Any]]:
     chosen = {"typical step": by_length[(len(by_length) - 1) // 2], "first step": traces[0]}
     chosen |= {"slowest step": by_length[-1], "last step": traces[-1]}
     shown: list[dict[str, Any]] = []
-    for name, (step, phases) in chosen.items():
+    for step, phases in dict.fromkeys((step, tuple(phases)) for step, phases in chosen.values()):
+        names = [name for name, (of, _) in chosen.items() if of == step]
         played = [each for each in phases if each[0] != "validation"]
-        shown.append({"label": f"{name}, {step}", "phases": coloured(played)})
+        label = " and ".join([*(name.removesuffix(" step") for name in names[:-1]), names[-1]])
+        shown.append({"label": f"{label}, {step}", "phases": coloured(played)})
     return shown
 
 

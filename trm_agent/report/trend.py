@@ -1,18 +1,25 @@
-"""What changed over a run's training: its first steps against its last, with all of their episodes."""
+"""How episodes were played in a run's first steps and its last; of older runs, also the ways to fail."""
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trm_agent.report.account import FEWEST, account_of, named, sides
 from trm_agent.report.changes import welch
 from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
 from trm_agent.runs.failures import ENDED, MISTAKE, STOPS
 
-FEWEST, MOST = 8, 10
-"""Steps that a run must have, and steps on each side."""
 FAILED = "failed: "
+OLD = (
+    "Successes and failures in % of all episodes, by the first mistake where the environment tells it; a right answer "
+    "after a wrong call is in both, since the run's version did not count its endings. "
+)
+INTERVALS = (
+    "In brackets the 95 % interval of the change over steps, each of which has tasks of its own; one that holds 0 may "
+    "be chance."
+)
 Reading = Callable[[Mapping[str, Any]], float | None]
 _MISTAKE, _STOP = re.compile(rf"env/task/{MISTAKE}(.+)"), re.compile(r"env/stop_reason/(.+)")
 _MEANS = {
@@ -25,7 +32,9 @@ _MEANS = {
 
 
 def trend_tables(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """Return a table for each run with enough steps: success, the ways to fail, and how episodes were played.
+    """Return a table for each run with enough steps: how episodes were played.
+
+    Of a run whose metrics have no account of its endings (`why`), also success and the ways to fail.
 
     Returns:
         JSON-clean: `kind`, `title`, `columns`, `rows`, `about`, as `endings.failure_tables`.
@@ -34,17 +43,18 @@ def trend_tables(sources: Sequence[Source]) -> list[dict[str, Any]]:
     for source in sources:
         rows = [row for row in source.metrics if number(row.get("env/success")) is not None]
         if source.kind == "run" and len(rows) >= FEWEST:
-            title = "What changed over training"
+            has_account = account_of(rows) is not None
+            title = "How episodes were played" if has_account else "What changed over training"
             name = f"{title}: {source.label}" if len(sources) > 1 else title
-            found.append({"kind": "run", "title": name, **_table(rows)})
+            found.append({"kind": "run", "title": name, **_table(rows, has_account)})
     return found
 
 
-def _table(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    side = min(MOST, len(steps) // 4)
-    first, last = steps[:side], steps[-side:]
+def _table(steps: Sequence[Mapping[str, Any]], has_account: bool) -> dict[str, Any]:
+    first, last = sides(steps)
+    side = len(first)
     rows: list[tuple[float, list[str]]] = []
-    for name, (read, decimals) in _readings(steps).items():
+    for name, (read, decimals) in _readings(steps, has_account).items():
         old, new = ([value for row in part if (value := read(row)) is not None] for part in (first, last))
         if len(old) == len(new) == side:
             difference, low, high = welch(old, new)
@@ -52,19 +62,25 @@ def _table(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             change = f"{difference:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
             # the failures by what they gave, the others as they come
             rows.append((difference if name.startswith(FAILED) else -math.inf, [name, *means, change]))
-    about = (
-        "Means over the steps, of all their training episodes: successes and failures in % of all episodes, by the "
-        "first mistake where the environment tells it. In brackets the 95 % interval of the change over steps, each "
-        "of which has tasks of its own; one that holds 0 may be chance."
-    )
+    about = "Means over the steps, of all their training episodes. " + ("" if has_account else OLD) + INTERVALS
     failures = [row for order, row in sorted(rows) if order > -math.inf]
     others = [row for order, row in rows if order == -math.inf]
     ordered = [*others[:1], *failures, *others[1:]]
-    return {"columns": ["", _named(first), _named(last), "change"], "rows": ordered, "about": about}
+    return {"columns": ["", named(first), named(last), "change"], "rows": ordered, "about": about}
 
 
-def _readings(steps: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Reading, int]]:
+def _readings(steps: Sequence[Mapping[str, Any]], has_account: bool) -> dict[str, tuple[Reading, int]]:
     """Return how each row's value is read from a step, with its decimals."""
+    return _means() if has_account else _failures(steps) | _means()
+
+
+def _means() -> dict[str, tuple[Reading, int]]:
+    return {
+        label: (_scaled(name, scale), 3 if name == "env/token_nll" else 1) for label, (name, scale) in _MEANS.items()
+    }
+
+
+def _failures(steps: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Reading, int]]:
     names = sorted({name for row in steps for name in row})
     found: dict[str, tuple[Reading, int]] = {"success, %": (_scaled("env/success", 100.0), 1)}
     for name in names:
@@ -73,8 +89,6 @@ def _readings(steps: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Reading, in
     for name in names:
         if (match := _STOP.fullmatch(name)) and match[1] not in ENDED:
             found[f"{FAILED}{STOPS.get(match[1], match[1].replace('_', ' ')[:60])}, %"] = (_scaled(name, 100.0, 0.0), 1)
-    for label, (name, scale) in _MEANS.items():
-        found[label] = (_scaled(name, scale), 3 if name == "env/token_nll" else 1)
     return found
 
 
@@ -95,7 +109,3 @@ def _of_all(name: str) -> Reading:
         return None if value is None else 100.0 * value * ended
 
     return read
-
-
-def _named(steps: Sequence[Mapping[str, Any]]) -> str:
-    return f"steps {steps[0].get('step')} to {steps[-1].get('step')}"

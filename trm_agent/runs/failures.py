@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SOLVED, UNKNOWN = "solved", "not known"
@@ -21,13 +21,28 @@ MISTAKE, MISTAKE_TURN = "first_mistake/", "first_mistake_turn"
 """Beginning of the names of an environment's numbers of which one is 1, the first mistake of the episode; its turn."""
 CLEAN, AFTER_MALFORMED = "env/ending", "env/ending_after_malformed"
 """Beginnings of the names of the shares of a step's episodes without and with a malformed call."""
+_MISTAKE_SLUG = "mistake/"
 ORDER = (SOLVED, WRONG, CALL, OTHER, MALFORMED, EARLY, *STOPS.values(), SCORER)
 EXPLAINED = {
+    SOLVED: "The environment scored the answer as right.",
+    LUCKY: "A call was wrong, and the answer right all the same; counted as a success alone.",
+    WRONG: "The answer was wrong.",
     CALL: "A call was wrong: its numbers or its operation, so that the last result was not the right one.",
-    OTHER: "Another answer than the last result: the last result was right.",
-    EARLY: "Answered early: before all steps of the task were done.",
-    MALFORMED: "Wrong after a malformed call: a call of the episode could not be read.",
+    OTHER: "The last result was right, the answer another.",
+    EARLY: "The answer came before all steps of the task were done.",
+    MALFORMED: "The answer was wrong, and a call of the episode could not be read.",
+    STOPS["max_tokens"]: "The episode reached its limit of tokens without an answer.",
+    STOPS["max_turns"]: "The episode reached its limit of turns without an answer.",
+    STOPS["max_tool_calls"]: "The episode reached its limit of tool calls without an answer.",
+    STOPS["max_tool_time"]: "The episode's tools used up their time without an answer.",
+    SCORER: "The environment raised on the model's text.",
+    f"{WRONG}: not the last result": "The first wrong call worked on another number than the last result.",
+    f"{WRONG}: not the operand asked for": "The first wrong call had another operand than the instruction.",
+    f"{WRONG}: not the operation asked for": "The first wrong call had the right numbers and another operation.",
+    f"{WRONG}: a call of another form": "The first wrong call was not of one operation on two numbers.",
+    f"{WRONG}: the answer not the last result": "All calls were right, and the answer was not the last result.",
 }
+"""Meaning of the categories, in one sentence each; of mistakes, those of `trm/ChainMath-v0`."""
 
 
 def category(record: Mapping[str, Any], num_malformed: int) -> str:
@@ -65,6 +80,27 @@ def first_mistake(numbers: Mapping[str, Any]) -> str | None:
     return None
 
 
+def failing_turn(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the turn, from 0 on, in which an episode went wrong; None where nothing tells.
+
+    That of the first mistake that the environment names, else the first malformed one, else of a failure by a limit the
+    last.
+
+    Args:
+        record: of the episode.
+        turns: its turns, with `malformed`.
+    """
+    numbers = record.get("numbers")
+    told = numbers.get(MISTAKE_TURN) if isinstance(numbers, Mapping) else None
+    if isinstance(told, int | float) and 1 <= told <= len(turns):
+        return int(told) - 1
+    malformed = [place for place, turn in enumerate(turns) if turn.get("malformed")]
+    if malformed:
+        return malformed[0]
+    is_cut = record.get("success") is not True and record.get("stop_reason") in STOPS
+    return len(turns) - 1 if is_cut and turns else None
+
+
 def ending_shares(episodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Return the share of each ending among all episodes of a step; the shares add up to 1.
 
@@ -79,15 +115,26 @@ def ending_shares(episodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {name: count / len(names) for name, count in sorted(Counter(names).items())}
 
 
+def ending_slug(ending: str) -> str:
+    """Return a category as a part of a metric's name, such as `mistake/not_the_last_result` or `ran_out_of_tokens`."""
+    kind, _, mistake = ending.partition(": ")
+    slug = re.sub(r"[^0-9a-z]+", "_", (mistake or kind).lower())
+    return f"{_MISTAKE_SLUG}{slug}" if mistake else slug
+
+
+def ending_label(slug: str) -> str:
+    """Return the category of such a part of a name."""
+    words = slug.removeprefix(_MISTAKE_SLUG).replace("_", " ")[:60]
+    return f"{WRONG}: {words}" if slug.startswith(_MISTAKE_SLUG) else words
+
+
 def _ending_name(record: Mapping[str, Any]) -> str:
     malformed, numbers = record.get("malformed_turns") or 0, record.get("numbers") or {}
     ending = category(record, malformed)
     if ending == SOLVED and first_mistake(numbers) is not None:
         ending = LUCKY
-    kind, _, mistake = ending.partition(": ")
-    slug = re.sub(r"[^0-9a-z]+", "_", (mistake or kind).lower())
-    place = f"mistake/{slug}" if mistake else slug
-    return f"{AFTER_MALFORMED if malformed else CLEAN}/h{record.get('horizon')}/{place}"
+    family = AFTER_MALFORMED if malformed else CLEAN
+    return f"{family}/h{record.get('horizon')}/{ending_slug(ending)}"
 
 
 def _is_below_one(value: Any) -> bool:

@@ -12,11 +12,29 @@ function drawCharts(data) {
   }
   return Array.from(groups, ([name, list]) =>
     h("section", { class: "group", id: `group-${name}` }, h("h2", {}, name),
-      h("div", { class: "charts" }, list.map((chart) => chartCard(chart, data)))));
+      h("div", { class: "charts" }, list.filter((chart) => !isFlat(chart)).map((chart) => chartCard(chart, data))),
+      flatCharts(list.filter(isFlat), data)));
+}
+
+// A chart each of whose lines stays at one value in all of several steps.
+function isFlat(chart) {
+  return chart.x === "step" && chart.group === "Trust region"
+    && chart.series.every(({ y }) => y.length > 1 && y.every((value) => value === y[0]));
+}
+
+function flatCharts(list, data) {
+  if (!list.length) return null;
+  const at = (chart) => {
+    const values = [...new Set(chart.series.map(({ y }) => (chart.share ? percent(y[0]) : formatted(y[0]))))];
+    return `${chart.title}: flat at ${values.join(", ")}`;
+  };
+  return h("details", { class: "flat" }, h("summary", {}, list.map(at).join("; ")),
+    h("div", { class: "charts" }, list.map((chart) => chartCard(chart, data))));
 }
 
 function chartCard(chart, data) {
-  const state = { log: chart.log, hidden: new Set(), smooth: false, span: null };
+  const long = chart.x === "step" && chart.series.some((series) => series.x.length >= LEAST_SMOOTHED);
+  const state = { log: chart.log, hidden: new Set(), smooth: Boolean(long && chart.smooth), span: null };
   const runs = new Set(chart.series.map((series) => series.run));
   // colour tells runs apart, or the series of a single run
   const several = runs.size > 1 && !chart.by_series;
@@ -35,8 +53,7 @@ function chartCard(chart, data) {
   const positive = chart.series.some((series) => series.y.some((y) => y > 0));
   const toggle = positive && !chart.share && h("button", { type: "button", class: "small", "aria-pressed": state.log,
     onclick() { state.log = !state.log; this.setAttribute("aria-pressed", state.log); redraw(); } }, "log");
-  const long = chart.x === "step" && chart.series.some((series) => series.x.length >= LEAST_SMOOTHED);
-  const smooth = long && h("button", { type: "button", class: "small", "aria-pressed": false, title: `mean over ${WINDOW} steps`,
+  const smooth = long && h("button", { type: "button", class: "small", "aria-pressed": state.smooth, title: `mean over ${WINDOW} steps`,
     onclick() { state.smooth = !state.smooth; this.setAttribute("aria-pressed", state.smooth); redraw(); } }, "smooth");
   const legend = h("ul", { class: "series" }, chart.series.map((series) =>
     h("li", {}, h("button", { type: "button", "aria-pressed": "true", title: series.metric || series.name,
@@ -66,14 +83,15 @@ function nameTheSame(list) {
   }
 }
 
-// A series within the chosen steps, each value the mean of its neighbours if it is smoothed.
+// A series within the chosen steps, each value the mean of its neighbours if it is smoothed; of the nearest at the ends.
 function drawn(series, { smooth, span }) {
   const kept = series.x.map((_, i) => i).filter((i) => !span || (series.x[i] >= span[0] && series.x[i] <= span[1]));
   const pick = (values) => values && kept.map((i) => values[i]);
   const half = (WINDOW - 1) / 2;
   const isThere = (y) => y !== null && y !== undefined;
   const mean = (i) => {
-    const near = series.y.slice(Math.max(0, i - half), i + half + 1).filter(isThere);
+    const from = Math.max(0, Math.min(i - half, series.y.length - WINDOW));
+    const near = series.y.slice(from, from + WINDOW).filter(isThere);
     return isThere(series.y[i]) ? near.reduce((sum, y) => sum + y, 0) / near.length : null;
   };
   if (smooth) return { ...series, x: pick(series.x), y: kept.map(mean), low: null, high: null };

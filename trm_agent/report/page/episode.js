@@ -14,9 +14,13 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
   if (view.prompt) {
     body.append(turnSection("Prompt", [], tokens.block(-view.prompt, 0, null), "prompt"));
   }
+  const mark = columns.mark[i];
+  const marked = episode.header.turns[mark];
+  if (marked) view.odd = newNumbers(view, marked, mark ? episode.header.turns[mark - 1].stop : -view.prompt);
   let number = 0;
   episode.header.turns.forEach((turn, index) => {
     const section = drawTurn(turn, index, number, tokens);
+    if (index === mark) markTurn(section, columns.category[i], view.odd.size);
     number += turn.stop - turn.start;
     turns.push(section);
     body.append(section);
@@ -67,16 +71,28 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
     moveToken(by) {
       if (selected !== null && selected + by >= 0 && selected + by < episode.count) focusToken(selected + by);
     },
+    showMark() { if (marked) showTurn(turns[mark]); },
     nextTurn(by) {
       const top = pane.getBoundingClientRect().top;
       const current = turns.findLastIndex((turn) => turn.getBoundingClientRect().top <= top + stickyHeight(pane) + 12);
       const turn = turns[Math.min(Math.max(0, current + by), turns.length - 1)];
-      if (!turn) return;
-      const jump = () => { pane.scrollTop += turn.getBoundingClientRect().top - top - stickyHeight(pane) - 8; };
-      jump();
-      requestAnimationFrame(jump);
+      if (turn) showTurn(turn);
     },
   };
+
+  function showTurn(turn) {
+    const jump = () => { pane.scrollTop += turn.getBoundingClientRect().top - pane.getBoundingClientRect().top - stickyHeight(pane) - 8; };
+    jump();
+    requestAnimationFrame(jump);
+  }
+}
+
+// The turn in which the episode went wrong.
+function markTurn(section, category, hasOdd) {
+  section.classList.add("mistake");
+  const told = `here: ${category === "solved" ? "a mistake, without harm" : category}`;
+  section.querySelector("h3").append(h("span", { class: "badge bad" }, told),
+    hasOdd ? h("span", { class: "quiet" }, "underlined: a number that the message before does not have") : "");
 }
 
 // Of the head that covers the pane's top; a narrow page's scrolls away.

@@ -120,6 +120,10 @@ function startEpisodes(data, app, place) {
   }
   // an episode that another one names: filters may hide it in the list
   function visit(i) { open(i).then(app.showList); }
+  addEventListener("example", ({ detail }) => {
+    app.open("episodes");
+    open(detail).then((opened) => { app.showList(); if (opened) episode.showMark(); });
+  });
   tokenTips(app);
   app.pane.addEventListener("scroll", () => { app.remember(); }, { passive: true });
   changed();
@@ -128,6 +132,7 @@ function startEpisodes(data, app, place) {
     open(again).then(() => {
       app.showList();
       if (place.get("token")) episode.focusToken(Number(place.get("token")));
+      else if (place.get("mark")) episode.showMark();
       else app.pane.scrollTop = Number(place.get("y")) || 0;
     });
   }

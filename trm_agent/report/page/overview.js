@@ -3,9 +3,10 @@ function drawResults(data) {
   const times = data.runs.map((run, i) => [run, data.times[i]]).filter(([, phases]) => phases.length);
   const tables = [data.results, ...data.failures.filter((table) => table.kind === "run")].filter(Boolean);
   const sections = tables.map(tableSection);
+  sections.splice(data.results ? 1 : 0, 0, ...data.why.map((section) => drawWhy(data, section)));
   if (times.length) {
     const whole = data.runs.length > 1 ? null : h("small", {}, `${lasting(sumOf(times[0][1]))} in all`);
-    sections.splice(data.results ? 1 : 0, 0, h("section", { class: "group" }, h("h2", {}, "Where the time went ", whole),
+    sections.splice((data.results ? 1 : 0) + data.why.length, 0, h("section", { class: "group" }, h("h2", {}, "Where the time went ", whole),
       times.map(([run, phases]) => timeBar(data.runs.length > 1 ? run.label : "", phases)),
       data.runs.map((run, i) => drawSteps(data.runs.length > 1 ? `${run.label}: ` : "", data.steps[i]))));
   }
@@ -27,7 +28,8 @@ const stateBadge = (run) => h("span", { class: `badge ${run.state === "finished"
 function drawSteps(whose, steps) {
   if (!steps.length) return null;
   const bar = (step) => timeBar(`${whose}${step.label}`, step.phases);
-  return [bar(steps[0]), h("details", { class: "card steps" }, h("summary", {}, `${whose}first, slowest and last step`), steps.slice(1).map(bar))];
+  if (steps.length === 1) return bar(steps[0]);
+  return [bar(steps[0]), h("details", { class: "card steps" }, h("summary", {}, `${whose}${steps.slice(1).map((step) => step.label).join("; ")}`), steps.slice(1).map(bar))];
 }
 
 const sumOf = (phases) => phases.reduce((sum, [, seconds]) => sum + seconds, 0);

@@ -73,7 +73,7 @@ function makeTokens(view, pane) {
       const number = first + i - start;
       const token = document.createElement("span");
       const violates = episode.violating.has(number);
-      token.className = `t d${bucketOf(episode.values[number], edges)}${special ? " special" : ""}${violates ? " violates" : ""}`;
+      token.className = `t d${bucketOf(episode.values[number], edges)}${special ? " special" : ""}${violates ? " violates" : ""}${view.odd?.has(i) ? " odd" : ""}`;
       token.dataset.t = number;
       if (violates) { token.tabIndex = 0; token.setAttribute("aria-label", `violating token ${vocabulary.texts[index]}`); }
       token.textContent = vocabulary.texts[index] || "∅";

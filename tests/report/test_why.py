@@ -1,0 +1,188 @@
+"""Why success changed: the account adds up, and the words claim no more than the intervals."""
+
+from pathlib import Path
+
+import pytest
+
+from trm_agent.report.account import account_of
+from trm_agent.report.sources import Source
+from trm_agent.report.why import CHANCE, OLDER, why_sections
+from trm_agent.runs.failures import failing_turn
+
+EMPTY: dict = {"run": [], "step": [], "category": []}
+CLEAN, AFTER = "env/ending/h2", "env/ending_after_malformed/h2"
+SLIP = "wrong answer: a slip"
+
+
+def row(number, slip, cut, *, malformed=0.0, lucky=0.0, prefix="h2", **more):
+    """A step whose slips fall to clean and malformed episodes; the rest is solved."""
+    own = {
+        f"env/ending/{prefix}/mistake/a_slip": slip - malformed,
+        f"env/ending_after_malformed/{prefix}/mistake/a_slip": malformed,
+        f"env/ending/{prefix}/ran_out_of_tokens": cut,
+        f"env/ending/{prefix}/solved_despite_a_mistake": lucky,
+        f"env/ending/{prefix}/solved": 1 - slip - cut - lucky,
+    }
+    return {"step": number, "env/success": 1 - slip - cut, **own, **more}
+
+
+def risen(**more):
+    """Eight steps: slips 0.5 to 0.2 (0.2 of them malformed at first), cuts 0.1 to 0.05, with a little noise."""
+    noise = [0.0, 0.01]
+    early = [row(n, 0.5 + noise[n % 2], 0.1, malformed=0.2, **more) for n in range(1, 5)]
+    return early + [row(n, 0.2, 0.05 + noise[n % 2], lucky=0.03, **more) for n in range(5, 9)]
+
+
+def section(rows, index=EMPTY, config=None):
+    (found,) = why_sections([Source(Path("a"), "a", "run", config or {}, metrics=rows)], index)
+    return found
+
+
+def test_the_rows_add_up_to_the_change_and_so_do_the_parts_of_a_row():
+    account = account_of(risen())
+    assert account is not None
+    for part in (*account.parts, account):
+        whole = part.whole if part is not account else account.failures
+        assert part.clean.difference + part.malformed.difference == pytest.approx(whole.difference)
+    assert sum(part.whole.difference for part in account.parts) == pytest.approx(-account.success.difference)
+    # means of 0.39 and 0.4, of 0.75 and 0.74
+    assert (account.success.before, account.success.after) == (pytest.approx(39.5), pytest.approx(74.5))
+    assert account.lucky.after == pytest.approx(3.0)
+    assert [part.malformed.before for part in account.parts] == [pytest.approx(20.0), 0]
+
+
+def test_the_words_name_the_causes_with_their_parts_and_the_table_has_every_row():
+    found = section(risen())
+    first, slip, *others = found["sentences"]
+    assert first.startswith("Success of the training episodes rose from 39.5 % (steps 1 to 2) to 74.5 % (steps 7 to 8)")
+    # 30.5 of 35 points
+    assert slip.startswith("87 % of it: “a slip” became rarer, 50.5 to 20.0 % of episodes, -30.5 [")
+    assert any(
+        text.startswith("Failures after a malformed call, whatever their kind, went 20.0 to 0.0") for text in others
+    )
+    (table,) = found["tables"]
+    assert [cells[0] for cells in table["rows"]] == ["success", SLIP, "ran out of tokens", "all failures"]
+    assert [cells[4] for cells in table["rows"]] == ["", "87 %", "13 %", "100 %"]
+    assert "0.0 to 3.0 % of episodes, +3.0" in table["about"]
+    assert "ran out of tokens" in table["explained"]
+
+
+def test_a_fall_is_told_as_a_fall():
+    rows = [{**each, "step": place} for place, each in enumerate(reversed(risen()), 1)]
+    first, slip, *_ = section(rows)["sentences"]
+    assert "fell from 74.5 %" in first
+    assert slip.startswith("87 % of it: “a slip” became more frequent")
+
+
+def test_nothing_is_explained_where_chance_is_not_excluded():
+    rows = [row(n, 0.5 + 0.2 * (n % 2), 0.1) for n in range(1, 9)]
+    found = section(rows)
+    assert found["sentences"][1] == CHANCE
+    assert not any("of it" in text or "skill rose" in text for text in found["sentences"])
+    assert all(cells[4] == "" for cells in found["tables"][0]["rows"])
+
+
+def test_horizons_have_accounts_of_their_own():
+    rows = []
+    for each in risen():
+        halves = {name: value / 2 for name, value in each.items() if name.startswith("env/ending")}
+        long = {name.replace("/h2/", "/h16/"): value for name, value in halves.items()}
+        rows.append({**each, **halves, **long})
+    found = section(rows)
+    _, by_horizon = found["tables"]
+    assert by_horizon["columns"] == ["%", "horizon 2", "horizon 16"]
+    assert by_horizon["rows"][0][1].startswith("39.5 to 74.5, +35.0 [")
+    assert by_horizon["rows"][0][1] == by_horizon["rows"][0][2]
+    assert any(
+        text.startswith("By length of the task: horizon 2 39.5 to 74.5 %, +35.0 points [")
+        for text in found["sentences"]
+    )
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda rows: [{name: value for name, value in each.items() if "ending" not in name} for each in rows],
+        lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": 0.1}],
+        lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": None}],
+        lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": "x"}],
+    ],
+)
+def test_shares_that_are_missing_or_do_not_add_up_make_no_account(spoil):
+    found = section(spoil(risen()))
+    assert (found["tables"], found["sentences"][1]) == ([], OLDER)
+
+
+def test_few_steps_and_evaluations_have_no_section():
+    rows = risen()
+    assert why_sections([Source(Path("a"), "a", "run", metrics=rows[:7])], EMPTY) == []
+    assert why_sections([Source(Path("a"), "a", "evaluation", metrics=rows)], EMPTY) == []
+
+
+def validated(old, new, sampled_old=0.2, sampled_new=0.5, num=400):
+    """The rise, with greedy and sampled validations before and after it."""
+
+    def rates(greedy, sampled):
+        found = {"env/val_success/greedy_h2": greedy, "env/val_num_episodes/greedy_h2": num}
+        return found | {"env/val_success/h2": sampled, "env/val_num_episodes/h2": num}
+
+    rows = risen()
+    return [{"step": 0, **rates(old, sampled_old)}, *rows[:-1], {**rows[-1], **rates(new, sampled_new)}]
+
+
+@pytest.mark.parametrize(
+    ("greedy", "words"),
+    [
+        ((0.3, 0.6), "So skill rose, and not the sharpness of sampling alone."),
+        ((0.6, 0.6), "Sampled play rose 30.0 points"),
+        ((0.6, 0.5), "Sampled play rose 40.0 points"),
+    ],
+)
+def test_greedy_validation_tells_skill_from_sharper_sampling(greedy, words):
+    *_, numbers, verdict = section(validated(*greedy))["sentences"]
+    assert words in verdict
+    assert f"from {100 * greedy[0]:.1f} % (step 0) to {100 * greedy[1]:.1f} % (step 8)" in numbers
+    assert ("That skill rose is not shown." in verdict) == (greedy[0] >= greedy[1])
+
+
+def test_a_few_greedy_tasks_tell_nothing_and_none_say_how_to_have_some():
+    assert "this run does not show whether" in section(validated(0.4, 0.5, num=20))["sentences"][-1]
+    assert "env.val.greedy_tasks=64" in section(risen())["sentences"][-1]
+    once = validated(0.4, 0.5)[1:]
+    assert "cannot be told apart yet" in section(once)["sentences"][-1]
+
+
+def test_a_validation_at_temperature_0_is_greedy_itself():
+    config = {"actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": 0}}}}
+    rows = [{name: value for name, value in each.items() if "greedy" not in name} for each in validated(0, 0)]
+    assert "So skill rose" in section(rows, config=config)["sentences"][-1]
+
+
+def test_the_policys_sureness_is_told():
+    rows = [{**each, "env/token_nll": 0.2 + 0.001 * (n % 2) - 0.1 * (n > 3)} for n, each in enumerate(risen())]
+    assert any(text.startswith("The policy became surer: the mean -log p") for text in section(rows)["sentences"])
+    rows = [{**each, "env/token_nll": 0.2 + 0.01 * (n % 2)} for n, each in enumerate(risen())]
+    assert any(text.startswith("The policy became neither") for text in section(rows)["sentences"])
+
+
+def test_examples_are_of_the_first_and_the_last_recorded_step_of_an_ending():
+    index = {"run": [1, 0, 0, 0, 0], "step": [1, 1, 1, 4, 8], "category": [SLIP, "solved", SLIP, SLIP, SLIP]}
+    assert section(risen(), index)["tables"][0]["examples"] == {SLIP: [2, 4]}
+    once = {"run": [0], "step": [1], "category": [SLIP]}
+    assert section(risen(), once)["tables"][0]["examples"] == {SLIP: [0]}
+
+
+@pytest.mark.parametrize(
+    ("record", "malformed", "turn"),
+    [
+        ({"numbers": {"first_mistake_turn": 2.0}}, [True, False], 1),
+        ({"numbers": {"first_mistake_turn": 3.0}}, [False, True], 1),
+        ({"numbers": {"first_mistake_turn": "x"}}, [True, False], 0),
+        ({"numbers": [1], "stop_reason": "max_tokens", "success": False}, [False, False], 1),
+        ({"stop_reason": "max_tokens", "success": False}, [], None),
+        ({"stop_reason": "terminated", "success": False}, [False], None),
+        ({}, [False], None),
+    ],
+)
+def test_the_turn_that_went_wrong_is_the_mistakes_else_a_malformed_one_else_the_last(record, malformed, turn):
+    assert failing_turn(record, [{"malformed": each} for each in malformed]) == turn

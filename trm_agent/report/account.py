@@ -1,0 +1,147 @@
+"""An account of a run's change in success: the ways to fail, whose changes add up to it exactly."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trm_agent.report.changes import welch
+from trm_agent.report.curves import number
+from trm_agent.runs.failures import AFTER_MALFORMED, CLEAN, LUCKY, SOLVED, ending_label, ending_slug
+
+FEWEST, MOST = 8, 10
+"""Steps that a run must have, and steps on each side."""
+SUCCESSES = (ending_slug(SOLVED), ending_slug(LUCKY))
+_NAME = re.compile(rf"({CLEAN}|{AFTER_MALFORMED})/h([0-9]{{1,18}}|None)/([a-z0-9_/]{{1,80}})")
+Shares = dict[tuple[str, str, bool], float]
+"""(horizon, ending, whether a call was malformed) -> percent of a step's episodes."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Means over the first and the last steps, in percent of the episodes."""
+
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the 95 % interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A way to fail."""
+
+    ending: str
+    whole: Change
+    clean: Change
+    """Without a malformed call."""
+    malformed: Change
+    """After a malformed call."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """The change of a run, or of its episodes of one horizon."""
+
+    first: str
+    """Name of the first steps, such as `steps 1 to 10`."""
+    last: str
+    success: Change
+    lucky: Change
+    """Of the successes, those with a wrong call."""
+    failures: Change
+    clean: Change
+    """Failures without a malformed call."""
+    malformed: Change
+    """Failures after a malformed call."""
+    parts: tuple[Part, ...]
+    """Those that gave most first."""
+    horizons: dict[int, "Account"]
+    """The same of the episodes of one horizon, in percent of these; empty with one horizon."""
+
+
+def sides(steps: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+    """Return the first and the last steps: a quarter of them, at most ten."""
+    side = min(MOST, len(steps) // 4)
+    return steps[:side], steps[-side:]
+
+
+def named(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Return the name of a side."""
+    return f"steps {steps[0].get('step')} to {steps[-1].get('step')}"
+
+
+def change_of(old: Sequence[float], new: Sequence[float]) -> Change:
+    """Return the change between two sides, each of at least two steps."""
+    return Change(sum(old) / len(old), sum(new) / len(new), *welch(old, new))
+
+
+def account_of(steps: Sequence[Mapping[str, Any]]) -> Account | None:
+    """Return the account of a run.
+
+    Args:
+        steps: the rows of its metrics that tell a success, in order.
+
+    Returns:
+        None with too few steps, or where the shares of endings are missing or do not add up, as in older runs.
+    """
+    if len(steps) < FEWEST:
+        return None
+    first, last = sides(steps)
+    before, after = ([_shares(row) for row in part] for part in (first, last))
+    if any(abs(sum(shares.values()) - 100) > 0.01 for shares in (*before, *after)):
+        return None
+    names = named(first), named(last)
+    horizons = sorted({int(key[0]) for shares in (*before, *after) for key in shares if key[0] != "None"})
+    by_horizon = {horizon: _account(*names, _within(before, horizon), _within(after, horizon)) for horizon in horizons}
+    told = {horizon: found for horizon, found in by_horizon.items() if found is not None}
+    return _account(*names, before, after, told if len(horizons) > 1 else {})
+
+
+def _account(
+    first: str, last: str, before: Sequence[Shares], after: Sequence[Shares], horizons: dict[int, Account] | None = None
+) -> Account | None:
+    if min(len(before), len(after)) < 2:
+        return None
+
+    def of(endings: Iterable[str], *marks: bool) -> Change:
+        wanted = set(endings)
+        old, new = (
+            [sum(v for (_, ending, mark), v in step.items() if ending in wanted and mark in marks) for step in side]
+            for side in (before, after)
+        )
+        return change_of(old, new)
+
+    found = {ending for step in (*before, *after) for _, ending, _ in step} - {*SUCCESSES}
+    both = (False, True)
+    parts = [Part(ending_label(each), of([each], *both), of([each], False), of([each], True)) for each in found]
+    success, failures = of(SUCCESSES, *both), of(found, *both)
+    sign = -1 if success.difference < 0 else 1
+    parts.sort(key=lambda part: (sign * part.whole.difference, part.ending))
+    lucky, clean, malformed = of(SUCCESSES[1:], *both), of(found, False), of(found, True)
+    return Account(first, last, success, lucky, failures, clean, malformed, tuple(parts), horizons or {})
+
+
+def _shares(row: Mapping[str, Any]) -> Shares:
+    found: Shares = {}
+    for name, value in row.items():
+        share = number(value)
+        if share is not None and (match := _NAME.fullmatch(name)):
+            found[match[2], match[3], match[1] == AFTER_MALFORMED] = 100 * share
+    return found
+
+
+def _within(side: Sequence[Shares], horizon: int) -> list[Shares]:
+    """Return the shares among the episodes of one horizon, of the steps that have such episodes."""
+    found = []
+    for step in side:
+        own = {key: share for key, share in step.items() if key[0] == str(horizon)}
+        if total := sum(own.values()):
+            found.append({key: 100 * share / total for key, share in own.items()})
+    return found

@@ -1,0 +1,215 @@
+"""Say in plain words why success changed, from the account of all training episodes; with tables and examples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trm_agent.report.account import FEWEST, Account, Change, Part, account_of, change_of, named, sides
+from trm_agent.report.curves import number
+from trm_agent.report.skill import skill_sentences
+from trm_agent.report.sources import Source
+from trm_agent.runs.failures import EXPLAINED, LUCKY
+
+MOST_NAMED, LEAST_SHARE = 4, 5
+"""Ways to fail that the text names, and the percent of the change that each must give."""
+ALL, SUCCESS = "all failures", "success"
+ABOUT = (
+    "In percent of all training episodes, means over the steps; changes in points with 95 % intervals over steps, each "
+    "of which has tasks of its own: one that holds 0 may be chance. Each episode is in one row, so the rows add up to "
+    "the change, and so do the last two columns of a row. A right answer after a wrong call is a success: {lucky}."
+)
+CHANCE = "The interval holds 0: no change of success is distinguishable from chance, so there is none to explain."
+OLDER = (
+    "A version that did not count the endings of all episodes (env/ending/... in metrics.jsonl) made this run, so its "
+    "change cannot be split exactly; the table “What changed over training” splits it by and large."
+)
+ABOUT_HORIZONS = "The same among the episodes of each horizon; a column's failures add up to minus its success."
+
+
+def why_sections(sources: Sequence[Source], index: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return for each run with enough steps why its success changed.
+
+    Args:
+        sources: the folders.
+        index: columns of the list of episodes: `run`, `step`, `category`.
+
+    Returns:
+        JSON-clean: `title`, `sentences`, and `tables`, each with `columns`, `rows`, `about`, `explained` (meaning of a
+        row's name) and `examples` (of a row's name, the numbers of episodes in the list).
+    """
+    found = []
+    for run, source in enumerate(sources):
+        steps = [row for row in source.metrics if number(row.get("env/success")) is not None]
+        if source.kind != "run" or len(steps) < FEWEST:
+            continue
+        account = account_of(steps)
+        told = [_older(steps), OLDER] if account is None else sentences(account)
+        way = direction(_success(steps))
+        title = "Why success changed"
+        found.append(
+            {
+                "title": f"{title}: {source.label}" if len(sources) > 1 else title,
+                "sentences": told + skill_sentences(source, steps, way),
+                "tables": [] if account is None else _tables(account, run, index),
+            }
+        )
+    return found
+
+
+def direction(success: Change) -> int:
+    """Return 1 where success rose, -1 where it fell, 0 where chance is not excluded."""
+    return (1 if success.difference > 0 else -1) if success.is_clear else 0
+
+
+def _success(steps: Sequence[Mapping[str, Any]]) -> Change:
+    """Return the change of the episodes' success, which is that of the account where there is one."""
+    return change_of(*([100 * (number(row["env/success"]) or 0.0) for row in side] for side in sides(steps)))
+
+
+def _older(steps: Sequence[Mapping[str, Any]]) -> str:
+    success, (first, last) = _success(steps), map(named, sides(steps))
+    verb = {1: "rose", -1: "fell", 0: "went"}[direction(success)]
+    return _headline(verb, success, first, last) + ("" if direction(success) else f" {CHANCE}")
+
+
+def _headline(verb: str, success: Change, first: str, last: str) -> str:
+    span = f"from {success.before:.1f} % ({first}) to {success.after:.1f} % ({last})"
+    return f"Success of the training episodes {verb} {span}, {_points(success)}."
+
+
+def sentences(account: Account) -> list[str]:
+    """Return the account in words; of causes only those whose change chance does not explain."""
+    way = direction(account.success)
+    if not way:
+        return [_headline("went", account.success, account.first, account.last), CHANCE]
+    return [
+        _headline("rose" if way > 0 else "fell", account.success, account.first, account.last),
+        *_causes(account, way),
+        *_malformed(account, way),
+        *_by_horizon(account),
+    ]
+
+
+def _causes(account: Account, way: int) -> list[str]:
+    total = account.failures.difference
+    toward = [part for part in account.parts if part.whole.is_clear and way * part.whole.difference < 0]
+    against = [part for part in account.parts if part.whole.is_clear and way * part.whole.difference > 0]
+    named = [part for part in toward if 100 * part.whole.difference / total >= LEAST_SHARE][:MOST_NAMED]
+    if not named:
+        return ["No single way to fail changed by more than chance explains."]
+    found = [_cause(part, total, way) for part in named]
+    rest = 100 - sum(100 * part.whole.difference / total for part in named)
+    found.append(f"All other ways to fail together: {rest:.0f} % of it.")
+    if against:
+        how = f"became {'more frequent' if way > 0 else 'rarer'}"
+        others = [f"{_quoted(part.ending)} {how}, {_span(part.whole)}" for part in against[:2]]
+        found.append(f"Against it: {'; '.join(others)}.")
+    return found
+
+
+def _cause(part: Part, total: float, way: int) -> str:
+    share = f"{100 * part.whole.difference / total:.0f} % of it"
+    how = "became rarer" if way > 0 else "became more frequent"
+    told = f"{share}: {_quoted(part.ending)} {how}, {_span(part.whole)}."
+    return f"{told} {EXPLAINED.get(part.ending, '')}".strip()
+
+
+def _malformed(account: Account, way: int) -> list[str]:
+    found = account.malformed
+    if not (found.before or found.after):
+        return ["No episode failed after a malformed call."]
+    told = f"Failures after a malformed call, whatever their kind, went {_span(found)}"
+    if found.is_clear and way * found.difference < 0:
+        return [f"{told}: {100 * found.difference / account.failures.difference:.0f} % of the change."]
+    return [f"{told}{'' if found.is_clear else ', which may be chance'}."]
+
+
+def _by_horizon(account: Account) -> list[str]:
+    told = [
+        f"horizon {horizon} {own.success.before:.1f} to {own.success.after:.1f} %, {_points(own.success)}"
+        for horizon, own in account.horizons.items()
+    ]
+    return [f"By length of the task: {'; '.join(told)}."] if told else []
+
+
+def _tables(account: Account, run: int, index: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    total = account.failures.difference
+
+    def row(name: str, whole: Change, clean: Change | None, malformed: Change | None) -> list[str]:
+        share = f"{100 * whole.difference / total:.0f} %" if direction(account.success) and name != SUCCESS else ""
+        ends = [f"{whole.before:.1f}", f"{whole.after:.1f}"]
+        return [
+            name,
+            *ends,
+            _change(whole),
+            share,
+            *("" if each is None else _cell(each) for each in (clean, malformed)),
+        ]
+
+    rows = [row(SUCCESS, account.success, None, None)]
+    rows += [row(part.ending, part.whole, part.clean, part.malformed) for part in account.parts]
+    rows.append(row(ALL, account.failures, account.clean, account.malformed))
+    heads = [
+        "%",
+        account.first,
+        account.last,
+        "change",
+        "part of it",
+        "without a malformed call",
+        "after a malformed call",
+    ]
+    names = [part.ending for part in account.parts]
+    examples = {name: found for name in names if (found := _examples(name, run, index))}
+    explained = {name: EXPLAINED[name] for name in (*names, LUCKY) if name in EXPLAINED}
+    whole = {
+        "columns": heads,
+        "rows": rows,
+        "about": ABOUT.format(lucky=_span(account.lucky)),
+        "explained": explained,
+        "examples": examples,
+    }
+    return [whole, *_horizon_table(account)]
+
+
+def _horizon_table(account: Account) -> list[dict[str, Any]]:
+    if not account.horizons:
+        return []
+    own = account.horizons.values()
+    by_name = [{part.ending: part.whole for part in each.parts} for each in own]
+    rows = [[SUCCESS, *(_cell(each.success) for each in own)]]
+    rows += [[part.ending, *(_cell(of.get(part.ending)) for of in by_name)] for part in account.parts]
+    return [
+        {"columns": ["%", *(f"horizon {each}" for each in account.horizons)], "rows": rows, "about": ABOUT_HORIZONS}
+    ]
+
+
+def _examples(ending: str, run: int, index: Mapping[str, Sequence[Any]]) -> list[int]:
+    """Return an early and a late recorded episode that ended so, of the first and the last step that have one."""
+    rows = zip(index["run"], index["step"], index["category"], strict=True)
+    found = [(step, at) for at, (of, step, category) in enumerate(rows) if (of, category) == (run, ending)]
+    if not found:
+        return []
+    last = max(step for step, _ in found)
+    early, late = min(found)[1], next(at for step, at in found if step == last)
+    return list(dict.fromkeys((early, late)))
+
+
+def _quoted(name: str) -> str:
+    return f"“{name.removeprefix('wrong answer: ')}”"
+
+
+def _points(change: Change) -> str:
+    return f"{_change(change).replace(' [', ' points [')}"
+
+
+def _change(change: Change) -> str:
+    return f"{change.difference:+.1f} [{change.low:+.1f}, {change.high:+.1f}]"
+
+
+def _span(change: Change) -> str:
+    return f"{change.before:.1f} to {change.after:.1f} % of episodes, {_change(change)}"
+
+
+def _cell(change: Change | None) -> str:
+    if change is None or not (change.before or change.after):
+        return "0"
+    return f"{change.before:.1f} to {change.after:.1f}, {_change(change)}"
