@@ -12,7 +12,10 @@ WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
 FASTEST_GROWTH = 4 << 30
 """Bytes per second by which a process may grow: the next look comes before the limit can be passed."""
 _PAGE = 4096
-_SIZES = re.compile(rb"\nRssAnon:\s*(\d+) kB\n(?:.*\n)*?VmPTE:\s*(\d+) kB\n")  # the second: its page tables
+_SIZES = re.compile(rb"\nRssAnon:\s*(\d+) kB\n(?:.*\n)*?VmPTE:\s*(\d+) kB\n(?:.*\n)*?VmSwap:\s*(\d+) kB\n")
+"""Of a process: what is resident, its page tables, what was swapped out."""
+_SHARES = re.compile(rb"^(?:Pss_Anon|SwapPss):\s*(\d+) kB$", re.MULTILINE)
+_SHARE = re.compile(rb"^(?:Pss|SwapPss):\s*(\d+) kB$", re.MULTILINE)  # before Linux 5.4
 _PROCESSORS = os.cpu_count() or 1
 _AS_MANY = crowds.Size(_PROCESSORS, _PROCESSORS)
 
@@ -88,9 +91,10 @@ def _of(proc: int, path: str) -> "int | None":
 
 def _share(proc: int, pid: str, otherwise: int) -> int:
     """Return the process's part of its pages, each of which it shares with some others; a hidden one shares none."""
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = rest.read(proc, f"{pid}/smaps_rollup").splitlines()
-        line = next(line for sign in (b"Pss_Anon:", b"Pss:") for line in lines if line.startswith(sign))
-        tables = _SIZES.search(rest.read(proc, f"{pid}/status"))
-        return int(line.split()[1]) * 1024 + (int(tables[2]) * 1024 if tables else 0)
+    with contextlib.suppress(OSError, ValueError):
+        text = rest.read(proc, f"{pid}/smaps_rollup")
+        shares = (_SHARES if b"\nPss_Anon:" in text else _SHARE).findall(text)
+        if shares:
+            tables = _SIZES.search(rest.read(proc, f"{pid}/status"))
+            return sum(map(int, shares)) * 1024 + (int(tables[2]) * 1024 if tables else 0)
     return otherwise
