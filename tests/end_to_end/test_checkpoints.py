@@ -64,6 +64,9 @@ def assert_resumes_after_a_kill_with_the_same_data(run: Path) -> None:
     assert first["trm/num_sequences"] == 16
     assert first["env/num_episodes"] == 16
     assert 0 < first["env/model_token_frac"] < 1
+    assert sum(share for name, share in first.items() if name.startswith("env/ending")) == pytest.approx(1)
+    # of two tasks played greedily, one of each horizon
+    assert [rows[3][f"env/val_num_episodes/greedy_h{horizon}"] for horizon in (4, 8)] == [1, 1]
     log = (run / "log.txt").read_text(errors="replace")
     assert "engine: FSDP True, backend gloo" in log
     assert "RecordingServer" in log

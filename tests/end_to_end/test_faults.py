@@ -46,7 +46,8 @@ def test_faulty_environments_stop_neither_a_run_nor_its_top_k_intervals(tmp_path
     assert summary["success"] == {"before": {}, "after": {}}
     assert len(summary["lacks"]) == 2
     first, second = rows
-    assert second["env/val_infrastructure_failures"] == 8
+    # two of the eight tasks were to be played greedily as well
+    assert second["env/val_infrastructure_failures"] == 10
     # on policy in float32 nothing is proven outside, and what the top 20 leave open is accepted
     assert first["trm/acceptance"] == 1
     assert 0 < first["trm/token_kl_mean"] < 0.1

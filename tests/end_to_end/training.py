@@ -20,6 +20,7 @@ SMALL = (
     # about half of the nano model's chains of two succeed: groups of eight have something to tell
     "env.train.horizons=[2]",
     "env.val.num_tasks=8",
+    "env.val.greedy_tasks=2",
     "trainer.total_training_steps=2",
     "trainer.test_freq=2",
     "trainer.save_freq=1",

@@ -81,7 +81,10 @@ def test_frequencies_are_told_in_words(steps: int, told: str) -> None:
 )
 def test_every_validation_is_told(before: bool, every: int, step: int, told: str) -> None:
     trainer = OmegaConf.create({"val_before_train": before, "test_freq": every})
-    assert dry_run._validated(trainer, step, 64) == told
+    env = OmegaConf.create({"val": {"num_tasks": 64, "greedy_tasks": 0}})
+    assert dry_run._validated(trainer, step, env) == told
+    env.val.greedy_tasks = 8
+    assert dry_run._validated(trainer, step, env) == told.replace("tasks", "tasks, 8 of them greedily as well")
 
 
 @pytest.mark.parametrize(("given", "told"), [(None, "in runs/mine-seed0-NNN, numbered"), ("out/a", "in out/a")])

@@ -27,7 +27,7 @@ CHARTS = (
         "validation",
         "Success",
         "Validation success by horizon",
-        ((r"env/val_success/h(\d+)", "horizon {0}"),),
+        ((r"env/val_success/h(\d+)", "horizon {0}"), (r"env/val_success/greedy_h(\d+)", "horizon {0}, greedily")),
         share=True,
         about="Bands: 95 % Wilson interval over tasks.",
     ),

@@ -47,7 +47,8 @@ def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]
         sources: the folders.
 
     Returns:
-        JSON-clean: `kind` of the folder, `title`, `columns`, `rows`, `about`, as the tables of evaluations.
+        JSON-clean: `kind` of the folder, `title`, `columns`, `rows`, `about`, as the tables of evaluations, and in the
+        first table `explained`, the meaning of its rows.
     """
     groups = index.get("group") or [None] * len(index["run"])
     marks = [bool(number) for number in index.get("malformed") or [0] * len(index["run"])]
@@ -151,10 +152,9 @@ def _tables(
     """Return the table over `times` and, where there are several horizons, the one by horizon at their ends."""
     shown = [times[round(place * (len(times) - 1) / (MOST_TIMES - 1))] for place in range(MOST_TIMES)]
     over = _over_times(endings, list(dict.fromkeys(shown)), prefix, has_shares)
-    present = {each.category for each in endings if each.at in shown}
-    explained = [text for name, text in EXPLAINED.items() if name in present]
-    notes = [over.pop("about"), *explained]
-    tables = [{**over, "about": " ".join([*about, *filter(None, notes)])}]
+    told = " ".join([*about, *filter(None, [over.pop("about")])])
+    explained = {name: EXPLAINED[name] for name, *_ in over["rows"] if name in EXPLAINED}
+    tables = [{**over, "about": told, "explained": explained}]
     if len({each.horizon for each in endings} | {horizon for _, horizon in whole}) > 1:
         tables.append(_by_horizon(endings, _ends(times), prefix, whole, has_shares))
     return tables

@@ -71,11 +71,12 @@ function drawTables(data) {
 
 function tableSection(table) {
   return h("section", { class: "group" }, h("h2", {}, table.title),
-    h("div", { class: "card scroll" }, simpleTable(table.columns, table.rows)),
-    table.about ? h("p", { class: "about" }, table.about) : null);
+    h("div", { class: "card scroll" }, simpleTable(table.columns, table.rows, table.explained)),
+    table.about ? h("p", { class: "about" }, table.about) : null, meanings(table.explained || {}));
 }
 
-function simpleTable(columns, rows) {
+// explained: meanings of rows, by their names
+function simpleTable(columns, rows, explained = {}) {
   return h("table", { class: "plain" }, h("thead", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h(i ? "td" : "th", i ? {} : { scope: "row" }, unbroken(cell)))))));
 }
