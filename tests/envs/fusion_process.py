@@ -142,7 +142,7 @@ def server_process(token: str | None = None, **bounds: Any) -> Iterator[Served]:
         assert process.poll() is None, "the server has died"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def main() -> None:

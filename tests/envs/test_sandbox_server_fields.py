@@ -255,3 +255,11 @@ def test_looking_a_body_over_costs_no_object_for_each_value(body: bytes) -> None
     with pytest.raises(BadField):
         decode(body, Bounds())
     assert time.process_time() - started < 0.5  # decoding it would take half a second and 70 MiB
+
+
+def test_what_reads_long_bodies_is_not_started_again_once_it_was_closed() -> None:
+    bench = workbench.Workbench(Limits(), MOST, Bounds())
+    bench.prepare()
+    bench.close()
+    assert bench._ask("/run_code", b"{}")[0] == "body"
+    assert bench._process is None

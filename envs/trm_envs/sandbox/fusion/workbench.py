@@ -42,6 +42,7 @@ class Workbench:
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trm-sandbox-reader")
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
 
     async def read(self, path: str, data: bytes | bytearray) -> Job:
         """Return the job of a request's body; see `read_job`.
@@ -67,12 +68,15 @@ class Workbench:
         self._process = self._process or self._start()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; a body that is read meanwhile is given up."""
+        self._is_closed = True
         self._end()
         self._thread.shutdown(wait=False)
 
     def _ask(self, path: str, data: bytes | bytearray) -> Any:
         for _ in range(2):  # a process that something else has killed is not the body's fault
+            if self._is_closed:
+                break
             with contextlib.suppress(OSError, EOFError):
                 return self._ask_once(path, data)
             self._end()
