@@ -96,8 +96,9 @@ def _run_command(arguments: argparse.Namespace) -> int:
         check_own(folder)
         if not folder.step:
             check_origin(config)
-        model = _suited_model(config, folder)
-        disk = _checked_disk(config, folder, model)
+        with fork_server.started_early(config.hardware.fork_server):
+            model = _suited_model(config, folder)
+            disk = _checked_disk(config, folder, model)
     except (Exception, KeyboardInterrupt) as error:
         discard(folder)
         if not isinstance(error, ValueError):
@@ -248,9 +249,8 @@ def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> 
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return close_session(error, opened, stop, screen_out)
     print(f"\n{table_of(folder.path)}\n", file=screen_out)
-    sessions = f" in {summary['sessions']} sessions" if summary["sessions"] > 1 else ""
-    took = f"{summary['steps']} steps in {duration(summary['wall_s'])}{sessions}"
-    print(f"{took}; {folder.path}/summary.json, curves.png", file=screen_out)
+    took = duration(summary["wall_s"]) + (f" in {summary['sessions']} sessions" if summary["sessions"] > 1 else "")
+    print(f"{summary['steps']} steps in {took}; {folder.path}/summary.json, curves.png", file=screen_out)
     return 0
 
 

@@ -112,7 +112,11 @@ def test_the_server_refuses_to_fork_with_threads(tmp_path: Path) -> None:
     )
     address = str(tmp_path / "socket")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + SERVER.replace("{preload}", '("threaded",)')
-    server = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=30)
+    driver = os.pipe()
+    command = [sys.executable, "-c", code, address]
+    server = subprocess.run(command, stdin=driver[0], capture_output=True, text=True, timeout=30)
+    for end in driver:
+        os.close(end)
     assert "refusing to fork" in server.stdout
     assert not Path(address).exists()
 
@@ -148,11 +152,50 @@ def test_a_server_that_imports_can_be_stopped(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(handle, "_HERE", tmp_path)
     monkeypatch.setenv(SOCKET_VARIABLE, "")
     handle.start(tmp_path / "log.txt")
-    (process,) = handle._SERVERS
+    ((process, _),) = handle._SERVERS
     handle.stop()
     assert process.returncode == -9
     handle.stop()
     assert handle._SERVERS == []
+
+
+def test_a_server_that_starts_early_tells_its_log_afterwards_and_ends_with_checks_that_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # this process may have loaded torch already
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(handle, "_HERE", tmp_path)
+    monkeypatch.setenv(SOCKET_VARIABLE, "")
+    log, said = tmp_path / "log.txt", "import sys; print('said early', flush=True); "
+    for script, told in (
+        (said + f"sys.path.insert(0, {str(HERE)!r}); import server; server.hear_driver(); print('said late')", "late"),
+        (said + "sys.stdin.close()", "early"),
+    ):
+        (tmp_path / "server.py").write_text(script)
+        with handle.started_early(True):
+            ((process, _),) = handle._SERVERS
+            if told == "early":
+                process.wait(10)
+            assert not log.exists()
+        handle.start(log)
+        process.wait(10)
+        lines = log.read_text().splitlines()
+        assert lines == ["said early", "said late"][: 1 + (told == "late")]
+        handle.stop()
+        log.unlink()
+    with handle.started_early(False):
+        assert handle._SERVERS == []
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    with handle.started_early(True):
+        assert handle._SERVERS == []
+    monkeypatch.delitem(sys.modules, "torch")
+    (tmp_path / "server.py").write_text("import time; time.sleep(60)")
+    early = handle.started_early(True)
+    early.__enter__()
+    ((process, _),) = handle._SERVERS
+    refusal = ValueError("refused")
+    assert not early.__exit__(ValueError, refusal, None)
+    assert process.returncode == -9
 
 
 @pytest.mark.slow

@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from trm_agent.fork_server.client import SOCKET_VARIABLE
 
@@ -12,37 +15,70 @@ RAY_VERSION = "2.60.0"
 # Ray counts the jobs of a cluster from 1, little-endian
 FIRST_JOB = "01000000"
 _HERE = Path(__file__).resolve().parent
-# open as long as the driver lives; closing it ends the server
-_SERVERS: list[subprocess.Popen] = []
+# with its first output; its input is open as long as the driver lives, and closing it ends the server
+_SERVERS: list[tuple[subprocess.Popen, IO[bytes]]] = []
+
+
+@contextmanager
+def started_early(is_wanted: bool) -> Iterator[None]:
+    """Start the server beside the checks of the model, and end it if they fail.
+
+    A process that has done their imports already does not wait for them, and starts it when they are done. Enter
+    after the environment variables of the run are set: forks inherit what the imports have read, such as
+    OMP_NUM_THREADS.
+    """
+    if is_wanted and "torch" not in sys.modules:
+        _start()
+    try:
+        yield
+    except BaseException:
+        stop()
+        raise
 
 
 def start(log: Path) -> None:
-    """Start the server in the background, and tell Ray's workers its address through the environment.
+    """Start the server in the background, if it has not been started, and give it a log.
 
     Args:
-        log: the file for the output of the server and the imports.
+        log: the file for the output of the server and the imports, also for what they have said before.
 
-    Call it before Ray starts, after the environment variables of the run are set (forks inherit what the imports have
-    read, such as OMP_NUM_THREADS), and after the session has begun, which looks at the log.
+    Call it before Ray starts, and after the session has begun, which looks at the log.
     """
+    if not _SERVERS:
+        _start()
+    for server, out in _SERVERS:
+        assert server.stdin is not None
+        try:
+            server.stdin.write(f"{log.resolve()}\n".encode())
+        except BrokenPipeError:  # it has ended, and cannot do it itself
+            with log.open("ab") as file:
+                out.seek(0)
+                file.write(out.read())
+        out.close()
+
+
+def _start() -> None:
+    """Start the server, and tell Ray's workers its address through the environment."""
     address = str(Path(tempfile.mkdtemp(prefix="trm-agent-")) / "fork_server")
     command = [sys.executable, "-P", str(_HERE / "server.py"), address]
     # for Ray's core, which is loaded before there is a raylet: workers watch this process, which ends with the raylet
     ray_reads = {"RAY_JOB_ID": FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
     env = {**os.environ, **ray_reads, "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")])}
-    with log.open("ab") as out:
-        # a session of its own: a signal to the command's group is not for the workers
-        _SERVERS.append(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True)
-        )
+    out: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+    # a session of its own: a signal to the command's group is not for the workers
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True, bufsize=0
+    )
+    _SERVERS.append((server, out))
     os.environ[SOCKET_VARIABLE] = address
 
 
 def stop() -> None:
     """End the server, also while it imports; for a run that is refused."""
-    for server in _SERVERS:
+    for server, out in _SERVERS:
         server.kill()
         server.wait()
+        out.close()
     _SERVERS.clear()
 
 

@@ -23,6 +23,8 @@ import wire
 REAP_SECONDS = 0.3
 # standard input, output and error; a request with more descriptors is for a process of `multiprocessing`
 STANDARD = 3
+# bytes of what the imports have said before there is a log
+_MOST_OUTPUT = 1 << 20
 # what the processes of a run import: loaded once, and its pages shared
 PRELOAD = (
     "torch.distributed.fsdp",
@@ -64,11 +66,28 @@ def preload(names: tuple[str, ...]) -> list[str]:
     """Import the modules; returns the names of those that could not be imported, with the reason."""
     failed = []
     for name in names:
+        if select.select([sys.stdin], [], [], 0)[0] and not hear_driver():
+            os._exit(0)
         try:
             importlib.import_module(name)
         except Exception as error:
             failed.append(f"{name}: {type(error).__name__}: {error}")
     return failed
+
+
+def hear_driver() -> bool:
+    """Go on in the log that the driver has named; returns False once the driver is gone."""
+    named = os.read(sys.stdin.fileno(), select.PIPE_BUF).decode().rstrip("\n")
+    if not named:
+        return False
+    log = os.open(named, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.write(log, os.pread(1, _MOST_OUTPUT, 0))
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return True
 
 
 def become(request: dict, descriptors: list[int]) -> None:
@@ -170,7 +189,7 @@ def serve(listener: socket.socket) -> None:
     while True:
         readable, _, _ = select.select([listener, sys.stdin.fileno()], [], [], REAP_SECONDS)
         reap()
-        if sys.stdin.fileno() in readable and not os.read(sys.stdin.fileno(), 1):
+        if sys.stdin.fileno() in readable and not hear_driver():
             return
         if listener not in readable:
             continue
