@@ -11,6 +11,7 @@ EXTENDABLE = (
     "env.train.num_tasks",
     "trainer.save_freq",
     "trainer.test_freq",
+    "env.val.greedy_tasks",
     "trainer.logger",
     "trainer.log_val_generations",
     "trainer.max_actor_ckpt_to_keep",

@@ -71,7 +71,12 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
     moveToken(by) {
       if (selected !== null && selected + by >= 0 && selected + by < episode.count) focusToken(selected + by);
     },
-    showMark() { if (marked) showTurn(turns[mark]); },
+    showMark() {
+      if (!marked) return;
+      // on a narrow page the list stands above
+      if (!stickyHeight(pane)) pane.scrollIntoView();
+      showTurn(turns[mark]);
+    },
     nextTurn(by) {
       const top = pane.getBoundingClientRect().top;
       const current = turns.findLastIndex((turn) => turn.getBoundingClientRect().top <= top + stickyHeight(pane) + 12);
@@ -82,8 +87,10 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
 
   function showTurn(turn) {
     const jump = () => { pane.scrollTop += turn.getBoundingClientRect().top - pane.getBoundingClientRect().top - stickyHeight(pane) - 8; };
-    jump();
-    requestAnimationFrame(jump);
+    // chunks that come into sight take their true heights
+    let left = 6;
+    const again = () => { jump(); if (--left) requestAnimationFrame(again); };
+    again();
   }
 }
 
