@@ -74,6 +74,7 @@ def test_an_unknown_field_is_answered_with_its_neighbour_or_a_field_elsewhere():
         (OneOf(("cpu", "gpu")), "cpu", "tpu", "`cpu`, `gpu`"),
         (OneOf(("local",), "an address"), "local", ["local"], "`local`, or an address"),
         (Flag(), False, 0, "true or false"),
+        (Flag(optional=True), None, "yes", "null, true or false"),
         (Text(), "", None, "text"),
         (Text(optional=True), None, 1, "null or text"),
         (Text(without="/"), "a-b", "a/b", "text without `/`"),

@@ -80,11 +80,15 @@ class OneOf:
 class Flag:
     """A switch."""
 
-    words: str = "true or false"
-    """The values in words."""
+    optional: bool = False
+    """True if null is allowed."""
+
+    @property
+    def words(self) -> str:
+        return "null, true or false" if self.optional else "true or false"
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
-        if not isinstance(value, bool):
+        if not isinstance(value, bool) and not (value is None and self.optional):
             refuse(path, value, self.words, "write one of them, without quotes")
 
 

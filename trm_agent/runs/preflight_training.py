@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.runs.groups import BESIDE_SERVER, WORKERS
+from trm_agent.runs.repeating import deterministic
 from trm_agent.runs.validation_names import validation_names
 from trm_agent.trust_region.surroundings import trust_region
 from trm_fields import COUNT, OneOf, refuse
@@ -147,4 +148,4 @@ def agent_loops(config: DictConfig) -> None:
         refuse(field, BESIDE_SERVER, WORKERS, "set it", because=because)
 
 
-TRAINING_RULES = (batches, lengths, sampling, agent_loops, trust_region, schedule, checkpoints)
+TRAINING_RULES = (batches, lengths, sampling, agent_loops, deterministic, trust_region, schedule, checkpoints)

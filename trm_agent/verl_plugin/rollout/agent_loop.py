@@ -37,6 +37,7 @@ from trm_agent.verl_plugin.rollout.distributions import (
     record_field,
 )
 from trm_agent.verl_plugin.rollout.places import engine_place
+from trm_agent.verl_plugin.rollout.turn_seeds import TurnSeeds, turn_seeds
 
 # a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
 FAILURES = "infrastructure_failures_{stream}"
@@ -59,6 +60,7 @@ class ServerGenerator:
         stop_token_ids: list[int],
         num_recorded: int = 0,
         counter: Counter | None = None,
+        seeds: TurnSeeds | None = None,
     ) -> None:
         self.server_manager = server_manager
         self.sampling_params = {**sampling_params, "stop_token_ids": stop_token_ids}
@@ -67,13 +69,16 @@ class ServerGenerator:
         self.stop_token_ids = frozenset(stop_token_ids)
         self.request_id = uuid4().hex
         self.counter = counter
+        self.seeds, self.num_turns = seeds, 0
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
+        sampling_params = {**self.sampling_params, "max_tokens": max_tokens}
+        if self.seeds is not None:
+            sampling_params["seed"] = self.seeds.at(self.num_turns)
         output = await self.server_manager.generate(
-            request_id=self.request_id,
-            prompt_ids=prompt_ids,
-            sampling_params={**self.sampling_params, "max_tokens": max_tokens},
+            request_id=self.request_id, prompt_ids=prompt_ids, sampling_params=sampling_params
         )
+        self.num_turns += 1
         token_ids = list(output.token_ids)
         if self.counter is not None:
             self.counter.add_turn(len(token_ids))
@@ -112,7 +117,9 @@ class EnvAgentLoop(AgentLoopBase):
         num = num_recorded(trm.estimator, trm.top_k) if trm else 0
         counter = _counter(self.config.run.dir)
         sampling_params = {**sampling_params, **GREEDY} if task.get("greedy") else sampling_params
-        generator = ServerGenerator(self.server_manager, sampling_params, list(chat.stop_token_ids), num, counter)
+        seeds = turn_seeds(self.config, task["stream"], fields)
+        stops = list(chat.stop_token_ids)
+        generator = ServerGenerator(self.server_manager, sampling_params, stops, num, counter, seeds)
         async with engine_place(self.config):
             episode = await run_episode(
                 functools.partial(make_env, task["env_id"], self.config.env.module, plain(self.config.env.kwargs)),
