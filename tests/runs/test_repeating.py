@@ -64,9 +64,9 @@ def test_the_context_of_a_run_without_a_length_of_the_engine_is_prompt_and_respo
 
 
 @pytest.mark.parametrize(("asked", "has", "chunks"), [(None, True, False), (False, False, True)])
-def test_the_command_writes_what_it_decided_and_lets_prompts_be_read_whole(asked, has, chunks):
-    launch = pytest.importorskip("trm_agent.verl_plugin.driver.launch")
+def test_the_driver_writes_what_it_decided_and_lets_prompts_be_read_whole(asked, has, chunks):
+    runner = pytest.importorskip("trm_agent.verl_plugin.driver.runner")
     config = changed(asked)
-    launch._let_turns_repeat(config)
+    runner.let_turns_repeat(config)
     assert config.run.deterministic is has
     assert config.actor_rollout_ref.rollout.enable_chunked_prefill is chunks

@@ -77,7 +77,7 @@ def changed(field: str, value: Any) -> DictConfig:
         ("run.name", "a/b", "text without `/`, not empty; leave out `/`"),
         ("run", None, "got null; allowed: a section"),
         ("run.dir", 7, "null or text, not empty; put it in quotes"),
-        ("run.rooot", "runs", "no such field; did you mean 'root'? Known: 'dir', "),
+        ("run.rooot", "runs", "no such field; did you mean 'root'? Known: 'deterministic', 'dir', "),
         ("run", 3, "got 3; allowed: a section"),
         ("hardware.fork_server", "yes", "true or false"),
         ("hardware.kind", "tpu", "allowed: `cpu`, `gpu`"),

@@ -61,7 +61,8 @@ def obstacle(config: DictConfig) -> Obstacle | None:
     if str(rollout.dtype) not in FLOAT32:
         because = "the engine's sums depend on how many sequences share a batch"
         return _under(f"{_ROLLOUT}.dtype", rollout.dtype, because, "set it to float32")
-    longest, at_once = longest_sequence(rollout), int(rollout.max_num_batched_tokens)
+    longest = int(rollout.max_model_len or rollout.prompt_length + rollout.response_length)
+    at_once = int(rollout.max_num_batched_tokens)
     if longest > at_once:
         because = f"a prompt of up to {longest} tokens is read in pieces, after which a turn's random numbers are lost"
         return _under(f"{_ROLLOUT}.max_num_batched_tokens", at_once, because, f"set it to {longest}")
@@ -70,11 +71,6 @@ def obstacle(config: DictConfig) -> Obstacle | None:
         because = "prompts are read in pieces, after which a turn's random numbers are lost"
         return _under(field, True, because, "leave that out")
     return None
-
-
-def longest_sequence(rollout: Any) -> int:
-    """Return the tokens of the longest sequence of the rollout engine."""
-    return int(rollout.max_model_len or rollout.prompt_length + rollout.response_length)
 
 
 def _under(field: str, value: Any, because: str, remedy: str) -> Obstacle:

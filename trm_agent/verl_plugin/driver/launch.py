@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from trm_agent import verl_plugin
 from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.preflight import check_policy_loss
-from trm_agent.runs.repeating import longest_sequence, repeats
 from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.verl_plugin.driver.runner import mark
 from trm_agent.verl_plugin.rollout.distributions import num_recorded
@@ -53,7 +52,6 @@ def check(config: DictConfig) -> None:
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
     _let_vllm_record(config)
     _size_cache(config)
-    _let_turns_repeat(config)
     with refused_by_verl():
         use_critic = need_critic(config)
         _check_critic(config, use_critic)
@@ -126,7 +124,8 @@ def _size_cache(config: DictConfig) -> None:
         return
     rollout, file = config.actor_rollout_ref.rollout, Path(config.actor_rollout_ref.model.path) / "config.json"
     shape = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    need = kv_cache_bytes(shape, str(rollout.dtype), int(rollout.max_num_seqs), longest_sequence(rollout))
+    tokens = int(rollout.max_model_len or rollout.prompt_length + rollout.response_length)
+    need = kv_cache_bytes(shape, str(rollout.dtype), int(rollout.max_num_seqs), tokens)
     if need is None or need >= int(most) * GIB:
         return
     # vLLM would take the variable before the option
@@ -151,17 +150,6 @@ def kv_cache_bytes(shape: Mapping[str, Any], dtype: str, num_sequences: int, num
     token = 2 * int(layers) * int(shape.get("num_key_value_heads") or heads) * int(size) * DTYPE_BYTES[dtype]
     blocks = num_sequences * math.ceil(num_tokens / BLOCK_TOKENS) + SPARE_BLOCKS
     return blocks * BLOCK_TOKENS * token
-
-
-def _let_turns_repeat(config: DictConfig) -> None:
-    """Write whether turns have seeds, and let prompts be read whole if they do.
-
-    Between two pieces of a prompt vLLM rewinds a seeded generator, which is impossible on a CPU.
-    """
-    with open_dict(config):
-        config.run.deterministic = repeats(config)
-        if config.run.deterministic:
-            config.actor_rollout_ref.rollout.enable_chunked_prefill = False
 
 
 class _AfterRay:

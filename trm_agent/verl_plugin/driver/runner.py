@@ -12,12 +12,23 @@ import ray
 from trm_agent.runs.endings.closing import record_cause
 from trm_agent.runs.folder import STARTUP_FILE
 from trm_agent.runs.groups import BESIDE_SERVER
+from trm_agent.runs.repeating import repeats
 
 
 def mark(run_dir: str | Path, phase: str) -> None:
     """Append a phase of the start-up and its time (seconds since the epoch) to the run folder."""
     with (Path(run_dir) / STARTUP_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"phase": phase, "time": time.time()}) + "\n")
+
+
+def let_turns_repeat(config: Any) -> None:
+    """Write whether turns have seeds, and let prompts be read whole if they do.
+
+    Between two pieces of a prompt vLLM rewinds a seeded generator, which is impossible on a CPU.
+    """
+    config.run.deterministic = repeats(config)
+    if config.run.deterministic:
+        config.actor_rollout_ref.rollout.enable_chunked_prefill = False
 
 
 @ray.remote
@@ -41,6 +52,7 @@ class RunTaskRunner:
         mark(run_dir, "driver of the trainer")
         config.transfer_queue.enable = True
         OmegaConf.resolve(config)
+        let_turns_repeat(config)
         tq.init(config.transfer_queue)
         mark(run_dir, "data queue")
         trainer = agent_loops = None
