@@ -210,7 +210,7 @@ def apply_vllm_patches() -> None:
         dispatch = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)
         layer_utils.dispatch_cpu_unquantized_gemm = two_rows_at_least(dispatch)
     if not is_patched(TopKTopPSampler.forward_cpu):
-        TopKTopPSampler.forward_cpu = one_draw_a_row(TopKTopPSampler.forward_cpu)
+        TopKTopPSampler.forward_cpu = one_draw_a_row(TopKTopPSampler.forward_cpu)  # type: ignore[method-assign]
 
 
 def apply_server_patches() -> None:
