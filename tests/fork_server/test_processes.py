@@ -19,7 +19,10 @@ import json, os, sys, time
 from trm_agent.fork_server import processes
 
 def say(queue, connection, number):
-    connection.send([number, os.getppid(), os.environ["OMP_NUM_THREADS"], "wave" in sys.modules])
+    import setproctitle
+    setproctitle.setproctitle("named")
+    title = open("/proc/self/cmdline").read().rstrip("\\0")
+    connection.send([number, os.getppid(), os.environ["OMP_NUM_THREADS"], "wave" in sys.modules, title])
     assert queue.get(timeout=20) == "go on"
     sys.exit(number)
 
@@ -72,7 +75,7 @@ def test_a_process_is_a_fork_of_the_server_and_ends_with_the_one_that_asked(tmp_
     asked = subprocess.run([sys.executable, script], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert asked.returncode == 0, asked.stderr
     said, alive, code, known, killed, left = json.loads(asked.stdout)
-    assert said == [5, server.pid, "3", True]
+    assert said == [5, server.pid, "3", True, "named"]
     # 255 is the standard library's exit code of a process whose own was never told
     assert (alive, code, known, killed) == (True, 5, True, 255)
     assert ends(left)

@@ -4,6 +4,7 @@ It must stay without threads, which a fork does not copy. It ends when its stand
 driver is gone for any reason.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -99,11 +100,13 @@ def become(request: dict, descriptors: list[int]) -> None:
             os.close(descriptor)
         os.setsid()
         os.chdir(request["cwd"])
+        extra = descriptors[STANDARD:]
+        if extra:
+            _find_title()
         os.environ.clear()
         os.environ.update(request["env"])
         _tell_ray()
         _reseed()
-        extra = descriptors[STANDARD:]
         status = run_process(extra) if extra else run_worker(request["argv"])
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -144,6 +147,16 @@ def run_process(descriptors: list[int]) -> int:
     code = spawn._main(data, parent)  # type: ignore[attr-defined]
     forkserver.write_signed(status, code)
     return code
+
+
+def _find_title() -> None:
+    """Let the process name itself: the library finds the place through the environment, which is about to go.
+
+    Not for Ray's workers, whose names Ray's core finds in the same way, once.
+    """
+    with contextlib.suppress(ImportError):
+        # of vLLM, which imports it where it names a process
+        importlib.import_module("setproctitle").getproctitle()
 
 
 def _end_with(parent: int) -> None:
