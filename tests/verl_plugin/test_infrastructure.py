@@ -36,7 +36,7 @@ def test_places_are_the_engines_sequences_over_the_workers():
 
 
 async def test_no_more_episodes_begin_than_the_engine_has_places_for():
-    few = config(max_num_seqs=3)
+    few = places_per_worker(config(max_num_seqs=3))
     inside = most = 0
 
     async def episode() -> None:

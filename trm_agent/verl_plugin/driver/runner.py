@@ -76,9 +76,8 @@ class RunTaskRunner:
 
 def _agent_loops(config: Any, trainer: Any) -> Any:
     """Build the manager of the agent loops, in the processes that `hardware.agent_loops` names."""
-    from verl.trainer.ppo.v1 import AgentLoopManagerTQ
-
     from trm_agent.verl_plugin.rollout.beside_server import BesideServers
+    from trm_agent.verl_plugin.rollout.episodes_worker import WorkersOfEpisodes
 
     given = {
         "config": config,
@@ -87,7 +86,7 @@ def _agent_loops(config: Any, trainer: Any) -> Any:
         "reward_loop_worker_handles": trainer.get_reward_handles(),
     }
     if config.hardware.agent_loops != BESIDE_SERVER:
-        return AgentLoopManagerTQ.create(**given)
+        return WorkersOfEpisodes.create(**given)
     servers = trainer.llm_server_manager
     return BesideServers.create(
         **given,

@@ -1,16 +1,15 @@
 """The agent loop of verl over `trm_agent.episode`: one object per trajectory, named `trm_env` in agent_loop.yaml."""
 
+import copy
 import functools
 import json
 import logging
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import transfer_queue as tq
-from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics
 
 from trm_agent.episode import (
@@ -23,9 +22,6 @@ from trm_agent.episode import (
     tune_garbage_collection,
 )
 from trm_agent.episode.record import task_name
-from trm_agent.runs.chat import chat_settings
-from trm_agent.runs.compose import plain
-from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.progress import Counter
 from trm_agent.tasks import TRAIN, make_env
 from trm_agent.verl_plugin.rollout.distributions import (
@@ -33,10 +29,10 @@ from trm_agent.verl_plugin.rollout.distributions import (
     RECORDED,
     EnvOutput,
     distribution_fields,
-    num_recorded,
     record_field,
 )
 from trm_agent.verl_plugin.rollout.places import engine_place
+from trm_agent.verl_plugin.rollout.play_settings import play_settings
 from trm_agent.verl_plugin.rollout.turn_seeds import TurnSeeds, turn_seeds
 
 # a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
@@ -112,20 +108,22 @@ class EnvAgentLoop(AgentLoopBase):
             trajectory, which keeps the episode out of the loss and out of the group's baseline.
         """
         task = json.loads(fields["env_task"])
-        chat = renderer(self.tokenizer, self.config)
-        trm = self._trm() if task["stream"] == TRAIN else None
-        num = num_recorded(trm.estimator, trm.top_k) if trm else 0
-        counter = _counter(self.config.run.dir)
+        settings = play_settings(self.config)
+        chat = renderer(self.tokenizer, settings.chat)
+        is_training = task["stream"] == TRAIN
+        num = settings.num_recorded if is_training else 0
+        counter = _counter(settings.run_dir)
         sampling_params = {**sampling_params, **GREEDY} if task.get("greedy") else sampling_params
         seeds = turn_seeds(self.config, task["stream"], fields)
         stops = list(chat.stop_token_ids)
         generator = ServerGenerator(self.server_manager, sampling_params, stops, num, counter, seeds)
-        async with engine_place(self.config):
+        env_kwargs = copy.deepcopy(settings.env_kwargs)
+        async with engine_place(settings.places):
             episode = await run_episode(
-                functools.partial(make_env, task["env_id"], self.config.env.module, plain(self.config.env.kwargs)),
+                functools.partial(make_env, task["env_id"], settings.module, env_kwargs),
                 generator,
                 chat,
-                limits_of(self.config),
+                settings.limits,
                 env_id=task["env_id"],
                 seed=task["seed"],
                 options=task["options"],
@@ -141,13 +139,9 @@ class EnvAgentLoop(AgentLoopBase):
             await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES.format(stream=task["stream"]), tag=tag)
             return []
         arrays = distribution_fields(episode, num)
-        if trm and self.config.actor_rollout_ref.actor.policy_loss.dump.every:
+        if is_training and settings.keeps_record:
             arrays |= record_field(episode)
         return to_output(episode, arrays)
-
-    def _trm(self) -> Any:
-        loss = self.config.actor_rollout_ref.actor.policy_loss
-        return loss.get("trm") if loss.loss_mode == "trm" else None
 
 
 @functools.cache
@@ -155,13 +149,14 @@ def _counter(run_dir: str) -> Counter:
     return Counter(Path(run_dir))
 
 
-def renderer(tokenizer: Any, config: DictConfig) -> ChatTokens:
-    """Return the renderer, one per tokenizer and run, since it probes the chat template when it is built."""
-    return _renderer(tokenizer, json.dumps(asdict(chat_settings(config)), sort_keys=True))
-
-
 @functools.lru_cache(maxsize=4)
-def _renderer(tokenizer: Any, settings: str) -> ChatTokens:
+def renderer(tokenizer: Any, settings: str) -> ChatTokens:
+    """Return the renderer, one for a tokenizer and settings, since it probes the chat template when it is built.
+
+    Args:
+        tokenizer: the model's.
+        settings: those of `ChatSettings`, as JSON.
+    """
     return chat_tokens(tokenizer, ChatSettings(**json.loads(settings)))
 
 

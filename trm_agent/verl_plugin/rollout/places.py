@@ -31,9 +31,9 @@ def places_per_worker(config: DictConfig) -> int:
     return max(1, per_replica * num_replicas // (num_replicas if beside else int(rollout.agent.num_workers)))
 
 
-def engine_place(config: DictConfig) -> AbstractAsyncContextManager[None]:
-    """Wait for a place for one episode; none of the episode's clocks runs before."""
-    return _places(places_per_worker(config)).place()
+def engine_place(number: int) -> AbstractAsyncContextManager[None]:
+    """Wait for one of a number of places for an episode; none of the episode's clocks runs before."""
+    return _places(number).place()
 
 
 @functools.cache

@@ -45,15 +45,13 @@ class PlayingMixin:
     _agent_loops: Any
 
     async def start_agent_loops(self, address: str, config: Any, client: Any, teachers: Any, rewards: Any) -> None:
-        """Build verl's worker of agent loops; the arguments after the address are those of its constructor."""
-        from verl.trainer.ppo.v1 import AgentLoopWorkerTQ  # the whole trainer, which other servers do not need
+        """Build a worker of agent loops; the arguments after the address are those of its constructor."""
+        # the whole trainer, which other servers do not need
+        from trm_agent.verl_plugin.rollout.episodes_worker import EpisodesWorker
 
         local = local_client(client, address, self.generate)
-        actor_class: Any = AgentLoopWorkerTQ
         # reads the tokenizer and waits for Ray, which would stop the event loop
-        self._agent_loops = await asyncio.to_thread(
-            actor_class.__ray_metadata__.modified_class, config, local, teachers, rewards
-        )
+        self._agent_loops = await asyncio.to_thread(EpisodesWorker, config, local, teachers, rewards)
 
     async def generate_sequences(self, batch: Any) -> None:
         """Begin to play a batch, as verl's worker does."""
