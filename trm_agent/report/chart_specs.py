@@ -42,7 +42,7 @@ CHARTS = (
         "mistakes",
         "Success",
         "First mistake of an episode",
-        ((r"env/task/first_mistake/(.+)", "{0}"),),
+        ((r"env/task/first_mistake/(?:.+/)?([^/]+)", "{0}"),),
         smooth=True,
         about="Shares of the episodes that the environment ended.",
     ),

@@ -18,7 +18,10 @@ SCORER, EARLY, MALFORMED, WRONG = "scorer error", "answered early", "wrong after
 CALL, OTHER = "a call was wrong", "another answer than the last result"
 LUCKY = "solved despite a mistake"
 MISTAKE, MISTAKE_TURN = "first_mistake/", "first_mistake_turn"
-"""Beginning of the names of an environment's numbers of which one is 1, the first mistake of the episode; its turn."""
+"""Beginning of the names of an environment's numbers of which one is 1, the first mistake of the episode; its turn.
+
+A name `first_mistake/FAMILY/NAME` says that mistakes of several names are of one kind.
+"""
 CLEAN, AFTER_MALFORMED = "env/ending", "env/ending_after_malformed"
 """Beginnings of the names of the shares of a step's episodes without and with a malformed call."""
 _MISTAKE_SLUG = "mistake/"
@@ -36,11 +39,21 @@ EXPLAINED = {
     STOPS["max_tool_calls"]: "The episode reached its limit of tool calls without an answer.",
     STOPS["max_tool_time"]: "The episode's tools used up their time without an answer.",
     SCORER: "The environment raised on the model's text.",
-    f"{WRONG}: not the last result": "The first wrong call worked on another number than the last result.",
-    f"{WRONG}: not the operand asked for": "The first wrong call had another operand than the instruction.",
-    f"{WRONG}: not the operation asked for": "The first wrong call had the right numbers and another operation.",
-    f"{WRONG}: a call of another form": "The first wrong call was not of one operation on two numbers.",
-    f"{WRONG}: the answer not the last result": "All calls were right, and the answer was not the last result.",
+    "a wrong number copied": "The model wrote another number than the one that the message before holds.",
+    f"{WRONG}: not the last result": (
+        "Its first mistake was in a call, whose first number was not the last result (the number that the calculator "
+        "gave last, at first the start value)."
+    ),
+    f"{WRONG}: not the operand asked for": (
+        "Its first mistake was in a call, whose second number was not that of the instruction."
+    ),
+    f"{WRONG}: not the operation asked for": (
+        "Its first mistake was in a call, which had the right numbers and another operation than the instruction."
+    ),
+    f"{WRONG}: a call of another form": "Its first mistake was a call that was not of one operation on two numbers.",
+    f"{WRONG}: the answer not the last result": (
+        "Its first mistake was the answer, after calls that were all right: it was not the last result."
+    ),
 }
 """Meaning of the categories, in one sentence each; of mistakes, those of `trm/ChainMath-v0`."""
 
@@ -76,8 +89,15 @@ def first_mistake(numbers: Mapping[str, Any]) -> str | None:
     """Return the first mistake that an environment's numbers name, in words; None if they name none."""
     for name, value in numbers.items():
         if isinstance(name, str) and name.startswith(MISTAKE) and value == 1:
-            return name.removeprefix(MISTAKE).replace("_", " ")[:40]
+            return name.removeprefix(MISTAKE).rpartition("/")[2].replace("_", " ")[:40]
     return None
+
+
+def mistake_family(numbers: Mapping[str, Any]) -> str:
+    """Return the family of the first mistake, in words; "" without one."""
+    names = (name for name, value in numbers.items() if isinstance(name, str) and value == 1)
+    mistakes = [name.removeprefix(MISTAKE) for name in names if name.startswith(MISTAKE)]
+    return mistakes[0].rpartition("/")[0].replace("_", " ")[:40] if mistakes else ""
 
 
 def failing_turn(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> int | None:
@@ -111,30 +131,47 @@ def ending_shares(episodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         `env/ending/h<horizon>/<ending>` of the episodes without a malformed call,
         `env/ending_after_malformed/h<horizon>/<ending>` of the others; an ending that does not occur is absent.
     """
-    names = [_ending_name(record) for record in episodes]
+    names = [ending_name(record) for record in episodes]
     return {name: count / len(names) for name, count in sorted(Counter(names).items())}
 
 
-def ending_slug(ending: str) -> str:
-    """Return a category as a part of a metric's name, such as `mistake/not_the_last_result` or `ran_out_of_tokens`."""
+def ending_slug(ending: str, family: str = "") -> str:
+    """Return a category as a part of a metric's name.
+
+    Args:
+        ending: such as `ran out of tokens`, which gives `ran_out_of_tokens`.
+        family: of a mistake, "" without one: `wrong answer: not the operand` of the family `a wrong number` gives
+            `mistake/a_wrong_number/not_the_operand`.
+    """
     kind, _, mistake = ending.partition(": ")
-    slug = re.sub(r"[^0-9a-z]+", "_", (mistake or kind).lower())
+    parts = (family, mistake) if mistake else ("", kind)
+    slug = "/".join(re.sub(r"[^0-9a-z]+", "_", part.lower()) for part in parts if part)
     return f"{_MISTAKE_SLUG}{slug}" if mistake else slug
 
 
 def ending_label(slug: str) -> str:
-    """Return the category of such a part of a name."""
-    words = slug.removeprefix(_MISTAKE_SLUG).replace("_", " ")[:60]
+    """Return the category of such a part of a name, without its family."""
+    words = slug.removeprefix(_MISTAKE_SLUG).rpartition("/")[2].replace("_", " ")[:60]
     return f"{WRONG}: {words}" if slug.startswith(_MISTAKE_SLUG) else words
 
 
-def _ending_name(record: Mapping[str, Any]) -> str:
+def ending_family(slug: str) -> str:
+    """Return the family of such a part of a name, in words; "" without one."""
+    return slug.removeprefix(_MISTAKE_SLUG).rpartition("/")[0].replace("_", " ") if _MISTAKE_SLUG in slug else ""
+
+
+def ending_name(record: Mapping[str, Any]) -> str:
+    """Return the ending of an episode as the name of its share, `ending_shares`.
+
+    Args:
+        record: with `horizon`, `malformed_turns` and the fields that `category` reads.
+    """
     malformed, numbers = record.get("malformed_turns") or 0, record.get("numbers") or {}
     ending = category(record, malformed)
     if ending == SOLVED and first_mistake(numbers) is not None:
         ending = LUCKY
-    family = AFTER_MALFORMED if malformed else CLEAN
-    return f"{family}/h{record.get('horizon')}/{ending_slug(ending)}"
+    prefix = AFTER_MALFORMED if malformed else CLEAN
+    return f"{prefix}/h{record.get('horizon')}/{ending_slug(ending, mistake_family(numbers))}"
 
 
 def _is_below_one(value: Any) -> bool:

@@ -24,8 +24,11 @@ REVEALS = ("stepwise", "upfront")
 MAX_VALUE = 999
 WORDS = {"+": "add", "-": "subtract", "*": "multiply by"}
 ASK = "Now give the final answer."
-VALUE, OPERAND, OPERATION = "not_the_last_result", "not_the_operand_asked_for", "not_the_operation_asked_for"
-FORM, ANSWER = "a_call_of_another_form", "the_answer_not_the_last_result"
+COPIED = "a_wrong_number_copied"
+"""The family of the mistakes that write another number than the one that the message before holds."""
+VALUE, OPERAND = f"{COPIED}/not_the_last_result", f"{COPIED}/not_the_operand_asked_for"
+ANSWER = f"{COPIED}/the_answer_not_the_last_result"
+OPERATION, FORM = "not_the_operation_asked_for", "a_call_of_another_form"
 MISTAKES = (VALUE, OPERAND, OPERATION, FORM, ANSWER)
 """The parts of a wrong call, of which the first that is wrong counts; a call of another form; the answer alone."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}")

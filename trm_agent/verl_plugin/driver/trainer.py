@@ -18,6 +18,7 @@ from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
 from trm_agent.runs.endings.closing import record_cause
 from trm_agent.runs.folder import METRICS_FILE
 from trm_agent.runs.raised import write_raised
+from trm_agent.runs.validations import record_validation
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
@@ -123,6 +124,9 @@ class RunMixin:
     def _val_metrics_update(
         self, data_sources: list, sample_uids: list, reward_extra_infos_dict: dict, sample_turns: list, **kwargs: Any
     ) -> dict:
+        # texts, of which verl makes no metric
+        told = [reward_extra_infos_dict.pop(name, [None] * len(data_sources)) for name in ("task", "ending")]
+        record_validation(Path(self.config.run.dir), self.global_steps, data_sources, *told)
         metrics = super()._val_metrics_update(  # type: ignore[misc]
             data_sources, sample_uids, reward_extra_infos_dict, sample_turns, **kwargs
         )

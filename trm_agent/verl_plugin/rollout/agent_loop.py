@@ -22,6 +22,7 @@ from trm_agent.episode import (
     tune_garbage_collection,
 )
 from trm_agent.episode.record import task_name
+from trm_agent.runs.failures import ending_name
 from trm_agent.runs.progress import Counter
 from trm_agent.tasks import TRAIN, make_env
 from trm_agent.verl_plugin.rollout.distributions import (
@@ -167,6 +168,7 @@ def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
         episode: without an infrastructure failure.
         arrays: further fields of the training batch.
     """
+    told = summary(episode)
     versions = [extra for extra in episode.extras if extra.get("min_global_steps") is not None]
     return EnvOutput(
         prompt_ids=episode.prompt_ids,
@@ -180,10 +182,15 @@ def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
             tool_calls=episode.timings["env"],
         ),
         extra_fields={
-            "reward_extra_info": {"acc": float(episode.success)},
+            # a validation hands on nothing else of an episode
+            "reward_extra_info": {
+                "acc": float(episode.success),
+                "task": told["task"],
+                "ending": ending_name(told),
+            },
             "min_global_steps": min((extra["min_global_steps"] for extra in versions), default=None),
             "max_global_steps": max((extra["max_global_steps"] for extra in versions), default=None),
-            "episode": summary(episode),
+            "episode": told,
         },
         arrays=arrays,
     )
