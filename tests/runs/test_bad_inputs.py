@@ -144,6 +144,7 @@ VALUES = {
     "critic.checkpoint.async_save=true": "critic.checkpoint.async_save: got true, but only Megatron's engine",
     "critic.optim.lr_scheduler_type=linear": "critic.optim.lr_scheduler_type: got 'linear'; allowed: `constant`",
     "run.keep_best=val-core/h4/acc/mean@9": "did you mean 'val-core/h4/acc/mean@1'",
+    "data.val_max_samples=64": "data.val_max_samples: got 64; allowed: -1 with env.val.greedy_tasks=",
     "actor_rollout_ref.model.path=.": "got '.', which has no config.json",
     "actor_rollout_ref.model.path=/no/model": "got '/no/model', which is not a folder here",
     "'actor_rollout_ref.model.path=\"~/models/deepseek-llm-7b-chat\"'": "got null, which model=hub needs",

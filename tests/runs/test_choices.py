@@ -238,8 +238,9 @@ def test_a_metric_that_no_validation_gives_cannot_tell_the_best(name: str, words
 
 def test_the_best_checkpoint_may_be_the_best_by_greedy_validation_where_there_is_one():
     name = "env/val_success/greedy_h8"
-    assert name in validation_names([4, 8], 1, greedy=True)
+    assert name in validation_names([4, 8], 1, 2)
     assert name not in validation_names([4, 8], 1)
+    assert name not in validation_names([4, 8], 1, 1)
 
 
 @pytest.mark.slow

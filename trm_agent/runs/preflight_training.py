@@ -124,7 +124,7 @@ def checkpoints(config: DictConfig) -> None:
     if best is None:
         return
     val, samples = config.env.val, config.actor_rollout_ref.rollout.val_kwargs.n
-    OneOf(validation_names(val.horizons, samples, val.greedy_tasks > 0)).check("run.keep_best", best)
+    OneOf(validation_names(val.horizons, samples, val.greedy_tasks)).check("run.keep_best", best)
     together = math.lcm(trainer.save_freq, trainer.test_freq) if min(trainer.save_freq, trainer.test_freq) > 0 else 0
     if not 0 < together <= trainer.total_training_steps:
         refuse(
@@ -132,6 +132,18 @@ def checkpoints(config: DictConfig) -> None:
             best,
             "null, where no step before the last has both a checkpoint and a validation",
             f"set trainer.test_freq={trainer.test_freq} and trainer.save_freq={trainer.save_freq} to steps in common",
+        )
+
+
+def greedy_validation(config: DictConfig) -> None:
+    """Refuse to cut validation where its last rows are the greedy ones."""
+    tasks, most = config.env.val.greedy_tasks, config.data.val_max_samples
+    if tasks and most != -1:
+        refuse(
+            "data.val_max_samples",
+            most,
+            f"-1 with env.val.greedy_tasks={tasks}, whose rows it would cut first",
+            "set env.val.num_tasks, or env.val.greedy_tasks=0",
         )
 
 
@@ -148,4 +160,14 @@ def agent_loops(config: DictConfig) -> None:
         refuse(field, BESIDE_SERVER, WORKERS, "set it", because=because)
 
 
-TRAINING_RULES = (batches, lengths, sampling, agent_loops, deterministic, trust_region, schedule, checkpoints)
+TRAINING_RULES = (
+    batches,
+    lengths,
+    sampling,
+    agent_loops,
+    deterministic,
+    trust_region,
+    schedule,
+    checkpoints,
+    greedy_validation,
+)

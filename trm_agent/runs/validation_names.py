@@ -9,16 +9,16 @@ _VALUES = ("acc", "acc_success_only", "reward")
 _CORE = ("mean", "best")
 
 
-def validation_names(horizons: Sequence[int], samples: int, greedy: bool = False) -> list[str]:
+def validation_names(horizons: Sequence[int], samples: int, greedy_tasks: int = 0) -> list[str]:
     """Return the names of every metric that a validation can give, ours and verl's.
 
     Args:
         horizons: of `env.val.horizons`.
         samples: episodes of each task, `rollout.val_kwargs.n`.
-        greedy: whether some tasks are played greedily as well, `env.val.greedy_tasks`.
+        greedy_tasks: how many tasks are played greedily as well, `env.val.greedy_tasks`; horizons take turns in them.
     """
     sources = [f"h{horizon}" for horizon in dict.fromkeys(horizons)]
-    sources += [f"greedy_{source}" for source in sources] if greedy else []
+    sources += [f"greedy_h{horizon}" for horizon in dict.fromkeys(horizons[:greedy_tasks])]
     ours = [f"env/val_{name}/{source}" for name in ("success", "num_episodes") for source in sources]
     verls = [f"val-aux/num_turns/{name}" for name in ("min", "max", "mean")]
     for source in sources:
