@@ -8,7 +8,7 @@ import pytest
 
 from tests.envs.fusion_support import running_server
 from tests.envs.sandbox_attacks_flight import BURSTS, FEW_IN_FLIGHT, FEW_PIPES, FLIGHTS, PIPES
-from tests.envs.sandbox_attacks_mappings import OF_ONE_AND_OF_TWO
+from tests.envs.sandbox_attacks_mappings import FROM_MANY_SIDES, IN_ONE_MEMORY, OF_ONE_AND_OF_TWO
 from tests.envs.sandbox_attacks_supervisor import (
     CLOSED,
     CONNECTIONS,
@@ -178,6 +178,14 @@ def test_a_page_of_shared_memory_counts_as_one(setting: Setting) -> None:  # noq
 def test_several_processes_have_fewer_mappings_than_one_may_have(setting: Setting) -> None:  # noqa: F811
     result = setting.run(OF_ONE_AND_OF_TWO, limits=dataclasses.replace(ROOMY, memory_bytes=512 << 20))
     assert (result.status, result.return_code, result.stdout) == (Status.ERROR, -9, "alone\n"), result
+    for name, code in FROM_MANY_SIDES.items():
+        result = setting.run(code, limits=dataclasses.replace(ROOMY, memory_bytes=512 << 20))
+        assert (result.status, result.return_code, result.stdout) == (Status.ERROR, -9, ""), (name, result)
+
+
+def test_mappings_of_two_processes_in_one_memory_count_once(setting: Setting) -> None:  # noqa: F811
+    result = setting.run(IN_ONE_MEMORY, limits=dataclasses.replace(ROOMY, memory_bytes=512 << 20))
+    assert (result.status, result.stdout) == (Status.OK, "waited for\n" * 2), result
 
 
 def test_what_a_call_holds_open_can_be_looked_at_in_a_moment(setting: Setting) -> None:  # noqa: F811

@@ -39,11 +39,7 @@ def of_all(proc: int, pids: "Iterable[str]") -> "Iterator[Descriptor]":
 
 def _table(proc: int, pid: str) -> str:
     """Return the folder of a thread that has the process's descriptors, which one that has ended has no more."""
-    if not _names(proc, f"{pid}/fd"):
-        for tid in _names(proc, f"{pid}/task"):
-            if _names(proc, f"{pid}/task/{tid}/fd"):
-                return f"{pid}/task/{tid}"
-    return pid
+    return next((folder for folder in rest.folders(proc, pid) if _names(proc, f"{folder}/fd")), pid)
 
 
 def _names(proc: int, path: str) -> "list[str]":

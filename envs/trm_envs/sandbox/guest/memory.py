@@ -75,18 +75,15 @@ def _faults(proc: int, pid: str) -> int:
 
 def _resident(proc: int, pid: str) -> int:
     """Return the resident bytes of a process, also if the thread with which it began has ended."""
-    with contextlib.suppress(OSError, ValueError):
-        found = _of(proc, f"{pid}/status")
-        if found is None:
-            tasks = (_of(proc, f"{pid}/task/{tid}/status") for tid in rest.names(proc, f"{pid}/task"))
-            found = next((size for size in tasks if size is not None), None)
-        return found or 0
-    return 0
+    sizes = (_of(proc, folder) for folder in rest.folders(proc, pid))
+    return next((size for size in sizes if size is not None), 0)
 
 
-def _of(proc: int, path: str) -> "int | None":
-    found = _SIZES.search(rest.read(proc, path))
-    return sum(map(int, found.groups())) * 1024 if found else None
+def _of(proc: int, folder: str) -> "int | None":
+    with contextlib.suppress(OSError):
+        if found := _SIZES.search(rest.read(proc, f"{folder}/status")):
+            return sum(map(int, found.groups())) * 1024
+    return None
 
 
 def _share(proc: int, pid: str, otherwise: int) -> int:

@@ -162,6 +162,16 @@ def _tasks(proc: int) -> "Iterator[str]":
             yield from (f"{pid}/task/{tid}" for tid in names(proc, f"{pid}/task"))
 
 
+def folders(proc: int, pid: str) -> "Iterator[str]":
+    """Return the folder of a process, and of its threads: one that has ended, also the first, tells nothing in its own.
+
+    The first of them that tells something is the one to be read.
+    """
+    yield pid
+    with contextlib.suppress(OSError):  # it has just ended
+        yield from (f"{pid}/task/{tid}" for tid in names(proc, f"{pid}/task"))
+
+
 def names(proc: int, path: str) -> "list[str]":
     """Return the names in a folder of the folder."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
