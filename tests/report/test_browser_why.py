@@ -33,11 +33,20 @@ def test_an_example_opens_at_the_turn_that_went_wrong_with_its_new_numbers_under
         assert page.locator("details.flat #chart-acceptance").count() == 1
         assert page.locator("details.flat summary").inner_text() == "Acceptance, overall and by length: flat at 100.0 %"
         assert page.locator("details.flat #chart-threshold").count() == 0
+        assert "of training step" in example.get_attribute("title")
+        example.scroll_into_view_if_needed()
+        scrolled = page.evaluate("scrollY")
+        page.wait_for_timeout(300)
         example.click()
         wait_for(page, "row 1")
         assert page.locator(".turn.mistake h3").inner_text().startswith("Turn 1")
         assert "here: ran out of tokens" in page.locator(".turn.mistake h3").inner_text()
+        assert "limit was reached in this turn" in page.locator(".turn.mistake h3").inner_text()
         assert page.locator(".t.odd").all_inner_texts() == ["2"]
+        page.wait_for_timeout(300)
+        page.go_back()
+        page.wait_for_function("document.body.dataset.view === 'curves'")
+        page.wait_for_function(f"Math.abs(scrollY - {scrolled}) < 3")
         with opened(chrome, None) as other:
             other.page.goto(f"{file.as_uri()}{link}")
             wait_for(other.page, "row 1")

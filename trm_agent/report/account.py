@@ -7,12 +7,12 @@ from typing import Any
 
 from trm_agent.report.changes import welch
 from trm_agent.report.curves import number
-from trm_agent.runs.failures import AFTER_MALFORMED, CLEAN, LUCKY, SOLVED, ending_label, ending_slug
+from trm_agent.runs.failures import AFTER_MALFORMED, CLEAN, LUCKY, SOLVED, ending_family, ending_label, ending_slug
 
 FEWEST, MOST = 8, 10
 """Steps that a run must have, and steps on each side."""
 SUCCESSES = (ending_slug(SOLVED), ending_slug(LUCKY))
-_NAME = re.compile(rf"({CLEAN}|{AFTER_MALFORMED})/h([0-9]{{1,18}}|None)/([a-z0-9_/]{{1,80}})")
+NAME = re.compile(rf"({CLEAN}|{AFTER_MALFORMED})/h([0-9]{{1,18}}|None)/([a-z0-9_/]{{1,80}})")
 Shares = dict[tuple[str, str, bool], float]
 """(horizon, ending, whether a call was malformed) -> percent of a step's episodes."""
 
@@ -43,6 +43,8 @@ class Part:
     """Without a malformed call."""
     malformed: Change
     """After a malformed call."""
+    members: tuple["Part", ...] = ()
+    """Of a family of mistakes, each of them; those that gave most first."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Account:
     """Failures after a malformed call."""
     parts: tuple[Part, ...]
     """Those that gave most first."""
+    causes: tuple[Part, ...]
+    """The same, the mistakes of a family taken together; one without others of its family stands alone."""
     horizons: dict[int, "Account"]
     """The same of the episodes of one horizon, in percent of these; empty with one horizon."""
 
@@ -120,19 +124,44 @@ def _account(
 
     found = {ending for step in (*before, *after) for _, ending, _ in step} - {*SUCCESSES}
     both = (False, True)
-    parts = [Part(ending_label(each), of([each], *both), of([each], False), of([each], True)) for each in found]
     success, failures = of(SUCCESSES, *both), of(found, *both)
     sign = -1 if success.difference < 0 else 1
-    parts.sort(key=lambda part: (sign * part.whole.difference, part.ending))
+
+    def part(name: str, endings: Iterable[str], members: Iterable[Part] = ()) -> Part:
+        own = [*endings]
+        return Part(name, of(own, *both), of(own, False), of(own, True), tuple(members))
+
+    def ordered(parts: Iterable[Part]) -> tuple[Part, ...]:
+        return tuple(sorted(parts, key=lambda each: (sign * each.whole.difference, each.ending)))
+
+    parts = {each: part(ending_label(each), [each]) for each in found}
+    families: dict[str, list[str]] = {}
+    for each in found:
+        families.setdefault(ending_family(each) or each, []).append(each)
+    causes = [
+        part(family, own, ordered(parts[each] for each in own)) if len(own) > 1 else parts[own[0]]
+        for family, own in families.items()
+    ]
     lucky, clean, malformed = of(SUCCESSES[1:], *both), of(found, False), of(found, True)
-    return Account(first, last, success, lucky, failures, clean, malformed, tuple(parts), horizons or {})
+    return Account(
+        first,
+        last,
+        success,
+        lucky,
+        failures,
+        clean,
+        malformed,
+        ordered(parts.values()),
+        ordered(causes),
+        horizons or {},
+    )
 
 
 def _shares(row: Mapping[str, Any]) -> Shares:
     found: Shares = {}
     for name, value in row.items():
         share = number(value)
-        if share is not None and (match := _NAME.fullmatch(name)):
+        if share is not None and (match := NAME.fullmatch(name)):
             found[match[2], match[3], match[1] == AFTER_MALFORMED] = 100 * share
     return found
 

@@ -10,6 +10,7 @@ from trm_agent.report.vocabulary import find_tokenizer
 from trm_agent.runs.data_text import check_files, json_lines, read_json, read_yaml
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, METRICS_FILE, SUMMARY_FILE
 from trm_agent.runs.sessions import SESSIONS_FILE
+from trm_agent.runs.validations import VALIDATIONS_FILE
 
 ROLLOUTS, EPISODES, RESULTS_FILE = "rollouts", "episodes", "results.jsonl"
 STARTUP_FILE = "startup.jsonl"
@@ -33,6 +34,8 @@ class Source:
     """Rows of a run's metrics.jsonl."""
     startup: list[dict[str, Any]] = field(default_factory=list)
     """Rows of a run's startup.jsonl: `phase`, `time`."""
+    validations: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of a run's validations.jsonl: `step`, `endings`."""
     sessions: list[dict[str, Any]] = field(default_factory=list)
     """Rows of a run's sessions.jsonl: `started`, `ended`."""
     results: list[dict[str, Any]] = field(default_factory=list)
@@ -128,6 +131,7 @@ def _open(path: Path, given: Path, label: str) -> Source:
     else:
         source.metrics = _metrics(path, notes)
         source.startup = _rows(path / STARTUP_FILE, notes)
+        source.validations = _rows(path / VALIDATIONS_FILE, notes)
         source.sessions = _rows(path / SESSIONS_FILE, notes)
         if not source.metrics:
             notes.append("no step is recorded: the run has not come to its first, or ended before it")

@@ -5,17 +5,25 @@ from typing import Any
 
 from trm_agent.report.account import FEWEST, Account, Change, Part, account_of, change_of, named, sides
 from trm_agent.report.curves import number
+from trm_agent.report.held_out import held_out_sentence
 from trm_agent.report.skill import skill_sentences
 from trm_agent.report.sources import Source
 from trm_agent.runs.failures import EXPLAINED, LUCKY
 
 MOST_NAMED, LEAST_SHARE = 4, 5
 """Ways to fail that the text names, and the percent of the change that each must give."""
+MALFORMED = "malformed call"
+MEANINGS = {MALFORMED: "A turn whose call the environment could not read; the episode goes on after it."}
+EACH_MALFORMED = "Every such episode had a malformed call."
 ALL, SUCCESS = "all failures", "success"
 ABOUT = (
     "In percent of all training episodes, means over the steps; changes in points with 95 % intervals over steps, each "
     "of which has tasks of its own: one that holds 0 may be chance. Each episode is in one row, so the rows add up to "
-    "the change, and so do the last two columns of a row. A right answer after a wrong call is a success: {lucky}."
+    "the change; a row's episodes without and after a malformed call add up to the row. A right answer after a wrong "
+    "call is a success: {lucky}."
+)
+ONE_SEED = (
+    "A run is one sample: the intervals are over the steps or the tasks of this one; another seed may differ by more."
 )
 CHANCE = "The interval holds 0: no change of success is distinguishable from chance, so there is none to explain."
 OLDER = (
@@ -33,8 +41,9 @@ def why_sections(sources: Sequence[Source], index: Mapping[str, Sequence[Any]]) 
         index: columns of the list of episodes: `run`, `step`, `category`.
 
     Returns:
-        JSON-clean: `title`, `sentences`, and `tables`, each with `columns`, `rows`, `about`, `explained` (meaning of a
-        row's name) and `examples` (of a row's name, the numbers of episodes in the list).
+        JSON-clean: `title`, `scope` (which success is explained), `sentences`, and `tables`, each with `columns`,
+        `rows`, `about`, `explained` (meaning of a row's name) and `examples` (of a row's name, the numbers of episodes
+        in the list).
     """
     found = []
     for run, source in enumerate(sources):
@@ -48,11 +57,25 @@ def why_sections(sources: Sequence[Source], index: Mapping[str, Sequence[Any]]) 
         found.append(
             {
                 "title": f"{title}: {source.label}" if len(sources) > 1 else title,
-                "sentences": told + skill_sentences(source, steps, way),
+                "scope": _scope(source),
+                "sentences": [*told, held_out_sentence(source), *skill_sentences(source, steps, way)],
                 "tables": [] if account is None else _tables(account, run, index),
             }
         )
     return found
+
+
+def _scope(source: Source) -> str:
+    config: Any = source.config.get("actor_rollout_ref")
+    for name in ("rollout", "temperature"):
+        config = config.get(name) if isinstance(config, dict) else None
+    at = "" if number(config) is None else f" at temperature {config}"
+    trained = source.trained_horizons
+    of = f", of horizons {', '.join(map(str, trained))}" if isinstance(trained, list) and trained else ""
+    return (
+        f"Explained is the success of the training episodes, sampled{at}, each step's on tasks of its own{of}. The "
+        f"results above are of validation's tasks; one line below is about these. {ONE_SEED}"
+    )
 
 
 def direction(success: Change) -> int:
@@ -84,21 +107,21 @@ def sentences(account: Account) -> list[str]:
     return [
         _headline("rose" if way > 0 else "fell", account.success, account.first, account.last),
         *_causes(account, way),
-        *_malformed(account, way),
+        *_malformed(account),
         *_by_horizon(account),
     ]
 
 
 def _causes(account: Account, way: int) -> list[str]:
     total = account.failures.difference
-    toward = [part for part in account.parts if part.whole.is_clear and way * part.whole.difference < 0]
-    against = [part for part in account.parts if part.whole.is_clear and way * part.whole.difference > 0]
+    toward = [part for part in account.causes if part.whole.is_clear and way * part.whole.difference < 0]
+    against = [part for part in account.causes if part.whole.is_clear and way * part.whole.difference > 0]
     named = [part for part in toward if 100 * part.whole.difference / total >= LEAST_SHARE][:MOST_NAMED]
     if not named:
         return ["No single way to fail changed by more than chance explains."]
     found = [_cause(part, total, way) for part in named]
     rest = 100 - sum(100 * part.whole.difference / total for part in named)
-    found.append(f"All other ways to fail together: {rest:.0f} % of it.")
+    found.append(f"All other ways to fail together: {rest:.0f} % of the change.")
     if against:
         how = f"became {'more frequent' if way > 0 else 'rarer'}"
         others = [f"{_quoted(part.ending)} {how}, {_span(part.whole)}" for part in against[:2]]
@@ -107,20 +130,26 @@ def _causes(account: Account, way: int) -> list[str]:
 
 
 def _cause(part: Part, total: float, way: int) -> str:
-    share = f"{100 * part.whole.difference / total:.0f} % of it"
+    share = f"{100 * part.whole.difference / total:.0f} % of the change"
     how = "became rarer" if way > 0 else "became more frequent"
-    told = f"{share}: {_quoted(part.ending)} {how}, {_span(part.whole)}."
-    return f"{told} {EXPLAINED.get(part.ending, '')}".strip()
+    kind = " as first mistake" if part.members else ""
+    told = f"{share}: {_quoted(part.ending)}{kind} {how}, {_span(part.whole)}. {EXPLAINED.get(part.ending, '')}".strip()
+    if part.members:
+        members = "; ".join(f"{_quoted(each.ending)} {_change(each.whole)}" for each in part.members)
+        return f"{told} In points: {members}."
+    return f"{told} {EACH_MALFORMED}" if _each_malformed(part) else told
 
 
-def _malformed(account: Account, way: int) -> list[str]:
+def _each_malformed(part: Part) -> bool:
+    return bool(part.malformed.before or part.malformed.after) and not (part.clean.before or part.clean.after)
+
+
+def _malformed(account: Account) -> list[str]:
     found = account.malformed
     if not (found.before or found.after):
         return ["No episode failed after a malformed call."]
-    told = f"Failures after a malformed call, whatever their kind, went {_span(found)}"
-    if found.is_clear and way * found.difference < 0:
-        return [f"{told}: {100 * found.difference / account.failures.difference:.0f} % of the change."]
-    return [f"{told}{'' if found.is_clear else ', which may be chance'}."]
+    told = f"Seen another way: failures after a malformed call, whatever their kind, went {_span(found)}"
+    return [f"{told}{'' if found.is_clear else ', which may be chance'}. They are among those above, not beside them."]
 
 
 def _by_horizon(account: Account) -> list[str]:
@@ -149,17 +178,19 @@ def _tables(account: Account, run: int, index: Mapping[str, Sequence[Any]]) -> l
     rows += [row(part.ending, part.whole, part.clean, part.malformed) for part in account.parts]
     rows.append(row(ALL, account.failures, account.clean, account.malformed))
     heads = [
-        "%",
+        "% of training episodes",
         account.first,
         account.last,
         "change",
-        "part of it",
+        "share of the change",
         "without a malformed call",
         "after a malformed call",
     ]
     names = [part.ending for part in account.parts]
     examples = {name: found for name in names if (found := _examples(name, run, index))}
-    explained = {name: EXPLAINED[name] for name in (*names, LUCKY) if name in EXPLAINED}
+    explained = {name: EXPLAINED[name] for name in (*names, LUCKY) if name in EXPLAINED} | MEANINGS
+    for part in filter(_each_malformed, account.parts):
+        explained[part.ending] = f"{explained.get(part.ending, '')} {EACH_MALFORMED}".strip()
     whole = {
         "columns": heads,
         "rows": rows,
@@ -178,16 +209,26 @@ def _horizon_table(account: Account) -> list[dict[str, Any]]:
     rows = [[SUCCESS, *(_cell(each.success) for each in own)]]
     rows += [[part.ending, *(_cell(of.get(part.ending)) for of in by_name)] for part in account.parts]
     return [
-        {"columns": ["%", *(f"horizon {each}" for each in account.horizons)], "rows": rows, "about": ABOUT_HORIZONS}
+        {
+            "columns": ["% of these episodes", *(f"horizon {each}" for each in account.horizons)],
+            "rows": rows,
+            "about": ABOUT_HORIZONS,
+        }
     ]
 
 
 def _examples(ending: str, run: int, index: Mapping[str, Sequence[Any]]) -> list[int]:
-    """Return an early and a late recorded episode that ended so, of the first and the last step that have one."""
+    """Return an early and a late recorded episode that ended so, of the first and the last step that have one.
+
+    Those of a group with a difference in reward come first.
+    """
     rows = zip(index["run"], index["step"], index["category"], strict=True)
     found = [(step, at) for at, (of, step, category) in enumerate(rows) if (of, category) == (run, ending)]
     if not found:
         return []
+    # of a group without a difference in reward nothing was learnt
+    advantages = index.get("advantage") or [None] * len(index["run"])
+    found = [each for each in found if advantages[each[1]]] or found
     last = max(step for step, _ in found)
     early, late = min(found)[1], next(at for step, at in found if step == last)
     return list(dict.fromkeys((early, late)))

@@ -103,22 +103,21 @@ def mistake_family(numbers: Mapping[str, Any]) -> str:
 def failing_turn(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> int | None:
     """Return the turn, from 0 on, in which an episode went wrong; None where nothing tells.
 
-    That of the first mistake that the environment names, else the first malformed one, else of a failure by a limit the
-    last.
+    Of a failure by a limit the last; else that of the first mistake that the environment names, else the first
+    malformed one.
 
     Args:
         record: of the episode.
         turns: its turns, with `malformed`.
     """
+    if record.get("success") is not True and record.get("stop_reason") in STOPS:
+        return len(turns) - 1 if turns else None
     numbers = record.get("numbers")
     told = numbers.get(MISTAKE_TURN) if isinstance(numbers, Mapping) else None
     if isinstance(told, int | float) and 1 <= told <= len(turns):
         return int(told) - 1
     malformed = [place for place, turn in enumerate(turns) if turn.get("malformed")]
-    if malformed:
-        return malformed[0]
-    is_cut = record.get("success") is not True and record.get("stop_reason") in STOPS
-    return len(turns) - 1 if is_cut and turns else None
+    return malformed[0] if malformed else None
 
 
 def ending_shares(episodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -98,7 +98,8 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
 function markTurn(section, category, hasOdd) {
   section.classList.add("mistake");
   const told = `here: ${category === "solved" ? "a mistake, without harm" : category}`;
-  section.querySelector("h3").append(h("span", { class: "badge bad" }, told),
+  const reason = category.startsWith("ran out of") ? "the episode's limit was reached in this turn, before an answer" : "";
+  section.querySelector("h3").append(h("span", { class: "badge bad" }, told), reason ? h("span", { class: "quiet" }, reason) : "",
     hasOdd ? h("span", { class: "quiet" }, "underlined: a number that the message before does not have") : "");
 }
 

@@ -5,14 +5,14 @@ const KEYS = [
   ["← / →", "token before / after, once one is selected"],
   ["t / T", "next / previous turn"],
   ["/", "search ids and texts"],
-  ["1 … 4", "views"],
+  ["1 … VIEWS", "views"],
   ["Esc", "leave the search, close this"],
   ["?", "this help"],
 ];
 
-function drawHelp() {
+function drawHelp(numViews) {
   byId("help").replaceChildren(h("h2", { id: "help-title" }, "Keyboard"),
-    h("table", {}, KEYS.map(([keys, meaning]) => h("tr", {}, h("th", { scope: "row" }, keys), h("td", {}, meaning)))),
+    h("table", {}, KEYS.map(([keys, meaning]) => h("tr", {}, h("th", { scope: "row" }, keys.replace("VIEWS", numViews)), h("td", {}, meaning)))),
     h("p", {}, "Colours: the larger a token's divergence, the stronger its colour. A token above the run's threshold has an outline."),
     h("form", { method: "dialog" }, h("button", {}, "Close")));
   byId("help-button").addEventListener("click", () => byId("help").showModal());

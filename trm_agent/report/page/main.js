@@ -5,7 +5,6 @@ function start() {
   const data = JSON.parse(byId("data").textContent);
   const place = new URLSearchParams(whereabouts.get());
   startTheme();
-  drawHelp();
   byId("made").textContent = `made ${data.made}`;
   const evaluations = data.charts.filter((chart) => chart.group === "Evaluation");
   const curves = drawCharts({ ...data, charts: data.charts.filter((chart) => chart.group !== "Evaluation") });
@@ -14,6 +13,7 @@ function start() {
   byId("view-configuration").append(...drawConfiguration(data));
   const app = { tabs: Object.keys(VIEWS).filter((name) => name !== "evaluation" || data.tables.length || evaluations.length) };
   app.first = data.runs.every((run) => run.kind === "evaluation") && app.tabs.includes("evaluation") ? "evaluation" : "curves";
+  drawHelp(app.tabs.length);
   startEpisodes(data, app, place);
   startTabs(app, place);
   listenToKeys(app);
@@ -65,6 +65,11 @@ function startTabs(app, place) {
   const scroll = Number(place.get("y"));
   if (scroll && app.view !== "episodes") scrollTo(0, scroll);
   addEventListener("scroll", () => app.remember(), { passive: true });
+  addEventListener("popstate", () => {
+    const back = new URLSearchParams(location.hash.slice(1));
+    app.open(app.tabs.includes(back.get("view")) ? back.get("view") : app.first);
+    if (app.view === "episodes") app.visit?.(back.get("e")); else scrollTo(0, Number(back.get("y")) || 0);
+  });
 }
 
 function startEpisodes(data, app, place) {
@@ -120,6 +125,7 @@ function startEpisodes(data, app, place) {
   }
   // an episode that another one names: filters may hide it in the list
   function visit(i) { open(i).then(app.showList); }
+  app.visit = (id) => { const i = data.episodes.id.findIndex((_, each) => idOf(data, each) === id); if (i >= 0) visit(i); };
   addEventListener("example", ({ detail }) => {
     app.open("episodes");
     open(detail).then((opened) => { app.showList(); if (opened) episode.showMark(); });

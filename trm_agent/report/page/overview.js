@@ -6,7 +6,7 @@ function drawResults(data) {
   sections.splice(data.results ? 1 : 0, 0, ...data.why.map((section) => drawWhy(data, section)));
   if (times.length) {
     const whole = data.runs.length > 1 ? null : h("small", {}, `${lasting(sumOf(times[0][1]))} in all`);
-    sections.splice((data.results ? 1 : 0) + data.why.length, 0, h("section", { class: "group" }, h("h2", {}, "Where the time went ", whole),
+    sections.push(h("section", { class: "group" }, h("h2", {}, "Where the time went ", whole),
       times.map(([run, phases]) => timeBar(data.runs.length > 1 ? run.label : "", phases)),
       data.runs.map((run, i) => drawSteps(data.runs.length > 1 ? `${run.label}: ` : "", data.steps[i]))));
   }

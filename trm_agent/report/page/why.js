@@ -2,7 +2,7 @@
 function drawWhy(data, section) {
   const [first, ...others] = section.sentences;
   return h("section", { class: "group why" }, h("h2", {}, section.title),
-    h("div", { class: "card" }, h("p", {}, h("strong", {}, first)), h("ul", {}, others.map((text) => h("li", {}, text)))),
+    h("div", { class: "card" }, h("p", {}, h("strong", {}, first)), h("p", { class: "about" }, section.scope), h("ul", {}, others.map((text) => h("li", {}, text)))),
     section.tables.map((table) => [h("div", { class: "card scroll" }, accountTable(data, table)),
       h("p", { class: "about" }, table.about), meanings(table.explained || {})]));
 }
@@ -10,7 +10,7 @@ function drawWhy(data, section) {
 function accountTable(data, { columns, rows, explained = {}, examples = {} }) {
   const links = ([name]) => (examples[name] || []).map((i) => [exampleLink(data, i), " "]);
   const hasExamples = Object.keys(examples).length > 0;
-  const heads = hasExamples ? [...columns, "example of"] : columns;
+  const heads = hasExamples ? [...columns, "recorded example, early and late"] : columns;
   return h("table", { class: "plain" }, h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, rows.map((row) => h("tr", {},
       row.map((cell, i) => h(i ? "td" : "th", i ? {} : { scope: "row", title: explained[cell] }, unbroken(cell))),
@@ -20,10 +20,12 @@ function accountTable(data, { columns, rows, explained = {}, examples = {} }) {
 // Opens the episode here; as a link it can be opened in another tab too.
 function exampleLink(data, i) {
   const place = new URLSearchParams({ view: "episodes", e: idOf(data, i), mark: 1 });
-  return h("a", { class: "example", href: `#${place}`, title: `${data.episodes.id[i]}: ${data.episodes.category[i]}`,
+  return h("a", { class: "example", href: `#${place}`, title: `an episode of training step ${data.episodes.step[i]}: ${data.episodes.category[i]}; opens at the turn that went wrong`,
     onclick(event) {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
+      // the way back leads to this row
+      history.pushState(null, "", event.currentTarget.href);
       dispatchEvent(new CustomEvent("example", { detail: i }));
     } }, `step\u00a0${data.episodes.step[i]}`);
 }
