@@ -151,6 +151,55 @@ async def test_a_message_that_fails_fails_its_own_episodes_and_the_next_ones_are
     assert await played(box, "later", 0) == "later"
 
 
+async def test_a_put_that_is_cancelled_fails_what_waits_and_the_next_row_is_sent():
+    queue = Queue()
+
+    async def put(keys, **message):
+        if "lost" in keys:
+            raise asyncio.CancelledError
+        await queue.put(keys, **message)
+
+    box = Outbox(put)
+    both = asyncio.gather(
+        played(box, "lost", 0), played(box, "v", 0, row("v", "val")), played(box, "late", 0.3), return_exceptions=True
+    )
+    told = await asyncio.wait_for(both, 5)
+    assert [str(each) for each in told[:2]] == ["the row was not sent to the data queue: CancelledError"] * 2
+    assert told[2] == "late"
+    # and a sender that is itself cancelled, while it gathers, while nobody's row is out
+    waits = asyncio.create_task(played(box, "a", 0))
+    with box.playing():
+        await asyncio.sleep(0.01)
+        box._sender.cancel()
+        with pytest.raises(RuntimeError, match="not sent"):
+            await asyncio.wait_for(waits, 5)
+    assert await asyncio.wait_for(played(box, "b", 0), 5) == "b"
+    assert (box._playing, box._sender) == (0, None)
+
+
+@pytest.mark.parametrize("bad", [torch.ones(2, 3, 4), torch.ones(2, dtype=torch.complex64).conj()])
+async def test_a_row_that_goes_with_no_other_fails_no_other(bad):
+    queue = Queue()
+    box = Outbox(queue.put)
+    rows = {"a": torch.ones(3), "bad": bad, "c": torch.ones(4), "d": torch.ones(5)}
+    told = await asyncio.gather(
+        *(played(box, key, 0, row(key, value=value)) for key, value in rows.items()), return_exceptions=True
+    )
+    assert [told[at] for at in (0, 2, 3)] == ["a", "c", "d"]
+
+
+async def test_a_message_has_a_size_at_most_and_a_larger_row_has_its_own(monkeypatch):
+    monkeypatch.setattr(outbox_module, "MOST_BYTES", 100)
+    queue = Queue()
+    box = Outbox(queue.put)
+    # 8 bytes for the key's letter, and these
+    sizes = {"a": 40, "b": 40, "c": 40, "d": 400, "e": 8, "f": 0}
+    await asyncio.gather(
+        *(played(box, key, 0, row(key, record=torch.ones(size, dtype=torch.uint8))) for key, size in sizes.items())
+    )
+    assert queue.messages == [["a", "b"], ["c"], ["d"], ["e", "f"]]
+
+
 async def test_a_batch_of_many_takes_few_messages_and_every_row_arrives():
     queue = Queue()
     box = Outbox(queue.put)

@@ -6,10 +6,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 GATHER_S = 0.25
 """Longest time that a row waits for others, seconds."""
+MOST_BYTES = 64 << 20
+"""Size of the tensors of a message of several rows at most; a larger row has a message of its own."""
 
 
 @dataclass(frozen=True)
@@ -71,41 +74,77 @@ class Outbox:
             self._nobody_plays.set()
 
     async def _send(self) -> None:
-        while self._waiting:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._nobody_plays.wait(), GATHER_S)
-            self._nobody_plays.clear()
-            gathered, self._waiting = self._waiting, []
-            # those under way play no more, and hold nobody up
-            self._playing -= len(gathered)
-            for message in _messages(gathered):
-                await self._send_one(message)
-            self._playing += len(gathered)
-            self._look()
-        self._sender = None
+        gathered: list[_Waiting] = []
+        try:
+            while self._waiting:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._nobody_plays.wait(), GATHER_S)
+                self._nobody_plays.clear()
+                gathered, self._waiting = self._waiting, []
+                # those under way play no more, and hold nobody up
+                self._playing -= len(gathered)
+                try:
+                    for message in _messages(gathered):
+                        await self._send_one(message)
+                finally:
+                    self._playing += len(gathered)
+                self._look()
+        except BaseException as error:
+            # nobody would wake their episodes; the next row starts a sender of its own
+            left, self._waiting = [*gathered, *self._waiting], []
+            _fail(left, RuntimeError(f"the row was not sent to the data queue: {type(error).__name__}"))
+            raise
+        finally:
+            self._sender = None
 
     async def _send_one(self, message: list[_Waiting]) -> None:
         rows = [each.row for each in message]
         try:
+            fields = list_of_dict_to_tensordict([row.fields for row in rows])
+        except Exception as error:
+            if len(message) == 1:
+                _fail(message, error)
+                return
+            # one row that goes with no other is to fail no other
+            for each in message:
+                await self._send_one([each])
+            return
+        try:
             await self._put(
                 keys=[row.key for row in rows],
-                fields=list_of_dict_to_tensordict([row.fields for row in rows]),
+                fields=fields,
                 tags=[row.tag for row in rows],
                 partition_id=rows[0].partition,
             )
         except Exception as error:
-            for each in message:
-                if not each.stored.done():
-                    each.stored.set_exception(error)
+            _fail(message, error)
             return
         for each in message:
             if not each.stored.done():
                 each.stored.set_result(None)
 
 
+def _fail(rows: list[_Waiting], error: Exception) -> None:
+    for each in rows:
+        if not each.stored.done():
+            each.stored.set_exception(error)
+
+
 def _messages(gathered: list[_Waiting]) -> list[list[_Waiting]]:
-    """Return the rows by partition and names of fields, each in the order in which they came."""
-    found: dict[tuple[str, tuple[str, ...]], list[_Waiting]] = {}
+    """Return the rows by partition and names of fields, in the order in which they came, up to `MOST_BYTES` each."""
+    found: list[list[_Waiting]] = []
+    last: dict[tuple[str, tuple[str, ...]], tuple[list[_Waiting], int]] = {}
     for each in gathered:
-        found.setdefault((each.row.partition, tuple(each.row.fields)), []).append(each)
-    return list(found.values())
+        kind, size = (each.row.partition, tuple(each.row.fields)), _size(each.row)
+        message, so_far = last.get(kind, ([], 0))
+        if not message or so_far + size > MOST_BYTES:
+            message, so_far = [], 0
+            found.append(message)
+        message.append(each)
+        last[kind] = message, so_far + size
+    return found
+
+
+def _size(row: Row) -> int:
+    """Return the bytes of a row's tensors; all else is small."""
+    return sum(value.nbytes for value in row.fields.values() if isinstance(value, torch.Tensor))
