@@ -83,15 +83,34 @@ class Served:
         assert b'"pong"' in self.ask(b"GET /v1/ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 
     def waited_s(self, ask: Callable[[], object]) -> float:
-        """Return how many seconds a question takes, without those in which others have the processors."""
-        started, queued_s = time.monotonic(), self._queued_s()
-        ask()
-        return time.monotonic() - started - (self._queued_s() - queued_s)
+        """Return how many seconds a question takes, without those in which others have the processors.
 
-    def _queued_s(self) -> float:
+        The server's loop waits for its own threads and processes as for others: what these take is not subtracted.
+        """
+        queued, ran, started = self._queued_s(), self._ran_s(), time.monotonic()
+        ask()
+        lasted = time.monotonic() - started
+        waited = max(after - before for before, after in zip(queued, self._queued_s(), strict=True))
+        own = sum(seconds - ran.get(task, 0.0) for task, seconds in self._ran_s().items())
+        return lasted - min(lasted, max(0.0, waited - own))
+
+    def _queued_s(self) -> tuple[float, float]:
         """Return for how long the server's loop and this thread have waited for a processor so far."""
-        tasks = (f"{self.process.pid}/task/{self.process.pid}", f"self/task/{threading.get_native_id()}")
-        return sum(int(Path(f"/proc/{task}/schedstat").read_text().split()[1]) for task in tasks) / 1e9
+        server, client = Path(f"/proc/{self.process.pid}/task/{self.process.pid}"), Path("/proc/thread-self")
+        return _schedule_of(server)[1], _schedule_of(client)[1]
+
+    def _ran_s(self) -> dict[str, float]:
+        """Return for how long each thread of the server, without its loop, and of its processes has run so far."""
+        ran = {}
+        for pid in (self.process.pid, *self._children()):
+            for task in Path(f"/proc/{pid}/task").glob("*"):
+                with contextlib.suppress(OSError):  # it has just ended
+                    ran[task.name] = _schedule_of(task)[0]
+        return {task: seconds for task, seconds in ran.items() if task != str(self.process.pid)}
+
+    def _children(self) -> list[str]:
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*")  # it is a thread that starts a process
+        return [pid for task in tasks for pid in (task / "children").read_text().split()]
 
     def slowest_ping_s(self, during: threading.Thread | None = None, seconds: float = 3.0) -> float:
         """Return the longest wait of a client that asks again and again, for a time or while something goes on."""
@@ -103,8 +122,7 @@ class Served:
 
     def rss(self) -> int:
         """Return the resident memory of the server and of what it has started, in bytes."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        pages = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in (self.process.pid, *children)]
+        pages = [Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in (self.process.pid, *self._children())]
         return sum(map(int, pages)) * os.sysconf("SC_PAGE_SIZE")
 
     def num_connections(self) -> int:
@@ -114,6 +132,12 @@ class Served:
             with contextlib.suppress(FileNotFoundError):  # it was just closed
                 number += os.readlink(fd).startswith("socket:")
         return number
+
+
+def _schedule_of(task: Path) -> tuple[float, float]:
+    """Return for how many seconds a thread has run, and has waited for a processor."""
+    ran, waited = (task / "schedstat").read_text().split()[:2]
+    return int(ran) / 1e9, int(waited) / 1e9
 
 
 def read_all(connection: socket.socket) -> bytes:

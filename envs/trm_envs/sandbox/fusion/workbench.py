@@ -77,9 +77,11 @@ class Workbench:
         for _ in range(2):  # a process that something else has killed is not the body's fault
             if self._is_closed:
                 break
-            with contextlib.suppress(OSError, EOFError):
+            with contextlib.suppress(OSError, EOFError, ValueError):  # the last: of a pipe that `close` has closed
                 return self._ask_once(path, data)
             self._end()
+        if self._is_closed:
+            return "body", "was not read, for this server ends"
         return "body", "takes more time or memory to read than this server has for it"
 
     def _ask_once(self, path: str, data: bytes | bytearray) -> Any:
