@@ -209,6 +209,18 @@ def test_a_run_of_an_older_version_goes_on_with_its_own_values(run: Path, tmp_pa
     assert set(stored["env"]["kwargs"]) <= {*yaml.safe_load(FIXTURE.read_text())["env"]["kwargs"], "protocol"}
 
 
+def test_an_older_run_gains_no_greedy_validation_unless_it_asks_for_it(run: Path) -> None:
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    for env in (stored["env"], stored["data"]["env"]):
+        del env["val"]["greedy_tasks"]
+    (run / "config.yaml").write_text(yaml.safe_dump(stored))
+    config, old = compose_extension(run, [])
+    assert config.env.val.greedy_tasks == config.data.env.val.greedy_tasks == 0
+    assert extend._changes(old, plain(config)) == {}
+    config.env.val.greedy_tasks = 64
+    assert extend._changes(old, plain(config)) == {"env.val.greedy_tasks": (0, 64)}
+
+
 def test_the_page_lists_the_fields_that_may_differ() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert [field for field in EXTENDABLE if f"`{field}`" not in text] == []

@@ -1,20 +1,22 @@
 """Every turn has a seed of its own, which its place in the run decides, and the draws stay the distribution's."""
 
 import asyncio
+import copy
 import functools
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from omegaconf import open_dict
 
+from tests.golden.presets import config_of
 from trm_agent.verl_plugin.cpu.patches import drawn
 from trm_agent.verl_plugin.rollout.agent_loop import ServerGenerator
+from trm_agent.verl_plugin.rollout.play_settings import play_settings
 from trm_agent.verl_plugin.rollout.turn_seeds import TurnSeeds, turn_seeds
 
 SEEDS = TurnSeeds(run=0, stream=0, step=3, task=40, replica=5)
-RUN = OmegaConf.create({"seed": 7, "run": {"deterministic": True}})
 FIELDS = {"global_steps": 3, "index": 40, "session_id": 5}
 
 
@@ -59,13 +61,29 @@ def test_neighbours_whose_digits_run_together_differ():
 
 
 def test_an_episode_takes_its_seeds_from_the_run_and_verls_fields():
-    assert turn_seeds(RUN, "train", FIELDS) == TurnSeeds(7, 0, 3, 40, 5)
-    assert turn_seeds(RUN, "val", FIELDS) == TurnSeeds(7, 1, 3, 40, 5)
+    assert turn_seeds(7, "train", FIELDS) == TurnSeeds(7, 0, 3, 40, 5)
+    assert turn_seeds(0, "val", FIELDS) == TurnSeeds(0, 1, 3, 40, 5)
 
 
-@pytest.mark.parametrize("config", [{"seed": 7}, {"seed": 7, "run": {"deterministic": False}}])
-def test_without_determinism_the_engine_draws_from_its_own_generator(config):
-    assert turn_seeds(OmegaConf.create(config), "train", FIELDS) is None
+def test_the_seed_is_read_once_with_the_other_settings_of_a_run():
+    config = copy.deepcopy(config_of("experiment=math_nano"))
+    config.seed, config.run.deterministic = 7, True
+    assert play_settings(config).seed == 7
+    # a change behind its back is not looked for: fields of a configuration are slow to read
+    config.seed = 8
+    assert play_settings(config).seed == 7
+
+
+@pytest.mark.parametrize("asked", [False, None, "absent"])
+def test_without_determinism_the_engine_draws_from_its_own_generator(asked):
+    config = copy.deepcopy(config_of("experiment=math_nano"))
+    with open_dict(config):
+        config.run.deterministic = asked
+        if asked == "absent":
+            del config.run.deterministic
+    seed = play_settings(config).seed
+    assert seed is None
+    assert turn_seeds(seed, "train", FIELDS) is None
 
 
 def test_a_turn_is_asked_for_with_its_seed_and_one_without_seeds_is_not():

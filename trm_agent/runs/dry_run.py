@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.compose import plain
 from trm_agent.runs.origin import begins, start_step
+from trm_agent.runs.repeating import repetition
 from trm_agent.tasks import TRAIN, VALIDATION, num_greedy, task_at
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def _steps(config: DictConfig, step: int) -> list[str]:
     return [
         f"run: {config.env.id}, seed {config.seed}, {how}, {_place(config)}",
         f"steps: {first} to {trainer.total_training_steps}, {batch} tasks of {group} episodes each",
+        repetition(config),
         f"validation: {_validated(trainer, step, config.env)}; checkpoints: {_every(trainer.save_freq)}",
     ]
 

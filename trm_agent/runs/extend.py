@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SCHEDULES = ("stretch", "restart")
 # sections whose fields depend on a choice, and are not filled in where a stored configuration lacks them
 _CHOSEN = (FIELD_PATH, DUMP_PATH, "nano", "env.kwargs", "hardware.env_vars")
+# fields that a preset sets and an older run was without
+_WITHOUT = {"env.val.greedy_tasks": 0}
 # the class of the optimizer's settings for a schedule that began anew
 SCHEDULED_OPTIMIZER = "trm_agent.verl_plugin.actor.schedule.ScheduledOptimizerConfig"
 
@@ -194,7 +196,11 @@ def _apply(config: DictConfig, text: str) -> None:
 
 def _changes(stored: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     old, now = ({name: value for name, value in each.items() if name != FIELD} for each in (stored, new))
-    found = differing(old, now, lambda fields: {})
+    found = dict(differing(old, now, lambda fields: {}))
+    known, wanted = flatten(stored), flatten(new)
+    for field, value in _WITHOUT.items():
+        if field not in known and wanted[field] != value:
+            found[field] = (value, wanted[field])
     return {field: values for field, values in found.items() if not field.startswith("data.env.")}
 
 
@@ -232,7 +238,7 @@ def _with_values(stored: Mapping[str, Any]) -> DictConfig:
     config = compose_run([f"experiment={experiment}", f"hardware={kind}"])
     values = {field: value for field, value in flatten(stored).items() if field != FIELD}
     raw = flatten(OmegaConf.to_container(config, resolve=False))
-    meant = {field: value for field, value in MEANT.items() if field.partition(".")[0] in stored}
+    meant = {field: value for field, value in {**MEANT, **_WITHOUT}.items() if field.partition(".")[0] in stored}
     wanted = {**meant, **{field: value for field, value in values.items() if not field.startswith("data.env.")}}
     with open_dict(config):
         for field in [field for field in raw if field not in wanted and _is_chosen(field)]:

@@ -14,6 +14,8 @@ FIELD = "run.deterministic"
 _ROLLOUT = "actor_rollout_ref.rollout"
 # vLLM reads both as 32 bits
 FLOAT32 = ("float32", "float")
+# options of vLLM's with which a small model guesses tokens ahead
+_SPECULATIVE = ("speculative_config", "spec_method", "spec_model")
 
 
 @dataclass(frozen=True)
@@ -46,31 +48,84 @@ def deterministic(config: DictConfig) -> None:
         refuse(FIELD, True, "null or false", f"leave it out, or {found.remedy}", because=because)
 
 
+def repetition(config: DictConfig) -> str:
+    """Say whether the same seed repeats a run, and why not."""
+    if repeats(config):
+        return "the same seed repeats this run, token by token"
+    found = obstacle(config) if config.run.deterministic is None else None
+    why = f"with {found.setting} {found.because}" if found else f"{FIELD}=false"
+    return f"the same seed does not repeat this run: {why}"
+
+
 def obstacle(config: DictConfig) -> Obstacle | None:
     """Return the first setting under which a run does not repeat; None if it does."""
-    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    return _machine(config) or _engine(config) or _pieces(config)
+
+
+def _machine(config: DictConfig) -> Obstacle | None:
     if config.hardware.kind != "cpu":
         because = "kernels round by the sequences that share a batch"
         return _under("hardware.kind", config.hardware.kind, because, "choose hardware=cpu")
     for field in ("nnodes", "n_gpus_per_node"):
-        if int(trainer[field]) != 1:
+        if int(config.trainer[field]) != 1:
             because = "gradients are summed between processes, whose order nobody has examined"
-            return _under(f"trainer.{field}", trainer[field], because, "set it to 1")
-    if rollout.name != "vllm":
-        return _under(f"{_ROLLOUT}.name", rollout.name, "the engine takes no seed of a turn", "set it to vllm")
-    if str(rollout.dtype) not in FLOAT32:
-        because = "the engine's sums depend on how many sequences share a batch"
-        return _under(f"{_ROLLOUT}.dtype", rollout.dtype, because, "set it to float32")
-    longest = int(rollout.max_model_len or rollout.prompt_length + rollout.response_length)
-    at_once = int(rollout.max_num_batched_tokens)
-    if longest > at_once:
-        because = f"a prompt of up to {longest} tokens is read in pieces, after which a turn's random numbers are lost"
-        return _under(f"{_ROLLOUT}.max_num_batched_tokens", at_once, because, f"set it to {longest}")
-    field = f"{KWARGS}.enable_chunked_prefill"
-    if OmegaConf.select(config, field):
-        because = "prompts are read in pieces, after which a turn's random numbers are lost"
-        return _under(field, True, because, "leave that out")
+            return _under(f"trainer.{field}", config.trainer[field], because, "set it to 1")
+    threads = int(config.hardware.engine_threads)
+    if threads != 1:
+        because = "the engine's attention sums over threads by the sequences that share a batch"
+        return _under("hardware.engine_threads", threads, because, "set it to 1")
     return None
+
+
+def _engine(config: DictConfig) -> Obstacle | None:
+    name = config.actor_rollout_ref.rollout.name
+    if name != "vllm":
+        return _under(f"{_ROLLOUT}.name", name, "the engine takes no seed of a turn", "set it to vllm")
+    field, dtype = _effective(config, "dtype")
+    if str(dtype) not in FLOAT32:
+        because = "the engine's sums depend on how many sequences share a batch"
+        return _under(field, dtype, because, "set it to float32")
+    field, mode = _effective(config, "logprobs_mode")
+    if mode == "processed_logits":
+        because = "the engine draws by its own sampler, which forgets seeds beside a greedy turn"
+        return _under(field, mode, because, "set it to processed_logprobs")
+    for option in _SPECULATIVE:
+        field, value = _effective(config, option)
+        if value is not None:
+            return _under(field, value, "tokens are guessed ahead and drawn by another sampler", "leave that out")
+    return None
+
+
+def _pieces(config: DictConfig) -> Obstacle | None:
+    """Return the setting under which the engine reads a prompt in pieces, or would not start if it may not."""
+    rollout = config.actor_rollout_ref.rollout
+    field, chunked = _effective(config, "enable_chunked_prefill")
+    if chunked and field.startswith(KWARGS):
+        because = "prompts are read in pieces, after which a turn's random numbers are lost"
+        return _under(field, chunked, because, "leave that out")
+    length_field, length = _effective(config, "max_model_len")
+    field, at_once = _effective(config, "max_num_batched_tokens")
+    if length is None and field.startswith(KWARGS):
+        because = (
+            f"the engine's longest prompt, which no {_ROLLOUT}.max_model_len limits, may have to be read in pieces"
+        )
+        return _under(field, at_once, because, "leave that out")
+    longest = length or rollout.prompt_length + rollout.response_length
+    for each, value in ((length_field, longest), (field, at_once)):
+        if not str(value).isdecimal():
+            return _under(each, value, "the number of tokens is not known before the engine starts", "give a number")
+    if int(longest) > int(at_once):
+        because = f"a prompt of up to {longest} tokens is read in pieces, after which a turn's random numbers are lost"
+        return _under(field, at_once, because, f"set it to {longest}")
+    return None
+
+
+def _effective(config: DictConfig, option: str) -> tuple[str, Any]:
+    """Return the field that decides an option of the engine, and its value: options of vLLM's own win over verl's."""
+    for name, value in (OmegaConf.select(config, KWARGS) or {}).items():
+        if str(name).replace("-", "_") == option and value is not None:
+            return f"{KWARGS}.{name}", value
+    return f"{_ROLLOUT}.{option}", config.actor_rollout_ref.rollout.get(option)
 
 
 def _under(field: str, value: Any, because: str, remedy: str) -> Obstacle:

@@ -50,7 +50,7 @@ WRITTEN = {
     "transfer_queue.enable": "true, as verl's own task runner does",
     "actor_rollout_ref.model.path": "the folder of the cached model, for `nano`",
     "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the file that names our agent loop",
-    "run.deterministic": "false where it was open and cannot be had, else true",
+    "run.deterministic": "true where turns have seeds, else false",
     "actor_rollout_ref.rollout.enable_chunked_prefill": "false where turns have seeds",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes": "without a GPU what the sequences can fill, "
     "unless it is set",

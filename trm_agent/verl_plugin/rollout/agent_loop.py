@@ -115,7 +115,7 @@ class EnvAgentLoop(AgentLoopBase):
         num = settings.num_recorded if is_training else 0
         counter = _counter(settings.run_dir)
         sampling_params = {**sampling_params, **GREEDY} if task.get("greedy") else sampling_params
-        seeds = turn_seeds(self.config, task["stream"], fields)
+        seeds = turn_seeds(settings.seed, task["stream"], fields)
         stops = list(chat.stop_token_ids)
         generator = ServerGenerator(self.server_manager, sampling_params, stops, num, counter, seeds)
         env_kwargs = copy.deepcopy(settings.env_kwargs)

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.episode import Limits
 from trm_agent.runs.chat import chat_settings
@@ -34,6 +34,8 @@ class PlaySettings:
     """Episodes that one process plays at a time."""
     run_dir: str
     """Folder of the run."""
+    seed: int | None
+    """Seed of the run, from which turns have theirs; None if they have none."""
 
 
 _last: tuple[DictConfig, PlaySettings] | None = None
@@ -59,4 +61,5 @@ def _read(config: DictConfig) -> PlaySettings:
         keeps_record=bool(trm and loss.dump.every),
         places=places_per_worker(config),
         run_dir=str(config.run.dir),
+        seed=int(config.seed) if OmegaConf.select(config, "run.deterministic") is True else None,
     )

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from trm_agent.tasks import STREAMS
 
 
@@ -31,15 +29,15 @@ class TurnSeeds:
         return int.from_bytes(blake2b(repr(place).encode(), digest_size=8).digest(), "little") >> 1
 
 
-def turn_seeds(config: DictConfig, stream: str, fields: Mapping[str, Any]) -> TurnSeeds | None:
+def turn_seeds(run: int | None, stream: str, fields: Mapping[str, Any]) -> TurnSeeds | None:
     """Return the seeds of an episode's turns; None where the engine's own generator draws.
 
     Args:
-        config: the run's configuration, whose `run.deterministic` says whether turns have seeds.
+        run: the run's seed; None if turns have none.
         stream: `train` or `val`.
         fields: verl's fields of the episode.
     """
-    if OmegaConf.select(config, "run.deterministic") is not True:
+    if run is None:
         return None
     step, task, replica = (int(fields[name]) for name in ("global_steps", "index", "session_id"))
-    return TurnSeeds(int(config.seed), STREAMS[stream], step, task, replica)
+    return TurnSeeds(run, STREAMS[stream], step, task, replica)
