@@ -203,10 +203,20 @@ def test_a_paired_interval_is_narrower_than_one_of_two_samples():
     found = with_validations((0, 0.2, 0.5), (8, 0.5, 0.56))
     # 12 of 200 tasks more and none fewer; unpaired, +6 points have an interval of about 10 to either side
     verdict = found["sentences"][-1]
-    assert "Greedy success rose by 6.0 points. So skill rose, and sampling became sharper, which gave 24.0" in verdict
+    assert "Greedy success rose by 6.0 points. So skill rose. Sampled success rose 24.0 points more" in verdict
     assert not any(
         "exceeds sampled success" in text for text in with_validations((0, 0.2, 0.5), (8, 0.6, 0.6))["sentences"]
     )
+
+
+def test_a_greedy_validation_between_that_went_the_other_way_is_told():
+    assert (
+        "from step 0 to step 4 greedy success went the other way, -10.0 ["
+        in (with_validations((0, 0.2, 0.5), (4, 0.3, 0.4), (8, 0.5, 0.6))["sentences"][-1])
+    )
+    for between in (0.49, 0.5, 0.7):
+        found = with_validations((0, 0.2, 0.5), (4, 0.3, between), (8, 0.5, 0.6))
+        assert "So skill rose" in found["sentences"][-1]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from trm_agent.report.account import Change, sides
 from trm_agent.report.changes import welch
 from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
-from trm_agent.report.validations import Played, Validation, is_success, more, paired, success_of, validations_of
+from trm_agent.report.validations import Played, Task, Validation, is_success, more, paired, success_of, validations_of
 from trm_agent.runs.rates import newcombe
 
 GREEDY = re.compile(r"env/val_success/greedy_h[0-9]{1,18}")
@@ -78,7 +78,21 @@ def _by_task(source: Source, found: Sequence[Validation], direction: int) -> lis
         f"validation. Greedy play was ahead by {old:.1f} points before and {new:.1f} after, {_change(_negative(gap))}.",
         _suffices(paired(last.sampled, first.greedy, tasks, is_success), direction),
         _verdict(greedy, gap, direction),
+        _turned(found, tasks, greedy),
     ]
+
+
+def _turned(found: Sequence[Validation], tasks: Collection[Task], greedy: Change) -> str:
+    """Return the validation between the ends at which greedy success had clearly gone the other way; "" without one."""
+    for each in found[1:-1]:
+        own = paired(found[0].greedy, each.greedy, tasks, is_success)
+        if own.is_clear and own.difference * greedy.difference < 0:
+            return (
+                f"But from step {found[0].step} to step {each.step} greedy success went the other way, {_change(own)}: it "
+                "varies from one checkpoint to the next, which intervals over tasks do not cover, so how much of its "
+                "change will last is not shown."
+            )
+    return ""
 
 
 def _suffices(ahead: Change, direction: int) -> str:
@@ -88,7 +102,7 @@ def _suffices(ahead: Change, direction: int) -> str:
     return (
         f"Greedy success before training ({ahead.after:.1f} %) exceeds sampled success after it ({ahead.before:.1f} %)"
         f", {_change(ahead)}: surer sampling of what the policy preferred from the start could alone "
-        "give the rise of sampled success."
+        "give a rise as large as that of sampled success, which therefore shows no skill; only greedy play can."
     )
 
 
@@ -133,7 +147,7 @@ def _verdict(greedy: Change, gap: Change | None, direction: int) -> str:
     if greedy.is_clear and direction * greedy.difference > 0:
         told = f"{SHARPER} Greedy success {way} by {abs(greedy.difference):.1f} points. So skill {way}"
         if is_more and gap is not None:
-            return f"{told}, and sampling became {gains}, which gave {abs(gap.difference):.1f} points more."
+            return f"{told}. Sampled success {way} {abs(gap.difference):.1f} points more: sampling became {gains} too."
         return f"{told}, and not the sharpness of sampling alone."
     if is_more and gap is not None:
         low, high = sorted((abs(gap.low), abs(gap.high)))
