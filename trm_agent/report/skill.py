@@ -88,9 +88,9 @@ def _turned(found: Sequence[Validation], tasks: Collection[Task], greedy: Change
         own = paired(found[0].greedy, each.greedy, tasks, is_success)
         if own.is_clear and own.difference * greedy.difference < 0:
             return (
-                f"But from step {found[0].step} to step {each.step} greedy success went the other way, {_change(own)}: it "
-                "varies from one checkpoint to the next, which intervals over tasks do not cover, so how much of its "
-                "change will last is not shown."
+                f"But from step {found[0].step} to step {each.step} greedy success went the other way, {_change(own)}: "
+                "it varies from one checkpoint to the next, which intervals over tasks do not cover, so how much of "
+                "its change will last is not shown."
             )
     return ""
 
