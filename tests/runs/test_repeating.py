@@ -15,6 +15,7 @@ NANO = {
     FIELD: None,
     "hardware.kind": "cpu",
     "hardware.engine_threads": 1,
+    "actor_rollout_ref.model.mtp": {"enable": True, "enable_rollout": False},
     "trainer.nnodes": 1,
     "trainer.n_gpus_per_node": 1,
     f"{ROLLOUT}.name": "vllm",
@@ -42,6 +43,7 @@ OBSTACLES = {
     f"{VLLM}.logprobs_mode": "processed_logits",
     f"{VLLM}.speculative_config": "ngram",
     f"{VLLM}.spec_method": "ngram",
+    "actor_rollout_ref.model.mtp.enable_rollout": True,
 }
 HARMLESS = {
     f"{VLLM}.dtype": "float",

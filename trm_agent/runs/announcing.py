@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from trm_agent.runs.folder import LOG_FILE, RunFolder
 from trm_agent.runs.origin import begins
-from trm_agent.runs.repeating import repetition
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -14,6 +13,8 @@ if TYPE_CHECKING:
 
 def announce(config: DictConfig, folder: RunFolder) -> None:
     """Print the run, its folder and its state, whether its seed repeats it, and its notes."""
+    from trm_agent.runs.repeating import repetition
+
     how = {"new": begins(config), "resumed": f"resumed after step {folder.step}", "finished": "complete"}[folder.state]
     print(f"TRM-Agent  {config.trainer.experiment_name}  seed {config.seed}  {folder.path} ({how})")
     train_horizons, val_horizons = list(config.env.train.horizons), list(config.env.val.horizons)

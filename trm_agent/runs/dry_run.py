@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.compose import plain
 from trm_agent.runs.origin import begins, start_step
-from trm_agent.runs.repeating import repetition
 from trm_agent.tasks import TRAIN, VALIDATION, num_greedy, task_at
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ def _limits(config: DictConfig) -> list[str]:
 
 
 def _steps(config: DictConfig, step: int) -> list[str]:
+    from trm_agent.runs.repeating import repetition
+
     trainer, batch, group = config.trainer, config.data.train_batch_size, config.actor_rollout_ref.rollout.n
     first = 1 + (step or start_step(config))
     how = f"goes on after step {step}" if step else begins(config)

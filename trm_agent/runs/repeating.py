@@ -12,6 +12,7 @@ from trm_fields import refuse
 
 FIELD = "run.deterministic"
 _ROLLOUT = "actor_rollout_ref.rollout"
+_MTP = "actor_rollout_ref.model.mtp"
 # vLLM reads both as 32 bits
 FLOAT32 = ("float32", "float")
 # options of vLLM's with which a small model guesses tokens ahead
@@ -89,10 +90,14 @@ def _engine(config: DictConfig) -> Obstacle | None:
     if mode == "processed_logits":
         because = "the engine draws by its own sampler, which forgets seeds beside a greedy turn"
         return _under(field, mode, because, "set it to processed_logprobs")
+    guessed = "tokens are guessed ahead and drawn by another sampler"
     for option in _SPECULATIVE:
         field, value = _effective(config, option)
         if value is not None:
-            return _under(field, value, "tokens are guessed ahead and drawn by another sampler", "leave that out")
+            return _under(field, value, guessed, "leave that out")
+    mtp = config.actor_rollout_ref.model.get("mtp") or {}
+    if mtp.get("enable") and mtp.get("enable_rollout"):
+        return _under(f"{_MTP}.enable_rollout", True, guessed, "set it to false")
     return None
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ray
 import torch
 import transfer_queue as tq
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
@@ -65,8 +66,6 @@ class WorkersOfEpisodes(AgentLoopManagerTQ):  # type: ignore[misc]
     """verl's manager, with our workers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        import ray
-
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(EpisodesWorker)
 
