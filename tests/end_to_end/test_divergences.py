@@ -18,6 +18,8 @@ def test_the_exact_divergence_is_that_of_both_engines_distributions(tmp_path: Pa
     run = tmp_path / "run"
     done = train(
         run,
+        # the way of a GPU, beside which the other runs have their agent loops in the server's process
+        "hardware.agent_loops=workers",
         "actor_rollout_ref.rollout.dtype=bfloat16",
         f"{LOSS}.trm.estimator=exact",
         f"{LOSS}.dump.every=1",

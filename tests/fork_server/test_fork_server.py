@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,10 @@ sys.exit(3)
 """
 
 
-def start(tmp_path: Path, preload: str = '("wave",)') -> tuple[subprocess.Popen, str]:
+def start(tmp_path: Path, preload: str = '("wave",)', out: Any = subprocess.PIPE) -> tuple[subprocess.Popen, str]:
     address = str(tmp_path / "socket")
-    code = SERVER.replace("{preload}", preload)
-    server = subprocess.Popen(
-        [sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + SERVER.replace("{preload}", preload)
+    server = subprocess.Popen([sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=out, text=True)
     return server, address
 
 
@@ -50,9 +49,9 @@ def ask(address: str, *arguments: str, cwd: Path, **env: str) -> subprocess.Comp
     )
 
 
-def wait_for(path: str) -> None:
+def wait_for(path: str, gone: bool = False) -> None:
     deadline = time.monotonic() + 20
-    while not Path(path).exists():
+    while Path(path).exists() == gone:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -106,18 +105,44 @@ def test_a_worker_is_a_fork_with_the_clients_environment_and_streams_and_its_dea
     assert not Path(address).exists()
 
 
-def test_the_server_refuses_to_fork_with_threads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before", "after", "never"])
+def test_the_server_refuses_to_fork_with_threads_and_says_so_in_the_log(tmp_path: Path, when: str) -> None:
     (tmp_path / "threaded.py").write_text(
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(30,), daemon=True).start()\n"
+        "import pathlib, threading, time\n"
+        f"while not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.01)\n"
+        "threading.Thread(target=time.sleep, args=(30,), daemon=True).start()\n"
     )
-    address = str(tmp_path / "socket")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + SERVER.replace("{preload}", '("threaded",)')
-    driver = os.pipe()
-    command = [sys.executable, "-c", code, address]
-    server = subprocess.run(command, stdin=driver[0], capture_output=True, text=True, timeout=30)
-    for end in driver:
-        os.close(end)
-    assert "refusing to fork" in server.stdout
+    with (tmp_path / "out").open("w+") as out:
+        server, address = start(tmp_path, '("threaded",)', out)
+        wait_for(address)
+        assert server.stdin is not None
+        if when == "before":
+            server.stdin.write(f"{tmp_path / 'log.txt'}\n")
+            server.stdin.flush()
+        (tmp_path / "go").touch()
+        wait_for(address, gone=True)
+        if when == "after":
+            server.stdin.write(f"{tmp_path / 'log.txt'}\n")
+        server.stdin.close()
+        assert server.wait(timeout=10) == 0
+    told = tmp_path / ("out" if when == "never" else "log.txt")
+    assert "refusing to fork" in told.read_text()
+    assert (tmp_path / "out").stat().st_size == 0 or when == "never"
+
+
+def test_a_server_whose_driver_is_gone_imports_no_more_and_takes_its_socket_away(tmp_path: Path) -> None:
+    slow = "import pathlib, time\npathlib.Path({began!r}).touch()\n"
+    slow += "while not pathlib.Path({go!r}).exists(): time.sleep(0.01)"
+    for name in ("first", "second"):
+        code = slow.format(began=str(tmp_path / f"{name} began"), go=str(tmp_path / "go"))
+        (tmp_path / f"{name}.py").write_text(code)
+    server, address = start(tmp_path, '("first", "second")')
+    wait_for(str(tmp_path / "first began"))
+    assert server.stdin is not None
+    server.stdin.close()
+    (tmp_path / "go").touch()
+    assert server.wait(timeout=10) == 0
+    assert not (tmp_path / "second began").exists()
     assert not Path(address).exists()
 
 
@@ -152,7 +177,7 @@ def test_a_server_that_imports_can_be_stopped(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(handle, "_HERE", tmp_path)
     monkeypatch.setenv(SOCKET_VARIABLE, "")
     handle.start(tmp_path / "log.txt")
-    ((process, _),) = handle._SERVERS
+    process = handle._SERVERS[0].process
     handle.stop()
     assert process.returncode == -9
     handle.stop()
@@ -173,12 +198,15 @@ def test_a_server_that_starts_early_tells_its_log_afterwards_and_ends_with_check
     ):
         (tmp_path / "server.py").write_text(script)
         with handle.started_early(True):
-            ((process, _),) = handle._SERVERS
+            process = handle._SERVERS[0].process
             if told == "early":
                 process.wait(10)
             assert not log.exists()
         handle.start(log)
         process.wait(10)
+        # all is told once
+        handle.tell_ended()
+        handle.tell_ended()
         lines = log.read_text().splitlines()
         assert lines == ["said early", "said late"][: 1 + (told == "late")]
         handle.stop()
@@ -192,10 +220,40 @@ def test_a_server_that_starts_early_tells_its_log_afterwards_and_ends_with_check
     (tmp_path / "server.py").write_text("import time; time.sleep(60)")
     early = handle.started_early(True)
     early.__enter__()
-    ((process, _),) = handle._SERVERS
+    process = handle._SERVERS[0].process
     refusal = ValueError("refused")
     assert not early.__exit__(ValueError, refusal, None)
     assert process.returncode == -9
+
+
+def test_a_second_run_of_a_process_goes_on_in_its_own_log_and_a_server_that_crashed_is_told_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handle, "_HERE", tmp_path)
+    monkeypatch.setenv(SOCKET_VARIABLE, "")
+    hears = f"import sys; sys.path.insert(0, {str(HERE)!r}); import server; print('early')\n"
+    hears += "while server.hear_driver(): print('heard', flush=True)"
+    (tmp_path / "server.py").write_text(hears)
+    logs = [tmp_path / f"log{number}.txt" for number in range(4)]
+    for log in logs[:2]:
+        handle.start(log)
+        deadline = time.monotonic() + 10
+        while not log.exists() or "heard" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert [log.read_text() for log in logs[:2]] == ["early\nheard\n", "heard\n"]
+    handle.stop()
+    # it crashes after it was told the log, and before it could look
+    crashes = "import os, select; print('last', flush=True); select.select([0], [], []); os.kill(os.getpid(), 9)"
+    (tmp_path / "server.py").write_text(crashes)
+    handle.start(logs[2])
+    process = handle._SERVERS[0].process
+    process.wait(10)
+    (tmp_path / "server.py").write_text(hears)
+    handle.start(logs[3])
+    assert logs[2].read_text() == "last\n"
+    assert [server.process is process for server in handle._SERVERS] == [False]
+    handle.stop()
 
 
 @pytest.mark.slow

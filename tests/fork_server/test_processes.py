@@ -22,7 +22,8 @@ def say(queue, connection, number):
     import setproctitle
     setproctitle.setproctitle("named")
     title = open("/proc/self/cmdline").read().rstrip("\\0")
-    connection.send([number, os.getppid(), os.environ["OMP_NUM_THREADS"], "wave" in sys.modules, title])
+    noted = sys.modules["torch"].noted
+    connection.send([number, os.getppid(), os.environ["OMP_NUM_THREADS"], "wave" in sys.modules, title, noted])
     assert queue.get(timeout=20) == "go on"
     sys.exit(number)
 
@@ -67,7 +68,8 @@ def ends(pid: int) -> bool:
 
 
 def test_a_process_is_a_fork_of_the_server_and_ends_with_the_one_that_asked(tmp_path: Path) -> None:
-    server, address = start(tmp_path)
+    (tmp_path / "torch.py").write_text("noted = []\nset_num_threads = noted.append")
+    server, address = start(tmp_path, '("wave", "torch")')
     wait_for(address)
     script = tmp_path / "asker.py"
     script.write_text(ASKER)
@@ -75,7 +77,7 @@ def test_a_process_is_a_fork_of_the_server_and_ends_with_the_one_that_asked(tmp_
     asked = subprocess.run([sys.executable, script], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert asked.returncode == 0, asked.stderr
     said, alive, code, known, killed, left = json.loads(asked.stdout)
-    assert said == [5, server.pid, "3", True, "named"]
+    assert said == [5, server.pid, "3", True, "named", [3]]
     # 255 is the standard library's exit code of a process whose own was never told
     assert (alive, code, known, killed) == (True, 5, True, 255)
     assert ends(left)
@@ -84,12 +86,16 @@ def test_a_process_is_a_fork_of_the_server_and_ends_with_the_one_that_asked(tmp_
     assert server.wait(timeout=10) == 0
 
 
-def test_without_a_server_there_is_no_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_there_is_no_context_and_one_that_should_be_there_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv(SOCKET_VARIABLE, raising=False)
     assert processes.context() is None
+    assert capsys.readouterr().err == ""
     # it has ended, or refused to fork
     monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "gone"))
     assert processes.context() is None
+    assert f"fork server at {tmp_path / 'gone'}: " in capsys.readouterr().err
     # it was killed, and nobody took its socket away
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "left"))

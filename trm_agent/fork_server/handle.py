@@ -5,7 +5,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +16,19 @@ RAY_VERSION = "2.60.0"
 # Ray counts the jobs of a cluster from 1, little-endian
 FIRST_JOB = "01000000"
 _HERE = Path(__file__).resolve().parent
-# with its first output; its input is open as long as the driver lives, and closing it ends the server
-_SERVERS: list[tuple[subprocess.Popen, IO[bytes]]] = []
+
+
+@dataclass
+class _Server:
+    process: subprocess.Popen
+    """Its input is open as long as the driver lives; closing it ends the server."""
+    out: IO[bytes]
+    """Its output until it has heard of a log, which empties this file."""
+    log: Path | None = None
+    """The log that it was told."""
+
+
+_SERVERS: list[_Server] = []
 
 
 @contextmanager
@@ -24,8 +36,8 @@ def started_early(is_wanted: bool) -> Iterator[None]:
     """Start the server beside the checks of the model, and end it if they fail.
 
     A process that has done their imports already does not wait for them, and starts it when they are done. Enter
-    after the environment variables of the run are set: forks inherit what the imports have read, such as
-    OMP_NUM_THREADS.
+    after the variables are set that the imports read, such as OMP_NUM_THREADS. A fork gets the environment of the
+    process that asks for it, so what is read later (TENSORBOARD_DIR, TOKENIZERS_PARALLELISM) may be set later.
     """
     if is_wanted and "torch" not in sys.modules:
         _start()
@@ -37,24 +49,41 @@ def started_early(is_wanted: bool) -> Iterator[None]:
 
 
 def start(log: Path) -> None:
-    """Start the server in the background, if it has not been started, and give it a log.
+    """Start the server in the background, if there is none, and give it a log.
 
     Args:
         log: the file for the output of the server and the imports, also for what they have said before.
 
     Call it before Ray starts, and after the session has begun, which looks at the log.
     """
+    tell_ended()
     if not _SERVERS:
         _start()
-    for server, out in _SERVERS:
-        assert server.stdin is not None
-        try:
-            server.stdin.write(f"{log.resolve()}\n".encode())
-        except BrokenPipeError:  # it has ended, and cannot do it itself
-            with log.open("ab") as file:
-                out.seek(0)
-                file.write(out.read())
-        out.close()
+    for server in _SERVERS:
+        server.log = log.resolve()
+        assert server.process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended
+            server.process.stdin.write(f"{server.log}\n".encode())
+    tell_ended()
+
+
+def tell_ended() -> None:
+    """Put into the log what a server that has ended did not say there itself, and forget the server."""
+    for server in list(_SERVERS):
+        if server.log is None or server.process.poll() is None:
+            continue
+        server.out.seek(0)
+        if told := server.out.read():
+            with server.log.open("ab") as file:
+                file.write(told)
+        _forget(server)
+
+
+def _forget(server: _Server) -> None:
+    for file in (server.process.stdin, server.out):
+        assert file is not None
+        file.close()
+    _SERVERS.remove(server)
 
 
 def _start() -> None:
@@ -69,17 +98,16 @@ def _start() -> None:
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True, bufsize=0
     )
-    _SERVERS.append((server, out))
+    _SERVERS.append(_Server(server, out))
     os.environ[SOCKET_VARIABLE] = address
 
 
 def stop() -> None:
     """End the server, also while it imports; for a run that is refused."""
-    for server, out in _SERVERS:
-        server.kill()
-        server.wait()
-        out.close()
-    _SERVERS.clear()
+    for server in list(_SERVERS):
+        server.process.kill()
+        server.process.wait()
+        _forget(server)
 
 
 def use_for_ray() -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import sys
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 
@@ -16,10 +17,13 @@ def context() -> BaseContext | None:
     It is the standard library's `forkserver`, with our server in place of the library's: from now on in this process
     each process of that method is a fork of ours.
     """
+    address = os.environ.get(SOCKET_VARIABLE, "")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.connect(os.environ.get(SOCKET_VARIABLE, ""))
-    except OSError:
+            connection.connect(address)
+    except OSError as error:
+        if address:
+            print(f"fork server at {address}: {error}; starting the process the usual way", file=sys.stderr)
         return None
     # a name that popen_forkserver looks up at each start
     vars(forkserver)["connect_to_new_process"] = _connect

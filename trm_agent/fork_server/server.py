@@ -5,6 +5,7 @@ driver is gone for any reason.
 """
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import os
@@ -64,11 +65,15 @@ JOB = "RAY_JOB_ID"
 
 
 def preload(names: tuple[str, ...]) -> list[str]:
-    """Import the modules; returns the names of those that could not be imported, with the reason."""
+    """Import the modules; returns the names of those that could not be imported, with the reason.
+
+    Raises:
+        SystemExit: the driver is gone, and nobody needs the server any more.
+    """
     failed = []
     for name in names:
         if select.select([sys.stdin], [], [], 0)[0] and not hear_driver():
-            os._exit(0)
+            raise SystemExit
         try:
             importlib.import_module(name)
         except Exception as error:
@@ -84,11 +89,18 @@ def hear_driver() -> bool:
     log = os.open(named, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.write(log, os.pread(1, _MOST_OUTPUT, 0))
+    if not has_log():
+        os.write(log, os.pread(1, _MOST_OUTPUT, 0))
+        os.ftruncate(1, 0)  # the driver looks there for what could not be said in the log
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
     return True
+
+
+def has_log() -> bool:
+    """Return True if the output goes to a log, which is open for writing only."""
+    return fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def become(request: dict, descriptors: list[int]) -> None:
@@ -250,23 +262,35 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
+    try:
+        if is_fit():
+            serve(listener)
+            return
+        listener.close()
+        os.unlink(address)
+        if not has_log():
+            hear_driver()
+    except Exception:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address)
+        os._exit(0)  # nothing to save, and the libraries take seconds to shut down
+
+
+def is_fit() -> bool:
+    """Import, and say how it went; returns False if a fork would not be safe."""
     started = time.monotonic()
     for failure in preload(PRELOAD):
         print(f"fork server: not preloaded: {failure}", flush=True)
     threads = [thread.name for thread in threading.enumerate()]
     if len(threads) > 1:
         print(f"fork server: an import started threads ({threads}); refusing to fork", flush=True)
-        listener.close()
-        os.unlink(address)
-        return
+        return False
     gc.collect()
     gc.freeze()  # keep shared pages shared
     print(f"fork server: imports took {time.monotonic() - started:.1f} s", flush=True)
-    try:
-        serve(listener)
-    finally:
-        os.unlink(address)
-        os._exit(0)  # nothing to save, and the libraries take seconds to shut down
+    return True
 
 
 if __name__ == "__main__":

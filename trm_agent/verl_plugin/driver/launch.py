@@ -186,5 +186,6 @@ def run(config: DictConfig, ray_started: Callable[[], None] = lambda: None) -> N
 
             handle.use_for_ray()
             ray_as_we_need_it.enter_context(without_cluster_services())
+            ray_as_we_need_it.callback(handle.tell_ended)
         mark(config.run.dir, "driver")
         run_ppo(config, task_runner_class=_AfterRay(RunTaskRunner, ray_started))
