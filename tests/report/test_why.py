@@ -7,7 +7,7 @@ import pytest
 from trm_agent.report.account import account_of
 from trm_agent.report.held_out import NO_ENDINGS
 from trm_agent.report.sources import Source
-from trm_agent.report.why import CHANCE, OLDER, why_sections
+from trm_agent.report.why import CHANCE, OLDER, PARTLY, UNEVEN, why_sections
 from trm_agent.runs.failures import failing_turn
 
 EMPTY: dict = {"run": [], "step": [], "category": []}
@@ -104,17 +104,18 @@ def test_horizons_have_accounts_of_their_own():
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "why"),
     [
-        lambda rows: [{name: value for name, value in each.items() if "ending" not in name} for each in rows],
-        lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": 0.1}],
-        lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": None}],
-        lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": "x"}],
+        (lambda rows: [{name: value for name, value in each.items() if "ending" not in name} for each in rows], OLDER),
+        (lambda rows: [*rows[:-1], {"step": 8, "env/success": 0.7}], PARTLY),
+        (lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": 0.1}], UNEVEN),
+        (lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": None}], UNEVEN),
+        (lambda rows: [*rows[:-1], {**rows[-1], f"{CLEAN}/solved": "x"}], UNEVEN),
     ],
 )
-def test_shares_that_are_missing_or_do_not_add_up_make_no_account(spoil):
+def test_shares_that_are_missing_or_do_not_add_up_make_no_account(spoil, why):
     found = section(spoil(risen()))
-    assert (found["tables"], found["sentences"][1]) == ([], OLDER)
+    assert (found["tables"], found["sentences"][1]) == ([], why)
 
 
 def test_few_steps_and_evaluations_have_no_section():
@@ -154,7 +155,9 @@ def test_greedy_validation_tells_skill_from_sharper_sampling(greedy, words):
 
 def test_a_few_greedy_tasks_tell_nothing_and_none_say_how_to_have_some():
     assert "this run does not show whether" in section(validated(0.4, 0.5, num=20))["sentences"][-1]
-    assert "env.val.greedy_tasks=256" in section(risen())["sentences"][-1]
+    assert "This run was not validated" in section(risen())["sentences"][-1]
+    sampled = [{name: value for name, value in each.items() if "greedy" not in name} for each in validated(0, 0)]
+    assert "validated by sampling alone" in section(sampled)["sentences"][-1]
     once = validated(0.4, 0.5)[1:]
     assert "cannot be told apart yet" in section(once)["sentences"][-1]
 
@@ -281,4 +284,5 @@ def test_examples_are_of_the_first_and_the_last_recorded_step_of_an_ending():
 def test_the_turn_that_went_wrong_is_the_last_of_a_limit_else_the_mistakes_else_a_malformed_one(
     record, malformed, turn
 ):
-    assert failing_turn(record, [{"malformed": each} for each in malformed]) == turn
+    found = failing_turn(record, [{"malformed": each} for each in malformed])
+    assert (found and found[0]) == turn

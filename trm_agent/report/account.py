@@ -1,5 +1,6 @@
 """An account of a run's change in success: the ways to fail, whose changes add up to it exactly."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from typing import Any
 from trm_agent.report.changes import welch
 from trm_agent.report.curves import number
 from trm_agent.runs.failures import AFTER_MALFORMED, CLEAN, LUCKY, SOLVED, ending_family, ending_label, ending_slug
+from trm_agent.runs.rates import newcombe
 
 FEWEST, MOST = 8, 10
 """Steps that a run must have, and steps on each side."""
 SUCCESSES = (ending_slug(SOLVED), ending_slug(LUCKY))
-NAME = re.compile(rf"({CLEAN}|{AFTER_MALFORMED})/h([0-9]{{1,18}}|None)/([a-z0-9_/]{{1,80}})")
+NAME = re.compile(rf"({CLEAN}|{AFTER_MALFORMED})/h([0-9]{{1,18}}|None)/([a-z0-9_/]{{1,120}})")
 Shares = dict[tuple[str, str, bool], float]
 """(horizon, ending, whether a call was malformed) -> percent of a step's episodes."""
 
@@ -30,7 +32,12 @@ class Change:
     @property
     def is_clear(self) -> bool:
         """Whether the 95 % interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+        return abs(self.difference) > 1e-9 and (self.low > 0 or self.high < 0)
+
+    @property
+    def complement(self) -> "Change":
+        """The change of the episodes outside the share."""
+        return Change(100 - self.before, 100 - self.after, 0.0 - self.difference, -self.high, -self.low)
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,17 @@ def named(steps: Sequence[Mapping[str, Any]]) -> str:
 
 
 def change_of(old: Sequence[float], new: Sequence[float]) -> Change:
-    """Return the change between two sides, each of at least two steps."""
-    return Change(sum(old) / len(old), sum(new) / len(new), *welch(old, new))
+    """Return the change between two sides, each of at least two steps, in percent.
+
+    Where no step of a side differs from another, Newcombe's interval with the steps as trials: equal steps do not make
+    a change certain.
+    """
+    difference, low, high = welch(old, new)
+    before, after = math.fsum(old) / len(old), math.fsum(new) / len(new)
+    if low == high:
+        rates = (min(1.0, max(0.0, mean / 100)) for mean in (before, after))
+        low, high = (100 * end for end in newcombe(next(rates), len(old), next(rates), len(new)))
+    return Change(before, after, difference, max(-100.0, low), min(100.0, high))
 
 
 def account_of(steps: Sequence[Mapping[str, Any]]) -> Account | None:
@@ -117,14 +133,18 @@ def _account(
     def of(endings: Iterable[str], *marks: bool) -> Change:
         wanted = set(endings)
         old, new = (
-            [sum(v for (_, ending, mark), v in step.items() if ending in wanted and mark in marks) for step in side]
+            # rounded, so that steps whose shares add up to the same are the same
+            [
+                round(sum(v for (_, ending, mark), v in step.items() if ending in wanted and mark in marks), 9)
+                for step in side
+            ]
             for side in (before, after)
         )
         return change_of(old, new)
 
     found = {ending for step in (*before, *after) for _, ending, _ in step} - {*SUCCESSES}
     both = (False, True)
-    success, failures = of(SUCCESSES, *both), of(found, *both)
+    success = of(SUCCESSES, *both)
     sign = -1 if success.difference < 0 else 1
 
     def part(name: str, endings: Iterable[str], members: Iterable[Part] = ()) -> Part:
@@ -148,7 +168,7 @@ def _account(
         last,
         success,
         lucky,
-        failures,
+        success.complement,
         clean,
         malformed,
         ordered(parts.values()),

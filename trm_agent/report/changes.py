@@ -33,10 +33,11 @@ def welch(old: Sequence[float], new: Sequence[float]) -> tuple[float, float, flo
     """Return the difference of two means, new minus old, with its 95 % interval; each of at least two values."""
     (old_mean, old_error), (new_mean, new_error) = _mean(old), _mean(new)
     difference, error = new_mean - old_mean, old_error + new_error
-    if error == 0:
+    # values that are all alike differ by what rounding left
+    if math.sqrt(error) <= 1e-12 * max(abs(old_mean), abs(new_mean)):
         return difference, difference, difference
     degrees = error**2 / (old_error**2 / (len(old) - 1) + new_error**2 / (len(new) - 1))
-    half = student_quantile(max(1, int(degrees))) * math.sqrt(error)
+    half = student_quantile(max(1, int(degrees + 1e-9))) * math.sqrt(error)
     return difference, difference - half, difference + half
 
 

@@ -31,6 +31,7 @@ INDEX_FIELDS = (
     "id", "run", "step", "update", "tokens", "model", "turns", "reward", "success", "accepted", "stop", "env", "seed",
     "horizon", "worst", "violations", "calls", "malformed", "category", "group", "sample", "advantage", "rejected_by",
     "mark",
+    "reason",
 )  # fmt: skip
 
 
@@ -208,6 +209,7 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
         name = told if known else f"{row.file.stem} · row {row.number}"
     listed = turns(row)
     num_malformed = sum(bool(turn.get("malformed")) for turn in listed)
+    failing = failing_turn(record, listed)
     advantages = [] if row.advantages is None else row.advantages[np.isfinite(row.advantages)]
     return {
         "id": name,
@@ -233,7 +235,8 @@ def index_entry(row: Row, measured: Measured, run: int, kind: str) -> dict[str, 
         "sample": None,
         "advantage": float(f"{np.mean(advantages):.4g}") if len(advantages) else None,
         "rejected_by": ", ".join(row.rejected_by)[:200],
-        "mark": failing_turn(record, listed),
+        "mark": None if failing is None else failing[0],
+        "reason": None if failing is None else failing[1],
     }
 
 

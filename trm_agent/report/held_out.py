@@ -5,6 +5,7 @@ from collections.abc import Callable
 from trm_agent.report.account import SUCCESSES, Change
 from trm_agent.report.sources import Source
 from trm_agent.report.validations import Ending, Played, is_success, paired, validations_of
+from trm_agent.report.words import moved
 from trm_agent.runs.failures import ending_family, ending_label
 
 LEAST_SHARE = 5
@@ -21,7 +22,7 @@ def held_out_sentence(source: Source) -> str:
     success = paired(first.sampled, last.sampled, tasks, is_success)
     told = (
         f"The {len(tasks)} tasks of validation, sampled: success {success.before:.1f} % (step {first.step}) to "
-        f"{success.after:.1f} % (step {last.step}), {_change(success)}, paired by task"
+        f"{success.after:.1f} % (step {last.step}), {moved(success)}, paired by task"
     )
     if not success.is_clear:
         return f"{told}; the interval holds 0, which may be chance."
@@ -30,7 +31,7 @@ def held_out_sentence(source: Source) -> str:
     named = sorted((name for name, share in shares.items() if share >= LEAST_SHARE), key=lambda name: -shares[name])
     parts = [
         f"{shares[name]:.0f} % of the change: “{name}” {changes[name].before:.1f} to {changes[name].after:.1f} %, "
-        f"{_change(changes[name])}"
+        f"{moved(changes[name])}"
         for name in named
     ]
     return f"{'; '.join([told, *parts])}."
@@ -49,7 +50,3 @@ def _changes(before: Played, after: Played, tasks: set[tuple[str, str]]) -> dict
 def _name(slug: str) -> str:
     """Return the family or the name of a way to fail; "" of a success."""
     return "" if slug in SUCCESSES else (ending_family(slug) or ending_label(slug)).removeprefix("wrong answer: ")
-
-
-def _change(change: Change) -> str:
-    return f"{change.difference:+.1f} [{change.low:+.1f}, {change.high:+.1f}]"

@@ -111,6 +111,11 @@ def _by_rates(source: Source, direction: int) -> list[str]:
     form = _SAMPLED if _temperature(source) == 0 else GREEDY
     rows = [row for row in source.metrics if _pooled(source, row, form) is not None]
     if not rows:
+        if not any(name.startswith("env/val_success/") for row in source.metrics for name in row):
+            return [
+                "This run was not validated, so better skill and sharper sampling cannot be told apart here; "
+                "env.val.greedy_tasks=256 with validation (trainer.test_freq) has the next run play greedily as well."
+            ]
         return [
             "This run validated by sampling alone, so better skill and sharper sampling cannot be told apart here; "
             "env.val.greedy_tasks=256 has the next run validate greedily as well."

@@ -16,10 +16,7 @@ OLD = (
     "Successes and failures in % of all episodes, by the first mistake where the environment tells it; a right answer "
     "after a wrong call is in both, since the run's version did not count its endings. "
 )
-INTERVALS = (
-    "In brackets the 95 % interval of the change over steps, each of which has tasks of its own; one that holds 0 may "
-    "be chance."
-)
+INTERVALS = "In brackets the 95 % interval of the change over steps; one that holds 0 may be chance."
 Reading = Callable[[Mapping[str, Any]], float | None]
 _MISTAKE, _STOP = re.compile(rf"env/task/{MISTAKE}(.+)"), re.compile(r"env/stop_reason/(.+)")
 _MEANS = {

@@ -8,7 +8,8 @@ from trm_agent.report.curves import number
 from trm_agent.report.held_out import held_out_sentence
 from trm_agent.report.skill import skill_sentences
 from trm_agent.report.sources import Source
-from trm_agent.runs.failures import EXPLAINED, LUCKY
+from trm_agent.report.words import cell, moved, points, span
+from trm_agent.runs.failures import CLEAN, EXPLAINED, LUCKY, ending_slug
 
 MOST_NAMED, LEAST_SHARE = 4, 5
 """Ways to fail that the text names, and the percent of the change that each must give."""
@@ -17,8 +18,8 @@ MEANINGS = {MALFORMED: "A turn whose call the environment could not read; the ep
 EACH_MALFORMED = "Every such episode had a malformed call."
 ALL, SUCCESS = "all failures", "success"
 ABOUT = (
-    "In percent of all training episodes, means over the steps; changes in points with 95 % intervals over steps, each "
-    "of which has tasks of its own: one that holds 0 may be chance. Each episode is in one row, so the rows add up to "
+    "In percent of all training episodes, means over the steps; changes in points with 95 % intervals over steps: one "
+    "that holds 0 may be chance. Each episode is in one row, so the rows add up to "
     "the change; a row's episodes without and after a malformed call add up to the row. A right answer after a wrong "
     "call is a success: {lucky}."
 )
@@ -29,6 +30,14 @@ CHANCE = "The interval holds 0: no change of success is distinguishable from cha
 OLDER = (
     "A version that did not count the endings of all episodes (env/ending/... in metrics.jsonl) made this run, so its "
     "change cannot be split exactly; the table “What changed over training” splits it by and large."
+)
+PARTLY = (
+    "Some of these steps did not record the endings of all their episodes (env/ending/... in metrics.jsonl), as a "
+    "version before did not, so the change cannot be split exactly."
+)
+UNEVEN = (
+    "The shares of endings (env/ending/... in metrics.jsonl) do not add up to 100 % in some of these steps, so the "
+    "change cannot be split."
 )
 ABOUT_HORIZONS = "The same among the episodes of each horizon; a column's failures add up to minus its success."
 
@@ -51,7 +60,7 @@ def why_sections(sources: Sequence[Source], index: Mapping[str, Sequence[Any]]) 
         if source.kind != "run" or len(steps) < FEWEST:
             continue
         account = account_of(steps)
-        told = [_older(steps), OLDER] if account is None else sentences(account)
+        told = [_older(steps), _why_none(steps)] if account is None else sentences(account)
         way = direction(_success(steps))
         title = "Why success changed"
         found.append(
@@ -73,7 +82,7 @@ def _scope(source: Source) -> str:
     trained = source.trained_horizons
     of = f", of horizons {', '.join(map(str, trained))}" if isinstance(trained, list) and trained else ""
     return (
-        f"Explained is the success of the training episodes, sampled{at}, each step's on tasks of its own{of}. The "
+        f"Explained is the success of the training episodes, sampled{at}{of}. The "
         f"results above are of validation's tasks; one line below is about these. {ONE_SEED}"
     )
 
@@ -94,9 +103,15 @@ def _older(steps: Sequence[Mapping[str, Any]]) -> str:
     return _headline(verb, success, first, last) + ("" if direction(success) else f" {CHANCE}")
 
 
+def _why_none(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Return why the steps have no account."""
+    counted = [any(name.startswith(CLEAN) for name in row) for side in sides(steps) for row in side]
+    return OLDER if not any(counted) else UNEVEN if all(counted) else PARTLY
+
+
 def _headline(verb: str, success: Change, first: str, last: str) -> str:
-    span = f"from {success.before:.1f} % ({first}) to {success.after:.1f} % ({last})"
-    return f"Success of the training episodes {verb} {span}, {_points(success)}."
+    between = f"from {success.before:.1f} % ({first}) to {success.after:.1f} % ({last})"
+    return f"Success of the training episodes {verb} {between}, {points(success)}."
 
 
 def sentences(account: Account) -> list[str]:
@@ -117,14 +132,18 @@ def _causes(account: Account, way: int) -> list[str]:
     toward = [part for part in account.causes if part.whole.is_clear and way * part.whole.difference < 0]
     against = [part for part in account.causes if part.whole.is_clear and way * part.whole.difference > 0]
     named = [part for part in toward if 100 * part.whole.difference / total >= LEAST_SHARE][:MOST_NAMED]
-    if not named:
-        return ["No single way to fail changed by more than chance explains."]
+    rarer, more = ("rarer", "more frequent") if way > 0 else ("more frequent", "rarer")
     found = [_cause(part, total, way) for part in named]
-    rest = 100 - sum(100 * part.whole.difference / total for part in named)
-    found.append(f"All other ways to fail together: {rest:.0f} % of the change.")
+    if named:
+        rest = 100 - sum(100 * part.whole.difference / total for part in named)
+        found.append(f"All other ways to fail together: {rest:.0f} % of the change.")
+    elif toward:
+        found.append(f"Many ways to fail became {rarer}, each of which gives less than {LEAST_SHARE} % of the change.")
+    else:
+        found.append(f"No single way to fail became {rarer} by more than chance explains.")
     if against:
-        how = f"became {'more frequent' if way > 0 else 'rarer'}"
-        others = [f"{_quoted(part.ending)} {how}, {_span(part.whole)}" for part in against[:2]]
+        how = f"became {more}"
+        others = [f"{_quoted(part.ending)} {how}, {span(part.whole)}" for part in against[:2]]
         found.append(f"Against it: {'; '.join(others)}.")
     return found
 
@@ -133,9 +152,9 @@ def _cause(part: Part, total: float, way: int) -> str:
     share = f"{100 * part.whole.difference / total:.0f} % of the change"
     how = "became rarer" if way > 0 else "became more frequent"
     kind = " as first mistake" if part.members else ""
-    told = f"{share}: {_quoted(part.ending)}{kind} {how}, {_span(part.whole)}. {EXPLAINED.get(part.ending, '')}".strip()
+    told = f"{share}: {_quoted(part.ending)}{kind} {how}, {span(part.whole)}. {_meaning(part.ending)}".strip()
     if part.members:
-        members = "; ".join(f"{_quoted(each.ending)} {_change(each.whole)}" for each in part.members)
+        members = "; ".join(f"{_quoted(each.ending)} {moved(each.whole)}" for each in part.members)
         return f"{told} In points: {members}."
     return f"{told} {EACH_MALFORMED}" if _each_malformed(part) else told
 
@@ -147,14 +166,14 @@ def _each_malformed(part: Part) -> bool:
 def _malformed(account: Account) -> list[str]:
     found = account.malformed
     if not (found.before or found.after):
-        return ["No episode failed after a malformed call."]
-    told = f"Seen another way: failures after a malformed call, whatever their kind, went {_span(found)}"
+        return ["In these steps no episode failed after a malformed call."]
+    told = f"Seen another way: failures after a malformed call, whatever their kind, went {span(found)}"
     return [f"{told}{'' if found.is_clear else ', which may be chance'}. They are among those above, not beside them."]
 
 
 def _by_horizon(account: Account) -> list[str]:
     told = [
-        f"horizon {horizon} {own.success.before:.1f} to {own.success.after:.1f} %, {_points(own.success)}"
+        f"horizon {horizon} {own.success.before:.1f} to {own.success.after:.1f} %, {points(own.success)}"
         for horizon, own in account.horizons.items()
     ]
     return [f"By length of the task: {'; '.join(told)}."] if told else []
@@ -169,9 +188,9 @@ def _tables(account: Account, run: int, index: Mapping[str, Sequence[Any]]) -> l
         return [
             name,
             *ends,
-            _change(whole),
+            moved(whole),
             share,
-            *("" if each is None else _cell(each) for each in (clean, malformed)),
+            *("" if each is None else cell(each) for each in (clean, malformed)),
         ]
 
     rows = [row(SUCCESS, account.success, None, None)]
@@ -188,13 +207,13 @@ def _tables(account: Account, run: int, index: Mapping[str, Sequence[Any]]) -> l
     ]
     names = [part.ending for part in account.parts]
     examples = {name: found for name in names if (found := _examples(name, run, index))}
-    explained = {name: EXPLAINED[name] for name in (*names, LUCKY) if name in EXPLAINED} | MEANINGS
+    explained = {name: told for name in (*names, LUCKY) if (told := _meaning(name))} | MEANINGS
     for part in filter(_each_malformed, account.parts):
         explained[part.ending] = f"{explained.get(part.ending, '')} {EACH_MALFORMED}".strip()
     whole = {
         "columns": heads,
         "rows": rows,
-        "about": ABOUT.format(lucky=_span(account.lucky)),
+        "about": ABOUT.format(lucky=span(account.lucky)),
         "explained": explained,
         "examples": examples,
     }
@@ -206,8 +225,8 @@ def _horizon_table(account: Account) -> list[dict[str, Any]]:
         return []
     own = account.horizons.values()
     by_name = [{part.ending: part.whole for part in each.parts} for each in own]
-    rows = [[SUCCESS, *(_cell(each.success) for each in own)]]
-    rows += [[part.ending, *(_cell(of.get(part.ending)) for of in by_name)] for part in account.parts]
+    rows = [[SUCCESS, *(cell(each.success) for each in own)]]
+    rows += [[part.ending, *(cell(of.get(part.ending)) for of in by_name)] for part in account.parts]
     return [
         {
             "columns": ["% of these episodes", *(f"horizon {each}" for each in account.horizons)],
@@ -217,13 +236,21 @@ def _horizon_table(account: Account) -> list[dict[str, Any]]:
     ]
 
 
+def _meaning(ending: str) -> str:
+    return {ending_slug(name): told for name, told in EXPLAINED.items()}.get(ending_slug(ending), "")
+
+
 def _examples(ending: str, run: int, index: Mapping[str, Sequence[Any]]) -> list[int]:
     """Return an early and a late recorded episode that ended so, of the first and the last step that have one.
 
     Those of a group with a difference in reward come first.
     """
     rows = zip(index["run"], index["step"], index["category"], strict=True)
-    found = [(step, at) for at, (of, step, category) in enumerate(rows) if (of, category) == (run, ending)]
+    # a label has lost what a metric's name cannot hold, such as capitals
+    own = ending_slug(ending)
+    found = [
+        (step, at) for at, (of, step, category) in enumerate(rows) if of == run and ending_slug(str(category)) == own
+    ]
     if not found:
         return []
     # of a group without a difference in reward nothing was learnt
@@ -236,21 +263,3 @@ def _examples(ending: str, run: int, index: Mapping[str, Sequence[Any]]) -> list
 
 def _quoted(name: str) -> str:
     return f"“{name.removeprefix('wrong answer: ')}”"
-
-
-def _points(change: Change) -> str:
-    return f"{_change(change).replace(' [', ' points [')}"
-
-
-def _change(change: Change) -> str:
-    return f"{change.difference:+.1f} [{change.low:+.1f}, {change.high:+.1f}]"
-
-
-def _span(change: Change) -> str:
-    return f"{change.before:.1f} to {change.after:.1f} % of episodes, {_change(change)}"
-
-
-def _cell(change: Change | None) -> str:
-    if change is None or not (change.before or change.after):
-        return "0"
-    return f"{change.before:.1f} to {change.after:.1f}, {_change(change)}"

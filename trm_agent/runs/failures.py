@@ -100,8 +100,8 @@ def mistake_family(numbers: Mapping[str, Any]) -> str:
     return mistakes[0].rpartition("/")[0].replace("_", " ")[:40] if mistakes else ""
 
 
-def failing_turn(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> int | None:
-    """Return the turn, from 0 on, in which an episode went wrong; None where nothing tells.
+def failing_turn(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> tuple[int, str] | None:
+    """Return the turn, from 0 on, in which an episode went wrong, and how in words; None where nothing tells.
 
     Of a failure by a limit the last; else that of the first mistake that the environment names, else the first
     malformed one.
@@ -110,14 +110,17 @@ def failing_turn(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) 
         record: of the episode.
         turns: its turns, with `malformed`.
     """
-    if record.get("success") is not True and record.get("stop_reason") in STOPS:
-        return len(turns) - 1 if turns else None
+    succeeded, stop = record.get("success") is True, record.get("stop_reason")
+    if not succeeded and isinstance(stop, str) and stop in STOPS:
+        return (len(turns) - 1, STOPS[stop]) if turns else None
     numbers = record.get("numbers")
     told = numbers.get(MISTAKE_TURN) if isinstance(numbers, Mapping) else None
     if isinstance(told, int | float) and 1 <= told <= len(turns):
-        return int(told) - 1
+        mistake = first_mistake(numbers)
+        named = "the first mistake" if mistake is None else f"first mistake, {mistake}"
+        return int(told) - 1, "a mistake, without harm" if succeeded else named
     malformed = [place for place, turn in enumerate(turns) if turn.get("malformed")]
-    return malformed[0] if malformed else None
+    return (malformed[0], "a malformed call, without harm" if succeeded else "a malformed call") if malformed else None
 
 
 def ending_shares(episodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:

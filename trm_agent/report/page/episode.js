@@ -20,7 +20,7 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
   let number = 0;
   episode.header.turns.forEach((turn, index) => {
     const section = drawTurn(turn, index, number, tokens);
-    if (index === mark) markTurn(section, columns.category[i], view.odd.size);
+    if (index === mark) markTurn(section, columns.reason[i], view.odd.size);
     number += turn.stop - turn.start;
     turns.push(section);
     body.append(section);
@@ -95,11 +95,10 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
 }
 
 // The turn in which the episode went wrong.
-function markTurn(section, category, hasOdd) {
+function markTurn(section, told, hasOdd) {
   section.classList.add("mistake");
-  const told = `here: ${category === "solved" ? "a mistake, without harm" : category}`;
-  const reason = category.startsWith("ran out of") ? "the episode's limit was reached in this turn, before an answer" : "";
-  section.querySelector("h3").append(h("span", { class: "badge bad" }, told), reason ? h("span", { class: "quiet" }, reason) : "",
+  const reason = told.startsWith("ran out of") ? "the episode's limit was reached in this turn, before an answer" : "";
+  section.querySelector("h3").append(h("span", { class: "badge bad" }, `here: ${told}`), reason ? h("span", { class: "quiet" }, reason) : "",
     hasOdd ? h("span", { class: "quiet" }, "underlined: a number that the message before does not have") : "");
 }
 
