@@ -113,8 +113,9 @@ def failing_turn(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) 
     succeeded, stop = record.get("success") is True, record.get("stop_reason")
     if not succeeded and isinstance(stop, str) and stop in STOPS:
         return (len(turns) - 1, STOPS[stop]) if turns else None
-    numbers = record.get("numbers")
-    told = numbers.get(MISTAKE_TURN) if isinstance(numbers, Mapping) else None
+    given = record.get("numbers")
+    numbers: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    told = numbers.get(MISTAKE_TURN)
     if isinstance(told, int | float) and 1 <= told <= len(turns):
         mistake = first_mistake(numbers)
         named = "the first mistake" if mistake is None else f"first mistake, {mistake}"
