@@ -8,6 +8,7 @@ from trm_agent.report.account import account_of
 from trm_agent.report.held_out import NO_ENDINGS
 from trm_agent.report.sources import Source
 from trm_agent.report.why import CHANCE, OLDER, PARTLY, UNEVEN, why_sections
+from trm_agent.report.why_tables import INDENT
 from trm_agent.runs.failures import failing_turn
 
 EMPTY: dict = {"run": [], "step": [], "category": []}
@@ -54,17 +55,19 @@ def test_the_rows_add_up_to_the_change_and_so_do_the_parts_of_a_row():
 
 def test_the_words_name_the_causes_with_their_parts_and_the_table_has_every_row():
     found = section(risen())
-    first, slip, *others = found["sentences"]
-    assert first.startswith("Success of the training episodes rose from 39.5 % (steps 1 to 2) to 74.5 % (steps 7 to 8)")
+    answer, span, slip, rest, *_ = found["sentences"]
+    assert answer.startswith("Success of the training episodes rose by 35.0 points [34")
+    assert "because “a slip” became rarer (-30.5 [" in answer
+    assert "and “ran out of tokens” became rarer (-4.5 [" in answer
+    assert span == "It went from 39.5 % (steps 1 to 4) to 74.5 % (steps 5 to 8)."
     # 30.5 of 35 points
-    assert slip.startswith("87 % of the change: “a slip” became rarer, 50.5 to 20.0 % of episodes, -30.5 [")
-    assert any(
-        text.startswith("Seen another way: failures after a malformed call, whatever their kind, went 20.0 to 0.0")
-        for text in others
-    )
+    assert slip.startswith("“a slip” became rarer, 50.5 to 20.0 % of episodes, -30.5 [")
+    assert ", 87 % [" in slip
+    assert rest.startswith("“ran out of tokens” became rarer, 10.0 to 5.5 % of episodes, -4.5 [")
     (table,) = found["tables"]
     assert [cells[0] for cells in table["rows"]] == ["success", SLIP, "ran out of tokens", "all failures"]
-    assert [cells[4] for cells in table["rows"]] == ["", "87 %", "13 %", "100 %"]
+    assert [cells[4].partition(" [")[0] for cells in table["rows"]] == ["", "87 %", "13 %", "100 %"]
+    assert table["rows"][-1][-1].startswith("20.0 to 0.0, -20.0 [")
     assert "0.0 to 3.0 % of episodes, +3.0" in table["about"]
     assert "ran out of tokens" in table["explained"]
     assert "malformed call" in table["explained"]
@@ -73,9 +76,11 @@ def test_the_words_name_the_causes_with_their_parts_and_the_table_has_every_row(
 
 def test_a_fall_is_told_as_a_fall():
     rows = [{**each, "step": place} for place, each in enumerate(reversed(risen()), 1)]
-    first, slip, *_ = section(rows)["sentences"]
-    assert "fell from 74.5 %" in first
-    assert slip.startswith("87 % of the change: “a slip” became more frequent")
+    answer, span, slip, *_ = section(rows)["sentences"]
+    assert "fell by 35.0 points [34" in answer
+    assert "because “a slip” became more frequent (+30.5 [" in answer
+    assert span.startswith("It went from 74.5 %")
+    assert slip.startswith("“a slip” became more frequent")
 
 
 def test_nothing_is_explained_where_chance_is_not_excluded():
@@ -97,10 +102,7 @@ def test_horizons_have_accounts_of_their_own():
     assert by_horizon["columns"] == ["% of these episodes", "horizon 2", "horizon 16"]
     assert by_horizon["rows"][0][1].startswith("39.5 to 74.5, +35.0 [")
     assert by_horizon["rows"][0][1] == by_horizon["rows"][0][2]
-    assert any(
-        text.startswith("By length of the task: horizon 2 39.5 to 74.5 %, +35.0 points [")
-        for text in found["sentences"]
-    )
+    assert "by length of the task: horizon 2 39.5 to 74.5 %, +35.0 points [" in found["sentences"][1]
 
 
 @pytest.mark.parametrize(
@@ -138,23 +140,26 @@ def validated(old, new, sampled_old=0.2, sampled_new=0.5, num=400):
 @pytest.mark.parametrize(
     ("greedy", "words"),
     [
-        ((0.3, 0.6), "So skill rose, and not the sharpness of sampling alone."),
-        ((0.6, 0.6), "Sampled play rose 30.0 points"),
-        ((0.6, 0.5), "Sampled play rose 40.0 points"),
+        ((0.3, 0.6), "greedy play rose too (+30.0 [+23.3, +36.3] at horizon 2), so at least part of it is skill."),
+        ((0.6, 0.6), "so surer sampling explains part of it, and that skill rose is not shown."),
+        ((0.6, 0.5), "so surer sampling explains part of it, and that skill rose is not shown."),
     ],
 )
 def test_greedy_validation_tells_skill_from_sharper_sampling(greedy, words):
-    *others, verdict = section(validated(*greedy))["sentences"]
-    assert words in verdict
-    assert any(f"from {100 * greedy[0]:.1f} % (step 0) to {100 * greedy[1]:.1f} % (step 8)" in text for text in others)
+    answer, *others = section(validated(*greedy))["sentences"]
+    assert answer.endswith(words)
+    assert any(f"horizon 2 {100 * greedy[0]:.1f} to {100 * greedy[1]:.1f} %, " in text for text in others)
     # sampled success is 50 % after it
     is_above = greedy[0] > 0.5
-    assert any(text.startswith("Greedy success before training (60.0 %) exceeds") for text in others) == is_above
-    assert ("That skill rose is not shown." in verdict) == (greedy[0] >= greedy[1])
+    exceeds = "Greedy success before training exceeds sampled success after it (horizon 2, 60.0 % against 50.0 %)"
+    assert any(exceeds in text for text in others) == is_above
+    assert any("and greedy play did not" in text for text in others) == (greedy[1] < greedy[0])
 
 
 def test_a_few_greedy_tasks_tell_nothing_and_none_say_how_to_have_some():
-    assert "this run does not show whether" in section(validated(0.4, 0.5, num=20))["sentences"][-1]
+    few = section(validated(0.4, 0.5, num=20))["sentences"][0]
+    assert few.endswith("so whether skill rose or sampling only became surer is not shown.")
+    assert "not distinguishable from 0 at horizon 2" in few
     assert "This run was not validated" in section(risen())["sentences"][-1]
     sampled = [{name: value for name, value in each.items() if "greedy" not in name} for each in validated(0, 0)]
     assert "validated by sampling alone" in section(sampled)["sentences"][-1]
@@ -165,7 +170,7 @@ def test_a_few_greedy_tasks_tell_nothing_and_none_say_how_to_have_some():
 def test_a_validation_at_temperature_0_is_greedy_itself():
     config = {"actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": 0}}}}
     rows = [{name: value for name, value in each.items() if "greedy" not in name} for each in validated(0, 0)]
-    assert "So skill rose" in section(rows, config=config)["sentences"][-1]
+    assert "so at least part of it is skill" in section(rows, config=config)["sentences"][0]
 
 
 def with_validations(*steps, tasks=200):
@@ -189,37 +194,41 @@ def with_validations(*steps, tasks=200):
 
 def test_validations_with_tasks_are_paired_on_the_same_tasks_and_every_one_is_named():
     found = with_validations((0, 0.2, 0.6), (4, 0.3, 0.55), (8, 0.5, 0.6))
-    *_, held_out, numbers, suffices, verdict = found["sentences"]
-    assert "60.0 % (step 0), 55.0 % (step 4), 60.0 % (step 8), +0.0 points [" in numbers
-    assert "Sampled at temperature 0.7 on the same 200 tasks: 20.0 % (step 0), 30.0 % (step 4), 50.0 %" in numbers
-    assert "ahead by 40.0 points before and 10.0 after, -30.0 [" in numbers
-    assert suffices.startswith("Greedy success before training (60.0 %) exceeds sampled success after it (50.0 %)")
-    assert verdict.endswith("That skill rose is not shown.")
-    assert held_out.startswith(
-        "The 200 tasks of validation, sampled: success 20.0 % (step 0) to 50.0 % (step 8), +30.0 ["
+    answer, *_, held_out, greedy, sharpness = found["sentences"]
+    assert answer.endswith("so surer sampling explains part of it, and that skill rose is not shown.")
+    assert greedy.startswith(
+        "Validation, greedy (always the likeliest token), 200 tasks paired, step 0 to step 8: horizon 2 60.0 to 60.0 %"
     )
-    assert "100 % of the change: “kind” 80.0 to 50.0 %, -30.0 [" in held_out
+    assert "At horizon 2 sampled play rose by 30.0 points, +30.0 [" in sharpness
+    assert "(horizon 2, 60.0 % against 50.0 %)" in sharpness
+    assert "cannot show skill; only greedy play can" in sharpness
+    assert held_out.startswith(
+        "Validation, sampled, 200 tasks paired, step 0 to step 8: horizon 2 20.0 to 50.0 %, +30.0 ["
+    )
+    assert "(“kind” -30.0 [" in held_out
     assert "at temperature 1.0" in found["scope"]
 
 
 def test_a_paired_interval_is_narrower_than_one_of_two_samples():
     found = with_validations((0, 0.2, 0.5), (8, 0.5, 0.56))
     # 12 of 200 tasks more and none fewer; unpaired, +6 points have an interval of about 10 to either side
-    verdict = found["sentences"][-1]
-    assert "Greedy success rose by 6.0 points. So skill rose. Sampled success rose 24.0 points more" in verdict
+    answer, *_, greedy, sharpness = found["sentences"]
+    assert "greedy play rose too (+6.0 [" in answer
+    assert answer.endswith("so part of it is skill and part is surer sampling.")
+    assert "(“kind” -6.0 [" in greedy
+    assert "+24.0 [" in sharpness
     assert not any(
         "exceeds sampled success" in text for text in with_validations((0, 0.2, 0.5), (8, 0.6, 0.6))["sentences"]
     )
 
 
 def test_a_greedy_validation_between_that_went_the_other_way_is_told():
-    assert (
-        "from step 0 to step 4 greedy success went the other way, -10.0 ["
-        in (with_validations((0, 0.2, 0.5), (4, 0.3, 0.4), (8, 0.5, 0.6))["sentences"][-1])
-    )
+    turned = "In between it went the other way, at horizon 2 from step 0 to step 4, -10.0 ["
+    assert turned in with_validations((0, 0.2, 0.5), (4, 0.3, 0.4), (8, 0.5, 0.6))["sentences"][-2]
     for between in (0.49, 0.5, 0.7):
         found = with_validations((0, 0.2, 0.5), (4, 0.3, between), (8, 0.5, 0.6))
-        assert "So skill rose" in found["sentences"][-1]
+        assert "so part of it is skill" in found["sentences"][0]
+        assert not any("In between" in text for text in found["sentences"])
 
 
 @pytest.mark.parametrize(
@@ -244,12 +253,15 @@ def test_mistakes_of_a_family_are_added_up_and_its_members_told_in_points():
         cut = named.pop("env/ending/h2/ran_out_of_tokens")
         rows.append({**named, "env/ending_after_malformed/h2/mistake/a_kind/a_lapse": cut})
     found = section(rows)
-    cause = found["sentences"][1]
+    cause = found["sentences"][2]
     # 50.5 and 10, 20 and 5.5 percent
-    assert cause.startswith("100 % of the change: “a kind” as first mistake became rarer, 60.5 to 25.5 % of episodes")
+    assert cause.startswith("“a kind” as first mistake became rarer, 60.5 to 25.5 % of episodes")
     assert "In points: “a slip” -30.5 [" in cause
-    assert [cells[0] for cells in found["tables"][0]["rows"]][1:3] == [SLIP, "wrong answer: a lapse"]
-    assert "Every such episode had a malformed call." in found["tables"][0]["explained"]["wrong answer: a lapse"]
+    names = [cells[0] for cells in found["tables"][0]["rows"]]
+    assert names == ["success", "a kind", f"{INDENT}{SLIP}", f"{INDENT}wrong answer: a lapse", "all failures"]
+    assert (
+        "Every such episode had a malformed call." in found["tables"][0]["explained"][f"{INDENT}wrong answer: a lapse"]
+    )
 
 
 def test_the_policys_sureness_is_told():

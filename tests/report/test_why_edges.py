@@ -43,7 +43,7 @@ def test_success_and_all_failures_have_mirror_intervals_within_100_points():
 def test_equal_steps_do_not_make_a_change_certain():
     rows = [row(n, 0.65 if n < 5 else 0.4, 0.1) for n in range(1, 9)]
     found = section(rows)
-    assert found["sentences"][0].startswith("Success of the training episodes went from 25.0 %")
+    assert found["sentences"][0].startswith("Success of the training episodes changed by +25.0 points [")
     assert not change_of([25.0] * 4, [50.0] * 4).is_clear
     # 10 steps at 0 and 10 at 100 %: Newcombe's interval leaves 0 out
     assert change_of([0.0] * 10, [100.0] * 10).is_clear
@@ -58,7 +58,7 @@ def test_degrees_of_freedom_are_not_floored_by_rounding():
 def spread(count):
     """Mistakes that share what one had, and one that grew."""
     rows = []
-    for each in risen():
+    for each in (row(n, 0.5 + 0.01 * (n % 2) if n < 5 else 0.2, 0.1) for n in range(1, 9)):
         slips = each.pop("env/ending/h2/mistake/a_slip") + each.pop("env/ending_after_malformed/h2/mistake/a_slip")
         small = {f"env/ending/h2/mistake/slip_{n}": slips / count for n in range(count)}
         rows.append({**each, **small})
@@ -67,15 +67,14 @@ def spread(count):
 
 def test_many_small_ways_to_fail_are_not_called_chance_and_one_that_grew_is_told():
     texts = section(spread(30))["sentences"]
+    assert not any("because" in text for text in texts)
     assert "Many ways to fail became rarer, each of which gives less than 5 % of the change." in texts
     rows = [{**each, "env/success": 0} for each in spread(30)]
     for each in rows:
         grown = 0.001 * (each["step"] % 2) + 0.01 * each["step"]
         each["env/ending/h2/ran_out_of_turns"] = grown
         each["env/ending/h2/solved"] -= grown
-    assert any(
-        text.startswith("Against it: “ran out of turns” became more frequent") for text in section(rows)["sentences"]
-    )
+    assert any("Against it: “ran out of turns” became more frequent" in text for text in section(rows)["sentences"])
 
 
 @pytest.mark.parametrize("name", ["Not The Last Result", "ein Übertrag fehlt", "n=2: off by 1"])
@@ -104,6 +103,49 @@ def test_names_of_any_letters_keep_their_examples(name):
 )
 def test_a_marked_turn_says_why_it_is_marked_and_not_how_the_episode_ended(record, reason):
     assert failing_turn(record, [{"malformed": True}]) == (0, reason)
+
+
+def test_what_was_frequent_in_between_alone_is_told():
+    rows = [row(n, 0.5 if n < 15 else 0.3, (0.3 if 8 < n < 17 else 0.1) + 0.01 * (n % 2)) for n in range(1, 25)]
+    told = "In between: “ran out of tokens” rose to 30.4 % of episodes in steps 10 to 14 (10.5 % before, 10.5 % after)."
+    assert told in section(rows)["sentences"]
+    flat = [row(n, 0.5 if n < 15 else 0.3, 0.1 + 0.02 * (n % 2)) for n in range(1, 25)]
+    assert not any("In between" in text for text in section(flat)["sentences"])
+
+
+def both(old, new, num=400):
+    """Rates of greedy and sampled validations, of the horizons that each has."""
+    rows = risen()
+    for at, rates in ((0, old), (-1, new)):
+        for name, rate in rates.items():
+            rows[at] |= {f"env/val_success/{name}": rate, f"env/val_num_episodes/{name}": num}
+    rows[0]["step"] = 0
+    return rows
+
+
+def test_a_horizon_that_one_validation_lacks_is_not_compared_and_no_horizon_speaks_for_another():
+    old = {"greedy_h2": 0.3, "h2": 0.2, "greedy_h8": 0.3, "h8": 0.2}
+    found = section(both(old, {"greedy_h2": 0.6, "h2": 0.5, "h4": 0.9, "greedy_h8": 0.31, "h8": 0.2}))["sentences"]
+    assert "at horizon 2, not distinguishable from 0 at horizon 8), so at least part of it is skill." in found[0]
+    lacking = section(both(old, {"greedy_h2": 0.6, "h2": 0.5, "h4": 0.9}))["sentences"]
+    assert not any("horizon 8" in text or "horizon 4" in text for text in lacking)
+
+
+def test_sampled_play_that_fell_is_not_said_to_have_risen_more():
+    found = section(both({"greedy_h2": 0.6, "h2": 0.5}, {"greedy_h2": 0.2, "h2": 0.4}))["sentences"]
+    assert not any("sampled play rose" in text for text in found)
+    assert "greedy play shows no such change (fell at horizon 2, -40.0 [" in found[0]
+
+
+def test_other_greedy_tasks_give_no_verdict_and_a_late_start_is_told():
+    rows = both({"greedy_h2": 0.3, "h2": 0.2}, {"greedy_h2": 0.6, "h2": 0.5})
+    rows[-1]["env/val_num_episodes/greedy_h2"] = 200
+    found = section(rows)["sentences"]
+    assert "skill" not in found[0]
+    assert "are others than those of step 0" in found[-1]
+    late = both({}, {"greedy_h2": 0.6, "h2": 0.5})
+    late[4] |= {"env/val_success/greedy_h2": 0.3, "env/val_num_episodes/greedy_h2": 400}
+    assert any("It covers steps 5 to 8 alone" in text for text in section(late)["sentences"])
 
 
 def test_no_episodes_in_the_list_give_no_examples():

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from trm_agent.report.curves import number
 from trm_agent.runs.failures import AFTER_MALFORMED, CLEAN, LUCKY, SOLVED, ending_family, ending_label, ending_slug
 from trm_agent.runs.rates import newcombe
 
-FEWEST, MOST = 8, 10
+FEWEST, LEAST, MOST = 8, 4, 10
 """Steps that a run must have, and steps on each side."""
 SUCCESSES = (ending_slug(SOLVED), ending_slug(LUCKY))
 NAME = re.compile(rf"({CLEAN}|{AFTER_MALFORMED})/h([0-9]{{1,18}}|None)/([a-z0-9_/]{{1,120}})")
@@ -40,6 +40,10 @@ class Change:
         return Change(100 - self.before, 100 - self.after, 0.0 - self.difference, -self.high, -self.low)
 
 
+Steps = tuple[tuple[float, ...], tuple[float, ...]]
+"""Percent of each step's episodes, of the first steps and of the last."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A way to fail."""
@@ -50,6 +54,9 @@ class Part:
     """Without a malformed call."""
     malformed: Change
     """After a malformed call."""
+    slugs: tuple[str, ...]
+    """Its endings, as parts of metrics' names."""
+    steps: Steps
     members: tuple["Part", ...] = ()
     """Of a family of mistakes, each of them; those that gave most first."""
 
@@ -62,6 +69,8 @@ class Account:
     """Name of the first steps, such as `steps 1 to 10`."""
     last: str
     success: Change
+    steps: Steps
+    """Of success."""
     lucky: Change
     """Of the successes, those with a wrong call."""
     failures: Change
@@ -78,8 +87,8 @@ class Account:
 
 
 def sides(steps: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
-    """Return the first and the last steps: a quarter of them, at most ten."""
-    side = min(MOST, len(steps) // 4)
+    """Return the first and the last steps: an eighth of them, at least four and at most ten."""
+    side = min(MOST, max(LEAST, len(steps) // 8))
     return steps[:side], steps[-side:]
 
 
@@ -114,33 +123,42 @@ def account_of(steps: Sequence[Mapping[str, Any]]) -> Account | None:
     if len(steps) < FEWEST:
         return None
     first, last = sides(steps)
-    before, after = ([_shares(row) for row in part] for part in (first, last))
+    before, after = ([shares_of(row) for row in part] for part in (first, last))
     if any(abs(sum(shares.values()) - 100) > 0.01 for shares in (*before, *after)):
         return None
     names = named(first), named(last)
     horizons = sorted({int(key[0]) for shares in (*before, *after) for key in shares if key[0] != "None"})
-    by_horizon = {horizon: _account(*names, _within(before, horizon), _within(after, horizon)) for horizon in horizons}
+    by_horizon = {
+        horizon: _account(*names, _within(before, horizon), _within(after, horizon), is_part=True)
+        for horizon in horizons
+    }
     told = {horizon: found for horizon, found in by_horizon.items() if found is not None}
     return _account(*names, before, after, told if len(horizons) > 1 else {})
 
 
+def ending_percent(step: Shares, endings: Collection[str], marks: Collection[bool] = (False, True)) -> float:
+    """Return how many of a step's episodes had one of the endings; rounded, so that equal sums are equal."""
+    return round(sum(v for (_, ending, mark), v in step.items() if ending in endings and mark in marks), 9)
+
+
 def _account(
-    first: str, last: str, before: Sequence[Shares], after: Sequence[Shares], horizons: dict[int, Account] | None = None
+    first: str,
+    last: str,
+    before: Sequence[Shares],
+    after: Sequence[Shares],
+    horizons: dict[int, Account] | None = None,
+    *,
+    is_part: bool = False,
 ) -> Account | None:
     if min(len(before), len(after)) < 2:
         return None
 
-    def of(endings: Iterable[str], *marks: bool) -> Change:
-        wanted = set(endings)
-        old, new = (
-            # rounded, so that steps whose shares add up to the same are the same
-            [
-                round(sum(v for (_, ending, mark), v in step.items() if ending in wanted and mark in marks), 9)
-                for step in side
-            ]
-            for side in (before, after)
-        )
-        return change_of(old, new)
+    def steps_of(endings: Collection[str], marks: Collection[bool]) -> Steps:
+        old, new = (tuple(ending_percent(step, endings, marks) for step in side) for side in (before, after))
+        return old, new
+
+    def of(endings: Collection[str], *marks: bool) -> Change:
+        return change_of(*steps_of(endings, marks))
 
     found = {ending for step in (*before, *after) for _, ending, _ in step} - {*SUCCESSES}
     both = (False, True)
@@ -148,8 +166,8 @@ def _account(
     sign = -1 if success.difference < 0 else 1
 
     def part(name: str, endings: Iterable[str], members: Iterable[Part] = ()) -> Part:
-        own = [*endings]
-        return Part(name, of(own, *both), of(own, False), of(own, True), tuple(members))
+        own = (*endings,)
+        return Part(name, of(own, *both), of(own, False), of(own, True), own, steps_of(own, both), tuple(members))
 
     def ordered(parts: Iterable[Part]) -> tuple[Part, ...]:
         return tuple(sorted(parts, key=lambda each: (sign * each.whole.difference, each.ending)))
@@ -159,7 +177,9 @@ def _account(
     for each in found:
         families.setdefault(ending_family(each) or each, []).append(each)
     causes = [
-        part(family, own, ordered(parts[each] for each in own)) if len(own) > 1 else parts[own[0]]
+        part(family, own, ordered(parts[each] for each in own))
+        if len(own) > 1 or (is_part and family != own[0])
+        else parts[own[0]]
         for family, own in families.items()
     ]
     lucky, clean, malformed = of(SUCCESSES[1:], *both), of(found, False), of(found, True)
@@ -167,6 +187,7 @@ def _account(
         first,
         last,
         success,
+        steps_of(SUCCESSES, both),
         lucky,
         success.complement,
         clean,
@@ -177,7 +198,8 @@ def _account(
     )
 
 
-def _shares(row: Mapping[str, Any]) -> Shares:
+def shares_of(row: Mapping[str, Any]) -> Shares:
+    """Return the shares of the endings of one step."""
     found: Shares = {}
     for name, value in row.items():
         share = number(value)

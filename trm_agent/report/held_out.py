@@ -1,40 +1,57 @@
-"""Why success on validation's tasks changed, in short: the same account, with each task paired."""
+"""Why success on validation's tasks changed, sampled and greedily, in short: each task paired, by horizon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trm_agent.report.account import SUCCESSES, Change
+from trm_agent.report.plays import Plays, greedy_validations
+from trm_agent.report.skill import UNCLEAR
 from trm_agent.report.sources import Source
 from trm_agent.report.validations import Ending, Played, is_success, paired, validations_of
 from trm_agent.report.words import moved
 from trm_agent.runs.failures import ending_family, ending_label
 
-LEAST_SHARE = 5
+MOST_NAMED = 2
+"""Ways to fail that the text names at each horizon."""
 NO_ENDINGS = "All this is about training episodes: how those of validation ended was not recorded before and after."
 
 
 def held_out_sentence(source: Source) -> str:
-    """Return how success of sampled validation changed, with the failures whose change chance does not explain."""
-    found = [each for each in validations_of(source) if each.sampled]
-    tasks = {*found[0].sampled} & {*found[-1].sampled} if len(found) > 1 else set()
-    if not tasks:
-        return NO_ENDINGS
-    first, last = found[0], found[-1]
-    success = paired(first.sampled, last.sampled, tasks, is_success)
-    told = (
-        f"The {len(tasks)} tasks of validation, sampled: success {success.before:.1f} % (step {first.step}) to "
-        f"{success.after:.1f} % (step {last.step}), {moved(success)}, paired by task"
+    """Return how sampled validation changed at each horizon, with the failures that chance does not explain."""
+    found = [(each.step, each.sampled) for each in validations_of(source) if each.sampled]
+    return _told("Validation, sampled", found) or NO_ENDINGS
+
+
+def greedy_sentence(source: Source, plays: Plays) -> str:
+    """Return the same of greedy play, from its rates where its endings were not recorded."""
+    title = "Validation, greedy (always the likeliest token)"
+    told = _told(title, [(each.step, each.greedy) for each in greedy_validations(source)]) if plays.is_paired else ""
+    parts = [f"horizon {each.horizon} {_rates(each.greedy)}" for each in plays.horizons]
+    return told or (
+        f"{title}, {plays.num_tasks} tasks, step {plays.first} to step {plays.last}: {'; '.join(parts)}. Intervals "
+        "of two samples: which tasks were solved was not recorded."
     )
-    if not success.is_clear:
-        return f"{told}; the interval holds 0, which may be chance."
-    changes = _changes(first.sampled, last.sampled, tasks)
-    shares = {name: -100 * each.difference / success.difference for name, each in changes.items() if each.is_clear}
-    named = sorted((name for name, share in shares.items() if share >= LEAST_SHARE), key=lambda name: -shares[name])
-    parts = [
-        f"{shares[name]:.0f} % of the change: “{name}” {changes[name].before:.1f} to {changes[name].after:.1f} %, "
-        f"{moved(changes[name])}"
-        for name in named
-    ]
-    return f"{'; '.join([told, *parts])}."
+
+
+def _told(title: str, found: Sequence[tuple[object, Played]]) -> str:
+    """Return the sentence; "" without two validations on common tasks."""
+    tasks = {*found[0][1]} & {*found[-1][1]} if len(found) > 1 else set()
+    if not tasks:
+        return ""
+    (first, before), (last, after) = found[0], found[-1]
+    parts = []
+    for horizon in sorted({horizon for horizon, _ in tasks}, key=int):
+        own = {task for task in tasks if task[0] == horizon}
+        success = paired(before, after, own, is_success)
+        clear = {name: each for name, each in _changes(before, after, own).items() if each.is_clear}
+        named = sorted(clear, key=lambda name: (-abs(clear[name].difference), name))[:MOST_NAMED]
+        failures = ", ".join(f"“{name}” {moved(clear[name])}" for name in named)
+        parts.append(f"horizon {horizon} {_rates(success)}{f' ({failures})' if failures else ''}")
+    return f"{title}, {len(tasks)} tasks paired, step {first} to step {last}: {'; '.join(parts)}."
+
+
+def _rates(success: Change) -> str:
+    told = f"{success.before:.1f} to {success.after:.1f} %, {moved(success)}"
+    return told if success.is_clear else f"{told}, {UNCLEAR}"
 
 
 def _changes(before: Played, after: Played, tasks: set[tuple[str, str]]) -> dict[str, Change]:

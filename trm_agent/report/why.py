@@ -1,28 +1,21 @@
-"""Say in plain words why success changed, from the account of all training episodes; with tables and examples."""
+"""Say in plain words why success changed: the answer in a sentence, then what it rests on."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trm_agent.report.account import FEWEST, Account, Change, Part, account_of, change_of, named, sides
 from trm_agent.report.curves import number
-from trm_agent.report.held_out import held_out_sentence
-from trm_agent.report.skill import skill_sentences
+from trm_agent.report.held_out import greedy_sentence, held_out_sentence
+from trm_agent.report.parts import rest_of, risen_between, share_of
+from trm_agent.report.plays import plays_of
+from trm_agent.report.skill import between_sentence, sharpness_sentence, skill_clause, span_sentence
 from trm_agent.report.sources import Source
-from trm_agent.report.words import cell, moved, points, span
-from trm_agent.runs.failures import CLEAN, EXPLAINED, LUCKY, ending_slug
+from trm_agent.report.why_tables import EACH_MALFORMED, account_tables, each_malformed, meaning
+from trm_agent.report.words import moved, points, span
+from trm_agent.runs.failures import CLEAN
 
-MOST_NAMED, LEAST_SHARE = 4, 5
-"""Ways to fail that the text names, and the percent of the change that each must give."""
-MALFORMED = "malformed call"
-MEANINGS = {MALFORMED: "A turn whose call the environment could not read; the episode goes on after it."}
-EACH_MALFORMED = "Every such episode had a malformed call."
-ALL, SUCCESS = "all failures", "success"
-ABOUT = (
-    "In percent of all training episodes, means over the steps; changes in points with 95 % intervals over steps: one "
-    "that holds 0 may be chance. Each episode is in one row, so the rows add up to "
-    "the change; a row's episodes without and after a malformed call add up to the row. A right answer after a wrong "
-    "call is a success: {lucky}."
-)
+MOST_NAMED, IN_ANSWER, LEAST_SHARE = 4, 2, 5
+"""Ways to fail that the text and its first sentence name, and the percent of the change that each must give."""
 ONE_SEED = (
     "A run is one sample: the intervals are over the steps or the tasks of this one; another seed may differ by more."
 )
@@ -39,7 +32,6 @@ UNEVEN = (
     "The shares of endings (env/ending/... in metrics.jsonl) do not add up to 100 % in some of these steps, so the "
     "change cannot be split."
 )
-ABOUT_HORIZONS = "The same among the episodes of each horizon; a column's failures add up to minus its success."
 
 
 def why_sections(sources: Sequence[Source], index: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -59,19 +51,37 @@ def why_sections(sources: Sequence[Source], index: Mapping[str, Sequence[Any]]) 
         steps = [row for row in source.metrics if number(row.get("env/success")) is not None]
         if source.kind != "run" or len(steps) < FEWEST:
             continue
-        account = account_of(steps)
-        told = [_older(steps), _why_none(steps)] if account is None else sentences(account)
-        way = direction(_success(steps))
-        title = "Why success changed"
+        account, title = account_of(steps), "Why success changed"
         found.append(
             {
                 "title": f"{title}: {source.label}" if len(sources) > 1 else title,
                 "scope": _scope(source),
-                "sentences": [*told, held_out_sentence(source), *skill_sentences(source, steps, way)],
-                "tables": [] if account is None else _tables(account, run, index),
+                "sentences": _sentences(source, steps, account),
+                "tables": [] if account is None else account_tables(account, run, index),
             }
         )
     return found
+
+
+def _sentences(source: Source, steps: Sequence[Mapping[str, Any]], account: Account | None) -> list[str]:
+    """Return the answer in one sentence, then what it rests on."""
+    success = _success(steps) if account is None else account.success
+    way, (first, last), plays = direction(success), sides(steps), plays_of(source)
+    causes = [] if account is None or not way else _toward(account, way)
+    greedy = [] if isinstance(plays, str) else [greedy_sentence(source, plays), between_sentence(plays)]
+    if not isinstance(plays, str):
+        greedy.append(span_sentence(plays, first, last))
+    told = [_answer(success, causes, skill_clause(plays, way)), _numbers(success, named(first), named(last), account)]
+    if not way:
+        told.insert(1, CHANCE)
+    if account is None:
+        told.insert(1, _why_none(steps))
+    elif way:
+        told += _causes(account, causes, way)
+        if between := risen_between(steps, account):
+            told.append(f"In between: {'; '.join(between[:2])}.")
+    told += [held_out_sentence(source), " ".join(filter(None, greedy)), sharpness_sentence(plays, steps, way)]
+    return [*filter(None, told)]
 
 
 def _scope(source: Source) -> str:
@@ -83,7 +93,7 @@ def _scope(source: Source) -> str:
     of = f", of horizons {', '.join(map(str, trained))}" if isinstance(trained, list) and trained else ""
     return (
         f"Explained is the success of the training episodes, sampled{at}{of}. The "
-        f"results above are of validation's tasks; one line below is about these. {ONE_SEED}"
+        f"results above are of validation's tasks; the lines on validation below are about these. {ONE_SEED}"
     )
 
 
@@ -97,168 +107,67 @@ def _success(steps: Sequence[Mapping[str, Any]]) -> Change:
     return change_of(*([100 * (number(row["env/success"]) or 0.0) for row in side] for side in sides(steps)))
 
 
-def _older(steps: Sequence[Mapping[str, Any]]) -> str:
-    success, (first, last) = _success(steps), map(named, sides(steps))
-    verb = {1: "rose", -1: "fell", 0: "went"}[direction(success)]
-    return _headline(verb, success, first, last) + ("" if direction(success) else f" {CHANCE}")
-
-
 def _why_none(steps: Sequence[Mapping[str, Any]]) -> str:
     """Return why the steps have no account."""
     counted = [any(name.startswith(CLEAN) for name in row) for side in sides(steps) for row in side]
     return OLDER if not any(counted) else UNEVEN if all(counted) else PARTLY
 
 
-def _headline(verb: str, success: Change, first: str, last: str) -> str:
-    between = f"from {success.before:.1f} % ({first}) to {success.after:.1f} % ({last})"
-    return f"Success of the training episodes {verb} {between}, {points(success)}."
+def _answer(success: Change, causes: Sequence[Part], skill: str) -> str:
+    """Return how success changed, why, and whether greedy play says that it is skill."""
+    verb = {1: "rose by", -1: "fell by", 0: "changed by"}[direction(success)]
+    by = points(success)
+    if direction(success):
+        ends = sorted((success.low, success.high)) if success.difference > 0 else (-success.high, -success.low)
+        by = f"{abs(success.difference):.1f} points [{', '.join(f'{end:.1f}' for end in ends)}]"
+    how = "became rarer" if success.difference > 0 else "became more frequent"
+    why = " and ".join(f"{_quoted(part.ending)} {how} ({moved(part.whole)})" for part in causes[:IN_ANSWER])
+    return f"Success of the training episodes {verb} {by}{f' because {why}' if why else ''}{skill}."
 
 
-def sentences(account: Account) -> list[str]:
-    """Return the account in words; of causes only those whose change chance does not explain."""
-    way = direction(account.success)
-    if not way:
-        return [_headline("went", account.success, account.first, account.last), CHANCE]
-    return [
-        _headline("rose" if way > 0 else "fell", account.success, account.first, account.last),
-        *_causes(account, way),
-        *_malformed(account),
-        *_by_horizon(account),
+def _numbers(success: Change, first: str, last: str, account: Account | None) -> str:
+    told = f"It went from {success.before:.1f} % ({first}) to {success.after:.1f} % ({last})"
+    own = [
+        f"horizon {horizon} {each.success.before:.1f} to {each.success.after:.1f} %, {points(each.success)}"
+        for horizon, each in (account.horizons.items() if account else ())
     ]
+    return f"{told}; by length of the task: {'; '.join(own)}." if own else f"{told}."
 
 
-def _causes(account: Account, way: int) -> list[str]:
+def _toward(account: Account, way: int) -> list[Part]:
+    """Return the causes that chance does not explain and that give enough of the change."""
     total = account.failures.difference
-    toward = [part for part in account.causes if part.whole.is_clear and way * part.whole.difference < 0]
-    against = [part for part in account.causes if part.whole.is_clear and way * part.whole.difference > 0]
-    named = [part for part in toward if 100 * part.whole.difference / total >= LEAST_SHARE][:MOST_NAMED]
+    toward = (part for part in account.causes if part.whole.is_clear and way * part.whole.difference < 0)
+    return [part for part in toward if 100 * part.whole.difference / total >= LEAST_SHARE][:MOST_NAMED]
+
+
+def _causes(account: Account, causes: Sequence[Part], way: int) -> list[str]:
+    """Return the first cause in a line, all others in another."""
     rarer, more = ("rarer", "more frequent") if way > 0 else ("more frequent", "rarer")
-    found = [_cause(part, total, way) for part in named]
-    if named:
-        rest = 100 - sum(100 * part.whole.difference / total for part in named)
-        found.append(f"All other ways to fail together: {rest:.0f} % of the change.")
-    elif toward:
+    against = [part for part in account.causes if part.whole.is_clear and way * part.whole.difference > 0]
+    found = [_cause(part, account, rarer) for part in causes]
+    if causes:
+        rest = rest_of(causes, account)
+        found.append(f"All other ways to fail together: {span(rest)}{'' if rest.is_clear else ', may be chance'}.")
+    elif any(part.whole.is_clear and way * part.whole.difference < 0 for part in account.causes):
         found.append(f"Many ways to fail became {rarer}, each of which gives less than {LEAST_SHARE} % of the change.")
     else:
         found.append(f"No single way to fail became {rarer} by more than chance explains.")
     if against:
-        how = f"became {more}"
-        others = [f"{_quoted(part.ending)} {how}, {span(part.whole)}" for part in against[:2]]
+        others = [f"{_quoted(part.ending)} became {more}, {span(part.whole)}" for part in against[:2]]
         found.append(f"Against it: {'; '.join(others)}.")
-    return found
+    return [found[0], *([" ".join(found[1:])] if found[1:] else [])]
 
 
-def _cause(part: Part, total: float, way: int) -> str:
-    share = f"{100 * part.whole.difference / total:.0f} % of the change"
-    how = "became rarer" if way > 0 else "became more frequent"
+def _cause(part: Part, account: Account, how: str) -> str:
+    share = share_of(part, account)
     kind = " as first mistake" if part.members else ""
-    told = f"{share}: {_quoted(part.ending)}{kind} {how}, {span(part.whole)}. {_meaning(part.ending)}".strip()
+    of = f", {share} of the change" if share else ""
+    told = f"{_quoted(part.ending)}{kind} became {how}, {span(part.whole)}{of}. {meaning(part.ending)}".strip()
     if part.members:
         members = "; ".join(f"{_quoted(each.ending)} {moved(each.whole)}" for each in part.members)
         return f"{told} In points: {members}."
-    return f"{told} {EACH_MALFORMED}" if _each_malformed(part) else told
-
-
-def _each_malformed(part: Part) -> bool:
-    return bool(part.malformed.before or part.malformed.after) and not (part.clean.before or part.clean.after)
-
-
-def _malformed(account: Account) -> list[str]:
-    found = account.malformed
-    if not (found.before or found.after):
-        return ["In these steps no episode failed after a malformed call."]
-    told = f"Seen another way: failures after a malformed call, whatever their kind, went {span(found)}"
-    return [f"{told}{'' if found.is_clear else ', which may be chance'}. They are among those above, not beside them."]
-
-
-def _by_horizon(account: Account) -> list[str]:
-    told = [
-        f"horizon {horizon} {own.success.before:.1f} to {own.success.after:.1f} %, {points(own.success)}"
-        for horizon, own in account.horizons.items()
-    ]
-    return [f"By length of the task: {'; '.join(told)}."] if told else []
-
-
-def _tables(account: Account, run: int, index: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    total = account.failures.difference
-
-    def row(name: str, whole: Change, clean: Change | None, malformed: Change | None) -> list[str]:
-        share = f"{100 * whole.difference / total:.0f} %" if direction(account.success) and name != SUCCESS else ""
-        ends = [f"{whole.before:.1f}", f"{whole.after:.1f}"]
-        return [
-            name,
-            *ends,
-            moved(whole),
-            share,
-            *("" if each is None else cell(each) for each in (clean, malformed)),
-        ]
-
-    rows = [row(SUCCESS, account.success, None, None)]
-    rows += [row(part.ending, part.whole, part.clean, part.malformed) for part in account.parts]
-    rows.append(row(ALL, account.failures, account.clean, account.malformed))
-    heads = [
-        "% of training episodes",
-        account.first,
-        account.last,
-        "change",
-        "share of the change",
-        "without a malformed call",
-        "after a malformed call",
-    ]
-    names = [part.ending for part in account.parts]
-    examples = {name: found for name in names if (found := _examples(name, run, index))}
-    explained = {name: told for name in (*names, LUCKY) if (told := _meaning(name))} | MEANINGS
-    for part in filter(_each_malformed, account.parts):
-        explained[part.ending] = f"{explained.get(part.ending, '')} {EACH_MALFORMED}".strip()
-    whole = {
-        "columns": heads,
-        "rows": rows,
-        "about": ABOUT.format(lucky=span(account.lucky)),
-        "explained": explained,
-        "examples": examples,
-    }
-    return [whole, *_horizon_table(account)]
-
-
-def _horizon_table(account: Account) -> list[dict[str, Any]]:
-    if not account.horizons:
-        return []
-    own = account.horizons.values()
-    by_name = [{part.ending: part.whole for part in each.parts} for each in own]
-    rows = [[SUCCESS, *(cell(each.success) for each in own)]]
-    rows += [[part.ending, *(cell(of.get(part.ending)) for of in by_name)] for part in account.parts]
-    return [
-        {
-            "columns": ["% of these episodes", *(f"horizon {each}" for each in account.horizons)],
-            "rows": rows,
-            "about": ABOUT_HORIZONS,
-        }
-    ]
-
-
-def _meaning(ending: str) -> str:
-    return {ending_slug(name): told for name, told in EXPLAINED.items()}.get(ending_slug(ending), "")
-
-
-def _examples(ending: str, run: int, index: Mapping[str, Sequence[Any]]) -> list[int]:
-    """Return an early and a late recorded episode that ended so, of the first and the last step that have one.
-
-    Those of a group with a difference in reward come first.
-    """
-    rows = zip(index["run"], index["step"], index["category"], strict=True)
-    # a label has lost what a metric's name cannot hold, such as capitals
-    own = ending_slug(ending)
-    found = [
-        (step, at) for at, (of, step, category) in enumerate(rows) if of == run and ending_slug(str(category)) == own
-    ]
-    if not found:
-        return []
-    # of a group without a difference in reward nothing was learnt
-    advantages = index.get("advantage") or [None] * len(index["run"])
-    found = [each for each in found if advantages[each[1]]] or found
-    last = max(step for step, _ in found)
-    early, late = min(found)[1], next(at for step, at in found if step == last)
-    return list(dict.fromkeys((early, late)))
+    return f"{told} {EACH_MALFORMED}" if each_malformed(part) else told
 
 
 def _quoted(name: str) -> str:
