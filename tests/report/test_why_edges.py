@@ -68,7 +68,8 @@ def spread(count):
 def test_many_small_ways_to_fail_are_not_called_chance_and_one_that_grew_is_told():
     texts = section(spread(30))["sentences"]
     assert not any("because" in text for text in texts)
-    assert "Many ways to fail became rarer, each of which gives less than 5 % of the change." in texts
+    small = "30 ways to fail, each with less than 5 % of the change, became rarer by more than chance explains."
+    assert small in texts
     rows = [{**each, "env/success": 0} for each in spread(30)]
     for each in rows:
         grown = 0.001 * (each["step"] % 2) + 0.01 * each["step"]
@@ -113,6 +114,34 @@ def test_what_was_frequent_in_between_alone_is_told():
     assert not any("In between" in text for text in section(flat)["sentences"])
 
 
+def test_a_cause_of_more_than_all_of_the_change_says_so_and_the_rest_is_in_points():
+    rows = [row(n, 0.5 if n < 5 else 0.2 + 0.01 * (n % 2), 0.1 + 0.01 * (n % 2) + 0.1 * (n > 4)) for n in range(1, 9)]
+    texts = section(rows)["sentences"]
+    assert any("of the change (more than all of it, as others went the other way)" in text for text in texts)
+    rest = "All other ways to fail together: 10.5 to 20.5 % of episodes, +10.0 ["
+    assert any(text.startswith(rest) and "Against it: “ran out of tokens”" in text for text in texts)
+
+
+def test_a_family_with_one_member_at_a_horizon_keeps_its_row_there():
+    rows = []
+    for each in risen():
+        own = {name: value / 2 for name, value in each.items() if name.startswith("env/ending")}
+        short = {name.replace("mistake/a_slip", "mistake/kind/a_slip"): value for name, value in own.items()}
+        long = {
+            name.replace("/h2/", "/h4/").replace("mistake/a_slip", "mistake/kind/a_lapse"): value
+            for name, value in own.items()
+        }
+        rows.append({"step": each["step"], "env/success": each["env/success"], **short, **long})
+    _, by_horizon = section(rows)["tables"]
+    cells = {name: values for name, *values in by_horizon["rows"]}
+    assert cells["kind"] == [cells["\u2003wrong answer: a slip"][0], cells["\u2003wrong answer: a lapse"][1]]
+    assert cells["\u2003wrong answer: a slip"][1] == "0"
+
+
+def test_without_other_ways_to_fail_there_is_no_rest():
+    assert not any("All other" in text for text in section(risen())["sentences"])
+
+
 def both(old, new, num=400):
     """Rates of greedy and sampled validations, of the horizons that each has."""
     rows = risen()
@@ -145,7 +174,9 @@ def test_other_greedy_tasks_give_no_verdict_and_a_late_start_is_told():
     assert "are others than those of step 0" in found[-1]
     late = both({}, {"greedy_h2": 0.6, "h2": 0.5})
     late[4] |= {"env/val_success/greedy_h2": 0.3, "env/val_num_episodes/greedy_h2": 400}
-    assert any("It covers steps 5 to 8 alone" in text for text in section(late)["sentences"])
+    found = section(late)["sentences"]
+    assert any("It covers steps 5 to 8 alone" in text for text in found)
+    assert "; greedy play from step 5 to step 8 rose too" in found[0]
 
 
 def test_no_episodes_in_the_list_give_no_examples():

@@ -35,10 +35,12 @@ def share_of(part: Part, account: Account) -> str:
     return f"{middle} % [{low}, {above}]"
 
 
-def rest_of(named_parts: Sequence[Part], account: Account) -> Change:
-    """Return the change of all failures but those named."""
+def rest_of(named_parts: Sequence[Part], account: Account) -> Change | None:
+    """Return the change of all failures but those named; None where these are all."""
+    if len(named_parts) == len(account.causes):
+        return None
     old, new = (
-        [round(100 - success - sum(own), 9) for success, *own in zip(*each, strict=True)]
+        [max(0.0, round(100 - success - sum(own), 6)) for success, *own in zip(*each, strict=True)]
         for each in zip(account.steps, *(part.steps for part in named_parts), strict=True)
     )
     return change_of(old, new)

@@ -24,11 +24,12 @@ def is_more(each: AtHorizon, direction: int) -> bool:
     return goes_with(each.sampled, direction) and goes_with(each.more, direction)
 
 
-def skill_clause(plays: Plays | str, direction: int) -> str:
+def skill_clause(plays: Plays | str, direction: int, *, is_partial: bool = False) -> str:
     """Return what greedy play says of success's change, as the end of a sentence; "" where it tells nothing."""
     if isinstance(plays, str) or direction == 0:
         return ""
     rose, gains = ("rose", "surer") if direction > 0 else ("fell", "less sure")
+    play = f"greedy play from step {plays.first} to step {plays.last}" if is_partial else "greedy play"
     clear = [each for each in plays.horizons if goes_with(each.greedy, direction)]
     against = [each for each in plays.horizons if goes_with(each.greedy, -direction)]
     unclear = [each for each in plays.horizons if not each.greedy.is_clear]
@@ -39,11 +40,11 @@ def skill_clause(plays: Plays | str, direction: int) -> str:
     told += [f"{UNCLEAR} at {_and(unclear)}"] if unclear else []
     if clear:
         part = f"so part of it is skill and part is {gains} sampling" if more else "so at least part of it is skill"
-        return f"; greedy play {rose} too ({', '.join(told)}), {part}"
+        return f"; {play} {rose} too ({', '.join(told)}), {part}"
     verdict = f"so {gains} sampling explains part of it, and that skill {rose} is not shown"
     if not more:
         verdict = f"so whether skill {rose} or sampling only became {gains} is not shown"
-    return f"; greedy play shows no such change ({', '.join(told)}), {verdict}"
+    return f"; {play} shows no such change ({', '.join(told)}), {verdict}"
 
 
 def span_sentence(plays: Plays, first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> str:

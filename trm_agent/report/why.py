@@ -68,10 +68,14 @@ def _sentences(source: Source, steps: Sequence[Mapping[str, Any]], account: Acco
     success = _success(steps) if account is None else account.success
     way, (first, last), plays = direction(success), sides(steps), plays_of(source)
     causes = [] if account is None or not way else _toward(account, way)
-    greedy = [] if isinstance(plays, str) else [greedy_sentence(source, plays), between_sentence(plays)]
+    greedy, partly = [], ""
     if not isinstance(plays, str):
-        greedy.append(span_sentence(plays, first, last))
-    told = [_answer(success, causes, skill_clause(plays, way)), _numbers(success, named(first), named(last), account)]
+        partly = span_sentence(plays, first, last)
+        greedy = [greedy_sentence(source, plays), between_sentence(plays), partly]
+    told = [
+        _answer(success, causes, skill_clause(plays, way, is_partial=bool(partly))),
+        _numbers(success, named(first), named(last), account),
+    ]
     if not way:
         told.insert(1, CHANCE)
     if account is None:
@@ -146,12 +150,15 @@ def _causes(account: Account, causes: Sequence[Part], way: int) -> list[str]:
     rarer, more = ("rarer", "more frequent") if way > 0 else ("more frequent", "rarer")
     against = [part for part in account.causes if part.whole.is_clear and way * part.whole.difference > 0]
     found = [_cause(part, account, rarer) for part in causes]
-    if causes:
-        rest = rest_of(causes, account)
+    rest = rest_of(causes, account) if causes else None
+    if rest is not None:
         found.append(f"All other ways to fail together: {span(rest)}{'' if rest.is_clear else ', may be chance'}.")
-    elif any(part.whole.is_clear and way * part.whole.difference < 0 for part in account.causes):
-        found.append(f"Many ways to fail became {rarer}, each of which gives less than {LEAST_SHARE} % of the change.")
-    else:
+    elif small := sum(part.whole.is_clear and way * part.whole.difference < 0 for part in account.causes if not causes):
+        ways = "1 way to fail," if small == 1 else f"{small} ways to fail, each"
+        found.append(
+            f"{ways} with less than {LEAST_SHARE} % of the change, became {rarer} by more than chance explains."
+        )
+    elif not causes:
         found.append(f"No single way to fail became {rarer} by more than chance explains.")
     if against:
         others = [f"{_quoted(part.ending)} became {more}, {span(part.whole)}" for part in against[:2]]
@@ -163,6 +170,8 @@ def _cause(part: Part, account: Account, how: str) -> str:
     share = share_of(part, account)
     kind = " as first mistake" if part.members else ""
     of = f", {share} of the change" if share else ""
+    if of and part.whole.difference / account.failures.difference > 1:
+        of += " (more than all of it, as others went the other way)"
     told = f"{_quoted(part.ending)}{kind} became {how}, {span(part.whole)}{of}. {meaning(part.ending)}".strip()
     if part.members:
         members = "; ".join(f"{_quoted(each.ending)} {moved(each.whole)}" for each in part.members)
