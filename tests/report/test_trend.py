@@ -42,8 +42,8 @@ def test_a_mistake_that_became_rarer_has_its_change_in_percent_of_all_episodes()
     # Welch over 4 and 4 steps, one side without variance: 3 degrees of freedom, whose 97.5 % quantile is 3.182
     half = 3.182 * (4 * 4.0**2 / 3 / 4) ** 0.5
     assert change == f"-24.0 [{-24 - half:+.1f}, {-24 + half:+.1f}]"
-    assert rows["failed: ran out of tokens, %"][2] == "-20.0 [-20.0, -20.0]"
-    assert rows["mean -log p of the sampled tokens, nats"] == ["0.250", "0.250", "+0.000 [+0.000, +0.000]"]
+    assert rows["failed: ran out of tokens, %"][2] == "-20.0"
+    assert rows["mean -log p of the sampled tokens, nats"] == ["0.250", "0.250", "+0.000"]
 
 
 def test_success_comes_first_and_the_failures_by_their_change():

@@ -1,11 +1,15 @@
 """Why success changed, at the edges: saturated runs, equal steps, many small ways to fail, names of any letters."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.report.test_why import EMPTY, risen, row, section
 from trm_agent.report.account import account_of, change_of
+from trm_agent.report.changes import welch
+from trm_agent.report.sources import Source
+from trm_agent.report.why import why_sections
 from trm_agent.runs.failures import ending_shares, failing_turn
 
 
@@ -50,9 +54,12 @@ def test_equal_steps_do_not_make_a_change_certain():
 
 
 def test_degrees_of_freedom_are_not_floored_by_rounding():
-    # equal variances of two values each have 2 degrees: t = 4.303, standard error 1
-    change = change_of([0.1, 2.1], [10.1, 12.1])
-    assert change.high - change.difference == pytest.approx(4.3027 * 2**0.5, abs=1e-3)
+    # equal variances of five values each have 8 degrees, as floats 7.999999999999998; t = 2.306
+    old = [84.251968504, 7.874015748, 51.968503937, 97.637795276, 81.102362205]
+    _, low, high = welch(old, [value + 7.3 for value in old])
+    mean = sum(old) / 5
+    error = 2 * sum((value - mean) ** 2 for value in old) / 4 / 5
+    assert (high - low) / 2 == pytest.approx(2.306 * error**0.5, rel=1e-3)
 
 
 def spread(count):
@@ -136,6 +143,19 @@ def test_a_family_with_one_member_at_a_horizon_keeps_its_row_there():
     cells = {name: values for name, *values in by_horizon["rows"]}
     assert cells["kind"] == [cells["\u2003wrong answer: a slip"][0], cells["\u2003wrong answer: a lapse"][1]]
     assert cells["\u2003wrong answer: a slip"][1] == "0"
+
+
+def test_validation_at_temperature_0_is_not_called_sampled():
+    names = [f"t{number}" for number in range(200)]
+
+    def solved(num):
+        return {"h2": {"env/ending/h2/solved": names[:num], "env/ending/h2/ran_out_of_tokens": names[num:]}}
+
+    config = {"actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": 0}}}}
+    rows = [{"step": 0, "endings": solved(50)}, {"step": 8, "endings": solved(100)}]
+    (found,) = why_sections([Source(Path("a"), "a", "run", config, metrics=risen(), validations=rows)], EMPTY)
+    assert "; greedy play rose too (+25.0 [" in found["sentences"][0]
+    assert not any("Validation, sampled" in text or "was not recorded" in text for text in found["sentences"])
 
 
 def test_without_other_ways_to_fail_there_is_no_rest():

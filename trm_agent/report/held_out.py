@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from trm_agent.report.account import SUCCESSES, Change
-from trm_agent.report.plays import Plays, greedy_validations
+from trm_agent.report.plays import Plays, greedy_validations, validates_greedily
 from trm_agent.report.skill import UNCLEAR
 from trm_agent.report.sources import Source
 from trm_agent.report.validations import Ending, Played, is_success, paired, validations_of
@@ -16,7 +16,12 @@ NO_ENDINGS = "All this is about training episodes: how those of validation ended
 
 
 def held_out_sentence(source: Source) -> str:
-    """Return how sampled validation changed at each horizon, with the failures that chance does not explain."""
+    """Return how sampled validation changed at each horizon, with the failures that chance does not explain.
+
+    "" of a run whose validation is greedy itself.
+    """
+    if validates_greedily(source):
+        return ""
     found = [(each.step, each.sampled) for each in validations_of(source) if each.sampled]
     return _told("Validation, sampled", found) or NO_ENDINGS
 

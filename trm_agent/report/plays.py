@@ -53,7 +53,7 @@ def plays_of(source: Source) -> Plays | str:
 def greedy_validations(source: Source) -> list[Validation]:
     """Return the recorded validations with greedy play; at temperature 0, validation itself is greedy."""
     found = validations_of(source)
-    if _temperature(source) == 0:
+    if validates_greedily(source):
         found = [Validation(each.step, {}, each.greedy or each.sampled) for each in found]
     return [each for each in found if each.greedy]
 
@@ -99,7 +99,7 @@ def _by_rates(source: Source) -> Plays | str:
         return (
             "This run validated by sampling alone, so better skill and sharper sampling cannot be told apart here; "
             "env.val.greedy_tasks=256 has the next run validate greedily as well."
-            if any(found[False] for _, found in rates)
+            if any(name.startswith("env/val_success/") for row in source.metrics for name in row)
             else "This run was not validated, so better skill and sharper sampling cannot be told apart here; "
             "env.val.greedy_tasks=256 with trainer.test_freq has the next run validate greedily as well."
         )
@@ -134,7 +134,7 @@ def _rates(source: Source, row: Mapping[str, Any]) -> dict[bool, dict[str, tuple
         num = source.num_tasks(row.get(name.replace("val_success", "val_num_episodes"))) if match else None
         if match and rate is not None and num is not None and 0 <= rate <= 1:
             found[bool(match[1])][match[2]] = rate, num
-    return {False: {}, True: found[True] or found[False]} if _temperature(source) == 0 else found
+    return {False: {}, True: found[True] or found[False]} if validates_greedily(source) else found
 
 
 def _between(before: tuple[float, float], after: tuple[float, float]) -> Change:
@@ -151,8 +151,9 @@ def _excess(greedy: Change, sampled: Change) -> Change:
     return Change(greedy.difference, sampled.difference, middle, middle - low, middle + high)
 
 
-def _temperature(source: Source) -> float | None:
+def validates_greedily(source: Source) -> bool:
+    """Return whether all of validation is greedy, at temperature 0."""
     found: Any = source.config
     for name in ("actor_rollout_ref", "rollout", "val_kwargs", "temperature"):
         found = found.get(name) if isinstance(found, dict) else None
-    return number(found)
+    return number(found) == 0

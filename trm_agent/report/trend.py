@@ -9,6 +9,7 @@ from trm_agent.report.account import FEWEST, account_of, named, sides
 from trm_agent.report.changes import welch
 from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
+from trm_agent.report.words import signed
 from trm_agent.runs.failures import ENDED, MISTAKE, STOPS
 
 FAILED = "failed: "
@@ -16,7 +17,10 @@ OLD = (
     "Successes and failures in % of all episodes, by the first mistake where the environment tells it; a right answer "
     "after a wrong call is in both, since the run's version did not count its endings. "
 )
-INTERVALS = "In brackets the 95 % interval of the change over steps; one that holds 0 may be chance."
+INTERVALS = (
+    "In brackets the 95 % interval of the change over steps; one that holds 0 may be chance. Without brackets, the "
+    "steps of a side are all alike and tell no interval."
+)
 Reading = Callable[[Mapping[str, Any]], float | None]
 _MISTAKE, _STOP = re.compile(rf"env/task/{MISTAKE}(.+)"), re.compile(r"env/stop_reason/(.+)")
 _MEANS = {
@@ -56,7 +60,9 @@ def _table(steps: Sequence[Mapping[str, Any]], has_account: bool) -> dict[str, A
         if len(old) == len(new) == side:
             difference, low, high = welch(old, new)
             means = [f"{sum(values) / side:.{decimals}f}" for values in (old, new)]
-            change = f"{difference:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+            change = signed(difference, decimals)
+            if low < high:
+                change = f"{change} [{signed(low, decimals)}, {signed(high, decimals)}]"
             # the failures by what they gave, the others as they come
             rows.append((difference if name.startswith(FAILED) else -math.inf, [name, *means, change]))
     about = "Means over the steps, of all their training episodes. " + ("" if has_account else OLD) + INTERVALS
