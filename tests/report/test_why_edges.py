@@ -201,3 +201,23 @@ def test_other_greedy_tasks_give_no_verdict_and_a_late_start_is_told():
 
 def test_no_episodes_in_the_list_give_no_examples():
     assert section(risen(), EMPTY)["tables"][0]["examples"] == {}
+
+
+@pytest.mark.parametrize(
+    ("record", "malformed", "turn"),
+    [
+        ({"numbers": {"first_mistake_turn": 2.0}}, [True, False], 1),
+        ({"numbers": {"first_mistake_turn": 3.0}}, [False, True], 1),
+        ({"numbers": {"first_mistake_turn": "x"}}, [True, False], 0),
+        ({"numbers": {"first_mistake_turn": 1.0}, "stop_reason": "max_tokens", "success": False}, [True, False], 1),
+        ({"numbers": [1], "stop_reason": "max_tokens", "success": False}, [False, False], 1),
+        ({"stop_reason": "max_tokens", "success": False}, [], None),
+        ({"stop_reason": "terminated", "success": False}, [False], None),
+        ({}, [False], None),
+    ],
+)
+def test_the_turn_that_went_wrong_is_the_last_of_a_limit_else_the_mistakes_else_a_malformed_one(
+    record, malformed, turn
+):
+    found = failing_turn(record, [{"malformed": each} for each in malformed])
+    assert (found and found[0]) == turn

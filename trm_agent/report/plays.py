@@ -27,8 +27,8 @@ class AtHorizon:
     """By how much more sampled success changed than greedy success."""
     ahead: Change | None
     """From sampled success after to greedy success before."""
-    fell: tuple[Any, Change] | None = None
-    """Step of a validation between at which greedy success had clearly gone the other way, and that change."""
+    between: tuple[Any, Change] | None = None
+    """Step of a validation between at which greedy success had clearly gone another way than at the end, and how."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _turned(found: Sequence[Validation], tasks: set[Task], greedy: Change) -> tu
         own = tasks & {*each.greedy}
         if own:
             moved = paired(found[0].greedy, each.greedy, own, is_success)
-            if moved.is_clear and moved.difference * greedy.difference < 0:
+            if moved.is_clear and (not greedy.is_clear or moved.difference * greedy.difference < 0):
                 return each.step, moved
     return None
 

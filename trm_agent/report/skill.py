@@ -57,13 +57,14 @@ def span_sentence(plays: Plays, first: Sequence[Mapping[str, Any]], last: Sequen
 
 
 def between_sentence(plays: Plays) -> str:
-    """Return at which horizons greedy success had clearly gone the other way in between; "" without one."""
+    """Return at which horizons greedy success had clearly gone another way in between; "" without one."""
     told = [
-        f"at {_at(each)} from step {plays.first} to step {each.fell[0]}, {moved(each.fell[1])}"
+        f"{'rose' if moved_by.difference > 0 else 'fell'} at {_at(each)} from step {plays.first} to step {step}, "
+        f"{moved(moved_by)}"
         for each in plays.horizons
-        if each.fell
+        for step, moved_by in ([each.between] if each.between else [])
     ]
-    return f"In between it went the other way, {'; '.join(told)}: {CHECKPOINTS}." if told else ""
+    return f"In between it {'; it '.join(told)}: {CHECKPOINTS}." if told else ""
 
 
 def sharpness_sentence(plays: Plays | str, steps: Sequence[Mapping[str, Any]], direction: int) -> str:
