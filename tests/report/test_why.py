@@ -139,9 +139,9 @@ def validated(old, new, sampled_old=0.2, sampled_new=0.5, num=400):
 @pytest.mark.parametrize(
     ("greedy", "words"),
     [
-        ((0.3, 0.6), "greedy play rose too (+30.0 [+23.3, +36.3] at horizon 2), so at least part of it is skill."),
-        ((0.6, 0.6), "so surer sampling explains part of it, and that skill rose is not shown."),
-        ((0.6, 0.5), "so surer sampling explains part of it, and that skill rose is not shown."),
+        ((0.3, 0.6), "greedy play rose too (+30.0 [+23.3, +36.3] at horizon 2), so skill is part of it."),
+        ((0.6, 0.6), "so surer sampling can have given it, and that skill rose is not shown."),
+        ((0.6, 0.5), "so surer sampling can have given it, and that skill rose is not shown."),
     ],
 )
 def test_greedy_validation_tells_skill_from_sharper_sampling(greedy, words):
@@ -169,7 +169,7 @@ def test_a_few_greedy_tasks_tell_nothing_and_none_say_how_to_have_some():
 def test_a_validation_at_temperature_0_is_greedy_itself():
     config = {"actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": 0}}}}
     rows = [{name: value for name, value in each.items() if "greedy" not in name} for each in validated(0, 0)]
-    assert "so at least part of it is skill" in section(rows, config=config)["sentences"][0]
+    assert "so skill is part of it" in section(rows, config=config)["sentences"][0]
 
 
 def with_validations(*steps, tasks=200):
@@ -194,13 +194,13 @@ def with_validations(*steps, tasks=200):
 def test_validations_with_tasks_are_paired_on_the_same_tasks_and_every_one_is_named():
     found = with_validations((0, 0.2, 0.6), (4, 0.3, 0.55), (8, 0.5, 0.6))
     answer, *_, held_out, greedy, sharpness = found["sentences"]
-    assert answer.endswith("so surer sampling explains part of it, and that skill rose is not shown.")
+    assert answer.endswith("so surer sampling can have given it, and that skill rose is not shown.")
     assert greedy.startswith(
         "Validation, greedy (always the likeliest token), 200 tasks paired, step 0 to step 8: horizon 2 60.0 to 60.0 %"
     )
     assert "At horizon 2 sampled play rose by 30.0 points, +30.0 [" in sharpness
     assert "(horizon 2, 60.0 % against 50.0 %)" in sharpness
-    assert "cannot show skill; only greedy play can" in sharpness
+    assert "so only greedy play can show skill" in sharpness
     assert held_out.startswith(
         "Validation, sampled, 200 tasks paired, step 0 to step 8: horizon 2 20.0 to 50.0 %, +30.0 ["
     )
@@ -213,7 +213,7 @@ def test_a_paired_interval_is_narrower_than_one_of_two_samples():
     # 12 of 200 tasks more and none fewer; unpaired, +6 points have an interval of about 10 to either side
     answer, *_, greedy, sharpness = found["sentences"]
     assert "greedy play rose too (+6.0 [" in answer
-    assert answer.endswith("so part of it is skill and part is surer sampling.")
+    assert answer.endswith("so skill is part of it, and surer sampling can have given the rest.")
     assert "(“kind” -6.0 [" in greedy
     assert "+24.0 [" in sharpness
     assert not any(
@@ -226,7 +226,7 @@ def test_a_greedy_validation_between_that_went_another_way_is_told():
     assert turned in with_validations((0, 0.2, 0.5), (4, 0.3, 0.4), (8, 0.5, 0.6))["sentences"][-2]
     for share in (0.49, 0.7):
         found = with_validations((0, 0.2, 0.5), (4, 0.3, share), (8, 0.5, 0.6))
-        assert "so part of it is skill" in found["sentences"][0]
+        assert "so skill is part of it" in found["sentences"][0]
         assert not any("In between" in text for text in found["sentences"])
     back = with_validations((0, 0.2, 0.5), (4, 0.3, 0.7), (8, 0.5, 0.5))["sentences"][-2]
     assert "In between it rose at horizon 2 from step 0 to step 4, +20.0 [" in back

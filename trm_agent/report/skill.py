@@ -29,7 +29,7 @@ def skill_clause(plays: Plays | str, direction: int, *, is_partial: bool = False
     if isinstance(plays, str) or direction == 0:
         return ""
     rose, gains = ("rose", "surer") if direction > 0 else ("fell", "less sure")
-    play = f"greedy play from step {plays.first} to step {plays.last}" if is_partial else "greedy play"
+    play = "in validation greedy play" + (f" from step {plays.first} to step {plays.last}" if is_partial else "")
     clear = [each for each in plays.horizons if goes_with(each.greedy, direction)]
     against = [each for each in plays.horizons if goes_with(each.greedy, -direction)]
     unclear = [each for each in plays.horizons if not each.greedy.is_clear]
@@ -39,9 +39,9 @@ def skill_clause(plays: Plays | str, direction: int, *, is_partial: bool = False
     told += [f"{opposite} at {_at(each)}, {moved(each.greedy)}" for each in against]
     told += [f"{UNCLEAR} at {_and(unclear)}"] if unclear else []
     if clear:
-        part = f"so part of it is skill and part is {gains} sampling" if more else "so at least part of it is skill"
-        return f"; {play} {rose} too ({', '.join(told)}), {part}"
-    verdict = f"so {gains} sampling explains part of it, and that skill {rose} is not shown"
+        other = f", and {gains} sampling can have given the rest" if more else ""
+        return f"; {play} {rose} too ({', '.join(told)}), so skill is part of it{other}"
+    verdict = f"so {gains} sampling can have given it, and that skill {rose} is not shown"
     if not more:
         verdict = f"so whether skill {rose} or sampling only became {gains} is not shown"
     return f"; {play} shows no such change ({', '.join(told)}), {verdict}"
@@ -80,17 +80,18 @@ def sharpness_sentence(plays: Plays | str, steps: Sequence[Mapping[str, Any]], d
             is_behind = direction * each.greedy.difference > -1e-9
             how = f"{moved(each.more)} more than greedy play" if is_behind else "and greedy play did not"
             told.append(f"At {_at(each)} sampled play {way} by {abs(each.sampled.difference):.1f} points, {how}.")
-    ahead = [each for each in plays.horizons if each.ahead and each.ahead.low > 0 and direction > 0]
+    ahead = [each for each in plays.horizons if each.ahead and each.ahead.high > 0 and direction > 0]
     if any(is_more(each, direction) for each in plays.horizons):
-        told.append(f"That much can come from {gains} sampling.")
+        told.append(f"{gains.capitalize()} sampling can give that much without skill, or more.")
     if ahead:
         rates = "; ".join(
             f"{_at(each)}, {each.ahead.after:.1f} % against {each.ahead.before:.1f} %" for each in ahead if each.ahead
         )
+        is_above = all(each.ahead and each.ahead.low > 0 for each in ahead)
         told.append(
-            f"Greedy success before training exceeds sampled success after it ({rates}): there surer sampling of what "
-            "the policy preferred from the start could give a rise as large as that of sampled play, which therefore "
-            "cannot show skill; only greedy play can."
+            f"Greedy success before training {'exceeds' if is_above else 'is not clearly below'} sampled success after "
+            f"it ({rates}): there surer sampling of what the policy preferred from the start could give all of the "
+            "rise of sampled play, so only greedy play can show skill."
         )
     return " ".join(filter(None, told))
 

@@ -96,7 +96,7 @@ def _scope(source: Source) -> str:
     trained = source.trained_horizons
     of = f", of horizons {', '.join(map(str, trained))}" if isinstance(trained, list) and trained else ""
     return (
-        f"Explained is the success of the training episodes, sampled{at}{of}. The "
+        f"This section explains the success of the training episodes, sampled{at}{of}. The "
         f"results above are of validation's tasks; the lines on validation below are about these. {ONE_SEED}"
     )
 
@@ -172,7 +172,8 @@ def _cause(part: Part, account: Account, how: str) -> str:
     of = f", {share} of the change" if share else ""
     if of and part.whole.difference / account.failures.difference > 1:
         of += " (more than all of it, as others went the other way)"
-    told = f"{_quoted(part.ending)}{kind} became {how}, {span(part.whole)}{of}. {meaning(part.ending)}".strip()
+    split = f"; without a malformed call {moved(part.clean)}, after one {moved(part.malformed)}"
+    told = f"{_quoted(part.ending)}{kind} became {how}, {span(part.whole)}{of}{split}. {meaning(part.ending)}".strip()
     if part.members:
         members = "; ".join(f"{_quoted(each.ending)} {moved(each.whole)}" for each in part.members)
         return f"{told} In points: {members}."

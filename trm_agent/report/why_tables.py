@@ -18,8 +18,8 @@ ABOUT = (
     "that holds 0 may be chance. Each episode is in one row, so the rows add up to the change; indented rows are the "
     "members of the row above them and add up to it; a row's episodes without and after a malformed call add up to the "
     "row. A right answer after a wrong call is a success: {lucky}. A share of the change is told with its interval, "
-    "where that is narrow enough to tell one. A number is compared with the message before as it was written, so a "
-    "mistake of form (such as two boxed answers) may stand as a wrong number."
+    "or uncertain, where that is wider than 25 points to either side. A number is compared with the message before as "
+    "it was written, so a mistake of form (such as two boxed answers) may stand as a wrong number."
 )
 ABOUT_HORIZONS = "The same among the episodes of each horizon; a column's failures add up to minus its success."
 
@@ -37,10 +37,12 @@ def account_tables(account: Account, run: int, index: Mapping[str, Sequence[Any]
         others = ("" if each is None else cell(each) for each in (clean, malformed))
         return [name, f"{whole.before:.1f}", f"{whole.after:.1f}", moved(whole), share, *others]
 
-    parts = _rows(account)
+    parts, is_clear = _rows(account), account.success.is_clear
+    everything, uncertain = ("100 %", "uncertain") if is_clear else ("", "")
     rows = [row(SUCCESS, account.success, "", None, None)]
-    rows += [row(name, part.whole, share_of(part, account), part.clean, part.malformed) for name, part in parts]
-    everything = "100 %" if account.success.is_clear else ""
+    rows += [
+        row(name, part.whole, share_of(part, account) or uncertain, part.clean, part.malformed) for name, part in parts
+    ]
     rows.append(row(ALL, account.failures, everything, account.clean, account.malformed))
     heads = [
         "% of training episodes",
