@@ -105,6 +105,21 @@ def test_a_solver_that_is_there_and_says_that_it_is_not_is_named_with_its_place(
     assert finding.message.endswith(" in _plan")
 
 
+class _GivesUp(fakes.Sound):
+    """A solver that fails by mistake after its first turn."""
+
+    def solution(self) -> str:
+        if len(self.left) < self.options.horizon:
+            raise NotImplementedError
+        return super().solution()
+
+
+def test_a_solver_that_fails_after_its_first_turn_is_not_skipped() -> None:
+    (finding,) = check(_GivesUp, only=["solver:4"], num_fuzz=1)
+    assert finding.outcome == "failed"
+    assert "the solver earned 0.0" in finding.message
+
+
 def test_a_factory_that_no_other_process_can_import_skips_that_check() -> None:
     class Local(fakes.Sound):
         """Defined in a function."""

@@ -33,8 +33,9 @@ sys.exit(3)
 def start(tmp_path: Path, preload: str = '("wave",)', out: Any = subprocess.PIPE) -> tuple[subprocess.Popen, str]:
     address = str(tmp_path / "socket")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + SERVER.replace("{preload}", preload)
-    server = subprocess.Popen([sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=out, text=True)
-    return server, address
+    errors = None if out == subprocess.PIPE else out
+    command = [sys.executable, "-c", code, address]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=errors, text=True), address
 
 
 def ask(address: str, *arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess:
@@ -143,6 +144,18 @@ def test_a_server_whose_driver_is_gone_imports_no_more_and_takes_its_socket_away
     (tmp_path / "go").touch()
     assert server.wait(timeout=10) == 0
     assert not (tmp_path / "second began").exists()
+    assert not Path(address).exists()
+
+
+def test_a_server_that_fails_ends_with_status_1_and_says_why(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w+") as out:
+        server, address = start(tmp_path, "()", out)
+        wait_for(address)
+        assert server.stdin is not None
+        server.stdin.write(f"{tmp_path / 'no folder' / 'log.txt'}\n")
+        server.stdin.flush()
+        assert server.wait(timeout=10) == 1
+    assert "FileNotFoundError" in (tmp_path / "out").read_text()
     assert not Path(address).exists()
 
 

@@ -262,6 +262,7 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
+    status = 0
     try:
         if is_fit():
             serve(listener)
@@ -272,10 +273,11 @@ def main() -> None:
             hear_driver()
     except Exception:
         traceback.print_exc()
+        status = 1
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address)
-        os._exit(0)  # nothing to save, and the libraries take seconds to shut down
+        os._exit(status)  # nothing to save, and the libraries take seconds to shut down
 
 
 def is_fit() -> bool:
