@@ -1,5 +1,7 @@
 """The checker sees planted faults, and says what to do about them."""
 
+from typing import Any
+
 import gymnasium
 import pytest
 
@@ -102,7 +104,34 @@ def test_a_solver_that_is_there_and_says_that_it_is_not_is_named_with_its_place(
     (finding,) = check(_Unfinished, only=["solver:1"], num_fuzz=1)
     assert finding.outcome == "skipped"
     assert finding.message.startswith("no scripted solver for this task: NotImplementedError at test_checker.py:")
-    assert finding.message.endswith(" in _plan")
+    assert finding.message.endswith(" in _plan (nor for 19 other seeds)")
+
+
+class _Lucky(fakes.Sound):
+    """A game of which every fourth task can be won."""
+
+    def solution(self) -> str:
+        if self.seed % 4:
+            raise NotImplementedError("it cannot be won")
+        return super().solution()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        self.seed = seed or 0
+        return super().reset(seed=seed, options=options)
+
+
+class _LuckyButWrong(_Lucky):
+    """Its solver's answer is wrong."""
+
+    def score(self, answer: str) -> float:
+        return 0.0
+
+
+def test_a_solver_is_checked_on_a_task_that_can_be_solved() -> None:
+    assert check(_Lucky, only=["solver:1"], num_fuzz=1, seed=5)[0].outcome == "ok"
+    (finding,) = check(_LuckyButWrong, only=["solver:1"], num_fuzz=1, seed=5)
+    assert finding.outcome == "failed"
+    assert "the solver earned 0.0" in finding.message
 
 
 class _GivesUp(fakes.Sound):

@@ -26,6 +26,8 @@ CHILD = (
     "from trm_envs.checking.subject import answer_request; answer_request()"
 )
 MAX_TURNS = 20_000
+# some tasks of a game cannot be won, whatever is played
+MOST_SEEDS = 20
 NO_SOLVER = "there is no scripted solver; define solution() to have this checked"
 # Turns that show an environment without a scripted solver: no call, no answer, an answer.
 SILENT_TURNS = ("Let me think.", "", "<tool_call>{}</tool_call>")
@@ -87,6 +89,22 @@ class Subject:
             except NotImplementedError as error:
                 return _told_of_none(env, error)
         return ""
+
+    def at_solved_task(self) -> "Subject":
+        """Return the subject at the first of 20 seeds whose task has a scripted solver.
+
+        Raises:
+            Skipped: if there is none; with the reason.
+        """
+        if not (reason := self.lacks_solver()):
+            return self
+        with self.open() as env:
+            is_defined = type(env).solution is not ToolEnv.solution
+        for seed in range(self.seed + 1, self.seed + MOST_SEEDS) if is_defined else ():
+            other = dataclasses.replace(self, seed=seed)
+            if other.has_solver():
+                return other
+        raise Skipped(f"{reason} (nor for {MOST_SEEDS - 1} other seeds)" if is_defined else reason)
 
 
 def _told_of_none(env: ToolEnv, error: NotImplementedError) -> str:
