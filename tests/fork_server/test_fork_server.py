@@ -22,9 +22,10 @@ server.PRELOAD = {{preload}}
 server.main()
 """
 WORKER = """
-import json, os, sys
+import gc, json, os, sys
 said = {"argv": sys.argv[1:], "x": os.environ.get("X"), "cwd": os.getcwd(), "parent": os.getppid(), "main": __name__}
-print(json.dumps({**said, "preloaded": "wave" in sys.modules}))
+said |= {"preloaded": "wave" in sys.modules, "collects": gc.isenabled(), "frozen": gc.get_freeze_count() > 0}
+print(json.dumps(said))
 print("to stderr", file=sys.stderr)
 sys.exit(3)
 """
@@ -91,6 +92,8 @@ def test_a_worker_is_a_fork_with_the_clients_environment_and_streams_and_its_dea
         "preloaded": True,
         "parent": server.pid,
         "main": "__main__",
+        "collects": True,
+        "frozen": True,
     }
     assert done.stderr == "to stderr\n"
     # a worker that a signal killed is told, one that left by itself is not
