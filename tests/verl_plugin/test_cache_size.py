@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from trm_agent.verl_plugin.driver.launch import (
     BLOCK_TOKENS,
     CACHE_VARIABLE,
-    SPARE_BLOCKS,
+    SPARE_TOKENS,
     _size_cache,
     kv_cache_bytes,
 )
@@ -78,7 +78,16 @@ NANO = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads":
 
 def test_every_sequence_at_its_longest_has_room():
     # keys and values of 2 layers with 2 heads of 32 float32: 1,024 bytes a token; 352 tokens fill 3 blocks of 128
-    assert kv_cache_bytes(NANO, "float32", 128, 352) == (128 * 3 + SPARE_BLOCKS) * BLOCK_TOKENS * 1024
+    assert kv_cache_bytes(NANO, "float32", 128, 352) == (128 * 3 * 128 + SPARE_TOKENS) * 1024
+
+
+def test_smaller_blocks_leave_less_room_unused(model: Path):
+    # 352 tokens fill 11 blocks of 32, and 7.3 of 48
+    for block, filled in ((32, 352), (48, 384)):
+        spare = -(-SPARE_TOKENS // block) * block
+        need = (128 * filled + spare) * 1024
+        assert kv_cache_bytes(NANO, "float32", 128, 352, block) == need
+        assert sized(config_of(model, block_size=block)) == (need, None)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +100,7 @@ def test_every_sequence_at_its_longest_has_room():
     ],
 )
 def test_the_sizes_that_a_model_states_count(changed: dict, dtype: str, bytes_per_token: int):
-    assert kv_cache_bytes({**NANO, **changed}, dtype, 1, 1) == (1 + SPARE_BLOCKS) * BLOCK_TOKENS * bytes_per_token
+    assert kv_cache_bytes({**NANO, **changed}, dtype, 1, 1) == (BLOCK_TOKENS + SPARE_TOKENS) * bytes_per_token
 
 
 @pytest.mark.parametrize(

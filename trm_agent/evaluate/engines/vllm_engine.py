@@ -35,6 +35,8 @@ CPU_ENVIRONMENT = {
 }
 CLOSE_TIMEOUT_S = 120.0
 MIN_BATCHED_TOKENS = 4096
+# the cache holds whole blocks: of vLLM's 128 tokens without a GPU a short episode would read all anew each turn
+CPU_BLOCK_TOKENS = 32
 
 
 class VllmEngine:
@@ -257,7 +259,7 @@ async def open_vllm(
         "logprobs_mode": "processed_logprobs",
         "use_tqdm_on_load": False,
         "seed": 0,
-        **({} if on_gpu else _without_chunks(settings["max_model_len"])),
+        **({} if on_gpu else _on_cpu(settings["max_model_len"])),
         **settings,
         "dtype": settings.get("dtype") or ("auto" if on_gpu else "float32"),
     }
@@ -277,9 +279,13 @@ async def open_vllm(
             await engine.close()
 
 
-def _without_chunks(max_model_len: int) -> dict[str, Any]:
+def _on_cpu(max_model_len: int) -> dict[str, Any]:
     """Prefill in one piece: between pieces vLLM rewinds a seeded generator, which is impossible on a CPU."""
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_len, MIN_BATCHED_TOKENS)}
+    return {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_model_len, MIN_BATCHED_TOKENS),
+        "block_size": CPU_BLOCK_TOKENS,
+    }
 
 
 def _free_memory() -> None:
