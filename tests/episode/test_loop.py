@@ -121,6 +121,39 @@ async def test_the_tool_call_beyond_the_limit_ends_the_episode(max_tool_calls, n
     assert (episode.reward, episode.success) == (0.25 * num_turns, False)
 
 
+class FakeEnvThatCannotRead(FakeEnv):
+    """Cannot read turns that begin with "bad"."""
+
+    def step(self, action):
+        *step, info = super().step(action)
+        return *step, {**info, "malformed": action.startswith("bad")}
+
+
+@pytest.mark.parametrize(("limit", "num_turns"), [(1, 2), (2, 4), (3, 6), (4, 7), (None, 7)])
+async def test_the_last_allowed_malformed_turn_ends_the_episode(limit, num_turns):
+    generator = scripted(f"call{END}", f"bad{END}")  # in turn
+    env = FakeEnvThatCannotRead(ENDLESS[:6])
+    episode = await play(env, generator, Limits(max_malformed_turns=limit))
+    is_cut = num_turns < 7
+    assert episode.stop_reason is (StopReason.MAX_MALFORMED_TURNS if is_cut else StopReason.TERMINATED)
+    assert (episode.num_turns, len(env.seen)) == (num_turns, num_turns)
+    assert (episode.success, episode.is_infrastructure_failure) == (not is_cut, False)
+    assert episode.num_malformed == num_turns // 2
+    assert episode.reward == 0.25 * num_turns
+    assert episode.response_mask[-1], "the response ends with the model's turn"
+
+
+async def test_a_malformed_turn_that_is_also_the_last_turn_ends_the_episode_as_malformed():
+    limits = Limits(max_malformed_turns=1, max_turns=2)
+    episode = await play(FakeEnvThatCannotRead(ENDLESS), scripted(f"call{END}", f"bad{END}"), limits)
+    assert episode.stop_reason is StopReason.MAX_MALFORMED_TURNS
+
+
+async def test_a_turn_that_ends_the_task_is_its_own_end_however_it_was_written():
+    episode = await play(FakeEnvThatCannotRead(), scripted(f"bad{END}"), Limits(max_malformed_turns=1))
+    assert (episode.stop_reason, episode.success) == (StopReason.TERMINATED, True)
+
+
 @pytest.mark.parametrize("max_response_tokens", range(1, 40))
 async def test_the_token_limit_holds_and_the_response_ends_with_the_model(max_response_tokens):
     limits = Limits(max_response_tokens=max_response_tokens)

@@ -30,7 +30,15 @@ INFRASTRUCTURE = {
     "prompt_too_long",
     "chat_error",
 }
-POLICY = {"terminated", "truncated", "max_turns", "max_tokens", "max_tool_calls", "max_tool_time"}
+POLICY = {
+    "terminated",
+    "truncated",
+    "max_turns",
+    "max_tokens",
+    "max_tool_calls",
+    "max_malformed_turns",
+    "max_tool_time",
+}
 
 # None: the model is told, or its hidden test fails
 STATUSES = {

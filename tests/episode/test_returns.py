@@ -60,6 +60,7 @@ async def test_a_tools_truncation_is_the_tasks_own_end_and_no_success() -> None:
         (["idle", "idle"], {"max_turns": 2}, StopReason.MAX_TURNS),
         (["idle " * 50], {"max_response_tokens": 20}, StopReason.MAX_TOKENS),
         ([walk(1), walk(1)], {"max_tool_calls": 1}, StopReason.MAX_TOOL_CALLS),
+        ([walk(1), "<tool_call>{"], {"max_malformed_turns": 1}, StopReason.MAX_MALFORMED_TURNS),
     ],
 )
 async def test_an_episode_that_a_limit_ends_is_worth_the_unfinished_reward(turns, limits, reason) -> None:

@@ -188,6 +188,7 @@ def test_a_step_without_a_number_or_a_time_has_no_trace(step):
         ({"success": False, "stop_reason": "max_turns"}, 3, "ran out of turns"),
         ({"success": False, "stop_reason": "max_tool_calls"}, 0, "ran out of tool calls"),
         ({"success": False, "stop_reason": "max_tool_time"}, 0, "ran out of tool time"),
+        ({"success": False, "stop_reason": "max_malformed_turns"}, 1, "ended at a malformed call"),
         ({"success": False, "stop_reason": "terminated", "scorer_error": "x"}, 0, "scorer error"),
         ({"success": None, "stop_reason": "env_error"}, 0, "env error"),
         ({}, 0, "not known"),

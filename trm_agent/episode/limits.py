@@ -35,6 +35,12 @@ class Limits:
     max_tool_calls: int = setting(
         64, COUNT, "Executed tool calls of an episode; the call that goes beyond it is not run and ends the episode."
     )
+    max_malformed_turns: int | None = setting(
+        None,
+        replace(COUNT, optional=True),
+        "Turns with a call that could not be read, null for no limit; the last of them ends the episode, before the "
+        "model can [try again](stop_reasons.md#malformed-turns).",
+    )
     max_observation_tokens: int = setting(
         1024, COUNT, "Tokens of an observation's text; a longer one is cut with a visible mark."
     )

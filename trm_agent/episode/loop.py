@@ -114,7 +114,7 @@ class _Run:
         self.extras: list[dict[str, Any]] = []
         self.reward, self.unfinished_reward = 0.0, math.inf
         self.expected_answer: str | None = None
-        self.num_tool_calls = 0
+        self.num_tool_calls = self.num_malformed = 0
         self.numbers: dict[str, float] = {}
         self.timings = {"generate": 0.0, "env": 0.0}
 
@@ -147,6 +147,8 @@ class _Run:
             return End(Cause.TOOL_CALLS)
         if step.terminated or step.truncated:
             return End(Cause.OVER if step.terminated else Cause.CUT, step.success)
+        if self.num_malformed >= (self.limits.max_malformed_turns or math.inf):
+            return End(Cause.MALFORMED)
         if len(self.turns) >= self.limits.max_turns:
             return End(Cause.TURNS)
         if self.num_tool_calls > self.limits.max_tool_calls:
@@ -228,6 +230,7 @@ class _Run:
         self.reward = reward
         self.numbers.update(step.numbers)
         self.num_tool_calls += step.num_tool_calls
+        self.num_malformed += step.malformed
         turn.reward, turn.role = step.reward, step.role
         turn.num_tool_calls, turn.malformed = step.num_tool_calls, step.malformed
         limit = self.limits.max_observation_tokens

@@ -23,6 +23,7 @@ class StopReason(str, Enum):
     MAX_TURNS = "max_turns"
     MAX_TOKENS = "max_tokens"  # no room left for the observation and one more token
     MAX_TOOL_CALLS = "max_tool_calls"
+    MAX_MALFORMED_TURNS = "max_malformed_turns"
     MAX_TOOL_TIME = "max_tool_time"  # the model's programs used up the time of a turn or of the episode
 
     ENV_ERROR = "env_error"  # make or reset raised, or anything of the environment an InfrastructureError
@@ -76,6 +77,7 @@ class Cause(str, Enum):
     TURNS = "`max_turns` turns were played"
     TOKENS = "the response has no room for another turn within `max_response_tokens`"
     TOOL_CALLS = "more than `max_tool_calls` tool calls"
+    MALFORMED = "`max_malformed_turns` turns had a call that could not be read"
     TOOL_TIME = "the programs of a turn or of the episode used up `tool_time_s` or `episode_tool_time_s`"
     STEP_HANGS_IN_TOOL = "`step` does not return within `step_timeout_s`, and the time for programs is used up"
     SCORER_RAISED = "`score`, `follow_up`, `follow_answer` or a wrapped game raises on the model's text"
@@ -129,6 +131,7 @@ OUTCOMES: Mapping[Cause, Outcome] = {
     Cause.TURNS: _limit(StopReason.MAX_TURNS),
     Cause.TOKENS: _limit(StopReason.MAX_TOKENS),
     Cause.TOOL_CALLS: _limit(StopReason.MAX_TOOL_CALLS),
+    Cause.MALFORMED: _limit(StopReason.MAX_MALFORMED_TURNS),
     Cause.TOOL_TIME: _model(StopReason.MAX_TOOL_TIME),
     Cause.STEP_HANGS_IN_TOOL: _model(StopReason.MAX_TOOL_TIME),
     Cause.SCORER_RAISED: _model(StopReason.TERMINATED),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from trm_agent.runs.model_facts import ModelFacts
 
-_LIMITS = ("max_turns", "max_tool_calls", "max_turn_tokens", "max_observation_tokens")
+_LIMITS = ("max_turns", "max_tool_calls", "max_malformed_turns", "max_turn_tokens", "max_observation_tokens")
 
 
 def facts_of_run(config: DictConfig) -> tuple[ModelFacts, str]:

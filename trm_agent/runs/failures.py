@@ -11,6 +11,7 @@ STOPS = {
     "max_tokens": "ran out of tokens",
     "max_turns": "ran out of turns",
     "max_tool_calls": "ran out of tool calls",
+    "max_malformed_turns": "ended at a malformed call",
     "max_tool_time": "ran out of tool time",
 }
 ENDED = ("terminated", "truncated")
@@ -37,6 +38,7 @@ EXPLAINED = {
     STOPS["max_tokens"]: "The episode reached its limit of tokens without an answer.",
     STOPS["max_turns"]: "The episode reached its limit of turns without an answer.",
     STOPS["max_tool_calls"]: "The episode reached its limit of tool calls without an answer.",
+    STOPS["max_malformed_turns"]: "The episode reached its limit of turns with a call that could not be read.",
     STOPS["max_tool_time"]: "The episode's tools used up their time without an answer.",
     SCORER: "The environment raised on the model's text.",
     "a wrong number copied": "The model wrote another number than the one that the message before holds.",
