@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from trm_agent.evaluate.results import is_failure
+from trm_agent.models.bars import bar_options
 
 
 class Progress:
@@ -29,8 +30,7 @@ class Progress:
             total=total,
             initial=len(done),
             unit="episode",
-            file=out,
-            mininterval=0.2 if out.isatty() else 10.0,
+            **bar_options(out),
             # the rate over all episodes, since short ones come in bursts
             smoothing=0.05,
         )

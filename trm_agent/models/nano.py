@@ -147,14 +147,13 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
     from tqdm import tqdm
 
     from trm_agent.models import warm_start
+    from trm_agent.models.bars import bar_options
     from trm_agent.models.first_difference import learnt_so_far
 
     started = time.monotonic()
     tokenizer = make_tokenizer(spec)
     model = make_model(spec, tokenizer)
-    # a moving bar on a terminal, a line now and then in a file
-    seconds = 0.2 if sys.stderr.isatty() else 10.0
-    bar_of_steps = tqdm(desc="warm start", unit="step", disable=not show_progress, file=sys.stderr, mininterval=seconds)
+    bar_of_steps = tqdm(desc="warm start", unit="step", disable=not show_progress, **bar_options(sys.stderr))
     # success as last measured; a measured one is a mean of probabilities, and never exactly 0
     last = [0.0]
     with _one_thread(), bar_of_steps as bar:
