@@ -101,7 +101,12 @@ def test_names_of_any_letters_keep_their_examples(name):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"success": False, "stop_reason": "max_tokens", "numbers": {"first_mistake_turn": 1}}, "ran out of tokens"),
+        (
+            {"success": False, "stop_reason": "max_tokens", "numbers": {"first_mistake_turn": 1}},
+            "the first mistake; the episode then ran out of tokens",
+        ),
+        ({"success": False, "stop_reason": "max_tokens"}, "a malformed call; the episode then ran out of tokens"),
+        ({"success": False, "stop_reason": "max_malformed_turns"}, "a malformed call"),
         ({"success": False, "stop_reason": "lost", "numbers": {"first_mistake_turn": 1}}, "the first mistake"),
         ({"success": False, "numbers": {"first_mistake/x": 1, "first_mistake_turn": 1}}, "first mistake, x"),
         ({"success": True, "numbers": {"first_mistake/x": 1, "first_mistake_turn": 1}}, "a mistake, without harm"),
@@ -109,7 +114,7 @@ def test_names_of_any_letters_keep_their_examples(name):
         ({"success": True}, "a malformed call, without harm"),
     ],
 )
-def test_a_marked_turn_says_why_it_is_marked_and_not_how_the_episode_ended(record, reason):
+def test_a_marked_turn_says_why_it_is_marked_and_what_ended_the_episode(record, reason):
     assert failing_turn(record, [{"malformed": True}]) == (0, reason)
 
 
@@ -154,7 +159,7 @@ def test_validation_at_temperature_0_is_not_called_sampled():
     config = {"actor_rollout_ref": {"rollout": {"val_kwargs": {"temperature": 0}}}}
     rows = [{"step": 0, "endings": solved(50)}, {"step": 8, "endings": solved(100)}]
     (found,) = why_sections([Source(Path("a"), "a", "run", config, metrics=risen(), validations=rows)], EMPTY)
-    assert "; in validation greedy play rose too (+25.0 [" in found["sentences"][0]
+    assert "does not touch, rose by +25.0 [" in found["sentences"][0]
     assert not any("Validation, sampled" in text or "was not recorded" in text for text in found["sentences"])
 
 
@@ -175,7 +180,8 @@ def both(old, new, num=400):
 def test_a_horizon_that_one_validation_lacks_is_not_compared_and_no_horizon_speaks_for_another():
     old = {"greedy_h2": 0.3, "h2": 0.2, "greedy_h8": 0.3, "h8": 0.2}
     found = section(both(old, {"greedy_h2": 0.6, "h2": 0.5, "h4": 0.9, "greedy_h8": 0.31, "h8": 0.2}))["sentences"]
-    assert "at horizon 2, not distinguishable from 0 at horizon 8), so skill is part of it." in found[0]
+    assert "at horizon 2, which is skill; it changed by +1.0 [" in found[0]
+    assert found[0].endswith("at horizon 8, not distinguishable from 0.")
     lacking = section(both(old, {"greedy_h2": 0.6, "h2": 0.5, "h4": 0.9}))["sentences"]
     assert not any("horizon 8" in text or "horizon 4" in text for text in lacking)
 
@@ -183,7 +189,7 @@ def test_a_horizon_that_one_validation_lacks_is_not_compared_and_no_horizon_spea
 def test_sampled_play_that_fell_is_not_said_to_have_risen_more():
     found = section(both({"greedy_h2": 0.6, "h2": 0.5}, {"greedy_h2": 0.2, "h2": 0.4}))["sentences"]
     assert not any("sampled play rose" in text for text in found)
-    assert "greedy play shows no such change (fell at horizon 2, -40.0 [" in found[0]
+    assert "changed by -40.0 [-45.9, -33.6] at horizon 2: whether skill rose" in found[0]
 
 
 def test_other_greedy_tasks_give_no_verdict_and_a_late_start_is_told():
@@ -196,7 +202,7 @@ def test_other_greedy_tasks_give_no_verdict_and_a_late_start_is_told():
     late[4] |= {"env/val_success/greedy_h2": 0.3, "env/val_num_episodes/greedy_h2": 400}
     found = section(late)["sentences"]
     assert any("It covers steps 5 to 8 alone" in text for text in found)
-    assert "; in validation greedy play from step 5 to step 8 rose too" in found[0]
+    assert "Greedy validation from step 5 to step 8, which surer sampling does not touch, rose by" in found[0]
 
 
 def test_no_episodes_in_the_list_give_no_examples():
@@ -206,18 +212,37 @@ def test_no_episodes_in_the_list_give_no_examples():
 @pytest.mark.parametrize(
     ("record", "malformed", "turn"),
     [
-        ({"numbers": {"first_mistake_turn": 2.0}}, [True, False], 1),
+        ({"numbers": {"first_mistake_turn": 2.0}}, [True, False], 0),
+        ({"numbers": {"first_mistake_turn": 1.0}}, [False, True], 0),
         ({"numbers": {"first_mistake_turn": 3.0}}, [False, True], 1),
         ({"numbers": {"first_mistake_turn": "x"}}, [True, False], 0),
-        ({"numbers": {"first_mistake_turn": 1.0}, "stop_reason": "max_tokens", "success": False}, [True, False], 1),
+        ({"numbers": {"first_mistake_turn": 1.0}, "stop_reason": "max_tokens", "success": False}, [False, True], 0),
+        ({"stop_reason": "max_tokens", "success": False}, [False, True, False, True, False], 1),
         ({"numbers": [1], "stop_reason": "max_tokens", "success": False}, [False, False], 1),
         ({"stop_reason": "max_tokens", "success": False}, [], None),
         ({"stop_reason": "terminated", "success": False}, [False], None),
         ({}, [False], None),
     ],
 )
-def test_the_turn_that_went_wrong_is_the_last_of_a_limit_else_the_mistakes_else_a_malformed_one(
-    record, malformed, turn
-):
+def test_the_turn_that_first_went_wrong_is_a_mistakes_or_a_malformed_one_else_the_limits(record, malformed, turn):
     found = failing_turn(record, [{"malformed": each} for each in malformed])
     assert (found and found[0]) == turn
+
+
+def test_a_mistake_and_a_malformed_call_are_told_in_their_order():
+    record = {"success": False, "stop_reason": "max_tokens", "numbers": {"first_mistake/x": 1, "first_mistake_turn": 2}}
+    turns = [{"malformed": each} for each in (False, False, True)]
+    then = "the episode then ran out of tokens"
+    assert failing_turn(record, turns) == (1, f"first mistake, x; later a malformed call; {then}")
+    assert failing_turn(record, turns[::-1]) == (0, f"a malformed call; later first mistake, x; {then}")
+
+
+def test_a_share_has_its_interval_however_wide():
+    rows = [
+        row(n, 0.5 - 0.1 * (n > 4) + 0.08 * (n % 3), 0.3 - 0.2 * (n > 4) - 0.08 * (n % 3) + 0.01 * (n % 2))
+        for n in range(1, 9)
+    ]
+    (table,) = section(rows)["tables"]
+    shares = {name: share for name, _, _, _, share in table["rows"]}
+    low, high = map(int, shares["wrong answer: a slip"].partition("[")[2].strip("]").split(", "))
+    assert high - low > 50

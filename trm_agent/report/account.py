@@ -8,15 +8,27 @@ from typing import Any
 
 from trm_agent.report.changes import welch
 from trm_agent.report.curves import number
-from trm_agent.runs.failures import AFTER_MALFORMED, CLEAN, LUCKY, SOLVED, ending_family, ending_label, ending_slug
+from trm_agent.runs.failures import (
+    A_MALFORMED_CALL,
+    AFTER_MALFORMED,
+    CLEAN,
+    LUCKY,
+    SOLVED,
+    WRONG,
+    ending_family,
+    ending_label,
+    ending_slug,
+)
 from trm_agent.runs.rates import newcombe
 
 FEWEST, LEAST, MOST = 8, 4, 10
 """Steps that a run must have, and steps on each side."""
 SUCCESSES = (ending_slug(SOLVED), ending_slug(LUCKY))
 NAME = re.compile(rf"({CLEAN}|{AFTER_MALFORMED})/h([0-9]{{1,18}}|None)/([a-z0-9_/]{{1,120}})")
-Shares = dict[tuple[str, str, bool], float]
-"""(horizon, ending, whether a call was malformed) -> percent of a step's episodes."""
+Way = tuple[str, str]
+"""Cause and member, as `way_to_end` has them."""
+Shares = dict[tuple[str, Way], float]
+"""(horizon, way to end) -> percent of a step's episodes."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +62,10 @@ class Part:
 
     ending: str
     whole: Change
-    clean: Change
-    """Without a malformed call."""
-    malformed: Change
-    """After a malformed call."""
-    slugs: tuple[str, ...]
-    """Its endings, as parts of metrics' names."""
+    ways: tuple[Way, ...]
     steps: Steps
     members: tuple["Part", ...] = ()
-    """Of a family of mistakes, each of them; those that gave most first."""
+    """Of a family of mistakes, each of them, of a malformed call, each ending; those that gave most first."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +81,8 @@ class Account:
     lucky: Change
     """Of the successes, those with a wrong call."""
     failures: Change
-    clean: Change
-    """Failures without a malformed call."""
-    malformed: Change
-    """Failures after a malformed call."""
-    parts: tuple[Part, ...]
-    """Those that gave most first."""
     causes: tuple[Part, ...]
-    """The same, the mistakes of a family taken together; one without others of its family stands alone."""
+    """Those that gave most first; a mistake without others of its family stands alone."""
     horizons: dict[int, "Account"]
     """The same of the episodes of one horizon, in percent of these; empty with one horizon."""
 
@@ -136,9 +137,37 @@ def account_of(steps: Sequence[Mapping[str, Any]]) -> Account | None:
     return _account(*names, before, after, told if len(horizons) > 1 else {})
 
 
-def ending_percent(step: Shares, endings: Collection[str], marks: Collection[bool] = (False, True)) -> float:
-    """Return how many of a step's episodes had one of the endings; rounded, so that equal sums are equal."""
-    return round(sum(v for (_, ending, mark), v in step.items() if ending in endings and mark in marks), 9)
+def way_to_end(ending: str, malformed: bool) -> Way:
+    """Return the cause and the member of it that an episode's ending stands for, each failure in one cause alone.
+
+    The cause of a failure with a malformed call is that call, whatever ending followed, which is the member.
+
+    Args:
+        ending: such as `ran_out_of_tokens`.
+        malformed: whether a call of the episode was malformed.
+
+    Returns:
+        Of a success, "" and the ending; of a mistake, its family if it has one, and its name.
+    """
+    if ending in SUCCESSES:
+        return "", ending
+    family, label = ending_family(ending), ending_label(ending)
+    return (
+        (A_MALFORMED_CALL, f"ending: {family or label.removeprefix(f'{WRONG}: ')}")
+        if malformed
+        else (family or label, label)
+    )
+
+
+def cause_name(ways: Collection[Way]) -> str:
+    """Return the name of the cause of which these are all: a mistake without others of its family stands alone."""
+    cause, member = next(iter(ways))
+    return cause if len(ways) > 1 or cause == A_MALFORMED_CALL else member
+
+
+def percent_of(step: Shares, ways: Collection[Way]) -> float:
+    """Return how many of a step's episodes ended in one of the ways; rounded, so that equal sums are equal."""
+    return round(math.fsum(share for (_, way), share in step.items() if way in ways), 9)
 
 
 def _account(
@@ -153,58 +182,44 @@ def _account(
     if min(len(before), len(after)) < 2:
         return None
 
-    def steps_of(endings: Collection[str], marks: Collection[bool]) -> Steps:
-        old, new = (tuple(ending_percent(step, endings, marks) for step in side) for side in (before, after))
+    def steps_of(ways: Collection[Way]) -> Steps:
+        old, new = (tuple(percent_of(step, ways) for step in side) for side in (before, after))
         return old, new
 
-    def of(endings: Collection[str], *marks: bool) -> Change:
-        return change_of(*steps_of(endings, marks))
-
-    found = {ending for step in (*before, *after) for _, ending, _ in step} - {*SUCCESSES}
-    both = (False, True)
-    success = of(SUCCESSES, *both)
+    solved, lucky = (("", slug) for slug in SUCCESSES)
+    steps = steps_of((solved, lucky))
+    success = change_of(*steps)
     sign = -1 if success.difference < 0 else 1
 
-    def part(name: str, endings: Iterable[str], members: Iterable[Part] = ()) -> Part:
-        own = (*endings,)
-        return Part(name, of(own, *both), of(own, False), of(own, True), own, steps_of(own, both), tuple(members))
+    def part(name: str, ways: Iterable[Way], members: Iterable[Part] = ()) -> Part:
+        own = (*ways,)
+        return Part(name, change_of(*steps_of(own)), own, steps_of(own), ordered(members))
 
     def ordered(parts: Iterable[Part]) -> tuple[Part, ...]:
         return tuple(sorted(parts, key=lambda each: (sign * each.whole.difference, each.ending)))
 
-    parts = {each: part(ending_label(each), [each]) for each in found}
-    families: dict[str, list[str]] = {}
-    for each in found:
-        families.setdefault(ending_family(each) or each, []).append(each)
-    causes = [
-        part(family, own, ordered(parts[each] for each in own))
-        if len(own) > 1 or (is_part and family != own[0])
-        else parts[own[0]]
-        for family, own in families.items()
-    ]
-    lucky, clean, malformed = of(SUCCESSES[1:], *both), of(found, False), of(found, True)
-    return Account(
-        first,
-        last,
-        success,
-        steps_of(SUCCESSES, both),
-        lucky,
-        success.complement,
-        clean,
-        malformed,
-        ordered(parts.values()),
-        ordered(causes),
-        horizons or {},
-    )
+    def cause(name: str, ways: Sequence[Way]) -> Part:
+        members = [part(way[1], [way]) for way in ways]
+        if len(ways) > 1 or (is_part and name != ways[0][1]):
+            return part(name, ways, members)
+        return part(cause_name(ways), ways)
+
+    failed: dict[str, list[Way]] = {}
+    for way in sorted({way for step in (*before, *after) for _, way in step if way[0]}):
+        failed.setdefault(way[0], []).append(way)
+    causes = ordered(cause(name, ways) for name, ways in failed.items())
+    changed = change_of(*steps_of((lucky,)))
+    return Account(first, last, success, steps, changed, success.complement, causes, horizons or {})
 
 
 def shares_of(row: Mapping[str, Any]) -> Shares:
-    """Return the shares of the endings of one step."""
+    """Return the shares of the ways to end of one step."""
     found: Shares = {}
     for name, value in row.items():
         share = number(value)
         if share is not None and (match := NAME.fullmatch(name)):
-            found[match[2], match[3], match[1] == AFTER_MALFORMED] = 100 * share
+            key = match[2], way_to_end(match[3], match[1] == AFTER_MALFORMED)
+            found[key] = found.get(key, 0.0) + 100 * share
     return found
 
 

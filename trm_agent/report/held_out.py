@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from trm_agent.report.account import SUCCESSES, Change
+from trm_agent.report.account import Change, way_to_end
 from trm_agent.report.plays import Plays, greedy_validations, validates_greedily
 from trm_agent.report.skill import UNCLEAR
 from trm_agent.report.sources import Source
 from trm_agent.report.validations import Ending, Played, is_success, paired, validations_of
-from trm_agent.report.words import moved
-from trm_agent.runs.failures import ending_family, ending_label
+from trm_agent.report.words import moved, quoted
 
 MOST_NAMED = 2
 """Ways to fail that the text names at each horizon."""
@@ -49,7 +48,7 @@ def _told(title: str, found: Sequence[tuple[object, Played]]) -> str:
         success = paired(before, after, own, is_success)
         clear = {name: each for name, each in _changes(before, after, own).items() if each.is_clear}
         named = sorted(clear, key=lambda name: (-abs(clear[name].difference), name))[:MOST_NAMED]
-        failures = ", ".join(f"“{name}” {moved(clear[name])}" for name in named)
+        failures = ", ".join(f"{quoted(name)} {moved(clear[name])}" for name in named)
         parts.append(f"horizon {horizon} {_rates(success)}{f' ({failures})' if failures else ''}")
     return f"{title}, {len(tasks)} tasks paired, step {first} to step {last}: {'; '.join(parts)}."
 
@@ -60,15 +59,10 @@ def _rates(success: Change) -> str:
 
 
 def _changes(before: Played, after: Played, tasks: set[tuple[str, str]]) -> dict[str, Change]:
-    """Return the change of each way to fail, mistakes of a family together."""
-    names = {_name(slug) for side in (before, after) for task in tasks for slug, _ in side[task]} - {""}
+    """Return the change of each cause of failures, as the account has them."""
+    names = {way_to_end(*ending)[0] for side in (before, after) for task in tasks for ending in side[task]} - {""}
 
     def has(name: str) -> Callable[[Ending], bool]:
-        return lambda ending: _name(ending[0]) == name
+        return lambda ending: way_to_end(*ending)[0] == name
 
     return {name: paired(before, after, tasks, has(name)) for name in names}
-
-
-def _name(slug: str) -> str:
-    """Return the family or the name of a way to fail; "" of a success."""
-    return "" if slug in SUCCESSES else (ending_family(slug) or ending_label(slug)).removeprefix("wrong answer: ")

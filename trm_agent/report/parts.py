@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trm_agent.report.account import Account, Change, Part, change_of, ending_percent, named, shares_of, sides
+from trm_agent.report.account import Account, Change, Part, cause_name, change_of, named, percent_of, shares_of, sides
 from trm_agent.report.changes import welch
+from trm_agent.report.words import quoted
 
-WIDEST = 25
-"""Points to either side that the interval of a share may have, for the share to be told."""
 NUM_WINDOWS = 3
 """Windows between the first and the last steps, at most; none is shorter than these sides."""
 STRICTER = 1.5
@@ -15,9 +14,10 @@ STRICTER = 1.5
 
 
 def share_of(part: Part, account: Account) -> str:
-    """Return a part's share of the change with its 95 % interval, in percent; "" where that is wide.
+    """Return a part's share of the change with its 95 % interval, in percent; "" where nothing is explained.
 
-    The interval is Welch's over the steps' `part - share * failures`, whose change is 0 (the delta method).
+    The interval is Welch's over the steps' `part - share * failures`, whose change is 0 (the delta method); steps that
+    are all alike, and a part that is all of the change, have none.
     """
     total = account.failures.difference
     if not account.success.is_clear:
@@ -29,10 +29,8 @@ def share_of(part: Part, account: Account) -> str:
     )
     difference, _, high = welch(old, new)
     half = abs(100 * (high - difference) / total)
-    if not 0 < half <= WIDEST:
-        return ""
     low, middle, above = (f"{round(100 * share + end) + 0:d}" for end in (-half, 0, half))
-    return f"{middle} % [{low}, {above}]"
+    return f"{middle} % [{low}, {above}]" if half > 1e-6 else f"{middle} %"
 
 
 def rest_of(named_parts: Sequence[Part], account: Account) -> Change | None:
@@ -46,21 +44,24 @@ def rest_of(named_parts: Sequence[Part], account: Account) -> Change | None:
     return change_of(old, new)
 
 
-def risen_between(steps: Sequence[Mapping[str, Any]], account: Account) -> list[str]:
-    """Return the ways to fail that were clearly more frequent in steps between the first and the last than in both."""
-    size = len(sides(steps)[0])
-    middle = steps[size : len(steps) - size]
-    length = max(size, len(middle) // NUM_WINDOWS)
-    windows = [middle[at : at + length] for at in range(0, len(middle) - length + 1, length)]
+def risen_between(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the causes that were clearly more frequent in steps between the first and the last than in both."""
+    ends, shares = sides(steps), [shares_of(row) for row in steps]
+    size = len(ends[0])
+    length = max(size, (len(steps) - 2 * size) // NUM_WINDOWS)
+    starts = range(size, len(steps) - size - length + 1, length)
     found = []
-    for part in account.causes:
-        rates = [[ending_percent(shares_of(row), part.slugs) for row in window] for window in windows]
-        for own, window in sorted(zip(rates, windows, strict=True), key=lambda each: -sum(each[0]))[:1]:
-            if all(_is_above(own, side) for side in part.steps):
-                name, height = part.ending.removeprefix("wrong answer: "), sum(own) / length
-                ends = f"{part.whole.before:.1f} % before, {part.whole.after:.1f} % after"
-                told = f"“{name}” rose to {height:.1f} % of episodes in {named(window)} ({ends})"
-                found.append((height - part.whole.after, told))
+    for name in sorted({way[0] for step in shares for _, way in step if way[0]}):
+        ways = {way for step in shares for _, way in step if way[0] == name}
+        rates = [percent_of(step, ways) for step in shares]
+        for at in sorted(starts, key=lambda at: -sum(rates[at : at + length]))[:1]:
+            own, first, last = rates[at : at + length], rates[:size], rates[-size:]
+            if _is_above(own, first) and _is_above(own, last):
+                height, before, after = (sum(each) / len(each) for each in (own, first, last))
+                told = (
+                    f"{quoted(cause_name(ways))} rose to {height:.1f} % of episodes in {named(steps[at : at + length])}"
+                )
+                found.append((height - after, f"{told} ({before:.1f} % before, {after:.1f} % after)"))
     return [told for _, told in sorted(found, reverse=True)]
 
 

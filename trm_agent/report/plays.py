@@ -25,8 +25,6 @@ class AtHorizon:
     """None where validation was greedy alone."""
     more: Change | None
     """By how much more sampled success changed than greedy success."""
-    ahead: Change | None
-    """From sampled success after to greedy success before."""
     between: tuple[Any, Change] | None = None
     """Step of a validation between at which greedy success had clearly gone another way than at the end, and how."""
 
@@ -68,17 +66,10 @@ def _by_task(found: Sequence[Validation]) -> Plays | None:
         own = {task for task in tasks if task[0] == horizon}
         greedy = paired(first.greedy, last.greedy, own, is_success)
         both = own & {*first.sampled} & {*last.sampled}
-        sampled, gap, ahead = _both_ways(first, last, both) if both else (None, None, None)
-        horizons.append(AtHorizon(horizon, greedy, sampled, gap, ahead, _turned(found, own, greedy)))
+        sampled = paired(first.sampled, last.sampled, both, is_success) if both else None
+        gap = more((first.greedy, last.greedy), (first.sampled, last.sampled), both) if both else None
+        horizons.append(AtHorizon(horizon, greedy, sampled, gap, _turned(found, own, greedy)))
     return Plays(first.step, last.step, len(tasks), True, tuple(horizons))
-
-
-def _both_ways(first: Validation, last: Validation, tasks: set[Task]) -> tuple[Change, Change, Change]:
-    return (
-        paired(first.sampled, last.sampled, tasks, is_success),
-        more((first.greedy, last.greedy), (first.sampled, last.sampled), tasks),
-        paired(last.sampled, first.greedy, tasks, is_success),
-    )
 
 
 def _turned(found: Sequence[Validation], tasks: set[Task], greedy: Change) -> tuple[Any, Change] | None:
@@ -118,10 +109,10 @@ def _by_rates(source: Source) -> Plays | str:
         greedy = _between(old[True][horizon], new[True][horizon])
         before, after = old[False].get(horizon), new[False].get(horizon)
         if before is None or after is None or before[1] != after[1]:
-            horizons.append(AtHorizon(horizon, greedy, None, None, None))
+            horizons.append(AtHorizon(horizon, greedy, None, None))
         else:
-            sampled, ahead = _between(before, after), _between(after, old[True][horizon])
-            horizons.append(AtHorizon(horizon, greedy, sampled, _excess(greedy, sampled), ahead))
+            sampled = _between(before, after)
+            horizons.append(AtHorizon(horizon, greedy, sampled, _excess(greedy, sampled)))
     num = sum(round(old[True][each][1]) for each in same)
     return Plays(first, last, num, False, tuple(horizons))
 

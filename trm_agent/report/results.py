@@ -8,14 +8,18 @@ from typing import Any
 from trm_agent.evaluate.results import is_finite
 from trm_agent.report.curves import number
 from trm_agent.report.sources import Source
+from trm_agent.report.validations import success_changes
+from trm_agent.report.words import moved
 from trm_agent.runs.rates import newcombe, wilson
 
 _SUCCESS = re.compile(r"env/val_success/(?:greedy_)?h([0-9]{1,18})")
 ACCEPTED = "sequences that the mask accepted"
 ABOUT_SUCCESS = (
     "Success at the first and the last validation, in brackets 95 % intervals over tasks; "
-    "accepted sequences in the first and the last step; changes in percentage points."
+    "accepted sequences in the first and the last step; changes in percentage points"
 )
+PAIRED = "paired: the same tasks were played both times"
+UNPAIRED = "unpaired: which tasks were solved was not recorded both times"
 
 
 def result_table(sources: Sequence[Source]) -> dict[str, Any] | None:
@@ -24,7 +28,8 @@ def result_table(sources: Sequence[Source]) -> dict[str, Any] | None:
     Returns:
         JSON-clean: `title`, `columns`, `rows`, `about`.
     """
-    rows = []
+    rows: list[list[str]] = []
+    hows: list[str] = []
     runs = [source for source in sources if source.kind == "run"]
     for source in runs:
         validations = [row for row in source.metrics if any(map(_SUCCESS.fullmatch, row))]
@@ -32,17 +37,22 @@ def result_table(sources: Sequence[Source]) -> dict[str, Any] | None:
             continue
         first, last = validations[0], validations[-1]
         label = [source.label] if len(runs) > 1 else []
+        paired = success_changes(source, first.get("step"), last.get("step"))
         for name in sorted(filter(_SUCCESS.fullmatch, last), key=_order):
             before, after = _rate(source, first, name), _rate(source, last, name)
-            changed = ["-", "-"] if last is first else [_told(after), _change(before, after)]
+            change = paired.get(name.removeprefix("env/val_success/"))
+            hows.append(PAIRED if change else UNPAIRED)
+            changed = [_told(after), moved(change) if change else _change(before, after)]
+            changed = ["-", "-"] if last is first else changed
             rows.append([*label, _measured(source, name), _told(before), *changed])
         if accepted := [row["trm/acceptance"] for row in source.metrics if is_finite(row.get("trm/acceptance"))]:
             shares = [f"{100 * share:.1f} %" for share in (accepted[0], accepted[-1])]
             rows.append([*label, ACCEPTED, *shares, f"{100 * (accepted[-1] - accepted[0]):+.1f}"])
     if not rows:
         return None
+    about = f"{ABOUT_SUCCESS}, {'; or '.join(dict.fromkeys(hows))}."
     heads = [*(["run"] if len(runs) > 1 else []), "share", "before", "after", "change"]
-    return {"title": "Results", "columns": heads, "rows": rows, "about": ABOUT_SUCCESS}
+    return {"title": "Results", "columns": heads, "rows": rows, "about": about}
 
 
 @dataclass(frozen=True)

@@ -25,26 +25,28 @@ def is_more(each: AtHorizon, direction: int) -> bool:
 
 
 def skill_clause(plays: Plays | str, direction: int, *, is_partial: bool = False) -> str:
-    """Return what greedy play says of success's change, as the end of a sentence; "" where it tells nothing."""
+    """Return what greedy play says of success's change, sentences of which the first is begun; "" without it."""
     if isinstance(plays, str) or direction == 0:
         return ""
-    rose, gains = ("rose", "surer") if direction > 0 else ("fell", "less sure")
-    play = "in validation greedy play" + (f" from step {plays.first} to step {plays.last}" if is_partial else "")
-    clear = [each for each in plays.horizons if goes_with(each.greedy, direction)]
-    against = [each for each in plays.horizons if goes_with(each.greedy, -direction)]
-    unclear = [each for each in plays.horizons if not each.greedy.is_clear]
+    rose, rise, gains = ("rose", "rise", "surer") if direction > 0 else ("fell", "fall", "less sure")
+    span = f" from step {plays.first} to step {plays.last}" if is_partial else ""
+    play, sampled = f"Greedy validation{span}, which {gains} sampling does not touch,", f"the {rise} of sampled play"
+    told = {each.horizon: f"by {moved(each.greedy)} at {_at(each)}" for each in plays.horizons}
+    clear = [told[each.horizon] for each in plays.horizons if goes_with(each.greedy, direction)]
+    others = [
+        f"{told[each.horizon]}{'' if each.greedy.is_clear else f', {UNCLEAR}'}"
+        for each in plays.horizons
+        if not goes_with(each.greedy, direction)
+    ]
     more = any(is_more(each, direction) for each in plays.horizons)
-    opposite = "fell" if direction > 0 else "rose"
-    told = [f"{moved(each.greedy)} at {_at(each)}" for each in clear]
-    told += [f"{opposite} at {_at(each)}, {moved(each.greedy)}" for each in against]
-    told += [f"{UNCLEAR} at {_and(unclear)}"] if unclear else []
     if clear:
-        other = f", and {gains} sampling can have given the rest" if more else ""
-        return f"; {play} {rose} too ({', '.join(told)}), so skill is part of it{other}"
-    verdict = f"so {gains} sampling can have given it, and that skill {rose} is not shown"
+        other = f"; it changed {' and '.join(others)}" if others else ""
+        rest = f". The rest of {sampled}, in training and validation, can be {gains} sampling" if more else ""
+        return f". {play} {rose} {' and '.join(clear)}, which is skill{other}{rest}"
+    verdict = f"all of {sampled}, in training and validation, can be {gains} sampling"
     if not more:
-        verdict = f"so whether skill {rose} or sampling only became {gains} is not shown"
-    return f"; {play} shows no such change ({', '.join(told)}), {verdict}"
+        verdict = f"whether skill {rose} or sampling only became {gains} is not shown"
+    return f". {play} changed {' and '.join(others)}: {verdict}"
 
 
 def span_sentence(plays: Plays, first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> str:
@@ -68,30 +70,21 @@ def between_sentence(plays: Plays) -> str:
 
 
 def sharpness_sentence(plays: Plays | str, steps: Sequence[Mapping[str, Any]], direction: int) -> str:
-    """Return how sure the policy became, and what surer sampling gave; "" where nothing is known of it."""
+    """Return how sure the policy became, and what surer sampling can have given; "" where nothing is known of it."""
     told = [_sureness(steps)]
     if isinstance(plays, str):
         return " ".join(filter(None, [*told, plays]))
-    way, gains = ("rose", "surer") if direction > 0 else ("fell", "less sure")
+    rose, gains = ("rose", "Surer") if direction > 0 else ("fell", "Less sure")
+    given = []
     for each in plays.horizons if direction else ():
-        assert each.sampled is None or each.more is not None
         if is_more(each, direction) and each.sampled and each.more:
             # where greedy play went the other way, no more than sampled play changed
             is_behind = direction * each.greedy.difference > -1e-9
-            how = f"{moved(each.more)} more than greedy play" if is_behind else "and greedy play did not"
-            told.append(f"At {_at(each)} sampled play {way} by {abs(each.sampled.difference):.1f} points, {how}.")
-    ahead = [each for each in plays.horizons if each.ahead and each.ahead.high > 0 and direction > 0]
-    if any(is_more(each, direction) for each in plays.horizons):
-        told.append(f"{gains.capitalize()} sampling can give that much without skill, or more.")
-    if ahead:
-        rates = "; ".join(
-            f"{_at(each)}, {each.ahead.after:.1f} % against {each.ahead.before:.1f} %" for each in ahead if each.ahead
-        )
-        is_above = all(each.ahead and each.ahead.low > 0 for each in ahead)
+            part = moved(each.more) if is_behind else f"all of {moved(each.sampled)}"
+            given.append(f"{part} at {_at(each)}")
+    if given:
         told.append(
-            f"Greedy success before training {'exceeds' if is_above else 'is not clearly below'} sampled success after "
-            f"it ({rates}): there surer sampling of what the policy preferred from the start could give all of the "
-            "rise of sampled play, so only greedy play can show skill."
+            f"{gains} sampling can be why sampled validation {rose} by more than greedy validation: {'; '.join(given)}."
         )
     return " ".join(filter(None, told))
 
@@ -117,7 +110,3 @@ def _sureness(steps: Sequence[Mapping[str, Any]]) -> str:
 
 def _at(each: AtHorizon) -> str:
     return f"horizon {each.horizon}"
-
-
-def _and(found: Sequence[AtHorizon]) -> str:
-    return f"horizon {' and '.join(each.horizon for each in found)}"

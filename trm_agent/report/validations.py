@@ -60,6 +60,25 @@ def paired(before: Played, after: Played, tasks: Collection[Task], counts: Calla
     return Change(100 * sum(old) / len(old), 100 * sum(new) / len(new), *_compared(ordered, old, new, 100))
 
 
+def success_changes(source: Source, first: object, last: object) -> dict[str, Change]:
+    """Return the paired changes of success between two steps' validations: `h4`, greedily `greedy_h4` -> change.
+
+    A horizon without common tasks is absent, as is all of a run whose version did not record its validations.
+    """
+    found = {each.step: each for each in validations_of(source)}
+    changes: dict[str, Change] = {}
+    if first in found and last in found:
+        for prefix, before, after in (
+            ("", found[first].sampled, found[last].sampled),
+            (GREEDY, found[first].greedy, found[last].greedy),
+        ):
+            tasks = {*before} & {*after}
+            for horizon in {horizon for horizon, _ in tasks}:
+                own = {task for task in tasks if task[0] == horizon}
+                changes[f"{prefix}h{horizon}"] = paired(before, after, own, is_success)
+    return changes
+
+
 def more(first: tuple[Played, Played], second: tuple[Played, Played], tasks: Collection[Task]) -> Change:
     """Return by how much more success changed between the second pair of validations than between the first.
 

@@ -10,9 +10,9 @@ from trm_agent.report.parts import rest_of, risen_between, share_of
 from trm_agent.report.plays import plays_of
 from trm_agent.report.skill import between_sentence, sharpness_sentence, skill_clause, span_sentence
 from trm_agent.report.sources import Source
-from trm_agent.report.why_tables import EACH_MALFORMED, account_tables, each_malformed, meaning
-from trm_agent.report.words import moved, points, span
-from trm_agent.runs.failures import CLEAN
+from trm_agent.report.why_tables import account_tables, meaning
+from trm_agent.report.words import moved, points, quoted, span
+from trm_agent.runs.failures import A_MALFORMED_CALL, CLEAN
 
 MOST_NAMED, IN_ANSWER, LEAST_SHARE = 4, 2, 5
 """Ways to fail that the text and its first sentence name, and the percent of the change that each must give."""
@@ -82,7 +82,7 @@ def _sentences(source: Source, steps: Sequence[Mapping[str, Any]], account: Acco
         told.insert(1, _why_none(steps))
     elif way:
         told += _causes(account, causes, way)
-        if between := risen_between(steps, account):
+        if between := risen_between(steps):
             told.append(f"In between: {'; '.join(between[:2])}.")
     told += [held_out_sentence(source), " ".join(filter(None, greedy)), sharpness_sentence(plays, steps, way)]
     return [*filter(None, told)]
@@ -96,8 +96,8 @@ def _scope(source: Source) -> str:
     trained = source.trained_horizons
     of = f", of horizons {', '.join(map(str, trained))}" if isinstance(trained, list) and trained else ""
     return (
-        f"This section explains the success of the training episodes, sampled{at}{of}. The "
-        f"results above are of validation's tasks; the lines on validation below are about these. {ONE_SEED}"
+        f"Explained is the success of the training episodes, sampled{at}{of}; the results above are of validation. "
+        f"{ONE_SEED}"
     )
 
 
@@ -125,7 +125,7 @@ def _answer(success: Change, causes: Sequence[Part], skill: str) -> str:
         ends = sorted((success.low, success.high)) if success.difference > 0 else (-success.high, -success.low)
         by = f"{abs(success.difference):.1f} points [{', '.join(f'{end:.1f}' for end in ends)}]"
     how = "became rarer" if success.difference > 0 else "became more frequent"
-    why = " and ".join(f"{_quoted(part.ending)} {how} ({moved(part.whole)})" for part in causes[:IN_ANSWER])
+    why = " and ".join(f"{quoted(part.ending)} {how} ({moved(part.whole)})" for part in causes[:IN_ANSWER])
     return f"Success of the training episodes {verb} {by}{f' because {why}' if why else ''}{skill}."
 
 
@@ -161,24 +161,17 @@ def _causes(account: Account, causes: Sequence[Part], way: int) -> list[str]:
     elif not causes:
         found.append(f"No single way to fail became {rarer} by more than chance explains.")
     if against:
-        others = [f"{_quoted(part.ending)} became {more}, {span(part.whole)}" for part in against[:2]]
+        others = [f"{quoted(part.ending)} became {more}, {span(part.whole)}" for part in against[:2]]
         found.append(f"Against it: {'; '.join(others)}.")
     return [found[0], *([" ".join(found[1:])] if found[1:] else [])]
 
 
 def _cause(part: Part, account: Account, how: str) -> str:
     share = share_of(part, account)
-    kind = " as first mistake" if part.members else ""
+    kind = " as first mistake" if part.members and part.ending != A_MALFORMED_CALL else ""
     of = f", {share} of the change" if share else ""
     if of and part.whole.difference / account.failures.difference > 1:
         of += " (more than all of it, as others went the other way)"
-    split = f"; without a malformed call {moved(part.clean)}, after one {moved(part.malformed)}"
-    told = f"{_quoted(part.ending)}{kind} became {how}, {span(part.whole)}{of}{split}. {meaning(part.ending)}".strip()
-    if part.members:
-        members = "; ".join(f"{_quoted(each.ending)} {moved(each.whole)}" for each in part.members)
-        return f"{told} In points: {members}."
-    return f"{told} {EACH_MALFORMED}" if each_malformed(part) else told
-
-
-def _quoted(name: str) -> str:
-    return f"“{name.removeprefix('wrong answer: ')}”"
+    told = f"{quoted(part.ending)}{kind} became {how}, {span(part.whole)}{of}. {meaning(part.ending)}".strip()
+    members = "; ".join(f"{quoted(each.ending)} {moved(each.whole)}" for each in part.members)
+    return f"{told} In points: {members}." if members else told

@@ -6,20 +6,15 @@ from typing import Any
 from trm_agent.report.account import Account, Change, Part
 from trm_agent.report.parts import share_of
 from trm_agent.report.words import cell, moved, span
-from trm_agent.runs.failures import EXPLAINED, LUCKY, ending_slug
+from trm_agent.runs.failures import A_MALFORMED_CALL, EXPLAINED, LUCKY, SOLVED, ending_slug
 
 INDENT = "\u2003"
-MALFORMED = "malformed call"
-MEANINGS = {MALFORMED: "A turn whose call the environment could not read; the episode goes on after it."}
-EACH_MALFORMED = "Every such episode had a malformed call."
 ALL, SUCCESS = "all failures", "success"
 ABOUT = (
-    "In percent of all training episodes, means over the steps; changes in points with 95 % intervals over steps: one "
-    "that holds 0 may be chance. Each episode is in one row, so the rows add up to the change; indented rows are the "
-    "members of the row above them and add up to it; a row's episodes without and after a malformed call add up to the "
-    "row. A right answer after a wrong call is a success: {lucky}. A share of the change is told with its interval, "
-    "or uncertain, where that is wider than 25 points to either side. A number is compared with the message before as "
-    "it was written, so a mistake of form (such as two boxed answers) may stand as a wrong number."
+    "In percent of all training episodes, means over the steps; in brackets 95 % intervals over steps: one that holds "
+    "0 may be chance. Each failed episode is in one row, so the rows add up to the change; indented rows add up to the "
+    "row above them. A right answer after a wrong call is a success: {lucky}. A number is compared with the message "
+    "before as it was written, so a mistake of form (such as two boxed answers) may stand as a wrong number."
 )
 ABOUT_HORIZONS = "The same among the episodes of each horizon; a column's failures add up to minus its success."
 
@@ -33,32 +28,16 @@ def account_tables(account: Account, run: int, index: Mapping[str, Sequence[Any]
         index: columns of that list.
     """
 
-    def row(name: str, whole: Change, share: str, clean: Change | None, malformed: Change | None) -> list[str]:
-        others = ("" if each is None else cell(each) for each in (clean, malformed))
-        return [name, f"{whole.before:.1f}", f"{whole.after:.1f}", moved(whole), share, *others]
+    def row(name: str, whole: Change, share: str) -> list[str]:
+        return [name, f"{whole.before:.1f}", f"{whole.after:.1f}", moved(whole), share]
 
-    parts, is_clear = _rows(account), account.success.is_clear
-    everything, uncertain = ("100 %", "uncertain") if is_clear else ("", "")
-    rows = [row(SUCCESS, account.success, "", None, None)]
-    rows += [
-        row(name, part.whole, share_of(part, account) or uncertain, part.clean, part.malformed) for name, part in parts
-    ]
-    rows.append(row(ALL, account.failures, everything, account.clean, account.malformed))
-    heads = [
-        "% of training episodes",
-        account.first,
-        account.last,
-        "change",
-        "share of the change",
-        "without a malformed call",
-        "after a malformed call",
-    ]
+    parts = _rows(account)
+    rows = [row(SUCCESS, account.success, "")]
+    rows += [row(name, part.whole, share_of(part, account)) for name, part in parts]
+    rows.append(row(ALL, account.failures, "100 %" if account.success.is_clear else ""))
+    heads = ["% of training episodes", account.first, account.last, "change", "share of the change"]
     examples = {name: found for name, part in parts if (found := _examples(part.ending, run, index))}
-    explained = {name: told for name, part in parts if (told := meaning(part.ending))}
-    for name, part in parts:
-        if each_malformed(part):
-            explained[name] = f"{explained.get(name, '')} {EACH_MALFORMED}".strip()
-    explained |= {LUCKY: meaning(LUCKY)} | MEANINGS
+    explained = {name: told for name, part in parts if (told := meaning(part.ending))} | {LUCKY: meaning(LUCKY)}
     whole = {
         "columns": heads,
         "rows": rows,
@@ -73,7 +52,7 @@ def _horizon_table(account: Account) -> list[dict[str, Any]]:
     if not account.horizons:
         return []
     own = account.horizons.values()
-    by_name = [{part.ending: part.whole for part in (*each.causes, *each.parts)} for each in own]
+    by_name = [{part.ending: part.whole for _, part in _rows(each)} for each in own]
     rows = [[SUCCESS, *(cell(each.success) for each in own)]]
     rows += [[name, *(cell(of.get(part.ending)) for of in by_name)] for name, part in _rows(account)]
     return [
@@ -93,26 +72,26 @@ def _rows(account: Account) -> list[tuple[str, Part]]:
     return found
 
 
-def each_malformed(part: Part) -> bool:
-    """Return whether every episode that failed so had a malformed call."""
-    return bool(part.malformed.before or part.malformed.after) and not (part.clean.before or part.clean.after)
-
-
 def meaning(ending: str) -> str:
     """Return the meaning of a way to fail in a sentence; "" where none is known."""
     return {ending_slug(name): told for name, told in EXPLAINED.items()}.get(ending_slug(ending), "")
 
 
 def _examples(ending: str, run: int, index: Mapping[str, Sequence[Any]]) -> list[int]:
-    """Return an early and a late recorded episode that ended so, of the first and the last step that have one.
+    """Return an early and a late recorded episode of a cause, of the first and the last step that have one.
 
     Those of a group with a difference in reward come first.
     """
-    rows = zip(index["run"], index["step"], index["category"], strict=True)
+    marks = index.get("malformed") or [0] * len(index["run"])
+    rows = zip(index["run"], index["step"], index["category"], marks, strict=True)
     # a label has lost what a metric's name cannot hold, such as capitals
-    own = ending_slug(ending)
+    own, is_malformed = ending_slug(ending), ending == A_MALFORMED_CALL
     found = [
-        (step, at) for at, (of, step, category) in enumerate(rows) if of == run and ending_slug(str(category)) == own
+        (step, at)
+        for at, (of, step, category, marked) in enumerate(rows)
+        if of == run
+        and bool(marked) == is_malformed
+        and (category != SOLVED if is_malformed else ending_slug(str(category)) == own)
     ]
     if not found:
         return []

@@ -28,3 +28,8 @@ def cell(change: Change | None) -> str:
     if change is None or not (change.before or change.after):
         return "0"
     return f"{change.before:.1f} to {change.after:.1f}, {moved(change)}"
+
+
+def quoted(name: str) -> str:
+    """Return the name of a way to fail in quotes, without the beginning that all mistakes share."""
+    return f"“{name.removeprefix('wrong answer: ')}”"

@@ -18,6 +18,7 @@ ENDED = ("terminated", "truncated")
 SCORER, EARLY, MALFORMED, WRONG = "scorer error", "answered early", "wrong after a malformed call", "wrong answer"
 CALL, OTHER = "a call was wrong", "another answer than the last result"
 LUCKY = "solved despite a mistake"
+A_MALFORMED_CALL = "a malformed call"
 MISTAKE, MISTAKE_TURN = "first_mistake/", "first_mistake_turn"
 """Beginning of the names of an environment's numbers of which one is 1, the first mistake of the episode; its turn.
 
@@ -41,6 +42,10 @@ EXPLAINED = {
     STOPS["max_malformed_turns"]: "The episode reached its limit of turns with a call that could not be read.",
     STOPS["max_tool_time"]: "The episode's tools used up their time without an answer.",
     SCORER: "The environment raised on the model's text.",
+    A_MALFORMED_CALL: (
+        "The environment could not read a call of the failed episode, whatever other mistake it made; of all other "
+        "failures every call could be read."
+    ),
     "a wrong number copied": "The model wrote another number than the one that the message before holds.",
     f"{WRONG}: not the last result": (
         "Its first mistake was in a call, whose first number was not the last result (the number that the calculator "
@@ -103,27 +108,33 @@ def mistake_family(numbers: Mapping[str, Any]) -> str:
 
 
 def failing_turn(record: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> tuple[int, str] | None:
-    """Return the turn, from 0 on, in which an episode went wrong, and how in words; None where nothing tells.
+    """Return the turn, from 0 on, in which an episode first went wrong, and how in words; None where nothing tells.
 
-    Of a failure by a limit the last; else that of the first mistake that the environment names, else the first
-    malformed one.
+    That of the first mistake that the environment names or of the first malformed call, the earlier one; of a failure
+    by a limit with neither, the last turn. After semicolons, how a failure went on.
 
     Args:
         record: of the episode.
         turns: its turns, with `malformed`.
     """
-    succeeded, stop = record.get("success") is True, record.get("stop_reason")
-    if not succeeded and isinstance(stop, str) and stop in STOPS:
-        return (len(turns) - 1, STOPS[stop]) if turns else None
+    failed, stop = record.get("success") is not True, record.get("stop_reason")
     given = record.get("numbers")
     numbers: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-    told = numbers.get(MISTAKE_TURN)
+    told, found = numbers.get(MISTAKE_TURN), []
     if isinstance(told, int | float) and 1 <= told <= len(turns):
         mistake = first_mistake(numbers)
         named = "the first mistake" if mistake is None else f"first mistake, {mistake}"
-        return int(told) - 1, "a mistake, without harm" if succeeded else named
-    malformed = [place for place, turn in enumerate(turns) if turn.get("malformed")]
-    return (malformed[0], "a malformed call, without harm" if succeeded else "a malformed call") if malformed else None
+        found.append((int(told) - 1, named if failed else "a mistake"))
+    found += [(place, A_MALFORMED_CALL) for place, turn in enumerate(turns) if turn.get("malformed")][:1]
+    limit = STOPS.get(stop) if failed and isinstance(stop, str) else None
+    if not found:
+        return (len(turns) - 1, limit) if limit and turns else None
+    (place, first), *later = sorted(found, key=lambda each: each[0])
+    if not failed:
+        return place, f"{first}, without harm"
+    after = [f"later {what}" for where, what in later if where > place]
+    after += [f"the episode then {limit}"] if limit and not limit.endswith(first) else []
+    return place, "; ".join([first, *after])
 
 
 def ending_shares(episodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -94,11 +94,11 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
   }
 }
 
-// The turn in which the episode went wrong.
+// The turn in which the episode first went wrong.
 function markTurn(section, told, hasOdd) {
   section.classList.add("mistake");
-  const reason = told.startsWith("ran out of") ? "the episode's limit was reached in this turn, before an answer" : "";
-  section.querySelector("h3").append(h("span", { class: "badge bad" }, `here: ${told}`), reason ? h("span", { class: "quiet" }, reason) : "",
+  const [reason, ...after] = told.split("; ");
+  section.querySelector("h3").append(h("span", { class: "badge bad" }, `here: ${reason}`), after.length ? h("span", { class: "quiet" }, after.join("; ")) : "",
     hasOdd ? h("span", { class: "quiet" }, "underlined: a number that the message before does not have") : "");
 }
 

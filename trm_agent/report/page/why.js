@@ -20,7 +20,7 @@ function accountTable(data, { columns, rows, explained = {}, examples = {} }) {
 // Opens the episode here; as a link it can be opened in another tab too.
 function exampleLink(data, i) {
   const place = new URLSearchParams({ view: "episodes", e: idOf(data, i), mark: 1 });
-  return h("a", { class: "example", href: `#${place}`, title: `an episode of training step ${data.episodes.step[i]}: ${data.episodes.category[i]}; opens at the turn that went wrong`,
+  return h("a", { class: "example", href: `#${place}`, title: `an episode of training step ${data.episodes.step[i]}: ${data.episodes.category[i]}; opens at the turn that first went wrong`,
     onclick(event) {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
