@@ -117,12 +117,21 @@ def test_the_command_prints_a_table_and_json(tmp_path, capsys):
     assert main(["analyze", str(folder), "--threshold", "0.03", "--target", "0.75"]) == 0
     text = capsys.readouterr().out
     assert "50.0 %" in text
-    assert "For an acceptance of 75 %: threshold 0.045" in text
+    assert "For an acceptance of 75 %: threshold 0.045\n" in text
     assert main(["analyze", str(folder), "--criterion", "ser", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["sequences"], result["tokens"], result["criterion"]) == (4, 12, "ser")
     assert result["threshold_used"] in [point["threshold"] for point in result["curve"]]
     assert result["bounds_recommended"]["bound_unified"] <= result["mask"]["bound_unified"]
+
+
+@pytest.mark.parametrize(("criterion", "is_told"), [("max", True), ("avg", True), ("ser", False)])
+def test_a_threshold_beyond_what_the_paper_found_stable_is_said_to_be_no_trust_region(
+    tmp_path, capsys, criterion, is_told
+):
+    folder = write(tmp_path, [row([0.0, 9.0])] * 4)
+    assert main(["analyze", str(folder), "--criterion", criterion]) == 0
+    assert ("no trust region any more" in capsys.readouterr().out) == is_told
 
 
 def test_any_settings_can_be_tried_on_a_dump(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from trm_fields import refuse
 ROLLOUTS = "rollouts"
 NOISE = 1e-9
 """Divergence, nats, that float32 log-probs of the same policy reach by rounding: (3e-5)^2 / 2 and less."""
+UNSTABLE = {"max": 0.1, "avg": 0.002}
+"""Criterion -> threshold, nats, that alone was unstable in the runs of arXiv 2512.23075."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
@@ -36,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser.add_argument(
         "--threshold", type=float, nargs="+", metavar="D", help="thresholds to try (default: the run's, and a grid)"
     )
-    parser.add_argument("--target", type=float, default=0.9, help="acceptance to recommend a threshold for (0.9)")
+    parser.add_argument("--target", type=float, default=0.9, help="acceptance whose threshold is told (0.9)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -129,7 +132,7 @@ def _text(result: dict[str, Any]) -> str:
     lines += [
         "  * the run's own" if result["threshold_used"] else "",
         "",
-        _recommended(target, result["recommended_threshold"]),
+        _threshold_told(target, result["recommended_threshold"], result["criterion"]),
         *_bounds(result),
     ]
     counts = result["sampled_against_measured"]
@@ -150,19 +153,25 @@ def _text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _recommended(target: float, threshold: float) -> str:
+def _threshold_told(target: float, threshold: float, criterion: str) -> str:
     if threshold < NOISE:
         return (
             f"For an acceptance of {100 * target:.0f} %: nothing to choose. Divergences up to {threshold:.2g} are "
             "rounding of float32: both policies are the same here"
         )
-    return f"For an acceptance of {100 * target:.0f} %: threshold {threshold:.3g}"
+    told = f"For an acceptance of {100 * target:.0f} %: threshold {threshold:.3g}"
+    if threshold <= UNSTABLE.get(criterion, math.inf):
+        return told
+    return (
+        f"{told}. That is no trust region any more: alone, {UNSTABLE[criterion]:g} was unstable in the paper's runs. "
+        "Find what drives the policies apart first (docs/choosing_a_threshold.md)"
+    )
 
 
 def _bounds(result: dict[str, Any]) -> list[str]:
-    lines = ["", f"  {'error bound of the sampled contexts':<40}{'all':>12}{'recommended':>14}"]
+    lines = ["", f"  {'error bound of the sampled contexts':<40}{'all':>12}{'at that threshold':>19}"]
     for name, value in result["bounds_recommended"].items():
-        lines.append(f"  {name:<40}{result['mask'][name]:>12.4g}{value:>14.4g}")
+        lines.append(f"  {name:<40}{result['mask'][name]:>12.4g}{value:>19.4g}")
     lines.append("  (not a proof: an observed maximum is not the maximum over all reachable contexts)")
     return lines
 
