@@ -129,7 +129,7 @@ def test_the_command_prints_a_table_and_json(tmp_path, capsys):
 def test_a_threshold_beyond_what_the_paper_found_stable_is_said_to_be_no_trust_region(
     tmp_path, capsys, criterion, is_told
 ):
-    folder = write(tmp_path, [row([0.0, 9.0])] * 4)
+    folder = write(tmp_path, [row([0.0, -9.0])] * 4)
     assert main(["analyze", str(folder), "--criterion", criterion]) == 0
     assert ("no trust region any more" in capsys.readouterr().out) == is_told
 
