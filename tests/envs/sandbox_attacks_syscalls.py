@@ -20,6 +20,8 @@ def _tried(expected: str, *statements: str) -> dict[str, tuple[str, str]]:
 
 
 _ACL = "struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *one) for one in ((1, 7, 0), (4, 7, 0), (32, 7, 0)))"
+_GROUP = "socket.inet_pton(socket.AF_INET6, 'ff02::1:3') + struct.pack('i', 1) + bytes(300)"
+_IP_GROUP = "socket.inet_aton('224.0.0.9') + socket.inet_aton('127.0.0.1') + bytes(300)"
 _CODE = """
 page = mmap.mmap(-1, 4096, prot=7)
 page.write(bytes.fromhex('{}'))
@@ -50,6 +52,11 @@ ATTACKS = {
     **_tried("ENOPROTOOPT", "socket.socketpair()[0].setsockopt(1, 26, bytes(16))",
              "socket.socket().setsockopt(6, 31, b'tls')", "socket.socket().getsockopt(6, 35, 64)",
              "socket.socket().setsockopt(0, 64, bytes(64))"),
+    # multicast groups, a list of which the kernel walks through for each that is joined, or left as the program ends
+    **_tried("ENOPROTOOPT", *(f"socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).setsockopt(41, {option}, {_GROUP})"
+                              for option in (20, 21, 27, 42, 46)),
+             *(f"socket.socket(socket.{family}, socket.SOCK_DGRAM).setsockopt(0, {option}, {_IP_GROUP})"
+               for family in ("AF_INET", "AF_INET6") for option in (35, 39, 42))),
     # what only later kernels have, and what libraries do without
     **_called("ENOSYS", *(f"syscall({number}, 0, 0, 0, 0, 0, 0)" for number in (435, 444, 451, 459, 462, 999, -1))),
     "all calls of the next years": (

@@ -133,6 +133,9 @@ def test_calls_by_another_machines_way_end_the_program(machine: str) -> None:
         *(("setsockopt", (3, level, option), "ENOPROTOOPT") for level, option in (
             (1, 26), (1, 32), (1, 33), (1, 50), (1, 51), (1, 60), (0, 64), (0, 41), (6, 31), (6, 14), (17, 100),
             (41, 64), (41, 57), (255, 1), (270, 1), (282, 1))),
+        *(("setsockopt", (3, 0, option), "ENOPROTOOPT") for option in range(35, 49)),  # multicast groups
+        *(("setsockopt", (3, 41, option), "ENOPROTOOPT") for option in (20, 21, 27, 28, *range(42, 49))),
+        *(("setsockopt", (3, *option), "allow") for option in ((0, 32), (0, 34), (41, 16), (41, 19), (41, 26))),
         *(("getsockopt", (3, *option), "allow") for option in ((1, 35), (6, 11), (0, 35))),
         ("getsockopt", (3, 6, 35), "ENOPROTOOPT"),  # maps what has been received
         ("getsockopt", (3, (1 << 32) + 6, (1 << 32) + 35), "ENOPROTOOPT"),

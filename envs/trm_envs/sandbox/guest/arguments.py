@@ -22,14 +22,15 @@ _SOL_SOCKET, _SOL_TCP = 1, 6
 _TCP_ZEROCOPY_RECEIVE = 35
 # sizes of buffers, and waiting as a socket is closed: whoever closes it last would wait, PID 1 or the kernel
 _IDLE_OPTIONS = ((7, 8), (13, 13))  # SO_SNDBUF, SO_RCVBUF, SO_LINGER
-# level -> options: what Python's socket module and its users set; no filters, no encryption, no firewall's tables
+# level -> options: what Python's socket module and its users set; no filters, no encryption, no firewall's tables, and
+# no groups: the kernel walks through all of a call for each that is joined or left, also once the program is killed
 _OPTIONS = {
     _SOL_SOCKET: ((2, 2), (5, 6), (9, 10), (12, 12), (14, 16), (18, 21), (29, 29), (35, 35), (40, 40), (42, 42),
                   (49, 49), (66, 67), (76, 76)),
-    0: ((1, 2), (6, 15), (32, 36), (49, 50)),  # IPPROTO_IP
+    0: ((1, 2), (6, 15), (32, 34), (49, 50)),  # IPPROTO_IP
     6: ((1, 10), (12, 13), (18, 18), (23, 23), (25, 25)),  # IPPROTO_TCP
     17: ((1, 1),),  # IPPROTO_UDP
-    41: ((16, 21), (23, 23), (25, 26), (49, 51), (66, 67)),  # IPPROTO_IPV6
+    41: ((16, 19), (23, 23), (25, 26), (49, 51), (66, 67)),  # IPPROTO_IPV6
 }  # fmt: skip
 _FCNTL_PLAIN = (
     (0, 4),
