@@ -50,7 +50,23 @@ VLLM = """
 import torch
 from trm_agent.verl_plugin.cpu.patches import apply_vllm_patches, is_patched
 import vllm.model_executor.layers.utils as utils
+from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+from torch.utils._python_dispatch import TorchDispatchMode
+from vllm.config import VllmConfig, set_current_vllm_config
+class Counting(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+def kernels(norm, *rows):
+    with torch.no_grad(), Counting() as counting:
+        counting.found = []
+        norm.forward_cpu(*rows)
+    return sum(name.startswith("_C.") for name in counting.found)
+def norms(dtype, size, **options):
+    norm = RMSNorm(size, eps=1e-5, dtype=dtype, **options)
+    norm.weight.data = torch.linspace(0.5, 2, size, dtype=dtype)
+    return norm
 def weight_after(dispatch):
     layer = torch.nn.Linear(64, 64, bias=False)
     dispatch(layer, remove_weight=True)
@@ -74,13 +90,36 @@ def told(when):
     # rows 2 and 5 have seeds, the others are greedy
     tokens, alone = (sampled(TopKTopPSampler.forward_cpu, rows, {2, 5}) for rows in (list(range(8)), [2, 5]))
     print(when, "seeds are kept" if tokens == alone else "seeds are lost")
+    with set_current_vllm_config(VllmConfig()):
+        norm, rows = norms(torch.float32, 64), torch.randn(3, 64)
+        print(when, kernels(norm, rows), kernels(norm, rows.clone(), rows.clone()))
 told("unpatched:")
 apply_vllm_patches()
 apply_vllm_patches()
 dispatch = utils.dispatch_cpu_unquantized_gemm
 assert is_patched(dispatch) and not is_patched(dispatch.__wrapped__.__wrapped__)
-assert not is_patched(TopKTopPSampler.forward_cpu.__wrapped__)
+assert not is_patched(TopKTopPSampler.forward_cpu.__wrapped__) and not is_patched(RMSNorm.forward_cpu.__wrapped__)
 told("patched:")
+with set_current_vllm_config(VllmConfig()):
+    for dtype, size, options in (
+        (torch.float32, 192, {}), (torch.float32, 32, {}), (torch.float32, 100, {}), (torch.bfloat16, 64, {}),
+        (torch.float32, 64, {"var_hidden_size": 32}), (torch.float32, 64, {"has_weight": False}),
+    ):
+        norm, native = norms(dtype, size, **options), RMSNorm.forward_native
+        # heads cut out of a wider row, as Qwen3 norms them
+        rows, more = torch.randn(9, 2 * size, dtype=dtype)[:, :size], torch.randn(9, size, dtype=dtype)
+        heads = torch.randn(9, 5 * size, dtype=dtype)[:, : 3 * size].view(9, 3, size)
+        for given in (rows, heads):
+            expected = native(norm, given.clone())
+            torch.testing.assert_close(norm.forward_cpu(given), expected, rtol=1e-5, atol=1e-5)
+            alone = torch.cat([norm.forward_cpu(given[at : at + 1]) for at in range(9)])
+            assert torch.equal(norm.forward_cpu(given), alone)
+        expected = native(norm, rows.clone(), more.clone())
+        found = norm.forward_cpu(rows.clone(), more.clone())
+        alone = [norm.forward_cpu(rows[at : at + 1].clone(), more[at : at + 1].clone()) for at in range(9)]
+        for at in (0, 1):
+            torch.testing.assert_close(found[at], expected[at], rtol=1e-5, atol=1e-5)
+            assert torch.equal(found[at], torch.cat([each[at] for each in alone]))
 # a convolution's weights, which vLLM leaves to others
 utils.dispatch_cpu_unquantized_gemm(torch.nn.Conv1d(64, 64, 4, groups=64).bfloat16(), remove_weight=False)
 """
@@ -145,6 +184,11 @@ def test_two_rows_at_least_is_needed_and_applies() -> None:
 
 def test_one_draw_a_row_is_needed_and_applies_beside_greedy_rows() -> None:
     assert (of_vllm()["unpatched"][2], of_vllm()["patched"][2]) == ("seeds are lost", "seeds are kept")
+
+
+def test_norm_kernel_is_needed_and_applies() -> None:
+    # of one row, and of a row with what is added to it
+    assert (of_vllm()["unpatched"][3], of_vllm()["patched"][3]) == ("0 0", "1 1")
 
 
 def test_engine_fork_is_needed_and_applies(tmp_path: Path) -> None:

