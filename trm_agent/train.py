@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from trm_agent.extras import require, require_engine
+from trm_agent.fitting import fitting_model
 from trm_agent.fork_server import handle as fork_server
+from trm_agent.fork_server.calls import apart
 from trm_agent.runs import results
 from trm_agent.runs.announcing import announce, completed
 from trm_agent.runs.arguments import CommandParser, composed, describe, show
@@ -192,10 +194,7 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
     Raises:
         ValueError: the model cannot be loaded, or a setting does not fit it.
     """
-    from trm_agent.evaluate.checkpoints.initial import check_whole
-    from trm_agent.runs.model_facts import load_facts
-    from trm_agent.runs.preflight import MODEL_PATH, NANO
-    from trm_agent.runs.preflight_model import check_model, check_nano_budget
+    from trm_agent.runs.preflight import NANO
 
     os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -203,20 +202,12 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
     path = str(config.actor_rollout_ref.model.path)
     if path == NANO:
         from trm_agent.models.nano import NanoSpec, ensure_nano_model
+        from trm_agent.runs.preflight_model import check_nano_budget
 
         spec = NanoSpec(**plain(config.nano))
         check_nano_budget(config, spec)
         path = str(ensure_nano_model(spec))
-    facts = load_facts(config, path)
-    check_model(config, facts)
-    check_whole(MODEL_PATH, path)
-    if not folder.step:
-        check_resumed(config, facts)
-    if needs_first_weights(config, folder.step):
-        from trm_agent.evaluate.checkpoints.initial import initial_weights, suited_checkpoint
-
-        path = str(initial_weights(suited_checkpoint(INIT_FROM, config.run.init_from, facts)))
-    return path
+    return apart(fitting_model, config, path, folder.step)
 
 
 def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> int:
@@ -281,17 +272,20 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
 
 
 def _run(config: DictConfig, folder: RunFolder, started: float, out: IO[str], ray_started: Callable[[], None]) -> None:
-    from trm_agent.verl_plugin.driver import launch
+    if config.hardware.fork_server:
+        from trm_agent import light_driver as driver
+    else:
+        from trm_agent.verl_plugin.driver import launch as driver  # type: ignore[no-redef]
 
     try:
-        launch.check(config)
+        drive = driver.prepared(config)
     except ValueError as error:
         raise BadInput(str(error)) from error
     go_on(folder, SCORER_VERSION)
     screen = Screen(folder.path, out, config.trainer.total_training_steps, started)
     screen.start()
     try:
-        launch.run(config, ray_started)
+        drive(ray_started)
     finally:
         screen.close()
 

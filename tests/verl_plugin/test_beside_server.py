@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
+from trm_agent.fork_server.client import NEEDS_ALL
 from trm_agent.runs import preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.groups import ENGINE_THREADS
@@ -182,7 +183,9 @@ def test_more_threads_than_cores_are_refused_and_the_platform_hands_the_number_o
     with pytest.raises(ValueError, match=r"^hardware.engine_threads: got 4, .*; allowed: at most 3, the cores"):
         preflight_verl.threads(changed(NANO, hardware__engine_threads=4))
     monkeypatch.setenv(ENGINE_THREADS, "3")
-    assert PlatformCPU().rollout_env_vars() == {"OMP_NUM_THREADS": "3"}
+    assert PlatformCPU().rollout_env_vars()["OMP_NUM_THREADS"] == "3"
+    # a server waits for all imports of the fork server
+    assert NEEDS_ALL in PlatformCPU().rollout_env_vars()
     # a script of verl's own
     monkeypatch.delenv(ENGINE_THREADS)
-    assert PlatformCPU().rollout_env_vars() == {"OMP_NUM_THREADS": "1"}
+    assert PlatformCPU().rollout_env_vars()["OMP_NUM_THREADS"] == "1"

@@ -4,7 +4,9 @@ import pickle
 from typing import Any
 
 import pytest
+import ray
 from omegaconf import OmegaConf
+from verl.trainer import main_ppo
 
 from trm_agent.runs.compose import compose_run
 from trm_agent.verl_plugin.driver import launch
@@ -40,5 +42,15 @@ def test_what_verl_refuses_is_told_in_one_line(nano: bytes, field: str, value: A
 
 
 @pytest.mark.slow
-def test_the_default_is_refused_by_nobody(nano: bytes):
-    launch.check(pickle.loads(nano))
+def test_the_default_is_refused_by_nobody_and_what_verl_gives_ray_is_told_without_ray(nano: bytes):
+    config, ray_init = launch.checked(pickle.loads(nano))
+    assert config.actor_rollout_ref.rollout.agent.agent_loop_config_path == str(launch.AGENT_LOOPS)
+    assert (ray_init["num_cpus"], ray_init["include_dashboard"]) == (12, False)
+    assert "VLLM_DISABLE_COMPILE_CACHE" in ray_init["runtime_env"]["env_vars"]
+    assert not ray.is_initialized()
+    assert pickle.loads(pickle.dumps((config, ray_init)))[1] == ray_init
+    # verl is as before
+    assert vars(main_ppo)["ray"] is ray
+    OmegaConf.update(config, f"{ROLLOUT}.pipeline_model_parallel_size", 2)
+    with pytest.raises(ValueError, match="not implemented"):
+        launch.checked(config)

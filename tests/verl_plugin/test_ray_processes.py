@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from ray._private import node, services
 
-from trm_agent.verl_plugin.driver.ray_processes import without_cluster_services
+from trm_agent.fork_server.ray_processes import without_cluster_services
 
 
 def test_a_local_ray_starts_no_autoscaler_and_a_dashboard_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch):

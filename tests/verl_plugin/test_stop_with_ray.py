@@ -22,7 +22,7 @@ import ray
 from trm_agent.runs.endings.closing import close_session, open_session
 from trm_agent.runs.endings.stopping import StopRequested, StopSignals, stop_requested
 from trm_agent.runs.folder import RunFolder
-from trm_agent.verl_plugin.driver.ray_processes import in_their_own_session
+from trm_agent.fork_server.ray_processes import in_their_own_session
 
 run = Path(sys.argv[1])
 stop = StopSignals(run, lambda line: print(line, flush=True))

@@ -10,6 +10,8 @@ import socket
 import sys
 
 SOCKET_VARIABLE = "TRM_AGENT_FORK_SERVER"
+# a worker with this variable waits until the server has imported all, also what an engine needs
+NEEDS_ALL = "TRM_AGENT_NEEDS_ALL"
 TIMEOUT_SECONDS = 60
 
 

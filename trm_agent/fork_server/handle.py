@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -100,6 +101,16 @@ def _start() -> None:
     )
     _SERVERS.append(_Server(server, out))
     os.environ[SOCKET_VARIABLE] = address
+
+
+def is_serving() -> bool:
+    """Wait until the server listens, which is long before its imports; False if there is none."""
+    address = Path(os.environ.get(SOCKET_VARIABLE, ""))
+    while _SERVERS and not address.is_socket():
+        if _SERVERS[-1].process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    return bool(_SERVERS)
 
 
 def stop() -> None:

@@ -10,6 +10,7 @@ import psutil
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
+from trm_agent.fork_server.client import NEEDS_ALL
 from trm_agent.runs.groups import ENGINE_THREADS
 
 
@@ -157,7 +158,7 @@ class PlatformCPU(PlatformBase):
 
     def rollout_env_vars(self) -> dict[str, str]:
         # of hardware.engine_threads: a small model's threads wait for each other, and for agent loops and servers
-        return {"OMP_NUM_THREADS": os.environ.get(ENGINE_THREADS, "1")}
+        return {"OMP_NUM_THREADS": os.environ.get(ENGINE_THREADS, "1"), NEEDS_ALL: "1"}
 
     def cudart(self) -> None:
         return None

@@ -1,14 +1,16 @@
 """Launch verl's `run_ppo` with a checked configuration."""
 
+import functools
 import importlib
 import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from hydra.errors import HydraException
@@ -16,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_agent import verl_plugin
 from trm_agent.runs.groups import ENGINE_THREADS
+from trm_agent.runs.phases import mark
 from trm_agent.runs.preflight import check_policy_loss
 from trm_agent.runs.verl_fates import verl_fields
-from trm_agent.verl_plugin.driver.runner import mark
 from trm_agent.verl_plugin.rollout.distributions import num_recorded
 from trm_fields import OneOf, refuse
 
@@ -156,6 +158,31 @@ def kv_cache_bytes(
     return blocks * block_tokens * token
 
 
+class _Told(BaseException):
+    """The arguments of `ray.init`."""
+
+
+def checked(config: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
+    """Return a configuration as `check` leaves it, and what verl's `run_ppo` gives `ray.init` for it.
+
+    For a process that is not the driver: Ray is not started.
+    """
+    from verl.trainer import main_ppo
+
+    def tell(**arguments: Any) -> None:
+        raise _Told(arguments)
+
+    check(config)
+    original, vars(main_ppo)["ray"] = main_ppo.ray, SimpleNamespace(is_initialized=lambda: False, init=tell)
+    try:
+        main_ppo.run_ppo(config, task_runner_class=None)
+    except _Told as told:
+        return config, told.args[0]
+    finally:
+        vars(main_ppo)["ray"] = original
+    raise AssertionError("verl starts Ray in another way")
+
+
 class _AfterRay:
     """A task runner that first tells that Ray has started: `run_ppo` starts both."""
 
@@ -170,8 +197,14 @@ class _AfterRay:
         return self._runner.remote()
 
 
+def prepared(config: DictConfig) -> Callable[[Callable[[], None]], None]:
+    """Check the rules that need verl, and return `run` for the checked configuration; raises as `check`."""
+    check(config)
+    return functools.partial(run, config)
+
+
 def run(config: DictConfig, ray_started: Callable[[], None] = lambda: None) -> None:
-    """Start Ray and train; returns after the last step.
+    """Start Ray and train; returns after the last step. With the fork server `trm_agent.light_driver` does it.
 
     Args:
         config: a checked configuration.
@@ -179,17 +212,10 @@ def run(config: DictConfig, ray_started: Callable[[], None] = lambda: None) -> N
     """
     from verl.trainer.main_ppo import run_ppo
 
-    from trm_agent.verl_plugin.driver.ray_processes import in_their_own_session, without_cluster_services
+    from trm_agent.fork_server.ray_processes import in_their_own_session
     from trm_agent.verl_plugin.driver.runner import RunTaskRunner
 
     os.environ[ENGINE_THREADS] = str(config.hardware.engine_threads)
-    with ExitStack() as ray_as_we_need_it:
-        ray_as_we_need_it.enter_context(in_their_own_session())
-        if config.hardware.fork_server:
-            from trm_agent.fork_server import handle
-
-            handle.use_for_ray()
-            ray_as_we_need_it.enter_context(without_cluster_services())
-            ray_as_we_need_it.callback(handle.tell_ended)
+    with in_their_own_session():
         mark(config.run.dir, "driver")
         run_ppo(config, task_runner_class=_AfterRay(RunTaskRunner, ray_started))

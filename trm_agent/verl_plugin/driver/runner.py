@@ -1,24 +1,16 @@
 """The Ray actor that drives a run: verl's V1 task runner with our trainer class and a record of the start-up."""
 
 import functools
-import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from trm_agent.runs.endings.closing import record_cause
-from trm_agent.runs.folder import STARTUP_FILE
 from trm_agent.runs.groups import BESIDE_SERVER
+from trm_agent.runs.phases import mark
 from trm_agent.runs.repeating import repeats
-
-
-def mark(run_dir: str | Path, phase: str) -> None:
-    """Append a phase of the start-up and its time (seconds since the epoch) to the run folder."""
-    with (Path(run_dir) / STARTUP_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"phase": phase, "time": time.time()}) + "\n")
 
 
 def let_turns_repeat(config: Any) -> None:
@@ -41,37 +33,46 @@ class RunTaskRunner:
         Args:
             config: the composed and checked configuration.
         """
-        import transfer_queue as tq
-        from omegaconf import OmegaConf
-        from verl.utils.logging_utils import configure_verl_logging
+        train(config)
 
-        from trm_agent.verl_plugin.driver.trainer import trainer_class
 
-        configure_verl_logging()
-        run_dir = config.run.dir
-        mark(run_dir, "driver of the trainer")
-        config.transfer_queue.enable = True
-        OmegaConf.resolve(config)
-        let_turns_repeat(config)
-        tq.init(config.transfer_queue)
-        mark(run_dir, "data queue")
-        trainer = agent_loops = None
-        succeeded = False
-        try:
-            trainer = trainer_class(config.trainer.v1.trainer_mode)(config=config)
-            trainer.init()
-            mark(run_dir, "actor and rollout engine")
-            agent_loops = _agent_loops(config, trainer)
-            mark(run_dir, "agent loops")
-            trainer.fit(agent_loops)
-            succeeded = True
-        finally:
-            if (close := getattr(agent_loops, "close", None)) is not None:
-                close()
-            tracking = getattr(trainer, "_tracking", None)
-            if tracking is not None:
-                tracking.finish(exit_code=0 if succeeded else 1)
-            tq.close()
+def train(config: Any) -> None:
+    """Train until the last step, in the process of a task runner.
+
+    Args:
+        config: the composed and checked configuration.
+    """
+    import transfer_queue as tq
+    from omegaconf import OmegaConf
+    from verl.utils.logging_utils import configure_verl_logging
+
+    from trm_agent.verl_plugin.driver.trainer import trainer_class
+
+    configure_verl_logging()
+    run_dir = config.run.dir
+    mark(run_dir, "driver of the trainer")
+    config.transfer_queue.enable = True
+    OmegaConf.resolve(config)
+    let_turns_repeat(config)
+    tq.init(config.transfer_queue)
+    mark(run_dir, "data queue")
+    trainer = agent_loops = None
+    succeeded = False
+    try:
+        trainer = trainer_class(config.trainer.v1.trainer_mode)(config=config)
+        trainer.init()
+        mark(run_dir, "actor and rollout engine")
+        agent_loops = _agent_loops(config, trainer)
+        mark(run_dir, "agent loops")
+        trainer.fit(agent_loops)
+        succeeded = True
+    finally:
+        if (close := getattr(agent_loops, "close", None)) is not None:
+            close()
+        tracking = getattr(trainer, "_tracking", None)
+        if tracking is not None:
+            tracking.finish(exit_code=0 if succeeded else 1)
+        tq.close()
 
 
 def _agent_loops(config: Any, trainer: Any) -> Any:
