@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Evaluates checkpoints on held-out tasks: installs what is missing, then runs `trm eval`.
-#   bash scripts/eval.sh                      the newest finished run under runs/ against its own start, suite nano_long
+#   bash scripts/eval.sh                      the newest finished run under runs/ against its own start: suite nano_long,
+#                                             or the tasks of its validation if its environment is not ChainMath
 #   bash scripts/eval.sh runs/math_nano-seed0-001 --env chain_math --horizons 4 8 16
 #   bash scripts/eval.sh --limit 3            options alone: the same with these
 #   bash scripts/eval.sh --help               checkpoints, suites, examples
@@ -45,8 +46,15 @@ if [ -z "$newest" ]; then
   exit 2
 fi
 suite=()
+told=""
 if [ "$ours" = "checkpoints and suite" ]; then
-  suite=(--suite nano_long)
+  if grep -qx "  id: trm/ChainMath-v0" "$newest/config.yaml"; then
+    suite=(--suite nano_long)
+    told=", suite nano_long"
+  else
+    suite=(--validation)
+    told=", on the tasks of its own validation, since suite nano_long holds another environment"
+  fi
 fi
-echo "eval.sh: $newest against its own start${suite[1]:+, suite ${suite[1]}}" >&2
+echo "eval.sh: $newest against its own start$told" >&2
 exec "$trm" eval "before=start:$newest" "after=$newest" ${suite[@]+"${suite[@]}"} "$@"

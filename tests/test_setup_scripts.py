@@ -115,6 +115,7 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "scripts/setup.sh").write_text("")
     (tmp_path / "runs/one/checkpoints").mkdir(parents=True)
     (tmp_path / "runs/one/summary.json").write_text("{}")
+    (tmp_path / "runs/one/config.yaml").write_text("env:\n  id: trm/ChainMath-v0\n")
     (tmp_path / "env/bin").mkdir(parents=True)
     (tmp_path / "env/bin/trm").write_text('#!/bin/bash\necho "$@"\n')
     (tmp_path / "env/bin/trm").chmod(0o755)
@@ -150,6 +151,16 @@ def test_options_alone_leave_the_evaluations_defaults(repository, given, played)
         check=False,
     )
     assert done.stdout.strip() == f"eval {played}", done.stderr
+
+
+@pytest.mark.parametrize(("given", "played"), [("", " --validation"), ("--suite nano_long", " --suite nano_long")])
+def test_a_run_of_another_environment_is_evaluated_on_its_own_validation(repository, given, played):
+    (repository / "runs/one/config.yaml").write_text("env:\n  id: mine/ShopSql-v0\n  kwargs: {}\n")
+    environment = {**os.environ, "VIRTUAL_ENV": str(repository / "env")}
+    command = ["bash", "scripts/eval.sh", *given.split()]
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == f"eval {DEFAULTS}{played}", done.stderr
+    assert ("tasks of its own validation" in done.stderr) == (not given)
 
 
 def test_the_evaluation_says_where_it_looks_when_called_from_another_folder(repository):
