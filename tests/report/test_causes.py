@@ -48,6 +48,12 @@ def test_examples_of_a_malformed_call_are_failures_with_one_and_of_the_others_fa
     index = {"run": [0] * 5, "step": [1, 1, 1, 8, 8], "malformed": [1, 1, 0, 2, 0]}
     index["category"] = ["solved", SLIP, SLIP, "ran out of tokens", SLIP]
     assert section(risen(), index)["tables"][0]["examples"] == {MALFORMED: [1, 3], SLIP: [2, 4]}
+    # the endings that followed have no examples and no meaning of their own
+    rows = [{**each, f"{AFTER}/x": 0.1, f"{CLEAN}/solved": each[f"{CLEAN}/solved"] - 0.1} for each in risen()]
+    (table,) = section(rows, index)["tables"]
+    assert f"{INDENT}ending: a slip" in [name for name, *_ in table["rows"]]
+    assert table["examples"] == {MALFORMED: [1, 3], SLIP: [2, 4]}
+    assert not any("ending" in name for name in table["explained"])
 
 
 def test_the_results_and_the_words_have_one_interval_of_a_change():

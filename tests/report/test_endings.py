@@ -7,8 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.report.test_why import risen
 from trm_agent.report.changes import change
-from trm_agent.report.endings import MARK, UNCLEAR, WHOLE, failure_tables
+from trm_agent.report.endings import UNCLEAR, WHOLE, failure_tables
 from trm_agent.report.sources import Source
 
 EMPTY = {"run": [], "step": [], "horizon": [], "category": []}
@@ -109,11 +110,16 @@ def test_a_change_of_an_evaluation_has_its_interval():
     assert low < 0 < high
 
 
-def test_episodes_with_a_malformed_call_are_counted_whatever_their_ending():
-    index = {"run": [0] * 4, "step": [1, 1, 1, 9], "horizon": [2] * 4, "malformed": [1, 2, 0, 0]}
-    index["category"] = ["solved", "wrong answer", "wrong answer", "solved"]
+def test_failures_with_a_malformed_call_are_counted_as_such_whatever_their_ending():
+    index = {"run": [0] * 5, "step": [1, 1, 1, 1, 9], "horizon": [2] * 5, "malformed": [1, 2, 0, 1, 0]}
+    index["category"] = ["solved", "wrong answer", "wrong answer", "ran out of tokens", "solved"]
     (found,) = failure_tables(index, [Source(Path("a"), "a", "run", {})])
-    assert found["rows"][-1] == [MARK, "2, of which 1 solved", "0, of which 0 solved"]
+    rows = {name: cells for name, *cells in found["rows"]}
+    assert [rows[name][0] for name in ("solved", "wrong answer", "a malformed call")] == ["1 of 4", "1 of 4", "2 of 4"]
+    assert len(rows) == 3
+    played = [{"checkpoint": 1, "success": each, "stop_reason": "lost", "malformed_turns": 1} for each in (False, None)]
+    (found,) = failure_tables(EMPTY, [Source(Path("e"), "e", "evaluation", results=played)])
+    assert {name for name, *_ in found["rows"]} == {"a malformed call", "lost"}
 
 
 def test_a_change_is_welchs_over_the_shares_of_tasks():
@@ -148,3 +154,9 @@ def test_odd_metrics_spoil_no_table():
     found = table(rows, [(1, 2, 1, 2)])
     assert found["rows"] == [["solved", "1 of 2"], ["wrong answer", "1 of 2"]]
     assert "others at each step: 2 of step 1." in found["about"]
+
+
+def test_a_run_with_an_account_by_horizon_has_no_second_table_of_its_records():
+    recorded = [(1, 2, 1, 2), (1, 4, 1, 2), (8, 2, 2, 2)]
+    assert [found["columns"] for found in tables(risen(), recorded)] == [["ending", "step 1", "step 8"]]
+    assert len(tables(risen()[:7], recorded)) == 2

@@ -236,12 +236,12 @@ def test_an_evaluation_counts_all_episodes_of_its_first_and_its_last_checkpoint(
     over, table = failure_tables({"run": [], "step": [], "horizon": [], "category": []}, [evaluation])
     assert over["columns"] == ["ending", "before", "between", "after", "change"]
     assert over["rows"][0][1:4] == ["1 of 2", "0 of 1", "1 of 2"]
-    assert "a call of the episode could not be read" in over["explained"]["wrong after a malformed call"]
+    assert "could not read a call" in over["explained"]["a malformed call"]
     assert "answered early" not in over["explained"]
     assert table["columns"] == ["ending", "horizon 4, before", "horizon 4, after", "all, before", "all, after"]
     assert table["rows"] == [
         ["solved", "1 of 2", "1 of 1", "-", "0 of 1"],
-        ["wrong after a malformed call", "1 of 2", "0 of 1", "-", "0 of 1"],
+        ["a malformed call", "1 of 2", "0 of 1", "-", "0 of 1"],
         ["not known", "0 of 2", "0 of 1", "-", "1 of 1"],
     ]
 

@@ -14,6 +14,7 @@ from trm_agent.runs.failures import A_MALFORMED_CALL as MALFORMED
 EMPTY: dict = {"run": [], "step": [], "category": []}
 CLEAN, AFTER = "env/ending/h2", "env/ending_after_malformed/h2"
 SLIP = "wrong answer: a slip"
+GREEDY = {"env/val_success/greedy_h2": 0.5, "env/val_num_episodes/greedy_h2": 200}
 
 
 def row(number, slip, cut, *, malformed=0.0, lucky=0.0, prefix="h2", **more):
@@ -119,9 +120,16 @@ def test_shares_that_are_missing_or_do_not_add_up_make_no_account(spoil, why):
     assert (found["tables"], found["sentences"][1]) == ([], why)
 
 
-def test_few_steps_and_evaluations_have_no_section():
+def test_few_steps_have_what_validation_tells_and_evaluations_no_section():
     rows = risen()
-    assert why_sections([Source(Path("a"), "a", "run", metrics=rows[:7])], EMPTY) == []
+    (short,) = why_sections([Source(Path("a"), "a", "run", metrics=rows[:7])], EMPTY)
+    assert [short["tables"], short["scope"]] == [[], ""]
+    (told,) = short["sentences"]
+    assert "takes at least 8 training steps" in told
+    assert told.endswith("this run has 7 so far.")
+    rows = [{"step": 0, **GREEDY, "env/val_success/greedy_h2": 0.2}, {**rows[0], **GREEDY}]
+    assert "horizon 2 20.0 to 50.0 %, +30.0 [" in section(rows)["sentences"][1]
+    assert why_sections([Source(Path("a"), "a", "run", metrics=[{"step": 0, **GREEDY}])], EMPTY) == []
     assert why_sections([Source(Path("a"), "a", "evaluation", metrics=rows)], EMPTY) == []
 
 

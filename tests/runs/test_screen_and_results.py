@@ -134,7 +134,7 @@ def test_the_table_has_intervals_where_the_numbers_of_episodes_are_known() -> No
     assert 0 < low < 0.25 < high
     # the later validation does not say how many episodes of horizon 4 it had
     assert shown[2].split()[-3:] == ["25.0", "%", "-75.0"]
-    assert shown[4] == "95 % intervals over 4 to 128 tasks per horizon"
+    assert shown[4] == "95 % intervals over 4 to 128 tasks per horizon, unpaired (trm report pairs them by task)"
     assert shown[5].startswith("fewer than 20 tasks")
     assert "over 1 to 32 tasks" in table({**summary, "val_samples": 4})
 

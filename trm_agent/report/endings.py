@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm_agent.evaluate.results import is_finite
+from trm_agent.report.account import account_of
 from trm_agent.report.changes import change
+from trm_agent.report.curves import number
 from trm_agent.report.rows import keeps_shortest
 from trm_agent.report.sources import Source
-from trm_agent.runs.failures import EXPLAINED, ORDER, SOLVED, category
+from trm_agent.runs.failures import A_MALFORMED_CALL, EXPLAINED, ORDER, SOLVED, UNKNOWN, category
 from trm_agent.runs.rates import wilson
 
 WHOLE = "success in the whole step"
-MARK = "(with a malformed call, whatever the ending)"
 UNCLEAR = "too few tasks to tell"
 # columns of the table over the steps
 MOST_TIMES = 6
@@ -31,16 +32,16 @@ class Ending:
     """The step, or the checkpoint's name."""
     horizon: Any
     category: str
+    """Of a failure with a malformed call, that call, whatever ending followed."""
     task: Any = None
     """Name of the task; None counts as a task of its own."""
-    has_malformed: bool = False
-    """Whether a call of the episode could not be read."""
 
 
 def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]) -> list[dict[str, Any]]:
     """Return two tables per folder with episodes: categories over the recorded steps, and by horizon at their ends.
 
-    Of an evaluation its checkpoints stand for the steps, with all their episodes.
+    A run whose metrics have an account of its endings (`why`), by horizon too, has the first alone. Of an evaluation
+    its checkpoints stand for the steps, with all their episodes.
 
     Args:
         index: columns of the list of episodes, with `run`, `step`, `horizon`, `category`, perhaps `group`, `malformed`.
@@ -52,7 +53,8 @@ def failure_tables(index: Mapping[str, Sequence[Any]], sources: Sequence[Source]
     """
     groups = index.get("group") or [None] * len(index["run"])
     marks = [bool(number) for number in index.get("malformed") or [0] * len(index["run"])]
-    recorded = list(zip(index["run"], index["step"], index["horizon"], index["category"], groups, marks, strict=True))
+    causes = [_cause(*each) for each in zip(index["category"], marks, strict=True)]
+    recorded = list(zip(index["run"], index["step"], index["horizon"], causes, groups, strict=True))
     found = []
     for run, source in enumerate(sources):
         if source.kind == "evaluation":
@@ -101,7 +103,10 @@ def _of_run(source: Source, endings: Sequence[Ending]) -> list[dict[str, Any]]:
     failures: list[Any] = [row.get("env/infrastructure_failures") for row in source.metrics]
     failed = sum(value for value in failures if is_finite(value))
     about.append(f"Failures of the infrastructure, which are not trained on: {failed:.0f} in all steps.")
-    return _tables(endings, times, "step ", {} if is_whole else whole, is_like, [*about, *_elsewhere(source)])
+    tables = _tables(endings, times, "step ", {} if is_whole else whole, is_like, [*about, *_elsewhere(source)])
+    # the account by horizon has all episodes
+    scored = [row for row in source.metrics if number(row.get("env/success")) is not None]
+    return tables if account_of(scored) is None else tables[:1]
 
 
 def _ends(times: Sequence[Any]) -> list[Any]:
@@ -173,19 +178,12 @@ def _over_times(endings: Sequence[Ending], times: Sequence[Any], prefix: str, ha
     for name in _names(shown):
         row = [name, *(_count(name, seen, has_shares) for seen in cells.values())]
         rows.append(row + [_change(name, before, after)] * has_change)
-    if any(each.has_malformed for each in shown):
-        rows.append([MARK, *(_marked(seen) for seen in cells.values()), *[""] * has_change])
     heads = [f"{prefix}{at}" if len(times) > 1 else "all" for at in times]
     told = "" if not has_change else (
         f"Change: from {times[0]} to {times[-1]}, in percentage points, mean over tasks "
         f"({_num_tasks(before)} and {_num_tasks(after)}) with its 95 % interval; one that holds 0 may be chance."
     )  # fmt: skip
     return {"columns": ["ending", *heads, *["change"] * has_change], "rows": rows, "about": told}
-
-
-def _marked(seen: Sequence[Ending]) -> str:
-    marked = [each for each in seen if each.has_malformed]
-    return f"{len(marked)}, of which {sum(each.category == SOLVED for each in marked)} solved"
 
 
 def _by_horizon(
@@ -248,10 +246,16 @@ def _rate(rate: float | None) -> str:
 def _played(row: Mapping[str, Any]) -> Ending:
     """Return how an evaluation's episode ended."""
     horizon, malformed, task = row.get("horizon"), row.get("malformed_turns"), row.get("task")
-    ending = category(row, malformed if isinstance(malformed, int) else 0)
+    num_malformed = malformed if isinstance(malformed, int) else 0
+    ending = _cause(category(row, num_malformed), num_malformed > 0 and row.get("success") is False)
     named = None if task is None else f"{row.get('env')} {task}"
     place = horizon if is_finite(horizon) else None
-    return Ending(str(row.get("checkpoint"))[:60], place, ending, named, isinstance(malformed, int) and malformed > 0)
+    return Ending(str(row.get("checkpoint"))[:60], place, ending, named)
+
+
+def _cause(ending: str, has_malformed: bool) -> str:
+    """Return the way to end under which an episode is counted, as in the account of a run."""
+    return A_MALFORMED_CALL if has_malformed and ending not in (SOLVED, UNKNOWN) else ending
 
 
 def _named(horizon: Any) -> str:

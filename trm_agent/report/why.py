@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trm_agent.report.account import FEWEST, Account, Change, Part, account_of, change_of, named, sides
+from trm_agent.report.account import FEWEST, LEAST, Account, Change, Part, account_of, change_of, named, sides
 from trm_agent.report.curves import number
-from trm_agent.report.held_out import greedy_sentence, held_out_sentence
+from trm_agent.report.held_out import NO_ENDINGS, greedy_sentence, held_out_sentence
 from trm_agent.report.parts import rest_of, risen_between, share_of
 from trm_agent.report.plays import plays_of
 from trm_agent.report.skill import between_sentence, sharpness_sentence, skill_clause, span_sentence
@@ -28,6 +28,10 @@ PARTLY = (
     "Some of these steps did not record the endings of all their episodes (env/ending/... in metrics.jsonl), as a "
     "version before did not, so the change cannot be split exactly."
 )
+SHORT = (
+    "Why success changed takes at least {fewest} training steps, since the first {side} are compared with the last "
+    "{side}; this run has {num} so far."
+)
 UNEVEN = (
     "The shares of endings (env/ending/... in metrics.jsonl) do not add up to 100 % in some of these steps, so the "
     "change cannot be split."
@@ -35,7 +39,7 @@ UNEVEN = (
 
 
 def why_sections(sources: Sequence[Source], index: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return for each run with enough steps why its success changed.
+    """Return for each run why its success changed, with too few steps what its validations tell.
 
     Args:
         sources: the folders.
@@ -49,14 +53,15 @@ def why_sections(sources: Sequence[Source], index: Mapping[str, Sequence[Any]]) 
     found = []
     for run, source in enumerate(sources):
         steps = [row for row in source.metrics if number(row.get("env/success")) is not None]
-        if source.kind != "run" or len(steps) < FEWEST:
+        if source.kind != "run" or not steps:
             continue
         account, title = account_of(steps), "Why success changed"
+        is_short = len(steps) < FEWEST
         found.append(
             {
                 "title": f"{title}: {source.label}" if len(sources) > 1 else title,
-                "scope": _scope(source),
-                "sentences": _sentences(source, steps, account),
+                "scope": "" if is_short else _scope(source),
+                "sentences": _short(source, len(steps)) if is_short else _sentences(source, steps, account),
                 "tables": [] if account is None else account_tables(account, run, index),
             }
         )
@@ -85,6 +90,14 @@ def _sentences(source: Source, steps: Sequence[Mapping[str, Any]], account: Acco
         if between := risen_between(steps):
             told.append(f"In between: {'; '.join(between[:2])}.")
     told += [held_out_sentence(source), " ".join(filter(None, greedy)), sharpness_sentence(plays, steps, way)]
+    return [*filter(None, told)]
+
+
+def _short(source: Source, num: int) -> list[str]:
+    """Return why a run of few steps has no account, and how its validations changed."""
+    plays, sampled = plays_of(source), held_out_sentence(source)
+    greedy = "" if isinstance(plays, str) else greedy_sentence(source, plays)
+    told = [SHORT.format(fewest=FEWEST, side=LEAST, num=num), sampled.replace(NO_ENDINGS, ""), greedy]
     return [*filter(None, told)]
 
 
@@ -160,9 +173,9 @@ def _causes(account: Account, causes: Sequence[Part], way: int) -> list[str]:
         )
     elif not causes:
         found.append(f"No single way to fail became {rarer} by more than chance explains.")
-    if against:
-        others = [f"{quoted(part.ending)} became {more}, {span(part.whole)}" for part in against[:2]]
-        found.append(f"Against it: {'; '.join(others)}.")
+    others = [f"{quoted(part.ending)} became {more}, {span(part.whole)}" for part in against[:2]]
+    against_it = f"Against it: {'; '.join(others)}." if others else f"None became {more} by more than chance explains."
+    found.append(against_it)
     return [found[0], *([" ".join(found[1:])] if found[1:] else [])]
 
 

@@ -36,8 +36,9 @@ def account_tables(account: Account, run: int, index: Mapping[str, Sequence[Any]
     rows += [row(name, part.whole, share_of(part, account)) for name, part in parts]
     rows.append(row(ALL, account.failures, "100 %" if account.success.is_clear else ""))
     heads = ["% of training episodes", account.first, account.last, "change", "share of the change"]
-    examples = {name: found for name, part in parts if (found := _examples(part.ending, run, index))}
-    explained = {name: told for name, part in parts if (told := meaning(part.ending))} | {LUCKY: meaning(LUCKY)}
+    own = [(name, part) for name, part in parts if part.ending == A_MALFORMED_CALL or not _is_after_malformed(part)]
+    examples = {name: found for name, part in own if (found := _examples(part.ending, run, index))}
+    explained = {name: told for name, part in own if (told := meaning(part.ending))} | {LUCKY: meaning(LUCKY)}
     whole = {
         "columns": heads,
         "rows": rows,
@@ -70,6 +71,10 @@ def _rows(account: Account) -> list[tuple[str, Part]]:
     for part in account.causes:
         found += [(part.ending, part), *((f"{INDENT}{each.ending}", each) for each in part.members)]
     return found
+
+
+def _is_after_malformed(part: Part) -> bool:
+    return part.ways[0][0] == A_MALFORMED_CALL
 
 
 def meaning(ending: str) -> str:

@@ -27,7 +27,7 @@ A name `first_mistake/FAMILY/NAME` says that mistakes of several names are of on
 CLEAN, AFTER_MALFORMED = "env/ending", "env/ending_after_malformed"
 """Beginnings of the names of the shares of a step's episodes without and with a malformed call."""
 _MISTAKE_SLUG = "mistake/"
-ORDER = (SOLVED, WRONG, CALL, OTHER, MALFORMED, EARLY, *STOPS.values(), SCORER)
+ORDER = (SOLVED, WRONG, CALL, OTHER, MALFORMED, A_MALFORMED_CALL, EARLY, *STOPS.values(), SCORER)
 EXPLAINED = {
     SOLVED: "The environment scored the answer as right.",
     LUCKY: "A call was wrong, and the answer right all the same; counted as a success alone.",

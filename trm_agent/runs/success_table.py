@@ -101,7 +101,7 @@ def _notes(counts: list[float]) -> list[str]:
         return []
     fewest, most = min(counts), max(counts)
     each = f"{fewest:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
-    notes = [f"95 % intervals over {each} tasks per horizon"]
+    notes = [f"95 % intervals over {each} tasks per horizon, unpaired (trm report pairs them by task)"]
     if fewest < FEW:
         notes.append(f"fewer than {FEW} tasks: a change whose interval holds 0 says nothing (env.val.num_tasks)")
     return notes

@@ -2,7 +2,8 @@
 function drawWhy(data, section) {
   const [first, ...others] = section.sentences;
   return h("section", { class: "group why" }, h("h2", {}, section.title),
-    h("div", { class: "card" }, h("p", {}, h("strong", {}, first)), h("p", { class: "about" }, section.scope), h("ul", {}, others.map((text) => h("li", {}, text)))),
+    h("div", { class: "card" }, h("p", {}, h("strong", {}, first)), section.scope ? h("p", { class: "about" }, section.scope) : null,
+      others.length ? h("ul", {}, others.map((text) => h("li", {}, text))) : null),
     section.tables.map((table) => [h("div", { class: "card scroll" }, accountTable(data, table)),
       h("p", { class: "about" }, table.about), meanings(table.explained || {})]));
 }
