@@ -50,6 +50,16 @@ def test_pairing_takes_the_difficulty_of_the_tasks_out() -> None:
     assert shuffled.low < 0 < shuffled.high
 
 
+@pytest.mark.parametrize("num", [1, 2, 5, 19])
+@pytest.mark.parametrize("difference", [-0.6, -0.24, 0.0, 0.6])
+def test_few_tasks_that_agree_leave_an_interval_of_some_width(num: int, difference: float) -> None:
+    comparison = compare(np.full(num, 0.6), np.full(num, 0.6 + difference).clip(0, 1))
+    assert comparison.high - comparison.low > 1.5 / (num + 4)
+    # what a test of 5 tasks and fewer cannot tell from chance, the interval must not exclude
+    assert num > 5 or comparison.low < 0 < comparison.high
+    assert comparison.note is not None
+
+
 def test_the_p_value_of_few_tasks_is_that_of_all_swaps() -> None:
     first, second = np.array([0.0, 0.2, 0.4, 0.4, 1.0]), np.array([0.6, 0.2, 1.0, 0.2, 1.0])
     moved = [0.6, 0.6, -0.2]

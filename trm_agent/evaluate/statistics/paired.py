@@ -58,7 +58,8 @@ def compare(
     The interval is that of `mean_interval` for differences: the Bayesian bootstrap over tasks, within the strata, with
     a part of a task that was not seen, at m - e (1 + m) for the lower limit and at m + e (1 - m) for the upper one.
     e = sqrt(D), where D is the share that the differences' variance has of the largest possible one, mean |d| - m^2:
-    such a task differs wholly if each task has one sample, by less the more samples it has. So the interval does not
+    such a task differs wholly if each task has one sample, by less the more samples it has; of fewer than 20 tasks it
+    always does. So the interval does not
     allow for a rare kind of task that one of the two always solves and the other never, if none is among few tasks of
     many samples; `note` says where (half the interval below 2.5 / n).
 
@@ -106,7 +107,11 @@ def compare(
 def difference_limits(differences: Floats, groups: Integers) -> tuple[Floats, Floats]:
     """Return the ends of the interval of each row, shape (comparisons, tasks)."""
     mean = differences.mean(axis=1)
-    share = design_effects(differences, groups, np.abs(differences).mean(axis=1) - mean**2)
+    if differences.shape[1] < FEWEST:
+        # a handful that agree by chance would be certain of what they have in common
+        share = np.ones(len(differences))
+    else:
+        share = design_effects(differences, groups, np.abs(differences).mean(axis=1) - mean**2)
     reach = np.sqrt(share)
     low, high = limits_with_unseen(differences, groups, share, mean - reach * (1 + mean), mean + reach * (1 - mean))
     # a mean at an end is certain of that end, and rounding may leave the mean out of the interval by 1e-17
