@@ -37,10 +37,17 @@ def message_of(error: BaseException) -> str:
         return f"(its message cannot be shown: {type(broken).__name__})"
 
 
-def describe(error: BaseException) -> str:
-    """Return type and message of an exception, short and fit for a file."""
-    told = f"{type(error).__name__}: {message_of(error)[:MAX_MESSAGE_CHARS]}"
-    return told.encode("utf-8", "replace").decode()
+def describe(error: BaseException, most: int = MAX_MESSAGE_CHARS) -> str:
+    """Return type and message of an exception, short and fit for a line of a file or a terminal: at most so many characters of the message."""
+    return on_one_line(f"{type(error).__name__}: {message_of(error)[:most]}")
+
+
+def on_one_line(text: str) -> str:
+    """Return a text whose control characters, marks of direction, line ends and lone surrogates are escapes.
+
+    A message may quote what the model wrote, which must neither steer a terminal nor forge the lines of a log.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def place_of(error: BaseException) -> str:

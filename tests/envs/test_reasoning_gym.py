@@ -184,7 +184,7 @@ def test_an_answer_of_megabytes_is_wrong_without_asking() -> None:
 
 
 def test_a_set_without_answers_has_no_solver() -> None:
-    env = make(dataset="propositional_logic", horizon=1, split="all")
+    env = make(dataset="graph_color", horizon=1, split="all")
     env.reset(seed=0)
     with pytest.raises(NotImplementedError, match="no answers of its own"):
         env.solution()

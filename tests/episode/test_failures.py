@@ -128,7 +128,26 @@ async def test_what_the_environments_scorer_raised_is_told_in_info():
             return "", 0.0, True, False, {**info, "success": False}
 
     episode = await play(FakeTold(), scripted(f"call{END}"))
-    assert (episode.stop_reason, episode.reward, episode.scorer_error) == ("terminated", 0.0, "ValueError: ?")
+    assert (episode.stop_reason, episode.reward, episode.scorer_error) == ("terminated", 0.0, "ValueError: \\ud800")
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\n2026-01-01 12:00:00 INFO trm_agent: success 100 %\r\u202e\x85\u2028end"
+
+
+@pytest.mark.parametrize("is_raised", [True, False])
+async def test_the_models_text_neither_steers_a_terminal_nor_forges_a_line_of_the_log(caplog, is_raised):
+    class FakeThatQuotes(FakeEnv):
+        def step(self, action):
+            if is_raised:
+                raise ValueError(f"unknown move {HOSTILE}")
+            info = {"num_tool_calls": 0, "malformed": False, "role": "user", "scorer_error": f"ValueError: {HOSTILE}"}
+            return "", 0.0, True, False, {**info, "success": False}
+
+    episode = await play(FakeThatQuotes(), scripted(f"call{END}"))
+    assert episode.scorer_error.isprintable()
+    assert "success 100 %" in episode.scorer_error
+    (told,) = [record.getMessage() for record in caplog.records if "scores 0" in record.getMessage()]
+    assert told.isprintable()
 
 
 class FakeEngine:

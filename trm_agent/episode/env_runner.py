@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import time
-import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,9 +14,10 @@ from trm_agent.episode.env_step import EnvStart, EnvStep, checked_start, checked
 from trm_agent.episode.env_threads import DEFAULT_THREADS, EnvThread, EnvThreads
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.outcomes import Cause, cause_of_error
-from trm_agent.episode.plain_text import encodable
 from trm_agent.episode.slots import Slot
 from trm_agent.episode.step_time import StepTime, ToolClock, tool_clock
+from trm_envs.errors import describe as type_and_message
+from trm_envs.errors import on_one_line, place_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,14 +43,7 @@ class EnvRaised(Exception):
 
 def describe(error: BaseException) -> str:
     """One line for a log: type, message and the innermost place."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" (at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
-    try:
-        message = str(error)[:MAX_MESSAGE_CHARACTERS]
-    except Exception as broken:
-        message = f"(its message cannot be shown: {type(broken).__name__})"
-    # a message may quote the model's text, lone surrogates included, and goes into files
-    return encodable(f"{type(error).__name__}: {message}{place}")
+    return f"{type_and_message(error, MAX_MESSAGE_CHARACTERS)}{on_one_line(place_of(error))}"
 
 
 async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_s: float) -> T:

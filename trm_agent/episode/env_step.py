@@ -11,6 +11,7 @@ import numpy as np
 
 from trm_agent.episode.outcomes import ContractBroken, StopReason
 from trm_agent.episode.plain_text import encodable
+from trm_envs.errors import on_one_line
 
 MAX_EXPECTED_CHARS = 2000
 
@@ -91,7 +92,7 @@ def _checked(outcome: Any) -> EnvStep:
         tool_time_is_used_up=used_up,
         tool_calls_are_used_up=too_many,
         # it may quote the model's text, lone surrogates included, and goes into files
-        scorer_error=None if scorer_error is None else encodable(str(scorer_error)),
+        scorer_error=None if scorer_error is None else on_one_line(str(scorer_error)),
     )
 
 

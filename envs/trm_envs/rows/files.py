@@ -9,7 +9,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, TypeVar
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
-BATCH_ROWS = 1000
+MAX_BATCH_ROWS = 64
+MAX_BATCH_BYTES = 1 << 28
+# a file may grow to this, and beyond to so many times its length: one text, to which all rows refer, grows without end
+MAX_GROWN_BYTES, MAX_GROWTH = 1 << 28, 100
 T = TypeVar("T")
 
 
@@ -131,7 +134,14 @@ def _parquet_values(path: str) -> Iterator[Any]:
         raise ImportError(f"{path}: needs pyarrow: pip install pyarrow, or convert the file to .jsonl") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            groups = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
+            most = max(MAX_GROWN_BYTES, MAX_GROWTH * os.path.getsize(path))
+            _grown(sum(groups), most, path)
+            # a row may refer to all that its group holds
+            num = max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max([1, *groups])))
+            grown = 0
+            for batch in file.iter_batches(batch_size=num):
+                grown = _grown(grown + batch.nbytes, most, path)
                 yield from batch.to_pylist()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: holds text that is not UTF-8; write it again as UTF-8") from error
@@ -139,6 +149,20 @@ def _parquet_values(path: str) -> Iterator[Any]:
         raise ValueError(
             f"{path}: is not a Parquet file, or is damaged ({error}); download or write it again"
         ) from error
+
+
+def _grown(num_bytes: int, most: int, path: str) -> int:
+    """Return the number of bytes that a file has grown to.
+
+    Raises:
+        ValueError: they are more than `most`.
+    """
+    if num_bytes > most:
+        raise ValueError(
+            f"{path}: holds more than {most >> 20} MiB when read, over {MAX_GROWTH} times its length; write it again "
+            "without what repeats, or as .jsonl"
+        )
+    return num_bytes
 
 
 def _decode(data: bytes, where: str) -> str:

@@ -36,10 +36,13 @@ SCORE_DEADLINE_S = 5.0
 WORKER = (sys.executable, str(Path(__file__).with_name("reasoning_gym_worker.py")))
 # Scorers that measure a distance take a distance to "nan" for zero.
 _NO_NUMBER = re.compile(r"(?<![a-z])(nan|inf|infinity)j?(?![a-z])", re.IGNORECASE)
-# Sets in whose scorer one text is right for every question, in version 0.1.25.
+# Sets whose scorer counts only the integers of an answer: symbols and constants would make any number of none.
+_FORMS = {"countdown": re.compile(r"[0-9+\-*/() ]*")}
+# Sets in whose scorer one text, or one that is copied off the question, is right for every question, in version 0.1.25.
 ONE_ANSWER_FITS_ALL = {
     "coin_flip": '"0" nearly always',
     "game_of_life_halting": "any text",
+    "propositional_logic": "the question's own premises, joined by and,",
     "puzzle24": "any four numbers that make 24",
 }
 MISSING = "reasoning-gym is missing; install it with: pip install 'trm-agent[bridges]'"
@@ -160,6 +163,9 @@ class ReasoningGym(PythonToolEnv[ReasoningGymOptions]):
             return 0.0
         index = len(self._scores)
         own = self._items[index]["answer"]
+        form = _FORMS.get(self.options.dataset)
+        if form is not None and not form.fullmatch(answer):
+            return 0.0
         if own is not None and _NO_NUMBER.search(answer) and not _NO_NUMBER.search(own):
             return 0.0
         score, problem = _ask_score(self._place(index), answer)
