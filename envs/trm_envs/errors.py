@@ -38,7 +38,12 @@ def message_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException, most: int = MAX_MESSAGE_CHARS) -> str:
-    """Return type and message of an exception, short and fit for a line of a file or a terminal: at most so many characters of the message."""
+    """Return type and message of an exception on one line, short and fit for a file and a terminal.
+
+    Args:
+        error: the exception.
+        most: characters of its message.
+    """
     return on_one_line(f"{type(error).__name__}: {message_of(error)[:most]}")
 
 
