@@ -23,7 +23,9 @@ from trm_agent.runs.deadlines import limits_of
 from trm_agent.tasks import VALIDATION, make_env, task_at
 
 NANO = "nano"
-MAX_PROMPT, MAX_TURN, MAX_OBSERVATION, MARKUP = 512, 32, 64, 16
+MAX_PROMPT, MAX_OBSERVATION, MARKUP = 512, 64, 16
+# tokens of a turn; a tokenizer of words cuts a call into more
+NANO_TURN, MAX_TURN = 32, 48
 EXTENSIONS = "[trm_agent.verl_plugin.extension,benchmarks.rollout_server]"
 
 
@@ -45,7 +47,8 @@ class Workload:
     @property
     def overrides(self) -> list[str]:
         """Return the overrides of a run of these episodes: validation batches after one small step."""
-        response = self.turns * (MAX_TURN + MAX_OBSERVATION + MARKUP)
+        most = NANO_TURN if self.model == NANO else MAX_TURN
+        response = self.turns * (most + MAX_OBSERVATION + MARKUP)
         length = MAX_PROMPT + response
         fields: dict[str, Any] = {
             "env.module": "benchmarks.rollout_env",
@@ -57,7 +60,7 @@ class Workload:
             "env.val.num_tasks": self.episodes * self.batches,
             "env.limits.max_turns": self.turns,
             "env.limits.max_tool_calls": 64 * self.turns,
-            "env.limits.max_turn_tokens": MAX_TURN,
+            "env.limits.max_turn_tokens": most,
             "env.limits.max_observation_tokens": MAX_OBSERVATION,
             "data.max_prompt_length": MAX_PROMPT,
             "data.max_response_length": response,
