@@ -32,6 +32,22 @@ def children(work, number=10):
             time.sleep(60)
         time.sleep(0.05)
     hold()
+def slow_ends(end):
+    libc.prctl(41, 1, 0, 0, 0)  # small pages, which take longer
+    cpus = sorted(os.sched_getaffinity(0))[:1]
+    os.sched_setaffinity(0, cpus)
+    for _ in range(2):
+        if os.fork() == 0:
+            while True: pass
+    until = time.monotonic() + 0.8
+    while time.monotonic() < until:
+        pid = os.fork()
+        if pid == 0:
+            ctypes.memset(libc.mmap(None, 40 * MIB, 3, 0x22, -1, 0), 1, 40 * MIB)
+            os.nice(19)
+            end()
+        while 'RssAnon' in (text := open(f'/proc/{pid}/status').read()) and 'VmExe:\t       0' not in text:
+            time.sleep(0.001)
 def grow(size=24):
     held.append(bytearray(b'y') * (size * MIB))
 """
@@ -282,6 +298,8 @@ for folder, _, names in os.walk('/usr'):
         except OSError: pass
     if time.monotonic() > end: break
 """,
+    "given back slowly, as a process ends": "slow_ends(lambda: os._exit(0))",
+    "given back slowly, as another program begins": "slow_ends(lambda: os.execv('/bin/true', ['true']))",
 }
 _ENDING = "\nhold()\n"
 GROW = {name: _START + _CHILDREN + code + _ENDING for name, code in GROW.items()}
@@ -298,3 +316,19 @@ if os.fork() == 0:
 os.read(ready, 1)
 """
 """A cell that leaves a process with 56 MiB, made in less than the time between two looks."""
+SLOW_TO_LOAD = (
+    _START
+    + """
+libc.prctl(41, 1, 0, 0, 0)
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+for _ in range(6):
+    if os.fork() == 0:
+        while True: pass
+if os.fork() == 0:
+    ctypes.memset(libc.mmap(None, 160 * MIB, 3, 0x22, -1, 0), 1, 160 * MIB)
+    os.nice(19)
+    os.execv('/bin/true', ['true'])
+time.sleep(60)
+"""
+)
+"""A process that takes seconds to give its memory back before it becomes another program: who looks at it may wait."""

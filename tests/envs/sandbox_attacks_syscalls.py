@@ -70,6 +70,9 @@ ATTACKS = {
               "prctl(62, 1, 0, 0, 0)",
               "syscall(56, 0x411, 0, 0, 0, 0)", "syscall(154, 1, many, 16)", "personality(0x40000)"),
     **_called("EINVAL", "madvise(0, 4096, 12)", "madvise(0, 4096, 21)"),
+    # a class of processes that take seconds to end
+    **_tried("EPERM", *(f"os.sched_setscheduler(0, {policy}, os.sched_param(0))" for policy in (5, 0x40000005))),
+    **_tried("done", "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); os.nice(5)"),
     # terminals: typing for others, the kernel's line disciplines
     **_tried("EPERM", "fcntl.ioctl(os.openpty()[1], 0x5412, b'x')", "fcntl.ioctl(os.openpty()[1], 0x5423, many)"),
     **_tried("done", "os.sync()", "os.fsync(0)", "os.posix_fadvise(0, 0, 0, 4)"),

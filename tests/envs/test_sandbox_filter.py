@@ -188,6 +188,8 @@ def test_calls_by_another_machines_way_end_the_program(machine: str) -> None:
         ("sched_setaffinity", (0,), "allow"),
         ("sched_setaffinity", (1,), "EPERM"),
         ("sched_setscheduler", (1,), "EPERM"),
+        *(("sched_setscheduler", (0, policy), "allow") for policy in (0, 3, 0x40000000, 0x40000003, 1 << 32)),
+        *(("sched_setscheduler", (0, policy), "EPERM") for policy in (1, 2, 5, 6, 7, 0x40000005, (1 << 32) + 5)),
     ],
 )  # fmt: skip
 def test_arguments_decide(machine: str, call: str, arguments: tuple[int, ...], said: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.envs.sandbox_attacks_mappings import OF_DESCENDANTS
-from tests.envs.sandbox_attacks_memory import GROW, SHORT_CELL
+from tests.envs.sandbox_attacks_memory import GROW, SHORT_CELL, SLOW_TO_LOAD
 from tests.envs.sandbox_settings import Setting, setting, skip_or_fail  # noqa: F401
 from tests.envs.sandbox_support import MIB, TIGHT, needs_bubblewrap
 from trm_envs.sandbox import Status
@@ -157,3 +157,10 @@ def test_cells_that_are_shorter_than_a_look_hold_no_more_either(
         results = [session.run(SHORT_CELL, limits=limits) for _ in range(5)]
     assert [result.status for result in results] == [*[Status.OK] * 4, Status.MEMORY]
     assert results[-1].state_lost
+
+
+def test_a_process_that_takes_another_program_holds_nobody_up(setting: Setting) -> None:  # noqa: F811
+    limits = dataclasses.replace(LIMITS, wall_s=2.0, cpu_s=30, memory_bytes=256 * MIB)
+    result = setting.run(SLOW_TO_LOAD, limits=limits)
+    assert result.status is Status.TIMEOUT
+    assert result.duration_s < 3.5, result  # a supervisor that waited would have used more

@@ -61,6 +61,8 @@ _IOCTL = ((0x5401, 0x5404), (0x5409, 0x5411), (0x5413, 0x5415), (0x541B, 0x541B)
 _IOCTL_REFUSED = ((0x5412, 0x5412), (0x541C, 0x541D), (0x5423, 0x5423))
 _PRIO_USER, _QUERY = 2, 0xFFFFFFFF
 _EPOLL_CTL_ADD = 1
+# SCHED_OTHER and SCHED_BATCH, reset at a fork or not; not SCHED_IDLE, whose processes take seconds to give back memory
+_POLICIES = ((0, 0), (3, 3), (0x40000000, 0x40000000), (0x40000003, 0x40000003))
 _CORE, _ALL = 4, 0xFFFFFFFF  # RLIMIT_CORE; all bits of half an argument
 _UNLESS_PID_1 = [argument(0), *if_equal(1, [REFUSE]), ALLOW]
 
@@ -92,7 +94,7 @@ def checks(asks: bool, counts: bool) -> "dict[str, list[bytes]]":
         "prlimit64": [argument(0), *if_equal(1, [REFUSE]), argument(1), *if_equal(_CORE, _limit_of_cores()), ALLOW],
         "sched_setaffinity": _UNLESS_PID_1,
         "sched_setparam": _UNLESS_PID_1,
-        "sched_setscheduler": _UNLESS_PID_1,
+        "sched_setscheduler": [argument(0), *if_equal(1, [REFUSE]), argument(1), *if_among(_POLICIES, ALLOW), REFUSE],
         "setrlimit": [argument(0), *if_equal(_CORE, [NOTHING]), ALLOW],
         "setsid": [ASK if asks else REFUSE],
         "setpriority": [argument(0), *if_equal(_PRIO_USER, [REFUSE]), argument(1), *if_equal(1, [REFUSE]), ALLOW],

@@ -51,7 +51,7 @@ def _are_more(proc: int, pids: "Sequence[str]", most: int) -> bool:
 def _lists(proc: int, pids: "Sequence[str]") -> "Iterator[bytes]":
     """Return the lists of their mappings, some 40 at a time, as the kernel gives them."""
     for pid in pids:
-        for folder in rest.folders(proc, pid):
+        for folder in () if _is_loading(proc, pid) else rest.folders(proc, pid):
             is_told = False
             for lines in _pieces(proc, f"{folder}/maps"):
                 is_told = True
@@ -68,6 +68,12 @@ def _pieces(proc: int, path: str) -> "Iterator[bytes]":
                 yield lines
         finally:
             os.close(fd)
+
+
+def _is_loading(proc: int, pid: str) -> bool:
+    with contextlib.suppress(OSError):  # it has just ended
+        return rest.is_loading(rest.read(proc, f"{pid}/status"))
+    return False
 
 
 def _is_in_its_parents_memory(proc: int, pid: str) -> bool:

@@ -88,11 +88,11 @@ class Program:
         """Return True if it holds a lock that is not its own, or too much of what all calls share; see `Holdings`."""
         return self.holdings.are_too_many(proc, self.questions, at_rest, stops)
 
-    def memory_left(self, proc: int, order: wire.Order, stops: bool) -> int:
+    def memory_left(self, proc: int, order: wire.Order, stops: bool, deadline: float) -> int:
         """Return the bytes of memory that it may still take; it is killed if there are none; see `memory.Use`."""
         shared = self.questions.shared_bytes if self.questions is not None else 0
         limit = order.memory_bytes - shared
-        return limit - self.memory.of_all(proc, limit, stops)
+        return limit - self.memory.of_all(proc, limit, stops, order.has_share, deadline)
 
     def reap(self) -> None:
         """Collect ended processes, orphans included, though not for ever; note how the program itself ended."""

@@ -17,6 +17,7 @@ LETTING_GO = 20
 _STATE = b"\nState:\t"
 _STOPPED = re.compile(rb"\nState:\tT(?:.*\n)+?ShdPnd:\t(\w+)\n")
 """Of a process that is stopped: the signals that wait for it."""
+_LOADING = re.compile(rb"\nVmExe:\s*0 kB\n")
 _STOP = 1 << (signal.SIGSTOP - 1)
 _STILL, _WAITING = b"TtZXD", b"ZXD"
 """States of a thread that does not run: stopped, ended, or in the kernel until another one of the call goes on."""
@@ -154,6 +155,15 @@ def whole(proc: int, path: str) -> bytes:
     finally:
         os.close(fd)
     return b"".join(chunks)
+
+
+def is_loading(status: bytes) -> bool:
+    """Return True if by its `status` a process takes another program, and gives back the memory of the last one.
+
+    It does so as fast as its own share of the processor lets it. Until then whoever reads its `stat`, `maps`,
+    `smaps_rollup` or `syscall`, or compares it, waits for it, and can do nothing else.
+    """
+    return _LOADING.search(status) is not None
 
 
 def _tasks(proc: int) -> "Iterator[str]":

@@ -3,11 +3,13 @@
 import contextlib
 import math
 import os
+import re
 
 from . import crowds, rest
 
 _STEP, _LOWEST = 1.25, 19
 """By how much a thread weighs less at the next nice value, and the last of these."""
+_STATUS = re.compile(rb"\nState:\t(\w)(?:.*\n)*?Threads:\t(\d+)\n")
 
 
 class Share:
@@ -79,13 +81,17 @@ class Share:
 
 
 def _threads(proc: int, pid: str) -> "list[tuple[int, bytes, int]]":
-    """Return number, state and nice value of each thread of a process."""
-    state, value, number = _of(proc, f"{pid}/stat")
+    """Return number, state and nice value of each thread of a process, nothing of which waits for it."""
+    state, number = _of(proc, f"{pid}/status")
     if number == 1:
-        return [(int(pid), state, value)]
-    return [(int(tid), *_of(proc, f"{pid}/task/{tid}/stat")[:2]) for tid in rest.names(proc, f"{pid}/task")]
+        return [(int(pid), state, os.getpriority(os.PRIO_PROCESS, int(pid)))]
+    tids = rest.names(proc, f"{pid}/task")
+    return [
+        (int(tid), _of(proc, f"{pid}/task/{tid}/status")[0], os.getpriority(os.PRIO_PROCESS, int(tid))) for tid in tids
+    ]
 
 
-def _of(proc: int, path: str) -> "tuple[bytes, int, int]":
-    fields = rest.read(proc, path).rpartition(b") ")[2].split()
-    return fields[0], int(fields[16]), int(fields[17])
+def _of(proc: int, path: str) -> "tuple[bytes, int]":
+    """Return the state of a thread, and the number of its process's threads."""
+    found = _STATUS.search(rest.read(proc, path))
+    return (found[1], int(found[2])) if found else (b"", 0)

@@ -61,7 +61,7 @@ def _held_to_its_limits(
             if running.overreaches(proc, at_rest=True):
                 rest.signal_all(signal.SIGKILL)
                 verdict = "exited"
-            elif running.memory_left(proc, order, False) < 0:  # a short cell has not been looked at
+            elif running.memory_left(proc, order, False, deadline) < 0:  # a short cell has not been looked at
                 verdict = "memory"
     except (EOFError, ConnectionError):  # the host
         raise
@@ -115,7 +115,7 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             is_crowd = size.is_crowd and not order.has_share
             with rest.stopped(proc) if is_crowd else contextlib.nullcontext():
                 stops = not (order.has_share or is_crowd)
-                left = running.memory_left(proc, order, stops)
+                left = running.memory_left(proc, order, stops, deadline)
                 if left >= 0 and is_whole and running.overreaches(proc, stops=stops):
                     rest.signal_all(signal.SIGKILL)
                 if is_crowd:
