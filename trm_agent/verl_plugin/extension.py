@@ -1,5 +1,6 @@
 """The module for `actor_rollout_ref.model.external_lib`, which verl imports wherever it builds the model's config."""
 
+from verl.workers.rollout import base
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 from trm_agent.verl_plugin.actor import checkpoints, engine, policy_loss  # noqa: F401  (policy_loss registers `trm` on import)
@@ -17,3 +18,5 @@ checkpoints.install()
 engine.register()
 actor_update.install()
 RolloutReplicaRegistry.register("vllm", _recording_replica)
+# two runs on a machine must not share the socket of their weights
+base._ROLLOUT_REGISTRY["vllm", "async"] = "trm_agent.verl_plugin.rollout.weight_sender.WeightSender"

@@ -18,6 +18,7 @@ from trm_agent.fork_server.client import SOCKET_VARIABLE
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED, Recorded, unpack
 from trm_agent.verl_plugin.rollout.playing_server import PlayingMixin
 from trm_agent.verl_plugin.rollout.seldom_outputs import joined, let_rest
+from trm_agent.verl_plugin.rollout.weight_socket import tell_engine
 
 
 @dataclass
@@ -31,6 +32,10 @@ _REQUEST: ContextVar[_Request | None] = ContextVar("trm_request", default=None)
 
 class RecordingServer(PlayingMixin, vLLMHttpServer):
     """A server that records the distributions that a request's `RECORD` asks for, and may play episodes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        tell_engine()
 
     async def run_server(self, args: Any) -> None:
         if os.environ.get(SOCKET_VARIABLE):
