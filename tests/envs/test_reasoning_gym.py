@@ -116,6 +116,19 @@ def test_an_answer_is_never_run_as_code(dataset: str, tmp_path: Path) -> None:
     assert env.step(env.solution())[1] == 1.0
 
 
+CHANGES = (
+    "[0 for Integer.p in [False]]",
+    "[0 for Integer.p, x in [(1, 2)]]",
+    "[0 for [Integer.q] in [[1]]]",
+    "{0 for Symbol.n in [0]}",
+    "(0 for Integer.p in [False])",
+    "[0 for x in [[1]] for x[0] in [2]]",
+    "(x := 3)",
+    "[(Integer := 0) for i in [1]]",
+)
+"""Answers that change what later ones are scored with."""
+
+
 @pytest.mark.slow
 def test_the_guard_refuses_what_would_run_without_it() -> None:
     program = (
@@ -124,9 +137,11 @@ def test_the_guard_refuses_what_would_run_without_it() -> None:
         "worker._is_scoring = True\n"
         "assert eval('[1, (2, \"a\")]') == [1, (2, 'a')]\n"
         "assert parse_expr('2*x**2 + sin(x)', local_dict={'x': Symbol('x')})\n"
-        "for text in ('open', '().__class__', 'print(1)', '[len for i in ()]', 'lambda: exit()'):\n"
+        f"CHANGES = {CHANGES!r}\n"
+        "assert eval('(lambda z: z)(4)') == 4\n"
+        "for text in ('open', '().__class__', 'print(1)', '[len for i in ()]', 'lambda: exit()', *CHANGES):\n"
         "    try: eval(text)\n"
-        "    except ValueError as error: assert 'code that names' in str(error)\n"
+        "    except ValueError as error: assert 'the answer is code that ' in str(error), (text, error)\n"
         "    else: raise SystemExit(text)\n"
     )
     done = subprocess.run(

@@ -161,6 +161,14 @@ def test_what_is_sent_ahead_is_bounded_and_two_requests_at_once_are_answered_in_
         assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize("before", [b"", b"\r\n\r\n", b"\r\n\r\n\r\n\n\r\n", b"\n" * 100])
+def test_a_head_without_end_is_refused_whatever_empty_lines_stand_before_it(quick: Served, before: bytes) -> None:
+    head = before + b"GET /v1/ping HTTP/1.1\r\nHost: x\r\n" + b"".join(b"a%d: b\r\n" % number for number in range(4000))
+    assert quick.ask(head[: 33 << 10]).startswith(b"HTTP/1.1 431")  # a head may have 32 KiB
+    ping = b"GET /v1/ping HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert quick.ask(before + ping + before + ping).count(b'"pong"') == 2
+
+
 def test_40_waiting_bodies_cost_the_stated_bound() -> None:
     body = json.dumps({**PROGRAM, "code": "sleep 30 " + "#" * (8 * MIB)}).encode()
     with server_process(all_body_bytes=64 * MIB) as served, contextlib.ExitStack() as stack:

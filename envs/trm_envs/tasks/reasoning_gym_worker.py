@@ -2,12 +2,14 @@
 
 Run as a file: it imports reasoning-gym and nothing of `trm_envs`. Some sets hand the model's text to `eval`, others to
 sympy's parser, which does. An audit hook therefore refuses, while an answer is scored, to run compiled text that names
-anything but sympy's numbers and functions: no attribute, no import, no builtin.
+anything but sympy's numbers and functions: no attribute, no import, no builtin; or that changes what outlives it, which
+would decide over later answers.
 """
 
 import copy
 import dataclasses
 import difflib
+import dis
 import functools
 import json
 import os
@@ -30,6 +32,8 @@ ALLOWED_NAMES = frozenset(
         *("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "sinh", "cosh", "tanh", "pi", "sympy"),
     )
 )
+# of a comprehension or a lambda; a comprehension's can be an attribute or an element of something else, too
+_OWN_VARIABLES = ("STORE_FAST", "STORE_DEREF", "DELETE_FAST")
 _is_scoring = False
 
 
@@ -127,6 +131,9 @@ def _check_names(code: types.CodeType) -> None:
     names = {*code.co_names, *code.co_varnames, *code.co_freevars}
     if refused := sorted(name for name in names - ALLOWED_NAMES if len(name) > 1):
         raise ValueError(f"the answer is code that names {refused[0]!r}")
+    for each in dis.get_instructions(code):
+        if each.opname.startswith(("STORE_", "DELETE_")) and not each.opname.startswith(_OWN_VARIABLES):
+            raise ValueError(f"the answer is code that changes {each.argrepr or 'an element'!r}")
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             _check_names(constant)

@@ -21,7 +21,10 @@ SWEEP_S = 0.25
 MOMENT_S = 0.5
 """Age from which a connection that says nothing makes way for others: in a flood, a good one speaks sooner."""
 _END = b"\r\n\r\n"
+_LINE_END = b"\r\n"
 _BUFFER_BYTES = 1 << 15
+_UNREAD_BYTES = 8 * _BUFFER_BYTES
+"""Bytes after a complete head in which aiohttp must have seen it."""
 _EMPTY = b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 _TOO_SLOW, _TOO_LONG, _TOO_MANY = (
     b"HTTP/1.1 " + words + b"\r\n" + _EMPTY
@@ -61,7 +64,8 @@ class Gate(asyncio.BufferedProtocol):
         self.is_new = True
         self.since = self.until = 0.0
         self._ahead = bytearray()
-        self._unsent, self._unsent_until = 0, 0.0
+        self._unread = self._unsent = 0
+        self._unsent_until = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask the porter for admission."""
@@ -81,7 +85,8 @@ class Gate(asyncio.BufferedProtocol):
         if self.state is State.ENDS:
             return
         if self.state is State.BODY or (self.state is State.READ and not self._ahead):
-            self.inner.data_received(data)
+            self._unread += nbytes if self.state is State.READ else 0
+            self.inner.data_received(data) if self._unread <= _UNREAD_BYTES else self.drop(self.state.value)
             return
         if self.state is State.HEAD and not self._ahead and not self.is_new:
             self._enter(State.HEAD, self._porter.bounds.head_s)
@@ -91,6 +96,8 @@ class Gate(asyncio.BufferedProtocol):
     def _hand_on(self, searched: int = 0) -> None:
         """Hand on what was laid aside if it holds a complete head."""
         most = self._porter.bounds.head_bytes
+        if self.state is State.HEAD and self._ahead[:1] in _LINE_END:  # no head, but passed over before one
+            self._ahead, searched = self._ahead.lstrip(_LINE_END), 0
         if self.state is State.HEAD and 0 <= self._ahead.find(_END, searched) <= most:
             data, self._ahead = bytes(self._ahead), bytearray()
             if self.inner is None:
@@ -98,6 +105,7 @@ class Gate(asyncio.BufferedProtocol):
                 self.inner.connection_made(self.transport)
                 self._porter.by_inner[self.inner] = self
             self._enter(State.READ, self._porter.bounds.head_s)
+            self._unread = 0
             self.inner.data_received(data)
         elif len(self._ahead) > most:
             self.refuse(_TOO_LONG) if self.state is State.HEAD else self.drop("sent ahead too much")
