@@ -299,6 +299,14 @@ for folder, _, names in os.walk('/usr'):
     if time.monotonic() > end: break
 """,
     "given back slowly, as a process ends": "slow_ends(lambda: os._exit(0))",
+    "children that seem to begin another program": """
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+for line in open('/proc/self/maps'):
+    start, end = (int(part, 16) for part in line.split()[0].split('-'))
+    if 'x' in line.split()[1]: libc.mprotect(start, end - start, 7)
+time.sleep(0.2)
+children(grow)
+""",
     "given back slowly, as another program begins": "slow_ends(lambda: os.execv('/bin/true', ['true']))",
 }
 _ENDING = "\nhold()\n"

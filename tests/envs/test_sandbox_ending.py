@@ -23,13 +23,16 @@ def proc(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-def put(proc: int, pid: int, state: str, mib: int | None, *, exe: int = 4, faults: int = 0, tid: int = 0) -> None:
+def put(
+    proc: int, pid: int, state: str, mib: int | None, *, exe: int = 4, faults: int = 0, tid: int = 0, size: int = 1
+) -> None:
     """Write what the kernel shows of a process, or of one thread of it; without memory if `mib` is None."""
     folder = Path(f"/proc/self/fd/{proc}/{pid}").resolve()
     (folder / "task").mkdir(parents=True, exist_ok=True)
     for place in [folder / "task" / str(tid or pid), *([] if tid else [folder])]:
         place.mkdir(exist_ok=True)
-        sizes = f"RssAnon:\t{(mib or 0) * 1024:8} kB\nVmExe:\t{exe:8} kB\nVmPTE:\t       0 kB\nVmSwap:\t       0 kB\n"
+        shown = {"VmSize": size << 10, "RssAnon": (mib or 0) << 10, "VmExe": exe, "VmPTE": 0, "VmSwap": 0}
+        sizes = "".join(f"{name}:\t{value:8} kB\n" for name, value in shown.items())
         text = f"Name:\tx\nState:\t{state} (x)\n" + ("" if mib is None else sizes) + "Threads:\t1\n"
         (place / "status.new").write_text(text)
         (place / "status.new").rename(place / "status")  # whole at every reading
@@ -74,6 +77,18 @@ def test_a_process_that_takes_another_program_counts_as_before(proc: int) -> Non
     assert used(use, proc) == now
     put(proc, 7, "R", 1)
     assert used(use, proc) == MIB
+
+
+def test_a_process_that_only_looks_so_counts_for_what_it_shows(proc: int) -> None:
+    use = memory.Use()
+    put(proc, 7, "R", 5, size=9, exe=0)  # more than arguments take
+    assert used(use, proc) == 5 * MIB
+    put(proc, 7, "R", 60, size=100, exe=0)
+    assert used(use, proc) == 60 * MIB
+    put(proc, 8, "R", 5, size=6, exe=0)  # it may be, until it is stopped
+    assert used(use, proc, wait_s=0.05) >= 65 * MIB
+    put(proc, 8, "T", 5, size=6, exe=0)
+    assert used(use, proc) == 65 * MIB
 
 
 def test_the_last_thread_gives_back_what_an_ended_first_one_leaves(proc: int) -> None:

@@ -76,7 +76,7 @@ class Use:
         if self._seen and most <= limit:
             return most
         self._seen = seen
-        with rest.stopped(proc) if stops and len(sizes) > 1 else contextlib.nullcontext():
+        with rest.stopped(proc) if stops and (ending or len(sizes) > 1) else contextlib.nullcontext():
             shares = {pid: min(size, _share(proc, pid, size)) for pid, size in sizes.items() if pid not in ending}
             self._last = shares | ending
             self._shares = sum(self._last.values())
@@ -91,10 +91,10 @@ class Use:
     def _held(self, proc: int, pid: str, size: _Size) -> int:
         """Return the bytes that an ending process can have held: each was a fault, unless it was of a large page."""
         if pid in self._ending:
-            return self._ending[pid]
+            return max(size.shown, self._ending[pid])
         last = self._last.get(pid, 0)
         if size.is_loading:
-            return last + int((time.monotonic() - self._looked) * FASTEST_GROWTH)
+            return max(size.shown, last + int((time.monotonic() - self._looked) * FASTEST_GROWTH))
         return max(last, _faults(proc, pid) * _PAGE)
 
 

@@ -17,7 +17,10 @@ LETTING_GO = 20
 _STATE = b"\nState:\t"
 _STOPPED = re.compile(rb"\nState:\tT(?:.*\n)+?ShdPnd:\t(\w+)\n")
 """Of a process that is stopped: the signals that wait for it."""
-_LOADING = re.compile(rb"\nVmExe:\s*0 kB\n")
+_LOADING = re.compile(rb"\nState:\t[^TtZX](?:.*\n)+?VmSize:\s*(\d+) kB\n(?:.*\n)+?VmExe:\s*0 kB\n")
+"""Of a process in whose memory there is no program; it can bring that about itself, but then it can be stopped."""
+_ARGUMENTS_KB = 8192
+"""More than the arguments and the environment of a program take, which are all that is there before it."""
 _STOP = 1 << (signal.SIGSTOP - 1)
 _STILL, _WAITING = b"TtZXD", b"ZXD"
 """States of a thread that does not run: stopped, ended, or in the kernel until another one of the call goes on."""
@@ -163,7 +166,8 @@ def is_loading(status: bytes) -> bool:
     It does so as fast as its own share of the processor lets it. Until then whoever reads its `stat`, `maps`,
     `smaps_rollup` or `syscall`, or compares it, waits for it, and can do nothing else.
     """
-    return _LOADING.search(status) is not None
+    found = _LOADING.search(status)
+    return found is not None and int(found[1]) < _ARGUMENTS_KB
 
 
 def _tasks(proc: int) -> "Iterator[str]":
