@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.envs.test_reasoning_gym import make
+from trm_envs.tasks import reasoning_gym as bridge
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("reasoning_gym")
@@ -26,6 +27,13 @@ def test_countdown_takes_no_number_that_nobody_counts(zero: str, one: str) -> No
     for seed in range(3):
         question, _ = env.reset(seed=seed)
         assert env.step(env.answer(recipe(question, zero, one)))[1] == 0.0, question
+
+
+@pytest.mark.parametrize("text", ["12//5", "12**5", "12 % 5", "12.0", "12e0", "12_0", "12j", "1²", "١٢", "12\n+5"])
+def test_countdown_takes_no_operator_that_the_question_does_not_name(text: str) -> None:
+    form = bridge._FORMS["countdown"]
+    assert form.fullmatch("(12 + 5)*-3/4")
+    assert not form.fullmatch(text)
 
 
 def test_countdown_takes_its_own_answers() -> None:

@@ -218,6 +218,19 @@ def test_validations_with_tasks_are_paired_on_the_same_tasks_and_every_one_is_na
     assert "at temperature 1.0" in found["scope"]
 
 
+def test_a_failure_that_became_more_frequent_is_said_to_go_against_the_rise():
+    names = [f"t{number}" for number in range(200)]
+    solved, slip, cut = (f"env/ending/h2/{name}" for name in ("solved", "mistake/kind/a_slip", "ran_out_of_tokens"))
+    rows = [
+        {"step": 0, "endings": {"h2": {solved: names[:40], slip: names[40:]}}},
+        {"step": 8, "endings": {"h2": {solved: names[:100], slip: names[100:180], cut: names[180:]}}},
+    ]
+    (found,) = why_sections([Source(Path("a"), "a", "run", {}, metrics=risen(), validations=rows)], EMPTY)
+    (told,) = [text for text in found["sentences"] if text.startswith("Validation, sampled")]
+    assert "(“kind” -40.0 [" in told
+    assert ", against it “ran out of tokens” +10.0 [" in told
+
+
 def test_a_paired_interval_is_narrower_than_one_of_two_samples():
     found = with_validations((0, 0.2, 0.5), (8, 0.5, 0.56))
     # 12 of 200 tasks more and none fewer; unpaired, +6 points have an interval of about 10 to either side
@@ -230,7 +243,11 @@ def test_a_paired_interval_is_narrower_than_one_of_two_samples():
 
 def test_a_greedy_validation_between_that_went_another_way_is_told():
     turned = "In between it fell at horizon 2 from step 0 to step 4, -10.0 ["
-    assert turned in with_validations((0, 0.2, 0.5), (4, 0.3, 0.4), (8, 0.5, 0.6))["sentences"][-2]
+    unsteady = with_validations((0, 0.2, 0.5), (4, 0.3, 0.4), (8, 0.5, 0.6))["sentences"]
+    assert turned in unsteady[-2]
+    assert "at horizon 2, where in between it had gone the other way (-10.0 [" in unsteady[0]
+    assert unsteady[0].endswith("too unsteady to be called skill.")
+    assert "which is skill" not in unsteady[0]
     for share in (0.49, 0.7):
         found = with_validations((0, 0.2, 0.5), (4, 0.3, share), (8, 0.5, 0.6))
         assert "which is skill" in found["sentences"][0]

@@ -48,7 +48,9 @@ def _told(title: str, found: Sequence[tuple[object, Played]]) -> str:
         success = paired(before, after, own, is_success)
         clear = {name: each for name, each in _changes(before, after, own).items() if each.is_clear}
         named = sorted(clear, key=lambda name: (-abs(clear[name].difference), name))[:MOST_NAMED]
-        failures = ", ".join(f"{quoted(name)} {moved(clear[name])}" for name in named)
+        against = [name for name in named if clear[name].difference * success.difference > 0]
+        told = (f"{quoted(name)} {moved(clear[name])}" for name in named if name not in against)
+        failures = ", ".join([*told, *(f"against it {quoted(name)} {moved(clear[name])}" for name in against)])
         parts.append(f"horizon {horizon} {_rates(success)}{f' ({failures})' if failures else ''}")
     return f"{title}, {len(tasks)} tasks paired, step {first} to step {last}: {'; '.join(parts)}."
 

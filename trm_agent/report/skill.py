@@ -32,17 +32,27 @@ def skill_clause(plays: Plays | str, direction: int, *, is_partial: bool = False
     span = f" from step {plays.first} to step {plays.last}" if is_partial else ""
     play, sampled = f"Greedy validation{span}, which {gains} sampling does not touch,", f"the {rise} of sampled play"
     told = {each.horizon: f"by {moved(each.greedy)} at {_at(each)}" for each in plays.horizons}
-    clear = [told[each.horizon] for each in plays.horizons if goes_with(each.greedy, direction)]
+    clear = [told[each.horizon] for each in plays.horizons if goes_with(each.greedy, direction) and not each.between]
+    unsteady = [
+        f"{told[each.horizon]}, where in between it had gone the other way ({moved(each.between[1])})"
+        for each in plays.horizons
+        if goes_with(each.greedy, direction) and each.between
+    ]
     others = [
         f"{told[each.horizon]}{'' if each.greedy.is_clear else f', {UNCLEAR}'}"
         for each in plays.horizons
         if not goes_with(each.greedy, direction)
     ]
     more = any(is_more(each, direction) for each in plays.horizons)
+    too = f"{rose} {' and '.join(unsteady)}, too unsteady to be called skill" if unsteady else ""
     if clear:
-        other = f"; it changed {' and '.join(others)}" if others else ""
+        other = f"; it {too}" if unsteady else ""
+        other += f"; it changed {' and '.join(others)}" if others else ""
         rest = f". The rest of {sampled}, in training and validation, can be {gains} sampling" if more else ""
         return f". {play} {rose} {' and '.join(clear)}, which is skill{other}{rest}"
+    if unsteady:
+        other = f"; it changed {' and '.join(others)}" if others else ""
+        return f". {play} {too}{other}"
     verdict = f"all of {sampled}, in training and validation, can be {gains} sampling"
     if not more:
         verdict = f"whether skill {rose} or sampling only became {gains} is not shown"

@@ -174,8 +174,8 @@ def _causes(account: Account, causes: Sequence[Part], way: int) -> list[str]:
     elif not causes:
         found.append(f"No single way to fail became {rarer} by more than chance explains.")
     others = [f"{quoted(part.ending)} became {more}, {span(part.whole)}" for part in against[:2]]
-    against_it = f"Against it: {'; '.join(others)}." if others else f"None became {more} by more than chance explains."
-    found.append(against_it)
+    none = f"None became {more} in training by more than chance explains."
+    found.append(f"Against it: {'; '.join(others)}." if others else none)
     return [found[0], *([" ".join(found[1:])] if found[1:] else [])]
 
 

@@ -43,8 +43,8 @@ EXPLAINED = {
     STOPS["max_tool_time"]: "The episode's tools used up their time without an answer.",
     SCORER: "The environment raised on the model's text.",
     A_MALFORMED_CALL: (
-        "The environment could not read a call of the failed episode, whatever other mistake it made; of all other "
-        "failures every call could be read."
+        "The environment could not read a call of the failed episode, whatever other mistake it made; one wrong "
+        "character is enough, such as a miscopied digit. Of all other failures every call could be read."
     ),
     "a wrong number copied": "The model wrote another number than the one that the message before holds.",
     f"{WRONG}: not the last result": (

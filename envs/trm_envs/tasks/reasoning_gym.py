@@ -37,7 +37,7 @@ WORKER = (sys.executable, str(Path(__file__).with_name("reasoning_gym_worker.py"
 # Scorers that measure a distance take a distance to "nan" for zero.
 _NO_NUMBER = re.compile(r"(?<![a-z])(nan|inf|infinity)j?(?![a-z])", re.IGNORECASE)
 # Sets whose scorer counts only the integers of an answer: symbols and constants would make any number of none.
-_FORMS = {"countdown": re.compile(r"[0-9+\-*/() ]*")}
+_FORMS = {"countdown": re.compile(r"(?!.*(\*\*|//))[0-9+\-*/() ]*")}
 # Sets in whose scorer one text, or one that is copied off the question, is right for every question, in version 0.1.25.
 ONE_ANSWER_FITS_ALL = {
     "coin_flip": '"0" nearly always',
