@@ -218,6 +218,13 @@ def test_validations_with_tasks_are_paired_on_the_same_tasks_and_every_one_is_na
     assert "at temperature 1.0" in found["scope"]
 
 
+@pytest.mark.parametrize(("before", "is_told"), [(1.0, True), (0.98, False)])
+def test_greedy_play_that_solved_all_from_the_start_had_nothing_to_learn(before, is_told):
+    found = with_validations((0, 0.2, before), (8, 0.5, 1.0))
+    told = "It solved all tasks of horizon 2 from the start: there, only surer sampling was left to gain."
+    assert any(told in text for text in found["sentences"]) == is_told
+
+
 def test_a_failure_that_became_more_frequent_is_said_to_go_against_the_rise():
     names = [f"t{number}" for number in range(200)]
     solved, slip, cut = (f"env/ending/h2/{name}" for name in ("solved", "mistake/kind/a_slip", "ran_out_of_tokens"))

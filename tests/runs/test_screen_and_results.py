@@ -137,6 +137,7 @@ def test_the_table_has_intervals_where_the_numbers_of_episodes_are_known() -> No
     assert shown[4] == "95 % intervals over 4 to 128 tasks per horizon, unpaired (trm report pairs them by task)"
     assert shown[5].startswith("fewer than 20 tasks")
     assert "over 1 to 32 tasks" in table({**summary, "val_samples": 4})
+    assert "intervals over 4 to 128 episodes of one task\n" in f"{table({**summary, 'held_out': False})}\n"
 
 
 def test_a_change_of_few_episodes_may_be_none() -> None:

@@ -14,6 +14,10 @@ MOST_NAMED = 2
 NO_ENDINGS = "All this is about training episodes: how those of validation ended was not recorded before and after."
 
 
+SOLVED_ALL = 99.5
+"""Greedy success in percent from which on nothing was left to learn."""
+
+
 def held_out_sentence(source: Source) -> str:
     """Return how sampled validation changed at each horizon, with the failures that chance does not explain.
 
@@ -30,10 +34,16 @@ def greedy_sentence(source: Source, plays: Plays) -> str:
     title = "Validation, greedy (always the likeliest token)"
     told = _told(title, [(each.step, each.greedy) for each in greedy_validations(source)]) if plays.is_paired else ""
     parts = [f"horizon {each.horizon} {_rates(each.greedy)}" for each in plays.horizons]
-    return told or (
+    solved = [each for each in plays.horizons if each.greedy.before >= SOLVED_ALL]
+    where = " and ".join(f"horizon {each.horizon}" for each in solved)
+    full = (
+        f" It solved all tasks of {where} from the start: there, only surer sampling was left to gain." if where else ""
+    )
+    told = told or (
         f"{title}, {plays.num_tasks} tasks, step {plays.first} to step {plays.last}: {'; '.join(parts)}. Intervals "
         "of two samples: which tasks were solved was not recorded."
     )
+    return f"{told}{full}"
 
 
 def _told(title: str, found: Sequence[tuple[object, Played]]) -> str:

@@ -75,7 +75,7 @@ def table(summary: dict[str, Any]) -> str:
         name = f"horizon {horizon}" + (" (trained)" if int(horizon) in trained else "")
         old, new = (before.get(horizon), old_counts.get(horizon)), (after.get(horizon), new_counts.get(horizon))
         lines.append(f"{name:<20}{_rate(*old):<{width}} {_rate(*new):<{width}} {_change(*old, *new)}".rstrip())
-    lines += _notes([*old_counts.values(), *new_counts.values()])
+    lines += _notes([*old_counts.values(), *new_counts.values()], has_one_task=held_out is False)
     lines += [_UNKNOWN] if "held_out" in summary and held_out is None else []
     lines += summary.get("lacks", [])
     region = summary["trust_region"]
@@ -96,11 +96,13 @@ def _tasks(summary: dict[str, Any], name: str) -> dict[str, float]:
     return {horizon: count / samples for horizon, count in summary.get("val_episodes", {}).get(name, {}).items()}
 
 
-def _notes(counts: list[float]) -> list[str]:
+def _notes(counts: list[float], has_one_task: bool) -> list[str]:
     if not counts:
         return []
     fewest, most = min(counts), max(counts)
     each = f"{fewest:.0f}" if fewest == most else f"{fewest:.0f} to {most:.0f}"
+    if has_one_task:
+        return [f"95 % intervals over {each} episodes of one task"]
     notes = [f"95 % intervals over {each} tasks per horizon, unpaired (trm report pairs them by task)"]
     if fewest < FEW:
         notes.append(f"fewer than {FEW} tasks: a change whose interval holds 0 says nothing (env.val.num_tasks)")
