@@ -63,7 +63,7 @@ PRELOAD = (
 )
 # the module after which a request is served while others are imported: that of a call, and that of a worker
 CALLS_AFTER = "verl.trainer.main_ppo"
-WORKERS_AFTER = "trm_agent.verl_plugin.rollout.agent_loop"
+WORKERS_AFTER = "verl.workers.rollout.vllm_rollout.vllm_async_server"
 
 # Ray's core reads it once, when it is loaded: `handle` sets it to that of a new Ray's first driver
 JOB = "RAY_JOB_ID"
