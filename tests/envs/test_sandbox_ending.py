@@ -1,7 +1,6 @@
 """Memory of processes that are ending shows in no size: it counts, and the others wait until it is given back."""
 
 import os
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,9 +71,9 @@ def test_a_process_that_takes_another_program_counts_as_before(proc: int) -> Non
     put(proc, 7, "R", 60)
     used(use, proc)
     put(proc, 7, "R", 0, exe=0, faults=1 << 40)  # nor are these looked at: who reads `stat` would wait for it
-    now = used(use, proc)
+    now = used(use, proc, wait_s=0.05)
     assert 60 * MIB <= now <= LIMIT  # it may have grown since
-    assert used(use, proc) == now
+    assert used(use, proc, wait_s=0.05) == now
     put(proc, 7, "R", 1)
     assert used(use, proc) == MIB
 
@@ -100,16 +99,22 @@ def test_the_last_thread_gives_back_what_an_ended_first_one_leaves(proc: int) ->
     assert used(memory.Use(), proc) == 30 * MIB
 
 
-def test_all_wait_for_those_that_are_ending_where_they_hold_too_much(proc: int) -> None:
+def test_all_wait_for_those_that_are_ending_where_they_hold_too_much(
+    proc: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def end_at_the_third(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            put(proc, 7, "Z", None)
+
+    monkeypatch.setattr(memory.time, "sleep", end_at_the_third)
     use = memory.Use()
     put(proc, 6, "S", 50)
     put(proc, 7, "R", None, faults=60 * PAGES)
-    timer = threading.Timer(0.2, put, (proc, 7, "Z", None))
-    started = time.monotonic()
-    timer.start()
     assert used(use, proc) == LIMIT  # nothing is left until the next look, and nobody is killed
-    assert time.monotonic() - started >= 0.2
-    timer.join()
+    assert len(waits) == 3
     assert used(use, proc) == 50 * MIB
 
 

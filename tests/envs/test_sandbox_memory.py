@@ -92,6 +92,35 @@ def test_a_process_of_many_that_has_stopped_itself_stays_so_and_others_go_on(
     assert result.stdout == "{'T'} True\n0\n", result
 
 
+WITHOUT_MEMORY_GROUPS = """
+import os
+from trm_envs.sandbox import Limits, LocalSandbox
+from trm_envs.sandbox.local import cgroups
+groups = cgroups._of_processes[os.getpid()]
+place = groups.places.pop("memory")
+groups.missing["memory"] = "not on this machine"
+try:
+    with LocalSandbox(sandbox.limits) as other:
+        value = other.isolation["memory"], other.run({code!r}, limits={limits!r}).status.value
+finally:
+    groups.places["memory"] = place
+    del groups.missing["memory"]
+"""
+
+
+def test_a_crowd_is_watched_where_groups_hold_the_processor_and_none_the_memory(
+    setting: Setting,  # noqa: F811
+) -> None:
+    if setting.memory is None or not setting.has_cgroups:
+        return  # there are none to be without
+    source = WITHOUT_MEMORY_GROUPS.format(code=GROW["many processes at once"], limits=LIMITS)
+    with Growth(setting.memory) as growth:
+        told, status = setting.evaluate(source)
+    assert "address space" in told
+    assert growth.most < MOST, growth.most / MIB
+    assert status == "memory"
+
+
 SCRIPTS = (
     "true & ls / | cat; wait",
     "true | true | true",

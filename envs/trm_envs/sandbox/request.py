@@ -39,7 +39,7 @@ class Request:
         """Return the kind of code: one of `wire.CALL`, `wire.CELL` and `wire.SCRIPT`."""
         return wire.CELL if self.session else wire.SCRIPT if self.language == "bash" else wire.CALL
 
-    def order(self, kind: bytes, is_last: bool, has_share: bool) -> wire.Order:
+    def order(self, kind: bytes, is_last: bool, has_share: bool, has_memory: bool) -> wire.Order:
         """Return the order to a supervisor, which sees no more of the request than this; see `wire.Order`."""
         limits = self.limits
         return wire.Order(
@@ -55,6 +55,7 @@ class Request:
             disk_bytes=limits.disk_bytes,
             num_files=limits.num_files,
             has_share=has_share,
+            has_memory=has_memory,
         )
 
     def packed_files(self) -> dict[str, str]:

@@ -92,7 +92,7 @@ class Program:
         """Return the bytes of memory that it may still take; it is killed if there are none; see `memory.Use`."""
         shared = self.questions.shared_bytes if self.questions is not None else 0
         limit = order.memory_bytes - shared
-        return limit - self.memory.of_all(proc, limit, stops, order.has_share, deadline)
+        return limit - self.memory.of_all(proc, limit, stops, order.has_memory, deadline)
 
     def reap(self) -> None:
         """Collect ended processes, orphans included, though not for ever; note how the program itself ended."""

@@ -23,7 +23,11 @@ _ARGUMENTS_KB = 8192
 """More than the arguments and the environment of a program take, which are all that is there before it."""
 _STOP = 1 << (signal.SIGSTOP - 1)
 _STILL, _WAITING = b"TtZXD", b"ZXD"
-"""States of a thread that does not run: stopped, ended, or in the kernel until another one of the call goes on."""
+"""States of a thread that does not run: stopped, ended, or in the kernel until its child goes on."""
+_BUSY = b"d"
+"""Instead of the state of a thread that waits in the kernel for anything else, such as a disk, and stops afterwards."""
+DISK_STOPS = 10
+"""Number of times that those are waited for that wait themselves, instead of once."""
 
 
 def stop(proc: int, is_over: "Callable[[], bool]") -> "dict[str, bytes]":
@@ -36,13 +40,15 @@ def stop(proc: int, is_over: "Callable[[], bool]") -> "dict[str, bytes]":
     Returns:
         The threads at rest; none if they did not come to rest and were killed, or are to go on.
     """
-    for _ in range(MAX_STOPS):  # no clock: this process may be frozen meanwhile
+    left = MAX_STOPS * DISK_STOPS  # no clock: this process may be frozen meanwhile
+    while left > 0:
         signal_all(signal.SIGSTOP)
         threads = look(proc)
         if is_still(threads) and look(proc) == threads:
             return threads or {}
         if is_over():
             return {}
+        left -= 1 if is_still(threads, _STILL + _BUSY) else DISK_STOPS
     signal_all(signal.SIGKILL)
     return {}
 
@@ -91,15 +97,15 @@ def look(proc: int) -> "dict[str, bytes] | None":
     try:
         for path in _tasks(proc):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-                threads[path] = _state(proc, f"{path}/status")
+                threads[path] = _state(proc, path)
     except (OSError, ValueError):
         return None
     return threads
 
 
-def is_still(threads: "dict[str, bytes] | None") -> bool:
-    """Return True if none of the threads runs."""
-    return threads is not None and all(state[:1] in _STILL for state in threads.values())
+def is_still(threads: "dict[str, bytes] | None", states: bytes = _STILL) -> bool:
+    """Return True if none of the threads runs: all are in one of these states."""
+    return threads is not None and all(state[:1] in states for state in threads.values())
 
 
 def is_stopped(proc: int, pid: int) -> bool:
@@ -119,14 +125,15 @@ def _was_stopped_before(proc: int, pid: str) -> bool:
     """
     with contextlib.suppress(OSError):
         found = _STOPPED.search(read(proc, f"{pid}/status"))
-        return found is not None and bool(int(found[1], 16) & _STOP) and not _is_newborn(proc, pid)
+        return found is not None and bool(int(found[1], 16) & _STOP) and not _is_in_fork(proc, pid)
     return False
 
 
-def _is_newborn(proc: int, pid: str) -> bool:
-    with contextlib.suppress(OSError, IndexError):  # a kernel that does not tell
-        return read(proc, f"{pid}/syscall").split()[0] in _forks()
-    return False
+def _is_in_fork(proc: int, path: str, otherwise: bool = False) -> bool:
+    """Return True if a thread is in a call that makes a process: it has just been born, or waits for its child."""
+    with contextlib.suppress(FileNotFoundError, PermissionError, IndexError):  # a kernel that does not tell
+        return read(proc, f"{path}/syscall").split()[0] in _forks()
+    return otherwise
 
 
 @functools.cache
@@ -198,9 +205,11 @@ def names(proc: int, path: str) -> "list[str]":
 def _state(proc: int, path: str) -> bytes:
     """Return the state of a thread, and of one that is stopped or runs its switches.
 
-    Who waits in the kernel waits for another one of the call, and is only stirred when a freezer lets go of it.
+    Who waits in the kernel for its child is only stirred when a freezer lets go of it.
     """
-    text = read(proc, path)
+    text = read(proc, f"{path}/status")
     start = text.index(_STATE) + len(_STATE)
     state = text[start : start + 1]
+    if state == b"D" and not _is_in_fork(proc, path, otherwise=True):
+        return _BUSY
     return state if state in _WAITING else state + text[text.index(b"\nvoluntary_ctxt") :]

@@ -112,9 +112,9 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
                 return "exited"
             is_whole = time.monotonic() >= next_whole_look
             size = crowds.size(proc)
-            is_crowd = size.is_crowd and not order.has_share
+            is_crowd = size.is_crowd and not (order.has_share and order.has_memory)
             with rest.stopped(proc) if is_crowd else contextlib.nullcontext():
-                stops = not (order.has_share or is_crowd)
+                stops = not (order.has_memory or is_crowd)
                 left = running.memory_left(proc, order, stops, deadline)
                 if left >= 0 and is_whole and running.overreaches(proc, stops=stops):
                     rest.signal_all(signal.SIGKILL)

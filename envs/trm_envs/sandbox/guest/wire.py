@@ -32,7 +32,7 @@ MAX_FDS = 4
 FLIGHT_S = 2.0
 """Longest wait of a sender for descriptors in flight, which all of a user's programs have together, to arrive."""
 _PACKET_BYTES = 4096
-_ORDER, _VERDICT = struct.Struct("!c???dd6Q"), struct.Struct("!Bidd")
+_ORDER, _VERDICT = struct.Struct("!c????dd6Q"), struct.Struct("!Bidd")
 _FAILURE = b"\xff"
 
 
@@ -45,6 +45,8 @@ class Order(NamedTuple):
     is_last: bool
     has_share: bool
     """Whether control groups hold the call's share of the processor and its pauses: it may lead sessions then."""
+    has_memory: bool
+    """Whether a control group holds its memory."""
     wall_s: float
     cpu_s: float
     memory_bytes: int

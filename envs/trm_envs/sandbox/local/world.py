@@ -125,7 +125,7 @@ class World:
         """Have the supervisor end a session and serve others; return False if it does not listen."""
         self._group.thaw()
         try:
-            self._connection.send(Order(wire.END, True, True, False, *[0] * 8).packed())
+            self._connection.send(Order(wire.END, True, True, False, False, *[0] * 8).packed())
         except OSError:
             return False
         self._close_streams()
@@ -169,7 +169,7 @@ class World:
                 os.close(fd)
 
     def _order(self, kind: bytes, request: Request, is_last: bool) -> Order:
-        return request.order(kind, is_last, self._group.has("cpu", "freezer"))
+        return request.order(kind, is_last, self._group.has("cpu", "freezer"), self._group.has("memory"))
 
     def _watch(self, request: Request) -> Verdict:
         """Take the program's output until the supervisor's verdict; return the verdict."""
