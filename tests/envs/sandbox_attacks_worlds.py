@@ -146,6 +146,7 @@ MEETINGS = {
         "print(repr(open('/proc/locks').read()))",
         "''",
     ),
+    "reads the kernel's arguments": _meeting("", "print(repr(open('/proc/cmdline').read()))", "''"),
     "lists keys": _meeting("", "print(repr(open('/proc/keys').read() + open('/proc/key-users').read()))", "''"),
     "finds the other's socket by name": _meeting(
         "server = socket.socket(socket.AF_UNIX)\nserver.bind('\\0met')\nserver.listen()",

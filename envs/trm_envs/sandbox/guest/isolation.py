@@ -23,7 +23,7 @@ CLOSED_CONNECTIONS = b"256"
 """Number of closed connections whose ports are kept from others for a minute."""
 QUEUED_SIGNALS = 128
 """Number of signals with contents that may wait for the processes of a call."""
-_HIDDEN = ("locks", "keys", "key-users")  # of /proc: they list those of the whole machine
+_HIDDEN = ("locks", "keys", "key-users", "cmdline")  # of /proc: the whole machine's, the kernel's own arguments last
 _LAST_PID_CAN_BE_SET = os.path.exists("/proc/sys/kernel/ns_last_pid")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
