@@ -24,7 +24,7 @@ PROGRAM = {"code": "1", "language": "python"}
 
 
 class Idle:
-    """A sandbox that runs nothing: it takes as many seconds as the program's text says, and prints as much as asked."""
+    """A sandbox that runs nothing: it takes the seconds that the program's text says, prints or leaves what it asks."""
 
     limits = Limits()
     max_concurrent = 4
@@ -33,6 +33,8 @@ class Idle:
         word, _, number = code[:40].partition(" ")
         if word == "sleep":
             await asyncio.sleep(float(number.split()[0]))
+        if word == "file":
+            return Result(Status.OK, return_code=0, files={"a": b"x" * int(number)})
         return Result(Status.OK, stdout="x" * int(number) if word == "print" else "ran\n", return_code=0)
 
 

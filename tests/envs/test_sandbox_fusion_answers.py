@@ -1,6 +1,7 @@
 """Answers that a server, or a program behind it, makes as bad as it can: none raises, stalls or voids an episode."""
 
 import asyncio
+import base64
 import dataclasses
 import json
 import time
@@ -11,6 +12,7 @@ import pytest
 from tests.envs.fusion_support import FakeServer, answer
 from trm_envs.sandbox import Limits, Result, Status
 from trm_envs.sandbox.fusion import schema as schema
+from trm_envs.sandbox.fusion.answers import PIECE, pieces, whole
 from trm_envs.sandbox.fusion.bounds import Bounds
 from trm_envs.sandbox.fusion.cells import run_cells
 from trm_envs.sandbox.fusion.decoding import ANSWER_VALUES, TooManyValues, decode_answer
@@ -113,3 +115,16 @@ def test_pauses_between_cells_count_as_the_sessions_time() -> None:
     # the start of a session costs nobody
     one = dataclasses.replace(job, cells=job.cells[:1], total_s=0.02)
     assert asyncio.run(run_cells(Slow(), one, 1000))[0].ok  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, (3 << 16) - 1, 3 << 16, (3 << 16) + 1, 5 * PIECE + 2])
+def test_files_are_encoded_in_pieces_that_join(length: int) -> None:
+    files = {"a": bytes(range(256)) * (length // 256 + 1), "b\n": b"\xff"}
+    files["a"] = files["a"][:length]
+    told = schema.to_run_answer(Result(Status.OK, stdout="\u2028", return_code=0, files=files))
+    parts = list(pieces(told))
+    assert max(map(len, parts)) < 3 * PIECE
+    for text in (b"".join(parts).decode(), whole(told)):
+        found = json.loads(text)
+        assert {name: base64.b64decode(data) for name, data in found["files"].items()} == files
+        assert found["run_result"]["stdout"] == "\u2028"

@@ -149,6 +149,11 @@ def test_what_looks_like_values_inside_of_a_text_is_no_value() -> None:
         ),
         ("/run_code", {**RUN, "files": {"a/../../b": ""}}, "files.a/../../b"),
         ("/run_code", {**RUN, "files": {"a": "A" * 180_000}, "trm_limits": {"disk_bytes": 1 << 16}}, "files"),
+        (
+            "/run_code",
+            {**RUN, "fetch_files": ["a", "b", "c"], "trm_limits": {"disk_bytes": 1 << 28, "file_bytes": 1 << 26}},
+            "fetch_files",
+        ),
     ],
 )
 def test_counts_lengths_and_names_have_stated_limits(path: str, body: Any, field: str) -> None:

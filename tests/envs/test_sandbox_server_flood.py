@@ -1,5 +1,6 @@
 """A real server under clients that have not said who they are: others are served within a second, at a stated cost."""
 
+import base64
 import contextlib
 import json
 import random
@@ -159,6 +160,20 @@ def test_what_is_sent_ahead_is_bounded_and_two_requests_at_once_are_answered_in_
                 connection.sendall(ping * 100)
             read_all(connection)
         assert time.monotonic() - started < 10
+
+
+def test_files_that_are_fetched_hold_nobody_up(usual: Served) -> None:
+    before = usual.rss()
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):  # nobody takes the answers
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", usual.port))
+            connection.sendall(request({**PROGRAM, "code": f"file {100 * MIB}", "fetch_files": ["a"]}))
+        check_within_a_second(lambda: usual.slowest_ping_s(seconds=2))
+        assert usual.rss() - before < 2 * 100 * MIB + 64 * MIB  # once each, and encoded piece by piece
+    answer = usual.post({**PROGRAM, "code": "file 1", "fetch_files": ["a"]})[1]
+    assert base64.b64decode(answer["files"]["a"]) == b"x"
 
 
 @pytest.mark.parametrize("before", [b"", b"\r\n\r\n", b"\r\n\r\n\r\n\n\r\n", b"\n" * 100])

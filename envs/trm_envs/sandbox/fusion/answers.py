@@ -1,5 +1,6 @@
-"""Answers as JSON in pieces: a long text is encoded bit by bit, so that nobody else waits for it."""
+"""Answers as JSON in pieces: a long text or file is encoded bit by bit, so that nobody else waits for it."""
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +9,18 @@ from trm_envs.sandbox.interface import Result
 
 PIECE = 1 << 18
 """Characters that are encoded at once."""
+_BYTES = 3 << 16
+"""Bytes of a file that are encoded at once; a multiple of three, so that the texts can be joined."""
 
 
 def size_of(results: list[Result]) -> int:
     """Return about how many bytes the results hold."""
     return sum(len(result.stdout) + len(result.stderr) + sum(map(len, result.files.values())) for result in results)
+
+
+def whole(answer: Any) -> str:
+    """Return a short answer as JSON."""
+    return "".join(_texts(answer))
 
 
 def pieces(answer: Any) -> Iterator[bytes]:
@@ -39,6 +47,11 @@ def _texts(value: Any) -> Iterator[str]:
             yield ", " if number else ""
             yield from _texts(each)
         yield "]"
+    elif isinstance(value, bytes):
+        yield '"'
+        for start in range(0, len(value), _BYTES):
+            yield base64.b64encode(memoryview(value)[start : start + _BYTES]).decode("ascii")
+        yield '"'
     elif isinstance(value, str):
         yield '"'
         for start in range(0, len(value), PIECE):

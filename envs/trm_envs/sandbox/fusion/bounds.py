@@ -51,6 +51,8 @@ class Bounds:
     """Files of a request"""
     fetched: int = 256
     """Files to fetch"""
+    fetched_bytes: int = 128 * MIB
+    """Bytes that files to fetch may have together, by `file_bytes` and `disk_bytes` of the request"""
     name_bytes: int = 1000
     """Bytes of a file's name with its folders"""
     folders: int = 32

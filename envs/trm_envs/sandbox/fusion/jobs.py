@@ -79,7 +79,7 @@ def read_run(body: Any, base: Limits, most: Limits, bounds: Bounds) -> Job:
     _check_number("compile_timeout", request.compile_timeout, 0, most.wall_s)
     wall_s = _check_number("run_timeout", request.run_timeout, 0.01, most.wall_s)
     limits = _limits(body, base, most, wall_s)
-    files, outputs = _files(request.files, limits, bounds), _names(request.fetch_files, bounds)
+    files, outputs = _files(request.files, limits, bounds), _names(request.fetch_files, limits, bounds)
     code, stdin = _text("code", request.code), _text("stdin", request.stdin or "")
     return Job([code], request.language, stdin, files, outputs, limits, wall_s, wall_s)
 
@@ -93,7 +93,7 @@ def read_jupyter(body: Any, base: Limits, most: Limits, bounds: Bounds) -> Job:
     if not 1 <= len(request.cells) <= bounds.cells:
         raise BadField("cells", f"got {len(request.cells)}; expected at least one cell, at most {bounds.cells}")
     cells = [_text("cells", cell) for cell in request.cells]
-    files, outputs = _files(request.files, limits, bounds), _names(request.fetch_files, bounds)
+    files, outputs = _files(request.files, limits, bounds), _names(request.fetch_files, limits, bounds)
     asked_s = (body.get("trm_limits") or {}).get("wall_s", limits.wall_s)
     last_s = min(_check_number("trm_limits.wall_s", asked_s, 0.01, most.wall_s), limits.wall_s)
     num_replayed = body.get(schema.REPLAYED, 0)
@@ -221,10 +221,15 @@ def _folders_of(names: Iterable[str]) -> set[str]:
     return folders
 
 
-def _names(names: list[str], bounds: Bounds) -> list[str]:
+def _names(names: list[str], limits: Limits, bounds: Bounds) -> list[str]:
     if len(names) > bounds.fetched:
         raise BadField("fetch_files", f"got {len(names)}; this server allows at most {bounds.fetched}")
-    return list(dict.fromkeys(_name("fetch_files", name, bounds) for name in names))
+    outputs = list(dict.fromkeys(_name("fetch_files", name, bounds) for name in names))
+    most = min(limits.disk_bytes, len(outputs) * limits.file_bytes)
+    if most > bounds.fetched_bytes:
+        remedy = "ask for less by trm_limits.disk_bytes or trm_limits.file_bytes"
+        raise BadField("fetch_files", f"may have {most} bytes; this server allows {bounds.fetched_bytes}: {remedy}")
+    return outputs
 
 
 def _name(field: str, name: str, bounds: Bounds) -> str:

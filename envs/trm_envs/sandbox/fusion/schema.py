@@ -51,7 +51,7 @@ def answer_bytes(limits: Limits, outputs: Sequence[str]) -> int:
 
 
 def to_run_answer(result: Result) -> dict[str, Any]:
-    """Return a result as the answer to `/run_code`."""
+    """Return a result as the answer to `/run_code`, with files as bytes."""
     if result.status is Status.SANDBOX_ERROR:
         return _answer(RunStatus.SandboxError, result.message or "the sandbox failed")
     status = RunStatus.Success if result.ok else RunStatus.Failed
@@ -60,7 +60,7 @@ def to_run_answer(result: Result) -> dict[str, Any]:
 
 
 def to_jupyter_answer(results: Sequence[Result], num_cells: int) -> dict[str, Any]:
-    """Return the results of the cells that ran as the answer to `/run_jupyter`.
+    """Return the results of the cells that ran as the answer to `/run_jupyter`, with files as bytes.
 
     Args:
         results: one a cell, at least one; cells after one that ended the interpreter did not run.
@@ -208,7 +208,7 @@ def unpack_base64(text: str) -> bytes:
 def _answer(status: RunStatus, message: str, result: Result | None = None) -> dict[str, Any]:
     answer: dict[str, Any] = {"status": status.value, "message": message, "executor_pod_name": None, "files": {}}
     if result is not None:
-        answer["files"] = {name: base64.b64encode(data).decode("ascii") for name, data in result.files.items()}
+        answer["files"] = dict(result.files)  # `answers` encodes them
         names = ("return_code", "stdout_truncated", "stderr_truncated", "state_lost", "duration_s")
         answer["trm"] = {name: getattr(result, name) for name in names}
         answer["trm"].update(status=result.status.value, missing=dict(result.missing))

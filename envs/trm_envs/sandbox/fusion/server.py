@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from trm_envs.sandbox.fusion import schema as schema
-from trm_envs.sandbox.fusion.answers import pieces, size_of
+from trm_envs.sandbox.fusion.answers import pieces, size_of, whole
 from trm_envs.sandbox.fusion.bodies import QUIET_S, Account, Ledger, Slow, TooLong, read_body
 from trm_envs.sandbox.fusion.bounds import Bounds
 from trm_envs.sandbox.fusion.cells import run_cells
@@ -232,7 +232,7 @@ class SandboxServer:
         """Send an answer: at once, or in pieces, between which others have their turn."""
         outcome = answer.get("trm", answer)["status"]
         if reply.response is None and is_short:
-            return web.json_response(answer, headers={OUTCOME: outcome})
+            return web.json_response(answer, headers={OUTCOME: outcome}, dumps=whole)
         for piece in pieces(answer):
             await reply.write(piece)
             await asyncio.sleep(0)

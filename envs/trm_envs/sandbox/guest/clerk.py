@@ -72,10 +72,12 @@ def _serve(channel: socket.socket) -> None:
         try:
             data = _read(name, min(left, order["file_bytes"]))
             left -= len(data)
-            files[name] = wire.pack(data)
+            files[name] = data
         except OSError as error:
             missing[name] = error.strerror or str(error)
-    wire.send(channel, {"files": files, "missing": missing})
+    wire.send(channel, {"lengths": {name: len(data) for name, data in files.items()}, "missing": missing})
+    for data in files.values():
+        channel.sendall(data)
 
 
 def _write(name: str, data: bytes) -> None:

@@ -1,7 +1,8 @@
 """The messages between host, supervisor and program.
 
 Orders and verdicts are single packets of numbers; all that a program reads or writes goes past the supervisor, by
-descriptor. Messages with contents are four bytes of length, then JSON; bytes travel as base64.
+descriptor. Messages with contents are four bytes of length, then JSON; bytes travel as base64. Files that are fetched
+come after it as they are: whoever decodes many bytes holds up all threads of the host's process.
 """
 
 import base64
@@ -141,6 +142,18 @@ def receive(sock: socket.socket, max_bytes: int = 1 << 30) -> "dict[str, Any]":
         raise ValueError(f"a message of {length} bytes, at most {max_bytes} expected")
     message: dict[str, Any] = json.loads(_exactly(sock, length))
     return message
+
+
+def receive_files(sock: socket.socket, lengths: "dict[str, int]", most: int) -> "dict[str, bytes]":
+    """Receive the contents of files, by name, that come one after the other.
+
+    Raises:
+        EOFError: if the other side is gone.
+        ValueError: if they are longer than `most`.
+    """
+    if sum(lengths.values()) > most or min(lengths.values(), default=0) < 0:
+        raise ValueError(f"files of {sum(lengths.values())} bytes, at most {most} expected")
+    return {name: _exactly(sock, length) for name, length in lengths.items()}
 
 
 def pack(data: bytes) -> str:

@@ -16,7 +16,7 @@ class Disturbed(Exception):
 
 
 def exchange(line: Line, order: wire.Order, message: dict[str, Any], has_run: bool) -> dict[str, Any]:
-    """Have a clerk started and hand it a message; return its answer once it is gone.
+    """Have a clerk started and hand it a message; return its answer, with the contents of files, once it is gone.
 
     Args:
         line: to the supervisor.
@@ -38,6 +38,7 @@ def exchange(line: Line, order: wire.Order, message: dict[str, Any], has_run: bo
         try:
             wire.send(here, message)
             answer = wire.receive(here, 2 * message["total_bytes"] + (1 << 20))
+            answer["files"] = wire.receive_files(here, answer.get("lengths", {}), message["total_bytes"])
             here.recv(1)  # the clerk's end: it holds no memory any more
         except (EOFError, ConnectionError) as error:
             line.check_refused(error)

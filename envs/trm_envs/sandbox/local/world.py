@@ -230,7 +230,7 @@ class World:
             **texts,
             return_code=return_code,
             duration_s=verdict.duration_s,
-            files={name: wire.unpack(data) for name, data in fetched["files"].items()},
+            files=fetched["files"],
             missing=fetched["missing"],
             state_lost=request.session and not goes_on,
         )
