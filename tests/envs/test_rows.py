@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_way_out(
 def test_a_short_parquet_file_that_grows_without_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict]
 ) -> None:
-    monkeypatch.setattr("trm_envs.rows.files.MAX_GROWN_BYTES", 1 << 22)
+    monkeypatch.setattr("trm_fields.parquet_size.FREE_BYTES", 1 << 22)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", compression="zstd")
     assert (tmp_path / "a.parquet").stat().st_size < 40_000
     with pytest.raises(ValueError, match="holds more than 4 MiB when read, over 100 times its length"):

@@ -20,9 +20,9 @@ from tests.report.test_page import arguments, data_of
 from trm_agent.commands import report as command
 from trm_agent.report.build import build_report, embedded, filled
 from trm_agent.report.sources import open_sources
-from trm_agent.trust_region import dump_size
 from trm_agent.trust_region.dump import DIVERGENCES, read_dump
 from trm_agent.trust_region.dump_size import check_padded
+from trm_fields import parquet_size
 
 PLACES = "{{script}}{{data}}{{title}}{{policy}}{{style}}{{refresh}}{{nothing}}"
 EVIL = f"{PLACES}{ATTACK}<!--<script>\u2028\u2029\x00'\"\\"
@@ -154,7 +154,7 @@ def test_the_record_of_an_episode_that_cannot_be_read_is_told(tmp_path: Path, re
 def test_a_small_file_of_very_many_equal_tokens_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dump_size, "FREE_BYTES", 4 << 20)
+    monkeypatch.setattr(parquet_size, "FREE_BYTES", 4 << 20)
     folder = write_run(tmp_path / "a", [episode_row(kl=[0.1] * 8)])
     file = next((folder / "rollouts").iterdir())
     table, number = pyarrow.parquet.read_table(file), 1 << 17

@@ -155,7 +155,7 @@ def _row(
 
 def _settings(file: Path, opened: pyarrow.parquet.ParquetFile) -> dict[str, Any]:
     schema = opened.schema_arrow
-    check_size(file, opened.metadata)
+    check_size(file, (*_LISTS, *_SCALARS))
     settings = read_header(Path(file.name), schema, _VERSIONS)
     check_columns(Path(file.name), schema, REQUIRED)
     return settings

@@ -200,12 +200,13 @@ def _kind(values: pyarrow.DataType) -> tuple[bool, bool, bool]:
 
 def _read_file(file: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
     try:
-        check_size(file, pyarrow.parquet.read_metadata(file))
-        table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+        with pyarrow.parquet.ParquetFile(file) as opened:
+            check_size(file, SCHEMA.names)
+            settings = read_header(file, opened.schema_arrow)
+            check_columns(file, opened.schema_arrow, _READ)
+            table = opened.read([name for name in opened.schema_arrow.names if name in SCHEMA.names])
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file}: cannot be read as parquet ({error}); it may be cut off: delete it") from error
-    settings = read_header(file, table.schema)
-    check_columns(file, table.schema, _READ)
     _check_numbers(file, table)
     return table, settings
 

@@ -1,27 +1,27 @@
-"""The size of a dump's values in memory, known from a file's table of contents before any is read."""
+"""The size of a dump's values in memory, known before any is read."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 
-FREE_BYTES = 256 << 20
-"""Bytes of values that any file may have: a small one of equal values is packed well."""
-MOST_GROWTH = 100
-"""Largest factor by which a larger one may grow; log-probs, which hardly repeat, keep it below 20."""
+from trm_fields.parquet_size import FREE_BYTES, MOST_GROWTH, grown_bytes, most_bytes
+
 _VALUE_BYTES = 8
 
 
-def check_size(file: Path, contents: pyarrow.parquet.FileMetaData) -> None:
+def check_size(file: Path, columns: Collection[str]) -> None:
     """Refuse a file whose values would fill the memory: some kilobytes can hold billions of equal ones.
 
+    Args:
+        file: the file.
+        columns: those that will be read.
+
     Raises:
-        ValueError: they are too many for the file's length.
+        ValueError: its values are too many for its length, or its texts too long.
     """
-    groups = [contents.row_group(index) for index in range(contents.num_row_groups)]
-    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
-    grown = sum(max(column.total_uncompressed_size, _VALUE_BYTES * column.num_values) for column in columns)
-    if grown > max(FREE_BYTES, MOST_GROWTH * file.stat().st_size):
+    grown = grown_bytes(file, columns)
+    if grown > most_bytes(file):
         raise ValueError(
             f"{file.name}: {file.stat().st_size} bytes would grow to {grown}, as in no dump; leave the file out"
         )

@@ -10,9 +10,6 @@ from typing import Any, TypeVar
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 MAX_BATCH_ROWS = 64
-MAX_BATCH_BYTES = 1 << 28
-# a file may grow to this, and beyond to so many times its length: one text, to which all rows refer, grows without end
-MAX_GROWN_BYTES, MAX_GROWTH = 1 << 28, 100
 T = TypeVar("T")
 
 
@@ -132,16 +129,17 @@ def _parquet_values(path: str) -> Iterator[Any]:
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError(f"{path}: needs pyarrow: pip install pyarrow, or convert the file to .jsonl") from error
+    from trm_fields.parquet_size import MOST_GROWTH, grown_bytes, most_bytes
+
     try:
+        grown, most = grown_bytes(path), most_bytes(path)
+        if grown > most:
+            raise ValueError(
+                f"{path}: holds more than {most >> 20} MiB when read, over {MOST_GROWTH} times its length; write it "
+                "again without what repeats, or as .jsonl"
+            )
         with pyarrow.parquet.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
-            most = max(MAX_GROWN_BYTES, MAX_GROWTH * os.path.getsize(path))
-            _grown(sum(groups), most, path)
-            # a row may refer to all that its group holds
-            num = max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max([1, *groups])))
-            grown = 0
-            for batch in file.iter_batches(batch_size=num):
-                grown = _grown(grown + batch.nbytes, most, path)
+            for batch in file.iter_batches(batch_size=MAX_BATCH_ROWS):
                 yield from batch.to_pylist()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: holds text that is not UTF-8; write it again as UTF-8") from error
@@ -149,20 +147,6 @@ def _parquet_values(path: str) -> Iterator[Any]:
         raise ValueError(
             f"{path}: is not a Parquet file, or is damaged ({error}); download or write it again"
         ) from error
-
-
-def _grown(num_bytes: int, most: int, path: str) -> int:
-    """Return the number of bytes that a file has grown to.
-
-    Raises:
-        ValueError: they are more than `most`.
-    """
-    if num_bytes > most:
-        raise ValueError(
-            f"{path}: holds more than {most >> 20} MiB when read, over {MAX_GROWTH} times its length; write it again "
-            "without what repeats, or as .jsonl"
-        )
-    return num_bytes
 
 
 def _decode(data: bytes, where: str) -> str:
