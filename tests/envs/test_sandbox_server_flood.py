@@ -184,6 +184,18 @@ def test_a_head_without_end_is_refused_whatever_empty_lines_stand_before_it(quic
     assert quick.ask(before + ping + before + ping).count(b'"pong"') == 2
 
 
+def test_line_ends_keep_no_connection_that_is_idle(quick: Served) -> None:
+    with quick.send(b"GET /v1/ping HTTP/1.1\r\nHost: a\r\n\r\n") as connection:
+        assert b'"pong"' in connection.recv(1000)
+        started = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - started < 15:  # idle_s is 1.5
+                connection.sendall(b"\r\n")
+                if select.select([connection], [], [], 0.3)[0]:
+                    break
+        assert time.monotonic() - started < 15
+
+
 def test_40_waiting_bodies_cost_the_stated_bound() -> None:
     body = json.dumps({**PROGRAM, "code": "sleep 30 " + "#" * (8 * MIB)}).encode()
     with server_process(all_body_bytes=64 * MIB) as served, contextlib.ExitStack() as stack:

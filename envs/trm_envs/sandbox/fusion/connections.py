@@ -88,7 +88,7 @@ class Gate(asyncio.BufferedProtocol):
             self._unread += nbytes if self.state is State.READ else 0
             self.inner.data_received(data) if self._unread <= _UNREAD_BYTES else self.drop(self.state.value)
             return
-        if self.state is State.HEAD and not self._ahead and not self.is_new:
+        if self.state is State.HEAD and not self._ahead and not self.is_new and data.strip(_LINE_END):
             self._enter(State.HEAD, self._porter.bounds.head_s)
         self._ahead += data
         self._hand_on(max(0, len(self._ahead) - nbytes - len(_END)))
