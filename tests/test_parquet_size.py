@@ -13,7 +13,7 @@ from trm_agent.report.rows import groups_of
 from trm_agent.trust_region.dump import FORMAT, VERSION, read_dump
 from trm_envs.rows import iter_rows
 from trm_fields import parquet_size
-from trm_fields.parquet_size import grown_bytes
+from trm_fields.parquet_size import _has_dictionary, grown_bytes
 
 NUM, LENGTH = 400, 20_000
 TEXT = "Q" * LENGTH
@@ -139,3 +139,9 @@ def test_a_dump_of_one_text_in_every_row_is_refused_and_foreign_columns_are_not_
             for read in (groups_of, read_dump):
                 with pytest.raises(ValueError, match=r"bytes would grow to .* as in no dump"):
                     read(file)
+
+
+def test_a_type_that_is_read_without_a_dictionary_is_known_before() -> None:
+    text = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    kind = pyarrow.struct([("a", text), ("b", pyarrow.json_()), ("c", pyarrow.list_(text)), ("d", pyarrow.int8())])
+    assert list(_has_dictionary(kind)) == [True, False, True, False]
