@@ -261,21 +261,6 @@ def test_junk_voids_no_episode_in_any_set() -> None:
         junk_is_wrong_and_nothing_else(name, ("x", "\ud800", "[[1,2],[3", "nan"))
 
 
-@pytest.mark.parametrize("name", bridge.ONE_ANSWER_FITS_ALL)
-def test_a_set_in_which_one_answer_is_always_right_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"dataset: got '{name}', whose own scorer takes .*; take another one"):
-        make(dataset=name)
-
-
-@pytest.mark.slow
-def test_the_refused_sets_still_take_one_answer_for_every_question() -> None:
-    from reasoning_gym import create_dataset
-
-    for name, text in {"coin_flip": "0", "game_of_life_halting": "?", "puzzle24": "6 * 4 * 1 * 1"}.items():
-        made = create_dataset(name, seed=5, size=5)
-        assert [made.score_answer(text, made[index]) for index in range(5)] == [1.0] * 5, name
-
-
 @pytest.mark.parametrize("text", ["nan", "NaN", "1+nanj", "-inf", "Infinity", "inf-infj", "\\text{nan}"])
 def test_what_is_no_number_is_near_to_none(text: str) -> None:
     env = make(dataset="complex_arithmetic", horizon=1, split="all")

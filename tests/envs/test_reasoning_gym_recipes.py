@@ -65,3 +65,17 @@ def test_the_scorer_of_propositional_logic_would_take_its_premises() -> None:
         for premise in others:
             answer = f"({answer} ∧ {premise})"
         assert made.score_answer(answer, made[index]) == 1.0
+
+
+@pytest.mark.parametrize("name", bridge.ONE_ANSWER_FITS_ALL)
+def test_a_set_in_which_one_answer_is_always_right_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"dataset: got '{name}', whose own scorer takes .*; take another one"):
+        make(dataset=name)
+
+
+def test_the_refused_sets_still_take_one_answer_for_every_question() -> None:
+    from reasoning_gym import create_dataset
+
+    for name, text in {"coin_flip": "0", "game_of_life_halting": "?", "puzzle24": "6 * 4 * 1 * 1"}.items():
+        made = create_dataset(name, seed=5, size=5)
+        assert [made.score_answer(text, made[index]) for index in range(5)] == [1.0] * 5, name

@@ -1,12 +1,15 @@
 """A function is called in a fork of the server: result, exception, output and environment are as if it ran here."""
 
+import io
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,6 +47,12 @@ def unsendable(number):
 
 def die(number):
     os.kill(os.getpid(), signal.SIGKILL)
+
+def leave_a_process(seconds):
+    if (child := os.fork()) == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    return child
 
 def wait(path):
     open(path, "w").write(str(os.getpid()))
@@ -93,6 +102,43 @@ def test_a_call_is_made_in_a_fork_as_if_it_were_made_here(
     # the server lives
     monkeypatch.setenv("GONE_THERE", "1")
     assert apart(called.work, 1)[0] == 2
+
+
+def test_a_server_that_refuses_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives on until it has a log, and its socket may be gone before anybody has looked."""
+    refusing = handle._Server(SimpleNamespace(poll=lambda: None), io.BytesIO())
+    monkeypatch.setattr(handle, "_SERVERS", [refusing])
+    monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "fork_server"))
+    (tmp_path / "fork_server").touch()
+    assert not handle.is_serving()
+
+
+def test_a_call_that_leaves_a_process_holds_nobody_up(server: subprocess.Popen) -> None:
+    import called
+
+    started = time.monotonic()
+    left = apart(called.leave_a_process, 20)
+    assert time.monotonic() - started < 10
+    os.kill(left, signal.SIGKILL)
+
+
+def test_who_waits_no_more_gets_no_worker(tmp_path: Path) -> None:
+    """A client that gives up starts its worker itself: a fork besides would be a second one."""
+    gate = f"while not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.01)"
+    (tmp_path / "gated.py").write_text(f"import pathlib, time\n{gate}\n")
+    worker = tmp_path / "worker.py"
+    worker.write_text(f"import os; open({str(tmp_path)!r} + '/' + os.environ['WHO'], 'w')")
+    server, address = start(tmp_path, '("numpy", "gated")')
+    wait_for(address)
+    with asked(address, worker, {"WHO": "gone"}):
+        pass
+    with asked(address, worker, {"WHO": "there"}) as waiting:
+        (tmp_path / "go").touch()
+        waiting.settimeout(20)
+        assert waiting.recv(1) == b"1"
+    wait_for(str(tmp_path / "there"))
+    assert not (tmp_path / "gone").exists()
+    server.kill()
 
 
 def test_without_a_server_and_with_one_that_has_ended_a_call_is_made_here(

@@ -53,7 +53,7 @@ def ask(address: str, *arguments: str, cwd: Path, **env: str) -> subprocess.Comp
 
 def wait_for(path: str, gone: bool = False) -> None:
     deadline = time.monotonic() + 20
-    while Path(path).exists() == gone:
+    while Path(path).is_socket() if gone else not Path(path).exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

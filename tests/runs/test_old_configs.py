@@ -24,7 +24,8 @@ from trm_agent.runs.stored_config import absent_fields, config_differences, read
 from trm_envs.scoring import SCORER_VERSION
 
 FIXTURE = Path(__file__).parent / "fixtures/config_b2ece64.yaml"
-COMMAND = ["experiment=math_nano"]
+# what is learned has changed since, so that the old rule has to be asked for
+COMMAND = ["experiment=math_nano", "env.limits.max_malformed_turns=null"]
 COMMIT = "b2ece64b28ee0bd515df0995dd6ad64a7ab74f89"
 LIMITS = ("step_timeout_s", "generate_timeout_s", "episode_timeout_s")
 
@@ -77,6 +78,15 @@ def test_a_run_of_b2ece64_has_todays_configuration(tmp_path: Path) -> None:
             "absent fields count as their defaults: actor_rollout_ref.actor.policy_loss.trm.adaptive_avg_cap" in absent
         )
         release(folder)
+
+
+def test_a_default_that_decides_what_is_learned_is_no_silent_change_of_an_old_run(tmp_path: Path) -> None:
+    config = plain(config_of(COMMAND[0]))
+    assert [
+        difference
+        for difference in config_differences(read_config(old_folder(tmp_path)), config, defaults_of(COMMAND[:1]))
+        if "malformed" in difference
+    ] == ["data.env.limits.max_malformed_turns: None -> 1", "env.limits.max_malformed_turns: None -> 1"]
 
 
 def test_what_really_differs_is_refused_with_field_old_and_new(tmp_path: Path) -> None:

@@ -40,8 +40,9 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
     with asked:
         asked.sendall(pickle.dumps((name, function.__name__, arguments)))
         with asked.makefile("rb") as stream:
-            told = stream.read()
-    if not told:
+            length = int.from_bytes(stream.read(wire.LENGTH_BYTES), "big")
+            told = stream.read(length)
+    if not told or len(told) < length:
         raise RuntimeError(f"a process ended without an answer, as one that is killed does ({function.__name__})")
     value, failure, after = pickle.loads(told)
     _follow(before, after)

@@ -14,6 +14,8 @@ import traceback
 from multiprocessing import forkserver, resource_tracker, spawn
 from typing import Any
 
+import wire
+
 # standard input, output and error; a request with one descriptor more is a call, with several a process
 STANDARD = 3
 
@@ -79,6 +81,7 @@ def run_process(descriptors: list[int]) -> int:
 
 def answer(descriptor: int) -> int:
     """Call the function that stands in a socket, and answer with the result or the exception; see `calls`."""
+    os.set_inheritable(descriptor, False)
     _set_threads()
     threading.Thread(target=_end_with, args=(os.dup(descriptor),), daemon=True).start()
     with socket.socket(fileno=descriptor) as asker:
@@ -90,7 +93,9 @@ def answer(descriptor: int) -> int:
             told = None, (error, traceback.format_exc())
         sys.stdout.flush()
         sys.stderr.flush()
-        asker.sendall(_pickled(told))
+        sent = _pickled(told)
+        # a process that the function has left may keep the socket open, so its end says nothing
+        asker.sendall(len(sent).to_bytes(wire.LENGTH_BYTES, "big") + sent)
     return 0
 
 
@@ -101,8 +106,14 @@ def _pickled(told: tuple[Any, Any]) -> bytes:
         pickle.loads(sent)
     except Exception as unsent:
         error, trace = told[1] or (unsent, traceback.format_exc())
-        sent = pickle.dumps((None, (RuntimeError(f"{type(error).__name__}: {error}"), trace), dict(os.environ)))
+        # a refusal stays one
+        kind, named = (ValueError, f"{error}") if isinstance(error, ValueError) else (RuntimeError, _told(error))
+        sent = pickle.dumps((None, (kind(named), trace), dict(os.environ)))
     return sent
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _find_title() -> None:

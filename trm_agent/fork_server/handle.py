@@ -104,10 +104,11 @@ def _start() -> None:
 
 
 def is_serving() -> bool:
-    """Wait until the server listens, which is long before its imports; False if there is none."""
+    """Wait until the server listens, which is long before its imports; False if there is none that forks."""
     address = Path(os.environ.get(SOCKET_VARIABLE, ""))
     while _SERVERS and not address.is_socket():
-        if _SERVERS[-1].process.poll() is not None:
+        # a file in the place of the socket says that the server is there and refuses
+        if _SERVERS[-1].process.poll() is not None or address.is_file():
             return False
         time.sleep(0.01)
     return bool(_SERVERS)

@@ -169,13 +169,15 @@ class Desk:
         return self.is_complete or needs in self.imported
 
     def _serve(self, connection: socket.socket, request: dict, descriptors: list[int]) -> None:
-        is_ours = len(descriptors) != STANDARD or is_of_job(request["env"], self._job)
+        # who has asked says no more, but for leaving
+        is_waited_for = not select.select([connection], [], [], 0)[0]
+        is_ours = is_waited_for and (len(descriptors) != STANDARD or is_of_job(request["env"], self._job))
         with connection:
             if is_ours:
                 check_fit()
                 gc.freeze()  # keep shared pages shared
                 if os.fork() == 0:
-                    self._leave()
+                    self.close()
                     connection.close()
                     become(request, descriptors)
             for descriptor in descriptors:
@@ -183,8 +185,8 @@ class Desk:
             with contextlib.suppress(BrokenPipeError):  # it waits no more
                 connection.sendall(b"1" if is_ours else b"0")
 
-    def _leave(self) -> None:
-        """Close in a fork what is the server's."""
+    def close(self) -> None:
+        """Refuse all requests, also those that wait."""
         self.listener.close()
         for connection, _, descriptors in self._waiting:
             connection.close()
@@ -220,15 +222,17 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address)
     listener.listen(64)
-    status = 0
+    status, desk = 0, Desk(listener)
     try:
-        serve(Desk(listener))
+        serve(desk)
     except SystemExit:
         pass
     except Unfit as unfit:
         print(f"fork server: {unfit}", flush=True)
-        listener.close()
+        desk.close()
         os.unlink(address)
+        with open(address, "x"):  # a socket that is to come would be waited for
+            pass
         if not has_log():
             hear_driver()
     except Exception:

@@ -5,7 +5,8 @@ import os
 import socket
 from collections.abc import Sequence
 
-_HEADER = 8
+LENGTH_BYTES = 8
+"""Of the length in front of a message."""
 _MAX_MESSAGE = 4 << 20
 _STANDARD = (0, 1, 2)
 _MAX_DESCRIPTORS = 64
@@ -21,7 +22,7 @@ def send(connection: socket.socket, argv: list[str], env: dict[str, str], extra:
         extra: for a process of `multiprocessing`, descriptors of its data, its status, the resource tracker, and more.
     """
     body = json.dumps({"argv": argv, "env": env, "cwd": os.getcwd()}).encode()
-    socket.send_fds(connection, [len(body).to_bytes(_HEADER, "big")], [*_STANDARD, *extra])
+    socket.send_fds(connection, [len(body).to_bytes(LENGTH_BYTES, "big")], [*_STANDARD, *extra])
     connection.sendall(body)
 
 
@@ -32,11 +33,11 @@ def receive(connection: socket.socket) -> tuple[dict, list[int]]:
         EOFError: the peer only looked whether the server is there.
         ConnectionError: the peer went away, or did not send a request.
     """
-    header, descriptors, _, _ = socket.recv_fds(connection, _HEADER, _MAX_DESCRIPTORS)
+    header, descriptors, _, _ = socket.recv_fds(connection, LENGTH_BYTES, _MAX_DESCRIPTORS)
     if not header:
         raise EOFError
     size = int.from_bytes(header, "big")
-    if len(header) != _HEADER or len(descriptors) < len(_STANDARD) or size > _MAX_MESSAGE:
+    if len(header) != LENGTH_BYTES or len(descriptors) < len(_STANDARD) or size > _MAX_MESSAGE:
         for descriptor in descriptors:
             os.close(descriptor)
         raise ConnectionError("not a request of the fork server's client")

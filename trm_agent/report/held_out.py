@@ -14,8 +14,8 @@ MOST_NAMED = 2
 NO_ENDINGS = "All this is about training episodes: how those of validation ended was not recorded before and after."
 
 
-SOLVED_ALL = 99.5
-"""Greedy success in percent from which on nothing was left to learn."""
+FEWEST_SOLVED = 20
+"""Number of tasks, all solved, from which on nothing was left to learn."""
 
 
 def held_out_sentence(source: Source) -> str:
@@ -34,7 +34,7 @@ def greedy_sentence(source: Source, plays: Plays) -> str:
     title = "Validation, greedy (always the likeliest token)"
     told = _told(title, [(each.step, each.greedy) for each in greedy_validations(source)]) if plays.is_paired else ""
     parts = [f"horizon {each.horizon} {_rates(each.greedy)}" for each in plays.horizons]
-    solved = [each for each in plays.horizons if each.greedy.before >= SOLVED_ALL]
+    solved = [each for each in plays.horizons if each.greedy.before == 100 and plays.num_tasks >= FEWEST_SOLVED]
     where = " and ".join(f"horizon {each.horizon}" for each in solved)
     full = (
         f" It solved all tasks of {where} from the start: there, only surer sampling was left to gain." if where else ""

@@ -20,6 +20,7 @@ MEANT: dict[str, Any] = {
     "env.chat.fallback": "describe",
     "env.chat.roles": ["tool", "user"],
     "env.kwargs.protocol": "hermes",
+    "env.limits.max_malformed_turns": None,
     "nano.env_kwargs.protocol": "hermes",
 }
 # field -> earlier defaults
