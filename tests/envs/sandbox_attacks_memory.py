@@ -1,56 +1,7 @@
 """Ways to hold more memory than a call may have: 240 MiB, slowly, so that whoever watches has time to see it."""
 
-_START = """
-import ctypes, mmap, os, select, signal, socket, subprocess, sys, threading, time
-MIB = 1 << 20
-BLOCK = b'x' * (4 * MIB)
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-held = []
-def slowly(number=60):
-    for at in range(number):
-        yield at
-        time.sleep(0.004)
-def hold():
-    time.sleep(0.12)
-    print('held')
-"""
-_CHILDREN = """
-def fill(*ends):
-    held.append(ends)
-    for each in ends:
-        each.setblocking(False)
-        try:
-            while True: each.send(BLOCK[:65536])
-        except BlockingIOError: pass
-def children(work, number=10):
-    for _ in range(number):
-        if os.fork() == 0:
-            work()
-            time.sleep(60)
-        time.sleep(0.05)
-    hold()
-def slow_ends(end):
-    libc.prctl(41, 1, 0, 0, 0)  # small pages, which take longer
-    cpus = sorted(os.sched_getaffinity(0))[:1]
-    os.sched_setaffinity(0, cpus)
-    for _ in range(2):
-        if os.fork() == 0:
-            while True: pass
-    until = time.monotonic() + 0.8
-    while time.monotonic() < until:
-        pid = os.fork()
-        if pid == 0:
-            ctypes.memset(libc.mmap(None, 40 * MIB, 3, 0x22, -1, 0), 1, 40 * MIB)
-            os.nice(19)
-            end()
-        while 'RssAnon' in (text := open(f'/proc/{pid}/status').read()) and 'VmExe:\t       0' not in text:
-            time.sleep(0.001)
-def grow(size=24):
-    held.append(bytearray(b'y') * (size * MIB))
-"""
+from tests.envs.sandbox_attack_parts import CHILDREN, START
+
 GROW = {
     "private": "for _ in slowly(): held.append(bytes(BLOCK) + b'y')",
     "private mappings": "for _ in slowly(): m = mmap.mmap(-1, 4 * MIB, mmap.MAP_PRIVATE); m[:] = BLOCK; held.append(m)",
@@ -310,7 +261,7 @@ children(grow)
     "given back slowly, as another program begins": "slow_ends(lambda: os.execv('/bin/true', ['true']))",
 }
 _ENDING = "\nhold()\n"
-GROW = {name: _START + _CHILDREN + code + _ENDING for name, code in GROW.items()}
+GROW = {name: START + CHILDREN + code + _ENDING for name, code in GROW.items()}
 """Programs by what they fill."""
 SHORT_CELL = """
 import mmap, os, time
@@ -325,7 +276,7 @@ os.read(ready, 1)
 """
 """A cell that leaves a process with 56 MiB, made in less than the time between two looks."""
 SLOW_TO_LOAD = (
-    _START
+    START
     + """
 libc.prctl(41, 1, 0, 0, 0)
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
