@@ -11,7 +11,8 @@ import pytest
 from trm_agent import cli, extras, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-OURS = {"trm_agent", "trm_envs", "trm_fields", "wire"}  # the fork server's files import each other by path
+# the fork server's files import each other by path
+OURS = {"trm_agent", "trm_envs", "trm_fields", "client", "forked", "wire"}
 # imported, and brought by a package that the table names
 BROUGHT_BY = {"omegaconf": "hydra", "safetensors": "transformers", "tokenizers": "transformers"}
 # of answers, programs and bridges: extras of environments, whose own messages name them

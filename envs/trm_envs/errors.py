@@ -48,11 +48,12 @@ def describe(error: BaseException, most: int = MAX_MESSAGE_CHARS) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Return a text whose control characters, marks of direction, line ends and lone surrogates are escapes.
+    """Return a text with spaces for line ends, and escapes for control characters, marks of direction, lone surrogates.
 
     A message may quote what the model wrote, which must neither steer a terminal nor forge the lines of a log.
     """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    shown = text.replace("\n", " ")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 def place_of(error: BaseException) -> str:
