@@ -107,6 +107,7 @@ def test_a_worker_is_a_fork_with_the_clients_environment_and_streams_and_its_dea
     server.stdin.close()
     assert server.wait(timeout=10) == 0
     assert not Path(address).exists()
+    assert tmp_path.exists(), "a folder that holds more is not the server's own"
 
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])
@@ -236,10 +237,12 @@ def test_a_server_that_starts_early_tells_its_log_afterwards_and_ends_with_check
     (tmp_path / "server.py").write_text("import time; time.sleep(60)")
     early = handle.started_early(True)
     early.__enter__()
-    process = handle._SERVERS[0].process
+    process, folder = handle._SERVERS[0].process, handle._SERVERS[0].folder
+    assert folder.is_dir()
     refusal = ValueError("refused")
     assert not early.__exit__(ValueError, refusal, None)
     assert process.returncode == -9
+    assert not folder.exists()
 
 
 def test_a_second_run_of_a_process_goes_on_in_its_own_log_and_a_server_that_crashed_is_told_and_replaced(

@@ -1,6 +1,7 @@
 """The driver's side: start the server and make Ray use the client."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ class _Server:
     """Its input is open as long as the driver lives; closing it ends the server."""
     out: IO[bytes]
     """Its output until it has heard of a log, which empties this file."""
+    folder: Path
+    """Made for its socket alone; the server removes it at its end."""
     log: Path | None = None
     """The log that it was told."""
 
@@ -89,7 +92,8 @@ def _forget(server: _Server) -> None:
 
 def _start() -> None:
     """Start the server, and tell Ray's workers its address through the environment."""
-    address = str(Path(tempfile.mkdtemp(prefix="trm-agent-")) / "fork_server")
+    folder = Path(tempfile.mkdtemp(prefix="trm-agent-"))
+    address = str(folder / "fork_server")
     command = [sys.executable, "-P", str(_HERE / "server.py"), address]
     # for Ray's core, which is loaded before there is a raylet: workers watch this process, which ends with the raylet
     ray_reads = {"RAY_JOB_ID": FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
@@ -99,7 +103,7 @@ def _start() -> None:
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True, bufsize=0
     )
-    _SERVERS.append(_Server(server, out))
+    _SERVERS.append(_Server(server, out, folder))
     os.environ[SOCKET_VARIABLE] = address
 
 
@@ -119,6 +123,7 @@ def stop() -> None:
     for server in list(_SERVERS):
         server.process.kill()
         server.process.wait()
+        shutil.rmtree(server.folder, ignore_errors=True)
         _forget(server)
 
 

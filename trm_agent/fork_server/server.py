@@ -239,8 +239,9 @@ def main() -> None:
         traceback.print_exc()
         status = 1
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(address)
+            os.rmdir(os.path.dirname(address))  # the driver made it for the socket alone
         os._exit(status)  # nothing to save, and the libraries take seconds to shut down
 
 

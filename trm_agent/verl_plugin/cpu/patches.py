@@ -124,7 +124,7 @@ def norm_kernel(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(self, x) if residual is None else forward(self, x, residual)
         kernels, weight = torch.ops._C, self.weight.data
         if residual is None:
-            out = torch.empty(x.shape)
+            out = torch.empty(x.shape, dtype=x.dtype)
             # heads are cut out of the projection of a row
             kernels.rms_norm(out, x.contiguous(), weight, self.variance_epsilon)
             return out
