@@ -248,10 +248,14 @@ def _play_on(env: ToolEnv, by_solver: bool) -> None:
 
 
 def _solver_turn(env: ToolEnv) -> str:
+    from trm_envs import ToolEnv as Base
+
     try:
         return env.solution()
     except NotImplementedError as error:
-        raise ValueError(f"--solver: {error}") from error
+        is_defined = type(env).solution is not Base.solution
+        remedy = "; another --seed may have a task that it solves" if is_defined else ""
+        raise ValueError(f"--solver: {error}{remedy}") from error
 
 
 def _typed_turn() -> str | None:
