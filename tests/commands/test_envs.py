@@ -182,9 +182,7 @@ def test_input_that_ends_early_ends_the_game(capsys, monkeypatch):
 
 def test_without_a_solver_play_says_so(fakes, capsys):
     assert main(["envs", "play", f"{fakes}:fakes/HasNoSolver-v0", "--solver"]) == 2
-    told = capsys.readouterr().err
-    assert "define solution()" in told
-    assert "another --seed" not in told
+    assert "define solution()" in capsys.readouterr().err
 
 
 def run(folder, *command):

@@ -297,6 +297,4 @@ def test_toy_games_keep_the_contract(options: dict[str, Any]) -> None:
 def test_a_task_that_the_search_cannot_win_skips_the_solvers_check_and_says_so() -> None:
     (finding,) = check(GymTool, options={"env_id": "games/Sum-v0", "success_at": 2.0}, only=["solver:1"])  # it pays 1
     assert finding.outcome == "skipped"
-    assert finding.message.endswith(
-        "in solution: no line that wins this task of games/Sum-v0 was found (nor for 19 other seeds)"
-    )
+    assert "in solution: no line that wins this task of games/Sum-v0 was found (nor" in finding.message

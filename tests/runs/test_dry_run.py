@@ -32,7 +32,7 @@ def test_a_run_is_shown_and_nothing_is_started_or_written(tmp_path: Path, monkey
         "Follow the steps with the calculator",
         "--- turn of the scripted solver ---\n<tool_call>",
         "--- answer to it, ",
-        "limits: max_turns 12, max_tool_calls 12, max_turn_tokens 32,",
+        "limits: max_turns 12, max_tool_calls 12, max_malformed_turns 1, max_turn_tokens 32,",
         f"run: trm/ChainMath-v0, seed 0, new run, in {tmp_path}/runs/math_nano-seed0-NNN, numbered\n",
         "\nsteps: 1 to 40, 16 tasks of 8 episodes each\n",
         "checkpoints: every 7 steps and after the last\n",
