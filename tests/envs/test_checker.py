@@ -128,7 +128,9 @@ class _LuckyButWrong(_Lucky):
 
 
 def test_a_solver_is_checked_on_a_task_that_can_be_solved() -> None:
-    assert check(_Lucky, only=["solver:1"], num_fuzz=1, seed=5)[0].outcome == "ok"
+    (found,) = check(_Lucky, only=["solver:1"], num_fuzz=1, seed=5)
+    assert (found.outcome, found.message) == ("ok", "with seed 8; of seed 5 to 7 there is no solver")
+    assert check(_Lucky, only=["solver:1"], num_fuzz=1, seed=8)[0].message == ""
     (finding,) = check(_LuckyButWrong, only=["solver:1"], num_fuzz=1, seed=5)
     assert finding.outcome == "failed"
     assert "the solver earned 0.0" in finding.message

@@ -91,11 +91,17 @@ def global_random_state_untouched(subject: Subject) -> None:
         raise Failed("an episode draws from (or seeds) the global random state; draw from self.np_random")
 
 
-def solver_wins(subject: Subject, horizon: int) -> None:
-    """Check that the scripted solver earns the full reward at a horizon, and nothing before the end."""
+def solver_wins(subject: Subject, horizon: int) -> str:
+    """Check that the scripted solver earns the full reward at a horizon, and nothing before the end.
+
+    Returns:
+        The seed, if its task is another than the subject's, for which there is no solver; else "".
+    """
     solved = subject.at_solved_task()
     with _at_horizon(solved, horizon) as env:
         _solve(env, solved.seed, f"at horizon {horizon}")
+    passed = f"{subject.seed} to {solved.seed - 1}" if solved.seed - subject.seed > 1 else f"{subject.seed}"
+    return f"with seed {solved.seed}; of seed {passed} there is no solver" if solved != subject else ""
 
 
 def rewards_are_bounded(subject: Subject) -> None:

@@ -248,12 +248,12 @@ def _play_on(env: ToolEnv, by_solver: bool) -> None:
 
 
 def _solver_turn(env: ToolEnv) -> str:
-    from trm_envs import ToolEnv as Base
-
     try:
         return env.solution()
     except NotImplementedError as error:
-        is_defined = type(env).solution is not Base.solution
+        from trm_envs import ToolEnv
+
+        is_defined = type(env).solution is not ToolEnv.solution
         remedy = "; another --seed may have a task that it solves" if is_defined else ""
         raise ValueError(f"--solver: {error}{remedy}") from error
 
