@@ -64,3 +64,5 @@ def run(config: DictConfig, ray_init: Mapping[str, Any], ray_started: Callable[[
         ray.get(RunTaskRunner.remote().run.remote(config))  # type: ignore[attr-defined]
         if timeline := config.ray_kwargs.get("timeline_json_file"):
             ray.timeline(filename=timeline)
+        # before the command loads what draws the curves, which would add to the memory of all its processes
+        ray.shutdown()

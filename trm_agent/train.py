@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from trm_agent.fork_server.calls import apart
 from trm_agent.runs import results
 from trm_agent.runs.announcing import announce, completed
 from trm_agent.runs.arguments import CommandParser, composed, describe, show
-from trm_agent.runs.compose import plain
+from trm_agent.runs.compose import expected_variables, plain
 from trm_agent.runs.data_text import printable
 from trm_agent.runs.defaults import defaults_of
 from trm_agent.runs.extend import SCHEDULED_OPTIMIZER, compose_extension, go_on, open_extended
@@ -58,18 +59,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the arguments of `trm_agent.runs.arguments` say; returns the exit code."""
+    started = time.time()
     try:
-        return _run_command(arguments)
+        with ExitStack() as unless_trained:
+            unless_trained.callback(fork_server.stop)
+            prepared = _prepared(arguments)
+            if isinstance(prepared, int):
+                return prepared
+            unless_trained.pop_all()
+        return train(*prepared, started)
     except (Exception, KeyboardInterrupt) as error:
         from trm_agent.runs.endings.closing import close_command
 
         return close_command(error)
 
 
-def _run_command(arguments: argparse.Namespace) -> int:
-    started, overrides = time.time(), list(arguments.overrides)
+def _prepared(arguments: argparse.Namespace) -> int | tuple[DictConfig, RunFolder, str]:
+    """Return what `train` takes; an exit code if there is nothing to train."""
+    overrides = list(arguments.overrides)
     try:
         require("train")
+        if not (arguments.cfg or arguments.check) and (variables := expected_variables(overrides)) is not None:
+            fork_server.start_at_once(variables)
         if arguments.extend is None:
             config, stored = composed(arguments, overrides), None
         else:
@@ -95,12 +106,14 @@ def _run_command(arguments: argparse.Namespace) -> int:
         print(completed(folder))
         return 0
     try:
+        from trm_agent.runs.endings.disk import check_room
+
         check_own(folder)
         if not folder.step:
             check_origin(config)
-        with fork_server.started_early(config.hardware.fork_server):
-            model = _suited_model(config, folder)
-            disk = _checked_disk(config, folder, model)
+        fork_server.start_early(config.hardware.fork_server, config.hardware.env_vars)
+        model = _suited_model(config, folder)
+        disk = check_room(config, folder, model)
     except (Exception, KeyboardInterrupt) as error:
         discard(folder)
         if not isinstance(error, ValueError):
@@ -109,7 +122,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         return BAD_INPUT
     if disk:
         print(f"  {disk}", flush=True)
-    return train(config, folder, model, started)
+    return config, folder, model
 
 
 def _look(config: DictConfig, notes: str, step: int = 0) -> int:
@@ -171,18 +184,6 @@ def _open_folder(config: DictConfig, overrides: list[str]) -> RunFolder:
         field = "root" if config.run.dir is None else "dir"
         why = f"where the run's folder cannot be made ({error.strerror})"
         refuse(f"run.{field}", config.run[field], "a folder that can be written", "give another", because=why)
-
-
-def _checked_disk(config: DictConfig, folder: RunFolder, model: str) -> str:
-    """Return a line on the disk that the checkpoints need.
-
-    Raises:
-        ValueError: there is not enough room.
-    """
-    from trm_agent.runs.endings.disk import check_disk, checkpoint_bytes
-
-    folder.checkpoint_bytes = checkpoint_bytes(config, model)
-    return check_disk(config, folder.path, model, folder.step)
 
 
 def _suited_model(config: DictConfig, folder: RunFolder) -> str:

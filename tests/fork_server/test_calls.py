@@ -106,7 +106,7 @@ def test_a_call_is_made_in_a_fork_as_if_it_were_made_here(
 
 def test_a_server_that_refuses_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lives on until it has a log, and its socket may be gone before anybody has looked."""
-    refusing = handle._Server(SimpleNamespace(poll=lambda: None), io.BytesIO(), tmp_path)
+    refusing = handle._Server(SimpleNamespace(poll=lambda: None), io.BytesIO(), tmp_path, {})
     monkeypatch.setattr(handle, "_SERVERS", [refusing])
     monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "fork_server"))
     (tmp_path / "fork_server").touch()

@@ -14,6 +14,7 @@ from trm_agent.models import nano as nano_model
 from trm_agent.runs import model_facts, preflight_model
 from trm_agent.runs.chat import run_chat_tokens
 from trm_agent.runs.compose import compose_run
+from trm_agent.runs.endings import disk
 from trm_agent.runs.folder import RunFolder
 from trm_agent.runs.model_facts import ModelFacts, load_facts
 from trm_agent.runs.preflight_model import check_model
@@ -145,8 +146,9 @@ def test_a_run_resumes_from_its_own_checkpoint_when_the_one_that_it_began_at_is_
     run = tmp_path / "run"
     run.mkdir()
     monkeypatch.setattr(train, "composed", lambda *_: config)
-    for name in ("announce", "check_own", "_checked_disk"):
+    for name in ("announce", "check_own"):
         monkeypatch.setattr(train, name, lambda *_: "")
+    monkeypatch.setattr(disk, "check_room", lambda *_: "")
     monkeypatch.setattr(train, "_open_folder", lambda *_: opened(run, step))
     monkeypatch.setattr(train, "_suited_model", lambda *_: "model")
     monkeypatch.setattr(train, "train", lambda *_: 0)

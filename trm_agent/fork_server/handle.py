@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -28,6 +28,8 @@ class _Server:
     """Its output until it has heard of a log, which empties this file."""
     folder: Path
     """Made for its socket alone; the server removes it at its end."""
+    env: Mapping[str, str]
+    """The environment that its imports read."""
     log: Path | None = None
     """The log that it was told."""
 
@@ -35,21 +37,34 @@ class _Server:
 _SERVERS: list[_Server] = []
 
 
-@contextmanager
-def started_early(is_wanted: bool) -> Iterator[None]:
-    """Start the server beside the checks of the model, and end it if they fail.
+def start_at_once(env: Mapping[str, str]) -> None:
+    """Start the server beside the composition of the configuration, with the variables that it will most likely set.
 
-    A process that has done their imports already does not wait for them, and starts it when they are done. Enter
-    after the variables are set that the imports read, such as OMP_NUM_THREADS. A fork gets the environment of the
-    process that asks for it, so what is read later (TENSORBOARD_DIR, TOKENIZERS_PARALLELISM) may be set later.
+    A process that has done their imports already does not wait for them, and starts it when they are done.
+
+    Args:
+        env: what the imports read, such as OMP_NUM_THREADS. A fork gets the environment of the process that asks for
+            it, so what is read later (TENSORBOARD_DIR, TOKENIZERS_PARALLELISM) may be set later.
     """
-    if is_wanted and "torch" not in sys.modules:
-        _start()
-    try:
-        yield
-    except BaseException:
+    if "torch" not in sys.modules:
+        _start({**os.environ, **env})
+
+
+def start_early(is_wanted: bool, names: Iterable[str]) -> None:
+    """Start the server beside the checks of the model, if none has started at once with the environment as it is now.
+
+    Args:
+        is_wanted: whether the run has a server: one that has started is stopped otherwise.
+        names: the variables that the configuration sets.
+    """
+    if not is_wanted or any(_differs(server.env, names) for server in _SERVERS):
         stop()
-        raise
+    if is_wanted and not _SERVERS:
+        start_at_once({})
+
+
+def _differs(env: Mapping[str, str], names: Iterable[str]) -> bool:
+    return any(env.get(name) != os.environ.get(name) for name in names)
 
 
 def start(log: Path) -> None:
@@ -62,7 +77,7 @@ def start(log: Path) -> None:
     """
     tell_ended()
     if not _SERVERS:
-        _start()
+        _start(os.environ)
     for server in _SERVERS:
         server.log = log.resolve()
         assert server.process.stdin is not None
@@ -90,20 +105,20 @@ def _forget(server: _Server) -> None:
     _SERVERS.remove(server)
 
 
-def _start() -> None:
-    """Start the server, and tell Ray's workers its address through the environment."""
+def _start(variables: Mapping[str, str]) -> None:
+    """Start the server in an environment, and tell Ray's workers its address through that of this process."""
     folder = Path(tempfile.mkdtemp(prefix="trm-agent-"))
     address = str(folder / "fork_server")
     command = [sys.executable, "-P", str(_HERE / "server.py"), address]
     # for Ray's core, which is loaded before there is a raylet: workers watch this process, which ends with the raylet
     ray_reads = {"RAY_JOB_ID": FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())}
-    env = {**os.environ, **ray_reads, "PYTHONPATH": os.pathsep.join([str(_HERE), os.environ.get("PYTHONPATH", "")])}
+    env = {**variables, **ray_reads, "PYTHONPATH": os.pathsep.join([str(_HERE), variables.get("PYTHONPATH", "")])}
     out: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
     # a session of its own: a signal to the command's group is not for the workers
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True, bufsize=0
     )
-    _SERVERS.append(_Server(server, out, folder))
+    _SERVERS.append(_Server(server, out, folder, dict(variables)))
     os.environ[SOCKET_VARIABLE] = address
 
 

@@ -106,6 +106,19 @@ def default_experiment(task: str) -> tuple[str, str]:
     return f"{task}_nano", "a machine without a GPU"
 
 
+def expected_variables(overrides: Sequence[str]) -> dict[str, str] | None:
+    """Return the environment variables that a run on this machine most likely sets; None where nothing tells.
+
+    Before the configuration is composed, which takes a second: who acts on them has to look again afterwards.
+    """
+    import yaml
+
+    if NVIDIA_DEVICE.exists() or any("hardware" in override.partition("=")[0] for override in overrides):
+        return None
+    hardware = yaml.safe_load((CONF / "hardware" / "cpu.yaml").read_text(encoding="utf-8"))["hardware"]
+    return {name: str(value) for name, value in hardware["env_vars"].items()}
+
+
 def _dump_into_the_run(config: DictConfig) -> None:
     """Set the run's folder for a dump without a directory; the group `trm` itself reads no key outside verl's tree."""
     from omegaconf import OmegaConf

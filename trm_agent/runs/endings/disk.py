@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.runs.endings.facts import gib
 from trm_agent.runs.endings.keeping import Keeping, folder_bytes, most_at_once
+from trm_agent.runs.folder import RunFolder
 from trm_fields import refuse
 
 _ACTOR = "actor_rollout_ref.actor"
@@ -25,6 +26,12 @@ def keeping_of(config: DictConfig) -> Keeping:
     return Keeping(
         config.trainer.get("max_actor_ckpt_to_keep"), config.run.get("keep_best"), config.run.get("keep_every")
     )
+
+
+def check_room(config: DictConfig, folder: RunFolder, model: str) -> str:
+    """Check the disk of a run's folder, and note in it what a checkpoint takes; as `check_disk` otherwise."""
+    folder.checkpoint_bytes = checkpoint_bytes(config, model)
+    return check_disk(config, folder.path, model, folder.step)
 
 
 def check_disk(config: DictConfig, folder: Path, model: str, step: int = 0) -> str:
