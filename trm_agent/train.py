@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from trm_agent.extras import require, require_engine
 from trm_agent.fitting import fitting_model
 from trm_agent.fork_server import handle as fork_server
-from trm_agent.fork_server.calls import apart
+from trm_agent.fork_server.calls import TRANSFORMERS, apart
 from trm_agent.runs import results
 from trm_agent.runs.announcing import announce, completed
 from trm_agent.runs.arguments import CommandParser, composed, describe, show
@@ -166,7 +167,7 @@ def _refuse_or_pin(config: DictConfig) -> str:
         os.environ.update(for_logical_devices(os.environ, int(config.trainer.n_gpus_per_node)))
     preflight.check(config)
     check_modes(config)
-    resolve_protocol(config)
+    resolve_protocol(config, partial(apart, needs=TRANSFORMERS))
     rows = pin_rows(config)
     pin_packages(config)
     return rows
@@ -208,7 +209,7 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
         spec = NanoSpec(**plain(config.nano))
         check_nano_budget(config, spec)
         path = str(ensure_nano_model(spec))
-    return apart(fitting_model, config, path, folder.step)
+    return apart(fitting_model, config, path, folder.step, needs=TRANSFORMERS)
 
 
 def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> int:

@@ -47,6 +47,20 @@ def test_auto_is_hermes_for_the_nano_model():
     assert (config.env.kwargs.protocol, config.nano.env_kwargs.protocol) == ("hermes", "hermes")
 
 
+def test_what_loads_a_tokenizer_is_called_as_the_caller_says_and_for_a_model_of_ones_own_alone():
+    config, calls = composed("org/model"), []
+
+    def elsewhere(find, *given):
+        calls.append((find.__module__, find.__name__, given))
+        return "tags"
+
+    resolve_protocol(config, elsewhere)
+    assert config.env.kwargs.protocol == "tags"
+    assert calls == [("trm_agent.runs.chat", "_own_protocol", ("org/model", {}, True))]
+    resolve_protocol(composed(), elsewhere)
+    assert len(calls) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.protocol])
 def test_auto_becomes_a_name_that_the_runs_configuration_records(models, name):

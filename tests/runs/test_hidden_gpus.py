@@ -60,7 +60,7 @@ def test_a_preset_for_gpus_is_refused_where_all_are_hidden(value: str, tmp_path:
 
 def test_the_command_gives_ray_its_logical_devices(monkeypatch: pytest.MonkeyPatch):
     for name in ("preflight.check_machine", "preflight.check", "chat.resolve_protocol"):
-        monkeypatch.setattr(f"trm_agent.runs.{name}", lambda _: None)
+        monkeypatch.setattr(f"trm_agent.runs.{name}", lambda *_: None)
     for name in ("row_files.pin_rows", "declared_packages.pin_packages"):
         monkeypatch.setattr(f"trm_agent.runs.{name}", lambda _: "")
     monkeypatch.setattr(train, "check_modes", lambda _: None)

@@ -8,11 +8,12 @@ import pytest
 
 pytest.importorskip("verl")
 
+import ray
 import torch
 from omegaconf import OmegaConf
 from ray.exceptions import RayActorError
 from tensordict import TensorDict
-from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient, LLMServerManager
 from verl.workers.rollout.replica import TokenOutput
 
 from trm_agent.fork_server.client import NEEDS_ALL
@@ -21,7 +22,7 @@ from trm_agent.runs.compose import compose_run
 from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.preflight_training import agent_loops
 from trm_agent.verl_plugin.rollout import beside_server
-from trm_agent.verl_plugin.rollout.beside_server import BesideServers
+from trm_agent.verl_plugin.rollout.beside_server import BesideServers, without_balancer
 from trm_agent.verl_plugin.rollout.places import places_per_worker
 from trm_agent.verl_plugin.rollout.playing_server import local_client
 
@@ -189,3 +190,19 @@ def test_more_threads_than_cores_are_refused_and_the_platform_hands_the_number_o
     # a script of verl's own
     monkeypatch.delenv(ENGINE_THREADS)
     assert PlatformCPU().rollout_env_vars()["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_manager_of_servers_starts_no_balancer(monkeypatch):
+    monkeypatch.setattr(ray, "remote", lambda *_, **__: pytest.fail("an actor started"))
+    manager = LLMServerManager.__new__(LLMServerManager)
+    manager.server_addresses, manager.server_handles, manager.rollout_config = ["a"], ["handle"], SimpleNamespace()
+    manager.config, manager._load_balancer_cls = NANO, None
+    original = LLMServerManager._init_global_load_balancer
+    with pytest.raises(BaseException, match="an actor started"):
+        asyncio.run(original(manager))
+    monkeypatch.setattr(LLMServerManager, "_init_global_load_balancer", original)
+    without_balancer()
+    asyncio.run(manager._init_global_load_balancer())
+    client = local_client(manager.get_client(), "here", Server([]).generate)
+    assert client._load_balancer is None
+    assert asyncio.run(client._acquire_server("request"))[0] == "here"

@@ -77,6 +77,16 @@ def differs_alone(dispatch):
     dispatch(layer, remove_weight=False)
     alone, together = (layer.cpu_linear(rows, layer.weight, None)[0] for rows in (x[:1], x))
     return "alone differs" if (alone != together).any() else "alone equals"
+def compiled(dispatch):
+    layer, x = torch.nn.Linear(192, 1536, bias=False), torch.randn(500, 192)
+    dispatch(layer, remove_weight=False)
+    whole, before = layer.cpu_linear(x, layer.weight, None), own_bytes()
+    for rows in range(1, 500):
+        assert torch.equal(layer.cpu_linear(x[:rows], layer.weight, None)[-1], whole[rows - 1]) or rows == 1
+    return "much is kept" if own_bytes() - before > 24 << 20 else "little is kept"
+def own_bytes():
+    with open("/proc/self/smaps_rollup") as file:
+        return sum(int(line.split()[1]) << 10 for line in file if line.startswith("Private_Dirty"))
 def sampled(sample, rows, seeded):
     logits = torch.zeros(8, 500)[rows]
     generators = {row: torch.Generator().manual_seed(7 + at) for row, at in enumerate(rows) if at in seeded}
@@ -93,6 +103,7 @@ def told(when):
     with set_current_vllm_config(VllmConfig()):
         norm, rows = norms(torch.float32, 64), torch.randn(3, 64)
         print(when, kernels(norm, rows), kernels(norm, rows.clone(), rows.clone()))
+    print(when, compiled(dispatch))
 told("unpatched:")
 apply_vllm_patches()
 apply_vllm_patches()
@@ -178,8 +189,17 @@ def test_keep_linear_weights_is_needed_and_applies() -> None:
     assert (of_vllm()["unpatched"][0], of_vllm()["patched"][0]) == ("0", "4096")
 
 
-def test_two_rows_at_least_is_needed_and_applies() -> None:
+def test_rows_in_steps_is_needed_and_applies() -> None:
     assert (of_vllm()["unpatched"][1], of_vllm()["patched"][1]) == ("alone differs", "alone equals")
+    assert (of_vllm()["unpatched"][4], of_vllm()["patched"][4]) == ("much is kept", "little is kept")
+
+
+def test_rows_are_filled_up_by_a_quarter_at_most_to_few_numbers() -> None:
+    steps = [patches.whole_steps(rows) for rows in range(1, 2001)]
+    assert all(rows <= step for rows, step in enumerate(steps, 1))
+    assert all(step - rows <= max(3, rows / 4) for rows, step in enumerate(steps, 1))
+    assert len(set(steps)) == 8 + 12 + 12 + 12
+    assert [patches.whole_steps(step) for step in steps] == steps
 
 
 def test_one_draw_a_row_is_needed_and_applies_beside_greedy_rows() -> None:

@@ -1,10 +1,14 @@
 """What a local Ray of ours leaves out, and that Ray is as before afterwards."""
 
+import ast
 import contextlib
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
-from ray._private import node, services
+from ray._private import node, services, utils
 
+from trm_agent.fork_server import ray_processes
 from trm_agent.fork_server.ray_processes import without_cluster_services
 
 
@@ -19,8 +23,27 @@ def test_a_local_ray_starts_no_autoscaler_and_a_dashboard_only_where_it_is_wante
 
 
 def test_ray_is_as_before_after_a_failure_too():
-    before = node.Node.start_monitor, services.start_api_server
+    def of_ray():
+        return node.Node.start_monitor, services.start_api_server, utils.get_dashboard_dependency_error
+
+    before = of_ray()
     with contextlib.suppress(RuntimeError), without_cluster_services():
         assert node.Node.start_monitor is not before[0]
         raise RuntimeError
-    assert (node.Node.start_monitor, services.start_api_server) == before
+    assert of_ray() == before
+
+
+@pytest.mark.parametrize("absent", ["", "trm_no_such_package", "trm_no_such_package.part"])
+def test_the_dashboards_packages_are_looked_for_without_an_import(absent: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(utils, "get_dashboard_dependency_error", lambda: "imported")
+    looked_for = [*ray_processes._OF_DASHBOARD, absent]
+    monkeypatch.setattr(ray_processes, "_OF_DASHBOARD", looked_for[: None if absent else -1])
+    with without_cluster_services():
+        assert utils.get_dashboard_dependency_error() == ("imported" if absent else None)
+
+
+def test_what_is_looked_for_is_what_ray_imports():
+    nodes = ast.walk(ast.parse(Path(find_spec("ray.dashboard.optional_deps").origin).read_text(encoding="utf-8")))
+    imported = {alias.name for each in nodes if isinstance(each, ast.Import) for alias in each.names}
+    tops = {name.partition(".")[0] for name in imported}
+    assert tops == {name.partition(".")[0] for name in ray_processes._OF_DASHBOARD}

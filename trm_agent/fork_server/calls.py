@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from trm_agent.fork_server import handle, wire
 
 T = TypeVar("T")
+# what a function may need of the server's imports, which come in this order
+TRANSFORMERS, VERL = "transformers.models.auto.modeling_auto", "verl.trainer.main_ppo"
 
 
 class InFork(Exception):
@@ -19,7 +21,7 @@ class InFork(Exception):
         return f"\n{self.args[0]}"
 
 
-def apart(function: Callable[..., T], *arguments: Any) -> T:
+def apart(function: Callable[..., T], *arguments: Any, needs: str = VERL) -> T:
     """Call a function in a fork of the server; in this process if it has no server, or one that has failed.
 
     What the function prints goes where this process prints. The variables that it sets or deletes in the environment
@@ -28,13 +30,14 @@ def apart(function: Callable[..., T], *arguments: Any) -> T:
     Args:
         function: of a module.
         arguments: what can be pickled.
+        needs: the module after whose import in the server it is called.
 
     Raises:
         RuntimeError: the fork ended without an answer, such as for lack of memory.
         BaseException: what the function raises.
     """
     before, name = dict(os.environ), _name(function)
-    asked = _fork(before) if name and handle.is_serving() else None
+    asked = _fork(before, needs) if name and handle.is_serving() else None
     if asked is None:
         return function(*arguments)
     with asked:
@@ -60,15 +63,15 @@ def _name(function: Callable[..., Any]) -> str | None:
     return spec.name if spec else None
 
 
-def _fork(env: Mapping[str, str]) -> socket.socket | None:
-    """Ask the server for a fork, which waits for its imports; None if it has failed."""
+def _fork(env: Mapping[str, str], needs: str) -> socket.socket | None:
+    """Ask the server for a fork, which waits for an import; None if it has failed."""
     ours, theirs = socket.socketpair()
     try:
         with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             sys.stdout.flush()
             sys.stderr.flush()
             connection.connect(env[handle.SOCKET_VARIABLE])
-            wire.send(connection, [], dict(env), [theirs.fileno()])
+            wire.send(connection, [needs], dict(env), [theirs.fileno()])
             if connection.recv(1) == b"1":
                 return ours
             raise ConnectionError("it has ended")

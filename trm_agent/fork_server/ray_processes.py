@@ -2,10 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 _NAME = "ConsolePopen"
-_API_SERVER, _MONITOR = "start_api_server", "start_monitor"
+_API_SERVER, _MONITOR, _LACKS = "start_api_server", "start_monitor", "get_dashboard_dependency_error"
+# what `ray.dashboard.optional_deps` imports
+_OF_DASHBOARD = (
+    "aiohttp",
+    "aiohttp_cors",
+    "grpc",
+    "opencensus",
+    "opentelemetry.exporter.prometheus",
+    "opentelemetry.proto",
+    "prometheus_client",
+    "pydantic",
+)
 
 
 @contextmanager
@@ -38,19 +50,29 @@ def in_their_own_session() -> Iterator[None]:
 def without_cluster_services() -> Iterator[None]:
     """Start a local Ray without what only a cluster needs: the autoscaler, and the dashboard's server.
 
-    Ray starts the server also where no dashboard is wanted, for usage statistics, and waits until it has.
+    Ray starts the server also where no dashboard is wanted, for usage statistics, and waits until it has. Whether its
+    packages are there Ray sees by importing them, in this process: here they are looked for.
     """
-    from ray._private import node, services
+    from ray._private import node, services, utils
 
-    monitor, server = getattr(node.Node, _MONITOR), getattr(services, _API_SERVER)
+    monitor, server, lacks = getattr(node.Node, _MONITOR), getattr(services, _API_SERVER), getattr(utils, _LACKS)
 
     def if_wanted(include_dashboard: bool | None, *args: Any, **kwargs: Any) -> Any:
         return server(include_dashboard, *args, **kwargs) if include_dashboard else ("", None)
 
     setattr(node.Node, _MONITOR, lambda _: None)
     setattr(services, _API_SERVER, if_wanted)
+    setattr(utils, _LACKS, lambda: None if all(map(_is_here, _OF_DASHBOARD)) else lacks())
     try:
         yield
     finally:
         setattr(node.Node, _MONITOR, monitor)
         setattr(services, _API_SERVER, server)
+        setattr(utils, _LACKS, lacks)
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of what it is in
+        return False

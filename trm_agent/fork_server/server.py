@@ -41,6 +41,10 @@ PRELOAD = (
     "hydra",
     "transfer_queue",
     "verl.trainer.main_ppo",
+    # the larger parts of the next one: requests are heard in between
+    "torch._inductor.ir",
+    "torch._inductor.lowering",
+    "openai.types",
     "vllm.config",
     "verl.trainer.ppo.v1",
     "verl.workers.engine_workers",
@@ -61,8 +65,7 @@ PRELOAD = (
     "trm_agent.verl_plugin.rollout.recording_server",
     "trm_agent.verl_plugin.rollout.beside_server",
 )
-# the module after which a request is served while others are imported: that of a call, and that of a worker
-CALLS_AFTER = "verl.trainer.main_ppo"
+# the module after which a worker is forked while others are imported
 WORKERS_AFTER = "verl.workers.rollout.vllm_rollout.vllm_async_server"
 
 # Ray's core reads it once, when it is loaded: `handle` sets it to that of a new Ray's first driver
@@ -163,7 +166,7 @@ class Desk:
 
     def _is_ready(self, request: dict, descriptors: list[int]) -> bool:
         if len(descriptors) == STANDARD + 1:
-            needs = CALLS_AFTER
+            (needs,) = request["argv"]
         else:
             needs = WORKERS_AFTER if len(descriptors) == STANDARD and NEEDS_ALL not in request["env"] else ""
         return self.is_complete or needs in self.imported

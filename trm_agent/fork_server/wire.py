@@ -13,13 +13,14 @@ _MAX_DESCRIPTORS = 64
 
 
 def send(connection: socket.socket, argv: list[str], env: dict[str, str], extra: Sequence[int] = ()) -> None:
-    """Send a request for a worker, with this process's standard streams, or for a process of `multiprocessing`.
+    """Send a request for a worker, a call or a process of `multiprocessing`, with this process's standard streams.
 
     Args:
         connection: to the server.
-        argv: the worker's command line; nobody reads it where there are more descriptors.
+        argv: the worker's command line; for a call the module that it waits for; nobody reads it for a process.
         env: the environment of the fork.
-        extra: for a process of `multiprocessing`, descriptors of its data, its status, the resource tracker, and more.
+        extra: for a call, the descriptor of its socket; for a process of `multiprocessing`, those of its data, its
+            status, the resource tracker, and more.
     """
     body = json.dumps({"argv": argv, "env": env, "cwd": os.getcwd()}).encode()
     socket.send_fds(connection, [len(body).to_bytes(LENGTH_BYTES, "big")], [*_STANDARD, *extra])

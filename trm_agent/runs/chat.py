@@ -1,5 +1,6 @@
 """The chat template of a training run: its settings, its tokens, and the protocol behind `protocol=auto`."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -42,8 +43,12 @@ def run_chat_tokens(tokenizer: Any, config: DictConfig) -> ChatTokens:
     return chat
 
 
-def resolve_protocol(config: DictConfig) -> None:
+def resolve_protocol(config: DictConfig, call: Callable[..., str] = lambda find, *given: find(*given)) -> None:
     """Replace `env.kwargs.protocol=auto` by the name of the protocol that reads the model's own tool calls.
+
+    Args:
+        config: a composed configuration.
+        call: calls the function that loads the tokenizer, which takes seconds, with its arguments.
 
     Raises:
         ValueError: the model has no tokenizer that can be loaded, or no protocol reads its calls.
@@ -52,15 +57,17 @@ def resolve_protocol(config: DictConfig) -> None:
         return
     path = config.actor_rollout_ref.model.path
     # the protocol of the nano model's own template
-    name = DEFAULT
-    if path != NANO:
-        tokenizer = load_tokenizer(path)
-        try:
-            name = find_protocol(tokenizer, _template_kwargs(config), _describes(config))
-        except ValueError as error:
-            raise ValueError(f"{MODEL_PATH}={path}: {error}") from error
+    name = DEFAULT if path == NANO else call(_own_protocol, path, _template_kwargs(config), _describes(config))
     with open_dict(config):
         config.env.kwargs.protocol = name
+
+
+def _own_protocol(path: str, template_kwargs: dict[str, Any], describes: bool) -> str:
+    tokenizer = load_tokenizer(path)
+    try:
+        return find_protocol(tokenizer, template_kwargs, describes)
+    except ValueError as error:
+        raise ValueError(f"{MODEL_PATH}={path}: {error}") from error
 
 
 @lru_cache(maxsize=1)

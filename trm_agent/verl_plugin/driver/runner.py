@@ -2,6 +2,7 @@
 
 import functools
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def train(config: Any) -> None:
     from verl.utils.logging_utils import configure_verl_logging
 
     from trm_agent.verl_plugin.driver.trainer import trainer_class
+    from trm_agent.verl_plugin.rollout.beside_server import without_balancer
 
     configure_verl_logging()
     run_dir = config.run.dir
@@ -54,13 +56,17 @@ def train(config: Any) -> None:
     config.transfer_queue.enable = True
     OmegaConf.resolve(config)
     let_turns_repeat(config)
-    tq.init(config.transfer_queue)
-    mark(run_dir, "data queue")
     trainer = agent_loops = None
     succeeded = False
     try:
-        trainer = trainer_class(config.trainer.v1.trainer_mode)(config=config)
-        trainer.init()
+        with ThreadPoolExecutor(1) as beside:
+            # two actors, which the workers look for at the first step only
+            queue = beside.submit(_start_queue, config)
+            trainer = trainer_class(config.trainer.v1.trainer_mode)(config=config)
+            trainer.await_queue = queue.result
+            if config.hardware.agent_loops == BESIDE_SERVER and config.trainer.v1.trainer_mode == "sync":
+                without_balancer()
+            trainer.init()
         mark(run_dir, "actor and rollout engine")
         agent_loops = _agent_loops(config, trainer)
         mark(run_dir, "agent loops")
@@ -73,6 +79,13 @@ def train(config: Any) -> None:
         if tracking is not None:
             tracking.finish(exit_code=0 if succeeded else 1)
         tq.close()
+
+
+def _start_queue(config: Any) -> None:
+    import transfer_queue as tq
+
+    tq.init(config.transfer_queue)
+    mark(config.run.dir, "data queue")
 
 
 def _agent_loops(config: Any, trainer: Any) -> Any:

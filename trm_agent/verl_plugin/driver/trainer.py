@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class RunMixin:
     _share: InfrastructureShare | None = None
     zero_advantages: Set[str] = frozenset()
     """Keys of the step's rows whose advantages are all 0."""
+    await_queue: Callable[[], None]
+    """Return when the data queue is ready; raises what went wrong with it."""
 
     @property
     def logger(self) -> Any:
@@ -76,6 +78,7 @@ class RunMixin:
             super()._load_checkpoint()  # type: ignore[misc]
 
     def on_init_end(self) -> None:
+        self.await_queue()
         run = self.config.run
         with deadline(run.weight_sync_timeout_s, "the first weight synchronisation", Path(run.dir)):
             super().on_init_end()  # type: ignore[misc]

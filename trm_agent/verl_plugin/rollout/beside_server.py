@@ -8,9 +8,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+from verl.workers.rollout.llm_server import LLMServerManager
 
 from trm_agent.runs.groups import BESIDE_SERVER, WORKERS
+from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
 from trm_fields import refuse
+
+_START_BALANCER = "_init_global_load_balancer"
 
 
 class BesideServers(AgentLoopManagerTQ):
@@ -55,3 +59,17 @@ class BesideServers(AgentLoopManagerTQ):
             if not self._is_closed:
                 reason = " ".join(str(error).split())
                 self._on_loss(f"the rollout server at {calls[ended[0]]} has ended, and its episodes with it: {reason}")
+
+
+def without_balancer() -> None:
+    """Let this process start none of verl's load balancers, an actor that episodes beside their server never ask.
+
+    Raises:
+        RuntimeError: verl has a version that this was not written for.
+    """
+
+    async def start_none(manager: Any) -> None:
+        manager.global_load_balancer = None
+
+    require_version("without_balancer", "verl", VERL_VERSION)
+    setattr(LLMServerManager, _START_BALANCER, start_none)
