@@ -56,7 +56,7 @@ def run(config: DictConfig, ray_init: Mapping[str, Any], ray_started: Callable[[
     with ExitStack() as ray_as_we_need_it:
         ray_as_we_need_it.enter_context(in_their_own_session())
         handle.use_for_ray()
-        ray_as_we_need_it.enter_context(without_cluster_services())
+        ray_as_we_need_it.enter_context(without_cluster_services(bool(ray_init.get("include_dashboard"))))
         ray_as_we_need_it.callback(handle.tell_ended)
         mark(config.run.dir, "driver")
         ray.init(**ray_init)

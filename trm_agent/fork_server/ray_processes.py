@@ -1,23 +1,13 @@
 """Ray's own processes, out of reach of a signal to the command's process group."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 _NAME = "ConsolePopen"
-_API_SERVER, _MONITOR, _LACKS = "start_api_server", "start_monitor", "get_dashboard_dependency_error"
-# what `ray.dashboard.optional_deps` imports
-_OF_DASHBOARD = (
-    "aiohttp",
-    "aiohttp_cors",
-    "grpc",
-    "opencensus",
-    "opentelemetry.exporter.prometheus",
-    "opentelemetry.proto",
-    "prometheus_client",
-    "pydantic",
-)
+# after which the wait for a node is Ray's own, with its own message
+_LONGEST_START_S = 20
 
 
 @contextmanager
@@ -47,32 +37,52 @@ def in_their_own_session() -> Iterator[None]:
 
 
 @contextmanager
-def without_cluster_services() -> Iterator[None]:
-    """Start a local Ray without what only a cluster needs: the autoscaler, and the dashboard's server.
+def without_cluster_services(has_dashboard: bool = False) -> Iterator[None]:
+    """Start a local Ray without what only a cluster needs, and do not wait for longer than it takes.
 
-    Ray starts the server also where no dashboard is wanted, for usage statistics, and waits until it has. Whether its
-    packages are there Ray sees by importing them, in this process: here they are looked for.
+    It has no autoscaler, and without a dashboard neither its server, which Ray would start for usage statistics, nor
+    the part of its agent that serves it: the agent is that of a Ray whose packages for a dashboard are not installed.
+    The process that starts it has no serializers for objects of Arrow, pydantic and starlette, whose packages Ray would
+    import: it sends a configuration.
+
+    Args:
+        has_dashboard: whether a dashboard is wanted.
     """
     from ray._private import node, services, utils
+    from ray.util import serialization_addons
 
-    monitor, server, lacks = getattr(node.Node, _MONITOR), getattr(services, _API_SERVER), getattr(utils, _LACKS)
+    def no_server(*_: Any, **__: Any) -> Any:
+        return "", None
 
-    def if_wanted(include_dashboard: bool | None, *args: Any, **kwargs: Any) -> Any:
-        return server(include_dashboard, *args, **kwargs) if include_dashboard else ("", None)
-
-    setattr(node.Node, _MONITOR, lambda _: None)
-    setattr(services, _API_SERVER, if_wanted)
-    setattr(utils, _LACKS, lambda: None if all(map(_is_here, _OF_DASHBOARD)) else lacks())
+    changes: list[tuple[Any, str, Any]] = [
+        (node.Node, "start_monitor", lambda _: None),
+        (serialization_addons, "apply", lambda _: None),
+        (services, "get_node", soon(services.get_node)),
+    ]
+    if not has_dashboard:
+        changes.append((services, "start_api_server", no_server))
+        changes.append((utils, "get_dashboard_dependency_error", lambda: ImportError("no dashboard is wanted")))
+    before = [(place, name, getattr(place, name)) for place, name, _ in changes]
+    for place, name, value in changes:
+        setattr(place, name, value)
     try:
         yield
     finally:
-        setattr(node.Node, _MONITOR, monitor)
-        setattr(services, _API_SERVER, server)
-        setattr(utils, _LACKS, lacks)
+        for place, name, value in before:
+            setattr(place, name, value)
 
 
-def _is_here(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # of what it is in
-        return False
+def soon(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Ray's look for the node that it has started, which looks once a second, for a node that is there."""
+
+    def get(gcs_address: str, node_id: str) -> Any:
+        from ray._private.services import _get_gcs_client_options
+        from ray._private.state import GlobalState
+
+        state, deadline = GlobalState(), time.monotonic() + _LONGEST_START_S
+        state._initialize_global_state(_get_gcs_client_options(gcs_address))
+        while time.monotonic() < deadline and all(each["NodeID"] != node_id for each in state.node_table()):
+            time.sleep(0.02)
+        return get_node(gcs_address, node_id)
+
+    return get

@@ -64,6 +64,8 @@ PRELOAD = (
     "vllm.v1.engine.output_processor",
     "trm_agent.verl_plugin.rollout.recording_server",
     "trm_agent.verl_plugin.rollout.beside_server",
+    "trm_agent.verl_plugin.rollout.episodes_worker",
+    "trm_agent.verl_plugin.actor.known_configs",
 )
 # the module after which a worker is forked while others are imported
 WORKERS_AFTER = "verl.workers.rollout.vllm_rollout.vllm_async_server"

@@ -31,6 +31,7 @@ from trm_agent.verl_plugin.actor.update import (
     set_micro_batch,
 )
 from trm_agent.verl_plugin.actor.without_gradient import WithoutGradientMixin
+from trm_agent.verl_plugin.cpu.heap import trim_heap
 
 
 class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, FSDPEngineWithLMHead):
@@ -58,6 +59,8 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, FSDPEngine
         with collect_update(step, self._num_updates, dump, tasks) as self._update:
             output = super().train_batch(data, loss_function)
         write_rows(self._update, self.get_data_parallel_rank())
+        if get_device_name() == "cpu":
+            trim_heap()
         metrics = self._update.metrics(self.get_data_parallel_group())
         # verl expects a list over micro-batches for values that it does not aggregate itself
         output["metrics"].update({key: [value] for key, value in metrics.items()})
