@@ -5,6 +5,7 @@ verl's own `run_ppo` does the same where the command has verl.
 
 import functools
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -17,6 +18,9 @@ from trm_agent.fork_server.calls import apart
 from trm_agent.fork_server.ray_processes import in_their_own_session, without_cluster_services
 from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.phases import mark
+
+# in which Ray passes on what its workers have said last, as it does at the end of a process
+_LAST_LINES_S = 0.5
 
 
 @ray.remote
@@ -65,4 +69,6 @@ def run(config: DictConfig, ray_init: Mapping[str, Any], ray_started: Callable[[
         if timeline := config.ray_kwargs.get("timeline_json_file"):
             ray.timeline(filename=timeline)
         # before the command loads what draws the curves, which would add to the memory of all its processes
+        handle.stop()
+        time.sleep(_LAST_LINES_S)
         ray.shutdown()

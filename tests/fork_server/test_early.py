@@ -78,6 +78,16 @@ def test_a_server_that_started_at_once_is_kept_if_its_imports_read_what_the_run_
     assert handle._SERVERS == []
     assert early.returncode == -9
     assert not folder.exists()
+    # a rollout server that finds it would take itself for one on a CPU
+    assert SOCKET_VARIABLE not in os.environ
+    # one that the run does not set, in an environment that had been expected to set it
+    handle.start_at_once({"OMP_NUM_THREADS": "2", "TRM_TEST_OTHER": "3"})
+    expecting = served()
+    handle.start_at_once({"OMP_NUM_THREADS": "2"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    handle.start_early(True, names)
+    assert served() is not expecting
+    handle.stop()
     # what has done the imports does not wait for them
     monkeypatch.setitem(sys.modules, "torch", sys)
     handle.start_early(True, names)

@@ -7,14 +7,14 @@ import pytest
 
 from trm_agent import train
 from trm_agent.fork_server import handle
-from trm_agent.runs import compose
+from trm_agent.runs import hidden_gpus
 from trm_agent.runs.compose import compose_run, expected_variables, plain
 
 
 @pytest.fixture
 def serves_nobody(tmp_path, monkeypatch):
     """Let the server be a process that waits for its end."""
-    monkeypatch.setattr(compose, "NVIDIA_DEVICE", tmp_path / "nvidia0")
+    monkeypatch.setattr(hidden_gpus, "DEVICES", tmp_path)
     monkeypatch.setattr(handle, "_HERE", tmp_path)
     monkeypatch.setenv(handle.SOCKET_VARIABLE, "")
     monkeypatch.delitem(sys.modules, "torch", raising=False)
@@ -24,13 +24,17 @@ def serves_nobody(tmp_path, monkeypatch):
 
 
 def test_the_expected_variables_are_those_of_the_composed_default(tmp_path, monkeypatch):
-    monkeypatch.setattr(compose, "NVIDIA_DEVICE", tmp_path / "nvidia0")
+    monkeypatch.setattr(hidden_gpus, "DEVICES", tmp_path)
     composed = plain(compose_run(["experiment=math_nano"]).hardware)["env_vars"]
     assert expected_variables(["seed=1"]) == {name: str(value) for name, value in composed.items()}
     for override in ("hardware=gpu", "hardware.fork_server=false", "++hardware.env_vars.OMP_NUM_THREADS=1"):
         assert expected_variables(["seed=1", override]) is None
-    (tmp_path / "nvidia0").touch()
-    assert expected_variables([]) is None
+    for device in ("nvidia3", "kfd", "dxg"):
+        (tmp_path / device).touch()
+        assert expected_variables([]) is None
+        (tmp_path / device).unlink()
+    (tmp_path / "nvidiactl").touch()
+    assert expected_variables([]) is not None
 
 
 @pytest.mark.usefixtures("serves_nobody")

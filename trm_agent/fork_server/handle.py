@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ class _Server:
     """Made for its socket alone; the server removes it at its end."""
     env: Mapping[str, str]
     """The environment that its imports read."""
+    expected: Collection[str] = ()
+    """The variables that it was given before the configuration was known."""
     log: Path | None = None
     """The log that it was told."""
 
@@ -46,8 +48,8 @@ def start_at_once(env: Mapping[str, str]) -> None:
         env: what the imports read, such as OMP_NUM_THREADS. A fork gets the environment of the process that asks for
             it, so what is read later (TENSORBOARD_DIR, TOKENIZERS_PARALLELISM) may be set later.
     """
-    if "torch" not in sys.modules:
-        _start({**os.environ, **env})
+    if "torch" not in sys.modules and not _SERVERS:
+        _start({**os.environ, **env}, tuple(env))
 
 
 def start_early(is_wanted: bool, names: Iterable[str]) -> None:
@@ -57,14 +59,14 @@ def start_early(is_wanted: bool, names: Iterable[str]) -> None:
         is_wanted: whether the run has a server: one that has started is stopped otherwise.
         names: the variables that the configuration sets.
     """
-    if not is_wanted or any(_differs(server.env, names) for server in _SERVERS):
+    if not is_wanted or any(_differs(server, {*names, *server.expected}) for server in _SERVERS):
         stop()
-    if is_wanted and not _SERVERS:
+    if is_wanted:
         start_at_once({})
 
 
-def _differs(env: Mapping[str, str], names: Iterable[str]) -> bool:
-    return any(env.get(name) != os.environ.get(name) for name in names)
+def _differs(server: _Server, names: Iterable[str]) -> bool:
+    return any(server.env.get(name) != os.environ.get(name) for name in names)
 
 
 def start(log: Path) -> None:
@@ -105,7 +107,7 @@ def _forget(server: _Server) -> None:
     _SERVERS.remove(server)
 
 
-def _start(variables: Mapping[str, str]) -> None:
+def _start(variables: Mapping[str, str], expected: Collection[str] = ()) -> None:
     """Start the server in an environment, and tell Ray's workers its address through that of this process."""
     folder = Path(tempfile.mkdtemp(prefix="trm-agent-"))
     address = str(folder / "fork_server")
@@ -118,7 +120,7 @@ def _start(variables: Mapping[str, str]) -> None:
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True, bufsize=0
     )
-    _SERVERS.append(_Server(server, out, folder, dict(variables)))
+    _SERVERS.append(_Server(server, out, folder, dict(variables), expected))
     os.environ[SOCKET_VARIABLE] = address
 
 
@@ -134,7 +136,9 @@ def is_serving() -> bool:
 
 
 def stop() -> None:
-    """End the server, also while it imports; for a run that is refused."""
+    """End the server, also while it imports; for a run that is refused, or has ended."""
+    # who finds it there expects a server
+    os.environ.pop(SOCKET_VARIABLE, None)
     for server in list(_SERVERS):
         server.process.kill()
         server.process.wait()

@@ -7,7 +7,7 @@ from typing import Any
 
 _NAME = "ConsolePopen"
 # after which the wait for a node is Ray's own, with its own message
-_LONGEST_START_S = 20
+_LONGEST_START_S = 5
 
 
 @contextmanager

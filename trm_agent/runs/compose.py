@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.extras import install
-from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
+from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
 from trm_fields import OneOf, refuse
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def expected_variables(overrides: Sequence[str]) -> dict[str, str] | None:
     """
     import yaml
 
-    if NVIDIA_DEVICE.exists() or any("hardware" in override.partition("=")[0] for override in overrides):
+    if has_device() or any("hardware" in override.partition("=")[0] for override in overrides):
         return None
     hardware = yaml.safe_load((CONF / "hardware" / "cpu.yaml").read_text(encoding="utf-8"))["hardware"]
     return {name: str(value) for name, value in hardware["env_vars"].items()}

@@ -1,10 +1,18 @@
-"""`CUDA_VISIBLE_DEVICES`: whether it hides every GPU, and what Ray reads of it on the CPU."""
+"""Whether this machine has a GPU, whether `CUDA_VISIBLE_DEVICES` hides it, and what Ray reads of that on the CPU."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 # CUDA reads the list up to the first entry that names no device
 NO_DEVICE = ("", "-1", "NoDevFiles")
+
+DEVICES = Path("/dev")
+
+
+def has_device() -> bool:
+    """Return True if a driver of CUDA or ROCm, or of Windows beneath this system, offers a device."""
+    return any(next(DEVICES.glob(pattern), None) for pattern in ("nvidia[0-9]*", "dxg", "kfd"))
 
 
 def hides_all(env: Mapping[str, str]) -> bool:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.extras import is_installed
 from trm_agent.runs.engine_options import engine_options
-from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
+from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
 from trm_agent.runs.stored_config import flatten
 from trm_agent.runs.verl_choices import BACKENDS
 from trm_agent.runs.verl_fates import verl_fields
@@ -265,9 +265,7 @@ def _is_elsewhere(config: DictConfig) -> bool:
 
 def _cuda_devices() -> int:
     """Count the CUDA devices of this machine; torch decides where a driver is there at all."""
-    if not (any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists() or Path("/dev/kfd").exists()):
-        return 0
-    if importlib.util.find_spec("torch") is None:
+    if not has_device() or importlib.util.find_spec("torch") is None:
         return 0
     import torch
 

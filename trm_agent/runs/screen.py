@@ -28,7 +28,7 @@ EQUAL_GROUPS = "env/equal_group_frac"
 # phase of the start-up that is over -> the next one's work
 NEXT_WORK = {
     "driver": "Ray starts",
-    "driver of the trainer": "the data queue starts",
+    "driver of the trainer": "the data queue starts, and the model is loaded",
     "data queue": "the model is loaded and the rollout engine starts, which takes longest",
     "actor and rollout engine": "the agent loops start",
 }

@@ -107,7 +107,7 @@ def rows_in_steps(dispatch: Callable[..., Any]) -> Callable[..., Any]:
             missing = whole_steps(len(x)) - len(x) if x.ndim == 2 else 0
             if not missing:
                 return linear(x, weight, bias)
-            return linear(torch.nn.functional.pad(x, (0, 0, 0, missing)), weight, bias)[:-missing]
+            return linear(torch.nn.functional.pad(x, (0, 0, 0, missing)), weight, bias)[: len(x)]
 
         layer.cpu_linear = filled_up
         return result
