@@ -91,7 +91,7 @@ def keep_linear_weights(dispatch: Callable[..., Any]) -> Callable[..., Any]:
 def rows_in_steps(dispatch: Callable[..., Any]) -> Callable[..., Any]:
     """vLLM's CPU backend compiles a product of matrices anew for each number of rows, and keeps a thousand of them.
 
-    Each step of an engine has another number: 250 MiB after thirty steps of training. Rows of zeros fill them up to a
+    Each step of an engine has another number: 250 MiB in sixteen steps of training. Rows of zeros fill them up to a
     few numbers. And a single row it multiplies by another kernel, whose rounding differs from that of several: the last
     sequence of a batch would have other log-probs than with neighbours.
     """
