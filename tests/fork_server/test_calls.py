@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,7 +195,12 @@ def test_a_request_is_served_as_soon_as_its_imports_are_done(
         wait_for(address)
         monkeypatch.setenv(SOCKET_VARIABLE, address)
         monkeypatch.setattr(handle, "is_serving", lambda: True)
-        with asked(address, worker, {NEEDS_ALL: "1"}) as all_of_it, asked(address, worker, {}) as early:
+        with ExitStack() as stack:
+            all_of_it = stack.enter_context(asked(address, worker, {NEEDS_ALL: "1"}))
+            early = stack.enter_context(asked(address, worker, {}))
+            # a call that names no import waits for all of them, and harms nobody
+            unnamed, theirs = stack.enter_context(asking(address)), socket.socketpair()
+            wire.send(unnamed, [], dict(os.environ), [theirs[0].fileno()])
             (tmp_path / "go first").touch()
             assert apart(called.loaded, needs="first") == ["first", "gc"]
             (tmp_path / "go second").touch()
@@ -204,7 +210,9 @@ def test_a_request_is_served_as_soon_as_its_imports_are_done(
                 all_of_it.recv(1)
             (tmp_path / "go third").touch()
             all_of_it.settimeout(20)
-            assert all_of_it.recv(1) == b"1"
+            assert all_of_it.recv(1) == unnamed.recv(1) == b"1"
+            for end in theirs:
+                end.close()
         assert server.stdin is not None
         server.stdin.close()
         assert server.wait(20) == 0
@@ -221,8 +229,14 @@ def test_a_request_is_served_as_soon_as_its_imports_are_done(
 
 def asked(address: str, worker: Path, env: dict[str, str]) -> socket.socket:
     """A connection over which a worker has been asked for."""
+    connection = asking(address)
+    wire.send(connection, [str(worker)], {**os.environ, **env})
+    return connection
+
+
+def asking(address: str) -> socket.socket:
+    """A connection to a server."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(20)
     connection.connect(address)
-    wire.send(connection, [str(worker)], {**os.environ, **env})
     return connection

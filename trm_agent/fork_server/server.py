@@ -168,7 +168,7 @@ class Desk:
 
     def _is_ready(self, request: dict, descriptors: list[int]) -> bool:
         if len(descriptors) == STANDARD + 1:
-            (needs,) = request["argv"]
+            needs = next(iter(request["argv"]), "")  # of one that names nothing, all
         else:
             needs = WORKERS_AFTER if len(descriptors) == STANDARD and NEEDS_ALL not in request["env"] else ""
         return self.is_complete or needs in self.imported
