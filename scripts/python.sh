@@ -1,21 +1,30 @@
 # Sourced by the other scripts: the Python of this repository's environment, or a word on what is wrong with it.
-PYTHON_VERSIONS="3.10 to 3.12"
+PYTHONS=(3.12 3.11 3.10)
+
+# python_needed: the versions in words. setup.sh leaves one for the set with CUDA, whose lock is for that one.
+python_needed() {
+  if [ ${#PYTHONS[@]} = 1 ]; then
+    echo "Python ${PYTHONS[0]} (for the set with CUDA)"
+  else
+    echo "Python ${PYTHONS[-1]} to ${PYTHONS[0]}"
+  fi
+}
 
 # is_suitable PYTHON
 is_suitable() {
-  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
+  "$1" -c 'import sys; sys.exit("{}.{}".format(*sys.version_info) not in sys.argv[1:])' "${PYTHONS[@]}" >/dev/null 2>&1
 }
 
 # suitable_python: the first Python on the path of a version that works here, python3 before others.
 suitable_python() {
   local name
-  for name in python3 python3.12 python3.11 python3.10; do
+  for name in python3 "${PYTHONS[@]/#/python}"; do
     if is_suitable "$name"; then
       command -v "$name"
       return
     fi
   done
-  echo "setup: Python $PYTHON_VERSIONS is needed, and python3 is ${1:-$(python3 -V 2>/dev/null || echo "not there")};" \
+  echo "setup: $(python_needed) is needed, and python3 is ${1:-$(python3 -V 2>/dev/null || echo "not there")};" \
     "install one (for example: sudo apt-get install python3.12 python3.12-venv), or activate an environment that has it" >&2
   return 2
 }
@@ -34,7 +43,7 @@ make_environment() {
       found="no Python that starts"
     fi
     suitable_python >/dev/null || return 2
-    echo "setup: $PWD/.venv holds $found, and Python $PYTHON_VERSIONS with pip is needed; make it anew with:" \
+    echo "setup: $PWD/.venv holds $found, and $(python_needed) with pip is needed; make it anew with:" \
       "rm -rf $PWD/.venv && bash scripts/setup.sh" >&2
     return 2
   fi
@@ -50,7 +59,7 @@ make_environment() {
 # check_active: the environment that is active.
 check_active() {
   if ! is_suitable "$VIRTUAL_ENV/bin/python"; then
-    echo "setup: Python $PYTHON_VERSIONS is needed, and the active environment $VIRTUAL_ENV holds" \
+    echo "setup: $(python_needed) is needed, and the active environment $VIRTUAL_ENV holds" \
       "$("$VIRTUAL_ENV/bin/python" -V 2>/dev/null || echo "no Python that starts"); leave it with: deactivate" >&2
     return 2
   fi

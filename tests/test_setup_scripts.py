@@ -13,12 +13,16 @@ GOOD = "Python 3.11.9"
 
 
 def fake_python(path: Path, version: str, *, has_pip: bool = True, makes_environments: bool = True) -> None:
+    """Write a program that answers as a Python of this version, and notes in `installed` what it is to install."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    suits, pip = int("3.13" in version or "3.9" in version), int(not has_pip)
+    number = ".".join(version.split()[1].split(".")[:2])
     made = f"mkdir -p .venv/bin && cp $0 .venv/bin/python; exit {int(not makes_environments)}"
+    # after `-m pip ... install`: its arguments, and the lines of the file that is given with -r
+    installs = '{ echo "$*"; while [ $# -gt 0 ]; do [ "$1" != -r ] || cat "$2"; shift; done; } >>installed'
     path.write_text(
-        f'#!/bin/bash\ncase "$*" in\n-V) echo {version};;\n"-c import pip") exit {pip};;\n-c*) exit {suits};;\n'
-        f"*venv*) {made};;\nesac\n"
+        f'#!/bin/bash\ncase "$*" in\n-V) echo {version};;\n"-c import pip") exit {int(not has_pip)};;\n'
+        f'"-c import sysconfig"*) echo {path.parent};;\n"-c import sys;"*) shift 2; [[ " $* " = *" {number} "* ]];;\n'
+        f'"-m venv"*) {made};;\n*) {installs};;\nesac\n'
     )
     path.chmod(0o755)
 
