@@ -12,16 +12,13 @@ pytest.importorskip("verl")
 import pyarrow.parquet
 from tensordict import TensorDict
 from transformers import PhimoeConfig, PhimoeForCausalLM
-from verl.plugin.platform import platform_manager
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig
-from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.utils.losses import ppo_loss
 
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor.engine import TrmFSDPEngine
 from trm_agent.verl_plugin.actor.update import DUMP_KEY, STEP_KEY
-from trm_agent.verl_plugin.cpu.platform import PlatformCPU
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
 
 from .loss_support import actor_config
@@ -31,14 +28,7 @@ PROMPT, RESPONSE = 3, 5
 # of six sequences, two a micro-batch: the second and the last micro-batch need their backward pass
 ADVANTAGES = (0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 
-
-@pytest.fixture(autouse=True)
-def one_rank(monkeypatch):
-    monkeypatch.setattr(platform_manager, "_current_platform", PlatformCPU())
-    monkeypatch.setattr(transformer_impl, "device_name", "cpu")
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 class Engine(TrmFSDPEngine):
@@ -55,6 +45,16 @@ class Engine(TrmFSDPEngine):
     def initialize(self) -> None:
         super().initialize()
         self.with_gradient.clear()
+
+
+def windowed() -> torch.nn.Module:
+    """A window in the mask alone, longer than the probe's sequences."""
+    torch.manual_seed(0)
+    return PhimoeForCausalLM(PhimoeConfig(sliding_window=1000, num_local_experts=2, **SIZES)).float()
+
+
+class Windowed(Engine):
+    made = staticmethod(windowed)
 
 
 class EveryPass(Engine):
@@ -135,15 +135,8 @@ def test_an_update_without_needless_passes_is_the_one_with_all_of_them(tmp_path)
     assert str(found[1:]) == str(expected[1:])
 
 
-def windowed() -> torch.nn.Module:
-    """A window in the mask alone, longer than the probe's sequences."""
-    torch.manual_seed(0)
-    return PhimoeForCausalLM(PhimoeConfig(sliding_window=1000, num_local_experts=2, **SIZES)).float()
-
-
 def test_an_engine_whose_model_cannot_be_packed_trains_padded(tmp_path, capsys):
-    made = type("Windowed", (Engine,), {"made": staticmethod(windowed)})
-    tried, untried = engine(made), engine(made, use_remove_padding=False)
+    tried, untried = engine(Windowed), engine(Windowed, use_remove_padding=False)
     assert tried.packing is None
     assert capsys.readouterr().out.count("PhimoeForCausalLM cannot be packed; micro-batches are padded") == 1
     found, expected = update(tried, tmp_path / "tried"), update(untried, tmp_path / "untried")
@@ -151,11 +144,12 @@ def test_an_engine_whose_model_cannot_be_packed_trains_padded(tmp_path, capsys):
     assert found[1]["grad_norm"] > 0
 
 
-def test_what_verl_packs_with_tails_or_over_ranks_is_not_packed_here(tmp_path, capsys):
-    made = engine(pad_to_length=True)
-    assert made.packing is None
-    assert "pad_to_length is set; micro-batches are padded" in capsys.readouterr().out
-    assert update(made, tmp_path)[1]["grad_norm"] > 0
-    made.use_ulysses_sp = True
-    with pytest.raises(ValueError, match=r"^ulysses_sequence_parallel_size is above 1.*set it to 1"):
-        made.initialize()
+def test_a_row_that_is_filled_up_to_a_length_is_the_one_that_is_not(tmp_path):
+    # 16 tokens a micro-batch, filled up to 24
+    filled = engine(pad_to_length=True, pad_to_length_bucket=24)
+    assert filled.packing is not None
+    found, expected = update(filled, tmp_path / "filled"), update(engine(), tmp_path / "plain")
+    assert filled.shard.size == 24
+    assert expected[1]["grad_norm"] > 0.01
+    for one, other in zip(found[0], expected[0], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
