@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from verl.utils import ulysses
 from verl.workers.engine.fsdp import transformer_impl
 
 from trm_agent.verl_plugin.actor.divergences import policy_log_probs, predicting_rows, rollout_divergences
-from trm_agent.verl_plugin.actor.packed_engine import check_heads
 from trm_agent.verl_plugin.actor.shard import Shard
 from trm_agent.verl_plugin.cpu.platform import PlatformCPU
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
@@ -126,17 +124,6 @@ def test_a_model_that_cannot_be_packed_is_refused_over_ranks(ranks):
     for *_, refusal in ranks:
         assert re.search("ulysses_sequence_parallel_size: got 2, but .*PhimoeForCausalLM cannot be packed", refusal)
         assert "allowed: 1; leave it out" in refusal
-
-
-@pytest.mark.parametrize(
-    ("heads", "keys", "size", "allowed"),
-    [(14, 2, 4, "1, 2, 14"), (12, 3, 2, "1, 3, 6, 12"), (9, 3, 2, "1, 3, 9")],
-)
-def test_ranks_that_cannot_share_the_heads_are_refused(heads, keys, size, allowed):
-    shape = SimpleNamespace(num_attention_heads=heads, num_key_value_heads=keys)
-    with pytest.raises(ValueError, match=rf"got {size}, with a model of {heads} .* allowed: {allowed}; choose"):
-        check_heads(shape, size)
-    check_heads(shape, int(allowed.split(", ")[1]))
 
 
 def test_a_part_of_a_row_holds_its_own_positions(one_rank):

@@ -9,6 +9,7 @@ from transformers.utils import is_flash_attn_2_available
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 
+from trm_agent.runs.ulysses import ACTOR_SIZE, check_shared_heads
 from trm_agent.verl_plugin.actor.divergences import predicting_rows
 from trm_agent.verl_plugin.actor.packed import Packing, attention_of, pack
 from trm_agent.verl_plugin.actor.packed_attention import PackedRow
@@ -18,7 +19,6 @@ from trm_fields import refuse
 # what asks for the logits of every token, or for verl's own path
 _WHOLE = ("use_fused_kernels", "distillation_use_topk", "distillation_only")
 _ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
-_ULYSSES = "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size"
 
 
 class PackedMixin:
@@ -38,7 +38,7 @@ class PackedMixin:
     def _build_module(self) -> Any:
         choose_attention(self.model_config)
         if self.use_ulysses_sp:
-            check_heads(self.model_config.hf_config.get_text_config(), self.ulysses_sequence_parallel_size)
+            check_shared_heads(vars(self.model_config.hf_config.get_text_config()), self.ulysses_sequence_parallel_size)
         return super()._build_module()  # type: ignore[misc]
 
     def _build_model_optimizer(self) -> None:
@@ -64,7 +64,7 @@ class PackedMixin:
         name = f"{type(self.module).__name__} cannot be packed"
         if self.use_ulysses_sp:
             size, because = self.ulysses_sequence_parallel_size, f"but {name} with {attention_of(self.module)} attention"
-            refuse(_ULYSSES, size, "1", f"leave it out, or install flash-attn and set {_ATTENTION}", because=because)
+            refuse(ACTOR_SIZE, size, "1", f"leave it out, or install flash-attn and set {_ATTENTION}", because=because)
         print(f"engine: {name}; micro-batches are padded", flush=True)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
@@ -119,24 +119,6 @@ def choose_attention(model_config: Any) -> None:
         return
     model_config.hf_config._attn_implementation = "sdpa"
     print("engine: flash-attn 2 is not installed; attention is torch's own, over packed sequences", flush=True)
-
-
-def check_heads(shape: Any, size: int) -> None:
-    """Refuse ranks that cannot share the heads of a model's attention.
-
-    Args:
-        shape: the config of a language model.
-        size: ranks that share the tokens of a micro-batch.
-
-    Raises:
-        ValueError: with the sizes that can.
-    """
-    heads = shape.num_attention_heads
-    keys = getattr(shape, "num_key_value_heads", None) or heads
-    sizes = [each for each in range(1, heads + 1) if heads % each == 0 and (keys % each == 0 or each % keys == 0)]
-    if size not in sizes:
-        because = f"with a model of {heads} attention heads and {keys} key heads"
-        refuse(_ULYSSES, size, ", ".join(map(str, sizes)), "choose one of them", because=because)
 
 
 def _rows(micro_batch: TensorDict) -> torch.Tensor | None:
