@@ -1,5 +1,7 @@
 """verl runs the loss inside an autocast to bfloat16: nothing of it, and of no divergence, may be rounded to that."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -11,10 +13,13 @@ from trm_agent.core.exact import exact_divergences
 from trm_agent.core.exact_hidden import exact_divergences_from_hidden
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.token_batch import DivergenceBounds
+from trm_agent.trust_region.masking import examine
 from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor import policy_loss
 
 from .loss_support import MicroBatch, actor_config, batch_info, collect_update, loss_of, set_micro_batch, through_verl
 
+autocast_now = partial(torch.is_autocast_enabled, "cpu")
 ROWS, LENGTH, VOCAB, HIDDEN = 4, 6, 61, 24
 BF16 = torch.bfloat16
 
@@ -61,14 +66,16 @@ def test_divergences_from_logits_are_those_of_float64(dtype):
 @pytest.mark.parametrize("estimator", ["sampled", "topk", "exact"])
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
-def test_the_loss_its_gradient_and_its_metrics_are_those_of_float64(estimator, decoupled, dtype):
+def test_the_loss_its_gradient_and_its_metrics_are_those_of_float64(estimator, decoupled, dtype, monkeypatch):
     """The engine's log-probs may come in half precision; what is made of them is not."""
+    autocasts = []
+    monkeypatch.setattr(policy_loss, "examine", lambda *given: autocasts.append(autocast_now()) or examine(*given))
     trm = TrmConfig(criterion="both", max_token_kl=0.05, avg_token_kl=0.01, estimator=estimator, decoupled=decoupled)
     results = []
     for precision in (torch.float64, dtype):
         generator = torch.Generator().manual_seed(2)
         log_probs = (-3 * torch.rand(ROWS, LENGTH, generator=generator)).to(dtype).to(precision).requires_grad_()
-        rollout = log_probs.detach().float() + 0.1 * torch.randn(ROWS, LENGTH, generator=generator)
+        rollout = (log_probs.detach() + 0.1 * torch.randn(ROWS, LENGTH, generator=generator)).to(dtype).to(precision)
         mask = torch.rand(ROWS, LENGTH, generator=generator) < 0.8
         tensors = Tensors(log_probs, rollout, torch.randn(ROWS, LENGTH, generator=generator), mask)
         bounds = (0.02 * torch.rand(2, ROWS, LENGTH, generator=generator)).sort(dim=0).values
@@ -78,6 +85,7 @@ def test_the_loss_its_gradient_and_its_metrics_are_those_of_float64(estimator, d
             loss, _ = loss_of(tensors, actor_config(trm, **batch_info(tensors)))
         loss.backward()
         results.append((loss.detach().double(), log_probs.grad.double(), through_verl([update])))
+    assert autocasts == [False, False]
     (exact, exact_gradient, exact_metrics), (loss, gradient, metrics) = results
     assert 0 < float((exact_gradient != 0).sum()) < ROWS * LENGTH
     torch.testing.assert_close(loss, exact, atol=1e-7, rtol=1e-6)
