@@ -14,9 +14,10 @@ from verl.utils import ulysses
 from verl.workers.engine.fsdp import transformer_impl
 
 from trm_agent.verl_plugin.actor.divergences import policy_log_probs, predicting_rows, rollout_divergences
+from trm_agent.verl_plugin.actor.exchange import repeated_for_ranks
 from trm_agent.verl_plugin.actor.shard import Shard
 from trm_agent.verl_plugin.cpu.platform import PlatformCPU
-from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
+from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
 
 from . import test_engine
 from .test_packed import LENGTHS, VOCAB, Engine, micro_batch, model
@@ -39,7 +40,10 @@ def batch(sampled: range) -> Any:
     masks = [mask * (index in sampled) for index, mask in enumerate(data["response_mask"].unbind())]
     data["response_mask"] = torch.nested.as_nested_tensor(masks, layout=torch.jagged)
     full = torch.randn(len(data["responses"].values()), VOCAB, generator=torch.Generator().manual_seed(2))
-    data[FULL_LOG_PROBS] = torch.nested.nested_tensor_from_jagged(full.log_softmax(-1), data["responses"].offsets())
+    full, offsets = full.log_softmax(-1), data["responses"].offsets()
+    top = full.topk(5)
+    for name, values in ((FULL_LOG_PROBS, full), (TOP_IDS, top.indices), (TOP_LOG_PROBS, top.values)):
+        data[name] = torch.nested.nested_tensor_from_jagged(values, offsets)
     return data
 
 
@@ -53,7 +57,9 @@ def passed(case: tuple[str, str, bool], group: Any = None) -> list[torch.Tensor]
     assert engine.packing.takes_rows
     engine.packing.takes_rows = takes_rows
     outputs, logits = engine.outputs(data)
-    measured = rollout_divergences(logits, data, engine.only_sampled, engine.shard)
+    exact = rollout_divergences(logits, data, engine.only_sampled, engine.shard)
+    intervals = rollout_divergences(logits, data.exclude(FULL_LOG_PROBS), engine.only_sampled, engine.shard)
+    measured = [*exact.named().values(), *intervals.named().values()]
     full = policy_log_probs(logits, data, engine.only_sampled, engine.shard)
     rows, _ = predicting_rows(data)
     log_probs, entropy = (outputs[name].values()[rows] for name in ("log_probs", "entropy"))
@@ -63,7 +69,7 @@ def passed(case: tuple[str, str, bool], group: Any = None) -> list[torch.Tensor]
         for gradient in gradients:
             torch.distributed.all_reduce(gradient)
             gradient /= RANKS
-    return [log_probs.detach(), entropy.detach(), *measured.named().values(), full, *gradients]
+    return [log_probs.detach(), entropy.detach(), *measured, full, *gradients]
 
 
 def of_one_rank(rank: int, folder: Path) -> None:
@@ -134,3 +140,10 @@ def test_a_part_of_a_row_holds_its_own_positions(one_rank):
     assert part.local(rows).tolist() == [0, 3]
     # none of its own: its first token, which nobody reads
     assert part.local(rows[:2]).tolist() == [0]
+
+
+@pytest.mark.parametrize(("keys", "ranks", "expected"), [(2, 4, [0, 0, 1, 1]), (4, 2, [0, 1, 2, 3]), (1, 3, [0, 0, 0])])
+def test_fewer_key_heads_than_ranks_are_repeated_beside_themselves(keys, ranks, expected):
+    # the first of four ranks has the first quarter of the heads, which read the first of two key heads
+    found = repeated_for_ranks(torch.arange(keys).view(1, keys, 1, 1), ranks)
+    assert found.flatten().tolist() == expected
