@@ -18,7 +18,9 @@ def test_flash_attention_is_refused_where_it_is_not_there(asked, monkeypatch):
     with pytest.raises(ValueError, match=rf"got '{asked}'; allowed: sdpa without a GPU; leave it out"):
         attention(run("cpu", asked))
     monkeypatch.setitem(FLASH, asked, "no_such_package.cute")
-    with pytest.raises(ValueError, match=rf"got '{asked}', but there is no no_such_package.cute here; .*; leave it out"):
+    with pytest.raises(
+        ValueError, match=rf"got '{asked}', but there is no no_such_package.cute here; .*; leave it out"
+    ):
         attention(run("gpu", asked))
     monkeypatch.setitem(rule.FLASH, asked, "json.decoder")
     attention(run("gpu", asked))

@@ -12,7 +12,12 @@ from trm_agent.verl_plugin.actor.log_probs import chunked_log_probs
 
 VOCAB = 37
 # of a log-prob, which is rounded to float32 in all but float64; of a gradient, which has the logits' dtype
-ERRORS = {torch.float64: (1e-12, 1e-12), torch.float32: (3e-6, 1e-6), torch.bfloat16: (3e-6, 4e-3), torch.float16: (3e-6, 5e-4)}
+ERRORS = {
+    torch.float64: (1e-12, 1e-12),
+    torch.float32: (3e-6, 1e-6),
+    torch.bfloat16: (3e-6, 4e-3),
+    torch.float16: (3e-6, 5e-4),
+}
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Attention over packed sequences: torch's kernel is called as each torch wants it, and computes what calls a sequence do.
+"""Attention over packed sequences: torch's kernel is called as each torch wants it, for what calls a sequence compute.
 
 The kernel itself needs CUDA. Its installed function runs here on tensors without data, and a stand-in that follows its
 documentation computes.
@@ -43,7 +43,9 @@ def documented(query, key, value, borders, scale, window, grouped):
     return outputs
 
 
-def of_torch_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)):
+def of_torch_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
+):
     assert cu_seq_q is cu_seq_k
     assert max_q == max_k == max(LENGTHS)
     return documented(query, key, value, cu_seq_q, scale, window_size, True)
@@ -87,7 +89,12 @@ def test_cumulative_lengths_are_found_once():
 
 @pytest.mark.parametrize(
     "asked",
-    [{"softcap": 50.0}, {"s_aux": torch.zeros(HEADS)}, {"is_causal": False}, {"attention_mask": torch.empty(1, 1, 0, 3)}],
+    [
+        {"softcap": 50.0},
+        {"s_aux": torch.zeros(HEADS)},
+        {"is_causal": False},
+        {"attention_mask": torch.empty(1, 1, 0, 3)},
+    ],
     ids=["a cap", "sinks", "not causal", "another window"],
 )
 def test_what_it_does_not_compute_is_refused(asked):
@@ -113,5 +120,7 @@ def test_an_autocast_rounds_as_torchs_own_attention_does():
 def test_without_flash_attn_verls_default_gives_way_to_torchs(asked, installed, expected, monkeypatch):
     monkeypatch.setattr(packed_engine, "is_flash_attn_2_available", lambda: installed)
     hf_config = LlamaConfig(attn_implementation="flash_attention_2")
-    choose_attention(SimpleNamespace(override_config={"attn_implementation": asked} if asked else {}, hf_config=hf_config))
+    choose_attention(
+        SimpleNamespace(override_config={"attn_implementation": asked} if asked else {}, hf_config=hf_config)
+    )
     assert hf_config._attn_implementation == expected

@@ -34,6 +34,11 @@ def test_a_model_that_mixes_sequences_is_found_in_half_precision_too(kind, spoil
 def test_the_tolerance_is_four_times_the_rounding_within_limits():
     expected = torch.tensor([[1.0, -1.0], [3.0, 1.0]])
     # an error of e in both logits of a row is a share e / sqrt(2) of their spread, 2 / sqrt(2)
-    for error, allowed in ((0.0, HALF_LIMITS[0]), (0.05 * 2**0.5, 0.2), (1.0, HALF_LIMITS[1]), (torch.nan, HALF_LIMITS[1])):
+    for error, allowed in (
+        (0.0, HALF_LIMITS[0]),
+        (0.05 * 2**0.5, 0.2),
+        (1.0, HALF_LIMITS[1]),
+        (torch.nan, HALF_LIMITS[1]),
+    ):
         assert _half_tolerance(expected + error, expected) == pytest.approx(allowed)
     assert _distance(expected[:1], expected) == _distance(expected + torch.nan, expected) == torch.inf

@@ -35,7 +35,9 @@ def sequence_parallelism(config: DictConfig) -> None:
             allowed = f"sizes that divide the ranks, of which there are {ranks}"
             refuse(field, size, allowed, "lower it, or raise trainer.n_gpus_per_node")
         if not config.actor_rollout_ref.model.use_remove_padding:
-            refuse(padding, False, "true, since only packed sequences are shared", "set it", because=f"with {field}={size}")
+            refuse(
+                padding, False, "true, since only packed sequences are shared", "set it", because=f"with {field}={size}"
+            )
     if config.hardware.kind == "cpu":
         for field, size in _above_one(config, _CRITIC).items():
             refuse(field, size, "1", "leave it out", because="which verl's critic lacks without a GPU")

@@ -89,9 +89,7 @@ def packed_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _check(
-    module: torch.nn.Module, mask: torch.Tensor | None, window: int | None, others: dict[str, Any]
-) -> None:
+def _check(module: torch.nn.Module, mask: torch.Tensor | None, window: int | None, others: dict[str, Any]) -> None:
     """Refuse a layer that attends otherwise than causally within a window."""
     if mask is None or mask.shape != (1, 1, 0, window or 0):
         raise ValueError(f"a mask of tokens by tokens that is not the layer's, of window {window}")
@@ -209,9 +207,10 @@ def _kernel() -> tuple[Callable[..., Any] | None, frozenset[str]]:
 
 
 def _marker(*_: Any, local_size: int | None = None, use_vmap: bool = False, **__: Any) -> torch.Tensor:
-    """Return in a mask's place its window as a width, shape (1, 1, 0, window), 0 for none: to compare it waits for no device.
+    """Return in a mask's place its window, 0 for none, as a width: shape (1, 1, 0, window).
 
-    A window or chunk that stands in the mask alone would be lost: the attention compares this with its argument.
+    A window or chunk that stands in the mask alone would be lost: the attention compares this with its argument,
+    which waits for no device.
 
     Raises:
         ValueError: the model adds a mask of its own, which transformers asks to be computed token by token.

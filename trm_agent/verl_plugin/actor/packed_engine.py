@@ -63,8 +63,9 @@ class PackedMixin:
             return
         name = f"{type(self.module).__name__} cannot be packed"
         if self.use_ulysses_sp:
-            size, because = self.ulysses_sequence_parallel_size, f"but {name} with {attention_of(self.module)} attention"
-            refuse(ACTOR_SIZE, size, "1", f"leave it out, or install flash-attn and set {_ATTENTION}", because=because)
+            because = f"but {name} with {attention_of(self.module)} attention"
+            remedy = f"leave it out, or install flash-attn and set {_ATTENTION}"
+            refuse(ACTOR_SIZE, self.ulysses_sequence_parallel_size, "1", remedy, because=because)
         print(f"engine: {name}; micro-batches are padded", flush=True)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
@@ -101,10 +102,12 @@ class PackedMixin:
         return {name: _spread(values, rows, micro_batch["input_ids"]) for name, values in outputs.items()}
 
     def _gather_and_unpad_packed(self, tensor: torch.Tensor, pad_size: int) -> torch.Tensor:
-        """Return what verl does, values of the row's tokens on every rank, of the sampled ones where there are others."""
+        """Return what verl does, the row's values on every rank; of sampled tokens where a pass has no others."""
         if not self.only_sampled:
             return super()._gather_and_unpad_packed(tensor, pad_size)  # type: ignore[misc]
-        assert self.packing is not None and self.packing.local_rows is not None and self.shard is not None
+        assert self.packing is not None
+        assert self.packing.local_rows is not None
+        assert self.shard is not None
         part = tensor.new_zeros(self.shard.size).index_copy(0, self.packing.local_rows, tensor)
         return super()._gather_and_unpad_packed(part, pad_size)[self.packing.rows]  # type: ignore[misc]
 

@@ -114,7 +114,9 @@ def compute_policy_loss_trm(
     batch_info = dict(config.global_batch_info)
     check_loss_aggregation(loss_agg_mode, batch_info.get("loss_scale_factor"))
     response_mask = response_mask.bool()
-    old_log_prob, log_prob = (values.to(torch.promote_types(values.dtype, torch.float32)) for values in (old_log_prob, log_prob))
+    old_log_prob, log_prob = (
+        values.to(torch.promote_types(values.dtype, torch.float32)) for values in (old_log_prob, log_prob)
+    )
     micro_batch = current_micro_batch()
     trm = with_thresholds(trm, micro_batch.thresholds)
     rollout_log_probs = _rollout_log_probs(micro_batch, trm, old_log_prob)
