@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ pytest.importorskip("verl")
 
 import pyarrow.parquet
 from tensordict import TensorDict
-from transformers import PhimoeConfig, PhimoeForCausalLM
+from transformers import AutoConfig, PhimoeConfig, PhimoeForCausalLM
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig
 from verl.workers.utils.losses import ppo_loss
 
 from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor import packed_engine
 from trm_agent.verl_plugin.actor.engine import TrmFSDPEngine
 from trm_agent.verl_plugin.actor.update import DUMP_KEY, STEP_KEY
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
@@ -62,13 +64,16 @@ class EveryPass(Engine):
         return False
 
 
-def engine(kind: type[Engine] = Engine, use_remove_padding: bool = True, **changes) -> Engine:
+def engine(
+    kind: type[TrmFSDPEngine] = Engine, use_remove_padding: bool = True, of_model: dict | None = None, **changes
+) -> Any:
     model_config = SimpleNamespace(
         use_remove_padding=use_remove_padding,
         lora_rank=0,
         enable_activation_offload=False,
         trust_remote_code=False,
         get_processor=lambda: None,
+        **of_model or {},
     )
     precision = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
     options = {"strategy": "fsdp2", "use_torch_compile": False, "mixed_precision": precision, **changes}
@@ -153,3 +158,23 @@ def test_a_row_that_is_filled_up_to_a_length_is_the_one_that_is_not(tmp_path):
     assert expected[1]["grad_norm"] > 0.01
     for one, other in zip(found[0], expected[0], strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_without_flash_attn_a_model_is_read_with_torchs_attention_and_packed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(packed_engine, "is_flash_attn_2_available", lambda: False)
+    folder = tmp_path / "model"
+    model().save_pretrained(folder)
+    of_model = {
+        "hf_config": AutoConfig.from_pretrained(folder, attn_implementation="flash_attention_2"),
+        "local_path": folder,
+        "model_type": "language_model",
+        "override_config": {},
+        "enable_gradient_checkpointing": False,
+        **dict.fromkeys(("use_liger", "fused_kernel_options", "use_fused_kernels")),
+    }
+    made = engine(TrmFSDPEngine, of_model=of_model)
+    assert "flash-attn 2 is not installed; attention is torch's own" in capsys.readouterr().out
+    assert made.packing is not None
+    found, expected = update(made, tmp_path / "read"), update(engine(), tmp_path / "made")
+    assert expected[1]["grad_norm"] > 0.01
+    same_gradients(found, expected)
