@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MistralConfig, MistralForCausalLM
 
 pytest.importorskip("verl")
 
@@ -80,6 +80,28 @@ def test_the_installed_kernel_takes_these_arguments_forward_and_backward():
     # one that is not known would not be silently dropped
     with pytest.raises(TypeError):
         attend(*[None] * 7, **kernel_options(parameters, True, 0.3, 3), unknown=1)
+
+
+def test_a_layer_calls_the_kernel_once_and_waits_for_no_device(monkeypatch):
+    """On tensors without data, whose values nobody can read: `item` raises."""
+    subject.register()
+    attend, parameters = subject._kernel()
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(subject, "_kernel", lambda: (lambda *a, **k: calls.append(k) or attend(*a, **k), parameters))
+    monkeypatch.setattr(subject, "_has_kernel", lambda *_: True)
+    # a device without data has no autocast
+    monkeypatch.setattr(subject, "_lowered", lambda *states: states)
+    sizes = {"hidden_size": 32, "intermediate_size": 24, "num_attention_heads": HEADS, "num_key_value_heads": 2}
+    config = MistralConfig(sliding_window=3, head_dim=WIDTH, num_hidden_layers=1, **sizes)
+    config._attn_implementation = subject.ATTENTION
+    with torch.device("meta"):
+        layer = MistralForCausalLM(config).to(torch.bfloat16).model.layers[0]
+        hidden, turned = (torch.empty(1, sum(LENGTHS), width, dtype=torch.bfloat16) for width in (32, WIDTH))
+    row, mask = PackedRow.of(LENGTHS, "meta"), subject._marker(local_size=3)
+    output = layer(hidden, attention_mask=mask, position_embeddings=(turned, turned), packed_row=row)
+    output.sum().backward()
+    assert calls == [{"scale": WIDTH**-0.5, "window_size": (2, 0), "enable_gqa": True}]
+    assert layer.self_attn.k_proj.weight.grad.shape == (2 * WIDTH, 32)
 
 
 def test_cumulative_lengths_are_found_once():
