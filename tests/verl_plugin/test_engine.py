@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,17 +12,15 @@ pytest.importorskip("verl")
 
 import pyarrow.parquet
 from tensordict import TensorDict
-from transformers import PhimoeConfig, PhimoeForCausalLM
-from verl.plugin.platform import platform_manager
+from transformers import AutoConfig, PhimoeConfig, PhimoeForCausalLM
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig
-from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.utils.losses import ppo_loss
 
 from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor import packed_engine
 from trm_agent.verl_plugin.actor.engine import TrmFSDPEngine
 from trm_agent.verl_plugin.actor.update import DUMP_KEY, STEP_KEY
-from trm_agent.verl_plugin.cpu.platform import PlatformCPU
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
 
 from .loss_support import actor_config
@@ -31,14 +30,7 @@ PROMPT, RESPONSE = 3, 5
 # of six sequences, two a micro-batch: the second and the last micro-batch need their backward pass
 ADVANTAGES = (0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 
-
-@pytest.fixture(autouse=True)
-def one_rank(monkeypatch):
-    monkeypatch.setattr(platform_manager, "_current_platform", PlatformCPU())
-    monkeypatch.setattr(transformer_impl, "device_name", "cpu")
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 class Engine(TrmFSDPEngine):
@@ -57,18 +49,31 @@ class Engine(TrmFSDPEngine):
         self.with_gradient.clear()
 
 
+def windowed() -> torch.nn.Module:
+    """A window in the mask alone, longer than the probe's sequences."""
+    torch.manual_seed(0)
+    return PhimoeForCausalLM(PhimoeConfig(sliding_window=1000, num_local_experts=2, **SIZES)).float()
+
+
+class Windowed(Engine):
+    made = staticmethod(windowed)
+
+
 class EveryPass(Engine):
     def is_without_gradient(self, *_) -> bool:
         return False
 
 
-def engine(kind: type[Engine] = Engine, use_remove_padding: bool = True, **changes) -> Engine:
+def engine(
+    kind: type[TrmFSDPEngine] = Engine, use_remove_padding: bool = True, of_model: dict | None = None, **changes
+) -> Any:
     model_config = SimpleNamespace(
         use_remove_padding=use_remove_padding,
         lora_rank=0,
         enable_activation_offload=False,
         trust_remote_code=False,
         get_processor=lambda: None,
+        **of_model or {},
     )
     precision = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
     options = {"strategy": "fsdp2", "use_torch_compile": False, "mixed_precision": precision, **changes}
@@ -135,15 +140,8 @@ def test_an_update_without_needless_passes_is_the_one_with_all_of_them(tmp_path)
     assert str(found[1:]) == str(expected[1:])
 
 
-def windowed() -> torch.nn.Module:
-    """A window in the mask alone, longer than the probe's sequences."""
-    torch.manual_seed(0)
-    return PhimoeForCausalLM(PhimoeConfig(sliding_window=1000, num_local_experts=2, **SIZES)).float()
-
-
 def test_an_engine_whose_model_cannot_be_packed_trains_padded(tmp_path, capsys):
-    made = type("Windowed", (Engine,), {"made": staticmethod(windowed)})
-    tried, untried = engine(made), engine(made, use_remove_padding=False)
+    tried, untried = engine(Windowed), engine(Windowed, use_remove_padding=False)
     assert tried.packing is None
     assert capsys.readouterr().out.count("PhimoeForCausalLM cannot be packed; micro-batches are padded") == 1
     found, expected = update(tried, tmp_path / "tried"), update(untried, tmp_path / "untried")
@@ -151,11 +149,32 @@ def test_an_engine_whose_model_cannot_be_packed_trains_padded(tmp_path, capsys):
     assert found[1]["grad_norm"] > 0
 
 
-def test_what_verl_packs_with_tails_or_over_ranks_is_not_packed_here(tmp_path, capsys):
-    made = engine(pad_to_length=True)
-    assert made.packing is None
-    assert "pad_to_length is set; micro-batches are padded" in capsys.readouterr().out
-    assert update(made, tmp_path)[1]["grad_norm"] > 0
-    made.use_ulysses_sp = True
-    with pytest.raises(ValueError, match=r"^ulysses_sequence_parallel_size is above 1.*set it to 1"):
-        made.initialize()
+def test_a_row_that_is_filled_up_to_a_length_is_the_one_that_is_not(tmp_path):
+    # 16 tokens a micro-batch, filled up to 24
+    filled = engine(pad_to_length=True, pad_to_length_bucket=24)
+    assert filled.packing is not None
+    found, expected = update(filled, tmp_path / "filled"), update(engine(), tmp_path / "plain")
+    assert filled.shard.size == 24
+    assert expected[1]["grad_norm"] > 0.01
+    for one, other in zip(found[0], expected[0], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_without_flash_attn_a_model_is_read_with_torchs_attention_and_packed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(packed_engine, "is_flash_attn_2_available", lambda: False)
+    folder = tmp_path / "model"
+    model().save_pretrained(folder)
+    of_model = {
+        "hf_config": AutoConfig.from_pretrained(folder, attn_implementation="flash_attention_2"),
+        "local_path": folder,
+        "model_type": "language_model",
+        "override_config": {},
+        "enable_gradient_checkpointing": False,
+        **dict.fromkeys(("use_liger", "fused_kernel_options", "use_fused_kernels")),
+    }
+    made = engine(TrmFSDPEngine, of_model=of_model)
+    assert "flash-attn 2 is not installed; attention is torch's own" in capsys.readouterr().out
+    assert made.packing is not None
+    found, expected = update(made, tmp_path / "read"), update(engine(), tmp_path / "made")
+    assert expected[1]["grad_norm"] > 0.01
+    same_gradients(found, expected)

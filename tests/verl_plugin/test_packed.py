@@ -2,6 +2,7 @@
 
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from trm_agent.verl_plugin.actor import packed_engine
 from trm_agent.verl_plugin.actor.divergences import policy_log_probs, rollout_divergences
-from trm_agent.verl_plugin.actor.packed import ATTENTION, SHORT_WINDOW, _Sample, pack, register
+from trm_agent.verl_plugin.actor.packed import SHORT_WINDOW, _Sample, pack
+from trm_agent.verl_plugin.actor.packed_attention import ATTENTION, register
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
 
 VOCAB = 23
@@ -50,9 +52,9 @@ LENGTHS = ((3, 6), (2, 9), (1, 1), (5, 2))
 def model(kind: str = "qwen3", window: int = 3, **options) -> torch.nn.Module:
     torch.manual_seed(0)
     made = {
-        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=4, tie_word_embeddings=True, **SIZES, **options)),
-        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **options)),
-        "window": lambda: MistralForCausalLM(MistralConfig(sliding_window=window, head_dim=4, **SIZES, **options)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(head_dim=4, tie_word_embeddings=True, **SIZES | options)),
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES | options)),
+        "window": lambda: MistralForCausalLM(MistralConfig(sliding_window=window, head_dim=4, **SIZES | options)),
     }[kind]().float()
     # the scale of a trained model: fresh weights make logits that hardly depend on the context
     for parameter in made.parameters():
@@ -63,11 +65,13 @@ def model(kind: str = "qwen3", window: int = 3, **options) -> torch.nn.Module:
 class Engine(packed_engine.PackedMixin, FSDPEngineWithLMHead):
     """The forward pass of verl's engine around a plain module."""
 
-    def __init__(self, module: torch.nn.Module, packed: bool) -> None:
-        self.module, self.use_ulysses_sp, self.pad_to_length = module, False, False
+    def __init__(self, module: torch.nn.Module, packed: bool, group: Any = None) -> None:
+        self.module, self.use_ulysses_sp, self.pad_to_length = module, group is not None, False
+        self.ulysses_parallel_group = group
+        self.ulysses_sequence_parallel_size = 1 if group is None else torch.distributed.get_world_size(group)
         self.engine_config = SimpleNamespace(entropy_checkpointing=False, entropy_from_logits_with_chunking=False)
         self.compute_entropy_from_logits = entropy_from_logits
-        self.packing = pack(module) if packed else None
+        self.packing = pack(module, group=group) if packed else None
 
     def outputs(self, data: TensorDict) -> tuple[dict, torch.Tensor]:
         inputs, output_args = self.prepare_model_inputs(data)
@@ -226,7 +230,7 @@ def test_a_mask_of_the_models_own_is_refused():
     module.config._attn_implementation = ATTENTION
     given = {"config": module.config, "inputs_embeds": torch.zeros(1, 4, 16), "attention_mask": None}
     given |= {"past_key_values": None, "position_ids": torch.arange(4).unsqueeze(0)}
-    assert create_causal_mask(**given).item() == 0
+    assert create_causal_mask(**given).shape == (1, 1, 0, 0)
     with pytest.raises(ValueError, match="own"):
         create_causal_mask(**given, or_mask_function=lambda _, __, query, key: query >= 200)
 

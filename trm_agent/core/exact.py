@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from trm_agent.core.precision import without_autocast
+
 LARGEST_EXPONENT = 2.0
 # below this, e^d is 0 beside 1 in float64 as well
 SMALLEST_EXPONENT = -100.0
@@ -34,6 +36,7 @@ class TokenDivergences:
 
 
 @torch.no_grad()
+@without_autocast
 def exact_divergences(
     rollout_logits: torch.Tensor,
     logits: torch.Tensor,

@@ -11,6 +11,7 @@ from trm_agent.core.exact import (
     divergence_sums,
     divergences_from_sums,
 )
+from trm_agent.core.precision import without_autocast
 
 CHUNK_TOKENS, CHUNK_VOCAB = 1024, 4096
 
@@ -43,6 +44,7 @@ class _Scan:
 
 
 @torch.no_grad()
+@without_autocast
 def exact_divergences_from_hidden(
     rollout_hidden: torch.Tensor,
     rollout_lm_head: torch.Tensor,

@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from trm_agent.core.distribution_checks import check_topk_shapes
+from trm_agent.core.precision import without_autocast
 
 # of the float64 arithmetic here, relative to 1 + the bound
 ROUNDING = 1e-13
@@ -84,6 +85,7 @@ class _Policy:
 
 
 @torch.no_grad()
+@without_autocast
 def topk_intervals(
     topk_ids: torch.Tensor,
     topk_log_probs: torch.Tensor,

@@ -13,6 +13,7 @@ from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.model_facts import ModelFacts
 from trm_agent.runs.model_traps import check_heads, told_vocabulary
 from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
+from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_agent.tasks import Task
 from trm_agent.trust_region.settings import FIELD_PATH
 from trm_fields import refuse
@@ -28,6 +29,8 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
         ValueError: the first fault.
     """
     check_heads(config, str(config.actor_rollout_ref.model.path), model.shape)
+    for field, size in sizes(config).items():
+        check_shared_heads(model.shape, size, field)
     if line := told_vocabulary(model.vocab_size, len(model.tokenizer)):
         print(line, flush=True)
     check_top_k(config, model.vocab_size)

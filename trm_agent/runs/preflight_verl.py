@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.extras import is_installed
+from trm_agent.runs.attention import attention
 from trm_agent.runs.engine_options import engine_options
 from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
 from trm_agent.runs.stored_config import flatten
+from trm_agent.runs.ulysses import sequence_parallelism
 from trm_agent.runs.verl_choices import BACKENDS
 from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.runs.verl_ranges import LOOSE, RANGES
@@ -152,17 +154,6 @@ def threads(config: DictConfig) -> None:
         )
 
 
-def sequence_parallelism(config: DictConfig) -> None:
-    """Refuse verl's sequence parallelism without a GPU: it takes flash-attn."""
-    if config.hardware.kind != "cpu":
-        return
-    for section in (_ACTOR, f"{_ACTOR}.fsdp_config", f"{_REF}.fsdp_config", _REF):
-        field = f"{section}.ulysses_sequence_parallel_size"
-        size = OmegaConf.select(config, field) or 1
-        if size > 1:
-            refuse(field, size, "1", "leave it out, or choose hardware=gpu", because="without a GPU")
-
-
 def _check_cuda(config: DictConfig) -> None:
     """Refuse more CUDA devices than this machine has, and any where all are hidden."""
     if hides_all(os.environ):
@@ -275,4 +266,4 @@ def _cuda_devices() -> int:
 # before all else; `refusals` come last, since other rules know more about some of these fields
 VERL_RULES = (types, engine_options, weight_transfer)
 # on this machine
-MACHINE_RULES = (types, devices, sequence_parallelism, threads, loggers, engines)
+MACHINE_RULES = (types, devices, sequence_parallelism, attention, threads, loggers, engines)

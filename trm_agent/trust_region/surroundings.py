@@ -141,8 +141,6 @@ def _distributions(config: DictConfig, estimator: str) -> None:
         (f"{_ROLLOUT}.agent.default_agent_loop", (AGENT_LOOP,)),
         (f"{_ACTOR}.strategy", _OURS_FSDP),
         ("actor_rollout_ref.model.use_fused_kernels", (False, None)),
-        (f"{_ACTOR}.fsdp_config.ulysses_sequence_parallel_size", (1, None)),
-        (f"{_ACTOR}.ulysses_sequence_parallel_size", (1, None)),
     )
     for field, allowed in needs:
         value = OmegaConf.select(config, field)

@@ -1,9 +1,11 @@
 """The module for `actor_rollout_ref.model.external_lib`, which verl imports wherever it builds the model's config."""
 
+from verl.utils.device import get_device_name
 from verl.workers.rollout import base
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
-from trm_agent.verl_plugin.actor import checkpoints, engine, policy_loss  # noqa: F401  (policy_loss registers `trm` on import)
+# policy_loss registers `trm` on import
+from trm_agent.verl_plugin.actor import checkpoints, engine, log_probs, policy_loss  # noqa: F401
 from trm_agent.verl_plugin.driver import actor_update
 
 
@@ -15,6 +17,9 @@ def _recording_replica() -> type:
 
 
 checkpoints.install()
+if get_device_name() != "cpu":
+    # without an accelerator `cpu.patches` does it
+    log_probs.install()
 engine.register()
 actor_update.install()
 RolloutReplicaRegistry.register("vllm", _recording_replica)

@@ -10,6 +10,7 @@ from verl.utils import tensordict_utils as tu
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.token_batch import DivergenceBounds
+from trm_agent.verl_plugin.actor.shard import Shard
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
 
 # number of logits that are gathered at a time, so that a second [tokens, vocab] tensor never exists
@@ -22,7 +23,9 @@ def has_distributions(micro_batch: TensorDict) -> bool:
 
 
 @torch.no_grad()
-def rollout_divergences(logits: Any, micro_batch: TensorDict, only_sampled: bool = False) -> DivergenceBounds:
+def rollout_divergences(
+    logits: Any, micro_batch: TensorDict, only_sampled: bool = False, shard: Shard | None = None
+) -> DivergenceBounds:
     """Measure KL(roll || theta) and the total variation of every token that the model sampled.
 
     Args:
@@ -31,21 +34,22 @@ def rollout_divergences(logits: Any, micro_batch: TensorDict, only_sampled: bool
         micro_batch: verl's micro-batch with nested (jagged) `input_ids`, `responses`, `response_mask` and the
             distributions that the agent loop added.
         only_sampled: the logits are those of `predicting_rows` alone, shape (1, sampled tokens, vocab).
+        shard: the part of the row that this rank has logits of; None for all of it. Every rank returns all tokens.
 
     Returns:
         Shape (tokens,) in the layout of verl's log-probs, where entry j belongs to token j + 1; 0 elsewhere. `lower`
         equals `upper` for whole distributions.
     """
-    rows, scaled_logits = _sampled_logits(logits, micro_batch, only_sampled)
+    rows, held, scaled_logits = _sampled_logits(logits, micro_batch, only_sampled, shard)
     recorded = {
-        name: sampled_rows(micro_batch[name], micro_batch)
+        name: sampled_rows(micro_batch[name], micro_batch)[held]
         for name in (FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS)
         if name in micro_batch
     }
     measured = torch.zeros(4, len(micro_batch["input_ids"].values()), device=logits.device)
     for part, chunk in scaled_logits:
-        measured[:, rows[part]] = _measure(chunk, {name: values[part] for name, values in recorded.items()})
-    return DivergenceBounds(*measured)
+        measured[:, rows[held][part]] = _measure(chunk, {name: values[part] for name, values in recorded.items()})
+    return DivergenceBounds(*(measured if shard is None else shard.sum(measured)))
 
 
 def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:
@@ -63,38 +67,49 @@ def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:
 
 
 @torch.no_grad()
-def policy_log_probs(logits: Any, micro_batch: TensorDict, only_sampled: bool = False) -> torch.Tensor:
+def policy_log_probs(
+    logits: Any, micro_batch: TensorDict, only_sampled: bool = False, shard: Shard | None = None
+) -> torch.Tensor:
     """Normalise the logits of every token that the model sampled.
 
     Args:
         logits: see `rollout_divergences`.
-        micro_batch, only_sampled: see `rollout_divergences`.
+        micro_batch, only_sampled, shard: see `rollout_divergences`.
 
     Returns:
         Shape (sampled tokens, vocab), nats, float32, sequence after sequence.
     """
-    _, scaled_logits = _sampled_logits(logits, micro_batch, only_sampled)
-    return torch.cat([chunk.log_softmax(dim=-1) for _, chunk in scaled_logits])
+    rows, held, scaled_logits = _sampled_logits(logits, micro_batch, only_sampled, shard)
+    found = logits.new_zeros(len(rows), logits.shape[-1], dtype=torch.float32)
+    for part, chunk in scaled_logits:
+        found[held][part] = chunk.log_softmax(dim=-1)
+    return found if shard is None else shard.sum(found)
 
 
 def _sampled_logits(
-    logits: Any, micro_batch: TensorDict, only_sampled: bool
-) -> tuple[torch.Tensor, Iterator[tuple[slice, torch.Tensor]]]:
-    """Return the packed positions that predicted the sampled tokens, and slices of them with their scaled logits."""
+    logits: Any, micro_batch: TensorDict, only_sampled: bool, shard: Shard | None
+) -> tuple[torch.Tensor, slice, Iterator[tuple[slice, torch.Tensor]]]:
+    """Find the logits of sampled tokens.
+
+    Returns:
+        The packed positions that predicted the sampled tokens; which of them this rank has logits of; slices of these,
+        with their scaled logits.
+    """
     offsets = micro_batch["input_ids"].offsets()
     rows, sequence = predicting_rows(micro_batch)
-    flat = logits.flatten(0, 1)
+    held = slice(0, len(rows)) if shard is None else shard.held(rows)
+    scale, flat = _temperatures(micro_batch, sequence)[held], logits.flatten(0, 1)
     use_remove_padding = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
     if only_sampled:
-        source = torch.arange(len(rows), device=rows.device)
+        source = torch.arange(len(scale), device=rows.device)
     elif use_remove_padding:
-        source = rows
+        source = rows[held] - (0 if shard is None else shard.first)
     else:
         source = sequence * logits.shape[1] + rows - offsets[:-1][sequence]
-    scale = _temperatures(micro_batch, sequence)
     size = max(1, CHUNK_ELEMENTS // flat.shape[-1])
-    parts = (slice(start, start + size) for start in range(0, len(rows), size))
-    return rows, ((part, flat.index_select(0, source[part]).float() / scale[part].unsqueeze(-1)) for part in parts)
+    parts = (slice(start, start + size) for start in range(0, len(scale), size))
+    scaled = ((part, flat.index_select(0, source[part]).float() / scale[part].unsqueeze(-1)) for part in parts)
+    return rows, held, scaled
 
 
 def _measure(logits: torch.Tensor, recorded: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -72,9 +72,9 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, FSDPEngine
         self._divergences = self._full_log_probs = None
         if not self._forward_only and has_distributions(micro_batch):
             # before verl's own, which may scale the logits in place
-            self._divergences = rollout_divergences(output.logits, micro_batch, self.only_sampled)
+            self._divergences = rollout_divergences(output.logits, micro_batch, self.only_sampled, self.shard)
             if is_due(self._update) and wants_distributions(self._update):
-                self._full_log_probs = policy_log_probs(output.logits, micro_batch, self.only_sampled)
+                self._full_log_probs = policy_log_probs(output.logits, micro_batch, self.only_sampled, self.shard)
         return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
 
     def forward_step(

@@ -1,7 +1,7 @@
-"""Sequences of a micro-batch behind each other without padding, on a machine without flash-attn.
+"""Models that take the sequences of a micro-batch behind each other, without padding, and without flash-attn.
 
-verl's `use_remove_padding` packs a micro-batch into one row of tokens; a kernel then has to keep the sequences apart.
-Here each sequence is a call of torch's own causal attention, without a mask of tokens by tokens.
+verl's `use_remove_padding` packs a micro-batch into one row of tokens; `packed_attention` then keeps the sequences
+apart. Whether a model does so rightly is tried: its packed logits have to be the padded ones.
 
 In a causal model nothing reads the last layer's output but the heads that predict: the logits, and the feed-forward
 part of the last layer, are computed only where the next token was sampled. Values and gradients are those of the whole
@@ -9,104 +9,22 @@ computation, to rounding.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-ATTENTION = "trm_packed_sdpa"
-# the argument of the model's forward pass that its layers hand to the attention: the lengths of the sequences
-LENGTHS = "packed_lengths"
-# nats, or whatever a logit is: float32 sums in another order stay far below, another computation far above
+from trm_agent.verl_plugin.actor.packed_attention import ATTENTION, ROW, PackedRow, register
+from trm_agent.verl_plugin.actor.shard import Shard
+
+# of a row's logits, relative to their spread: float32 sums in another order stay far below
 TOLERANCE = 1e-3
+# the same where layers round to half precision: so many times what two right computations differ by, within limits
+HALF_TOLERANCE, HALF_LIMITS = 4.0, (0.02, 0.25)
 # tokens; up to here the effect of a window is probed, beyond it is only seen to be an argument of the attention
 SHORT_WINDOW = 64
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend within each sequence of a packed row; an attention function of transformers.
-
-    Args:
-        module: the attention layer.
-        query: shape (1, heads, tokens, width).
-        key, value: shape (1, key heads, tokens, width).
-        attention_mask: what the row's mask would have held, as `_marker` left it.
-        dropout: probability.
-        scaling: of the scores; None for 1 / sqrt(width).
-        sliding_window: number of tokens that a token sees, itself included; None for all before it.
-        kwargs: `packed_lengths`, and what other layers use.
-
-    Returns:
-        Shape (1, tokens, heads, width), and None for the weights.
-
-    Raises:
-        KeyError: the model does not hand the lengths to its attention.
-        ValueError: the mask holds more than causality and the window, or another window than the layer's.
-    """
-    if attention_mask is None or attention_mask.shape != (1, 1, 1, 1) or attention_mask.item() != (sliding_window or 0):
-        raise ValueError(f"a mask of tokens by tokens that is not the layer's, of window {sliding_window}")
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    lengths = kwargs[LENGTHS]
-    outputs = []
-    parts = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
-    for of_query, of_key, of_value in parts:
-        window = _window(of_query.shape[2], sliding_window, query.device)
-        outputs.append(
-            torch.nn.functional.scaled_dot_product_attention(
-                of_query,
-                of_key,
-                of_value,
-                attn_mask=window,
-                dropout_p=dropout,
-                scale=scaling,
-                is_causal=window is None,
-            )
-        )
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _window(length: int, size: int | None, device: torch.device) -> torch.Tensor | None:
-    """Return which key a query sees, shape (length, length); None for every one up to itself."""
-    if size is None or length <= size:
-        return None
-    place = torch.arange(length, device=device)
-    behind = place.unsqueeze(1) - place
-    return (behind >= 0) & (behind < size)
-
-
-def _marker(*_: Any, local_size: int | None = None, use_vmap: bool = False, **__: Any) -> torch.Tensor:
-    """Return in a mask's place the window that it would hold, shape (1, 1, 1, 1), 0 for none.
-
-    A window or chunk that stands in the mask alone would be lost: the attention compares this with its argument.
-
-    Raises:
-        ValueError: the model adds a mask of its own, which transformers asks to be computed token by token.
-    """
-    if use_vmap:
-        raise ValueError("a mask of the model's own")
-    return torch.full((1, 1, 1, 1), local_size or 0)
-
-
-def register() -> None:
-    """Register the attention with transformers. Idempotent."""
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _marker)
 
 
 @dataclass
@@ -115,26 +33,39 @@ class Packing:
 
     rows: torch.Tensor | None = None
     """Packed positions that predict a sampled token, for the micro-batch at hand; None for all."""
+    local_rows: torch.Tensor | None = None
+    """Where in this rank's part of the row it computes logits; None for all of it."""
     takes_rows: bool = False
     """The model's `logits_to_keep` was found to work."""
 
-    def arguments(self, lengths: Sequence[int], rows: torch.Tensor | None) -> dict[str, Any]:
+    def arguments(self, row: PackedRow, shard: Shard, rows: torch.Tensor | None) -> dict[str, Any]:
         """Return the further arguments of the model's forward pass over a micro-batch.
 
         Args:
-            lengths: of its sequences.
-            rows: packed positions whose logits are asked for; None for all.
+            row: its sequences, with what verl fills it up with as a last one.
+            shard: this rank's part of the row.
+            rows: ascending packed positions whose logits are asked for; None for all.
         """
         self.rows = rows if self.takes_rows else None
-        given: dict[str, Any] = {LENGTHS: list(lengths)}
-        return given if self.rows is None else given | {"logits_to_keep": self.rows}
+        self.local_rows = None if self.rows is None else shard.local(self.rows)
+        given: dict[str, Any] = {ROW: row}
+        return given if self.local_rows is None else given | {"logits_to_keep": self.local_rows}
 
 
-def pack(model: torch.nn.Module) -> Packing | None:
-    """Let a causal model take packed sequences, if it does so rightly.
+def pack(
+    model: torch.nn.Module,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    group: Any = None,
+) -> Packing | None:
+    """Let a causal model take packed sequences, if it does so rightly; with several ranks, on all of them or on none.
 
     Args:
         model: of transformers, with `sdpa` attention; it is left as it was if this returns None.
+        dtype: that its layers compute in.
+        device: of its inputs; None for that of its parameters.
+        group: ranks that share the tokens of a row, a group of torch.distributed; None for this one alone.
 
     Returns:
         The packing; None for a model whose layers keep sequences apart in another way, or not at all.
@@ -145,8 +76,18 @@ def pack(model: torch.nn.Module) -> Packing | None:
     shape = whole.get_text_config()
     if shape._attn_implementation != "sdpa" or _is_chunked(shape):
         return None
-    with _evaluating(model):
-        return _found_right(model, shape)
+    # verl gives a model with images the whole row, and cuts it up behind the embedding
+    if group is not None and (hasattr(whole, "vision_config") or _reads_lengths(shape)):
+        return None
+    device = torch.device(device or next(model.parameters()).device)
+    with _evaluating(model, dtype, device):
+        return _found_right(model, shape, _Sample.of(shape, device, group), dtype)
+
+
+def attention_of(model: torch.nn.Module) -> str:
+    """Return the name of a model's attention function."""
+    whole: Any = model.config
+    return whole.get_text_config()._attn_implementation
 
 
 def _is_chunked(shape: Any) -> bool:
@@ -155,36 +96,46 @@ def _is_chunked(shape: Any) -> bool:
     return "chunked_attention" in kinds or bool(getattr(shape, "attention_chunk_size", None))
 
 
-def _found_right(model: torch.nn.Module, shape: Any) -> Packing | None:
+def _reads_lengths(shape: Any) -> bool:
+    """Return True if positions are turned by the length of the longest sequence, of which a rank may see a part."""
+    given = getattr(shape, "rope_parameters", None) or {}
+    kinds = [given, *(each for each in given.values() if isinstance(each, dict))]
+    return any(word in str(kind.get("rope_type", "")) for kind in kinds for word in ("dynamic", "longrope"))
+
+
+def _found_right(model: torch.nn.Module, shape: Any, sample: "_Sample", dtype: torch.dtype) -> Packing | None:
     """Switch the attention; return the packing, or None with the attention as it was if the logits are others."""
-    packing, expected = Packing(), torch.empty(0)
+    packing, expected, tolerance = Packing(), torch.empty(0), 0.0
     try:
-        sample = _Sample.of(shape, next(model.parameters()).device)
         expected = sample.padded(model)
+        tolerance = TOLERANCE if dtype.itemsize >= 4 else _half_tolerance(sample.alone(model), expected)
         shape._attn_implementation = ATTENTION
-        is_right = _agree(sample.packed(model, packing, None), expected)
+        is_right = _distance(sample.packed(model, packing, None), expected) <= tolerance
     except Exception:  # whatever a foreign model raises, it cannot be packed
         is_right = False
-    if not is_right:
+    if not _everywhere(is_right, sample.device):
         shape._attn_implementation = "sdpa"
         return None
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        packing.takes_rows = _takes_rows(model, packing, sample, expected)
+        packing.takes_rows = _takes_rows(model, packing, sample, expected, tolerance)
     return packing
 
 
-def _takes_rows(model: torch.nn.Module, packing: Packing, sample: "_Sample", expected: torch.Tensor) -> bool:
+def _takes_rows(
+    model: torch.nn.Module, packing: Packing, sample: "_Sample", expected: torch.Tensor, tolerance: float
+) -> bool:
     """Limit the last layer to the rows that are asked for; return False, with nothing limited, if they are others."""
     packing.takes_rows = True
     restore = _limit_last_layer(model, packing)
     try:
-        is_right = _agree(sample.packed(model, packing, sample.rows), expected[sample.rows])
+        is_right = _distance(sample.packed(model, packing, sample.rows), expected[sample.rows]) <= tolerance
     except Exception:  # as above
         is_right = False
-    packing.rows = None
-    if not is_right:
+    packing.rows = packing.local_rows = None
+    if not _everywhere(is_right, sample.device):
         restore()
-    return is_right
+        return False
+    return True
 
 
 def _limit_last_layer(model: torch.nn.Module, packing: Packing) -> Callable[[], None]:
@@ -196,10 +147,12 @@ def _limit_last_layer(model: torch.nn.Module, packing: Packing) -> Callable[[], 
     whole = mlp.forward
 
     def limited(hidden: torch.Tensor) -> torch.Tensor:
-        if packing.rows is None:
+        rows = packing.local_rows
+        if rows is None:
             return whole(hidden)
         # the residual stream goes on at the other rows, where it is not read
-        return torch.zeros_like(hidden).index_copy(1, packing.rows, whole(hidden.index_select(1, packing.rows)))
+        found = whole(hidden.index_select(1, rows))
+        return hidden.new_zeros(hidden.shape, dtype=found.dtype).index_copy(1, rows, found)
 
     def restore() -> None:
         mlp.forward = whole
@@ -214,14 +167,19 @@ class _Sample:
 
     sequences: list[torch.Tensor]
     rows: torch.Tensor
+    group: Any = None
 
     @classmethod
-    def of(cls, config: Any, device: torch.device) -> "_Sample":
+    def of(cls, config: Any, device: torch.device, group: Any = None) -> "_Sample":
         window = getattr(config, "sliding_window", None) or 0
         lengths = (7, 1, max(12, window + 8) if window <= SHORT_WINDOW else 12)
         generator = torch.Generator().manual_seed(0)
         draw = [torch.randint(config.vocab_size, (length,), generator=generator).to(device) for length in lengths]
-        return cls(draw, torch.tensor([2, 5, 7, 8, 14, sum(lengths) - 2], device=device))
+        return cls(draw, torch.tensor([2, 5, 7, 8, 14, sum(lengths) - 2], device=device), group)
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
 
     def padded(self, model: torch.nn.Module) -> torch.Tensor:
         """Return the logits of all tokens, shape (tokens, vocab)."""
@@ -230,25 +188,58 @@ class _Sample:
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         return model(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False).logits[mask.bool()]
 
+    def alone(self, model: torch.nn.Module) -> torch.Tensor:
+        """Return the same, of one forward pass a sequence."""
+        return torch.cat([_Sample([item], self.rows).padded(model) for item in self.sequences])
+
     def packed(self, model: torch.nn.Module, packing: Packing, rows: torch.Tensor | None) -> torch.Tensor:
         """Return the logits of the given rows, shape (rows, vocab)."""
-        ids = torch.cat(self.sequences).unsqueeze(0)
-        places = torch.cat([torch.arange(len(item), device=ids.device) for item in self.sequences]).unsqueeze(0)
-        given = packing.arguments([len(item) for item in self.sequences], rows)
-        return model(input_ids=ids, attention_mask=None, position_ids=places, use_cache=False, **given).logits[0]
+        lengths = [len(item) for item in self.sequences]
+        total = sum(lengths)
+        tail = 0 if self.group is None else -total % torch.distributed.get_world_size(self.group)
+        shard = Shard.of(total + tail, self.group)
+        part = slice(shard.first, shard.first + shard.size)
+        ids = torch.nn.functional.pad(torch.cat(self.sequences), (0, tail))
+        places = torch.cat([torch.arange(length, device=self.device) for length in (*lengths, tail)])
+        row = PackedRow.of([*lengths, tail] if tail else lengths, self.device, self.group)
+        given = {"input_ids": ids[part].unsqueeze(0), "position_ids": places[part].unsqueeze(0), "attention_mask": None}
+        logits = model(**given, use_cache=False, **packing.arguments(row, shard, rows)).logits[0]
+        whole = logits.new_zeros(total + tail, logits.shape[-1])
+        local = torch.arange(shard.size, device=self.device) if packing.local_rows is None else packing.local_rows
+        whole[shard.first + local] = logits
+        return shard.sum(whole)[slice(total) if rows is None else rows]
 
 
-def _agree(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return found.shape == expected.shape and bool(((found - expected).abs() <= TOLERANCE).all())
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest error of a row of logits, as a share of their spread; infinite where they are no numbers."""
+    if found.shape != expected.shape:
+        return torch.inf
+    errors = (found.float() - expected.float()).square().mean(dim=-1).sqrt() / expected.float().std(dim=-1)
+    return float(errors.nan_to_num(torch.inf, torch.inf).max())
+
+
+def _half_tolerance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest error in half precision, from two computations that differ by its rounding."""
+    least, most = HALF_LIMITS
+    return min(max(HALF_TOLERANCE * _distance(found, expected), least), most)
+
+
+def _everywhere(is_right: bool, device: torch.device) -> bool:
+    """Return True if something was found right on every rank: they have to run the same passes."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return is_right
+    flag = torch.tensor(int(is_right), device=device)
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
+    return bool(flag)
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Compute without gradients and dropout."""
+def _evaluating(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Compute as a trainer does, without gradients and dropout."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype.itemsize < 4):
             yield
     finally:
         model.train(was_training)

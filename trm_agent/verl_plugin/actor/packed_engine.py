@@ -5,49 +5,80 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch.distributed.fsdp import FSDPModule
+from transformers.utils import is_flash_attn_2_available
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 
+from trm_agent.runs.ulysses import ACTOR_SIZE, check_shared_heads
 from trm_agent.verl_plugin.actor.divergences import predicting_rows
-from trm_agent.verl_plugin.actor.packed import Packing, pack
+from trm_agent.verl_plugin.actor.packed import Packing, attention_of, pack
+from trm_agent.verl_plugin.actor.packed_attention import PackedRow
+from trm_agent.verl_plugin.actor.shard import Shard
+from trm_fields import refuse
 
 # what asks for the logits of every token, or for verl's own path
 _WHOLE = ("use_fused_kernels", "distillation_use_topk", "distillation_only")
+_ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
 
 
 class PackedMixin:
-    """A mixin for verl's FSDP engine of language models; without an effect but on a machine without an accelerator."""
+    """A mixin for verl's FSDP engine of language models; a model with flash-attn takes verl's own path."""
 
     module: Any
+    model_config: Any
     use_remove_padding: bool
     use_ulysses_sp: bool
-    pad_to_length: bool
+    ulysses_sequence_parallel_size: int
+    ulysses_parallel_group: Any = None
+    # the dtype that layers compute in, which verl also runs them in an autocast of
+    _autocast_dtype: torch.dtype
     packing: Packing | None = None
+    shard: Shard | None = None
 
-    def initialize(self) -> None:
-        if get_device_name() == "cpu" and self.use_ulysses_sp:
-            # verl's own refusal, which `use_remove_padding` passes
-            raise ValueError("ulysses_sequence_parallel_size is above 1, which needs flash-attn: set it to 1 on a CPU")
-        super().initialize()  # type: ignore[misc]
-        if get_device_name() == "cpu" and self.use_remove_padding:
+    def _build_module(self) -> Any:
+        choose_attention(self.model_config)
+        if self.use_ulysses_sp:
+            check_shared_heads(vars(self.model_config.hf_config.get_text_config()), self.ulysses_sequence_parallel_size)
+        return super()._build_module()  # type: ignore[misc]
+
+    def _build_model_optimizer(self) -> None:
+        super()._build_model_optimizer()  # type: ignore[misc]
+        # here, since verl moves the parameters of a model that it offloads next
+        self.packing = None
+        if self.use_remove_padding and not self._is_verls:
             self._pack()
 
+    @property
+    def _is_verls(self) -> bool:
+        """Whether verl packs the micro-batches of this model, with flash-attn."""
+        return "flash" in attention_of(self.module)
+
     def _pack(self) -> None:
-        """Pack if the model can; a tail that fills a length up belongs to no sequence."""
-        self.packing = None if self.pad_to_length else pack(self.module)
+        """Pack if the model can."""
+        device, group = get_device_name(), self.ulysses_parallel_group
+        self.packing = pack(self.module, dtype=self._autocast_dtype, device=device, group=group)
         if isinstance(self.module, FSDPModule):
             self.module.reshard()
-        if self.packing is None:
-            name = "pad_to_length is set" if self.pad_to_length else f"{type(self.module).__name__} cannot be packed"
-            print(f"engine: {name}; micro-batches are padded", flush=True)
+        if self.packing is not None:
+            return
+        name = f"{type(self.module).__name__} cannot be packed"
+        if self.use_ulysses_sp:
+            because = f"but {name} with {attention_of(self.module)} attention"
+            remedy = f"leave it out, or install flash-attn and set {_ATTENTION}"
+            refuse(ACTOR_SIZE, self.ulysses_sequence_parallel_size, "1", remedy, because=because)
+        print(f"engine: {name}; micro-batches are padded", flush=True)
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
-        if get_device_name() == "cpu" and self.packing is None:
+        if self.packing is None and not self._is_verls:
             tu.assign_non_tensor(micro_batch, use_remove_padding=False)
         inputs, output_args = super().prepare_model_inputs(micro_batch)  # type: ignore[misc]
+        lengths = micro_batch["input_ids"].offsets().diff().tolist()
+        # what fills the row up stands behind the last sequence, as one of its own
+        tail, group = output_args.get("pad_size", 0), self.ulysses_parallel_group
+        self.shard = Shard.of(sum(lengths) + tail, group)
         if self.packing is not None:
-            lengths = micro_batch["input_ids"].offsets().diff().tolist()
-            inputs |= self.packing.arguments(lengths, _rows(micro_batch))
+            row = PackedRow.of([*lengths, tail] if tail else lengths, micro_batch["input_ids"].device, group)
+            inputs |= self.packing.arguments(row, self.shard, _rows(micro_batch))
         return inputs, output_args
 
     @property
@@ -58,17 +89,39 @@ class PackedMixin:
     def prepare_model_outputs(
         self, output: Any, output_args: dict, micro_batch: TensorDict, logits_processor_func: Any
     ) -> dict:
-        rows = None if self.packing is None else self.packing.rows
+        rows, local = (None, None) if self.packing is None else (self.packing.rows, self.packing.local_rows)
         if rows is None:
             return super().prepare_model_outputs(  # type: ignore[misc]
                 output, output_args, micro_batch, logits_processor_func
             )
         sampled = _sampled_alone(micro_batch, rows)
-        of_rows = {name: output_args[name][rows] for name in ("input_ids_rmpad_rolled", "temperature_rmpad")}
+        of_rows = {name: output_args[name][local] for name in ("input_ids_rmpad_rolled", "temperature_rmpad")}
         outputs = super().prepare_model_outputs(  # type: ignore[misc]
             output, output_args | of_rows, sampled, logits_processor_func
         )
         return {name: _spread(values, rows, micro_batch["input_ids"]) for name, values in outputs.items()}
+
+    def _gather_and_unpad_packed(self, tensor: torch.Tensor, pad_size: int) -> torch.Tensor:
+        """Return what verl does, the row's values on every rank; of sampled tokens where a pass has no others."""
+        if not self.only_sampled:
+            return super()._gather_and_unpad_packed(tensor, pad_size)  # type: ignore[misc]
+        assert self.packing is not None
+        assert self.packing.local_rows is not None
+        assert self.shard is not None
+        part = tensor.new_zeros(self.shard.size).index_copy(0, self.packing.local_rows, tensor)
+        return super()._gather_and_unpad_packed(part, pad_size)[self.packing.rows]  # type: ignore[misc]
+
+
+def choose_attention(model_config: Any) -> None:
+    """Take torch's attention where verl's default, flash-attn 2, is not installed and no other was asked for.
+
+    Args:
+        model_config: verl's `HFModelConfig`; its `hf_config` is changed.
+    """
+    if "attn_implementation" in model_config.override_config or is_flash_attn_2_available():
+        return
+    model_config.hf_config._attn_implementation = "sdpa"
+    print("engine: flash-attn 2 is not installed; attention is torch's own, over packed sequences", flush=True)
 
 
 def _rows(micro_batch: TensorDict) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from verl.workers.config import PolicyLossConfig
 
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.losses import decoupled_surrogate_tokens, masked_surrogate_tokens
+from trm_agent.core.precision import without_autocast
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
 from trm_agent.trust_region.masking import examine, with_thresholds
 from trm_agent.trust_region.settings import FIELD_PATH, DumpConfig, TrmConfig
@@ -60,6 +61,7 @@ class TrmPolicyLossConfig(PolicyLossConfig):
 
 
 @register_policy_loss(LOSS_MODE)
+@without_autocast
 def compute_policy_loss_trm(
     old_log_prob: torch.Tensor,
     log_prob: torch.Tensor,
@@ -112,6 +114,9 @@ def compute_policy_loss_trm(
     batch_info = dict(config.global_batch_info)
     check_loss_aggregation(loss_agg_mode, batch_info.get("loss_scale_factor"))
     response_mask = response_mask.bool()
+    old_log_prob, log_prob = (
+        values.to(torch.promote_types(values.dtype, torch.float32)) for values in (old_log_prob, log_prob)
+    )
     micro_batch = current_micro_batch()
     trm = with_thresholds(trm, micro_batch.thresholds)
     rollout_log_probs = _rollout_log_probs(micro_batch, trm, old_log_prob)

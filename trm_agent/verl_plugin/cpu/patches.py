@@ -203,7 +203,9 @@ def fused_log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Returns:
         Log-probabilities of the labels, nats, shape (...).
     """
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    # half precision would round the log-probs, to three digits
+    flat = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
+    losses = torch.nn.functional.cross_entropy(flat, labels.flatten(), reduction="none")
     return -losses.view(labels.shape)
 
 
