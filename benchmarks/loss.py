@@ -32,27 +32,34 @@ def random_batch(sequences: int, tokens: int) -> tuple[torch.Tensor, ...]:
     return log_probs, rollout, advantages, mask
 
 
-def seconds(calls: dict[str, Callable[[torch.Tensor], torch.Tensor]], log_probs: torch.Tensor) -> dict[str, float]:
-    """Median time of one forward and backward of each, taken in turn so that a slow moment of the machine meets all."""
+def seconds(
+    calls: dict[str, Callable[[torch.Tensor], torch.Tensor]],
+    log_probs: torch.Tensor,
+    wait: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Median time of one forward and backward of each, taken in turn so that a slow moment of the machine meets all.
+
+    Args:
+        calls: functions of the log-probs that return a loss.
+        log_probs: their argument.
+        wait: returns once the device has done all that it was given.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(REPEATS + 2):
         for name, call in calls.items():
             leaf = log_probs.clone().requires_grad_()
+            wait()
             started = time.perf_counter()
             call(leaf).backward()
+            wait()
             times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values[2:]) for name, values in times.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sequences", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=32768)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    log_probs, rollout, advantages, mask = random_batch(options.sequences, options.tokens)
-
+def calls_of(
+    rollout: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor
+) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """Return the losses that are compared, as functions of the policy's log-probs."""
     from verl.trainer.ppo.core_algos import compute_policy_loss_bypass_mode, compute_policy_loss_vanilla
     from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
@@ -64,7 +71,7 @@ def main() -> None:
     from trm_agent.verl_plugin.actor.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
     from trm_agent.verl_plugin.actor.update import collect_update
 
-    batch_info = {"dp_size": 1, "batch_num_tokens": int(mask.sum()), "global_batch_size": options.sequences}
+    batch_info = {"dp_size": 1, "batch_num_tokens": int(mask.sum()), "global_batch_size": len(rollout)}
     common = {"rollout_n": 1, "ppo_micro_batch_size_per_gpu": 1, "global_batch_info": batch_info}
     trm = TrmConfig(criterion="both", max_token_kl=THRESHOLDS[0], avg_token_kl=THRESHOLDS[1])
     correction = {"rollout_rs": "seq_max_k2,seq_mean_k3", "rollout_rs_threshold": f"{THRESHOLDS[0]},{THRESHOLDS[1]}"}
@@ -86,7 +93,7 @@ def main() -> None:
     def mask_and_loss(leaf: torch.Tensor) -> torch.Tensor:
         log_ratio = masked_log_ratio(leaf, rollout, mask)
         kept = decide(trm, TokenBatch(log_ratio.detach(), rollout, advantages, mask))
-        return masked_surrogate_loss(log_ratio, advantages, kept, num_sequences=options.sequences)
+        return masked_surrogate_loss(log_ratio, advantages, kept, num_sequences=len(rollout))
 
     def with_diagnostics(leaf: torch.Tensor) -> torch.Tensor:
         with collect_update() as update:
@@ -94,13 +101,23 @@ def main() -> None:
         update.metrics()
         return loss
 
-    calls = {
+    return {
         "verl vanilla": vanilla,
         "verl seq_max_k2,seq_mean_k3": rejection,
         "ours: mask and loss": mask_and_loss,
         "ours: every diagnostic": with_diagnostics,
     }
-    measured = seconds(calls, log_probs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=32768)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    log_probs, *others = random_batch(options.sequences, options.tokens)
+    measured = seconds(calls_of(*others), log_probs)
     base, rejected = measured["verl vanilla"], measured["verl seq_max_k2,seq_mean_k3"]
     print(f"{options.sequences} sequences of {options.tokens} tokens, {options.threads} threads, median of {REPEATS}")
     print(f"{'':<28}{'ms':>8}{'of vanilla':>12}{'of rejection':>14}")

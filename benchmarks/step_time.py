@@ -40,17 +40,17 @@ def medians(rows: list[dict[str, Any]]) -> dict[str, float]:
     return seconds | {size: statistics.mean(row[f"{size}/mean"] for row in timed) for size in SIZES}
 
 
-def ours(steps: int) -> dict[str, float]:
+def ours(steps: int, *machine: str) -> dict[str, float]:
     """Our loop and loss."""
     length = (f"trainer.total_training_steps={steps}", f"trainer.test_freq={steps}", "trainer.save_freq=-1")
-    run_dir, _ = train(*WORKLOAD, *length, "env.val.horizons=[1]", "env.val.num_tasks=2")
+    run_dir, _ = train(*WORKLOAD, *length, "env.val.horizons=[1]", "env.val.num_tasks=2", *machine)
     return medians(training_rows(run_dir))
 
 
-def plain_verl(steps: int) -> dict[str, float]:
+def plain_verl(steps: int, *machine: str) -> dict[str, float]:
     """verl alone."""
     run_dir = Path(tempfile.mkdtemp(prefix="trm-benchmark-")) / "run"
-    command = [sys.executable, "-m", "benchmarks.plain_verl", str(run_dir), str(steps), *WORKLOAD]
+    command = [sys.executable, "-m", "benchmarks.plain_verl", str(run_dir), str(steps), *WORKLOAD, *machine]
     with (run_dir.parent / "log.txt").open("w") as log:
         subprocess.run(command, check=True, timeout=900, stdout=log, stderr=subprocess.STDOUT)
     rows = [json.loads(line)["data"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

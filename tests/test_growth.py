@@ -1,0 +1,33 @@
+"""The growth of time and memory with the tokens: exponents, and the fit that tells attention from the rest."""
+
+import math
+
+import pytest
+
+from benchmarks.growth import Cost, as_table, exponents, fit
+
+
+def test_exponents_are_those_of_each_doubling() -> None:
+    assert exponents([1, 2, 4], [3.0, 6.0, 24.0]) == pytest.approx([1.0, 2.0])
+    # not only of doublings: 1000 to 3000, three times as much
+    assert exponents([1000, 3000], [1.0, 3.0]) == pytest.approx([1.0])
+
+
+def test_attention_is_told_from_what_is_linear() -> None:
+    # 2e-8 s a pair of tokens; 1 s and 1e-3 s a token for the rest
+    costs = [Cost(n, 2e-8 * n**2 + 1 + 1e-3 * n, 2e-8 * n**2, 1.0 * n) for n in (1000, 2000, 4000)]
+    found = fit(costs)
+    assert (found.per_token_pair, found.per_token, found.explained) == pytest.approx((2e-8, 1e-3, 1.0))
+
+
+def test_a_rest_that_is_not_linear_is_seen_in_the_fit() -> None:
+    # residuals of the line through (1, 1), (2, 4), (3, 9), slope 4: 1/3, -2/3, 1/3; R^2 = 1 - (6/9) / (98/3) = 1 - 1/49
+    found = fit([Cost(n, float(n**2), 0.0, 1.0) for n in (1, 2, 3)])
+    assert (found.per_token, found.explained) == pytest.approx((4.0, 1 - 1 / 49))
+
+
+def test_the_table_has_a_line_for_each_length() -> None:
+    lines = as_table([Cost(n, 2.0 * n, n / 4, 8.0 * n) for n in (1000, 2000, 4000)]).splitlines()
+    assert len(lines) == 5
+    assert lines[2].split()[-4:] == ["1.00"] * 4
+    assert math.isclose(float(lines[1].split()[3]), 1750.0)
