@@ -73,7 +73,7 @@ def machine(place: Place) -> list[Figure]:
 
 def attention(place: Place) -> list[Figure]:
     """Compare packed attention with float64, and its speed with padded sdpa."""
-    from trm_agent.verl_plugin.actor.packed import LENGTHS, packed_attention
+    from trm_agent.verl_plugin.actor.packed_attention import ROW, PackedRow, packed_attention
 
     heads, key_heads, width = (4, 2, 32) if place.small else (32, 8, 128)
     lengths = [16, 1, 48, 33] if place.small else [4096, 512, 2048, 64, 4096, 1024, 3000, 1544]
@@ -84,8 +84,8 @@ def attention(place: Place) -> list[Figure]:
             torch.randn(1, number, total, width, device=place.device, dtype=place.dtype, requires_grad=True)
             for number in (heads, key_heads, key_heads)
         )
-        marker = torch.full((1, 1, 1, 1), options.get("sliding_window") or 0)
-        given: dict[str, Any] = {LENGTHS: tokens, **options}
+        marker = torch.empty(1, 1, 0, options.get("sliding_window") or 0, dtype=torch.bool)
+        given: dict[str, Any] = {ROW: PackedRow.of(tokens, place.device), **options}
 
         def packed(query=query, key=key, value=value, marker=marker, given=given) -> torch.Tensor:
             return packed_attention(torch.nn.Module(), query, key, value, marker, **given)[0]

@@ -104,7 +104,7 @@ def measure(folder: str, num_tokens: int, device: str, dtype: str, repeats: int)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
     model = model.to(device).train()
-    packing = pack(model)
+    packing = pack(model, dtype=model.dtype)
     if packing is None:
         raise RuntimeError(f"{folder}: {type(model).__name__} cannot be packed")
     update = _update(model, packing, num_tokens, device)
@@ -112,7 +112,7 @@ def measure(folder: str, num_tokens: int, device: str, dtype: str, repeats: int)
     before, peak = _memory(device)
     seconds = min(_timed(update, device) for _ in range(repeats))
     mib = peak() - before
-    attention = _attention(model, packing, num_tokens, device)
+    attention = _attention(model, num_tokens, device)
     attention()
     took = min(_timed(attention, device) for _ in range(repeats))
     return Cost(num_tokens, seconds, took * model.config.num_hidden_layers, mib)
@@ -131,6 +131,8 @@ def _update(model: Any, packing: Any, num_tokens: int, device: str) -> Callable[
         sequence_mask,
         token_kl_k2,
     )
+    from trm_agent.verl_plugin.actor.packed_attention import PackedRow
+    from trm_agent.verl_plugin.actor.shard import Shard
 
     ids = torch.randint(model.config.vocab_size, (1, num_tokens), device=device)
     places = torch.arange(num_tokens, device=device).unsqueeze(0)
@@ -139,9 +141,10 @@ def _update(model: Any, packing: Any, num_tokens: int, device: str) -> Callable[
     mask = torch.ones(1, len(rows), dtype=torch.bool, device=device)
     advantages = torch.ones(1, len(rows), device=device)
     rollout: list[torch.Tensor] = []
+    row, shard = PackedRow.of([num_tokens], device), Shard.of(num_tokens)
 
     def update() -> None:
-        given = packing.arguments([num_tokens], rows)
+        given = packing.arguments(row, shard, rows)
         logits = model(input_ids=ids, attention_mask=None, position_ids=places, use_cache=False, **given).logits[0]
         sampled = ids[0, rows + 1]
         parts = zip(logits.split(CHUNK), sampled.split(CHUNK), strict=True)
@@ -157,10 +160,12 @@ def _update(model: Any, packing: Any, num_tokens: int, device: str) -> Callable[
     return update
 
 
-def _attention(model: Any, packing: Any, num_tokens: int, device: str) -> Callable[[], None]:
+def _attention(model: Any, num_tokens: int, device: str) -> Callable[[], None]:
     """Return a call that runs forward and backward of one layer's attention on random queries, keys and values."""
     import torch
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    from trm_agent.verl_plugin.actor.packed_attention import ROW, PackedRow
 
     shape = model.config
     width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
@@ -169,11 +174,10 @@ def _attention(model: Any, packing: Any, num_tokens: int, device: str) -> Callab
     options: dict[str, Any] = {"device": device, "dtype": model.dtype, "requires_grad": True}
     query = torch.randn(1, shape.num_attention_heads, num_tokens, width, **options)
     key, value = (torch.randn(1, shape.num_key_value_heads, num_tokens, width, **options) for _ in range(2))
-    given = packing.arguments([num_tokens], None)
-    marker = torch.zeros(1, 1, 1, 1)
+    row, marker = PackedRow.of([num_tokens], device), torch.empty(1, 1, 0, 0, dtype=torch.bool)
 
     def attention() -> None:
-        output, _ = attend(layer, query, key, value, marker, scaling=width**-0.5, **given)
+        output, _ = attend(layer, query, key, value, marker, scaling=width**-0.5, **{ROW: row})
         output.backward(torch.ones_like(output))
 
     return attention
