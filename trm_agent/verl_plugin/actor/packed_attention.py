@@ -77,13 +77,13 @@ def packed_attention(
     """
     _check(module, attention_mask, sliding_window, kwargs)
     row: PackedRow = kwargs[ROW]
-    states = _lowered(query, key, value)
+    query, key, value = _lowered(query, key, value)
     if row.group is not None:
         ranks = torch.distributed.get_world_size(row.group)
-        whole = (states[0], *(repeated_for_ranks(each, ranks) for each in states[1:]))
-        states = tuple(heads_of_all_tokens(each, row.group) for each in whole)
-    attend = _by_kernel if _has_kernel(states[0], states[2], dropout) else _by_sequence
-    output = attend(*states, row, dropout=dropout, scaling=scaling, window=sliding_window or None)
+        query = heads_of_all_tokens(query, row.group)
+        key, value = (heads_of_all_tokens(repeated_for_ranks(each, ranks), row.group) for each in (key, value))
+    attend = _by_kernel if _has_kernel(query, value, dropout) else _by_sequence
+    output = attend(query, key, value, row, dropout=dropout, scaling=scaling, window=sliding_window or None)
     if row.group is not None:
         output = tokens_of_all_heads(output, row.group)
     return output.transpose(1, 2).contiguous(), None
