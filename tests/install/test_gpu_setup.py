@@ -107,6 +107,13 @@ def test_what_lacks_something_is_refused_with_the_numbers_and_what_to_do(folder,
     assert done.stderr.count("\n") == 1
 
 
+def test_the_least_that_suits(folder):
+    fake_nvidia_smi(folder / "nvidia-smi", ("8.0", "5000", "least"), driver="580.65.06")
+    assert chosen(folder).stdout == "gpu: nvidia-smi lists GPU 0 (least, 5000 MiB)\n"
+    fake_nvidia_smi(folder / "nvidia-smi", ("7.9", "5000", "old"), ("8.0", "4999", "small"))
+    assert chosen(folder).returncode == 2
+
+
 def test_one_gpu_that_suits_is_enough_and_the_others_are_named(folder):
     fake_nvidia_smi(folder / "nvidia-smi", T4, H100)
     done = chosen(folder)
