@@ -10,6 +10,8 @@ LEAST_CAPABILITY=8.0
 LEAST_MIB=5000
 # llguidance, of vLLM, has no wheel for an older C library (Ubuntu 20.04, Debian 11, RHEL 9 have one as new)
 LEAST_GLIBC=2.31
+# in which a driver answers that is not hung; one without persistence mode wakes eight GPUs in some ten seconds
+NVIDIA_SMI_S=60
 
 # choose_set [INSTALLED]: sets `set_name`, cpu or gpu, and `reason`; fails with what to do where GPUs are there and none suits.
 # INSTALLED is the set that the environment holds: it stays while GPUs are only hidden from one command.
@@ -52,11 +54,11 @@ find_gpus() {
     fault="the C library is glibc ${glibc:-of an unknown version}, and the set with CUDA needs $LEAST_GLIBC or newer"
   elif ! command -v nvidia-smi >/dev/null; then
     fault="there is no nvidia-smi, which NVIDIA's driver brings; install driver $LEAST_DRIVER or newer"
-  elif ! driver="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>&1)" || [[ "$driver" != [0-9]* ]]; then
+  elif ! driver="$(ask_nvidia_smi --query-gpu=driver_version --format=csv,noheader)" || [[ "$driver" != [0-9]* ]]; then
     fault="nvidia-smi reaches no GPU (${driver%%$'\n'*}); install NVIDIA's driver $LEAST_DRIVER or newer, and restart"
   elif driver="${driver%%$'\n'*}" && is_less "$driver" "$LEAST_DRIVER"; then
     fault="NVIDIA's driver is $driver, and torch and vLLM, built for CUDA 13.0, need $LEAST_DRIVER or newer; install one"
-  elif ! listed="$(nvidia-smi "--query-gpu=$fields" --format=csv,noheader,nounits 2>&1)"; then
+  elif ! listed="$(ask_nvidia_smi "--query-gpu=$fields" --format=csv,noheader,nounits)"; then
     fault="nvidia-smi does not list GPUs (${listed%%$'\n'*})"
   fi
   [ -z "$fault" ] || return 0
@@ -84,6 +86,14 @@ find_gpus() {
   elif [ -n "$lacking" ]; then
     echo "setup: $lacking; leave it out of runs with CUDA_VISIBLE_DEVICES" >&2
   fi
+}
+
+# ask_nvidia_smi ARGUMENT...: its answer or its complaint. A driver that hangs would hold the setup for ever.
+ask_nvidia_smi() {
+  local status=0
+  timeout --kill-after=2 "$NVIDIA_SMI_S" nvidia-smi "$@" 2>&1 || status=$?
+  ((status != 124 && status != 137)) || echo "no answer within $NVIDIA_SMI_S s"
+  return $status
 }
 
 # is_visible INDEX UUID: CUDA reads CUDA_VISIBLE_DEVICES up to the first entry that names no device.

@@ -44,11 +44,15 @@ def folder(tmp_path: Path) -> Path:
     """A folder for programs, with nothing in it but two that tell a common machine."""
     program(tmp_path / "uname", "echo x86_64")
     program(tmp_path / "getconf", "echo glibc 2.39")
+    timeout = shutil.which("timeout")
+    assert timeout is not None
+    (tmp_path / "timeout").symlink_to(timeout)
     return tmp_path
 
 
-def chosen(folder: Path, installed: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    script = f'set -euo pipefail; source {SCRIPTS}/gpu.sh; choose_set "{installed}"; echo "$set_name: $reason"'
+def chosen(folder: Path, installed: str = "", before: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    script = f"set -euo pipefail; source {SCRIPTS}/gpu.sh; {before}"
+    script += f'choose_set "{installed}"; echo "$set_name: $reason"'
     return subprocess.run(
         ["/bin/bash", "-c", script],
         env={"PATH": str(folder), **variables},
@@ -105,6 +109,14 @@ def test_what_lacks_something_is_refused_with_the_numbers_and_what_to_do(folder,
     assert done.stderr.startswith(f"setup: {REFUSED[case]}")
     assert done.stderr.endswith("; or take the set without CUDA: TRM_HARDWARE=cpu bash scripts/setup.sh\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_nvidia_smi_that_hangs_is_a_fault_and_holds_nobody(folder):
+    sleep = shutil.which("sleep")
+    program(folder / "nvidia-smi", f"exec {sleep} 30")
+    done = chosen(folder, before="NVIDIA_SMI_S=0.5; ")
+    assert done.returncode == 2
+    assert "nvidia-smi reaches no GPU (no answer within 0.5 s)" in done.stderr
 
 
 def test_the_least_that_suits(folder):
@@ -252,7 +264,7 @@ def test_the_set_with_cuda_takes_the_python_of_its_lock_and_no_other(checkout):
 
 def tools(checkout: Path) -> Path:
     """A folder of what the scripts call, and of no other Python than the false ones."""
-    for tool in ("dirname", "sed", "cat", "cp", "mkdir", "rm"):
+    for tool in ("dirname", "sed", "cat", "cp", "mkdir", "rm", "timeout"):
         program(checkout.parent / "tools" / tool, f'exec {shutil.which(tool)} "$@"')
     return checkout.parent / "tools"
 
