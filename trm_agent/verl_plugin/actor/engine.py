@@ -58,7 +58,9 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, FSDPEngine
         tasks = frozenset(json.loads(tasks)) if tasks else None
         with collect_update(step, self._num_updates, dump, tasks) as self._update:
             output = super().train_batch(data, loss_function)
-        write_rows(self._update, self.get_data_parallel_rank())
+        if self.is_mp_src_rank_with_outputs():
+            # the ranks that share a sequence have the same rows and the same data-parallel rank
+            write_rows(self._update, self.get_data_parallel_rank())
         if get_device_name() == "cpu":
             trim_heap()
         metrics = self._update.metrics(self.get_data_parallel_group())
