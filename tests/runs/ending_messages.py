@@ -203,6 +203,13 @@ CASES = [
         Again.RESUMES,
     ),
     (
+        "start: hung",
+        "the start of the rollout engines took longer than 1800 s (run.start_timeout_s); giving up\n" + DIED,
+        "",
+        "the start of the rollout engines took longer than 1800 s",
+        Again.THEN_RESUMES,
+    ),
+    (
         "episodes: env_error",
         remote(
             f"{NONE_PLAYED}broken; the first: env_error: env.reset failed: KeyError: 'rows' (at /home/me/my_env.py:31 "

@@ -18,6 +18,7 @@ EXTENDABLE = (
     "run.keep_best",
     "run.keep_every",
     "run.weight_sync_timeout_s",
+    "run.start_timeout_s",
     "run.warn_infrastructure_share",
     "run.max_infrastructure_share",
     "run.max_infrastructure_steps",

@@ -77,10 +77,23 @@ class RunMixin:
         with weights_only():
             super()._load_checkpoint()  # type: ignore[misc]
 
+    def _setup(self) -> None:
+        run = self.config.run
+        with deadline(run.start_timeout_s, self._starting, Path(run.dir), "run.start_timeout_s"):
+            super()._setup()  # type: ignore[misc]
+
+    def _starting(self) -> str:
+        """Name the part of `_setup` that is at work, by what verl has made so far."""
+        if hasattr(self, "checkpoint_manager"):
+            return "loading the checkpoint"
+        # made right before the engines
+        made_ranks = hasattr(self, "reward_loop_manager")
+        return "the start of the rollout engines" if made_ranks else "the start of the trainer's ranks"
+
     def on_init_end(self) -> None:
         self.await_queue()
         run = self.config.run
-        with deadline(run.weight_sync_timeout_s, "the first weight synchronisation", Path(run.dir)):
+        with deadline(run.weight_sync_timeout_s, lambda: "the first weight synchronisation", Path(run.dir)):
             super().on_init_end()  # type: ignore[misc]
 
     def on_step_begin(self) -> None:
@@ -144,7 +157,7 @@ class DeadlineMixin:
 
     def on_step_end(self) -> None:
         run = self.config.run
-        with deadline(run.weight_sync_timeout_s, "the weight synchronisation", Path(run.dir)):
+        with deadline(run.weight_sync_timeout_s, lambda: "the weight synchronisation", Path(run.dir)):
             super().on_step_end()  # type: ignore[misc]
 
 
@@ -163,15 +176,24 @@ def _take_failures(stream: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def deadline(seconds: float, what: str, run_dir: Path | None = None) -> Iterator[None]:
+def deadline(
+    seconds: float, what: Callable[[], str], run_dir: Path | None = None, field: str = "run.weight_sync_timeout_s"
+) -> Iterator[None]:
     """End this process if the block takes longer.
 
     verl's sender of weights waits for ever if the receiver has failed (bucketed_weight_transfer.py receives without a
-    timeout); the driver sees the end of this process at once.
+    timeout), and so do processes that start together and of which one does not come; the driver sees the end of this
+    process at once.
+
+    Args:
+        seconds: the limit.
+        what: names what is at work when it is reached.
+        run_dir: where the cause is recorded; None for nowhere.
+        field: the setting that holds the limit.
     """
 
     def give_up() -> None:
-        cause = f"{what} took longer than {seconds:.0f} s (run.weight_sync_timeout_s); giving up"
+        cause = f"{what()} took longer than {seconds:.0f} s ({field}); giving up"
         print(cause, flush=True)
         if run_dir is not None:
             record_cause(run_dir, cause)
