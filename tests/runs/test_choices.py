@@ -129,6 +129,16 @@ def test_what_vllm_would_refuse_minutes_later_is_refused_now(listed: Any, field:
     assert str(refused.value).startswith(f"{field}: got ")
 
 
+def test_one_process_for_a_model_that_is_parted_among_two_is_refused():
+    config = tree(f"{KWARGS}.distributed_executor_backend", "uni")
+    config.actor_rollout_ref.rollout.tensor_model_parallel_size = 1
+    engine_options.executor(config)
+    config.actor_rollout_ref.rollout.tensor_model_parallel_size = 2
+    words = "distributed_executor_backend: got 'uni', which is one process, with .*=2; allowed: mp; leave it out"
+    with pytest.raises(ValueError, match=words):
+        engine_options.executor(config)
+
+
 def test_each_name_that_vllm_takes_passes(listed: Any):
     options = {name: takes for name, takes in vllm_options()["options"].items() if isinstance(takes, list)}
     for number in range(max(map(len, options.values()))):

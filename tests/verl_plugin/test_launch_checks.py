@@ -54,3 +54,14 @@ def test_the_default_is_refused_by_nobody_and_what_verl_gives_ray_is_told_withou
     OmegaConf.update(config, f"{ROLLOUT}.pipeline_model_parallel_size", 2)
     with pytest.raises(ValueError, match="not implemented"):
         launch.checked(config)
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "chosen"), [(None, 1, "uni"), (None, 2, "mp"), ("ray", 2, "ray"), ("mp", 1, "mp")]
+)
+def test_an_engine_of_several_processes_is_not_put_into_one(nano: bytes, given: Any, size: int, chosen: str):
+    config = pickle.loads(nano)
+    options = config.actor_rollout_ref.rollout.engine_kwargs.vllm
+    config.actor_rollout_ref.rollout.tensor_model_parallel_size, options.distributed_executor_backend = size, given
+    launch._choose_executor(config)
+    assert options.distributed_executor_backend == chosen

@@ -23,8 +23,9 @@ OPTION_OF = {
     f"{_ROLLOUT}.scheduling_policy": "scheduling_policy",
     "actor_rollout_ref.model.mtp.method": "spec_method",
 }
+EXECUTOR = "distributed_executor_backend"
 # options that take the address of a class too, and those that take names in any case
-_OPEN, _ANY_CASE = ("distributed_executor_backend",), ("attention_backend",)
+_OPEN, _ANY_CASE = (EXECUTOR,), ("attention_backend",)
 # options that take several names
 _SEVERAL = ("collect_detailed_traces",)
 # options whose names a plugin of vLLM's extends
@@ -63,6 +64,19 @@ def engine_options(config: DictConfig) -> None:
         is_many = option in _SEVERAL and isinstance(value, ListConfig)
         for item in value if is_many else (value,):
             _check(f"{KWARGS}.{name}", item, option)
+
+
+def executor(config: DictConfig) -> None:
+    """Refuse an engine of several processes in one, where the first would wait for the others for ever.
+
+    Raises:
+        ValueError: vLLM's executor `uni` with a model that is parted among devices.
+    """
+    size = int(config.actor_rollout_ref.rollout.tensor_model_parallel_size)
+    for name, value in (OmegaConf.select(config, KWARGS) or {}).items():
+        if size > 1 and value == "uni" and str(name).replace("-", "_") == EXECUTOR:
+            because = f"which is one process, with {_ROLLOUT}.tensor_model_parallel_size={size}"
+            refuse(f"{KWARGS}.{name}", value, "mp", "leave it out", because=because)
 
 
 def _check(field: str, value: Any, option: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
 
+_VLLM = "actor_rollout_ref.rollout.engine_kwargs.vllm"
 # field -> the value that the code used before there was a field
 MEANT: dict[str, Any] = {
     # the same for all templates but those under which the model saw no tools
@@ -34,6 +35,8 @@ OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "env.limits.step_timeout_s": (20,),
     "env.limits.generate_timeout_s": (300,),
     "env.limits.episode_timeout_s": (600, 3600),
+    # where an engine of one process runs: in that of its server, as before
+    f"{_VLLM}.distributed_executor_backend": ("uni",),
     # kept on the disk, and no more
     "trainer.max_actor_ckpt_to_keep": (None,),
     "trainer.max_critic_ckpt_to_keep": (None,),

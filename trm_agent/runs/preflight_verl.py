@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.extras import is_installed
 from trm_agent.runs.attention import attention
-from trm_agent.runs.engine_options import engine_options
+from trm_agent.runs.engine_options import engine_options, executor
 from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
 from trm_agent.runs.stored_config import flatten
 from trm_agent.runs.ulysses import sequence_parallelism
@@ -264,6 +264,6 @@ def _cuda_devices() -> int:
 
 
 # before all else; `refusals` come last, since other rules know more about some of these fields
-VERL_RULES = (types, engine_options, weight_transfer)
+VERL_RULES = (types, engine_options, executor, weight_transfer)
 # on this machine
 MACHINE_RULES = (types, devices, sequence_parallelism, attention, threads, loggers, engines)

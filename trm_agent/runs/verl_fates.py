@@ -54,6 +54,8 @@ WRITTEN = {
     "actor_rollout_ref.rollout.enable_chunked_prefill": "false where turns have seeds",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes": "without a GPU what the sequences can fill, "
     "unless it is set",
+    "actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend": "without a GPU `uni` for an engine of "
+    "one process and `mp` for one of several, unless it is set",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs": "the estimator's need, unless it is set",
     "actor_rollout_ref.actor.policy_loss.dump.directory": "`rollouts` in the run's folder, unless it is set",
     "env.id": "the id alone, where it is given as `MODULE:ID`",

@@ -53,6 +53,7 @@ def check(config: DictConfig) -> None:
         config.actor_rollout_ref.rollout.agent.agent_loop_config_path = str(AGENT_LOOPS)
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
     _let_vllm_record(config)
+    _choose_executor(config)
     _size_cache(config)
     with refused_by_verl():
         use_critic = need_critic(config)
@@ -117,6 +118,17 @@ def _let_vllm_record(config: DictConfig) -> None:
         return
     with open_dict(config):
         config.actor_rollout_ref.rollout.engine_kwargs.vllm.setdefault("max_logprobs", num)
+
+
+def _choose_executor(config: DictConfig) -> None:
+    """Let an engine on a CPU that is one process run in that of its server: one process fewer to start.
+
+    An engine of several would wait there for the others for ever.
+    """
+    rollout = config.actor_rollout_ref.rollout
+    if config.hardware.kind == "cpu" and rollout.engine_kwargs.vllm.distributed_executor_backend is None:
+        executor = "uni" if rollout.tensor_model_parallel_size == 1 else "mp"
+        config.actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend = executor
 
 
 def _size_cache(config: DictConfig) -> None:
