@@ -18,6 +18,7 @@ from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.settings import DumpConfig
 from trm_agent.verl_plugin.actor.divergences import has_distributions, policy_log_probs, rollout_divergences
 from trm_agent.verl_plugin.actor.dumping import collect_rows, is_due, wants_distributions, write_rows
+from trm_agent.verl_plugin.actor.host_memory import HostMemoryMixin
 from trm_agent.verl_plugin.actor.packed_engine import PackedMixin
 from trm_agent.verl_plugin.actor.schedule import ScheduleMixin
 from trm_agent.verl_plugin.actor.update import (
@@ -34,7 +35,7 @@ from trm_agent.verl_plugin.actor.without_gradient import WithoutGradientMixin
 from trm_agent.verl_plugin.cpu.heap import trim_heap
 
 
-class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, FSDPEngineWithLMHead):
+class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemoryMixin, FSDPEngineWithLMHead):
     """An engine that compares the rollout's distributions with the actor's logits while the forward pass holds them."""
 
     def initialize(self) -> None:
