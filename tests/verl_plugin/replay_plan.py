@@ -1,0 +1,54 @@
+"""Which losses are replayed on which ranks; imports nothing heavy, for the test beside the process that does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# of a dump
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a replay."""
+
+    world: int
+    """Their number."""
+    in_sequence: int = 1
+    """How many share a sequence (Ulysses)."""
+
+    @property
+    def of_data(self) -> int:
+        """How many shares the batch has."""
+        return self.world // self.in_sequence
+
+
+PLAN = {"1": Ranks(1), "2": Ranks(2), "4": Ranks(4)}
+# of the dumped episodes
+HORIZONS = (1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 8)
+# sequences of the batch: one of padding is among them, and 1, 2 and 4 ranks have equal shares
+SIZE = len(HORIZONS) + 1
+MAX_TOKEN_KL = 0.1
+TOP_K = 5
+ACTOR = "actor_rollout_ref.actor"
+_TRM = f"{ACTOR}.policy_loss.trm"
+LOSSES = {
+    "exact": (f"{_TRM}.estimator=exact", f"{_TRM}.max_token_kl={MAX_TOKEN_KL}"),
+    "topk": (
+        f"{_TRM}.estimator=topk",
+        f"{_TRM}.top_k={TOP_K}",
+        f"{_TRM}.criterion=both",
+        f"{_TRM}.max_token_kl={MAX_TOKEN_KL}",
+        f"{_TRM}.avg_token_kl=0.01",
+        f"{ACTOR}.loss_agg_mode=token-mean",
+        f"{ACTOR}.entropy_coeff=0.01",
+    ),
+    "sampled": (
+        f"{_TRM}.target_acceptance=0.6",
+        f"{_TRM}.max_token_kl={MAX_TOKEN_KL}",
+        f"{_TRM}.ratio_truncation=1.05",
+        f"{ACTOR}.loss_agg_mode=seq-mean-token-mean",
+    ),
+}
+# how the engine cuts the batch, where not into micro-batches of three sequences
+PASSES: dict[str, dict[str, Any]] = {"sampled": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 900}}
