@@ -23,13 +23,19 @@ class Ranks:
         return self.world // self.in_sequence
 
 
-PLAN = {"1": Ranks(1), "2": Ranks(2), "4": Ranks(4)}
+PLAN = {
+    "1": Ranks(1),
+    "2": Ranks(2),
+    "4": Ranks(4),
+    "ulysses_2": Ranks(2, in_sequence=2),
+    "ulysses_2_of_4": Ranks(4, in_sequence=2),
+}
 # of the dumped episodes
 HORIZONS = (1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 8)
 # sequences of the batch: one of padding is among them, and 1, 2 and 4 ranks have equal shares
 SIZE = len(HORIZONS) + 1
 MAX_TOKEN_KL = 0.1
-TOP_K = 5
+TOP_K = 20
 ACTOR = "actor_rollout_ref.actor"
 _TRM = f"{ACTOR}.policy_loss.trm"
 LOSSES = {
@@ -39,7 +45,7 @@ LOSSES = {
         f"{_TRM}.top_k={TOP_K}",
         f"{_TRM}.criterion=both",
         f"{_TRM}.max_token_kl={MAX_TOKEN_KL}",
-        f"{_TRM}.avg_token_kl=0.01",
+        f"{_TRM}.avg_token_kl=0.03",
         f"{ACTOR}.loss_agg_mode=token-mean",
         f"{ACTOR}.entropy_coeff=0.01",
     ),
