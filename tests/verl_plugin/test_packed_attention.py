@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM
 
 pytest.importorskip("verl")
 
 from trm_agent.verl_plugin.actor import packed_attention as subject
-from trm_agent.verl_plugin.actor import packed_engine
 from trm_agent.verl_plugin.actor.packed_attention import PackedRow, kernel_options, packed_attention
-from trm_agent.verl_plugin.actor.packed_engine import choose_attention
 
 LENGTHS = (5, 1, 9)
 HEADS, WIDTH = 4, 8
@@ -135,14 +133,3 @@ def test_an_autocast_rounds_as_torchs_own_attention_does():
     assert output.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("asked", "installed", "expected"),
-    [(None, False, "sdpa"), (None, True, "flash_attention_2"), ("flash_attention_2", False, "flash_attention_2")],
-)
-def test_without_flash_attn_verls_default_gives_way_to_torchs(asked, installed, expected, monkeypatch):
-    monkeypatch.setattr(packed_engine, "is_flash_attn_2_available", lambda: installed)
-    hf_config = LlamaConfig(attn_implementation="flash_attention_2")
-    choose_attention(
-        SimpleNamespace(override_config={"attn_implementation": asked} if asked else {}, hf_config=hf_config)
-    )
-    assert hf_config._attn_implementation == expected

@@ -1,8 +1,10 @@
-"""Refuse flash-attn where it is not there: without it a GPU takes torch's own attention, over packed sequences."""
+"""Refuse an attention that is not there, or that computes something else than the model's."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +18,9 @@ FLASH = {
     "flash_attention_3": "flash_attn_interface",
     "flash_attention_4": "flash_attn.cute",
 }
+TORCHS = "sdpa"
+# of a model's config.json: the cap on the scores of its attention
+CAP = "attn_logit_softcapping"
 
 
 def attention(config: DictConfig) -> None:
@@ -33,6 +38,22 @@ def attention(config: DictConfig) -> None:
     if not os.environ.get("RAY_ADDRESS") and not _is_installed(FLASH[asked]):
         remedy = "leave it out for torch's own attention over packed sequences, or install it"
         refuse(FIELD, asked, "what is installed", remedy, because=f"but there is no {FLASH[asked]} here")
+
+
+def check_scores(shape: Mapping[str, Any], asked: str | None) -> None:
+    """Refuse torch's attention for a model that caps its scores: it would compute them without the cap.
+
+    Args:
+        shape: the model's config.json.
+        asked: the attention that is asked for; None for none.
+
+    Raises:
+        ValueError: with the field.
+    """
+    cap = shape.get(CAP)
+    if cap and asked == TORCHS:
+        because = f"which leaves out the cap of {cap} on the scores of this model's attention"
+        refuse(FIELD, asked, "`eager`, or one of flash-attn", "leave it out", because=because)
 
 
 def _is_installed(module: str) -> bool:
