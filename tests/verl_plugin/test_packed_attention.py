@@ -131,5 +131,3 @@ def test_an_autocast_rounds_as_torchs_own_attention_does():
     with torch.autocast("cpu", torch.bfloat16):
         output, _ = packed_attention(SimpleNamespace(is_causal=True), *states(2), **given)
     assert output.dtype == torch.bfloat16
-
-
