@@ -39,8 +39,8 @@ def composed(**fields):
     return config
 
 
-def facts(vocab_size=1000, max_positions=40_000):
-    return ModelFacts(TOKENIZER, run_chat_tokens(TOKENIZER, composed()), vocab_size, max_positions)
+def facts(vocab_size=1000, max_positions=40_000, shape=None):
+    return ModelFacts(TOKENIZER, run_chat_tokens(TOKENIZER, composed()), vocab_size, max_positions, shape or {})
 
 
 @pytest.fixture
@@ -71,6 +71,11 @@ def test_a_folder_without_a_configuration_is_refused(folder):
             {f"{TRM}.estimator": "topk", f"{TRM}.top_k": 1001},
             {},
             r"top_k: got 1001; allowed: at most the 1000 tokens of the model's vocabulary",
+        ),
+        (
+            {"actor_rollout_ref.model.override_config.attn_implementation": "sdpa"},
+            {"shape": {"attn_logit_softcapping": 50.0}},
+            r"attn_implementation: got 'sdpa', which leaves out the cap of 50.0 ",
         ),
         ({}, {"max_positions": 39_999}, r"^data.max_response_length: got 20000, .* allowed: 39999 tokens in all"),
         ({"data.max_response_length": 50}, {}, r"^env.val.horizons: got 8, .* set: data.max_response_length=\d+;"),

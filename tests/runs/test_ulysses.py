@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from trm_agent.runs.preflight_training import batches
 from trm_agent.runs.ulysses import check_shared_heads, sequence_parallelism
 
 
@@ -37,3 +38,23 @@ def test_a_size_divides_the_ranks_and_takes_packed_sequences():
     with pytest.raises(ValueError, match=r"use_remove_padding: got false, with .*size=2; allowed: true"):
         sequence_parallelism(run(2, 2, padding_removed=False))
     sequence_parallelism(run(3, 1, padding_removed=False))
+
+
+@pytest.mark.parametrize("is_old_place", [False, True])
+def test_devices_that_share_sequences_need_no_sequence_each(is_old_place):
+    def of(sharing: int) -> DictConfig:
+        size = {"ulysses_sequence_parallel_size": sharing}
+        actor = {"ppo_mini_batch_size": 1, "ppo_micro_batch_size_per_gpu": 2, "use_dynamic_bsz": False}
+        actor |= size if is_old_place else {"fsdp_config": size}
+        parts = {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 2}, "actor": actor}}
+        return OmegaConf.merge(run(4, 1), parts, {"algorithm": {"adv_estimator": "grpo"}})
+
+    # of the 2 sequences four devices get both together, two and two one, and four alone not even one
+    batches(of(4))
+    with pytest.raises(ValueError, match=r"per_gpu: got 2; allowed: a divisor of the 1 seq.* of which 2 share a seq"):
+        batches(of(2))
+    with pytest.raises(ValueError, match=r"size: got 1, whose 2 sequences cannot be divided over 4 devices;"):
+        batches(of(1))
+    # which `sequence_parallelism` refuses
+    with pytest.raises(ValueError, match="over 4 devices;"):
+        batches(of(8))

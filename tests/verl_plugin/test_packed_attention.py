@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM
 
 pytest.importorskip("verl")
 
 from trm_agent.verl_plugin.actor import packed_attention as subject
-from trm_agent.verl_plugin.actor import packed_engine
 from trm_agent.verl_plugin.actor.packed_attention import PackedRow, kernel_options, packed_attention
-from trm_agent.verl_plugin.actor.packed_engine import choose_attention
 
 LENGTHS = (5, 1, 9)
 HEADS, WIDTH = 4, 8
@@ -128,21 +126,80 @@ def test_what_it_does_not_compute_is_refused(asked):
         packed_attention(module, *states(2), **given | asked)
 
 
-def test_an_autocast_rounds_as_torchs_own_attention_does():
-    given = {"attention_mask": torch.empty(1, 1, 0, 0), "packed_row": PackedRow.of(LENGTHS, "cpu")}
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_an_autocast_rounds_what_the_attention_gets(lower, given):
+    query, *_ = states(2, dtype=given)
+    with torch.autocast("cpu", lower):
+        (found,) = subject._lowered(query)
+    # before torch's own attention, which would round by itself, chooses its computation
+    torch.testing.assert_close(found, query.to(lower), atol=0, rtol=0)
+    assert subject._lowered(query)[0] is query
+    with torch.autocast("cpu", lower, enabled=False):
+        assert subject._lowered(query)[0] is query
+
+
+def test_states_that_an_autocast_has_rounded_go_to_the_kernel(monkeypatch):
+    row, asked = PackedRow.of(LENGTHS, "cpu"), []
+
+    def is_half(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
+        asked.append((query.dtype, value.dtype, dropout))
+        return query.dtype == torch.bfloat16
+
+    def stand_in(query: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.full_like(query, 7)
+
+    monkeypatch.setattr(subject, "_has_kernel", is_half)
+    monkeypatch.setattr(subject, "_kernel", lambda: (stand_in, frozenset()))
+    given = {"attention_mask": torch.empty(1, 1, 0, 0), "packed_row": row}
     with torch.autocast("cpu", torch.bfloat16):
         output, _ = packed_attention(SimpleNamespace(is_causal=True), *states(2), **given)
-    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output, torch.full((1, sum(LENGTHS), HEADS, WIDTH), 7, dtype=torch.bfloat16))
+    output, _ = packed_attention(SimpleNamespace(is_causal=True), *states(2), **given)
+    assert (output.dtype, bool((output == 7).any())) == (torch.float32, False)
+    assert asked == [(dtype, dtype, 0.0) for dtype in (torch.bfloat16, torch.float32)]
+
+
+# what the kernel takes, and changes with which it does not
+ABLE = {
+    "is_cuda": True,
+    "dtype": torch.bfloat16,
+    "width": 128,
+    "value_width": None,
+    "capability": (8, 0),
+    "dropout": 0.0,
+    "parameters": frozenset({"window_size", "scale"}),
+}
 
 
 @pytest.mark.parametrize(
-    ("asked", "installed", "expected"),
-    [(None, False, "sdpa"), (None, True, "flash_attention_2"), ("flash_attention_2", False, "flash_attention_2")],
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"dtype": torch.float16}, True),
+        ({"width": 64}, True),
+        ({"width": 256}, True),
+        ({"capability": (9, 0)}, True),
+        ({"capability": (12, 0)}, True),
+        ({"is_cuda": False}, False),
+        ({"dtype": torch.float32}, False),
+        ({"width": 264}, False),
+        ({"width": 12}, False),
+        ({"width": 192, "value_width": 128}, False),
+        ({"capability": (7, 5)}, False),
+        ({"dropout": 0.1}, False),
+        # of torch 2.10, and before it
+        ({"parameters": frozenset({"scale"})}, False),
+        ({"parameters": frozenset()}, False),
+    ],
+    ids=str,
 )
-def test_without_flash_attn_verls_default_gives_way_to_torchs(asked, installed, expected, monkeypatch):
-    monkeypatch.setattr(packed_engine, "is_flash_attn_2_available", lambda: installed)
-    hf_config = LlamaConfig(attn_implementation="flash_attention_2")
-    choose_attention(
-        SimpleNamespace(override_config={"attn_implementation": asked} if asked else {}, hf_config=hf_config)
-    )
-    assert hf_config._attn_implementation == expected
+def test_the_kernel_is_called_for_what_it_takes_and_nothing_else(changes, expected, monkeypatch):
+    """On what stands for tensors of CUDA: only these properties are read."""
+    case = ABLE | changes
+    monkeypatch.setattr(subject, "_capability", lambda _: case["capability"])
+    monkeypatch.setattr(subject, "_kernel", lambda: (None, case["parameters"]))
+    made = {"is_cuda": case["is_cuda"], "dtype": case["dtype"], "device": "cuda:0"}
+    query = SimpleNamespace(shape=(1, 4, 9, case["width"]), **made)
+    value = SimpleNamespace(shape=(1, 4, 9, case["value_width"] or case["width"]), **made)
+    assert subject._has_kernel(query, value, case["dropout"]) is expected

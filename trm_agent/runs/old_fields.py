@@ -31,6 +31,8 @@ OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
     # how sequences lie in memory; the same numbers to rounding
     "actor_rollout_ref.model.use_remove_padding": (False,),
     "actor_rollout_ref.actor.use_remove_padding": (False,),
+    # null is torch's attention too, for every model that it computes rightly
+    "actor_rollout_ref.model.override_config.attn_implementation": ("sdpa",),
     # time limits for faults; they decide nothing that is learned
     "env.limits.step_timeout_s": (20,),
     "env.limits.generate_timeout_s": (300,),

@@ -7,6 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.episode import ChatTokens, Limits
 from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.runs.attention import FIELD as ATTENTION
+from trm_agent.runs.attention import check_scores
 from trm_agent.runs.chat import run_chat_tokens
 from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
@@ -31,6 +33,7 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
     check_heads(config, str(config.actor_rollout_ref.model.path), model.shape)
     for field, size in sizes(config).items():
         check_shared_heads(model.shape, size, field)
+    check_scores(model.shape, OmegaConf.select(config, ATTENTION))
     if line := told_vocabulary(model.vocab_size, len(model.tokenizer)):
         print(line, flush=True)
     check_top_k(config, model.vocab_size)

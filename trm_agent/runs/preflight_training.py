@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.runs.groups import BESIDE_SERVER, WORKERS
 from trm_agent.runs.repeating import deterministic
+from trm_agent.runs.ulysses import sharing_ranks
 from trm_agent.runs.validation_names import validation_names
 from trm_agent.trust_region.surroundings import trust_region
 from trm_fields import COUNT, OneOf, refuse
@@ -35,22 +36,26 @@ def batches(config: DictConfig) -> None:
             "choose one",
             because="which does not divide",
         )
-    if (mini * group) % devices:
+    sharing = sharing_ranks(config)
+    # a size that does not divide the devices has a rule of its own
+    parts = devices if devices % sharing else devices // sharing
+    told = f"{devices} devices" + (f", of which {sharing} share a sequence" if parts < devices else "")
+    if (mini * group) % parts:
         refuse(
             f"{_ACTOR}.ppo_mini_batch_size",
             mini,
-            f"with {_ROLLOUT}.n={group} a multiple of {devices} sequences",
+            f"with {_ROLLOUT}.n={group} a multiple of {parts} sequences",
             "change one of the two",
-            because=f"whose {mini * group} sequences cannot be divided over {devices} devices",
+            because=f"whose {mini * group} sequences cannot be divided over {told}",
         )
-    actor, per_device = config.actor_rollout_ref.actor, mini * group // devices
+    actor, per_device = config.actor_rollout_ref.actor, mini * group // parts
     micro = actor.ppo_micro_batch_size_per_gpu
     if not actor.use_dynamic_bsz and micro is not None and per_device % micro:
         refuse(
             f"{_ACTOR}.ppo_micro_batch_size_per_gpu",
             micro,
             f"a divisor of the {per_device} sequences that a device gets of a mini-batch ({mini} prompts times {group} "
-            f"episodes over {devices} devices)",
+            f"episodes over {told})",
             f"choose one, or {_ACTOR}.use_dynamic_bsz=true",
         )
     estimator = str(config.algorithm.adv_estimator)

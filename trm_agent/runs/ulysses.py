@@ -22,6 +22,11 @@ def sizes(config: DictConfig) -> dict[str, int]:
     return _above_one(config, _SECTIONS)
 
 
+def sharing_ranks(config: DictConfig) -> int:
+    """Return how many ranks share a sequence in the policy's update."""
+    return next(iter(_above_one(config, _SECTIONS[:2]).values()), 1)
+
+
 def sequence_parallelism(config: DictConfig) -> None:
     """Refuse ranks that cannot share sequences.
 

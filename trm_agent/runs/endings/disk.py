@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from trm_agent.runs.critic import has_critic
 from trm_agent.runs.endings.facts import gib
 from trm_agent.runs.endings.keeping import Keeping, folder_bytes, most_at_once
 from trm_agent.runs.folder import RunFolder
@@ -91,7 +92,7 @@ def checkpoint_bytes(config: DictConfig, model: str) -> int | None:
     # of an adapter only its own parameters have moments, which is little beside the model
     moments = _MOMENTS if "optimizer" in contents and not config.actor_rollout_ref.model.get("lora_rank", 0) else 0
     total = number * width * (("model" in contents) + moments) + (number * 2 if "hf_model" in contents else 0)
-    return total * (2 if _has_critic(config) else 1)
+    return total * (2 if has_critic(config) else 1)
 
 
 def parameter_count(model: str) -> int | None:
@@ -104,11 +105,6 @@ def parameter_count(model: str) -> int | None:
         return sum(_elements(file) for file in files)
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
-
-
-def _has_critic(config: DictConfig) -> bool:
-    enabled = OmegaConf.select(config, "critic.enable")
-    return config.algorithm.adv_estimator == "gae" if enabled is None else bool(enabled)
 
 
 def _folder(model: str) -> Path | None:

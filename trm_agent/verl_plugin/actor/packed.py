@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,6 +25,9 @@ TOLERANCE = 1e-3
 HALF_TOLERANCE, HALF_LIMITS = 4.0, (0.02, 0.25)
 # tokens; up to here the effect of a window is probed, beyond it is only seen to be an argument of the attention
 SHORT_WINDOW = 64
+_Result = TypeVar("_Result")
+# what a probe raises that says nothing about the model
+_NOT_THE_MODELS = (torch.OutOfMemoryError, MemoryError, torch.distributed.DistError)
 
 
 @dataclass
@@ -61,6 +64,9 @@ def pack(
 ) -> Packing | None:
     """Let a causal model take packed sequences, if it does so rightly; with several ranks, on all of them or on none.
 
+    A pass that raises on one rank alone, before the ranks of FSDP meet in it, leaves the others waiting until the
+    limit of their process group: of a model's own fault, which all ranks share, there is one verdict.
+
     Args:
         model: of transformers, with `sdpa` attention; it is left as it was if this returns None.
         dtype: that its layers compute in.
@@ -68,7 +74,11 @@ def pack(
         group: ranks that share the tokens of a row, a group of torch.distributed; None for this one alone.
 
     Returns:
-        The packing; None for a model whose layers keep sequences apart in another way, or not at all.
+        The packing; None for a model whose layers keep sequences apart in another way, or not at all. A pass that
+        raised is printed.
+
+    Raises:
+        torch.OutOfMemoryError, MemoryError, torch.distributed.DistError: a pass ended so, whatever the model.
     """
     register()
     # of a model with images too, the part that has a vocabulary
@@ -105,20 +115,40 @@ def _reads_lengths(shape: Any) -> bool:
 
 def _found_right(model: torch.nn.Module, shape: Any, sample: "_Sample", dtype: torch.dtype) -> Packing | None:
     """Switch the attention; return the packing, or None with the attention as it was if the logits are others."""
-    packing, expected, tolerance = Packing(), torch.empty(0), 0.0
-    try:
-        expected = sample.padded(model)
-        tolerance = TOLERANCE if dtype.itemsize >= 4 else _half_tolerance(sample.alone(model), expected)
-        shape._attn_implementation = ATTENTION
-        is_right = _distance(sample.packed(model, packing, None), expected) <= tolerance
-    except Exception:  # whatever a foreign model raises, it cannot be packed
-        is_right = False
-    if not _everywhere(is_right, sample.device):
-        shape._attn_implementation = "sdpa"
+    packing = Packing()
+    wanted = _tried("padded", lambda: _wanted(model, sample, dtype))
+    if not _everywhere(wanted is not None, sample.device):
         return None
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    assert wanted is not None
+    expected, tolerance = wanted
+    shape._attn_implementation = ATTENTION
+    found = _tried("packed", lambda: sample.packed(model, packing, None))
+    if not _everywhere(found is not None and _distance(found, expected) <= tolerance, sample.device):
+        shape._attn_implementation = "sdpa"
+        # FSDP 2 is still within a pass that raised: a whole one ends it, and the next waits for its parameters again
+        sample.padded(model)
+        return None
+    if "logits_to_keep" in inspect.signature(_innermost(model).forward).parameters:
         packing.takes_rows = _takes_rows(model, packing, sample, expected, tolerance)
     return packing
+
+
+def _wanted(model: torch.nn.Module, sample: "_Sample", dtype: torch.dtype) -> tuple[torch.Tensor, float]:
+    """Return the padded logits, and the error that others may have."""
+    expected = sample.padded(model)
+    return expected, TOLERANCE if dtype.itemsize >= 4 else _half_tolerance(sample.alone(model), expected)
+
+
+def _tried(kind: str, compute: Callable[[], _Result]) -> _Result | None:
+    """Return what a pass computes; None, with the reason printed, where the model raises anything of its own."""
+    try:
+        return compute()
+    except _NOT_THE_MODELS:
+        raise
+    except Exception as error:  # whatever a foreign model raises, it cannot be packed
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        print(f"engine: the probe's {kind} pass raised {type(error).__name__}: {reason}", flush=True)
+        return None
 
 
 def _takes_rows(
@@ -126,16 +156,23 @@ def _takes_rows(
 ) -> bool:
     """Limit the last layer to the rows that are asked for; return False, with nothing limited, if they are others."""
     packing.takes_rows = True
-    restore = _limit_last_layer(model, packing)
-    try:
-        is_right = _distance(sample.packed(model, packing, sample.rows), expected[sample.rows]) <= tolerance
-    except Exception:  # as above
-        is_right = False
+    restore = _limit_last_layer(_innermost(model), packing)
+    found = _tried("limited", lambda: sample.packed(model, packing, sample.rows))
     packing.rows = packing.local_rows = None
-    if not _everywhere(is_right, sample.device):
+    if not _everywhere(found is not None and _distance(found, expected[sample.rows]) <= tolerance, sample.device):
         restore()
+        # as above
+        packing.takes_rows = False
+        sample.packed(model, packing, None)
         return False
     return True
+
+
+def _innermost(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model of transformers within FSDP 1 and an adapter, whose own arguments are any."""
+    within: Any = getattr(model, "_fsdp_wrapped_module", model)
+    base = getattr(within, "get_base_model", None)
+    return within if base is None else base()
 
 
 def _limit_last_layer(model: torch.nn.Module, packing: Packing) -> Callable[[], None]:

@@ -9,6 +9,8 @@ from transformers.utils import is_flash_attn_2_available
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 
+from trm_agent.runs.attention import CAP, TORCHS, check_scores
+from trm_agent.runs.attention import FIELD as ATTENTION
 from trm_agent.runs.ulysses import ACTOR_SIZE, check_shared_heads
 from trm_agent.verl_plugin.actor.divergences import predicting_rows
 from trm_agent.verl_plugin.actor.packed import Packing, attention_of, pack
@@ -18,7 +20,6 @@ from trm_fields import refuse
 
 # what asks for the logits of every token, or for verl's own path
 _WHOLE = ("use_fused_kernels", "distillation_use_topk", "distillation_only")
-_ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
 
 
 class PackedMixin:
@@ -36,10 +37,13 @@ class PackedMixin:
     shard: Shard | None = None
 
     def _build_module(self) -> Any:
-        choose_attention(self.model_config)
+        is_chosen = choose_attention(self.model_config)
         if self.use_ulysses_sp:
             check_shared_heads(vars(self.model_config.hf_config.get_text_config()), self.ulysses_sequence_parallel_size)
-        return super()._build_module()  # type: ignore[misc]
+        module = super()._build_module()  # type: ignore[misc]
+        if is_chosen:
+            print(f"engine: flash-attn 2 is not installed; attention is {_told(attention_of(module))}", flush=True)
+        return module
 
     def _build_model_optimizer(self) -> None:
         super()._build_model_optimizer()  # type: ignore[misc]
@@ -64,7 +68,7 @@ class PackedMixin:
         name = f"{type(self.module).__name__} cannot be packed"
         if self.use_ulysses_sp:
             because = f"but {name} with {attention_of(self.module)} attention"
-            remedy = f"leave it out, or install flash-attn and set {_ATTENTION}"
+            remedy = f"leave it out, or install flash-attn and set {ATTENTION}"
             refuse(ACTOR_SIZE, self.ulysses_sequence_parallel_size, "1", remedy, because=because)
         print(f"engine: {name}; micro-batches are padded", flush=True)
 
@@ -112,16 +116,32 @@ class PackedMixin:
         return super()._gather_and_unpad_packed(part, pad_size)[self.packing.rows]  # type: ignore[misc]
 
 
-def choose_attention(model_config: Any) -> None:
-    """Take torch's attention where verl's default, flash-attn 2, is not installed and no other was asked for.
+def choose_attention(model_config: Any) -> bool:
+    """Choose where verl's default, flash-attn 2, is not installed and no other attention was asked for.
+
+    A model that caps the scores of its attention takes transformers' `eager`: `sdpa` would leave the cap out. For any
+    other model the choice is left to transformers: `sdpa` where the model has it, else `eager`.
 
     Args:
         model_config: verl's `HFModelConfig`; its `hf_config` is changed.
+
+    Returns:
+        Whether there was something to choose.
+
+    Raises:
+        ValueError: `sdpa` was asked for, and the model caps its scores.
     """
-    if "attn_implementation" in model_config.override_config or is_flash_attn_2_available():
-        return
-    model_config.hf_config._attn_implementation = "sdpa"
-    print("engine: flash-attn 2 is not installed; attention is torch's own, over packed sequences", flush=True)
+    asked, shape = model_config.override_config.get("attn_implementation"), model_config.hf_config.get_text_config()
+    check_scores(vars(shape), asked)
+    if asked is not None or is_flash_attn_2_available():
+        return False
+    model_config.hf_config._attn_implementation = "eager" if getattr(shape, CAP, None) else None
+    return True
+
+
+def _told(name: str) -> str:
+    """Return the name of an attention with what it is."""
+    return f"torch's own ({name})" if name == TORCHS else f"that of transformers ({name})"
 
 
 def _rows(micro_batch: TensorDict) -> torch.Tensor | None:
