@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.extras import install
-from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
+from trm_agent.runs.hidden_gpus import has_device
+from trm_agent.runs.planning.auto import AUTO, expanded
 from trm_fields import OneOf, refuse
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _THERE = re.compile(r"An item is already at '([\w.]+)'")
 NAME, EXPERIMENT = "trainer.experiment_name", "run.experiment"
 DEFAULT_EXPERIMENT = "math_nano"
 NVIDIA_DEVICE = Path("/dev/nvidia0")
+GPU = "gpu"
 
 
 def choices(group: str) -> list[str]:
@@ -46,8 +47,11 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
 
     from trm_agent.runs.field_names import check_additions, may_be_added, refuse_unknown
     from trm_agent.runs.overrides import check_overrides
+    from trm_agent.runs.planning.fit import fit
     from trm_agent.runs.schema import check_groups, check_name, check_override, check_removal
 
+    if f"experiment={AUTO}" in overrides:
+        overrides, _ = expanded("math", overrides)
     check_choices(overrides)
     check_overrides(overrides)
     check_additions(overrides, GROUPS)
@@ -74,7 +78,10 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     check_groups(config)
     _dump_into_the_run(config)
     _split_address(config)
-    _name(config, {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides})
+    given = {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides}
+    _name(config, given)
+    if config.hardware.kind == GPU:
+        fit(config, given)
     return config
 
 
@@ -87,7 +94,7 @@ def check_choices(overrides: Sequence[str]) -> None:
     for override in overrides:
         group, separator, name = override.partition("=")
         if separator and group in GROUPS:
-            OneOf(choices(group)).check(group, name)
+            OneOf([*choices(group), *([AUTO] if group == "experiment" else [])]).check(group, name)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -95,15 +102,6 @@ def plain(node: DictConfig) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
-
-
-def default_experiment(task: str) -> tuple[str, str]:
-    """Return the experiment of a task, "math" or "code", for this machine, with the reason."""
-    if hides_all(os.environ):
-        return f"{task}_nano", f"{VARIABLE}={os.environ[VARIABLE]} hides every GPU"
-    if NVIDIA_DEVICE.exists():
-        return f"{task}_qwen3_8b", f"a GPU is there: {NVIDIA_DEVICE}"
-    return f"{task}_nano", "a machine without a GPU"
 
 
 def expected_variables(overrides: Sequence[str]) -> dict[str, str] | None:

@@ -1,0 +1,194 @@
+"""Fit a composed configuration to its devices: what the user has not set of the memory's knobs is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from trm_agent.runs.planning import machine
+from trm_agent.runs.planning.choose import Aims, Place, Plan, choose, plan_of
+from trm_agent.runs.planning.layout import BFLOAT16, FLOAT32, Layout
+from trm_agent.runs.planning.machine import GIB, MIB
+from trm_agent.runs.planning.shapes import ModelShape, shape_of
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+MEMORY = "hardware.gpu_memory_gib"
+# of a device for which a configuration is composed elsewhere
+ELSEWHERE_GIB = 80
+_ACTOR, _ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+_FSDP, _MODEL = f"{_ACTOR}.fsdp_config", "actor_rollout_ref.model"
+# knob of the layout -> verl's field
+KNOBS = {
+    "ulysses": f"{_FSDP}.ulysses_sequence_parallel_size",
+    "checkpointing": f"{_MODEL}.enable_gradient_checkpointing",
+    "param_offload": f"{_FSDP}.param_offload",
+    "optimizer_offload": f"{_FSDP}.optimizer_offload",
+    "offload_policy": f"{_FSDP}.offload_policy",
+    "tensor_parallel": f"{_ROLLOUT}.tensor_model_parallel_size",
+    "engine_share": f"{_ROLLOUT}.gpu_memory_utilization",
+    "micro_tokens": f"{_ACTOR}.ppo_max_token_len_per_gpu",
+}
+LENGTH, CONTEXT = "data.max_response_length", f"{_ROLLOUT}.max_model_len"
+COMPUTED = (*KNOBS.values(), CONTEXT, f"{_ROLLOUT}.log_prob_max_token_len_per_gpu")
+_WIDTHS = {"fp32": FLOAT32, "float32": FLOAT32, "float": FLOAT32, "32": FLOAT32}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What fitting a configuration has found."""
+
+    plan: Plan | None
+    """The plan; None where the shape of the model is not known here."""
+    shortened: tuple[int, int] | None = None
+    """The response that was asked for and the one that fits, tokens; None where it was left alone."""
+
+
+def fit(config: DictConfig, given: Collection[str], shape: ModelShape | None = None) -> Fitted:
+    """Set the memory's knobs of a configuration for GPUs, but for those that the user has set.
+
+    Args:
+        config: a composed configuration with `hardware.kind=gpu`; it is changed.
+        given: fields that the user has set.
+        shape: the model's; None looks it up.
+    """
+    from omegaconf import open_dict
+
+    with open_dict(config):
+        config.hardware.gpu_memory_gib = memory_gib(config)
+    shape = shape or shape_of_run(config)
+    if shape is None:
+        with open_dict(config):
+            _set(config, {KNOBS["tensor_parallel"]: 1, KNOBS["checkpointing"]: True}, given)
+        return Fitted(None)
+    prompt, response = int(config.data.max_prompt_length), int(config.data.max_response_length)
+    plan = choose(shape, place_of(config), aims_of(config, given))
+    shorter = max(0, plan.longest - prompt)
+    shortened = None
+    if not plan.fits and LENGTH not in given and 0 < shorter < response:
+        shortened = (response, shorter)
+        with open_dict(config):
+            config.data.max_response_length = shorter
+        plan = choose(shape, plan.place, aims_of(config, given))
+    with open_dict(config):
+        _set(config, values_of(config, plan), given)
+    return Fitted(plan, shortened)
+
+
+def plan_of_run(config: DictConfig, shape: ModelShape) -> Plan:
+    """Return what comes of a composed configuration as it stands."""
+    aims = aims_of(config, KNOBS.values())
+    return plan_of(shape, place_of(config), aims, aims.layout)
+
+
+def values_of(config: DictConfig, plan: Plan) -> dict[str, Any]:
+    """Return verl's fields as a plan has them."""
+    values = {KNOBS[name]: value for name, value in vars(plan.layout).items() if name in KNOBS}
+    if config.actor_rollout_ref.actor.use_dynamic_bsz:
+        values[KNOBS["micro_tokens"]] = plan.micro_tokens
+    else:
+        del values[KNOBS["ulysses"]]
+    if config.actor_rollout_ref.rollout.max_model_len is None:
+        values[CONTEXT] = int(config.data.max_prompt_length) + int(config.data.max_response_length)
+    return values
+
+
+def place_of(config: DictConfig) -> Place:
+    """Return the devices of a configuration."""
+    trainer = config.trainer
+    return Place(int(trainer.n_gpus_per_node), int(trainer.nnodes), memory_gib(config) * GIB)
+
+
+def memory_gib(config: DictConfig) -> int:
+    """Return the whole GiB of each device: as set, else of this machine's smallest one, else `ELSEWHERE_GIB`."""
+    given = config.hardware.gpu_memory_gib
+    if given is not None:
+        return int(given)
+    if os.environ.get("RAY_ADDRESS"):
+        return ELSEWHERE_GIB
+    gpus, _ = machine.read_gpus()
+    return min((gpu.gib for gpu in gpus), default=ELSEWHERE_GIB)
+
+
+def aims_of(config: DictConfig, given: Collection[str]) -> Aims:
+    """Return what a configuration asks of the memory."""
+    from omegaconf import OmegaConf
+
+    actor = config.actor_rollout_ref.actor
+    fixed = {name: OmegaConf.select(config, path) for name, path in KNOBS.items() if path in given}
+    tokens = int(config.data.max_prompt_length) + int(config.data.max_response_length)
+    if ulysses_of(config) > 1:
+        fixed["ulysses"] = ulysses_of(config)
+    if not actor.use_dynamic_bsz:
+        fixed["micro_tokens"] = tokens * int(actor.ppo_micro_batch_size_per_gpu or 1)
+        fixed.setdefault("ulysses", 1)
+    return Aims(tokens, layout_of(config), fixed)
+
+
+def layout_of(config: DictConfig) -> Layout:
+    """Return a configuration's layout: for GPUs before it is fitted, the parts that are no choice."""
+    from omegaconf import OmegaConf
+
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    loss, on_cuda = actor.policy_loss, config.hardware.kind != "cpu"
+    precision = OmegaConf.select(config, f"{_FSDP}.mixed_precision.param_dtype") or "bf16"
+    read = {name: OmegaConf.select(config, path) for name, path in KNOBS.items() if name != "micro_tokens"}
+    return Layout(
+        devices=int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes),
+        width=_WIDTHS.get(str(precision), BFLOAT16),
+        engine_width=_WIDTHS.get(str(rollout.dtype), BFLOAT16),
+        batched_tokens=int(rollout.max_num_batched_tokens),
+        sequences=int(rollout.max_num_seqs),
+        bucket=int(rollout.checkpoint_engine.update_weights_bucket_megabytes) * MIB,
+        exact=loss.loss_mode == "trm" and loss.trm.estimator == "exact",
+        repeats_keys=not on_cuda,
+        on_cuda=on_cuda,
+        **read,
+    )
+
+
+def ulysses_of(config: DictConfig) -> int:
+    """Return the devices that share a sequence; verl lets the actor's older field overrule the engine's."""
+    actor = config.actor_rollout_ref.actor
+    older = int(actor.get("ulysses_sequence_parallel_size") or 1)
+    return older if older > 1 else int(actor.fsdp_config.ulysses_sequence_parallel_size or 1)
+
+
+def shape_of_run(config: DictConfig) -> ModelShape | None:
+    """Return the shape of a run's model, of a nano model before it is made; None where it is not known here."""
+    from trm_agent.models.nano_spec import PATH, NanoSpec
+
+    path = str(config.actor_rollout_ref.model.path)
+    if path != PATH:
+        return shape_of(path)
+    spec = NanoSpec(**_plain(config.nano))
+    return ModelShape(
+        "the nano model",
+        spec.num_layers,
+        spec.hidden_size,
+        spec.num_heads,
+        spec.num_kv_heads,
+        spec.head_dim,
+        spec.mlp_size,
+        spec.max_vocab_size,
+        True,
+        True,
+        None,
+    )
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+
+
+def _set(config: DictConfig, values: Mapping[str, Any], given: Collection[str]) -> None:
+    from omegaconf import OmegaConf
+
+    for path, value in values.items():
+        if path not in given:
+            OmegaConf.update(config, path, value, force_add=True)
