@@ -39,7 +39,7 @@ def resident(field: str) -> int:
 
 def planned(shape: ModelShape, tokens: int, checkpointing: bool, share: float) -> list[Part]:
     """Return the parts of an update beyond the loaded parameters."""
-    layout = Layout(checkpointing=checkpointing, width=4, repeats_keys=True, on_cuda=False)
+    layout = Layout(checkpointing=checkpointing, width=4, by_sequence=True, on_cuda=False)
     parts = memory.update(shape, layout, tokens, share)
     return [part for part in parts if part.size and not part.name.startswith("parameters, ")]
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from trm_agent import train
-from trm_agent.runs import compose, preflight_verl
+from trm_agent.runs import preflight_verl
 from trm_agent.runs.hidden_gpus import VARIABLE, for_logical_devices, hides_all
 
 HIDING = ("", "-1", " ", "-1,0", ",0", "NoDevFiles")
@@ -31,17 +31,6 @@ def test_ray_finds_as_many_entries_as_logical_devices_and_cuda_none(value: str, 
     entries = for_logical_devices({VARIABLE: value}, number)
     assert len(entries[VARIABLE].split(",")) == number
     assert hides_all(entries)
-
-
-@pytest.mark.parametrize("value", ["", "-1"])
-def test_the_default_is_the_processor_where_all_are_hidden(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    device = tmp_path / "nvidia0"
-    device.touch()
-    monkeypatch.setattr(compose, "NVIDIA_DEVICE", device)
-    monkeypatch.delenv(VARIABLE, raising=False)
-    assert compose.default_experiment("math")[0] == "math_qwen3_8b"
-    monkeypatch.setenv(VARIABLE, value)
-    assert compose.default_experiment("math") == ("math_nano", f"CUDA_VISIBLE_DEVICES={value} hides every GPU")
 
 
 @pytest.mark.parametrize("value", ["", "-1"])

@@ -16,14 +16,14 @@ def layer_bytes(shape: ModelShape, layout: Layout) -> int:
     """Return the bytes that autograd keeps of a layer for each token.
 
     Twice a norm: its input in float32, the normalised values, its output. By head where queries and keys are
-    normalised: the same without the output. Attention: queries, keys, values, its output twice (as it comes, and in
-    the order that the projection reads), a sum for each head. The gated part: gate, its activation, the other half,
-    their product.
+    normalised: the same without the output. Attention: queries, keys, values, its output, a sum for each head; by
+    sequence, keys and values of every head of the queries, and the output a second time, put together. The gated part:
+    gate, its activation, the other half, their product.
     """
     norms = 2 * shape.hidden * (FLOAT32 + 2 * layout.width)
     by_head = (shape.queries + shape.keys) * (FLOAT32 + layout.width) if shape.head_norms else 0
-    keys = shape.queries if layout.repeats_keys else shape.keys
-    attention = (3 * shape.queries + 2 * keys) * layout.width + FLOAT32 * shape.heads
+    kept = 5 * shape.queries if layout.by_sequence else 2 * (shape.queries + shape.keys)
+    attention = kept * layout.width + FLOAT32 * shape.heads
     return norms + by_head + attention + 4 * shape.mlp * layout.width
 
 

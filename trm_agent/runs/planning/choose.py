@@ -141,7 +141,7 @@ def plan_on_cpu(shape: ModelShape, device: int, tokens: int) -> Plan:
     plans = []
     for checkpointing in (False, True):
         layout = Layout(
-            checkpointing=checkpointing, width=4, engine_width=4, repeats_keys=True, on_cuda=False, batched_tokens=4096
+            checkpointing=checkpointing, width=4, engine_width=4, by_sequence=True, on_cuda=False, batched_tokens=4096
         )
         place = Place(1, 1, device)
         left = place.usable - total(memory.on_cpu(shape, layout, 0))

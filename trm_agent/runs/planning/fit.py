@@ -144,7 +144,7 @@ def layout_of(config: DictConfig) -> Layout:
         sequences=int(rollout.max_num_seqs),
         bucket=int(rollout.checkpoint_engine.update_weights_bucket_megabytes) * MIB,
         exact=loss.loss_mode == "trm" and loss.trm.estimator == "exact",
-        repeats_keys=not on_cuda,
+        by_sequence=not on_cuda,
         on_cuda=on_cuda,
         **read,
     )

@@ -41,8 +41,8 @@ class Layout:
     """Bytes of the buffer through which weights go to the engine."""
     exact: bool = False
     """Whether the rollout's whole distributions are compared with the policy's."""
-    repeats_keys: bool = False
-    """Whether the attention repeats keys and values up to the heads of the queries."""
+    by_sequence: bool = False
+    """Whether attention is a call for each sequence, as without a GPU: keys repeated, outputs put together."""
     on_cuda: bool = True
     """Whether the device is a GPU."""
 
