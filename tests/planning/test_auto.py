@@ -127,7 +127,7 @@ def test_auto_and_no_experiment_are_the_same_and_a_named_one_stays() -> None:
         assert choice is not None
         assert overrides == [*choice.overrides, "seed=1"]
     assert expanded("math", ["experiment=code_nano"]) == (["experiment=code_nano"], None)
-    with pytest.raises(ValueError, match="experiment: got 'aut'; allowed: .*did you mean 'auto'"):
+    with pytest.raises(ValueError, match=r"experiment: got 'aut'; allowed: .*did you mean 'auto'"):
         compose_run(["experiment=aut"])
 
 

@@ -30,7 +30,16 @@ def test_a_line_is_read_whatever_commas_the_name_has() -> None:
 
 @pytest.mark.parametrize(
     ("listed", "shown"),
-    [(None, [0, 1]), ("1", [1]), ("1,0", [1, 0]), ("", []), ("-1,0", []), ("0,7,1", [0]), ("GPU-1a", [1]), ("0,0", [0])],
+    [
+        (None, [0, 1]),
+        ("1", [1]),
+        ("1,0", [1, 0]),
+        ("", []),
+        ("-1,0", []),
+        ("0,7,1", [0]),
+        ("GPU-1a", [1]),
+        ("0,0", [0]),
+    ],
 )
 def test_cuda_reads_the_list_up_to_the_first_entry_of_no_device(listed: str | None, shown: list[int]) -> None:
     assert [gpu.index for gpu in visible(TWO, listed)] == shown

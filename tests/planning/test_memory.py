@@ -14,7 +14,9 @@ from trm_agent.runs.planning.shapes import KNOWN, ModelShape
 EIGHT = KNOWN["Qwen/Qwen3-8B"]
 ON_CPU = Layout(width=4, engine_width=4, by_sequence=True, on_cuda=False, checkpointing=False)
 # without a norm of heads, and with
-SHAPES = [ModelShape(name, 2, 96, 6, 2, 16, 256, 64, True, normed, 512) for name, normed in (("llama", 0), ("qwen3", 1))]
+SHAPES = [
+    ModelShape(name, 2, 96, 6, 2, 16, 256, 64, True, normed, 512) for name, normed in (("llama", 0), ("qwen3", 1))
+]
 
 
 def size_of(parts: list[memory.Part], word: str) -> int:
@@ -30,7 +32,9 @@ def kept_by_torch(shape: ModelShape, width: int, tokens: int, checkpointing: boo
     from tests.planning.test_shapes import config_of
 
     config = AutoConfig.for_model(**config_of(shape))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(torch.float32 if width == 4 else torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(
+        torch.float32 if width == 4 else torch.bfloat16
+    )
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -76,14 +77,13 @@ def torch_for_cuda_13(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             [fake_gpu(0), fake_gpu(1, 94, name="NVIDIA H100 NVL")],
             run_on(2),
-            "but they are 1 x NVIDIA H100 80GB HBM3 of 80 GiB, 1 x NVIDIA H100 NVL of 94 GiB; allowed: GPUs of one kind",
+            "but they are 1 x NVIDIA H100 80GB HBM3 of 80 GiB, 1 x NVIDIA H100 NVL of 94 GiB; allowed: GPUs of one",
         ),
     ],
 )
 def test_gpus_that_cannot_be_used_are_refused_with_what_they_are(gpus, config: DictConfig, words: str) -> None:
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=re.escape(words)):
         usable_gpus(config, gpus)
-    assert words in str(refused.value)
 
 
 def test_gpus_beyond_those_that_are_used_may_be_anything() -> None:
@@ -110,7 +110,11 @@ def test_a_gpu_that_others_use_is_refused_where_the_plan_needs_what_they_hold() 
 @pytest.mark.parametrize(
     ("path", "size", "words"),
     [
-        (KNOBS["tensor_parallel"], 3, "got 3, but Qwen3-1.7B has 16 heads and 8 of keys; allowed: 1, 2, 4, 8; choose one"),
+        (
+            KNOBS["tensor_parallel"],
+            3,
+            "got 3, but Qwen3-1.7B has 16 heads and 8 of keys; allowed: 1, 2, 4, 8; choose one",
+        ),
         (KNOBS["ulysses"], 3, "got 3, but there are 8 devices, and Qwen3-1.7B has 16 heads"),
         ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", 16, "got 16, but there are 8 devices"),
     ],
@@ -118,9 +122,8 @@ def test_a_gpu_that_others_use_is_refused_where_the_plan_needs_what_they_hold() 
 def test_heads_are_divided_by_the_devices_that_share_them(path: str, size: int, words: str) -> None:
     config = run_on(8)
     OmegaConf.update(config, path, size)
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=re.escape(words)):
         heads(config, KNOWN["Qwen/Qwen3-1.7B"])
-    assert words in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -135,15 +138,20 @@ def test_heads_are_divided_by_the_devices_that_share_them(path: str, size: int, 
         ({KNOBS["engine_share"]: 0.9}, "in the phase generation (cache "),
         ({KNOBS["engine_share"]: 0.1}, "GPU of 79 GiB holds "),
         ({KNOBS["engine_share"]: 0.1}, " (cache); allowed: at most "),
-        ({KNOBS["micro_tokens"]: 16_384}, "data.max_response_length: got 28672, with which a trajectory has 32768 tokens"),
-        ({KNOBS["micro_tokens"]: 16_384}, "holds 16384 (update); allowed: at most 12288; change that, take a smaller model"),
+        (
+            {KNOBS["micro_tokens"]: 16_384},
+            "data.max_response_length: got 28672, with which a trajectory has 32768 tokens",
+        ),
+        (
+            {KNOBS["micro_tokens"]: 16_384},
+            "holds 16384 (update); allowed: at most 12288; change that, take a smaller model",
+        ),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_with_its_phase_and_its_parts(changes: dict, words: str) -> None:
     config = run_on(**changes)
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match=re.escape(words)):
         fitting_plan(config, plan_of_run(config, KNOWN["Qwen/Qwen3-1.7B"]))
-    assert words in str(refused.value)
 
 
 def test_a_model_that_fits_nowhere_names_the_part_that_is_too_large() -> None:

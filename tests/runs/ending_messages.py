@@ -106,19 +106,19 @@ CASES = [
         "engine: cache",
         ENGINE,
         engine_log(
-            "ValueError: To serve at least one request with the model's max seq len (40960), (4.38 GiB KV cache is needed, "
-            "which is larger than the available KV cache memory (1.20 GiB). Based on the available memory, the estimated "
-            "maximum model length is 11216. "
+            "ValueError: To serve at least one request with the model's max seq len (40960), (4.38 GiB KV cache is "
+            "needed, which is larger than the available KV cache memory (1.20 GiB). Based on the available memory, the "
+            "estimated maximum model length is 11216. "
         ),
-        "no room for its key-value cache: 4.38 GiB KV cache is needed, which is larger than the available KV cache memory",
+        "no room for its key-value cache: 4.38 GiB KV cache is needed, which is larger than the available KV cache",
         Again.REPEATS,
     ),
     (
         "engine: cache",
         ENGINE,
         engine_log(
-            "ValueError: The model's max seq len (40960) is larger than the maximum number of tokens that can be stored in "
-            "KV cache (11216). Try increasing `gpu_memory_utilization` or decreasing `max_model_len`"
+            "ValueError: The model's max seq len (40960) is larger than the maximum number of tokens that can be stored "
+            "in KV cache (11216). Try increasing `gpu_memory_utilization` or decreasing `max_model_len`"
         ),
         "max seq len (40960) is larger than the maximum number of tokens that can be stored in KV cache (11216)",
         Again.REPEATS,

@@ -9,8 +9,8 @@ from trm_agent.runs.endings.explain import explain
 from trm_agent.runs.endings.gpu_phase import PHASES
 
 MESSAGE = (
-    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.32 GiB. GPU 0 has a total capacity of 79.11 GiB of "
-    "which 1.20 GiB is free. Including non-PyTorch memory, this process has 77.90 GiB in use."
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.32 GiB. GPU 0 has a total capacity of 79.11 GiB "
+    "of which 1.20 GiB is free. Including non-PyTorch memory, this process has 77.90 GiB in use."
 )
 SITE = "/opt/env/lib/python3.12/site-packages"
 

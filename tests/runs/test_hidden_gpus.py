@@ -40,6 +40,7 @@ def test_a_preset_for_gpus_is_refused_where_all_are_hidden(value: str, tmp_path:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(preflight_verl, "RAY_HERE", tmp_path / "no_cluster")
     monkeypatch.setattr(preflight_verl, "_cuda_devices", lambda: 8)
+    monkeypatch.setattr(preflight_verl, "check_gpus", lambda config: None)
     preflight_verl.devices(config)
     monkeypatch.setenv(VARIABLE, value)
     words = f"hardware.kind: got 'gpu', but {VARIABLE}={value} hides every CUDA device.*unset {VARIABLE}"

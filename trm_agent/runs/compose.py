@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from trm_agent.extras import install
 from trm_agent.runs.hidden_gpus import has_device
 from trm_agent.runs.planning.auto import AUTO, expanded
+from trm_agent.runs.planning.fit import fit
 from trm_fields import OneOf, refuse
 
 if TYPE_CHECKING:
@@ -34,7 +35,21 @@ def choices(group: str) -> list[str]:
 
 
 def compose_run(overrides: Sequence[str]) -> DictConfig:
-    """Compose `conf/train.yaml` with Hydra overrides.
+    """Compose `conf/train.yaml` with Hydra overrides, and fit the result to the GPUs of its hardware.
+
+    Raises:
+        ValueError: as `compose_tree`.
+    """
+    if f"experiment={AUTO}" in overrides:
+        overrides, _ = expanded("math", overrides)
+    config = compose_tree(overrides)
+    if config.hardware.kind == GPU:
+        fit(config, _given(overrides))
+    return config
+
+
+def compose_tree(overrides: Sequence[str]) -> DictConfig:
+    """Compose `conf/train.yaml` with Hydra overrides, as it is written.
 
     Raises:
         ValueError: an unknown choice of a group, an unknown field, an override that cannot be read, a value of our
@@ -47,11 +62,8 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
 
     from trm_agent.runs.field_names import check_additions, may_be_added, refuse_unknown
     from trm_agent.runs.overrides import check_overrides
-    from trm_agent.runs.planning.fit import fit
     from trm_agent.runs.schema import check_groups, check_name, check_override, check_removal
 
-    if f"experiment={AUTO}" in overrides:
-        overrides, _ = expanded("math", overrides)
     check_choices(overrides)
     check_overrides(overrides)
     check_additions(overrides, GROUPS)
@@ -78,11 +90,12 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     check_groups(config)
     _dump_into_the_run(config)
     _split_address(config)
-    given = {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides}
-    _name(config, given)
-    if config.hardware.kind == GPU:
-        fit(config, given)
+    _name(config, _given(overrides))
     return config
+
+
+def _given(overrides: Sequence[str]) -> dict[str, str]:
+    return {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides}
 
 
 def check_choices(overrides: Sequence[str]) -> None:

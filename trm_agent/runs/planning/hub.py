@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 
-from trm_agent.runs.endings.facts import HUB
-
+HUB = "https://huggingface.co"
 CONNECT_S = 3.0
 _YES = ("1", "true", "yes", "on")
 
