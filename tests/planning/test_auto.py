@@ -114,6 +114,8 @@ def test_the_default_follows_the_fake_machine(tmp_path: Path, monkeypatch: pytes
         automatic("math")
     (tmp_path / "dev" / "nvidia0").unlink()
     assert automatic("math").why == "a machine without a GPU"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert automatic("math").why.endswith("; the devices of RAY_ADDRESS=head:6379 are not counted")
 
 
 def test_a_task_of_code_brings_its_environment() -> None:

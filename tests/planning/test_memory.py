@@ -116,6 +116,11 @@ def test_the_cache_is_what_the_engine_s_share_leaves() -> None:
     assert memory.cache_tokens(EIGHT, replace(layout, engine_share=0.1), 80 * GIB) == 0
 
 
+def test_the_whole_share_of_a_rank_passes_the_device_while_it_is_loaded() -> None:
+    for layout in (Layout(devices=2), Layout(devices=2, offload_policy=True)):
+        assert size_of(memory.loading(EIGHT, layout), "parameters") == 2 * EIGHT.parameters
+
+
 def test_what_is_offloaded_leaves_the_device_between_updates_and_needs_the_host() -> None:
     every = Layout(devices=4)
     assert total(memory.resident(EIGHT, every)) == pytest.approx(12 * EIGHT.parameters / 4, rel=1e-6)

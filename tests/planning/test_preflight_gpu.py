@@ -20,6 +20,7 @@ from trm_agent.runs.preflight_gpu import (
     fitting_plan,
     free_gpus,
     heads,
+    host_memory,
     usable_gpus,
 )
 
@@ -39,8 +40,9 @@ def run_on(number: int = 1, gib: int = 79, **changes: object) -> DictConfig:
 
 
 @pytest.fixture(autouse=True)
-def torch_for_cuda_13(monkeypatch: pytest.MonkeyPatch) -> None:
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight_gpu, "torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(preflight_gpu, "free_memory_gib", lambda: 64.0)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +57,8 @@ def torch_for_cuda_13(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             [fake_gpu(0, 22), fake_gpu(1, 22)],
             run_on(8),
-            "trainer.n_gpus_per_node: got 8; allowed: at most 2, the CUDA devices of this machine (2 x NVIDIA H100 80GB "
-            "HBM3 of 22 GiB); lower it, or choose experiment=math_1x24gb",
+            "trainer.n_gpus_per_node: got 8; allowed: at most 2, the CUDA devices of this machine (2 x NVIDIA H100 "
+            "80GB HBM3 of 22 GiB); lower it, or choose experiment=math_1x24gb",
         ),
         (
             [fake_gpu(0, 22)],
@@ -154,10 +156,21 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_phase_and_its_parts(change
         fitting_plan(config, plan_of_run(config, KNOWN["Qwen/Qwen3-1.7B"]))
 
 
-def test_a_model_that_fits_nowhere_names_the_part_that_is_too_large() -> None:
+def test_a_model_that_cannot_even_be_loaded_is_refused_for_that() -> None:
     config = run_on(1, 22)
-    with pytest.raises(ValueError, match=r"Qwen3-8B on 1 GPU of 22 GiB needs .* GiB in the phase .*Adam's moments"):
+    with pytest.raises(ValueError, match=r"Qwen3-8B on 1 GPU of 22 GiB needs .* GiB in the phase loading \(parameters"):
         check_plan(config, KNOWN["Qwen/Qwen3-8B"])
+
+
+def test_a_model_that_the_host_cannot_load_is_refused() -> None:
+    config = run_on(4)
+    plan = plan_of_run(config, KNOWN["Qwen/Qwen3-1.7B"])
+    # 1.72 billion parameters of 4 bytes in each of four processes: 25.6 GiB
+    host_memory(config, plan, 26.0)
+    with pytest.raises(
+        ValueError, match=r"which needs 25.6 GiB of the machine's memory .*, of which 20.0 GiB are free"
+    ):
+        host_memory(config, plan, 20.0)
 
 
 def test_a_run_on_fake_gpus_is_checked_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,8 +117,8 @@ CASES = [
         "engine: cache",
         ENGINE,
         engine_log(
-            "ValueError: The model's max seq len (40960) is larger than the maximum number of tokens that can be stored "
-            "in KV cache (11216). Try increasing `gpu_memory_utilization` or decreasing `max_model_len`"
+            "ValueError: The model's max seq len (40960) is larger than the maximum number of tokens that can be "
+            "stored in KV cache (11216). Try increasing `gpu_memory_utilization` or decreasing `max_model_len`"
         ),
         "max seq len (40960) is larger than the maximum number of tokens that can be stored in KV cache (11216)",
         Again.REPEATS,

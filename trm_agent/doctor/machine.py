@@ -13,6 +13,7 @@ from pathlib import Path
 from trm_agent.doctor.finding import Finding, State, ok, output_of
 from trm_agent.runs.compose import NVIDIA_DEVICE
 from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
+from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.machine import LEAST_CAPABILITY, Gpu, is_older, least_driver, read_gpus, torch_cuda
 
 GIB = 1 << 30
@@ -72,17 +73,6 @@ def processor() -> list[Finding]:
         remedy = f"end other programs: a run on the processor takes up to {LEAST_MEMORY_GIB:g} GiB"
         return [*findings, Finding("warning", told, remedy)]
     return [*findings, ok(told)]
-
-
-def free_memory_gib(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the free memory of the machine, or of this process's control group if that is less."""
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    try:
-        most, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return free / GIB
-    return (min(free, int(most) - int(used)) if most.isdigit() else free) / GIB
 
 
 def disk() -> list[Finding]:

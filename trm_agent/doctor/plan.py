@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trm_agent.doctor.machine import free_memory_gib
 from trm_agent.runs.planning import told
 from trm_agent.runs.planning.choose import Aims, Place, Plan, choose, plan_on_cpu
+from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.layout import total
 from trm_agent.runs.planning.machine import GIB, read_gpus
 from trm_agent.runs.planning.shapes import CHOICES, ModelShape, shape_of

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from trm_agent.runs.planning.choose import Plan, shares_heads
 from trm_agent.runs.planning.fit import KNOBS, LENGTH, MEMORY, plan_of_run, shape_of_run, ulysses_of
+from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.layout import Part, shown, total
-from trm_agent.runs.planning.machine import LEAST_CAPABILITY, Gpu, is_older, least_driver, read_gpus, torch_cuda
+from trm_agent.runs.planning.machine import GIB, LEAST_CAPABILITY, Gpu, is_older, least_driver, read_gpus, torch_cuda
+from trm_agent.runs.planning.memory import host_bytes
 from trm_agent.runs.planning.presets import nearest_words
 from trm_fields import refuse
 
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from trm_agent.runs.planning.shapes import ModelShape
 
 KIND, COUNT = "hardware.kind", "trainer.n_gpus_per_node"
+MODEL_PATH = "actor_rollout_ref.model.path"
 # phase -> the field that makes it smaller
 OF_PHASE = {
+    "loading": MODEL_PATH,
     "generation": KNOBS["engine_share"],
     "weights": "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes",
     "update": KNOBS["micro_tokens"],
@@ -136,6 +140,21 @@ def fitting_plan(config: DictConfig, plan: Plan) -> None:
         refuse(LENGTH, config.data.max_response_length, f"at most {longest}", remedy, because=because)
 
 
+def host_memory(config: DictConfig, plan: Plan, free_gib: float) -> None:
+    """Refuse a plan that needs more of the host's memory than is free.
+
+    Raises:
+        ValueError: with the memory that is free.
+    """
+    needed = host_bytes(plan.shape, plan.layout, plan.place.per_node)
+    if needed <= free_gib * GIB:
+        return
+    why = "while it is loaded" if not plan.layout.offload_policy else "for what stays off the GPUs"
+    because = f"which needs {shown(needed)} of the machine's memory {why}, of which {free_gib:.1f} GiB are free"
+    remedy = "take a smaller model or fewer GPUs, or end what uses the memory; trm doctor --plan shows the parts"
+    refuse(MODEL_PATH, config.actor_rollout_ref.model.path, "a model that fits", remedy, because=because)
+
+
 def check_gpus(config: DictConfig) -> None:
     """Check a run on this machine's GPUs, as far as its model is known.
 
@@ -154,10 +173,11 @@ def check_gpus(config: DictConfig) -> None:
 
 
 def check_plan(config: DictConfig, shape: ModelShape, gpus: Sequence[Gpu] = ()) -> None:
-    """Check heads, plan and free memory; raises as they do."""
+    """Check heads, plan and what is free of the host's and the GPUs' memory; raises as they do."""
     heads(config, shape)
     plan = plan_of_run(config, shape)
     fitting_plan(config, plan)
+    host_memory(config, plan, free_memory_gib())
     free_gpus(gpus[: int(config.trainer.n_gpus_per_node)], plan)
 
 

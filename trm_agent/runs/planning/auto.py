@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
 from trm_agent.runs.planning.choose import Aims, Place, choose
@@ -53,6 +53,13 @@ def automatic(task: str, given: Sequence[str] = ()) -> Choice:
     Raises:
         ValueError: there is a GPU whose driver does not answer.
     """
+    choice = _of_this_machine(task, given)
+    cluster = os.environ.get("RAY_ADDRESS")
+    told = f"; the devices of RAY_ADDRESS={cluster} are not counted"
+    return replace(choice, why=choice.why + told) if cluster else choice
+
+
+def _of_this_machine(task: str, given: Sequence[str]) -> Choice:
     values = {name: value for name, _, value in (each.lstrip("+").partition("=") for each in given)}
     if values.get("hardware") == "cpu":
         return Choice((f"experiment={task}_nano",), "hardware=cpu")

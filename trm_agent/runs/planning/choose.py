@@ -87,6 +87,7 @@ class Plan:
         if not layout.on_cuda:
             return {"update": memory.on_cpu(shape, layout, self.micro_tokens)}
         return {
+            "loading": memory.loading(shape, layout),
             "generation": memory.generation(shape, layout, self.place.device),
             "weights": memory.weights(shape, layout),
             "update": memory.update(shape, layout, self.micro_tokens),
@@ -206,7 +207,8 @@ def share_of_engine(shape: ModelShape, place: Place, layout: Layout, tokens: int
 def most_tokens(shape: ModelShape, place: Place, layout: Layout) -> int:
     """Return the tokens of the largest micro-batch that fits on a device; 0 where the model alone does not."""
     left = place.usable - total(memory.update(shape, layout, 0))
-    if left < 0 or total(memory.step(shape, layout)) > place.usable:
+    others = (memory.step(shape, layout), memory.loading(shape, layout))
+    if left < 0 or any(total(parts) > place.usable for parts in others):
         return 0
     return left // token_bytes(shape, layout) // ROUND * ROUND
 

@@ -1,9 +1,10 @@
-"""The memory of a run on one device, part by part: what is alive at once in each of its four phases.
+"""The memory of a run on one device, part by part: what is alive at once in each of its phases.
 
 Every figure is bytes on one device. Sources are the code that allocates: verl 0.9.1 (`workers/engine/fsdp`), torch's
 FSDP2 and AdamW, transformers' layers (what autograd keeps), vLLM's profile of itself. Where nothing states a size it is
 a named constant above its use, marked as assumed.
 
+    loading      the trainer's part of the model, wherever it stays later, and the matrix that is on its way
     generation   the engine's share, beside what the trainer leaves on the device
     weights      the engine awake without its cache, while it takes the trainer's parameters
     update       parameters, gradients, moments, and a micro-batch's activations and logits
@@ -17,7 +18,6 @@ from trm_agent.runs.planning.layout import FLOAT32, Layout, Part
 from trm_agent.runs.planning.machine import GIB, MIB
 from trm_agent.runs.planning.shapes import ModelShape
 
-PHASES = ("generation", "weights", "update", "step")
 # Adam's two moments in float32
 MOMENTS = 8
 # of a device that no plan fills: fragments of the allocator, other kernels' workspace (assumed)
@@ -58,6 +58,15 @@ def processes(layout: Layout) -> list[Part]:
     return [
         Part("contexts of trainer and engine (assumed)", 2 * CONTEXT + peers * NCCL),
         Part("the engine's graphs (assumed)", GRAPHS),
+    ]
+
+
+def loading(shape: ModelShape, layout: Layout) -> list[Part]:
+    """Return the parts while verl loads the model: every rank's share passes the device, also where it is offloaded."""
+    return [
+        *([Part("context of the trainer (assumed)", CONTEXT)] if layout.on_cuda else []),
+        Part("parameters, float32", FLOAT32 * -(-shape.parameters // layout.devices)),
+        Part("the largest matrix, gathered in float32", FLOAT32 * shape.largest_tensor),
     ]
 
 
