@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from trm_agent.runs.planning import told
+from trm_agent.runs.planning.auto import largest, length_of
 from trm_agent.runs.planning.choose import Aims, Place, Plan, choose, plan_on_cpu
 from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.layout import total
 from trm_agent.runs.planning.machine import GIB, read_gpus
+from trm_agent.runs.planning.presets import PRESETS, nearest
 from trm_agent.runs.planning.shapes import CHOICES, ModelShape, shape_of
 from trm_fields import COUNT, refuse
 
-# of the largest preset
-GPU_TOKENS, CPU_TOKENS = 32_768, 2048
-GPU_MODEL, CPU_MODEL = "qwen3_1_7b", "smollm2"
+# for a machine without a GPU, which has no preset of another model than the nano model
+CPU_MODEL, CPU_TOKENS = "smollm2", 2048
 
 
 def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | None) -> Plan:
     """Make the plan.
 
     Args:
-        model: a choice of conf/model, a folder, or a hub id; None for one that suits the machine.
+        model: a choice of conf/model, a folder, or a hub id; None for the largest that the machine holds.
         gpus: GPUs of a node; None for those of this machine.
         gib: whole GiB of each; None for those of this machine.
-        tokens: longest trajectory, prompt included; None for a preset's.
+        tokens: longest trajectory, prompt included; None for that of the nearest preset.
 
     Raises:
         ValueError: the shape of the model is not known here, GPUs without their memory, or a number that is none.
@@ -39,10 +40,12 @@ def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | Non
         refuse("--gpus", None, "the number of GPUs, since there is none here to count", "give it, such as --gpus 1")
     if not number or each is None:
         return plan_on_cpu(_shape(model or CPU_MODEL), int(free_memory_gib() * GIB), tokens or CPU_TOKENS)
-    shape, wanted = _shape(model or GPU_MODEL), tokens or GPU_TOKENS
+    place, preset = Place(number, 1, each * GIB), nearest(number, each) or PRESETS[0]
+    wanted = tokens or length_of(preset)
+    shape = _shape(model or largest(place, wanted)[0])
     if tokens is None and shape.context is not None:
         wanted = min(wanted, shape.context)
-    return choose(shape, Place(number, 1, each * GIB), Aims(wanted))
+    return choose(shape, place, Aims(wanted))
 
 
 def as_text(plan: Plan) -> str:

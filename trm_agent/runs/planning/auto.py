@@ -132,11 +132,9 @@ def _model(preset: Preset, place: Place, given: Mapping[str, str]) -> tuple[str 
     """Return the largest model that fits and can be had, "" for the preset's own, None without one; and why."""
     if "model" in given:
         return "", f"the preset for {preset.machine}"
-    tokens = sum(int(given.get(path) or written(preset.name, path)) for path in _LENGTHS)
-    fitting = [name for name in LADDER if fits(name, place, tokens)]
-    if not fitting and fits(LADDER[-1], place, tokens, in_host=True):
-        fitting = [LADDER[-1]]
-    if not fitting:
+    tokens = length_of(preset, given)
+    fitting = largest(place, tokens)
+    if not fits(fitting[0], place, tokens, in_host=True):
         return None, f"no model holds trajectories of {tokens} tokens"
     offline = unreachable()
     had = [name for name in fitting if not offline or cached_folder(CHOICES[name])]
@@ -144,6 +142,19 @@ def _model(preset: Preset, place: Place, given: Mapping[str, str]) -> tuple[str 
         return None, f"{offline}, and none of {', '.join(fitting)} has been downloaded"
     less = f" that has been downloaded ({offline})" if had[0] != fitting[0] else ""
     return had[0], f"the largest model{less} whose trajectories of {tokens} tokens fit"
+
+
+def length_of(preset: Preset, given: Mapping[str, str] | None = None) -> int:
+    """Return the tokens of a preset's longest trajectory, prompt included, with the user's own lengths."""
+    return sum(int((given or {}).get(path) or written(preset.name, path)) for path in _LENGTHS)
+
+
+def largest(place: Place, tokens: int) -> list[str]:
+    """Return the models that hold such trajectories, the largest first; the smallest one where none does.
+
+    One that trains only with its moments in the host's memory counts as the last resort.
+    """
+    return [name for name in LADDER if fits(name, place, tokens)] or [LADDER[-1]]
 
 
 def fits(model: str, place: Place, tokens: int, in_host: bool = False) -> bool:
@@ -155,7 +166,8 @@ def fits(model: str, place: Place, tokens: int, in_host: bool = False) -> bool:
         tokens: of the longest trajectory, prompt included.
         in_host: whether its parameters and moments may stay in the host's memory, which is slow.
     """
-    return choose(KNOWN[CHOICES[model]], place, Aims(tokens, fixed={"offload_policy": in_host})).fits
+    fixed = {} if in_host else {"offload_policy": False}
+    return choose(KNOWN[CHOICES[model]], place, Aims(tokens, fixed=fixed)).fits
 
 
 def _small(task: str, why: str, given: Mapping[str, str]) -> Choice:

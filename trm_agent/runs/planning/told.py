@@ -32,7 +32,10 @@ def told_plan(config: DictConfig) -> str:
         path = config.actor_rollout_ref.model.path
         return f"plan: the shape of {path} is not known here, so memory is left to verl's defaults (trm doctor --plan)"
     plan = plan_of_run(config, shape)
-    return f"plan: {where(plan)}: {knobs(plan)}; {sums(plan)}; {longest(plan)}{_shortened(config)} (trm doctor --plan)"
+    told = [f"{where(plan)}: {knobs(plan)}", sums(plan)]
+    if config.actor_rollout_ref.actor.use_dynamic_bsz:
+        told.append(longest(plan))
+    return f"plan: {'; '.join(told)}{_shortened(config)} (trm doctor --plan)"
 
 
 def where(plan: Plan) -> str:
