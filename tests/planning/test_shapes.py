@@ -69,7 +69,7 @@ def test_a_folder_and_a_downloaded_model_are_found(tmp_path: Path, monkeypatch: 
     (snapshot / "config.json").write_text(json.dumps(config_of(TINY)))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    assert shape_of("mine/tiny") is None, "a snapshot without weights has not been downloaded"
+    assert cached_folder("mine/tiny") is None, "a snapshot without weights has not been downloaded"
     (snapshot / "model.safetensors").touch()
     assert cached_folder("mine/tiny") == snapshot
     assert shape_of("mine/tiny") == TINY

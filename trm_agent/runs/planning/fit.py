@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.runs.planning import machine
-from trm_agent.runs.planning.choose import Aims, Place, Plan, choose, plan_of
+from trm_agent.runs.planning.choose import FULL_TOKENS, Aims, Place, Plan, choose, plan_of
+from trm_agent.runs.planning.hub import cached_folder, unreachable
 from trm_agent.runs.planning.layout import BFLOAT16, FLOAT32, Layout
 from trm_agent.runs.planning.machine import GIB, MIB
 from trm_agent.runs.planning.shapes import ModelShape, shape_of
@@ -62,7 +65,7 @@ def fit(config: DictConfig, given: Collection[str], shape: ModelShape | None = N
     shape = shape or shape_of_run(config)
     if shape is None:
         with open_dict(config):
-            _set(config, {KNOBS["tensor_parallel"]: 1, KNOBS["checkpointing"]: True}, given)
+            _set(config, _without_plan(config), given)
         return Fitted(None)
     prompt, response = int(config.data.max_prompt_length), int(config.data.max_response_length)
     plan = choose(shape, place_of(config), aims_of(config, given))
@@ -78,6 +81,22 @@ def fit(config: DictConfig, given: Collection[str], shape: ModelShape | None = N
     return Fitted(plan, shortened)
 
 
+def _without_plan(config: DictConfig) -> dict[str, Any]:
+    """Return the fields for a model of unknown shape: what any model trains with, if it fits at all."""
+    tokens = int(config.data.max_prompt_length) + int(config.data.max_response_length)
+    values = {KNOBS["tensor_parallel"]: 1, KNOBS["checkpointing"]: True}
+    if config.actor_rollout_ref.actor.use_dynamic_bsz:
+        values[KNOBS["micro_tokens"]] = max(tokens, FULL_TOKENS)
+    return values | _context(config)
+
+
+def _context(config: DictConfig) -> dict[str, Any]:
+    """Return the engine's context where the preset leaves it open."""
+    if config.actor_rollout_ref.rollout.max_model_len is not None:
+        return {}
+    return {CONTEXT: int(config.data.max_prompt_length) + int(config.data.max_response_length)}
+
+
 def plan_of_run(config: DictConfig, shape: ModelShape) -> Plan:
     """Return what comes of a composed configuration as it stands."""
     aims = aims_of(config, KNOBS.values())
@@ -91,9 +110,7 @@ def values_of(config: DictConfig, plan: Plan) -> dict[str, Any]:
         values[KNOBS["micro_tokens"]] = plan.micro_tokens
     else:
         del values[KNOBS["ulysses"]]
-    if config.actor_rollout_ref.rollout.max_model_len is None:
-        values[CONTEXT] = int(config.data.max_prompt_length) + int(config.data.max_response_length)
-    return values
+    return values | _context(config)
 
 
 def place_of(config: DictConfig) -> Place:
@@ -163,7 +180,7 @@ def shape_of_run(config: DictConfig) -> ModelShape | None:
 
     path = str(config.actor_rollout_ref.model.path)
     if path != PATH:
-        return shape_of(path)
+        return shape_of(path) or (shape_of(path) if _is_fetched(path) else None)
     spec = NanoSpec(**_plain(config.nano))
     return ModelShape(
         "the nano model",
@@ -178,6 +195,22 @@ def shape_of_run(config: DictConfig) -> ModelShape | None:
         True,
         None,
     )
+
+
+@functools.cache
+def _is_fetched(path: str) -> bool:
+    """Fetch the config.json of a hub id, so that the first command plans as the next one will; False if it cannot be.
+
+    A folder is no hub id, and the run itself says what is wrong with either.
+    """
+    if path.count("/") != 1 or Path(path).expanduser().exists() or cached_folder(path, weights=False) or unreachable():
+        return False
+    from transformers.utils import cached_file
+
+    try:
+        return cached_file(path, "config.json") is not None
+    except Exception:  # gated, or no such model: the run will say so
+        return False
 
 
 def _plain(node: DictConfig) -> dict[str, Any]:

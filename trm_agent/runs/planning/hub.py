@@ -13,18 +13,20 @@ CONNECT_S = 3.0
 _YES = ("1", "true", "yes", "on")
 
 
-def cached_folder(model: str, env: Mapping[str, str] | None = None) -> Path | None:
-    """Return the newest folder of a hub id that has been downloaded with its weights; None without one.
+def cached_folder(model: str, env: Mapping[str, str] | None = None, weights: bool = True) -> Path | None:
+    """Return the newest folder of a hub id that has been downloaded; None without one.
 
     Args:
         model: `organisation/name`.
+        weights: whether it has to hold weights beside the config.json.
         env: the environment, whose `HF_HUB_CACHE` and `HF_HOME` place the cache; None takes that of the process.
     """
     if model.count("/") != 1:
         return None
     snapshots = cache_folder(env) / f"models--{model.replace('/', '--')}" / "snapshots"
-    whole = [folder for folder in snapshots.glob("*") if (folder / "config.json").exists() and has_weights(folder)]
-    return max(whole, key=lambda folder: folder.stat().st_mtime, default=None)
+    found = [folder for folder in snapshots.glob("*") if (folder / "config.json").exists()]
+    found = [folder for folder in found if not weights or has_weights(folder)]
+    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def has_weights(folder: Path) -> bool:

@@ -117,7 +117,7 @@ def shape_of(name: str) -> ModelShape | None:
         return KNOWN[path]
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        cached = cached_folder(path)
+        cached = cached_folder(path, weights=False)
         if cached is None:
             return None
         folder = cached
