@@ -156,20 +156,20 @@ def host_memory(config: DictConfig, plan: Plan, free_gib: float) -> None:
 
 
 def check_gpus(config: DictConfig) -> None:
-    """Check a run on this machine's GPUs, as far as its model is known.
+    """Check a run on this machine's GPUs, as far as its model is known; without NVIDIA's driver there is nothing to see.
 
     Raises:
         ValueError: the first fault.
     """
     gpus, _ = read_gpus()
-    shape = shape_of_run(config)
-    if gpus:
-        usable_gpus(config, gpus)
-    if shape is None:
-        if gpus:
-            free_gpus(gpus[: int(config.trainer.n_gpus_per_node)], None)
+    if not gpus:
         return
-    check_plan(config, shape, gpus)
+    usable_gpus(config, gpus)
+    shape = shape_of_run(config)
+    if shape is None:
+        free_gpus(gpus[: int(config.trainer.n_gpus_per_node)], None)
+    else:
+        check_plan(config, shape, gpus)
 
 
 def check_plan(config: DictConfig, shape: ModelShape, gpus: Sequence[Gpu] = ()) -> None:
