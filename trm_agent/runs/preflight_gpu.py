@@ -156,7 +156,7 @@ def host_memory(config: DictConfig, plan: Plan, free_gib: float) -> None:
 
 
 def check_gpus(config: DictConfig) -> None:
-    """Check a run on this machine's GPUs, as far as its model is known; without NVIDIA's driver there is nothing to see.
+    """Check a run on this machine's GPUs, as far as its model is known; none where no driver of NVIDIA's answers.
 
     Raises:
         ValueError: the first fault.
