@@ -60,7 +60,7 @@ def test_no_experiment_for_gpus_writes_what_is_computed() -> None:
         (2, 80, "math_1x80gb", "qwen3_4b", 2),
         # 16 tasks of 16 episodes do not divide over three
         (3, 80, "math_1x80gb", "qwen3_4b", 2),
-        (4, 24, "math_1x24gb", "qwen3_1_7b", 4),
+        (4, 24, "math_1x24gb", "qwen3_4b", 4),
         (6, 80, "math_4x80gb", "qwen3_8b_base", 4),
         (8, 140, "math_qwen3_8b", "qwen3_8b_base", 8),
     ],

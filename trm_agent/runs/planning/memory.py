@@ -126,16 +126,14 @@ def states(shape: ModelShape, layout: Layout) -> list[Part]:
 
 
 def gathered(shape: ModelShape, layout: Layout) -> int:
-    """Return the bytes of parameters and gradients that FSDP has put together for a forward or backward pass.
+    """Return the bytes of parameters and gradients that FSDP has put together at the top of the backward pass.
 
-    The outer parameters stay together from the first layer to the last; of the layers one computes while the next one
-    arrives. Gradients of as much are reduced in float32. On one device in float32 nothing has to be copied.
+    The outer parameters stay together from the first layer to the last, and so does their gradient, which the logits
+    begin; of the layers one computes while the next one arrives, and the gradient of one is reduced in float32. One
+    device alone makes the same copies.
     """
-    if not layout.on_cuda and layout.devices == 1:
-        return 0
-    together = shape.outer_parameters + 2 * shape.layer_parameters
-    reduced = max(shape.outer_parameters, shape.layer_parameters)
-    return together * layout.width + reduced * (layout.width + FLOAT32)
+    together = 2 * shape.outer_parameters + 2 * shape.layer_parameters
+    return together * layout.width + shape.layer_parameters * (layout.width + FLOAT32)
 
 
 def update(shape: ModelShape, layout: Layout, tokens: int, logit_share: float = 1.0) -> list[Part]:
