@@ -41,7 +41,7 @@ def planned(shape: ModelShape, tokens: int, checkpointing: bool, share: float) -
     """Return the parts of an update beyond the loaded parameters."""
     layout = Layout(checkpointing=checkpointing, width=4, by_sequence=True, on_cuda=False)
     parts = memory.update(shape, layout, tokens, share)
-    return [part for part in parts if part.size and not part.name.startswith("parameters, ")]
+    return [part for part in parts if part.size and part.name != "parameters"]
 
 
 def measured(folder: str, tokens: int, checkpointing: bool) -> dict[str, Any]:

@@ -7,13 +7,12 @@ import yaml
 
 from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
 from trm_agent.runs.compose import choices, compose_run
-from trm_agent.runs.planning import auto, fit
+from trm_agent.runs.planning import auto
 from trm_agent.runs.planning.auto import LADDER, automatic, expanded, fits, for_gpus
 from trm_agent.runs.planning.choose import Place
-from trm_agent.runs.planning.fit import COMPUTED, KNOBS
+from trm_agent.runs.planning.fit import COMPUTED
 from trm_agent.runs.planning.machine import GIB, VARIABLE
 from trm_agent.runs.planning.presets import EXPERIMENTS, PRESETS, nearest, written
-from trm_agent.runs.planning.told import told_plan
 
 
 @pytest.fixture(autouse=True)
@@ -138,33 +137,3 @@ def test_the_largest_model_stands_first() -> None:
     assert set(LADDER) <= set(choices("model"))
     held = [fits(model, Place(1, 1, 79 * GIB), 8192) for model in LADDER]
     assert held == sorted(held)
-
-
-@pytest.mark.slow
-def test_a_resumed_run_has_the_same_values_and_an_own_value_stays() -> None:
-    overrides = ["experiment=math_1x24gb", f"{KNOBS['micro_tokens']}=12544", f"{KNOBS['checkpointing']}=false"]
-    first, second = compose_run(overrides), compose_run(overrides)
-    assert first == second
-    assert first.actor_rollout_ref.actor.ppo_max_token_len_per_gpu == 12_544
-    assert not first.actor_rollout_ref.model.enable_gradient_checkpointing
-
-
-@pytest.mark.slow
-def test_a_model_of_unknown_shape_gets_what_any_model_trains_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "unreachable", lambda: "no network")
-    config = compose_run(["experiment=math_1x80gb", "model=hub", "actor_rollout_ref.model.path=mine/unknown"])
-    assert config.actor_rollout_ref.model.enable_gradient_checkpointing
-    rollout = config.actor_rollout_ref.rollout
-    assert (rollout.tensor_model_parallel_size, rollout.max_model_len) == (1, 32_768)
-    assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu == 32_768
-    assert "the shape of mine/unknown is not known here" in told_plan(config)
-
-
-@pytest.mark.slow
-def test_a_response_that_does_not_fit_is_shortened_unless_the_user_set_it() -> None:
-    tight = ["experiment=math_1x24gb", "model=qwen3_0_6b", "hardware.gpu_memory_gib=10"]
-    config = compose_run(tight)
-    assert 0 < config.data.max_response_length < 10_240
-    rollout = config.actor_rollout_ref.rollout
-    assert rollout.max_model_len == config.data.max_prompt_length + config.data.max_response_length
-    assert compose_run([*tight, "data.max_response_length=10240"]).data.max_response_length == 10_240

@@ -77,6 +77,9 @@ def test_a_parameter_in_training_takes_sixteen_bytes_over_all_devices() -> None:
     held = total(memory.states(EIGHT, Layout(devices=8)))
     assert held == pytest.approx(16 * 8.19e9 / 8, rel=1e-3)
     assert total(memory.states(EIGHT, Layout(devices=8, offload_policy=True))) == 0
+    # in bfloat16 half of it; of an adapter the parameters alone
+    assert total(memory.states(EIGHT, Layout(devices=8, stored=2))) == pytest.approx(held / 2, rel=1e-6)
+    assert total(memory.states(EIGHT, Layout(devices=8, adapter=True))) == pytest.approx(held / 4, rel=1e-6)
 
 
 def test_logits_on_a_gpu_are_there_twice_in_the_forward_pass_s_width() -> None:

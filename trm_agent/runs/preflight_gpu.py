@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trm_agent.runs.planning.choose import Plan, shares_heads
-from trm_agent.runs.planning.fit import KNOBS, LENGTH, MEMORY, plan_of_run, shape_of_run, ulysses_of
+from trm_agent.runs.planning.fit import KNOBS, LENGTH, MEMORY, is_planned, plan_of_run, shape_of_run, ulysses_of
 from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.layout import Part, shown, total
 from trm_agent.runs.planning.machine import GIB, LEAST_CAPABILITY, Gpu, is_older, least_driver, read_gpus, torch_cuda
@@ -165,7 +165,7 @@ def check_gpus(config: DictConfig) -> None:
     if not gpus:
         return
     usable_gpus(config, gpus)
-    shape = shape_of_run(config)
+    shape = shape_of_run(config) if is_planned(config) else None
     if shape is None:
         free_gpus(gpus[: int(config.trainer.n_gpus_per_node)], None)
     else:

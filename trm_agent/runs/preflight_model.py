@@ -12,7 +12,7 @@ from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.model_facts import ModelFacts
 from trm_agent.runs.model_traps import check_heads, told_vocabulary
-from trm_agent.runs.planning.fit import shape_of_run
+from trm_agent.runs.planning.fit import is_planned, shape_of_run
 from trm_agent.runs.planning.shapes import from_config
 from trm_agent.runs.preflight_gpu import check_plan
 from trm_agent.runs.preflight_verl import is_elsewhere
@@ -123,7 +123,9 @@ def check_memory(config: DictConfig, model: ModelFacts) -> None:
         ValueError: heads that cannot be split, or a plan that does not fit.
     """
     path = str(config.actor_rollout_ref.model.path)
-    if config.hardware.kind != "gpu" or is_elsewhere(config) or shape_of_run(config) is not None:
+    if config.hardware.kind != "gpu" or is_elsewhere(config) or not is_planned(config):
+        return
+    if shape_of_run(config) is not None:
         return
     shape = from_config(model.shape, path)
     if shape is not None:

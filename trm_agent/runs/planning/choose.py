@@ -171,7 +171,8 @@ def layouts(shape: ModelShape, place: Place, aims: Aims) -> Iterator[Layout]:
         if each["offload_policy"] and each["param_offload"] and "param_offload" not in aims.fixed:
             continue
         moments = aims.fixed.get("optimizer_offload", each["param_offload"])
-        yield replace(aims.layout, devices=place.devices, optimizer_offload=moments, **_engine(aims.fixed), **each)
+        split = place.devices if aims.layout.devices == 1 else aims.layout.devices
+        yield replace(aims.layout, devices=split, optimizer_offload=moments, **_engine(aims.fixed), **each)
 
 
 def cost(layout: Mapping[str, Any]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,48 +36,38 @@ KNOBS = {
 }
 LENGTH, CONTEXT = "data.max_response_length", f"{_ROLLOUT}.max_model_len"
 COMPUTED = (*KNOBS.values(), CONTEXT, f"{_ROLLOUT}.log_prob_max_token_len_per_gpu")
+_TRAINERS = ("fsdp", "fsdp2")
 _WIDTHS = {"fp32": FLOAT32, "float32": FLOAT32, "float": FLOAT32, "32": FLOAT32}
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What fitting a configuration has found."""
-
-    plan: Plan | None
-    """The plan; None where the shape of the model is not known here."""
-    shortened: tuple[int, int] | None = None
-    """The response that was asked for and the one that fits, tokens; None where it was left alone."""
-
-
-def fit(config: DictConfig, given: Collection[str], shape: ModelShape | None = None) -> Fitted:
+def fit(config: DictConfig, given: Collection[str]) -> None:
     """Set the memory's knobs of a configuration for GPUs, but for those that the user has set.
 
     Args:
         config: a composed configuration with `hardware.kind=gpu`; it is changed.
         given: fields that the user has set.
-        shape: the model's; None looks it up.
     """
     from omegaconf import open_dict
 
     with open_dict(config):
         config.hardware.gpu_memory_gib = memory_gib(config)
-    shape = shape or shape_of_run(config)
-    if shape is None:
-        with open_dict(config):
+        if not is_planned(config):
+            return
+        shape = shape_of_run(config)
+        if shape is None:
             _set(config, _without_plan(config), given)
-        return Fitted(None)
-    prompt, response = int(config.data.max_prompt_length), int(config.data.max_response_length)
-    plan = choose(shape, place_of(config), aims_of(config, given))
-    shorter = max(0, plan.longest - prompt)
-    shortened = None
-    if not plan.fits and LENGTH not in given and 0 < shorter < response:
-        shortened = (response, shorter)
-        with open_dict(config):
+            return
+        plan = choose(shape, place_of(config), aims_of(config, given))
+        shorter = plan.longest - int(config.data.max_prompt_length)
+        if not plan.fits and LENGTH not in given and 0 < shorter < int(config.data.max_response_length):
             config.data.max_response_length = shorter
-        plan = choose(shape, plan.place, aims_of(config, given))
-    with open_dict(config):
+            plan = choose(shape, plan.place, aims_of(config, given))
         _set(config, values_of(config, plan), given)
-    return Fitted(plan, shortened)
+
+
+def is_planned(config: DictConfig) -> bool:
+    """Return True if the memory model is of a run's trainer and engine: FSDP and vLLM."""
+    return config.actor_rollout_ref.actor.strategy in _TRAINERS and config.actor_rollout_ref.rollout.name == "vllm"
 
 
 def _without_plan(config: DictConfig) -> dict[str, Any]:
@@ -153,8 +142,12 @@ def layout_of(config: DictConfig) -> Layout:
     loss, on_cuda = actor.policy_loss, config.hardware.kind != "cpu"
     precision = OmegaConf.select(config, f"{_FSDP}.mixed_precision.param_dtype") or "bf16"
     read = {name: OmegaConf.select(config, path) for name, path in KNOBS.items() if name != "micro_tokens"}
+    devices = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
+    sharded = int(OmegaConf.select(config, f"{_FSDP}.fsdp_size") or -1)
     return Layout(
-        devices=int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes),
+        devices=sharded if 0 < sharded < devices else devices,
+        stored=_WIDTHS.get(str(OmegaConf.select(config, f"{_FSDP}.model_dtype") or "fp32"), BFLOAT16),
+        adapter=int(config.actor_rollout_ref.model.get("lora_rank") or 0) > 0,
         width=_WIDTHS.get(str(precision), BFLOAT16),
         engine_width=_WIDTHS.get(str(rollout.dtype), BFLOAT16),
         batched_tokens=int(rollout.max_num_batched_tokens),

@@ -27,6 +27,10 @@ class Layout:
     """Whether the moments leave it between updates."""
     offload_policy: bool = False
     """Whether parameters, gradients and moments stay in the host's memory always."""
+    stored: int = FLOAT32
+    """Bytes of a parameter as it is stored; its gradient and its moments have the same."""
+    adapter: bool = False
+    """Whether an adapter alone is trained, whose gradients and moments are too few to count."""
     width: int = BFLOAT16
     """Bytes of a value in the forward pass."""
     engine_width: int = BFLOAT16

@@ -18,8 +18,8 @@ from trm_agent.runs.planning.layout import FLOAT32, Layout, Part
 from trm_agent.runs.planning.machine import GIB, MIB
 from trm_agent.runs.planning.shapes import ModelShape
 
-# Adam's two moments in float32
-MOMENTS = 8
+# values of Adam for each parameter
+MOMENTS = 2
 # of a device that no plan fills: fragments of the allocator, other kernels' workspace (assumed)
 RESERVE = 0.06
 # of a process on CUDA: context and library handles (assumed)
@@ -37,16 +37,25 @@ LOG_PROB_CHUNK = 2 * FLOAT32 * 2**25
 DIVERGENCE_CHUNK = 4 * FLOAT32 * 2**22
 
 
+def parameters(shape: ModelShape, layout: Layout) -> int:
+    """Return the bytes of a rank's parameters as they are stored."""
+    return layout.stored * -(-shape.parameters // layout.devices)
+
+
+def moments(shape: ModelShape, layout: Layout) -> int:
+    """Return the bytes of a rank's moments."""
+    return 0 if layout.adapter else MOMENTS * parameters(shape, layout)
+
+
 def resident(shape: ModelShape, layout: Layout) -> list[Part]:
     """Return what the trainer leaves on the device between updates."""
     if layout.offload_policy:
         return []
-    of_rank = -(-shape.parameters // layout.devices)
     parts = []
     if not layout.param_offload:
-        parts.append(Part("parameters, float32", FLOAT32 * of_rank))
+        parts.append(Part("parameters", parameters(shape, layout)))
     if not layout.optimizer_offload:
-        parts.append(Part("Adam's moments, float32", MOMENTS * of_rank))
+        parts.append(Part("Adam's moments", moments(shape, layout)))
     return parts
 
 
@@ -65,8 +74,8 @@ def loading(shape: ModelShape, layout: Layout) -> list[Part]:
     """Return the parts while verl loads the model: every rank's share passes the device, also where it is offloaded."""
     return [
         *([Part("context of the trainer (assumed)", CONTEXT)] if layout.on_cuda else []),
-        Part("parameters, float32", FLOAT32 * -(-shape.parameters // layout.devices)),
-        Part("the largest matrix, gathered in float32", FLOAT32 * shape.largest_tensor),
+        Part("parameters", parameters(shape, layout)),
+        Part("the largest matrix, put together", layout.stored * shape.largest_tensor),
     ]
 
 
@@ -110,18 +119,20 @@ def weights(shape: ModelShape, layout: Layout) -> list[Part]:
         *processes(layout),
         *resident(shape, layout),
         Part("the engine's weights", layout.engine_width * shape.parameters // layout.tensor_parallel),
-        Part("the largest matrix, gathered in float32", FLOAT32 * shape.largest_tensor),
+        Part("the largest matrix, put together", layout.stored * shape.largest_tensor),
         Part("the buffer for weights", layout.bucket),
     ]
 
 
 def states(shape: ModelShape, layout: Layout) -> list[Part]:
     """Return what an update holds whatever its micro-batch."""
-    of_rank = 0 if layout.offload_policy else -(-shape.parameters // layout.devices)
+    if layout.offload_policy:
+        return []
+    gradients = 0 if layout.adapter else parameters(shape, layout)
     return [
-        Part("parameters, float32", FLOAT32 * of_rank),
-        Part("gradients, float32", FLOAT32 * of_rank),
-        Part("Adam's moments, float32", MOMENTS * of_rank),
+        Part("parameters", parameters(shape, layout)),
+        Part("gradients", gradients),
+        Part("Adam's moments", moments(shape, layout)),
     ]
 
 
@@ -160,8 +171,8 @@ def update(shape: ModelShape, layout: Layout, tokens: int, logit_share: float = 
 
 def step(shape: ModelShape, layout: Layout) -> list[Part]:
     """Return the parts while the optimizer steps: on CUDA it takes a root of all second moments at once."""
-    of_rank = 0 if layout.offload_policy or not layout.on_cuda else -(-shape.parameters // layout.devices)
-    return [*processes(layout), *states(shape, layout), Part("the optimizer's temporaries", FLOAT32 * of_rank)]
+    roots = 0 if layout.offload_policy or not layout.on_cuda else moments(shape, layout) // MOMENTS
+    return [*processes(layout), *states(shape, layout), Part("the optimizer's temporaries", roots)]
 
 
 def on_cpu(shape: ModelShape, layout: Layout, tokens: int, logit_share: float = 1.0) -> list[Part]:
@@ -184,16 +195,15 @@ def on_cpu(shape: ModelShape, layout: Layout, tokens: int, logit_share: float = 
 def host_bytes(shape: ModelShape, layout: Layout, per_node: int) -> int:
     """Return the bytes of the host's memory that a node needs beside its processes.
 
-    While the model is loaded, in float32: once, but by every process where embedding and head are one matrix, since
-    verl then builds none of them without values. Later on what is offloaded.
+    While the model is loaded: once, but by every process where embedding and head are one matrix, since verl then
+    builds none of them without values. Later on what is offloaded: parameters with their gradients, and moments.
     """
-    loading = FLOAT32 * shape.parameters * (per_node if shape.tied else 1)
-    of_node = shape.parameters * min(per_node, layout.devices) // layout.devices
-    if layout.offload_policy:
-        kept = (2 * FLOAT32 + MOMENTS) * of_node
-    else:
-        kept = (2 * FLOAT32 * layout.param_offload + MOMENTS * layout.optimizer_offload) * of_node
-    return max(loading, kept)
+    loading = layout.stored * shape.parameters * (per_node if shape.tied else 1)
+    ranks = min(per_node, layout.devices)
+    gradients = 0 if layout.adapter else parameters(shape, layout)
+    kept = (parameters(shape, layout) + gradients) * (layout.param_offload or layout.offload_policy)
+    kept += moments(shape, layout) * (layout.optimizer_offload or layout.offload_policy)
+    return max(loading, ranks * kept)
 
 
 def _graphs(layout: Layout) -> list[Part]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.planning.choose import SIZES, Aims, Plan, plan_of, shares_heads
-from trm_agent.runs.planning.fit import KNOBS, LENGTH, plan_of_run, shape_of_run
+from trm_agent.runs.planning.fit import KNOBS, LENGTH, is_planned, plan_of_run, shape_of_run
 from trm_agent.runs.planning.layout import shown, total
 from trm_agent.runs.planning.memory import host_bytes
 from trm_agent.runs.planning.presets import written
@@ -27,6 +27,8 @@ def told_plan(config: DictConfig) -> str:
     Args:
         config: a composed and fitted configuration for GPUs.
     """
+    if not is_planned(config):
+        return "plan: none, since the model of memory is of FSDP and vLLM"
     shape = shape_of_run(config)
     if shape is None:
         path = config.actor_rollout_ref.model.path
