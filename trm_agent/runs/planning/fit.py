@@ -152,7 +152,7 @@ def layout_of(config: DictConfig) -> Layout:
         engine_width=_WIDTHS.get(str(rollout.dtype), BFLOAT16),
         batched_tokens=int(rollout.max_num_batched_tokens),
         sequences=int(rollout.max_num_seqs),
-        bucket=int(rollout.checkpoint_engine.update_weights_bucket_megabytes) * MIB,
+        bucket=int(rollout.checkpoint_engine.update_weights_bucket_megabytes or 2048) * MIB,
         exact=loss.loss_mode == "trm" and loss.trm.estimator == "exact",
         by_sequence=not on_cuda,
         on_cuda=on_cuda,
