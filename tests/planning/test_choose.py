@@ -83,10 +83,6 @@ def test_heads_divide_the_devices_that_share_them() -> None:
             assert shape.heads % layout.ulysses == shape.heads % layout.tensor_parallel == 0
 
 
-def test_whole_distributions_are_not_split_over_devices() -> None:
-    assert {each.ulysses for each in layouts(SMALL, place(8, 79), Aims(8192, Layout(exact=True)))} == {1}
-
-
 def test_two_nodes_split_the_states_and_an_engine_stays_on_one() -> None:
     plan = choose(LARGE, place(8, 79, nodes=2), Aims(32_768))
     assert plan.layout.devices == 16

@@ -117,8 +117,8 @@ def test_a_gpu_that_others_use_is_refused_where_the_plan_needs_what_they_hold() 
             3,
             "got 3, but Qwen3-1.7B has 16 heads and 8 of keys; allowed: 1, 2, 4, 8; choose one",
         ),
-        (KNOBS["ulysses"], 3, "got 3, but there are 8 devices, and Qwen3-1.7B has 16 heads"),
-        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", 16, "got 16, but there are 8 devices"),
+        (KNOBS["ulysses"], 3, "got 3, with a model of 16 attention heads and 8 key heads; allowed: 1, 2, 4, 8, 16"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", 5, "got 5, with a model of 16 attention heads"),
     ],
 )
 def test_heads_are_divided_by_the_devices_that_share_them(path: str, size: int, words: str) -> None:

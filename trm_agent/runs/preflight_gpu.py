@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trm_agent.runs.planning.choose import Plan, shares_heads
-from trm_agent.runs.planning.fit import KNOBS, LENGTH, MEMORY, is_planned, plan_of_run, shape_of_run, ulysses_of
+from trm_agent.runs.planning.choose import Plan
+from trm_agent.runs.planning.fit import KNOBS, LENGTH, MEMORY, is_planned, plan_of_run, shape_of_run
 from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.layout import Part, shown, total
 from trm_agent.runs.planning.machine import GIB, LEAST_CAPABILITY, Gpu, is_older, least_driver, read_gpus, torch_cuda
 from trm_agent.runs.planning.memory import host_bytes
 from trm_agent.runs.planning.presets import nearest_words
+from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_fields import refuse
 
 if TYPE_CHECKING:
@@ -108,13 +109,8 @@ def heads(config: DictConfig, shape: ModelShape) -> None:
     if shape.heads % engine or (shape.kv_heads % engine and engine % shape.kv_heads):
         because = f"but {shape.name} has {shape.heads} heads and {shape.kv_heads} of keys"
         refuse(KNOBS["tensor_parallel"], engine, _words(_divisors(shape, devices)), "choose one", because=because)
-    size = ulysses_of(config)
-    if devices % size or not shares_heads(shape, size):
-        because = (
-            f"but there are {devices} devices, and {shape.name} has {shape.heads} heads and {shape.kv_heads} of keys"
-        )
-        allowed = [each for each in range(1, devices + 1) if devices % each == 0 and shares_heads(shape, each)]
-        refuse(KNOBS["ulysses"], size, _words(allowed), "choose one", because=because)
+    for field, size in sizes(config).items():
+        check_shared_heads({"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads}, size, field)
 
 
 def fitting_plan(config: DictConfig, plan: Plan) -> None:

@@ -159,7 +159,7 @@ def layouts(shape: ModelShape, place: Place, aims: Aims) -> Iterator[Layout]:
     of_context = [size for size in SIZES if shares_heads(shape, size) and place.devices % size == 0]
     of_engine = [size for size in SIZES if shape.heads % size == 0 and place.per_node % size == 0]
     choices: dict[str, list[Any]] = {
-        "ulysses": [1] if aims.layout.exact else of_context,
+        "ulysses": of_context,
         "tensor_parallel": of_engine,
         "checkpointing": [False, True],
         "param_offload": [False, True],

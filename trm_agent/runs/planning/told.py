@@ -118,7 +118,7 @@ def _others(plan: Plan) -> list[tuple[str, Any]]:
     flags = ("checkpointing", "param_offload", "optimizer_offload", "offload_policy")
     found: list[tuple[str, Any]] = [(name, True) for name in flags if not getattr(layout, name)]
     for size in SIZES:
-        if size > layout.ulysses and place.devices % size == 0 and shares_heads(plan.shape, size) and not layout.exact:
+        if size > layout.ulysses and place.devices % size == 0 and shares_heads(plan.shape, size):
             found.append(("ulysses", size))
         if size > layout.tensor_parallel and place.per_node % size == 0 and plan.shape.heads % size == 0:
             found.append(("tensor_parallel", size))
