@@ -11,7 +11,7 @@ from trm_agent.runs.planning import fit
 from trm_agent.runs.planning.fit import KNOBS, aims_of, layout_of, plan_of_run, shape_of_run, ulysses_of
 from trm_agent.runs.planning.told import told_plan
 
-ACTOR = "actor_rollout_ref.actor"
+UNKNOWN = ["experiment=math_1x80gb", "model=hub", "actor_rollout_ref.model.path=mine/unknown"]
 
 
 @functools.cache
@@ -95,7 +95,10 @@ def test_a_resumed_run_has_the_same_values_and_an_own_value_stays() -> None:
 @pytest.mark.slow
 def test_a_model_of_unknown_shape_gets_what_any_model_trains_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "unreachable", lambda: "no network")
-    config = compose_run(["experiment=math_1x80gb", "model=hub", "actor_rollout_ref.model.path=mine/unknown"])
+    config = compose_run(UNKNOWN)
+    own = f"{KNOBS['tensor_parallel']}=2"
+    theirs = compose_run([*UNKNOWN, own])
+    assert theirs.actor_rollout_ref.rollout.tensor_model_parallel_size == 2
     assert config.actor_rollout_ref.model.enable_gradient_checkpointing
     rollout = config.actor_rollout_ref.rollout
     assert (rollout.tensor_model_parallel_size, rollout.max_model_len) == (1, 32_768)

@@ -24,12 +24,18 @@ def size_of(parts: list[memory.Part], word: str) -> int:
     return found
 
 
-def kept_by_torch(shape: ModelShape, width: int, tokens: int, checkpointing: bool) -> int:
-    """Bytes that autograd keeps of a forward pass up to the logits, each storage once, parameters left out."""
+def kept_by_torch(shape: ModelShape, width: int, tokens: int, checkpointing: bool, packed: bool = False) -> int:
+    """Bytes that autograd keeps of a forward pass up to the logits, each storage once, parameters left out.
+
+    Packed: two sequences in a row, with our attention.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tests.planning.test_shapes import config_of
+    from trm_agent.verl_plugin.actor.packed import pack
+    from trm_agent.verl_plugin.actor.packed_attention import PackedRow
+    from trm_agent.verl_plugin.actor.shard import Shard
 
     config = AutoConfig.for_model(**config_of(shape))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(
@@ -38,6 +44,14 @@ def kept_by_torch(shape: ModelShape, width: int, tokens: int, checkpointing: boo
     model.train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    given: dict[str, Any] = {}
+    if packed:
+        packing = pack(model)
+        assert packing is not None
+        half = tokens // 2
+        row = PackedRow.of([half, half], "cpu")
+        places = torch.arange(half).repeat(2).unsqueeze(0)
+        given = {"attention_mask": None, "position_ids": places, **packing.arguments(row, Shard.of(tokens, None), None)}
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     held: dict[int, Any] = {}
 
@@ -49,7 +63,7 @@ def kept_by_torch(shape: ModelShape, width: int, tokens: int, checkpointing: boo
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         ids = torch.arange(tokens).unsqueeze(0) % shape.vocab
-        output = model(input_ids=ids, use_cache=False).logits
+        output = model(input_ids=ids, use_cache=False, **given).logits
     assert output.requires_grad
     return sum(storage.nbytes() for storage in held.values())
 
@@ -63,6 +77,13 @@ def test_activations_are_what_autograd_keeps(shape: ModelShape, width: int) -> N
     # transformers' own attention takes the keys as they are; tables of positions are a few bytes a token
     planned = kept_bytes(shape, replace(ON_CPU, width=width, by_sequence=False))
     assert planned == pytest.approx(found, rel=0.06), (planned, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_our_packed_attention_keeps_repeated_keys_and_its_output_twice(shape: ModelShape) -> None:
+    found = kept_by_torch(shape, 4, 256, checkpointing=False, packed=True) / 256
+    assert kept_bytes(shape, ON_CPU) == pytest.approx(found, rel=0.02)
 
 
 @pytest.mark.slow
