@@ -8,6 +8,9 @@ from trm_agent.runs.planning.shapes import ModelShape
 # tensors of a logit's size in an update on a CPU, where cross-entropy is torch's: in the backward pass the log-softmax
 # that autograd keeps, its gradient, and the logits'
 CROSS_ENTROPY = 3
+# what the C library's heap keeps between the tensors of a micro-batch, as a share of them: measured on a CPU with
+# sequences of 2,048 and 4,096 tokens (0.5 and 0.7; benchmarks/memory_plan.py); CUDA's allocator has `memory.RESERVE`
+HEAP_GAPS = 0.6
 # on CUDA, where log-probs are taken in chunks: the logits and their gradient
 CHUNKED = 2
 
@@ -57,4 +60,10 @@ def top_bytes(shape: ModelShape, layout: Layout, logit_share: float = 1.0) -> tu
 
 def token_bytes(shape: ModelShape, layout: Layout, logit_share: float = 1.0) -> int:
     """Return the bytes that a token of a micro-batch adds to an update; arguments as for `top_bytes`."""
-    return kept_bytes(shape, layout) + top_bytes(shape, layout, logit_share)[1]
+    tensors = kept_bytes(shape, layout) + top_bytes(shape, layout, logit_share)[1]
+    return tensors + gap_bytes(tensors, layout)
+
+
+def gap_bytes(tensors: int, layout: Layout) -> int:
+    """Return the bytes that the heap keeps between so many bytes of a micro-batch's tensors."""
+    return 0 if layout.on_cuda else int(HEAP_GAPS * tensors)

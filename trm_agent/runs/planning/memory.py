@@ -13,7 +13,7 @@ a named constant above its use, marked as assumed.
 
 from __future__ import annotations
 
-from trm_agent.runs.planning.activations import kept_bytes, top_bytes
+from trm_agent.runs.planning.activations import gap_bytes, kept_bytes, top_bytes
 from trm_agent.runs.planning.layout import FLOAT32, Layout, Part
 from trm_agent.runs.planning.machine import GIB, MIB
 from trm_agent.runs.planning.shapes import ModelShape
@@ -32,6 +32,7 @@ GRAPHS = 768 * MIB
 CPU_PROCESSES = 6 * GIB
 # VLLM_CPU_KVCACHE_SPACE of conf/hardware/cpu.yaml
 CPU_CACHE = 1 * GIB
+GAPS = "gaps in the heap between them"
 # a chunk of the log-probs on CUDA in float32, twice; of the divergences, a few at a time
 LOG_PROB_CHUNK = 2 * FLOAT32 * 2**25
 DIVERGENCE_CHUNK = 4 * FLOAT32 * 2**22
@@ -166,6 +167,7 @@ def update(shape: ModelShape, layout: Layout, tokens: int, logit_share: float = 
         Part(f"{name} of {tokens} tokens", kept * tokens),
         Part(f"{what} of {tokens} tokens", top * tokens),
         Part("chunks of logits in float32", chunks),
+        Part(GAPS, gap_bytes(kept + top, layout) * tokens),
     ]
 
 
