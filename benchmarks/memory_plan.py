@@ -86,7 +86,7 @@ def made_engine(folder: str, checkpointing: bool) -> Any:
                 module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             return module
 
-    model_config = SimpleNamespace(
+    model_config: Any = SimpleNamespace(
         use_remove_padding=True,
         lora_rank=0,
         enable_activation_offload=False,
@@ -94,9 +94,10 @@ def made_engine(folder: str, checkpointing: bool) -> Any:
         get_processor=lambda: None,
     )
     precision = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
-    options = {"strategy": "fsdp2", "use_torch_compile": False, "mixed_precision": precision}
+    options: dict[str, Any] = {"strategy": "fsdp2", "use_torch_compile": False, "mixed_precision": precision}
+    checkpoints: Any = None
     engine = Engine(
-        model_config, FSDPEngineConfig(**options), FSDPOptimizerConfig(lr=1e-5, total_training_steps=10), None
+        model_config, FSDPEngineConfig(**options), FSDPOptimizerConfig(lr=1e-5, total_training_steps=10), checkpoints
     )
     engine.initialize()
     assert engine.packing is not None, "the model cannot be packed"

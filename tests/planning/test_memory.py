@@ -37,7 +37,8 @@ def kept_by_torch(shape: ModelShape, width: int, tokens: int, checkpointing: boo
     from trm_agent.verl_plugin.actor.packed_attention import PackedRow
     from trm_agent.verl_plugin.actor.shard import Shard
 
-    config = AutoConfig.for_model(**config_of(shape))
+    sizes: Any = config_of(shape)
+    config = AutoConfig.for_model(**sizes)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(
         torch.float32 if width == 4 else torch.bfloat16
     )

@@ -105,6 +105,8 @@ CHOICES = {
     "qwen3_8b_base": "Qwen/Qwen3-8B-Base",
 }
 
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+
 
 def shape_of(name: str) -> ModelShape | None:
     """Find the shape of a model: a choice of conf/model, a folder, or a hub id that is known or has been downloaded.
@@ -133,12 +135,11 @@ def from_config(config: Mapping[str, Any], name: str) -> ModelShape | None:
     inner = config.get("text_config")
     if isinstance(inner, Mapping):
         config = inner
-    sizes = [config.get(key) for key in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
-    wide = [config.get(key) for key in ("intermediate_size", "vocab_size")]
+    sizes = [config.get(key) for key in _SIZES]
     experts = any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
-    if experts or not all(isinstance(size, int) and size > 0 for size in (*sizes, *wide)):
+    if experts or not all(isinstance(size, int) and size > 0 for size in sizes):
         return None
-    layers, hidden, heads = sizes
+    layers, hidden, heads, mlp, vocab = (int(config[key]) for key in _SIZES)
     return ModelShape(
         name,
         layers,
@@ -146,8 +147,8 @@ def from_config(config: Mapping[str, Any], name: str) -> ModelShape | None:
         heads,
         config.get("num_key_value_heads") or heads,
         config.get("head_dim") or hidden // heads,
-        wide[0],
-        wide[1],
+        mlp,
+        vocab,
         bool(config.get("tie_word_embeddings")),
         str(config.get("model_type", "")).startswith("qwen3"),
         config.get("max_position_embeddings"),
