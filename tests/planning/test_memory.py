@@ -15,7 +15,8 @@ EIGHT = KNOWN["Qwen/Qwen3-8B"]
 ON_CPU = Layout(width=4, engine_width=4, by_sequence=True, on_cuda=False, checkpointing=False)
 # without a norm of heads, and with
 SHAPES = [
-    ModelShape(name, 2, 96, 6, 2, 16, 256, 64, True, normed, 512) for name, normed in (("llama", False), ("qwen3", True))
+    ModelShape(name, 2, 96, 6, 2, 16, 256, 64, True, normed, 512)
+    for name, normed in (("llama", False), ("qwen3", True))
 ]
 
 
