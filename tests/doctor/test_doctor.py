@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
 from trm_agent.cli import main
 from trm_agent.doctor import finding, machine, sections, software
 from trm_agent.doctor.finding import Finding, ok
+from trm_agent.runs.planning.machine import GIB
 
 
 def fake_program(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,10 +77,15 @@ def test_a_probe_that_hangs_or_fails_holds_up_no_other() -> None:
 
 
 def test_fake_gpus_are_told_with_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_program(tmp_path, "nvidia-smi", "echo 'H100, 80, HBM, 81559, 81000'; echo 'L4, 23034, 1000'", monkeypatch)
-    first, second = machine.gpus()
-    assert first == ok("0: H100, 80, HBM, 80 GiB, 79 GiB free")
-    assert (second.state, second.told) == ("warning", "1: L4, 22 GiB, 1 GiB free: in use")
+    free, used = fake_gpu(0, name="H100, 80, HBM"), fake_gpu(1, 22, name="L4", free=GIB)
+    old, weak = fake_gpu(2, driver="470.82.01"), fake_gpu(3, 15, name="T4", capability="7.5")
+    fake_nvidia_smi(tmp_path, monkeypatch, free, used, old, weak)
+    told = machine.gpus()
+    assert told[0] == ok("0: H100, 80, HBM, 80 GiB, 80 GiB free")
+    assert (told[1].state, told[1].told) == ("warning", "1: L4, 22 GiB, 1 GiB free: in use")
+    assert [each.state for each in told[2:]] == ["missing", "missing"]
+    assert "driver 470.82.01" in told[2].told
+    assert "compute capability 7.5" in told[3].told
 
 
 def test_a_fake_driver_that_does_not_answer_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +96,7 @@ def test_a_fake_driver_that_does_not_answer_is_missing(tmp_path: Path, monkeypat
     fake_program(tmp_path, "nvidia-smi", "echo 'NVML: driver/library mismatch' >&2; exit 9", monkeypatch)
     (told,) = machine.gpus()
     assert told.state == "missing"
-    assert "lists none (NVML: driver/library mismatch)" in told.told
+    assert "lists none (nvidia-smi: NVML: driver/library mismatch)" in told.told
     # PyTorch without CUDA beside a GPU would leave it idle
     monkeypatch.setattr(software, "torch_cuda", lambda: None)
     (told,) = software.torch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 from omegaconf import DictConfig
 
@@ -22,8 +23,9 @@ ABSENT = "(absent)"
 
 @functools.cache
 def config_of(*overrides: str) -> DictConfig:
-    """A composed configuration; copy it before you change it."""
-    return compose_run(overrides)
+    """A composed configuration, for a machine without a GPU; copy it before you change it."""
+    with patch("trm_agent.runs.planning.machine.read_gpus", lambda: ([], "")):
+        return compose_run(overrides)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from trm_agent import train
-from trm_agent.runs import compose, preflight_verl
+from trm_agent.runs import preflight_verl
 from trm_agent.runs.hidden_gpus import VARIABLE, for_logical_devices, hides_all
 
 HIDING = ("", "-1", " ", "-1,0", ",0", "NoDevFiles")
@@ -34,23 +34,13 @@ def test_ray_finds_as_many_entries_as_logical_devices_and_cuda_none(value: str, 
 
 
 @pytest.mark.parametrize("value", ["", "-1"])
-def test_the_default_is_the_processor_where_all_are_hidden(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    device = tmp_path / "nvidia0"
-    device.touch()
-    monkeypatch.setattr(compose, "NVIDIA_DEVICE", device)
-    monkeypatch.delenv(VARIABLE, raising=False)
-    assert compose.default_experiment("math")[0] == "math_qwen3_8b"
-    monkeypatch.setenv(VARIABLE, value)
-    assert compose.default_experiment("math") == ("math_nano", f"CUDA_VISIBLE_DEVICES={value} hides every GPU")
-
-
-@pytest.mark.parametrize("value", ["", "-1"])
 def test_a_preset_for_gpus_is_refused_where_all_are_hidden(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trainer = {"device": "cuda", "n_gpus_per_node": 8, "nnodes": 1}
     config = OmegaConf.create({"hardware": {"kind": "gpu"}, "trainer": trainer, "ray_kwargs": {}})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(preflight_verl, "RAY_HERE", tmp_path / "no_cluster")
     monkeypatch.setattr(preflight_verl, "_cuda_devices", lambda: 8)
+    monkeypatch.setattr(preflight_verl, "check_gpus", lambda config: None)
     preflight_verl.devices(config)
     monkeypatch.setenv(VARIABLE, value)
     words = f"hardware.kind: got 'gpu', but {VARIABLE}={value} hides every CUDA device.*unset {VARIABLE}"

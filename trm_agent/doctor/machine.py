@@ -10,9 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trm_agent.doctor.finding import Finding, ok, output_of
+from trm_agent.doctor.finding import Finding, State, ok, output_of
 from trm_agent.runs.compose import NVIDIA_DEVICE
 from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
+from trm_agent.runs.planning.host import free_memory_gib
+from trm_agent.runs.planning.machine import LEAST_CAPABILITY, Gpu, is_older, least_driver, read_gpus, torch_cuda
 
 GIB = 1 << 30
 LEAST_MEMORY_GIB, LEAST_CORES, NUM_PORTS = 6.0, 2, 16
@@ -25,7 +27,6 @@ PLACES = (
     (lambda: Path(tempfile.gettempdir()), "Ray's session", 1.0),
     (lambda: Path("/dev/shm"), "weights and Ray's objects", 0.25),
 )
-GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
 SANDBOX_LIMIT_S = 18.0
 
 
@@ -35,20 +36,28 @@ def gpus() -> list[Finding]:
         return [
             ok(f"hidden by {VARIABLE}={os.environ[VARIABLE]}: the default is experiment=math_nano, on the processor")
         ]
-    text, why = output_of(GPU_QUERY)
-    if text is None or not text.strip():
+    found, why = read_gpus()
+    if not found:
         if NVIDIA_DEVICE.exists():
             told = f"{NVIDIA_DEVICE} is there, and nvidia-smi lists none ({why})"
             return [Finding("missing", told, "install or restart NVIDIA's driver, or choose experiment=math_nano")]
         return [ok("none: the default is experiment=math_nano, on the processor")]
-    findings = []
-    for number, line in enumerate(text.strip().splitlines()):
-        name, total, free = (part.strip() for part in line.rsplit(",", 2))
-        told = f"{number}: {name}, {_gib_of_mib(total)} GiB, {_gib_of_mib(free)} GiB free"
-        busy = total.isdigit() and free.isdigit() and int(free) < 0.8 * int(total)
+    return [_gpu(gpu) for gpu in found]
+
+
+def _gpu(gpu: Gpu) -> Finding:
+    told = f"{gpu.index}: {gpu.name}, {gpu.total / GIB:.0f} GiB, {gpu.free / GIB:.0f} GiB free"
+    driver = least_driver(torch_cuda())
+    state: State = "missing"
+    if is_older(gpu.capability, LEAST_CAPABILITY):
+        remedy = f"take GPUs of compute capability {LEAST_CAPABILITY} or newer"
+        return Finding(state, f"{told}: compute capability {gpu.capability}", remedy)
+    if is_older(gpu.driver, driver):
+        return Finding(state, f"{told}: driver {gpu.driver}", f"update it to {driver} or newer")
+    if not gpu.is_free:
         remedy = "end what uses it (nvidia-smi), or leave it out with CUDA_VISIBLE_DEVICES"
-        findings.append(Finding("warning", f"{told}: in use", remedy) if busy else ok(told))
-    return findings
+        return Finding("warning", f"{told}: in use", remedy)
+    return ok(told)
 
 
 def processor() -> list[Finding]:
@@ -64,17 +73,6 @@ def processor() -> list[Finding]:
         remedy = f"end other programs: a run on the processor takes up to {LEAST_MEMORY_GIB:g} GiB"
         return [*findings, Finding("warning", told, remedy)]
     return [*findings, ok(told)]
-
-
-def free_memory_gib(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the free memory of the machine, or of this process's control group if that is less."""
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    try:
-        most, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return free / GIB
-    return (min(free, int(most) - int(used)) if most.isdigit() else free) / GIB
 
 
 def disk() -> list[Finding]:
@@ -130,7 +128,3 @@ def sandbox() -> list[Finding]:
     remedy = "apt-get install bubblewrap and allow user namespaces, or env.kwargs.sandbox=URL (docs/sandbox.md)"
     told = f"no program can be isolated here, so only tasks without programs can be played, such as ChainMath ({why})"
     return [Finding("warning", told, remedy)]
-
-
-def _gib_of_mib(text: str) -> str:
-    return f"{int(text) / 1024:.0f}" if text.isdigit() else text

@@ -7,11 +7,11 @@ import importlib.util
 import re
 import shutil
 import sys
-from pathlib import Path
 
 from trm_agent.doctor.finding import Finding, State, ok
 from trm_agent.extras import DISTRIBUTION, DISTRIBUTIONS, NEEDS, install, is_installed
 from trm_agent.runs.compose import NVIDIA_DEVICE
+from trm_agent.runs.planning.machine import torch_cuda
 
 SETUP = "bash scripts/setup.sh in a checkout"
 PLUGINS = "verl.plugins"
@@ -50,16 +50,6 @@ def torch() -> list[Finding]:
     if NVIDIA_DEVICE.exists() and cuda is None:
         return [Finding("missing", f"{version}, built without CUDA on a machine that has a GPU", SETUP)]
     return [ok(f"{version}, {f'CUDA {cuda}' if cuda else 'built without CUDA'}")]
-
-
-def torch_cuda() -> str | None:
-    """Return the CUDA version that the installed PyTorch was built for; None without CUDA or without PyTorch."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    file = Path(spec.origin).with_name("version.py")
-    found = re.search(r"^cuda[^=\n]*=\s*'([^']+)'", file.read_text(encoding="utf-8"), re.M) if file.exists() else None
-    return found[1] if found else None
 
 
 def vllm() -> list[Finding]:

@@ -15,7 +15,7 @@ import yaml
 
 from trm_agent.episode import Limits
 from trm_agent.evaluate.plan import Environment
-from trm_agent.runs.compose import CONF, choices, compose_run, plain
+from trm_agent.runs.compose import CONF, choices, compose_tree, plain
 from trm_agent.runs.row_files import ROWS
 from trm_agent.tasks import VALIDATION
 from trm_fields import Number, OneOf, closest, refuse
@@ -90,7 +90,7 @@ def of_run(config: Mapping[str, Any]) -> Environment:
 
 def with_large_budgets(environment: Environment) -> Environment:
     """Return the environment with the token budgets of the experiments on a GPU instead of the nano model's."""
-    config = compose_run([f"experiment={LARGE_EXPERIMENT}"])
+    config = compose_tree([f"experiment={LARGE_EXPERIMENT}"])
     limits = plain(config.env)["limits"]
     tokens = {
         "max_turn_tokens": limits["max_turn_tokens"],
@@ -207,7 +207,7 @@ def _check_plain(text: str) -> None:
 
 @cache
 def _composed(name: str) -> dict[str, Any]:
-    config = compose_run([f"env={name}"])
+    config = compose_tree([f"env={name}"])
     section = plain(config.env)
     nano = {} if name == CUSTOM else plain(config.nano)
     return {"env": section, "nano": nano}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from trm_agent.runs.compose import GROUPS, choices, compose_run, default_experiment
+from trm_agent.runs.compose import GPU, GROUPS, choices, compose_run
+from trm_agent.runs.planning.auto import AUTO, expanded
+from trm_agent.runs.planning.told import told_plan
 from trm_fields import refuse
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ class CommandParser(argparse.ArgumentParser):
 
 def describe(parser: CommandParser) -> None:
     """Add the options of a training and the help on its overrides."""
-    groups = "\n".join(f"  {group:<12} {', '.join(choices(group))}" for group in GROUPS)
+    names = {group: [*([AUTO] if group == "experiment" else []), *choices(group)] for group in GROUPS}
+    groups = "\n".join(f"  {group:<12} {', '.join(listed)}" for group, listed in names.items())
     parser.takes_overrides = True
     parser.description = "Train a tool-using agent with verl and Trust Region Masking."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -75,11 +78,13 @@ def composed(arguments: argparse.Namespace, overrides: list[str]) -> DictConfig:
     """
     if arguments.schedule is not None:
         refuse("--schedule", arguments.schedule, "a choice of --extend RUN", "leave it out, or name the run")
-    if not any(override.startswith("experiment=") for override in overrides):
-        experiment, reason = default_experiment(arguments.task)
-        print(f"experiment={experiment}, the default here ({reason}); experiment=NAME takes another", flush=True)
-        overrides.insert(0, f"experiment={experiment}")
-    return compose_run(overrides)
+    overrides[:], choice = expanded(arguments.task, overrides)
+    if choice is not None:
+        print(choice.line, flush=True)
+    config = compose_run(overrides)
+    if config.hardware.kind == GPU:
+        print(told_plan(config), flush=True)
+    return config
 
 
 def show(config: DictConfig) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.extras import install
-from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
+from trm_agent.runs.hidden_gpus import has_device
+from trm_agent.runs.planning.auto import AUTO, expanded
+from trm_agent.runs.planning.fit import fit
 from trm_fields import OneOf, refuse
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _THERE = re.compile(r"An item is already at '([\w.]+)'")
 NAME, EXPERIMENT = "trainer.experiment_name", "run.experiment"
 DEFAULT_EXPERIMENT = "math_nano"
 NVIDIA_DEVICE = Path("/dev/nvidia0")
+GPU = "gpu"
 
 
 def choices(group: str) -> list[str]:
@@ -33,7 +35,21 @@ def choices(group: str) -> list[str]:
 
 
 def compose_run(overrides: Sequence[str]) -> DictConfig:
-    """Compose `conf/train.yaml` with Hydra overrides.
+    """Compose `conf/train.yaml` with Hydra overrides, and fit the result to the GPUs of its hardware.
+
+    Raises:
+        ValueError: as `compose_tree`.
+    """
+    if f"experiment={AUTO}" in overrides:
+        overrides, _ = expanded("math", overrides)
+    config = compose_tree(overrides)
+    if config.hardware.kind == GPU:
+        fit(config, _given(overrides))
+    return config
+
+
+def compose_tree(overrides: Sequence[str]) -> DictConfig:
+    """Compose `conf/train.yaml` with Hydra overrides, as it is written.
 
     Raises:
         ValueError: an unknown choice of a group, an unknown field, an override that cannot be read, a value of our
@@ -74,8 +90,12 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     check_groups(config)
     _dump_into_the_run(config)
     _split_address(config)
-    _name(config, {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides})
+    _name(config, _given(overrides))
     return config
+
+
+def _given(overrides: Sequence[str]) -> dict[str, str]:
+    return {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in overrides}
 
 
 def check_choices(overrides: Sequence[str]) -> None:
@@ -87,7 +107,7 @@ def check_choices(overrides: Sequence[str]) -> None:
     for override in overrides:
         group, separator, name = override.partition("=")
         if separator and group in GROUPS:
-            OneOf(choices(group)).check(group, name)
+            OneOf([*choices(group), *([AUTO] if group == "experiment" else [])]).check(group, name)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -95,15 +115,6 @@ def plain(node: DictConfig) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
-
-
-def default_experiment(task: str) -> tuple[str, str]:
-    """Return the experiment of a task, "math" or "code", for this machine, with the reason."""
-    if hides_all(os.environ):
-        return f"{task}_nano", f"{VARIABLE}={os.environ[VARIABLE]} hides every GPU"
-    if NVIDIA_DEVICE.exists():
-        return f"{task}_qwen3_8b", f"a GPU is there: {NVIDIA_DEVICE}"
-    return f"{task}_nano", "a machine without a GPU"
 
 
 def expected_variables(overrides: Sequence[str]) -> dict[str, str] | None:

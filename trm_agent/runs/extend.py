@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trm_agent.runs.compose import GROUPS, compose_run, default_experiment, plain
+from trm_agent.runs.compose import GPU, GROUPS, compose_tree, plain
 from trm_agent.runs.extendable import EXTENDABLE
 from trm_agent.runs.folder import (
     SUMMARY_FILE,
@@ -233,9 +233,9 @@ def _with_values(stored: Mapping[str, Any]) -> DictConfig:
     """Return today's tree with stored values; where they agree with an interpolation of the tree, it stays."""
     from omegaconf import OmegaConf, open_dict
 
-    experiment, _ = default_experiment("math")
     kind = stored.get("hardware", {}).get("kind", "cpu")
-    config = compose_run([f"experiment={experiment}", f"hardware={kind}"])
+    experiment = "math_qwen3_8b" if kind == GPU else "math_nano"
+    config = compose_tree([f"experiment={experiment}", f"hardware={kind}"])
     values = {field: value for field, value in flatten(stored).items() if field != FIELD}
     raw = flatten(OmegaConf.to_container(config, resolve=False))
     meant = {field: value for field, value in {**MEANT, **_WITHOUT}.items() if field.partition(".")[0] in stored}

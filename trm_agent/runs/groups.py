@@ -214,6 +214,12 @@ class HardwareConfig:
         ABOVE_0,
         "Tokens per second at which a working engine samples one sequence at the least; deadlines are held against it.",
     )
+    gpu_memory_gib: int | None = setting(
+        None,
+        replace(COUNT, optional=True),
+        "Whole GiB of each GPU, for which [the memory's knobs](clusters.md#memory) are computed; `null`: of this "
+        "machine's smallest GPU, 80 where there is none.",
+    )
     env_vars: dict[str, Any] = setting(
         {}, Free(), "Environment variables, set in the driver before Ray starts and inherited by every process."
     )

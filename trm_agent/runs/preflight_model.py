@@ -14,6 +14,10 @@ from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.model_facts import ModelFacts
 from trm_agent.runs.model_traps import check_heads, told_vocabulary
+from trm_agent.runs.planning.fit import is_planned, shape_of_run
+from trm_agent.runs.planning.shapes import from_config
+from trm_agent.runs.preflight_gpu import check_plan
+from trm_agent.runs.preflight_verl import is_elsewhere
 from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
 from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_agent.tasks import Task
@@ -37,8 +41,11 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
     if line := told_vocabulary(model.vocab_size, len(model.tokenizer)):
         print(line, flush=True)
     check_top_k(config, model.vocab_size)
-    if config.actor_rollout_ref.rollout.max_model_len is None:
+    held = config.actor_rollout_ref.rollout.max_model_len
+    # computed as the sum, or left to the engine
+    if held in (None, config.data.max_prompt_length + config.data.max_response_length):
         check_context(config, model.max_positions)
+    check_memory(config, model)
     check_budget(config, solver_measure(config, model.tokenizer, model.chat))
 
 
@@ -110,6 +117,22 @@ def _settings(config: DictConfig, limits: Limits, needs: Mapping[str, int]) -> d
 def _origin(section: DictConfig, name: str, source: str, path: str) -> str:
     """Return the field that decides a value: the preset's source of it, unless the field itself is set."""
     return source if OmegaConf.is_interpolation(section, name) else f"{path}.{name}"
+
+
+def check_memory(config: DictConfig, model: ModelFacts) -> None:
+    """Check the plan of a run on this machine's GPUs whose model was not known before its facts were loaded.
+
+    Raises:
+        ValueError: heads that cannot be split, or a plan that does not fit.
+    """
+    path = str(config.actor_rollout_ref.model.path)
+    if config.hardware.kind != "gpu" or is_elsewhere(config) or not is_planned(config):
+        return
+    if shape_of_run(config) is not None:
+        return
+    shape = from_config(model.shape, path)
+    if shape is not None:
+        check_plan(config, shape)
 
 
 def check_top_k(config: DictConfig, vocab_size: int) -> None:

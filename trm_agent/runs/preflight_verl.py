@@ -18,6 +18,7 @@ from trm_agent.extras import is_installed
 from trm_agent.runs.attention import attention
 from trm_agent.runs.engine_options import engine_options, executor
 from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
+from trm_agent.runs.preflight_gpu import check_gpus
 from trm_agent.runs.stored_config import flatten
 from trm_agent.runs.ulysses import sequence_parallelism
 from trm_agent.runs.verl_choices import BACKENDS
@@ -125,7 +126,7 @@ def devices(config: DictConfig) -> None:
             "choose hardware=cpu or hardware=gpu, which set both",
             because=f"with hardware.kind={kind}",
         )
-    if _is_elsewhere(config):
+    if is_elsewhere(config):
         return
     if device == "cuda":
         _check_cuda(config)
@@ -155,7 +156,7 @@ def threads(config: DictConfig) -> None:
 
 
 def _check_cuda(config: DictConfig) -> None:
-    """Refuse more CUDA devices than this machine has, and any where all are hidden."""
+    """Refuse CUDA devices that are not here, hidden or of no use, and a plan that they do not hold."""
     if hides_all(os.environ):
         refuse(
             "hardware.kind",
@@ -164,6 +165,7 @@ def _check_cuda(config: DictConfig) -> None:
             f"unset {VARIABLE} or list devices in it, or choose experiment=math_nano or hardware=cpu",
             because=f"but {VARIABLE}={os.environ[VARIABLE]} hides every CUDA device",
         )
+    check_gpus(config)
     wanted, found = int(config.trainer.n_gpus_per_node), _cuda_devices()
     if not found:
         refuse(
@@ -248,7 +250,7 @@ def _has_login(file: Path, host: str) -> bool:
         return False
 
 
-def _is_elsewhere(config: DictConfig) -> bool:
+def is_elsewhere(config: DictConfig) -> bool:
     """Return True if the devices may be those of a cluster that runs already."""
     named = os.environ.get("RAY_ADDRESS") or OmegaConf.select(config, "ray_kwargs.ray_init.address")
     return bool(named) or RAY_HERE.exists()

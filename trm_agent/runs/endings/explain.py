@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, dataclass
 
 from trm_agent.runs.endings.facts import HUB, Facts, memory
+from trm_agent.runs.endings.gpu_phase import with_phase
 from trm_agent.runs.endings.rules import EPISODES, MEND_THE_ENVIRONMENT, OF_EPISODES, RULES, Again, Rule
 from trm_agent.runs.endings.told import Raised, one_line, plain, raised_in
 
@@ -44,6 +45,10 @@ def explain(told: str, log: str, facts: Facts) -> Ending:
         facts: the disk, the memory and the model of the run.
     """
     raised, logged = raised_in(told), raised_in(log)
+    return with_phase(_explained(told, log, raised, logged, facts), [*raised, *logged])
+
+
+def _explained(told: str, log: str, raised: list[Raised], logged: list[Raised], facts: Facts) -> Ending:
     told, log = _words(plain(told), raised), plain(log)
     if episodes := EPISODES.search(told):
         return _of_episodes(episodes, log, facts)

@@ -5,10 +5,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from trm_agent.runs.planning.hub import HUB
+
 GIB = 2**30
 _VMSTAT = Path("/proc/vmstat")
 _MEMINFO = Path("/proc/meminfo")
-HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)

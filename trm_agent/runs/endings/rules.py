@@ -104,6 +104,20 @@ RULES: tuple[Rule, ...] = (
         Again.THEN_RESUMES,
     ),
     _rule(
+        "engine: memory of its sampler",
+        r"CUDA out of memory occurred when warming up (?:sampler|pooler)[^\n]*?with (\d+) dummy requests",
+        "the engine has no GPU memory left to sample {0} sequences at once",
+        f"lower {_ROLLOUT}.max_num_seqs or {_ROLLOUT}.gpu_memory_utilization",
+        Again.REPEATS,
+    ),
+    _rule(
+        "engine: memory while profiling",
+        r"Error in memory profiling\. Initial free memory ([\d.]+) GiB, current free memory ([\d.]+) GiB",
+        "while the engine measured its memory, another program gave some of the GPU's back: {0}, then {1} GiB free",
+        "start it when no other program uses the GPU",
+        Again.THEN_RESUMES,
+    ),
+    _rule(
         "memory: GPU",
         r"CUDA out of memory\. (Tried to allocate [\d.]+ \w+)"
         r"(?:\. (GPU \d+ has a total capacity of [\d.]+ \w+ of which [\d.]+ \w+ is free))?",
@@ -114,7 +128,8 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "memory: GPU, unsized",
-        r"CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED",
+        r"CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"
+        r"|CUDA (?:Error|error): out of memory",
         "out of GPU memory",
         "lower actor_rollout_ref.actor.ppo_max_token_len_per_gpu (or ppo_micro_batch_size_per_gpu) or "
         f"{_ROLLOUT}.gpu_memory_utilization",

@@ -27,6 +27,8 @@ class Raised:
     """Message in one line."""
     place: str
     """`FILE:LINE in FUNCTION` of the innermost frame, one outside of installed packages if there is any; else ""."""
+    functions: tuple[str, ...] = ()
+    """Functions on its stack, the innermost last."""
 
 
 def plain(text: str) -> str:
@@ -91,4 +93,5 @@ def _add(found: list[tuple[int, Raised]], at: int, name: str, message: list[str]
     if frames:
         innermost = (own or frames)[-1]
         place = f"{innermost['file']}:{innermost['line']}" + (f" in {innermost['name']}" if innermost["name"] else "")
-    found.append((at, Raised(name.rpartition(".")[2], one_line(" ".join(message), MAX_READ_CHARS), place)))
+    functions = tuple(frame["name"] for frame in frames if frame["name"])
+    found.append((at, Raised(name.rpartition(".")[2], one_line(" ".join(message), MAX_READ_CHARS), place, functions)))

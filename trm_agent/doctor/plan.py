@@ -1,0 +1,81 @@
+"""`trm doctor --plan`: the memory of a model on this machine, or on another one, part by part."""
+
+from __future__ import annotations
+
+from trm_agent.runs.planning import told
+from trm_agent.runs.planning.auto import largest, length_of
+from trm_agent.runs.planning.choose import Aims, Place, Plan, choose, plan_on_cpu
+from trm_agent.runs.planning.host import free_memory_gib
+from trm_agent.runs.planning.layout import total
+from trm_agent.runs.planning.machine import GIB, read_gpus
+from trm_agent.runs.planning.presets import PRESETS, nearest
+from trm_agent.runs.planning.shapes import CHOICES, ModelShape, shape_of
+from trm_fields import COUNT, refuse
+
+# for a machine without a GPU, which has no preset of another model than the nano model
+CPU_MODEL, CPU_TOKENS = "smollm2", 2048
+
+
+def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | None) -> Plan:
+    """Make the plan.
+
+    Args:
+        model: a choice of conf/model, a folder, or a hub id; None for the largest that the machine holds.
+        gpus: GPUs of a node; None for those of this machine.
+        gib: whole GiB of each; None for those of this machine.
+        tokens: longest trajectory, prompt included; None for that of the nearest preset.
+
+    Raises:
+        ValueError: the shape of the model is not known here, GPUs without their memory, or a number that is none.
+    """
+    for name, value in (("--gpus", gpus), ("--gpu-memory", gib), ("--tokens", tokens)):
+        if value is not None:
+            COUNT.check(name, value)
+    here, _ = read_gpus()
+    number = gpus if gpus is not None else len(here)
+    each = gib if gib is not None else min((gpu.gib for gpu in here), default=None)
+    if number and each is None:
+        refuse("--gpu-memory", None, "whole GiB of each GPU, since there is none here to ask", "give it, such as 79")
+    if not number and each is not None:
+        refuse("--gpus", None, "the number of GPUs, since there is none here to count", "give it, such as --gpus 1")
+    if not number or each is None:
+        return plan_on_cpu(_shape(model or CPU_MODEL), int(free_memory_gib() * GIB), tokens or CPU_TOKENS)
+    place, preset = Place(number, 1, each * GIB), nearest(number, each) or PRESETS[0]
+    wanted = tokens or length_of(preset)
+    shape = _shape(model or largest(place, wanted)[0])
+    if tokens is None and shape.context is not None:
+        wanted = min(wanted, shape.context)
+    return choose(shape, place, Aims(wanted))
+
+
+def as_text(plan: Plan) -> str:
+    """Render a plan for people."""
+    return "\n".join(told.table(plan))
+
+
+def as_json(plan: Plan) -> dict[str, object]:
+    """Return a plan as `--json` prints it; sizes in bytes."""
+    phases = {name: {part.name: part.size for part in parts} for name, parts in plan.phases().items()}
+    return {
+        "model": plan.shape.name,
+        "parameters": plan.shape.parameters,
+        "fits": plan.fits,
+        "usable": plan.place.usable,
+        "phases": phases,
+        "sums": {name: total(parts) for name, parts in plan.phases().items()},
+        "longest": plan.longest,
+        "limit": plan.limit,
+        "micro_tokens": plan.micro_tokens,
+        "layout": vars(plan.layout),
+        "changes": [{"field": field, "value": value, "longest": tokens} for field, value, tokens in told.changes(plan)],
+    }
+
+
+def _shape(model: str) -> ModelShape:
+    found = shape_of(model)
+    if found is None:
+        allowed = f"{', '.join(CHOICES)}, a folder with config.json, or a hub id that has been downloaded"
+        refuse(
+            "--model", model, allowed, "give one of them", because="of which no config.json of a dense model is here"
+        )
+    return found

