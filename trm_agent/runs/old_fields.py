@@ -34,6 +34,11 @@ OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "env.limits.step_timeout_s": (20,),
     "env.limits.generate_timeout_s": (300,),
     "env.limits.episode_timeout_s": (600, 3600),
+    # of the engine without a GPU: what suits the model by now
+    "hardware.engine_threads": (1,),
+    "hardware.least_tokens_per_s": (1, 10),
+    "hardware.env_vars.VLLM_CPU_KVCACHE_SPACE": ("1",),
+    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": (64,),
     # kept on the disk, and no more
     "trainer.max_actor_ckpt_to_keep": (None,),
     "trainer.max_critic_ckpt_to_keep": (None,),
