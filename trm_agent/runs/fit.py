@@ -128,8 +128,8 @@ def fit(config: DictConfig) -> list[str]:
     raised = {name: value for name in _DEADLINES if (value := getattr(limits, name)) != float(config.env.limits[name])}
     with open_dict(config):
         config.hardware.engine_threads, config.hardware.least_tokens_per_s = threads, rate
-        for name, value in raised.items():
-            config.env.limits[name] = value
+        config.env.limits.generate_timeout_s = limits.generate_timeout_s
+        config.env.limits.episode_timeout_s = limits.episode_timeout_s
     if raised:
         shown = ", ".join(f"{name} {value:.0f} s" for name, value in raised.items())
         told.append(f"deadlines for {rate:.2g} tokens/s of a sequence at the least: {shown}")
