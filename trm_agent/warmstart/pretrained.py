@@ -10,6 +10,7 @@ from trm_agent.episode import ChatSettings, ChatTokens, chat_tokens
 from trm_agent.episode.call_protocol import example_call, find_protocol, is_auto, resolved, shows_tools
 from trm_agent.episode.chat_settings import told_otherwise
 from trm_agent.extras import is_installed
+from trm_agent.models.saving import without_bars
 from trm_agent.models.tokenizer import CHAT_TEMPLATE, TURN_END, TURN_START
 from trm_fields import refuse
 
@@ -98,9 +99,10 @@ def load_model(path: str, dtype: str, lora_rank: int = 0) -> tuple[Any, Any]:
     if lora_rank and not is_installed("peft"):
         refuse("--lora-rank", lora_rank, "0 where peft is not installed", "pip install peft, or leave it out")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
-        )
+        with without_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
+            )
     except Exception as error:
         _refuse_unloadable(path, "model", error)
     model.to("cuda" if torch.cuda.is_available() else "cpu").train()
