@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
         "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="arguments of the environment"
     )
     for item in settings_of(WarmStartSpec):
-        default = (
-            ""
-            if item.default in (None, ())
-            else f" (default: {item.default:g})"
-            if isinstance(item.default, float)
-            else f" (default: {item.default})"
-        )
+        default = "" if item.default in (None, ()) else f" (default: {item.default})"
         several = {"nargs": "+"} if item.name == "imitate" else {}
         parser.add_argument(
             flag_of(item.name),
@@ -104,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         for line in (*reader.notes, _announced(starting, arguments.model, spec)):
             bar.write(line, file=sys.stderr)
         check_context(model, starting)
-        outcome = starting.run()
+        with _term_as_ctrl_c():
+            outcome = starting.run()
     if outcome.progress.state.step == 0:
         _say("stopped before the first step; nothing was written")
         return INTERRUPTED_CODE
@@ -190,6 +187,16 @@ def _show(bar: Any, progress: Progress, spec: WarmStartSpec) -> None:
     if spec.target_success:
         told += f", until {100 * spec.target_success:.0f} %"
     bar.set_postfix_str(told, refresh=False)
+
+
+@contextmanager
+def _term_as_ctrl_c() -> Iterator[None]:
+    """Let a polite end keep what was learnt, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _close(outcome: Outcome, folder: Path, spec: WarmStartSpec) -> int:
