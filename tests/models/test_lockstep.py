@@ -82,11 +82,12 @@ def test_a_context_is_computed_once(model, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         generator._kept, "_forward", lambda ids, mask: columns.append(int(mask.sum())) or forward(ids, mask)
     )
-    turns = play(generator, [6], random.Random(1))
-    whole = len(turns[-1][0]) + len(turns[-1][1])
+    turns = play(generator, [6, 4, 5], random.Random(1))
+    longest = {tuple(context[:1]): len(context) + len(turn) for context, turn, _ in turns}
+    assert len(longest) == 3, "the episodes begin with different tokens"
     # the last token of a turn is not computed before the next one
-    assert sum(columns) == whole - 1
-    assert sum(len(context) + len(turn) for context, turn, _ in turns) > 2 * whole
+    assert sum(columns) == sum(longest.values()) - 3
+    assert sum(len(context) + len(turn) for context, turn, _ in turns) > 2 * sum(columns)
 
 
 def test_the_model_attends_as_before_afterwards(model) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trm_agent import cli
+from trm_agent.models.imitation import Imitation
 from trm_agent.models.nano import NanoSpec, ensure_nano_model, make_model, make_tokenizer
 from trm_agent.models.saving import save_model
 from trm_agent.warmstart import starting
@@ -74,7 +75,7 @@ def test_a_target_that_is_not_reached_is_a_failure_with_the_folder_written(
     assert warmstart(out, tmp_path / "again", "--target-success", "0") == 0
 
 
-def test_ctrl_c_keeps_the_average_of_the_steps_so_far(folder: Path) -> None:
+def test_ctrl_c_keeps_the_average_of_the_steps_so_far(folder: Path, monkeypatch) -> None:
     starting_ = begun(folder, target_success=0.0)
     first = starting_.model.model.norm.weight.detach().clone()
 
@@ -83,8 +84,11 @@ def test_ctrl_c_keeps_the_average_of_the_steps_so_far(folder: Path) -> None:
             raise KeyboardInterrupt
 
     starting_.report = stop
+    made: list[Imitation] = []
+    monkeypatch.setattr(starting, "Imitation", lambda *given: made.append(Imitation(*given)) or made[0])
     outcome = starting_.run()
     assert (outcome.ended, outcome.progress.state.step, outcome.final) == (INTERRUPTED, 2, Played(0, 0))
+    assert torch.equal(starting_.model.model.norm.weight, made[0].average["model.norm.weight"])
     assert not torch.equal(starting_.model.model.norm.weight, first)
     assert facts_of(outcome, "x", starting_.game, starting_.spec)["ended"] == INTERRUPTED
 
