@@ -82,7 +82,7 @@ def test_a_context_is_computed_once(model, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         generator._kept, "_forward", lambda ids, mask: columns.append(int(mask.sum())) or forward(ids, mask)
     )
-    turns = play(generator, [6, 4, 5], random.Random(1))
+    turns = play(generator, [6, 4, 5], random.Random(2))
     longest = {tuple(context[:1]): len(context) + len(turn) for context, turn, _ in turns}
     assert len(longest) == 3, "the episodes begin with different tokens"
     # the last token of a turn is not computed before the next one
