@@ -18,7 +18,7 @@ from trm_agent.tasks import make_env
 
 SPLIT = "held_out"
 # keys and values of the episodes that are in play at a time
-CACHE_BYTES = 2 << 30
+CACHE_BYTES = 3 << 30
 _MEASURED = 8
 
 
@@ -119,7 +119,8 @@ def play(model: Any, game: Game, seeds: Sequence[int], sampling_seed: int) -> Pl
     Raises:
         RuntimeError: no task could be played.
     """
-    number = at_once(model, game.limits)
+    # waves of one size
+    number = math.ceil(len(seeds) / math.ceil(len(seeds) / at_once(model, game.limits)))
     total, failed = Played(0, 0), ""
     for start in range(0, len(seeds), number):
         episodes = asyncio.run(_play(model, game, seeds[start : start + number], sampling_seed + start))
