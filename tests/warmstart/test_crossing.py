@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from trm_agent.warmstart.crossing import NUM_TRIES, by_play, expected_crossing
+from trm_agent.warmstart.crossing import MOST_TRIES, by_play, expected_crossing
 
 
 def success(share: float, place: float, steep: float, target: float) -> float:
@@ -44,7 +44,7 @@ def test_32_tasks_at_each_of_a_few_places_settle_near_the_target(place: float, s
         ends = play(0.0), play(1.0)
         share = by_play(32)(play, 0.35, ends)
         assert 0.0 <= share <= 1.0
-        assert len(asked) == 2 + NUM_TRIES
+        assert 3 <= len(asked) <= 2 + MOST_TRIES
         errors.append(abs(success(share, place, steep, 0.35) - 0.35))
     # one measurement of 32 tasks has a standard error of 8 points by itself
     assert statistics.median(errors) < 0.06

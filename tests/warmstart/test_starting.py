@@ -105,7 +105,7 @@ def test_it_ends_where_play_reaches_the_target_and_the_last_tasks_are_new(folder
     monkeypatch.setattr(starting, "_HOPELESS_NATS", math.inf)
     outcome = begun(folder, measure_every=2).run()
     assert (outcome.ended, outcome.progress.state.step) == (REACHED, 2)
-    # one measurement, four between the two averages, and the last
+    # one measurement, four between the two averages, since none is near the target, and the last
     assert asked == list(range(6 * 4))
     assert outcome.final == Played(2, 4)
 

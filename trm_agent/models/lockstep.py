@@ -54,7 +54,7 @@ class LockstepGenerator(HuggingFaceGenerator):
             log_probs: list[Tensor] = []
             while True:
                 distribution = (logits.float() / self.temperature).log_softmax(-1)
-                tokens = torch.multinomial(distribution.exp(), 1, generator=self._random)
+                tokens = self._draw(distribution.exp())
                 sampled.append(tokens[:, 0])
                 log_probs.append(distribution.gather(-1, tokens)[:, 0])
                 finished |= torch.isin(tokens[:, 0], self._stop) | (limits <= len(sampled))
@@ -62,6 +62,15 @@ class LockstepGenerator(HuggingFaceGenerator):
                     break
                 logits = self._kept.append(tokens, ~finished)
         return self._turns(batch, torch.stack(sampled, -1), torch.stack(log_probs, -1))
+
+    def _draw(self, probs: Tensor) -> Tensor:
+        """Draw a token for each row by one number, not by one for each token of the vocabulary; shape (rows, 1)."""
+        sums = probs.cumsum(-1, dtype=torch.float64)
+        total = sums[:, -1:]
+        draws = total * torch.rand(total.shape, dtype=torch.float64, device=total.device, generator=self._random)
+        # rounding may not lift a draw to the total, beyond which there is no token
+        below = torch.minimum(draws, torch.nextafter(total, torch.zeros_like(total)))
+        return torch.searchsorted(sums, below, right=True).clamp_(max=probs.shape[-1] - 1)
 
 
 def suits(config: Any) -> bool:

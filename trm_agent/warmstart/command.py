@@ -186,7 +186,9 @@ def _show(bar: Any, progress: Progress, spec: WarmStartSpec) -> None:
         told += f", not played: {progress.hint:.0f} nats from the solver"
     if spec.target_success:
         told += f", until {100 * spec.target_success:.0f} %"
-    bar.set_postfix_str(told, refresh=False)
+    is_news = progress.num_episodes > getattr(bar, "episodes_shown", 0)
+    bar.episodes_shown = progress.num_episodes
+    bar.set_postfix_str(told, refresh=is_news)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Outcome:
     ended: str
     """`target reached`, `all steps taken`, `target not reached` or `interrupted`."""
     final: Played
-    """Held-out tasks played with the weights that are kept; of the last measurement if it was interrupted."""
+    """Held-out tasks played with the weights that are kept; none if it was interrupted."""
     progress: Progress
     """What was done."""
     seconds: float
@@ -110,7 +110,8 @@ class WarmStarting:
             final = self._play(spec.final_tasks)
         except KeyboardInterrupt:
             imitation.load(imitation.average)
-            ended, final = INTERRUPTED, self.progress.played
+            # the last play was of other weights
+            ended, final = INTERRUPTED, Played(0, 0)
         return Outcome(ended, final, self.progress, time.monotonic() - started)
 
     def _draw(self) -> Batch:
