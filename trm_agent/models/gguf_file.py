@@ -74,7 +74,7 @@ def read_gguf(file: Path) -> GGUF:
     Raises:
         ValueError: it is no GGUF file of version 3, ends too early, or has numbers in a form that is not known here.
     """
-    data = np.memmap(file, dtype=np.uint8, mode="r")
+    data: Any = np.memmap(file, dtype=np.uint8, mode="r")
     try:
         return _read(memoryview(data), data)
     except (struct.error, IndexError, UnicodeDecodeError, KeyError) as error:

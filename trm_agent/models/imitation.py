@@ -78,12 +78,12 @@ class Ending:
     """Success of the averaged weights as last measured, 0 to 1."""
 
 
-def padded(rows: Sequence[Sequence[int]], masks: Sequence[Sequence[bool]], pad: int) -> Batch:
+def padded(rows: Sequence[Sequence[int]], masks: Sequence[Any], pad: int) -> Batch:
     """Return tokenised conversations as one batch.
 
     Args:
         rows: token ids of each.
-        masks: which of them the model wrote.
+        masks: which of them the model wrote: booleans, one for each token.
         pad: token to fill up with.
     """
     length = max(map(len, rows))
@@ -228,7 +228,7 @@ def imitate(
                 after = imitation.average
                 ends = (below, state.success)
                 way = partial(between, before, after)
-                share = settle(lambda part, way=way: success_of(way(part)), schedule.target, ends)
+                share = settle(partial(_success_on, way, success_of), schedule.target, ends)
                 imitation.load(way(share))
                 return Ending(state.step, True, state.success)
             before = {name: weight.clone() for name, weight in imitation.average.items()}
@@ -241,6 +241,10 @@ def imitate(
         return Ending(imitation.state.step, False, imitation.state.success)
     imitation.load(imitation.average)
     return Ending(imitation.state.step, True, imitation.state.success)
+
+
+def _success_on(way: Callable[[float], Weights], success_of: Callable[[Weights], float], share: float) -> float:
+    return success_of(way(share))
 
 
 def between(first: Weights, second: Weights, share: float) -> Weights:

@@ -94,7 +94,8 @@ class _Kept:
 
     def _forget(self) -> None:
         self._tokens: list[list[int]] = []
-        self._cache = Cache(layers=[_Roomy() for _ in range(self.model.config.get_text_config().num_hidden_layers)])
+        self._layers = [_Roomy() for _ in range(self.model.config.get_text_config().num_hidden_layers)]
+        self._cache = Cache(layers=list(self._layers))
         # shape (rows, columns)
         self._is_there = torch.zeros((0, 0), dtype=torch.bool, device=self.model.device)
 
@@ -163,7 +164,7 @@ class _Kept:
         chosen = torch.tensor(rows, device=self.model.device)
         self._tokens = [self._tokens[row] for row in rows]
         self._is_there = self._is_there[chosen]
-        for layer in self._cache.layers:
+        for layer in self._layers:
             layer.batch_select_indices(chosen)
 
 

@@ -83,13 +83,15 @@ def make_model(read: GGUF, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausal
         pad_token_id=tokenizer.pad_token_id,
         dtype="bfloat16",
     )
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16)
     weights = {_renamed(name): _weight(name, values, heads, key_heads) for name, values in read.tensors.items()}
     missing = set(model.state_dict()) - set(weights) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
     if missing:
         raise ValueError(f"the file lacks {', '.join(sorted(missing)[:3])}; fetch it again")
     model.load_state_dict(weights, strict=False)
-    return model
+    whole: LlamaForCausalLM = model
+    return whole
 
 
 def _renamed(name: str) -> str:

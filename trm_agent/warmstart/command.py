@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
     )
     for item in settings_of(WarmStartSpec):
         default = "" if item.default in (None, ()) else f" (default: {item.default})"
-        several = {"nargs": "+"} if item.name == "imitate" else {}
+        several: dict[str, Any] = {"nargs": "+"} if item.name == "imitate" else {}
         parser.add_argument(
             flag_of(item.name),
             type=_type_of(item.name),

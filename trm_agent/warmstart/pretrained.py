@@ -100,7 +100,7 @@ def load_model(path: str, dtype: str, lora_rank: int = 0) -> tuple[Any, Any]:
         refuse("--lora-rank", lora_rank, "0 where peft is not installed", "pip install peft, or leave it out")
     try:
         with without_bars():
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 path, dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
             )
     except Exception as error:
