@@ -23,7 +23,8 @@ from benchmarks.peers_install import TRL_VERSION, trl_python
 from benchmarks.peers_job import OURS, SIDES, TRL, Job, Result, read_result
 from benchmarks.peers_sides import ROOT, environment, make_run
 from benchmarks.peers_tables import learning_table, pairs_of, time_table
-from trm_agent.models.nano import cache_root, ensure_nano_model
+from trm_agent.models.making import cache_root
+from trm_agent.models.nano import ensure_nano_model
 from trm_agent.models.nano_spec import NanoSpec
 
 HELD_OUT = "held-out"

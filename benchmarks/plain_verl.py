@@ -12,6 +12,7 @@ from omegaconf import open_dict
 import trm_envs  # noqa: F401  (registers the environments)
 from trm_agent.models.nano import NanoSpec, ensure_nano_model
 from trm_agent.runs.compose import compose_run
+from trm_agent.runs.fit import fit
 
 OVERRIDES = (
     "experiment=math_nano",
@@ -38,6 +39,7 @@ def main() -> None:
     with open_dict(config):
         config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec()))
         config.reward.custom_reward_function.path = str(Path(__file__).resolve().with_name("single_turn.py"))
+    fit(config)
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     run_ppo(config, task_runner_class=TaskRunnerV1)

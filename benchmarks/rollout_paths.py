@@ -84,8 +84,6 @@ class Workload:
             fields |= {"nano.env_kwargs": "{protocol:auto,reveal:stepwise}"}
         else:
             fields |= {"model": "hub", "actor_rollout_ref.model.path": self.model}
-            fields |= {"actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": 256}
-            fields |= {"hardware.env_vars.VLLM_CPU_KVCACHE_SPACE": "'4'"}
         return [f"{name}={value}" for name, value in fields.items()]
 
 
@@ -138,7 +136,7 @@ class Paths:
         if workload.model == NANO:
             config.actor_rollout_ref.model.path = str(ensure_nano_model(NanoSpec(**plain(config.nano))))
         resolve_protocol(config)
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.hardware.env_vars.VLLM_CPU_KVCACHE_SPACE))
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1" if workload.model == NANO else "4")
         self.workload, self.config = workload, config
         self.folder = Path(config.actor_rollout_ref.model.path)
         self.tokenizer = load_tokenizer(str(self.folder))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import trm_agent.commands
+import trm_agent.warmstart
 import trm_envs.commands
 from trm_agent import __version__, cli
 
@@ -44,7 +45,7 @@ def test_every_command_has_help_with_an_example(name, capsys):
 def test_every_module_of_the_rooms_of_commands_is_a_command():
     found = {
         f"{room.__name__}.{path.stem}"
-        for room in (trm_agent.commands, trm_envs.commands)
+        for room in (trm_agent.commands, trm_agent.warmstart, trm_envs.commands)
         for path in Path(room.__file__).parent.glob("*.py")
         if "def add_parser(" in path.read_text(encoding="utf-8")
     }
@@ -65,8 +66,8 @@ def test_every_module_of_the_rooms_of_commands_is_a_command():
     ],
 )
 def test_no_other_command_is_imported_than_the_one_asked_for(arguments, loaded, monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.endswith(tuple(cli.COMMANDS)) and ".commands." in name]:
-        monkeypatch.delitem(sys.modules, name)
+    for command in cli.COMMANDS.values():
+        monkeypatch.delitem(sys.modules, command.module, raising=False)
     with pytest.raises(SystemExit):
         cli.main(arguments)
     assert {command.module for command in cli.COMMANDS.values()} & set(sys.modules) == loaded

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # the fork server's files import each other by path
 OURS = {"trm_agent", "trm_envs", "trm_fields", "client", "forked", "wire"}
 # imported, and brought by a package that the table names
-BROUGHT_BY = {"omegaconf": "hydra", "safetensors": "transformers", "tokenizers": "transformers"}
+BROUGHT_BY = {"omegaconf": "hydra", "peft": "verl", "safetensors": "transformers", "tokenizers": "transformers"}
 # of answers, programs and bridges: extras of environments, whose own messages name them
 OF_ENVIRONMENTS = {"antlr4", "latex2sympy2_extended", "math_verify", "mpmath", "sympy", "reasoning_gym", "pyarrow"}
 

@@ -1,4 +1,4 @@
-"""The command `trm`. A new subcommand is a module in a room `commands` and its row in `COMMANDS`.
+"""The command `trm`. A new subcommand is a module with `add_parser` and its row in `COMMANDS`.
 
 Only the module of the requested subcommand is imported; `trm --help` needs none.
 """
@@ -28,6 +28,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("trm_agent.commands.train", "train an agent, resume or extend its run"),
+    "warmstart": Command(
+        "trm_agent.warmstart.command", "let a pretrained model imitate an environment's solver, until it half succeeds"
+    ),
     "export": Command("trm_agent.commands.export", "write a checkpoint of a run as a Hugging Face folder"),
     "eval": Command("trm_agent.commands.eval", "evaluate checkpoints on held-out tasks, and compare them"),
     "report": Command(

@@ -58,6 +58,7 @@ NEEDS = {
     "export": Needs("trm export", "eval", ("huggingface_hub", "torch", "transformers", "yaml")),
     "report": Needs("trm report", "report", ("pyarrow", "transformers", "yaml")),
     "train": Needs("trm train", "train", _TRAINING),
+    "warmstart": Needs("trm warmstart", "eval", _EVALUATION),
 }
 
 

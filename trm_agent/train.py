@@ -108,12 +108,14 @@ def _prepared(arguments: argparse.Namespace) -> int | tuple[DictConfig, RunFolde
         return 0
     try:
         from trm_agent.runs.endings.disk import check_room
+        from trm_agent.runs.fit import fit
 
         check_own(folder)
         if not folder.step:
             check_origin(config)
         fork_server.start_early(config.hardware.fork_server, config.hardware.env_vars)
         model = _suited_model(config, folder)
+        fitted = fit(config)
         disk = check_room(config, folder, model)
     except (Exception, KeyboardInterrupt) as error:
         discard(folder)
@@ -121,8 +123,8 @@ def _prepared(arguments: argparse.Namespace) -> int | tuple[DictConfig, RunFolde
             raise
         print(printable(f"error: {error}"), file=sys.stderr)
         return BAD_INPUT
-    if disk:
-        print(f"  {disk}", flush=True)
+    for line in filter(None, (*fitted, disk)):
+        print(f"  {line}", flush=True)
     return config, folder, model
 
 
@@ -196,20 +198,12 @@ def _suited_model(config: DictConfig, folder: RunFolder) -> str:
     Raises:
         ValueError: the model cannot be loaded, or a setting does not fit it.
     """
-    from trm_agent.runs.preflight import NANO
+    from trm_agent.runs.own_models import made_model
 
     os.environ["TENSORBOARD_DIR"] = str(folder.path.resolve())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    path = str(config.actor_rollout_ref.model.path)
-    if path == NANO:
-        from trm_agent.models.nano import NanoSpec, ensure_nano_model
-        from trm_agent.runs.preflight_model import check_nano_budget
-
-        spec = NanoSpec(**plain(config.nano))
-        check_nano_budget(config, spec)
-        path = str(ensure_nano_model(spec))
-    return apart(fitting_model, config, path, folder.step, needs=TRANSFORMERS)
+    return apart(fitting_model, config, made_model(config), folder.step, needs=TRANSFORMERS)
 
 
 def train(config: DictConfig, folder: RunFolder, model: str, started: float) -> int:

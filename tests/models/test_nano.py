@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import trm_envs
 from trm_agent.models import nano, warm_start
 from trm_agent.models.failure import WarmStartFailed
+from trm_agent.models.imitation import Batch, halving
 from trm_agent.models.nano import NanoSpec, ensure_nano_model, make_model, make_nano_model, make_tokenizer
 from trm_agent.models.tokenizer import TAG_TOKENS, render
 from trm_agent.models.traces import Solver
@@ -175,7 +176,7 @@ def test_measured_success_is_the_mean_product_of_the_written_tokens_probabilitie
     ids = batch.input_ids
     first = p[0, 6, ids[0, 7]] * p[0, 8, ids[0, 9]]
     second = p[1, 4, ids[1, 5]] * p[1, 7, ids[1, 8]] * p[1, 19, ids[1, 20]]
-    measured = warm_start.measure_success(model, warm_start.Batch(ids, few))
+    measured = warm_start.measure_success(model, Batch(ids, few))
     assert measured == pytest.approx(float(first + second) / 2, rel=1e-4)
 
 
@@ -211,16 +212,9 @@ def test_without_a_target_the_warm_start_takes_all_its_steps_and_keeps_the_avera
         warm_start.warm_start(make_model(spec, tokenizer), tokenizer, spec, 0.0)
 
 
-def test_settling_lands_on_the_target_between_two_averages(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halving_lands_on_the_target_between_two_averages() -> None:
     # Success is the share of the way here, so the target of 0.35 lies at 0.35, found to 1/64.
-    model = make_model(TINY, tokenizer)
-    below = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
-    above = {name: torch.ones_like(weight) for name, weight in model.named_parameters()}
-    monkeypatch.setattr(
-        warm_start, "measure_success", lambda model, batch: float(next(model.parameters()).detach().mean())
-    )
-    batch = warm_start.make_batch(tokenizer, [solved()])
-    assert warm_start._settle(model, below, above, batch, TINY) == pytest.approx(0.35, abs=1 / 64)
+    assert halving(lambda share: share, 0.35, (0.0, 1.0)) == pytest.approx(0.35, abs=1 / 64)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ def add_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("id", metavar="ID", help="an environment's id, or MODULE:ID")
     parser.add_argument("--module", metavar="M", help="the module that registers it, as the prefix of MODULE:ID does")
-    parser.add_argument("--model", required=True, metavar="PATH", help="a folder with a tokenizer, a hub id, or nano")
+    parser.add_argument(
+        "--model", required=True, metavar="PATH", help="a folder with a tokenizer, a hub id, smollm2 or nano"
+    )
     parser.add_argument("--option", action="append", default=[], metavar="K=V", help="an option of the environment")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of the task (default: {SEED})")
     parser.add_argument("--horizon", type=int, metavar="N", help="default: the environment's")

@@ -15,7 +15,9 @@ from trm_fields import ABOVE_0
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
+    """A turn that waits to be sampled."""
+
     prompt_ids: list[int]
     max_tokens: int
     answer: asyncio.Future[Generation]
@@ -55,20 +57,24 @@ class HuggingFaceGenerator:
         self.max_batch, self.gather_s = max_batch, gather_s
         self._stop = torch.tensor(sorted(stop_token_ids), device=model.device)
         self._random = torch.Generator(model.device).manual_seed(seed)
-        self._waiting: list[_Request] = []
+        self._waiting: list[Request] = []
         self._server: asyncio.Task[None] | None = None
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
         """Sample one turn of at most `max_tokens` tokens after `prompt_ids`."""
-        request = _Request(prompt_ids, max_tokens, asyncio.get_running_loop().create_future())
+        request = Request(prompt_ids, max_tokens, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         if self._server is None or self._server.done():
             self._server = asyncio.create_task(self._serve())
         return await request.answer
 
+    async def _gather(self) -> None:
+        """Wait for other episodes before a batch begins."""
+        await asyncio.sleep(self.gather_s)
+
     async def _serve(self) -> None:
         while self._waiting:
-            await asyncio.sleep(self.gather_s)
+            await self._gather()
             batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
             try:
                 generations = await asyncio.to_thread(self._sample, batch)
@@ -82,7 +88,7 @@ class HuggingFaceGenerator:
                     request.answer.set_result(generation)
 
     @torch.inference_mode()
-    def _sample(self, batch: Sequence[_Request]) -> list[Generation]:
+    def _sample(self, batch: Sequence[Request]) -> list[Generation]:
         input_ids, attended = _left_padded([request.prompt_ids for request in batch], self.model.device)
         limits = torch.tensor([request.max_tokens for request in batch], device=self.model.device)
         position = attended.sum(-1) - 1
@@ -115,7 +121,7 @@ class HuggingFaceGenerator:
             )
         return self._turns(batch, torch.stack(sampled, -1), torch.stack(log_probs, -1))
 
-    def _turns(self, batch: Sequence[_Request], sampled: Tensor, log_probs: Tensor) -> list[Generation]:
+    def _turns(self, batch: Sequence[Request], sampled: Tensor, log_probs: Tensor) -> list[Generation]:
         """Cut each row behind its first stop token, or at its limit."""
         stops = torch.isin(sampled, self._stop)
         turns = []

@@ -6,13 +6,9 @@ under a hash of everything that made it. From the shell: `python -m trm_agent.mo
 
 import argparse
 import dataclasses
-import fcntl
 import json
 import math
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +17,10 @@ from typing import Any
 
 # torch and transformers are imported where a model is made: finding a cached one takes no time.
 from trm_agent.models.failure import WarmStartFailed
+from trm_agent.models.making import appearing, models_root, only_one
 from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.models.saving import save_model
 
-CACHE_VARIABLE = "TRM_AGENT_CACHE"
 NUM_TOKENIZER_TRACES = 300
 REPORTED_HORIZONS = (1, 2, 4, 8)
 NUM_REPORTED_TASKS = 64
@@ -46,8 +43,7 @@ def ensure_nano_model(
     folder = nano_folder(spec, cache_dir)
     if is_made(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_suffix(".lock")):
+    with only_one(folder):
         if not is_made(folder):
             make_nano_model(spec, folder, max_seconds, show_progress)
     return folder
@@ -55,18 +51,12 @@ def ensure_nano_model(
 
 def nano_folder(spec: NanoSpec, cache_dir: str | Path | None = None) -> Path:
     """Return the model's place in the cache, whether it is made or not; arguments as for `ensure_nano_model`."""
-    root = Path(cache_dir) if cache_dir is not None else cache_root() / "models"
-    return root / f"nano-{spec.cache_key()}"
+    return models_root(cache_dir) / f"nano-{spec.cache_key()}"
 
 
 def is_made(folder: Path) -> bool:
     """Return True if a folder of the cache holds a complete model."""
     return (folder / "nano.json").exists()
-
-
-def cache_root() -> Path:
-    """Return the folder of all caches: $TRM_AGENT_CACHE or ~/.cache/trm-agent."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "trm-agent")
 
 
 def make_nano_model(
@@ -78,18 +68,8 @@ def make_nano_model(
         FileExistsError: if `folder` exists and is not empty.
         WarmStartFailed: if the warm start does not reach its target in time.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; choose another folder or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)
+    with appearing(Path(folder)) as unfinished:
         _make_in(spec, unfinished, max_seconds, show_progress)
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def make_tokenizer(spec: NanoSpec) -> Any:
@@ -125,19 +105,6 @@ def make_model(spec: NanoSpec, tokenizer: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         return Qwen3ForCausalLM(config).float()
-
-
-def _save(model: Any, folder: Path) -> None:
-    """Save a model without transformers' own bar, which would run into ours."""
-    from transformers.utils import logging
-
-    was_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model.save_pretrained(folder)
-    finally:
-        if was_shown:
-            logging.enable_progress_bar()
 
 
 NOT_MEASURED = "not measured, as the loss is too high for any"
@@ -180,7 +147,7 @@ def _make_in(spec: NanoSpec, folder: Path, max_seconds: float, show_progress: bo
             str(horizon): round(warm_start.success_at(model, tokenizer, spec, horizon, NUM_REPORTED_TASKS), 4)
             for horizon in REPORTED_HORIZONS
         }
-    _save(model, folder)
+    save_model(model, folder)
     tokenizer.save_pretrained(folder)
     facts = {
         "spec": dataclasses.asdict(spec),
@@ -204,14 +171,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock, so that two runs that start together make one model."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from trm_agent.models.traces import Solver
 from trm_fields import ABOVE_0, COUNT, SEEDS, Free, Number, Several, Text, check_settings, setting
 
 PATH = "nano"
-RECIPE_FILES = ("traces.py", "tokenizer.py", "warm_start.py")
+RECIPE_FILES = ("traces.py", "tokenizer.py", "warm_start.py", "imitated.py", "imitation.py")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, open_dict
 from trm_agent.episode import ChatSettings, ChatTokens, chat_tokens
 from trm_agent.episode.call_protocol import DEFAULT, find_protocol, is_auto
 from trm_agent.episode.chat_settings import DESCRIBE, check_variables, told_otherwise
+from trm_agent.models.smollm2 import SMOLLM2
 from trm_agent.runs.compose import plain
 from trm_agent.runs.endings.explain import known_cause
 from trm_agent.runs.preflight import MODEL_PATH, NANO
@@ -56,8 +57,10 @@ def resolve_protocol(config: DictConfig, call: Callable[..., str] = lambda find,
     if not is_auto(config.env.kwargs):
         return
     path = config.actor_rollout_ref.model.path
-    # the protocol of the nano model's own template
-    name = DEFAULT if path == NANO else call(_own_protocol, path, _template_kwargs(config), _describes(config))
+    # the protocol of the project's own template
+    name = (
+        DEFAULT if path in (NANO, SMOLLM2) else call(_own_protocol, path, _template_kwargs(config), _describes(config))
+    )
     with open_dict(config):
         config.env.kwargs.protocol = name
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trm_agent.runs.compose import plain
 from trm_agent.runs.origin import begins, start_step
 from trm_agent.tasks import TRAIN, VALIDATION, num_greedy, task_at
+from trm_fields import refuse
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,11 +28,19 @@ def facts_of_run(config: DictConfig) -> tuple[ModelFacts, str]:
         ValueError: the tokenizer or the configuration cannot be loaded.
     """
     from trm_agent.models.nano import NanoSpec, is_made, make_tokenizer, nano_folder
+    from trm_agent.models.smollm2 import SMOLLM2, is_converted, smollm2_folder
     from trm_agent.runs.chat import run_chat_tokens
     from trm_agent.runs.model_facts import ModelFacts, load_facts
-    from trm_agent.runs.preflight import NANO
+    from trm_agent.runs.preflight import MODEL_PATH, NANO
 
     path = str(config.actor_rollout_ref.model.path)
+    if path == SMOLLM2:
+        path = str(smollm2_folder())
+        if not is_converted(Path(path)):
+            remedy = "python -m trm_agent.models.smollm2 fetches and converts it"
+            refuse(
+                MODEL_PATH, SMOLLM2, "a model that is there, for --check", remedy, because="which is not in the cache"
+            )
     if path != NANO:
         return load_facts(config, path), path
     spec = NanoSpec(**plain(config.nano))

@@ -11,6 +11,7 @@ from trm_agent.episode.chat_settings import DESCRIBE, check_variables, told_othe
 from trm_agent.episode.preview import preview
 from trm_agent.models.nano import make_tokenizer
 from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.models.smollm2 import SMOLLM2, ensure_smollm2
 from trm_agent.runs.chat import load_tokenizer
 from trm_agent.runs.environment_check import Wording, check_registered
 from trm_agent.runs.preflight import NANO
@@ -23,7 +24,7 @@ def first_prompt(
     """Return the lines of a preview: the protocol, what the template leaves out, the texts.
 
     Args:
-        model: a folder with a tokenizer, a hub id, or `nano`.
+        model: a folder with a tokenizer, a hub id, `smollm2`, or `nano`.
         task: the task to begin.
         module: the module that registers its environment.
         run: `env.kwargs`, `env.chat` and `data.apply_chat_template_kwargs` as a configuration holds them.
@@ -37,7 +38,7 @@ def first_prompt(
         tokenizer, note = _nano_tokenizer(task.env_id, module, run["env"]["kwargs"])
         notes.append(note)
     elif tokenizer is None:
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(str(ensure_smollm2()) if model == SMOLLM2 else model)
     settings, kwargs = ChatSettings.of_run(run), dict(run["env"]["kwargs"])
     if is_auto(kwargs):
         protocol = find_protocol(tokenizer, settings.template_kwargs, settings.fallback == DESCRIBE)

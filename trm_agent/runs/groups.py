@@ -203,16 +203,18 @@ class HardwareConfig:
         "Where agent loops run: `beside_server`, in the process of each vLLM server, so that no turn passes between "
         "processes, or `workers`, in `actor_rollout_ref.rollout.agent.num_workers` processes of their own.",
     )
-    engine_threads: int = setting(
-        1,
-        COUNT,
-        "Threads of the rollout engine's operators, without a GPU; at most the cores. One for a small model, all cores "
-        "from about 100 million parameters on.",
+    engine_threads: int | None = setting(
+        None,
+        replace(COUNT, optional=True),
+        "Threads of the rollout engine's operators, without a GPU; at most the cores. `null`: one for a model of less "
+        "than 20 million weights or with `run.deterministic=true`, else all cores.",
     )
-    least_tokens_per_s: float = setting(
-        10,
-        ABOVE_0,
-        "Tokens per second at which a working engine samples one sequence at the least; deadlines are held against it.",
+    least_tokens_per_s: float | None = setting(
+        None,
+        replace(ABOVE_0, optional=True),
+        "Tokens per second at which a working engine samples one sequence at the least; deadlines are held against it. "
+        "`null`: 10 on a GPU, else a fifth of what the model's matrices take on this machine, at most 1, and deadlines "
+        "that are left at their defaults are raised to suit.",
     )
     gpu_memory_gib: int | None = setting(
         None,

@@ -39,6 +39,11 @@ OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "env.limits.episode_timeout_s": (600, 3600),
     # where an engine of one process runs: in that of its server, as before
     f"{_VLLM}.distributed_executor_backend": ("uni",),
+    # of the engine without a GPU: what suits the model by now
+    "hardware.engine_threads": (1,),
+    "hardware.least_tokens_per_s": (1, 10),
+    "hardware.env_vars.VLLM_CPU_KVCACHE_SPACE": ("1",),
+    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": (64,),
     # kept on the disk, and no more
     "trainer.max_actor_ckpt_to_keep": (None,),
     "trainer.max_critic_ckpt_to_keep": (None,),

@@ -7,9 +7,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.episode import ChatSettings
+from trm_agent.models.smollm2 import SMOLLM2
 from trm_agent.runs.compose import plain
-from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.environment_check import Trial, Wording, check_environment, check_registered
+from trm_agent.runs.fit import limits_with_room, rate_of
 from trm_agent.runs.preflight_training import TRAINING_RULES
 from trm_agent.runs.preflight_verl import MACHINE_RULES, VERL_RULES, refusals
 from trm_agent.runs.verl_fates import verl_fields
@@ -77,8 +78,8 @@ def _environment(config: DictConfig) -> None:
         env.module,
         plain(env.kwargs),
         tasks,
-        [limits_of(plain(config))],
-        float(config.hardware.least_tokens_per_s),
+        [limits_with_room(config)],
+        rate_of(config),
     )
     check_environment(trial, wording)
 
@@ -163,10 +164,11 @@ def _model_path(config: DictConfig) -> None:
     parts = {"config.json": ("config.json",), "weights": WEIGHTS, "tokenizer": TOKENIZERS}
     missing = [part for part, names in parts.items() if not any(next(folder.glob(name), None) for name in names)]
     is_default = path == verl_fields()["fields"][field][1]
-    if path == NANO or (_is_hub_id(path) and not is_default) or not missing:
+    if path in (NANO, SMOLLM2) or (_is_hub_id(path) and not is_default) or not missing:
         return
     allowed = (
-        f"a folder with config.json, a hub id (organisation/name), or {NANO!r} for the model of the embedded default"
+        f"a folder with config.json, a hub id (organisation/name), {SMOLLM2!r}, or {NANO!r} for the model of the "
+        "embedded default"
     )
     if is_default:
         refuse(field, None, allowed, "give one", because="which model=hub needs")

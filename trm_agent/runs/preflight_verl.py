@@ -143,6 +143,8 @@ def devices(config: DictConfig) -> None:
 def threads(config: DictConfig) -> None:
     """Refuse more threads of an engine without a GPU than there are cores, and any setting of them with one."""
     number, cores = config.hardware.engine_threads, len(os.sched_getaffinity(0))
+    if number is None:
+        return
     if config.hardware.kind != "cpu" and number != 1:
         refuse("hardware.engine_threads", number, "1", "leave it out", because="which an engine on a GPU does not read")
     if config.hardware.kind == "cpu" and number > cores:

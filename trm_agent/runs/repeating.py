@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.runs.engine_options import KWARGS
+from trm_agent.runs.fit import threads_of
 from trm_fields import refuse
 
 FIELD = "run.deterministic"
@@ -71,7 +72,7 @@ def _machine(config: DictConfig) -> Obstacle | None:
         if int(config.trainer[field]) != 1:
             because = "gradients are summed between processes, whose order nobody has examined"
             return _under(f"trainer.{field}", config.trainer[field], because, "set it to 1")
-    threads = int(config.hardware.engine_threads)
+    threads = threads_of(config)
     if threads != 1:
         because = "the engine's attention sums over threads by the sequences that share a batch"
         return _under("hardware.engine_threads", threads, because, "set it to 1")

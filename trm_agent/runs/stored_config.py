@@ -128,13 +128,15 @@ def _filled(old: dict[str, Any], new: dict[str, Any], defaults: Defaults) -> dic
         for field, value in old.items()
         if field in new and value in OLD_DEFAULTS.get(canonical(field), ()) and value != new[field]
     ]
+    # a default that is gone is as good as absent
+    gone = {field for field, value in old.items() if field not in new and value in OLD_DEFAULTS.get(field, ())}
     asked = defaults({canonical(field) for field in (*absent, *changed)})
     filled = {field: asked.get(canonical(field), new[field]) for field in (*absent, *changed)}
     for field in absent:
         owned, default = default_of_dataclass(field)
         if owned:
             filled[field] = default
-    return {**old, **filled}
+    return {field: value for field, value in {**old, **filled}.items() if field not in gone}
 
 
 def _remedy(path: Path) -> str:

@@ -48,7 +48,7 @@ WRITTEN = {
     "trainer.max_actor_ckpt_to_keep": "null for verl, in whose place our trainer removes checkpoints",
     "trainer.max_critic_ckpt_to_keep": "null for verl, in whose place our trainer removes checkpoints",
     "transfer_queue.enable": "true, as verl's own task runner does",
-    "actor_rollout_ref.model.path": "the folder of the cached model, for `nano`",
+    "actor_rollout_ref.model.path": "the folder of the cached model, for `nano` and `smollm2`",
     "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the file that names our agent loop",
     "run.deterministic": "true where turns have seeds, else false",
     "actor_rollout_ref.rollout.enable_chunked_prefill": "false where turns have seeds",
@@ -56,6 +56,13 @@ WRITTEN = {
     "unless it is set",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend": "without a GPU `uni` for an engine of "
     "one process and `mp` for one of several, unless it is set",
+    "actor_rollout_ref.rollout.max_num_seqs": "without a GPU at most as many as memory has keys and values for",
+    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": "without a GPU room for the model's "
+    "largest matrix, unless it is set",
+    "hardware.engine_threads": "as many as suit the model, unless it is set",
+    "hardware.least_tokens_per_s": "what model and machine give, unless it is set",
+    "env.limits.generate_timeout_s": "what the least rate takes, where both are left open",
+    "env.limits.episode_timeout_s": "what the least rate takes, where both are left open",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs": "the estimator's need, unless it is set",
     "actor_rollout_ref.actor.policy_loss.dump.directory": "`rollouts` in the run's folder, unless it is set",
     "env.id": "the id alone, where it is given as `MODULE:ID`",

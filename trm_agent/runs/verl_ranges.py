@@ -62,6 +62,7 @@ RANGES: dict[str, Allowed] = {
     "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": _OPTIONAL_COUNT,
     "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu": COUNT,
     f"{_ROLLOUT}.n": COUNT,
+    f"{_ROLLOUT}.checkpoint_engine.update_weights_bucket_megabytes": _OPTIONAL_COUNT,
     f"{_ROLLOUT}.temperature": Number(),
     f"{_ROLLOUT}.top_p": SHARE,
     f"{_ROLLOUT}.gpu_memory_utilization": SHARE,

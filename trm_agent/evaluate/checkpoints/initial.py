@@ -11,7 +11,7 @@ from trm_agent.evaluate.checkpoints.export import export
 from trm_agent.evaluate.checkpoints.merging import fsdp_hash
 from trm_agent.evaluate.checkpoints.model_files import check_weights
 from trm_agent.evaluate.checkpoints.source import Checkpoint, model_files_folder, parse_checkpoint
-from trm_agent.models.nano import cache_root
+from trm_agent.models.making import cache_root
 from trm_agent.runs.chat import load_tokenizer
 from trm_agent.runs.folder import CONFIG_FILE, saved_steps
 from trm_agent.runs.model_facts import ModelFacts, read_shape

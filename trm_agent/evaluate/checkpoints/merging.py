@@ -16,7 +16,7 @@ from pathlib import Path
 from trm_agent.evaluate.checkpoints.appearing import appearing
 from trm_agent.evaluate.checkpoints.model_files import check_fsdp, check_hugging_face, content_hash, shard_files
 from trm_agent.evaluate.checkpoints.shards import OF_CONFIG, read_weights, write_folder
-from trm_agent.models.nano import cache_root
+from trm_agent.models.making import cache_root
 
 TIMEOUT_SECONDS = 3600.0
 

@@ -154,7 +154,7 @@ RULES: tuple[Rule, ...] = (
         r"(?:No available memory for the cache blocks|max seq len \(\d+\) is larger than the maximum number of tokens"
         r"|[\d.]+ GiB KV cache is needed)[^\n]*",
         "the engine has no room for its key-value cache: {match}",
-        f"raise {_ROLLOUT}.gpu_memory_utilization (on a CPU hardware.env_vars.VLLM_CPU_KVCACHE_SPACE), or lower "
+        f"raise {_ROLLOUT}.gpu_memory_utilization (on a CPU +hardware.env_vars.VLLM_CPU_KVCACHE_SPACE), or lower "
         f"{_ROLLOUT}.max_model_len",
         Again.REPEATS,
     ),

@@ -2,14 +2,11 @@
 
 import functools
 import importlib
-import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,13 +21,6 @@ from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.verl_plugin.rollout.distributions import num_recorded
 from trm_fields import OneOf, refuse
 
-GIB = 1 << 30
-CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
-# vLLM's block of tokens on a CPU, where the configuration names none
-BLOCK_TOKENS = 128
-# tokens beyond those of the sequences, for prefixes that wait for their next turn
-SPARE_TOKENS = 4096
-DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 AGENT_LOOPS = resources.files("trm_agent.verl_plugin.rollout") / "agent_loop.yaml"
 
 
@@ -54,7 +44,6 @@ def check(config: DictConfig) -> None:
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
     _let_vllm_record(config)
     _choose_executor(config)
-    _size_cache(config)
     with refused_by_verl():
         use_critic = need_critic(config)
         _check_critic(config, use_critic)
@@ -129,45 +118,6 @@ def _choose_executor(config: DictConfig) -> None:
     if config.hardware.kind == "cpu" and rollout.engine_kwargs.vllm.distributed_executor_backend is None:
         executor = "uni" if rollout.tensor_model_parallel_size == 1 else "mp"
         config.actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend = executor
-
-
-def _size_cache(config: DictConfig) -> None:
-    """Give an engine on a CPU as much cache as its sequences can fill, at most what the variable says."""
-    most = os.environ.get(CACHE_VARIABLE, "")
-    if config.hardware.kind != "cpu" or not most.isdecimal():
-        return
-    rollout, file = config.actor_rollout_ref.rollout, Path(config.actor_rollout_ref.model.path) / "config.json"
-    shape = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    tokens = int(rollout.max_model_len or rollout.prompt_length + rollout.response_length)
-    block = int(rollout.engine_kwargs.vllm.get("block_size") or BLOCK_TOKENS)
-    need = kv_cache_bytes(shape, str(rollout.dtype), int(rollout.max_num_seqs), tokens, block)
-    if need is None or need >= int(most) * GIB:
-        return
-    # vLLM would take the variable before the option
-    del os.environ[CACHE_VARIABLE]
-    with open_dict(config):
-        rollout.engine_kwargs.vllm.setdefault("kv_cache_memory_bytes", need)
-
-
-def kv_cache_bytes(
-    shape: Mapping[str, Any], dtype: str, num_sequences: int, num_tokens: int, block_tokens: int = BLOCK_TOKENS
-) -> int | None:
-    """Return the bytes of keys and values that the sequences can fill; None for a model that does not state its heads.
-
-    Args:
-        shape: the model's configuration, as config.json holds it.
-        dtype: the engine's.
-        num_sequences: the sequences that it samples at once.
-        num_tokens: the longest of them.
-        block_tokens: a sequence has whole blocks of so many.
-    """
-    layers, heads = shape.get("num_hidden_layers"), shape.get("num_attention_heads")
-    size = shape.get("head_dim") or (shape["hidden_size"] // heads if shape.get("hidden_size") and heads else None)
-    if not (layers and heads and size) or dtype not in DTYPE_BYTES:
-        return None
-    token = 2 * int(layers) * int(shape.get("num_key_value_heads") or heads) * int(size) * DTYPE_BYTES[dtype]
-    blocks = num_sequences * math.ceil(num_tokens / block_tokens) + math.ceil(SPARE_TOKENS / block_tokens)
-    return blocks * block_tokens * token
 
 
 class _Told(BaseException):

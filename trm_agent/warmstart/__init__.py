@@ -1,0 +1,1 @@
+"""`trm warmstart`: a pretrained model imitates an environment's solver until it half succeeds."""
