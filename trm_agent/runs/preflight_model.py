@@ -41,9 +41,9 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
     if line := told_vocabulary(model.vocab_size, len(model.tokenizer)):
         print(line, flush=True)
     check_top_k(config, model.vocab_size)
-    held = config.actor_rollout_ref.rollout.max_model_len
-    # computed as the sum, or left to the engine
-    if held in (None, config.data.max_prompt_length + config.data.max_response_length):
+    held, of_plan = config.actor_rollout_ref.rollout.max_model_len, config.hardware.kind == "gpu"
+    # left to the engine, or the sum, as a plan computes it
+    if held is None or (of_plan and held == config.data.max_prompt_length + config.data.max_response_length):
         check_context(config, model.max_positions)
     check_memory(config, model)
     check_budget(config, solver_measure(config, model.tokenizer, model.chat))
