@@ -14,7 +14,7 @@ from trm_agent.runs.endings.keeping import Keeping
 from trm_agent.runs.endings.stopping import STOP_FILE, StopRequested
 from trm_agent.runs.folder import METRICS_FILE, checkpoint_step, read_metrics, saved_steps
 from trm_agent.runs.screen import VALIDATION_FAILURES
-from trm_agent.verl_plugin.driver import trainer
+from trm_agent.verl_plugin.driver import hung, trainer
 from trm_agent.verl_plugin.driver.saving import SavingMixin
 
 
@@ -127,7 +127,7 @@ def test_no_checkpoint_falls_under_the_deadline_of_a_synchronisation(
         def _save_checkpoint(self) -> None:
             calls.append("checkpoint")
 
-    monkeypatch.setattr(trainer, "deadline", deadline)
+    monkeypatch.setattr(hung, "deadline", deadline)
     monkeypatch.setattr(trainer, "get_trainer_cls", lambda _: Base)
     monkeypatch.setattr(trainer.actor_update, "install", lambda: None)
     made = object.__new__(trainer.trainer_class("sync"))

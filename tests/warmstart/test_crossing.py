@@ -49,3 +49,16 @@ def test_32_tasks_at_each_of_a_few_places_settle_near_the_target(place: float, s
     # one measurement of 32 tasks has a standard error of 8 points by itself
     assert statistics.median(errors) < 0.06
     assert sorted(errors)[35] < 0.15
+
+
+def test_without_time_the_place_is_the_expected_one_and_with_little_time_few_are_tried() -> None:
+    tried: list[float] = []
+
+    def play(share: float) -> float:
+        tried.append(share)
+        return 0.9
+
+    share = by_play(32, lambda: False)(play, 0.35, (0.03, 0.6))
+    assert (tried, share) == ([], expected_crossing([0.0, 1.0], [0.03, 0.6], 32, 0.35))
+    by_play(32, lambda: len(tried) < 2)(play, 0.35, (0.03, 0.6))
+    assert len(tried) == 2

@@ -78,8 +78,11 @@ class RunConfig:
     weight_sync_timeout_s: float = setting(
         600, ABOVE_0, "Seconds after which a synchronisation of weights counts as hung and ends the run."
     )
-    start_timeout_s: float = setting(
-        1800, ABOVE_0, "Seconds after which the start of trainer and rollout engines counts as hung and ends the run."
+    start_timeout_s: float | None = setting(
+        3600,
+        replace(ABOVE_0, optional=True),
+        "Seconds after which the start of the trainer's ranks, or that of the rollout engines, counts as hung and ends "
+        "the run; `null` for never.",
     )
     warn_infrastructure_share: float = setting(
         0.02, ZERO_TO_ONE, "Share of a step's episodes that could not be played, above which a line warns."

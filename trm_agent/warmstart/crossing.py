@@ -35,12 +35,21 @@ def expected_crossing(shares: list[float], rates: list[float], num_tasks: int, t
     return float((place * weight).sum() / weight.sum())
 
 
-def by_play(num_tasks: int) -> Callable[[Callable[[float], float], float, tuple[float, float]], float]:
-    """Return a way to settle between two averages whose success is known from so many played tasks each."""
+def by_play(
+    num_tasks: int, has_time: Callable[[], bool] = lambda: True
+) -> Callable[[Callable[[float], float], float, tuple[float, float]], float]:
+    """Return a way to settle between two averages whose success is known from so many played tasks each.
+
+    Args:
+        num_tasks: tasks that are played at each place.
+        has_time: tells whether one more place can be tried.
+    """
 
     def settle(success_at: Callable[[float], float], target: float, ends: tuple[float, float]) -> float:
         shares, rates = [0.0, 1.0], list(ends)
         for _ in range(MOST_TRIES):
+            if not has_time():
+                break
             share = min(1.0, max(0.0, expected_crossing(shares, rates, num_tasks, target)))
             shares.append(share)
             rates.append(success_at(share))

@@ -34,7 +34,7 @@ class WarmStartSpec:
     max_seconds: float | None = setting(
         None,
         replace(ABOVE_0, optional=True),
-        "Seconds after which no further step is taken; without it there is no limit.",
+        "Seconds after which no further step is taken and no further place tried; without it there is no limit.",
     )
     learning_rate: float = setting(2e-4, ABOVE_0, "Of AdamW, constant after 20 steps.")
     batch_tokens: int = setting(1500, COUNT, "Tokens of a step, about.")

@@ -86,6 +86,7 @@ class WarmStarting:
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self.model, self.spec, self.report = model, spec, report
+        self._started, self._play_s = 0.0, 0.0
         self.progress = Progress(State(0, 10.0, 0.0))
         tokenise = tokeniser(reader.tokenizer, reader.chat)
         train = Solver(env_id, "train", module, reader.kwargs)
@@ -99,11 +100,14 @@ class WarmStarting:
     def run(self) -> Outcome:
         """Imitate until the target, the last step, the last second or Ctrl-C; keep what was learnt in any case."""
         spec, started = self.spec, time.monotonic()
+        self._started = started
         seconds = math.inf if spec.max_seconds is None else spec.max_seconds
         schedule = Schedule(spec.learning_rate, spec.target_success, spec.max_steps, seconds, spec.measure_every)
         imitation = Imitation(self.model, schedule)
         try:
-            ending = imitate(imitation, self._draw, self._measure, by_play(spec.tasks), report=self._tell)
+            ending = imitate(
+                imitation, self._draw, self._measure, by_play(spec.tasks, self._has_time), report=self._tell
+            )
             if not ending.reached:
                 imitation.load(imitation.average)
             ended = TOO_LATE if not ending.reached else REACHED if spec.target_success else ALL_STEPS
@@ -130,10 +134,19 @@ class WarmStarting:
             return 0.0
         return self._play(self.spec.tasks).rate
 
+    def _has_time(self) -> bool:
+        """Return True if one more measurement, and the last one, most likely end before `max_seconds`."""
+        if self.spec.max_seconds is None:
+            return True
+        more = self._play_s * (1 + self.spec.final_tasks / self.spec.tasks)
+        return time.monotonic() - self._started + more <= self.spec.max_seconds
+
     def _play(self, number: int) -> Played:
         first = self.progress.num_episodes
         self.progress.num_episodes += number
+        began = time.monotonic()
         played = play(self.model, self.game, range(first, first + number), self.spec.seed + first)
+        self._play_s = time.monotonic() - began
         self.progress.played = played
         self.report(self.progress)
         return played

@@ -277,7 +277,7 @@ RULES: tuple[Rule, ...] = (
     ),
     _rule(
         "start: hung",
-        r"(the start of the (?:rollout engines|trainer's ranks)|loading the checkpoint) took longer than (\d+) s",
+        r"(the start of the (?:rollout engines|trainer's ranks)) took longer than (\d+) s",
         "{0} took longer than {1} s (run.start_timeout_s)",
         "look in the log for the process that does not come, or raise run.start_timeout_s",
         Again.THEN_RESUMES,

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.debug import marked_timer
 
 from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
-from trm_agent.runs.endings.closing import record_cause
 from trm_agent.runs.folder import METRICS_FILE
 from trm_agent.runs.raised import write_raised
 from trm_agent.runs.validations import record_validation
@@ -23,6 +19,7 @@ from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
+from trm_agent.verl_plugin.driver.hung import StartMixin, SynchronisationMixin
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
 from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
 from trm_agent.verl_plugin.driver.saving import SavingMixin
@@ -77,24 +74,9 @@ class RunMixin:
         with weights_only():
             super()._load_checkpoint()  # type: ignore[misc]
 
-    def _setup(self) -> None:
-        run = self.config.run
-        with deadline(run.start_timeout_s, self._starting, Path(run.dir), "run.start_timeout_s"):
-            super()._setup()  # type: ignore[misc]
-
-    def _starting(self) -> str:
-        """Name the part of `_setup` that is at work, by what verl has made so far."""
-        if hasattr(self, "checkpoint_manager"):
-            return "loading the checkpoint"
-        # made right before the engines
-        made_ranks = hasattr(self, "reward_loop_manager")
-        return "the start of the rollout engines" if made_ranks else "the start of the trainer's ranks"
-
     def on_init_end(self) -> None:
         self.await_queue()
-        run = self.config.run
-        with deadline(run.weight_sync_timeout_s, lambda: "the first weight synchronisation", Path(run.dir)):
-            super().on_init_end()  # type: ignore[misc]
+        super().on_init_end()  # type: ignore[misc]
 
     def on_step_begin(self) -> None:
         # not at the place of counting, so that the metrics of the last step are written first
@@ -150,17 +132,6 @@ class RunMixin:
         return metrics | _validation_failures()
 
 
-class DeadlineMixin:
-    """A mixin behind `SavingMixin`, so that no checkpoint falls under the deadline of a synchronisation."""
-
-    config: Any
-
-    def on_step_end(self) -> None:
-        run = self.config.run
-        with deadline(run.weight_sync_timeout_s, lambda: "the weight synchronisation", Path(run.dir)):
-            super().on_step_end()  # type: ignore[misc]
-
-
 def _validation_failures() -> dict[str, float]:
     counts = failure_metrics(_take_failures(VALIDATION))
     return {key.replace("env/", "env/val_", 1): value for key, value in counts.items()}
@@ -175,41 +146,10 @@ def _take_failures(stream: str) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-@contextmanager
-def deadline(
-    seconds: float, what: Callable[[], str], run_dir: Path | None = None, field: str = "run.weight_sync_timeout_s"
-) -> Iterator[None]:
-    """End this process if the block takes longer.
-
-    verl's sender of weights waits for ever if the receiver has failed (bucketed_weight_transfer.py receives without a
-    timeout), and so do processes that start together and of which one does not come; the driver sees the end of this
-    process at once.
-
-    Args:
-        seconds: the limit.
-        what: names what is at work when it is reached.
-        run_dir: where the cause is recorded; None for nowhere.
-        field: the setting that holds the limit.
-    """
-
-    def give_up() -> None:
-        cause = f"{what()} took longer than {seconds:.0f} s ({field}); giving up"
-        print(cause, flush=True)
-        if run_dir is not None:
-            record_cause(run_dir, cause)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def trainer_class(mode: str) -> type:
     """Return verl's trainer of a mode, with our mixins in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
-    return type(f"Run{base.__name__}", (RunMixin, SavingMixin, DeadlineMixin, WaitingMixin, base), {})
+    return type(
+        f"Run{base.__name__}", (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin, base), {}
+    )
