@@ -13,6 +13,7 @@ from trm_agent.runs.planning.choose import FULL_TOKENS, Aims, Place, Plan, choos
 from trm_agent.runs.planning.hub import cached_folder, unreachable
 from trm_agent.runs.planning.layout import BFLOAT16, FLOAT32, Layout
 from trm_agent.runs.planning.machine import GIB, MIB
+from trm_agent.runs.planning.read_fields import check_read
 from trm_agent.runs.planning.shapes import ModelShape, shape_of
 
 if TYPE_CHECKING:
@@ -46,9 +47,13 @@ def fit(config: DictConfig, given: Collection[str]) -> None:
     Args:
         config: a composed configuration with `hardware.kind=gpu`; it is changed.
         given: fields that the user has set.
+
+    Raises:
+        ValueError: a field that is read here has a value that is not allowed.
     """
     from omegaconf import open_dict
 
+    check_read(config)
     with open_dict(config):
         config.hardware.gpu_memory_gib = memory_gib(config)
         if not is_planned(config):
