@@ -60,7 +60,10 @@ def check_read(config: DictConfig) -> None:
         ValueError: a field's type or range, or a section that is none.
     """
     for path, allowed in READ.items():
-        allowed.check(path, _value(config, path))
+        value = _value(config, path)
+        if value == "???":
+            refuse(path, value, allowed.words, "give one")
+        allowed.check(path, value)
 
 
 def _value(config: DictConfig, path: str) -> Any:
@@ -75,6 +78,6 @@ def _value(config: DictConfig, path: str) -> Any:
             node = node.get(section)
             if not OmegaConf.is_dict(node):
                 refuse(".".join(sections[:depth]), node, "a section", "leave it as it is, and set its fields")
-        return node.get(name)
+        return "???" if OmegaConf.is_missing(node, name) else node.get(name)
     except OmegaConfBaseException as error:
         refuse(path, "${...}", "a value, or a reference to one", "write a value", because=f"but {error}")
