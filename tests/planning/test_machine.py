@@ -37,6 +37,8 @@ def test_a_line_is_read_whatever_commas_the_name_has() -> None:
         ("", []),
         ("-1,0", []),
         ("0,7,1", [0]),
+        ("7,0", []),
+        ("01", [1]),
         ("GPU-1a", [1]),
         ("0,0", [0]),
     ],

@@ -21,15 +21,23 @@ def preset() -> DictConfig:
     return compose_tree(["experiment=math_4x80gb"])
 
 
+def refusal_of(config: DictConfig, path: str) -> str:
+    """What `fit` refuses; "" where it does not."""
+    try:
+        fit(config, [path])
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("path", READ)
 def test_no_value_of_a_field_that_is_read_breaks_the_plan(path: str) -> None:
     config, refused = copy.deepcopy(preset()), 0
     for value in ODD:
         OmegaConf.update(config, path, value, merge=False)
-        try:
-            fit(config, [path])
-        except ValueError as error:
-            assert str(error).startswith(f"{path}: got ")
+        said = refusal_of(config, path)
+        if said:
+            assert said.startswith(f"{path}: got ")
             refused += 1
         else:
             config = copy.deepcopy(preset())
