@@ -105,8 +105,8 @@ def for_gpus(task: str, gpus: Sequence[Gpu], given: Mapping[str, str]) -> Choice
     if preset is None:
         least = f"the smallest preset takes {PRESETS[0].machine}"
         return _small(task, f"{there}: {least}", given)
-    count = _count(preset, len(gpus), given)
-    model, why = _model(preset, Place(count, 1, gib * GIB), given)
+    count = count_of(preset, len(gpus), given)
+    model, why = model_of(preset, Place(count, 1, gib * GIB), given)
     if model is None:
         return _small(task, f"{there}: {why}", given)
     wanted = [
@@ -196,8 +196,9 @@ def expanded(task: str, overrides: Sequence[str]) -> tuple[list[str], Choice | N
     return [*choice.overrides, *rest], choice
 
 
-def _count(preset: Preset, there: int, given: Mapping[str, str]) -> int:
+def count_of(preset: Preset, there: int, given: Mapping[str, str] | None = None) -> int:
     """Return the most GPUs over which the sequences of a mini-batch divide, or what the user says."""
+    given = given or {}
     if given.get(_COUNT, "").isdecimal():
         return max(1, int(given[_COUNT]))
     sequences = int(written(preset.name, "actor_rollout_ref.actor.ppo_mini_batch_size"))
@@ -205,9 +206,9 @@ def _count(preset: Preset, there: int, given: Mapping[str, str]) -> int:
     return next(count for count in range(there, 0, -1) if sequences % count == 0)
 
 
-def _model(preset: Preset, place: Place, given: Mapping[str, str]) -> tuple[str | None, str]:
+def model_of(preset: Preset, place: Place, given: Mapping[str, str] | None = None) -> tuple[str | None, str]:
     """Return the largest model that fits and can be had, "" for the preset's own, None without one; and why."""
-    if "model" in given:
+    if "model" in (given or {}):
         return "", f"the preset for {preset.machine}"
     tokens = length_of(preset, given)
     fitting = largest(place, tokens)

@@ -26,6 +26,7 @@ READ: dict[str, Allowed] = {
     f"{_FSDP}.optimizer_offload": Flag(),
     f"{_FSDP}.param_offload": Flag(),
     f"{_FSDP}.ulysses_sequence_parallel_size": COUNT,
+    f"{_FSDP}.use_torch_compile": Flag(),
     f"{_MODEL}.enable_gradient_checkpointing": Flag(),
     f"{_MODEL}.path": Text(),
     f"{_MODEL}.use_fused_kernels": Flag(),
