@@ -9,7 +9,7 @@ from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
 from trm_agent.cli import main
 from trm_agent.doctor import plan
 from trm_agent.runs.compose import compose_run
-from trm_agent.runs.planning import auto
+from trm_agent.runs.planning import auto, machine
 from trm_agent.runs.planning.fit import plan_of_run, shape_of_run
 from trm_agent.runs.planning.machine import GIB
 
@@ -70,6 +70,11 @@ def test_gpus_here_that_cannot_be_read_are_refused_with_the_reason(
     assert "--plan: got 'this machine', but nvidia-smi: NVML: driver/library mismatch" in capsys.readouterr().err
     # another machine's plan asks none
     assert main(["doctor", "--plan", "--gpus", "1", "--gpu-memory", "79"]) == 0
+    fake_nvidia_smi(tmp_path, monkeypatch, fake_gpu())
+    with monkeypatch.context() as without:
+        without.setattr(machine, "torch_cuda", lambda: None)
+        with pytest.raises(ValueError, match="--plan: got 'this machine', whose PyTorch is built without CUDA"):
+            plan.make(None, None, None, None)
     fake_nvidia_smi(tmp_path, monkeypatch, fake_gpu(sliced=True))
     with pytest.raises(ValueError, match="--gpu-memory: got null, for slices of GPUs"):
         plan.make(None, None, None, None)

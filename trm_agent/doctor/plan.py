@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from trm_agent.runs.hidden_gpus import has_nvidia, hides_all
 from trm_agent.runs.planning import told
@@ -10,7 +11,7 @@ from trm_agent.runs.planning.auto import count_of, largest, length_of, model_of,
 from trm_agent.runs.planning.choose import Aims, Place, Plan, choose, plan_on_cpu
 from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.layout import Layout, total
-from trm_agent.runs.planning.machine import GIB, read_gpus, remedy_of
+from trm_agent.runs.planning.machine import GIB, lacks_cuda, read_gpus, remedy_of
 from trm_agent.runs.planning.presets import PRESETS, Preset, nearest, written
 from trm_agent.runs.planning.shapes import CHOICES, ModelShape, shape_of
 from trm_fields import COUNT, refuse
@@ -30,7 +31,7 @@ def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | Non
 
     Raises:
         ValueError: the shape of the model is not known here, GPUs without their memory, a number that is none, or GPUs
-            here that cannot be read or are in use.
+            here that cannot be read, are in use, or lack a PyTorch with CUDA.
     """
     for name, value in (("--gpus", gpus), ("--gpu-memory", gib), ("--tokens", tokens)):
         if value is not None:
@@ -40,7 +41,11 @@ def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | Non
         remedy = f"{remedy_of(why)}, or give --gpus and --gpu-memory"
         refuse("--plan", "this machine", "a machine whose driver lists its GPUs", remedy, because=f"but {why}")
     if here:
-        here = usable(here)[0]
+        if lacks_cuda():
+            remedy = "TRM_HARDWARE=gpu bash scripts/setup.sh installs it, or give --gpus and --gpu-memory"
+            because = "whose PyTorch is built without CUDA, so that a training takes the processor"
+            refuse("--plan", "this machine", "PyTorch with CUDA beside GPUs", remedy, because=because)
+        here = list(usable(here)[0])
         if gib is None and here[0].sliced:
             because = "for slices of GPUs (MIG), whose memory is not told"
             refuse("--gpu-memory", None, "whole GiB of the slice", "give it", because=because)
@@ -65,9 +70,10 @@ def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | Non
 
 def engine_of(preset: Preset) -> Layout:
     """Return the layout with what a preset says of its engine."""
-    read = {"batched_tokens": "max_num_batched_tokens", "sequences": "max_num_seqs"}
-    found = {name: written(preset.name, f"actor_rollout_ref.rollout.{field}") for name, field in read.items()}
-    return Layout(**{name: int(value) for name, value in found.items() if value is not None})
+    layout, rollout = Layout(), "actor_rollout_ref.rollout"
+    tokens = written(preset.name, f"{rollout}.max_num_batched_tokens") or layout.batched_tokens
+    sequences = written(preset.name, f"{rollout}.max_num_seqs") or layout.sequences
+    return replace(layout, batched_tokens=tokens, sequences=sequences)
 
 
 def as_text(plan: Plan) -> str:
