@@ -33,7 +33,7 @@ def composed() -> Any:
 @pytest.fixture
 def run(tmp_path: Path, composed: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run of today's version, of 40 steps."""
-    monkeypatch.setattr(extend, "compose_run", lambda overrides: copy.deepcopy(composed))
+    monkeypatch.setattr(extend, "compose_tree", lambda overrides: copy.deepcopy(composed))
     return folder(tmp_path / "run-001", yaml.safe_dump({**plain(composed), "scorer_version": SCORER_VERSION}))
 
 

@@ -61,3 +61,6 @@ def test_a_run_from_before_there_was_a_plan_resumes_and_other_lengths_do_not(tmp
     state, notes = opened(shorter, overrides)
     assert state == "new"
     assert "differs in data.max_response_length: 28672 -> 28671" in notes[0]
+    narrower = copy.deepcopy(now)
+    narrower["actor_rollout_ref"]["rollout"]["max_model_len"] -= 1
+    assert "differs in actor_rollout_ref.rollout.max_model_len" in opened(narrower, overrides)[1][0]
