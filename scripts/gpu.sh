@@ -63,10 +63,11 @@ find_gpus() {
   fi
   [ -z "$fault" ] || return 0
 
-  local index uuid capability mib name lack
-  while IFS=, read -r index uuid _ capability mib name; do
-    index="${index// /}" uuid="${uuid// /}" capability="${capability// /}" mib="${mib// /}" name="${name# }"
-    is_visible "$index" "$uuid" || continue
+  local index capability mib name lack visible
+  find_visible "$listed"
+  while IFS=, read -r index _ _ capability mib name; do
+    index="${index// /}" capability="${capability// /}" mib="${mib// /}" name="${name# }"
+    [[ "$visible" == *" $index "* ]] || continue
     seen=yes lack=""
     if ! [[ "$capability" =~ ^[0-9.]+$ ]] || is_less "$capability" "$LEAST_CAPABILITY"; then
       lack="compute capability $capability, and $LEAST_CAPABILITY or newer is needed (Ampere and later)"
@@ -96,20 +97,27 @@ ask_nvidia_smi() {
   return $status
 }
 
-# is_visible INDEX UUID: CUDA reads CUDA_VISIBLE_DEVICES up to the first entry that names no device.
-is_visible() {
-  local entry entries
-  [ -n "${CUDA_VISIBLE_DEVICES+set}" ] || return 0
-  IFS=, read -ra entries <<<"$CUDA_VISIBLE_DEVICES"
+# find_visible LISTED: sets `visible`, the indices that CUDA_VISIBLE_DEVICES shows of nvidia-smi's lines, each between spaces. CUDA
+# reads the variable up to the first entry that names no device, or one a second time (runs/planning/machine.py reads it alike).
+find_visible() {
+  local entry entries index uuid named
+  visible=" "
+  entries=("*")
+  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then IFS=, read -ra entries <<<"$CUDA_VISIBLE_DEVICES"; fi
   for entry in "${entries[@]}"; do
-    entry="${entry// /}"
-    case "$entry" in
-      "$1" | MIG-*) return 0 ;;  # which GPU holds a slice is not asked
-      GPU-*) [[ "$2" != "$entry"* ]] || return 0 ;;
-      "" | *[!0-9]*) return 1 ;;
-    esac
+    entry="${entry// /}" named=""
+    while IFS=, read -r index uuid _; do
+      index="${index// /}" uuid="${uuid// /}"
+      case "$entry" in
+        "*" | MIG-*) visible+="$index " ;;  # which GPU holds a slice is not asked
+        GPU-*) if [[ -z "$named" && "$uuid" == "$entry"* ]]; then named="$index"; fi ;;
+        "" | *[!0-9]*) return 0 ;;
+        *) if ((10#$entry == 10#$index)); then named="$index"; fi ;;
+      esac
+    done <<<"$1"
+    if [[ -z "$named" || "$visible" == *" $named "* ]]; then return 0; fi
+    visible+="$named "
   done
-  return 1
 }
 
 # is_less A B: versions of digits and dots.

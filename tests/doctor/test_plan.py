@@ -8,6 +8,10 @@ import pytest
 from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
 from trm_agent.cli import main
 from trm_agent.doctor import plan
+from trm_agent.runs.compose import compose_run
+from trm_agent.runs.planning import auto, machine
+from trm_agent.runs.planning.fit import plan_of_run, shape_of_run
+from trm_agent.runs.planning.machine import GIB
 
 
 def test_another_machine_s_plan_is_a_table_of_parts(capsys: pytest.CaptureFixture) -> None:
@@ -41,6 +45,40 @@ def test_without_options_the_fake_machine_and_its_preset_decide(
     assert (made.shape.name, made.place.devices, made.fits) == ("Qwen3-0.6B", 1, True)
     fake_nvidia_smi(tmp_path, monkeypatch, *[fake_gpu(each) for each in range(4)])
     assert plan.make(None, None, None, None).shape.name == "Qwen3-8B-Base"
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 8])
+def test_the_plan_here_is_that_of_a_training_here(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "unreachable", lambda: "")
+    gpus = [fake_gpu(each) for each in range(number)]
+    fake_nvidia_smi(tmp_path, monkeypatch, *gpus)
+    config = compose_run(list(auto.for_gpus("math", gpus, {}).overrides))
+    shape = shape_of_run(config)
+    assert shape is not None
+    here, there = plan.make(None, None, None, None), plan_of_run(config, shape)
+    assert (here.shape, here.place, here.layout) == (there.shape, there.place, there.layout)
+    assert here.phases() == there.phases()
+    # that of a run may not be longer than its micro-batch, which is composed
+    assert here.longest >= there.longest
+
+
+def test_gpus_here_that_cannot_be_read_are_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    fake_nvidia_smi(tmp_path, monkeypatch, fails="NVML: driver/library mismatch")
+    assert main(["doctor", "--plan"]) == 2
+    assert "--plan: got 'this machine', but nvidia-smi: NVML: driver/library mismatch" in capsys.readouterr().err
+    # another machine's plan asks none
+    assert main(["doctor", "--plan", "--gpus", "1", "--gpu-memory", "79"]) == 0
+    fake_nvidia_smi(tmp_path, monkeypatch, fake_gpu())
+    with monkeypatch.context() as without:
+        without.setattr(machine, "torch_cuda", lambda: None)
+        with pytest.raises(ValueError, match="--plan: got 'this machine', whose PyTorch is built without CUDA"):
+            plan.make(None, None, None, None)
+    fake_nvidia_smi(tmp_path, monkeypatch, fake_gpu(sliced=True))
+    with pytest.raises(ValueError, match="--gpu-memory: got null, for slices of GPUs"):
+        plan.make(None, None, None, None)
+    assert plan.make(None, None, 19, None).place.device == 19 * GIB
 
 
 def test_without_a_gpu_trainer_and_engine_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from tests.structure_script import load
 from tests.test_extras import project
+from trm_agent.runs.planning.machine import LEAST_CAPABILITY, LEAST_DRIVERS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 gpu_lock: Any = load(REPOSITORY / "scripts" / "gpu_lock.py")
@@ -121,7 +122,8 @@ def test_the_libraries_are_of_the_cuda_that_the_setup_asks_a_driver_for():
     # torch asks for the toolkit of the CUDA that it was built with; scripts/gpu.sh has the driver of 13.0
     assert str(PINNED["cuda-toolkit"]).startswith("13.0.")
     script = (REPOSITORY / "scripts" / "gpu.sh").read_text(encoding="utf-8")
-    assert "LEAST_DRIVER=580.65.06\n" in script
+    assert f"LEAST_DRIVER={LEAST_DRIVERS['13']}" in script.splitlines()
+    assert f"LEAST_CAPABILITY={LEAST_CAPABILITY}" in script.splitlines()
     assert f"LEAST_GLIBC=2.{gpu_lock.GLIBC_MINOR}\n" in script
 
 

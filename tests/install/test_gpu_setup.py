@@ -141,6 +141,9 @@ def test_one_gpu_that_suits_is_enough_and_the_others_are_named(folder):
         ("0", "0"),
         ("1, 0", "01"),
         ("0,-1,1", "0"),
+        ("0,7,1", "0"),
+        ("0,0,1", "0"),
+        ("01", "1"),
         ("GPU-b", "1"),
         ("GPU-b1,GPU-a0", "01"),
         # a slice of a GPU is one of these, which is not asked
@@ -153,7 +156,7 @@ def test_only_gpus_that_the_variable_leaves_visible_count(folder, listed, seen):
     assert chosen(folder, CUDA_VISIBLE_DEVICES=listed).stdout == f"gpu: nvidia-smi lists {told}\n"
 
 
-@pytest.mark.parametrize("listed", [*hidden_gpus.NO_DEVICE, "-1,0", "2", "GPU-c"])
+@pytest.mark.parametrize("listed", [*hidden_gpus.NO_DEVICE, "-1,0", "7,0", "2", "GPU-c"])
 def test_a_variable_that_hides_every_gpu_takes_the_set_without_cuda_and_replaces_none(folder, listed):
     # T4: what is hidden is not judged
     fake_nvidia_smi(folder / "nvidia-smi", T4, H100)

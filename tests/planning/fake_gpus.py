@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from trm_agent.runs import hidden_gpus
+from trm_agent.runs.planning import machine
 from trm_agent.runs.planning.machine import GIB, VARIABLE, Gpu
 
 
@@ -25,12 +26,18 @@ def fake_gpu(index: int = 0, gib: int = 80, **changes: object) -> Gpu:
 def fake_line(gpu: Gpu) -> str:
     """The line of the fake nvidia-smi for a GPU."""
     sizes = f"{gpu.total >> 20}, {gpu.free >> 20}"
-    return f"{gpu.index}, {gpu.uuid}, {gpu.name}, {sizes}, {gpu.capability}, {gpu.driver}"
+    mig = "Enabled" if gpu.sliced else "[N/A]"
+    return f"{gpu.index}, {gpu.uuid}, {gpu.name}, {sizes}, {gpu.capability}, {gpu.driver}, {mig}"
 
 
-def fake_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, fails: str = "") -> None:
-    """Put a fake nvidia-smi in front of the path, and a fake device file where the command looks for one."""
-    said = "\n".join(fake_line(gpu) for gpu in gpus)
+def fake_nvidia_smi(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, fails: str = "", says: str | None = None
+) -> None:
+    """Put a fake nvidia-smi in front of the path, and a fake device file where the command looks for one.
+
+    The installed PyTorch counts as one with CUDA. `says` is the tool's whole output.
+    """
+    said = "\n".join(fake_line(gpu) for gpu in gpus) if says is None else says
     script = f"echo '{fails}' >&2; exit 9" if fails else f"cat <<'END'\n{said}\nEND"
     devices = folder / "dev"
     devices.mkdir(exist_ok=True)
@@ -39,5 +46,6 @@ def fake_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, f
     (folder / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setattr(hidden_gpus, "DEVICES", devices)
+    monkeypatch.setattr(machine, "torch_cuda", lambda: "13.0")
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -44,6 +44,19 @@ def test_the_layout_is_read_from_the_configuration() -> None:
     assert layout.on_cuda
 
 
+def test_entropy_and_fused_kernels_are_read_from_the_configuration() -> None:
+    actor, model = "actor_rollout_ref__actor", "actor_rollout_ref__model"
+    assert layout_of(changed()).entropy_bytes == 0
+    assert not layout_of(changed()).fused
+    for field in ("entropy_coeff", "calculate_entropy"):
+        value = 0.01 if field == "entropy_coeff" else True
+        # in bfloat16, compiled
+        assert layout_of(changed(**{f"{actor}__{field}": value})).entropy_bytes == 2
+    eager = {f"{actor}__fsdp_config__use_torch_compile": False, f"{actor}__entropy_coeff": 0.01}
+    assert layout_of(changed(**eager)).entropy_bytes == 10
+    assert layout_of(changed(**{f"{model}__use_fused_kernels": True})).fused
+
+
 def test_an_adapter_holds_longer_trajectories_than_the_whole_model() -> None:
     plans = []
     for rank in (0, 16):

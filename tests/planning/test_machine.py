@@ -22,10 +22,10 @@ TWO = [fake_gpu(0), fake_gpu(1, 24)]
 def test_a_line_is_read_whatever_commas_the_name_has() -> None:
     odd = fake_gpu(3, 15, name="Tesla, T4, 16 GB", free=GIB)
     assert parse(fake_line(odd)) == odd
-    assert parse("0, GPU-1, L4, [N/A], 1000, 8.9, 580.1") is None
+    assert parse("0, GPU-1, L4, [N/A], 1000, 8.9, 580.1, [N/A]") is None
     assert parse("No devices were found") is None
     # a driver that does not know the query of the capability
-    assert parse("0, GPU-1, L4, 23034, 22500, [N/A], 580.65.06").capability == ""  # type: ignore[union-attr]
+    assert parse("0, GPU-1, L4, 23034, 22500, [N/A], 580.65.06, Disabled").capability == ""  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,8 @@ def test_a_line_is_read_whatever_commas_the_name_has() -> None:
         ("", []),
         ("-1,0", []),
         ("0,7,1", [0]),
+        ("7,0", []),
+        ("01", [1]),
         ("GPU-1a", [1]),
         ("0,0", [0]),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trm_agent.runs.planning import memory
-from trm_agent.runs.planning.activations import kept_bytes, token_bytes, top_bytes
+from trm_agent.runs.planning.activations import entropy_bytes, kept_bytes, token_bytes, top_bytes
 from trm_agent.runs.planning.layout import Layout, total
 from trm_agent.runs.planning.machine import GIB
 from trm_agent.runs.planning.shapes import KNOWN, ModelShape
@@ -111,6 +111,16 @@ def test_logits_on_a_gpu_are_there_twice_in_the_forward_pass_s_width() -> None:
     assert size_of(parts, "logits and their gradients") == 32_768 * 151_936 * 4
     exact = memory.update(EIGHT, Layout(devices=8, exact=True), 32_768)
     assert size_of(exact, "logits and their gradients") == 32_768 * 151_936 * 8
+
+
+def test_an_entropy_term_adds_a_gradient_of_the_logits_and_a_fused_kernel_leaves_them_out() -> None:
+    parts = memory.update(EIGHT, Layout(devices=8, entropy_bytes=entropy_bytes(2, compiled=True)), 32_768)
+    assert size_of(parts, "logits and their gradients") == 32_768 * 151_936 * 6
+    # the probabilities and their gradient in float32 besides
+    assert entropy_bytes(2, compiled=False) == 10
+    what, size = top_bytes(EIGHT, Layout(devices=8, fused=True))
+    assert what == "one layer and its gradients"
+    assert size == top_bytes(EIGHT, Layout(devices=8), 0.0)[1]
 
 
 def test_fewer_logits_than_tokens_need_less_until_a_layer_s_gradients_decide() -> None:

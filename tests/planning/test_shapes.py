@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trm_agent.runs.compose import choices
-from trm_agent.runs.planning.hub import cached_folder, unreachable
+from trm_agent.runs.planning.hub import cached_folder, has_weights, unreachable
 from trm_agent.runs.planning.shapes import CHOICES, KNOWN, ModelShape, from_config, shape_of
 
 TINY = ModelShape("tiny", 2, 32, 4, 2, 8, 48, 100, True, True, 512)
@@ -75,6 +75,26 @@ def test_a_folder_and_a_downloaded_model_are_found(tmp_path: Path, monkeypatch: 
     assert shape_of("mine/tiny") == TINY
     assert shape_of(str(snapshot)).parameters == TINY.parameters  # type: ignore[union-attr]
     assert shape_of("mine/other") is None
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_a_download_that_was_cut_off_is_none(kind: str, tmp_path: Path) -> None:
+    name, _, end = kind.partition(".")
+    parts = [f"{name}-0000{number}-of-00002.{end}" for number in (1, 2)]
+    (tmp_path / "config.json").touch()
+    (tmp_path / parts[0]).touch()
+    assert not has_weights(tmp_path), "a part without an index"
+    index = tmp_path / f"{kind}.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": parts[0], "b": parts[1], "c": parts[1]}}))
+    assert not has_weights(tmp_path)
+    # the hub's cache links to blobs, which may be missing
+    (tmp_path / parts[1]).symlink_to(tmp_path / "blob")
+    assert not has_weights(tmp_path)
+    (tmp_path / "blob").touch()
+    assert has_weights(tmp_path)
+    for broken in ("{", "[]", '{"weight_map": {}}'):
+        index.write_text(broken)
+        assert not has_weights(tmp_path)
 
 
 def test_a_hub_that_is_switched_off_or_does_not_answer_cannot_be_asked() -> None:

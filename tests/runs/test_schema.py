@@ -199,6 +199,10 @@ def test_every_group_has_a_first_file():
 @pytest.mark.parametrize("path", BASES)
 def test_the_first_file_of_a_group_shows_every_field_with_its_default(path: str):
     found = flatten(shown(BASES[path], path), path)
+    if path == "hardware":
+        # the base is the GPU's, which sets a variable in place of none
+        assert found.pop("hardware.env_vars.CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        found["hardware.env_vars"] = {}
     declared = {item.name: as_yaml(item.default) for item in settings_of(GROUPS[path], path)}
     # settings of a criterion stand in its preset, where tests/trust_region/test_settings.py finds them
     own = set() if path != FIELD_PATH else declared.keys() - found.keys()

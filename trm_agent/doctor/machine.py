@@ -14,7 +14,15 @@ from trm_agent.doctor.finding import Finding, State, ok, output_of
 from trm_agent.runs.compose import NVIDIA_DEVICE
 from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
 from trm_agent.runs.planning.host import free_memory_gib
-from trm_agent.runs.planning.machine import LEAST_CAPABILITY, Gpu, is_older, least_driver, read_gpus, torch_cuda
+from trm_agent.runs.planning.machine import (
+    LEAST_CAPABILITY,
+    Gpu,
+    is_older,
+    least_driver,
+    read_gpus,
+    remedy_of,
+    torch_cuda,
+)
 
 GIB = 1 << 30
 LEAST_MEMORY_GIB, LEAST_CORES, NUM_PORTS = 6.0, 2, 16
@@ -40,7 +48,7 @@ def gpus() -> list[Finding]:
     if not found:
         if NVIDIA_DEVICE.exists():
             told = f"{NVIDIA_DEVICE} is there, and nvidia-smi lists none ({why})"
-            return [Finding("missing", told, "install or restart NVIDIA's driver, or choose experiment=math_nano")]
+            return [Finding("missing", told, f"{remedy_of(why)}, or choose experiment=math_nano")]
         return [ok("none: the default is experiment=math_nano, on the processor")]
     return [_gpu(gpu) for gpu in found]
 

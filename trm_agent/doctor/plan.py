@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
+from trm_agent.runs.hidden_gpus import has_nvidia, hides_all
 from trm_agent.runs.planning import told
-from trm_agent.runs.planning.auto import largest, length_of
+from trm_agent.runs.planning.auto import count_of, largest, length_of, model_of, usable
 from trm_agent.runs.planning.choose import Aims, Place, Plan, choose, plan_on_cpu
 from trm_agent.runs.planning.host import free_memory_gib
-from trm_agent.runs.planning.layout import total
-from trm_agent.runs.planning.machine import GIB, read_gpus
-from trm_agent.runs.planning.presets import PRESETS, nearest
+from trm_agent.runs.planning.layout import Layout, total
+from trm_agent.runs.planning.machine import GIB, lacks_cuda, read_gpus, remedy_of
+from trm_agent.runs.planning.presets import PRESETS, Preset, nearest, written
 from trm_agent.runs.planning.shapes import CHOICES, ModelShape, shape_of
 from trm_fields import COUNT, refuse
 
@@ -26,12 +30,25 @@ def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | Non
         tokens: longest trajectory, prompt included; None for that of the nearest preset.
 
     Raises:
-        ValueError: the shape of the model is not known here, GPUs without their memory, or a number that is none.
+        ValueError: the shape of the model is not known here, GPUs without their memory, a number that is none, or GPUs
+            here that cannot be read, are in use, or lack a PyTorch with CUDA.
     """
     for name, value in (("--gpus", gpus), ("--gpu-memory", gib), ("--tokens", tokens)):
         if value is not None:
             COUNT.check(name, value)
-    here, _ = read_gpus()
+    here, why = ([], "") if gpus is not None and gib is not None else read_gpus()
+    if why and has_nvidia() and not hides_all(os.environ):
+        remedy = f"{remedy_of(why)}, or give --gpus and --gpu-memory"
+        refuse("--plan", "this machine", "a machine whose driver lists its GPUs", remedy, because=f"but {why}")
+    if here:
+        if lacks_cuda():
+            remedy = "TRM_HARDWARE=gpu bash scripts/setup.sh installs it, or give --gpus and --gpu-memory"
+            because = "whose PyTorch is built without CUDA, so that a training takes the processor"
+            refuse("--plan", "this machine", "PyTorch with CUDA beside GPUs", remedy, because=because)
+        here = list(usable(here)[0])
+        if gib is None and here[0].sliced:
+            because = "for slices of GPUs (MIG), whose memory is not told"
+            refuse("--gpu-memory", None, "whole GiB of the slice", "give it", because=because)
     number = gpus if gpus is not None else len(here)
     each = gib if gib is not None else min((gpu.gib for gpu in here), default=None)
     if number and each is None:
@@ -40,12 +57,23 @@ def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | Non
         refuse("--gpus", None, "the number of GPUs, since there is none here to count", "give it, such as --gpus 1")
     if not number or each is None:
         return plan_on_cpu(_shape(model or CPU_MODEL), int(free_memory_gib() * GIB), tokens or CPU_TOKENS)
-    place, preset = Place(number, 1, each * GIB), nearest(number, each) or PRESETS[0]
+    preset = nearest(number, each) or PRESETS[0]
+    # as a training does, where the number is this machine's
+    place = Place(number if gpus is not None else count_of(preset, number), 1, each * GIB)
     wanted = tokens or length_of(preset)
-    shape = _shape(model or largest(place, wanted)[0])
+    chosen = model or (model_of(preset, place)[0] if here and tokens is None else None)
+    shape = _shape(chosen or largest(place, wanted)[0])
     if tokens is None and shape.context is not None:
         wanted = min(wanted, shape.context)
-    return choose(shape, place, Aims(wanted))
+    return choose(shape, place, Aims(wanted, engine_of(preset)))
+
+
+def engine_of(preset: Preset) -> Layout:
+    """Return the layout with what a preset says of its engine."""
+    layout, rollout = Layout(), "actor_rollout_ref.rollout"
+    tokens = written(preset.name, f"{rollout}.max_num_batched_tokens") or layout.batched_tokens
+    sequences = written(preset.name, f"{rollout}.max_num_seqs") or layout.sequences
+    return replace(layout, batched_tokens=tokens, sequences=sequences)
 
 
 def as_text(plan: Plan) -> str:

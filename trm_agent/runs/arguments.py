@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.compose import GPU, GROUPS, choices, compose_run
-from trm_agent.runs.planning.auto import AUTO, expanded
+from trm_agent.runs.planning.auto import AUTO, check_slices, expanded
 from trm_agent.runs.planning.told import told_plan
 from trm_fields import refuse
 
@@ -83,6 +83,7 @@ def composed(arguments: argparse.Namespace, overrides: list[str]) -> DictConfig:
         print(choice.line, flush=True)
     config = compose_run(overrides)
     if config.hardware.kind == GPU:
+        check_slices(overrides)
         print(told_plan(config), flush=True)
     return config
 

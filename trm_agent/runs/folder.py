@@ -14,6 +14,7 @@ from trm_agent.runs.code_version import git_state
 from trm_agent.runs.compose import earlier_name, game_of
 from trm_agent.runs.data_text import check_files, json_lines
 from trm_agent.runs.extendable import how_to_go_on
+from trm_agent.runs.memory_knobs import knob_notes, without_knobs
 from trm_agent.runs.numbered import make_numbered, numbered, try_lock
 from trm_agent.runs.scorer_version import FIELD, other_scorer
 from trm_agent.runs.stored_config import (
@@ -168,7 +169,7 @@ def check_scorer(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any
 
 def _changes(stored: Mapping[str, Any], config: Mapping[str, Any], defaults: Defaults | None) -> Changes:
     old, new = ({name: value for name, value in each.items() if name != FIELD} for each in (stored, config))
-    return differing(old, new, defaults)
+    return without_knobs(differing(old, new, defaults))
 
 
 def _other_run(path: Path, stored: Mapping[str, Any], changes: Changes) -> list[str]:
@@ -187,7 +188,7 @@ def _other_run(path: Path, stored: Mapping[str, Any], changes: Changes) -> list[
 
 def resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], lock: IO[str]) -> RunFolder:
     state: State = "finished" if (path / SUMMARY_FILE).exists() else "resumed"
-    step, notes = checkpoint_step(path), []
+    step, notes = checkpoint_step(path), knob_notes(stored, config)
     absent = absent_fields(stored, config)
     if FIELD in absent and _last_scorer(path, stored) is None:
         notes.append(

@@ -1,5 +1,6 @@
 """Whether this machine has a GPU, whether `CUDA_VISIBLE_DEVICES` hides it, and what Ray reads of that on the CPU."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,13 @@ DEVICES = Path("/dev")
 def has_device() -> bool:
     """Return True if a driver of CUDA or ROCm, or of Windows beneath this system, offers a device."""
     return any(next(DEVICES.glob(pattern), None) for pattern in ("nvidia[0-9]*", "dxg", "kfd"))
+
+
+def has_nvidia() -> bool:
+    """Return True if a GPU of NVIDIA's is here: its device, or its tool where Windows holds the devices."""
+    if next(DEVICES.glob("nvidia[0-9]*"), None):
+        return True
+    return (DEVICES / "dxg").exists() and shutil.which("nvidia-smi") is not None
 
 
 def hides_all(env: Mapping[str, str]) -> bool:

@@ -8,13 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trm_agent.runs.hidden_gpus import has_nvidia
 from trm_agent.runs.planning.choose import Plan
 from trm_agent.runs.planning.fit import KNOBS, LENGTH, MEMORY, is_planned, plan_of_run, shape_of_run
 from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.layout import Part, shown, total
-from trm_agent.runs.planning.machine import GIB, LEAST_CAPABILITY, Gpu, is_older, least_driver, read_gpus, torch_cuda
+from trm_agent.runs.planning.machine import (
+    GIB,
+    LEAST_CAPABILITY,
+    Gpu,
+    is_older,
+    lacks_cuda,
+    least_driver,
+    read_gpus,
+    remedy_of,
+    torch_cuda,
+)
 from trm_agent.runs.planning.memory import host_bytes
-from trm_agent.runs.planning.presets import nearest_words
+from trm_agent.runs.planning.presets import WITHOUT_GPU, nearest_words
 from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_fields import refuse
 
@@ -90,7 +101,7 @@ def free_gpus(gpus: Sequence[Gpu], plan: Plan | None) -> None:
     """
     for gpu in gpus:
         needed = max(map(total, plan.phases().values())) if plan is not None else 0
-        if gpu.free >= needed and (plan is not None or gpu.is_free):
+        if gpu.sliced or (gpu.free >= needed and (plan is not None or gpu.is_free)):
             continue
         because = f"but of GPU {gpu.index} ({gpu.name}) only {shown(gpu.free)} of {shown(gpu.total)} are free"
         allowed = f"GPUs with {shown(needed)} free, which the plan needs" if needed else "GPUs that no program uses"
@@ -152,14 +163,20 @@ def host_memory(config: DictConfig, plan: Plan, free_gib: float) -> None:
 
 
 def check_gpus(config: DictConfig) -> None:
-    """Check a run on this machine's GPUs, as far as its model is known; none where no driver of NVIDIA's answers.
+    """Check a run on this machine's GPUs, as far as its model is known; none where there is no GPU of NVIDIA's.
 
     Raises:
         ValueError: the first fault.
     """
-    gpus, _ = read_gpus()
+    gpus, why = read_gpus()
     if not gpus:
+        if has_nvidia():
+            remedy = f"{remedy_of(why)}, or choose experiment={WITHOUT_GPU}"
+            refuse(KIND, "gpu", "a machine whose driver lists its GPUs", remedy, because=f"but {why}")
         return
+    if lacks_cuda():
+        remedy = f"TRM_HARDWARE=gpu bash scripts/setup.sh installs it, or choose experiment={WITHOUT_GPU}"
+        refuse(KIND, "gpu", "PyTorch with CUDA", remedy, because="but the installed one is built without CUDA")
     usable_gpus(config, gpus)
     shape = shape_of_run(config) if is_planned(config) else None
     if shape is None:

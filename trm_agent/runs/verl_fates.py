@@ -67,6 +67,8 @@ WRITTEN = {
     "env.limits.episode_timeout_s": "what the least rate takes, where both are left open",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs": "the estimator's need, unless it is set",
     "actor_rollout_ref.actor.policy_loss.dump.directory": "`rollouts` in the run's folder, unless it is set",
+    "hardware.gpu_memory_gib": "on GPUs the memory of this machine's smallest one, unless it is set",
+    "data.max_response_length": "on GPUs what fits, where the preset's does not, unless it is set",
     "env.id": "the id alone, where it is given as `MODULE:ID`",
     "env.module": "the module of an id that is given as `MODULE:ID`",
     "env.kwargs.protocol": "the protocol that `auto` finds",

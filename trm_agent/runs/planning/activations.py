@@ -15,6 +15,18 @@ HEAP_GAPS = 0.6
 CHUNKED = 2
 
 
+def entropy_bytes(width: int, compiled: bool) -> int:
+    """Return the bytes of a logit that verl's entropy adds: a gradient of its own before both are added up.
+
+    Without a compiler autograd also keeps the probabilities, in float32 under verl's autocast, and their gradient.
+
+    Args:
+        width: bytes of a value in the forward pass.
+        compiled: whether it is compiled, as verl does on a GPU.
+    """
+    return width if compiled else width + 2 * FLOAT32
+
+
 def layer_bytes(shape: ModelShape, layout: Layout) -> int:
     """Return the bytes that autograd keeps of a layer for each token.
 
@@ -53,6 +65,7 @@ def top_bytes(shape: ModelShape, layout: Layout, logit_share: float = 1.0) -> tu
         logit_share: share of the tokens whose logits are computed.
     """
     of_logit = (CHUNKED if layout.on_cuda else CROSS_ENTROPY) * layout.width + (FLOAT32 if layout.exact else 0)
+    of_logit = 0 if layout.fused else of_logit + layout.entropy_bytes
     logits = int(logit_share * shape.vocab * of_logit)
     within = working_bytes(shape, layout) + (layer_bytes(shape, layout) if layout.checkpointing else 0)
     return ("logits and their gradients", logits) if logits >= within else ("one layer and its gradients", within)

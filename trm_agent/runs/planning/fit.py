@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.runs.planning import machine
+from trm_agent.runs.planning.activations import entropy_bytes
 from trm_agent.runs.planning.choose import FULL_TOKENS, Aims, Place, Plan, choose, plan_of
 from trm_agent.runs.planning.hub import cached_folder, unreachable
 from trm_agent.runs.planning.layout import BFLOAT16, FLOAT32, Layout
 from trm_agent.runs.planning.machine import GIB, MIB
+from trm_agent.runs.planning.read_fields import check_read
 from trm_agent.runs.planning.shapes import ModelShape, shape_of
 
 if TYPE_CHECKING:
@@ -46,9 +48,13 @@ def fit(config: DictConfig, given: Collection[str]) -> None:
     Args:
         config: a composed configuration with `hardware.kind=gpu`; it is changed.
         given: fields that the user has set.
+
+    Raises:
+        ValueError: a field that is read here has a value that is not allowed.
     """
     from omegaconf import open_dict
 
+    check_read(config)
     with open_dict(config):
         config.hardware.gpu_memory_gib = memory_gib(config)
         if not is_planned(config):
@@ -142,18 +148,23 @@ def layout_of(config: DictConfig) -> Layout:
     loss, on_cuda = actor.policy_loss, config.hardware.kind != "cpu"
     precision = OmegaConf.select(config, f"{_FSDP}.mixed_precision.param_dtype") or "bf16"
     read = {name: OmegaConf.select(config, path) for name, path in KNOBS.items() if name != "micro_tokens"}
+    width = _WIDTHS.get(str(precision), BFLOAT16)
+    has_entropy = bool(actor.get("calculate_entropy") or actor.get("entropy_coeff"))
+    compiled = on_cuda and bool(OmegaConf.select(config, f"{_FSDP}.use_torch_compile"))
     devices = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
     sharded = int(OmegaConf.select(config, f"{_FSDP}.fsdp_size") or -1)
     return Layout(
         devices=sharded if 0 < sharded < devices else devices,
         stored=_WIDTHS.get(str(OmegaConf.select(config, f"{_FSDP}.model_dtype") or "fp32"), BFLOAT16),
         adapter=int(config.actor_rollout_ref.model.get("lora_rank") or 0) > 0,
-        width=_WIDTHS.get(str(precision), BFLOAT16),
+        width=width,
         engine_width=_WIDTHS.get(str(rollout.dtype), BFLOAT16),
         batched_tokens=int(rollout.max_num_batched_tokens),
         sequences=int(rollout.max_num_seqs),
         bucket=int(rollout.checkpoint_engine.update_weights_bucket_megabytes or 2048) * MIB,
         exact=loss.loss_mode == "trm" and loss.trm.estimator == "exact",
+        entropy_bytes=entropy_bytes(width, compiled) if has_entropy else 0,
+        fused=on_cuda and bool(config.actor_rollout_ref.model.get("use_fused_kernels")),
         by_sequence=not on_cuda,
         on_cuda=on_cuda,
         **read,

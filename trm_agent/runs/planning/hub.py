@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from urllib.parse import urlparse
 
 HUB = "https://huggingface.co"
 CONNECT_S = 3.0
+# what transformers looks for, with an index where there are several files
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _YES = ("1", "true", "yes", "on")
 
 
@@ -30,8 +33,17 @@ def cached_folder(model: str, env: Mapping[str, str] | None = None, weights: boo
 
 
 def has_weights(folder: Path) -> bool:
-    """Return True if a folder holds weights."""
-    return any(next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*.bin"))
+    """Return True if a folder holds weights whole: in one file, or every file that an index of them names."""
+    return any((folder / name).exists() or _is_whole(folder / f"{name}.index.json") for name in _WEIGHTS)
+
+
+def _is_whole(index: Path) -> bool:
+    """Return True if all files of an index are there; a link counts as what it leads to."""
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return bool(files) and all((index.parent / file).exists() for file in files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def cache_folder(env: Mapping[str, str] | None = None) -> Path:

@@ -45,6 +45,10 @@ class Layout:
     """Bytes of the buffer through which weights go to the engine."""
     exact: bool = False
     """Whether the rollout's whole distributions are compared with the policy's."""
+    entropy_bytes: int = 0
+    """Bytes that the loss's term of entropy adds to each logit."""
+    fused: bool = False
+    """Whether log-probs are taken from the last layer's output in one kernel, without the logits."""
     by_sequence: bool = False
     """Whether attention is a call for each sequence, as without a GPU: keys repeated, outputs put together."""
     on_cuda: bool = True

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trm_agent.runs.hidden_gpus import VARIABLE
+from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
 
 MIB, GIB = 1 << 20, 1 << 30
-FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version")
+FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version", "mig.mode.current")
 QUERY = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
 LIMIT_S = 15.0
 # major version of CUDA -> the oldest driver for Linux that runs its builds, minor versions included:
@@ -43,6 +43,8 @@ class Gpu:
     """CUDA's compute capability, such as 9.0; empty where the driver does not tell it."""
     driver: str
     """Version of the driver."""
+    sliced: bool = False
+    """Whether it is split by MIG: a process gets a slice, whose memory is not told here."""
 
     @property
     def gib(self) -> int:
@@ -51,8 +53,8 @@ class Gpu:
 
     @property
     def is_free(self) -> bool:
-        """Return False where another program holds a part of it."""
-        return self.free >= FREE_SHARE * self.total
+        """Return False where another program holds a part of it; of a slice nothing is told."""
+        return self.sliced or self.free >= FREE_SHARE * self.total
 
 
 def read_gpus(env: Mapping[str, str] | None = None) -> tuple[list[Gpu], str]:
@@ -62,28 +64,45 @@ def read_gpus(env: Mapping[str, str] | None = None) -> tuple[list[Gpu], str]:
         env: the environment of the command; None takes that of the process.
 
     Returns:
-        The devices in CUDA's order, and why there are none; "" where there are.
+        The devices in the variable's order, else the bus's, and why there are none; "" where there are.
     """
     text, why = _asked()
     if text is None:
         return [], why
-    found = [gpu for line in text.splitlines() if (gpu := parse(line)) is not None]
+    env = os.environ if env is None else env
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [gpu for line in lines if (gpu := parse(line)) is not None]
+    listed = env.get(VARIABLE)
+    shown = visible(found, listed)
+    unread = next((line for line in lines if parse(line) is None), None)
+    # a device that cannot be read counts, unless the variable leaves it out
+    if unread is not None and (listed is None or len(shown) < len(listed.split(","))):
+        return [], f"nvidia-smi says {unread!r}"
     if not found:
         return [], "nvidia-smi lists none"
-    shown = visible(found, (os.environ if env is None else env).get(VARIABLE))
-    return shown, "" if shown else f"{VARIABLE} hides every one of {len(found)}"
+    named = "hides every one" if hides_all(env) else f"is {listed}, which names none"
+    return shown, "" if shown else f"{VARIABLE} {named} of {len(found)}"
+
+
+def remedy_of(why: str) -> str:
+    """Return what to do about a reason of `read_gpus`."""
+    if why.startswith(VARIABLE):
+        return f"unset {VARIABLE}, or list devices that nvidia-smi lists"
+    if why.startswith("nvidia-smi says"):
+        return f"restart the machine's driver, or leave that device out with {VARIABLE}"
+    return "install or restart NVIDIA's driver"
 
 
 def parse(line: str) -> Gpu | None:
     """Read a line of `QUERY`'s output; None where it is of another form. A product's name may hold commas."""
     first, _, rest = line.partition(",")
     uuid, _, rest = rest.partition(",")
-    parts = [part.strip() for part in rest.rsplit(",", 4)]
-    if len(parts) != 5 or not (first.strip().isdigit() and parts[1].isdigit() and parts[2].isdigit()):
+    parts = [part.strip() for part in rest.rsplit(",", 5)]
+    if len(parts) != 6 or not (first.strip().isdigit() and parts[1].isdigit() and parts[2].isdigit()):
         return None
-    name, total, free, capability, driver = parts
+    name, total, free, capability, driver, mig = parts
     known = capability if capability.replace(".", "").isdigit() else ""
-    return Gpu(int(first), uuid.strip(), name, int(total) * MIB, int(free) * MIB, known, driver)
+    return Gpu(int(first), uuid.strip(), name, int(total) * MIB, int(free) * MIB, known, driver, mig == "Enabled")
 
 
 def visible(gpus: Sequence[Gpu], listed: str | None) -> list[Gpu]:
@@ -108,6 +127,9 @@ def is_older(version: str, least: str) -> bool:
 def _is_named(gpu: Gpu, entry: str) -> bool:
     if entry.isdigit():
         return int(entry) == gpu.index
+    if entry.startswith("MIG-"):
+        # which GPU holds a slice is not asked
+        return gpu.sliced
     return entry.startswith("GPU-") and gpu.uuid.startswith(entry)
 
 
@@ -133,6 +155,11 @@ def torch_cuda() -> str | None:
     file = Path(spec.origin).with_name("version.py")
     found = re.search(r"^cuda[^=\n]*=\s*'([^']+)'", file.read_text(encoding="utf-8"), re.M) if file.exists() else None
     return found[1] if found else None
+
+
+def lacks_cuda() -> bool:
+    """Return True if PyTorch is installed and was built without CUDA."""
+    return importlib.util.find_spec("torch") is not None and torch_cuda() is None
 
 
 def least_driver(cuda: str | None) -> str:

@@ -106,6 +106,7 @@ CHOICES = {
 }
 
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+_OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 
 
 def shape_of(name: str) -> ModelShape | None:
@@ -138,6 +139,9 @@ def from_config(config: Mapping[str, Any], name: str) -> ModelShape | None:
     sizes = [config.get(key) for key in _SIZES]
     experts = any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
     if experts or not all(isinstance(size, int) and size > 0 for size in sizes):
+        return None
+    # absent or null where they follow from the others
+    if any(not isinstance(size, int) or size < 1 for key in _OPTIONAL if (size := config.get(key)) is not None):
         return None
     layers, hidden, heads, mlp, vocab = (int(config[key]) for key in _SIZES)
     return ModelShape(
