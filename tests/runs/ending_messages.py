@@ -2,7 +2,6 @@
 
 from tests.runs.ending_messages_gpu import GPU_CASES
 from tests.runs.ending_texts import DIED, ENGINE, engine_log, remote
-from tests.runs.gpu_messages import GPU_CASES
 from trm_agent.runs.endings.rules import Again
 
 NONE_PLAYED = (
@@ -283,5 +282,4 @@ CASES = [
         "the devices lost each other: NCCL error in",
         Again.THEN_RESUMES,
     ),
-    *GPU_CASES,
 ]

@@ -59,8 +59,6 @@ WRITTEN = {
     "actor_rollout_ref.rollout.max_num_seqs": "without a GPU at most as many as memory has keys and values for",
     "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": "without a GPU room for the model's "
     "largest matrix, unless it is set",
-    "data.max_response_length": "on a GPU what the plan of memory has room for, unless it is set",
-    "hardware.gpu_memory_gib": "that of this machine's smallest GPU, unless it is set",
     "hardware.engine_threads": "as many as suit the model, unless it is set",
     "hardware.least_tokens_per_s": "what model and machine give, unless it is set",
     "env.limits.generate_timeout_s": "what the least rate takes, where both are left open",
