@@ -12,7 +12,7 @@ from omegaconf import open_dict
 import trm_envs  # noqa: F401  (registers the environments)
 from trm_agent.models.nano import NanoSpec, ensure_nano_model
 from trm_agent.runs.compose import compose_run
-from trm_agent.runs.fit import fit
+from trm_agent.runs.fit_cpu_engine import fit
 
 OVERRIDES = (
     "experiment=math_nano",

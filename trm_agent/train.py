@@ -108,7 +108,7 @@ def _prepared(arguments: argparse.Namespace) -> int | tuple[DictConfig, RunFolde
         return 0
     try:
         from trm_agent.runs.endings.disk import check_room
-        from trm_agent.runs.fit import fit
+        from trm_agent.runs.fit_cpu_engine import fit
 
         check_own(folder)
         if not folder.step:

@@ -9,9 +9,9 @@ import pytest
 from omegaconf import DictConfig
 
 from trm_agent.models.smollm2 import SHAPE
-from trm_agent.runs import fit as fitting
+from trm_agent.runs import fit_cpu_engine as fitting
 from trm_agent.runs.compose import compose_run
-from trm_agent.runs.fit import CACHE_VARIABLE, fit, limits_with_room, shape_of, threads_of
+from trm_agent.runs.fit_cpu_engine import CACHE_VARIABLE, fit, limits_with_room, shape_of, threads_of
 from trm_agent.runs.sizing import (
     BLOCK_TOKENS,
     SPARE_TOKENS,

@@ -10,7 +10,7 @@ from trm_agent.episode import ChatSettings
 from trm_agent.models.smollm2 import SMOLLM2
 from trm_agent.runs.compose import plain
 from trm_agent.runs.environment_check import Trial, Wording, check_environment, check_registered
-from trm_agent.runs.fit import limits_with_room, rate_of
+from trm_agent.runs.fit_cpu_engine import limits_with_room, rate_of
 from trm_agent.runs.preflight_training import TRAINING_RULES
 from trm_agent.runs.preflight_verl import MACHINE_RULES, VERL_RULES, refusals
 from trm_agent.runs.verl_fates import verl_fields

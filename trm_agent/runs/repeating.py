@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.runs.engine_options import KWARGS
-from trm_agent.runs.fit import threads_of
+from trm_agent.runs.fit_cpu_engine import threads_of
 from trm_fields import refuse
 
 FIELD = "run.deterministic"
