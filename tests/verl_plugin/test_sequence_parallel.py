@@ -91,7 +91,7 @@ def of_one_rank(rank: int, folder: Path) -> None:
         test_engine.engine(test_engine.Windowed, ulysses_sequence_parallel_size=RANKS)
     except ValueError as error:
         refusal = str(error)
-    torch.save((found, update[:2], refusal), folder / f"rank{rank}")
+    torch.save((found, (*update[:2], len(update[2])), refusal), folder / f"rank{rank}")
     torch.distributed.destroy_process_group()
 
 
@@ -119,9 +119,10 @@ def test_two_ranks_compute_what_one_does(ranks, case):
 def test_an_update_of_two_ranks_is_that_of_one(ranks, tmp_path, one_rank):
     gradients, metrics, _ = test_engine.update(test_engine.engine(test_engine.EveryPass), tmp_path)
     assert metrics["grad_norm"] > 0.01
-    for _, (of_two, _), _ in ranks:
+    for _, (of_two, *_), _ in ranks:
         for found, expected in zip(of_two, gradients, strict=True):
             torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
+    assert [num_dumped for _, (*_, num_dumped), _ in ranks] == [len(test_engine.ADVANTAGES), 0]
     # verl keeps those of a group's first rank
     of_two = ranks[0][1][1]
     assert of_two.keys() == metrics.keys()
