@@ -112,7 +112,11 @@ class Served:
 
     def _children(self) -> list[str]:
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*")  # it is a thread that starts a process
-        return [pid for task in tasks for pid in (task / "children").read_text().split()]
+        found = []
+        for task in tasks:
+            with contextlib.suppress(OSError):  # it has just ended
+                found += (task / "children").read_text().split()
+        return found
 
     def slowest_ping_s(self, during: threading.Thread | None = None, seconds: float = 3.0) -> float:
         """Return the longest wait of a client that asks again and again, for a time or while something goes on."""

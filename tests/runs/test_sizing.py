@@ -114,8 +114,8 @@ def test_a_second_call_changes_nothing(machine) -> None:
 
 
 def test_a_bucket_without_room_for_the_embedding_is_refused_before_ray(machine) -> None:
-    with pytest.raises(ValueError, match=rf"^{BUCKET}: got 64, in which .* \(28 million numbers\).* at least 108"):
-        fitted(run_of("model=smollm2", f"{BUCKET}=64"))
+    with pytest.raises(ValueError, match=rf"^{BUCKET}: got 65, in which .* \(28 million numbers\).* at least 108"):
+        fitted(run_of("model=smollm2", f"{BUCKET}=65"))
 
 
 def test_as_many_episodes_are_in_play_as_the_memory_has_keys_and_values_for(machine) -> None:

@@ -21,6 +21,7 @@ from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import least_deadlines, limits_of, with_room
 from trm_agent.runs.sizing import (
     BLOCK_TOKENS,
+    BUCKET_MIB,
     GIB,
     MIB,
     ModelSize,
@@ -174,11 +175,11 @@ def _fit_engine(config: DictConfig, threads: int) -> list[str]:
 
 
 def _fit_bucket(config: DictConfig, size: ModelSize | None) -> None:
-    """Fill in the bucket in which weights go to the engine, or refuse one that is too small."""
+    """Fit the bucket in which weights go to the engine, if it is the preset's; refuse another that is too small."""
     transfer = config.actor_rollout_ref.rollout.checkpoint_engine
     number = _TRAINED_BYTES.get(str(config.actor_rollout_ref.actor.fsdp_config.get("model_dtype", "fp32")), 4)
     given = transfer.update_weights_bucket_megabytes
-    if given is None:
+    if given == BUCKET_MIB:
         with open_dict(config):
             transfer.update_weights_bucket_megabytes = bucket_mib(size, number) if size else UNKNOWN_BUCKET_MIB
     elif size is not None and int(given) < (least := -(-size.largest * number // MIB)):

@@ -43,7 +43,6 @@ OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "hardware.engine_threads": (1,),
     "hardware.least_tokens_per_s": (1, 10),
     "hardware.env_vars.VLLM_CPU_KVCACHE_SPACE": ("1",),
-    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": (64,),
     # kept on the disk, and no more
     "trainer.max_actor_ckpt_to_keep": (None,),
     "trainer.max_critic_ckpt_to_keep": (None,),

@@ -21,7 +21,7 @@ SPARE_TOKENS = 4096
 DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 # weights from which on a product takes longer than the threads' wait for each other
 MANY_WEIGHTS = 20_000_000
-# largest bucket for a model whose weights are all smaller: it is memory of both sides, and nothing is won by more
+# the preset's bucket, the largest for a model whose weights are all smaller: more is memory of both sides for nothing
 BUCKET_MIB = 64
 # float32 weights, gradients and the two moments of Adam, and the engine's own weights
 TRAINER_BYTES, ENGINE_BYTES = 16, 4

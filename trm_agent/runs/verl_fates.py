@@ -57,8 +57,8 @@ WRITTEN = {
     "actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend": "without a GPU `uni` for an engine of "
     "one process and `mp` for one of several, unless it is set",
     "actor_rollout_ref.rollout.max_num_seqs": "without a GPU at most as many as memory has keys and values for",
-    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": "without a GPU room for the model's "
-    "largest matrix, unless it is set",
+    "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": "without a GPU, where it is the "
+    "preset's, room for the model's largest matrix",
     "hardware.engine_threads": "as many as suit the model, unless it is set",
     "hardware.least_tokens_per_s": "what model and machine give, unless it is set",
     "env.limits.generate_timeout_s": "what the least rate takes, where both are left open",
