@@ -120,8 +120,10 @@ def test_an_update_of_two_ranks_is_that_of_one(ranks, tmp_path, one_rank):
     gradients, metrics, _ = test_engine.update(test_engine.engine(test_engine.EveryPass), tmp_path)
     assert metrics["grad_norm"] > 0.01
     for _, (of_two, *_), _ in ranks:
-        for found, expected in zip(of_two, gradients, strict=True):
-            torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
+        assert [each.shape for each in of_two] == [each.shape for each in gradients]
+        found, expected = (torch.cat([each.flatten() for each in part]) for part in (of_two, gradients))
+        # float32 sums in another order; single numbers of a random model are sums that nearly cancel
+        assert (found - expected).norm() <= 1e-4 * expected.norm()
     assert [num_dumped for _, (*_, num_dumped), _ in ranks] == [len(test_engine.ADVANTAGES), 0]
     # verl keeps those of a group's first rank
     of_two = ranks[0][1][1]
