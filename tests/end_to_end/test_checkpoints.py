@@ -87,8 +87,9 @@ def assert_is_extended_with_a_new_schedule(run: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert data_of(rows[4:]) == [data_of_step(5)]
     assert largest_log_ratio(rows[4]) < 1e-4
-    # a cosine that begins anew takes its first step at the full rate; the one of four steps had ended at 0
-    assert (rows[3]["actor/lr"], rows[4]["actor/lr"]) == (0, 0)
+    # a cosine that begins anew takes its first step at the full rate; three quarters of the one of four had passed
+    rates = [rows[3]["actor/lr"], rows[4]["actor/lr"]]
+    assert rates == pytest.approx([RATE * (1 + math.cos(0.75 * math.pi)) / 2, RATE])
     assert_next_step(stored(run, 4), stored(run, 5), RATE)
     assert_complete(run, done.stdout, num_steps=5, num_sessions=3)
     (extension,) = json.loads((run / "summary.json").read_text())["extended"]

@@ -1,4 +1,4 @@
-"""A rate schedule that begins anew at a step, for a run that was extended."""
+"""The rate of each update: its schedule may begin anew at a step, and its warm-up starts above 0."""
 
 from __future__ import annotations
 
@@ -59,14 +59,28 @@ class ScheduleMixin:
         given = self.optimizer_config
         start = getattr(given, "schedule_from", 0)
         if not start:
-            return super()._build_lr_scheduler(optimizer)  # type: ignore[misc]
+            return self._of_first_step(optimizer)
         self.optimizer_config = replace(given, total_training_steps=given.total_training_steps - start)
         try:
-            scheduler = super()._build_lr_scheduler(optimizer)  # type: ignore[misc]
+            scheduler = self._of_first_step(optimizer)
         finally:
             self.optimizer_config = given
         scheduler.lr_lambdas = [later(rate, start) for rate in scheduler.lr_lambdas]
         return scheduler
+
+    def _of_first_step(self, optimizer: Any) -> Any:
+        """Return verl's scheduler, which ignores `zero_indexed_step` where the rate is constant after its warm-up."""
+        scheduler, given = super()._build_lr_scheduler(optimizer), self.optimizer_config  # type: ignore[misc]
+        if given.lr_scheduler_type == "constant" and not given.zero_indexed_step:
+            scheduler.lr_lambdas = [later(rate, -1) for rate in scheduler.lr_lambdas]
+            set_rates(optimizer, scheduler)
+        return scheduler
+
+    def lr_scheduler_step(self) -> float:
+        """Advance the schedule; return the rate of the update that was made, where verl returns the next one's."""
+        rate = self.lr_scheduler.get_last_lr()[0]
+        super().lr_scheduler_step()  # type: ignore[misc]
+        return rate
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         # a checkpoint brings the settings that it was made with; those of the configuration hold
