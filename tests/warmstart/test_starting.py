@@ -13,7 +13,7 @@ from trm_agent import cli
 from trm_agent.models.imitation import Imitation
 from trm_agent.models.nano import NanoSpec, ensure_nano_model, make_model, make_tokenizer
 from trm_agent.models.saving import save_model
-from trm_agent.warmstart import starting
+from trm_agent.warmstart import pretrained, starting
 from trm_agent.warmstart.playing import Played, at_once, play
 from trm_agent.warmstart.pretrained import load_model, load_reader
 from trm_agent.warmstart.spec import WarmStartSpec
@@ -47,7 +47,7 @@ def begun(folder: Path, **changes: Any) -> WarmStarting:
 
 def test_a_folder_is_written_that_loads_and_says_what_was_done(folder: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "start"
-    assert warmstart(folder, out, "--target-success", "0", "--set", "reveal=upfront") == 0
+    assert warmstart(folder, out, "--target-success", "0", "--set", "reveal=upfront", "--dtype", "bfloat16") == 0
     told = capsys.readouterr()
     assert told.out.startswith(f"{out}: all steps taken after 3 steps, ")
     assert "0 % of 2 held-out tasks at horizon 1 (95 % interval 0 to 66)" in told.out
@@ -190,7 +190,7 @@ def test_a_tokenizer_without_a_template_gets_one_with_tools_and_others_are_refus
     [
         (["--horizon", "0"], "--horizon: got 0; allowed: a whole number of 1 or more"),
         (["--target-success", "1"], "--target-success: got 1.0; allowed: a finite number of 0 or more and below 1"),
-        (["--dtype", "float8"], "--dtype: got 'float8'; allowed: `bfloat16`, `float32`"),
+        (["--dtype", "float8"], "--dtype: got 'float8'; allowed: `auto`, `bfloat16`, `float32`"),
         (["--env", "chain_mat"], "--env: got 'chain_mat'"),
         (["--env", "trm/ChainMat-v0"], "trm/ChainMath-v0"),
         (["--set", "revea=upfront"], "revea"),
@@ -203,6 +203,16 @@ def test_bad_input_is_refused_before_anything_is_loaded(folder: Path, tmp_path: 
     error = capsys.readouterr().err
     assert told in error
     assert not (tmp_path / "start").exists()
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [((4.0, 1.0), "bfloat16"), ((4.0, 3.0), "float32"), ((1.0, 4.0), "float32")])
+def test_weights_compute_in_bfloat16_where_that_is_faster_by_far(monkeypatch, seconds, chosen) -> None:
+    # a clock for four products in float32, then four in bfloat16
+    ticks = [moment for each in seconds for _ in range(4) for moment in (0.0, each)]
+    monkeypatch.setattr(pretrained.time, "perf_counter", lambda: ticks.pop(0))
+    assert pretrained.faster_dtype("cpu") == chosen
+    assert not ticks
+    assert pretrained.faster_dtype("cuda") == "bfloat16"
 
 
 def test_a_folder_that_holds_something_is_refused(folder: Path, tmp_path: Path, capsys) -> None:

@@ -163,7 +163,7 @@ def _announced(starting: Any, model: str, spec: WarmStartSpec) -> str:
     return (
         f"{model} imitates the solver of {starting.game.env_id} at horizons {' '.join(map(str, spec.imitate))} "
         f"({min(lengths.values())} to {max(lengths.values())} tokens), and is played at {spec.horizon} "
-        f"({starting.longest} tokens)"
+        f"({starting.longest} tokens), in {str(starting.model.dtype).removeprefix('torch.')}"
     )
 
 

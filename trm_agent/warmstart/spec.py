@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from trm_fields import ABOVE_0, COUNT, LEAST_0, SEEDS, Number, OneOf, Several, setting, settings_of
 
-DTYPES = ("bfloat16", "float32")
+AUTO = "auto"
+DTYPES = (AUTO, "bfloat16", "float32")
 # of the imitated tasks, where the user names none: what is learnt on these holds at several times their length
 EASY_HORIZONS = (1, 2, 3, 4, 6, 8)
 
@@ -38,13 +39,17 @@ class WarmStartSpec:
     )
     learning_rate: float = setting(2e-4, ABOVE_0, "Of AdamW, constant after 20 steps.")
     batch_tokens: int = setting(1500, COUNT, "Tokens of a step, about.")
-    measure_every: int = setting(5, COUNT, "Steps from one measurement to the next.")
+    measure_every: int = setting(2, COUNT, "Steps from one measurement to the next.")
     tasks: int = setting(32, COUNT, "Held-out tasks of a measurement.")
     final_tasks: int = setting(64, COUNT, "Held-out tasks of the last one, on which no decision rests.")
     lora_rank: int = setting(
         0, LEAST_0, "Rank of LoRA adapters, which are merged at the end; 0: all weights are trained."
     )
-    dtype: str = setting("bfloat16", OneOf(DTYPES), "Number format of the weights that compute.")
+    dtype: str = setting(
+        AUTO,
+        OneOf(DTYPES),
+        "Number format of the weights that compute; auto: bfloat16 where the machine multiplies it faster, else float32.",
+    )
     seed: int = setting(0, SEEDS, "Seed of the tasks and of what is sampled.")
 
     def __post_init__(self) -> None:

@@ -106,7 +106,7 @@ class WarmStarting:
         imitation = Imitation(self.model, schedule)
         try:
             ending = imitate(
-                imitation, self._draw, self._measure, by_play(spec.tasks, self._has_time), report=self._tell
+                imitation, self._draw, self._measure, by_play(self._has_time), report=self._tell
             )
             if not ending.reached:
                 imitation.load(imitation.average)
