@@ -118,8 +118,6 @@ def overrides(job: Job, model: str, run_dir: Path) -> list[str]:
         f"actor_rollout_ref.actor.ppo_mini_batch_size={peers_job.TASKS}",
         f"actor_rollout_ref.actor.optim.lr={peers_job.LEARNING_RATE}",
         f"actor_rollout_ref.actor.optim.lr_warmup_steps={peers_job.WARM_UP}",
-        # as TRL's: a first update of rate 0
-        "actor_rollout_ref.actor.optim.zero_indexed_step=true",
         f"actor_rollout_ref.actor.optim.weight_decay={peers_job.WEIGHT_DECAY}",
         f"actor_rollout_ref.actor.optim.clip_grad={peers_job.CLIP}",
         f"actor_rollout_ref.actor.policy_loss.dump.every={job.steps}",

@@ -15,9 +15,7 @@ SMALL = (
     "data.train_batch_size=2",
     "actor_rollout_ref.actor.ppo_mini_batch_size=2",
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
-    # without a warm-up the first rate is the full one, and the last not 0
     "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
-    "actor_rollout_ref.actor.optim.zero_indexed_step=true",
     "actor_rollout_ref.rollout.n=8",
     # about half of the nano model's chains of two succeed: groups of eight have something to tell
     "env.train.horizons=[2]",
