@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from trm_agent.runs import screen
-from trm_agent.runs.progress import Counter, begin_phase, end_phase, forget_progress, progress_line, read_phase
+from trm_agent.runs.progress import (
+    Counter,
+    begin_phase,
+    end_phase,
+    extend_phase,
+    forget_progress,
+    progress_line,
+    read_phase,
+)
 from trm_agent.runs.screen import Screen
 
 
@@ -43,6 +51,17 @@ def test_a_line_has_episodes_of_how_many_tokens_a_second_and_the_time_left(tmp_p
     )
     end_phase(tmp_path)
     assert read_phase(tmp_path) is None
+
+
+def test_a_phase_may_become_longer(tmp_path: Path) -> None:
+    extend_phase(tmp_path, 4)
+    assert read_phase(tmp_path) is None
+    counter = playing(tmp_path, [0.0])
+    counter.add_episode()
+    extend_phase(tmp_path, 4)
+    phase = read_phase(tmp_path)
+    assert phase is not None
+    assert progress_line(tmp_path, phase, 1005.0).startswith("  validation after step 20: 1/12 episodes")
 
 
 def test_turns_count_before_the_first_episode_is_over_and_are_written_once_a_second(tmp_path: Path) -> None:

@@ -41,6 +41,12 @@ def test_a_step_is_one_line_with_an_eta() -> None:
     assert line == "step 10/60  success  50.0 %  acceptance  99.0 %  KL 1.2e-05  800 tok/s  3.0 s  ETA 2 min 30 s"
 
 
+def test_a_filtered_step_says_how_many_groups_were_drawn_and_the_success_of_all_that_were_played() -> None:
+    counts = {"env/groups/drawn": 27.0, "env/groups/with_signal": 16.0, "env/played_success": 0.25}
+    line = step_line(step_row(10, **counts), 60, [3.0])
+    assert line.startswith("step 10/60  success  25.0 %  groups 16 of 27  acceptance")
+
+
 def test_warnings_that_matter_are_shown() -> None:
     row = step_row(1, **{"env/infrastructure_failures": 3.0, "env/infrastructure_failures/env_error": 3.0})
     assert step_warnings(row) == ["3 episodes could not be played (3 env_error); they are out of the loss, see log.txt"]

@@ -160,6 +160,18 @@ def dataset_length(stream: str, max_samples: int) -> int:
     return len(EnvDataset(stream, OmegaConf.create({"env": nano().env}), max_samples=max_samples))
 
 
+def filter_of(config: DictConfig) -> Any:
+    from trm_agent.verl_plugin.driver.sampling_mixin import filter_of
+
+    return filter_of(config)
+
+
+def filtering(field: str, value: Any) -> DictConfig:
+    config = changed(field, value)
+    config.algorithm.filter_groups.enable = True
+    return config
+
+
 _ROLLOUT, _CORRECTION = "actor_rollout_ref.rollout", "algorithm.rollout_correction"
 EFFECTS: dict[str, Any] = {
     "data.apply_chat_template_kwargs": lambda field: (
@@ -169,6 +181,9 @@ EFFECTS: dict[str, Any] = {
     "data.train_max_samples": lambda field: dataset_length("train", 5) == 5,
     "data.val_max_samples": lambda field: dataset_length("val", 5) == 5,
     "algorithm.adv_estimator": lambda field: refused_by(types, field, "grp"),
+    "algorithm.filter_groups.enable": lambda field: filter_of(changed(field, True)) is not None,
+    "algorithm.filter_groups.max_num_gen_batches": lambda field: filter_of(filtering(field, 7)).max_batches == 7,
+    "algorithm.filter_groups.metric": lambda field: filter_of(filtering(field, "acc")).metric == "acc",
     f"{_CORRECTION}.bypass_mode": lambda field: refused_by(trust_region, field, False),
     f"{_CORRECTION}.rollout_is": lambda field: refused_by(trainer_and_engine, field, "token"),
     "actor_rollout_ref.model.path": lambda field: nano().actor_rollout_ref.model.path == "nano",

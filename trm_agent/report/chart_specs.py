@@ -63,6 +63,26 @@ CHARTS = (
         about="They teach nothing: their advantages are 0.",
     ),
     ChartSpec(
+        "groups",
+        "Success",
+        "Groups that were drawn for a step",
+        (
+            ("env/groups/drawn", "drawn"),
+            ("env/groups/with_signal", "with signal"),
+            (r"env/groups/without_signal/(.+)", "without: {0}"),
+        ),
+        unit="groups",
+        about="A filter replaces those without signal; the step trains on the others.",
+    ),
+    ChartSpec(
+        "curriculum",
+        "Success",
+        "Curriculum: share of each horizon",
+        ((r"env/curriculum/share/h(\d+)", "horizon {0}"),),
+        share=True,
+        about="Of the groups that were played.",
+    ),
+    ChartSpec(
         "task",
         "Success",
         "What the environment counts",

@@ -14,6 +14,7 @@ from trm_agent.episode.chat import ROLES
 from trm_agent.episode.chat_settings import DESCRIBE, FALLBACKS
 from trm_agent.episode.limits import Limits
 from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.runs.sampling_settings import STOP, TRAIN_SHORT, CurriculumConfig, OverlongConfig
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
 from trm_envs.sandbox.local.demands import REQUIRABLE
 from trm_fields import (
@@ -135,6 +136,7 @@ class TrainTasks:
     split: str = setting("train", Text(), "Split of the training tasks; must differ from validation's.")
     num_tasks: int = setting(1_000_000, COUNT, "Training tasks in all; none is repeated.")
     seed: int = setting("${seed}", SEEDS, "Seed of the training tasks.")
+    curriculum: CurriculumConfig = section(CurriculumConfig)
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class EnvConfig:
     train: TrainTasks = section(TrainTasks)
     val: ValidationTasks = section(ValidationTasks)
     limits: Limits = section(_limits)
+    overlong: OverlongConfig = section(OverlongConfig)
     nano: NanoBudgets = section(NanoBudgets)
 
 
@@ -247,6 +250,12 @@ class SamplerConfig:
 
     poll_interval: float = setting(0.05, ABOVE_0, "Seconds between two looks at the queue of finished episodes.")
     max_failed_batches: int = setting(3, COUNT, "Batches in a row without a single episode before the run stops.")
+    short_batch: str = setting(
+        STOP,
+        OneOf((STOP, TRAIN_SHORT)),
+        "What becomes of a batch with too few groups after `algorithm.filter_groups.max_num_gen_batches`: `stop` ends "
+        "the run, as verl's DAPO does, `train` updates on those there are, at least one.",
+    )
     tasks_per_update: int = setting(
         "${actor_rollout_ref.actor.ppo_mini_batch_size}",
         COUNT,

@@ -11,6 +11,7 @@ from trm_agent.models.smollm2 import SMOLLM2
 from trm_agent.runs.compose import plain
 from trm_agent.runs.environment_check import Trial, Wording, check_environment, check_registered
 from trm_agent.runs.fit_cpu_engine import limits_with_room, rate_of
+from trm_agent.runs.preflight_sampling import SAMPLING_RULES
 from trm_agent.runs.preflight_training import TRAINING_RULES
 from trm_agent.runs.preflight_verl import MACHINE_RULES, VERL_RULES, refusals
 from trm_agent.runs.verl_fates import verl_fields
@@ -36,7 +37,17 @@ def check(config: DictConfig) -> None:
     """
     demand(OmegaConf.select(config, "sandbox.require") or ())
     # an environment is played last
-    for rule in (*VERL_RULES, *TRAINING_RULES, refusals, _model_path, _imported, _chat, _environment, _nano):
+    for rule in (
+        *VERL_RULES,
+        *TRAINING_RULES,
+        *SAMPLING_RULES,
+        refusals,
+        _model_path,
+        _imported,
+        _chat,
+        _environment,
+        _nano,
+    ):
         rule(config)
 
 

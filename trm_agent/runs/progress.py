@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,15 @@ def begin_phase(run_dir: Path, name: str, total: int, now: float) -> None:
         (run_dir / FOLDER).mkdir(exist_ok=True)
         row = {"name": name, "total": total, "began": now, "episodes": counts[0], "tokens": counts[1]}
         write_atomically(run_dir / FOLDER / _PHASE, json.dumps(row))
+
+
+def extend_phase(run_dir: Path, more: int) -> None:
+    """Say that the trainer waits for so many more episodes; nothing where it waits for none."""
+    phase = read_phase(run_dir)
+    if phase is not None:
+        with contextlib.suppress(OSError):
+            row = {**asdict(phase), "total": phase.total + more}
+            write_atomically(run_dir / FOLDER / _PHASE, json.dumps(row))
 
 
 def end_phase(run_dir: Path) -> None:

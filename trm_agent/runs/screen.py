@@ -25,6 +25,8 @@ LOG_EVERY_S = 120.0
 TO_END_OF_LINE = "\x1b[K"
 FAILURES = "env/infrastructure_failures"
 EQUAL_GROUPS = "env/equal_group_frac"
+DRAWN_GROUPS, GROUPS_WITH_SIGNAL = "env/groups/drawn", "env/groups/with_signal"
+PLAYED_SUCCESS = "env/played_success"
 # phase of the start-up that is over -> the next one's work
 NEXT_WORK = {
     "driver": "Ray starts",
@@ -182,7 +184,11 @@ def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> 
     recent = sorted(durations[-20:])
     eta = (total_steps - row["step"]) * recent[len(recent) // 2]
     parts = [f"step {row['step']:>{len(str(total_steps))}}/{total_steps}"]
-    parts.append(f"success {_percent(row.get('env/success'))}")
+    # of all that were played: a filter trains on groups in which some succeed
+    success = row.get(PLAYED_SUCCESS, row.get("env/success"))
+    parts.append(f"success {_percent(success)}")
+    if DRAWN_GROUPS in row:
+        parts.append(f"groups {row[GROUPS_WITH_SIGNAL]:.0f} of {row[DRAWN_GROUPS]:.0f}")
     if "trm/acceptance" in row:
         parts.append(f"acceptance {_percent(row['trm/acceptance'])}{rejections(row)}")
         parts.append(f"KL {row['trm/token_kl_mean_k3']:.1e}")

@@ -37,6 +37,7 @@ RANGES: dict[str, Allowed] = {
     "data.train_max_samples": _WHOLE,
     "data.val_max_samples": _WHOLE,
     "algorithm.adv_estimator": OneOf(sorted(GROUP_ESTIMATORS | OTHER_ESTIMATORS)),
+    "algorithm.filter_groups.max_num_gen_batches": LEAST_0,
     "algorithm.gamma": ZERO_TO_ONE,
     "algorithm.lam": ZERO_TO_ONE,
     "actor_rollout_ref.model.lora_rank": LEAST_0,

@@ -151,9 +151,9 @@ REFUSED = (
         allowed=("pkg://trm_agent.verl_plugin.driver.replay_buffer", "EnvReplayBuffer"),
     ),
     Refused(
-        ("algorithm.filter_groups.*",),
-        "but our replay buffer filters no groups",
-        "leave it out; a group of equal rewards has advantage 0",
+        ("algorithm.filter_groups.max_inflight_gen_batches",),
+        "but a group without signal is replaced by one task, as soon as it ends",
+        "leave it out (docs/dynamic_sampling.md)",
     ),
     Refused(
         ("skip.*",), "but our replay buffer samples episodes of this run only", "leave it out; the same command resumes"

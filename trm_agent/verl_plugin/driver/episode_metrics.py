@@ -11,7 +11,10 @@ from trm_agent.runs.failures import ending_shares
 
 
 def training_metrics(
-    summaries: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]], step_seconds: float
+    summaries: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, Any]],
+    step_seconds: float,
+    tokens_left_out: int = 0,
 ) -> dict[str, float]:
     """Return the metrics of one training step.
 
@@ -20,6 +23,7 @@ def training_metrics(
         failures: the tags of the episodes that ended as infrastructure failures: `stop_reason`, and
             `late_turn_tokens` where a turn was late.
         step_seconds: wall time of the step, seconds.
+        tokens_left_out: tokens that the model sampled for episodes that were played and not trained on.
     """
     metrics = {"env/num_episodes": float(len(summaries))}
     metrics.update(failure_metrics(failures))
@@ -46,7 +50,7 @@ def training_metrics(
         "env/model_token_frac": model_tokens / max(1, sum(tokens)),
         "env/step_s/mean": _mean(item["env_s"] for item in summaries),
         "env/generate_s/mean": _mean(item["generate_s"] for item in summaries),
-        "run/tokens_per_s": model_tokens / step_seconds if step_seconds > 0 else float("nan"),
+        "run/tokens_per_s": (model_tokens + tokens_left_out) / step_seconds if step_seconds > 0 else float("nan"),
         "run/data_fingerprint": float(fingerprint(item["seed"] for item in summaries)),
     }
     counted = defaultdict(list)

@@ -10,8 +10,10 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from trm_agent.runs.endings.stopping import StopRequested
 from trm_agent.tasks import TRAIN
+from trm_agent.verl_plugin.driver.dynamic_sampling import GroupWatch
 from trm_agent.verl_plugin.driver.infrastructure_share import first_failure
 from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
+from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
 logger = logging.getLogger("trm_agent")
 
@@ -38,6 +40,9 @@ class EnvReplayBuffer(ReplayBuffer):
     change their mini-batch, and those of one task may be in several. Within a rank it keeps this order. Advantages are
     not affected: groups are formed over the whole batch.
 
+    With a `watch` the groups of a training step are judged as they end; where it filters, those without signal leave
+    the queue, and the next tasks are drawn in their place.
+
     Args:
         poll_interval: seconds between two looks at the queue (`trainer.v1.sampler.sampler_kwargs`).
         max_failed_batches: consecutive batches without any episode before the run stops.
@@ -52,6 +57,7 @@ class EnvReplayBuffer(ReplayBuffer):
         self.episodes_per_update = int(settings["tasks_per_update"]) * int(settings["episodes_per_task"])
         # whether the run was asked to stop, which ends a validation where it is
         self.is_stopped: Callable[[], bool] = lambda: False
+        self.watch: GroupWatch | None = None
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         for _ in range(self.max_failed_batches):
@@ -62,22 +68,52 @@ class EnvReplayBuffer(ReplayBuffer):
                 raise NothingPlayed
             logger.warning("step %d: every episode of the batch failed; drawing new tasks", global_steps)
             self.refill_fn(batch_size)
-        raise RuntimeError(
-            f"no episode of {self.max_failed_batches} consecutive batches could be played: the environment or the "
-            f"rollout server is broken; the first: {_first_error()}"
-        )
+        raise RuntimeError(self._told_of_failures())
 
     def _sample_once(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
-        self._sync_metadata_from_transfer_queue()
+        watch = self.watch if partition_id == TRAIN else None
+        if watch is not None:
+            watch.begin(batch_size)
+        self._look(global_steps, watch)
         while len(self._terminal(partition_id)) < batch_size:
             if partition_id == "val" and self.is_stopped():
                 raise StopRequested("during the validation before the first step of this session")
+            if watch is not None and watch.filter is not None and not self._in_flight(partition_id):
+                # nothing is played any more, and no further task may be drawn
+                watch.check_short(global_steps)
+                break
             self._wait_for_next_poll(partition_id, float("inf"))
-            self._sync_metadata_from_transfer_queue()
+            self._look(global_steps, watch)
         uids, snapshot, drawn = self._select_prompt_uids(partition_id, self._terminal(partition_id), batch_size)
         batch = self._materialize_batch(partition_id, uids, snapshot)
         batch.reorder(update_order(batch.keys, batch.tags, list(drawn), self.episodes_per_update))
         return batch, {}
+
+    def _look(self, step: int, watch: GroupWatch | None) -> None:
+        """Read the state of the queue; under a filter, let groups without signal make room for the next tasks."""
+        self._sync_metadata_from_transfer_queue()
+        if watch is None:
+            return
+        masked = self.partitions[OVERLONG_PARTITION].values()
+        without = watch.judge(self._terminal(TRAIN), self.partitions[TRAIN], masked)
+        if not without:
+            return
+        if watch.is_broken():
+            raise RuntimeError(self._told_of_failures())
+        self._clear_groups(TRAIN, set(without))
+        if more := watch.allowed(len(without)):
+            watch.add_drawn(more, step)
+            self.refill_fn(more)
+            self._sync_metadata_from_transfer_queue()
+
+    def _in_flight(self, partition_id: str) -> set[str]:
+        return self.pending_keys[partition_id] | self.running_keys[partition_id]
+
+    def _told_of_failures(self) -> str:
+        return (
+            f"no episode of {self.max_failed_batches} consecutive batches could be played: the environment or the "
+            f"rollout server is broken; the first: {_first_error()}"
+        )
 
     def _terminal(self, partition_id: str) -> set[str]:
         return self.finished_keys[partition_id] | self.failure_keys[partition_id]
@@ -86,8 +122,15 @@ class EnvReplayBuffer(ReplayBuffer):
 def _first_error() -> str:
     """Return the first error of the training episodes that could not be played."""
     partition = FAILURES.format(stream=TRAIN)
-    rows = (tq.kv_list(partition) or {}).get(partition, {})
-    return first_failure(list(rows.values())) if rows else "none was reported, see log.txt"
+    found = tq.kv_list() or {}
+    if rows := found.get(partition, {}):
+        return first_failure(list(rows.values()))
+    if masked := found.get(OVERLONG_PARTITION, {}):
+        return (
+            f"none was reported, but {len(masked)} episodes ran out of tokens and are masked "
+            "(env.overlong.treatment, data.max_response_length)"
+        )
+    return "none was reported, see log.txt"
 
 
 def update_order(

@@ -22,6 +22,7 @@ from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, traini
 from trm_agent.verl_plugin.driver.hung import StartMixin, SynchronisationMixin
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
 from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
+from trm_agent.verl_plugin.driver.sampling_mixin import SamplingMixin
 from trm_agent.verl_plugin.driver.saving import SavingMixin
 from trm_agent.verl_plugin.driver.waiting import WaitingMixin
 from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
@@ -45,7 +46,7 @@ class MetricsFile:
         self._file.close()
 
 
-class RunMixin:
+class RunMixin(SamplingMixin):
     """A mixin for the trainer that `trainer.v1.trainer_mode` names."""
 
     config: Any
@@ -89,7 +90,7 @@ class RunMixin:
             return super().prepare_step()  # type: ignore[misc]
 
     def _compute_advantage(self, batch: Any, metrics: dict) -> Any:
-        num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
+        num_tasks = self._num_tasks()
         metrics.update(groups_without_baseline(batch.keys, batch.tags, num_tasks, self.config.algorithm.adv_estimator))
         with with_group_advantages(batch.tags, metrics, num_tasks) as self.zero_advantages:
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
@@ -102,8 +103,17 @@ class RunMixin:
         raised = [str(item["scorer_error"]) for item in summaries if item.get("scorer_error") is not None]
         write_raised(Path(self.config.run.dir), global_steps, raised)
         failures = _take_failures(TRAIN)
-        metrics.update(training_metrics(summaries, failures, timing_raw["step"]))
-        metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, len(summaries), failures)
+        found, left_out = self._sampling_metrics(summaries)
+        metrics.update(training_metrics(summaries, failures, timing_raw["step"], left_out.num_tokens))
+        metrics.update(found)
+        num_played = len(summaries) + left_out.num_episodes
+        metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, num_played, failures)
+
+    def _num_tasks(self) -> int:
+        """Return how many tasks an update is meant to have; a filter says how many it found."""
+        num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
+        watch = self._watch
+        return num_tasks if watch is None or watch.filter is None else min(num_tasks, watch.num_with_signal)
 
     def _infrastructure(self) -> InfrastructureShare:
         if self._share is None:

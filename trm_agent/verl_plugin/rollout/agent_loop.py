@@ -32,6 +32,7 @@ from trm_agent.verl_plugin.rollout.distributions import (
     distribution_fields,
     record_field,
 )
+from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION, is_masked, length_penalty, masked_tag
 from trm_agent.verl_plugin.rollout.places import engine_place
 from trm_agent.verl_plugin.rollout.play_settings import play_settings
 from trm_agent.verl_plugin.rollout.turn_seeds import TurnSeeds, turn_seeds
@@ -105,8 +106,8 @@ class EnvAgentLoop(AgentLoopBase):
         """Play the task in `fields["env_task"]`.
 
         Returns:
-            verl's output of the episode, or an empty list after an infrastructure failure: verl then stores no
-            trajectory, which keeps the episode out of the loss and out of the group's baseline.
+            verl's output of the episode, or an empty list after an infrastructure failure and for a masked over-long
+            episode: verl then stores no trajectory, which keeps it out of the loss and out of the group's baseline.
         """
         task = json.loads(fields["env_task"])
         settings = play_settings(self.config)
@@ -139,10 +140,17 @@ class EnvAgentLoop(AgentLoopBase):
             }
             await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES.format(stream=task["stream"]), tag=tag)
             return []
+        if is_training and is_masked(episode, settings.overlong):
+            tag = masked_tag(fields["uid"], summary(episode))
+            await tq.async_kv_put(key=uuid4().hex, partition_id=OVERLONG_PARTITION, tag=tag)
+            return []
         arrays = distribution_fields(episode, num)
         if is_training and settings.keeps_record:
             arrays |= record_field(episode)
-        return to_output(episode, arrays)
+        penalty = 0.0
+        if is_training:
+            penalty = length_penalty(len(episode.response_ids), settings.limits.max_response_tokens, settings.overlong)
+        return to_output(episode, arrays, penalty)
 
 
 @functools.cache
@@ -161,21 +169,24 @@ def renderer(tokenizer: Any, settings: str) -> ChatTokens:
     return chat_tokens(tokenizer, ChatSettings(**json.loads(settings)))
 
 
-def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
+def to_output(episode: Episode, arrays: dict[str, Any], penalty: float = 0.0) -> EnvOutput:
     """Convert an episode to verl's output; `extra_fields.episode` feeds the `env/...` metrics.
 
     Args:
         episode: without an infrastructure failure.
         arrays: further fields of the training batch.
+        penalty: what the reward loses for the episode's length.
     """
     told = summary(episode)
+    if penalty:
+        told["overlong_penalty"] = penalty
     versions = [extra for extra in episode.extras if extra.get("min_global_steps") is not None]
     return EnvOutput(
         prompt_ids=episode.prompt_ids,
         response_ids=episode.response_ids,
         response_mask=[int(sampled) for sampled in episode.response_mask],
         response_logprobs=episode.rollout_log_probs,
-        reward_score=episode.reward,
+        reward_score=_less(episode.reward, penalty),
         num_turns=2 * episode.num_turns + 1,
         metrics=AgentLoopMetrics(
             generate_sequences=episode.timings["generate"],
@@ -194,6 +205,10 @@ def to_output(episode: Episode, arrays: dict[str, Any]) -> EnvOutput:
         },
         arrays=arrays,
     )
+
+
+def _less(reward: float | None, penalty: float) -> float | None:
+    return reward if reward is None or not penalty else reward - penalty
 
 
 def summary(episode: Episode) -> dict[str, Any]:

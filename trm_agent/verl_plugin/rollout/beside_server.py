@@ -12,12 +12,13 @@ from verl.workers.rollout.llm_server import LLMServerManager
 
 from trm_agent.runs.groups import BESIDE_SERVER, WORKERS
 from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
+from trm_agent.verl_plugin.rollout.in_turn import InTurn
 from trm_fields import refuse
 
 _START_BALANCER = "_init_global_load_balancer"
 
 
-class BesideServers(AgentLoopManagerTQ):
+class BesideServers(InTurn, AgentLoopManagerTQ):
     """A manager of verl whose workers are the rollout servers, each with an equal part of a batch.
 
     Args:

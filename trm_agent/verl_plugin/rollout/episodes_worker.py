@@ -10,6 +10,7 @@ from verl.utils.rollout_trace import rollout_trace_attr
 
 from trm_agent.verl_plugin.rollout.agent_loop import EnvAgentLoop
 from trm_agent.verl_plugin.rollout.distributions import EnvOutput
+from trm_agent.verl_plugin.rollout.in_turn import InTurn
 from trm_agent.verl_plugin.rollout.outbox import Outbox, Row
 
 NAME = "trm_env"
@@ -62,7 +63,7 @@ class EpisodesWorker(_VERLS):  # type: ignore[misc]
         await self._outbox.put(row_of(output, "val" if validate else "train", kwargs))
 
 
-class WorkersOfEpisodes(AgentLoopManagerTQ):  # type: ignore[misc]
+class WorkersOfEpisodes(InTurn, AgentLoopManagerTQ):  # type: ignore[misc]
     """verl's manager, with our workers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -10,6 +10,7 @@ from trm_agent.episode import Limits
 from trm_agent.runs.chat import chat_settings
 from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
+from trm_agent.runs.sampling_settings import OverlongConfig
 from trm_agent.verl_plugin.rollout.distributions import num_recorded
 from trm_agent.verl_plugin.rollout.places import places_per_worker
 
@@ -36,6 +37,8 @@ class PlaySettings:
     """Folder of the run."""
     seed: int | None
     """Seed of the run, from which turns have theirs; None if they have none."""
+    overlong: OverlongConfig
+    """What becomes of training episodes that run out of tokens."""
 
 
 _last: tuple[DictConfig, PlaySettings] | None = None
@@ -62,4 +65,5 @@ def _read(config: DictConfig) -> PlaySettings:
         places=places_per_worker(config),
         run_dir=str(config.run.dir),
         seed=int(config.seed) if OmegaConf.select(config, "run.deterministic") is True else None,
+        overlong=OverlongConfig(**plain(config.env.get("overlong") or {})),
     )

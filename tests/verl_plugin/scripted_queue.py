@@ -1,0 +1,106 @@
+"""A queue of verl's in memory, and a player whose episodes end in an order of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import OmegaConf
+
+from trm_agent.verl_plugin.driver.replay_buffer import EnvReplayBuffer
+from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
+
+# an episode that failed for reasons of the infrastructure, and one that was masked as over-long
+FAILED, MASKED = "failed", "masked"
+# reward of an episode, or one of the two
+Outcome = float | str
+
+
+class ScriptedQueue:
+    """Tasks 0, 1, 2, ... with scripted episodes, each of which ends some looks after it was drawn.
+
+    Args:
+        outcomes: the episodes of a task by its number.
+        delay: looks at the queue until a task's episodes are over.
+    """
+
+    def __init__(self, outcomes: Callable[[int], Sequence[Outcome]], delay: Callable[[int], int] = lambda _: 1) -> None:
+        self.outcomes, self.delay = outcomes, delay
+        self.tags: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        self.rows: dict[str, tuple[float, dict[str, Any]]] = {}
+        self.due: dict[int, int] = {}
+        self.num_drawn = self.now = 0
+        self.most_in_flight = 0
+
+    def draw(self, number: int) -> None:
+        """Draw the next tasks, as the trainer's refill does."""
+        for task in range(self.num_drawn, self.num_drawn + number):
+            self.tags["train"][f"t{task}"] = {"is_prompt": True, "status": "pending", "global_steps": 1}
+            self.due[task] = self.now + self.delay(task)
+        self.num_drawn += number
+        self.most_in_flight = max(self.most_in_flight, len(self.due))
+
+    def tick(self) -> None:
+        """Let time pass."""
+        self.now += 1
+        for task in [task for task, due in self.due.items() if due <= self.now]:
+            del self.due[task]
+            for session, outcome in enumerate(self.outcomes(task)):
+                self._end(task, session, outcome)
+            self.tags["train"][f"t{task}"]["status"] = "finished"
+
+    def _end(self, task: int, session: int, outcome: Outcome) -> None:
+        told = {"uid": f"t{task}", "horizon": 2 + task % 2, "success": outcome == 1, "model_tokens": 10}
+        if outcome == MASKED:
+            self.tags[OVERLONG_PARTITION][f"m{task}_{session}"] = told
+        elif outcome != FAILED:
+            key = f"t{task}_{session}_0"
+            self.tags["train"][key] = {"seq_len": 5 + session}
+            self.rows[key] = (float(outcome), told)
+
+    def kv_list(self, partition_id: str | None = None) -> dict[str, Any]:
+        found = {name: dict(rows) for name, rows in self.tags.items()}
+        return found if partition_id is None else {partition_id: found.get(partition_id, {})}
+
+    def kv_clear(self, keys: Sequence[str], partition_id: str) -> None:
+        for key in keys:
+            self.tags[partition_id].pop(key, None)
+            self.rows.pop(key, None)
+
+    def kv_batch_get(self, keys: Sequence[str], partition_id: str, select_fields: Sequence[str]) -> dict[str, Any]:
+        rows = [self.rows[key] for key in keys]
+        rewards = [torch.tensor([0.0, reward], dtype=torch.float32) for reward, _ in rows]
+        fields = {"rm_scores": rewards, "extra_fields": [{"episode": told} for _, told in rows]}
+        return {name: fields[name] for name in select_fields}
+
+
+def buffer(queue: ScriptedQueue, monkeypatch: Any, episodes_per_task: int = 2, **settings: Any) -> EnvReplayBuffer:
+    """The replay buffer of a run over a scripted queue."""
+    for name in ("kv_list", "kv_clear", "kv_batch_get"):
+        monkeypatch.setattr(tq, name, getattr(queue, name))
+    kwargs = {"tasks_per_update": 4, "episodes_per_task": episodes_per_task, **settings}
+    made = EnvReplayBuffer(
+        trainer_mode="sync",
+        trainer_config=OmegaConf.create({}),
+        max_off_policy_threshold=None,
+        max_off_policy_strategy="drop",
+        sampler_kwargs=OmegaConf.create(kwargs),
+        refill_fn=queue.draw,
+    )
+    monkeypatch.setattr(made, "_wait_for_next_poll", lambda *_: queue.tick())
+    return made
+
+
+def tasks(batch: Any) -> list[str]:
+    """The tasks of a batch, each once, in its order."""
+    return list(dict.fromkeys(key.split("_")[0] for key in batch.keys))
+
+
+def scripted(
+    table: Mapping[int, Sequence[Outcome]], otherwise: Sequence[Outcome]
+) -> Callable[[int], Sequence[Outcome]]:
+    """Outcomes of some tasks, and of all others."""
+    return lambda task: table.get(task, otherwise)

@@ -1,0 +1,130 @@
+"""What a trainer adds for dynamic sampling: on the run's own trainer class, of which nothing is started."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+pytest.importorskip("verl")
+
+import transfer_queue as tq
+from torchdata.stateful_dataloader import StatefulDataLoader
+from verl.trainer.ppo.v1 import trainer_base
+
+from trm_agent.runs.compose import compose_run
+from trm_agent.runs.progress import begin_phase, read_phase
+from trm_agent.verl_plugin.driver import trainer
+from trm_agent.verl_plugin.driver.curriculum import Curriculum
+from trm_agent.verl_plugin.driver.dynamic_sampling import GroupWatch
+from trm_agent.verl_plugin.driver.group_signal import Group
+from trm_agent.verl_plugin.driver.sampling_mixin import LeftOut, filter_of
+from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
+
+NANO = compose_run(["experiment=math_nano"])
+ENABLE = "algorithm.filter_groups.enable"
+
+
+def ours(tmp_path: Path, **changes: Any) -> Any:
+    made = object.__new__(trainer.trainer_class("sync"))
+    made.config = OmegaConf.merge(NANO, {"run": {"dir": str(tmp_path)}})
+    OmegaConf.resolve(made.config)
+    for name, value in changes.items():
+        OmegaConf.update(made.config, name.replace("__", "."), value)
+    made.global_steps, made.parameter_sync_step, made.trainer_mode = 3, 1, "sync"
+    made.train_dataset = SimpleNamespace(curriculum=None)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("filtering", "choosing", "watches"),
+    [(False, False, False), (True, False, True), (False, True, True), (True, True, True)],
+)
+def test_the_buffer_watches_only_where_that_is_asked_for(filtering, choosing, watches, tmp_path):
+    made = ours(tmp_path, algorithm__filter_groups__enable=filtering, env__train__curriculum__enable=choosing)
+    buffer = made._build_replay_buffer()
+    assert (buffer.watch is not None) == watches
+    assert (bool(watches) and buffer.watch.filter is not None) == filtering
+
+
+def test_the_filter_has_the_fields_of_verl():
+    config = OmegaConf.merge(NANO, {"algorithm": {"filter_groups": {"metric": "acc", "max_num_gen_batches": 7}}})
+    assert filter_of(config) is None
+    config.algorithm.filter_groups.enable = True
+    found = filter_of(config)
+    assert (found.metric, found.max_batches, found.short_batch, found.max_failed_batches) == ("acc", 7, "stop", 3)
+
+
+def test_a_filter_draws_no_task_twice_and_the_screen_waits_for_what_is_drawn(tmp_path, monkeypatch):
+    made = ours(tmp_path, algorithm__filter_groups__enable=True, env__train__num_tasks=20)
+    made.train_dataset = list(range(20))
+    made.train_dataloader = StatefulDataLoader(made.train_dataset, batch_size=1)
+    rows, drawn = iter(made.train_dataloader), []
+
+    def draw(_: Any, number: int | None = None) -> None:
+        drawn.extend(int(next(rows)) for _ in range(number or 16))
+
+    monkeypatch.setattr(trainer_base.PPOTrainer, "_next_train_batch", draw)
+    begin_phase(tmp_path, "step 3: generation", 128, 0.0)
+    made._next_train_batch()
+    made._next_train_batch(4)
+    assert drawn == list(range(20))
+    # 4 tasks of 8 episodes more
+    assert read_phase(tmp_path).total == 160
+    with pytest.raises(ValueError, match=r"^env.train.num_tasks: got 20; allowed: at least 21, .* by step 3; raise it"):
+        made._next_train_batch(1)
+    made.config.algorithm.filter_groups.enable = False
+    monkeypatch.setattr(trainer_base.PPOTrainer, "_next_train_batch", lambda *_: drawn.append("again"))
+    made._next_train_batch(1)
+    assert drawn[-1] == "again"
+
+
+def watch_of(*groups: Group) -> GroupWatch:
+    config = OmegaConf.merge(NANO, {"algorithm": {"filter_groups": {"enable": True}}})
+    made = GroupWatch(filter_of(config))
+    made.begin(2)
+    made.groups = {str(number): group for number, group in enumerate(groups)}
+    return made
+
+
+def test_what_was_played_and_not_trained_on_counts(tmp_path, monkeypatch):
+    made = ours(tmp_path, algorithm__filter_groups__enable=True, env__overlong__treatment="mask")
+    mixed = Group(2, [1.0, 0.0], [True, False], num_tokens=20)
+    right = Group(2, [1.0, 1.0], [True, True], num_tokens=30, num_masked=1)
+    made.replay_buffer = SimpleNamespace(watch=watch_of(mixed, right, mixed))
+    masked = {"m": {"uid": "1", "model_tokens": 7}}
+    cleared = []
+    monkeypatch.setattr(tq, "kv_list", lambda _: {OVERLONG_PARTITION: masked})
+    monkeypatch.setattr(tq, "kv_clear", lambda keys, partition_id: cleared.append((keys, partition_id)))
+    metrics, left_out = made._sampling_metrics([{"success": True}, {"success": False}] * 2)
+    assert cleared == [(["m"], OVERLONG_PARTITION)]
+    # two episodes of the group that is all right, and a masked one: 37 tokens
+    assert left_out == LeftOut(3, 2, 37)
+    # 2 of 4 that were trained on, 2 of 2, 0 of 1
+    assert metrics["env/played_success"] == pytest.approx(4 / 7)
+    assert (metrics["env/overlong/masked"], metrics["env/groups/without_signal/all_right"]) == (1.0, 1.0)
+    assert made._num_tasks() == 2
+
+
+def test_a_plain_run_has_none_of_these_metrics(tmp_path):
+    made = ours(tmp_path)
+    made.replay_buffer = SimpleNamespace(watch=None)
+    assert made._sampling_metrics([{"success": True}]) == ({}, LeftOut())
+    assert made._num_tasks() == 16
+
+
+def test_the_curriculum_learns_from_a_step_before_it_is_saved(tmp_path, monkeypatch):
+    made = ours(tmp_path, env__train__curriculum__enable=True)
+    curriculum = Curriculum([2, 4], 0, made.config.env.train.curriculum)
+    made.train_dataset = SimpleNamespace(curriculum=curriculum)
+    made.replay_buffer = SimpleNamespace(watch=watch_of(Group(2, [1.0], [True]), Group(4, [0.0, 1.0], [False, True])))
+    monkeypatch.setattr(trainer_base.PPOTrainer, "on_sample_end", lambda _: None)
+    monkeypatch.setattr("verl.trainer.ppo.v1.trainer_sync.PPOTrainerSync.on_sample_end", lambda _: None)
+    made.on_sample_end()
+    assert curriculum.success == {2: 1.0, 4: 0.5}
+    metrics, _ = made._sampling_metrics([])
+    # the step's tasks were drawn before that was known
+    assert metrics["env/curriculum/probability/h2"] == pytest.approx(0.5)
+    assert metrics["env/curriculum/share/h4"] == pytest.approx(0.5)
+    assert curriculum.probabilities()[4] == pytest.approx(0.9)

@@ -1,0 +1,177 @@
+"""The groups of a training step: judged as they end, counted, and drawn anew where they have no signal."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import transfer_queue as tq
+
+from trm_agent.runs.sampling_settings import REWARD, STOP, SUCCESS
+from trm_agent.tasks import TRAIN
+from trm_agent.verl_plugin.driver.group_signal import REASONS, WORDS, Group
+
+logger = logging.getLogger("trm_agent")
+# generation batches of a step between two warnings that it still lacks groups
+WARN_EVERY = 5
+_FIELDS = ("rm_scores", "extra_fields")
+# an episode's reward and its summary
+Told = tuple[float, Mapping[str, Any]]
+
+
+class TooFewGroups(RuntimeError):
+    """A step found too few groups with signal."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """verl's `algorithm.filter_groups`, and what becomes of a batch that stays short."""
+
+    metric: str
+    """`reward` or `acc`."""
+    max_batches: int
+    """Generation batches of a step at most; 0 for no limit."""
+    short_batch: str
+    """`stop` or `train`."""
+    max_failed_batches: int
+    """Generation batches without a single episode before the run stops."""
+
+
+class GroupWatch:
+    """The groups of a step.
+
+    Without a filter they are judged and counted. With one, a group without signal is replaced by the next task as soon
+    as it ends, one for one: so the tasks that are trained on are the first of the stream that have signal, whatever
+    the order in which they end; none is generated in vain, and none is left out for its length.
+
+    Args:
+        filter: None to replace no group.
+        read: takes keys of the queue's training episodes, and returns what each tells.
+    """
+
+    def __init__(self, filter: Filter | None, read: Callable[[Sequence[str]], list[Told]] | None = None) -> None:
+        self.filter = filter
+        self._read = read or read_queue
+        self.groups: dict[str, Group] = {}
+        self.num_drawn = self.batch_size = 0
+
+    def begin(self, batch_size: int) -> None:
+        """Begin a step for which so many tasks have been drawn."""
+        self.groups, self.num_drawn, self.batch_size = {}, batch_size, batch_size
+
+    def judge(self, ended: Iterable[str], keys: Iterable[str], masked: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Judge the groups that have ended since the last time.
+
+        Args:
+            ended: tasks of which every episode is over.
+            keys: verl's keys of the episodes in the queue, `{task}_{session}_{index}`.
+            masked: `overlong.masked_tag` of the step's episodes that were masked as over-long.
+
+        Returns:
+            The tasks to be replaced: those without signal, if there is a filter.
+        """
+        new = [uid for uid in ended if uid not in self.groups]
+        rows: dict[str, list[str]] = defaultdict(list)
+        wanted = set(new)
+        for key in keys:
+            if (uid := key.split("_")[0]) in wanted:
+                rows[uid].append(key)
+        asked = [key for uid in new for key in rows[uid]]
+        told = dict(zip(asked, self._read(asked), strict=True)) if asked else {}
+        of_task: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for tag in masked:
+            of_task[tag["uid"]].append(tag)
+        metric = self.filter.metric if self.filter else REWARD
+        for uid in new:
+            self.groups[uid] = _group([told[key] for key in rows[uid]], of_task[uid], metric)
+        return [uid for uid in new if self.filter and self.groups[uid].lacks_signal()]
+
+    def allowed(self, wanted: int) -> int:
+        """Return how many of the wanted tasks may still be drawn in this step."""
+        limit = self.filter.max_batches * self.batch_size if self.filter else 0
+        return min(wanted, limit - self.num_drawn) if limit else wanted
+
+    def add_drawn(self, number: int, step: int) -> None:
+        """Count tasks that are drawn in place of others; now and then it warns."""
+        every = WARN_EVERY * self.batch_size
+        if self.num_drawn // every < (self.num_drawn + number) // every:
+            logger.warning("step %d: %s", step, self.told())
+        self.num_drawn += number
+
+    def is_broken(self) -> bool:
+        """Return True if several generation batches have ended without a single episode to train on."""
+        least = self.filter.max_failed_batches * self.batch_size if self.filter else 0
+        return 0 < least <= len(self.groups) and not any(group.values for group in self.groups.values())
+
+    def check_short(self, step: int) -> None:
+        """Raise if a step that may draw no further task stays short and the run is to stop then.
+
+        Raises:
+            TooFewGroups: with what was found.
+        """
+        assert self.filter is not None, "only a filter leaves groups out"
+        if self.filter.short_batch != STOP and self.num_with_signal:
+            return
+        raise TooFewGroups(
+            f"step {step}: {self.told()}; raise algorithm.filter_groups.max_num_gen_batches="
+            f"{self.filter.max_batches} (0: no limit), choose tasks that succeed sometimes (env.train.horizons), raise "
+            "actor_rollout_ref.rollout.n, or set trainer.v1.sampler.sampler_kwargs.short_batch=train to go on with "
+            "fewer groups where there is one"
+        )
+
+    @property
+    def num_with_signal(self) -> int:
+        """Return how many groups of the step have signal so far."""
+        return sum(group.lacks_signal() is None for group in self.groups.values())
+
+    def told(self) -> str:
+        """Return the step's groups in words."""
+        reasons = self._reasons()
+        without = ", ".join(f"{reasons[name]} {WORDS[name]}" for name in REASONS if reasons[name])
+        return (
+            f"{self.num_with_signal} of {self.batch_size} groups have signal after {self.num_drawn} tasks, "
+            f"{self.num_drawn / max(1, self.batch_size):g} generation batches; without: {without or 'none'}"
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Return the counts of a step with a filter; empty without one."""
+        if self.filter is None:
+            return {}
+        reasons = self._reasons()
+        found = {
+            "env/groups/drawn": float(self.num_drawn),
+            "env/groups/refilled": float(self.num_drawn - self.batch_size),
+            "env/groups/generation_batches": self.num_drawn / self.batch_size,
+            "env/groups/with_signal": float(self.num_with_signal),
+            "env/groups/without_signal": float(sum(reasons.values())),
+        }
+        return found | {f"env/groups/without_signal/{name}": float(reasons[name]) for name in REASONS}
+
+    def left_out(self) -> list[Group]:
+        """Return the groups that were replaced."""
+        return [group for group in self.groups.values() if self.filter and group.lacks_signal()]
+
+    def _reasons(self) -> Counter[str]:
+        found = (group.lacks_signal() for group in self.groups.values())
+        return Counter(reason for reason in found if reason)
+
+
+def read_queue(keys: Sequence[str]) -> list[Told]:
+    """Return reward and summary of training episodes in verl's queue."""
+    data = tq.kv_batch_get(keys=list(keys), partition_id=TRAIN, select_fields=list(_FIELDS))
+    rewards, fields = list(data[_FIELDS[0]]), list(data[_FIELDS[1]])
+    return [(float(reward.double().sum()), extra["episode"]) for reward, extra in zip(rewards, fields, strict=True)]
+
+
+def _group(told: Sequence[Told], masked: Sequence[Mapping[str, Any]], metric: str) -> Group:
+    summaries = [summary for _, summary in told]
+    return Group(
+        horizon=next((item["horizon"] for item in [*summaries, *masked]), None),
+        values=[float(summary["success"]) if metric == SUCCESS else reward for reward, summary in told],
+        successes=[bool(item["success"]) for item in summaries],
+        num_tokens=sum(item["model_tokens"] for item in summaries),
+        num_masked=len(masked),
+    )
