@@ -65,5 +65,5 @@ def _read(config: DictConfig) -> PlaySettings:
         places=places_per_worker(config),
         run_dir=str(config.run.dir),
         seed=int(config.seed) if OmegaConf.select(config, "run.deterministic") is True else None,
-        overlong=OverlongConfig(**plain(config.env.get("overlong") or {})),
+        overlong=OverlongConfig(**plain(config.env.overlong)),
     )
