@@ -15,6 +15,8 @@ from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
 # an episode that failed for reasons of the infrastructure, and one that was masked as over-long
 FAILED, MASKED = "failed", "masked"
+# far above what a test needs
+MOST_LOOKS, MOST_TASKS = 1000, 200
 # reward of an episode, or one of the two
 Outcome = float | str
 
@@ -37,6 +39,7 @@ class ScriptedQueue:
 
     def draw(self, number: int) -> None:
         """Draw the next tasks, as the trainer's refill does."""
+        assert self.num_drawn + number <= MOST_TASKS, "the buffer draws for ever"
         for task in range(self.num_drawn, self.num_drawn + number):
             self.tags["train"][f"t{task}"] = {"is_prompt": True, "status": "pending", "global_steps": 1}
             self.due[task] = self.now + self.delay(task)
@@ -46,6 +49,7 @@ class ScriptedQueue:
     def tick(self) -> None:
         """Let time pass."""
         self.now += 1
+        assert self.now < MOST_LOOKS, "the buffer waits for ever"
         for task in [task for task, due in self.due.items() if due <= self.now]:
             del self.due[task]
             for session, outcome in enumerate(self.outcomes(task)):
