@@ -205,7 +205,9 @@ def test_bad_input_is_refused_before_anything_is_loaded(folder: Path, tmp_path: 
     assert not (tmp_path / "start").exists()
 
 
-@pytest.mark.parametrize(("seconds", "chosen"), [((4.0, 1.0), "bfloat16"), ((4.0, 3.0), "float32"), ((1.0, 4.0), "float32")])
+@pytest.mark.parametrize(
+    ("seconds", "chosen"), [((4.0, 1.0), "bfloat16"), ((4.0, 3.0), "float32"), ((1.0, 4.0), "float32")]
+)
 def test_weights_compute_in_bfloat16_where_that_is_faster_by_far(monkeypatch, seconds, chosen) -> None:
     # a clock for four products in float32, then four in bfloat16
     ticks = [moment for each in seconds for _ in range(4) for moment in (0.0, each)]

@@ -48,7 +48,8 @@ class WarmStartSpec:
     dtype: str = setting(
         AUTO,
         OneOf(DTYPES),
-        "Number format of the weights that compute; auto: bfloat16 where the machine multiplies it faster, else float32.",
+        "Number format of the weights that compute; auto: bfloat16 where the machine multiplies it faster by far, "
+        "else float32.",
     )
     seed: int = setting(0, SEEDS, "Seed of the tasks and of what is sampled.")
 

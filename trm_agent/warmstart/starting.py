@@ -105,9 +105,7 @@ class WarmStarting:
         schedule = Schedule(spec.learning_rate, spec.target_success, spec.max_steps, seconds, spec.measure_every)
         imitation = Imitation(self.model, schedule)
         try:
-            ending = imitate(
-                imitation, self._draw, self._measure, by_play(self._has_time), report=self._tell
-            )
+            ending = imitate(imitation, self._draw, self._measure, by_play(self._has_time), report=self._tell)
             if not ending.reached:
                 imitation.load(imitation.average)
             ended = TOO_LATE if not ending.reached else REACHED if spec.target_success else ALL_STEPS
