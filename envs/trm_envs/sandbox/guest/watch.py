@@ -85,7 +85,8 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
     questions = running.questions
     if questions is not None:
         poll.register(questions.listener, select.POLLIN)
-    next_look = next_whole_look = time.monotonic() + memory.patience(order.memory_bytes)
+    left, counted = order.memory_bytes, time.monotonic()
+    next_look = next_whole_look = counted + memory.patience(left)
     while True:
         now = time.monotonic()
         if now >= deadline:
@@ -113,16 +114,21 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
             is_whole = time.monotonic() >= next_whole_look
             size = crowds.size(proc)
             is_crowd = size.is_crowd and not (order.has_share and order.has_memory)
-            with rest.stopped(proc) if is_crowd else contextlib.nullcontext():
-                stops = not (order.has_memory or is_crowd)
+            is_late = not order.has_memory and memory.can_be_used_up(left, time.monotonic() - counted, size.processes)
+            is_stopped = is_crowd or is_late
+            with rest.stopped(proc) if is_stopped else contextlib.nullcontext():
+                stops = not (order.has_memory or is_stopped)
+                counted = time.monotonic()
                 left = running.memory_left(proc, order, stops, deadline)
                 if left >= 0 and is_whole and running.overreaches(proc, stops=stops):
                     rest.signal_all(signal.SIGKILL)
                 if is_crowd:
                     running.share.lower(proc)  # before they go on, one after the other
+                if is_stopped:
+                    counted = time.monotonic()
             if left < 0:
                 return "memory"
-            next_look = time.monotonic() + memory.patience(left, size)
+            next_look = counted + memory.patience(left, size.processes)
             if is_whole:
                 next_whole_look = time.monotonic() + memory.WATCH_S
                 if not order.has_share:
