@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trm_envs.sandbox.guest import crowds, looks, memory
+from trm_envs.sandbox.guest import crowds, looks, memory, rest
 from trm_envs.sandbox.guest.looks import Looks
 
 MIB = 1 << 20
@@ -49,8 +49,8 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(looks, "time", SimpleNamespace(monotonic=lambda: made.now))
-    monkeypatch.setattr(looks.crowds, "size", made.see)
-    monkeypatch.setattr(looks.rest, "stopped", made.stopped)
+    monkeypatch.setattr(crowds, "size", made.see)
+    monkeypatch.setattr(rest, "stopped", made.stopped)
     monkeypatch.setattr(memory, "_PROCESSORS", 2)
     return made
 
