@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from . import crowds, rest
+from . import rest
 
 WATCH_S, SHORTEST_WATCH_S = 0.05, 0.002
 """Longest and shortest interval at which the memory of all the call's processes is added up."""
@@ -24,7 +24,6 @@ _ENDED = re.compile(rb"\nState:\t[ZX]")
 _SHARES = re.compile(rb"^(?:Pss_Anon|SwapPss):\s*(\d+) kB$", re.MULTILINE)
 _SHARE = re.compile(rb"^(?:Pss|SwapPss):\s*(\d+) kB$", re.MULTILINE)  # before Linux 5.4
 _PROCESSORS = os.cpu_count() or 1
-_AS_MANY = crowds.Size(_PROCESSORS, _PROCESSORS)
 
 
 class _Size(NamedTuple):
@@ -98,13 +97,29 @@ class Use:
         return max(last, _faults(proc, pid) * _PAGE)
 
 
-def patience(left: int, size: crowds.Size = _AS_MANY) -> float:
-    """Return the seconds in which so many threads cannot use up what is left of the memory, within bounds.
+def patience(left: int, processes: int = 0) -> float:
+    """Return the seconds until the next look, within bounds, before what is left of the memory can be used up.
 
-    Among a crowd PID 1 wakes late, and looks twice as often.
+    Several processes may keep PID 1 waiting: it looks twice as often.
+
+    Args:
+        left: bytes.
+        processes: how many there are; 0 before the first look.
     """
-    growth = FASTEST_GROWTH * max(1, min(size.processes, _PROCESSORS)) * (2 if size.is_crowd else 1)
-    return min(WATCH_S, max(SHORTEST_WATCH_S, left / growth))
+    return min(WATCH_S, max(SHORTEST_WATCH_S, left / _growth_of(processes) / (2 if processes > 1 else 1)))
+
+
+def can_be_used_up(left: int, seconds: float, processes: int) -> bool:
+    """Return True if several processes can have used up in this time what was left of the memory.
+
+    A single one is held by its own limit.
+    """
+    return processes > 1 and seconds * _growth_of(processes) > left
+
+
+def _growth_of(processes: int) -> int:
+    """Return the bytes per second by which so many processes may grow, each of which may have become two."""
+    return FASTEST_GROWTH * min(2 * processes or _PROCESSORS, _PROCESSORS)
 
 
 def _growth(before: "tuple[int, int]", now: "tuple[int, int]") -> int:

@@ -7,7 +7,8 @@ import signal
 import socket
 import time
 
-from . import crowds, memory, rest, wire
+from . import rest, wire
+from .looks import Looks
 from .process import Program
 
 
@@ -85,12 +86,12 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
     questions = running.questions
     if questions is not None:
         poll.register(questions.listener, select.POLLIN)
-    next_look = next_whole_look = time.monotonic() + memory.patience(order.memory_bytes)
+    looks = Looks(running, order, deadline, proc)
     while True:
         now = time.monotonic()
         if now >= deadline:
             return "timeout"
-        events = dict(poll.poll(max(0.0, min(next_look, deadline) - now) * 1000))
+        events = dict(poll.poll(max(0.0, min(looks.next, deadline) - now) * 1000))
         if running.pid_fd in events:
             return "exited"
         if running.channel.fileno() in events:
@@ -106,24 +107,9 @@ def _watch(connection: socket.socket, running: Program, order: wire.Order, deadl
                 questions.answer(proc)
             else:
                 poll.unregister(questions.listener)
-        if time.monotonic() >= next_look:
+        if time.monotonic() >= looks.next:
             running.reap()
             if running.exit_status is not None:
                 return "exited"
-            is_whole = time.monotonic() >= next_whole_look
-            size = crowds.size(proc)
-            is_crowd = size.is_crowd and not (order.has_share and order.has_memory)
-            with rest.stopped(proc) if is_crowd else contextlib.nullcontext():
-                stops = not (order.has_memory or is_crowd)
-                left = running.memory_left(proc, order, stops, deadline)
-                if left >= 0 and is_whole and running.overreaches(proc, stops=stops):
-                    rest.signal_all(signal.SIGKILL)
-                if is_crowd:
-                    running.share.lower(proc)  # before they go on, one after the other
-            if left < 0:
+            if not looks.look():
                 return "memory"
-            next_look = time.monotonic() + memory.patience(left, size)
-            if is_whole:
-                next_whole_look = time.monotonic() + memory.WATCH_S
-                if not order.has_share:
-                    running.share.look(proc)
