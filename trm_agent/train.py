@@ -27,6 +27,7 @@ from trm_agent.runs.data_text import printable
 from trm_agent.runs.defaults import defaults_of
 from trm_agent.runs.extend import SCHEDULED_OPTIMIZER, compose_extension, go_on, open_extended
 from trm_agent.runs.folder import CHECKPOINTS, LOG_FILE, RunFolder, checkpoint_folder, discard, open_run_folder
+from trm_agent.runs.forked_workers import forks
 from trm_agent.runs.hidden_gpus import for_logical_devices
 from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.origin import INIT_FROM, check_modes, check_origin, check_own, check_resumed, needs_first_weights
@@ -113,6 +114,7 @@ def _prepared(arguments: argparse.Namespace) -> int | tuple[DictConfig, RunFolde
         check_own(folder)
         if not folder.step:
             check_origin(config)
+        config.hardware.fork_server = forks(config)
         fork_server.start_early(config.hardware.fork_server, config.hardware.env_vars)
         model = _suited_model(config, folder)
         fitted = fit(config)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
 from trm_agent.cli import main
-from trm_agent.doctor import finding, machine, sections, software
+from trm_agent.doctor import machine, sections, software
 from trm_agent.doctor.finding import Finding, ok
 from trm_agent.runs.planning.machine import GIB
 
@@ -111,15 +111,6 @@ def test_hidden_gpus_are_not_looked_for(value: str, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     (told,) = machine.gpus()
     assert told == ok(f"hidden by CUDA_VISIBLE_DEVICES={value}: the default is experiment=math_nano, on the processor")
-
-
-def test_a_command_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_program(tmp_path, "slow", "exec sleep 20", monkeypatch)
-    assert finding.output_of(["slow"], limit_s=0.2) == (None, "no answer within 0.2 s")
-    assert finding.output_of(["no-such-program"]) == (None, "no-such-program: No such file or directory")
-    assert finding.output_of(["/bin/sh", "-c", "echo first >&2; echo last >&2; exit 3"]) == (None, "last")
-    assert finding.output_of(["/bin/sh", "-c", "exit 3"]) == (None, "exit status 3")
-    assert finding.output_of(["/bin/sh", "-c", "echo out"]) == ("out\n", "")
 
 
 def test_a_fake_path_without_programs_has_no_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

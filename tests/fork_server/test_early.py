@@ -55,7 +55,7 @@ def test_a_server_that_started_at_once_is_kept_if_its_imports_read_what_the_run_
     def served() -> subprocess.Popen:
         (server,) = handle._SERVERS
         assert Path(os.environ[SOCKET_VARIABLE]).parent == server.folder
-        while not (said := os.pread(server.out.fileno(), 9, 0)):
+        while not (said := os.pread(server.out.fileno(), 9, 0)).endswith(b"\n"):
             time.sleep(0.01)
         assert said.decode() == server.env["OMP_NUM_THREADS"] + "\n"
         return server.process

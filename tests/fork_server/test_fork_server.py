@@ -66,7 +66,7 @@ def test_rays_arguments_are_split() -> None:
         "default_worker.py",
         "--startup-token=3",
     ]
-    assert parse(arguments) == ({"A": "1"}, "PYTHON", ["default_worker.py", "--startup-token=3"])
+    assert parse(arguments) == ({"env_vars": {"A": "1"}}, "PYTHON", ["default_worker.py", "--startup-token=3"])
     assert parse(["--serialized-runtime-env-context", "{}", "worker.py"]) == ({}, "PYTHON", ["worker.py"])
 
 

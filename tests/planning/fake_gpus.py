@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trm_agent.runs import hidden_gpus
-from trm_agent.runs.planning import machine
+from trm_agent.runs.planning import auto, machine
 from trm_agent.runs.planning.machine import GIB, VARIABLE, Gpu
 
 
@@ -35,7 +35,7 @@ def fake_nvidia_smi(
 ) -> None:
     """Put a fake nvidia-smi in front of the path, and a fake device file where the command looks for one.
 
-    The installed PyTorch counts as one with CUDA. `says` is the tool's whole output.
+    The installed PyTorch counts as one with CUDA, and the machine has memory for any model. `says` is the whole output.
     """
     said = "\n".join(fake_line(gpu) for gpu in gpus) if says is None else says
     script = f"echo '{fails}' >&2; exit 9" if fails else f"cat <<'END'\n{said}\nEND"
@@ -47,5 +47,6 @@ def fake_nvidia_smi(
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setattr(hidden_gpus, "DEVICES", devices)
     monkeypatch.setattr(machine, "torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(auto, "free_memory_gib", lambda: 2048.0)
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

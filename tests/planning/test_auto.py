@@ -8,9 +8,10 @@ import yaml
 from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
 from trm_agent.runs.compose import choices, compose_run
 from trm_agent.runs.planning import auto
-from trm_agent.runs.planning.auto import LADDER, automatic, expanded, fits, for_gpus
+from trm_agent.runs.planning.auto import automatic, expanded, for_gpus
 from trm_agent.runs.planning.choose import Place
 from trm_agent.runs.planning.fit import COMPUTED
+from trm_agent.runs.planning.largest import LADDER, Wanted, obstacle, plan_for
 from trm_agent.runs.planning.machine import GIB, VARIABLE
 from trm_agent.runs.planning.presets import EXPERIMENTS, PRESETS, nearest, written
 
@@ -18,6 +19,7 @@ from trm_agent.runs.planning.presets import EXPERIMENTS, PRESETS, nearest, writt
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "unreachable", lambda: "")
+    monkeypatch.setattr(auto, "free_memory_gib", lambda: 2048.0)
 
 
 def chosen(number: int, gib: int, **given: str) -> tuple[str, ...]:
@@ -135,5 +137,6 @@ def test_auto_and_no_experiment_are_the_same_and_a_named_one_stays() -> None:
 
 def test_the_largest_model_stands_first() -> None:
     assert set(LADDER) <= set(choices("model"))
-    held = [fits(model, Place(1, 1, 79 * GIB), 8192) for model in LADDER]
+    wanted = Wanted(8192)
+    held = [not obstacle(plan_for(model, Place(1, 1, 79 * GIB), wanted), wanted) for model in LADDER]
     assert held == sorted(held)

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
-from trm_agent.runs import preflight_gpu, preflight_verl
+from trm_agent.runs import elsewhere, preflight_gpu, preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.planning.fit import KNOBS, plan_of_run, shape_of_run
 from trm_agent.runs.planning.machine import GIB
@@ -187,7 +187,7 @@ def test_a_run_on_fake_gpus_is_checked_as_a_whole(tmp_path: Path, monkeypatch: p
 
 def test_devices_of_a_cluster_are_not_looked_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_nvidia_smi(tmp_path, monkeypatch, fake_gpu(0, 22, driver="470.82.01"))
-    monkeypatch.setattr(preflight_verl, "RAY_HERE", tmp_path / "no_cluster")
+    monkeypatch.setattr(elsewhere, "RAY_HERE", tmp_path / "no_cluster")
     with pytest.raises(ValueError, match="driver 470"):
         preflight_verl.devices(run_on(8))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")

@@ -201,7 +201,7 @@ def before_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_API_KEY", "")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("trm_agent.runs.preflight_verl.RAY_HERE", tmp_path / "no_cluster")
+    monkeypatch.setattr("trm_agent.runs.elsewhere.RAY_HERE", tmp_path / "no_cluster")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setattr("trm_agent.runs.preflight_verl._cuda_devices", lambda: 0)
     for name in ("_suited_model", "train"):

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from trm_agent import train
-from trm_agent.runs import preflight_verl
+from trm_agent.runs import elsewhere, preflight_verl
 from trm_agent.runs.hidden_gpus import VARIABLE, for_logical_devices, hides_all
 
 HIDING = ("", "-1", " ", "-1,0", ",0", "NoDevFiles")
@@ -38,7 +38,7 @@ def test_a_preset_for_gpus_is_refused_where_all_are_hidden(value: str, tmp_path:
     trainer = {"device": "cuda", "n_gpus_per_node": 8, "nnodes": 1}
     config = OmegaConf.create({"hardware": {"kind": "gpu"}, "trainer": trainer, "ray_kwargs": {}})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(preflight_verl, "RAY_HERE", tmp_path / "no_cluster")
+    monkeypatch.setattr(elsewhere, "RAY_HERE", tmp_path / "no_cluster")
     monkeypatch.setattr(preflight_verl, "_cuda_devices", lambda: 8)
     monkeypatch.setattr(preflight_verl, "check_gpus", lambda config: None)
     preflight_verl.devices(config)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from trm_agent.runs import preflight, preflight_model, preflight_verl
+from trm_agent.runs import elsewhere, preflight, preflight_model, preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 from trm_agent.runs.repeating import repeats
@@ -276,7 +276,7 @@ def test_devices_may_be_those_of_a_ray_that_runs(tmp_path: Path, monkeypatch: py
         }
     )
     monkeypatch.setattr(preflight_verl, "_cuda_devices", lambda: 0)
-    monkeypatch.setattr(preflight_verl, "RAY_HERE", tmp_path / "ray_current_cluster")
+    monkeypatch.setattr(elsewhere, "RAY_HERE", tmp_path / "ray_current_cluster")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ValueError, match="no CUDA device is found"):
         preflight_verl.devices(config)

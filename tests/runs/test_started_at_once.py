@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
 from trm_agent import train
 from trm_agent.fork_server import handle
-from trm_agent.runs import hidden_gpus
+from trm_agent.runs import compose, hidden_gpus
 from trm_agent.runs.compose import compose_run, expected_variables, plain
 
 
@@ -35,6 +36,24 @@ def test_the_expected_variables_are_those_of_the_composed_default(tmp_path, monk
         (tmp_path / device).unlink()
     (tmp_path / "nvidiactl").touch()
     assert expected_variables([]) is not None
+
+
+def test_the_expected_variables_on_gpus_are_those_of_what_will_run(tmp_path, monkeypatch):
+    fake_nvidia_smi(tmp_path, monkeypatch, fake_gpu())
+    monkeypatch.setattr(compose, "lacks_cuda", lambda: False)
+    composed = plain(compose_run(["experiment=math_1x80gb"]).hardware)["env_vars"]
+    expected = {name: str(value) for name, value in composed.items()}
+    for experiment in ([], ["experiment=auto"], ["experiment=math_1x80gb"], ["experiment=code_qwen3_8b"]):
+        assert expected_variables([*experiment, "seed=1"]) == expected
+    # on the processor, or of no preset
+    for override in ("experiment=math_nano", "experiment=math_smollm2", "experiment=nowhere", "hardware=gpu"):
+        assert expected_variables([override]) is None
+    for name, value in (("RAY_ADDRESS", "head:6379"), ("CUDA_VISIBLE_DEVICES", "")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert expected_variables([]) is None
+    monkeypatch.setattr(compose, "lacks_cuda", lambda: True)
+    assert expected_variables([]) is None
 
 
 @pytest.mark.usefixtures("serves_nobody")

@@ -1,14 +1,11 @@
-"""A finding about this machine, and commands that a probe runs."""
+"""A finding about this machine."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 State = Literal["ok", "warning", "missing"]
-COMMAND_LIMIT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -33,21 +30,3 @@ class Finding:
 def ok(told: str) -> Finding:
     """Return a finding that needs nothing."""
     return Finding("ok", told)
-
-
-def output_of(command: Sequence[str], limit_s: float = COMMAND_LIMIT_S) -> tuple[str | None, str]:
-    """Return the output of a command.
-
-    Returns:
-        Its standard output, or None if it does not exist, fails or takes too long; and the reason, in a line.
-    """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        return None, f"{command[0]}: {error.strerror}"
-    except subprocess.TimeoutExpired:
-        return None, f"no answer within {limit_s:g} s"
-    if done.returncode == 0:
-        return done.stdout, ""
-    said = done.stderr.strip() or done.stdout.strip()
-    return None, said.splitlines()[-1] if said else f"exit status {done.returncode}"

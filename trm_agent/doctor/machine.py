@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trm_agent.doctor.finding import Finding, State, ok, output_of
+from trm_agent.doctor.finding import Finding, State, ok
 from trm_agent.runs.compose import NVIDIA_DEVICE
 from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
 from trm_agent.runs.planning.host import free_memory_gib
@@ -23,6 +23,7 @@ from trm_agent.runs.planning.machine import (
     remedy_of,
     torch_cuda,
 )
+from trm_agent.runs.programs import output_of
 
 GIB = 1 << 30
 LEAST_MEMORY_GIB, LEAST_CORES, NUM_PORTS = 6.0, 2, 16

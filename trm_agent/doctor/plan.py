@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from trm_agent.runs.hidden_gpus import has_nvidia, hides_all
 from trm_agent.runs.planning import told
-from trm_agent.runs.planning.auto import count_of, largest, length_of, model_of, usable
+from trm_agent.runs.planning.auto import count_of, length_of, model_of, usable
 from trm_agent.runs.planning.choose import Aims, Place, Plan, choose, plan_on_cpu
 from trm_agent.runs.planning.host import free_memory_gib
-from trm_agent.runs.planning.layout import Layout, total
+from trm_agent.runs.planning.largest import LADDER, Wanted, engine_of, fitting
+from trm_agent.runs.planning.layout import total
 from trm_agent.runs.planning.machine import GIB, lacks_cuda, read_gpus, remedy_of
-from trm_agent.runs.planning.presets import PRESETS, Preset, nearest, written
+from trm_agent.runs.planning.presets import PRESETS, nearest
 from trm_agent.runs.planning.shapes import CHOICES, ModelShape, shape_of
 from trm_fields import COUNT, refuse
 
@@ -62,18 +62,11 @@ def make(model: str | None, gpus: int | None, gib: int | None, tokens: int | Non
     place = Place(number if gpus is not None else count_of(preset, number), 1, each * GIB)
     wanted = tokens or length_of(preset)
     chosen = model or (model_of(preset, place)[0] if here and tokens is None else None)
-    shape = _shape(chosen or largest(place, wanted)[0])
+    held = fitting(place, Wanted(wanted, engine_of(preset)))
+    shape = _shape(chosen or next(iter(held), LADDER[-1]))
     if tokens is None and shape.context is not None:
         wanted = min(wanted, shape.context)
     return choose(shape, place, Aims(wanted, engine_of(preset)))
-
-
-def engine_of(preset: Preset) -> Layout:
-    """Return the layout with what a preset says of its engine."""
-    layout, rollout = Layout(), "actor_rollout_ref.rollout"
-    tokens = written(preset.name, f"{rollout}.max_num_batched_tokens") or layout.batched_tokens
-    sequences = written(preset.name, f"{rollout}.max_num_seqs") or layout.sequences
-    return replace(layout, batched_tokens=tokens, sequences=sequences)
 
 
 def as_text(plan: Plan) -> str:

@@ -8,18 +8,21 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
 
 SOCKET_VARIABLE = "TRM_AGENT_FORK_SERVER"
 # a worker with this variable waits until the server has imported all, also what an engine needs
 NEEDS_ALL = "TRM_AGENT_NEEDS_ALL"
 TIMEOUT_SECONDS = 60
+# read by an interpreter and its loader as they begin, which a fork does not
+AT_START = ("PYTHONHASHSEED", "LD_LIBRARY_PATH", "LD_PRELOAD")
 
 
-def parse(argv: list[str]) -> tuple[dict[str, str], str, list[str]]:
+def parse(argv: list[str]) -> tuple[dict, str, list[str]]:
     """Split Ray's arguments.
 
     Returns:
-        The environment variables of the runtime environment, the language, and the worker's own command line.
+        The context of the runtime environment, the language, and the worker's own command line.
     """
     context, language, worker = {}, "PYTHON", []
     options = iter(argv)
@@ -31,7 +34,22 @@ def parse(argv: list[str]) -> tuple[dict[str, str], str, list[str]]:
             language = value if separator else next(options)
         else:
             worker.append(argument)
-    return context.get("env_vars", {}), language, worker
+    return context, language, worker
+
+
+def is_plain(context: dict, env: Mapping[str, str]) -> bool:
+    """Return True if a runtime environment asks for variables alone, which are read after an interpreter has begun.
+
+    A fork has one interpreter, begun long before, and without a command such as a profiler's around it.
+
+    Args:
+        context: of the runtime environment.
+        env: the variables that a worker has without it.
+    """
+    given = context.get("env_vars", {})
+    others = [value for name, value in context.items() if name not in ("env_vars", "py_executable")]
+    others += [name for name in AT_START if given.get(name, env.get(name)) != env.get(name)]
+    return not any(others) and context.get("py_executable") in (None, sys.executable)
 
 
 def ask(address: str, argv: list[str], env: dict[str, str]) -> bool:
@@ -52,13 +70,15 @@ def ask(address: str, argv: list[str], env: dict[str, str]) -> bool:
 def main() -> None:
     """Ask for a fork; without a server, start the worker as Ray does."""
     address = os.environ.get(SOCKET_VARIABLE, "")
-    env_vars, language, worker = parse(sys.argv[1:])
-    if address and language == "PYTHON":
+    context, language, worker = parse(sys.argv[1:])
+    if address and language == "PYTHON" and is_plain(context, os.environ):
         env = dict(os.environ)
-        for name, value in env_vars.items():
+        for name, value in context.get("env_vars", {}).items():
             env[name] = os.path.expandvars(value)
         if ask(address, worker, env):
             return
+    # what is started by itself starts its own processes so
+    os.environ.pop(SOCKET_VARIABLE, None)
     import ray._private.workers.setup_worker as original
 
     os.execv(sys.executable, [sys.executable, original.__file__, *sys.argv[1:]])

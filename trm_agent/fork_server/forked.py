@@ -14,6 +14,7 @@ import traceback
 from multiprocessing import forkserver, resource_tracker, spawn
 from typing import Any
 
+import device_use
 import wire
 
 # standard input, output and error; a request with one descriptor more is a call, with several a process
@@ -50,6 +51,8 @@ def become(request: dict, descriptors: list[int]) -> None:
 
 def run_worker(argv: list[str]) -> int:
     """Run a worker's script as Ray would."""
+    if device_use.may_use_gpu(os.environ):
+        _read_again()
     for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         if entry and entry not in sys.path:
             sys.path.insert(0, entry)
@@ -146,6 +149,28 @@ def _tell_ray() -> None:
     core = sys.modules.get("ray._raylet")
     if core is not None:
         core.Config.initialize("")
+
+
+def _read_again() -> None:
+    """Let torch and Ray follow variables that they have read in the server, as they would in a fresh process.
+
+    Without a GPU `hardware.env_vars` sets the threads. With one Ray does, in a worker, before its first task imports
+    torch: a fork has torch already. And Ray numbers devices within those that the process was shown first.
+    """
+    _set_threads()
+    utils, worker = (sys.modules.get(f"ray._private.{name}") for name in ("utils", "worker"))
+    if utils is None or worker is None:
+        return
+    worker.global_worker.original_visible_accelerator_ids = utils.get_visible_accelerator_ids()
+    set_variable = utils.set_omp_num_threads_if_unset
+
+    def set_threads() -> bool:
+        is_set = bool(set_variable())
+        if is_set:
+            _set_threads()
+        return is_set
+
+    vars(utils)["set_omp_num_threads_if_unset"] = set_threads
 
 
 def _reseed() -> None:

@@ -18,55 +18,17 @@ import time
 import traceback
 from collections.abc import Callable
 
+import device_use
 import wire
 from client import NEEDS_ALL
 from forked import STANDARD, become
+from preloads import preloads
 
 # seconds between two looks for workers that have ended
 REAP_SECONDS = 0.3
 # bytes of what the imports have said before there is a log
 _MOST_OUTPUT = 1 << 20
-# what the processes of a run import: loaded once, and its pages shared
-PRELOAD = (
-    "torch.distributed.fsdp",
-    "torch.distributed.checkpoint",
-    "torch.utils.tensorboard",
-    "pandas",
-    "tensordict",
-    "torchdata.stateful_dataloader",
-    "transformers.models.auto.modeling_auto",
-    "peft",
-    "datasets",
-    "gymnasium",
-    "hydra",
-    "transfer_queue",
-    "verl.trainer.main_ppo",
-    # the larger parts of the next one: requests are heard in between
-    "torch._inductor.ir",
-    "torch._inductor.lowering",
-    "openai.types",
-    "vllm.config",
-    "verl.trainer.ppo.v1",
-    "verl.workers.engine_workers",
-    "trm_agent.verl_plugin.extension",
-    "trm_agent.verl_plugin.driver.trainer",
-    "trm_agent.verl_plugin.driver.dataset",
-    "trm_agent.verl_plugin.rollout.agent_loop",
-    "vllm.entrypoints.openai.chat_completion.protocol",
-    "vllm.entrypoints.openai.responses.protocol",
-    "vllm.entrypoints.openai.api_server",
-    "verl.workers.rollout.vllm_rollout.vllm_async_server",
-    "vllm.model_executor.models.qwen2",
-    "vllm.model_executor.models.qwen3",
-    "vllm.v1.worker.cpu_worker",
-    "vllm.v1.core.sched.scheduler",
-    "vllm.v1.engine.input_processor",
-    "vllm.v1.engine.output_processor",
-    "trm_agent.verl_plugin.rollout.recording_server",
-    "trm_agent.verl_plugin.rollout.beside_server",
-    "trm_agent.verl_plugin.rollout.episodes_worker",
-    "trm_agent.verl_plugin.actor.known_configs",
-)
+PRELOAD = preloads(os.environ)
 # the module after which a worker is forked while others are imported
 WORKERS_AFTER = "verl.workers.rollout.vllm_rollout.vllm_async_server"
 
@@ -75,7 +37,7 @@ JOB = "RAY_JOB_ID"
 
 
 class Unfit(Exception):
-    """A process that has threads, which a fork does not copy."""
+    """A process that has threads, which a fork does not copy, or a GPU, which a fork of it cannot use."""
 
 
 def preload(names: tuple[str, ...], between: Callable[[str], None] = lambda _: None) -> list[str]:
@@ -152,7 +114,13 @@ class Desk:
             seconds = 0
 
     def note(self, module: str) -> None:
-        """Go on after an import."""
+        """Go on after an import.
+
+        Raises:
+            Unfit: it has used a GPU.
+            SystemExit: as `attend`.
+        """
+        check_devices(f"the import of {module}")
         self.imported.add(module)
         self.attend(0)
 
@@ -200,10 +168,21 @@ class Desk:
 
 
 def check_fit() -> None:
-    """Raise `Unfit` if an import has started threads."""
+    """Raise `Unfit` if an import has started threads, or used a GPU."""
     threads = [thread.name for thread in threading.enumerate()]
     if len(threads) > 1:
         raise Unfit(f"an import started threads ({threads}); refusing to fork")
+    check_devices("something")
+
+
+def check_devices(who: str) -> None:
+    """Raise `Unfit` if this process holds a GPU that its forks are to use.
+
+    Args:
+        who: what may have used it, for the message.
+    """
+    if device_use.may_use_gpu(os.environ) and (held := device_use.in_use()):
+        raise Unfit(f"warning: {who} left {', '.join(held)}; refusing to fork, so each worker starts by itself")
 
 
 def reap() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trm_agent.runs.folder import LOG_FILE, RunFolder
+from trm_agent.runs.forked_workers import told_start
 from trm_agent.runs.origin import begins
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def announce(config: DictConfig, folder: RunFolder) -> None:
     print(f"TRM-Agent  {config.trainer.experiment_name}  seed {config.seed}  {folder.path} ({how})")
     train_horizons, val_horizons = list(config.env.train.horizons), list(config.env.val.horizons)
     print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")
-    for note in (repetition(config), *folder.notes):
+    for note in filter(None, (repetition(config), told_start(config), *folder.notes)):
         print(f"  {note}")
 
 

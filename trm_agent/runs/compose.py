@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trm_agent.extras import install
-from trm_agent.runs.hidden_gpus import has_device
+from trm_agent.runs.hidden_gpus import has_device, has_nvidia, hides_all
 from trm_agent.runs.planning.auto import AUTO, expanded
 from trm_agent.runs.planning.fit import fit
+from trm_agent.runs.planning.machine import lacks_cuda
 from trm_fields import OneOf, refuse
 
 if TYPE_CHECKING:
@@ -124,10 +126,23 @@ def expected_variables(overrides: Sequence[str]) -> dict[str, str] | None:
     """
     import yaml
 
-    if has_device() or any("hardware" in override.partition("=")[0] for override in overrides):
+    if any("hardware" in override.partition("=")[0] for override in overrides):
         return None
-    hardware = yaml.safe_load((CONF / "hardware" / "cpu.yaml").read_text(encoding="utf-8"))["hardware"]
+    kind = "cpu"
+    if has_device():
+        kind = GPU
+        if not _may_use_gpus(overrides):
+            return None
+    hardware = yaml.safe_load((CONF / "hardware" / f"{kind}.yaml").read_text(encoding="utf-8"))["hardware"]
     return {name: str(value) for name, value in hardware["env_vars"].items()}
+
+
+def _may_use_gpus(overrides: Sequence[str]) -> bool:
+    """Return True if a run with these overrides most likely takes GPUs of this machine, and starts a Ray of its own."""
+    named = next((each.partition("=")[2] for each in overrides if each.startswith("experiment=")), AUTO)
+    if not has_nvidia() or hides_all(os.environ) or lacks_cuda() or os.environ.get("RAY_ADDRESS"):
+        return False
+    return named == AUTO or _choice(named, "hardware") == GPU
 
 
 def _dump_into_the_run(config: DictConfig) -> None:
@@ -204,12 +219,23 @@ def _own_environment(experiment: str) -> str | None:
     """Return the id of the environment that an experiment is made for."""
     import yaml
 
-    names = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))["defaults"]
+    if (name := _choice(experiment, "env")) is None:
+        return None
+    return str(yaml.safe_load((CONF / "env" / f"{name}.yaml").read_text(encoding="utf-8"))["env"]["id"])
+
+
+def _choice(experiment: str, group: str) -> str | None:
+    """Return the choice of a group that an experiment is made for; None where it makes none, or is not there."""
+    import yaml
+
+    path = CONF / "experiment" / f"{experiment}.yaml"
+    if not path.exists():
+        return None
+    names = yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"]
     for each in names:
-        if isinstance(each, dict) and "override /env" in each:
-            env = yaml.safe_load((CONF / "env" / f"{each['override /env']}.yaml").read_text(encoding="utf-8"))
-            return str(env["env"]["id"])
-    return next((_own_environment(each) for each in names if isinstance(each, str)), None)
+        if isinstance(each, dict) and f"override /{group}" in each:
+            return str(each[f"override /{group}"])
+    return next((found for each in names if isinstance(each, str) and (found := _choice(each, group))), None)
 
 
 def _verl_config() -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.compose import plain
+from trm_agent.runs.forked_workers import told_start
 from trm_agent.runs.origin import begins, start_step
 from trm_agent.tasks import TRAIN, VALIDATION, num_greedy, task_at
 from trm_fields import refuse
@@ -97,6 +98,7 @@ def _steps(config: DictConfig, step: int) -> list[str]:
         f"run: {config.env.id}, seed {config.seed}, {how}, {_place(config)}",
         f"steps: {first} to {trainer.total_training_steps}, {batch} tasks of {group} episodes each",
         repetition(config),
+        told_start(config),
         f"validation: {_validated(trainer, step, config.env)}; checkpoints: {_every(trainer.save_freq)}",
     ]
 

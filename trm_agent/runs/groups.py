@@ -197,11 +197,11 @@ class HardwareConfig:
     """The machine; the defaults are those of `hardware=gpu`."""
 
     kind: str = setting("gpu", OneOf(("cpu", "gpu")), "Kind of machine.")
-    fork_server: bool = setting(
-        False,
-        Flag(),
-        "Whether Ray's workers start as forks of one process that has done the imports; a single machine without a GPU "
-        "only.",
+    fork_server: bool | None = setting(
+        None,
+        Flag(optional=True),
+        "Whether Ray's workers start as [forks of one process](decisions/fork_server.md) that has done the imports; on "
+        "one machine, whose Ray the command starts. `null`: where that is so.",
     )
     agent_loops: str = setting(
         WORKERS,

@@ -39,6 +39,8 @@ OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "env.limits.episode_timeout_s": (600, 3600),
     # where an engine of one process runs: in that of its server, as before
     f"{_VLLM}.distributed_executor_backend": ("uni",),
+    # how processes start
+    "hardware.fork_server": (False,),
     # of the engine without a GPU: what suits the model by now
     "hardware.engine_threads": (1,),
     "hardware.least_tokens_per_s": (1, 10),

@@ -12,12 +12,12 @@ from trm_agent.runs.attention import check_scores
 from trm_agent.runs.chat import run_chat_tokens
 from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
+from trm_agent.runs.elsewhere import is_elsewhere
 from trm_agent.runs.model_facts import ModelFacts
 from trm_agent.runs.model_traps import check_heads, told_vocabulary
 from trm_agent.runs.planning.fit import is_planned, shape_of_run
 from trm_agent.runs.planning.shapes import from_config
 from trm_agent.runs.preflight_gpu import check_plan
-from trm_agent.runs.preflight_verl import is_elsewhere
 from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
 from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_agent.tasks import Task

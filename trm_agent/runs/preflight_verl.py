@@ -16,8 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trm_agent.extras import is_installed
 from trm_agent.runs.attention import attention
+from trm_agent.runs.elsewhere import is_elsewhere
 from trm_agent.runs.engine_options import engine_options, executor
+from trm_agent.runs.forked_workers import fork_server
 from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
+from trm_agent.runs.planning.machine import read_gpus
 from trm_agent.runs.preflight_gpu import check_gpus
 from trm_agent.runs.stored_config import flatten
 from trm_agent.runs.ulysses import sequence_parallelism
@@ -30,8 +33,6 @@ from trm_fields import Allowed, Flag, Number, Text, nearest, refuse
 _ACTOR = "actor_rollout_ref.actor"
 _REF = "actor_rollout_ref.ref"
 _ROLLOUT = "actor_rollout_ref.rollout"
-# written by `ray start`; a driver without an address joins the cluster that it names
-RAY_HERE = Path("/tmp/ray/ray_current_cluster")
 _TYPES: dict[str, Allowed] = {"int": Number(kind=int), "float": Number(), "bool": Flag(), "str": Text()}
 # backend of verl's Tracking -> the module that it imports; verl brings the others
 LOGGER_MODULES = {
@@ -252,14 +253,10 @@ def _has_login(file: Path, host: str) -> bool:
         return False
 
 
-def is_elsewhere(config: DictConfig) -> bool:
-    """Return True if the devices may be those of a cluster that runs already."""
-    named = os.environ.get("RAY_ADDRESS") or OmegaConf.select(config, "ray_kwargs.ray_init.address")
-    return bool(named) or RAY_HERE.exists()
-
-
 def _cuda_devices() -> int:
-    """Count the CUDA devices of this machine; torch decides where a driver is there at all."""
+    """Count the CUDA devices of this machine; where the driver's tool lists none, torch decides."""
+    if gpus := read_gpus()[0]:
+        return len(gpus)
     if not has_device() or importlib.util.find_spec("torch") is None:
         return 0
     import torch
@@ -270,4 +267,4 @@ def _cuda_devices() -> int:
 # before all else; `refusals` come last, since other rules know more about some of these fields
 VERL_RULES = (types, engine_options, executor, weight_transfer)
 # on this machine
-MACHINE_RULES = (types, devices, sequence_parallelism, attention, threads, loggers, engines)
+MACHINE_RULES = (types, devices, fork_server, sequence_parallelism, attention, threads, loggers, engines)

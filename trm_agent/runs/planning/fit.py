@@ -13,6 +13,7 @@ from trm_agent.runs.planning.activations import entropy_bytes
 from trm_agent.runs.planning.choose import FULL_TOKENS, Aims, Place, Plan, choose, plan_of
 from trm_agent.runs.planning.hub import cached_folder, unreachable
 from trm_agent.runs.planning.layout import BFLOAT16, FLOAT32, Layout
+from trm_agent.runs.planning.loops import WORKERS, workers_needed
 from trm_agent.runs.planning.machine import GIB, MIB
 from trm_agent.runs.planning.read_fields import check_read
 from trm_agent.runs.planning.shapes import ModelShape, shape_of
@@ -37,13 +38,13 @@ KNOBS = {
     "micro_tokens": f"{_ACTOR}.ppo_max_token_len_per_gpu",
 }
 LENGTH, CONTEXT = "data.max_response_length", f"{_ROLLOUT}.max_model_len"
-COMPUTED = (*KNOBS.values(), CONTEXT, f"{_ROLLOUT}.log_prob_max_token_len_per_gpu")
+COMPUTED = (*KNOBS.values(), CONTEXT, WORKERS, f"{_ROLLOUT}.log_prob_max_token_len_per_gpu")
 _TRAINERS = ("fsdp", "fsdp2")
 _WIDTHS = {"fp32": FLOAT32, "float32": FLOAT32, "float": FLOAT32, "32": FLOAT32}
 
 
 def fit(config: DictConfig, given: Collection[str]) -> None:
-    """Set the memory's knobs of a configuration for GPUs, but for those that the user has set.
+    """Set the memory's knobs of a configuration for GPUs, and its workers, but for those that the user has set.
 
     Args:
         config: a composed configuration with `hardware.kind=gpu`; it is changed.
@@ -57,6 +58,7 @@ def fit(config: DictConfig, given: Collection[str]) -> None:
     check_read(config)
     with open_dict(config):
         config.hardware.gpu_memory_gib = memory_gib(config)
+        _set(config, {WORKERS: workers_needed(config)}, given)
         if not is_planned(config):
             return
         shape = shape_of_run(config)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trm_agent.runs.hidden_gpus import VARIABLE, hides_all
+from trm_agent.runs.programs import output_of
 
 MIB, GIB = 1 << 20, 1 << 30
 FIELDS = ("index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version", "mig.mode.current")
 QUERY = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
-LIMIT_S = 15.0
 # major version of CUDA -> the oldest driver for Linux that runs its builds, minor versions included:
 # https://docs.nvidia.com/deploy/cuda-compatibility, "minor version compatibility"
 LEAST_DRIVERS = {"13": "580.65.06", "12": "525.60.13"}
@@ -66,9 +65,9 @@ def read_gpus(env: Mapping[str, str] | None = None) -> tuple[list[Gpu], str]:
     Returns:
         The devices in the variable's order, else the bus's, and why there are none; "" where there are.
     """
-    text, why = _asked()
+    text, why = output_of(QUERY)
     if text is None:
-        return [], why
+        return [], f"{QUERY[0]}: {why}"
     env = os.environ if env is None else env
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [gpu for line in lines if (gpu := parse(line)) is not None]
@@ -131,20 +130,6 @@ def _is_named(gpu: Gpu, entry: str) -> bool:
         # which GPU holds a slice is not asked
         return gpu.sliced
     return entry.startswith("GPU-") and gpu.uuid.startswith(entry)
-
-
-def _asked() -> tuple[str | None, str]:
-    """Return what `nvidia-smi` says; None with the reason where it says nothing."""
-    try:
-        done = subprocess.run(QUERY, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        return None, f"nvidia-smi: {error.strerror}"
-    except subprocess.TimeoutExpired:
-        return None, f"nvidia-smi gave no answer within {LIMIT_S:g} s"
-    if done.returncode == 0:
-        return done.stdout, ""
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return None, f"nvidia-smi: {said[-1] if said else f'exit status {done.returncode}'}"
 
 
 def torch_cuda() -> str | None:

