@@ -51,6 +51,8 @@ async def test_an_episode_is_what_the_engine_sampled_with_the_solvers_answers_be
         assert episode.ids[:place] == context
         assert episode.sampled[place]
         assert episode.log_probs[place] == -float(number)
+    lengths = [TURN - 1 + number % 2 for number in range(1, episode.num_turns + 1)]
+    assert sum(lengths) - 1 <= episode.num_sampled <= sum(lengths)
     assert all(value == 0.0 for value, own in zip(episode.log_probs, episode.sampled, strict=True) if not own)
 
 

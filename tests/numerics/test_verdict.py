@@ -25,7 +25,7 @@ def judged(*episodes: tuple[np.ndarray, np.ndarray], is_float32: bool = False) -
 
 
 def some_bin(start: int, tokens: int, depth: float, kl: float) -> Bin:
-    return Bin(start, 2 * start or 512, tokens, depth, kl**0.5, 0.0, 1.0, kl, 0.0, 0.0)
+    return Bin(start, 2 * start or 512, tokens, depth, kl**0.5, 0.0, kl, 0.0, 0.0)
 
 
 def test_the_slope_is_that_of_a_power_law():
@@ -79,8 +79,8 @@ def test_rounding_alone_has_no_growth_to_speak_of():
 
 
 def test_the_limits_are_those_of_the_number_formats():
-    # |d| = 1e-3 everywhere: a KL of 5e-7; |d| = 0.06: a KL of 1.8e-3, e^|d| = 1.06
-    small, large = episode(0, 0.0, size=1e-3), episode(0, 0.0, size=0.06)
+    # |d| = 1e-3 everywhere: a KL of 5e-7; |d| = 0.05: a KL of 1.25e-3
+    small, large = episode(0, 0.0, size=1e-3), episode(0, 0.0, size=0.05)
     assert judged(small).is_healthy
     found = judged(small, is_float32=True)
     assert (found.kind, found.is_high, found.is_healthy) == ("flat", True, False)

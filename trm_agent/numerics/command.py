@@ -90,18 +90,22 @@ def run(arguments: argparse.Namespace) -> int:
     from trm_agent.numerics.source import CPU, GPU, find_source
 
     folder = Path(tempfile.mkdtemp(prefix="trm-numerics-"))
+    keeps_logs = False
     try:
         source = find_source(arguments.source, arguments.env, arguments.set, GPU if _has_cuda() else CPU, _say)
         formats = (arguments.engine or [source.engine_format], arguments.trainer or [source.trainer_format])
         healthy = _measured(source, spec, formats, folder, arguments.json)
+        return 0 if healthy else UNHEALTHY
     except KeyboardInterrupt:
         _say("\nstopped; nothing was written")
-        healthy = None
+        return INTERRUPTED
     except RuntimeError as error:  # the engine, the trainer or the nano model's warm start
-        _say(f"error: {error}\nengine.log and trainer.log are in {folder}")
+        keeps_logs = True
+        _say(f"error: {error}\nlogs of engine and trainer, as far as they came: {folder}")
         return UNHEALTHY
-    shutil.rmtree(folder, ignore_errors=True)
-    return INTERRUPTED if healthy is None else 0 if healthy else UNHEALTHY
+    finally:
+        if not keeps_logs:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _measured(

@@ -27,8 +27,6 @@ class Bin:
     """Mean of |d|."""
     largest: float
     """Largest |d|."""
-    ratio: float
-    """Mean of e^|d|."""
     kl: float
     """KL(engine || trainer) a token, nats, by the estimator k3: the mean of e^d - 1 - d."""
     over_small: float
@@ -80,7 +78,6 @@ def _bin(start: int, stop: int, depths: np.ndarray, differences: np.ndarray) -> 
         depth=float(depths.mean()),
         mean=float(sizes.mean()),
         largest=float(sizes.max()),
-        ratio=float(np.exp(sizes).mean()),
         kl=float((np.expm1(differences) - differences).mean()),
         over_small=float((sizes > SMALL).mean()),
         over_large=float((sizes > LARGE).mean()),

@@ -16,8 +16,6 @@ from trm_agent.numerics.verdict import (
     HALF_SOURCE,
     JUMPS,
     NOISE,
-    RATIO,
-    RATIO_SOURCE,
     ROUNDING,
     STEEP,
     Verdict,
@@ -38,7 +36,7 @@ def as_text(measured: Measured, spec: NumericsSpec) -> str:
     for pair in measured.pairs:
         lines += ["", *_table(pair), *_told(pair)]
     if any(not _is_float32(pair) for pair in measured.pairs):
-        lines += ["", f"Limits of half precision: {HALF_SOURCE} (of mixtures of experts: 0.001 to 0.1), {RATIO_SOURCE}"]
+        lines += ["", f"The limit of half precision, which mixtures of experts exceed: {HALF_SOURCE}"]
     return "\n".join(lines)
 
 
@@ -106,7 +104,4 @@ def _level(pair: Pair) -> str:
     whole = pair.whole
     if _is_float32(pair):
         return f"mean |d| {whole.mean:.1e}, in float32 at most {FLOAT32_MEAN:g}"
-    return (
-        f"KL {whole.kl:.1e}, in half precision at most {HALF_KL:g} for dense models; mean e^|d| {whole.ratio:.4f}, "
-        f"at most {RATIO:g}"
-    )
+    return f"KL {whole.kl:.1e} nats, in half precision at most {HALF_KL:g} for dense models"
