@@ -9,6 +9,7 @@ from trm_agent.cli import main
 from trm_agent.numerics import measuring, source
 from trm_agent.numerics.forcing import Played
 from trm_agent.numerics.measuring import Measured, compared
+from trm_agent.numerics.source import find_source
 
 
 def refused(capsys, *words: str) -> str:
@@ -81,6 +82,33 @@ def test_a_model_is_configured_as_this_machines_default_on_one_rank(made):
     assert settings["block_size"] == part.rollout.engine_kwargs.vllm.block_size
     assert (settings["dtype"], settings["max_model_len"], settings["max_num_seqs"]) == ("bfloat16", 1024, 3)
     assert settings.keys().isdisjoint({"worker_extension_cls", "enable_chunked_prefill"})
+
+
+def test_a_run_brings_its_formats_its_environment_its_lengths_and_its_template(made, monkeypatch, tmp_path):
+    from omegaconf import OmegaConf
+
+    from trm_agent.runs.compose import compose_tree
+
+    actor = "actor_rollout_ref.actor"
+    overrides = (
+        *("env=long_execution", "env.kwargs.protocol=hermes", "env.chat.roles=[user]", "model=hub"),
+        *(f"actor_rollout_ref.model.path={made.folder}", "actor_rollout_ref.rollout.dtype=bfloat16"),
+        *(f"{actor}.ulysses_sequence_parallel_size=2", f"{actor}.use_dynamic_bsz=true"),
+        *("data.max_prompt_length=100", "data.max_response_length=900", "actor_rollout_ref.rollout.max_model_len=950"),
+        *("actor_rollout_ref.rollout.temperature=0.8", "run.dir=somewhere"),
+    )
+    config = compose_tree(overrides)
+    OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
+    monkeypatch.setattr("trm_agent.evaluate.checkpoints.source._check_model", lambda *_: None)
+    found = find_source(f"start:{tmp_path}", None, ["reveal=upfront"], "cpu")
+    assert (found.engine_format, found.trainer_format) == ("bfloat16", "float32")
+    assert (found.environment.name, found.environment.kwargs["reveal"]) == ("long_execution", "upfront")
+    assert found.chat is not None
+    assert found.chat.roles == ("user",)
+    assert found.longest == 950
+    assert found.config.actor_rollout_ref.rollout.temperature == 0.8
+    assert (found.config.actor_rollout_ref.actor.use_dynamic_bsz, found.folder) == (False, made.folder)
+    assert found.config.actor_rollout_ref.actor.ulysses_sequence_parallel_size == 1
 
 
 def test_on_a_gpu_the_layers_of_both_sides_compute_in_bfloat16(made):

@@ -10,11 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trm_agent.numerics.spec import NumericsSpec, flag_of
+from trm_agent.numerics.spec import FORMATS, NumericsSpec, flag_of
 from trm_fields import refuse, settings_of
 
-# as `measuring.FORMATS`, which loads numpy
-FORMATS = ("float32", "bfloat16")
 UNHEALTHY, INTERRUPTED = 1, 130
 DESCRIPTION = """\
 Play long episodes with the rollout engine, recompute the log-probs of the same tokens with the trainer, and say

@@ -19,13 +19,11 @@ from trm_agent.numerics.depth import Bin, by_depth, over_all
 from trm_agent.numerics.forcing import Played, play
 from trm_agent.numerics.rollout import engine_settings, open_rollout
 from trm_agent.numerics.source import Source, reader
-from trm_agent.numerics.spec import MOST_TOKENS, NumericsSpec, flag_of
+from trm_agent.numerics.spec import FLOAT32, MOST_TOKENS, NumericsSpec, flag_of
 from trm_agent.numerics.training import trainer_log_probs
 from trm_agent.numerics.verdict import Verdict, verdict
 from trm_fields import refuse
 
-FLOAT32 = "float32"
-FORMATS = (FLOAT32, "bfloat16")
 SPLIT = "held_out"
 # opens a bar: description and number of tokens -> what is called with each number of further tokens
 OpenBar = Callable[[str, int], Any]

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 from trm_fields import COUNT, SEEDS, Number, setting, settings_of
 
+# number formats of engine and trainer, by vLLM's names
+FLOAT32 = "float32"
+FORMATS = (FLOAT32, "bfloat16")
 # without --tokens, at most: what two cores play in minutes
 MOST_TOKENS = 8192
 FEWEST_TOKENS = 256

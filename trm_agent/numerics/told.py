@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from trm_agent.numerics.depth import LARGE, SMALL, Bin
-from trm_agent.numerics.measuring import FLOAT32, Measured, Pair
-from trm_agent.numerics.spec import NumericsSpec
+from trm_agent.numerics.measuring import Measured, Pair
+from trm_agent.numerics.spec import FLOAT32, NumericsSpec
 from trm_agent.numerics.verdict import (
     FLAT,
     FLOAT32_MEAN,
