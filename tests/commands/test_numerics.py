@@ -100,9 +100,9 @@ def test_a_run_brings_its_formats_its_environment_its_lengths_and_its_template(m
     config = compose_tree(overrides)
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
     monkeypatch.setattr("trm_agent.evaluate.checkpoints.source._check_model", lambda *_: None)
-    found = find_source(f"start:{tmp_path}", None, ["reveal=upfront"], "cpu")
+    found = find_source(f"start:{tmp_path}", None, ["num_words=7"], "cpu")
     assert (found.engine_format, found.trainer_format) == ("bfloat16", "float32")
-    assert (found.environment.name, found.environment.kwargs["reveal"]) == ("long_execution", "upfront")
+    assert (found.environment.name, found.environment.kwargs["num_words"]) == ("long_execution", 7)
     assert found.chat is not None
     assert found.chat.roles == ("user",)
     assert found.longest == 950
