@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 def test_engine_and_trainer_of_the_nano_model_agree_in_float32(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
-    ensure_nano_model(NanoSpec(env_kwargs={"protocol": "auto", "reveal": "stepwise"}), show_progress=False)
+    ensure_nano_model(NanoSpec(), show_progress=False)
     file = tmp_path / "figures.json"
     command = [sys.executable, "-m", "trm_agent.cli", "numerics", "nano", "--tokens", "1200", "--episodes", "3"]
     done = subprocess.run(
