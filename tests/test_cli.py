@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import trm_agent.commands
+import trm_agent.numerics
 import trm_agent.warmstart
 import trm_envs.commands
 from trm_agent import __version__, cli
@@ -45,7 +46,7 @@ def test_every_command_has_help_with_an_example(name, capsys):
 def test_every_module_of_the_rooms_of_commands_is_a_command():
     found = {
         f"{room.__name__}.{path.stem}"
-        for room in (trm_agent.commands, trm_agent.warmstart, trm_envs.commands)
+        for room in (trm_agent.commands, trm_agent.numerics, trm_agent.warmstart, trm_envs.commands)
         for path in Path(room.__file__).parent.glob("*.py")
         if "def add_parser(" in path.read_text(encoding="utf-8")
     }

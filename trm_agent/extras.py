@@ -56,6 +56,7 @@ NEEDS = {
     "bounds": Needs("trm bounds", "analyze", ("torch",)),
     "eval": Needs("trm eval", "eval", _EVALUATION),
     "export": Needs("trm export", "eval", ("huggingface_hub", "torch", "transformers", "yaml")),
+    "numerics": Needs("trm numerics", "train", _TRAINING),
     "report": Needs("trm report", "report", ("pyarrow", "transformers", "yaml")),
     "train": Needs("trm train", "train", _TRAINING),
     "warmstart": Needs("trm warmstart", "eval", _EVALUATION),

@@ -1,0 +1,107 @@
+"""A measurement as text and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from trm_agent.numerics.depth import LARGE, SMALL, Bin
+from trm_agent.numerics.measuring import Measured, Pair
+from trm_agent.numerics.spec import FLOAT32, NumericsSpec
+from trm_agent.numerics.verdict import (
+    FLAT,
+    FLOAT32_MEAN,
+    GROWING,
+    HALF_KL,
+    HALF_SOURCE,
+    JUMPS,
+    NOISE,
+    ROUNDING,
+    STEEP,
+    Verdict,
+)
+
+_COLUMNS = ("depth", "tokens", "mean |d|", "largest", "KL (k3)", f"> {SMALL:g}", f"> {LARGE:g}")
+
+
+def as_text(measured: Measured, spec: NumericsSpec) -> str:
+    """Return the tables and verdicts for people."""
+    turns = [each.num_turns for episodes in measured.episodes.values() for each in episodes]
+    engines = ", ".join(measured.episodes)
+    lines = [
+        f"{measured.label}: with the engine in {engines} {spec.episodes} episodes each to {measured.tokens:,} tokens, "
+        f"{min(turns)} to {max(turns)} turns, answers of {measured.env_id}, seed {spec.seed}",
+        "d: trainer's log-prob less the engine's, nats, of tokens that the engine sampled; depth: tokens before them",
+    ]
+    for pair in measured.pairs:
+        lines += ["", *_table(pair), *_told(pair)]
+    if any(not _is_float32(pair) for pair in measured.pairs):
+        lines += ["", f"The limit of half precision, which mixtures of experts exceed: {HALF_SOURCE}"]
+    return "\n".join(lines)
+
+
+def as_json(measured: Measured, spec: NumericsSpec) -> dict[str, Any]:
+    """Return the same as plain data."""
+    return {
+        "model": measured.label,
+        "env": measured.env_id,
+        "tokens": measured.tokens,
+        "spec": asdict(spec),
+        "turns": {name: [each.num_turns for each in episodes] for name, episodes in measured.episodes.items()},
+        "pairs": [
+            {
+                "engine": pair.engine,
+                "trainer": pair.trainer,
+                "bins": [asdict(each) for each in pair.bins],
+                "all": asdict(pair.whole),
+                "verdict": {**asdict(pair.verdict), "is_healthy": pair.verdict.is_healthy},
+            }
+            for pair in measured.pairs
+        ],
+    }
+
+
+def _table(pair: Pair) -> list[str]:
+    rows = [_row(f"{each.start:,} to {each.stop:,}", each) for each in pair.bins]
+    rows.append(_row("all", pair.whole))
+    return [f"engine {pair.engine}, trainer {pair.trainer}", _line(_COLUMNS), *map(_line, rows)]
+
+
+def _row(name: str, each: Bin) -> tuple[str, ...]:
+    shares = (f"{100 * share:.2f} %" for share in (each.over_small, each.over_large))
+    return name, f"{each.tokens:,}", f"{each.mean:.2e}", f"{each.largest:.2e}", f"{each.kl:.2e}", *shares
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return f"  {cells[0]:<16}" + "".join(f"{cell:>11}" for cell in cells[1:])
+
+
+def _told(pair: Pair) -> list[str]:
+    judged = pair.verdict
+    healthy = "healthy" if judged.is_healthy else "not healthy"
+    return [
+        f"Verdict: {_kind(judged)}; {healthy}: {_level(pair)}",
+        f"First to check: {judged.first_check}",
+    ]
+
+
+def _kind(judged: Verdict) -> str:
+    error = "" if judged.slope_error is None else f" +- {judged.slope_error:.2f}"
+    slope = "" if judged.slope is None else f"slope of log KL over log depth {judged.slope:.2f}{error}"
+    return {
+        FLAT: f"flat ({slope}, below {STEEP})",
+        GROWING: f"growing with depth ({slope}; flat is below {STEEP})",
+        JUMPS: f"jumps at a depth of {judged.starts_at} tokens",
+        ROUNDING: f"rounding alone (a KL below {NOISE:g} nats at every depth)",
+    }.get(judged.kind, "too short to tell growth")
+
+
+def _is_float32(pair: Pair) -> bool:
+    return pair.engine == pair.trainer == FLOAT32
+
+
+def _level(pair: Pair) -> str:
+    whole = pair.whole
+    if _is_float32(pair):
+        return f"mean |d| {whole.mean:.1e}, in float32 at most {FLOAT32_MEAN:g}"
+    return f"KL {whole.kl:.1e} nats, in half precision at most {HALF_KL:g} for dense models"

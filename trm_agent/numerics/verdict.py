@@ -1,0 +1,142 @@
+"""Whether a mismatch grows with depth, whether it is as small as it should be, and what to check first if not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_agent.numerics.depth import Bin, by_depth
+
+FLAT, GROWING, JUMPS, ROUNDING, SHORT = "flat", "growing", "jumps", "rounding", "too short"
+HIGH, NOTHING = "high", "nothing"
+# of log KL over log depth, from which on a mismatch grows
+STEEP = 0.2
+# a bin jumps that exceeds all tokens before it so many times, by the mean of |d| and by the KL, which is about d^2 / 2
+JUMP_MEAN, JUMP_KL = 3.0, 10.0
+# a bin of fewer tokens says nothing
+LEAST_TOKENS = 100
+# nats; log-probs in float32 of one policy differ by as much
+NOISE = 1e-9
+# nats, in float32: mean of |d|
+FLOAT32_MEAN = 1e-4
+# nats: the upper end of what is reported of dense models in half precision, "typically 1e-5 to 1e-3"; another limit in
+# use, a mean e^|d| of 1.05 (docs/numerics.md), is reached above 1.2e-3 alone
+HALF_KL, HALF_SOURCE = 1e-3, "https://lmsys.org/blog/2026-01-16-training-inference-mismatch"
+
+CHECKS = {
+    JUMPS: "what begins at that depth on one side alone: position ids of packed sequences, rope_parameters and "
+    "max_position_embeddings, a sliding window, a cache block or a part of a prompt that the engine reads anew",
+    GROWING: "what adds up over the context: number format of attention and of the key-value cache (kv_cache_dtype), "
+    "then enable_prefix_caching=false and enable_chunked_prefill=false, then --engine float32 --trainer float32",
+    HIGH: "what every token passes: the same weights on both sides, temperature, number format of lm_head and "
+    "log-softmax, vocab_size beyond the tokenizer's",
+    SHORT: "nothing yet: more --tokens, or more --episodes",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the bins of a pair of engine and trainer say."""
+
+    kind: str
+    """`flat`, `growing`, `jumps`, `rounding` (a KL below 1e-9 in every bin) or `too short` (one bin)."""
+    slope: float | None
+    """Slope of log KL over log depth; None where it cannot be fitted."""
+    slope_error: float | None
+    """Its standard error, by the jackknife over episodes; None for fewer than three."""
+    starts_at: int | None
+    """Depth at which it jumps, tokens."""
+    is_high: bool
+    """Whether it exceeds the limit for its number formats."""
+    first_check: str
+    """The first thing to check."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Return True if nothing is to be checked."""
+        return self.kind in (FLAT, ROUNDING) and not self.is_high
+
+
+def verdict(episodes: Sequence[tuple[np.ndarray, np.ndarray]], whole: Bin, *, is_float32: bool) -> Verdict:
+    """Judge a mismatch.
+
+    Args:
+        episodes: depths and differences of each, as `by_depth` takes them.
+        whole: all their tokens as one bin.
+        is_float32: whether engine and trainer both compute in float32.
+    """
+    bins = _telling(episodes)
+    slope = slope_of(bins)
+    start = jump_of(bins)
+    is_high = whole.mean > FLOAT32_MEAN if is_float32 else whole.kl > HALF_KL
+    kind = _kind(bins, slope, start)
+    starts_at = start if kind == JUMPS else None
+    return Verdict(kind, slope, _jackknife(episodes), starts_at, is_high, _first_check(kind, is_high))
+
+
+def _kind(bins: Sequence[Bin], slope: float | None, start: int | None) -> str:
+    if all(each.kl < NOISE for each in bins):
+        return ROUNDING if bins else SHORT
+    if start is not None:
+        return JUMPS
+    if slope is None:
+        return SHORT
+    return GROWING if slope >= STEEP else FLAT
+
+
+def _first_check(kind: str, is_high: bool) -> str:
+    if kind in (JUMPS, GROWING):
+        return CHECKS[kind]
+    if is_high:
+        return CHECKS[HIGH]
+    return CHECKS.get(kind, NOTHING)
+
+
+def slope_of(bins: Sequence[Bin]) -> float | None:
+    """Fit log KL = a + slope log depth by least squares, weighted by tokens.
+
+    Returns:
+        None for fewer than two bins, and where a KL is 0.
+    """
+    if len(bins) < 2 or any(each.kl <= 0 or each.depth <= 0 for each in bins):
+        return None
+    weights = np.array([each.tokens for each in bins], dtype=np.float64)
+    x = np.log([each.depth for each in bins])
+    y = np.log([each.kl for each in bins])
+    x = x - np.average(x, weights=weights)
+    return float((weights * x * y).sum() / (weights * x * x).sum())
+
+
+def jump_of(bins: Sequence[Bin]) -> int | None:
+    """Return the depth of the first bin that is many times all tokens before it, and stays so; None without one."""
+    for place in range(1, len(bins)):
+        before, after = bins[:place], bins[place:]
+        tokens = sum(each.tokens for each in before)
+        mean = sum(each.mean * each.tokens for each in before) / tokens
+        kl = sum(each.kl * each.tokens for each in before) / tokens
+        if all(each.mean > JUMP_MEAN * mean and each.kl > JUMP_KL * kl for each in after):
+            return bins[place].start
+    return None
+
+
+def _telling(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Bin]:
+    """Return the bins of all episodes that hold enough tokens."""
+    if not episodes:
+        return []
+    depths, differences = (np.concatenate(parts) for parts in zip(*episodes, strict=True))
+    return [each for each in by_depth(depths, differences) if each.tokens >= LEAST_TOKENS]
+
+
+def _jackknife(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    """Return the slope's standard error from the slopes without one episode each."""
+    number = len(episodes)
+    if number < 3:
+        return None
+    slopes = [slope_of(_telling([*episodes[:left], *episodes[left + 1 :]])) for left in range(number)]
+    known = [slope for slope in slopes if slope is not None]
+    if len(known) < number:
+        return None
+    return math.sqrt((number - 1) / number * float(((np.array(known) - np.mean(known)) ** 2).sum()))
