@@ -18,6 +18,7 @@ from trm_agent.runs.validations import record_validation
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
+from trm_agent.verl_plugin.driver.asynchronous import SYNC, AsynchronousMixin
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.driver.hung import StartMixin, SynchronisationMixin
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
@@ -150,6 +151,6 @@ def trainer_class(mode: str) -> type:
     """Return verl's trainer of a mode, with our mixins in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
-    return type(
-        f"Run{base.__name__}", (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin, base), {}
-    )
+    ours = (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin)
+    asynchronous = () if mode == SYNC else (AsynchronousMixin,)
+    return type(f"Run{base.__name__}", (*ours, *asynchronous, base), {})
