@@ -21,11 +21,12 @@ from trm_agent.runs.folder import saved_steps
 from trm_agent.tasks import TRAIN, task_seed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-STEPS, KILLED_AFTER = 5, 2
+STEPS, KILLED_AFTER = 5, 3
 LOSS = "actor_rollout_ref.actor.policy_loss"
 OVERRIDES = (
     # a short task and a long one in each step: the long ones go on over updates
     "env.train.horizons=[2,8]",
+    "actor_rollout_ref.actor.optim.lr=2e-4",
     f"trainer.total_training_steps={STEPS}",
     f"trainer.test_freq={STEPS}",
     "trainer.max_actor_ckpt_to_keep=null",
@@ -84,7 +85,7 @@ def assert_recorded_versions_sampled(rows: list[dict[str, Any]], run: Path) -> N
             of_version = versions == version
             found = log_probs(policies[version], row)
             # float32 in the engine
-            torch.testing.assert_close(found[of_version], sampled[of_version], rtol=0, atol=1e-5)
+            torch.testing.assert_close(found[of_version], sampled[of_version], rtol=1e-5, atol=1e-5)
             if version < row["step"] - 1:
                 of_the_step = log_probs(policies[row["step"] - 1], row)
                 by_step += (of_the_step - sampled)[of_version].abs().tolist()
