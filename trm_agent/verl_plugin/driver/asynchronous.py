@@ -31,7 +31,6 @@ class AsynchronousMixin:
     trainer_mode: str
     global_steps: int
     llm_server_manager: Any
-    checkpoint_manager: Any
     train_dataset: Any
     _restored_tq_prompt_count: int
 
@@ -39,11 +38,6 @@ class AsynchronousMixin:
         sampler = self.config.trainer.v1.sampler.custom_sampler
         sampler.path, sampler.name = BUFFER
         return super()._build_replay_buffer()  # type: ignore[misc]
-
-    def fit(self, agent_loops: Any) -> None:
-        super().fit(agent_loops)  # type: ignore[misc]
-        # else the engine would end in the middle of the episodes that are still played
-        self.checkpoint_manager.abort_replicas()
 
     def get_llm_client(self) -> ResumingClient:
         client: ResumingClient = self.llm_server_manager.get_client(client_cls=ResumingClient)
