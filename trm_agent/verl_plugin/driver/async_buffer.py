@@ -9,7 +9,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBufferAsync
 
 from trm_agent.core.summary import acceptance_by_length
-from trm_agent.verl_plugin.driver.replay_buffer import EnvReplayBuffer, first_error, update_order
+from trm_agent.verl_plugin.driver.replay_buffer import EnvReplayBuffer, _first_error, update_order
 
 STALE_WAIT = "run/stale_wait_s"
 EVICTED = "env/evicted_episodes"
@@ -78,7 +78,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         if self._num_failed >= self.max_failed_batches * self._batch_size:
             raise RuntimeError(
                 f"no episode of {self._num_failed} tasks in a row could be played: the environment or the rollout "
-                f"server is broken; the first: {first_error()}"
+                f"server is broken; the first: {_first_error()}"
             )
 
     def _has_enough_samples(

@@ -12,9 +12,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from trm_agent.runs.data_text import read_json
+from trm_agent.runs.preflight_async import SYNC
 from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
 
-SYNC = "sync"
 IN_PLAY = "tasks_in_play.json"
 """File of a checkpoint with the tasks that had been drawn and not trained on."""
 BUFFER = "pkg://trm_agent.verl_plugin.driver.async_buffer", "AsyncEnvReplayBuffer"

@@ -64,7 +64,7 @@ class EnvReplayBuffer(ReplayBuffer):
             self.refill_fn(batch_size)
         raise RuntimeError(
             f"no episode of {self.max_failed_batches} consecutive batches could be played: the environment or the "
-            f"rollout server is broken; the first: {first_error()}"
+            f"rollout server is broken; the first: {_first_error()}"
         )
 
     def _sample_once(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
@@ -83,7 +83,7 @@ class EnvReplayBuffer(ReplayBuffer):
         return self.finished_keys[partition_id] | self.failure_keys[partition_id]
 
 
-def first_error() -> str:
+def _first_error() -> str:
     """Return the first error of the training episodes that could not be played."""
     partition = FAILURES.format(stream=TRAIN)
     rows = (tq.kv_list(partition) or {}).get(partition, {})

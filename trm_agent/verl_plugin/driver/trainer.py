@@ -13,12 +13,13 @@ from verl.utils.debug import marked_timer
 
 from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
 from trm_agent.runs.folder import METRICS_FILE
+from trm_agent.runs.preflight_async import SYNC
 from trm_agent.runs.raised import write_raised
 from trm_agent.runs.validations import record_validation
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
-from trm_agent.verl_plugin.driver.asynchronous import SYNC, AsynchronousMixin
+from trm_agent.verl_plugin.driver.asynchronous import AsynchronousMixin
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.driver.hung import StartMixin, SynchronisationMixin
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
