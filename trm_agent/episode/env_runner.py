@@ -68,6 +68,8 @@ async def within(
         if not over.done():
             over.set_result(None)
 
+    timer: asyncio.TimerHandle
+
     def look() -> None:
         nonlocal timer
         left_s = due + paused_s() - loop.time()

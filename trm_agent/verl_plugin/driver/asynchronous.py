@@ -33,6 +33,8 @@ class AsynchronousMixin:
     llm_server_manager: Any
     train_dataset: Any
     _restored_tq_prompt_count: int
+    _task_numbers: dict[str, int] | None = None
+    """Number of each task in play, by its key in the queue."""
 
     def _build_replay_buffer(self) -> Any:
         sampler = self.config.trainer.v1.sampler.custom_sampler
@@ -45,7 +47,7 @@ class AsynchronousMixin:
 
     def _submit_batch_to_rollout(self, batch: Any) -> int:
         drawn = zip(batch["uid"], batch["index"], strict=True)
-        self._numbers().update({str(uid): int(index) for uid, index in drawn})
+        self._task_numbers = (self._task_numbers or {}) | {str(uid): int(index) for uid, index in drawn}
         submitted: int = super()._submit_batch_to_rollout(batch)  # type: ignore[misc]
         return submitted
 
@@ -67,21 +69,15 @@ class AsynchronousMixin:
         self._restored_tq_prompt_count = len(tasks)
         return len(tasks)
 
-    def _numbers(self) -> dict[str, int]:
-        """Return the number of each task by its key in the queue."""
-        numbers: dict[str, int] | None = getattr(self, "_task_numbers", None)
-        if numbers is None:
-            numbers = self._task_numbers = {}
-        return numbers
-
     def _write_tasks_in_play(self) -> None:
         """Write the tasks of the queue whose episodes have not been sampled, in the order in which they were drawn."""
         tags = (tq.kv_list("train") or {}).get("train", {})
         in_play = {key for key, tag in tags.items() if tag.get("is_prompt", False)}
-        self._task_numbers = {uid: number for uid, number in self._numbers().items() if uid in in_play}
+        numbers = {uid: number for uid, number in (self._task_numbers or {}).items() if uid in in_play}
+        self._task_numbers = numbers
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / IN_PLAY).write_text(json.dumps({"tasks": list(self._task_numbers.values())}), encoding="utf-8")
+        (folder / IN_PLAY).write_text(json.dumps({"tasks": list(numbers.values())}), encoding="utf-8")
 
     def _without_queue(self, work: Callable[[], None]) -> None:
         """Let verl save or load a checkpoint as if nothing were in play."""

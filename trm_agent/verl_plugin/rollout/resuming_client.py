@@ -85,8 +85,8 @@ def joined(parts: Sequence[TokenOutput]) -> TokenOutput:
     extra[VERSIONS] = np.concatenate([np.zeros(0, dtype=np.int32), *versions])
     if full:
         extra["min_global_steps"], extra["max_global_steps"] = int(versions[0][0]), int(versions[-1][0])
-    recorded = [part.extra_fields.get(RECORDED) for part in full]
-    if recorded and all(each is not None for each in recorded):
+    recorded = [each for part in full if (each := part.extra_fields.get(RECORDED)) is not None]
+    if recorded and len(recorded) == len(full):
         extra[RECORDED] = Recorded(
             np.concatenate([each.ids for each in recorded]), np.concatenate([each.log_probs for each in recorded])
         )
