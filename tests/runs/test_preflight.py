@@ -43,7 +43,8 @@ def check(config: DictConfig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "experiment", ["math_nano", "math_nano_mismatch", "math_qwen3_8b", "code_nano", "code_qwen3_8b"]
+    "experiment",
+    ["math_nano", "math_nano_async", "math_nano_mismatch", "math_qwen3_8b", "code_nano", "code_qwen3_8b"],
 )
 def test_our_experiments_pass(experiment: str) -> None:
     preflight.check(compose_run([f"experiment={experiment}"]))

@@ -67,6 +67,10 @@ def test_what_can_work_is_accepted(changes):
         ),
         ({f"{OVERLONG}.buffer_tokens": 5}, "got 5, which env.overlong.treatment=keep does not read; allowed: null"),
         ({f"{OVERLONG}.penalty_factor": 2.0}, "got 2.0, which env.overlong.treatment=keep does not read; allowed: 1.0"),
+        (
+            {f"{OVERLONG}.treatment": "mask", "trainer.v1.trainer_mode": "colocate_async"},
+            "treatment: got 'mask', but trainer.v1.trainer_mode=colocate_async .* allowed: keep or penalty",
+        ),
         (PENALTY, "buffer_tokens: got null; allowed: from 1 to data.max_response_length=288 .* set it, such as 57"),
         ({**PENALTY, f"{OVERLONG}.buffer_tokens": 289}, "buffer_tokens: got 289; allowed: from 1 to"),
         ({f"{CURRICULUM}.memory_groups": 3}, "got 3, which is read with env.train.curriculum.enable=true alone"),

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 
+from trm_agent.core.lags import lag_statistics
+from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask
 from trm_agent.core.token_batch import TokenBatch
 
@@ -66,6 +68,8 @@ class SequenceStatistics:
     """bool, shape (batch, NUM_TURN_BINS): has tokens in those turns."""
     turn_inside: torch.Tensor
     """bool, shape (batch, NUM_TURN_BINS): and none of them is above the threshold of kl_for_max."""
+    by_lag: dict[str, torch.Tensor] = field(default_factory=dict)
+    """See `lags.lag_statistics`; empty where all tokens are of one policy."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ def measure_batch(
         max_turn=turns.gather(-1, peak).squeeze(-1).clamp(min=1),
         turn_reached=reached,
         turn_inside=inside,
+        by_lag=_by_lag(batch, mask, kept),
     )
     counted = positions * finite_sequences(sequences).unsqueeze(-1)
     return UpdateStatistics(sequences, position_sums(divergences.tv.upper, counted))
@@ -150,12 +155,12 @@ def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
         All their rows; the position sums added, the shorter ones as if padded by 0.
     """
     rows: dict[str, object] = {}
-    for field in fields(SequenceStatistics):
-        values = [getattr(part.sequences, field.name) for part in parts]
+    for item in fields(SequenceStatistics):
+        values = [getattr(part.sequences, item.name) for part in parts]
         if isinstance(values[0], dict):
-            rows[field.name] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
+            rows[item.name] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
         else:
-            rows[field.name] = torch.cat(values)
+            rows[item.name] = torch.cat(values)
     position_tv = parts[0].position_tv.new_zeros(max(len(part.position_tv) for part in parts))
     for part in parts:
         position_tv[: len(part.position_tv)] += part.position_tv
@@ -214,6 +219,13 @@ def _gains(
     if kept is None:
         return torch.where(mask.accepted, lengths, 0), gain, torch.where(mask.accepted, gain, 0.0)
     return kept.sum(dim=-1), gain, torch.where(kept, gains, 0.0).sum(dim=-1)
+
+
+def _by_lag(batch: TokenBatch, mask: SequenceMask, kept: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    if batch.lags is None:
+        return {}
+    kept = kept_tokens(batch.response_mask, mask.accepted) if kept is None else kept
+    return lag_statistics(batch.lags, batch.response_mask, kept, batch.divergences.kl_for_avg.upper)
 
 
 def _num_truncated(batch: TokenBatch, lengths: torch.Tensor, ratio_truncation: float | None) -> torch.Tensor:

@@ -10,6 +10,7 @@ from trm_agent.core.bounds import error_bounds
 from trm_agent.core.diagnostics import FIRST_TURNS, SequenceStatistics, UpdateStatistics, finite_sequences
 from trm_agent.core.divergences import token_kl_k2
 from trm_agent.core.horizon import effective_horizon
+from trm_agent.core.lags import NUM_LAGS
 from trm_agent.core.surrogate import improvement_margin
 
 MAX_KL_QUANTILES = (50, 90, 99)
@@ -45,6 +46,7 @@ def summarize(update: UpdateStatistics) -> dict[str, torch.Tensor]:
     quartiles = acceptance_by_length(rows.num_tokens[has_tokens], accepted)
     metrics |= {f"acceptance_length_q{group}": share for group, share in enumerate(quartiles, start=1)}
     metrics |= _by_turn(rows)
+    metrics |= _by_lag(rows, finite)
     largest = or_infinite(rows.max_kl[has_tokens])
     metrics |= {f"seq_max_kl_p{percent}": least_threshold(largest, percent / 100) for percent in MAX_KL_QUANTILES}
     if bool(finite.any()):
@@ -133,6 +135,25 @@ def _by_turn(rows: SequenceStatistics) -> dict[str, torch.Tensor]:
         for index, first in enumerate(FIRST_TURNS)
         if bool(reached[index] > 0)
     }
+
+
+def _by_lag(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return acceptance by the lag of the oldest token, and by that of each the share of tokens, kept ones, mean KL."""
+    metrics: dict[str, torch.Tensor] = {}
+    if not rows.by_lag:
+        return metrics
+    tokens, kept, kl = (rows.by_lag[name].double() for name in ("tokens", "kept", "kl"))
+    num_tokens, num_finite = tokens.sum(dim=0), tokens[finite].sum(dim=0)
+    for lag in range(NUM_LAGS):
+        oldest = rows.by_lag["lag"] == lag
+        if bool(oldest.any()):
+            metrics[f"acceptance_lag_{lag}"] = rows.accepted[oldest].double().mean()
+        if bool(num_tokens[lag] > 0):
+            metrics[f"tokens_lag_{lag}"] = num_tokens[lag] / num_tokens.sum()
+            metrics[f"kept_tokens_lag_{lag}"] = kept[:, lag].sum() / num_tokens[lag]
+        if bool(num_finite[lag] > 0):
+            metrics[f"token_kl_mean_lag_{lag}"] = kl[finite, lag].sum() / num_finite[lag]
+    return metrics
 
 
 def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -119,6 +119,9 @@ class TokenBatch:
     """Estimator of the max criterion's divergence where none is measured."""
     avg_estimator: str = "k3"
     """Estimator of the average criterion's divergence where none is measured."""
+    lags: torch.Tensor | None = None
+    """Updates between the policy that sampled a token and the one that the step began with, 0 or more, -1 on tokens
+    that the model did not sample; None: all of one policy."""
 
     @cached_property
     def divergences(self) -> BatchDivergences:
@@ -142,6 +145,7 @@ class TokenBatch:
             response_mask=self.response_mask[rows],
             measured=None if self.measured is None else self.measured.rows(rows),
             log_weight=None if self.log_weight is None else self.log_weight[rows],
+            lags=None if self.lags is None else self.lags[rows],
         )
 
     def at_bound(self, name: str) -> "TokenBatch":

@@ -6,6 +6,7 @@ from trm_agent.episode.env_threads import EnvThreads
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.loop import run_episode
 from trm_agent.episode.outcomes import Fault, StopReason
+from trm_agent.episode.pauses import Pauses
 from trm_agent.episode.record import episode_record
 from trm_agent.episode.slots import tune_garbage_collection
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
@@ -19,6 +20,7 @@ __all__ = [
     "Generation",
     "Generator",
     "Limits",
+    "Pauses",
     "StopReason",
     "Turn",
     "chat_tokens",

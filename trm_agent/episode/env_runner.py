@@ -46,8 +46,15 @@ def describe(error: BaseException) -> str:
     return f"{type_and_message(error, MAX_MESSAGE_CHARACTERS)}{on_one_line(place_of(error))}"
 
 
-async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_s: float) -> T:
+async def within(
+    awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_s: float, paused_s: Callable[[], float] = lambda: 0.0
+) -> T:
     """Awaits with a deadline, and leaves at once when it is over, even if the awaited refuses to be cancelled.
+
+    Args:
+        awaitable: what is awaited.
+        timeout_s: the deadline, seconds from now.
+        paused_s: seconds that count against no deadline, of a number that grows while they pass.
 
     Raises:
         TimedOut: after `timeout_s` seconds.
@@ -61,8 +68,19 @@ async def within(awaitable: asyncio.Future[T] | Coroutine[Any, Any, T], timeout_
         if not over.done():
             over.set_result(None)
 
+    timer: asyncio.TimerHandle
+
+    def look() -> None:
+        nonlocal timer
+        left_s = due + paused_s() - loop.time()
+        if left_s > 0:
+            timer = loop.call_later(max(left_s, MIN_LOOK_S), look)
+        else:
+            wake()
+
     task.add_done_callback(wake)
-    timer = loop.call_later(timeout_s, wake)
+    due = loop.time() + timeout_s - paused_s()
+    timer = loop.call_later(timeout_s, look)
     try:
         await over
     except BaseException:

@@ -16,6 +16,7 @@ from trm_agent.episode.env_threads import EnvThreads
 from trm_agent.episode.generation import checked_generation
 from trm_agent.episode.limits import Limits
 from trm_agent.episode.outcomes import OUTCOMES, SCORER_ERRORS, Cause, End, Ended, Score, cause_of_clock, worth
+from trm_agent.episode.pauses import Pauses
 from trm_agent.episode.types import Episode, Generation, Generator, Turn
 
 logger = logging.getLogger("trm_agent")
@@ -35,6 +36,7 @@ async def run_episode(
     seed: int | None = None,
     options: Mapping[str, Any] | None = None,
     executor: EnvThreads | None = None,
+    pauses: Pauses | None = None,
 ) -> Episode:
     """Plays one episode: the environment speaks, the model answers, until one of them or a limit ends it.
 
@@ -51,6 +53,7 @@ async def run_episode(
         seed: for `env.reset`.
         options: for `env.reset`.
         executor: lends the environment its thread and counts abandoned ones; None for the process-wide default.
+        pauses: filled by the generator; its seconds count against no limit.
 
     Returns:
         The episode. Whatever ends it is in it, as `trm_agent.episode.outcomes` decides: what the model's text caused
@@ -60,7 +63,7 @@ async def run_episode(
     Raises:
         asyncio.CancelledError: the caller cancelled; the environment is closed behind its back.
     """
-    run = _Run(EnvRunner(make_env, limits, executor), generator, chat, limits)
+    run = _Run(EnvRunner(make_env, limits, executor), generator, chat, limits, pauses or Pauses())
     started = time.monotonic()
     try:
         end = await run.play(seed, dict(options or {}))
@@ -74,6 +77,7 @@ async def run_episode(
     if end.cause in SCORER_ERRORS:
         logger.warning("%s seed %s scores 0: %s: %s", env_id, seed, end.cause, end.message)
     await run.env.close(limits.step_timeout_s)
+    run.timings |= run.pauses.timings()
     episode = Episode(
         env_id=env_id,
         seed=seed,
@@ -102,8 +106,8 @@ async def run_episode(
 class _Run:
     """The growing trajectory of one episode."""
 
-    def __init__(self, env: EnvRunner, generator: Generator, chat: ChatTokens, limits: Limits) -> None:
-        self.env, self.generator, self.chat, self.limits = env, generator, chat, limits
+    def __init__(self, env: EnvRunner, generator: Generator, chat: ChatTokens, limits: Limits, pauses: Pauses) -> None:
+        self.env, self.generator, self.chat, self.limits, self.pauses = env, generator, chat, limits, pauses
         self.deadline = time.monotonic() + limits.episode_timeout_s
         self.lost_s = 0.0
         self.prompt_ids: list[int] = []
@@ -187,17 +191,17 @@ class _Run:
             return await self._timed(
                 GENERATE,
                 "generate_timeout_s",
-                lambda timeout: within(self.generator.generate(prompt, max_tokens), timeout),
+                lambda timeout: within(self.generator.generate(prompt, max_tokens), timeout, self.pauses.seconds),
             )
 
-        started = time.monotonic()
+        started = time.monotonic() - self.pauses.seconds()
         try:
             return await once()
         except Ended as ended:
             if ended.end.cause is not Cause.ENGINE_LATE:
                 raise
             logger.warning("%s; the turn is tried once more", ended)
-        self.lost_s += time.monotonic() - started
+        self.lost_s += time.monotonic() - self.pauses.seconds() - started
         try:
             return await once()
         except Ended as ended:
@@ -270,7 +274,8 @@ class _Run:
         limit_s: float = getattr(self.limits, limit)
         number = len(self.turns) + (call == GENERATE)
         key = GENERATE if call == GENERATE else "env"
-        started = time.monotonic()
+        # of a clock that stands still in a pause
+        started = time.monotonic() - self.pauses.seconds()
         left_s = self.deadline + self.env.waited_s + self.lost_s - started
         try:
             if left_s <= 0:
@@ -292,4 +297,4 @@ class _Run:
             cause = Cause.ENGINE_RAISED if call == GENERATE else Cause.NO_THREAD
             raise Ended(cause, f"turn {number}: {call} failed: {describe(error)}") from error
         finally:
-            self.timings[key] += time.monotonic() - started
+            self.timings[key] += time.monotonic() - self.pauses.seconds() - started

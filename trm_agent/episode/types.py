@@ -80,8 +80,8 @@ class Episode:
         error: what failed, for an infrastructure failure; else None.
         scorer_error: what the environment raised on the model's text, which made the episode score 0; else None.
         late_turn_tokens: tokens that the turn could have for which the engine was too late; else None.
-        timings: seconds: "generate" (engine), "env" (environment), "waited" (for a free place, within "env"), "total"
-            (wall time of the episode).
+        timings: seconds: "generate" (engine), "env" (environment), "waited" (for a free place, within "env"), "paused"
+            (the engine stood still by design; only if it did), "total" (wall time of the episode).
         env_id, seed, options: what the environment was made from.
         extras: `Generation.extra` of each turn.
         numbers: what the environment counted, such as the accuracy of single steps.

@@ -159,6 +159,8 @@ def pack_episode(row: Row, measured: Measured, vocabulary: Vocabulary, bits: int
         "threshold": threshold(row.settings),
         "runs": spans(row.response_mask),
         "turns": turns(row),
+        "step": row.step,
+        "versions": version_runs(row),
         "record": {key: clean(value) for key, value in row.record.items() if key != "turns"},
     }
     return pack(header, arrays)
@@ -168,6 +170,15 @@ def spans(mask: np.ndarray) -> list[int]:
     """Return the ends of the model's runs of tokens: start, stop, start, stop, ..."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return [int(edge) for edge in edges]
+
+
+def version_runs(row: Row) -> list[tuple[int, int]]:
+    """Return where the model's tokens begin to be of another version: number of the token, and the version."""
+    if row.rollout_versions is None:
+        return []
+    versions = row.rollout_versions[row.response_mask].astype(np.int64)
+    starts = np.flatnonzero(np.diff(versions, prepend=-1))
+    return [(int(start), int(versions[start])) for start in starts]
 
 
 def turns(row: Row) -> list[dict[str, Any]]:

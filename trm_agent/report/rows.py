@@ -14,7 +14,8 @@ from trm_agent.trust_region.dump import READABLE, VERSION, check_columns, read_h
 from trm_agent.trust_region.dump_size import check_size
 
 REQUIRED = ("response_ids", "response_mask")
-_LISTS = ("prompt_ids", *REQUIRED, "log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")
+_NUMBERS = ("log_probs", "rollout_log_probs", "rollout_versions", "advantages", "kl_lower", "kl_upper")
+_LISTS = ("prompt_ids", *REQUIRED, *_NUMBERS)
 _SCALARS = ("step", "update", "reward", "accepted", "rejected_by", "task", "episode")
 _BATCH_ROWS = 16
 _VERSIONS = (1, *READABLE)
@@ -45,6 +46,8 @@ class Row:
     """Policy in training, nats."""
     rollout_log_probs: np.ndarray | None
     """Policy that sampled, nats."""
+    rollout_versions: np.ndarray | None
+    """Weight updates before the policy that sampled, -1 on tokens that the model did not sample."""
     advantages: np.ndarray | None
     kl_lower: np.ndarray | None
     kl_upper: np.ndarray | None
@@ -149,7 +152,7 @@ def _row(
         response_ids=ids,
         response_mask=mask.astype(bool),
         record=_record(file, number, scalars.get("episode") or "{}"),
-        **{name: lists.get(name) for name in ("log_probs", "rollout_log_probs", "advantages", "kl_lower", "kl_upper")},
+        **{name: lists.get(name) for name in _NUMBERS},
     )
 
 

@@ -3,7 +3,15 @@
 from omegaconf import DictConfig
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
-from trm_agent.runs.sampling_settings import FILTER_METRICS, PENALTY, STOP, CurriculumConfig, OverlongConfig
+from trm_agent.runs.sampling_settings import (
+    FILTER_METRICS,
+    KEEP,
+    MASK,
+    PENALTY,
+    STOP,
+    CurriculumConfig,
+    OverlongConfig,
+)
 from trm_fields import OneOf, refuse
 
 _FILTER = "algorithm.filter_groups"
@@ -53,6 +61,9 @@ def filtered_groups(config: DictConfig) -> None:
 def overlong(config: DictConfig) -> None:
     """Refuse a penalty without a buffer that fits, and its fields without one."""
     asked, default = config.env.overlong, OverlongConfig()
+    if asked.treatment == MASK:
+        # whose buffer would take a group that is masked as a whole for one that could not be played
+        _refuse_asynchronous(config, "env.overlong.treatment", MASK, f"{KEEP} or {PENALTY}")
     if asked.treatment != PENALTY:
         for name in ("buffer_tokens", "penalty_factor"):
             allowed = getattr(default, name)

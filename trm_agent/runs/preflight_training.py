@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.runs.groups import BESIDE_SERVER, WORKERS
+from trm_agent.runs.preflight_async import advantages, asynchronous
 from trm_agent.runs.repeating import deterministic
 from trm_agent.runs.ulysses import sharing_ranks
 from trm_agent.runs.validation_names import validation_names
@@ -169,6 +170,8 @@ TRAINING_RULES = (
     batches,
     lengths,
     sampling,
+    asynchronous,
+    advantages,
     agent_loops,
     deterministic,
     trust_region,

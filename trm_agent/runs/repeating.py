@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.runs.engine_options import KWARGS
 from trm_agent.runs.fit_cpu_engine import threads_of
+from trm_agent.runs.preflight_async import MODE, SYNC, is_asynchronous
 from trm_fields import refuse
 
 FIELD = "run.deterministic"
@@ -61,7 +62,14 @@ def repetition(config: DictConfig) -> str:
 
 def obstacle(config: DictConfig) -> Obstacle | None:
     """Return the first setting under which a run does not repeat; None if it does."""
-    return _machine(config) or _engine(config) or _pieces(config)
+    return _mode(config) or _machine(config) or _engine(config) or _pieces(config)
+
+
+def _mode(config: DictConfig) -> Obstacle | None:
+    if not is_asynchronous(config):
+        return None
+    because = "the clock decides which policy samples a token"
+    return _under(MODE, OmegaConf.select(config, MODE), because, f"set it to {SYNC}")
 
 
 def _machine(config: DictConfig) -> Obstacle | None:

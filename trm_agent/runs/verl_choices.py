@@ -100,6 +100,8 @@ CHOICES: dict[str, Allowed] = {
     "algorithm.pf_ppo.reweight_method": OneOf(("pow", "max_min", "max_random")),
     "algorithm.rollout_correction.rollout_is": OneOf(("token", "sequence"), optional=True),
     "trainer.device": OneOf(("cpu", "cuda", "npu")),
+    "trainer.v1.trainer_mode": OneOf(("sync", "colocate_async", "separate_async")),
+    "trainer.v1.sampler.max_off_policy_strategy": OneOf(("wait", "drop")),
     "transfer_queue.backend.storage_backend": OneOf(("SimpleStorage", "MooncakeStore", "RayStore", "Yuanrong")),
     f"{_PROFILER}.tool": _TOOL,
     f"{_PROFILER}.steps": Several(_STEPS.item, least=0, optional=True),

@@ -123,6 +123,9 @@ BY_VERL = {
     ),
     "global_profiler": ("profile_continuous_steps", "steps", "tool"),
     "ray_kwargs": ("timeline_json_file",),
+    "trainer.v1": ("trainer_mode",),
+    "trainer.v1.colocate_async": ("num_warmup_batches",),
+    "trainer.v1.sampler": ("max_off_policy_strategy", "max_off_policy_threshold"),
     "trainer": (
         "checkpoint_callback_class",
         "critic_warmup",

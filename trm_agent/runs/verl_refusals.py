@@ -13,7 +13,6 @@ _ACTOR = "actor_rollout_ref.actor"
 _TURNS = f"{_ROLLOUT}.multi_turn"
 _SAMPLER = "trainer.v1.sampler"
 _V1 = "trainer.v1"
-_NOT_YET = "training is synchronous for now"
 _LEAVE = "leave it out"
 
 
@@ -130,15 +129,11 @@ REFUSED = (
         "but an environment scores its own episodes",
         "write the reward into the environment (docs/write_an_env.md)",
     ),
-    Refused((f"{_V1}.trainer_mode",), f"but {_NOT_YET}", f"set {_V1}.trainer_mode=sync"),
     Refused(
-        _each(_V1, "colocate_async.*", "separate_async.*")
+        _each(_V1, "separate_async.*")
         + _each("actor_rollout_ref", "hybrid_engine", "rollout.nnodes", "rollout.n_gpus_per_node"),
-        f"but only an asynchronous trainer reads it, and {_NOT_YET}",
-    ),
-    Refused(
-        _each(_SAMPLER, "max_off_policy_threshold", "max_off_policy_strategy"),
-        f"but no episode is of another step's policy: {_NOT_YET}",
+        "but only rollout servers with devices of their own have it, which are not there yet",
+        f"leave it out; {_V1}.trainer_mode=colocate_async shares the trainer's devices (docs/asynchronous.md)",
     ),
     Refused(
         (f"{_SAMPLER}.sync_refill_failed_groups",),

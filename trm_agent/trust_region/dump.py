@@ -40,6 +40,8 @@ SCHEMA = pyarrow.schema(
         ("response_mask", pyarrow.list_(pyarrow.bool_())),
         ("log_probs", _NUMBERS),
         ("rollout_log_probs", _NUMBERS),
+        # weight updates before the policy that sampled each token, -1 elsewhere; null where all are of one policy
+        ("rollout_versions", _TOKENS),
         ("advantages", _NUMBERS),
         *((name, _NUMBERS) for name in DIVERGENCES),
         # whole distributions, float32, shape (sampled tokens, vocabulary), row after row; null unless asked for

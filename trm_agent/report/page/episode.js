@@ -19,7 +19,7 @@ async function showEpisode(data, i, pane, stillWanted, visit) {
   if (marked) view.odd = newNumbers(view, marked, mark ? episode.header.turns[mark - 1].stop : -view.prompt);
   let number = 0;
   episode.header.turns.forEach((turn, index) => {
-    const section = drawTurn(turn, index, number, tokens);
+    const section = drawTurn(turn, index, number, tokens, episode.header);
     if (index === mark) markTurn(section, columns.reason[i], view.odd.size);
     number += turn.stop - turn.start;
     turns.push(section);
@@ -108,13 +108,15 @@ function stickyHeight(pane) {
   return getComputedStyle(head).position === "sticky" ? head.getBoundingClientRect().height : 0;
 }
 
-function drawTurn(turn, index, first, tokens) {
+function drawTurn(turn, index, first, tokens, header) {
+  const [from, to] = [first, first + turn.stop - turn.start - 1].map((number) => versionOf(header, number));
   const marks = [
     turn.reward ? h("span", { class: "badge good" }, `reward ${formatted(turn.reward)}`) : turn.reward === 0 ? h("span", { class: "badge" }, "reward 0") : null,
     turn.num_tool_calls ? h("span", { class: "badge" }, counted(turn.num_tool_calls, "tool call")) : null,
     turn.malformed ? h("span", { class: "badge bad" }, "malformed") : null,
     turn.finished === false ? h("span", { class: "badge warn" }, "cut by a limit") : null,
     h("span", { class: "quiet" }, counted(turn.stop - turn.start, "token")),
+    from === undefined ? null : h("span", { class: from === to ? "quiet" : "badge" }, from === to ? `version ${from}` : `versions ${from} to ${to}`),
   ];
   const section = turnSection(`Turn ${index + 1}`, marks, tokens.block(turn.start, turn.stop, first), "answer");
   if (turn.observation_stop !== null && turn.observation_stop > turn.stop) {

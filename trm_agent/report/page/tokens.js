@@ -111,6 +111,11 @@ function positionOf(runs, number) {
   return -1;
 }
 
+// The version of the policy that sampled a token; undefined where all are of one.
+function versionOf(header, number) {
+  return header.versions.findLast(([first]) => first <= number)?.[1];
+}
+
 function describeToken(view, number) {
   const { episode, ids, vocabulary, prompt } = view;
   const position = positionOf(episode.header.runs, number);
@@ -121,6 +126,8 @@ function describeToken(view, number) {
   const rows = [["token", JSON.stringify(vocabulary.texts[index])], ["id", String(vocabulary.ids[index])],
     ["position", `${position} of the response, ${number + 1} of the model's ${episode.count}`],
     ["log p, rollout", about(found.rollout)]];
+  const version = versionOf(episode.header, number);
+  if (version !== undefined) rows.push(["sampled by", `version ${version}, ${counted(episode.header.step - 1 - version, "update")} before the step`]);
   if (kind !== "surprise") {
     rows.push(["log p, training", about(found.logProb)], ["ratio", about(Math.exp(found.logRatio))],
       [kind === "measured" ? "divergence" : `divergence, ${kind}`, Number.isFinite(found.value) ? `${about(found.value)}${unitOf(kind)}` : "not finite"]);

@@ -12,6 +12,7 @@ from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.verl_plugin.actor.shard import Shard
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
+from trm_agent.verl_plugin.rollout.versions import NOT_SAMPLED, ROLLOUT_VERSIONS
 
 # number of logits that are gathered at a time, so that a second [tokens, vocab] tensor never exists
 CHUNK_ELEMENTS = 2**22
@@ -64,6 +65,24 @@ def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:
     """
     sequence, within = _sampled_positions(micro_batch)
     return values.values()[values.offsets()[:-1][sequence] + within]
+
+
+def version_lags(micro_batch: TensorDict, step: int) -> torch.Tensor | None:
+    """Count the updates between the policy that sampled each token and the one that the step began with.
+
+    Args:
+        micro_batch: see `rollout_divergences`; with the versions that the agent loop recorded, if it did.
+        step: of the run, which began with version `step` - 1.
+
+    Returns:
+        int32, shape (batch, response_length), -1 on tokens that the model did not sample; None without versions.
+    """
+    if ROLLOUT_VERSIONS not in micro_batch:
+        return None
+    mask = micro_batch["response_mask"].to_padded_tensor(0).bool()
+    lags = torch.full(mask.shape, NOT_SAMPLED, dtype=torch.int32, device=mask.device)
+    lags[mask] = step - 1 - sampled_rows(micro_batch[ROLLOUT_VERSIONS], micro_batch).int()
+    return lags
 
 
 @torch.no_grad()

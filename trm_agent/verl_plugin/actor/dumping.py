@@ -12,6 +12,7 @@ from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.dump import task_of_prompt, write_dump
 from trm_agent.verl_plugin.actor.update import Update
 from trm_agent.verl_plugin.rollout.distributions import EPISODE_RECORD, FULL_LOG_PROBS, record_of
+from trm_agent.verl_plugin.rollout.versions import ROLLOUT_VERSIONS
 
 
 def is_due(update: Update) -> bool:
@@ -48,6 +49,7 @@ def collect_rows(
     rollout = _rows(data, "rollout_log_probs" if "rollout_log_probs" in data else "old_log_probs")
     rewards = [float(row.sum()) for row in _rows(data, "rm_scores")] if "rm_scores" in data else None
     records = _rows(data, EPISODE_RECORD) if EPISODE_RECORD in data else None
+    versions = _rows(data, ROLLOUT_VERSIONS) if ROLLOUT_VERSIONS in data else None
     start = 0
     for index, mask in enumerate(columns["response_mask"]):
         mask = mask.bool()
@@ -73,6 +75,7 @@ def collect_rows(
             "log_probs": _sampled(log_probs[index, :length], mask),
             "rollout_log_probs": _sampled(rollout[index], mask),
             "advantages": _sampled(columns["advantages"][index], mask),
+            "rollout_versions": versions[index].tolist() if versions else None,
             "episode": record,
         }
         if divergences is not None:

@@ -16,7 +16,12 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.settings import DumpConfig
-from trm_agent.verl_plugin.actor.divergences import has_distributions, policy_log_probs, rollout_divergences
+from trm_agent.verl_plugin.actor.divergences import (
+    has_distributions,
+    policy_log_probs,
+    rollout_divergences,
+    version_lags,
+)
 from trm_agent.verl_plugin.actor.dumping import collect_rows, is_due, wants_distributions, write_rows
 from trm_agent.verl_plugin.actor.host_memory import HostMemoryMixin
 from trm_agent.verl_plugin.actor.packed_engine import PackedMixin
@@ -88,7 +93,8 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
             divergences = None if measured is None else measured.map(lambda values: no_padding_2_padding(values, data))
             thresholds = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
             adapted = json.loads(thresholds) if thresholds else {}
-            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted))
+            lags = version_lags(data, self._step)
+            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted, lags))
             result = loss_function(model_output=model_output, data=data, dp_group=dp_group)
             if not forward_only and is_due(self._update):
                 log_probs = no_padding_2_padding(model_output["log_probs"], data)

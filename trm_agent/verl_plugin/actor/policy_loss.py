@@ -130,6 +130,7 @@ def compute_policy_loss_trm(
         _measured_divergences(trm, micro_batch, log_ratio.detach()),
         # with three policies the loss truncates the constant weight and not rho
         masked_log_ratio(old_log_prob, rollout_log_probs, response_mask) if trm.decoupled else None,
+        lags=micro_batch.lags,
     )
     kept, statistics = examine(trm, batch)
     loss = agg_loss(

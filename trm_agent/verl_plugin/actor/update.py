@@ -45,6 +45,8 @@ class MicroBatch:
     """Log-probs of the policy that sampled, nats."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Adaptive thresholds of this step: field of `TrmConfig` -> value; empty where none adapts."""
+    lags: torch.Tensor | None = None
+    """See `TokenBatch.lags`."""
 
 
 @dataclass

@@ -53,6 +53,8 @@ def training_metrics(
         "run/tokens_per_s": (model_tokens + tokens_left_out) / step_seconds if step_seconds > 0 else float("nan"),
         "run/data_fingerprint": float(fingerprint(item["seed"] for item in summaries)),
     }
+    if any(item.get("paused_s") for item in summaries):
+        metrics["env/paused_s/mean"] = _mean(item["paused_s"] for item in summaries)
     counted = defaultdict(list)
     for item in summaries:
         for name, value in item.get("numbers", {}).items():

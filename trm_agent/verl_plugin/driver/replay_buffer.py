@@ -112,14 +112,14 @@ class EnvReplayBuffer(ReplayBuffer):
     def _told_of_failures(self) -> str:
         return (
             f"no episode of {self.max_failed_batches} consecutive batches could be played: the environment or the "
-            f"rollout server is broken; the first: {_first_error()}"
+            f"rollout server is broken; the first: {first_error()}"
         )
 
     def _terminal(self, partition_id: str) -> set[str]:
         return self.finished_keys[partition_id] | self.failure_keys[partition_id]
 
 
-def _first_error() -> str:
+def first_error() -> str:
     """Return the first error of the training episodes that could not be played."""
     partition = FAILURES.format(stream=TRAIN)
     found = tq.kv_list() or {}

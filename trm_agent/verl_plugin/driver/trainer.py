@@ -13,11 +13,13 @@ from verl.utils.debug import marked_timer
 
 from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
 from trm_agent.runs.folder import METRICS_FILE
+from trm_agent.runs.preflight_async import SYNC
 from trm_agent.runs.raised import write_raised
 from trm_agent.runs.validations import record_validation
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
+from trm_agent.verl_plugin.driver.asynchronous import AsynchronousMixin
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.driver.hung import StartMixin, SynchronisationMixin
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
@@ -160,6 +162,6 @@ def trainer_class(mode: str) -> type:
     """Return verl's trainer of a mode, with our mixins in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
-    return type(
-        f"Run{base.__name__}", (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin, base), {}
-    )
+    ours = (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin)
+    asynchronous = () if mode == SYNC else (AsynchronousMixin,)
+    return type(f"Run{base.__name__}", (*ours, *asynchronous, base), {})

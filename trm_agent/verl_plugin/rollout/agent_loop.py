@@ -17,6 +17,7 @@ from trm_agent.episode import (
     ChatTokens,
     Episode,
     Generation,
+    Pauses,
     chat_tokens,
     run_episode,
     tune_garbage_collection,
@@ -35,13 +36,15 @@ from trm_agent.verl_plugin.rollout.distributions import (
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION, is_masked, length_penalty, masked_tag
 from trm_agent.verl_plugin.rollout.places import engine_place
 from trm_agent.verl_plugin.rollout.play_settings import play_settings
+from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
 from trm_agent.verl_plugin.rollout.turn_seeds import TurnSeeds, turn_seeds
+from trm_agent.verl_plugin.rollout.versions import VERSIONS, version_field
 
 # a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
 FAILURES = "infrastructure_failures_{stream}"
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
 # the fields kept of verl's extra fields of a turn
-EXTRA_KEYS = ("min_global_steps", "max_global_steps", RECORDED)
+EXTRA_KEYS = ("min_global_steps", "max_global_steps", RECORDED, VERSIONS)
 logger = logging.getLogger("trm_agent")
 
 
@@ -68,13 +71,16 @@ class ServerGenerator:
         self.request_id = uuid4().hex
         self.counter = counter
         self.seeds, self.num_turns = seeds, 0
+        self.pauses = Pauses()
+        # verl's own clients know no pauses
+        self.further = {"pauses": self.pauses} if isinstance(server_manager, ResumingClient) else {}
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
         sampling_params = {**self.sampling_params, "max_tokens": max_tokens}
         if self.seeds is not None:
             sampling_params["seed"] = self.seeds.at(self.num_turns)
         output = await self.server_manager.generate(
-            request_id=self.request_id, prompt_ids=prompt_ids, sampling_params=sampling_params
+            request_id=self.request_id, prompt_ids=prompt_ids, sampling_params=sampling_params, **self.further
         )
         self.num_turns += 1
         token_ids = list(output.token_ids)
@@ -129,6 +135,7 @@ class EnvAgentLoop(AgentLoopBase):
                 env_id=task["env_id"],
                 seed=task["seed"],
                 options=task["options"],
+                pauses=generator.pauses,
             )
         counter.add_episode()
         if episode.is_infrastructure_failure:
@@ -144,7 +151,7 @@ class EnvAgentLoop(AgentLoopBase):
             tag = masked_tag(fields["uid"], summary(episode))
             await tq.async_kv_put(key=uuid4().hex, partition_id=OVERLONG_PARTITION, tag=tag)
             return []
-        arrays = distribution_fields(episode, num)
+        arrays = distribution_fields(episode, num) | version_field(episode)
         if is_training and settings.keeps_record:
             arrays |= record_field(episode)
         penalty = 0.0
@@ -230,5 +237,6 @@ def summary(episode: Episode) -> dict[str, Any]:
         "response_tokens": len(episode.response_ids),
         "generate_s": episode.timings["generate"],
         "env_s": episode.timings["env"],
+        "paused_s": episode.timings.get("paused", 0.0),
         "numbers": episode.numbers,
     }

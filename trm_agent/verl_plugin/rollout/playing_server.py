@@ -19,13 +19,19 @@ class _InThisProcess:
         """Do nothing: a client with one server balances no load."""
 
 
-def local_client(client: Any, address: str, generate: Callable[..., Awaitable[Any]]) -> Any:
+def local_client(
+    client: Any,
+    address: str,
+    generate: Callable[..., Awaitable[Any]],
+    opened: Callable[[], Awaitable[None]] | None = None,
+) -> Any:
     """Return a client like a given one, with its way to abort and resume, for the server of this process.
 
     Args:
         client: the trainer's client.
         address: the server's address, for verl's records.
         generate: the server's method.
+        opened: the server's method that waits until it takes requests; None for a client that asks no such thing.
     """
 
     def with_copies(*, prompt_ids: list[int], sampling_params: dict[str, Any], **kwargs: Any) -> Awaitable[Any]:
@@ -34,7 +40,9 @@ def local_client(client: Any, address: str, generate: Callable[..., Awaitable[An
 
     local = copy.copy(client)
     local.__class__ = type(f"Local{type(client).__name__}", (_InThisProcess, type(client)), {})
-    local.local = (address, SimpleNamespace(generate=SimpleNamespace(remote=with_copies)))
+    methods = {"generate": with_copies} | ({} if opened is None else {"opened": opened})
+    handle = SimpleNamespace(**{name: SimpleNamespace(remote=method) for name, method in methods.items()})
+    local.local = (address, handle)
     return local
 
 
@@ -42,6 +50,7 @@ class PlayingMixin:
     """A mixin for a vLLM server of verl, whose process plays episodes too."""
 
     generate: Callable[..., Awaitable[Any]]
+    opened: Callable[[], Awaitable[None]]
     _agent_loops: Any
 
     async def start_agent_loops(self, address: str, config: Any, client: Any, teachers: Any, rewards: Any) -> None:
@@ -49,7 +58,7 @@ class PlayingMixin:
         # the whole trainer, which other servers do not need
         from trm_agent.verl_plugin.rollout.episodes_worker import EpisodesWorker
 
-        local = local_client(client, address, self.generate)
+        local = local_client(client, address, self.generate, self.opened)
         # reads the tokenizer and waits for Ray, which would stop the event loop
         self._agent_loops = await asyncio.to_thread(EpisodesWorker, config, local, teachers, rewards)
 

@@ -1,6 +1,7 @@
 """A vLLM server of verl that plays episodes and returns the largest log-probs, or all, of each sampled token.
 
 verl's server forces `logprobs` to 0 (the sampled token alone), so the request is widened on its way into the engine.
+A turn that may be cut for an update also has the version of the weights that sampled it.
 """
 
 from collections.abc import AsyncIterator
@@ -17,13 +18,19 @@ from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED, Record
 from trm_agent.verl_plugin.rollout.engine_start import let_engine_fork
 from trm_agent.verl_plugin.rollout.playing_server import PlayingMixin
 from trm_agent.verl_plugin.rollout.seldom_outputs import joined, let_rest
+from trm_agent.verl_plugin.rollout.versions import PARTIAL, VERSION
 from trm_agent.verl_plugin.rollout.weight_socket import tell_engine
 
 
 @dataclass
 class _Request:
     num: int
+    """Log-probs to record for each token."""
+    is_partial: bool
+    """Whether the caller goes on with a turn that an update cuts."""
     recorded: Recorded | None = None
+    version: int | None = None
+    """That of the weights, when the engine got the request."""
 
 
 _REQUEST: ContextVar[_Request | None] = ContextVar("trm_request", default=None)
@@ -46,6 +53,7 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
             request = _REQUEST.get()
             if request is None:
                 return plain(sampling_params=sampling_params, **kwargs)
+            request.version = self.global_steps
             if not request.num:
                 let_rest(sampling_params)
                 return joined(plain(sampling_params=sampling_params, **kwargs))
@@ -59,8 +67,8 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
     async def generate(
         self, prompt_ids: list[int], sampling_params: dict[str, Any], *args: Any, **kwargs: Any
     ) -> TokenOutput:
-        request = _Request(sampling_params.get(RECORD, 0))
-        sampling_params = {key: value for key, value in sampling_params.items() if key != RECORD}
+        request = _Request(sampling_params.get(RECORD, 0), bool(sampling_params.get(PARTIAL)))
+        sampling_params = {key: value for key, value in sampling_params.items() if key not in (RECORD, PARTIAL)}
         token = _REQUEST.set(request)
         try:
             output = await super().generate(prompt_ids, sampling_params, *args, **kwargs)
@@ -68,7 +76,21 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
             _REQUEST.reset(token)
         if request.num:
             output.extra_fields[RECORDED] = request.recorded
+        if request.is_partial and output.token_ids:
+            output.extra_fields[VERSION] = only_version(request.version, output.extra_fields["global_steps"])
         return output
+
+    async def opened(self) -> None:
+        """Wait until the server takes requests: no update is under way."""
+        await self._resume_event.wait()
+
+    async def _park_until_admitted(self, request_id: str) -> TokenOutput | None:
+        request = _REQUEST.get()
+        if request is not None and request.is_partial and self._submission_paused:
+            # its caller waits at the door, where a limit of the episode can tell that it waits
+            return TokenOutput(token_ids=[], stop_reason="aborted", extra_fields={"global_steps": self.global_steps})
+        parked: TokenOutput | None = await super()._park_until_admitted(request_id)
+        return parked
 
 
 class RecordingReplica(vLLMReplica):
@@ -84,8 +106,27 @@ async def _record(outputs: AsyncIterator[Any], request: _Request) -> AsyncIterat
     async for output in outputs:
         if output.finished and output.outputs and isinstance(output.outputs[0].logprobs, FlatLogprobs):
             completion = output.outputs[0]
-            flat = completion.logprobs
-            request.recorded, sampled = unpack(flat.token_ids, flat.logprobs, len(completion.token_ids))
-            rows = zip(completion.token_ids, sampled.tolist(), strict=True)
-            completion.logprobs = [{token_id: Logprob(logprob=value)} for token_id, value in rows]
+            if completion.token_ids:  # else it was cut before its first token
+                flat = completion.logprobs
+                request.recorded, sampled = unpack(flat.token_ids, flat.logprobs, len(completion.token_ids))
+                rows = zip(completion.token_ids, sampled.tolist(), strict=True)
+                completion.logprobs = [{token_id: Logprob(logprob=value)} for token_id, value in rows]
         yield output
+
+
+def only_version(at_start: int | None, at_end: int | None) -> int:
+    """Return the version of the weights that sampled all tokens of an answer.
+
+    Args:
+        at_start: the version when the engine got the request.
+        at_end: the version when it had answered.
+
+    Raises:
+        RuntimeError: they differ, so that nobody knows which of them sampled a token.
+    """
+    if at_start is None or at_start != at_end:
+        raise RuntimeError(
+            f"the weights went from version {at_start} to {at_end} while a turn was sampled; verl cuts turns before it "
+            "updates weights: install verl==0.9.1"
+        )
+    return at_start

@@ -21,13 +21,18 @@ def let_rest(sampling_params: Any) -> None:
 
 
 async def joined(outputs: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Pass outputs on that each hold what is new, the last with all tokens and log-probs."""
+    """Pass outputs on that each hold what is new, the last with all tokens and log-probs.
+
+    That of a cut request may hold no new token, and vLLM then repeats log-probs that it has sent.
+    """
     token_ids: list[int] = []
     log_probs: list[Any] = []
     async for output in outputs:
         for completion in output.outputs:
+            new = len(completion.token_ids)
             token_ids += completion.token_ids
-            log_probs += completion.logprobs or []
+            log_probs += (completion.logprobs or [])[-new:] if new else []
             if output.finished:
-                completion.token_ids, completion.logprobs = token_ids, log_probs or None
+                asked = bool(log_probs) or not token_ids
+                completion.token_ids, completion.logprobs = token_ids, log_probs if asked else None
         yield output

@@ -1,0 +1,97 @@
+"""Metrics by lag: a worked example, and no split of a batch shows in them."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trm_agent.core.diagnostics import concatenate
+from trm_agent.core.lags import NUM_LAGS, lag_statistics
+from trm_agent.core.summary import summarize
+from trm_agent.core.token_batch import TokenBatch
+from trm_agent.trust_region.masking import examine
+from trm_agent.trust_region.settings import TrmConfig
+
+# k2 of 0.2 is 0.02 and of 0.4 it is 0.08: with a threshold of 0.05 the second sequence is rejected
+LOG_RATIO = torch.tensor([[0.0, 0.2, 0.0, 0.0], [0.4, 0.0, 0.1, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+MASK = torch.tensor([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
+# the third is of one version alone, the last is padding; 7 updates count as 3 or more
+LAGS = torch.tensor([[1, 1, -1, 0], [7, -1, 1, 0], [0, 0, 0, 0], [-1, -1, -1, -1]])
+ZEROS = torch.zeros(4, 4)
+
+
+def batch(lags: torch.Tensor | None = LAGS, log_ratio: torch.Tensor = LOG_RATIO) -> TokenBatch:
+    return TokenBatch(torch.where(MASK, log_ratio, 0.0), ZEROS, ZEROS, MASK, lags=lags)
+
+
+def metrics(of: TokenBatch, **settings) -> dict[str, float]:
+    update = examine(TrmConfig(**{"max_token_kl": 0.05, **settings}), of)[1]
+    return {name: value.item() for name, value in summarize(update).items() if "_lag_" in name}
+
+
+def k3(value: float) -> float:
+    return math.expm1(value) - value
+
+
+def test_each_token_counts_with_its_own_lag_and_each_sequence_with_its_oldest_tokens():
+    # ten tokens: six of lag 0, three of lag 1, one of lag 7
+    assert metrics(batch()) == pytest.approx(
+        {
+            "acceptance_lag_0": 1.0,
+            "acceptance_lag_1": 1.0,
+            "acceptance_lag_3": 0.0,
+            "tokens_lag_0": 6 / 10,
+            "tokens_lag_1": 3 / 10,
+            "tokens_lag_3": 1 / 10,
+            # those of the rejected sequence are lost at every lag
+            "kept_tokens_lag_0": 5 / 6,
+            "kept_tokens_lag_1": 2 / 3,
+            "kept_tokens_lag_3": 0.0,
+            "token_kl_mean_lag_0": 0.0,
+            "token_kl_mean_lag_1": (k3(0.2) + k3(0.1)) / 3,
+            "token_kl_mean_lag_3": k3(0.4),
+        },
+        rel=1e-5,
+    )
+
+
+def test_a_mask_of_tokens_keeps_some_of_each_lag():
+    found = metrics(batch(), criterion="token", token_tv=0.2)
+    # only |e^0.4 - 1| / 2 = 0.25 is above 0.2
+    assert [found[f"kept_tokens_lag_{lag}"] for lag in (0, 1, 3)] == [1, 1, 0]
+
+
+def test_a_batch_of_one_policy_has_no_such_metrics():
+    assert metrics(batch(lags=None)) == {}
+
+
+def test_a_sequence_that_is_not_finite_is_in_no_mean():
+    infinite = LOG_RATIO.clone()
+    infinite[1, 0] = math.inf
+    found = metrics(batch(log_ratio=infinite))
+    assert "token_kl_mean_lag_3" not in found
+    assert found["token_kl_mean_lag_1"] == pytest.approx(k3(0.2) / 2, rel=1e-5)
+    assert found["acceptance_lag_3"] == 0
+
+
+@pytest.mark.parametrize("split", [[[0], [1, 2], [3]], [[3, 2], [1, 0]]])
+def test_no_split_of_a_batch_shows(split):
+    trm = TrmConfig(max_token_kl=0.05)
+    whole = summarize(examine(trm, batch())[1])
+    parts = [examine(trm, batch().rows(torch.tensor(rows)))[1] for rows in split]
+    joined = summarize(concatenate(parts))
+    names = [name for name in whole if "_lag_" in name]
+    assert len(names) == 12
+    assert {name: joined[name].item() for name in names} == pytest.approx(
+        {name: whole[name].item() for name in names}, rel=1e-6
+    )
+
+
+def test_the_tokens_of_all_lags_are_all_tokens():
+    found = lag_statistics(LAGS, MASK, MASK, torch.ones(4, 4))
+    assert found["tokens"].shape == (4, NUM_LAGS)
+    for name in ("tokens", "kept", "kl"):
+        assert found[name].sum(dim=-1).tolist() == MASK.sum(dim=-1).tolist()
+    assert found["lag"].tolist() == [1, 3, 0, -1]
+    assert replace(batch(), lags=None).rows(slice(0, 1)).lags is None

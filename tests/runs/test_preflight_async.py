@@ -1,0 +1,107 @@
+"""Asynchronous training: what is refused before anything starts, and what is not."""
+
+import pytest
+
+from trm_agent.runs.compose import compose_run
+from trm_agent.runs.preflight_async import advantages, asynchronous, is_asynchronous
+from trm_agent.runs.preflight_verl import refusals, types
+from trm_agent.runs.repeating import deterministic, repeats, repetition
+
+V1 = "trainer.v1"
+SAMPLER = f"{V1}.sampler"
+WARMUP = f"{V1}.colocate_async.num_warmup_batches"
+
+
+def composed(*overrides, experiment="math_nano_async"):
+    return compose_run([f"experiment={experiment}", *overrides])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        (f"{SAMPLER}.max_off_policy_strategy=drop",),
+        (f"{SAMPLER}.max_off_policy_threshold=null",),
+        (f"{SAMPLER}.max_off_policy_threshold=2",),
+        (f"{WARMUP}=0.5", f"{SAMPLER}.max_off_policy_threshold=2"),
+        ("hardware.agent_loops=workers",),
+        ("data.gen_batch_size=1",),
+        # 40 steps of 16 tasks, and 16 ahead of the last
+        ("env.train.num_tasks=656",),
+    ],
+)
+def test_what_the_mode_can_do_is_allowed(overrides):
+    config = composed(*overrides)
+    for rule in (types, asynchronous, refusals):
+        rule(config)
+    assert is_asynchronous(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (f"{V1}.trainer_mode=separate_async", "which is not there yet: .*; choose colocate_async"),
+        (f"{V1}.trainer_mode=colocated_async", "allowed: `sync`, `colocate_async`, .* did you mean .colocate_async"),
+        (f"{WARMUP}=0", "got 0, with which no task is ahead of its step; allowed: at least 0.0625"),
+        (f"{WARMUP}=0.05", "got 0.05, with which no task is ahead of its step; .* one task of .*=16; raise it, or set"),
+        (f"{SAMPLER}.max_off_policy_threshold=0", "max_off_policy_threshold: got 0; allowed: null or a whole number"),
+        (f"{SAMPLER}.max_off_policy_threshold=1", "got 1, but with .*=1 .* up to 1 steps before it; .* null or 2"),
+        (f"{WARMUP}=2.5", "got 3, but with .*=2.5 .* up to 3 steps before it; allowed: null or 4 and more"),
+        (f"{SAMPLER}.max_off_policy_strategy=skip", "got 'skip'; allowed: `wait`, `drop`"),
+        ("data.gen_batch_size=4", "data.gen_batch_size: got 4, with .*; allowed: null or 1; leave it out, or set"),
+        ("actor_rollout_ref.rollout.name=sglang", "got 'sglang', with .* record no version of a token; allowed: vllm"),
+        ("actor_rollout_ref.rollout.disaggregation.enabled=true", "got true, with .* several servers share a turn"),
+        ("env.train.num_tasks=655", "got 655; allowed: at least 656, which is 40 steps of 16 tasks and those ahead"),
+    ],
+)
+def test_what_needs_synchrony_or_cannot_be_is_refused_with_the_remedy(override, words):
+    config = composed(override)
+    with pytest.raises(ValueError, match=words):  # noqa: PT012
+        types(config)
+        asynchronous(config)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [f"{WARMUP}=2", f"{SAMPLER}.max_off_policy_threshold=3", f"{SAMPLER}.max_off_policy_strategy=wait"],
+)
+def test_a_synchronous_run_refuses_what_it_does_not_read(override):
+    field, _, value = override.partition("=")
+    words = rf"^{field}: got '?{value}'?, but with trainer.v1.trainer_mode=sync every episode is of the step's own"
+    with pytest.raises(ValueError, match=words):
+        asynchronous(composed(override, experiment="math_nano"))
+    asynchronous(composed(experiment="math_nano"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "actor_rollout_ref.hybrid_engine=false",
+        "actor_rollout_ref.rollout.nnodes=1",
+        f"{V1}.separate_async.hybrid_rollout.enable_switch=true",
+        f"{V1}.separate_async.parameter_sync_step=2",
+    ],
+)
+@pytest.mark.parametrize("experiment", ["math_nano", "math_nano_async"])
+def test_rollout_servers_of_their_own_are_refused_in_every_mode(override, experiment):
+    field = override.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"^{field}: got .* devices of their own have it, which are not there yet"):
+        refusals(composed(override, experiment=experiment))
+
+
+@pytest.mark.parametrize("name", ["remax", "gdpo", "optimal_token_baseline", "tir_optimal_token_baseline"])
+@pytest.mark.parametrize("experiment", ["math_nano", "math_nano_async"])
+def test_estimators_that_the_trainers_hand_no_inputs_are_refused_by_name(name, experiment):
+    with pytest.raises(ValueError, match=rf"^algorithm.adv_estimator: got '{name}', which takes .* hand that to none"):
+        advantages(composed(f"algorithm.adv_estimator={name}", experiment=experiment))
+    for served in ("grpo", "rloo", "gpg", "reinforce_plus_plus"):
+        advantages(composed(f"algorithm.adv_estimator={served}", experiment=experiment))
+
+
+def test_an_asynchronous_run_does_not_repeat_and_says_why():
+    config = composed()
+    assert not repeats(config)
+    assert "trainer_mode=colocate_async the clock decides which policy samples a token" in repetition(config)
+    with pytest.raises(ValueError, match=r"^run.deterministic: got true, but with .*trainer_mode=colocate_async"):
+        deterministic(composed("run.deterministic=true"))
+    assert repeats(composed(experiment="math_nano"))

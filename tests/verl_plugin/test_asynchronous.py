@@ -1,0 +1,115 @@
+"""Tasks in play outlive the process as numbers, and verl's pickles of them are never written."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("verl")
+
+from trm_agent.runs.checkpoint_pickles import check_checkpoint
+from trm_agent.verl_plugin.driver import asynchronous
+from trm_agent.verl_plugin.driver.asynchronous import IN_PLAY, AsynchronousMixin, read_tasks_in_play
+from trm_agent.verl_plugin.driver.trainer import trainer_class
+from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
+
+
+class Dataset:
+    def __getitem__(self, index):
+        return {"raw_prompt": f"task {index}", "index": index}
+
+
+class Base:
+    """verl's trainer, as far as it matters here."""
+
+    def _submit_batch_to_rollout(self, batch):
+        tags = {uid: {"is_prompt": True} for uid in batch["uid"]}
+        self.queue["train"] |= tags
+        self.submitted += list(zip(batch["uid"], batch["index"], strict=True))
+        return len(batch["uid"])
+
+    def _save_checkpoint(self):
+        self.modes.append(self.trainer_mode)
+        # as verl's, last of all
+        assert (self.folder / f"global_step_{self.global_steps}" / IN_PLAY).exists()
+
+    def _load_checkpoint(self):
+        self.modes.append(self.trainer_mode)
+        raise KeyError("no such file")
+
+
+class Trainer(AsynchronousMixin, Base):
+    def __init__(self, folder, queue, step=3, resumed=None):
+        self.folder, self.queue, self.global_steps = folder, queue, step
+        self.submitted, self.modes, self.trainer_mode = [], [], "colocate_async"
+        self.train_dataset = Dataset()
+        mode = {"resume_mode": "auto"} if resumed is None else {"resume_mode": "resume_path"}
+        paths = {"default_local_dir": str(folder), "resume_from_path": str(resumed)}
+        self.config = SimpleNamespace(trainer=SimpleNamespace(**mode, **paths))
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    made = {"train": {}}
+    monkeypatch.setattr(asynchronous, "tq", SimpleNamespace(kv_list=lambda name: {name: made[name]}))
+    return made
+
+
+def draw(trainer, *tasks):
+    trainer._submit_batch_to_rollout({"uid": [f"u{task}" for task in tasks], "index": list(tasks)})
+
+
+def test_the_tasks_in_play_are_drawn_again_in_their_order_and_nothing_else_is(tmp_path, queue):
+    trainer = Trainer(tmp_path, queue)
+    draw(trainer, 4, 5, 6)
+    draw(trainer, 7, 8)
+    # two were trained on; one of the others has an episode already
+    for uid in ("u4", "u6"):
+        del queue["train"][uid]
+    queue["train"]["u5_0_0"] = {"status": "success"}
+    trainer._save_checkpoint()
+    folder = tmp_path / "global_step_3"
+    assert json.loads((folder / IN_PLAY).read_text()) == {"tasks": [5, 7, 8]}
+    # verl saves its queue's pickles in any other mode
+    assert (trainer.modes, trainer.trainer_mode) == (["sync"], "colocate_async")
+    check_checkpoint(folder)
+    queue["train"].clear()
+    resumed = Trainer(tmp_path, queue, step=4, resumed=folder)
+    assert resumed._reissue_inflight_prompts() == resumed._restored_tq_prompt_count == 3
+    assert [task for _, task in resumed.submitted] == [5, 7, 8]
+    assert len({uid for uid, _ in resumed.submitted}) == 3
+    # and once more, from where it stands now
+    resumed._save_checkpoint()
+    assert read_tasks_in_play(tmp_path / "global_step_4") == [5, 7, 8]
+
+
+def test_a_new_run_and_a_checkpoint_with_nothing_in_play_draw_none(tmp_path, queue):
+    assert Trainer(tmp_path, queue)._reissue_inflight_prompts() == 0
+    (tmp_path / "global_step_2").mkdir()
+    resumed = Trainer(tmp_path, queue, resumed=tmp_path / "global_step_2")
+    assert (resumed._reissue_inflight_prompts(), resumed.submitted) == (0, [])
+
+
+def test_a_checkpoint_that_cannot_be_loaded_leaves_the_mode_as_it_was(tmp_path, queue):
+    trainer = Trainer(tmp_path, queue)
+    with pytest.raises(KeyError):
+        trainer._load_checkpoint()
+    assert (trainer.modes, trainer.trainer_mode) == (["sync"], "colocate_async")
+
+
+@pytest.mark.parametrize("text", ['{"tasks": [1, "2"]}', '{"tasks": [-1]}', "[1]", "{}"])
+def test_a_file_of_other_things_is_refused(tmp_path, text):
+    (tmp_path / IN_PLAY).write_text(text)
+    with pytest.raises(ValueError, match=rf"{IN_PLAY}: not the numbers of tasks"):
+        read_tasks_in_play(tmp_path)
+
+
+def test_only_an_asynchronous_trainer_has_the_additions():
+    assert issubclass(trainer_class("colocate_async"), AsynchronousMixin)
+    assert not issubclass(trainer_class("sync"), AsynchronousMixin)
+
+
+def test_its_client_resumes_turns(tmp_path, queue):
+    trainer = Trainer(tmp_path, queue)
+    trainer.llm_server_manager = SimpleNamespace(get_client=lambda client_cls: client_cls)
+    assert trainer.get_llm_client() is ResumingClient

@@ -1,0 +1,113 @@
+"""Additions to verl's asynchronous trainer: its buffer, its client, and tasks in play that outlive the process."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transfer_queue as tq
+from verl.utils import tensordict_utils as tu
+from verl.utils.dataset.rl_dataset import collate_fn
+
+from trm_agent.runs.data_text import read_json
+from trm_agent.runs.preflight_async import SYNC
+from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
+
+IN_PLAY = "tasks_in_play.json"
+"""File of a checkpoint with the tasks that had been drawn and not trained on."""
+BUFFER = "pkg://trm_agent.verl_plugin.driver.async_buffer", "AsyncEnvReplayBuffer"
+
+
+class AsynchronousMixin:
+    """A mixin in front of `PPOTrainerColocateAsync`.
+
+    verl keeps episodes in play, in its queue's own pickles, with a checkpoint. Ours holds the numbers of their tasks
+    instead: a resumed run plays them anew, before all others, so that none is lost and none counts twice.
+    """
+
+    config: Any
+    trainer_mode: str
+    global_steps: int
+    llm_server_manager: Any
+    train_dataset: Any
+    _restored_tq_prompt_count: int
+    _task_numbers: dict[str, int] | None = None
+    """Number of each task in play, by its key in the queue."""
+
+    def _build_replay_buffer(self) -> Any:
+        sampler = self.config.trainer.v1.sampler.custom_sampler
+        sampler.path, sampler.name = BUFFER
+        return super()._build_replay_buffer()  # type: ignore[misc]
+
+    def get_llm_client(self) -> ResumingClient:
+        client: ResumingClient = self.llm_server_manager.get_client(client_cls=ResumingClient)
+        return client
+
+    def _submit_batch_to_rollout(self, batch: Any) -> int:
+        drawn = zip(batch["uid"], batch["index"], strict=True)
+        self._task_numbers = (self._task_numbers or {}) | {str(uid): int(index) for uid, index in drawn}
+        submitted: int = super()._submit_batch_to_rollout(batch)  # type: ignore[misc]
+        return submitted
+
+    def _save_checkpoint(self) -> None:
+        self._write_tasks_in_play()
+        self._without_queue(super()._save_checkpoint)  # type: ignore[misc]
+
+    def _load_checkpoint(self) -> None:
+        self._without_queue(super()._load_checkpoint)  # type: ignore[misc]
+
+    def _reissue_inflight_prompts(self, partition_id: str = "train") -> int:
+        """Draw the tasks again that were in play at the checkpoint."""
+        trainer = self.config.trainer
+        if trainer.resume_mode != "resume_path":
+            return 0
+        tasks = read_tasks_in_play(Path(trainer.resume_from_path))
+        if tasks:
+            self._submit_batch_to_rollout(_batch_of(self.train_dataset, tasks, self.global_steps))
+        self._restored_tq_prompt_count = len(tasks)
+        return len(tasks)
+
+    def _write_tasks_in_play(self) -> None:
+        """Write the tasks of the queue whose episodes have not been sampled, in the order in which they were drawn."""
+        tags = (tq.kv_list("train") or {}).get("train", {})
+        in_play = {key for key, tag in tags.items() if tag.get("is_prompt", False)}
+        numbers = {uid: number for uid, number in (self._task_numbers or {}).items() if uid in in_play}
+        self._task_numbers = numbers
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / IN_PLAY).write_text(json.dumps({"tasks": list(numbers.values())}), encoding="utf-8")
+
+    def _without_queue(self, work: Callable[[], None]) -> None:
+        """Let verl save or load a checkpoint as if nothing were in play."""
+        mode, self.trainer_mode = self.trainer_mode, SYNC
+        try:
+            work()
+        finally:
+            self.trainer_mode = mode
+
+
+def read_tasks_in_play(checkpoint: Path) -> list[int]:
+    """Return the numbers of the tasks that were in play at a checkpoint.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    file = checkpoint / IN_PLAY
+    if not file.exists():
+        return []
+    found = read_json(file.read_bytes())
+    tasks = found.get("tasks") if isinstance(found, dict) else None
+    if not isinstance(tasks, list) or not all(isinstance(task, int) and task >= 0 for task in tasks):
+        raise ValueError(f"{file}: not the numbers of tasks; remove it, and these tasks are lost")
+    return tasks
+
+
+def _batch_of(dataset: Any, tasks: Iterable[int], step: int) -> Any:
+    """Return verl's batch of tasks, as its own loader draws them."""
+    rows = collate_fn([dataset[task] for task in tasks])
+    rows["uid"] = np.array([str(uuid.uuid4()) for _ in rows["raw_prompt"]], dtype=object)
+    batch = tu.get_tensordict(rows)
+    tu.assign_non_tensor_data(batch, "global_steps", step)
+    return batch
