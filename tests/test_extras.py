@@ -12,7 +12,8 @@ from trm_agent import cli, extras, train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # the fork server's files import each other by path
-OURS = {"trm_agent", "trm_envs", "trm_fields", "client", "forked", "wire"}
+# the last ones by their own names, as scripts of one folder
+OURS = {"trm_agent", "trm_envs", "trm_fields", "client", "device_use", "forked", "preloads", "wire"}
 # imported, and brought by a package that the table names
 BROUGHT_BY = {"omegaconf": "hydra", "peft": "verl", "safetensors": "transformers", "tokenizers": "transformers"}
 # of answers, programs and bridges: extras of environments, whose own messages name them

@@ -30,9 +30,10 @@ def config(**changes):
 def test_places_are_the_engines_sequences_over_the_workers():
     assert places_per_worker(NANO) == 128
     large = compose_run(["experiment=math_qwen3_8b"])
-    # 8 devices, each an engine of verl's 256 sequences by default, for 8 workers
-    assert large.actor_rollout_ref.rollout.tensor_model_parallel_size == 1
-    assert places_per_worker(large) == large.actor_rollout_ref.rollout.max_num_seqs
+    # 8 devices, each an engine of verl's 256 sequences by default
+    rollout = large.actor_rollout_ref.rollout
+    assert (rollout.tensor_model_parallel_size, rollout.max_num_seqs) == (1, 256)
+    assert places_per_worker(large) * rollout.agent.num_workers == 8 * 256
     assert places_per_worker(config(max_num_seqs=3, tensor_model_parallel_size=64)) == 3
 
 

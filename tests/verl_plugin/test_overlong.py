@@ -77,7 +77,7 @@ def played(reason: StopReason, reward: float) -> Episode:
         reward=reward,
         success=False,
         stop_reason=reason,
-        timings={"generate": 0.0, "env": 0.0},
+        timings={"generate": 0.0, "env": 0.0, "total": 0.0},
         extras=[{}],
     )
 

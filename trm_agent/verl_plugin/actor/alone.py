@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
@@ -108,11 +108,10 @@ def actor(config: DictConfig, number_format: str) -> Compute:
     """
     from verl.workers.engine_workers import ActorRolloutRefWorker
 
-    config = config.copy()
-    with open_dict(config):
-        precision = dict(config.actor.fsdp_config.get("mixed_precision") or {})
-        others = {name: precision.get(name) or "fp32" for name in ("reduce_dtype", "buffer_dtype")}
-        config.actor.fsdp_config.mixed_precision = {"param_dtype": number_format, **others}
+    given = dict(config.actor.fsdp_config.get("mixed_precision") or {})
+    others = {name: given.get(name) or "fp32" for name in ("reduce_dtype", "buffer_dtype")}
+    precision = {"mixed_precision": {"param_dtype": number_format, **others}}
+    config = OmegaConf.merge(config, {"actor": {"fsdp_config": precision}})
     worker: Any = ActorRolloutRefWorker(config=config, role="actor")
     worker.init_model()
     return lambda data: worker.compute_log_prob(data)["log_probs"]
