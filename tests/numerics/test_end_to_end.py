@@ -10,7 +10,7 @@ import pytest
 from tests.end_to_end.training import environment
 from trm_agent.models.nano import NanoSpec, ensure_nano_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 def test_engine_and_trainer_of_the_nano_model_agree_in_float32(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_engine_and_trainer_of_the_nano_model_agree_in_float32(tmp_path: Path) -
         [*command, "--turn-tokens", "24", "--json", str(file)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=450,
         env=environment() | {"HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"[-4000:]
