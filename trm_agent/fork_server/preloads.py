@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import device_use
 
-# what the processes of a run import: loaded once, and its pages shared
-WITHOUT_GPU = (
+# none of which asks for a device
+BOTH = (
     "torch.distributed.fsdp",
     "torch.distributed.checkpoint",
     "torch.utils.tensorboard",
@@ -17,6 +17,10 @@ WITHOUT_GPU = (
     "datasets",
     "gymnasium",
     "hydra",
+)
+# what the processes of a run import: loaded once, and its pages shared
+WITHOUT_GPU = (
+    *BOTH,
     "transfer_queue",
     "verl.trainer.main_ppo",
     # the larger parts of the next one: requests are heard in between
@@ -49,17 +53,7 @@ WITHOUT_GPU = (
 # torch compiles with, which asks CUDA in torch 2.11 (`_inductor/runtime/benchmarking.py`): what they need of others,
 # none of which asks for a device
 WITH_GPU = (
-    "torch.distributed.fsdp",
-    "torch.distributed.checkpoint",
-    "torch.utils.tensorboard",
-    "pandas",
-    "tensordict",
-    "torchdata.stateful_dataloader",
-    "transformers.models.auto.modeling_auto",
-    "peft",
-    "datasets",
-    "gymnasium",
-    "hydra",
+    *BOTH,
     "ray",
     "transfer_queue",
     "openai.types",
