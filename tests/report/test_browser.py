@@ -88,7 +88,7 @@ def test_the_planted_token_is_found_marked_and_explained(page) -> None:
     token = page.locator(".t.violates")
     token.wait_for()
     assert token.get_attribute("data-t") == str(PLANTED)
-    assert token.evaluate("e => e === document.activeElement")
+    page.wait_for_function("token => document.activeElement.dataset.t === token", arg=str(PLANTED))  # a frame later
     box = token.bounding_box()
     assert 0 < box["y"] < 900
     tip = page.inner_text("#tip")

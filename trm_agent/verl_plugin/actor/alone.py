@@ -111,8 +111,8 @@ def actor(config: DictConfig, number_format: str) -> Compute:
     given = dict(config.actor.fsdp_config.get("mixed_precision") or {})
     others = {name: given.get(name) or "fp32" for name in ("reduce_dtype", "buffer_dtype")}
     precision = {"mixed_precision": {"param_dtype": number_format, **others}}
-    config = OmegaConf.merge(config, {"actor": {"fsdp_config": precision}})
-    worker: Any = ActorRolloutRefWorker(config=config, role="actor")
+    computing: Any = OmegaConf.merge(config, {"actor": {"fsdp_config": precision}})
+    worker: Any = ActorRolloutRefWorker(config=computing, role="actor")
     worker.init_model()
     return lambda data: worker.compute_log_prob(data)["log_probs"]
 
