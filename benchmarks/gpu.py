@@ -41,7 +41,7 @@ class Check:
 CHECKS = (
     Check("machine", "which card, driver and packages; rates of matrix products and copies", 60),
     Check("nano", "does training on a GPU reach the held-out success of a CPU, in bf16", 240),
-    Check("attention", "packed attention against float64 and against padded sdpa: error, tokens a second", 90),
+    Check("attention", "packed attention against float64, padded sdpa and flex_attention: error, tokens a second", 90),
     Check("smollm2", "steps of a pretrained model at long horizons: acceptance and KL by depth", 300),
     Check(
         "divergences", "exact and top-K divergences against the textbook form and the time to read the logits once", 90

@@ -72,7 +72,7 @@ def machine(place: Place) -> list[Figure]:
 
 
 def attention(place: Place) -> list[Figure]:
-    """Compare packed attention with float64, and its speed with padded sdpa."""
+    """Compare packed attention with float64, and its speed with padded sdpa and with flex_attention."""
     from trm_agent.verl_plugin.actor.packed_attention import ROW, PackedRow, packed_attention
 
     heads, key_heads, width = (4, 2, 32) if place.small else (32, 8, 128)
@@ -103,12 +103,17 @@ def attention(place: Place) -> list[Figure]:
         took = seconds(place, both)
         found.append(Figure(f"{name}: forward and backward", total / took, "tokens/s"))
         if not options:
-            padded = seconds(place, _padded(place, tokens, heads, key_heads, width))
-            found.append(
+            rivals = {"padded sdpa": _padded(place, tokens, heads, key_heads, width)}
+            if place.device == "cuda":  # which has no backward pass on a CPU
+                rivals["flex_attention"] = _flex(query, key, value, tokens)
+            found += [
                 Figure(
-                    "causal: seconds of padded sdpa over ours", padded / took, at_least=1.0 if not place.small else None
+                    f"causal: seconds of {rival} over ours",
+                    seconds(place, call) / took,
+                    at_least=None if place.small else 1.0,
                 )
-            )
+                for rival, call in rivals.items()
+            ]
     return found
 
 
@@ -143,6 +148,24 @@ def _padded(place: Place, lengths: list[int], heads: int, key_heads: int, width:
         torch.nn.functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, enable_gqa=True
         ).sum().backward()
+
+    return both
+
+
+def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]) -> Callable[[], None]:
+    """Return a call of flex_attention over the packed sequences, forward and backward; its blocks are found before."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    sequence = torch.repeat_interleave(torch.tensor(lengths, device=query.device))
+
+    def seen(_batch: Any, _head: Any, at: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (other <= at) & (sequence[at] == sequence[other])
+
+    blocks = create_block_mask(seen, None, None, len(sequence), len(sequence), device=str(query.device))
+    attend = torch.compile(flex_attention)
+
+    def both() -> None:
+        attend(query, key, value, block_mask=blocks, enable_gqa=True).sum().backward()
 
     return both
 

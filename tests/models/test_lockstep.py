@@ -36,12 +36,17 @@ def true_log_probs(model: LlamaForCausalLM, context: list[int], turn: list[int],
     return [float(row[token]) for row, token in zip(rows, turn, strict=True)]
 
 
-def play(generator: LockstepGenerator, lengths: list[int], draw: random.Random) -> list[tuple[list[int], list, list]]:
-    """Play an episode of so many turns for each number; return context, turn and log-probs of each turn."""
+def play(
+    generator: LockstepGenerator, lengths: list[int], draw: random.Random, shared: tuple[int, ...] = ()
+) -> list[tuple[list[int], list, list]]:
+    """Play an episode of so many turns for each number; return context, turn and log-probs of each turn.
+
+    All contexts begin with the shared tokens.
+    """
     turns = []
 
     async def episode(number: int) -> None:
-        context = [draw.randrange(2, 40) for _ in range(draw.randrange(1, 9))]
+        context = [*shared, *(draw.randrange(2, 40) for _ in range(draw.randrange(1, 9)))]
         for _ in range(number):
             made = await generator.generate(list(context), draw.randrange(1, 7))
             turns.append((list(context), made.token_ids, made.log_probs))
@@ -88,6 +93,34 @@ def test_a_context_is_computed_once(model, monkeypatch: pytest.MonkeyPatch) -> N
     # the last token of a turn is not computed before the next one
     assert sum(columns) == sum(longest.values()) - 3
     assert sum(len(context) + len(turn) for context, turn, _ in turns) > 2 * sum(columns)
+
+
+@pytest.mark.parametrize("shared", [(5, 6, 7, 8, 9, 10), (5,)])
+def test_what_all_contexts_begin_with_is_computed_once(model, monkeypatch: pytest.MonkeyPatch, shared) -> None:
+    generator = LockstepGenerator(model, [STOP], seed=8)
+    columns = []
+    forward = generator._kept._forward
+    monkeypatch.setattr(
+        generator._kept, "_forward", lambda ids, mask: columns.append(int(mask.sum())) or forward(ids, mask)
+    )
+    turns = play(generator, [3, 1, 4], random.Random(2), shared)
+    for context, turn, log_probs in turns:
+        assert log_probs == pytest.approx(true_log_probs(model, context, turn, 1.0), abs=2e-5)
+    own = {tuple(context[len(shared) : len(shared) + 1]): len(context) + len(turn) for context, turn, _ in turns}
+    assert len(own) == 3, "the episodes go on with different tokens"
+    assert sum(columns) == len(shared) + sum(own.values()) - 3 * (1 + len(shared))
+
+
+def test_equal_contexts_have_a_token_of_their_own(model) -> None:
+    context = [3, 4, 5]
+
+    async def both() -> list:
+        generator = LockstepGenerator(model, [STOP], seed=9)
+        generator.playing = 2
+        return await asyncio.gather(*(generator.generate(list(context), 4) for _ in range(2)))
+
+    for made in asyncio.run(both()):
+        assert made.log_probs == pytest.approx(true_log_probs(model, context, made.token_ids, 1.0), abs=2e-5)
 
 
 def test_the_model_attends_as_before_afterwards(model) -> None:

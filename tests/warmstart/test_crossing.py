@@ -6,33 +6,66 @@ import statistics
 import numpy as np
 import pytest
 
-from trm_agent.warmstart.crossing import MOST_TRIES, by_play, crossing
+from trm_agent.warmstart.crossing import MOST_TRIES, SURE, by_play, fitted, rising
 
 
 def success(share: float, place: float, steep: float, target: float) -> float:
     return 1 / (1 + math.exp(-(steep * (share - place) + math.log(target / (1 - target)))))
 
 
-def test_an_exact_measure_is_followed_along_the_line_and_stops_near_the_target() -> None:
+def test_a_curve_through_many_tasks_is_the_one_that_they_come_from() -> None:
+    places = [(share, success(share, 0.4, 6.0, 0.35)) for share in (0.0, 0.3, 0.5, 1.0)]
+    rise = fitted(places, 100_000, 0.35)
+    assert rise.crossing(0.35) == pytest.approx(0.4, abs=1e-3)
+    assert rise.slope == pytest.approx(6.0, abs=1e-2)
+
+
+def test_the_error_is_that_of_repeated_measurements() -> None:
+    # none of them is far from the target
+    drawn, shares, at = np.random.default_rng(0), (0.3, 0.38, 0.42, 0.45), 0.4
+    rises = [
+        fitted([(share, drawn.binomial(96, success(share, 0.4, 6.0, 0.35)) / 96) for share in shares], 96, 0.35)
+        for _ in range(400)
+    ]
+    found = [1 / (1 + math.exp(-(rise.start + rise.slope * at))) for rise in rises]
+    assert statistics.stdev(found) == pytest.approx(statistics.mean(rise.error(at) for rise in rises), rel=0.1)
+
+
+def test_a_far_place_counts_a_quarter() -> None:
+    near = [(0.3, 0.3), (0.5, 0.45)]
+    errors = [fitted([*near, (1.0, rate)], 32, 0.35).error(0.9) for rate in (0.59, 0.61)]
+    assert errors[1] > 1.2 * errors[0]
+
+
+def test_nothing_behind_a_place_that_is_clearly_past_the_target_counts() -> None:
+    places = [(0.0, 0.0), (1.0, 0.4), (0.3, 0.5), (0.6, 0.7)]
+    assert rising(places, 0.35) == [(0.0, 0.0), (0.3, 0.5), (0.6, 0.7)]
+    assert rising(places[:3], 0.35) == [(0.0, 0.0), (0.3, 0.5), (1.0, 0.4)]
+
+
+def test_a_success_that_does_not_rise_is_halved() -> None:
+    assert fitted([(0.0, 0.5), (0.8, 0.2)], 32, 0.35).crossing(0.35) == 0.4
+
+
+def test_places_are_tried_until_the_crossing_is_sure() -> None:
     asked: list[float] = []
 
-    def straight(share: float) -> float:
+    def exact(share: float) -> float:
         asked.append(share)
-        return 0.1 + 0.5 * share
+        return success(share, 0.4, 6.0, 0.35)
 
-    assert by_play()(straight, 0.35, (0.1, 0.6)) == pytest.approx(0.5)
-    assert asked == [pytest.approx(0.5)]
+    ends = exact(0.0), exact(1.0)
+    share = by_play(32)(exact, 0.35, ends)
+    assert share == pytest.approx(0.4, abs=0.02)
+    places = [(each, success(each, 0.4, 6.0, 0.35)) for each in asked]
+    assert fitted(places[:-1], 32, 0.35).error(share) > SURE >= fitted(places, 32, 0.35).error(share)
+    asked.clear()
+    by_play(1)(exact, 0.35, ends)
+    assert len(asked) == MOST_TRIES, "one task each is never sure"
 
 
-def test_a_jump_is_halved() -> None:
-    asked: list[float] = []
-
-    def jump(share: float) -> float:
-        asked.append(share)
-        return float(share > 0.7)
-
-    assert by_play()(jump, 0.5, (0.0, 1.0)) == pytest.approx(0.71875)
-    assert asked == [0.5, 0.75, 0.625, 0.6875]
+def test_a_jump_is_found() -> None:
+    assert by_play(32)(lambda share: float(share > 0.7), 0.5, (0.0, 1.0)) == pytest.approx(0.7, abs=0.05)
 
 
 @pytest.mark.parametrize(("place", "steep"), [(0.3, 10.0), (0.6, 30.0), (0.85, 5.0)])
@@ -48,13 +81,13 @@ def test_32_tasks_at_each_of_a_few_places_settle_near_the_target(place: float, s
     for _ in range(40):
         asked.clear()
         ends = play(0.0), play(1.0)
-        share = by_play()(play, 0.35, ends)
+        share = by_play(32)(play, 0.35, ends)
         assert 0.0 <= share <= 1.0
         assert 3 <= len(asked) <= 2 + MOST_TRIES
         errors.append(abs(success(share, place, steep, 0.35) - 0.35))
     # one measurement of 32 tasks has a standard error of 8 points by itself
     assert statistics.median(errors) < 0.06
-    assert sorted(errors)[35] < 0.15
+    assert sorted(errors)[35] < 0.12
 
 
 def test_of_a_success_that_falls_again_the_first_crossing_is_found() -> None:
@@ -66,7 +99,7 @@ def test_of_a_success_that_falls_again_the_first_crossing_is_found() -> None:
         return drawn.binomial(32, np.interp(share, shares, rates)) / 32
 
     for _ in range(40):
-        share = by_play()(play, 0.35, (0.0, 0.47))
+        share = by_play(32)(play, 0.35, (0.0, 0.47))
         errors.append(abs(float(np.interp(share, shares, rates)) - 0.35))
     assert statistics.median(errors) < 0.06
     assert sorted(errors)[35] < 0.15
@@ -79,7 +112,7 @@ def test_without_time_the_place_is_the_expected_one_and_with_little_time_few_are
         tried.append(share)
         return 0.9
 
-    share = by_play(lambda: False)(play, 0.35, (0.03, 0.6))
-    assert (tried, share) == ([], crossing((0.0, 0.03), (1.0, 0.6), 0.35))
-    by_play(lambda: len(tried) < 2)(play, 0.35, (0.03, 0.6))
+    share = by_play(32, lambda: False)(play, 0.35, (0.03, 0.6))
+    assert (tried, share) == ([], fitted([(0.0, 0.03), (1.0, 0.6)], 32, 0.35).crossing(0.35))
+    by_play(32, lambda: len(tried) < 2)(play, 0.35, (0.03, 0.6))
     assert len(tried) == 2

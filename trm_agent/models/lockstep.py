@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -103,9 +104,7 @@ class _Kept:
         """Compute what is new of the contexts; return the logits after each, shape (rows, vocabulary)."""
         rows = self._rows_of(contexts)
         if rows is None:
-            self._forget()
-            self._tokens = [[] for _ in contexts]
-            self._is_there = self._is_there.new_zeros((len(contexts), 0))
+            self._begin(contexts)
         elif rows != list(range(len(self._tokens))):
             self._select(rows)
         new = [list(context[len(row) :]) for context, row in zip(contexts, self._tokens, strict=True)]
@@ -113,6 +112,19 @@ class _Kept:
         ids = torch.tensor([[0] * (width - len(each)) + each for each in new], device=self.model.device)
         mask = torch.tensor([[False] * (width - len(each)) + [True] * len(each) for each in new])
         return self._forward(ids, mask.to(self.model.device))
+
+    def _begin(self, contexts: Sequence[Sequence[int]]) -> None:
+        """Compute what all contexts begin with, once: the system's message and the tools."""
+        self._forget()
+        self._tokens = [[]]
+        self._is_there = self._is_there.new_zeros((1, 0))
+        # the logits that are asked for stand after a token of each row's own
+        columns = zip(*(context[:-1] for context in contexts), strict=False)
+        shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+        if shared and len(contexts) > 1:
+            ids = torch.tensor([shared], device=self.model.device)
+            self._forward(ids, torch.ones_like(ids, dtype=torch.bool))
+        self._select([0] * len(contexts))
 
     def append(self, tokens: Tensor, is_new: Tensor) -> Tensor:
         """Add a token to the rows that have a new one; return the logits after it, shape (rows, vocabulary).
@@ -162,7 +174,7 @@ class _Kept:
 
     def _select(self, rows: list[int]) -> None:
         chosen = torch.tensor(rows, device=self.model.device)
-        self._tokens = [self._tokens[row] for row in rows]
+        self._tokens = [list(self._tokens[row]) for row in rows]
         self._is_there = self._is_there[chosen]
         for layer in self._layers:
             layer.batch_select_indices(chosen)

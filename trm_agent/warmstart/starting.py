@@ -17,6 +17,7 @@ from trm_agent.models.imitation import Batch, Imitation, Schedule, State, imitat
 from trm_agent.models.making import appearing
 from trm_agent.models.saving import save_model
 from trm_agent.models.traces import Solver
+from trm_agent.runs.rates import wilson
 from trm_agent.warmstart.crossing import by_play
 from trm_agent.warmstart.playing import SPLIT, Game, Played, play, room_for_solver
 from trm_agent.warmstart.pretrained import Reader
@@ -86,7 +87,7 @@ class WarmStarting:
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self.model, self.spec, self.report = model, spec, report
-        self._started, self._play_s = 0.0, 0.0
+        self._started, self._task_s = 0.0, 0.0
         self.progress = Progress(State(0, 10.0, 0.0))
         tokenise = tokeniser(reader.tokenizer, reader.chat)
         train = Solver(env_id, "train", module, reader.kwargs)
@@ -105,7 +106,8 @@ class WarmStarting:
         schedule = Schedule(spec.learning_rate, spec.target_success, spec.max_steps, seconds, spec.measure_every)
         imitation = Imitation(self.model, schedule)
         try:
-            ending = imitate(imitation, self._draw, self._measure, by_play(self._has_time), report=self._tell)
+            settle = by_play(spec.tasks, self._has_time)
+            ending = imitate(imitation, self._draw, self._measure, settle, report=self._tell)
             if not ending.reached:
                 imitation.load(imitation.average)
             ended = TOO_LATE if not ending.reached else REACHED if spec.target_success else ALL_STEPS
@@ -126,17 +128,27 @@ class WarmStarting:
         self.report(self.progress)
 
     def _measure(self) -> float:
-        """Play tasks that were never played before, unless even the solver's own turns are too unlikely."""
+        """Play tasks that were never played before, unless even the solver's own turns are too unlikely.
+
+        Half of them, where that shows on which side of the target success is.
+        """
         self.progress.hint = self._hint()
         if self.progress.hint > _HOPELESS_NATS and not self.progress.played.num_successes:
             return 0.0
-        return self._play(self.spec.tasks).rate
+        half = math.ceil(self.spec.tasks / 2)
+        played = self._play(half)
+        low, high = wilson(played.rate, played.num_tasks)
+        if half < self.spec.tasks and not (self.spec.target_success and not low <= self.spec.target_success <= high):
+            played += self._play(self.spec.tasks - half)
+            self.progress.played = played
+            self.report(self.progress)
+        return played.rate
 
     def _has_time(self) -> bool:
         """Return True if one more measurement, and the last one, most likely end before `max_seconds`."""
         if self.spec.max_seconds is None:
             return True
-        more = self._play_s * (1 + self.spec.final_tasks / self.spec.tasks)
+        more = self._task_s * (self.spec.tasks + self.spec.final_tasks)
         return time.monotonic() - self._started + more <= self.spec.max_seconds
 
     def _play(self, number: int) -> Played:
@@ -144,7 +156,7 @@ class WarmStarting:
         self.progress.num_episodes += number
         began = time.monotonic()
         played = play(self.model, self.game, range(first, first + number), self.spec.seed + first)
-        self._play_s = time.monotonic() - began
+        self._task_s = (time.monotonic() - began) / number
         self.progress.played = played
         self.report(self.progress)
         return played
