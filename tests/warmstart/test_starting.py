@@ -110,25 +110,6 @@ def test_it_ends_where_play_reaches_the_target_and_the_last_tasks_are_new(folder
     assert outcome.final == Played(2, 4)
 
 
-@pytest.mark.parametrize(("wins", "target", "expected"), [(0, 0.35, 8), (8, 0.35, 8), (3, 0.35, 16), (0, 0.0, 16)])
-def test_a_measurement_ends_after_half_where_the_side_of_the_target_is_clear(
-    folder: Path, monkeypatch, wins, target, expected
-) -> None:
-    monkeypatch.setattr(starting, "play", lambda model, game, seeds, seed: Played(wins, len(seeds)))
-    monkeypatch.setattr(starting, "_HOPELESS_NATS", math.inf)
-    starting_ = begun(folder, tasks=16, target_success=target)
-    assert starting_._measure() == wins / 8
-    assert starting_.progress.num_episodes == starting_.progress.played.num_tasks == expected
-
-
-def test_a_measurement_may_have_one_task(folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(starting, "play", lambda model, game, seeds, seed: Played(0, len(seeds)))
-    monkeypatch.setattr(starting, "_HOPELESS_NATS", math.inf)
-    starting_ = begun(folder, tasks=1)
-    starting_._measure()
-    assert starting_.progress.num_episodes == 1
-
-
 def test_a_model_that_is_far_from_the_solver_is_not_played(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(starting, "play", lambda *_: pytest.fail("it was played"))
     starting_ = begun(folder)

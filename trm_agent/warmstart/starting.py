@@ -17,7 +17,6 @@ from trm_agent.models.imitation import Batch, Imitation, Schedule, State, imitat
 from trm_agent.models.making import appearing
 from trm_agent.models.saving import save_model
 from trm_agent.models.traces import Solver
-from trm_agent.runs.rates import wilson
 from trm_agent.warmstart.crossing import by_play
 from trm_agent.warmstart.playing import SPLIT, Game, Played, play, room_for_solver
 from trm_agent.warmstart.pretrained import Reader
@@ -128,21 +127,11 @@ class WarmStarting:
         self.report(self.progress)
 
     def _measure(self) -> float:
-        """Play tasks that were never played before, unless even the solver's own turns are too unlikely.
-
-        Half of them, where that shows on which side of the target success is.
-        """
+        """Play tasks that were never played before, unless even the solver's own turns are too unlikely."""
         self.progress.hint = self._hint()
         if self.progress.hint > _HOPELESS_NATS and not self.progress.played.num_successes:
             return 0.0
-        half = math.ceil(self.spec.tasks / 2)
-        played = self._play(half)
-        low, high = wilson(played.rate, played.num_tasks)
-        if half < self.spec.tasks and not (self.spec.target_success and not low <= self.spec.target_success <= high):
-            played += self._play(self.spec.tasks - half)
-            self.progress.played = played
-            self.report(self.progress)
-        return played.rate
+        return self._play(self.spec.tasks).rate
 
     def _has_time(self) -> bool:
         """Return True if one more measurement, and the last one, most likely end before `max_seconds`."""
