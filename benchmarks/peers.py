@@ -5,8 +5,9 @@ python -m benchmarks.peers [--pairs 3] [--steps 16] [--seeds 0 1 2] [--tool-ms 0
 Both: the nano model, ChainMath of horizons 2, 4, 6 (the same tasks in the same order, prompts equal token by token),
 16 tasks x 8 episodes a step, float32, and the settings of `benchmarks/peers_job.py`. Pair i is our run, then TRL's,
 with the i-th seed. TRL (pinned) gets an environment of its own. A run is stored when it ends, and not made again: the
-same command goes on. With --turns the two runs of a pair have the machine by turns, so that both meet the same one
-where a host gives now more, now less of it. On an idle machine a pair of 16 steps takes four minutes, with a tool of 50 ms ten.
+same command goes on. With --turns the two runs of a pair have the machine by turns, so that both meet the same one where
+a host gives now more, now less of it. On an idle machine a pair of 16 steps takes four minutes, with a tool of 50 ms
+ten.
 """
 
 import argparse
@@ -18,8 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,12 @@ def main() -> None:
             if number == arguments.runs:
                 break
             print(time.strftime("%H:%M:%S"), *(job.name for job in together), flush=True)
-            turns = Turns(len(together), arguments.turns)
-            run = turns.run if arguments.turns else run_watched
+            run = Turns(len(together), arguments.turns).run if arguments.turns else run_watched
+            folders = [arguments.out / "runs" / f"{job.name}-{time.strftime('%H%M%S')}" for job in together]
             with ThreadPoolExecutor(len(together)) as threads:
-                folders = [arguments.out / "runs" / f"{job.name}-{time.strftime('%H%M%S')}" for job in together]
-                made = partial(make_run, model=model, trl_python=python, timeout_s=arguments.timeout, run=run)
-                for result in threads.map(lambda job, folder: made(job, folder=folder), together, folders):
+                others = (repeat(each) for each in (model, python))
+                made = threads.map(make_run, together, *others, folders, repeat(arguments.timeout), repeat(run))
+                for result in made:
                     result.write(results / f"{result.job.name}.json")
         else:
             for pair in pairs_of(stored(results)).values():

@@ -49,9 +49,7 @@ def prompts_of(model: str, tasks: Sequence[Mapping[str, int]]) -> list[list[int]
     return prompts
 
 
-def make_run(
-    job: Job, model: str, trl_python: str, folder: Path, timeout_s: float, run: Run = run_watched
-) -> Result:
+def make_run(job: Job, model: str, trl_python: str, folder: Path, timeout_s: float, run: Run = run_watched) -> Result:
     """Make a run.
 
     Args:

@@ -1,8 +1,8 @@
 """Runs two commands by turns of a few seconds: one is stopped while the other runs.
 
 A host that shares its processors gives now more, now less of them, for minutes. Two runs after one another then meet
-different machines; by turns they meet the same one. What a command took is told on its own clock, which stands still while
-it is stopped.
+different machines; by turns they meet the same one. What a command took is told on its own clock, which stands still
+while it is stopped.
 """
 
 import contextlib
