@@ -5,9 +5,9 @@ python -m benchmarks.peers [--pairs 3] [--steps 16] [--seeds 0 1 2] [--tool-ms 0
 Both: the nano model, ChainMath of horizons 2, 4, 6 (the same tasks in the same order, prompts equal token by token),
 16 tasks x 8 episodes a step, float32, and the settings of `benchmarks/peers_job.py`. Pair i is our run, then TRL's,
 with the i-th seed. TRL (pinned) gets an environment of its own. A run is stored when it ends, and not made again: the
-same command goes on. With --turns the two runs of a pair have the machine by turns, so that both meet the same one where
-a host gives now more, now less of it. On an idle machine a pair of 16 steps takes four minutes, with a tool of 50 ms
-ten.
+same command goes on. With --turns the two runs of a pair have the machine by turns, so that both meet the same one
+where a host gives now more, now less of it. On an idle machine a pair of 16 steps takes four minutes, with a tool of
+50 ms ten.
 """
 
 import argparse
