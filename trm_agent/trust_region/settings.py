@@ -174,7 +174,7 @@ class DumpConfig:
     )
     max_files: int = setting(100, COUNT, "Newest files that are kept, over all steps.")
     distributions: bool = setting(
-        False, Flag(), "Also both whole distributions of each token (estimator `exact`): large."
+        False, Flag(), "Also both whole distributions of each token (estimator `exact`, `replayed`): large."
     )
     directory: str | None = setting(
         None,

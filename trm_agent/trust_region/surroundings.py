@@ -61,11 +61,11 @@ def trust_region(config: DictConfig) -> None:
     if trm.estimator == REPLAYED:
         _replayed(config, trm)
     dump = DumpConfig.from_mapping(section(loss, "dump"))
-    if dump.distributions and trm.estimator != "exact":
+    if dump.distributions and trm.estimator not in ("exact", REPLAYED):
         refuse(
             f"{DUMP_PATH}.distributions",
             dump.distributions,
-            "true with estimator=exact, for which alone the rollout's whole distributions are recorded",
+            f"true with estimator=exact or {REPLAYED}, for which alone the rollout's distributions are recorded whole",
             "set it, or distributions=false",
             because=f"with {FIELD_PATH}.estimator={trm.estimator!r}",
         )
