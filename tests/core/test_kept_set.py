@@ -6,20 +6,21 @@ import torch
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.kept_set import is_cut, kept_divergences, kept_log_probs, kept_logits
 
-VOCAB, TOP, WIDTH = 50, 8, 12
+VOCAB, TOP, WIDTH = 50, 8, 16
 
 
 def rollout(generator: torch.Generator, tokens: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
-    """What an engine records of a top-k rollout in half precision: ties at the last place are kept, then filler.
+    """What an engine records of a top-k rollout of few digits: ties at the last place are kept, then filler.
 
     Returns:
         Ids and processed log-probs, shape (tokens, WIDTH).
     """
-    logits = torch.randn(tokens, VOCAB, generator=generator).mul(1.5).bfloat16().float()
+    logits = torch.randn(tokens, VOCAB, generator=generator).mul(4).round().div(4)
     least = logits.topk(TOP).values[:, -1:]
     processed = logits.masked_fill(logits < least, -torch.inf).log_softmax(-1)
     values, ids = processed.topk(WIDTH)
     assert (values[:, TOP] > -torch.inf).any(), "no ties: nothing is shown of them"
+    assert (values[:, -1] == -torch.inf).all(), "a set is larger than its record"
     return ids, values
 
 
@@ -61,7 +62,7 @@ def test_divergences_are_those_of_the_cut_policies(generator) -> None:
     ids, recorded = rollout(generator)
     logits = torch.randn(40, VOCAB, generator=generator)
     found = kept_divergences(recorded, kept_logits(logits, ids, recorded))
-    theirs, ours = truncated(recorded.new_zeros(40, VOCAB).scatter(1, ids, recorded), ids, recorded), None
+    theirs = truncated(recorded.new_zeros(40, VOCAB).scatter(1, ids, recorded), ids, recorded)
     ours = truncated(logits, ids, recorded)
     p, q = theirs.exp(), ours.exp()
     terms = torch.where(p > 0, p * (theirs - ours), 0.0)

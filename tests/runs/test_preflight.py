@@ -118,7 +118,10 @@ def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
 
 def replayed(**rollout: int) -> list[str]:
     given = {"top_k": 64, **rollout}
-    return [f"{TRM}.estimator=replayed", *(f"actor_rollout_ref.rollout.{name}={value}" for name, value in given.items())]
+    return [
+        f"{TRM}.estimator=replayed",
+        *(f"actor_rollout_ref.rollout.{name}={value}" for name, value in given.items()),
+    ]
 
 
 def test_a_rollout_that_is_replayed_may_be_cut() -> None:
@@ -128,15 +131,18 @@ def test_a_rollout_that_is_replayed_may_be_cut() -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["actor_rollout_ref.rollout.top_k=-1"], r"rollout.top_k: got -1, with .*estimator=replayed.*allowed: 1 or more"),
+        (
+            ["actor_rollout_ref.rollout.top_k=-1"],
+            r"rollout.top_k: got -1, with .*estimator=replayed.*allowed: 1 or more",
+        ),
         (["actor_rollout_ref.actor.entropy_coeff=0.01"], r"actor.entropy_coeff: got 0.01, .*whole vocabulary"),
-        (["actor_rollout_ref.actor.use_kl_loss=true"], r"actor.use_kl_loss: got True, .*allowed: false"),
-        (["algorithm.use_kl_in_reward=true"], r"algorithm.use_kl_in_reward: got True, .*reference"),
+        (["actor_rollout_ref.actor.use_kl_loss=true"], r"actor.use_kl_loss: got true, .*allowed: false"),
+        (["algorithm.use_kl_in_reward=true"], r"algorithm.use_kl_in_reward: got true, .*reference"),
         (["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], r"ulysses_sequence_parallel_size: got 2, "),
         (["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], r"fsdp_config.ulysses_.*: got 2, "),
         (
             [f"{TRM}.decoupled=true", "algorithm.rollout_correction.bypass_mode=false"],
-            r"trm.decoupled: got True, .*proximal policy",
+            r"trm.decoupled: got true, .*proximal policy",
         ),
         (["+actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs=95"], r"max_logprobs: got 95, .*at least 96"),
     ],
@@ -162,7 +168,9 @@ def test_the_memory_of_recorded_distributions_is_told(estimator: str, vocab: int
 
 def test_records_beyond_the_free_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trm_agent.runs.recorded_bytes.free_memory_gib", lambda: 0.01)
-    with pytest.raises(ValueError, match=r"trm.estimator: got 'exact', whose .*; allowed: records of at most the 0.0 GiB"):
+    with pytest.raises(
+        ValueError, match=r"trm.estimator: got 'exact', whose .*; allowed: records of at most the 0.0 GiB"
+    ):
         told_records(composed(f"{TRM}.estimator=exact"), 563)
 
 

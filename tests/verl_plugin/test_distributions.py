@@ -81,7 +81,8 @@ def drawn_inside(number: int) -> Recorded:
 
 
 def test_kept_sets_have_names_of_their_own_and_hold_the_drawn_tokens():
-    first = Recorded(*(np.concatenate(pair) for pair in zip(*(vars(drawn_inside(n)).values() for n in (3, 4)))))
+    pairs = (vars(drawn_inside(number)).values() for number in (3, 4))
+    first = Recorded(*(np.concatenate(pair) for pair in zip(*pairs, strict=True)))
     turns = [{RECORDED: first}, {RECORDED: drawn_inside(5)}]
     fields = distribution_fields(episode(turns), 3, REPLAYED)
     assert sorted(fields) == [KEPT_IDS, KEPT_LOG_PROBS]
@@ -226,9 +227,7 @@ def test_the_actor_replays_the_kept_sets(remove_padding, temperature, width):
     assert found.offsets().tolist() == [0, 7, 11]
     entries = [1, 2, 5, 7, 9]
     scale = [float(temperature if isinstance(temperature, float) else temperature[s]) for s in (0, 0, 0, 1, 1)]
-    expected = [
-        (row / each)[ids[:3]].log_softmax(-1)[1] for (ids, _, row), each in zip(tokens, scale, strict=True)
-    ]
+    expected = [(row / each)[ids[:3]].log_softmax(-1)[1] for (ids, _, row), each in zip(tokens, scale, strict=True)]
     torch.testing.assert_close(found.values()[entries], torch.stack(expected))
     assert (found.values()[[index for index in range(11) if index not in entries]] == 0).all()
     found.values().sum().backward()
@@ -254,9 +253,9 @@ def test_the_whole_vocabulary_kept_is_the_exact_divergence_and_the_plain_log_pro
     drawn = {"responses": [each.indices[:, 2] for each in kept]}
     fields = {KEPT_IDS: [each.indices for each in kept], KEPT_LOG_PROBS: [each.values for each in kept]}
     replayed, exact = (micro_batch(1.0, True, **drawn, **each) for each in (fields, {FULL_LOG_PROBS: full}))
-    pairs = zip(rollout_divergences(logits, replayed).named().items(), rollout_divergences(logits, exact).named().values())
-    for (name, values), expected in pairs:
-        torch.testing.assert_close(values, expected, msg=name)
+    expected = rollout_divergences(logits, exact).named()
+    for name, values in rollout_divergences(logits, replayed).named().items():
+        torch.testing.assert_close(values, expected[name], msg=name)
     found = replayed_log_probs(logits, replayed).values()
     rows = torch.tensor([1, 2, 5, 7, 9])
     tokens = torch.cat([drawn["responses"][0][[0, 1, 4]], drawn["responses"][1][[0, 2]]])

@@ -1,9 +1,9 @@
 """Two policies on the tokens that a rollout could draw: what its top-k kept, recorded and replayed.
 
-A rollout that samples with top-k draws from its K most likely tokens, and from those that tie with the last. On this set S
-its processed log-probs sum to one, so they *are* the policy that sampled. The policy in training is taken on the same set,
-log q_v = z_v - log sum_{u in S} e^{z_u}: ratio, KL and total variation of the two are exact from [tokens, K], without any
-[tokens, vocab] tensor. What is guaranteed is guaranteed of this truncated policy.
+A rollout that samples with top-k draws from its K most likely tokens, and from those that tie with the last. On this
+set S its processed log-probs sum to one, so they *are* the policy that sampled. The policy in training is taken on the
+same set, log q_v = z_v - log sum_{u in S} e^{z_u}: ratio, KL and total variation of the two are exact from [tokens, K],
+without any [tokens, vocab] tensor. What is guaranteed is guaranteed of these truncated policies.
 """
 
 import torch

@@ -221,7 +221,7 @@ def recompute(dump: Dump) -> dict[str, float] | None:
             torch.tensor(np.asarray(row[name], dtype=np.float64)[sampled]) for name in ("kl_upper", "tv_upper")
         )
         # of a set that may be larger than its record nothing was logged
-        known = logged_kl.isfinite() | ~is_cut
+        known = logged_kl.isfinite() if is_cut else torch.ones_like(logged_kl, dtype=torch.bool)
         apart = (logged_kl - exact.kl).abs()[known]
         found = {"kl": apart, "tv": (logged_tv - exact.tv).abs()[known], "beyond": apart - 1e-3 * exact.kl[known]}
         largest = {name: max([value, *found[name].tolist()]) for name, value in largest.items()}

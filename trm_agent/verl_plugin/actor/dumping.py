@@ -108,7 +108,7 @@ def _rows(data: TensorDict, name: str) -> list[torch.Tensor]:
 
 
 def _whole(data: TensorDict, index: int, mask: torch.Tensor, vocab: int) -> torch.Tensor:
-    """Return the rollout's distributions over the vocabulary at a sequence's sampled tokens, -infinity off a kept set."""
+    """Return the rollout's distributions at a sequence's sampled tokens, -infinity off a kept set."""
     if FULL_LOG_PROBS in data:
         return _rows(data, FULL_LOG_PROBS)[index][mask]
     ids, log_probs = (_rows(data, name)[index][mask] for name in (KEPT_IDS, KEPT_LOG_PROBS))

@@ -1,4 +1,4 @@
-"""The actor's side of replayed rollouts: log-probs of the policy in training on the tokens that each rollout could draw."""
+"""The actor's side of replayed rollouts: the policy in training on the tokens that each rollout could draw."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -67,5 +67,3 @@ def replayed_log_probs(logits: Any, micro_batch: TensorDict, only_sampled: bool 
     whole = found.new_zeros(len(micro_batch["input_ids"].values()))
     values = whole.index_copy(0, rows, kept_log_probs(kept, found[:, -1]))
     return torch.nested.nested_tensor_from_jagged(values, micro_batch["input_ids"].offsets())
-
-
