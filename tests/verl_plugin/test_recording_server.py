@@ -107,7 +107,7 @@ def test_a_turn_that_is_cut_before_its_first_token_has_no_distributions(made):
 
 @pytest.mark.parametrize(("asked", "got"), [(3, 3), (40, 9), (-1, -1)])
 def test_no_more_log_probs_are_asked_for_than_the_vocabulary_has(made, asked, got):
-    made.outputs = [output([], None, "stop")]
+    made.outputs = [output([], [], "stop")]
     ask(made, **{RECORD: asked})
     assert made.params[0].logprobs == got
 
