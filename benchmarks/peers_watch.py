@@ -27,6 +27,8 @@ class Watched:
     """Most processes at once."""
     others: float
     """Processors that were not this command's but busy, on average: 0 on an idle machine."""
+    pauses: tuple[tuple[float, float], ...] = ()
+    """When it was stopped, and when it went on, seconds since the epoch."""
 
 
 def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Path, timeout_s: float) -> Watched:
@@ -58,9 +60,14 @@ def run_watched(command: Sequence[str], environment: Mapping[str, str], log: Pat
     mine = max(own_seconds() - own, sum(used.values()))
     others = max(0.0, busy_seconds() - busy - mine) / took
     if process.returncode:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}; {log}:\n{tail}")
+        raise failure(command, process.returncode, log)
     return Watched(started, peak, most, others)
+
+
+def failure(command: Sequence[str], code: int, log: Path) -> RuntimeError:
+    """Return the error of a command that failed, with the last lines of its log."""
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
+    return RuntimeError(f"{' '.join(command)} ended with {code}; {log}:\n{tail}")
 
 
 def busy_seconds() -> float:

@@ -13,16 +13,16 @@ import pyarrow.parquet
 import pytest
 
 from benchmarks import peers_job
-from benchmarks.peers import held_out_table, stored
+from benchmarks.peers import held_out_table, missing, stored
 from benchmarks.peers_env import ENV_ID
 from benchmarks.peers_job import OURS, TRL, Job, Result, Step, read_result
-from benchmarks.peers_sides import check_prompts, overrides, step_of
+from benchmarks.peers_sides import check_prompts, on_clock, overrides, step_of
 from benchmarks.peers_tables import by_seed, figures, learning_table, mean, pairs_of, step_seconds, time_table, windows
-from benchmarks.peers_watch import parse_busy_ticks, parse_pss_kib, parse_ticks
+from benchmarks.peers_watch import Watched, parse_busy_ticks, parse_pss_kib, parse_ticks
 from trm_envs.tasks.chain_math import ChainMath
 
 
-def result(side: str, seconds: list[float], *, seed: int = 0, success: float = 0.5, **job: int) -> Result:
+def result(side: str, seconds: list[float], *, seed: int = 0, success: float = 0.5, **job: float) -> Result:
     """A run that starts at 100 and whose first step ends at 110; `seconds` are those of the steps after it."""
     ends = [110.0]
     for each in seconds:
@@ -71,7 +71,7 @@ def test_a_run_of_two_steps_has_no_figures():
 
 def test_only_whole_pairs_are_compared():
     ours, theirs, alone = result(OURS, [4.0] * 3), result(TRL, [2.0] * 3), result(OURS, [4.0] * 3, pair=1)
-    assert list(pairs_of([alone, theirs, ours])) == [(0, 4, 0, 0, "abc")]
+    assert list(pairs_of([alone, theirs, ours])) == [(0, 4, 0, 0, 0.0, "abc")]
     table = time_table([alone, theirs, ours])
     # 4 s against 2 s
     (ratios,) = [line for line in table.splitlines() if "ours by TRL" in line]
@@ -81,8 +81,27 @@ def test_only_whole_pairs_are_compared():
 
 def test_a_tool_a_seed_or_a_commit_makes_another_pair():
     ours = result(OURS, [4.0] * 3)
-    for other in (result(TRL, [2.0] * 3, tool_ms=50), result(TRL, [2.0] * 3, seed=1), result(TRL, [2.0] * 4)):
+    others = [result(TRL, [2.0] * 3, **changed) for changed in ({"tool_ms": 50}, {"seed": 1}, {"turn_s": 4})]
+    for other in (*others, result(TRL, [2.0] * 4)):
         assert pairs_of([ours, other]) == {}
+
+
+def test_runs_by_turns_are_stored_in_pairs_and_made_in_pairs(tmp_path):
+    jobs = [Job(side, 0, 4, 0, pair, "abc", 4.0) for pair in (0, 1) for side in (OURS, TRL)]
+    (tmp_path / f"{jobs[1].name}.json").touch()
+    for job in jobs[2:]:
+        (tmp_path / f"{job.name}.json").touch()
+    assert [job.name for job in jobs[:2]] == [f"tool0-steps4-seed0-pair0-turns4-abc-{side}" for side in (OURS, TRL)]
+    assert list(missing(iter(jobs), tmp_path, at_once=True)) == [jobs[:2]]
+    assert list(missing(iter(jobs), tmp_path, at_once=False)) == [jobs[:1]]
+
+
+def test_steps_are_told_on_the_clock_of_the_run():
+    ran = Watched(100.0, 2.0, 5, 0.0, ((104.0, 110.0), (112.0, 115.0)))
+    steps = [Step(end, 1.0, 0.5, 512, 128, 0.5) for end in (103.0, 111.0, 116.0)]
+    assert [step.end for step in on_clock(steps, ran)] == [103.0, 105.0, 107.0]
+    assert all(math.isnan(step.generation) and math.isnan(step.update) for step in on_clock(steps, ran))
+    assert on_clock(steps, Watched(100.0, 2.0, 5, 0.0)) == tuple(steps)
 
 
 def test_windows_are_those_that_a_run_has():

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.end_to_end.training import assert_complete, steps, train
@@ -50,3 +51,35 @@ def test_the_exact_divergence_is_that_of_both_engines_distributions(tmp_path: Pa
     assert again["outside_topk_interval"] == 0
     logged = dump.divergences["kl_upper"][dump.step == 1][dump.response_mask[dump.step == 1]]
     assert logged.mean() == pytest.approx(first["trm/token_kl_mean"], rel=1e-4)
+
+
+def test_a_replayed_rollout_is_compared_on_the_tokens_that_it_could_draw(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = train(
+        run,
+        "actor_rollout_ref.rollout.dtype=bfloat16",
+        "actor_rollout_ref.rollout.top_k=64",
+        # two updates, the second of which is off-policy
+        "actor_rollout_ref.actor.ppo_mini_batch_size=1",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+        f"{LOSS}.trm.estimator=replayed",
+        f"{LOSS}.dump.every=1",
+        f"{LOSS}.dump.distributions=true",
+    )
+    first, second = steps(run)
+    assert "estimator replayed: the recorded distributions take 1,152 bytes a token" in done.stdout
+    for row in (first, second):
+        assert 1e-7 < row["trm/token_kl_mean"] <= row["trm/token_kl_max"]
+        assert (row["trm/undecided"], row["trm/kept_set_cut"]) == (0, 0)
+    dump = read_dump(run / "rollouts")
+    assert dump.settings["estimator"] == "replayed"
+    again = analysis.recompute(dump)
+    assert again is not None
+    assert again["tokens"] == dump.response_mask.sum() > 300
+    assert again["kl_beyond_a_thousandth"] < 1e-6
+    assert again["tv_difference"] < 1e-6
+    # the gain of a constant reward is nothing but noise, where the whole policy in the ratio would lose mass each token
+    ratios = np.exp(np.where(dump.response_mask, dump.log_probs - dump.rollout_log_probs, 0.0))
+    gains = (ratios - 1).sum(axis=1)
+    assert abs(gains.mean()) < 4 * gains.std(ddof=1) / len(gains) ** 0.5
+    assert gains.std() > 0

@@ -112,6 +112,27 @@ def test_exact_divergences_are_recomputed_from_the_distributions(tmp_path):
     assert wrong["kl_difference"] == pytest.approx(kl.max().item(), rel=1e-5)
 
 
+def test_of_a_replayed_rollout_both_policies_are_cut_to_its_tokens(tmp_path):
+    ours, theirs = (torch.randn(2, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    theirs[:, 3:] = -torch.inf
+    theirs = theirs.log_softmax(-1)
+    cut = ours[:, :3].log_softmax(-1)
+    kl = (theirs[:, :3].exp() * (theirs[:, :3] - cut)).sum(-1)
+    # of the second token's set more may have been kept: nothing was logged
+    entry = row([0.0, 0.0], kl=[kl[0].item(), math.inf])
+    tv = (theirs[:, :3].exp() - cut.exp()).abs().sum(-1) / 2
+    entry["tv_lower"] = entry["tv_upper"] = [tv[0].item(), math.nan, 1.0]
+    for name, values in (("full_log_probs", ours.log_softmax(-1)), ("rollout_full_log_probs", theirs)):
+        entry[name] = values.numpy().tobytes()
+    entry["vocab_size"] = 5
+    again = analysis.recompute(read_dump(write(tmp_path, [entry], TrmConfig(estimator="replayed"))))
+    assert again["tokens"] == 1
+    assert again["kl_difference"] < 1e-6
+    assert again["tv_difference"] < 1e-6
+    assert again["kl_beyond_a_thousandth"] < 1e-6
+    assert "outside_topk_interval" not in again
+
+
 def test_the_command_prints_a_table_and_json(tmp_path, capsys):
     folder = write(tmp_path, FOUR)
     assert main(["analyze", str(folder), "--threshold", "0.03", "--target", "0.75"]) == 0

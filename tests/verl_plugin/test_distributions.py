@@ -13,18 +13,20 @@ from verl.utils import tensordict_utils as tu
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.episode import Episode, StopReason, Turn, episode_record
+from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
 from trm_agent.verl_plugin.actor.divergences import policy_log_probs, rollout_divergences, sampled_rows
+from trm_agent.verl_plugin.actor.kept import CutSets, replayed_log_probs
 from trm_agent.verl_plugin.rollout.distributions import (
-    ALL,
     EPISODE_RECORD,
     FULL_LOG_PROBS,
+    KEPT_IDS,
+    KEPT_LOG_PROBS,
     RECORDED,
     TOP_IDS,
     TOP_LOG_PROBS,
     EnvOutput,
     Recorded,
     distribution_fields,
-    num_recorded,
     record_field,
     record_of,
     unpack,
@@ -60,7 +62,8 @@ def recorded(num_tokens: int, width: int, seed: int) -> Recorded:
 
 
 def test_each_estimator_asks_for_what_it_needs():
-    assert [num_recorded(name, 20) for name in ("sampled", None, "topk", "exact")] == [0, 0, 20, ALL]
+    names = ("sampled", None, "topk", "exact", "replayed")
+    assert [num_recorded(name, 20, 64) for name in names] == [0, 0, 20, ALL, 64 + 32]
 
 
 def test_top_k_lies_on_the_sampled_tokens_and_filler_elsewhere():
@@ -70,6 +73,27 @@ def test_top_k_lies_on_the_sampled_tokens_and_filler_elsewhere():
     assert np.array_equal(fields[TOP_IDS][[0, 1, 4]], np.concatenate([first.ids, second.ids]))
     assert np.array_equal(fields[TOP_LOG_PROBS][[0, 1, 4]], np.concatenate([first.log_probs, second.log_probs]))
     assert np.isneginf(fields[TOP_LOG_PROBS][2:4]).all()
+
+
+def drawn_inside(number: int) -> Recorded:
+    """A record of one token whose most likely candidate is a token of the episode, and whose last is filler."""
+    return Recorded(np.array([[number, 0, 1]]), np.array([[-0.2, -1.7, -np.inf]], dtype=np.float32))
+
+
+def test_kept_sets_have_names_of_their_own_and_hold_the_drawn_tokens():
+    pairs = (vars(drawn_inside(number)).values() for number in (3, 4))
+    first = Recorded(*(np.concatenate(pair) for pair in zip(*pairs, strict=True)))
+    turns = [{RECORDED: first}, {RECORDED: drawn_inside(5)}]
+    fields = distribution_fields(episode(turns), 3, REPLAYED)
+    assert sorted(fields) == [KEPT_IDS, KEPT_LOG_PROBS]
+    assert fields[KEPT_IDS][[0, 1, 4], 0].tolist() == [3, 4, 5]
+    turns[1] = {RECORDED: drawn_inside(6)}
+    with pytest.raises(ValueError, match="x seed 0: turn 1 drew token 5, which is not among the 3 most likely"):
+        distribution_fields(episode(turns), 3, REPLAYED)
+    # with an id that is filler the token was not recorded either
+    turns[1] = {RECORDED: Recorded(np.array([[6, 0, 5]]), drawn_inside(6).log_probs)}
+    with pytest.raises(ValueError, match="turn 1 drew token 5"):
+        distribution_fields(episode(turns), 3, REPLAYED)
 
 
 def test_whole_distributions_stand_in_the_order_of_the_vocabulary():
@@ -174,6 +198,68 @@ def test_the_actor_measures_the_logits_that_predicted_each_token(remove_padding,
         rest = [index for index in range(11) if index not in entries]
         assert (values[rest] == 0).all()
     torch.testing.assert_close(policy_log_probs(logits, batch), scaled.log_softmax(-1))
+
+
+def kept_batch(remove_padding: bool, temperature, width: int):
+    """A micro-batch whose kept sets have 3 tokens and filler, the logits as verl has them, and where they stand."""
+    generator = torch.Generator().manual_seed(1)
+    packed = [torch.randn(num, VOCAB, generator=generator) for num in (7, 4)]
+    kept = [torch.randn(num, VOCAB, generator=generator).topk(3) for num in (5, 3)]
+    ids = [torch.nn.functional.pad(each.indices, (0, width - 3)) for each in kept]
+    rows = [torch.nn.functional.pad(each.values.log_softmax(-1), (0, width - 3), value=-math.inf) for each in kept]
+    drawn = [each[:, 1] for each in ids]
+    batch = micro_batch(temperature, remove_padding, responses=drawn, **{KEPT_IDS: ids, KEPT_LOG_PROBS: rows})
+    if remove_padding:
+        logits = torch.cat(packed).unsqueeze(0)
+    else:
+        logits = torch.zeros(2, 7, VOCAB)
+        logits[0], logits[1, :4] = packed[0], packed[1]
+    places = [(0, 0, 1), (0, 1, 2), (0, 4, 5), (1, 0, 0), (1, 2, 2)]
+    return batch, logits.requires_grad_(), packed, [(ids[s][t], rows[s][t], packed[s][row]) for s, t, row in places]
+
+
+@pytest.mark.parametrize("remove_padding", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, torch.tensor([0.5, 2.0])])
+@pytest.mark.parametrize("width", [3, 5])
+def test_the_actor_replays_the_kept_sets(remove_padding, temperature, width):
+    batch, logits, _, tokens = kept_batch(remove_padding, temperature, width)
+    found = replayed_log_probs(logits, batch)
+    assert found.offsets().tolist() == [0, 7, 11]
+    entries = [1, 2, 5, 7, 9]
+    scale = [float(temperature if isinstance(temperature, float) else temperature[s]) for s in (0, 0, 0, 1, 1)]
+    expected = [(row / each)[ids[:3]].log_softmax(-1)[1] for (ids, _, row), each in zip(tokens, scale, strict=True)]
+    torch.testing.assert_close(found.values()[entries], torch.stack(expected))
+    assert (found.values()[[index for index in range(11) if index not in entries]] == 0).all()
+    found.values().sum().backward()
+    assert (logits.grad != 0).sum() == 5 * 3, "the tokens that could not be drawn get no gradient"
+    measured = rollout_divergences(logits, batch)
+    for entry, (ids, log_probs, row), each in zip(entries, tokens, scale, strict=True):
+        exact = exact_divergences(log_probs[:3].unsqueeze(0), (row / each)[ids[:3]].unsqueeze(0))
+        known = {"kl_lower": exact.kl, "kl_upper": exact.kl, "tv_lower": exact.tv, "tv_upper": exact.tv}
+        if width == 3:  # a token may tie with the last
+            known = {"kl_lower": 0.0, "kl_upper": math.inf, "tv_lower": 0.0, "tv_upper": 1.0}
+        for name, value in measured.named().items():
+            assert float(value[entry]) == pytest.approx(float(known[name]), rel=1e-5, abs=1e-7), name
+    cut = CutSets()
+    cut.count(batch, VOCAB)
+    assert cut.share() == (1.0 if width == 3 else 0.0)
+
+
+def test_the_whole_vocabulary_kept_is_the_exact_divergence_and_the_plain_log_prob():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(1, 11, VOCAB, generator=generator)
+    full = [torch.randn(num, VOCAB, generator=generator).log_softmax(-1) for num in (5, 3)]
+    kept = [each.topk(VOCAB) for each in full]
+    drawn = {"responses": [each.indices[:, 2] for each in kept]}
+    fields = {KEPT_IDS: [each.indices for each in kept], KEPT_LOG_PROBS: [each.values for each in kept]}
+    replayed, exact = (micro_batch(1.0, True, **drawn, **each) for each in (fields, {FULL_LOG_PROBS: full}))
+    expected = rollout_divergences(logits, exact).named()
+    for name, values in rollout_divergences(logits, replayed).named().items():
+        torch.testing.assert_close(values, expected[name], msg=name)
+    found = replayed_log_probs(logits, replayed).values()
+    rows = torch.tensor([1, 2, 5, 7, 9])
+    tokens = torch.cat([drawn["responses"][0][[0, 1, 4]], drawn["responses"][1][[0, 2]]])
+    torch.testing.assert_close(found[rows], logits[0].log_softmax(-1)[rows, tokens])
 
 
 def test_vllms_flat_list_splits_into_candidates_and_sampled_tokens():

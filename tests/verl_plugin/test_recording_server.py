@@ -41,10 +41,11 @@ def made(monkeypatch):
     server._disaggregation_role, server.replica_rank, server.global_steps = "null", 0, 4
     server._submission_paused, server._rejecting, server._admitting = False, False, 0
     server._resume_event = asyncio.Event()
-    server.outputs, server.prompts = [], []
+    server.outputs, server.prompts, server.params = [], [], []
 
-    async def generate(*, prompt, **_):
+    async def generate(*, prompt, sampling_params, **_):
         server.prompts.append(prompt["prompt_token_ids"])
+        server.params.append(sampling_params)
         for each in server.outputs:
             if callable(each):
                 each()
@@ -52,7 +53,7 @@ def made(monkeypatch):
                 yield each
 
     async def start(self, _):
-        self.engine = SimpleNamespace(generate=generate)
+        self.engine = SimpleNamespace(generate=generate, model_config=SimpleNamespace(get_vocab_size=lambda: 9))
 
     monkeypatch.setattr(recording_server.vLLMHttpServer, "run_server", start)
     asyncio.run(server.run_server(None))
@@ -102,6 +103,13 @@ def test_a_turn_that_is_cut_before_its_first_token_has_no_distributions(made):
     made.outputs = [output([], FlatLogprobs(), "abort")]
     found = ask(made, **{PARTIAL: True, RECORD: 3})
     assert (found.token_ids, found.log_probs, found.extra_fields[RECORDED]) == ([], [], None)
+
+
+@pytest.mark.parametrize(("asked", "got"), [(3, 3), (40, 9), (-1, -1)])
+def test_no_more_log_probs_are_asked_for_than_the_vocabulary_has(made, asked, got):
+    made.outputs = [output([], [], "stop")]
+    ask(made, **{RECORD: asked})
+    assert made.params[0].logprobs == got
 
 
 async def test_while_an_update_is_under_way_a_turn_is_handed_back_and_its_caller_waits_at_the_door(made):

@@ -145,11 +145,13 @@ def _text(result: dict[str, Any]) -> str:
         ]
     again = result["recomputed_from_distributions"]
     if again:
-        lines.append(
+        told = (
             f"Recomputed from both engines' distributions, {again['tokens']} tokens: the logged KL differs by at most "
-            f"{again['kl_difference']:.2g} nats, TV by {again['tv_difference']:.2g}; {again['outside_topk_interval']} "
-            "lie outside of the interval from the rollout's top-K"
+            f"{again['kl_difference']:.2g} nats, TV by {again['tv_difference']:.2g}"
         )
+        if "outside_topk_interval" in again:
+            told += f"; {again['outside_topk_interval']} lie outside of the interval from the rollout's top-K"
+        lines.append(told)
     return "\n".join(lines)
 
 

@@ -18,9 +18,11 @@ from trm_agent.runs.model_traps import check_heads, told_vocabulary
 from trm_agent.runs.planning.fit import is_planned, shape_of_run
 from trm_agent.runs.planning.shapes import from_config
 from trm_agent.runs.preflight_gpu import check_plan
+from trm_agent.runs.recorded_bytes import told_records
 from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
 from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_agent.tasks import Task
+from trm_agent.trust_region.recording import REPLAYED
 from trm_agent.trust_region.settings import FIELD_PATH
 from trm_fields import refuse
 
@@ -38,9 +40,10 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
     for field, size in sizes(config).items():
         check_shared_heads(model.shape, size, field)
     check_scores(model.shape, OmegaConf.select(config, ATTENTION))
-    if line := told_vocabulary(model.vocab_size, len(model.tokenizer)):
-        print(line, flush=True)
     check_top_k(config, model.vocab_size)
+    for line in (told_vocabulary(model.vocab_size, len(model.tokenizer)), told_records(config, model.vocab_size)):
+        if line:
+            print(line, flush=True)
     held, of_plan = config.actor_rollout_ref.rollout.max_model_len, config.hardware.kind == "gpu"
     # left to the engine, or the sum, as a plan computes it
     if held is None or (of_plan and held == config.data.max_prompt_length + config.data.max_response_length):
@@ -141,11 +144,15 @@ def check_top_k(config: DictConfig, vocab_size: int) -> None:
     Raises:
         ValueError: `top_k` is larger than the model's vocabulary.
     """
-    loss = config.actor_rollout_ref.actor.policy_loss
-    if loss.loss_mode == "trm" and loss.trm.estimator == "topk" and loss.trm.top_k > vocab_size:
+    loss, rollout = config.actor_rollout_ref.actor.policy_loss, config.actor_rollout_ref.rollout
+    if loss.loss_mode != "trm":
+        return
+    asked = {"topk": (f"{FIELD_PATH}.top_k", loss.trm.top_k), REPLAYED: (f"{_ROLLOUT}.top_k", rollout.top_k)}
+    field, top_k = asked.get(loss.trm.estimator, ("", 0))
+    if top_k > vocab_size:
         refuse(
-            f"{FIELD_PATH}.top_k",
-            loss.trm.top_k,
+            field,
+            top_k,
             f"at most the {vocab_size} tokens of the model's vocabulary",
             "lower it, or set estimator=exact for the whole distribution",
         )

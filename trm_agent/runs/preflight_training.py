@@ -10,7 +10,9 @@ from trm_agent.runs.preflight_async import advantages, asynchronous
 from trm_agent.runs.repeating import deterministic
 from trm_agent.runs.ulysses import sharing_ranks
 from trm_agent.runs.validation_names import validation_names
-from trm_agent.trust_region.surroundings import trust_region
+from trm_agent.trust_region.recording import REPLAYED
+from trm_agent.trust_region.settings import FIELD_PATH
+from trm_agent.trust_region.surroundings import LOSS_MODE, trust_region
 from trm_fields import COUNT, OneOf, refuse
 
 _ACTOR = "actor_rollout_ref.actor"
@@ -96,12 +98,14 @@ def sampling(config: DictConfig) -> None:
             because="below which the engine reports log-probs of a cut and renormalised distribution, and the ratio to "
             "the trainer's is wrong",
         )
-    if rollout.top_k not in (-1, 0):
+    loss = config.actor_rollout_ref.actor.policy_loss
+    is_replayed = loss.loss_mode == LOSS_MODE and loss.trm.estimator == REPLAYED
+    if rollout.top_k not in (-1, 0) and not is_replayed:
         refuse(
             f"{_ROLLOUT}.top_k",
             rollout.top_k,
             "-1 or 0",
-            "set it to -1",
+            f"set it to -1, or replay what it keeps: {FIELD_PATH}.estimator={REPLAYED}",
             because="which cuts the sampled distribution as top_p does",
         )
     if rollout.temperature <= 0:

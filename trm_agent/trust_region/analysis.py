@@ -13,6 +13,7 @@ from trm_agent.core.token_batch import DivergenceBounds, TokenBatch
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.dump import Dump
 from trm_agent.trust_region.masking import examine, sequence_statistic
+from trm_agent.trust_region.recording import REPLAYED
 from trm_agent.trust_region.settings import TrmConfig
 from trm_fields import SHARE, refuse
 
@@ -194,11 +195,15 @@ def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
 def recompute(dump: Dump) -> dict[str, float] | None:
     """Recompute the exact divergences from both engines' whole distributions, where the dump has them.
 
+    With estimator `replayed` the policy in training is cut to the tokens that the rollout could draw.
+
     Returns:
-        The largest differences from the trainer's log, the number of tokens compared, and the number of logged KLs
-        outside the interval that the rollout's top `settings["top_k"]` would have given; None without distributions.
+        The number of tokens compared, the largest differences from the trainer's log, and what that of KL has beyond
+        a thousandth of it; without a cut also the number of logged KLs outside the interval that the rollout's top
+        `settings["top_k"]` would have given. None without distributions.
     """
-    largest = {"kl": 0.0, "tv": 0.0}
+    is_cut = dump.settings.get("estimator") == REPLAYED
+    largest = {"kl": 0.0, "tv": 0.0, "beyond": 0.0}
     num_tokens = num_outside = 0
     for row in dump.table.to_pylist():
         if row["full_log_probs"] is None:
@@ -208,22 +213,31 @@ def recompute(dump: Dump) -> dict[str, float] | None:
             torch.from_numpy(np.frombuffer(row[name], dtype=np.float32).copy()).view(shape).double()
             for name in ("full_log_probs", "rollout_full_log_probs")
         )
+        if is_cut:
+            ours = ours.masked_fill(theirs == -torch.inf, -torch.inf)
         exact = exact_divergences(theirs, ours)
         sampled = np.asarray(row["response_mask"], dtype=bool)
-        for name, value in (("kl", exact.kl), ("tv", exact.tv)):
-            logged = torch.tensor(np.asarray(row[f"{name}_upper"], dtype=np.float64)[sampled])
-            largest[name] = max(largest[name], (logged - value).abs().max().item())
+        logged_kl, logged_tv = (
+            torch.tensor(np.asarray(row[name], dtype=np.float64)[sampled]) for name in ("kl_upper", "tv_upper")
+        )
+        # of a set that may be larger than its record nothing was logged
+        known = logged_kl.isfinite() if is_cut else torch.ones_like(logged_kl, dtype=torch.bool)
+        apart = (logged_kl - exact.kl).abs()[known]
+        found = {"kl": apart, "tv": (logged_tv - exact.tv).abs()[known], "beyond": apart - 1e-3 * exact.kl[known]}
+        largest = {name: max([value, *found[name].tolist()]) for name, value in largest.items()}
+        num_tokens += int(known.sum())
+        if is_cut:
+            continue
         top = theirs.topk(min(dump.settings["top_k"], row["vocab_size"]))
         interval = topk_intervals(top.indices, top.values.float(), ours)
-        logged = torch.tensor(np.asarray(row["kl_upper"], dtype=np.float64)[sampled])
         # logged values are rounded to float32
-        slack = 1e-6 * (1 + logged)
-        num_outside += int(((logged < interval.kl_lower - slack) | (logged > interval.kl_upper + slack)).sum())
-        num_tokens += len(exact.kl)
+        slack = 1e-6 * (1 + logged_kl)
+        num_outside += int(((logged_kl < interval.kl_lower - slack) | (logged_kl > interval.kl_upper + slack)).sum())
     if not num_tokens:
         return None
-    differences = {f"{name}_difference": value for name, value in largest.items()}
-    return {"tokens": num_tokens, **differences, "outside_topk_interval": num_outside}
+    differences = {f"{name}_difference": largest[name] for name in ("kl", "tv")}
+    told = {"tokens": num_tokens, **differences, "kl_beyond_a_thousandth": largest["beyond"]}
+    return told if is_cut else {**told, "outside_topk_interval": num_outside}
 
 
 def _mean(values: torch.Tensor) -> float | None:

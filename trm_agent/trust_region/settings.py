@@ -9,7 +9,7 @@ from trm_fields import COUNT, LEAST_0, SHARE, Flag, Number, OneOf, Text, build, 
 
 FIELD_PATH = "actor_rollout_ref.actor.policy_loss.trm"
 DUMP_PATH = "actor_rollout_ref.actor.policy_loss.dump"
-ESTIMATORS = ("sampled", "topk", "exact")
+ESTIMATORS = ("sampled", "topk", "exact", "replayed")
 MASK_ESTIMATORS = ("k2", "k3", "abs_log_ratio", "abs_ratio_minus_one")
 UNDECIDED = ("reject", "accept")
 
@@ -29,7 +29,8 @@ class CommonConfig:
         "sampled",
         OneOf(ESTIMATORS),
         "Source of the token divergences: `sampled`: the sampled tokens' log-probs; `topk`: a certified interval from "
-        "the rollout's `top_k` largest; `exact`: both whole distributions.",
+        "the rollout's `top_k` largest; `exact`: both whole distributions; `replayed`: both policies, exactly, on the "
+        "tokens that `actor_rollout_ref.rollout.top_k` let the rollout draw from.",
     )
     max_estimator: str = setting(
         "k2",
@@ -173,7 +174,7 @@ class DumpConfig:
     )
     max_files: int = setting(100, COUNT, "Newest files that are kept, over all steps.")
     distributions: bool = setting(
-        False, Flag(), "Also both whole distributions of each token (estimator `exact`): large."
+        False, Flag(), "Also both whole distributions of each token (estimator `exact`, `replayed`): large."
     )
     directory: str | None = setting(
         None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
 from trm_fields import refuse
 
@@ -21,6 +22,8 @@ _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _LOSS = f"{_ACTOR}.policy_loss"
 _OURS_FSDP = ("fsdp", "fsdp2")
+# verl's two names of one setting
+_SHARED = tuple(f"{_ACTOR}.{section}ulysses_sequence_parallel_size" for section in ("", "fsdp_config."))
 
 
 def trust_region(config: DictConfig) -> None:
@@ -55,12 +58,14 @@ def trust_region(config: DictConfig) -> None:
         )
     if trm.estimator != "sampled":
         _distributions(config, trm.estimator)
+    if trm.estimator == REPLAYED:
+        _replayed(config, trm)
     dump = DumpConfig.from_mapping(section(loss, "dump"))
-    if dump.distributions and trm.estimator != "exact":
+    if dump.distributions and trm.estimator not in ("exact", REPLAYED):
         refuse(
             f"{DUMP_PATH}.distributions",
             dump.distributions,
-            "true with estimator=exact, for which alone the rollout's whole distributions are recorded",
+            f"true with estimator=exact or {REPLAYED}, for which alone the rollout's distributions are recorded whole",
             "set it, or distributions=false",
             because=f"with {FIELD_PATH}.estimator={trm.estimator!r}",
         )
@@ -152,3 +157,35 @@ def _distributions(config: DictConfig, estimator: str) -> None:
                 "change it, or set estimator=sampled",
                 because=f"with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator",
             )
+    kept, field = OmegaConf.select(config, f"{_ROLLOUT}.top_k"), f"{_ROLLOUT}.engine_kwargs.vllm.max_logprobs"
+    loss = config.actor_rollout_ref.actor.policy_loss
+    wanted, held = num_recorded(estimator, loss.trm.top_k, kept), OmegaConf.select(config, field)
+    if held not in (None, ALL) and (wanted == ALL or held < wanted):
+        least = str(ALL) if wanted == ALL else f"at least {wanted}"
+        because = f"but {FIELD_PATH}.estimator={estimator!r} asks for more log-probs of each token"
+        refuse(field, held, f"{least}, or leave it out", "leave it out", because=because)
+
+
+def _replayed(config: DictConfig, trm: TrmConfig) -> None:
+    """Refuse what is not defined on the tokens that a rollout could draw, or is not taken on them yet."""
+    from omegaconf import OmegaConf
+
+    asked = f"with {FIELD_PATH}.estimator={REPLAYED}"
+    kept = config.actor_rollout_ref.rollout.top_k
+    if kept < 1:
+        because = f"{asked}, which takes both policies on the tokens that it keeps"
+        refuse(f"{_ROLLOUT}.top_k", kept, "1 or more, such as 64", "set it, or estimator=exact", because=because)
+    if trm.decoupled:
+        because = f"{asked}: the proximal policy is not normalised on the kept tokens"
+        refuse(f"{FIELD_PATH}.decoupled", True, "false", "choose policy_loss=trm", because=because)
+    whole: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+        (f"{_ACTOR}.entropy_coeff", (0, None), "the entropy is that of the whole vocabulary"),
+        (f"{_ACTOR}.use_kl_loss", (False, None), "the reference is not normalised on the kept tokens"),
+        ("algorithm.use_kl_in_reward", (False, None), "the reference is not normalised on the kept tokens"),
+        *((name, (1, None), "ranks that share a sequence are not served yet") for name in _SHARED),
+    )
+    for name, allowed, why in whole:
+        value = OmegaConf.select(config, name)
+        if value not in allowed:
+            because = f"{asked}: {why}"
+            refuse(name, value, str(allowed[0]).lower(), "set it, or choose another estimator", because=because)

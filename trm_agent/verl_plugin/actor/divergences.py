@@ -9,9 +9,16 @@ from verl.utils import tensordict_utils as tu
 
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
+from trm_agent.core.kept_set import is_cut, kept_divergences, kept_logits
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.verl_plugin.actor.shard import Shard
-from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
+from trm_agent.verl_plugin.rollout.distributions import (
+    FULL_LOG_PROBS,
+    KEPT_IDS,
+    KEPT_LOG_PROBS,
+    TOP_IDS,
+    TOP_LOG_PROBS,
+)
 from trm_agent.verl_plugin.rollout.versions import NOT_SAMPLED, ROLLOUT_VERSIONS
 
 # number of logits that are gathered at a time, so that a second [tokens, vocab] tensor never exists
@@ -20,7 +27,7 @@ CHUNK_ELEMENTS = 2**22
 
 def has_distributions(micro_batch: TensorDict) -> bool:
     """Return True if the agent loop recorded more than the sampled tokens' log-probs."""
-    return FULL_LOG_PROBS in micro_batch or TOP_IDS in micro_batch
+    return any(name in micro_batch for name in (FULL_LOG_PROBS, TOP_IDS, KEPT_IDS))
 
 
 @torch.no_grad()
@@ -39,12 +46,13 @@ def rollout_divergences(
 
     Returns:
         Shape (tokens,) in the layout of verl's log-probs, where entry j belongs to token j + 1; 0 elsewhere. `lower`
-        equals `upper` for whole distributions.
+        equals `upper` for whole distributions, and for kept sets but where one may have been cut: there nothing is
+        known, from 0 to infinity and 1.
     """
     rows, held, scaled_logits = _sampled_logits(logits, micro_batch, only_sampled, shard)
     recorded = {
         name: sampled_rows(micro_batch[name], micro_batch)[held]
-        for name in (FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS)
+        for name in (FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS, KEPT_IDS, KEPT_LOG_PROBS)
         if name in micro_batch
     }
     measured = torch.zeros(4, len(micro_batch["input_ids"].values()), device=logits.device)
@@ -114,10 +122,26 @@ def _sampled_logits(
         The packed positions that predicted the sampled tokens; which of them this rank has logits of; slices of these,
         with their scaled logits.
     """
+    rows, held, scale, source, flat = predicted_logits(logits, micro_batch, only_sampled, shard)
+    size = max(1, CHUNK_ELEMENTS // flat.shape[-1])
+    parts = (slice(start, start + size) for start in range(0, len(scale), size))
+    scaled = ((part, flat.index_select(0, source[part]).float() / scale[part].unsqueeze(-1)) for part in parts)
+    return rows, held, scaled
+
+
+def predicted_logits(
+    logits: Any, micro_batch: TensorDict, only_sampled: bool, shard: Shard | None = None
+) -> tuple[torch.Tensor, slice, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Find the logits of sampled tokens, without a copy of them.
+
+    Returns:
+        The packed positions that predicted the sampled tokens; which of them this rank has logits of; of these the
+        temperatures, and their rows in the last, the logits of shape (rows, vocab).
+    """
     offsets = micro_batch["input_ids"].offsets()
     rows, sequence = predicting_rows(micro_batch)
     held = slice(0, len(rows)) if shard is None else shard.held(rows)
-    scale, flat = _temperatures(micro_batch, sequence)[held], logits.flatten(0, 1)
+    scale = _temperatures(micro_batch, sequence)[held]
     use_remove_padding = tu.get_non_tensor_data(data=micro_batch, key="use_remove_padding", default=True)
     if only_sampled:
         source = torch.arange(len(scale), device=rows.device)
@@ -125,16 +149,19 @@ def _sampled_logits(
         source = rows[held] - (0 if shard is None else shard.first)
     else:
         source = sequence * logits.shape[1] + rows - offsets[:-1][sequence]
-    size = max(1, CHUNK_ELEMENTS // flat.shape[-1])
-    parts = (slice(start, start + size) for start in range(0, len(scale), size))
-    scaled = ((part, flat.index_select(0, source[part]).float() / scale[part].unsqueeze(-1)) for part in parts)
-    return rows, held, scaled
+    return rows, held, scale, source, logits.flatten(0, 1)
 
 
 def _measure(logits: torch.Tensor, recorded: dict[str, torch.Tensor]) -> torch.Tensor:
     if FULL_LOG_PROBS in recorded:
         exact = exact_divergences(recorded[FULL_LOG_PROBS], logits)
         return torch.stack([exact.kl, exact.kl, exact.tv, exact.tv]).float()
+    if KEPT_IDS in recorded:
+        ids, log_probs = recorded[KEPT_IDS], recorded[KEPT_LOG_PROBS]
+        kept = kept_divergences(log_probs, kept_logits(logits, ids, log_probs))
+        known = torch.stack([kept.kl, kept.kl, kept.tv, kept.tv]).float()
+        unknown = known.new_tensor([0.0, torch.inf, 0.0, 1.0]).unsqueeze(-1)
+        return torch.where(is_cut(log_probs, logits.shape[-1]), unknown, known)
     interval = topk_intervals(recorded[TOP_IDS], recorded[TOP_LOG_PROBS], logits)
     bounds = torch.stack([interval.kl_lower, interval.kl_upper, interval.tv_lower, interval.tv_upper]).float()
     # outwards to the next float32, so that rounding the float64 bounds keeps them certified

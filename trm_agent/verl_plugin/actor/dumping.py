@@ -11,7 +11,13 @@ from tensordict import TensorDict
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.dump import task_of_prompt, write_dump
 from trm_agent.verl_plugin.actor.update import Update
-from trm_agent.verl_plugin.rollout.distributions import EPISODE_RECORD, FULL_LOG_PROBS, record_of
+from trm_agent.verl_plugin.rollout.distributions import (
+    EPISODE_RECORD,
+    FULL_LOG_PROBS,
+    KEPT_IDS,
+    KEPT_LOG_PROBS,
+    record_of,
+)
 from trm_agent.verl_plugin.rollout.versions import ROLLOUT_VERSIONS
 
 
@@ -81,7 +87,7 @@ def collect_rows(
         if divergences is not None:
             row |= {name: _sampled(values[index, :length], mask) for name, values in divergences.named().items()}
         if full_log_probs is not None:
-            rollout_full = _rows(data, FULL_LOG_PROBS)[index][mask]
+            rollout_full = _whole(data, index, mask, full_log_probs.shape[-1])
             row["vocab_size"] = full_log_probs.shape[-1]
             row["full_log_probs"] = _bytes(full_log_probs[start - num_sampled : start])
             row["rollout_full_log_probs"] = _bytes(rollout_full)
@@ -99,6 +105,17 @@ def write_rows(update: Update, rank: int) -> None:
 
 def _rows(data: TensorDict, name: str) -> list[torch.Tensor]:
     return [row.detach().cpu() for row in data[name].unbind()]
+
+
+def _whole(data: TensorDict, index: int, mask: torch.Tensor, vocab: int) -> torch.Tensor:
+    """Return the rollout's distributions at a sequence's sampled tokens, -infinity off a kept set."""
+    if FULL_LOG_PROBS in data:
+        return _rows(data, FULL_LOG_PROBS)[index][mask]
+    ids, log_probs = (_rows(data, name)[index][mask] for name in (KEPT_IDS, KEPT_LOG_PROBS))
+    # the last column takes the filler
+    ids = ids.masked_fill(log_probs == -torch.inf, vocab)
+    whole = log_probs.new_full((len(ids), vocab + 1), -torch.inf)
+    return whole.scatter(1, ids, log_probs)[:, :vocab]
 
 
 def _sampled(values: torch.Tensor, mask: torch.Tensor) -> np.ndarray:

@@ -24,11 +24,13 @@ from trm_agent.verl_plugin.actor.divergences import (
 )
 from trm_agent.verl_plugin.actor.dumping import collect_rows, is_due, wants_distributions, write_rows
 from trm_agent.verl_plugin.actor.host_memory import HostMemoryMixin
+from trm_agent.verl_plugin.actor.kept import CutSets, has_kept_sets, replayed_log_probs
 from trm_agent.verl_plugin.actor.packed_engine import PackedMixin
 from trm_agent.verl_plugin.actor.schedule import ScheduleMixin
 from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
+    KEPT_SET_CUT,
     STEP_KEY,
     TASKS_KEY,
     MicroBatch,
@@ -49,6 +51,7 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
         self._forward_only = True
         self._divergences: DivergenceBounds | None = None
         self._full_log_probs: torch.Tensor | None = None
+        self._cut_sets: CutSets | None = None
         wrapped = isinstance(self.module, FSDP | FSDPModule)
         parameters = sum(parameter.numel() for parameter in self.module.parameters())
         backend = torch.distributed.get_backend()
@@ -62,6 +65,7 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
         dump = DumpConfig.from_mapping(json.loads(dump)) if dump else None
         tasks = tu.get_non_tensor_data(data, TASKS_KEY, None)
         tasks = frozenset(json.loads(tasks)) if tasks else None
+        self._cut_sets = None
         with collect_update(step, self._num_updates, dump, tasks) as self._update:
             output = super().train_batch(data, loss_function)
         if self.is_mp_src_rank_with_outputs():
@@ -70,6 +74,8 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
         if get_device_name() == "cpu":
             trim_heap()
         metrics = self._update.metrics(self.get_data_parallel_group())
+        if self._cut_sets is not None:
+            metrics[KEPT_SET_CUT] = self._cut_sets.share(self.get_data_parallel_group())
         # verl expects a list over micro-batches for values that it does not aggregate itself
         output["metrics"].update({key: [value] for key, value in metrics.items()})
         return output
@@ -83,7 +89,13 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
             self._divergences = rollout_divergences(output.logits, micro_batch, self.only_sampled, self.shard)
             if is_due(self._update) and wants_distributions(self._update):
                 self._full_log_probs = policy_log_probs(output.logits, micro_batch, self.only_sampled, self.shard)
-        return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+        replayed = None
+        if not self._forward_only and has_kept_sets(micro_batch):
+            self._cut_sets = self._cut_sets or CutSets()
+            self._cut_sets.count(micro_batch, output.logits.shape[-1])
+            replayed = replayed_log_probs(output.logits, micro_batch, self.only_sampled)
+        outputs = super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+        return outputs if replayed is None else {**outputs, "log_probs": replayed}
 
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Any, forward_only: bool

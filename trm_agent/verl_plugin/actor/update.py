@@ -19,6 +19,7 @@ from trm_agent.core.diagnostics import SequenceStatistics, UpdateStatistics, con
 from trm_agent.core.summary import summarize
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.adaptive import DecidedBy
+from trm_agent.trust_region.recording import TIES
 from trm_agent.trust_region.settings import FIELD_PATH, DumpConfig, TrmConfig
 
 logger = logging.getLogger("trm_agent")
@@ -30,6 +31,10 @@ MEAN_PREFIX = "TRM/"
 PREFIX = "trm/"
 # the statistics of a step's updates, for the adaptive thresholds
 DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
+# share of tokens whose kept set may be larger than its record, with estimator `replayed`
+KEPT_SET_CUT = MEAN_PREFIX + "KEPT_SET_CUT"
+# above it a step warns
+CUT_TOLERANCE = 1e-3
 # keys of the batch, from the driver to the engine: as JSON the adaptive thresholds, the step's DumpConfig and the tasks
 # of its dump; the step
 ADAPTIVE_KEY, DUMP_KEY, TASKS_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_dump_tasks", "trm_step"
@@ -205,6 +210,26 @@ def warn_if_all_rejected(metrics: Mapping[str, Any], terms: Sequence[str] = ()) 
             reasons,
             effect,
             FIELD_PATH,
+        )
+
+
+def warn_if_sets_are_cut(metrics: Mapping[str, Any], top_k: int) -> None:
+    """Warn of a step in which too many kept sets may be larger than their records.
+
+    Args:
+        metrics: see `final_metrics`.
+        top_k: of the rollout.
+    """
+    share = metrics.get("trm/kept_set_cut", 0.0)
+    if share > CUT_TOLERANCE:
+        logger.warning(
+            "trm: for %.2g %% of the tokens more than %d others tied for the last of the %d places of "
+            "actor_rollout_ref.rollout.top_k, so that the set that they were drawn from is not known; they count as "
+            "undecided. Sample in a finer number format (actor_rollout_ref.rollout.dtype=float32), or with another "
+            "top_k.",
+            100 * share,
+            TIES,
+            top_k,
         )
 
 

@@ -24,6 +24,7 @@ from trm_agent.verl_plugin.actor.update import (
     final_metrics,
     other_terms,
     warn_if_all_rejected,
+    warn_if_sets_are_cut,
 )
 from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
 from trm_agent.verl_plugin.driver.dump_tasks import chosen_tasks, tasks_in
@@ -82,6 +83,7 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         metrics.clear()
         metrics.update(finalized)
         warn_if_all_rejected(metrics, other_terms(self.config.actor_rollout_ref.actor))
+        warn_if_sets_are_cut(metrics, self.config.actor_rollout_ref.rollout.top_k)
         threshold.observe(metrics)
         return batch
 

@@ -18,7 +18,7 @@ from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.phases import mark
 from trm_agent.runs.preflight import check_policy_loss
 from trm_agent.runs.verl_fates import verl_fields
-from trm_agent.verl_plugin.rollout.distributions import num_recorded
+from trm_agent.trust_region.recording import num_recorded
 from trm_fields import OneOf, refuse
 
 AGENT_LOOPS = resources.files("trm_agent.verl_plugin.rollout") / "agent_loop.yaml"
@@ -101,12 +101,12 @@ def _check_optimizer(config: DictConfig, section: str) -> None:
 
 def _let_vllm_record(config: DictConfig) -> None:
     """Raise vLLM's limit of log-probs per token to the estimator's needs, unless the user has set it."""
-    loss = config.actor_rollout_ref.actor.policy_loss
-    num = num_recorded(loss.trm.estimator, loss.trm.top_k) if loss.loss_mode == "trm" else 0
+    loss, rollout = config.actor_rollout_ref.actor.policy_loss, config.actor_rollout_ref.rollout
+    num = num_recorded(loss.trm.estimator, loss.trm.top_k, rollout.top_k) if loss.loss_mode == "trm" else 0
     if not num:
         return
     with open_dict(config):
-        config.actor_rollout_ref.rollout.engine_kwargs.vllm.setdefault("max_logprobs", num)
+        rollout.engine_kwargs.vllm.setdefault("max_logprobs", num)
 
 
 def _choose_executor(config: DictConfig) -> None:

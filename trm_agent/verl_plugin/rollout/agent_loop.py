@@ -151,7 +151,7 @@ class EnvAgentLoop(AgentLoopBase):
             tag = masked_tag(fields["uid"], summary(episode))
             await tq.async_kv_put(key=uuid4().hex, partition_id=OVERLONG_PARTITION, tag=tag)
             return []
-        arrays = distribution_fields(episode, num) | version_field(episode)
+        arrays = distribution_fields(episode, num, settings.estimator) | version_field(episode)
         if is_training and settings.keeps_record:
             arrays |= record_field(episode)
         penalty = 0.0

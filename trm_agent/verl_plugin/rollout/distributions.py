@@ -9,15 +9,16 @@ import torch
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
 from trm_agent.episode import Episode, episode_record
+from trm_agent.trust_region.recording import ALL, REPLAYED
 
-# sampling parameter of the rollout server: number of log-probs to record; ALL (vLLM's own code) for the vocabulary
+# sampling parameter of the rollout server: number of log-probs to record; ALL for the vocabulary
 RECORD = "trm_record_log_probs"
-ALL = -1
 # key of the server's record in verl's extra_fields and in `Generation.extra`
 RECORDED = "trm_recorded"
 # fields of the training batch: one row per response token
 TOP_IDS, TOP_LOG_PROBS = "rollout_top_ids", "rollout_top_log_probs"
 FULL_LOG_PROBS = "rollout_full_log_probs"
+KEPT_IDS, KEPT_LOG_PROBS = "rollout_kept_ids", "rollout_kept_log_probs"
 # field of the training batch: the bytes of `episode.episode_record`'s result, as JSON
 EPISODE_RECORD = "episode_record"
 
@@ -48,19 +49,6 @@ def unpack(token_ids: list[int], log_probs: list[float], num_tokens: int) -> tup
     return Recorded(ids[:, 1:], values[:, 1:]), values[:, 0]
 
 
-def num_recorded(estimator: str | None, top_k: int) -> int:
-    """Return the number of log-probs that an estimator needs from the server.
-
-    Args:
-        estimator: the estimator of the `trm` loss; None for another loss.
-        top_k: of the `trm` loss.
-
-    Returns:
-        0 for none beyond the sampled token's, `ALL` for the whole vocabulary.
-    """
-    return {"topk": top_k, "exact": ALL}.get(estimator or "", 0)
-
-
 class EnvOutput(AgentLoopOutput):
     """An episode's output for verl, with further fields of the training batch."""
 
@@ -72,19 +60,20 @@ class EnvOutput(AgentLoopOutput):
         return {**output, **{name: torch.from_numpy(values) for name, values in arrays.items()}}
 
 
-def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
+def distribution_fields(episode: Episode, num: int, estimator: str | None = None) -> dict[str, Any]:
     """Lay the recorded turns out over the response, with filler (probability 0) on tokens the model did not sample.
 
     Args:
         episode: an episode whose `extras` hold a `Recorded` for each turn.
-        num: the number of recorded log-probs, see `num_recorded`.
+        num: the number of recorded log-probs, see `recording.num_recorded`.
+        estimator: of the `trm` loss.
 
     Returns:
-        Fields of the batch: `FULL_LOG_PROBS` in the order of the vocabulary, or `TOP_IDS` and `TOP_LOG_PROBS`; empty
-        for 0. Shape (response tokens, K).
+        Fields of the batch: `FULL_LOG_PROBS` in the order of the vocabulary, or `KEPT_IDS` and `KEPT_LOG_PROBS` for
+        `replayed`, or `TOP_IDS` and `TOP_LOG_PROBS`; empty for 0. Shape (response tokens, K).
 
     Raises:
-        ValueError: the server recorded nothing, or not one row per token.
+        ValueError: the server recorded nothing, or not one row per token, or for `replayed` a row without its token.
     """
     if num == 0:
         return {}
@@ -101,12 +90,29 @@ def distribution_fields(episode: Episode, num: int) -> dict[str, Any]:
     ids = np.zeros(log_probs.shape, dtype=np.int64)
     for (start, stop), recorded in turns:
         ids[start:stop], log_probs[start:stop] = recorded.ids, recorded.log_probs
+    if estimator == REPLAYED:
+        _check_drawn(episode, ids, log_probs)
+        return {KEPT_IDS: ids, KEPT_LOG_PROBS: log_probs}
     if num != ALL:
         return {TOP_IDS: ids, TOP_LOG_PROBS: log_probs}
     full = np.full_like(log_probs, -np.inf)
     rows = np.flatnonzero(np.asarray(episode.response_mask))
     full[rows[:, None], ids[rows]] = log_probs[rows]
     return {FULL_LOG_PROBS: full}
+
+
+def _check_drawn(episode: Episode, ids: np.ndarray, log_probs: np.ndarray) -> None:
+    """Refuse a token that was drawn from outside of the recorded set: its ratio would be that of no policy."""
+    drawn, sampled = np.asarray(episode.response_ids), np.asarray(episode.response_mask)
+    is_there = ((ids == drawn[:, None]) & (log_probs > -np.inf)).any(axis=1)
+    missing = np.flatnonzero(sampled & ~is_there)
+    if len(missing):
+        turn = next(number for number, turn in enumerate(episode.turns) if missing[0] < turn.token_span[1])
+        raise ValueError(
+            f"{episode.env_id} seed {episode.seed}: turn {turn} drew token {drawn[missing[0]]}, which is not among the "
+            f"{ids.shape[1]} most likely that its request recorded; estimator=replayed needs a server that draws from "
+            "those that actor_rollout_ref.rollout.top_k keeps"
+        )
 
 
 def record_field(episode: Episode) -> dict[str, Any]:

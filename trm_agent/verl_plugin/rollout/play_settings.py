@@ -11,7 +11,7 @@ from trm_agent.runs.chat import chat_settings
 from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.sampling_settings import OverlongConfig
-from trm_agent.verl_plugin.rollout.distributions import num_recorded
+from trm_agent.trust_region.recording import num_recorded
 from trm_agent.verl_plugin.rollout.places import places_per_worker
 
 
@@ -28,7 +28,9 @@ class PlaySettings:
     chat: str
     """The chat's settings, as JSON."""
     num_recorded: int
-    """Number of log-probs that a training episode records, see `distributions.num_recorded`."""
+    """Number of log-probs that a training episode records, see `recording.num_recorded`."""
+    estimator: str | None
+    """Of the `trm` loss; None for another loss."""
     keeps_record: bool
     """Whether dumps need the episode's record."""
     places: int
@@ -60,7 +62,8 @@ def _read(config: DictConfig) -> PlaySettings:
         env_kwargs=plain(config.env.kwargs),
         limits=limits_of(config),
         chat=json.dumps(asdict(chat_settings(config)), sort_keys=True),
-        num_recorded=num_recorded(trm.estimator, trm.top_k) if trm else 0,
+        num_recorded=num_recorded(trm.estimator, trm.top_k, config.actor_rollout_ref.rollout.top_k) if trm else 0,
+        estimator=trm.estimator if trm else None,
         keeps_record=bool(trm and loss.dump.every),
         places=places_per_worker(config),
         run_dir=str(config.run.dir),

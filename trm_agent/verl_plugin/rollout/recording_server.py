@@ -57,7 +57,8 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
             if not request.num:
                 let_rest(sampling_params)
                 return joined(plain(sampling_params=sampling_params, **kwargs))
-            sampling_params.logprobs = request.num
+            # a set that is kept may have as many tokens as the vocabulary
+            sampling_params.logprobs = min(request.num, engine.model_config.get_vocab_size())
             # one list for all candidates, none of which is decoded to text
             sampling_params.flat_logprobs, sampling_params.detokenize = True, False
             return _record(plain(sampling_params=sampling_params, **kwargs), request)

@@ -1,0 +1,109 @@
+"""The two policies on the tokens that a rollout could draw."""
+
+import pytest
+import torch
+
+from trm_agent.core.exact import exact_divergences
+from trm_agent.core.kept_set import is_cut, kept_divergences, kept_log_probs, kept_logits
+
+VOCAB, TOP, WIDTH = 50, 8, 16
+
+
+def rollout(generator: torch.Generator, tokens: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an engine records of a top-k rollout of few digits: ties at the last place are kept, then filler.
+
+    Returns:
+        Ids and processed log-probs, shape (tokens, WIDTH).
+    """
+    logits = torch.randn(tokens, VOCAB, generator=generator).mul(4).round().div(4)
+    least = logits.topk(TOP).values[:, -1:]
+    processed = logits.masked_fill(logits < least, -torch.inf).log_softmax(-1)
+    values, ids = processed.topk(WIDTH)
+    assert (values[:, TOP] > -torch.inf).any(), "no ties: nothing is shown of them"
+    assert (values[:, -1] == -torch.inf).all(), "a set is larger than its record"
+    return ids, values
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def truncated(logits: torch.Tensor, ids: torch.Tensor, recorded: torch.Tensor) -> torch.Tensor:
+    """The policy on the kept tokens, by hand: all others have no probability; float64, shape (tokens, VOCAB)."""
+    outside = torch.full_like(logits, -torch.inf, dtype=torch.float64)
+    for row in range(len(ids)):
+        for token, log_prob in zip(ids[row], recorded[row], strict=True):
+            if log_prob > -torch.inf:
+                outside[row, token] = 0.0
+    return (logits.double() + outside).log_softmax(-1)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_log_probs_and_their_gradient_are_those_of_the_cut_policy(generator, autocast) -> None:
+    ids, recorded = rollout(generator)
+    logits = torch.randn(40, VOCAB, generator=generator, requires_grad=True)
+    drawn = recorded.exp().multinomial(1, generator=generator)
+    tokens = ids.gather(1, drawn)
+    weights = torch.randn(40, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = kept_log_probs(kept_logits(logits, ids, recorded), logits.gather(1, tokens)[:, 0])
+    (found * weights).sum().backward()
+    again = logits.detach().clone().requires_grad_()
+    expected = truncated(again, ids, recorded).gather(1, tokens)[:, 0]
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits.grad, again.grad, rtol=1e-4, atol=1e-6)
+    off = torch.ones(40, VOCAB, dtype=torch.bool).scatter(1, ids.where(recorded > -torch.inf, ids[:, :1]), False)
+    assert (logits.grad[off] == 0).all()
+
+
+def test_divergences_are_those_of_the_cut_policies(generator) -> None:
+    ids, recorded = rollout(generator)
+    logits = torch.randn(40, VOCAB, generator=generator)
+    found = kept_divergences(recorded, kept_logits(logits, ids, recorded))
+    theirs = truncated(recorded.new_zeros(40, VOCAB).scatter(1, ids, recorded), ids, recorded)
+    ours = truncated(logits, ids, recorded)
+    p, q = theirs.exp(), ours.exp()
+    terms = torch.where(p > 0, p * (theirs - ours), 0.0)
+    torch.testing.assert_close(found.kl.double(), terms.sum(-1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.tv.double(), (p - q).abs().sum(-1) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_on_the_whole_vocabulary_nothing_is_cut_off(generator) -> None:
+    recorded, ids = torch.randn(20, VOCAB, generator=generator).log_softmax(-1).topk(VOCAB)
+    logits = torch.randn(20, VOCAB, generator=generator)
+    whole = recorded.new_zeros(20, VOCAB).scatter(1, ids, recorded)
+    found, expected = kept_divergences(recorded, kept_logits(logits, ids, recorded)), exact_divergences(whole, logits)
+    torch.testing.assert_close(found.kl, expected.kl, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(found.tv, expected.tv, rtol=1e-5, atol=1e-7)
+    tokens = ids[:, 3]
+    log_probs = kept_log_probs(kept_logits(logits, ids, recorded), logits.gather(1, tokens[:, None])[:, 0])
+    torch.testing.assert_close(log_probs, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0])
+    assert not is_cut(recorded, VOCAB).any()
+
+
+def test_the_first_order_gain_of_a_constant_reward_is_nothing_and_with_the_whole_policy_it_is_not(generator) -> None:
+    ids, recorded = rollout(generator)
+    logits = torch.randn(40, VOCAB, generator=generator)
+    kept = kept_logits(logits, ids, recorded)
+    p = recorded.double().exp()
+
+    def gain(log_probs: torch.Tensor) -> torch.Tensor:
+        ratio = torch.where(p > 0, (log_probs.double() - recorded.double()).exp(), 0.0)
+        return (p * (ratio - 1)).sum(-1)
+
+    own = torch.stack([kept_log_probs(kept, kept[:, place]) for place in range(WIDTH)], dim=-1)
+    assert gain(own).abs().max() < 1e-6
+    assert gain(logits.log_softmax(-1).gather(1, ids)).max() < -0.1
+
+
+def test_a_set_is_cut_where_the_last_recorded_token_has_a_probability() -> None:
+    recorded = torch.tensor([[-0.1, -2.0, -4.0], [-0.1, -2.0, -torch.inf]])
+    assert is_cut(recorded, VOCAB).tolist() == [True, False]
+    assert is_cut(recorded, 3).tolist() == [False, False]
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"kept_logits \(4, 3\) and drawn_logits \(3,\)"):
+        kept_log_probs(torch.zeros(4, 3), torch.zeros(3))

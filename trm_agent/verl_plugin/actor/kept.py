@@ -1,0 +1,69 @@
+"""The actor's side of replayed rollouts: the policy in training on the tokens that each rollout could draw."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from trm_agent.core.kept_set import is_cut, kept_log_probs
+from trm_agent.verl_plugin.actor.divergences import predicted_logits, sampled_rows
+from trm_agent.verl_plugin.rollout.distributions import KEPT_IDS, KEPT_LOG_PROBS
+
+
+@dataclass
+class CutSets:
+    """How many tokens of an update had a kept set that may be larger than its record."""
+
+    num_cut: int = 0
+    """Number of them."""
+    num_tokens: int = 0
+    """Number of all tokens that the model sampled."""
+
+    def count(self, micro_batch: TensorDict, vocab: int) -> None:
+        """Add the tokens of a micro-batch.
+
+        Args:
+            micro_batch: verl's, with the kept sets.
+            vocab: number of tokens of the vocabulary.
+        """
+        cut = is_cut(sampled_rows(micro_batch[KEPT_LOG_PROBS], micro_batch), vocab)
+        self.num_cut += int(cut.sum())
+        self.num_tokens += len(cut)
+
+    def share(self, group: Any = None) -> float:
+        """Return their share over all ranks of a data-parallel group; None for one rank."""
+        counts = torch.tensor([self.num_cut, self.num_tokens], dtype=torch.float64)
+        if group is not None and torch.distributed.get_world_size(group) > 1:
+            gathered: list[Any] = [None] * torch.distributed.get_world_size(group)
+            torch.distributed.all_gather_object(gathered, counts, group=group)
+            counts = torch.stack(gathered).sum(dim=0)
+        return float(counts[0] / counts[1].clamp(min=1))
+
+
+def has_kept_sets(micro_batch: TensorDict) -> bool:
+    """Return True if the rollouts of a micro-batch are to be replayed on their own sets."""
+    return KEPT_IDS in micro_batch
+
+
+def replayed_log_probs(logits: Any, micro_batch: TensorDict, only_sampled: bool = False) -> torch.Tensor:
+    """Return the log-probs of the sampled tokens under the policy in training on each token's kept set.
+
+    Args:
+        logits: of verl's forward pass, see `rollout_divergences`.
+        micro_batch: verl's, with the kept sets.
+        only_sampled: see `rollout_divergences`.
+
+    Returns:
+        Nested in the layout of verl's log-probs: a row for each sequence, entry j belongs to token j + 1, 0 where the
+        model did not sample; with graph.
+    """
+    ids, recorded = (sampled_rows(micro_batch[name], micro_batch) for name in (KEPT_IDS, KEPT_LOG_PROBS))
+    drawn = sampled_rows(micro_batch["responses"], micro_batch)
+    rows, _, scale, source, flat = predicted_logits(logits, micro_batch, only_sampled)
+    # these entries alone, since rows of the whole vocabulary would be copied
+    found = flat[source.unsqueeze(-1), torch.cat([ids, drawn.unsqueeze(-1)], dim=-1)].float() / scale.unsqueeze(-1)
+    kept = found[:, :-1].masked_fill(recorded == -torch.inf, -torch.inf)
+    whole = found.new_zeros(len(micro_batch["input_ids"].values()))
+    values = whole.index_copy(0, rows, kept_log_probs(kept, found[:, -1]))
+    return torch.nested.nested_tensor_from_jagged(values, micro_batch["input_ids"].offsets())
