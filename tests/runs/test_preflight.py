@@ -14,11 +14,9 @@ from trm_agent.runs import elsewhere, preflight, preflight_model, preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 from trm_agent.runs.preflight_async import UNSERVED
-from trm_agent.runs.recorded_bytes import recorded_bytes, told_records
 from trm_agent.runs.repeating import repeats
 from trm_agent.runs.schema import check_groups
 from trm_agent.runs.solver_tokens import SolverTokens
-from trm_agent.trust_region.surroundings import trust_region
 
 NANO = "experiment=math_nano"
 TRM = "actor_rollout_ref.actor.policy_loss.trm"
@@ -110,68 +108,6 @@ def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
     config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
     with pytest.raises(ValueError, match=r"top_k: got 600; allowed: at most the 563 tokens of the model's vocabulary"):
         preflight_model.check_top_k(config, 563)
-    config = composed(*replayed(top_k=600))
-    with pytest.raises(ValueError, match=r"^actor_rollout_ref.rollout.top_k: got 600; allowed: at most the 563 tokens"):
-        preflight_model.check_top_k(config, 563)
-    preflight_model.check_top_k(composed(*replayed(top_k=563)), 563)
-
-
-def replayed(**rollout: int) -> list[str]:
-    given = {"top_k": 64, **rollout}
-    return [
-        f"{TRM}.estimator=replayed",
-        *(f"actor_rollout_ref.rollout.{name}={value}" for name, value in given.items()),
-    ]
-
-
-def test_a_rollout_that_is_replayed_may_be_cut() -> None:
-    preflight.check(composed(*replayed()))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "told"),
-    [
-        (
-            ["actor_rollout_ref.rollout.top_k=-1"],
-            r"rollout.top_k: got -1, with .*estimator=replayed.*allowed: 1 or more",
-        ),
-        (["actor_rollout_ref.actor.entropy_coeff=0.01"], r"actor.entropy_coeff: got 0.01, .*whole vocabulary"),
-        (["actor_rollout_ref.actor.use_kl_loss=true"], r"actor.use_kl_loss: got true, .*allowed: false"),
-        (["algorithm.use_kl_in_reward=true"], r"algorithm.use_kl_in_reward: got true, .*reference"),
-        (["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], r"ulysses_sequence_parallel_size: got 2, "),
-        (["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], r"fsdp_config.ulysses_.*: got 2, "),
-        (
-            [f"{TRM}.decoupled=true", "algorithm.rollout_correction.bypass_mode=false"],
-            r"trm.decoupled: got true, .*proximal policy",
-        ),
-        (["+actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs=95"], r"max_logprobs: got 95, .*at least 96"),
-    ],
-)
-def test_what_is_not_taken_on_the_kept_tokens_is_refused(overrides: list[str], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        trust_region(composed(*replayed(), *overrides))
-
-
-@pytest.mark.parametrize(
-    ("estimator", "vocab", "token"),
-    [("topk", 50_000, 20 * 12), ("replayed", 50_000, 96 * 12), ("replayed", 70, 70 * 12), ("exact", 563, 563 * 4)],
-)
-def test_the_memory_of_recorded_distributions_is_told(estimator: str, vocab: int, token: int) -> None:
-    config = composed(f"{TRM}.estimator={estimator}", *(replayed()[1:] if estimator == "replayed" else ()))
-    found = recorded_bytes(config, vocab)
-    assert found is not None
-    assert found.token == token
-    assert found.step == token * 16 * 8 * config.data.max_response_length
-    assert f"{token:,} bytes a token" in str(told_records(config, vocab))
-    assert recorded_bytes(composed(), vocab) is None
-
-
-def test_records_beyond_the_free_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trm_agent.runs.recorded_bytes.free_memory_gib", lambda: 0.01)
-    with pytest.raises(
-        ValueError, match=r"trm.estimator: got 'exact', whose .*; allowed: records of at most the 0.0 GiB"
-    ):
-        told_records(composed(f"{TRM}.estimator=exact"), 563)
 
 
 @pytest.mark.parametrize(
