@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
+from trm_agent.core.bound_sums import bound_sums
 from trm_agent.core.lags import lag_statistics
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask
@@ -70,6 +71,8 @@ class SequenceStatistics:
     """bool, shape (batch, NUM_TURN_BINS): and none of them is above the threshold of kl_for_max."""
     by_lag: dict[str, torch.Tensor] = field(default_factory=dict)
     """See `lags.lag_statistics`; empty where all tokens are of one policy."""
+    bound_sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    """See `bound_sums.bound_sums`."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def measure_batch(
         turn_reached=reached,
         turn_inside=inside,
         by_lag=_by_lag(batch, mask, kept),
+        bound_sums=bound_sums(batch, positions, largest.squeeze(-1), gain, max_threshold),
     )
     counted = positions * finite_sequences(sequences).unsqueeze(-1)
     return UpdateStatistics(sequences, position_sums(divergences.tv.upper, counted))

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from trm_agent.core.divergences import masked_log_ratio
+from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound, token_chi2
+from trm_agent.core.divergences import masked_log_ratio, token_kl_k3
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.summary import acceptance_by_length, least_threshold, or_infinite, summarize
@@ -195,11 +196,13 @@ def recompute(dump: Dump) -> dict[str, float] | None:
     """Recompute the exact divergences from both engines' whole distributions, where the dump has them.
 
     Returns:
-        The largest differences from the trainer's log, the number of tokens compared, and the number of logged KLs
-        outside the interval that the rollout's top `settings["top_k"]` would have given; None without distributions.
+        The largest differences from the trainer's log, the number of tokens compared, the number of logged KLs
+        outside the interval that the rollout's top `settings["top_k"]` would have given, and the pooled chi2-KL bound
+        from the distributions and from the sampled tokens; None without distributions.
     """
     largest = {"kl": 0.0, "tv": 0.0}
     num_tokens = num_outside = 0
+    sums: dict[str, list[torch.Tensor]] = {"chi2_kl_exact": [], "chi2_kl_sampled": []}
     for row in dump.table.to_pylist():
         if row["full_log_probs"] is None:
             continue
@@ -220,10 +223,26 @@ def recompute(dump: Dump) -> dict[str, float] | None:
         slack = 1e-6 * (1 + logged)
         num_outside += int(((logged < interval.kl_lower - slack) | (logged > interval.kl_upper + slack)).sum())
         num_tokens += len(exact.kl)
+        of_theta, of_roll = (
+            torch.tensor(np.asarray(row[name], dtype=np.float64)[sampled]) for name in ("log_probs", "rollout_log_probs")
+        )
+        log_ratio = of_theta - of_roll
+        sums["chi2_kl_exact"].append(_chi2_and_delayed_kl(token_chi2(theirs, ours), exact.kl))
+        sums["chi2_kl_sampled"].append(_chi2_and_delayed_kl(log_ratio.expm1().square(), token_kl_k3(log_ratio)))
     if not num_tokens:
         return None
     differences = {f"{name}_difference": value for name, value in largest.items()}
-    return {"tokens": num_tokens, **differences, "outside_topk_interval": num_outside}
+    longest = int(dump.response_mask.sum(axis=1).max())
+    bounds = {
+        name: pooled_chi2_kl_bound(longest, *torch.stack(rows).mean(dim=0).clamp(min=0)).item()
+        for name, rows in sums.items()
+    }
+    return {"tokens": num_tokens, **differences, "outside_topk_interval": num_outside, **bounds}
+
+
+def _chi2_and_delayed_kl(chi2: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+    """Return sum_t chi2_t and sum_t (t - 1) KL_t of one sequence, shape (2,), float64."""
+    return torch.stack([chi2.sum(), (kl * torch.arange(len(kl))).sum()]).double()
 
 
 def _mean(values: torch.Tensor) -> float | None:
