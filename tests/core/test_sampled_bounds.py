@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trm_agent.core.bootstrap import interval, resampled_means
-from trm_agent.core.bound_sums import bound_sums
+from trm_agent.core.bound_sums import bound_sums, unbiased_kl
 from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.sampled_bounds import sampled_bounds
@@ -26,8 +26,16 @@ def sums_of(batch: reference.Batch, max_kl: float = DELTA, **names) -> dict[str,
         log_ratio, tensors.rollout_log_probs, tensors.advantages.nan_to_num(0.0), tensors.response_mask, **names
     )
     positions = tokens.response_mask.cumsum(dim=-1, dtype=torch.int32)
-    gain = (tokens.advantages * tokens.divergences.ratio_deviation).sum(-1)
-    return bound_sums(tokens, positions, tokens.divergences.kl_for_max.upper.amax(-1), gain, max_kl)
+    kl, divergences = unbiased_kl(tokens), tokens.divergences
+    return bound_sums(
+        tokens,
+        kl,
+        positions,
+        sum_kl=kl.sum(-1),
+        gain=(tokens.advantages * divergences.ratio_deviation).sum(-1),
+        stopped=divergences.kl_for_max.upper.amax(-1) > max_kl,
+        max_kl=max_kl,
+    )
 
 
 def loop(batch: reference.Batch, index: int, max_kl: float) -> dict[str, float]:

@@ -185,6 +185,11 @@ def _bounds(result: dict[str, Any]) -> list[str]:
     for name, value in result["bounds_recommended"].items():
         lines.append(f"  {name:<40}{result['mask'][name]:>12.4g}{value:>19.4g}")
     lines.append("  (not a proof: an observed maximum is not the maximum over all reachable contexts)")
+    mask = result["mask"]
+    for name in ("bound_chi2_kl", "bound_stop"):
+        if name in mask:
+            ends = f"{mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
+            lines.append(f"  {name:<40}{mask[name]:>12.4g}   90 % interval {ends}; docs/math.md")
     return lines
 
 

@@ -13,36 +13,44 @@ from trm_agent.core.token_batch import TokenBatch
 
 
 def bound_sums(
-    batch: TokenBatch, positions: torch.Tensor, largest_kl: torch.Tensor, gain: torch.Tensor, max_kl: float
+    batch: TokenBatch,
+    kl: torch.Tensor,
+    positions: torch.Tensor,
+    *,
+    sum_kl: torch.Tensor,
+    gain: torch.Tensor,
+    stopped: torch.Tensor,
+    max_kl: float,
 ) -> dict[str, torch.Tensor]:
     """Sum over each sequence what the bounds are made of.
 
     Args:
         batch: with its divergences, 0 on what the model did not sample.
-        positions: number t of each token of the model, shape (batch, response_length).
-        largest_kl: max_t of kl_for_max, upper bound, shape (batch,), nats.
+        kl: from `unbiased_kl`, shape (batch, response_length), nats.
+        positions: number t of each token of the model, same shape.
+        sum_kl: sum_t of `kl`, shape (batch,), nats.
         gain: sum_t A (rho - 1), shape (batch,).
-        max_kl: delta of stop, nats; infinity for none.
+        stopped: bool, a context of the sequence is outside, shape (batch,).
+        max_kl: delta of stop, which kl_for_max is compared with, nats; infinity for none.
 
     Returns:
-        Shape (batch,) each: `chi2`, `kl`, `delayed_kl`; with a delta `stop_max_kl`, which is delta, `stopped` (bool),
-        and over the tokens before the first context outside `stop_chi2`, `stop_kl`, `stop_delayed_kl`, `stop_gain`.
+        Shape (batch,) each: `chi2`, `kl`, `delayed_kl`; with a delta `stop_max_kl`, which is delta, `stopped`, and over
+        the tokens before the first context outside `stop_chi2`, `stop_kl`, `stop_delayed_kl`, `stop_gain`.
     """
-    deviation, kl = batch.divergences.ratio_deviation, unbiased_kl(batch)
-    sums = _sums(deviation, kl, positions)
+    deviation = batch.divergences.ratio_deviation
+    sums = _sums(deviation, kl, positions, sum_kl)
     if math.isinf(max_kl):
         return sums
-    stopped = ~(largest_kl <= max_kl)
     cut = _rows_to_cut(stopped)
     before = before_first_outside(batch.divergences.kl_for_max.upper[cut], max_kl)
-    deviation_before = torch.where(before, deviation[cut], 0.0)
-    of_cut = _sums(deviation_before, torch.where(before, kl[cut], 0.0), positions[cut])
+    deviation_before, kl_before = (torch.where(before, values[cut], 0.0) for values in (deviation, kl))
+    of_cut = _sums(deviation_before, kl_before, positions[cut], kl_before.sum(dim=-1))
     of_cut["gain"] = (batch.advantages[cut] * deviation_before).sum(dim=-1)
     of_stop = {
         f"stop_{name}": whole.index_copy(0, cut, of_cut[name].to(whole.dtype))
         for name, whole in (sums | {"gain": gain}).items()
     }
-    threshold = torch.full_like(largest_kl, max_kl, dtype=torch.float64)
+    threshold = torch.full_like(sum_kl, max_kl, dtype=torch.float64)
     return sums | of_stop | {"stop_max_kl": threshold, "stopped": stopped}
 
 
@@ -61,13 +69,14 @@ def unbiased_kl(batch: TokenBatch) -> torch.Tensor:
     return divergences.kl_for_avg.upper
 
 
-def _sums(deviation: torch.Tensor, kl: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
-    total = kl.sum(dim=-1)
+def _sums(
+    deviation: torch.Tensor, kl: torch.Tensor, positions: torch.Tensor, sum_kl: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    delayed = (kl * positions.to(kl.dtype)).sum(dim=-1) - sum_kl
     # rounding leaves k3 of equal policies a little below 0
-    delayed = (kl * positions.to(kl.dtype)).sum(dim=-1) - total
     return {
-        "chi2": deviation.square().sum(dim=-1),
-        "kl": total.clamp(min=0),
+        "chi2": torch.linalg.vector_norm(deviation, dim=-1).square(),
+        "kl": sum_kl.clamp(min=0),
         "delayed_kl": delayed.clamp(min=0),
     }
 

@@ -17,6 +17,7 @@ from trm_agent.trust_region.masking import examine, sequence_statistic
 from trm_agent.trust_region.settings import TrmConfig
 from trm_fields import SHARE, refuse
 
+OF_EXPECTATIONS = ("bound_chi2_kl", "bound_stop")
 STATISTICS = tuple(name for name, row in CRITERIA.items() if row.statistic)
 
 
@@ -162,13 +163,17 @@ def recommend(values: torch.Tensor, target_acceptance: float) -> float:
 
 
 def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, float]:
-    """Return the paper's bounds from the divergences at the sampled contexts of the kept sequences."""
+    """Return the paper's bounds from the divergences at the sampled contexts of the kept sequences.
+
+    Ours are of expectations over all rollouts: of a part of them they would bound nothing.
+    """
     if not kept.any():
         return {}
     rows = kept.nonzero().flatten()
     part = Batch(batch.tokens.rows(rows), batch.reward[rows], 0)
     names = ("bound_", "effective_horizon")
-    return {name: value for name, value in masked(part, trm).items() if name.startswith(names)}
+    found = masked(part, trm).items()
+    return {name: value for name, value in found if name.startswith(names) and not name.startswith(OF_EXPECTATIONS)}
 
 
 def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
