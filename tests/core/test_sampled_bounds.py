@@ -38,6 +38,10 @@ def sums_of(batch: reference.Batch, max_kl: float = DELTA, **names) -> dict[str,
     )
 
 
+def estimated(sums: dict[str, torch.Tensor], horizon: int = 12) -> dict[str, torch.Tensor]:
+    return sampled_bounds(torch.tensor(horizon), sums, torch.ones(len(sums["chi2"]), dtype=torch.bool))
+
+
 def loop(batch: reference.Batch, index: int, max_kl: float) -> dict[str, float]:
     k2, k3, k1 = (reference.sequence_divergences(batch, index, name) for name in ("k2", "k3", "k1"))
     advantages = [a for a, sampled in zip(batch.advantages[index], batch.sampled[index], strict=True) if sampled]
@@ -72,12 +76,12 @@ def test_every_sum_equals_the_loops(avg_estimator):
 def test_without_a_threshold_nothing_is_said_of_stop():
     sums = sums_of(reference.random_batch(0), max_kl=math.inf)
     assert set(sums) == {"chi2", "kl", "delayed_kl"}
-    assert set(sampled_bounds(torch.tensor(12), sums)) == {f"bound_chi2_kl{end}" for end in ("", "_low", "_high")}
+    assert set(estimated(sums)) == {f"bound_chi2_kl{end}" for end in ("", "_low", "_high")}
 
 
 def test_the_estimates_are_the_bounds_of_the_means():
-    sums, horizon = sums_of(reference.random_batch(1, num_sequences=30)), torch.tensor(12)
-    metrics = sampled_bounds(horizon, sums)
+    sums = sums_of(reference.random_batch(1, num_sequences=30))
+    metrics = estimated(sums)
     mean = {name: values.double().mean().item() for name, values in sums.items()}
     chi2_kl = pooled_chi2_kl_bound(12, mean["chi2"], mean["delayed_kl"]).item()
     assert metrics["bound_chi2_kl"].item() == pytest.approx(chi2_kl, rel=1e-12)
@@ -91,8 +95,8 @@ def test_the_estimates_are_the_bounds_of_the_means():
 def test_the_order_of_the_sequences_does_not_matter_and_no_random_number_is_drawn():
     sums, state = sums_of(reference.random_batch(2, num_sequences=20)), torch.get_rng_state()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
-    expected = sampled_bounds(torch.tensor(12), sums)
-    found = sampled_bounds(torch.tensor(12), {name: values[order] for name, values in sums.items()})
+    expected = estimated(sums)
+    found = estimated({name: values[order] for name, values in sums.items()})
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value.item(), rel=1e-12), name
@@ -104,9 +108,25 @@ def test_on_policy_only_what_no_sequence_showed_is_left():
     zeros = torch.zeros(20)
     names = ("chi2", "kl", "delayed_kl", "stop_chi2", "stop_kl", "stop_delayed_kl", "stop_gain")
     sums = dict.fromkeys(names, zeros) | {"stopped": zeros.bool(), "stop_max_kl": torch.full((20,), 0.05)}
-    metrics = {name: value.item() for name, value in sampled_bounds(torch.tensor(100), sums).items()}
+    metrics = {name: value.item() for name, value in estimated(sums, horizon=100).items()}
     assert metrics.pop("bound_stop_high") == pytest.approx(0.1391, abs=1e-4)
     assert set(metrics.values()) == {0.0}
+
+
+def test_a_sequence_that_is_not_finite_is_cut_and_no_part_of_chi2_kl():
+    sums = sums_of(reference.random_batch(3, num_sequences=9))
+    keep = torch.arange(9) != 4
+    expected = estimated({name: values[keep] for name, values in sums.items()})
+    broken = {name: torch.where(keep, values, torch.nan) for name, values in sums.items() if name != "stopped"}
+    broken |= {"stopped": sums["stopped"], "stop_max_kl": sums["stop_max_kl"]}
+    found = sampled_bounds(torch.tensor(12), broken, keep)
+    assert found["bound_chi2_kl"].item() == pytest.approx(expected["bound_chi2_kl"].item(), rel=1e-12)
+    # cut at its first token: stopped, with nothing kept
+    cut = {name: torch.where(keep, values, 0.0) for name, values in broken.items() if name != "stop_max_kl"}
+    mean = {name: values.double().mean().item() for name, values in cut.items()}
+    stopped = (sums["stopped"] | ~keep).double().mean().item()
+    bound = stop_bound(12, DELTA, stopped, mean["stop_kl"], mean["stop_chi2"], mean["stop_delayed_kl"]).item()
+    assert found["bound_stop"].item() == pytest.approx(bound, rel=1e-12)
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says():

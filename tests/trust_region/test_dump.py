@@ -10,6 +10,7 @@ import torch
 
 from trm_agent.cli import main
 from trm_agent.trust_region import analysis
+from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
 from trm_agent.trust_region.dump import DIVERGENCES, read_dump, write_dump
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 
@@ -153,6 +154,12 @@ def test_a_criterion_knows_its_own_bound(tmp_path, capsys, criterion, threshold,
     assert f"Bound of the criterion {criterion} (ours), T = 3: {bound:.4g} at the run's threshold" in text
     assert told["premise"] in text
     assert "bound_chi2_kl" in text
+
+
+def test_a_bound_belongs_to_a_criterion_that_compares_a_statistic():
+    assert set(CRITERION_BOUNDS) <= set(analysis.STATISTICS)
+    assert criterion_bound("random", 10, 0.9, TrmConfig()) is None
+    assert criterion_bound("max", 10, None, TrmConfig()) is None
 
 
 @pytest.mark.parametrize(("criterion", "is_told"), [("max", True), ("avg", True), ("ser", False)])

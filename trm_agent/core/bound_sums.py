@@ -72,7 +72,8 @@ def unbiased_kl(batch: TokenBatch) -> torch.Tensor:
 def _sums(
     deviation: torch.Tensor, kl: torch.Tensor, positions: torch.Tensor, sum_kl: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    delayed = (kl * positions.to(kl.dtype)).sum(dim=-1) - sum_kl
+    # a new tensor, so that the product may take its place
+    delayed = positions.to(kl.dtype).mul_(kl).sum(dim=-1) - sum_kl
     # rounding leaves k3 of equal policies a little below 0
     return {
         "chi2": torch.linalg.vector_norm(deviation, dim=-1).square(),

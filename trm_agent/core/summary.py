@@ -185,7 +185,8 @@ def _bounds(update: UpdateStatistics, finite: torch.Tensor) -> dict[str, torch.T
     mean_tv = update.position_tv[: int(horizon)] / finite.sum()
     bounds = error_bounds(horizon, max_kl, kl_seq, mean_tv=mean_tv)
     named = {f"bound_{field.name}": getattr(bounds, field.name) for field in fields(bounds)}
-    ours = sampled_bounds(horizon, {name: values[finite] for name, values in rows.bound_sums.items()})
+    sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
+    ours = sampled_bounds(horizon, sums, finite[rows.has_tokens])
     return named | ours | {
         # every bound of the paper may be halved
         "bound_unified_halved": named["bound_unified"] / 2,
