@@ -137,7 +137,9 @@ def test_token_chi2_equals_the_loop_and_the_mean_of_its_estimate():
     found = token_chi2(roll.log(), theta.log())
     for row in range(6):
         loop = sum((q - p) ** 2 / p for p, q in zip(roll[row].tolist(), theta[row].tolist(), strict=True) if p > 0)
-        estimate = sum(p * (q / p - 1) ** 2 for p, q in zip(roll[row].tolist(), theta[row].tolist(), strict=True) if p > 0)
+        estimate = sum(
+            p * (q / p - 1) ** 2 for p, q in zip(roll[row].tolist(), theta[row].tolist(), strict=True) if p > 0
+        )
         assert found[row].item() == pytest.approx(loop, rel=1e-12) == pytest.approx(estimate, rel=1e-12)
     assert token_chi2(torch.tensor([0.0, -torch.inf]), torch.tensor([0.5, 0.5]).log()).item() == torch.inf
 
@@ -238,9 +240,7 @@ def test_what_is_cut_has_a_price_and_acceptance_pays_it(cut_forest, rule):
 def test_a_constant_reward_gains_nothing_by_stop_or_skip_and_something_by_a_sequence_mask(cut_forest):
     for cuts in cut_forest.values():
         for cut in cuts:
-            torch.testing.assert_close(
-                cut.hybrid.first_order.sum(-1), torch.zeros_like(cut.max_kl), rtol=0, atol=1e-10
-            )
+            torch.testing.assert_close(cut.hybrid.first_order.sum(-1), torch.zeros_like(cut.max_kl), rtol=0, atol=1e-10)
     roll, theta = random_policies(3, 4, 200, torch.Generator().manual_seed(3))
     cut, whole = (
         cut_trees(roll, theta, torch.full((200,), 0.05, dtype=torch.float64), stop=True),

@@ -184,10 +184,10 @@ def _bounds(update: UpdateStatistics, finite: torch.Tensor) -> dict[str, torch.T
     max_kl, kl_seq = rows.max_kl[finite].double().max(), rows.sum_kl[finite].double().mean()
     mean_tv = update.position_tv[: int(horizon)] / finite.sum()
     bounds = error_bounds(horizon, max_kl, kl_seq, mean_tv=mean_tv)
-    named = {f"bound_{field.name}": getattr(bounds, field.name) for field in fields(bounds)}
     sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
-    ours = sampled_bounds(horizon, sums, finite[rows.has_tokens])
-    return named | ours | {
+    named = {f"bound_{field.name}": getattr(bounds, field.name) for field in fields(bounds)}
+    named |= sampled_bounds(horizon, sums, finite[rows.has_tokens])
+    return named | {
         # every bound of the paper may be halved
         "bound_unified_halved": named["bound_unified"] / 2,
         "kl_seq": kl_seq,

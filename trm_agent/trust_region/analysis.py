@@ -229,7 +229,7 @@ def recompute(dump: Dump) -> dict[str, float] | None:
         num_outside += int(((logged < interval.kl_lower - slack) | (logged > interval.kl_upper + slack)).sum())
         num_tokens += len(exact.kl)
         of_theta, of_roll = (
-            torch.tensor(np.asarray(row[name], dtype=np.float64)[sampled]) for name in ("log_probs", "rollout_log_probs")
+            torch.tensor(np.asarray(row[name], np.float64)[sampled]) for name in ("log_probs", "rollout_log_probs")
         )
         log_ratio = of_theta - of_roll
         sums["chi2_kl_exact"].append(_chi2_and_delayed_kl(token_chi2(theirs, ours), exact.kl))
