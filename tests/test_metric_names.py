@@ -47,7 +47,8 @@ def written() -> set[str]:
         names |= {text for text in strings if text and NAME.fullmatch(text) and not ENVIRONMENT.match(text)}
     names = {name for name in names if name != "trm/*" and not name.endswith("_")}  # prefixes
     # `bound_*` of summarize is one field each
-    of_updates = keys(ast.parse((PACKAGE / "core/summary.py").read_text(encoding="utf-8"))) - {"bound_*", "*"}
+    sources = [(PACKAGE / "core" / file).read_text(encoding="utf-8") for file in ("summary.py", "sampled_bounds.py")]
+    of_updates = {name for source in sources for name in keys(ast.parse(source))} - {"bound_*", "*"}
     names |= {f"trm/{name}" for name in of_updates} | {f"trm/bound_{field.name}" for field in fields(ErrorBounds)}
     limits = [row.limits for row in CRITERIA.values() if row.limits]
     names |= {limit.metric for limit in limits}

@@ -31,10 +31,10 @@ def printed(capsys, arguments: list[str]) -> str:
 
 def test_json_holds_table_1(capsys):
     record = json.loads(printed(capsys, [*TABLE_1, *WITH_TV, "--json"]))
-    assert list(record) == [*NAMES, "effective_horizon", "assumed"]
+    assert list(record) == [*NAMES, "effective_horizon", "halved", "chi2_kl", "path_sum", "assumed"]
     assert [f"{record[name]:.1f}" for name in NAMES] == ["838.7", "79.9", "35.0", "24.7", "8.2", "4.1", "24.7", "4.1"]
-    # only what no flag gives: the mean divergence, taken as uniform
-    assert record["assumed"] == {"mean_tv": 5e-3}
+    # only what no flag gives: the mean divergence, taken as uniform, and twice the KL
+    assert record["assumed"] == {"mean_tv": 5e-3, "chi2_seq": 0.02}
     assert record["effective_horizon"] == effective_horizon(1e-4, 0.01 / 4096, max_tv=5e-3).item()
 
 
@@ -49,17 +49,34 @@ def test_json_names_what_follows_from_pinsker(capsys):
     }
     # sqrt(1e-4 / 2) and sqrt(0.01 / 2)
     tv, seq_tv = pytest.approx(7.0710678e-3), pytest.approx(7.0710678e-2)
-    assert record["assumed"] == {"eps": tv, "tv_seq": seq_tv, "mean_tv": tv}
+    assert record["assumed"] == {"eps": tv, "tv_seq": seq_tv, "mean_tv": tv, "chi2_seq": 0.02}
+
+
+def test_our_bounds_stand_beside_the_papers(capsys):
+    record = json.loads(printed(capsys, [*TABLE_1, *WITH_TV, "--acceptance", "0.15", "--json"]))
+    assert record["halved"] == {name: record[name] / 2 for name in NAMES}
+    # K sqrt(T / 2) = 0.01 * sqrt(2048); stop adds the 85 % that are cut and sqrt(0.01 / 2)
+    assert record["chi2_kl"] == record["path_sum"] == pytest.approx(0.45255, abs=1e-5)
+    assert record["stop"] == pytest.approx(0.45255 + 0.85 + 0.07071, abs=1e-5)
+    # with four times the chi2 the bound is twice as large; the path sum knows no chi2
+    other = json.loads(printed(capsys, [*TABLE_1, "--chi2-seq", "0.08", "--json"]))
+    assert other["chi2_kl"] == pytest.approx(0.9051, abs=1e-4)
+    assert other["path_sum"] == record["path_sum"]
+    assert "stop" not in other
+    # at a small delta half of Pinsker-Marginal, 2/3 T^(3/2) delta = 0.0175, is below chi2-KL; nothing is cut
+    small = ["bounds", "--horizon", "4096", "--delta", "1e-7", "--kl-seq", "0.01", "--acceptance", "1", "--json"]
+    assert json.loads(printed(capsys, small))["stop"] == pytest.approx(0.0175 + 0.0707, abs=1e-3)
 
 
 def test_the_table_says_what_was_assumed_and_what_it_is_worth(capsys):
     text = printed(capsys, TABLE_1)
-    assert "Unified B*                    8.192   the least of these: Mixed KL" in text
+    assert "Unified B*                    8.192        4.096   the least of these: Mixed KL" in text
+    assert "chi2-KL" + 34 * " " + "0.45255" in text
     assert "By Pinsker: eps = min(1, sqrt(delta / 2)), tv_seq = min(1, sqrt(kl_seq / 2))." in text
     assert "eps = 0.00707107" in text
-    assert "above 1, the largest reward, it says nothing" in text
+    assert "above 1, the largest reward, a bound says nothing" in text
     text = printed(capsys, [*TABLE_1, *WITH_TV])
-    assert "Unified B*                    4.096   the least of these: Mixed TV" in text
+    assert "Unified B*                    4.096        2.048   the least of these: Mixed TV" in text
     assert "By Pinsker" not in text
 
 
@@ -80,10 +97,12 @@ def test_infinity_is_null_in_json(capsys):
         ("--kl-seq", "inf"),
         ("--eps", "1.5"),
         ("--tv-seq", "-0.1"),
+        ("--chi2-seq", "-0.5"),
+        ("--acceptance", "1.5"),
     ],
 )
 def test_bad_values_name_their_flag(flag, value, capsys):
-    arguments = [*TABLE_1, *WITH_TV]
+    arguments = [*TABLE_1, *WITH_TV, "--chi2-seq", "0.02", "--acceptance", "0.9"]
     arguments[arguments.index(flag) + 1] = value
     assert main(arguments) == 2
     out, err = capsys.readouterr()

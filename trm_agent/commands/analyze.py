@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: the dump cannot be read, or an option does not fit it.
     """
     from trm_agent.trust_region import analysis
+    from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
     from trm_agent.trust_region.dump import read_dump
 
     rollouts = arguments.dump / ROLLOUTS
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     used = getattr(trm, analysis.threshold_field(criterion))
     thresholds = arguments.threshold or sorted({*analysis.grid(values), *([used] if used else [])})
     recommended = analysis.recommend(values, arguments.target)
+    longest, known = int(batch.lengths.max()), CRITERION_BOUNDS.get(criterion)
     result = {
         "sequences": len(values),
         "dropped_nonfinite": batch.num_dropped,
@@ -84,6 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
         "recommended_threshold": recommended,
         "mask": analysis.masked(batch, trm),
         "bounds_recommended": analysis.bounds_of(batch, values <= recommended, trm),
+        "bound_of_criterion": known
+        and {
+            "equation": known.equation,
+            "premise": known.premise,
+            "horizon": longest,
+            "used": criterion_bound(criterion, longest, used, trm),
+            "recommended": criterion_bound(criterion, longest, recommended, trm),
+        },
         "sampled_against_measured": analysis.disagreement(dump, trm),
         "recomputed_from_distributions": analysis.recompute(dump),
     }
@@ -134,6 +144,7 @@ def _text(result: dict[str, Any]) -> str:
         "",
         _threshold_told(target, result["recommended_threshold"], result["criterion"]),
         *_bounds(result),
+        *_bound_of_criterion(result),
     ]
     counts = result["sampled_against_measured"]
     if counts:
@@ -147,7 +158,8 @@ def _text(result: dict[str, Any]) -> str:
     if again:
         told = (
             f"Recomputed from both engines' distributions, {again['tokens']} tokens: the logged KL differs by at most "
-            f"{again['kl_difference']:.2g} nats, TV by {again['tv_difference']:.2g}"
+            f"{again['kl_difference']:.2g} nats, TV by {again['tv_difference']:.2g}; the chi2-KL bound is "
+            f"{again['chi2_kl_exact']:.4g}, from the sampled tokens alone {again['chi2_kl_sampled']:.4g}"
         )
         if "outside_topk_interval" in again:
             told += f"; {again['outside_topk_interval']} lie outside of the interval from the rollout's top-K"
@@ -175,7 +187,26 @@ def _bounds(result: dict[str, Any]) -> list[str]:
     for name, value in result["bounds_recommended"].items():
         lines.append(f"  {name:<40}{result['mask'][name]:>12.4g}{value:>19.4g}")
     lines.append("  (not a proof: an observed maximum is not the maximum over all reachable contexts)")
+    mask = result["mask"]
+    for name in ("bound_chi2_kl", "bound_stop"):
+        if name in mask:
+            ends = f"{mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
+            lines.append(f"  {name:<40}{mask[name]:>12.4g}   90 % interval {ends}; docs/math.md")
     return lines
+
+
+def _bound_of_criterion(result: dict[str, Any]) -> list[str]:
+    bound = result["bound_of_criterion"]
+    if bound is None:
+        return ["", f"No bound of its own is known for the criterion {result['criterion']}"]
+    values = [f"{bound['recommended']:.4g} at the threshold for {100 * result['target_acceptance']:.0f} %"]
+    if bound["used"] is not None:
+        values.insert(0, f"{bound['used']:.4g} at the run's threshold")
+    return [
+        "",
+        f"Bound of the criterion {result['criterion']} (ours), T = {bound['horizon']}: {', '.join(values)}",
+        f"  = {bound['equation']}, if {bound['premise']}",
+    ]
 
 
 def _number(value: float | None) -> str:

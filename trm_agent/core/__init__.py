@@ -1,16 +1,27 @@
 """The mathematics of Trust Region Masking (arXiv:2512.23075v4): tensors in, tensors out, torch only."""
 
+from trm_agent.core.bound_sums import (
+    bound_sums,
+)
 from trm_agent.core.bounds import (
     ErrorBounds,
     adaptive_bound,
     classical_bound,
     coupling_bound,
     error_bounds,
+    halved,
     mixed_bound,
     pinsker,
     pinsker_marginal_bound,
     pinsker_marginal_integral,
     tail_weights,
+)
+from trm_agent.core.chi2_bounds import (
+    chi2_kl_bound,
+    path_sum_bound,
+    pooled_chi2_kl_bound,
+    proportional_chi2_kl_bound,
+    token_chi2,
 )
 from trm_agent.core.diagnostics import (
     SequenceStatistics,
@@ -78,6 +89,15 @@ from trm_agent.core.reductions import (
     masked_min,
     masked_sum,
 )
+from trm_agent.core.sampled_bounds import (
+    sampled_bounds,
+)
+from trm_agent.core.stop import (
+    before_first_outside,
+    cut_bound,
+    hybrid_bound,
+    stop_bound,
+)
 from trm_agent.core.summary import (
     acceptance_by_length,
     least_threshold,
@@ -115,13 +135,17 @@ __all__ = [
     "acceptance_by_length",
     "accumulation_dtype",
     "adaptive_bound",
+    "before_first_outside",
+    "bound_sums",
     "check_log_probs",
     "check_options",
     "check_topk",
     "check_topk_shapes",
+    "chi2_kl_bound",
     "classical_bound",
     "concatenate",
     "coupling_bound",
+    "cut_bound",
     "decoupled_surrogate_tokens",
     "default_log_prob_error",
     "divergence_sums",
@@ -131,6 +155,8 @@ __all__ = [
     "exact_divergences",
     "exact_divergences_from_hidden",
     "finite_sequences",
+    "halved",
+    "hybrid_bound",
     "improvement_margin",
     "kept_tokens",
     "least_threshold",
@@ -146,20 +172,26 @@ __all__ = [
     "mean_statistic",
     "measure_batch",
     "mixed_bound",
+    "path_sum_bound",
     "pinsker",
     "pinsker_marginal_bound",
     "pinsker_marginal_integral",
+    "pooled_chi2_kl_bound",
     "position_sums",
     "prefix_budget_mask",
+    "proportional_chi2_kl_bound",
     "random_mask",
     "ratio_deviation_statistic",
     "remaining_tokens",
+    "sampled_bounds",
     "sampled_divergences",
     "sequence_mask",
+    "stop_bound",
     "summarize",
     "surrogate",
     "surrogate_gain",
     "tail_weights",
+    "token_chi2",
     "token_divergence",
     "token_kl_k1",
     "token_kl_k2",

@@ -13,7 +13,8 @@ def as_float64(**values: Numbers) -> list[torch.Tensor]:
 
     Args:
         values: name -> Python number or real tensor of shape () or (batch,), all tensors on one device. The name says
-            what is allowed: `horizon` is whole, `..._tv` is at most 1 (a tensor may round above it), all are 0 or more.
+            what is allowed: `horizon` is whole, `..._tv` and `..._share` are at most 1 (a tensor may round above it),
+            all are 0 or more.
 
     Returns:
         Float64 tensors of one shape, in the order of the arguments. NaN stays NaN, and what is not allowed in a tensor
@@ -41,15 +42,15 @@ def _checked(name: str, value: Numbers, device: torch.device | None) -> torch.Te
             )
         tensor = value.detach().double()
         return torch.where((tensor >= 0) & (tensor == tensor.floor()) if whole else tensor >= 0, tensor, torch.nan)
-    upper = 1.0 if name.endswith("_tv") else math.inf
+    upper = 1.0 if name.endswith(("_tv", "_share")) else math.inf
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     # "below or above" and not "inside": NaN must pass and reach the result
     if not is_number or value < 0 or value > upper or (whole and not float(value).is_integer()):
         if whole:
             allowed = "a whole number of 0 or more; count the tokens of the model"
         elif upper == 1.0:
-            allowed = "0 to 1; a total-variation distance is half the L1 distance"
+            allowed = "0 to 1; a total-variation distance is half the L1 distance, a share a part of one"
         else:
-            allowed = "0 or more; give a KL divergence in nats"
+            allowed = "0 or more; give a divergence, a KL in nats"
         raise ValueError(f"{name}: got {value!r}; allowed: {allowed}")
     return torch.tensor(value, dtype=torch.float64, device=device)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
+from trm_agent.core.bound_sums import bound_sums, unbiased_kl
 from trm_agent.core.lags import lag_statistics
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask
@@ -70,6 +71,8 @@ class SequenceStatistics:
     """bool, shape (batch, NUM_TURN_BINS): and none of them is above the threshold of kl_for_max."""
     by_lag: dict[str, torch.Tensor] = field(default_factory=dict)
     """See `lags.lag_statistics`; empty where all tokens are of one policy."""
+    bound_sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    """See `bound_sums.bound_sums`."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def measure_batch(
     log_ratio, divergences = batch.log_ratio, batch.divergences
     outside = ~(divergences.kl_for_max.upper <= max_threshold)
     num_kept, gain, kept_gain = _gains(batch, mask, lengths, kept)
+    kl, sum_kl, sum_k3 = _kl_sums(batch)
     # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
     largest, peak = divergences.kl_for_max.upper.max(dim=-1, keepdim=True)
     reached, inside = _turn_bins(turns, outside)
@@ -125,10 +129,10 @@ def measure_batch(
         num_undecided_tokens=_num_undecided(divergences.kl_for_max, lengths, max_threshold),
         num_turns=num_turns,
         max_kl=largest.squeeze(-1),
-        sum_kl=divergences.kl_for_avg.upper.sum(dim=-1),
+        sum_kl=sum_kl,
         max_tv=divergences.tv.upper.amax(dim=-1),
         sum_tv=divergences.tv.upper.sum(dim=-1),
-        sum_k3=(divergences.ratio_deviation - log_ratio).sum(dim=-1),
+        sum_k3=sum_k3,
         mean_log_ratio=log_ratio.sum(dim=-1) / lengths.clamp(min=1),
         min_log_ratio=log_ratio.amin(dim=-1).clamp(max=0),
         max_log_ratio=log_ratio.amax(dim=-1).clamp(min=0),
@@ -140,6 +144,15 @@ def measure_batch(
         turn_reached=reached,
         turn_inside=inside,
         by_lag=_by_lag(batch, mask, kept),
+        bound_sums=bound_sums(
+            batch,
+            kl,
+            positions,
+            sum_kl=sum_k3 if divergences.sampled else sum_kl,
+            gain=gain,
+            stopped=~(largest.squeeze(-1) <= max_threshold),
+            max_kl=max_threshold,
+        ),
     )
     counted = positions * finite_sequences(sequences).unsqueeze(-1)
     return UpdateStatistics(sequences, position_sums(divergences.tv.upper, counted))
@@ -219,6 +232,14 @@ def _gains(
     if kept is None:
         return torch.where(mask.accepted, lengths, 0), gain, torch.where(mask.accepted, gain, 0.0)
     return kept.sum(dim=-1), gain, torch.where(kept, gains, 0.0).sum(dim=-1)
+
+
+def _kl_sums(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each token the KL without bias; of each sequence the sums of kl_for_avg and of k3, often one."""
+    divergences, kl = batch.divergences, unbiased_kl(batch)
+    k3 = kl if divergences.sampled else divergences.ratio_deviation - batch.log_ratio
+    sum_k3, for_avg = k3.sum(dim=-1), divergences.kl_for_avg.upper
+    return kl, sum_k3 if for_avg is k3 else for_avg.sum(dim=-1), sum_k3
 
 
 def _by_lag(batch: TokenBatch, mask: SequenceMask, kept: torch.Tensor | None) -> dict[str, torch.Tensor]:

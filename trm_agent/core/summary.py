@@ -11,6 +11,7 @@ from trm_agent.core.diagnostics import FIRST_TURNS, SequenceStatistics, UpdateSt
 from trm_agent.core.divergences import token_kl_k2
 from trm_agent.core.horizon import effective_horizon
 from trm_agent.core.lags import NUM_LAGS
+from trm_agent.core.sampled_bounds import sampled_bounds
 from trm_agent.core.surrogate import improvement_margin
 
 MAX_KL_QUANTILES = (50, 90, 99)
@@ -177,14 +178,18 @@ def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torc
 
 
 def _bounds(update: UpdateStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the paper's bounds, with largest and mean divergence over the sampled contexts instead of all."""
+    """Return the paper's bounds, with divergences of the sampled contexts in place of all reachable ones, and ours."""
     rows = update.sequences
     horizon = rows.num_tokens.max()
     max_kl, kl_seq = rows.max_kl[finite].double().max(), rows.sum_kl[finite].double().mean()
     mean_tv = update.position_tv[: int(horizon)] / finite.sum()
     bounds = error_bounds(horizon, max_kl, kl_seq, mean_tv=mean_tv)
+    sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
     named = {f"bound_{field.name}": getattr(bounds, field.name) for field in fields(bounds)}
+    named |= sampled_bounds(horizon, sums, finite[rows.has_tokens])
     return named | {
+        # every bound of the paper may be halved
+        "bound_unified_halved": named["bound_unified"] / 2,
         "kl_seq": kl_seq,
         "effective_horizon": effective_horizon(
             max_kl, rows.sum_kl[finite].double().sum() / rows.num_tokens[finite].sum()

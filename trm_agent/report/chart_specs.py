@@ -241,9 +241,9 @@ CHARTS = (
         "bounds",
         "Bounds",
         "Error bounds",
-        ((r"trm/bound_(\w+)", "{0}"),),
+        ((r"trm/bound_(\w+)(?<!_low)(?<!_high)", "{0}"),),
         log=True,
-        about="With the sampled contexts' divergences; above 1 a bound says nothing.",
+        about="With the sampled contexts' divergences; above 1 a bound says nothing. Bands: 90 % bootstrap interval.",
     ),
     ChartSpec(
         "horizon",
@@ -260,6 +260,7 @@ CHARTS = (
         (
             ("trm/surrogate_gain", "gain"),
             ("trm/surrogate_gain_masked", "gain, kept tokens"),
+            ("trm/surrogate_gain_stop", "gain, tokens before the first context outside"),
             ("trm/margin", "margin"),
         ),
     ),

@@ -61,6 +61,8 @@ def _series(spec: ChartSpec, run: int, source: Source) -> list[dict[str, Any]]:
             }
             if spec.name == "validation":
                 entry |= _band(source, points, metric)
+            elif f"{metric}_low" in names:
+                entry |= {end: [number(row.get(f"{metric}_{end}")) for row in points] for end in ("low", "high")}
             if any(value is not None for value in entry["y"]):
                 found.append(entry)
     return found

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from trm_agent.core.divergences import masked_log_ratio
+from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound, token_chi2
+from trm_agent.core.divergences import masked_log_ratio, token_kl_k3
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
 from trm_agent.core.summary import acceptance_by_length, least_threshold, or_infinite, summarize
@@ -17,6 +18,7 @@ from trm_agent.trust_region.recording import REPLAYED
 from trm_agent.trust_region.settings import TrmConfig
 from trm_fields import SHARE, refuse
 
+OF_EXPECTATIONS = ("bound_chi2_kl", "bound_stop")
 STATISTICS = tuple(name for name, row in CRITERIA.items() if row.statistic)
 
 
@@ -162,13 +164,17 @@ def recommend(values: torch.Tensor, target_acceptance: float) -> float:
 
 
 def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, float]:
-    """Return the paper's bounds from the divergences at the sampled contexts of the kept sequences."""
+    """Return the paper's bounds from the divergences at the sampled contexts of the kept sequences.
+
+    Ours are of expectations over all rollouts: of a part of them they would bound nothing.
+    """
     if not kept.any():
         return {}
     rows = kept.nonzero().flatten()
     part = Batch(batch.tokens.rows(rows), batch.reward[rows], 0)
     names = ("bound_", "effective_horizon")
-    return {name: value for name, value in masked(part, trm).items() if name.startswith(names)}
+    found = masked(part, trm).items()
+    return {name: value for name, value in found if name.startswith(names) and not name.startswith(OF_EXPECTATIONS)}
 
 
 def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
@@ -198,13 +204,15 @@ def recompute(dump: Dump) -> dict[str, float] | None:
     With estimator `replayed` the policy in training is cut to the tokens that the rollout could draw.
 
     Returns:
-        The number of tokens compared, the largest differences from the trainer's log, and what that of KL has beyond
-        a thousandth of it; without a cut also the number of logged KLs outside the interval that the rollout's top
-        `settings["top_k"]` would have given. None without distributions.
+        The number of tokens compared, the largest differences from the trainer's log, what that of KL has beyond a
+        thousandth of it, and the pooled chi2-KL bound from the distributions and from the sampled tokens; without a
+        cut also the number of logged KLs outside the interval that the rollout's top `settings["top_k"]` would have
+        given. None without distributions.
     """
     is_cut = dump.settings.get("estimator") == REPLAYED
     largest = {"kl": 0.0, "tv": 0.0, "beyond": 0.0}
     num_tokens = num_outside = 0
+    sums: dict[str, list[torch.Tensor]] = {"chi2_kl_exact": [], "chi2_kl_sampled": []}
     for row in dump.table.to_pylist():
         if row["full_log_probs"] is None:
             continue
@@ -214,7 +222,7 @@ def recompute(dump: Dump) -> dict[str, float] | None:
             for name in ("full_log_probs", "rollout_full_log_probs")
         )
         if is_cut:
-            ours = ours.masked_fill(theirs == -torch.inf, -torch.inf)
+            ours = ours.masked_fill(theirs == -torch.inf, -torch.inf).log_softmax(dim=-1)
         exact = exact_divergences(theirs, ours)
         sampled = np.asarray(row["response_mask"], dtype=bool)
         logged_kl, logged_tv = (
@@ -226,6 +234,12 @@ def recompute(dump: Dump) -> dict[str, float] | None:
         found = {"kl": apart, "tv": (logged_tv - exact.tv).abs()[known], "beyond": apart - 1e-3 * exact.kl[known]}
         largest = {name: max([value, *found[name].tolist()]) for name, value in largest.items()}
         num_tokens += int(known.sum())
+        of_theta, of_roll = (
+            torch.tensor(np.asarray(row[name], np.float64)[sampled]) for name in ("log_probs", "rollout_log_probs")
+        )
+        log_ratio = of_theta - of_roll
+        sums["chi2_kl_exact"].append(_chi2_and_delayed_kl(token_chi2(theirs, ours), exact.kl))
+        sums["chi2_kl_sampled"].append(_chi2_and_delayed_kl(log_ratio.expm1().square(), token_kl_k3(log_ratio)))
         if is_cut:
             continue
         top = theirs.topk(min(dump.settings["top_k"], row["vocab_size"]))
@@ -236,8 +250,18 @@ def recompute(dump: Dump) -> dict[str, float] | None:
     if not num_tokens:
         return None
     differences = {f"{name}_difference": largest[name] for name in ("kl", "tv")}
-    told = {"tokens": num_tokens, **differences, "kl_beyond_a_thousandth": largest["beyond"]}
+    longest = int(dump.response_mask.sum(axis=1).max())
+    bounds = {
+        name: pooled_chi2_kl_bound(longest, *torch.stack(rows).mean(dim=0).clamp(min=0)).item()
+        for name, rows in sums.items()
+    }
+    told = {"tokens": num_tokens, **differences, "kl_beyond_a_thousandth": largest["beyond"], **bounds}
     return told if is_cut else {**told, "outside_topk_interval": num_outside}
+
+
+def _chi2_and_delayed_kl(chi2: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+    """Return sum_t chi2_t and sum_t (t - 1) KL_t of one sequence, shape (2,), float64."""
+    return torch.stack([chi2.sum(), (kl * torch.arange(len(kl))).sum()]).double()
 
 
 def _mean(values: torch.Tensor) -> float | None:

@@ -1,0 +1,89 @@
+"""What every sequence adds to the bounds that are made of means: chi2-KL, and the guarantee of stop.
+
+Over the model's tokens t = 1 .. T of a sequence: sum_t (rho_t - 1)^2, whose expectation is sum_t E_roll[chi2(c_t)];
+sum_t KL(c_t); and sum_t (t - 1) KL(c_t). The KL is measured where both distributions are known, else k3.
+"""
+
+import math
+
+import torch
+
+from trm_agent.core.stop import before_first_outside
+from trm_agent.core.token_batch import TokenBatch
+
+
+def bound_sums(
+    batch: TokenBatch,
+    kl: torch.Tensor,
+    positions: torch.Tensor,
+    *,
+    sum_kl: torch.Tensor,
+    gain: torch.Tensor,
+    stopped: torch.Tensor,
+    max_kl: float,
+) -> dict[str, torch.Tensor]:
+    """Sum over each sequence what the bounds are made of.
+
+    Args:
+        batch: with its divergences, 0 on what the model did not sample.
+        kl: from `unbiased_kl`, shape (batch, response_length), nats.
+        positions: number t of each token of the model, same shape.
+        sum_kl: sum_t of `kl`, shape (batch,), nats.
+        gain: sum_t A (rho - 1), shape (batch,).
+        stopped: bool, a context of the sequence is outside, shape (batch,).
+        max_kl: delta of stop, which kl_for_max is compared with, nats; infinity for none.
+
+    Returns:
+        Shape (batch,) each: `chi2`, `kl`, `delayed_kl`; with a delta `stop_max_kl`, which is delta, `stopped`, and over
+        the tokens before the first context outside `stop_chi2`, `stop_kl`, `stop_delayed_kl`, `stop_gain`.
+    """
+    deviation = batch.divergences.ratio_deviation
+    sums = _sums(deviation, kl, positions, sum_kl)
+    if math.isinf(max_kl):
+        return sums
+    cut = _rows_to_cut(stopped)
+    before = before_first_outside(batch.divergences.kl_for_max.upper[cut], max_kl)
+    deviation_before, kl_before = (torch.where(before, values[cut], 0.0) for values in (deviation, kl))
+    of_cut = _sums(deviation_before, kl_before, positions[cut], kl_before.sum(dim=-1))
+    of_cut["gain"] = (batch.advantages[cut] * deviation_before).sum(dim=-1)
+    of_stop = {
+        f"stop_{name}": whole.index_copy(0, cut, of_cut[name].to(whole.dtype))
+        for name, whole in (sums | {"gain": gain}).items()
+    }
+    threshold = torch.full_like(sum_kl, max_kl, dtype=torch.float64)
+    return sums | of_stop | {"stop_max_kl": threshold, "stopped": stopped}
+
+
+def unbiased_kl(batch: TokenBatch) -> torch.Tensor:
+    """Return KL(roll || theta) of each token where it is measured (upper bound), else k3.
+
+    Args:
+        batch: with its divergences.
+
+    Returns:
+        Shape (batch, response_length), nats.
+    """
+    divergences = batch.divergences
+    if divergences.sampled and batch.avg_estimator != "k3":
+        return divergences.ratio_deviation - batch.log_ratio
+    return divergences.kl_for_avg.upper
+
+
+def _sums(
+    deviation: torch.Tensor, kl: torch.Tensor, positions: torch.Tensor, sum_kl: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    # a new tensor, so that the product may take its place
+    delayed = positions.to(kl.dtype).mul_(kl).sum(dim=-1) - sum_kl
+    # rounding leaves k3 of equal policies a little below 0
+    return {
+        "chi2": torch.linalg.vector_norm(deviation, dim=-1).square(),
+        "kl": sum_kl.clamp(min=0),
+        "delayed_kl": delayed.clamp(min=0),
+    }
+
+
+def _rows_to_cut(stopped: torch.Tensor) -> torch.Tensor:
+    """Return the sequences whose tokens must be looked at again: on a device all, which spares a synchronisation."""
+    if stopped.device.type == "cpu":
+        return stopped.nonzero().squeeze(-1)
+    return torch.arange(len(stopped), device=stopped.device)

@@ -1,0 +1,90 @@
+"""What a criterion's threshold would bound, if what it demands of the kept sequences held on every reachable path."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from trm_agent.core.bounds import pinsker, pinsker_marginal_bound, tail_weights
+from trm_agent.core.chi2_bounds import path_sum_bound
+from trm_agent.trust_region.settings import TrmConfig
+
+
+@dataclass(frozen=True)
+class CriterionBound:
+    """A bound on |J(theta) - J(roll) - L'| for rewards in [0, 1], ours, that follows from a criterion's threshold."""
+
+    equation: str
+    """Bound in terms of T, the longest sequence, and the criterion's settings."""
+    premise: str
+    """What must hold, which a sample cannot show."""
+    value: Callable[[int, float, TrmConfig], torch.Tensor]
+    """Function of T, the threshold and the other settings."""
+
+
+def of_max(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
+    """Return half the Pinsker-Marginal bound: delta holds for every token."""
+    return pinsker_marginal_bound(horizon, pinsker(threshold), threshold) / 2
+
+
+def of_avg(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
+    """Return the path-sum bound with K = T d."""
+    return path_sum_bound(horizon, horizon * threshold)
+
+
+def of_length_neutral(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
+    """Return the threshold times Z: |Error| <= E_roll[W], and W <= threshold Z."""
+    limit = torch.inf if trm.max_token_kl is None else trm.max_token_kl
+    weights = tail_weights(
+        torch.arange(horizon, dtype=torch.float64),
+        max_kl=torch.tensor(limit, dtype=torch.float64),
+        max_tv=None if trm.max_token_tv is None else torch.tensor(trm.max_token_tv, dtype=torch.float64),
+    )
+    return threshold * weights.sum()
+
+
+def of_ratio_deviation(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
+    """Return T times the threshold: |Error| <= E_roll[sum_t |rho_t - 1|], since no weight is above 1."""
+    return torch.tensor(horizon * threshold, dtype=torch.float64)
+
+
+CRITERION_BOUNDS = {
+    "max": CriterionBound(
+        "2 sqrt(d/2) sum_t min(1, sqrt((t-1) d/2)), d the threshold",
+        "no reachable context is above the threshold",
+        of_max,
+    ),
+    "avg": CriterionBound(
+        "min(K sqrt(T/2), sqrt(2 T K)), K = T times the threshold",
+        "the KL along every reachable path adds up to at most T times the threshold",
+        of_avg,
+    ),
+    "ln": CriterionBound(
+        "threshold times Z",
+        "every reachable path is within the threshold, and no reachable context above max_token_kl and max_token_tv",
+        of_length_neutral,
+    ),
+    "ser": CriterionBound(
+        "T times the threshold",
+        "every reachable path is within the threshold",
+        of_ratio_deviation,
+    ),
+}
+"""Criterion -> its bound. Criteria without a row have none that is known."""
+
+
+def criterion_bound(criterion: str, horizon: int, threshold: float | None, trm: TrmConfig) -> float | None:
+    """Return the bound that a threshold suggests.
+
+    Args:
+        criterion: its name.
+        horizon: T, tokens of the model in the longest sequence.
+        threshold: in the criterion's unit; None for none.
+        trm: the other settings.
+
+    Returns:
+        The bound; None without a threshold, or where no bound of the criterion is known.
+    """
+    if threshold is None or criterion not in CRITERION_BOUNDS:
+        return None
+    return CRITERION_BOUNDS[criterion].value(horizon, threshold, trm).item()
