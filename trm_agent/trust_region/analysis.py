@@ -1,10 +1,13 @@
-"""The effect of other thresholds on a dump of rollouts: masks and bounds alone, without model or trainer."""
+"""What a dump of rollouts tells without model or trainer: other thresholds, growth with depth, the sampler's record."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from trm_agent.core.diagnostics import finite_sequences
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.intervals import topk_intervals
@@ -12,7 +15,9 @@ from trm_agent.core.summary import acceptance_by_length, least_threshold, or_inf
 from trm_agent.core.token_batch import DivergenceBounds, TokenBatch
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.dump import Dump
+from trm_agent.trust_region.growth import Growth, growth
 from trm_agent.trust_region.masking import examine, sequence_statistic
+from trm_agent.trust_region.sampler_check import Draws, SamplerCheck
 from trm_agent.trust_region.settings import TrmConfig
 from trm_fields import SHARE, refuse
 
@@ -34,6 +39,18 @@ class Batch:
     def lengths(self) -> torch.Tensor:
         """Return the number of the model's tokens in each sequence."""
         return self.tokens.lengths
+
+
+@dataclass(frozen=True)
+class _Played:
+    """See `sampler_check.Played`."""
+
+    step: int
+    record: dict[str, Any]
+    response_ids: np.ndarray
+    response_mask: np.ndarray
+    rollout_top_ids: np.ndarray
+    rollout_top_log_probs: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -90,6 +107,8 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
         measured,
         max_estimator=trm.max_estimator,
         avg_estimator=trm.avg_estimator,
+        lags=_lags(dump, mask, rows),
+        prompt_lengths=None if dump.prompt_lengths is None else torch.from_numpy(dump.prompt_lengths)[rows],
     )
     return Batch(tokens, reward, int((~rows).sum()))
 
@@ -102,6 +121,33 @@ def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
     """
     _, statistics = examine(trm, batch.tokens)
     return {name: value.item() for name, value in summarize(statistics).items()}
+
+
+def depth_growth(batch: Batch, trm: TrmConfig) -> Growth | None:
+    """Judge whether the divergence of the average criterion grows with depth; None without the prompts."""
+    _, statistics = examine(trm, batch.tokens)
+    rows = statistics.sequences
+    if not rows.by_depth:
+        return None
+    finite = finite_sequences(rows)
+    return growth(*(rows.by_depth[name][finite].double().numpy() for name in ("tokens", "depth", "kl")))
+
+
+def sampler_check(dump: Dump) -> SamplerCheck | None:
+    """Test whether the recorded log-probs are the sampler's; None where the most likely tokens were not recorded.
+
+    Raises:
+        ValueError: a recorded log-prob is impossible.
+    """
+    names, draws = [item.name for item in fields(_Played)], Draws()
+    columns = [{"record": "episode"}.get(name, name) for name in names]
+    if not set(columns) <= set(dump.table.column_names):
+        return None
+    for step, record, *lists in zip(*(dump.table[name] for name in columns), strict=True):
+        if record.is_valid and all(values.is_valid for values in lists):
+            arrays = (values.values.to_numpy(zero_copy_only=False) for values in lists)
+            draws.add(_Played(step.as_py(), json.loads(record.as_py()), *arrays))
+    return draws.check()
 
 
 def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
@@ -224,6 +270,14 @@ def recompute(dump: Dump) -> dict[str, float] | None:
         return None
     differences = {f"{name}_difference": value for name, value in largest.items()}
     return {"tokens": num_tokens, **differences, "outside_topk_interval": num_outside}
+
+
+def _lags(dump: Dump, mask: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
+    """Return the updates between the policy that sampled each token and the one that its step began with."""
+    if dump.rollout_versions is None:
+        return None
+    lags = torch.from_numpy(dump.step - 1).unsqueeze(-1) - torch.from_numpy(dump.rollout_versions)
+    return torch.where(mask, lags[rows], -1)
 
 
 def _mean(values: torch.Tensor) -> float | None:
