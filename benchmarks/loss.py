@@ -69,7 +69,7 @@ def calls_of(
     from trm_agent.trust_region.masking import decide
     from trm_agent.trust_region.settings import TrmConfig
     from trm_agent.verl_plugin.actor.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
-    from trm_agent.verl_plugin.actor.update import collect_update
+    from trm_agent.verl_plugin.actor.update import MicroBatch, collect_update, set_micro_batch
 
     batch_info = {"dp_size": 1, "batch_num_tokens": int(mask.sum()), "global_batch_size": len(rollout)}
     common = {"rollout_n": 1, "ppo_micro_batch_size_per_gpu": 1, "global_batch_info": batch_info}
@@ -80,6 +80,8 @@ def calls_of(
     rejecting_config = FSDPActorConfig(policy_loss=rejecting, **common)
     trm_config = FSDPActorConfig(policy_loss=TrmPolicyLossConfig(trm=trm), **common)
     arguments = {"advantages": advantages, "response_mask": mask}
+    # known to our engine alone, which measures by depth
+    prompts = torch.arange(len(rollout), device=rollout.device) * 37
     number_mask = {"advantages": advantages, "response_mask": mask.float()}
 
     def vanilla(leaf: torch.Tensor) -> torch.Tensor:
@@ -97,6 +99,7 @@ def calls_of(
 
     def with_diagnostics(leaf: torch.Tensor) -> torch.Tensor:
         with collect_update() as update:
+            set_micro_batch(MicroBatch(prompt_lengths=prompts))
             loss, _ = compute_policy_loss_trm(old_log_prob=rollout, log_prob=leaf, config=trm_config, **arguments)
         update.metrics()
         return loss

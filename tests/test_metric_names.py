@@ -38,6 +38,13 @@ def keys(tree: ast.AST) -> set[str]:
     return {name for name in found if name}
 
 
+def keys_of_metrics(path: Path) -> set[str]:
+    """The names that the functions of a file write whose own names say that they form metrics."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name.endswith("_metrics")]
+    return {name for function in functions for name in keys(function)}
+
+
 def written() -> set[str]:
     names = set()
     for path in WRITERS:
@@ -49,6 +56,7 @@ def written() -> set[str]:
     # `bound_*` of summarize is one field each
     sources = [(PACKAGE / "core" / file).read_text(encoding="utf-8") for file in ("summary.py", "sampled_bounds.py")]
     of_updates = {name for source in sources for name in keys(ast.parse(source))} - {"bound_*", "*"}
+    of_updates |= {name for path in PACKAGE.glob("core/*.py") for name in keys_of_metrics(path)}
     names |= {f"trm/{name}" for name in of_updates} | {f"trm/bound_{field.name}" for field in fields(ErrorBounds)}
     limits = [row.limits for row in CRITERIA.values() if row.limits]
     names |= {limit.metric for limit in limits}

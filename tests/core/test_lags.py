@@ -81,10 +81,29 @@ def test_no_split_of_a_batch_shows(split):
     whole = summarize(examine(trm, batch())[1])
     parts = [examine(trm, batch().rows(torch.tensor(rows)))[1] for rows in split]
     joined = summarize(concatenate(parts))
-    names = [name for name in whole if "_lag_" in name]
-    assert len(names) == 12
+    names = [name for name in whole if "_lag_" in name or "_span_" in name]
+    assert len(names) == 21
     assert {name: joined[name].item() for name in names} == pytest.approx(
         {name: whole[name].item() for name in names}, rel=1e-6
+    )
+
+
+def test_the_span_of_a_sequence_is_from_its_oldest_to_its_newest_token():
+    # lags 1, 1, 0; 7, 1, 0; four times 0; none: spans 1, 7 (three or more), 0
+    update = examine(TrmConfig(max_token_kl=0.05), batch())[1]
+    assert update.sequences.by_lag["span"].tolist() == [1, 3, 0, -1]
+    found = {name: value.item() for name, value in summarize(update).items() if "_span_" in name}
+    assert found == pytest.approx(
+        {
+            **{f"sequences_span_{span}": 1 / 3 for span in (0, 1, 3)},
+            "acceptance_span_0": 1.0,
+            "acceptance_span_1": 1.0,
+            "acceptance_span_3": 0.0,
+            "token_kl_mean_span_0": 0.0,
+            "token_kl_mean_span_1": k3(0.2) / 3,
+            "token_kl_mean_span_3": (k3(0.4) + k3(0.1)) / 3,
+        },
+        rel=1e-5,
     )
 
 

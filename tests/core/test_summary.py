@@ -24,7 +24,7 @@ def settings(criterion: str, **more) -> TrmConfig:
     return TrmConfig(criterion=criterion, ratio_truncation=1.05, **(thresholds | more))
 
 
-def measured(trm: TrmConfig, tensors: Tensors, noise: torch.Tensor | None):
+def measured(trm: TrmConfig, tensors: Tensors, noise: torch.Tensor | None, prompts: torch.Tensor | None = None):
     log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask).detach()
     divergences = None
     if noise is not None:
@@ -32,7 +32,14 @@ def measured(trm: TrmConfig, tensors: Tensors, noise: torch.Tensor | None):
         interval = Interval(kl * (1 - noise), kl * (1 + noise))
         tv = log_ratio.expm1().abs() / 2
         divergences = BatchDivergences(interval, interval, Interval(tv, tv * (1 + noise)), log_ratio.expm1())
-    batch = TokenBatch(log_ratio, tensors.rollout_log_probs, tensors.advantages, tensors.response_mask, divergences)
+    batch = TokenBatch(
+        log_ratio,
+        tensors.rollout_log_probs,
+        tensors.advantages,
+        tensors.response_mask,
+        divergences,
+        prompt_lengths=prompts,
+    )
     return examine(trm, batch)[1]
 
 
@@ -76,11 +83,12 @@ def test_no_metric_depends_on_how_the_update_was_split(criterion, intervals, fin
     batch = to_tensors(reference.random_batch(seed, num_sequences=14)) if finite else awkward_batch(seed)
     noise = torch.rand(batch.response_mask.shape, generator=torch.Generator().manual_seed(seed)).double() / 2
     trm = settings(criterion, **({"estimator": "topk"} if intervals else {}))
-    expected = summarize(measured(trm, batch, noise if intervals else None))
-    assert len(expected) > 30
+    prompts = torch.randint(300, (14,), generator=torch.Generator().manual_seed(seed))
+    expected = summarize(measured(trm, batch, noise if intervals else None, prompts))
+    assert len(expected) > 50
     for borders, extra in (([0, 1, 4, 9, 14], 2), (list(range(15)), 0)):
         parts = [
-            measured(trm, part, part_noise if intervals else None)
+            measured(trm, part, part_noise if intervals else None, prompts[start:end])
             for start, end in itertools.pairwise(borders)
             for part, part_noise in [trimmed(batch, noise, slice(start, end), extra)]
         ]

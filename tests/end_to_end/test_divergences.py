@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.training import assert_complete, steps, train
-from trm_agent.trust_region import analysis
 from trm_agent.trust_region.dump import read_dump
+from trm_agent.trust_region.recomputation import recompute
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 LOSS = "actor_rollout_ref.actor.policy_loss"
@@ -42,7 +42,7 @@ def test_the_exact_divergence_is_that_of_both_engines_distributions(tmp_path: Pa
         turns = json.loads(row["episode"])["turns"]
         spoken = [position for turn in turns for position in range(turn["start"], turn["stop"])]
         assert spoken == [position for position, sampled in enumerate(row["response_mask"]) if sampled]
-    again = analysis.recompute(dump)
+    again = recompute(dump)
     assert again is not None
     assert again["tokens"] == dump.response_mask.sum()
     # both sides are float32 sums over 563 tokens
@@ -73,7 +73,7 @@ def test_a_replayed_rollout_is_compared_on_the_tokens_that_it_could_draw(tmp_pat
         assert (row["trm/undecided"], row["trm/kept_set_cut"]) == (0, 0)
     dump = read_dump(run / "rollouts")
     assert dump.settings["estimator"] == "replayed"
-    again = analysis.recompute(dump)
+    again = recompute(dump)
     assert again is not None
     assert again["tokens"] == dump.response_mask.sum() > 300
     assert again["kl_beyond_a_thousandth"] < 1e-6

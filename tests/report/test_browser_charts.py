@@ -1,11 +1,13 @@
 """Charts in a headless Chromium: steps are chosen, values smoothed, equal lines named."""
 
+import itertools
 import json
 
 import pytest
 
 from tests.report.browser import NEEDS_BROWSER, launched, opened
 from tests.report.synthetic import write_evaluation, write_run
+from tests.report.test_diagnostics import MEAN_DEPTHS, run_with
 from trm_agent.report.build import build_report
 
 pytestmark = [pytest.mark.slow, NEEDS_BROWSER]
@@ -64,4 +66,25 @@ def test_steps_are_chosen_values_smoothed_and_equal_lines_named(tmp_path) -> Non
         assert len(points()) == 11
         page.mouse.dblclick(*place(20))
         assert len(points()) == 41
+        assert (found.errors, found.requests) == ([], [])
+
+
+def test_the_chart_by_depth_has_two_logarithmic_axes_and_its_verdict(tmp_path) -> None:
+    # a power law is a straight line there
+    run = run_with(tmp_path / "run", 0.5)
+    with launched() as chrome, opened(chrome, build_report([run], tmp_path / "page.html").path) as found:
+        page, chart = found.page, "#chart-by_depth"
+        assert "growing with depth" in page.locator(f"{chart} h3").inner_text().lower()
+        assert page.locator(f"{chart} circle").count() == len(MEAN_DEPTHS)
+        ticks = page.locator(f"{chart} svg text[text-anchor=middle]").all_inner_texts()
+        assert ticks == ["128", "256", "512"]
+        lines = [line.get_attribute("points") or "" for line in page.locator(f"{chart} polyline").all()]
+        points = [[float(number) for number in pair.split(",")] for pair in lines[0].split()]
+        steps = [(x[0] - before[0], x[1] - before[1]) for before, x in itertools.pairwise(points)]
+        # depths double: equal steps to the right, and up
+        assert len(steps) == 3
+        for step in steps[1:]:
+            assert step == pytest.approx(steps[0], abs=0.2)
+        assert steps[0][1] < 0
+        assert lines[0] == lines[1]
         assert (found.errors, found.requests) == ([], [])

@@ -12,6 +12,7 @@ from trm_agent.cli import main
 from trm_agent.trust_region import analysis
 from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
 from trm_agent.trust_region.dump import DIVERGENCES, read_dump, write_dump
+from trm_agent.trust_region.recomputation import recompute
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 
 
@@ -104,7 +105,7 @@ def test_exact_divergences_are_recomputed_from_the_distributions(tmp_path):
     for name, values in (("full_log_probs", ours), ("rollout_full_log_probs", theirs)):
         entry[name] = values.numpy().tobytes()
     entry["vocab_size"] = 5
-    again = analysis.recompute(read_dump(write(tmp_path, [entry])))
+    again = recompute(read_dump(write(tmp_path, [entry])))
     assert again["tokens"] == 2
     assert again["kl_difference"] < 1e-6
     assert again["tv_difference"] < 1e-6
@@ -113,7 +114,7 @@ def test_exact_divergences_are_recomputed_from_the_distributions(tmp_path):
     assert again["chi2_kl_exact"] == pytest.approx((chi2 * min(1, kl[1].item() / 2)) ** 0.5, rel=1e-5)
     assert again["chi2_kl_sampled"] == 0.0
     entry["kl_upper"] = [0.0, math.nan, 0.0]
-    wrong = analysis.recompute(read_dump(write(tmp_path, [entry])))
+    wrong = recompute(read_dump(write(tmp_path, [entry])))
     assert wrong["kl_difference"] == pytest.approx(kl.max().item(), rel=1e-5)
 
 
@@ -130,7 +131,7 @@ def test_of_a_replayed_rollout_both_policies_are_cut_to_its_tokens(tmp_path):
     for name, values in (("full_log_probs", ours.log_softmax(-1)), ("rollout_full_log_probs", theirs)):
         entry[name] = values.numpy().tobytes()
     entry["vocab_size"] = 5
-    again = analysis.recompute(read_dump(write(tmp_path, [entry], TrmConfig(estimator="replayed"))))
+    again = recompute(read_dump(write(tmp_path, [entry], TrmConfig(estimator="replayed"))))
     assert again["tokens"] == 1
     assert again["kl_difference"] < 1e-6
     assert again["tv_difference"] < 1e-6
@@ -259,3 +260,72 @@ def test_a_run_folder_will_do_and_rounding_recommends_no_threshold(tmp_path, cap
     write(tmp_path, FOUR, name="step_000002")
     assert main(["analyze", str(tmp_path)]) == 0
     assert "For an acceptance of 90 %: threshold 0.08" in capsys.readouterr().out
+
+
+def deep_row(power: float, number: int) -> dict:
+    """600 tokens behind a prompt of 40, of a divergence that grows with a power of the depth; number tells rows apart."""
+    depths = np.arange(40, 640)
+    size = 1e-2 * (depths / 100) ** (power / 2)
+    entry = row((size * np.random.default_rng(number).choice([-1.0, 1.0], 600)).tolist())
+    return entry | {"prompt_ids": [1] * 39}
+
+
+def test_growth_with_depth_is_said_of_a_dump(tmp_path, capsys):
+    for power, kind in ((0.0, "flat"), (0.8, "growing")):
+        folder = write(tmp_path / kind, [deep_row(power, number) for number in range(4)])
+        assert main(["analyze", str(folder), "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        found = result["by_depth"]
+        assert found["kind"] == kind
+        assert found["slope"] == pytest.approx(power, abs=0.03)
+        assert [each["tokens"] for each in found["bins"]] == [
+            result["mask"][f"num_tokens_depth_{first}"] for first in (64, 128, 256, 512)
+        ]
+        assert main(["analyze", str(folder)]) == 0
+        text = capsys.readouterr().out
+        assert f"Mismatch by depth in the context: {kind}" in text
+        assert "not tested" in text
+
+
+def test_versions_in_a_dump_give_its_lags(tmp_path):
+    # of step 3, which began with version 2; the token of the environment has none
+    entry = row([0.1, 0.0, 0.0], step=3) | {"rollout_versions": [0, -1, 1, 2]}
+    metrics = analysis.masked(analysis.load(read_dump(write(tmp_path, [entry])), TrmConfig()), TrmConfig())
+    assert [metrics[f"tokens_lag_{lag}"] for lag in (0, 1, 2)] == pytest.approx([1 / 3] * 3)
+    assert metrics["sequences_span_2"] == 1
+
+
+def played_row(number: int, drawn: bool) -> dict:
+    """Three tokens whose most likely alternative has a probability of one half, and was drawn or not."""
+    entry = row([0.0, 0.0, 0.0])
+    top = [(token if drawn else token + 100) if sampled else -1 for token, sampled in enumerate(entry["response_mask"])]
+    log_probs = [math.log(0.5) if sampled else math.nan for sampled in entry["response_mask"]]
+    record = {"task": "t", "timings": {"total": 1.0 + number}}
+    return entry | {"rollout_top_ids": top, "rollout_top_log_probs": log_probs, "episode": json.dumps(record)}
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_the_samplers_record_is_tested_on_a_dump(tmp_path, capsys, share):
+    rows = [played_row(number, number < share * 100) for number in range(100)]
+    # another update holds the same episodes
+    folder = write(tmp_path, rows)
+    write(tmp_path, [each | {"update": 1} for each in rows], name="step_000001.update_001")
+    assert main(["analyze", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["sampler"]
+    assert found["tokens"] == 300
+    assert found["is_false"] == (share > 0.5)
+    (bucket,) = found["buckets"]
+    assert (bucket["low"], bucket["expected"], bucket["observed"]) == pytest.approx((0.5, 0.5, share))
+    assert main(["analyze", str(folder)]) == 0
+    told = "no: the most likely token was drawn more often" if share > 0.5 else "nothing speaks against it"
+    assert f"Are the recorded log-probs the sampler's own? {told}" in capsys.readouterr().out
+
+
+def test_a_run_that_left_episodes_out_is_shown_and_not_judged(tmp_path, capsys):
+    folder = write(tmp_path, [played_row(number, True) for number in range(100)])
+    (tmp_path / "config.yaml").write_text("algorithm: {filter_groups: {enable: true}}\n")
+    for path in (tmp_path, folder, next(folder.iterdir())):
+        assert main(["analyze", str(path)]) == 0
+        text = capsys.readouterr().out
+        assert "not judged: algorithm.filter_groups.enable=true" in text
+        assert "100.00 %" in text

@@ -126,6 +126,34 @@ def test_only_the_chosen_tasks_are_collected_each_with_its_own_tokens():
     assert firsts == [0, 2, 4]
 
 
+def test_the_most_likely_tokens_are_collected_of_whole_distributions_and_of_the_likeliest():
+    data, width = micro_batch([7, 8], True)
+    log_probs = torch.tensor([-0.5, -1.0]).log_softmax(-1)
+
+    def rows(data) -> list[dict]:
+        update = Update(step=3, dump=DumpConfig())
+        nothing = torch.zeros(2, dtype=torch.bool)
+        update.parts.append(SimpleNamespace(sequences=SimpleNamespace(accepted=~nothing, rejected_by={})))
+        collect_rows(update, data, torch.full((2, width), -2.0), None, None)
+        return update.rows
+
+    assert "rollout_top_ids" not in rows(data)[0]
+    lengths = [len(mask) for mask in data["response_mask"].unbind()]
+
+    def nested(values: torch.Tensor) -> torch.Tensor:
+        return torch.nested.as_nested_tensor([values.expand(length, -1) for length in lengths], layout=torch.jagged)
+
+    listed = data.clone()
+    listed["rollout_top_ids"], listed["rollout_top_log_probs"] = nested(torch.tensor([5, 2])), nested(log_probs)
+    whole = data.clone()
+    whole["rollout_full_log_probs"] = nested(torch.tensor([-9.0, -8.0, -7.0, -6.0, -5.0, 0.0]).log_softmax(-1))
+    for of, largest in ((listed, log_probs[0]), (whole, whole["rollout_full_log_probs"].values().max())):
+        found = rows(of)[1]
+        # three tokens, of which the model sampled the last two
+        assert found["rollout_top_ids"] == [-1, 5, 5]
+        np.testing.assert_allclose(found["rollout_top_log_probs"], [np.nan, largest, largest], rtol=1e-6)
+
+
 def test_without_records_the_prompt_names_the_task():
     rows = collected([7, 8, 7], frozenset({task_of_prompt([7])}), with_records=False)
     assert [row["task"] for row in rows] == [task_of_prompt([7])] * 2

@@ -136,6 +136,10 @@ def test_an_update_without_needless_passes_is_the_one_with_all_of_them(tmp_path)
     assert (short.with_gradient, whole.with_gradient) == ([False, True, True], [True, True, True])
     assert expected[1]["grad_norm"] > 0.01
     assert len(expected[2]) == len(ADVANTAGES)
+    # depths 3 to 7, four sampled tokens each; and what the rollout found most likely is in the dump
+    assert expected[1]["TRM/NUM_TOKENS_DEPTH_0"] == [24.0]
+    assert expected[1]["TRM/MEAN_DEPTH_0"] == [(3 + 4 + 6 + 7) / 4]
+    assert all(len(row["rollout_top_ids"]) == RESPONSE for row in expected[2])
     same_gradients(found, expected)
     # as text, in which a number that is not one equals itself
     assert str(found[1:]) == str(expected[1:])

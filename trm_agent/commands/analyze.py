@@ -1,4 +1,4 @@
-"""`trm analyze`: the effect of other thresholds on a dump of rollouts."""
+"""`trm analyze`: the effect of other thresholds on a dump of rollouts, and what the dump says of its run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser = subparsers.add_parser(
         "analyze",
         help=summary,
-        description="Recompute masks and bounds of a dump, without a model. A run writes one with "
+        description="Recompute masks, bounds and diagnostics of a dump, without a model. A run writes one with "
         "actor_rollout_ref.actor.policy_loss.dump.every=N, into its folder's rollouts/.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm analyze runs/math_nano-seed0-001 --criterion max --target 0.9",
@@ -56,9 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: the dump cannot be read, or an option does not fit it.
     """
+    from trm_agent.commands import analyze_diagnostics as diagnostics
     from trm_agent.trust_region import analysis
     from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
     from trm_agent.trust_region.dump import read_dump
+    from trm_agent.trust_region.recomputation import recompute
 
     rollouts = arguments.dump / ROLLOUTS
     dump = read_dump(rollouts if rollouts.is_dir() else arguments.dump)
@@ -73,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     thresholds = arguments.threshold or sorted({*analysis.grid(values), *([used] if used else [])})
     recommended = analysis.recommend(values, arguments.target)
     longest, known = int(batch.lengths.max()), CRITERION_BOUNDS.get(criterion)
+    mask, selected_by = analysis.masked(batch, trm), diagnostics.selection_of(arguments.dump)
+    found = analysis.depth_growth(batch, trm), analysis.sampler_check(dump), selected_by
     result = {
         "sequences": len(values),
         "dropped_nonfinite": batch.num_dropped,
@@ -84,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         "curve": [vars(point) for point in analysis.curve(batch, values, thresholds)],
         "target_acceptance": arguments.target,
         "recommended_threshold": recommended,
-        "mask": analysis.masked(batch, trm),
+        "mask": mask,
         "bounds_recommended": analysis.bounds_of(batch, values <= recommended, trm),
         "bound_of_criterion": known
         and {
@@ -95,9 +99,13 @@ def run(arguments: argparse.Namespace) -> int:
             "recommended": criterion_bound(criterion, longest, recommended, trm),
         },
         "sampled_against_measured": analysis.disagreement(dump, trm),
-        "recomputed_from_distributions": analysis.recompute(dump),
+        "recomputed_from_distributions": recompute(dump),
+        **diagnostics.as_json(*found),
     }
-    print(json.dumps(_finite(result), indent=2, allow_nan=False) if arguments.json else _text(result))
+    if arguments.json:
+        print(json.dumps(_finite(result), indent=2, allow_nan=False))
+    else:
+        print("\n".join([_text(result), *diagnostics.as_text(mask, *found)]))
     return 0
 
 

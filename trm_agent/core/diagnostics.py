@@ -1,4 +1,4 @@
-"""What every sequence of a batch says about the trust region, measured without a host synchronisation."""
+"""What every sequence of a batch says about the trust region; the host waits for no number but that of the turns."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from trm_agent.core.bound_sums import bound_sums, unbiased_kl
+from trm_agent.core.by_depth import depth_statistics
+from trm_agent.core.by_sign import sign_statistics
+from trm_agent.core.effective_sizes import weight_statistics
 from trm_agent.core.lags import lag_statistics
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask
@@ -69,6 +72,12 @@ class SequenceStatistics:
     """bool, shape (batch, NUM_TURN_BINS): has tokens in those turns."""
     turn_inside: torch.Tensor
     """bool, shape (batch, NUM_TURN_BINS): and none of them is above the threshold of kl_for_max."""
+    by_sign: dict[str, torch.Tensor]
+    """See `by_sign.sign_statistics`."""
+    weights: dict[str, torch.Tensor]
+    """See `effective_sizes.weight_statistics`."""
+    by_depth: dict[str, torch.Tensor] = field(default_factory=dict)
+    """See `by_depth.depth_statistics`; empty where the prompts' lengths are not known."""
     by_lag: dict[str, torch.Tensor] = field(default_factory=dict)
     """See `lags.lag_statistics`; empty where all tokens are of one policy."""
     bound_sums: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -112,8 +121,10 @@ def measure_batch(
     lengths, num_turns = positions[:, -1].clone(), turns[:, -1].clone()
     log_ratio, divergences = batch.log_ratio, batch.divergences
     outside = ~(divergences.kl_for_max.upper <= max_threshold)
-    num_kept, gain, kept_gain = _gains(batch, mask, lengths, kept)
     kl, sum_kl, sum_k3 = _kl_sums(batch)
+    gains = batch.advantages * divergences.ratio_deviation
+    num_kept, gain, kept_gain = _gains(gains, mask, lengths, kept)
+    accepted_or_kept = mask.accepted if kept is None else kept
     # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
     largest, peak = divergences.kl_for_max.upper.max(dim=-1, keepdim=True)
     reached, inside = _turn_bins(turns, outside)
@@ -143,6 +154,9 @@ def measure_batch(
         max_turn=turns.gather(-1, peak).squeeze(-1).clamp(min=1),
         turn_reached=reached,
         turn_inside=inside,
+        by_sign=sign_statistics(batch.advantages, gains, batch.response_mask, accepted_or_kept),
+        weights=weight_statistics(log_ratio, divergences.ratio_deviation, batch.response_mask),
+        by_depth=_by_depth(batch, positions, accepted_or_kept),
         by_lag=_by_lag(batch, mask, kept),
         bound_sums=bound_sums(
             batch,
@@ -224,10 +238,9 @@ def position_sums(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor
 
 
 def _gains(
-    batch: TokenBatch, mask: SequenceMask, lengths: torch.Tensor, kept: torch.Tensor | None
+    gains: torch.Tensor, mask: SequenceMask, lengths: torch.Tensor, kept: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of each sequence: the tokens with a gradient, sum_t A (rho - 1), and the same over those tokens."""
-    gains = batch.advantages * batch.divergences.ratio_deviation
     gain = gains.sum(dim=-1)
     if kept is None:
         return torch.where(mask.accepted, lengths, 0), gain, torch.where(mask.accepted, gain, 0.0)
@@ -240,6 +253,13 @@ def _kl_sums(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     k3 = kl if divergences.sampled else divergences.ratio_deviation - batch.log_ratio
     sum_k3, for_avg = k3.sum(dim=-1), divergences.kl_for_avg.upper
     return kl, sum_k3 if for_avg is k3 else for_avg.sum(dim=-1), sum_k3
+
+
+def _by_depth(batch: TokenBatch, positions: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
+    if batch.prompt_lengths is None:
+        return {}
+    kl = batch.divergences.kl_for_avg.upper
+    return depth_statistics(batch.prompt_lengths, batch.response_mask, positions, kept, kl)
 
 
 def _by_lag(batch: TokenBatch, mask: SequenceMask, kept: torch.Tensor | None) -> dict[str, torch.Tensor]:

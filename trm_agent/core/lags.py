@@ -1,13 +1,13 @@
 """Statistics by lag: the updates between the policy that sampled a token and the one that a step began with.
 
 lag_{it} = (version of the step's policy) - (version that sampled y_{it}). The lag of a sequence is that of its oldest
-token: a sequence mask rejects all of it by the worst.
+token: a sequence mask rejects all of it by the worst. Its span is how far its oldest and its newest token lie apart.
 """
 
 import torch
 
 NUM_LAGS = 4
-"""Lags 0, 1, 2, and 3 or more."""
+"""Lags 0, 1, 2, and 3 or more; spans likewise."""
 
 
 def lag_statistics(
@@ -22,14 +22,46 @@ def lag_statistics(
         kl: divergences of the average criterion, 0 where the mask is False, same shape, nats.
 
     Returns:
-        `lag` of each sequence, shape (batch,), -1 without tokens; and by lag, shape (batch, NUM_LAGS): `tokens`, `kept`
-        ones, and the sum of their `kl`.
+        `lag` and `span` of each sequence, shape (batch,), -1 without tokens; and by lag, shape (batch, NUM_LAGS):
+        `tokens`, `kept` ones, and the sum of their `kl`.
     """
     bins = lags.clamp(max=NUM_LAGS - 1)
     of_lag = [response_mask & (bins == lag) for lag in range(NUM_LAGS)]
+    oldest = torch.where(response_mask, lags, -1).amax(dim=-1)
+    newest = torch.where(response_mask, lags, torch.iinfo(lags.dtype).max).amin(dim=-1)
     return {
-        "lag": torch.where(response_mask, bins, -1).amax(dim=-1),
+        "lag": oldest.clamp(max=NUM_LAGS - 1),
+        "span": torch.where(oldest < 0, -1, oldest - newest).clamp(max=NUM_LAGS - 1),
         "tokens": torch.stack([here.sum(dim=-1) for here in of_lag], dim=-1),
         "kept": torch.stack([(here & kept).sum(dim=-1) for here in of_lag], dim=-1),
         "kl": torch.stack([torch.where(here, kl, 0.0).sum(dim=-1) for here in of_lag], dim=-1),
     }
+
+
+def span_metrics(
+    by_lag: dict[str, torch.Tensor], accepted: torch.Tensor, sum_kl: torch.Tensor, finite: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Form the metrics of the sequences of each span that occurs.
+
+    Args:
+        by_lag: rows of `lag_statistics`; empty where all tokens are of one policy.
+        accepted: bool, shape (batch,).
+        sum_kl: divergence of each sequence, shape (batch,), nats.
+        finite: bool, sequences that count in means, shape (batch,).
+
+    Returns:
+        Name -> scalar float64.
+    """
+    metrics: dict[str, torch.Tensor] = {}
+    if not by_lag:
+        return metrics
+    num_sequences, num_tokens = (by_lag["span"] >= 0).double().sum(), by_lag["tokens"].sum(dim=-1)
+    for span in range(NUM_LAGS):
+        own = by_lag["span"] == span
+        if bool(own.any()):
+            metrics[f"sequences_span_{span}"] = own.double().sum() / num_sequences
+            metrics[f"acceptance_span_{span}"] = accepted[own].double().mean()
+        own = own & finite
+        if bool(own.any()):
+            metrics[f"token_kl_mean_span_{span}"] = sum_kl[own].double().sum() / num_tokens[own].sum()
+    return metrics

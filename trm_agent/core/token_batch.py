@@ -101,7 +101,7 @@ def sampled_divergences(log_ratio: torch.Tensor, max_estimator: str, avg_estimat
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A batch after masking, before a decision. Tensors have the shape (batch, response_length)."""
+    """A batch after masking, before a decision. Tensors but `prompt_lengths` are (batch, response_length)."""
 
     log_ratio: torch.Tensor
     """log rho from `masked_log_ratio`, 0 where the mask is False, nats."""
@@ -122,6 +122,8 @@ class TokenBatch:
     lags: torch.Tensor | None = None
     """Updates between the policy that sampled a token and the one that the step began with, 0 or more, -1 on tokens
     that the model did not sample; None: all of one policy."""
+    prompt_lengths: torch.Tensor | None = None
+    """Tokens before the response, shape (batch,); None where not known, and nothing is measured by depth."""
 
     @cached_property
     def divergences(self) -> BatchDivergences:
@@ -146,6 +148,7 @@ class TokenBatch:
             measured=None if self.measured is None else self.measured.rows(rows),
             log_weight=None if self.log_weight is None else self.log_weight[rows],
             lags=None if self.lags is None else self.lags[rows],
+            prompt_lengths=None if self.prompt_lengths is None else self.prompt_lengths[rows],
         )
 
     def at_bound(self, name: str) -> "TokenBatch":

@@ -9,17 +9,13 @@ from trm_agent.numerics.depth import LARGE, SMALL, Bin
 from trm_agent.numerics.measuring import Measured, Pair
 from trm_agent.numerics.spec import FLOAT32, NumericsSpec
 from trm_agent.numerics.verdict import (
-    FLAT,
     FLOAT32_MEAN,
-    GROWING,
     HALF_KL,
     HALF_SOURCE,
     JUMPS,
-    NOISE,
-    ROUNDING,
-    STEEP,
     Verdict,
 )
+from trm_agent.trust_region.growth import FLAT, GROWING, NOISE, ROUNDING, STEEP
 
 _COLUMNS = ("depth", "tokens", "mean |d|", "largest", "KL (k3)", f"> {SMALL:g}", f"> {LARGE:g}")
 

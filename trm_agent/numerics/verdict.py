@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from trm_agent.numerics.depth import Bin, by_depth
+from trm_agent.trust_region.growth import (
+    FLAT,
+    GROWING,
+    LEAST_TOKENS,
+    ROUNDING,
+    SHORT,
+    jackknife_error,
+    kind_of,
+    slopes,
+)
 
-FLAT, GROWING, JUMPS, ROUNDING, SHORT = "flat", "growing", "jumps", "rounding", "too short"
-HIGH, NOTHING = "high", "nothing"
-# of log KL over log depth, from which on a mismatch grows
-STEEP = 0.2
+JUMPS, HIGH, NOTHING = "jumps", "high", "nothing"
 # a bin jumps that exceeds all tokens before it so many times, by the mean of |d| and by the KL, which is about d^2 / 2
 JUMP_MEAN, JUMP_KL = 3.0, 10.0
-# a bin of fewer tokens says nothing
-LEAST_TOKENS = 100
-# nats; log-probs in float32 of one policy differ by as much
-NOISE = 1e-9
 # nats, in float32: mean of |d|
 FLOAT32_MEAN = 1e-4
 # nats: the upper end of what is reported of dense models in half precision, "typically 1e-5 to 1e-3"; another limit in
@@ -72,19 +74,11 @@ def verdict(episodes: Sequence[tuple[np.ndarray, np.ndarray]], whole: Bin, *, is
     slope = slope_of(bins)
     start = jump_of(bins)
     is_high = whole.mean > FLOAT32_MEAN if is_float32 else whole.kl > HALF_KL
-    kind = _kind(bins, slope, start)
+    kind = kind_of(np.array([each.kl for each in bins]), slope)
+    if start is not None and kind != ROUNDING:
+        kind = JUMPS
     starts_at = start if kind == JUMPS else None
     return Verdict(kind, slope, _jackknife(episodes), starts_at, is_high, _first_check(kind, is_high))
-
-
-def _kind(bins: Sequence[Bin], slope: float | None, start: int | None) -> str:
-    if all(each.kl < NOISE for each in bins):
-        return ROUNDING if bins else SHORT
-    if start is not None:
-        return JUMPS
-    if slope is None:
-        return SHORT
-    return GROWING if slope >= STEEP else FLAT
 
 
 def _first_check(kind: str, is_high: bool) -> str:
@@ -101,13 +95,9 @@ def slope_of(bins: Sequence[Bin]) -> float | None:
     Returns:
         None for fewer than two bins, and where a KL is 0.
     """
-    if len(bins) < 2 or any(each.kl <= 0 or each.depth <= 0 for each in bins):
-        return None
-    weights = np.array([each.tokens for each in bins], dtype=np.float64)
-    x = np.log([each.depth for each in bins])
-    y = np.log([each.kl for each in bins])
-    x = x - np.average(x, weights=weights)
-    return float((weights * x * y).sum() / (weights * x * x).sum())
+    columns = (np.array(values) for values in zip(*((each.tokens, each.depth, each.kl) for each in bins), strict=True))
+    slope = slopes(*columns) if bins else np.nan
+    return None if np.isnan(slope) else float(slope)
 
 
 def jump_of(bins: Sequence[Bin]) -> int | None:
@@ -132,11 +122,5 @@ def _telling(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Bin]:
 
 def _jackknife(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
     """Return the slope's standard error from the slopes without one episode each."""
-    number = len(episodes)
-    if number < 3:
-        return None
-    slopes = [slope_of(_telling([*episodes[:left], *episodes[left + 1 :]])) for left in range(number)]
-    known = [slope for slope in slopes if slope is not None]
-    if len(known) < number:
-        return None
-    return math.sqrt((number - 1) / number * float(((np.array(known) - np.mean(known)) ** 2).sum()))
+    without = [slope_of(_telling([*episodes[:left], *episodes[left + 1 :]])) for left in range(len(episodes))]
+    return jackknife_error([np.nan if slope is None else slope for slope in without])

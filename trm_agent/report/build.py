@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from trm_agent.report.curves import charts
+from trm_agent.report.depth import depth_charts
 from trm_agent.report.endings import failure_tables
 from trm_agent.report.episodes import Packed, clean, pack_episodes, precision
 from trm_agent.report.evaluation import evaluation_charts, evaluation_tables, figures
 from trm_agent.report.overview import cards, differences, preset_differences
 from trm_agent.report.results import result_table
+from trm_agent.report.sampler import sampler_tables
 from trm_agent.report.sources import Source, open_sources
 from trm_agent.report.times import coloured, gap_series, shown_steps, time_shares
 from trm_agent.report.trend import trend_tables
@@ -129,15 +131,17 @@ def _vocabularies(packed: Packed, sources: Sequence[Source], given: Any | None) 
 
 def _data(sources: Sequence[Source], packed: Packed) -> dict[str, Any]:
     found = [figures(source) for source in sources]
+    tables = [*trend_tables(sources), *failure_tables(packed.index, sources), *sampler_tables(sources, packed.draws)]
+    curves = [*depth_charts(sources), *charts(sources, [gap_series(source) for source in sources])]
     return {
         "results": result_table(sources),
         "why": why_sections(sources, packed.index),
         "times": [coloured(time_shares(source)) for source in sources],
         "steps": [shown_steps(source) for source in sources],
-        "failures": [*trend_tables(sources), *failure_tables(packed.index, sources)],
+        "failures": tables,
         "presets": [preset_differences(source) for source in sources],
         "runs": cards(sources),
-        "charts": [*evaluation_charts(found), *charts(sources, [gap_series(source) for source in sources])],
+        "charts": [*evaluation_charts(found), *curves],
         "tables": evaluation_tables(sources, found),
         "differences": differences(sources),
         "episodes": packed.index,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trm_agent.report.chart_specs import CHARTS, ChartSpec
+from trm_agent.report.diagnostic_charts import DIAGNOSTIC_CHARTS
 from trm_agent.report.sources import Source
 from trm_agent.runs.rates import wilson
 
@@ -22,13 +23,13 @@ def charts(sources: Sequence[Source], gaps: Sequence[Sequence[dict[str, Any]]] =
         with `run` (index into `sources`), `label`, `x`, `y` and where known `low`, `high`; null where not finite.
     """
     found = []
-    for spec in CHARTS:
+    for spec in (*CHARTS, *DIAGNOSTIC_CHARTS):
         series = [entry for run, source in enumerate(sources) for entry in _series(spec, run, source)]
         if spec.name == "timings":
             series += [{"run": run, **entry} for run, entries in enumerate(gaps) for entry in entries]
         # a count that stays 0 in every step is not worth a chart
         if series and not (spec.name == "failures" and not any(any(entry["y"]) for entry in series)):
-            found.append(_chart(spec, series))
+            found.append(chart_of(spec, series))
     return [*_by_horizon(sources), *found]
 
 
@@ -38,7 +39,8 @@ def number(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
-def _chart(spec: ChartSpec, series: list[dict[str, Any]]) -> dict[str, Any]:
+def chart_of(spec: ChartSpec, series: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a chart over the steps, as `charts` does, from its series."""
     keys = ("name", "group", "title", "about", "unit", "log", "share", "smooth")
     return {key: getattr(spec, key) for key in keys} | {"x": "step", "series": series}
 
@@ -114,4 +116,4 @@ def _by_horizon(sources: Sequence[Source]) -> list[dict[str, Any]]:
         return []
     about = "First and last validation. Bars: 95 % Wilson interval over tasks."
     spec = ChartSpec("by_horizon", "Success", "Validation success over the horizon", (), share=True, about=about)
-    return [_chart(spec, series) | {"x": "horizon", "points": True}]
+    return [chart_of(spec, series) | {"x": "horizon", "points": True}]

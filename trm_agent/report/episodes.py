@@ -21,6 +21,7 @@ from trm_agent.report.sources import Source
 from trm_agent.report.spacing import spaced
 from trm_agent.report.vocabulary import Vocabulary
 from trm_agent.runs.failures import category, failing_turn
+from trm_agent.trust_region.sampler_check import Draws
 
 # beyond this number of the models' tokens, a number gets 8 bits instead of 16
 MANY_TOKENS = 3_000_000
@@ -47,6 +48,8 @@ class Packed:
     """One mapping per source: `kind`, `threshold`, `compares_tokens`, of its last file."""
     available: int = 0
     """Episodes in the files."""
+    draws: list[Draws] = field(default_factory=list)
+    """One per source: its sampled tokens against the recorded probabilities."""
     bits: int = 16
     notes: list[str] = field(default_factory=list)
     """Files and rows that were left out, with the reasons."""
@@ -63,7 +66,7 @@ def pack_episodes(sources: Sequence[Source], limit: int, write: Callable[[int, s
     Returns:
         The list of the episodes, in the order of `write`.
     """
-    packed = Packed()
+    packed = Packed(draws=[Draws() for _ in sources])
     files: list[tuple[int, Path, int]] = []
     groups: list[Hashable | None] = []
     for run, source in enumerate(sources):
@@ -101,6 +104,7 @@ def _pack_file(
         for row in read_rows(file, keep):
             measured = measure(row)
             packed.settings[run] = _setting(row, measured)
+            packed.draws[run].add(row)
             try:
                 text = pack_episode(row, measured, packed.vocabularies[run], packed.bits)
             except ValueError as error:

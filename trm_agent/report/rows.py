@@ -14,7 +14,8 @@ from trm_agent.trust_region.dump import READABLE, VERSION, check_columns, read_h
 from trm_agent.trust_region.dump_size import check_size
 
 REQUIRED = ("response_ids", "response_mask")
-_NUMBERS = ("log_probs", "rollout_log_probs", "rollout_versions", "advantages", "kl_lower", "kl_upper")
+_TOPS = ("rollout_top_ids", "rollout_top_log_probs")
+_NUMBERS = ("log_probs", "rollout_log_probs", "rollout_versions", *_TOPS, "advantages", "kl_lower", "kl_upper")
 _LISTS = ("prompt_ids", *REQUIRED, *_NUMBERS)
 _SCALARS = ("step", "update", "reward", "accepted", "rejected_by", "task", "episode")
 _BATCH_ROWS = 16
@@ -48,6 +49,10 @@ class Row:
     """Policy that sampled, nats."""
     rollout_versions: np.ndarray | None
     """Weight updates before the policy that sampled, -1 on tokens that the model did not sample."""
+    rollout_top_ids: np.ndarray | None
+    """The tokens that the policy that sampled found most likely, -1 on tokens that the model did not sample."""
+    rollout_top_log_probs: np.ndarray | None
+    """Their log-probs, nats."""
     advantages: np.ndarray | None
     kl_lower: np.ndarray | None
     kl_upper: np.ndarray | None

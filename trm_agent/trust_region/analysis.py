@@ -1,20 +1,21 @@
-"""The effect of other thresholds on a dump of rollouts: masks and bounds alone, without model or trainer."""
+"""What a dump of rollouts tells without model or trainer: other thresholds, growth with depth, the sampler's record."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound, token_chi2
-from trm_agent.core.divergences import masked_log_ratio, token_kl_k3
-from trm_agent.core.exact import exact_divergences
-from trm_agent.core.intervals import topk_intervals
+from trm_agent.core.diagnostics import finite_sequences
+from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.summary import acceptance_by_length, least_threshold, or_infinite, summarize
 from trm_agent.core.token_batch import DivergenceBounds, TokenBatch
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.dump import Dump
+from trm_agent.trust_region.growth import Growth, growth
 from trm_agent.trust_region.masking import examine, sequence_statistic
-from trm_agent.trust_region.recording import REPLAYED
+from trm_agent.trust_region.sampler_check import Draws, SamplerCheck
 from trm_agent.trust_region.settings import TrmConfig
 from trm_fields import SHARE, refuse
 
@@ -37,6 +38,18 @@ class Batch:
     def lengths(self) -> torch.Tensor:
         """Return the number of the model's tokens in each sequence."""
         return self.tokens.lengths
+
+
+@dataclass(frozen=True)
+class _Played:
+    """See `sampler_check.Played`."""
+
+    step: int
+    record: dict[str, Any]
+    response_ids: np.ndarray
+    response_mask: np.ndarray
+    rollout_top_ids: np.ndarray
+    rollout_top_log_probs: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,8 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
         measured,
         max_estimator=trm.max_estimator,
         avg_estimator=trm.avg_estimator,
+        lags=_lags(dump, mask, rows),
+        prompt_lengths=None if dump.prompt_lengths is None else torch.from_numpy(dump.prompt_lengths)[rows],
     )
     return Batch(tokens, reward, int((~rows).sum()))
 
@@ -105,6 +120,33 @@ def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
     """
     _, statistics = examine(trm, batch.tokens)
     return {name: value.item() for name, value in summarize(statistics).items()}
+
+
+def depth_growth(batch: Batch, trm: TrmConfig) -> Growth | None:
+    """Judge whether the divergence of the average criterion grows with depth; None without the prompts."""
+    _, statistics = examine(trm, batch.tokens)
+    rows = statistics.sequences
+    if not rows.by_depth:
+        return None
+    finite = finite_sequences(rows)
+    return growth(*(rows.by_depth[name][finite].double().numpy() for name in ("tokens", "depth", "kl")))
+
+
+def sampler_check(dump: Dump) -> SamplerCheck | None:
+    """Test whether the recorded log-probs are the sampler's; None where the most likely tokens were not recorded.
+
+    Raises:
+        ValueError: a recorded log-prob is impossible.
+    """
+    names, draws = [item.name for item in fields(_Played)], Draws()
+    columns = [{"record": "episode"}.get(name, name) for name in names]
+    if not set(columns) <= set(dump.table.column_names):
+        return None
+    for step, record, *lists in zip(*(dump.table[name] for name in columns), strict=True):
+        if record.is_valid and all(values.is_valid for values in lists):
+            arrays = (values.values.to_numpy(zero_copy_only=False) for values in lists)
+            draws.add(_Played(step.as_py(), json.loads(record.as_py()), *arrays))
+    return draws.check()
 
 
 def statistic(batch: Batch, criterion: str, trm: TrmConfig) -> torch.Tensor:
@@ -198,70 +240,12 @@ def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
     }
 
 
-def recompute(dump: Dump) -> dict[str, float] | None:
-    """Recompute the exact divergences from both engines' whole distributions, where the dump has them.
-
-    With estimator `replayed` the policy in training is cut to the tokens that the rollout could draw.
-
-    Returns:
-        The number of tokens compared, the largest differences from the trainer's log, what that of KL has beyond a
-        thousandth of it, and the pooled chi2-KL bound from the distributions and from the sampled tokens; without a
-        cut also the number of logged KLs outside the interval that the rollout's top `settings["top_k"]` would have
-        given. None without distributions.
-    """
-    is_cut = dump.settings.get("estimator") == REPLAYED
-    largest = {"kl": 0.0, "tv": 0.0, "beyond": 0.0}
-    num_tokens = num_outside = 0
-    sums: dict[str, list[torch.Tensor]] = {"chi2_kl_exact": [], "chi2_kl_sampled": []}
-    for row in dump.table.to_pylist():
-        if row["full_log_probs"] is None:
-            continue
-        shape = (-1, row["vocab_size"])
-        ours, theirs = (
-            torch.from_numpy(np.frombuffer(row[name], dtype=np.float32).copy()).view(shape).double()
-            for name in ("full_log_probs", "rollout_full_log_probs")
-        )
-        if is_cut:
-            ours = ours.masked_fill(theirs == -torch.inf, -torch.inf).log_softmax(dim=-1)
-        exact = exact_divergences(theirs, ours)
-        sampled = np.asarray(row["response_mask"], dtype=bool)
-        logged_kl, logged_tv = (
-            torch.tensor(np.asarray(row[name], dtype=np.float64)[sampled]) for name in ("kl_upper", "tv_upper")
-        )
-        # of a set that may be larger than its record nothing was logged
-        known = logged_kl.isfinite() if is_cut else torch.ones_like(logged_kl, dtype=torch.bool)
-        apart = (logged_kl - exact.kl).abs()[known]
-        found = {"kl": apart, "tv": (logged_tv - exact.tv).abs()[known], "beyond": apart - 1e-3 * exact.kl[known]}
-        largest = {name: max([value, *found[name].tolist()]) for name, value in largest.items()}
-        num_tokens += int(known.sum())
-        of_theta, of_roll = (
-            torch.tensor(np.asarray(row[name], np.float64)[sampled]) for name in ("log_probs", "rollout_log_probs")
-        )
-        log_ratio = of_theta - of_roll
-        sums["chi2_kl_exact"].append(_chi2_and_delayed_kl(token_chi2(theirs, ours), exact.kl))
-        sums["chi2_kl_sampled"].append(_chi2_and_delayed_kl(log_ratio.expm1().square(), token_kl_k3(log_ratio)))
-        if is_cut:
-            continue
-        top = theirs.topk(min(dump.settings["top_k"], row["vocab_size"]))
-        interval = topk_intervals(top.indices, top.values.float(), ours)
-        # logged values are rounded to float32
-        slack = 1e-6 * (1 + logged_kl)
-        num_outside += int(((logged_kl < interval.kl_lower - slack) | (logged_kl > interval.kl_upper + slack)).sum())
-    if not num_tokens:
+def _lags(dump: Dump, mask: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
+    """Return the updates between the policy that sampled each token and the one that its step began with."""
+    if dump.rollout_versions is None:
         return None
-    differences = {f"{name}_difference": largest[name] for name in ("kl", "tv")}
-    longest = int(dump.response_mask.sum(axis=1).max())
-    bounds = {
-        name: pooled_chi2_kl_bound(longest, *torch.stack(rows).mean(dim=0).clamp(min=0)).item()
-        for name, rows in sums.items()
-    }
-    told = {"tokens": num_tokens, **differences, "kl_beyond_a_thousandth": largest["beyond"], **bounds}
-    return told if is_cut else {**told, "outside_topk_interval": num_outside}
-
-
-def _chi2_and_delayed_kl(chi2: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
-    """Return sum_t chi2_t and sum_t (t - 1) KL_t of one sequence, shape (2,), float64."""
-    return torch.stack([chi2.sum(), (kl * torch.arange(len(kl))).sum()]).double()
+    lags = torch.from_numpy(dump.step - 1).unsqueeze(-1) - torch.from_numpy(dump.rollout_versions)
+    return torch.where(mask, lags[rows], -1)
 
 
 def _mean(values: torch.Tensor) -> float | None:

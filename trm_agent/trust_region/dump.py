@@ -42,6 +42,9 @@ SCHEMA = pyarrow.schema(
         ("rollout_log_probs", _NUMBERS),
         # weight updates before the policy that sampled each token, -1 elsewhere; null where all are of one policy
         ("rollout_versions", _TOKENS),
+        # what the policy that sampled found most likely, -1 elsewhere, and its log-prob; null unless they were recorded
+        ("rollout_top_ids", _TOKENS),
+        ("rollout_top_log_probs", _NUMBERS),
         ("advantages", _NUMBERS),
         *((name, _NUMBERS) for name in DIVERGENCES),
         # whole distributions, float32, shape (sampled tokens, vocabulary), row after row; null unless asked for
@@ -108,6 +111,11 @@ class Dump:
     advantages: np.ndarray
     divergences: dict[str, np.ndarray]
     """`DIVERGENCES`, if every file has them; else empty."""
+    prompt_lengths: np.ndarray | None
+    """Tokens before the response, shape (sequences,); None where a file lacks the prompts."""
+    rollout_versions: np.ndarray | None
+    """Weight updates before the policy that sampled, -1 on tokens that the model did not sample; None where all tokens
+    of a sequence are of one policy."""
     table: pyarrow.Table
     """The rows as they are in the files."""
 
@@ -132,7 +140,9 @@ def read_dump(path: Path) -> Dump:
         tables.append(table)
     table = pyarrow.concat_tables(tables, promote_options="default")  # older files lack columns
     mask = _padded(table, "response_mask", False, bool)
-    has_divergences = all(table[name].null_count == 0 for name in DIVERGENCES)
+    has_divergences = all(_is_whole(table, name) for name in DIVERGENCES)
+    has_versions = _is_whole(table, "rollout_versions")
+    versions = _padded(table, "rollout_versions", -1, np.int32) if has_versions else None
     return Dump(
         settings=settings,
         step=table["step"].to_numpy(),
@@ -142,6 +152,8 @@ def read_dump(path: Path) -> Dump:
         rollout_log_probs=_padded(table, "rollout_log_probs", math.nan, np.float32),
         advantages=_padded(table, "advantages", math.nan, np.float32),
         divergences={n: _padded(table, n, math.nan, np.float32) for n in DIVERGENCES} if has_divergences else {},
+        prompt_lengths=_lengths(table, "prompt_ids"),
+        rollout_versions=versions,
         table=table,
     )
 
@@ -229,6 +241,17 @@ def _check_numbers(file: Path, table: pyarrow.Table) -> None:
                 raise ValueError(
                     f"{file}: {name} of row {row} holds {numbers.max():g}; allowed: at most 0, the log of 1; dump again"
                 )
+
+
+def _is_whole(table: pyarrow.Table, name: str) -> bool:
+    return name in table.column_names and table[name].null_count == 0
+
+
+def _lengths(table: pyarrow.Table, name: str) -> np.ndarray | None:
+    if not _is_whole(table, name):
+        return None
+    lengths = table[name].combine_chunks().value_lengths()
+    return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _padded(table: pyarrow.Table, name: str, filler: Any, dtype: Any) -> np.ndarray:

@@ -113,6 +113,7 @@ function drawPlot(chart, state, redraw) {
     if (chart.x === "horizon" && marks.length > 2 && marks[0] > 0 && marks.at(-1) / marks[0] >= 8) Object.assign(x, doublingAxis(marks[0], marks.at(-1)));
     if (marks.length <= 12) x.ticks = marks;
   }
+  if (chart.log_x && xs.length) Object.assign(x, powersOfTwo(Math.min(...xs) / 1.2, Math.max(...xs) * 1.2));
   const px = (value) => LEFT + x.at(value) * (WIDTH - LEFT - RIGHT);
   const py = (value) => HEIGHT - BOTTOM - y.at(value) * (HEIGHT - TOP - BOTTOM);
   const root = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", tabindex: 0, "aria-label": spoken(chart, shown) });
@@ -144,6 +145,7 @@ function drawSeries(root, chart, series, px, py, usable) {
       if (series.low && chart.points && usable(series.low[i])) {
         group.append(svg("line", { class: "bar", x1: px(series.x[i]), x2: px(series.x[i]), y1: py(series.low[i]), y2: py(series.high[i]) }));
       }
+      if (series.line) continue;
       if (chart.points || part.length === 1 || (series.low && series.x.length < 60)) {
         group.append(svg("circle", { class: "dot", cx: px(series.x[i]), cy: py(series.y[i]), r: chart.points ? 3.5 : 2.5 }));
       }
@@ -247,6 +249,12 @@ function logAxis(low, high) {
 
 function doublingAxis(low, high) {
   return { at: (value) => Math.log(value / low) / Math.log(high / low) };
+}
+
+function powersOfTwo(low, high) {
+  const ticks = [];
+  for (let tick = 2 ** Math.ceil(Math.log2(low)); tick <= high; tick *= 2) ticks.push(tick);
+  return { ...doublingAxis(low, high), ticks };
 }
 
 function niceStep(rough) {

@@ -93,6 +93,11 @@ def version_lags(micro_batch: TensorDict, step: int) -> torch.Tensor | None:
     return lags
 
 
+def prompt_lengths(micro_batch: TensorDict) -> torch.Tensor:
+    """Count the tokens before each response, shape (batch,)."""
+    return micro_batch["input_ids"].offsets().diff() - micro_batch["responses"].offsets().diff()
+
+
 @torch.no_grad()
 def policy_log_probs(
     logits: Any, micro_batch: TensorDict, only_sampled: bool = False, shard: Shard | None = None

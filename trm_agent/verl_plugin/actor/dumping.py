@@ -16,6 +16,8 @@ from trm_agent.verl_plugin.rollout.distributions import (
     FULL_LOG_PROBS,
     KEPT_IDS,
     KEPT_LOG_PROBS,
+    TOP_IDS,
+    TOP_LOG_PROBS,
     record_of,
 )
 from trm_agent.verl_plugin.rollout.versions import ROLLOUT_VERSIONS
@@ -56,6 +58,7 @@ def collect_rows(
     rewards = [float(row.sum()) for row in _rows(data, "rm_scores")] if "rm_scores" in data else None
     records = _rows(data, EPISODE_RECORD) if EPISODE_RECORD in data else None
     versions = _rows(data, ROLLOUT_VERSIONS) if ROLLOUT_VERSIONS in data else None
+    recorded = [data[name].unbind() for name in _distributions_in(data)]
     start = 0
     for index, mask in enumerate(columns["response_mask"]):
         mask = mask.bool()
@@ -84,6 +87,10 @@ def collect_rows(
             "rollout_versions": versions[index].tolist() if versions else None,
             "episode": record,
         }
+        if recorded:
+            ids, values = _most_likely([rows[index] for rows in recorded])
+            row["rollout_top_ids"] = torch.where(mask, ids, -1).tolist()
+            row["rollout_top_log_probs"] = _sampled(values, mask)
         if divergences is not None:
             row |= {name: _sampled(values[index, :length], mask) for name, values in divergences.named().items()}
         if full_log_probs is not None:
@@ -101,6 +108,21 @@ def write_rows(update: Update, rank: int) -> None:
         assert update.trm is not None, "and so do its settings"
         name = f"step_{update.step:06d}.update_{update.number:03d}.rank_{rank:03d}"
         write_dump(update.dump, update.rows, asdict(update.trm), name)
+
+
+def _distributions_in(data: TensorDict) -> tuple[str, ...]:
+    if TOP_IDS in data:
+        return TOP_IDS, TOP_LOG_PROBS
+    return (FULL_LOG_PROBS,) if FULL_LOG_PROBS in data else ()
+
+
+def _most_likely(recorded: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return id and log-prob of each response token's most likely alternative, which the rollout recorded first."""
+    if len(recorded) == 1:
+        values, ids = recorded[0].max(dim=-1)
+    else:
+        ids, values = (each[:, 0] for each in recorded)
+    return ids.cpu(), values.cpu()
 
 
 def _rows(data: TensorDict, name: str) -> list[torch.Tensor]:

@@ -19,6 +19,7 @@ from trm_agent.trust_region.settings import DumpConfig
 from trm_agent.verl_plugin.actor.divergences import (
     has_distributions,
     policy_log_probs,
+    prompt_lengths,
     rollout_divergences,
     version_lags,
 )
@@ -105,8 +106,8 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
             divergences = None if measured is None else measured.map(lambda values: no_padding_2_padding(values, data))
             thresholds = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
             adapted = json.loads(thresholds) if thresholds else {}
-            lags = version_lags(data, self._step)
-            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted, lags))
+            lags, prompts = version_lags(data, self._step), prompt_lengths(data)
+            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted, lags, prompts))
             result = loss_function(model_output=model_output, data=data, dp_group=dp_group)
             if not forward_only and is_due(self._update):
                 log_probs = no_padding_2_padding(model_output["log_probs"], data)

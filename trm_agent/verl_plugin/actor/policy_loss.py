@@ -131,6 +131,7 @@ def compute_policy_loss_trm(
         # with three policies the loss truncates the constant weight and not rho
         masked_log_ratio(old_log_prob, rollout_log_probs, response_mask) if trm.decoupled else None,
         lags=micro_batch.lags,
+        prompt_lengths=micro_batch.prompt_lengths,
     )
     kept, statistics = examine(trm, batch)
     loss = agg_loss(

@@ -52,6 +52,8 @@ class MicroBatch:
     """Adaptive thresholds of this step: field of `TrmConfig` -> value; empty where none adapts."""
     lags: torch.Tensor | None = None
     """See `TokenBatch.lags`."""
+    prompt_lengths: torch.Tensor | None = None
+    """See `TokenBatch.prompt_lengths`."""
 
 
 @dataclass

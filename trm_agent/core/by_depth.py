@@ -1,0 +1,82 @@
+"""Statistics by depth: the tokens before a token in its context, those of the prompt and of tools included.
+
+The bins double, so that a divergence that grows with a power of the depth is a straight line over them.
+"""
+
+import torch
+
+FIRST_DEPTHS = (0, *(64 * 2**octave for octave in range(12)))
+"""Depths at which the bins begin: 0, 64, 128, 256, ..., 131,072 and beyond."""
+NUM_DEPTHS = len(FIRST_DEPTHS)
+
+
+def depth_statistics(
+    prompt_lengths: torch.Tensor,
+    response_mask: torch.Tensor,
+    positions: torch.Tensor,
+    kept: torch.Tensor,
+    kl: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Measure a batch by depth.
+
+    Args:
+        prompt_lengths: tokens before the response, shape (batch,).
+        response_mask: bool, sampled by the model, shape (batch, response_length), of a length of 1 or more.
+        positions: `response_mask.cumsum(-1)`, same shape.
+        kept: bool, tokens with a gradient, same shape; or shape (batch,), sequences whose tokens all have one.
+        kl: divergences of the average criterion, 0 where the mask is False, same shape, nats.
+
+    Returns:
+        By depth, shape (batch, NUM_DEPTHS): `tokens`, `kept` ones, and the float64 sums of their `depth` and `kl`. A
+        sequence with a divergence that is not finite may have NaN in all of its sums.
+    """
+    # a bin is a stretch of the response, since a depth is the prompt's length and the place in it
+    length = response_mask.shape[-1]
+    inner = torch.tensor(FIRST_DEPTHS[1:], device=prompt_lengths.device) - prompt_lengths.unsqueeze(-1)
+    borders = torch.nn.functional.pad(inner.clamp(min=0, max=length), (1, 0))
+    borders = torch.nn.functional.pad(borders, (0, 1), value=length)
+    tokens = _between(positions, borders)
+    places = torch.arange(length, device=positions.device)
+    places = _between(torch.where(response_mask, places, 0).cumsum(dim=-1), borders)
+    if kept.ndim == 1:
+        kept_tokens = torch.where(kept.unsqueeze(-1), tokens, 0)
+    else:
+        kept_tokens = _between(kept.cumsum(dim=-1, dtype=torch.int32), borders)
+    return {
+        "tokens": tokens,
+        "kept": kept_tokens,
+        "depth": (places + prompt_lengths.unsqueeze(-1) * tokens).double(),
+        # float64: a difference of prefix sums cancels
+        "kl": _between(kl.cumsum(dim=-1, dtype=torch.float64), borders),
+    }
+
+
+def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Form the metrics of each bin that holds a token.
+
+    Args:
+        by_depth: rows of `depth_statistics`; empty where depths are not known.
+        finite: bool, sequences that count in means, shape (batch,).
+
+    Returns:
+        Name -> scalar float64.
+    """
+    metrics: dict[str, torch.Tensor] = {}
+    if not by_depth:
+        return metrics
+    tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
+    finite_tokens, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("tokens", "depth", "kl"))
+    for index, first in enumerate(FIRST_DEPTHS):
+        if bool(tokens[index] > 0):
+            metrics[f"num_tokens_depth_{first}"] = tokens[index]
+            metrics[f"kept_tokens_depth_{first}"] = kept[index] / tokens[index]
+        if bool(finite_tokens[index] > 0):
+            metrics[f"mean_depth_{first}"] = depth[index] / finite_tokens[index]
+            metrics[f"token_kl_mean_depth_{first}"] = kl[index] / finite_tokens[index]
+    return metrics
+
+
+def _between(prefix: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
+    """Take the sums between neighbouring borders from those of the first tokens, the t-th of which is at t - 1."""
+    before = prefix.gather(-1, (borders - 1).clamp(min=0))
+    return torch.where(borders > 0, before, torch.zeros_like(before)).diff(dim=-1)

@@ -1,0 +1,96 @@
+"""Effective sample sizes of the importance weights: how many equal samples would carry an estimate as well.
+
+n_eff = (sum w)^2 / sum w^2,   as a share of n: 1 where all weights are equal, 1/n where one outweighs all others
+
+A weight is rho of a token, the product of rho over a turn's tokens, or over a sequence's.
+"""
+
+import torch
+
+
+def weight_statistics(
+    log_ratio: torch.Tensor, ratio_deviation: torch.Tensor, response_mask: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Sum the weights of each sequence.
+
+    Args:
+        log_ratio: log rho, 0 where the mask is False, shape (batch, response_length), of a length of 1 or more, nats.
+        ratio_deviation: rho - 1, same shape.
+        response_mask: bool, sampled by the model, same shape.
+
+    Returns:
+        Shape (batch,), float64: `deviation`, sum_t (rho_t - 1), and `squares`, sum_t (rho_t - 1)^2, of its tokens;
+        `turns`, log sum w, and `turn_squares`, log sum w^2, of its turns; `sequence`, log w of the whole. The numbers
+        of a sequence with a ratio that is not finite mean nothing.
+    """
+    # float64: a turn is a difference of prefix sums, which cancels
+    prefix = log_ratio.cumsum(dim=-1, dtype=torch.float64)
+    turns, turn_squares = _of_turns(prefix, response_mask)
+    return {
+        "deviation": ratio_deviation.sum(dim=-1).double(),
+        "squares": torch.linalg.vector_norm(ratio_deviation, dim=-1).double().square(),
+        "turns": turns,
+        "turn_squares": turn_squares,
+        # a copy: a view would hold on to the batch
+        "sequence": prefix[:, -1].clone(),
+    }
+
+
+def weight_metrics(
+    weights: dict[str, torch.Tensor], num_tokens: torch.Tensor, num_turns: torch.Tensor, finite: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Form the effective shares of the tokens, turns and sequences.
+
+    Args:
+        weights: rows of `weight_statistics`.
+        num_tokens: of each sequence, shape (batch,).
+        num_turns: of each sequence, shape (batch,).
+        finite: bool, sequences that count, shape (batch,).
+
+    Returns:
+        Name -> scalar float64; empty without a sequence that counts.
+    """
+    if not bool(finite.any()):
+        return {}
+    rows = {name: values[finite] for name, values in weights.items()}
+    tokens, deviation = num_tokens[finite].double().sum(), rows["deviation"].sum()
+    squares = (tokens + 2 * deviation + rows["squares"].sum()).clamp(min=torch.finfo(torch.float64).tiny)
+    found = {
+        "effective_tokens": (tokens, (tokens + deviation).clamp(min=0).log(), squares.log()),
+        "effective_turns": (
+            num_turns[finite].double().sum(),
+            rows["turns"].logsumexp(dim=0),
+            rows["turn_squares"].logsumexp(dim=0),
+        ),
+        "effective_sequences": (
+            finite.double().sum(),
+            rows["sequence"].logsumexp(dim=0),
+            (2 * rows["sequence"]).logsumexp(dim=0),
+        ),
+    }
+    # by Cauchy and Schwarz it is between 1/n and 1, also where a square overflows
+    return {
+        name: torch.maximum((2 * log_sum - log_squares).exp().clamp(max=size), torch.ones_like(size)) / size
+        for name, (size, log_sum, log_squares) in found.items()
+    }
+
+
+def _of_turns(prefix: torch.Tensor, response_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log sum w and log sum w^2 over the turns of each sequence; -infinity without one.
+
+    Their number is not known beforehand: on a GPU this waits for the tokens.
+    """
+    ends = response_mask.clone()
+    ends[:, :-1] &= ~response_mask[:, 1:]
+    row, place = ends.nonzero(as_tuple=True)
+    until = prefix[row, place]
+    # nothing is added between two turns: the sum until the end of the one before is that until this one begins
+    before = torch.nn.functional.pad(until, (1, 0))[:-1]
+    is_first = torch.nn.functional.pad(row, (1, 0), value=-1)[:-1] != row
+    log_weights = until - torch.where(is_first, 0.0, before)
+
+    largest = prefix.new_full(prefix.shape[:1], -torch.inf).scatter_reduce(0, row, log_weights, "amax")
+    scaled = (log_weights - largest[row]).exp()
+    sums = torch.zeros_like(largest).index_add(0, row, scaled)
+    squares = torch.zeros_like(largest).index_add(0, row, scaled.square())
+    return largest + sums.log(), 2 * largest + squares.log()
