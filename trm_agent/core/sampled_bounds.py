@@ -1,6 +1,6 @@
 """Our bounds of an update from its sequences, with their intervals: expectations only, no maximum over contexts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -31,16 +31,15 @@ def sampled_bounds(
     """
     horizon, names = horizon.double(), _STOP if "stopped" in sums else ()
     # a mean over the finite ones is a ratio of two over all, so that one set of weights will do
-    rows = {name: torch.where(finite, sums[name], 0.0) for name in ("chi2", "delayed_kl")} | {"finite": finite}
-    rows |= {name: torch.where(finite, sums[name], name == "stopped") for name in names}
-    columns = _resampled(rows)
-    chi2, delayed_kl = (columns[name] / columns["finite"] for name in ("chi2", "delayed_kl"))
-    chi2_kl = pooled_chi2_kl_bound(horizon, chi2, delayed_kl)
+    of_finite = [torch.where(finite, sums[name], 0.0) for name in ("chi2", "delayed_kl")]
+    of_stop = [torch.where(finite, sums[name], name == "stopped") for name in names]
+    chi2, delayed_kl, share, *stop_means = _resampled([*of_finite, finite, *of_stop])
+    chi2_kl = pooled_chi2_kl_bound(horizon, chi2 / share, delayed_kl / share)
     metrics = {"bound_chi2_kl": chi2_kl[0]}
     metrics["bound_chi2_kl_low"], metrics["bound_chi2_kl_high"] = interval(chi2_kl[1:])
     if not names:
         return metrics
-    stopped, kept_kl, *others = (columns[name] for name in names)
+    stopped, kept_kl, *others = stop_means
     hybrid = hybrid_bound(horizon, sums["stop_max_kl"][0], kept_kl, *others)
     stop = hybrid + cut_bound(stopped, kept_kl)
     unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(finite))
@@ -51,8 +50,7 @@ def sampled_bounds(
     return metrics
 
 
-def _resampled(rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _resampled(columns: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Return the mean of each column, and after it its resampled means."""
-    stacked = torch.stack([values.double() for values in rows.values()], dim=-1)
-    means = torch.cat([stacked.mean(dim=0, keepdim=True), resampled_means(stacked)])
-    return dict(zip(rows, means.unbind(dim=-1), strict=True))
+    rows = torch.stack([values.double() for values in columns], dim=-1)
+    return torch.cat([rows.mean(dim=0, keepdim=True), resampled_means(rows)]).unbind(dim=-1)
