@@ -7,8 +7,10 @@ right. The rollout policy is the trainer's at the start of the step plus small n
 large flips, and both distributions are known. `mild`: T = 400, 4 updates a step, TRM-Max keeps 15 % of the sequences.
 `hard`: T = 100, 16 updates a step at a high rate.
 
-A coin repeats the acceptance of another rule's run with the same seed, update by update. `permuted` shuffles the
-decisions of TRM-Max among the sequences with the same sign of the advantage; `inverse` keeps what TRM-Max rejects.
+A coin repeats the acceptance of another rule's run with the same seed, update by update. `own coin` takes the share
+that TRM-Max would keep in its own run, so it keeps less where its policies drift apart; so does `permuted`, which
+shuffles the decisions of TRM-Max among the sequences with the same sign of the advantage. `inverse` keeps what TRM-Max
+rejects.
 """
 
 import argparse
@@ -86,6 +88,7 @@ RULES: dict[str, Callable[[Update], Floats]] = {
     "none": lambda update: np.ones_like(update.inside),
     "max": lambda update: update.inside,
     "coin of max": coin,
+    "own coin": lambda update: update.coin.random(update.inside.shape) < update.inside.mean(),
     "permuted max": permuted,
     "inverse of max": lambda update: ~update.inside,
     "coin of inverse": coin,

@@ -2,9 +2,10 @@
 
 python -m benchmarks.sampled_bounds [--seed 0] [--samples 16 64 256]
 
-Over random trees of 2 to 6 tokens whose error is enumerated: `trm_agent.core.chi2_bounds` from (rho - 1)^2 and k3, for
-each position and pooled, and the upper end of the pooled form's interval. Beside them how often the largest KL of the
-sampled contexts is below that of all reachable ones, which is what the bounds with a maximum need.
+Over random trees of 2 to 6 tokens whose error is enumerated, by where the policies differ:
+`trm_agent.core.chi2_bounds` from (rho - 1)^2 and k3, for each position and pooled, and the upper end of the pooled
+form's interval. Beside them how often the largest KL of the sampled contexts is below that of all reachable ones, which
+is what the bounds with a maximum need, and below half of it.
 """
 
 import argparse
@@ -25,6 +26,9 @@ from tests.core.trees import (
 from trm_agent.core.bootstrap import interval, resampled_means
 from trm_agent.core.chi2_bounds import chi2_kl_bound, pooled_chi2_kl_bound
 from trm_agent.core.divergences import token_kl_k3
+
+# kinds of `random_policies`
+GROUPS = {"everywhere": (0,), "everywhere, with zeros": (1,), "only after a rare first token": (2, 3)}
 
 
 class Sample(NamedTuple):
@@ -65,19 +69,22 @@ def failures(trees: Enumeration, sample: Sample) -> torch.Tensor:
     return torch.stack([*too_small, trees.max_kl > sampled_max * (1 + 1e-9), trees.max_kl > 2 * sampled_max])
 
 
-def rates(samples: list[int], seed: int) -> tuple[int, list[torch.Tensor]]:
-    """Return the number of trees, and for each number of sequences the rates of `failures`."""
-    generator, num_trees = torch.Generator().manual_seed(seed), 0
-    totals = [torch.zeros(5, dtype=torch.float64) for _ in samples]
+def rates(samples: list[int], seed: int) -> dict[str, list[tuple[int, torch.Tensor]]]:
+    """Return for each group, and each number of sequences, the number of trees and the rates of `failures`."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, list[list[torch.Tensor]]] = {name: [[] for _ in samples] for name in GROUPS}
     for size in SIZES:
         if size[1] < 2:  # one token: no error
             continue
         roll, theta = random_policies(*size, number_of_trees(*size), generator)
         trees, kls = enumerate_trees(roll, theta), token_kls(roll, theta)
-        num_trees += len(trees.roll)
-        for total, num in zip(totals, samples, strict=True):
-            total += failures(trees, draw(trees, kls, num, generator)).double().sum(1)
-    return num_trees, [total / num_trees for total in totals]
+        kinds = torch.arange(len(trees.roll)) % 4
+        for place, num in enumerate(samples):
+            failed = failures(trees, draw(trees, kls, num, generator)).double()
+            for name, group in GROUPS.items():
+                found[name][place].append(failed[:, torch.isin(kinds, torch.tensor(group))])
+    joined = {name: [torch.cat(parts, 1) for parts in of_group] for name, of_group in found.items()}
+    return {name: [(values.shape[1], values.mean(1)) for values in of_group] for name, of_group in joined.items()}
 
 
 def main() -> None:
@@ -85,12 +92,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, nargs="+", default=[16, 64, 256], metavar="N")
     options = parser.parse_args()
-    num_trees, found = rates(options.samples, options.seed)
     names = ("by position", "pooled", "upper end", "max KL above", "above twice")
-    print(f"{num_trees} trees; share in % with an estimate below the truth, from N sequences")
-    print(f"{'N':>6}" + "".join(f"{name:>14}" for name in names))
-    for num, shares in zip(options.samples, found, strict=True):
-        print(f"{num:>6}" + "".join(f"{100 * share:>14.1f}" for share in shares.tolist()))
+    print("share of the trees in % with an estimate below the truth, from N sequences")
+    for group, of_group in rates(options.samples, options.seed).items():
+        print(f"\n{group}, {of_group[0][0]} trees\n{'N':>6}" + "".join(f"{name:>14}" for name in names))
+        for num, (_, shares) in zip(options.samples, of_group, strict=True):
+            print(f"{num:>6}" + "".join(f"{100 * share:>14.1f}" for share in shares.tolist()))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trm_agent.core.bootstrap import interval, resampled_means
-from trm_agent.core.bound_sums import bound_sums, unbiased_kl
+from trm_agent.core.bound_sums import bound_sums, rows_outside, unbiased_kl
 from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.sampled_bounds import sampled_bounds
@@ -27,13 +27,15 @@ def sums_of(batch: reference.Batch, max_kl: float = DELTA, **names) -> dict[str,
     )
     positions = tokens.response_mask.cumsum(dim=-1, dtype=torch.int32)
     kl, divergences = unbiased_kl(tokens), tokens.divergences
+    stopped = divergences.kl_for_max.upper.amax(-1) > max_kl
     return bound_sums(
         tokens,
         kl,
         positions,
         sum_kl=kl.sum(-1),
         gain=(tokens.advantages * divergences.ratio_deviation).sum(-1),
-        stopped=divergences.kl_for_max.upper.amax(-1) > max_kl,
+        stopped=stopped,
+        cut=rows_outside(stopped),
         max_kl=max_kl,
     )
 

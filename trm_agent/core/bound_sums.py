@@ -20,6 +20,7 @@ def bound_sums(
     sum_kl: torch.Tensor,
     gain: torch.Tensor,
     stopped: torch.Tensor,
+    cut: torch.Tensor,
     max_kl: float,
 ) -> dict[str, torch.Tensor]:
     """Sum over each sequence what the bounds are made of.
@@ -31,6 +32,7 @@ def bound_sums(
         sum_kl: sum_t of `kl`, shape (batch,), nats.
         gain: sum_t A (rho - 1), shape (batch,).
         stopped: bool, a context of the sequence is outside, shape (batch,).
+        cut: `rows_outside` of `stopped`.
         max_kl: delta of stop, which kl_for_max is compared with, nats; infinity for none.
 
     Returns:
@@ -41,7 +43,6 @@ def bound_sums(
     sums = _sums(deviation, kl, positions, sum_kl)
     if math.isinf(max_kl):
         return sums
-    cut = _rows_to_cut(stopped)
     before = before_first_outside(batch.divergences.kl_for_max.upper[cut], max_kl)
     deviation_before, kl_before = (torch.where(before, values[cut], 0.0) for values in (deviation, kl))
     of_cut = _sums(deviation_before, kl_before, positions[cut], kl_before.sum(dim=-1))
@@ -69,6 +70,20 @@ def unbiased_kl(batch: TokenBatch) -> torch.Tensor:
     return divergences.kl_for_avg.upper
 
 
+def rows_outside(stopped: torch.Tensor) -> torch.Tensor:
+    """Return the sequences whose tokens must be looked at again: on a device all, which spares a synchronisation.
+
+    Args:
+        stopped: bool, a context of the sequence is outside, shape (batch,).
+
+    Returns:
+        int64, their numbers.
+    """
+    if stopped.device.type == "cpu":
+        return stopped.nonzero().squeeze(-1)
+    return torch.arange(len(stopped), device=stopped.device)
+
+
 def _sums(
     deviation: torch.Tensor, kl: torch.Tensor, positions: torch.Tensor, sum_kl: torch.Tensor
 ) -> dict[str, torch.Tensor]:
@@ -80,10 +95,3 @@ def _sums(
         "kl": sum_kl.clamp(min=0),
         "delayed_kl": delayed.clamp(min=0),
     }
-
-
-def _rows_to_cut(stopped: torch.Tensor) -> torch.Tensor:
-    """Return the sequences whose tokens must be looked at again: on a device all, which spares a synchronisation."""
-    if stopped.device.type == "cpu":
-        return stopped.nonzero().squeeze(-1)
-    return torch.arange(len(stopped), device=stopped.device)

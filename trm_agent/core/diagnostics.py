@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-from trm_agent.core.bound_sums import bound_sums, unbiased_kl
 from trm_agent.core.by_depth import depth_statistics
 from trm_agent.core.by_sign import sign_statistics
 from trm_agent.core.effective_sizes import weight_statistics
+from trm_agent.core.bound_sums import bound_sums, rows_outside, unbiased_kl
 from trm_agent.core.lags import lag_statistics
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask
@@ -127,7 +127,9 @@ def measure_batch(
     accepted_or_kept = mask.accepted if kept is None else kept
     # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
     largest, peak = divergences.kl_for_max.upper.max(dim=-1, keepdim=True)
-    reached, inside = _turn_bins(turns, outside)
+    stopped = ~(largest.squeeze(-1) <= max_threshold)
+    cut = rows_outside(stopped)
+    reached, inside = _turn_bins(turns, outside, cut)
     sequences = SequenceStatistics(
         has_tokens=mask.has_tokens,
         accepted=mask.accepted,
@@ -164,7 +166,8 @@ def measure_batch(
             positions,
             sum_kl=sum_k3 if divergences.sampled else sum_kl,
             gain=gain,
-            stopped=~(largest.squeeze(-1) <= max_threshold),
+            stopped=stopped,
+            cut=cut,
             max_kl=max_threshold,
         ),
     )
@@ -282,15 +285,16 @@ def _num_undecided(kl: Interval, lengths: torch.Tensor, max_threshold: float) ->
     return (~(kl.upper <= max_threshold) & (kl.lower <= max_threshold)).sum(dim=-1)
 
 
-def _turn_bins(turns: torch.Tensor, outside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _turn_bins(turns: torch.Tensor, outside: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Whether a sequence has tokens in each bin of turns, and whether none of them is outside.
 
     `turns` never decreases along a sequence, so a bin is a stretch of it, which begins with a sampled token, and the
-    tokens outside are a difference of prefix sums.
+    tokens outside are a difference of prefix sums; only `rows` have any.
     """
     starts = torch.tensor([*FIRST_TURNS, 2**31 - 1], dtype=torch.int32, device=turns.device)
     borders = torch.searchsorted(turns, starts.expand(turns.shape[0], -1).contiguous())
-    prefix = outside.cumsum(dim=-1, dtype=torch.int32)
-    before = torch.where(borders > 0, prefix.gather(-1, (borders - 1).clamp(min=0)), 0)
     reached = borders.diff(dim=-1) > 0
-    return reached, reached & (before.diff(dim=-1) == 0)
+    prefix, of_rows = outside[rows].cumsum(dim=-1, dtype=torch.int32), borders[rows]
+    before = torch.where(of_rows > 0, prefix.gather(-1, (of_rows - 1).clamp(min=0)), 0)
+    inside = reached.index_copy(0, rows, reached[rows] & (before.diff(dim=-1) == 0))
+    return reached, inside

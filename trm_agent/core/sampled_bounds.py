@@ -1,15 +1,14 @@
 """Our bounds of an update from its sequences, with their intervals: expectations only, no maximum over contexts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from trm_agent.core.bootstrap import LEVEL, interval, resampled_means
 from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound
-from trm_agent.core.stop import stop_bound
+from trm_agent.core.stop import cut_bound, hybrid_bound
 
 _STOP = ("stopped", "stop_kl", "stop_chi2", "stop_delayed_kl")
-Columns = dict[str, torch.Tensor]
 
 
 def sampled_bounds(
@@ -30,27 +29,28 @@ def sampled_bounds(
     Returns:
         Metric -> scalar float64.
     """
-    horizon = horizon.double()
-    columns = _resampled({name: sums[name][finite] for name in ("chi2", "delayed_kl")})
-    chi2_kl = pooled_chi2_kl_bound(horizon, columns["chi2"], columns["delayed_kl"])
+    horizon, names = horizon.double(), _STOP if "stopped" in sums else ()
+    # a mean over the finite ones is a ratio of two over all, so that one set of weights will do
+    of_finite = [torch.where(finite, sums[name], 0.0) for name in ("chi2", "delayed_kl")]
+    of_stop = [torch.where(finite, sums[name], name == "stopped") for name in names]
+    chi2, delayed_kl, share, *stop_means = _resampled([*of_finite, finite, *of_stop])
+    chi2_kl = pooled_chi2_kl_bound(horizon, chi2 / share, delayed_kl / share)
     metrics = {"bound_chi2_kl": chi2_kl[0]}
     metrics["bound_chi2_kl_low"], metrics["bound_chi2_kl_high"] = interval(chi2_kl[1:])
-    if "stopped" not in sums:
+    if not names:
         return metrics
-    cut = {name: torch.where(finite, sums[name], name == "stopped") for name in (*_STOP, "stop_gain")}
-    columns, max_kl = _resampled({name: cut[name] for name in _STOP}), sums["stop_max_kl"][0]
-    others = [columns[name] for name in _STOP[1:]]
-    stop = stop_bound(horizon, max_kl, columns["stopped"], *others)
+    stopped, kept_kl, *others = stop_means
+    hybrid = hybrid_bound(horizon, sums["stop_max_kl"][0], kept_kl, *others)
+    stop = hybrid + cut_bound(stopped, kept_kl)
     unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(finite))
-    cautious = stop_bound(horizon, max_kl, columns["stopped"].clamp(min=unseen), *others)
+    cautious = hybrid + cut_bound(stopped.clamp(min=unseen), kept_kl)
     metrics |= {"bound_stop": stop[0], "bound_stop_low": interval(stop[1:])[0]}
     metrics["bound_stop_high"] = interval(cautious[1:])[1]
-    metrics["surrogate_gain_stop"] = cut["stop_gain"].double().mean()
+    metrics["surrogate_gain_stop"] = torch.where(finite, sums["stop_gain"], 0.0).double().mean()
     return metrics
 
 
-def _resampled(rows: Columns) -> Columns:
+def _resampled(columns: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Return the mean of each column, and after it its resampled means."""
-    stacked = torch.stack([values.double() for values in rows.values()], dim=-1)
-    means = torch.cat([stacked.mean(dim=0, keepdim=True), resampled_means(stacked)])
-    return dict(zip(rows, means.unbind(dim=-1), strict=True))
+    rows = torch.stack([values.double() for values in columns], dim=-1)
+    return torch.cat([rows.mean(dim=0, keepdim=True), resampled_means(rows)]).unbind(dim=-1)
