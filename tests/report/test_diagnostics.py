@@ -93,30 +93,30 @@ def test_each_new_metric_has_its_chart(tmp_path):
 
 
 def played(number: int, drawn: bool) -> dict:
-    """An episode each of whose eight tokens was the most likely one of probability 1/2, or was not."""
+    """An episode each of whose eight tokens was the most likely one of probability 0.55, or was not."""
     row = episode_row(timings={"total": 1.0 + number})
     mask = row["response_mask"]
     ids = [(token if drawn else token + 1) if own else -1 for token, own in zip(row["response_ids"], mask, strict=True)]
-    log_probs = np.where(mask, math.log(0.5), math.nan).tolist()
+    log_probs = np.where(mask, math.log(0.55), math.nan).tolist()
     return row | {"rollout_top_ids": ids, "rollout_top_log_probs": log_probs, "task": "t"}
 
 
-@pytest.mark.parametrize(("share", "verdict"), [(0.5, "Nothing speaks against it"), (0.75, "No")])
+@pytest.mark.parametrize(("share", "verdict"), [(0.55, "Nothing speaks against it"), (0.8, "No")])
 def test_the_samplers_record_stands_in_a_table(tmp_path, share, verdict):
-    run = write_run(tmp_path / "run", [played(number, number < share * 60) for number in range(60)])
+    run = write_run(tmp_path / "run", [played(number, number < round(60 * share)) for number in range(60)])
     tables = data_of(build_report([run], tmp_path / "page.html").path)["failures"]
     (table,) = [table for table in tables if "recorded log-probs" in table["title"]]
     assert table["title"] == f"Are the recorded log-probs the sampler's own? {verdict}"
-    assert [row[:4] for row in table["rows"]] == [["0.5 to 0.6", "480", "50.00 %", f"{100 * share:.2f} %"]]
+    assert [row[:4] for row in table["rows"]] == [["0.5 to 0.6", "480", "55.00 %", f"{100 * share:.2f} %"]]
     assert ("First to check" in table["about"]) == (verdict == "No")
 
 
 def test_a_run_that_left_episodes_out_is_not_judged_and_a_record_that_is_none_is_noted(tmp_path):
     rows = [played(number, True) for number in range(60)]
     chosen = {"algorithm": {"filter_groups": {"enable": True}}}
-    tables = data_of(
-        build_report([write_run(tmp_path / "run", rows, config=chosen)], tmp_path / "page.html").path
-    )["failures"]
+    tables = data_of(build_report([write_run(tmp_path / "run", rows, config=chosen)], tmp_path / "page.html").path)[
+        "failures"
+    ]
     (table,) = [table for table in tables if "recorded log-probs" in table["title"]]
     assert table["title"].endswith("Not judged")
     assert "algorithm.filter_groups.enable=true leaves episodes out" in table["about"]

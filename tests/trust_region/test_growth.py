@@ -8,14 +8,18 @@ from trm_agent.trust_region.growth import Growth, growth, jackknife_error, slope
 DEPTHS = np.array([50.0, 100.0, 200.0, 400.0])
 
 
-def judged(power: float, level: float = 1e-4, counts: tuple[int, ...] = (500, 500, 500, 500), groups: int = 4) -> Growth:
+def judged(
+    power: float, level: float = 1e-4, counts: tuple[int, ...] = (500, 500, 500, 500), groups: int = 4
+) -> Growth:
     """Groups of equal counts whose KL is a power of the depth, each with a factor of its own."""
     tokens = np.tile(np.array(counts, dtype=float), (groups, 1)) / groups
     factors = np.linspace(0.9, 1.1, groups)[:, None]
     return growth(tokens, tokens * DEPTHS, tokens * factors * level * (DEPTHS / 100) ** power)
 
 
-@pytest.mark.parametrize(("power", "kind"), [(-0.5, "flat"), (0.0, "flat"), (0.19, "flat"), (0.21, "growing"), (1.5, "growing")])
+@pytest.mark.parametrize(
+    ("power", "kind"), [(-0.5, "flat"), (0.0, "flat"), (0.19, "flat"), (0.21, "growing"), (1.5, "growing")]
+)
 def test_the_slope_is_the_power_and_a_fifth_is_the_border(power, kind):
     found = judged(power)
     assert found.kind == kind

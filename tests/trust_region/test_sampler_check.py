@@ -35,7 +35,7 @@ def cut(p: np.ndarray, top_p: float) -> np.ndarray:
     return normalised(np.where(np.take_along_axis(kept, np.argsort(order, axis=1), axis=1), p, 0.0))
 
 
-def tested(seed: int, recorded: np.ndarray, sampler: np.ndarray) -> SamplerCheck:
+def outcome(seed: int, recorded: np.ndarray, sampler: np.ndarray) -> SamplerCheck:
     generator = np.random.default_rng(seed + 10_000)
     drawn = (generator.random((len(sampler), 1)) > sampler.cumsum(axis=1)).sum(axis=1).clip(max=VOCAB - 1)
     top = recorded.argmax(axis=1)
@@ -47,7 +47,7 @@ def tested(seed: int, recorded: np.ndarray, sampler: np.ndarray) -> SamplerCheck
 def test_a_true_record_is_seldom_called_false():
     # by Markov P(p <= a) <= a, whatever a is; 400 records of 500 tokens
     p = distributions(0, 500)
-    values = np.array([tested(seed, p, p).p_value for seed in range(400)])
+    values = np.array([outcome(seed, p, p).p_value for seed in range(400)])
     for level in (0.5, 0.1, 0.05, 0.01):
         # three standard deviations of the count above what is promised
         most = 400 * level + 3 * math.sqrt(400 * level * (1 - level))
@@ -63,7 +63,8 @@ def test_evidence_has_the_expectation_one_even_where_an_episode_ends_when_it_lik
 
     def evidence(draws: list[bool]) -> float:
         lambdas = [sign * size for size in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6) for sign in (1, -1)]
-        each = [math.exp(sum(drawn * scale - math.log(0.7 + 0.3 * math.exp(scale)) for drawn in draws)) for scale in lambdas]
+        odds = [sum(drawn * scale - math.log(0.7 + 0.3 * math.exp(scale)) for drawn in draws) for scale in lambdas]
+        each = [math.exp(value) for value in odds]
         # the bucket and the whole say the same, the other buckets 1
         return (2 * sum(each) + 12 * len(each)) / (14 * len(each))
 
@@ -84,14 +85,14 @@ FAULTS = {
 def test_a_planted_fault_is_found(fault):
     p = distributions(1, 20_000)
     sampler = FAULTS[fault](p)
-    found = tested(2, p, sampler)
+    found = outcome(2, p, sampler)
     assert found.is_false
     assert found.p_value < 1e-9
     more = "1.1" not in fault
     assert ("more often" in found.told()) == more
     assert (found.z > 6) if more else (found.z < -6)
     # and the record of that very sampler is true
-    assert not tested(2, sampler, sampler).is_false
+    assert not outcome(2, sampler, sampler).is_false
 
 
 def test_a_fault_in_a_few_contexts_is_found_in_their_bucket():
@@ -165,9 +166,7 @@ def test_an_episode_counts_once_however_many_updates_dump_it():
 def test_only_the_models_tokens_with_a_record_are_counted():
     draws = Draws()
     draws.add(Episode())
-    (high,), (low,) = (
-        [each for each in draws.check().buckets if each.low == edge] for edge in (0.7, 0.6)
-    )
+    (high,), (low,) = ([each for each in draws.check().buckets if each.low == edge] for edge in (0.7, 0.6))
     assert (low.observed, high.observed) == (1.0, 0.0)
     assert low.expected == pytest.approx(math.exp(-0.5))
     assert drawn_in(Episode(rollout_top_ids=None)) == drawn_in(Episode(rollout_top_log_probs=None)) == 0

@@ -1,4 +1,4 @@
-"""What `trm analyze` prints beside thresholds: growth with depth, effective sample sizes, signs, the sampler's record."""
+"""What `trm analyze` prints beside thresholds: growth with depth, effective sizes, signs, the sampler's record."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def selection_of(dump: Path) -> str:
     Args:
         dump: the folder of a run, or its `rollouts/`, or a file in it.
     """
-    folder = dump.resolve() if dump.is_dir() else dump.resolve().parent
-    for folder in (folder, folder.parent):
+    inner = dump.resolve() if dump.is_dir() else dump.resolve().parent
+    for folder in (inner, inner.parent):
         file = folder / CONFIG_FILE
         if file.is_file():
             config = read_yaml(file.read_text(encoding="utf-8"))
@@ -60,7 +60,9 @@ def as_text(
     lines = ["", f"Effective sample size, of 100 %: {_shares(mask, 'effective_', ('tokens', 'turns', 'sequences'))}"]
     for sign, word in (("positive", "A > 0"), ("negative", "A < 0")):
         if f"kept_tokens_{sign}" in mask:
-            lines.append(f"{word}: {_shares(mask, '', (f'acceptance_{sign}', f'kept_tokens_{sign}'))}{_added(mask, sign)}")
+            lines.append(
+                f"{word}: {_shares(mask, '', (f'acceptance_{sign}', f'kept_tokens_{sign}'))}{_added(mask, sign)}"
+            )
     if growth is not None:
         lines += ["", f"Mismatch by depth in the context: {growth.told()}"]
         lines += [f"  {'mean depth':>12}{'tokens':>12}{'mean KL':>12}"]
@@ -82,7 +84,9 @@ def _sampler(check: SamplerCheck | None, selected_by: str) -> list[str]:
 
 def _shares(mask: Mapping[str, float], prefix: str, names: tuple[str, ...]) -> str:
     found = [(name, mask[f"{prefix}{name}"]) for name in names if f"{prefix}{name}" in mask]
-    return ", ".join(f"{name.rpartition('_')[0].replace('_', ' ') or name} {100 * share:.1f} %" for name, share in found)
+    return ", ".join(
+        f"{name.rpartition('_')[0].replace('_', ' ') or name} {100 * share:.1f} %" for name, share in found
+    )
 
 
 def _added(mask: Mapping[str, float], sign: str) -> str:

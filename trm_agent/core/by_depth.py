@@ -8,21 +8,19 @@ import torch
 FIRST_DEPTHS = (0, *(64 * 2**octave for octave in range(12)))
 """Depths at which the bins begin: 0, 64, 128, 256, ..., 131,072 and beyond."""
 NUM_DEPTHS = len(FIRST_DEPTHS)
+# values that are summed at once
+_BLOCK = 64
 
 
 def depth_statistics(
-    prompt_lengths: torch.Tensor,
-    response_mask: torch.Tensor,
-    positions: torch.Tensor,
-    kept: torch.Tensor,
-    kl: torch.Tensor,
+    prompt_lengths: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, kl: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Measure a batch by depth.
 
     Args:
         prompt_lengths: tokens before the response, shape (batch,).
-        response_mask: bool, sampled by the model, shape (batch, response_length), of a length of 1 or more.
-        positions: `response_mask.cumsum(-1)`, same shape.
+        positions: how many tokens the model has sampled until each, `response_mask.cumsum(-1)`, shape (batch,
+            response_length), of a length of 1 or more.
         kept: bool, tokens with a gradient, same shape; or shape (batch,), sequences whose tokens all have one.
         kl: divergences of the average criterion, 0 where the mask is False, same shape, nats.
 
@@ -31,23 +29,24 @@ def depth_statistics(
         sequence with a divergence that is not finite may have NaN in all of its sums.
     """
     # a bin is a stretch of the response, since a depth is the prompt's length and the place in it
-    length = response_mask.shape[-1]
+    length = positions.shape[-1]
     inner = torch.tensor(FIRST_DEPTHS[1:], device=prompt_lengths.device) - prompt_lengths.unsqueeze(-1)
     borders = torch.nn.functional.pad(inner.clamp(min=0, max=length), (1, 0))
     borders = torch.nn.functional.pad(borders, (0, 1), value=length)
-    tokens = _between(positions, borders)
-    places = torch.arange(length, device=positions.device)
-    places = _between(torch.where(response_mask, places, 0).cumsum(dim=-1), borders)
+    before = _at(positions, borders).long()
+    # sum over the first b places of t m_t = b m(b) - sum over them of m(t + 1), where m counts the tokens before
+    places = borders * before - _sums_until(positions, borders, torch.int32)
+    tokens = before.diff(dim=-1)
     if kept.ndim == 1:
         kept_tokens = torch.where(kept.unsqueeze(-1), tokens, 0)
     else:
-        kept_tokens = _between(kept.cumsum(dim=-1, dtype=torch.int32), borders)
+        kept_tokens = _at(kept.cumsum(dim=-1, dtype=torch.int32), borders).diff(dim=-1)
     return {
         "tokens": tokens,
         "kept": kept_tokens,
-        "depth": (places + prompt_lengths.unsqueeze(-1) * tokens).double(),
-        # float64: a difference of prefix sums cancels
-        "kl": _between(kl.cumsum(dim=-1, dtype=torch.float64), borders),
+        "depth": (places.diff(dim=-1) + prompt_lengths.unsqueeze(-1) * tokens).double(),
+        # float64: a difference of sums cancels
+        "kl": _sums_until(kl, borders, torch.float64).diff(dim=-1),
     }
 
 
@@ -76,7 +75,25 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
     return metrics
 
 
-def _between(prefix: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
-    """Take the sums between neighbouring borders from those of the first tokens, the t-th of which is at t - 1."""
-    before = prefix.gather(-1, (borders - 1).clamp(min=0))
-    return torch.where(borders > 0, before, torch.zeros_like(before)).diff(dim=-1)
+def _at(prefix: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
+    """Take the sums of the first b values from those of the first t, which stand at t - 1."""
+    found = prefix.gather(-1, (borders - 1).clamp(min=0))
+    return torch.where(borders > 0, found, torch.zeros_like(found))
+
+
+def _sums_until(values: torch.Tensor, borders: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Sum the first b values of each row, whole blocks first: far cheaper than all prefix sums.
+
+    Args:
+        values: shape (batch, length).
+        borders: b, shape (batch, borders).
+        dtype: of the sums of a block.
+    """
+    length = values.shape[-1]
+    whole = length // _BLOCK
+    blocks = values[:, : whole * _BLOCK].unflatten(-1, (whole, _BLOCK)).sum(dim=-1, dtype=dtype).cumsum(dim=-1)
+    num_whole = borders // _BLOCK
+    sums = torch.nn.functional.pad(blocks, (1, 0)).gather(-1, num_whole)
+    rest = num_whole.unsqueeze(-1) * _BLOCK + torch.arange(_BLOCK, device=values.device)
+    of_rest = values.gather(-1, rest.clamp(max=length - 1).flatten(1)).view(rest.shape)
+    return sums + torch.where(rest < borders.unsqueeze(-1), of_rest, torch.zeros_like(of_rest)).sum(dim=-1, dtype=dtype)

@@ -25,14 +25,13 @@ def sign_statistics(
     """
     of_sign = [response_mask & (advantages > 0), response_mask & (advantages < 0)]
     tokens = _counts(of_sign)
-    own = [torch.where(here, gains, 0.0) for here in of_sign]
-    sums = torch.stack([each.sum(dim=-1) for each in own], dim=-1)
+    sums = _split(of_sign[0], gains)
     if kept.ndim == 1:
         whole = kept.unsqueeze(-1)
         kept_tokens, kept_sums = torch.where(whole, tokens, 0), torch.where(whole, sums, 0.0)
     else:
         kept_tokens = _counts([here & kept for here in of_sign])
-        kept_sums = torch.stack([torch.where(kept, each, 0.0).sum(dim=-1) for each in own], dim=-1)
+        kept_sums = _split(of_sign[0], torch.where(kept, gains, 0.0))
     return {"tokens": tokens, "kept": kept_tokens, "gains": sums, "kept_gains": kept_sums}
 
 
@@ -68,4 +67,11 @@ def sign_metrics(
 
 
 def _counts(masks: list[torch.Tensor]) -> torch.Tensor:
-    return torch.stack([mask.sum(dim=-1) for mask in masks], dim=-1)
+    # of bytes: torch sums them in half the time that it takes for truth values
+    return torch.stack([mask.view(torch.uint8).sum(dim=-1, dtype=torch.int32) for mask in masks], dim=-1)
+
+
+def _split(positive: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
+    """Sum the gains where A > 0, and the others, which are those where A < 0: with A = 0 a gain is 0."""
+    above = torch.where(positive, gains, 0.0).sum(dim=-1)
+    return torch.stack([above, gains.sum(dim=-1) - above], dim=-1)

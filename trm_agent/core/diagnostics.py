@@ -262,7 +262,7 @@ def _by_depth(batch: TokenBatch, positions: torch.Tensor, kept: torch.Tensor) ->
     if batch.prompt_lengths is None:
         return {}
     kl = batch.divergences.kl_for_avg.upper
-    return depth_statistics(batch.prompt_lengths, batch.response_mask, positions, kept, kl)
+    return depth_statistics(batch.prompt_lengths, positions, kept, kl)
 
 
 def _by_lag(batch: TokenBatch, mask: SequenceMask, kept: torch.Tensor | None) -> dict[str, torch.Tensor]:

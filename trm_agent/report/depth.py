@@ -13,7 +13,7 @@ from trm_agent.trust_region.growth import Growth, growth
 
 _BIN = re.compile(r"trm/num_tokens_depth_([0-9]{1,18})")
 ABOUT = (
-    "Of all steps: mean token divergence (of the average criterion) over the tokens before a token, and the fitted power "
+    "Of all steps: mean token divergence (of the average criterion) over the tokens before it, and the fitted power "
     "law. Flat is a slope below 0.2. From the second update of a step on, the policy's own change counts too: "
     "trm numerics measures the engines alone."
 )
