@@ -50,6 +50,7 @@ def collect_rows(
     rewards = [float(row.sum()) for row in _rows(data, "rm_scores")] if "rm_scores" in data else None
     records = _rows(data, EPISODE_RECORD) if EPISODE_RECORD in data else None
     versions = _rows(data, ROLLOUT_VERSIONS) if ROLLOUT_VERSIONS in data else None
+    rollout_full = _rows(data, FULL_LOG_PROBS) if full_log_probs is not None else []
     start = 0
     for index, mask in enumerate(columns["response_mask"]):
         mask = mask.bool()
@@ -81,10 +82,9 @@ def collect_rows(
         if divergences is not None:
             row |= {name: _sampled(values[index, :length], mask) for name, values in divergences.named().items()}
         if full_log_probs is not None:
-            rollout_full = _rows(data, FULL_LOG_PROBS)[index][mask]
             row["vocab_size"] = full_log_probs.shape[-1]
             row["full_log_probs"] = _bytes(full_log_probs[start - num_sampled : start])
-            row["rollout_full_log_probs"] = _bytes(rollout_full)
+            row["rollout_full_log_probs"] = _bytes(rollout_full[index][mask])
         update.rows.append(row)
 
 

@@ -1,0 +1,286 @@
+"""The parts of a run that hold whole episodes, each as a call: what `growth_turns` measures.
+
+The engine is a script: the environment's own solver, its turns made longer by a thought until an episode has so many
+tokens in so many turns. It answers at once, so that all that is left is ours, or verl's and vLLM's own around it.
+"""
+
+import asyncio
+import functools
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from benchmarks.turns import Script
+
+ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chain_math": ("trm/ChainMath-v0", {"reveal": "stepwise"}),
+    "long_execution": ("trm/LongExecution-v0", {"keys_per_turn": 4}),
+}
+GIVEN = {"session_id": 0, "global_steps": 1, "env_task": "{}"}
+PARAMS = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "logprobs": True, "max_tokens": 128, "stop_token_ids": [1]}
+# turns of a long episode that stand for all, where a turn takes long
+SAMPLED_TURNS = 64
+
+
+@dataclass
+class Work:
+    """The episodes of one length, and where their files go."""
+
+    chat: Any
+    """Renderer of the tokenizer's chat template."""
+    tokenizer: Path
+    """Folder of the tokenizer."""
+    env: str
+    """One of `ENVIRONMENTS`."""
+    horizon: int
+    """Of the tasks."""
+    scripts: list[list[list[int]]]
+    """Tokens of each episode's turns."""
+    folder: Path
+    """For the files."""
+    episodes: list[Any] = field(default_factory=list)
+    """Those that were played."""
+
+    @property
+    def tokens(self) -> float:
+        """Return the mean number of tokens of an episode."""
+        return sum(len(each.prompt_ids) + len(each.response_ids) for each in self.episodes) / len(self.episodes)
+
+    @property
+    def turns(self) -> float:
+        """Return the mean number of turns of an episode."""
+        return sum(each.num_turns for each in self.episodes) / len(self.episodes)
+
+
+def script(chat: Any, tokenizer: Any, env: str, seed: int, horizon: int, filler: int) -> list[list[int]]:
+    """Return the tokens of the solver's turns, each behind a thought of so many tokens."""
+    from trm_agent.models.traces import Solver
+
+    env_id, kwargs = ENVIRONMENTS[env]
+    encode = functools.partial(tokenizer.encode, add_special_tokens=False)
+    thought = [*encode("<think>"), *(encode(" ")[:1] * filler), *encode("</think>")] if filler else []
+    messages = Solver(env_id, "train", kwargs=kwargs).solve(seed, horizon).messages
+    turns = [each["content"] for each in messages if each["role"] == "assistant"]
+    return [[*thought, *encode(chat.as_turn(turn)), chat.end_of_turn_id] for turn in turns]
+
+
+def prepared(folder: Path, tokenizer_folder: Path, env: str, tokens: int, episodes: int, turn_tokens: float) -> Work:
+    """Return the work of episodes of about so many tokens, each turn with its answer of so many."""
+    from transformers import AutoTokenizer
+
+    from trm_agent.episode import chat_tokens
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    chat = chat_tokens(tokenizer)
+    # the share of a turn that is there without a thought, from a short episode
+    short = Work(chat, tokenizer_folder, env, 16, [script(chat, tokenizer, env, 0, 16, 0)], folder)
+    play(short)
+    filler = max(0, round(turn_tokens - len(short.episodes[0].response_ids) / short.turns))
+    horizon = max(1, round(tokens / turn_tokens) - (env == "chain_math"))
+    scripts = [script(chat, tokenizer, env, seed, horizon, filler) for seed in range(episodes)]
+    return Work(chat, tokenizer_folder, env, horizon, scripts, folder)
+
+
+def play(work: Work) -> None:
+    """Play the episodes through the loop, all at once."""
+    from trm_agent.episode import Limits, run_episode
+    from trm_agent.tasks import make_env
+
+    env_id, kwargs = ENVIRONMENTS[work.env]
+    limits = Limits(max_turns=100_000, max_tool_calls=100_000, max_response_tokens=10_000_000, max_turn_tokens=4096)
+
+    async def one(seed: int, turns: list[list[int]]) -> Any:
+        return await run_episode(
+            functools.partial(make_env, env_id, None, kwargs),
+            Script(turns),
+            work.chat,
+            limits,
+            env_id=env_id,
+            seed=seed,
+            options={"horizon": work.horizon},
+        )
+
+    async def every() -> list[Any]:
+        return await asyncio.gather(*(one(seed, turns) for seed, turns in enumerate(work.scripts)))
+
+    work.episodes = asyncio.run(every())
+    assert all(episode.success for episode in work.episodes), [str(each.stop_reason) for each in work.episodes]
+
+
+def contexts(episode: Any) -> Iterator[list[int]]:
+    """Yield the context of each turn as the loop hands it to an engine: one list that grows."""
+    context, before = list(episode.prompt_ids), 0
+    for turn in episode.turns:
+        context += episode.response_ids[before : turn.token_span[0]]
+        yield context
+        context += episode.response_ids[slice(*turn.token_span)]
+        before = turn.token_span[1]
+
+
+def send_turns(work: Work) -> int:
+    """Send each turn to the server as a message, what is new alone; return the bytes."""
+    from verl.utils.tokenizer import normalize_token_ids
+
+    from trm_agent.verl_plugin.rollout.contexts import CONTEXT, KeptContexts, SentContext
+
+    kept, num_bytes = KeptContexts(len(work.episodes)), 0
+    for number, episode in enumerate(work.episodes):
+        sent = SentContext(str(number))
+        for context in contexts(episode):
+            new, place = sent.send(context)
+            message = pickle.dumps((new, {**PARAMS, **place}), protocol=5)
+            tokens, params = pickle.loads(message)
+            whole = kept.grown(*params[CONTEXT], tokens)
+            assert whole is not None, "the server has just got the rest"
+            assert len(whole) == len(context), "the same length on both sides"
+            # the token that stands in for it, on its way through verl's server
+            normalize_token_ids(whole[-1:])
+            num_bytes += len(message)
+    return num_bytes
+
+
+def send_whole_contexts(work: Work) -> int:
+    """Send the whole context with each turn, as verl does; some turns stand for all. Returns their bytes."""
+    from verl.utils.tokenizer import normalize_token_ids
+
+    num_bytes = 0
+    for episode in work.episodes:
+        for context in _some(episode):
+            message = pickle.dumps((context, PARAMS), protocol=5)
+            normalize_token_ids(pickle.loads(message)[0])
+            num_bytes += len(message)
+    return num_bytes
+
+
+def take_in(work: Work) -> int:
+    """Do what vLLM does with a request before it computes: a message to its core, and hashes of the prompt's blocks.
+
+    Some turns stand for all. Returns the bytes of their messages.
+    """
+    from vllm import SamplingParams
+    from vllm.utils.hashing import get_hash_fn_by_name
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.request import Request
+    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+    sha256 = get_hash_fn_by_name("sha256")
+    init_none_hash(sha256)
+    hasher = get_request_block_hasher(16, sha256)
+    encoder, decoder, num_bytes = MsgpackEncoder(), MsgpackDecoder(EngineCoreRequest), 0
+    for episode in work.episodes:
+        for context in _some(episode):
+            settings = SamplingParams(max_tokens=128)
+            asked = EngineCoreRequest("turn", context, None, settings, None, 0.0, None, None, None)
+            frames = encoder.encode(asked)
+            Request.from_engine_core_request(decoder.decode(frames), hasher)
+            num_bytes += sum(memoryview(frame).nbytes for frame in frames)
+    return num_bytes
+
+
+def put_into_queue(work: Work) -> int:
+    """Make the rows of verl's queue, and send them as it does; return the bytes."""
+    from transfer_queue.utils.serial_utils import decode, encode
+    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    frames = encode(list_of_dict_to_tensordict([row.fields for row in _rows(work)]))
+    decode(frames)
+    return sum(memoryview(frame).nbytes for frame in frames)
+
+
+def dump(work: Work) -> int:
+    """Collect the sequences of an update, write them, read them; return the file's bytes."""
+    import torch
+    from tensordict import TensorDict
+
+    from trm_agent.trust_region.dump import read_dump
+    from trm_agent.trust_region.settings import DumpConfig, TrmConfig
+    from trm_agent.verl_plugin.actor.dumping import collect_rows, write_rows
+    from trm_agent.verl_plugin.actor.update import Update
+
+    rows = [row.fields for row in _rows(work)]
+    names = ("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "episode_record")
+    columns = {name: [row[name] for row in rows] for name in names}
+    columns["advantages"] = [torch.ones(len(row["responses"])) for row in rows]
+    nested = {name: torch.nested.as_nested_tensor(each, layout=torch.jagged) for name, each in columns.items()}
+    update = Update(step=1, dump=DumpConfig(directory=str(_rollouts(work))), trm=TrmConfig())
+    sequences: Any = SimpleNamespace(accepted=torch.ones(len(rows), dtype=torch.bool), rejected_by={})
+    part: Any = SimpleNamespace(sequences=sequences)
+    update.parts.append(part)
+    log_probs = torch.full((len(rows), max(len(row["responses"]) for row in rows)), -0.5)
+    collect_rows(update, TensorDict(nested, batch_size=len(rows)), log_probs, None, None)
+    write_rows(update, 0)
+    read_dump(_rollouts(work))
+    return sum(file.stat().st_size for file in _rollouts(work).iterdir())
+
+
+def report(work: Work) -> int:
+    """Build the page of the run whose dump is there; return its bytes."""
+    from trm_agent.report.build import build_report
+
+    run = _rollouts(work).parent
+    (run / "config.yaml").write_text("seed: 0\n")
+    (run / "metrics.jsonl").write_text('{"step": 1, "trm/acceptance": 1.0}\n')
+    made = build_report([run], work.folder / "page.html", tokenizer=work.tokenizer)
+    assert made.num_episodes == len(work.episodes), made.notes
+    return made.num_bytes
+
+
+def store(work: Work) -> int:
+    """Keep the episodes and their results as an evaluation does, and read the results; return the files' bytes."""
+    from trm_agent.evaluate.plan import Key
+    from trm_agent.evaluate.results import RESULTS_FILE, read_results, result_row
+    from trm_agent.evaluate.store import Store
+
+    path = work.folder / "evaluation"
+    path.mkdir(exist_ok=True)
+    plan: Any = SimpleNamespace(checkpoints=[SimpleNamespace(label="model")])
+    kept = Store(path, plan, True)
+    for number, episode in enumerate(work.episodes):
+        kept.save_episode("model", Key(work.env, number, 0), episode)
+        kept.append(result_row("model", work.env, work.horizon, number, 0, episode))
+    read_results(path / RESULTS_FILE)
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _some(episode: Any) -> Iterator[list[int]]:
+    """Yield the contexts of at most `SAMPLED_TURNS` turns, evenly spaced."""
+    yield from islice(contexts(episode), 0, None, stride(episode.num_turns))
+
+
+def stride(num_turns: float) -> int:
+    """Return of how many turns one is taken where some stand for all."""
+    return max(1, round(num_turns / SAMPLED_TURNS))
+
+
+def _rows(work: Work) -> list[Any]:
+    from trm_agent.verl_plugin.rollout.agent_loop import to_output
+    from trm_agent.verl_plugin.rollout.distributions import record_field
+    from trm_agent.verl_plugin.rollout.episodes_worker import row_of
+
+    outputs = [to_output(episode, record_field(episode)) for episode in work.episodes]
+    return [row_of(output, "train", {**GIVEN, "uid": str(number)}) for number, output in enumerate(outputs)]
+
+
+def _rollouts(work: Work) -> Path:
+    return work.folder / "run" / "rollouts"
+
+
+PARTS: dict[str, Callable[[Work], int | None]] = {
+    "episode loop": play,
+    "turns to the server": send_turns,
+    "rows to the queue": put_into_queue,
+    "dump": dump,
+    "report": report,
+    "evaluation's store": store,
+}
+"""What has to be linear, in the order in which each needs the one before."""
+FOREIGN: dict[str, Callable[[Work], int]] = {
+    "whole contexts to verl's server": send_whole_contexts,
+    "vLLM's intake of a request": take_in,
+}
+"""What is not: the way that turns took before, and the engine's own work for each."""
