@@ -156,6 +156,16 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_phase_and_its_parts(change
         fitting_plan(config, plan_of_run(config, KNOWN["Qwen/Qwen3-1.7B"]))
 
 
+@pytest.mark.parametrize("tokens", [65_536, 131_072])
+def test_trajectories_beyond_32k_fit_a_model_that_was_made_for_them_and_no_other(tokens: int) -> None:
+    lengths = {"data.max_prompt_length": 4096, "data.max_response_length": tokens - 4096}
+    config = run_on(8, **lengths, **{KNOBS["micro_tokens"]: tokens, KNOBS["checkpointing"]: True, KNOBS["ulysses"]: 8})
+    fitting_plan(config, plan_of_run(config, KNOWN["Qwen/Qwen3-4B-Instruct-2507"]))
+    words = r"^data.max_response_length: got \d+, .*holds 40960 \(context\); allowed: at most 36864; lower it, or take a "
+    with pytest.raises(ValueError, match=words + r"model that was made for longer contexts.*YaRN"):
+        fitting_plan(config, plan_of_run(config, KNOWN["Qwen/Qwen3-4B"]))
+
+
 def test_a_model_that_cannot_even_be_loaded_is_refused_for_that() -> None:
     config = run_on(1, 22)
     with pytest.raises(ValueError, match=r"Qwen3-8B on 1 GPU of 22 GiB needs .* GiB in the phase loading \(parameters"):

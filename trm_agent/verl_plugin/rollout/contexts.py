@@ -71,9 +71,9 @@ class KeptContexts:
         now = self._now()
         known, _ = self._kept.pop(episode, (None, now))
         context = known if start else []
-        self._let_go(now)
         if context is None or len(context) < start:
             return None
+        self._let_go(now)
         del context[start:]
         context += new
         self._kept[episode] = context, now
