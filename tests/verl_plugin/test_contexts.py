@@ -1,6 +1,7 @@
 """A turn brings its server what is new alone, whatever the server has forgotten and whichever turn is tried again."""
 
 import asyncio
+import copy
 import pickle
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 
 pytest.importorskip("verl")
 
+from omegaconf import OmegaConf
 from verl.workers.rollout.replica import TokenOutput
 
 from trm_agent.episode import Pauses
@@ -182,16 +184,21 @@ def test_sent_says_what_was_sent_before():
     assert sent.send(context) == ([1, 2, 3], {CONTEXT: ("a", 0)})
 
 
+ROLLOUT, LIBRARY = "actor_rollout_ref.rollout", "actor_rollout_ref.model.external_lib"
+
+
 @pytest.mark.parametrize(
-    ("changes", "keeps"),
+    ("field", "value", "keeps"),
     [
-        ([], True),
-        (["hardware.agent_loops=workers"], True),
-        (["hardware.agent_loops=workers", "actor_rollout_ref.rollout.name=sglang"], False),
-        (["actor_rollout_ref.model.external_lib=null"], False),
-        (["actor_rollout_ref.model.external_lib=[mine,trm_agent.verl_plugin.extension]"], True),
-        (["hardware.agent_loops=workers", "actor_rollout_ref.rollout.disaggregation.enabled=true"], False),
+        ("hardware.agent_loops", "beside_server", True),
+        ("hardware.agent_loops", "workers", True),
+        (f"{ROLLOUT}.name", "sglang", False),
+        (f"{ROLLOUT}.disaggregation.enabled", True, False),
+        (LIBRARY, None, False),
+        (LIBRARY, ["mine", "trm_agent.verl_plugin.extension"], True),
     ],
 )
-def test_only_our_own_servers_are_sent_what_is_new_alone(changes, keeps):
-    assert play_settings(compose_run(["experiment=math_nano", *changes])).keeps_contexts == keeps
+def test_only_our_own_servers_are_sent_what_is_new_alone(field, value, keeps):
+    config = copy.deepcopy(NANO)
+    OmegaConf.update(config, field, value)
+    assert play_settings(config).keeps_contexts == keeps

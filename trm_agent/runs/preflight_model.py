@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.episode import ChatTokens, Limits
+from trm_agent.models.nano_spec import CONTEXT as NANO_CONTEXT
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.runs.attention import FIELD as ATTENTION
 from trm_agent.runs.attention import check_scores
@@ -89,10 +90,11 @@ def check_nano_budget(config: DictConfig, spec: NanoSpec) -> None:
     """Check the budgets of a nano model before it is made, by its tokenizer, which takes seconds.
 
     Raises:
-        ValueError: as `check_budget`.
+        ValueError: as `check_context` and `check_budget`.
     """
     from trm_agent.models.nano import is_made, make_tokenizer, nano_folder
 
+    check_context(config, NANO_CONTEXT)
     if not is_made(nano_folder(spec)):
         tokenizer = make_tokenizer(spec)
         check_budget(config, solver_measure(config, tokenizer, run_chat_tokens(tokenizer, config)))
