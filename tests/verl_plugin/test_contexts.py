@@ -194,6 +194,7 @@ ROLLOUT, LIBRARY = "actor_rollout_ref.rollout", "actor_rollout_ref.model.externa
         ("hardware.agent_loops", "workers", True),
         (f"{ROLLOUT}.name", "sglang", False),
         (f"{ROLLOUT}.disaggregation.enabled", True, False),
+        (f"{ROLLOUT}.router_config_path", "router.yaml", False),
         (LIBRARY, None, False),
         (LIBRARY, ["mine", "trm_agent.verl_plugin.extension"], True),
     ],

@@ -74,7 +74,9 @@ def _read(config: DictConfig) -> PlaySettings:
 
 
 def _are_ours(config: DictConfig) -> bool:
-    """Return True if the servers are those that our extension registers for vLLM."""
+    """Return True if an episode stays with one server, of those that our extension registers for vLLM."""
     rollout, libraries = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model.external_lib
     is_extended = libraries == EXTENSION or EXTENSION in (libraries or [])
-    return is_extended and rollout.name == "vllm" and not OmegaConf.select(rollout, "disaggregation.enabled")
+    # servers that share a turn, and a router that may choose by the tokens of a prompt
+    others = ("disaggregation.enabled", "router_config_path")
+    return is_extended and rollout.name == "vllm" and not any(OmegaConf.select(rollout, name) for name in others)
