@@ -156,10 +156,14 @@ def send_whole_contexts(work: Work) -> int:
     return num_bytes
 
 
-def take_in(work: Work) -> int:
+def take_in(work: Work, block: int) -> int:
     """Do what vLLM does with a request before it computes: a message to its core, and hashes of the prompt's blocks.
 
     Some turns stand for all. Returns the bytes of their messages.
+
+    Args:
+        work: with episodes.
+        block: tokens in a block of the engine's cache.
     """
     from vllm import SamplingParams
     from vllm.utils.hashing import get_hash_fn_by_name
@@ -170,7 +174,7 @@ def take_in(work: Work) -> int:
 
     sha256 = get_hash_fn_by_name("sha256")
     init_none_hash(sha256)
-    hasher = get_request_block_hasher(16, sha256)
+    hasher = get_request_block_hasher(block, sha256)
     encoder, decoder, num_bytes = MsgpackEncoder(), MsgpackDecoder(EngineCoreRequest), 0
     for episode in work.episodes:
         for context in _some(episode):
@@ -281,6 +285,8 @@ PARTS: dict[str, Callable[[Work], int | None]] = {
 """What has to be linear, in the order in which each needs the one before."""
 FOREIGN: dict[str, Callable[[Work], int]] = {
     "whole contexts to verl's server": send_whole_contexts,
-    "vLLM's intake of a request": take_in,
+    # its own on a GPU, and a larger one
+    "vLLM's intake, blocks of 16": functools.partial(take_in, block=16),
+    "vLLM's intake, blocks of 128": functools.partial(take_in, block=128),
 }
 """What is not: the way that turns took before, and the engine's own work for each."""
