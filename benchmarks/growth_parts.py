@@ -79,7 +79,8 @@ def prepared(folder: Path, tokenizer_folder: Path, env: str, tokens: int, episod
     # the share of a turn that is there without a thought, from a short episode
     short = Work(chat, tokenizer_folder, env, 16, [script(chat, tokenizer, env, 0, 16, 0)], folder)
     play(short)
-    filler = max(0, round(turn_tokens - len(short.episodes[0].response_ids) / short.turns))
+    tags = len(tokenizer.encode("<think></think>", add_special_tokens=False))
+    filler = max(0, round(turn_tokens - tags - len(short.episodes[0].response_ids) / short.turns))
     horizon = max(1, round(tokens / turn_tokens) - (env == "chain_math"))
     scripts = [script(chat, tokenizer, env, seed, horizon, filler) for seed in range(episodes)]
     return Work(chat, tokenizer_folder, env, horizon, scripts, folder)

@@ -178,7 +178,9 @@ def test_responses_beyond_32k_compose_and_fit_a_model_that_was_made_for_them(res
 
 def test_responses_beyond_the_models_context_are_refused_with_what_has_longer_ones() -> None:
     config = long_run("Qwen/Qwen3-4B", 65_536)
-    words = r"^data.max_response_length: got 65536, .*holds 40960 \(context\); allowed: at most 36864; lower it, or take a "
+    words = (
+        r"^data.max_response_length: got 65536, .*holds 40960 \(context\); allowed: at most 36864; lower it, or take a "
+    )
     with pytest.raises(ValueError, match=words + r"model that was made for longer contexts.*YaRN"):
         fitting_plan(config, plan_of_run(config, KNOWN["Qwen/Qwen3-4B"]))
 

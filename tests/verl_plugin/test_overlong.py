@@ -86,7 +86,14 @@ async def output_of(episode: Episode, overlong: OverlongConfig, stream: str, mon
     """What the agent loop hands to verl, and the tags that it puts aside."""
     tags = []
     settings = SimpleNamespace(
-        chat="{}", num_recorded=0, run_dir="", seed=None, env_kwargs={}, module=None, places=1, keeps_record=False,
+        chat="{}",
+        num_recorded=0,
+        run_dir="",
+        seed=None,
+        env_kwargs={},
+        module=None,
+        places=1,
+        keeps_record=False,
         keeps_contexts=False,
     )
     settings.overlong, settings.limits = overlong, SimpleNamespace(max_response_tokens=20)
