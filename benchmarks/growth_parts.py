@@ -1,125 +1,19 @@
-"""The parts of a run that hold whole episodes, each as a call: what `growth_turns` measures.
+"""The parts of a run that hold whole episodes, each as a call: what `growth_turns` measures."""
 
-The engine is a script: the environment's own solver, its turns made longer by a thought until an episode has so many
-tokens in so many turns. It answers at once, so that all that is left is ours, or verl's and vLLM's own around it.
-"""
-
-import asyncio
 import functools
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks.turns import Script
+from benchmarks.growth_episodes import Work, contexts, play
 
-ENVIRONMENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "chain_math": ("trm/ChainMath-v0", {"reveal": "stepwise"}),
-    "long_execution": ("trm/LongExecution-v0", {"keys_per_turn": 4}),
-}
 GIVEN = {"session_id": 0, "global_steps": 1, "env_task": "{}"}
 PARAMS = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "logprobs": True, "max_tokens": 128, "stop_token_ids": [1]}
 # turns of a long episode that stand for all, where a turn takes long
 SAMPLED_TURNS = 64
-
-
-@dataclass
-class Work:
-    """The episodes of one length, and where their files go."""
-
-    chat: Any
-    """Renderer of the tokenizer's chat template."""
-    tokenizer: Path
-    """Folder of the tokenizer."""
-    env: str
-    """One of `ENVIRONMENTS`."""
-    horizon: int
-    """Of the tasks."""
-    scripts: list[list[list[int]]]
-    """Tokens of each episode's turns."""
-    folder: Path
-    """For the files."""
-    episodes: list[Any] = field(default_factory=list)
-    """Those that were played."""
-
-    @property
-    def tokens(self) -> float:
-        """Return the mean number of tokens of an episode."""
-        return sum(len(each.prompt_ids) + len(each.response_ids) for each in self.episodes) / len(self.episodes)
-
-    @property
-    def turns(self) -> float:
-        """Return the mean number of turns of an episode."""
-        return sum(each.num_turns for each in self.episodes) / len(self.episodes)
-
-
-def script(chat: Any, tokenizer: Any, env: str, seed: int, horizon: int, filler: int) -> list[list[int]]:
-    """Return the tokens of the solver's turns, each behind a thought of so many tokens."""
-    from trm_agent.models.traces import Solver
-
-    env_id, kwargs = ENVIRONMENTS[env]
-    encode = functools.partial(tokenizer.encode, add_special_tokens=False)
-    thought = [*encode("<think>"), *(encode(" ")[:1] * filler), *encode("</think>")] if filler else []
-    messages = Solver(env_id, "train", kwargs=kwargs).solve(seed, horizon).messages
-    turns = [each["content"] for each in messages if each["role"] == "assistant"]
-    return [[*thought, *encode(chat.as_turn(turn)), chat.end_of_turn_id] for turn in turns]
-
-
-def prepared(folder: Path, tokenizer_folder: Path, env: str, tokens: int, episodes: int, turn_tokens: float) -> Work:
-    """Return the work of episodes of about so many tokens, each turn with its answer of so many."""
-    from transformers import AutoTokenizer
-
-    from trm_agent.episode import chat_tokens
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    chat = chat_tokens(tokenizer)
-    # the share of a turn that is there without a thought, from a short episode
-    short = Work(chat, tokenizer_folder, env, 16, [script(chat, tokenizer, env, 0, 16, 0)], folder)
-    play(short)
-    tags = len(tokenizer.encode("<think></think>", add_special_tokens=False))
-    filler = max(0, round(turn_tokens - tags - len(short.episodes[0].response_ids) / short.turns))
-    horizon = max(1, round(tokens / turn_tokens) - (env == "chain_math"))
-    scripts = [script(chat, tokenizer, env, seed, horizon, filler) for seed in range(episodes)]
-    return Work(chat, tokenizer_folder, env, horizon, scripts, folder)
-
-
-def play(work: Work) -> None:
-    """Play the episodes through the loop, all at once."""
-    from trm_agent.episode import Limits, run_episode
-    from trm_agent.tasks import make_env
-
-    env_id, kwargs = ENVIRONMENTS[work.env]
-    limits = Limits(max_turns=100_000, max_tool_calls=100_000, max_response_tokens=10_000_000, max_turn_tokens=4096)
-
-    async def one(seed: int, turns: list[list[int]]) -> Any:
-        return await run_episode(
-            functools.partial(make_env, env_id, None, kwargs),
-            Script(turns),
-            work.chat,
-            limits,
-            env_id=env_id,
-            seed=seed,
-            options={"horizon": work.horizon},
-        )
-
-    async def every() -> list[Any]:
-        return await asyncio.gather(*(one(seed, turns) for seed, turns in enumerate(work.scripts)))
-
-    work.episodes = asyncio.run(every())
-    assert all(episode.success for episode in work.episodes), [str(each.stop_reason) for each in work.episodes]
-
-
-def contexts(episode: Any) -> Iterator[list[int]]:
-    """Yield the context of each turn as the loop hands it to an engine: one list that grows."""
-    context, before = list(episode.prompt_ids), 0
-    for turn in episode.turns:
-        context += episode.response_ids[before : turn.token_span[0]]
-        yield context
-        context += episode.response_ids[slice(*turn.token_span)]
-        before = turn.token_span[1]
 
 
 def send_turns(work: Work) -> int:

@@ -27,7 +27,8 @@ from typing import Any
 
 from benchmarks.exact_divergences import status_mib
 from benchmarks.growth import exponents
-from benchmarks.growth_parts import ENVIRONMENTS, FOREIGN, PARTS, Work, prepared, stride
+from benchmarks.growth_episodes import ENVIRONMENTS, Work, prepared
+from benchmarks.growth_parts import FOREIGN, PARTS, stride
 
 LENGTHS = tuple(2**power for power in range(11, 18))
 # 131,072 tokens in 2,000 turns

@@ -81,7 +81,8 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
         context = sampling_params.get(CONTEXT)
         sampling_params = {key: value for key, value in sampling_params.items() if key not in _OURS}
         if context is not None:
-            kept = self._contexts.grown(*context, prompt_ids)
+            episode, start = context
+            kept = self._contexts.grown(episode, start, prompt_ids)
             if kept is None:
                 told = {"global_steps": self.global_steps}
                 return TokenOutput(token_ids=[], stop_reason=UNKNOWN_CONTEXT, extra_fields=told)
