@@ -4,7 +4,9 @@ import math
 
 import pytest
 
+from benchmarks import growth_turns
 from benchmarks.growth import Cost, as_table, exponents, fit
+from benchmarks.growth_parts import PARTS
 
 
 def test_exponents_are_those_of_each_doubling() -> None:
@@ -31,3 +33,28 @@ def test_the_table_has_a_line_for_each_length() -> None:
     assert len(lines) == 5
     assert lines[2].split()[-4:] == ["1.00"] * 4
     assert math.isclose(float(lines[1].split()[3]), 1750.0)
+
+
+def turn_costs(part, seconds, lengths=(1000, 2000, 4000, 8000, 16000)):
+    return [growth_turns.Cost(part, n, n / 64, seconds(n), n / 1000, 0.0) for n in lengths]
+
+
+def test_the_slope_is_the_power_of_growth():
+    # least squares through (0, 0), (1, 1), (2, 3) in logarithms of 2: (1 * 3 - 0 - 0) / 2 = 1.5
+    assert growth_turns.slope([1, 2, 4], [1.0, 2.0, 8.0]) == pytest.approx(1.5)
+
+
+def test_only_the_last_lengths_decide_what_is_linear():
+    part = next(iter(PARTS))
+    # what a call costs at least hides the growth of short episodes; the fit leaves the shortest out
+    found = growth_turns.fits(turn_costs(part, lambda n: 10.0 if n == 1000 else n / 1000))
+    assert found == pytest.approx({"seconds": 1.0, "mib": 1.0})
+    assert "linear" in growth_turns.as_table(turn_costs(part, lambda n: n / 1000))
+    assert "NOT LINEAR" in growth_turns.as_table(turn_costs(part, lambda n: n**1.2))
+
+
+def test_the_table_compares_each_length_with_the_shortest_times_the_factor():
+    lines = growth_turns.as_table(turn_costs("a part of others", lambda n: (n / 1000) ** 2)).splitlines()
+    # 16 times the tokens take 256 times as long
+    assert lines[6].split()[:5] == ["16000", "250", "256.000", "16.00", "2.00"]
+    assert "LINEAR" not in "".join(lines).upper()

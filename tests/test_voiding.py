@@ -88,7 +88,7 @@ class FakeServer:
 
     async def generate(self, request_id: str, prompt_ids: list[int], sampling_params: dict) -> SimpleNamespace:
         ids = token_ids(self.text, sampling_params["max_tokens"])
-        return SimpleNamespace(token_ids=ids, log_probs=[-0.5] * len(ids), extra_fields={})
+        return SimpleNamespace(token_ids=ids, log_probs=[-0.5] * len(ids), stop_reason="completed", extra_fields={})
 
 
 class FakeQueue:

@@ -98,7 +98,7 @@ class ScriptedGenerator:
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
         turn = self.turns[len(self.calls) % len(self.turns)]
-        self.calls.append((prompt_ids, max_tokens))
+        self.calls.append((list(prompt_ids), max_tokens))
         await asyncio.sleep(self.delay_s)
         token_ids = turn[:max_tokens]
         log_probs = [-(self._num_tokens + index + 1) / 10 for index in range(len(token_ids))]

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tests.planning.fake_gpus import fake_gpu, fake_nvidia_smi
 from trm_agent.runs import elsewhere, preflight_gpu, preflight_verl
 from trm_agent.runs.compose import compose_run
+from trm_agent.runs.fit_cpu_engine import limits_with_room
 from trm_agent.runs.planning.fit import KNOBS, plan_of_run, shape_of_run
 from trm_agent.runs.planning.machine import GIB
 from trm_agent.runs.planning.shapes import KNOWN
@@ -154,6 +155,34 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_phase_and_its_parts(change
     config = run_on(**changes)
     with pytest.raises(ValueError, match=re.escape(words)):
         fitting_plan(config, plan_of_run(config, KNOWN["Qwen/Qwen3-1.7B"]))
+
+
+def long_run(path: str, response: int) -> DictConfig:
+    """The preset of eight GPUs with another model and length, fitted as the command fits it."""
+    lengths = [f"data.max_response_length={response}", f"actor_rollout_ref.model.path={path}"]
+    return compose_run(["experiment=math_qwen3_8b", "model=hub", *lengths])
+
+
+@pytest.mark.parametrize("response", [65_536, 131_072])
+def test_responses_beyond_32k_compose_and_fit_a_model_that_was_made_for_them(response: int) -> None:
+    path = "Qwen/Qwen3-4B-Instruct-2507"
+    config = long_run(path, response)
+    plan = plan_of_run(config, KNOWN[path])
+    fitting_plan(config, plan)
+    assert plan.longest >= 4096 + response == config.actor_rollout_ref.rollout.max_model_len
+    limits = limits_with_room(config)
+    # a turn of 2,048 tokens and the whole response at 10 tokens a second, whatever else there is
+    assert limits.generate_timeout_s >= 205
+    assert limits.episode_timeout_s >= response / 10
+
+
+def test_responses_beyond_the_models_context_are_refused_with_what_has_longer_ones() -> None:
+    config = long_run("Qwen/Qwen3-4B", 65_536)
+    words = (
+        r"^data.max_response_length: got 65536, .*holds 40960 \(context\); allowed: at most 36864; lower it, or take a "
+    )
+    with pytest.raises(ValueError, match=words + r"model that was made for longer contexts.*YaRN"):
+        fitting_plan(config, plan_of_run(config, KNOWN["Qwen/Qwen3-4B"]))
 
 
 def test_a_model_that_cannot_even_be_loaded_is_refused_for_that() -> None:

@@ -20,6 +20,7 @@ from trm_agent.runs.model_facts import ModelFacts, load_facts
 from trm_agent.runs.preflight_model import check_model
 
 TRM = "actor_rollout_ref.actor.policy_loss.trm"
+DUMP = "actor_rollout_ref.actor.policy_loss.dump"
 LENGTH = "actor_rollout_ref.rollout.max_model_len"
 TOKENIZER = FORMS["qwen3_5"].tokenizer
 
@@ -78,6 +79,15 @@ def test_a_folder_without_a_configuration_is_refused(folder):
             r"attn_implementation: got 'sdpa', which leaves out the cap of 50.0 ",
         ),
         ({}, {"max_positions": 39_999}, r"^data.max_response_length: got 20000, .* allowed: 39999 tokens in all"),
+        # set, and refused by verl when its server starts
+        ({LENGTH: 40_000}, {"max_positions": 39_999}, r"^data.max_response_length: got 20000, .*rope_scaling"),
+        ({LENGTH: 50_000}, {}, r"^actor_rollout_ref.rollout.max_model_len: got 50000; allowed: at most 40000, "),
+        (
+            # 20,000 tokens of 26,843 log-probs of four bytes fill 2 GiB, the largest value of a file
+            {f"{DUMP}.distributions": True, f"{DUMP}.every": 10, f"{TRM}.estimator": "exact"},
+            {"vocab_size": 26_844},
+            r"distributions: got true; allowed: responses of at most 19999 tokens.*data.max_response_length=20000",
+        ),
         ({"data.max_response_length": 50}, {}, r"^env.val.horizons: got 8, .* set: data.max_response_length=\d+;"),
         ({"data.max_prompt_length": 50}, {}, r"^env.val.horizons: got 8, .* set: data.max_prompt_length=\d+;"),
         (
@@ -105,10 +115,13 @@ def test_each_thing_that_does_not_suit_the_model_is_refused(fields, model, told)
         check_model(composed(**fields), facts(**model))
 
 
-def test_what_suits_the_model_passes_and_a_set_context_is_the_engines():
+def test_what_suits_the_model_passes_and_a_set_context_is_the_engines_where_verl_does_not_look():
     check_model(composed(), facts())
-    # another one than the sum of prompt and response, which is computed
-    check_model(composed(**{LENGTH: 50_000}), facts(max_positions=1))
+    check_model(composed(**{LENGTH: 40_000}), facts())
+    check_model(composed(**{LENGTH: 50_000, "actor_rollout_ref.rollout.name": "sglang"}), facts(max_positions=1))
+    exact = {f"{DUMP}.distributions": True, f"{DUMP}.every": 10, f"{TRM}.estimator": "exact"}
+    check_model(composed(**exact), facts(vocab_size=26_843))
+    check_model(composed(**{**exact, f"{DUMP}.every": 0}), facts(vocab_size=30_000))
 
 
 @pytest.mark.slow

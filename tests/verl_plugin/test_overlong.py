@@ -95,6 +95,7 @@ async def output_of(episode: Episode, overlong: OverlongConfig, stream: str, mon
         module=None,
         places=1,
         keeps_record=False,
+        keeps_contexts=False,
     )
     settings.overlong, settings.limits = overlong, SimpleNamespace(max_response_tokens=20)
 

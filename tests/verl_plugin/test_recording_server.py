@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("verl")
 
 from trm_agent.verl_plugin.cpu.patches import vllm_cpu_version
+from trm_agent.verl_plugin.rollout.contexts import CONTEXT, UNKNOWN_CONTEXT
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED
 from trm_agent.verl_plugin.rollout.versions import PARTIAL, VERSION
 
@@ -46,6 +47,7 @@ def made(monkeypatch):
     async def generate(*, prompt, sampling_params, **_):
         server.prompts.append(prompt["prompt_token_ids"])
         server.params.append(sampling_params)
+        server.max_tokens = sampling_params.max_tokens
         for each in server.outputs:
             if callable(each):
                 each()
@@ -62,6 +64,42 @@ def made(monkeypatch):
 
 def ask(server, **params):
     return asyncio.run(server.generate([1, 2], ASKED | params, "request"))
+
+
+def send(server, new, start, **params):
+    return asyncio.run(server.generate(new, ASKED | {CONTEXT: ("episode", start)} | params, "request"))
+
+
+def test_the_engine_gets_the_kept_context_of_which_verl_sees_the_last_token(made, monkeypatch):
+    from verl.workers.rollout.vllm_rollout import vllm_async_server
+
+    looked_at = []
+    normalize = vllm_async_server.normalize_token_ids
+    monkeypatch.setattr(
+        vllm_async_server, "normalize_token_ids", lambda ids: looked_at.append(list(ids)) or normalize(ids)
+    )
+    made.outputs = [output([7], of(7)), output([8], of(8), "stop")]
+    found = send(made, [1, 2, 3], 0)
+    assert (found.token_ids, found.log_probs, made.prompts) == ([7, 8], [-7.0, -8.0], [[1, 2, 3]])
+    made.outputs = [output([9], of(9), "stop")]
+    assert send(made, [7, 8, 4], 3).token_ids == [9]
+    assert made.prompts[-1] == [1, 2, 3, 7, 8, 4]
+    assert looked_at == [[3], [4]]
+    # 64 tokens of context, six of which are there
+    assert send(made, [], 6, max_tokens=60).token_ids == [9]
+    assert made.max_tokens == 58
+    # a model with a processor takes tokens of images out of a prompt: verl sees all
+    made.model_config.processor = object()
+    monkeypatch.setattr(vllm_async_server, "qwen2_5_vl_dedup_image_tokens", lambda ids, _: ids)
+    send(made, [5], 6)
+    assert looked_at[-1] == made.prompts[-1] == [1, 2, 3, 7, 8, 4, 5]
+
+
+def test_a_context_that_is_not_kept_is_asked_for_and_a_full_one_refused(made):
+    found = send(made, [4], 3)
+    assert (found.token_ids, found.stop_reason, made.prompts) == ([], UNKNOWN_CONTEXT, [])
+    with pytest.raises(ValueError, match=r"a prompt of 64 tokens leaves no room .*max_model_len"):
+        send(made, [1] * 64, 0)
 
 
 def test_a_turn_that_may_be_cut_has_the_version_that_sampled_it(made):

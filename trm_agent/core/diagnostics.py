@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
+from trm_agent.core.bound_sums import bound_sums, rows_outside, unbiased_kl
 from trm_agent.core.by_depth import depth_statistics
 from trm_agent.core.by_sign import sign_statistics
 from trm_agent.core.effective_sizes import weight_statistics
-from trm_agent.core.bound_sums import bound_sums, rows_outside, unbiased_kl
 from trm_agent.core.lags import lag_statistics
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask

@@ -83,7 +83,7 @@ async def run_episode(
         seed=seed,
         options=dict(options or {}),
         prompt_ids=run.prompt_ids,
-        response_ids=run.response_ids,
+        response_ids=run.context[len(run.prompt_ids) : len(run.prompt_ids) + len(run.response_mask)],
         response_mask=run.response_mask,
         rollout_log_probs=run.rollout_log_probs,
         turns=run.turns,
@@ -108,10 +108,10 @@ class _Run:
 
     def __init__(self, env: EnvRunner, generator: Generator, chat: ChatTokens, limits: Limits, pauses: Pauses) -> None:
         self.env, self.generator, self.chat, self.limits, self.pauses = env, generator, chat, limits, pauses
-        self.deadline = time.monotonic() + limits.episode_timeout_s
-        self.lost_s = 0.0
+        self.deadline, self.lost_s = time.monotonic() + limits.episode_timeout_s, 0.0
         self.prompt_ids: list[int] = []
-        self.response_ids: list[int] = []
+        # prompt, response and the answer before the next turn, in one list, of which no turn makes a copy
+        self.context: list[int] = []
         self.response_mask: list[bool] = []
         self.rollout_log_probs: list[float] = []
         self.turns: list[Turn] = []
@@ -119,8 +119,7 @@ class _Run:
         self.reward, self.unfinished_reward = 0.0, math.inf
         self.expected_answer: str | None = None
         self.num_tool_calls = self.num_malformed = 0
-        self.numbers: dict[str, float] = {}
-        self.timings = {"generate": 0.0, "env": 0.0}
+        self.timings, self.numbers = {"generate": 0.0, "env": 0.0}, dict[str, float]()
 
     async def play(self, seed: int | None, options: dict[str, Any]) -> End:
         """Play the whole episode; return why it is over, or raise `Ended`."""
@@ -128,17 +127,17 @@ class _Run:
         start = await self._timed("reset", "step_timeout_s", partial(self.env.reset, seed, options))
         self.unfinished_reward, self.expected_answer = start.unfinished_reward, start.expected_answer
         self._set_prompt(start)
-        context: list[int] = []
+        answer: list[int] = []
         while True:
-            generation = await self._generate(context)
-            turn = self._append(context, generation)
+            generation = await self._generate(answer)
+            turn = self._append(answer, generation)
             text = self.chat.turn_prefix + turn.text
             step = await self._timed("step", "step_timeout_s", partial(self.env.step, text))
             self._record(turn, step)
             if (end := self._end(step)) is not None:
                 return end
-            context = self._answer(turn, generation.token_ids)
-            if len(self.response_ids) + len(context) >= self.limits.max_response_tokens:
+            answer = self._answer(turn, generation.token_ids)
+            if len(self.response_mask) + len(answer) >= self.limits.max_response_tokens:
                 return End(Cause.TOKENS)
 
     def _end(self, step: EnvStep) -> End | None:
@@ -171,29 +170,30 @@ class _Run:
                 f"the prompt has {len(self.prompt_ids)} tokens, limits.max_prompt_tokens is {limit}; raise the limit "
                 "or shorten the environment's system prompt, tools or first observation",
             )
+        self.context = list(self.prompt_ids)
 
-    async def _generate(self, context: list[int]) -> Generation:
-        limits = self.limits
-        budget = limits.max_response_tokens - len(self.response_ids) - len(context)
-        max_tokens = min(limits.max_turn_tokens, budget)
-        assert max_tokens >= 1, f"no room for a token after {len(self.response_ids)} + {len(context)}"
-        prompt = [*self.prompt_ids, *self.response_ids, *context]
-        generation = await self._sample(prompt, max_tokens)
+    async def _generate(self, answer: list[int]) -> Generation:
+        """Sample the next turn behind an answer, which joins the response with it."""
+        self.context += answer
+        length = len(self.context)
+        num_response = length - len(self.prompt_ids)
+        max_tokens = min(self.limits.max_turn_tokens, self.limits.max_response_tokens - num_response)
+        assert max_tokens >= 1, f"no room for a token after {num_response}"
+        generation = await self._sample(max_tokens)
         try:
+            if (found := len(self.context)) != length:
+                raise ValueError(f"the generator changed its prompt_ids, which are {found} tokens and were {length}")
             return checked_generation(generation, max_tokens)
         except Exception as error:
             raise Ended(Cause.ENGINE_RAISED, f"turn {len(self.turns) + 1}: {error}") from error
 
-    async def _sample(self, prompt: list[int], max_tokens: int) -> Generation:
+    async def _sample(self, max_tokens: int) -> Generation:
         """Sample a turn in at most two tries; the time that a late one took is charged to nobody."""
 
-        async def once() -> Generation:
-            return await self._timed(
-                GENERATE,
-                "generate_timeout_s",
-                lambda timeout: within(self.generator.generate(prompt, max_tokens), timeout, self.pauses.seconds),
-            )
+        def ask(timeout_s: float) -> Coroutine[Any, Any, Generation]:
+            return within(self.generator.generate(self.context, max_tokens), timeout_s, self.pauses.seconds)
 
+        once = partial(self._timed, GENERATE, "generate_timeout_s", ask)
         started = time.monotonic() - self.pauses.seconds()
         try:
             return await once()
@@ -209,23 +209,23 @@ class _Run:
                 raise
             raise Ended(Cause.ENGINE_LATE, f"{ended} (twice)", late_turn_tokens=max_tokens) from ended
 
-    def _append(self, context: list[int], generation: Generation) -> Turn:
-        """Add the context that prompted the turn, and the turn."""
+    def _append(self, answer: list[int], generation: Generation) -> Turn:
         text = self._shown(lambda: self.chat.decode(generation.token_ids), lambda: UNDECODABLE)
         if self.turns:
-            self.turns[-1].observation_span = self._extend(context, [0.0] * len(context), sampled=False)
-        span = self._extend(generation.token_ids, generation.log_probs, sampled=True)
+            self.turns[-1].observation_span = self._extend([0.0] * len(answer), sampled=False)
+        self.context += generation.token_ids
+        span = self._extend(generation.log_probs, sampled=True)
         turn = Turn(token_span=span, text=text, finished=generation.finished)
         self.turns.append(turn)
         self.extras.append(dict(generation.extra))
         return turn
 
-    def _extend(self, ids: list[int], log_probs: list[float], sampled: bool) -> tuple[int, int]:
-        start = len(self.response_ids)
-        self.response_ids += ids
-        self.response_mask += [sampled] * len(ids)
+    def _extend(self, log_probs: list[float], sampled: bool) -> tuple[int, int]:
+        """Let the next tokens of the context be of the response; return where they are in it."""
+        start = len(self.response_mask)
+        self.response_mask += [sampled] * len(log_probs)
         self.rollout_log_probs += log_probs
-        return start, len(self.response_ids)
+        return start, len(self.response_mask)
 
     def _record(self, turn: Turn, step: EnvStep) -> None:
         reward = self.reward + step.reward

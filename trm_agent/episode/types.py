@@ -30,7 +30,13 @@ class Generator(Protocol):
     """The engine: token ids in, token ids and log-probs out."""
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
-        """Sample one turn of at most `max_tokens` tokens after `prompt_ids` (the whole context so far)."""
+        """Sample one turn.
+
+        Args:
+            prompt_ids: the whole context so far. It is the episode's own list, which grows from turn to turn by what is
+                new at its end: read it, copy what you keep beyond the call, and leave it as it is.
+            max_tokens: of the turn at most.
+        """
         ...
 
 

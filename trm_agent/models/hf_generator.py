@@ -62,7 +62,7 @@ class HuggingFaceGenerator:
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
         """Sample one turn of at most `max_tokens` tokens after `prompt_ids`."""
-        request = Request(prompt_ids, max_tokens, asyncio.get_running_loop().create_future())
+        request = Request(list(prompt_ids), max_tokens, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         if self._server is None or self._server.done():
             self._server = asyncio.create_task(self._serve())

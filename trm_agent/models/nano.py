@@ -18,7 +18,7 @@ from typing import Any
 # torch and transformers are imported where a model is made: finding a cached one takes no time.
 from trm_agent.models.failure import WarmStartFailed
 from trm_agent.models.making import appearing, models_root, only_one
-from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.models.nano_spec import CONTEXT, NanoSpec
 from trm_agent.models.saving import save_model
 
 NUM_TOKENIZER_TRACES = 300
@@ -95,7 +95,7 @@ def make_model(spec: NanoSpec, tokenizer: Any) -> Any:
         num_key_value_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         intermediate_size=spec.mlp_size,
-        max_position_embeddings=32768,
+        max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

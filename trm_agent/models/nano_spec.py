@@ -11,6 +11,8 @@ from trm_agent.models.traces import Solver
 from trm_fields import ABOVE_0, COUNT, SEEDS, Free, Number, Several, Text, check_settings, setting
 
 PATH = "nano"
+CONTEXT = 32_768
+"""Tokens of its longest context."""
 RECIPE_FILES = ("traces.py", "tokenizer.py", "warm_start.py", "imitated.py", "imitation.py")
 
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 KIND, COUNT = "hardware.kind", "trainer.n_gpus_per_node"
 MODEL_PATH = "actor_rollout_ref.model.path"
+LONGER = (
+    "take a model that was made for longer contexts, such as Qwen/Qwen3-4B-Instruct-2507 (262,144), or a folder whose "
+    "config.json stretches them (YaRN in rope_scaling, and max_position_embeddings raised with it)"
+)
 # phase -> the field that makes it smaller
 OF_PHASE = {
     "loading": MODEL_PATH,
@@ -144,6 +148,7 @@ def fitting_plan(config: DictConfig, plan: Plan) -> None:
     if not plan.fits:
         longest = max(0, plan.longest - int(config.data.max_prompt_length))
         because = f"with which a trajectory has {tokens} tokens and {where} holds {plan.longest} ({plan.limit})"
+        remedy = f"lower it, or {LONGER}" if plan.limit == "context" else remedy
         refuse(LENGTH, config.data.max_response_length, f"at most {longest}", remedy, because=because)
 
 

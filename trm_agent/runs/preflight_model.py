@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.episode import ChatTokens, Limits
+from trm_agent.models.nano_spec import CONTEXT as NANO_CONTEXT
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.runs.attention import FIELD as ATTENTION
 from trm_agent.runs.attention import check_scores
@@ -17,17 +18,19 @@ from trm_agent.runs.model_facts import ModelFacts
 from trm_agent.runs.model_traps import check_heads, told_vocabulary
 from trm_agent.runs.planning.fit import is_planned, shape_of_run
 from trm_agent.runs.planning.shapes import from_config
-from trm_agent.runs.preflight_gpu import check_plan
+from trm_agent.runs.preflight_gpu import LONGER, check_plan
 from trm_agent.runs.recorded_bytes import told_records
 from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
 from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_agent.tasks import Task
 from trm_agent.trust_region.recording import REPLAYED
-from trm_agent.trust_region.settings import FIELD_PATH
+from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH
 from trm_fields import refuse
 
 _ROLLOUT = "actor_rollout_ref.rollout"
 MEASURED_TASKS = 10
+# of a value of Arrow's type `binary`, whose offsets are 32 bits
+MOST_BYTES = 2**31 - 1
 
 
 def check_model(config: DictConfig, model: ModelFacts) -> None:
@@ -44,10 +47,8 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
     for line in (told_vocabulary(model.vocab_size, len(model.tokenizer)), told_records(config, model.vocab_size)):
         if line:
             print(line, flush=True)
-    held, of_plan = config.actor_rollout_ref.rollout.max_model_len, config.hardware.kind == "gpu"
-    # left to the engine, or the sum, as a plan computes it
-    if held is None or (of_plan and held == config.data.max_prompt_length + config.data.max_response_length):
-        check_context(config, model.max_positions)
+    check_context(config, model.max_positions)
+    check_dump(config, model.vocab_size)
     check_memory(config, model)
     check_budget(config, solver_measure(config, model.tokenizer, model.chat))
 
@@ -92,10 +93,11 @@ def check_nano_budget(config: DictConfig, spec: NanoSpec) -> None:
     """Check the budgets of a nano model before it is made, by its tokenizer, which takes seconds.
 
     Raises:
-        ValueError: as `check_budget`.
+        ValueError: as `check_context` and `check_budget`.
     """
     from trm_agent.models.nano import is_made, make_tokenizer, nano_folder
 
+    check_context(config, NANO_CONTEXT)
     if not is_made(nano_folder(spec)):
         tokenizer = make_tokenizer(spec)
         check_budget(config, solver_measure(config, tokenizer, run_chat_tokens(tokenizer, config)))
@@ -159,9 +161,10 @@ def check_top_k(config: DictConfig, vocab_size: int) -> None:
 
 
 def check_context(config: DictConfig, max_positions: int | None) -> None:
-    """Check that the model's context holds the budgets.
+    """Check that the model's context holds the budgets, and the engine's context of vLLM.
 
-    The engine refuses a turn beyond it, so a policy could make any episode vanish by writing a lot.
+    The engine refuses a turn beyond it, so a policy could make any episode vanish by writing a lot; and verl refuses a
+    longer context of vLLM when it starts.
 
     Args:
         max_positions: the longest context that the model was made for; None if its configuration does not state it.
@@ -169,15 +172,40 @@ def check_context(config: DictConfig, max_positions: int | None) -> None:
     Raises:
         ValueError: the context is shorter.
     """
-    prompt, response = config.data.max_prompt_length, config.data.max_response_length
-    if max_positions is not None and prompt + response > max_positions:
+    rollout, data = config.actor_rollout_ref.rollout, config.data
+    prompt, response, held = data.max_prompt_length, data.max_response_length, rollout.max_model_len
+    if max_positions is None or (held is not None and rollout.name != "vllm"):
+        return
+    made_for = "the contexts that the model was made for (max_position_embeddings of its config.json)"
+    if prompt + response > max_positions:
         refuse(
             "data.max_response_length",
             response,
-            f"{max_positions} tokens in all, the contexts that the model was made for (max_position_embeddings of its "
-            "config.json)",
-            "lower one of the two",
+            f"{max_positions} tokens in all, {made_for}",
+            f"lower one of the two, or {LONGER}",
             because=f"with data.max_prompt_length={prompt}",
+        )
+    if held is not None and held > max_positions:
+        refuse(f"{_ROLLOUT}.max_model_len", held, f"at most {max_positions}, {made_for}", "lower it, or leave it out")
+
+
+def check_dump(config: DictConfig, vocab_size: int) -> None:
+    """Check that a dump's file can hold the whole distributions of the longest response.
+
+    Raises:
+        ValueError: they are more bytes than one of its values can have.
+    """
+    loss, response = config.actor_rollout_ref.actor.policy_loss, config.data.max_response_length
+    if loss.loss_mode != "trm" or not (loss.dump.every and loss.dump.distributions):
+        return
+    most = MOST_BYTES // (4 * vocab_size)
+    if response > most:
+        refuse(
+            f"{DUMP_PATH}.distributions",
+            True,
+            f"responses of at most {most} tokens, since 4 bytes for each of {vocab_size} tokens of the vocabulary fill "
+            "2 GiB, which is all that a sequence can have in the file",
+            f"set it to false, or lower data.max_response_length={response}",
         )
 
 

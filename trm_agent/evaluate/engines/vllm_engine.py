@@ -93,7 +93,8 @@ class VllmEngine:
             raise RuntimeError(self._failure)
         name = str(next(self._numbers))
         future = self._waiting[name] = self._loop.create_future()
-        self._inbox.put(("add", (name, prompt_ids, max_tokens, seed)))
+        # the engine reads it in its thread, also after a cancellation
+        self._inbox.put(("add", (name, list(prompt_ids), max_tokens, seed)))
         try:
             return await future
         except asyncio.CancelledError:

@@ -92,6 +92,7 @@ KNOWN = {
     "Qwen/Qwen3-0.6B": _qwen3("Qwen3-0.6B", 28, 1024, 16, 3072, True),
     "Qwen/Qwen3-1.7B": _qwen3("Qwen3-1.7B", 28, 2048, 16, 6144, True),
     "Qwen/Qwen3-4B": _qwen3("Qwen3-4B", 36, 2560, 32, 9728, True),
+    "Qwen/Qwen3-4B-Instruct-2507": _qwen3("Qwen3-4B-Instruct-2507", 36, 2560, 32, 9728, True, 262_144),
     "Qwen/Qwen3-8B": _qwen3("Qwen3-8B", 36, 4096, 32, 12_288, False),
     "Qwen/Qwen3-8B-Base": _qwen3("Qwen3-8B-Base", 36, 4096, 32, 12_288, False, 32_768),
 }

@@ -1,6 +1,7 @@
 """Collect the rows of a dump from the micro-batches of an update."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -59,6 +60,7 @@ def collect_rows(
     records = _rows(data, EPISODE_RECORD) if EPISODE_RECORD in data else None
     versions = _rows(data, ROLLOUT_VERSIONS) if ROLLOUT_VERSIONS in data else None
     recorded = [data[name].unbind() for name in _distributions_in(data)]
+    rollout_full = _whole_rows(data) if full_log_probs is not None else None
     start = 0
     for index, mask in enumerate(columns["response_mask"]):
         mask = mask.bool()
@@ -94,10 +96,10 @@ def collect_rows(
         if divergences is not None:
             row |= {name: _sampled(values[index, :length], mask) for name, values in divergences.named().items()}
         if full_log_probs is not None:
-            rollout_full = _whole(data, index, mask, full_log_probs.shape[-1])
+            assert rollout_full is not None
             row["vocab_size"] = full_log_probs.shape[-1]
             row["full_log_probs"] = _bytes(full_log_probs[start - num_sampled : start])
-            row["rollout_full_log_probs"] = _bytes(rollout_full)
+            row["rollout_full_log_probs"] = _bytes(rollout_full(index, mask, full_log_probs.shape[-1]))
         update.rows.append(row)
 
 
@@ -129,15 +131,23 @@ def _rows(data: TensorDict, name: str) -> list[torch.Tensor]:
     return [row.detach().cpu() for row in data[name].unbind()]
 
 
-def _whole(data: TensorDict, index: int, mask: torch.Tensor, vocab: int) -> torch.Tensor:
-    """Return the rollout's distributions at a sequence's sampled tokens, -infinity off a kept set."""
+def _whole_rows(data: TensorDict) -> Callable[[int, torch.Tensor, int], torch.Tensor]:
+    """Return a function of a sequence's number, its mask and the vocabulary's size.
+
+    It returns the rollout's distributions at the sampled tokens over the vocabulary, -infinity off a kept set.
+    """
     if FULL_LOG_PROBS in data:
-        return _rows(data, FULL_LOG_PROBS)[index][mask]
-    ids, log_probs = (_rows(data, name)[index][mask] for name in (KEPT_IDS, KEPT_LOG_PROBS))
-    # the last column takes the filler
-    ids = ids.masked_fill(log_probs == -torch.inf, vocab)
-    whole = log_probs.new_full((len(ids), vocab + 1), -torch.inf)
-    return whole.scatter(1, ids, log_probs)[:, :vocab]
+        full = _rows(data, FULL_LOG_PROBS)
+        return lambda index, mask, vocab: full[index][mask]
+    kept_ids, kept_log_probs = _rows(data, KEPT_IDS), _rows(data, KEPT_LOG_PROBS)
+
+    def whole(index: int, mask: torch.Tensor, vocab: int) -> torch.Tensor:
+        ids, log_probs = kept_ids[index][mask], kept_log_probs[index][mask]
+        # the last column takes the filler
+        ids = ids.masked_fill(log_probs == -torch.inf, vocab)
+        return log_probs.new_full((len(ids), vocab + 1), -torch.inf).scatter(1, ids, log_probs)[:, :vocab]
+
+    return whole
 
 
 def _sampled(values: torch.Tensor, mask: torch.Tensor) -> np.ndarray:

@@ -26,6 +26,7 @@ from trm_agent.episode.record import task_name
 from trm_agent.runs.failures import ending_name
 from trm_agent.runs.progress import Counter
 from trm_agent.tasks import TRAIN, make_env
+from trm_agent.verl_plugin.rollout.contexts import UNKNOWN_CONTEXT, SentContext
 from trm_agent.verl_plugin.rollout.distributions import (
     RECORD,
     RECORDED,
@@ -51,7 +52,8 @@ logger = logging.getLogger("trm_agent")
 class ServerGenerator:
     """A `Generator` over verl's rollout servers.
 
-    All turns of an episode carry one request id, so they reach the server that has their prefix in its cache.
+    All turns of an episode carry one request id, so they reach the server that has their prefix in its cache. A server
+    that keeps contexts gets what is new alone; another one gets the whole context with each turn.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ServerGenerator:
         num_recorded: int = 0,
         counter: Counter | None = None,
         seeds: TurnSeeds | None = None,
+        keeps_contexts: bool = False,
     ) -> None:
         self.server_manager = server_manager
         self.sampling_params = {**sampling_params, "stop_token_ids": stop_token_ids}
@@ -72,6 +75,7 @@ class ServerGenerator:
         self.counter = counter
         self.seeds, self.num_turns = seeds, 0
         self.pauses = Pauses()
+        self.sent = SentContext(self.request_id) if keeps_contexts else None
         # verl's own clients know no pauses
         self.further = {"pauses": self.pauses} if isinstance(server_manager, ResumingClient) else {}
 
@@ -79,9 +83,10 @@ class ServerGenerator:
         sampling_params = {**self.sampling_params, "max_tokens": max_tokens}
         if self.seeds is not None:
             sampling_params["seed"] = self.seeds.at(self.num_turns)
-        output = await self.server_manager.generate(
-            request_id=self.request_id, prompt_ids=prompt_ids, sampling_params=sampling_params, **self.further
-        )
+        output = await self._ask(prompt_ids, sampling_params)
+        if self.sent is not None and output.stop_reason == UNKNOWN_CONTEXT:
+            self.sent.forget()
+            output = await self._ask(prompt_ids, sampling_params)
         self.num_turns += 1
         token_ids = list(output.token_ids)
         if self.counter is not None:
@@ -92,6 +97,12 @@ class ServerGenerator:
             # the server calls a turn cut by max_tokens "completed" too
             finished=bool(token_ids) and token_ids[-1] in self.stop_token_ids,
             extra={key: output.extra_fields[key] for key in EXTRA_KEYS if key in output.extra_fields},
+        )
+
+    async def _ask(self, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any:
+        given, place = (prompt_ids, {}) if self.sent is None else self.sent.send(prompt_ids)
+        return await self.server_manager.generate(
+            request_id=self.request_id, prompt_ids=given, sampling_params={**sampling_params, **place}, **self.further
         )
 
 
@@ -124,7 +135,9 @@ class EnvAgentLoop(AgentLoopBase):
         sampling_params = {**sampling_params, **GREEDY} if task.get("greedy") else sampling_params
         seeds = turn_seeds(settings.seed, task["stream"], fields)
         stops = list(chat.stop_token_ids)
-        generator = ServerGenerator(self.server_manager, sampling_params, stops, num, counter, seeds)
+        generator = ServerGenerator(
+            self.server_manager, sampling_params, stops, num, counter, seeds, settings.keeps_contexts
+        )
         env_kwargs = copy.deepcopy(settings.env_kwargs)
         async with engine_place(settings.places):
             episode = await run_episode(

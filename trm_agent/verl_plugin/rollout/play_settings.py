@@ -12,6 +12,7 @@ from trm_agent.runs.compose import plain
 from trm_agent.runs.deadlines import limits_of
 from trm_agent.runs.sampling_settings import OverlongConfig
 from trm_agent.trust_region.recording import num_recorded
+from trm_agent.trust_region.surroundings import EXTENSION
 from trm_agent.verl_plugin.rollout.places import places_per_worker
 
 
@@ -41,6 +42,8 @@ class PlaySettings:
     """Seed of the run, from which turns have theirs; None if they have none."""
     overlong: OverlongConfig
     """What becomes of training episodes that run out of tokens."""
+    keeps_contexts: bool
+    """Whether the rollout servers are ours, which keep an episode's context (`contexts.py`)."""
 
 
 _last: tuple[DictConfig, PlaySettings] | None = None
@@ -69,4 +72,14 @@ def _read(config: DictConfig) -> PlaySettings:
         run_dir=str(config.run.dir),
         seed=int(config.seed) if OmegaConf.select(config, "run.deterministic") is True else None,
         overlong=OverlongConfig(**plain(config.env.overlong)),
+        keeps_contexts=_are_ours(config),
     )
+
+
+def _are_ours(config: DictConfig) -> bool:
+    """Return True if an episode stays with one server, of those that our extension registers for vLLM."""
+    rollout, libraries = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model.external_lib
+    is_extended = libraries == EXTENSION or EXTENSION in (libraries or [])
+    # servers that share a turn, and a router that may choose by the tokens of a prompt
+    others = ("disaggregation.enabled", "router_config_path")
+    return is_extended and rollout.name == "vllm" and not any(OmegaConf.select(rollout, name) for name in others)

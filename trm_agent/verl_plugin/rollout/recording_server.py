@@ -1,7 +1,8 @@
 """A vLLM server of verl that plays episodes and returns the largest log-probs, or all, of each sampled token.
 
 verl's server forces `logprobs` to 0 (the sampled token alone), so the request is widened on its way into the engine.
-A turn that may be cut for an update also has the version of the weights that sampled it.
+A turn that may be cut for an update also has the version of the weights that sampled it. A turn of a context that is
+kept here brings what is new alone (`contexts.py`).
 """
 
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 from vllm.logprobs import FlatLogprobs, Logprob
 
+from trm_agent.verl_plugin.rollout.contexts import CONTEXT, UNKNOWN_CONTEXT, KeptContexts
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED, Recorded, unpack
 from trm_agent.verl_plugin.rollout.engine_start import let_engine_fork
 from trm_agent.verl_plugin.rollout.playing_server import PlayingMixin
@@ -31,8 +33,12 @@ class _Request:
     recorded: Recorded | None = None
     version: int | None = None
     """That of the weights, when the engine got the request."""
+    prompt_ids: list[int] | None = None
+    """The tokens of the prompt, for which its last one stands on the way through verl's server; None where they do."""
 
 
+# sampling parameters that vLLM does not know
+_OURS = (RECORD, PARTIAL, CONTEXT)
 _REQUEST: ContextVar[_Request | None] = ContextVar("trm_request", default=None)
 
 
@@ -44,6 +50,8 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
         tell_engine()
 
     async def run_server(self, args: Any) -> None:
+        # one for each episode in play, and as many again for a server to which more than its share have come
+        self._contexts = KeptContexts(2 * int(self.config.get("max_num_seqs", 1024)))
         let_engine_fork(args)
         await super().run_server(args)
         engine: Any = self.engine
@@ -54,6 +62,8 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
             if request is None:
                 return plain(sampling_params=sampling_params, **kwargs)
             request.version = self.global_steps
+            if request.prompt_ids is not None:
+                kwargs["prompt"] = {**kwargs["prompt"], "prompt_token_ids": request.prompt_ids}
             if not request.num:
                 let_rest(sampling_params)
                 return joined(plain(sampling_params=sampling_params, **kwargs))
@@ -69,7 +79,15 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
         self, prompt_ids: list[int], sampling_params: dict[str, Any], *args: Any, **kwargs: Any
     ) -> TokenOutput:
         request = _Request(sampling_params.get(RECORD, 0), bool(sampling_params.get(PARTIAL)))
-        sampling_params = {key: value for key, value in sampling_params.items() if key not in (RECORD, PARTIAL)}
+        context = sampling_params.get(CONTEXT)
+        sampling_params = {key: value for key, value in sampling_params.items() if key not in _OURS}
+        if context is not None:
+            episode, start = context
+            kept = self._contexts.grown(episode, start, prompt_ids)
+            if kept is None:
+                told = {"global_steps": self.global_steps}
+                return TokenOutput(token_ids=[], stop_reason=UNKNOWN_CONTEXT, extra_fields=told)
+            prompt_ids = self._stand_in(kept, request, sampling_params)
         token = _REQUEST.set(request)
         try:
             output = await super().generate(prompt_ids, sampling_params, *args, **kwargs)
@@ -80,6 +98,29 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
         if request.is_partial and output.token_ids:
             output.extra_fields[VERSION] = only_version(request.version, output.extra_fields["global_steps"])
         return output
+
+    def _stand_in(self, kept: list[int], request: _Request, sampling_params: dict[str, Any]) -> list[int]:
+        """Return the prompt for verl's server, which looks at each token: the last one, where it needs no other.
+
+        Args:
+            kept: the whole context.
+            request: gets it, if the engine has to have it from there.
+            sampling_params: with `max_tokens`, which is cut to the room behind the context, as verl does.
+
+        Raises:
+            ValueError: there is no room.
+        """
+        if self.model_config.processor is not None:  # verl takes tokens of images out
+            return kept
+        room = self.config.max_model_len - len(kept)
+        if room < 1:
+            raise ValueError(
+                f"a prompt of {len(kept)} tokens leaves no room for one more in the engine's context of "
+                f"{self.config.max_model_len} (actor_rollout_ref.rollout.max_model_len)"
+            )
+        sampling_params["max_tokens"] = min(sampling_params["max_tokens"], room)
+        request.prompt_ids = kept
+        return kept[-1:]
 
     async def opened(self) -> None:
         """Wait until the server takes requests: no update is under way."""
