@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from trm_agent.runs.elsewhere import is_elsewhere
 from trm_agent.runs.planning.host import free_memory_gib
 from trm_agent.runs.planning.machine import GIB
-from trm_agent.trust_region.recording import ALL, num_recorded
+from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
 from trm_agent.trust_region.settings import FIELD_PATH
 from trm_fields import refuse
 
@@ -43,7 +43,8 @@ def told_records(config: DictConfig, vocab_size: int) -> str | None:
     """Return a line on the memory of the records; None where none are kept.
 
     Raises:
-        ValueError: a step's largest would not fit into the free memory of this machine, which holds the queue.
+        ValueError: with estimator `replayed` a step's largest would not fit into the free memory of this machine, which
+            holds the queue.
     """
     found = recorded_bytes(config, vocab_size)
     if found is None:
@@ -51,7 +52,7 @@ def told_records(config: DictConfig, vocab_size: int) -> str | None:
     estimator, step = config.actor_rollout_ref.actor.policy_loss.trm.estimator, found.step / GIB
     told = f"{found.token:,} bytes a token, at most {step:.3g} GiB a step"
     free = free_memory_gib()
-    if not is_elsewhere(config) and step > free:
+    if estimator == REPLAYED and not is_elsewhere(config) and step > free:
         refuse(
             f"{FIELD_PATH}.estimator",
             estimator,
