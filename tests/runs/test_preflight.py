@@ -118,12 +118,6 @@ def test_a_least_rate_that_makes_every_deadline_long_enough_is_refused(value: st
         check(composed(f"hardware.least_tokens_per_s={value}"))
 
 
-def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
-    config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
-    with pytest.raises(ValueError, match=r"top_k: got 600; allowed: at most the 563 tokens of the model's vocabulary"):
-        preflight_model.check_top_k(config, 563)
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -16,6 +16,12 @@ def replayed(**rollout: int) -> list[str]:
     ]
 
 
+def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
+    config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
+    with pytest.raises(ValueError, match=r"top_k: got 600; allowed: at most the 563 tokens of the model's vocabulary"):
+        preflight_model.check_top_k(config, 563)
+
+
 def test_no_more_tokens_are_kept_than_the_vocabulary_has() -> None:
     config = composed(*replayed(top_k=600))
     with pytest.raises(ValueError, match=r"^actor_rollout_ref.rollout.top_k: got 600; allowed: at most the 563 tokens"):
@@ -67,7 +73,7 @@ def test_the_memory_of_recorded_distributions_is_told(estimator: str, vocab: int
 
 def test_records_beyond_the_free_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trm_agent.runs.recorded_bytes.free_memory_gib", lambda: 0.01)
-    with pytest.raises(
-        ValueError, match=r"trm.estimator: got 'exact', whose .*; allowed: records of at most the 0.0 GiB"
-    ):
-        told_records(composed(f"{TRM}.estimator=exact"), 563)
+    with pytest.raises(ValueError, match=r"trm.estimator: got 'replayed', whose .* records of at most the 0.0 GiB"):
+        told_records(composed(*replayed()), 563)
+    # all episodes would have to be as long as they may be
+    assert told_records(composed(f"{TRM}.estimator=exact"), 563)
