@@ -72,6 +72,12 @@ from trm_agent.core.masks import (
     sequence_mask,
     usable_ratios,
 )
+from trm_agent.core.prefix_masks import (
+    prefix_mean_statistic,
+    pushes_outward,
+    restricted_max_statistic,
+    until_first,
+)
 from trm_agent.core.reductions import (
     masked_max,
     masked_mean,
@@ -151,9 +157,12 @@ __all__ = [
     "pinsker_marginal_integral",
     "position_sums",
     "prefix_budget_mask",
+    "prefix_mean_statistic",
+    "pushes_outward",
     "random_mask",
     "ratio_deviation_statistic",
     "remaining_tokens",
+    "restricted_max_statistic",
     "sampled_divergences",
     "sequence_mask",
     "summarize",
@@ -167,5 +176,6 @@ __all__ = [
     "token_mask",
     "topk_intervals",
     "turn_numbers",
+    "until_first",
     "usable_ratios",
 ]

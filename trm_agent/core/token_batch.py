@@ -122,6 +122,12 @@ class TokenBatch:
     lags: torch.Tensor | None = None
     """Updates between the policy that sampled a token and the one that the step began with, 0 or more, -1 on tokens
     that the model did not sample; None: all of one policy."""
+    start_log_ratio: torch.Tensor | None = None
+    """log rho of the trainer's policy before the step's first update, 0 where the mask is False, nats; None: not
+    known."""
+    decided: torch.Tensor | None = None
+    """bool, shape (batch,): decisions that were made on all sequences of the update at once, True on those that stay;
+    None: none were."""
 
     @cached_property
     def divergences(self) -> BatchDivergences:
@@ -146,6 +152,8 @@ class TokenBatch:
             measured=None if self.measured is None else self.measured.rows(rows),
             log_weight=None if self.log_weight is None else self.log_weight[rows],
             lags=None if self.lags is None else self.lags[rows],
+            start_log_ratio=None if self.start_log_ratio is None else self.start_log_ratio[rows],
+            decided=None if self.decided is None else self.decided[rows],
         )
 
     def at_bound(self, name: str) -> "TokenBatch":

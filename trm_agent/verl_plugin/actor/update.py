@@ -31,8 +31,9 @@ PREFIX = "trm/"
 # the statistics of a step's updates, for the adaptive thresholds
 DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
 # keys of the batch, from the driver to the engine: as JSON the adaptive thresholds, the step's DumpConfig and the tasks
-# of its dump; the step
+# of its dump; the step; as JSON the acceptance of a paired run in this step
 ADAPTIVE_KEY, DUMP_KEY, TASKS_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_dump_tasks", "trm_step"
+PAIRED_KEY = "trm_paired_acceptance"
 
 
 @dataclass
@@ -47,6 +48,8 @@ class MicroBatch:
     """Adaptive thresholds of this step: field of `TrmConfig` -> value; empty where none adapts."""
     lags: torch.Tensor | None = None
     """See `TokenBatch.lags`."""
+    decided: torch.Tensor | None = None
+    """See `TokenBatch.decided`."""
 
 
 @dataclass
