@@ -31,7 +31,8 @@ class Setting:
         """Return the type of its dataclass field."""
         if isinstance(self.allowed, Number):
             return self.allowed.kind | None if self.allowed.optional else self.allowed.kind
-        return bool if isinstance(self.allowed, Flag) else str
+        kind = bool if isinstance(self.allowed, Flag) else str
+        return kind | None if getattr(self.allowed, "optional", False) else kind
 
     def check(self, path: str, value: Any) -> None:
         """Check a value against the allowed ones.

@@ -103,11 +103,12 @@ def prefix_budget_kept(
     threshold: float,
     min_weight: float,
     budget: float | None,
+    adaptive: bool = True,
 ) -> list[bool]:
     """CPPO's rule, token after token; without a budget and with min_weight 1 DPPO's."""
     kept = []
     spent = earned = 0.0
-    if budget is not None and divergences:
+    if budget is not None and divergences and adaptive:
         ranked, place = sorted(divergences), 0.9 * (len(divergences) - 1)
         low = int(place)
         tail = ranked[low] + (place - low) * (ranked[min(low + 1, len(ranked) - 1)] - ranked[low])

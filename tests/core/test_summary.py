@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from .batches import Tensors, to_tensors
 
 def settings(criterion: str, **more) -> TrmConfig:
     thresholds = {"max_token_kl": 0.01, "avg_token_kl": 0.002, "token_tv": 0.02, "random_acceptance": 1.0}
-    return TrmConfig(criterion=criterion, ratio_truncation=1.05, **(thresholds | more))
+    before = {"mask_policy": "start_of_step", "estimator": "sampled"} if CRITERIA[criterion].whole_batch else {}
+    return TrmConfig(criterion=criterion, ratio_truncation=1.05, **(thresholds | more | before))
 
 
 def measured(trm: TrmConfig, tensors: Tensors, noise: torch.Tensor | None, prompts: torch.Tensor | None = None):
@@ -40,6 +42,9 @@ def measured(trm: TrmConfig, tensors: Tensors, noise: torch.Tensor | None, promp
         divergences,
         prompt_lengths=prompts,
     )
+    # what is decided on a whole update is here a matter of the sequence alone
+    decided = torch.where(tensors.response_mask, tensors.advantages, 0.0).sum(dim=-1) > 0
+    batch = replace(batch, start_log_ratio=log_ratio, decided=decided)
     return examine(trm, batch)[1]
 
 

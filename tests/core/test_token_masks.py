@@ -17,7 +17,8 @@ def test_a_token_mask_keeps_the_tokens_inside():
 
 @pytest.mark.parametrize(("min_weight", "budget"), [(0.8, 0.02), (0.5, 0.001), (1.0, None), (0.3, 0.5)])
 @pytest.mark.parametrize("threshold", [0.02, 0.2])
-def test_the_prefix_budget_equals_the_loop(min_weight, budget, threshold):
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_the_prefix_budget_equals_the_loop(min_weight, budget, threshold, adaptive):
     kept_frac = []
     for seed in range(20):
         batch = reference.random_batch(seed, longest=30, spread=0.6)
@@ -32,13 +33,15 @@ def test_the_prefix_budget_equals_the_loop(min_weight, budget, threshold):
             threshold=threshold,
             min_position_weight=min_weight,
             prefix_budget=budget,
+            adaptive_budget=adaptive,
         )
         for i in range(len(batch)):
             places = [t for t, sampled in enumerate(batch.sampled[i]) if sampled]
             ratios = [math.exp(batch.log_probs[i][t] - batch.rollout_log_probs[i][t]) for t in places]
             distances = [abs(math.exp(batch.log_probs[i][t]) - math.exp(batch.rollout_log_probs[i][t])) for t in places]
             advantages = [batch.advantages[i][t] for t in places]
-            expected = reference.prefix_budget_kept(distances, ratios, advantages, threshold, min_weight, budget)
+            given = (distances, ratios, advantages, threshold, min_weight, budget, adaptive)
+            expected = reference.prefix_budget_kept(*given)
             assert kept[i].nonzero().flatten().tolist() == [t for t, keep in zip(places, expected, strict=True) if keep]
             kept_frac += expected
     assert 0 < sum(kept_frac) < len(kept_frac)

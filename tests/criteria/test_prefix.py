@@ -21,3 +21,11 @@ def test_the_last_token_weighs_less_and_the_budget_is_spent():
     assert kept_tokens("prefix", ratios, prefix_budget=None, **weighed) == [[False, True, True]]
     # budget min(0.111, 2 * 0.05) = 0.1: before the second token 0.1 earned and 0.111 spent, so 0.089 is left
     assert kept_tokens("prefix", ratios, prefix_budget=0.05, **weighed) == [[False, False, False]]
+
+
+def test_a_fixed_budget_does_not_grow_with_the_sequences_own_divergences():
+    # three tokens off by 0.09; the adaptive budget is 0.09 too, so each finds 0.1 left; with 0.05 the second finds 0.06
+    ratios = [[math.log(1.18)] * 3]
+    weighed = {"token_tv": 0.1, "min_position_weight": 1.0, "prefix_budget": 0.05, **HALF}
+    assert kept_tokens("prefix", ratios, **weighed) == [[True, True, True]]
+    assert kept_tokens("prefix", ratios, adaptive_budget=False, **weighed) == [[True, False, False]]

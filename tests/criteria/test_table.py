@@ -17,10 +17,14 @@ from trm_fields import ABOVE_0, Number, settings_of
 
 from .worked import untested
 
+# those that decide on single sequences, and those whose threshold is not turned round
+SINGLE = [name for name, row in CRITERIA.items() if row.whole_batch is None]
+OUTRIGHT = [name for name in SINGLE if CRITERIA[name].control is None]
+
 
 def settings(name: str, value: float) -> TrmConfig:
     """The criterion with its compared thresholds at one value."""
-    compared = [CRITERIA[part].thresholds[0].name for part in parts_of(name)]
+    compared = [item.name for part in parts_of(name) for item in CRITERIA[part].thresholds[:1]]
     return TrmConfig(criterion=name, **dict.fromkeys(compared, value))
 
 
@@ -50,7 +54,7 @@ def test_a_row_without_a_worked_example_is_named_with_the_file_that_is_missing(t
     assert len(untested(["harmonic"], tmp_path)) == 1
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", OUTRIGHT)
 def test_every_criterion_masks_what_is_outside_of_a_tight_threshold_and_keeps_what_is_on_policy(name):
     batch = far_off()
     tight, medium, loose = (decided(name, value, batch) for value in (1e-9, 0.2, 1.0))
@@ -63,7 +67,7 @@ def test_every_criterion_masks_what_is_outside_of_a_tight_threshold_and_keeps_wh
         assert torch.equal(decided(name, 1e-9, on_policy), batch.response_mask)
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", SINGLE)
 def test_every_criterion_gives_whole_sequences_or_says_that_it_masks_tokens_and_names_its_reasons(name):
     batch = far_off(1)
     torch.manual_seed(0)
@@ -75,11 +79,37 @@ def test_every_criterion_gives_whole_sequences_or_says_that_it_masks_tokens_and_
     assert torch.equal(update.sequences.accepted, counts > 0)
 
 
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_criterion_that_needs_the_whole_update_is_refused_with_a_part_of_it(name):
+    needs_all = CRITERIA[name].whole_batch is not None
+    trm = settings(name, 0.1) if not needs_all else TrmConfig(criterion=name, mask_policy="start_of_step")
+    batch = replace(far_off(), start_log_ratio=far_off().log_ratio)
+    if not needs_all:
+        decide(trm, batch)
+        return
+    with pytest.raises(ValueError, match=rf"criterion: got '{name}', which decides on all sequences of an update"):
+        decide(trm, batch)
+    # what was decided is what is kept, but for sequences without a token
+    decided_before = torch.arange(len(batch.lengths)) % 2 == 0
+    kept, update = examine(trm, replace(batch, decided=decided_before))
+    assert torch.equal(kept, batch.response_mask & decided_before.unsqueeze(-1))
+    assert tuple(update.sequences.rejected_by) == (name,)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_policy_of_the_start_of_the_step_that_is_not_known_is_refused(name):
+    trm = replace(settings(name, 0.1), mask_policy="start_of_step")
+    with pytest.raises(ValueError, match=r"mask_policy: got 'start_of_step', but the batch lacks them"):
+        decide(trm, far_off())
+
+
 def test_every_row_decides_in_one_way_and_its_parts_have_statistics():
     for name, row in CRITERIA.items():
-        assert sum((row.statistic is not None, row.keeps is not None, bool(row.parts))) == 1, name
+        ways = (row.statistic, row.keeps, row.parts, row.control, row.whole_batch)
+        assert sum(bool(way) for way in ways) == 1, name
         assert row.keeps is not None or not row.masks_tokens, name
         assert all(CRITERIA[part].statistic for part in row.parts), name
+        assert row.masks_tokens or not row.without_premise, name
         assert all(CRITERIA[part].limits for part in parts_of(name)) or not row.adapts, name
         assert all(threshold.default is not None for threshold in row.thresholds), name
 

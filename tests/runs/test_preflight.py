@@ -58,7 +58,11 @@ def test_the_default_run_has_seeds_for_its_turns() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "preset", ["trm_random", "trm_ln", "trm_ser", "trm_token", "trm_adaptive", "trm_decoupled", "cppo"]
+    "preset",
+    [
+        *("trm_random", "trm_ln", "trm_ser", "trm_token", "trm_adaptive", "trm_decoupled", "cppo"),
+        *("trm_stop", "trm_stop_cumulative", "trm_directional", "trm_inverse", "trm_permuted"),
+    ],
 )
 def test_our_variants_pass(preset: str) -> None:
     config = compose_run(["experiment=math_nano", f"policy_loss={preset}"])
@@ -136,6 +140,12 @@ def test_a_least_rate_that_makes_every_deadline_long_enough_is_refused(value: st
         (f"+{TRM}.max_tokn_kl=1", [f"{TRM}.max_tokn_kl", "max_token_kl"]),
         ("algorithm.rollout_correction.bypass_mode=false", ["bypass_mode", "decoupled=false"]),
         (f"{TRM}.decoupled=true", ["bypass_mode: got true, with", "decoupled=true", "allowed: false", "trm_decoupled"]),
+        (
+            f"{TRM}.mask_policy=start_of_step",
+            ["bypass_mode: got true, with", "mask_policy=start_of_step", "allowed: false"],
+        ),
+        (f"{TRM}.criterion=yoked", ["yoked_run: got null", "metrics.jsonl", "as a path from the root"]),
+        (f"{TRM}.criterion=permuted", ["mask_policy: got 'current'", "start_of_step", "trm_permuted"]),
         (f"{TRM}.criterion=maximum", [f"{TRM}.criterion", "maximum", "did you mean"]),
         (
             "actor_rollout_ref.actor.policy_loss.dump.distributions=true",

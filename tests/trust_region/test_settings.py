@@ -43,6 +43,13 @@ def test_a_threshold_that_the_criterion_does_not_use_may_be_null():
         ({"avg_token_kl": -0.1}, ["avg_token_kl", "-0.1"]),
         ({"max_token_kl": None}, ["max_token_kl", "null", "criterion='max'"]),
         ({"criterion": "both", "avg_token_kl": None}, ["avg_token_kl", "null", "criterion='both'"]),
+        (
+            {"criterion": "stop_cumulative", "cumulative_kl": None},
+            ["cumulative_kl", "null", "criterion='stop_cumulative'"],
+        ),
+        ({"mask_policy": "now"}, ["mask_policy", "'now'", "`current`, `start_of_step`"]),
+        ({"mask_policy": "start_of_step", "estimator": "exact"}, ["estimator", "'exact'", "mask_policy=current"]),
+        ({"criterion": "negative_only", "target_acceptance": 0.9}, ["target_acceptance", "max or both or directional"]),
         ({"ratio_truncation": 0.5}, ["ratio_truncation", "0.5", "1 or more"]),
         ({"max_token_kll": 0.05}, ["max_token_kll", "no such field", "did you mean 'max_token_kl'"]),
     ],

@@ -99,7 +99,7 @@ def test_an_integer_mask_is_read_as_bool():
     assert loss_of(tensors, config)[0].item() == expected.item()
 
 
-@pytest.mark.parametrize("criterion", ["max", "both"])
+@pytest.mark.parametrize("criterion", ["max", "both", "directional"])
 @pytest.mark.parametrize("estimator", ["sampled", "topk"])
 def test_the_target_is_hit_by_the_next_step_through_verls_reduction(criterion, estimator):
     # four updates a step, each farther off than the one before
@@ -149,14 +149,24 @@ def test_no_criterion_keeps_what_no_loss_can_weigh(criterion, estimator, log_pro
         log_probs.requires_grad_(), torch.full((2, 3), -1.0), torch.tensor([[-1.0], [1.0]]).expand(2, 3), mask
     )
     zeros = DivergenceBounds(*[torch.zeros(2, 3)] * 4)
-    trm = TrmConfig(criterion=criterion, estimator=estimator, random_acceptance=1.0, max_token_kl=1e9, avg_token_kl=1e9)
-    value, update = from_engine(loss_of, tensors, trm, MicroBatch(zeros if estimator == "exact" else None))
+    before = {}
+    if CRITERIA[criterion].whole_batch:
+        # decided before the update: to keep both
+        before, estimator = {"mask_policy": "start_of_step"}, "sampled"
+    everything = {"random_acceptance": 1.0, "max_token_kl": 1e9, "avg_token_kl": 1e9, "cumulative_kl": 1e9}
+    trm = TrmConfig(criterion=criterion, estimator=estimator, **everything, **before)
+    micro_batch = MicroBatch(
+        zeros if estimator == "exact" else None, tensors.rollout_log_probs, decided=torch.ones(2).bool()
+    )
+    value, update = from_engine(loss_of, tensors, trm, micro_batch)
     assert math.isfinite(value.item())
     assert torch.isfinite(tensors.log_probs.grad).all()
     assert tensors.log_probs.grad[0, 1] == 0
     if not trm.masks_tokens:
-        assert update.parts[0].sequences.accepted.tolist() == [False, True]
-        assert all(rows.tolist() == [True, False] for rows in update.parts[0].sequences.rejected_by.values())
+        # nothing is outside: the inverse keeps none
+        second = criterion != "inverse"
+        assert update.parts[0].sequences.accepted.tolist() == [False, second]
+        assert all(rows.tolist() == [True, not second] for rows in update.parts[0].sequences.rejected_by.values())
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     rollouts = arguments.dump / ROLLOUTS
     dump = read_dump(rollouts if rollouts.is_dir() else arguments.dump)
-    settings = {**dump.settings, "target_acceptance": None, **_assignments(arguments.set)}
+    settings = {**analysis.repeatable(dump.settings), **_assignments(arguments.set)}
     if arguments.estimator:
         settings["estimator"] = arguments.estimator
     trm = TrmConfig.from_mapping(settings)
@@ -84,6 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         "tokens": int(batch.lengths.sum()),
         "criterion": criterion,
         "estimator": trm.estimator,
+        "mask_criterion": trm.criterion,
+        "run_criterion": dump.settings.get("criterion"),
         "threshold_used": used,
         "curve": [vars(point) for point in analysis.curve(batch, values, thresholds)],
         "target_acceptance": arguments.target,
@@ -128,7 +130,7 @@ def _text(result: dict[str, Any]) -> str:
     lines = [
         f"{result['sequences']} sequences, {result['tokens']} tokens of the model, steps {first} to {last}"
         + (f", {result['dropped_nonfinite']} dropped (not finite)" if result["dropped_nonfinite"] else ""),
-        f"The settings' mask: {100 * result['mask']['acceptance']:.1f} % accepted, "
+        f"The settings' mask{_instead(result)}: {100 * result['mask']['acceptance']:.1f} % accepted, "
         f"{100 * result['mask']['kept_tokens']:.1f} % of the tokens kept; rejected "
         + ", ".join(
             f"{100 * share:.1f} % by {name.removeprefix('rejected_by_')}"
@@ -173,6 +175,11 @@ def _text(result: dict[str, Any]) -> str:
             told += f"; {again['outside_topk_interval']} lie outside of the interval from the rollout's top-K"
         lines.append(told)
     return "\n".join(lines)
+
+
+def _instead(result: dict[str, Any]) -> str:
+    own, shown = result["run_criterion"], result["mask_criterion"]
+    return "" if own in (None, shown) else f" ({shown} in place of the run's {own})"
 
 
 def _threshold_told(target: float, threshold: float, criterion: str) -> str:

@@ -83,6 +83,12 @@ from trm_agent.core.masks import (
     sequence_mask,
     usable_ratios,
 )
+from trm_agent.core.prefix_masks import (
+    prefix_mean_statistic,
+    pushes_outward,
+    restricted_max_statistic,
+    until_first,
+)
 from trm_agent.core.reductions import (
     masked_max,
     masked_mean,
@@ -179,10 +185,13 @@ __all__ = [
     "pooled_chi2_kl_bound",
     "position_sums",
     "prefix_budget_mask",
+    "prefix_mean_statistic",
     "proportional_chi2_kl_bound",
+    "pushes_outward",
     "random_mask",
     "ratio_deviation_statistic",
     "remaining_tokens",
+    "restricted_max_statistic",
     "sampled_bounds",
     "sampled_divergences",
     "sequence_mask",
@@ -199,5 +208,6 @@ __all__ = [
     "token_mask",
     "topk_intervals",
     "turn_numbers",
+    "until_first",
     "usable_ratios",
 ]

@@ -124,6 +124,12 @@ class TokenBatch:
     that the model did not sample; None: all of one policy."""
     prompt_lengths: torch.Tensor | None = None
     """Tokens before the response, shape (batch,); None where not known, and nothing is measured by depth."""
+    start_log_ratio: torch.Tensor | None = None
+    """log rho of the trainer's policy before the step's first update, 0 where the mask is False, nats; None: not
+    known."""
+    decided: torch.Tensor | None = None
+    """bool, shape (batch,): decisions that were made on all sequences of the update at once, True on those that stay;
+    None: none were."""
 
     @cached_property
     def divergences(self) -> BatchDivergences:
@@ -149,6 +155,8 @@ class TokenBatch:
             log_weight=None if self.log_weight is None else self.log_weight[rows],
             lags=None if self.lags is None else self.lags[rows],
             prompt_lengths=None if self.prompt_lengths is None else self.prompt_lengths[rows],
+            start_log_ratio=None if self.start_log_ratio is None else self.start_log_ratio[rows],
+            decided=None if self.decided is None else self.decided[rows],
         )
 
     def at_bound(self, name: str) -> "TokenBatch":

@@ -1,6 +1,7 @@
 """What a dump of rollouts tells without model or trainer: other thresholds, growth with depth, the sampler's record."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from trm_agent.core.diagnostics import finite_sequences
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.summary import acceptance_by_length, least_threshold, or_infinite, summarize
 from trm_agent.core.token_batch import DivergenceBounds, TokenBatch
+from trm_agent.trust_region.controls import CONTROLLED
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.dump import Dump
 from trm_agent.trust_region.growth import Growth, growth
@@ -62,6 +64,20 @@ class CurvePoint:
     """Acceptance of each quarter of the sequences, from the shortest to the longest."""
     reward_kept: float | None
     reward_rejected: float | None
+
+
+def repeatable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings with those that the tokens of a dump cannot repeat replaced.
+
+    A dump holds the policy of each update, and a part of its sequences: the mask is that of the current policy, at the
+    fixed threshold, and in place of a control that decides on whole updates stands the criterion that it controls, or
+    `max`.
+    """
+    found = {**settings, "target_acceptance": None, "mask_policy": "current"}
+    row = CRITERIA.get(str(settings.get("criterion")))
+    if row is not None and row.whole_batch is not None:
+        found["criterion"] = settings["controlled"] if CONTROLLED in row.settings else "max"
+    return found
 
 
 def load(dump: Dump, trm: TrmConfig) -> Batch:

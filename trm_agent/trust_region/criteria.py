@@ -6,58 +6,27 @@ function gets those by name. The functions import the core when they run, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from trm_fields import ABOVE_0, SHARE, Setting
+from trm_agent.trust_region.controls import CONTROLS
+from trm_agent.trust_region.criterion import (
+    AVG_LIMITS,
+    AVG_TOKEN_KL,
+    FRACTION,
+    MAX_LIMITS,
+    MAX_TOKEN_KL,
+    POSITIVE,
+    Criterion,
+)
+from trm_agent.trust_region.directions import DIRECTIONS
+from trm_agent.trust_region.stops import STOPS
+from trm_fields import SHARE, Flag, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trm_agent.core.masks import Interval
     from trm_agent.core.token_batch import TokenBatch
-
-POSITIVE, FRACTION = replace(ABOVE_0, optional=True), replace(SHARE, optional=True)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Range of an adaptive threshold."""
-
-    metric: str
-    """Metric that reports the threshold which would have kept `target_acceptance` of a step."""
-    floor: Setting
-    """Least value."""
-    cap: Setting
-    """Largest value."""
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """A rule for sequences or tokens, with a `statistic`, `keeps` or `parts`."""
-
-    meaning: str
-    """Rule in one clause, as the documentation of `criterion` prints it."""
-    thresholds: tuple[Setting, ...]
-    """Settings that may not be null with this criterion; a statistic is compared with the first."""
-    statistic: Callable[..., Interval] | None = None
-    """Function that returns a number for each sequence, shape (batch,), inside up to the threshold. It takes the batch,
-    and the row's other settings by name."""
-    keeps: Callable[..., Tensor] | None = None
-    """Function that decides without a statistic: True on the sequences that stay, shape (batch,), or with
-    `masks_tokens` on the tokens, shape (batch, response_length). It takes the batch, whose divergences are then one
-    bound of the interval, and the row's settings by name."""
-    masks_tokens: bool = False
-    """True if the criterion decides on single tokens."""
-    settings: tuple[Setting, ...] = ()
-    """Further settings, which may be null if their range says so."""
-    parts: tuple[str, ...] = ()
-    """Criteria that must all hold."""
-    limits: Limits | None = None
-    """Limits of its threshold if that adapts."""
-    adapts: bool = False
-    """True if `target_acceptance` may be set with the criterion."""
 
 
 def largest_kl(batch: TokenBatch) -> Interval:
@@ -105,7 +74,12 @@ def tokens_inside(batch: TokenBatch, *, max_token_kl: float) -> Tensor:
 
 
 def prefix_budget(
-    batch: TokenBatch, *, token_tv: float, min_position_weight: float, prefix_budget: float | None
+    batch: TokenBatch,
+    *,
+    token_tv: float,
+    min_position_weight: float,
+    prefix_budget: float | None,
+    adaptive_budget: bool,
 ) -> Tensor:
     """Keep the tokens that CPPO's mask keeps."""
     from trm_agent.core.token_masks import binary_total_variation, prefix_budget_mask
@@ -119,32 +93,23 @@ def prefix_budget(
         threshold=token_tv,
         min_position_weight=min_position_weight,
         prefix_budget=prefix_budget,
+        adaptive_budget=adaptive_budget,
     )
 
 
-MAX_TOKEN_KL = Setting("max_token_kl", 0.05, POSITIVE, "Threshold of `max`, `both` and `token`, delta of `ln`; nats.")
-AVG_TOKEN_KL = Setting("avg_token_kl", 0.001, POSITIVE, "Threshold of `avg` and `both`; nats.")
 CRITERIA: dict[str, Criterion] = {
     "max": Criterion(
         "no token above `max_token_kl`",
         thresholds=(MAX_TOKEN_KL,),
         statistic=largest_kl,
-        limits=Limits(
-            "trm/target_threshold",
-            Setting("adaptive_floor", 0.001, ABOVE_0, "Least adaptive `max_token_kl`, nats."),
-            Setting("adaptive_cap", 0.5, ABOVE_0, "Largest adaptive `max_token_kl`, nats."),
-        ),
+        limits=MAX_LIMITS,
         adapts=True,
     ),
     "avg": Criterion(
         "mean over tokens within `avg_token_kl`",
         thresholds=(AVG_TOKEN_KL,),
         statistic=mean_kl,
-        limits=Limits(
-            "trm/target_threshold_avg",
-            Setting("adaptive_avg_floor", 0.00002, ABOVE_0, "Least adaptive `avg_token_kl`, nats."),
-            Setting("adaptive_avg_cap", 0.01, ABOVE_0, "Largest adaptive `avg_token_kl`, nats."),
-        ),
+        limits=AVG_LIMITS,
     ),
     "both": Criterion(
         "`max` and `avg` at once", thresholds=(MAX_TOKEN_KL, AVG_TOKEN_KL), parts=("max", "avg"), adapts=True
@@ -174,14 +139,21 @@ CRITERIA: dict[str, Criterion] = {
         ),
         statistic=mean_ratio_deviation,
     ),
+    **DIRECTIONS,
     "random": Criterion(
         "a coin at `random_acceptance`",
         thresholds=(Setting("random_acceptance", 0.9, FRACTION, "`random`: share of sequences that it keeps."),),
         keeps=coin,
     ),
+    **CONTROLS,
     "token": Criterion(
-        "tokens within `max_token_kl`", thresholds=(MAX_TOKEN_KL,), keeps=tokens_inside, masks_tokens=True
+        "tokens within `max_token_kl`: the theory's skip",
+        thresholds=(MAX_TOKEN_KL,),
+        keeps=tokens_inside,
+        masks_tokens=True,
+        without_premise=True,
     ),
+    **STOPS,
     "prefix": Criterion(
         "CPPO's and DPPO's mask on `token_tv`",
         thresholds=(Setting("token_tv", 0.2, FRACTION, "`prefix`: threshold, total variation."),),
@@ -199,6 +171,13 @@ CRITERIA: dict[str, Criterion] = {
                 0.02,
                 FRACTION,
                 "`prefix`: largest weighted mean divergence of the prefix; null: no budget (DPPO's mask).",
+            ),
+            Setting(
+                "adaptive_budget",
+                True,
+                Flag(),
+                "`prefix`: the budget is the 90th percentile of the sequence's divergences, between `prefix_budget` "
+                "and twice that; false: it is `prefix_budget`.",
             ),
         ),
     ),

@@ -11,7 +11,8 @@ from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios
 from trm_agent.core.token_batch import TokenBatch
 from trm_agent.trust_region.criteria import CRITERIA, arguments_of, parts_of
-from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.trust_region.settings import FIELD_PATH, TrmConfig
+from trm_fields import refuse
 
 # elements of one tensor that are processed at a time
 CPU_CHUNK_ELEMENTS = 2**18
@@ -34,6 +35,9 @@ def examine(trm: TrmConfig, batch: TokenBatch) -> tuple[torch.Tensor, UpdateStat
 
     Returns:
         bool of shape (batch, response_length), True on tokens of the model that stay, and the batch's statistics.
+
+    Raises:
+        ValueError: the batch lacks what the settings' `mask_policy` or criterion decides by.
     """
     kept, statistics = [], []
     for part, mask, tokens in _decisions(trm, batch):
@@ -64,7 +68,20 @@ def _decisions(trm: TrmConfig, batch: TokenBatch) -> Iterator[tuple[TokenBatch, 
     batch = replace(batch, max_estimator=trm.max_estimator, avg_estimator=trm.avg_estimator)
     for rows in _row_chunks(batch.log_ratio):
         part = batch.rows(rows)
-        yield part, *_decide(trm, part)
+        compared = part if trm.mask_policy == "current" else _at_start_of_step(part)
+        yield part, *_decide(trm, trm.criterion, compared, part.log_ratio)
+
+
+def _at_start_of_step(batch: TokenBatch) -> TokenBatch:
+    if batch.start_log_ratio is None:
+        refuse(
+            f"{FIELD_PATH}.mask_policy",
+            "start_of_step",
+            "current, or start_of_step with the trainer's log-probs of the start of the step",
+            "set mask_policy=current, or algorithm.rollout_correction.bypass_mode=false",
+            because="but the batch lacks them",
+        )
+    return replace(batch, log_ratio=batch.start_log_ratio)
 
 
 def _row_chunks(values: torch.Tensor) -> list[slice]:
@@ -74,24 +91,50 @@ def _row_chunks(values: torch.Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, max(1, len(values)), size)]
 
 
-def _decide(trm: TrmConfig, batch: TokenBatch) -> tuple[SequenceMask, torch.Tensor]:
-    """Decide on the sequences and their tokens; a token criterion accepts a sequence that keeps one."""
-    row, has_tokens, usable = CRITERIA[trm.criterion], batch.lengths > 0, usable_ratios(batch.log_ratio)
-    if row.keeps is None:
-        mask = _by_statistics(trm, batch, has_tokens, usable.all(dim=-1))
+def _decide(
+    trm: TrmConfig, criterion: str, batch: TokenBatch, log_ratio: torch.Tensor
+) -> tuple[SequenceMask, torch.Tensor]:
+    """Decide on the sequences and their tokens; a token criterion accepts a sequence that keeps one.
+
+    `batch` is of the policy that is compared with the rollout, `log_ratio` of the one that is updated.
+    """
+    row, has_tokens, usable = CRITERIA[criterion], batch.lengths > 0, usable_ratios(log_ratio)
+    undecided = torch.zeros_like(has_tokens)
+    if row.statistic is not None or row.parts:
+        mask = _by_statistics(trm, criterion, batch, has_tokens, usable.all(dim=-1))
         return mask, kept_tokens(batch.response_mask, mask.accepted)
-    bound = "upper" if trm.undecided == "reject" else "lower"
-    kept = row.keeps(batch.at_bound(bound), **arguments_of(row, trm))
+    if row.control is not None:
+        controlled, _ = _decide(trm, trm.controlled, batch, log_ratio)
+        stays, undecided = row.control(controlled.accepted), controlled.undecided
+    elif row.whole_batch is not None:
+        stays = _decided_beforehand(criterion, batch)
+    else:
+        assert row.keeps is not None, f"{criterion} has no rule"
+        bound = "upper" if trm.undecided == "reject" else "lower"
+        stays = row.keeps(batch.at_bound(bound), **arguments_of(row, trm))
     if not row.masks_tokens:
-        kept = kept_tokens(batch.response_mask, kept & usable.all(dim=-1))
-    kept = kept & usable
+        stays = kept_tokens(batch.response_mask, stays & usable.all(dim=-1))
+    kept = stays & usable
     accepted = kept.any(dim=-1)
-    reasons = {trm.criterion: has_tokens & ~accepted}
-    return SequenceMask(accepted, reasons, torch.zeros_like(has_tokens), has_tokens), kept
+    return SequenceMask(accepted, {criterion: has_tokens & ~accepted}, undecided, has_tokens), kept
 
 
-def _by_statistics(trm: TrmConfig, batch: TokenBatch, has_tokens: torch.Tensor, usable: torch.Tensor) -> SequenceMask:
-    parts = parts_of(trm.criterion)
+def _decided_beforehand(criterion: str, batch: TokenBatch) -> torch.Tensor:
+    if batch.decided is None:
+        refuse(
+            f"{FIELD_PATH}.criterion",
+            criterion,
+            "one that decides on single sequences, or this one with verl's FSDP engine",
+            "choose another criterion",
+            because="which decides on all sequences of an update at once, and only a part of them is known here",
+        )
+    return batch.decided
+
+
+def _by_statistics(
+    trm: TrmConfig, criterion: str, batch: TokenBatch, has_tokens: torch.Tensor, usable: torch.Tensor
+) -> SequenceMask:
+    parts = parts_of(criterion)
     # distributions measured by the engine do not vouch for a sampled log-prob that is not finite
     statistics = {name: sequence_statistic(name, trm, batch).where(usable) for name in parts}
     thresholds = {name: getattr(trm, CRITERIA[name].thresholds[0].name) for name in parts}

@@ -12,6 +12,7 @@ DUMP_PATH = "actor_rollout_ref.actor.policy_loss.dump"
 ESTIMATORS = ("sampled", "topk", "exact", "replayed")
 MASK_ESTIMATORS = ("k2", "k3", "abs_log_ratio", "abs_ratio_minus_one")
 UNDECIDED = ("reject", "accept")
+MASK_POLICIES = ("current", "start_of_step")
 
 
 def _criteria(masks_tokens: bool) -> str:
@@ -52,6 +53,13 @@ class CommonConfig:
         "reject",
         OneOf(UNDECIDED),
         "`topk`: fate of a sequence whose interval holds the threshold; `reject` keeps the guarantee.",
+    )
+    mask_policy: str = setting(
+        "current",
+        OneOf(MASK_POLICIES),
+        "Policy that is compared with the rollout: `current`: that of each forward pass, as in the paper; "
+        "`start_of_step`: the trainer's before the step's first update. The latter needs a forward pass of its own, so "
+        "bypass_mode=false, and estimator=sampled.",
     )
     ratio_truncation: float | None = setting(
         None,
@@ -105,6 +113,7 @@ class TrmConfig(_OWN, CommonConfig):
                     "set it, or choose another criterion",
                     because=f"but criterion={self.criterion!r} compares with it",
                 )
+        self._check_mask_policy()
         if self.target_acceptance is not None and not CRITERIA[self.criterion].adapts:
             adapting = " or ".join(name for name, row in CRITERIA.items() if row.adapts)
             refuse(
@@ -127,8 +136,28 @@ class TrmConfig(_OWN, CommonConfig):
 
     @property
     def thresholds(self) -> tuple[str, ...]:
-        """Return the fields that hold the criterion's thresholds."""
-        return tuple(item.name for item in CRITERIA[self.criterion].thresholds)
+        """Return the fields that hold the thresholds which must be set."""
+        return tuple(item.name for item in CRITERIA[self.compared].thresholds)
+
+    @property
+    def compared(self) -> str:
+        """Return the criterion that decides: the controlled one under `inverse` and `permuted`."""
+        return self.controlled if self._has("controlled") else self.criterion
+
+    @property
+    def needs_paired_run(self) -> bool:
+        """Return True if the criterion takes its acceptance from another run."""
+        return self._has("yoked_run")
+
+    @property
+    def starts_with_log_probs(self) -> bool:
+        """Return True if verl must compute the trainer's log-probs before the step's first update."""
+        return self.decoupled or self.mask_policy == "start_of_step"
+
+    @property
+    def decides_on_whole_batch(self) -> bool:
+        """Return True if all sequences of an update are decided on at once."""
+        return CRITERIA[self.criterion].whole_batch is not None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -139,6 +168,29 @@ class TrmConfig(_OWN, CommonConfig):
     def masks_tokens(self) -> bool:
         """Return True if the criterion decides on single tokens."""
         return CRITERIA[self.criterion].masks_tokens
+
+    def _has(self, name: str) -> bool:
+        return any(item.name == name for item in CRITERIA[self.criterion].settings)
+
+    def _check_mask_policy(self) -> None:
+        start = self.mask_policy == "start_of_step"
+        if start and self.estimator != "sampled":
+            refuse(
+                f"{FIELD_PATH}.estimator",
+                self.estimator,
+                "sampled",
+                "set it, or mask_policy=current",
+                because="with mask_policy='start_of_step', of whose forward pass only the sampled log-probs are kept",
+            )
+        if not start and self.decides_on_whole_batch and self._has("controlled"):
+            refuse(
+                f"{FIELD_PATH}.mask_policy",
+                self.mask_policy,
+                "start_of_step",
+                "choose policy_loss=trm_permuted, which sets it, or set it with bypass_mode=false",
+                because=f"with criterion={self.criterion!r}, which needs the decisions on a whole update before its "
+                "first micro-batch",
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "TrmConfig":

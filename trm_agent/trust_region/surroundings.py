@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from trm_agent.trust_region.controls import check_paired_run
 from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
 from trm_fields import refuse
@@ -47,15 +48,18 @@ def trust_region(config: DictConfig) -> None:
             "true, since the trust region is measured from the rollout's log-probs",
             "set it to true",
         )
-    if config.algorithm.rollout_correction.bypass_mode == trm.decoupled:
+    if config.algorithm.rollout_correction.bypass_mode == trm.starts_with_log_probs:
+        name = "mask_policy" if trm.starts_with_log_probs and not trm.decoupled else "decoupled"
         refuse(
             "algorithm.rollout_correction.bypass_mode",
             config.algorithm.rollout_correction.bypass_mode,
-            f"{str(not trm.decoupled).lower()}: with bypass_mode=true verl's old_log_probs are the rollout's own, "
-            "without it the trainer's at the start of the step",
+            f"{str(not trm.starts_with_log_probs).lower()}: with bypass_mode=true verl's old_log_probs are the "
+            "rollout's own, without it the trainer's at the start of the step",
             "change one of them (policy_loss=trm and policy_loss=trm_decoupled set both)",
-            because=f"with {FIELD_PATH}.decoupled={str(trm.decoupled).lower()}",
+            because=f"with {FIELD_PATH}.{name}={str(getattr(trm, name)).lower()}",
         )
+    if trm.needs_paired_run:
+        check_paired_run(trm.yoked_run)
     if trm.estimator != "sampled":
         _distributions(config, trm.estimator)
     if trm.estimator == REPLAYED:
@@ -118,7 +122,13 @@ def trainer_and_engine(config: DictConfig) -> None:
             because=f"with {_LOSS}.loss_mode=trm, which weighs each token itself",
         )
     strategy = config.actor_rollout_ref.actor.get("strategy")
-    for name, wanted in (("target_acceptance", trm.target_acceptance is not None), ("decoupled", trm.decoupled)):
+    needs_engine = {
+        "target_acceptance": trm.target_acceptance is not None,
+        "decoupled": trm.decoupled,
+        "mask_policy": trm.mask_policy == "start_of_step",
+        "criterion": trm.decides_on_whole_batch,
+    }
+    for name, wanted in needs_engine.items():
         if wanted and strategy not in _OURS_FSDP:
             refuse(
                 f"{FIELD_PATH}.{name}",
@@ -178,6 +188,9 @@ def _replayed(config: DictConfig, trm: TrmConfig) -> None:
     if trm.decoupled:
         because = f"{asked}: the proximal policy is not normalised on the kept tokens"
         refuse(f"{FIELD_PATH}.decoupled", True, "false", "choose policy_loss=trm", because=because)
+    if trm.starts_with_log_probs:
+        because = f"{asked}: the policy at the start of the step is not normalised on the kept tokens"
+        refuse(f"{FIELD_PATH}.mask_policy", trm.mask_policy, "current", "set it", because=because)
     whole: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         (f"{_ACTOR}.entropy_coeff", (0, None), "the entropy is that of the whole vocabulary"),
         (f"{_ACTOR}.use_kl_loss", (False, None), "the reference is not normalised on the kept tokens"),

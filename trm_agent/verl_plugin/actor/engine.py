@@ -39,6 +39,7 @@ from trm_agent.verl_plugin.actor.update import (
     collect_update,
     set_micro_batch,
 )
+from trm_agent.verl_plugin.actor.whole_batch import DECIDED_KEY, add_decisions
 from trm_agent.verl_plugin.actor.without_gradient import WithoutGradientMixin
 from trm_agent.verl_plugin.cpu.heap import trim_heap
 
@@ -67,6 +68,7 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
         tasks = tu.get_non_tensor_data(data, TASKS_KEY, None)
         tasks = frozenset(json.loads(tasks)) if tasks else None
         self._cut_sets = None
+        add_decisions(data, loss_function, self.get_data_parallel_group(), step, self._num_updates)
         with collect_update(step, self._num_updates, dump, tasks) as self._update:
             output = super().train_batch(data, loss_function)
         if self.is_mp_src_rank_with_outputs():
@@ -107,7 +109,8 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
             thresholds = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
             adapted = json.loads(thresholds) if thresholds else {}
             lags, prompts = version_lags(data, self._step), prompt_lengths(data)
-            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted, lags, prompts))
+            decided = data.get(DECIDED_KEY, None)
+            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted, lags, prompts, decided))
             result = loss_function(model_output=model_output, data=data, dp_group=dp_group)
             if not forward_only and is_due(self._update):
                 log_probs = no_padding_2_padding(model_output["log_probs"], data)

@@ -74,9 +74,9 @@ def compute_policy_loss_trm(
     """Compute the masked surrogate of Trust Region Masking on one micro-batch.
 
     With verl's bypass mode `old_log_prob` holds the rollout's log-probabilities: rho is then the ratio of the policy in
-    training to the policy that sampled. Without it (`decoupled`) `old_log_prob` is the trainer's policy at the start of
-    the step, and the rollout's log-probabilities come from the engine. The mask is born from the current policy in
-    every micro-batch either way.
+    training to the policy that sampled. Without it (`decoupled`, `mask_policy=start_of_step`) `old_log_prob` is of the
+    trainer's policy at the start of the step, the rollout's log-probabilities come from the engine. The mask is born
+    in every micro-batch, from the current policy or from that of the start, as `mask_policy` says.
 
     The paper's loss -(1/N) sum_i M_i sum_t A_it rho_it is `loss_agg_mode=seq-mean-token-sum`. `token-mean` divides by
     the model's tokens of the whole mini-batch instead of by N: a constant factor within one mini-batch, which shrinks
@@ -122,6 +122,9 @@ def compute_policy_loss_trm(
     rollout_log_probs = _rollout_log_probs(micro_batch, trm, old_log_prob)
 
     log_ratio = masked_log_ratio(log_prob, rollout_log_probs, response_mask)
+    start_log_ratio = (
+        masked_log_ratio(old_log_prob, rollout_log_probs, response_mask) if trm.starts_with_log_probs else None
+    )
     batch = TokenBatch(
         log_ratio.detach(),
         rollout_log_probs,
@@ -129,9 +132,11 @@ def compute_policy_loss_trm(
         response_mask,
         _measured_divergences(trm, micro_batch, log_ratio.detach()),
         # with three policies the loss truncates the constant weight and not rho
-        masked_log_ratio(old_log_prob, rollout_log_probs, response_mask) if trm.decoupled else None,
+        start_log_ratio if trm.decoupled else None,
         lags=micro_batch.lags,
         prompt_lengths=micro_batch.prompt_lengths,
+        start_log_ratio=start_log_ratio,
+        decided=micro_batch.decided,
     )
     kept, statistics = examine(trm, batch)
     loss = agg_loss(
@@ -158,14 +163,15 @@ def _trm_config(config: Any) -> TrmConfig:
 
 
 def _rollout_log_probs(micro_batch: MicroBatch, trm: TrmConfig, old_log_prob: torch.Tensor) -> torch.Tensor:
-    if not trm.decoupled:
+    if not trm.starts_with_log_probs:
         return old_log_prob
     if micro_batch.rollout_log_probs is None:
+        name, otherwise = ("decoupled", False) if trm.decoupled else ("mask_policy", "current")
         refuse(
-            f"{FIELD_PATH}.decoupled",
-            trm.decoupled,
-            "true with verl's FSDP engine and actor_rollout_ref.rollout.calculate_log_probs=true",
-            "set both, or decoupled=false with bypass_mode=true",
+            f"{FIELD_PATH}.{name}",
+            getattr(trm, name),
+            "this with verl's FSDP engine and actor_rollout_ref.rollout.calculate_log_probs=true",
+            f"set both, or {name}={str(otherwise).lower()} with bypass_mode=true",
             because="but the batch has no rollout log-probs",
         )
     return micro_batch.rollout_log_probs

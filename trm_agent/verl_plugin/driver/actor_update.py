@@ -6,6 +6,7 @@ that holds the trainer.
 
 import functools
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
@@ -14,11 +15,14 @@ from typing import Any
 
 from trm_agent.runs.folder import read_metrics
 from trm_agent.trust_region.adaptive import AdaptiveThreshold
+from trm_agent.trust_region.controls import acceptance_of_step, check_paired_run
+from trm_agent.trust_region.guarantee import lost_guarantee
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
 from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
+    PAIRED_KEY,
     STEP_KEY,
     TASKS_KEY,
     final_metrics,
@@ -28,6 +32,9 @@ from trm_agent.verl_plugin.actor.update import (
 )
 from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
 from trm_agent.verl_plugin.driver.dump_tasks import chosen_tasks, tasks_in
+from trm_agent.verl_plugin.driver.start_of_step import with_cost
+
+logger = logging.getLogger("trm_agent")
 
 TRAINER = "verl.trainer.ppo.v1.trainer_base"
 ROLLOUTS = "rollouts"
@@ -61,6 +68,7 @@ def install() -> None:
     if trainer is not None and not getattr(trainer._update_actor, _MARK, False):
         require_version("actor_update", "verl", VERL_VERSION)
         trainer._update_actor = with_trust_region(trainer._update_actor)
+        trainer._compute_old_log_prob = with_cost(trainer._compute_old_log_prob)
 
 
 def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,6 +83,7 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         told = instructions(self.config, self.global_steps, threshold.thresholds)
         if DUMP_KEY in told:
             told |= _dumped_tasks(self.config, self.global_steps, json.loads(told[DUMP_KEY])["max_sequences"], batch)
+        told |= paired_acceptance(threshold.trm, self.global_steps)
         batch.extra_info.update(told)
         _hand_over(self, batch)
         in_use = {f"trm/{name}": value for name, value in threshold.thresholds.items()}
@@ -134,6 +143,22 @@ def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dic
     return told
 
 
+def paired_acceptance(trm: TrmConfig, step: int) -> dict[str, str]:
+    """Return the engine's instruction of a criterion that takes a paired run's acceptance; empty for the others.
+
+    Args:
+        trm: the settings.
+        step: of the run.
+
+    Raises:
+        ValueError: there is no paired run, or it has no such step.
+    """
+    if not trm.needs_paired_run:
+        return {}
+    check_paired_run(trm.yoked_run)
+    return {PAIRED_KEY: json.dumps(acceptance_of_step(read_metrics(Path(trm.yoked_run)), step, trm.yoked_run))}
+
+
 def _dumped_tasks(config: Any, step: int, most: int | None, batch: Any) -> dict[str, str]:
     if most is None:
         return {}
@@ -148,6 +173,9 @@ def _threshold_of(trainer: Any, loss: Any) -> AdaptiveThreshold:
     if threshold is None:
         run = trainer.config.get("run")
         rows: Sequence[Mapping[str, Any]] = read_metrics(Path(run.dir)) if run else ()
-        threshold = AdaptiveThreshold(TrmConfig.from_mapping(section(loss, "trm")), rows)
+        trm = TrmConfig.from_mapping(section(loss, "trm"))
+        threshold = AdaptiveThreshold(trm, rows)
         setattr(trainer, _THRESHOLD, threshold)
+        if lost := lost_guarantee(trm):
+            logger.warning("trm: %s", lost)
     return threshold

@@ -1,0 +1,50 @@
+import json
+
+import pytest
+import torch
+
+from trm_agent.core.controls import Sequences, acceptance_of_lengths
+from trm_agent.core.summary import acceptance_by_length
+from trm_agent.trust_region.controls import QUARTERS, acceptance_of_step, check_paired_run
+from trm_agent.trust_region.criteria import CRITERIA
+
+ACCEPTANCE = (0.9, 0.7, 0.4, 0.1)
+
+
+def test_each_quarter_of_the_lengths_is_kept_as_often_as_in_the_paired_run():
+    lengths = torch.randperm(8000, generator=torch.Generator().manual_seed(0)) + 1
+    sequences = Sequences(lengths, torch.ones(8000).long(), torch.ones(8000).bool(), ACCEPTANCE)
+    kept = CRITERIA["yoked"].whole_batch(sequences, torch.Generator().manual_seed(1))
+    # a standard deviation of 0.011 at most
+    assert acceptance_by_length(lengths, kept.double()).tolist() == pytest.approx(ACCEPTANCE, abs=0.045)
+
+
+def test_a_sequence_across_a_border_gets_its_part_and_equal_lengths_share():
+    # six sequences: the second lies half in the first quarter, half in the second
+    of_lengths = acceptance_of_lengths(torch.tensor([1, 2, 3, 4, 5, 6]), ACCEPTANCE).tolist()
+    assert of_lengths == pytest.approx([0.9, 0.8, 0.7, 0.4, 0.25, 0.1])
+    assert sum(of_lengths) / 6 == pytest.approx(sum(ACCEPTANCE) / 4)
+    shuffled = acceptance_of_lengths(torch.tensor([9, 2, 2, 1]), ACCEPTANCE).tolist()
+    assert shuffled == pytest.approx([0.1, 0.55, 0.55, 0.9])
+
+
+def test_the_acceptance_of_the_same_step_is_taken():
+    rows = [{"step": step, **{name: step / 10 + place / 100 for place, name in enumerate(QUARTERS)}} for step in (1, 2)]
+    # a row of a validation
+    rows.insert(0, {"step": 2, "env/val_success": 0.5})
+    assert acceptance_of_step(rows, 2, "runs/a") == pytest.approx([0.2, 0.21, 0.22, 0.23])
+    with pytest.raises(ValueError, match=r"yoked_run: got 'runs/a', which has them of 2 steps; .*of step 3"):
+        acceptance_of_step(rows, 3, "runs/a")
+
+
+def test_a_run_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"yoked_run: got null, but criterion='yoked' needs it"):
+        check_paired_run(None)
+    with pytest.raises(ValueError, match=r"which holds no metrics\.jsonl"):
+        check_paired_run(str(tmp_path / "nowhere"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
+    check_paired_run(str(tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"which is relative, .*; give {tmp_path}/run"):
+        check_paired_run("run")

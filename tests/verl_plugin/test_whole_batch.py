@@ -1,0 +1,155 @@
+"""Criteria that decide on a whole update: the same however it is split, and what the driver tells them."""
+
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("verl")
+
+from omegaconf import OmegaConf
+from verl.utils import tensordict_utils as tu
+from verl.workers.utils.losses import ppo_loss
+
+from trm_agent.trust_region.controls import QUARTERS
+from trm_agent.trust_region.settings import TrmConfig
+from trm_agent.verl_plugin.actor import whole_batch
+from trm_agent.verl_plugin.actor.update import PAIRED_KEY
+from trm_agent.verl_plugin.actor.whole_batch import Row, decided_rows
+from trm_agent.verl_plugin.driver.actor_update import paired_acceptance
+from trm_agent.verl_plugin.driver.start_of_step import with_cost
+
+from .loss_support import actor_config
+from .test_engine import RESPONSE, batch, engine
+
+PERMUTED = TrmConfig(criterion="permuted", mask_policy="start_of_step")
+YOKED = TrmConfig(criterion="yoked", yoked_run="a run")
+FAR_OFF = [True, False, True, False, False, True]
+
+
+def rows(count: int, seed: int = 0) -> list[Row]:
+    generator = torch.Generator().manual_seed(seed)
+    lengths, signs, accepted = (
+        torch.randint(low, high, (count,), generator=generator).tolist() for low, high in ((0, 30), (-1, 2), (0, 2))
+    )
+    return [Row(f"{place:x}", *row) for place, row in enumerate(zip(lengths, signs, map(bool, accepted), strict=True))]
+
+
+@pytest.mark.parametrize(("trm", "paired"), [(PERMUTED, ()), (YOKED, (0.9, 0.6, 0.5, 0.2))])
+def test_a_sequence_has_one_fate_in_whatever_order_ranks_gather_it(trm, paired):
+    given = rows(60)
+    stays = dict(zip(given, decided_rows(trm, given, paired, 7), strict=True))
+    assert 10 < sum(stays.values()) < 50
+    assert not any(kept for row, kept in stays.items() if row.length == 0)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(1)).tolist()
+    again = [given[place] for place in order]
+    assert dict(zip(again, decided_rows(trm, again, paired, 7), strict=True)) == stays
+    assert decided_rows(trm, given, paired, 8) != decided_rows(trm, given, paired, 7)
+
+
+def test_equal_sequences_count_one_by_one():
+    row = Row("a", 5, 1, True)
+    others = [Row(str(place), 5, 1, False) for place in range(4)]
+    assert sum(decided_rows(PERMUTED, [row] * 4 + others, (), 0)) == 4
+
+
+def settings_and_data(trm: TrmConfig, directory, micro: int):
+    """Six sequences, of which the start of the step is far from the rollout in three."""
+    data = batch(directory)
+    rollout = data["rollout_log_probs"].unbind()
+    start = [values + (1.0 if far else 0.01) for values, far in zip(rollout, FAR_OFF, strict=True)]
+    data["old_log_probs"] = torch.nested.as_nested_tensor(start, layout=torch.jagged)
+    signs = [torch.full((RESPONSE,), 1.0 if place % 2 else -1.0) for place in range(len(FAR_OFF))]
+    data["advantages"] = torch.nested.as_nested_tensor(signs, layout=torch.jagged)
+    tu.assign_non_tensor(data, micro_batch_size_per_gpu=micro)
+    return data, partial(ppo_loss, config=actor_config(trm))
+
+
+def trained(trm: TrmConfig, directory, micro: int, paired: tuple[float, ...] = ()):
+    """Gradients of one update, which sequences had one, and their contents."""
+    data, loss = settings_and_data(trm, directory, micro)
+    if paired:
+        tu.assign_non_tensor(data, **{PAIRED_KEY: json.dumps(paired)})
+    made = engine()
+    with made.train_mode():
+        made.train_batch(data, loss)
+        gradients = [parameter.grad.full_tensor().clone() for parameter in made.module.parameters()]
+    accepted = torch.cat([part.sequences.accepted for part in made._update.parts]).tolist()
+    return gradients, accepted
+
+
+@pytest.mark.parametrize("trm", [PERMUTED, YOKED], ids=["permuted", "yoked"])
+def test_ranks_decide_as_one(trm, tmp_path, monkeypatch):
+    paired = {PAIRED_KEY: json.dumps((0.9, 0.6, 0.5, 0.2))}
+
+    def decided(ranks: int) -> list[bool]:
+        data, loss = settings_and_data(trm, tmp_path, 1)
+        tu.assign_non_tensor(data, **paired)
+        parts = tu.chunk_tensordict(data, ranks)
+        everyone = [whole_batch._rows(part, trm) for part in parts]
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: ranks)
+        monkeypatch.setattr(
+            torch.distributed, "all_gather_object", lambda to, own, group: to.__setitem__(slice(None), everyone)
+        )
+        found = []
+        for rank, part in enumerate(parts):
+            monkeypatch.setattr(torch.distributed, "get_rank", lambda group, rank=rank: rank)
+            whole_batch.add_decisions(part, loss, None, step=3, number=1)
+            found += part[whole_batch.DECIDED_KEY].tolist()
+        return found
+
+    alone = decided(1)
+    assert 0 < sum(alone) < len(FAR_OFF)
+    assert decided(2) == decided(3) == alone
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_permuted_keeps_as_many_as_the_criterion_in_any_micro_batches(tmp_path):
+    gradients, accepted = trained(PERMUTED, tmp_path / "2", 2)
+    assert sum(accepted) == FAR_OFF.count(False)
+    for micro in (3, 6):
+        others, again = trained(PERMUTED, tmp_path / str(micro), micro)
+        assert again == accepted
+        for one, other in zip(others, gradients, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-3
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_the_start_of_the_step_decides_in_the_engine(tmp_path):
+    _, accepted = trained(TrmConfig(mask_policy="start_of_step"), tmp_path, 2)
+    assert accepted == [not far for far in FAR_OFF]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_yoked_coin_has_the_acceptance_of_the_paired_run(tmp_path):
+    for acceptance in (0.0, 1.0):
+        _, accepted = trained(YOKED, tmp_path / str(acceptance), 2, (acceptance,) * 4)
+        assert accepted == [bool(acceptance)] * len(FAR_OFF)
+
+
+def test_the_driver_names_the_acceptance_of_the_paired_run(tmp_path):
+    lines = [{"step": step, **dict.fromkeys(QUARTERS, step / 10)} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trm = TrmConfig(criterion="yoked", yoked_run=str(tmp_path))
+    assert json.loads(paired_acceptance(trm, 2)[PAIRED_KEY]) == [0.2] * 4
+    assert paired_acceptance(TrmConfig(), 2) == {}
+    with pytest.raises(ValueError, match=r"of step 3"):
+        paired_acceptance(trm, 3)
+    with pytest.raises(ValueError, match=r"yoked_run: got null"):
+        paired_acceptance(TrmConfig(criterion="yoked"), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [({"mask_policy": "start_of_step"}, 1), ({"decoupled": True}, 0), ({}, 0)]
+)
+def test_the_cost_of_a_forward_pass_for_the_mask_is_printed_once(settings, told, capsys):
+    loss = {"loss_mode": "trm", "trm": settings}
+    config = OmegaConf.create({"actor_rollout_ref": {"actor": {"policy_loss": loss}}})
+    trainer = SimpleNamespace(config=config)
+    compute = with_cost(lambda self, batch, metrics: batch)
+    for _ in range(3):
+        assert compute(trainer, ["a", "b"], metrics={}) == ["a", "b"]
+    assert capsys.readouterr().out.count("s for the 2 sequences") == told
