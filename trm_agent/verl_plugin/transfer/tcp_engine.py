@@ -5,7 +5,7 @@ import hmac
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import ray
@@ -218,11 +218,7 @@ class TCPCheckpointEngine(CheckpointEngine):
         await self._for_all(lambda connection: connection.send(header, payload))
 
     async def _for_all(self, do: Callable[[Connection], None]) -> None:
-        await _all(asyncio.to_thread(do, connection) for connection in self._connections)
-
-
-async def _all(calls: Any) -> Sequence[None]:
-    return await asyncio.gather(*calls)
+        await asyncio.gather(*(asyncio.to_thread(do, connection) for connection in self._connections))
 
 
 def _confirm(connection: Connection, sent: dict[str, int]) -> None:
