@@ -71,8 +71,10 @@ def usable_gpus(config: DictConfig, gpus: Sequence[Gpu]) -> None:
     trainers, wanted = int(config.trainer.n_gpus_per_node), devices_here(config)
     gib = min(gpu.gib for gpu in gpus)
     if wanted > len(gpus):
-        allowed = f"at most {len(gpus)}, the CUDA devices of this machine ({told(gpus)})"
-        because = f"with {wanted - trainers} more for the rollout servers" if wanted > trainers else ""
+        own = wanted - trainers
+        together = " together" if own else ""
+        allowed = f"at most {len(gpus)}{together}, the CUDA devices of this machine ({told(gpus)})"
+        because = f"with {own} more for the rollout servers" if own else ""
         refuse(COUNT, trainers, allowed, f"lower it, or choose {nearest_words(len(gpus), gib)}", because=because)
     asked = int(config.hardware.gpu_memory_gib or 0)
     if asked > gib:

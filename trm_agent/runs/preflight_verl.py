@@ -183,7 +183,7 @@ def _check_cuda(config: DictConfig) -> None:
         refuse(
             "trainer.n_gpus_per_node",
             config.trainer.n_gpus_per_node,
-            f"at most {found}, the CUDA devices of this machine",
+            f"at most {found}{' together' if own else ''}, the CUDA devices of this machine",
             "lower it",
             because=f"with {own} more for the rollout servers" if own else "",
         )
