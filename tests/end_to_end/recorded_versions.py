@@ -1,4 +1,4 @@
-"""Runs whose tokens are of several versions, told apart offline: each token has the log-prob of its recorded version."""
+"""Runs whose tokens are of several versions, told apart offline: each token has its recorded version's log-prob."""
 
 import json
 import signal

@@ -66,8 +66,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             [fake_gpu(0), fake_gpu(1)],
             run_on(1, trainer__v1__trainer_mode="separate_async", **SERVERS),
-            "trainer.n_gpus_per_node: got 1, with 2 more for the rollout servers; allowed: at most 2 together, the CUDA "
-            "devices of this machine",
+            "trainer.n_gpus_per_node: got 1, with 2 more for the rollout servers; allowed: at most 2 together, the "
+            "CUDA devices of this machine",
         ),
         (
             [fake_gpu(0, 22)],

@@ -284,9 +284,9 @@ CASES = [
     ),
     (
         "weights by TCP",
-        remote("trm_agent.verl_plugin.transfer.connection.TransferError: the trainer at 10.0.0.2:7 is gone, while w was sent"),
+        remote("trm_agent.verl_plugin.transfer.connection.TransferError: the trainer at 10.0.0.2:7 is gone, in a header"),
         "",
-        "weights did not reach the rollout servers: the trainer at 10.0.0.2:7 is gone, while w was sent",
+        "weights did not reach the rollout servers: the trainer at 10.0.0.2:7 is gone, in a header",
         Again.THEN_RESUMES,
     ),
 ]

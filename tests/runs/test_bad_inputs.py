@@ -95,7 +95,7 @@ VALUES = {
     "trainer.v1.trainer_mode=separate_async": "rollout.nnodes: got 0, which is no pool of devices",
     "trainer.v1.sampler.max_off_policy_threshold=2": "got 2, but with trainer.v1.trainer_mode=sync every episode",
     "trainer.v1.separate_async.parameter_sync_step=2": "but only rollout servers with devices of their own",
-    "trainer.v1.separate_async.hybrid_rollout.enable_switch=true": "but a run lends the trainer's devices to no episode",
+    "trainer.v1.separate_async.hybrid_rollout.enable_switch=true": "but a run lends the trainer's devices to no",
     "trainer.default_local_dir=/tmp/x": "allowed: ${run.dir}/checkpoints; set run.dir",
     "trainer.val_only=true": "trainer.val_only: got true, but a run trains; allowed: false; evaluate",
     "trainer.use_v1=false": "trainer.use_v1: got false",

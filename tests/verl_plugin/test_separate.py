@@ -112,7 +112,8 @@ class Group:
 
     def execute_checkpoint_engine(self, method, **given):
         self.notes.append(method[0])
-        return [{"host": "127.0.0.1", "port": 1, "token": "t"} if (method[0], self.kind) == ("prepare", "actor") else {}]
+        is_sender = (method[0], self.kind) == ("prepare", "actor")
+        return [{"host": "127.0.0.1", "port": 1, "token": "t"} if is_sender else {}]
 
     def update_weights(self, global_steps, mode=None):
         self.notes.append(f"version {global_steps}")
