@@ -284,7 +284,7 @@ CASES = [
     ),
     (
         "weights by TCP",
-        remote("trm_agent.verl_plugin.transfer.connection.TransferError: the trainer at 10.0.0.2:7 is gone, in a header"),
+        remote("trm_agent.verl_plugin.transfer.tcp.TransferError: the trainer at 10.0.0.2:7 is gone, in a header"),
         "",
         "weights did not reach the rollout servers: the trainer at 10.0.0.2:7 is gone, in a header",
         Again.THEN_RESUMES,
