@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 LENGTH = struct.Struct("!I")
@@ -89,7 +89,9 @@ class Connection:
                 start += received
 
     def close(self) -> None:
-        """Close this end; the other one notices."""
+        """Close this end; the other one notices, and so does a thread that waits here."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _exactly(self, number: int) -> bytes:

@@ -70,12 +70,11 @@ class TCPCheckpointEngine(CheckpointEngine):
         cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[dict]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """Return the arguments of `init_process_group` for each process of the trainer, and of the servers."""
-        (address,) = [each for each in metadata[:actor_wg_world_size] if each]
+        ranks, receivers = actor_wg_world_size, rollout_world_size
+        (address,) = [each for each in metadata[:ranks] if each]
         return (
-            {"number": [-1] * actor_wg_world_size, "peers": [rollout_world_size] * actor_wg_world_size}
-            | {"address": [{}] * actor_wg_world_size},
-            {"number": list(range(rollout_world_size)), "peers": [1] * rollout_world_size}
-            | {"address": [address] * rollout_world_size},
+            {"number": [-1] * ranks, "peers": [receivers] * ranks, "address": [{}] * ranks},
+            {"number": list(range(receivers)), "peers": [1] * receivers, "address": [address] * receivers},
         )
 
     def init_process_group(self, number: int, peers: int, address: dict[str, Any]) -> None:
