@@ -260,6 +260,7 @@ def test_a_trainer_that_is_not_there_is_named():
         {"token": "TOKEN", "number": True},
         [],
         b"GET / HTTP/1.1\r\n\r\n",
+        LENGTH.pack(50_000) + b"[" * 50_000,
     ],
 )
 def test_a_stranger_gets_no_weights_and_holds_up_nobody(greeting):

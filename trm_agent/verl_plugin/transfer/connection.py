@@ -64,7 +64,7 @@ class Connection:
             raise TransferError(f"{self.peer} announced a header of {length} bytes, more than {LARGEST_HEADER}")
         try:
             found = json.loads(self._exactly(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TransferError(f"{self.peer} sent a header that is no JSON: {error}") from error
         if not isinstance(found, dict):
             raise TransferError(f"{self.peer} sent a header that is no JSON object")
