@@ -35,7 +35,7 @@ def composed(*overrides: str, experiment: str = "math_nano_separate") -> DictCon
         (f"{ROLLOUT}.n_gpus_per_node=2",),
         (f"+{TRANSFER}.engine_kwargs.tcp.timeout_s=3.5",),
         ("trainer.v1.sampler.max_off_policy_strategy=drop",),
-        (LORA + "=8", "+actor_rollout_ref.model.lora.merge=true"),
+        (LORA + "=8", "actor_rollout_ref.model.lora.merge=true"),
     ],
 )
 def test_what_the_mode_can_do_is_allowed(overrides):

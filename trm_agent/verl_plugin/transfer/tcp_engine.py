@@ -124,9 +124,7 @@ class TCPCheckpointEngine(CheckpointEngine):
             raise
         return {}
 
-    async def receive_weights(
-        self, global_steps: int | None = None
-    ) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
+    async def receive_weights(self, global_steps: int | None = None) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
         """Yield name and tensor of each weight.
 
         Raises:
