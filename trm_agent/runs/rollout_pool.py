@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 MODE, SEPARATE = "trainer.v1.trainer_mode", "separate_async"
 POOL_NODES, POOL_DEVICES = "actor_rollout_ref.rollout.nnodes", "actor_rollout_ref.rollout.n_gpus_per_node"
@@ -10,6 +13,8 @@ POOL_NODES, POOL_DEVICES = "actor_rollout_ref.rollout.nnodes", "actor_rollout_re
 
 def has_own_pool(config: DictConfig) -> bool:
     """Return True if the rollout servers have devices of their own."""
+    from omegaconf import OmegaConf
+
     # absent in a script of verl's own
     return OmegaConf.select(config, MODE) == SEPARATE
 
