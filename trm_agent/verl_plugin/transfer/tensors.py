@@ -39,7 +39,8 @@ def header_of(name: str, tensor: torch.Tensor) -> dict[str, Any]:
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """Return the bytes of a tensor on the CPU in row-major order, without a copy where they lie so."""
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+    octets: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(octets)
 
 
 def empty_for(header: Mapping[str, Any]) -> torch.Tensor:
