@@ -24,7 +24,7 @@ class SeparateMixin(AsynchronousMixin):
         level = logger.level
         logger.setLevel(logging.WARNING)
         try:
-            super()._setup()
+            super()._setup()  # type: ignore[misc]
         finally:
             logger.setLevel(level)
 

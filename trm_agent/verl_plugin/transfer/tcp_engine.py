@@ -77,7 +77,9 @@ class TCPCheckpointEngine(CheckpointEngine):
             {"number": list(range(receivers)), "peers": [1] * receivers, "address": [address] * receivers},
         )
 
-    def init_process_group(self, number: int, peers: int, address: dict[str, Any]) -> None:
+    def init_process_group(  # type: ignore[override]  # with what `build_topology` returns
+        self, number: int, peers: int, address: dict[str, Any]
+    ) -> None:
         """Connect, or wait for those who do.
 
         Args:
@@ -124,7 +126,9 @@ class TCPCheckpointEngine(CheckpointEngine):
             raise
         return {}
 
-    async def receive_weights(self, global_steps: int | None = None) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
+    async def receive_weights(  # type: ignore[override]  # verl's own engines yield, too
+        self, global_steps: int | None = None
+    ) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
         """Yield name and tensor of each weight.
 
         Raises:
