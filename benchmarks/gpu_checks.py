@@ -235,6 +235,7 @@ CHECKS: dict[str, Callable[[Place], list[Figure]]] = {
     "plain_verl": gpu_runs.plain_verl,
     "growth": growth,
     "memory_plan": gpu_runs.memory_plan,
+    "separate": gpu_runs.separate,
     "start": gpu_start.start,
 }
 

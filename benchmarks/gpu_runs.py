@@ -99,6 +99,33 @@ def smollm2(place: Place) -> list[Figure]:
     return [first, *success, *speed(rows), *mismatch(folder, rows)]
 
 
+def separate(place: Place) -> list[Figure]:
+    """Train the nano model with a rollout server on a GPU of its own: weights by NCCL, and without a GPU by TCP.
+
+    Raises:
+        RuntimeError: there are no two GPUs.
+    """
+    import torch
+
+    if not place.small and torch.cuda.device_count() < 2:
+        raise RuntimeError(f"two GPUs are needed, and there are {torch.cuda.device_count()}")
+    steps = 2 if place.small else 20
+    length = (f"trainer.total_training_steps={steps}", f"trainer.test_freq={steps}", "trainer.save_freq=-1")
+    short = ("env.val.num_tasks=4", "env.val.greedy_tasks=0") if place.small else ()
+    folder, started = trained(place, "experiment=math_nano_separate", *length, *short)
+    rows = training_rows(folder)
+    waited = [row["timing_s/gen"] / row["timing_s/step"] for row in rows[1:] or rows]
+    found = [
+        first_step(folder, started, rows, None),
+        *speed(rows),
+        Figure("the trainer waits for episodes, share of a step, median", float(np.median(waited))),
+    ]
+    for name in sorted({name for row in rows for name in row if name.startswith("trm/acceptance_lag_")}):
+        values = [row[name] for row in rows if row.get(name) is not None]
+        found.append(Figure(f"acceptance at lag {name.rpartition('_')[2]}, mean", float(np.mean(values))))
+    return found
+
+
 def plain_verl(place: Place) -> list[Figure]:
     """Take single-turn steps with verl alone and with ours, on the same card: benchmarks/step_time.py."""
     from benchmarks import step_time

@@ -71,6 +71,7 @@ def test_every_model_composes_for_every_machine_and_passes_verls_own_validation(
     ]
     runs += [f"experiment={preset.name}" for preset in PRESETS]
     runs += ["experiment=math_nano hardware=gpu trainer.n_gpus_per_node=1"]
+    runs += ["experiment=math_qwen3_8b_async", "experiment=math_qwen3_8b_separate"]
     assert len(validated(*runs)) == 2 * len(runs)
 
 

@@ -33,6 +33,7 @@ from trm_agent.runs.leftovers import remove_stale_weights
 from trm_agent.runs.origin import INIT_FROM, check_modes, check_origin, check_own, check_resumed, needs_first_weights
 from trm_agent.runs.progress import forget_progress
 from trm_agent.runs.reader import ended_by_reader
+from trm_agent.runs.rollout_pool import devices_here
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.screen import Screen, duration, quiet
 from trm_agent.runs.search_path import look_here_last
@@ -168,7 +169,7 @@ def _refuse_or_pin(config: DictConfig) -> str:
     os.environ.update({name: str(value) for name, value in config.hardware.env_vars.items()})
     preflight.check_machine(config)
     if config.hardware.kind == "cpu":
-        os.environ.update(for_logical_devices(os.environ, int(config.trainer.n_gpus_per_node)))
+        os.environ.update(for_logical_devices(os.environ, devices_here(config)))
     preflight.check(config)
     check_modes(config)
     resolve_protocol(config, partial(apart, needs=TRANSFORMERS))

@@ -1,24 +1,18 @@
 """Asynchronous training on the real stack: each token has the log-prob of its recorded version, also after a kill."""
 
-import json
-import signal
-import subprocess
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from tests.end_to_end.training import SMALL, environment, finish, steps
-from trm_agent.models.nano import NanoSpec, ensure_nano_model
-from trm_agent.runs.folder import saved_steps
-from trm_agent.tasks import TRAIN, task_seed
+from tests.end_to_end.recorded_versions import (
+    assert_metrics_tell_of_lags,
+    assert_no_task_is_lost_or_trained_on_twice,
+    assert_recorded_versions_sampled,
+    kill_after_a_checkpoint,
+    sequences,
+)
+from tests.end_to_end.training import SMALL, finish, steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS, KILLED_AFTER = 5, 3
@@ -32,110 +26,42 @@ OVERRIDES = (
     "trainer.max_actor_ckpt_to_keep=null",
     f"{LOSS}.dump.every=1",
     f"{LOSS}.dump.max_sequences=null",
-    # distributions of resumed turns are joined
-    f"{LOSS}.trm.estimator=topk",
 )
 
 
 def test_each_token_has_the_log_prob_of_the_version_that_is_recorded_for_it(tmp_path: Path) -> None:
     run = tmp_path / "run"
     asked = [sys.executable, "-m", "trm_agent.train", "experiment=math_nano_async", *SMALL[1:], *OVERRIDES]
-    given = [*asked, f"run.dir={run}"]
-    kill_after_a_checkpoint(given, run)
+    # distributions of resumed turns are joined
+    given = [*asked, f"{LOSS}.trm.estimator=topk", f"run.dir={run}"]
+    kill_after_a_checkpoint(given, run, KILLED_AFTER)
     finish(given, run)
-    rows = [row for file in sorted((run / "rollouts").glob("*.parquet")) for row in sequences(file)]
+    rows = sequences(run)
     assert sorted({row["step"] for row in rows}) == list(range(1, STEPS + 1))
-    assert_recorded_versions_sampled(rows, run)
-    assert_no_task_is_lost_or_trained_on_twice(rows)
+    assert_recorded_versions_sampled(rows, run, STEPS)
+    assert_no_task_is_lost_or_trained_on_twice(rows, STEPS)
     assert_metrics_tell_of_lags(rows, steps(run))
 
 
-def kill_after_a_checkpoint(given: list[str], run: Path) -> None:
-    driver = subprocess.Popen(given, stdout=subprocess.DEVNULL, env=environment(), cwd=run.parent)
-    saved = run / "checkpoints" / "latest_checkpointed_iteration.txt"
-    until = time.monotonic() + 300
-    while driver.poll() is None and time.monotonic() < until:
-        if saved.exists() and int(saved.read_text() or 0) >= KILLED_AFTER:
-            break
-        time.sleep(0.1)
-    assert driver.poll() is None, "it ended before it could be killed"
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    assert KILLED_AFTER in saved_steps(run)
-
-
-def sequences(file: Path) -> Iterator[dict[str, Any]]:
-    yield from pyarrow.parquet.read_table(file).to_pylist()
-
-
-@torch.no_grad()
-def assert_recorded_versions_sampled(rows: list[dict[str, Any]], run: Path) -> None:
-    """Recompute each log-prob in float64 under its recorded version, and under that of its step."""
-    policies = [policy(run, version) for version in range(STEPS)]
-    mixed_episodes = mixed_turns = 0
-    by_step: list[float] = []
+def test_so_it_is_with_rollout_servers_of_their_own_and_two_updates_a_step(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    asked = [sys.executable, "-m", "trm_agent.train", "experiment=math_nano_separate", *SMALL[1:], *OVERRIDES]
+    given = [*asked, "actor_rollout_ref.actor.ppo_mini_batch_size=1", "env.val.num_tasks=2", f"run.dir={run}"]
+    given += ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8", "env.val.greedy_tasks=0"]
+    # a few episodes at a time, else the server has played all before the trainer is done, and no update cuts anything
+    given += ["actor_rollout_ref.rollout.max_num_seqs=2"]
+    kill_after_a_checkpoint(given, run, KILLED_AFTER)
+    finish(given, run)
+    rows, told = sequences(run), steps(run)
+    # each step has the batches of two updates, and some batch has tokens of several versions
+    batches = {(row["step"], row["update"]): set() for row in rows}
     for row in rows:
-        mask, versions = torch.tensor(row["response_mask"]), torch.tensor(row["rollout_versions"])
-        assert (versions[~mask] == -1).all()
-        assert (versions[mask] >= 0).all()
-        assert (versions[mask] < row["step"]).all()
-        assert (versions[mask].diff() >= 0).all()
-        sampled = torch.tensor(row["rollout_log_probs"], dtype=torch.float64)
-        for version in versions[mask].unique().tolist():
-            of_version = versions == version
-            found = log_probs(policies[version], row)
-            # float32 in the engine
-            torch.testing.assert_close(found[of_version], sampled[of_version], rtol=1e-5, atol=1e-5)
-            if version < row["step"] - 1:
-                of_the_step = log_probs(policies[row["step"] - 1], row)
-                by_step += (of_the_step - sampled)[of_version].abs().tolist()
-        mixed_episodes += len(versions[mask].unique()) > 1
-        turns = json.loads(row["episode"])["turns"]
-        mixed_turns += any(len(versions[turn["start"] : turn["stop"]].unique()) > 1 for turn in turns)
-    assert mixed_episodes > 0
-    assert mixed_turns > 0
-    # else a wrong version would pass, too
-    assert max(by_step) > 1e-2
-
-
-def policy(run: Path, version: int) -> torch.nn.Module:
-    """The policy of a version, from the checkpoint of the step that made it."""
-    model = AutoModelForCausalLM.from_pretrained(ensure_nano_model(NanoSpec()), dtype=torch.float64)
-    if version:
-        file = run / "checkpoints" / f"global_step_{version}" / "actor" / "model_world_size_1_rank_0.pt"
-        weights = torch.load(file, weights_only=False)
-        local = {name: getattr(value, "_local_tensor", value).double() for name, value in weights.items()}
-        model.load_state_dict(local)
-    return model.eval()
-
-
-def log_probs(model: torch.nn.Module, row: dict[str, Any]) -> torch.Tensor:
-    """The log-prob of each response token, nats, float64."""
-    prompt, response = row["prompt_ids"], row["response_ids"]
-    logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-    return logits.log_softmax(-1).gather(-1, torch.tensor(response)[:, None])[:, 0]
-
-
-def assert_no_task_is_lost_or_trained_on_twice(rows: list[dict[str, Any]]) -> None:
-    trained = defaultdict(set)
-    for row in rows:
-        trained[row["task"]].add(row["step"])
-    assert {task: found for task, found in trained.items() if len(found) > 1} == {}
-    # two tasks a step
-    assert len(trained) == 2 * STEPS
-    # none older than three steps: what had been drawn by the third last step, and before the first, has had its turn
-    due = [task_seed(0, TRAIN, index) for index in range(2 * (STEPS - 2) + 2)]
-    assert set(due) <= {json.loads(row["episode"])["seed"] for row in rows}
-
-
-def assert_metrics_tell_of_lags(rows: list[dict[str, Any]], told: list[dict[str, Any]]) -> None:
+        batches[row["step"], row["update"]] |= {version for version in row["rollout_versions"] if version >= 0}
+    assert sorted(batches) == [(step, update) for step in range(1, STEPS + 1) for update in (0, 1)]
+    assert any(len(versions) > 1 for versions in batches.values())
+    assert_recorded_versions_sampled(rows, run, STEPS)
+    assert_no_task_is_lost_or_trained_on_twice(rows, STEPS)
+    assert_metrics_tell_of_lags(rows, told, updates=2)
+    # a mean over the two updates, although its name contains "max"
     for row in told:
-        of_step = [each for each in rows if each["step"] == row["step"]]
-        lags = [row["step"] - 1 - v for each in of_step for v in each["rollout_versions"] if v >= 0]
-        for lag in range(4):
-            count = sum(min(each, 3) == lag for each in lags)
-            assert row.get(f"trm/tokens_lag_{lag}", 0) == pytest.approx(count / len(lags))
-        assert row["run/stale_wait_s"] >= 0
-        assert row["env/infrastructure_failures"] == 0
-    assert any(row.get("trm/tokens_lag_1", 0) > 0 for row in told)
-    assert all(0 <= row["trm/acceptance_lag_0"] <= 1 for row in told if "trm/acceptance_lag_0" in row)
+        assert row["trm/acceptance"] + row["trm/rejected_by_max"] == pytest.approx(1)

@@ -31,6 +31,9 @@ def composed(*overrides: str) -> DictConfig:
     return compose_run(list(overrides))
 
 
+SERVERS = {"actor_rollout_ref__rollout__nnodes": 1, "actor_rollout_ref__rollout__n_gpus_per_node": 2}
+
+
 def run_on(number: int = 1, gib: int = 79, **changes: object) -> DictConfig:
     """The preset of one GPU of 80 GB with fields changed."""
     config = copy.deepcopy(composed("experiment=math_1x80gb"))
@@ -60,6 +63,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
             run_on(8),
             "trainer.n_gpus_per_node: got 8; allowed: at most 2, the CUDA devices of this machine (2 x NVIDIA H100 "
             "80GB HBM3 of 22 GiB); lower it, or choose experiment=math_1x24gb",
+        ),
+        (
+            [fake_gpu(0), fake_gpu(1)],
+            run_on(1, trainer__v1__trainer_mode="separate_async", **SERVERS),
+            "trainer.n_gpus_per_node: got 1, with 2 more for the rollout servers; allowed: at most 2 together, the "
+            "CUDA devices of this machine",
         ),
         (
             [fake_gpu(0, 22)],

@@ -282,4 +282,11 @@ CASES = [
         "the devices lost each other: NCCL error in",
         Again.THEN_RESUMES,
     ),
+    (
+        "weights by TCP",
+        remote("trm_agent.verl_plugin.transfer.tcp.TransferError: the trainer at 10.0.0.2:7 is gone, in a header"),
+        "",
+        "weights did not reach the rollout servers: the trainer at 10.0.0.2:7 is gone, in a header",
+        Again.THEN_RESUMES,
+    ),
 ]

@@ -46,7 +46,18 @@ def check(config: DictConfig) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
-    ["math_nano", "math_nano_async", "math_nano_mismatch", "math_qwen3_8b", "code_nano", "code_qwen3_8b"],
+    [
+        "math_nano",
+        "math_nano_async",
+        "math_nano_mismatch",
+        "math_nano_separate",
+        "math_qwen3_8b",
+        "math_qwen3_8b_async",
+        "math_qwen3_8b_separate",
+        "math_smollm2_async",
+        "code_nano",
+        "code_qwen3_8b",
+    ],
 )
 def test_our_experiments_pass(experiment: str) -> None:
     preflight.check(compose_run([f"experiment={experiment}"]))

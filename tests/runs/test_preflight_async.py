@@ -40,7 +40,6 @@ def test_what_the_mode_can_do_is_allowed(overrides):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (f"{V1}.trainer_mode=separate_async", "which is not there yet: .*; choose colocate_async"),
         (f"{V1}.trainer_mode=colocated_async", "allowed: `sync`, `colocate_async`, .* did you mean .colocate_async"),
         (f"{WARMUP}=0", "got 0, with which no task is ahead of its step; allowed: at least 0.0625"),
         (f"{WARMUP}=0.05", "got 0.05, with which no task is ahead of its step; .* one task of .*=16; raise it, or set"),
@@ -71,22 +70,6 @@ def test_a_synchronous_run_refuses_what_it_does_not_read(override):
     with pytest.raises(ValueError, match=words):
         asynchronous(composed(override, experiment="math_nano"))
     asynchronous(composed(experiment="math_nano"))
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "actor_rollout_ref.hybrid_engine=false",
-        "actor_rollout_ref.rollout.nnodes=1",
-        f"{V1}.separate_async.hybrid_rollout.enable_switch=true",
-        f"{V1}.separate_async.parameter_sync_step=2",
-    ],
-)
-@pytest.mark.parametrize("experiment", ["math_nano", "math_nano_async"])
-def test_rollout_servers_of_their_own_are_refused_in_every_mode(override, experiment):
-    field = override.partition("=")[0]
-    with pytest.raises(ValueError, match=rf"^{field}: got .* devices of their own have it, which are not there yet"):
-        refusals(composed(override, experiment=experiment))
 
 
 @pytest.mark.parametrize("name", ["remax", "gdpo", "optimal_token_baseline", "tir_optimal_token_baseline"])

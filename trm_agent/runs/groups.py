@@ -228,6 +228,12 @@ class HardwareConfig:
         "Whole GiB of each GPU, for which [the memory's knobs](clusters.md#memory) are computed; `null`: of this "
         "machine's smallest GPU, 80 where there is none.",
     )
+    weight_transfer: str = setting(
+        "nccl",
+        OneOf(("nccl", "tcp")),
+        "Way of weights to rollout servers with devices of their own ([asynchronous](asynchronous.md)), for presets to "
+        "name: `nccl`, between GPUs, or `tcp`, through the hosts' memory.",
+    )
     env_vars: dict[str, Any] = setting(
         {}, Free(), "Environment variables, set in the driver before Ray starts and inherited by every process."
     )

@@ -5,11 +5,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from trm_agent.runs.preflight_separate import separate, unread
+from trm_agent.runs.rollout_pool import MODE, SEPARATE
 from trm_agent.runs.verl_fates import verl_fields
 from trm_fields import refuse
 
-MODE, SYNC, COLOCATE = "trainer.v1.trainer_mode", "sync", "colocate_async"
-WARMUP = "trainer.v1.colocate_async.num_warmup_batches"
+SYNC, COLOCATE = "sync", "colocate_async"
+_WARMUP = "trainer.v1.{mode}.num_warmup_batches"
 THRESHOLD = "trainer.v1.sampler.max_off_policy_threshold"
 STRATEGY = "trainer.v1.sampler.max_off_policy_strategy"
 _ROLLOUT = "actor_rollout_ref.rollout"
@@ -29,14 +31,13 @@ def is_asynchronous(config: DictConfig) -> bool:
 
 
 def asynchronous(config: DictConfig) -> None:
-    """Refuse modes that are not there yet, settings that the mode does not read, and those that need synchrony."""
+    """Refuse settings that the mode does not read, and those that need synchrony."""
     mode = OmegaConf.select(config, MODE)
-    if mode == "separate_async":
-        because = "which is not there yet: rollout servers have no devices of their own"
-        refuse(MODE, mode, f"{SYNC} or {COLOCATE}", f"choose {COLOCATE} (docs/asynchronous.md)", because=because)
+    _refuse_unread(config)
     if mode == SYNC:
-        _refuse_unread(config)
         return
+    if mode == SEPARATE:
+        separate(config)
     _staleness(config)
     _needs_synchrony(config)
     _tasks(config)
@@ -51,22 +52,33 @@ def advantages(config: DictConfig) -> None:
         refuse(field, name, allowed, "choose one", because=because)
 
 
+def warmup_of(config: DictConfig) -> str:
+    """Return the field of a run's mode for the batches that are ahead of their step."""
+    return _WARMUP.format(mode=OmegaConf.select(config, MODE))
+
+
 def _refuse_unread(config: DictConfig) -> None:
-    for field in (WARMUP, THRESHOLD, STRATEGY):
+    mode, colocated = OmegaConf.select(config, MODE), _WARMUP.format(mode=COLOCATE)
+    fields = {SYNC: (colocated, THRESHOLD, STRATEGY), SEPARATE: (colocated,)}.get(mode, ())
+    why = "every episode is of the step's own policy" if mode == SYNC else "the servers have devices of their own"
+    for field in fields:
         value, default = OmegaConf.select(config, field), verl_fields()["fields"][field][1]
         if value != default:
-            because = f"but with {MODE}={SYNC} every episode is of the step's own policy"
+            because = f"but with {MODE}={mode} {why}"
             refuse(field, value, str(default), f"leave it out, or set {MODE}={COLOCATE}", because=because)
+    if mode != SEPARATE:
+        unread(config)
 
 
 def _staleness(config: DictConfig) -> None:
     """Refuse a threshold that tasks are beyond as soon as they are done, and a warm-up without a task."""
-    warmup, threshold = float(OmegaConf.select(config, WARMUP)), OmegaConf.select(config, THRESHOLD)
+    field = warmup_of(config)
+    warmup, threshold = float(OmegaConf.select(config, field)), OmegaConf.select(config, THRESHOLD)
     batch = int(config.data.train_batch_size)
     if warmup * batch < 1:
         refuse(
-            WARMUP,
-            OmegaConf.select(config, WARMUP),
+            field,
+            OmegaConf.select(config, field),
             f"at least {1 / batch:g}, one task of data.train_batch_size={batch}",
             f"raise it, or set {MODE}={SYNC}",
             because="with which no task is ahead of its step",
@@ -78,12 +90,12 @@ def _staleness(config: DictConfig) -> None:
             threshold,
             f"null or {least} and more",
             f"raise it, or set {MODE}={SYNC}",
-            because=f"but with {WARMUP}={warmup:g} the tasks of a step were drawn up to {least - 1} steps before it",
+            because=f"but with {field}={warmup:g} the tasks of a step were drawn up to {least - 1} steps before it",
         )
 
 
 def _needs_synchrony(config: DictConfig) -> None:
-    rollout, because = config.actor_rollout_ref.rollout, f"with {MODE}={COLOCATE}"
+    rollout, because = config.actor_rollout_ref.rollout, f"with {MODE}={OmegaConf.select(config, MODE)}"
     needs: tuple[tuple[str, Any, tuple[Any, ...], str, str], ...] = (
         (f"{_ROLLOUT}.name", rollout.name, ("vllm",), "set it to vllm", "whose servers record no version of a token"),
         (
@@ -110,11 +122,12 @@ def _needs_synchrony(config: DictConfig) -> None:
 def _tasks(config: DictConfig) -> None:
     """Refuse fewer tasks than the steps and those ahead of the last one need: verl would begin anew with the first."""
     steps, batch = config.trainer.total_training_steps, int(config.data.train_batch_size)
-    needed = steps * batch + math.floor(float(OmegaConf.select(config, WARMUP)) * batch)
+    warmup = warmup_of(config)
+    needed = steps * batch + math.floor(float(OmegaConf.select(config, warmup)) * batch)
     if needed > config.env.train.num_tasks:
         refuse(
             "env.train.num_tasks",
             config.env.train.num_tasks,
-            f"at least {needed}, which is {steps} steps of {batch} tasks and those ahead of the last ({WARMUP})",
+            f"at least {needed}, which is {steps} steps of {batch} tasks and those ahead of the last ({warmup})",
             "raise it, or lower trainer.total_training_steps",
         )

@@ -26,6 +26,7 @@ from trm_agent.runs.planning.machine import (
 )
 from trm_agent.runs.planning.memory import host_bytes
 from trm_agent.runs.planning.presets import WITHOUT_GPU, nearest_words
+from trm_agent.runs.rollout_pool import devices_here
 from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_fields import refuse
 
@@ -71,11 +72,14 @@ def usable_gpus(config: DictConfig, gpus: Sequence[Gpu]) -> None:
             "update it",
             because=because,
         )
-    wanted = int(config.trainer.n_gpus_per_node)
+    trainers, wanted = int(config.trainer.n_gpus_per_node), devices_here(config)
     gib = min(gpu.gib for gpu in gpus)
     if wanted > len(gpus):
-        allowed = f"at most {len(gpus)}, the CUDA devices of this machine ({told(gpus)})"
-        refuse(COUNT, wanted, allowed, f"lower it, or choose {nearest_words(len(gpus), gib)}")
+        own = wanted - trainers
+        together = " together" if own else ""
+        allowed = f"at most {len(gpus)}{together}, the CUDA devices of this machine ({told(gpus)})"
+        because = f"with {own} more for the rollout servers" if own else ""
+        refuse(COUNT, trainers, allowed, f"lower it, or choose {nearest_words(len(gpus), gib)}", because=because)
     asked = int(config.hardware.gpu_memory_gib or 0)
     if asked > gib:
         because = f"but the smallest of {told(gpus)} has {gib}"
@@ -90,7 +94,7 @@ def usable_gpus(config: DictConfig, gpus: Sequence[Gpu]) -> None:
         remedy = "list equal ones in CUDA_VISIBLE_DEVICES, and set trainer.n_gpus_per_node to their number"
         refuse(
             COUNT,
-            wanted,
+            trainers,
             "GPUs of one kind: the slowest and the smallest decides",
             remedy,
             because=f"but they are {told(used)}",
@@ -185,7 +189,7 @@ def check_gpus(config: DictConfig) -> None:
     usable_gpus(config, gpus)
     shape = shape_of_run(config) if is_planned(config) else None
     if shape is None:
-        free_gpus(gpus[: int(config.trainer.n_gpus_per_node)], None)
+        free_gpus(gpus[: devices_here(config)], None)
     else:
         check_plan(config, shape, gpus)
 
@@ -196,7 +200,7 @@ def check_plan(config: DictConfig, shape: ModelShape, gpus: Sequence[Gpu] = ()) 
     plan = plan_of_run(config, shape)
     fitting_plan(config, plan)
     host_memory(config, plan, free_memory_gib())
-    free_gpus(gpus[: int(config.trainer.n_gpus_per_node)], plan)
+    free_gpus(gpus[: devices_here(config)], plan)
 
 
 def told(gpus: Sequence[Gpu]) -> str:

@@ -22,6 +22,7 @@ from trm_agent.runs.forked_workers import fork_server
 from trm_agent.runs.hidden_gpus import VARIABLE, has_device, hides_all
 from trm_agent.runs.planning.machine import read_gpus
 from trm_agent.runs.preflight_gpu import check_gpus
+from trm_agent.runs.rollout_pool import devices_here, engine_devices, own_devices
 from trm_agent.runs.stored_config import flatten
 from trm_agent.runs.ulysses import sequence_parallelism
 from trm_agent.runs.verl_choices import BACKENDS
@@ -169,7 +170,7 @@ def _check_cuda(config: DictConfig) -> None:
             because=f"but {VARIABLE}={os.environ[VARIABLE]} hides every CUDA device",
         )
     check_gpus(config)
-    wanted, found = int(config.trainer.n_gpus_per_node), _cuda_devices()
+    wanted, own, found = devices_here(config), own_devices(config), _cuda_devices()
     if not found:
         refuse(
             "hardware.kind",
@@ -181,18 +182,19 @@ def _check_cuda(config: DictConfig) -> None:
     if wanted > found:
         refuse(
             "trainer.n_gpus_per_node",
-            wanted,
-            f"at most {found}, the CUDA devices of this machine",
+            config.trainer.n_gpus_per_node,
+            f"at most {found}{' together' if own else ''}, the CUDA devices of this machine",
             "lower it",
+            because=f"with {own} more for the rollout servers" if own else "",
         )
 
 
 def engines(config: DictConfig) -> None:
     """Refuse an engine that is not installed, and one larger than the devices."""
-    rollout, trainer = config.actor_rollout_ref.rollout, config.trainer
+    rollout = config.actor_rollout_ref.rollout
     if not is_installed("tensorrt_llm" if rollout.name == "trtllm" else rollout.name):
         refuse(f"{_ROLLOUT}.name", rollout.name, "vllm, or an engine that is installed", "set it to vllm")
-    devices = int(trainer.n_gpus_per_node) * int(trainer.nnodes)
+    devices = engine_devices(config)
     size = int(rollout.tensor_model_parallel_size) * int(rollout.data_parallel_size)
     if devices % size:
         refuse(

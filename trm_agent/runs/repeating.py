@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.runs.engine_options import KWARGS
 from trm_agent.runs.fit_cpu_engine import threads_of
-from trm_agent.runs.preflight_async import MODE, SYNC, is_asynchronous
+from trm_agent.runs.preflight_async import SYNC, is_asynchronous
+from trm_agent.runs.rollout_pool import MODE
 from trm_fields import refuse
 
 FIELD = "run.deterministic"

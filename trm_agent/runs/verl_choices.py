@@ -67,9 +67,9 @@ def _profiled(section: str) -> Iterator[tuple[str, Allowed]]:
 
 
 # verl's engine of HCCL has the name nccl too
-# without `checkpoint_engine.custom_backend_module`, which brings names of its own
+# without `checkpoint_engine.custom_backend_module`, which brings names of its own; tcp is ours
 BACKENDS = OneOf(
-    ("naive", "nccl", "nixl", "mooncake", "kimi_ckpt_engine", "delta_sharded"),
+    ("naive", "tcp", "nccl", "nixl", "mooncake", "kimi_ckpt_engine", "delta_sharded"),
     besides="one that checkpoint_engine.custom_backend_module registers",
     optional=True,
 )

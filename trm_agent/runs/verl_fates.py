@@ -62,6 +62,9 @@ WRITTEN = {
     "actor_rollout_ref.rollout.max_num_seqs": "without a GPU at most as many as memory has keys and values for",
     "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes": "without a GPU, where it is the "
     "preset's, room for the model's largest matrix",
+    "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module": "the module of our transfer, where rollout "
+    "servers have devices of their own",
+    "ray_kwargs.ray_init.num_gpus": "without a GPU the logical devices of the trainer and of such servers",
     "hardware.engine_threads": "as many as suit the model, unless it is set",
     "hardware.least_tokens_per_s": "what model and machine give, unless it is set",
     "env.limits.generate_timeout_s": "what the least rate takes, where both are left open",
@@ -77,6 +80,7 @@ WRITTEN = {
 }
 # read by code of verl's that a run uses as it is: section -> fields
 BY_VERL = {
+    "actor_rollout_ref": ("hybrid_engine",),
     "actor_rollout_ref.actor": (
         "calculate_entropy",
         "data_loader_seed",
@@ -102,7 +106,9 @@ BY_VERL = {
         "log_prob_micro_batch_size",
         "log_prob_micro_batch_size_per_gpu",
         "moe_load_balance_metrics_interval",
+        "n_gpus_per_node",
         "name",
+        "nnodes",
         "seed",
         "temperature",
     ),
@@ -125,6 +131,7 @@ BY_VERL = {
     "ray_kwargs": ("timeline_json_file",),
     "trainer.v1": ("trainer_mode",),
     "trainer.v1.colocate_async": ("num_warmup_batches",),
+    "trainer.v1.separate_async": ("num_warmup_batches", "parameter_sync_step"),
     "trainer.v1.sampler": ("max_off_policy_strategy", "max_off_policy_threshold"),
     "trainer": (
         "checkpoint_callback_class",

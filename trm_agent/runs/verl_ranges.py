@@ -22,6 +22,8 @@ RANGES: dict[str, Allowed] = {
     "trainer.n_gpus_per_node": COUNT,
     "trainer.log_val_generations": LEAST_0,
     "trainer.v1.colocate_async.num_warmup_batches": _FROM_0,
+    "trainer.v1.separate_async.num_warmup_batches": _FROM_0,
+    "trainer.v1.separate_async.parameter_sync_step": COUNT,
     "trainer.v1.sampler.max_off_policy_threshold": _OPTIONAL_COUNT,
     "trainer.critic_warmup": LEAST_0,
     "trainer.max_actor_ckpt_to_keep": _OPTIONAL_COUNT,

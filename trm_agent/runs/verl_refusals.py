@@ -130,10 +130,9 @@ REFUSED = (
         "write the reward into the environment (docs/write_an_env.md)",
     ),
     Refused(
-        _each(_V1, "separate_async.*")
-        + _each("actor_rollout_ref", "hybrid_engine", "rollout.nnodes", "rollout.n_gpus_per_node"),
-        "but only rollout servers with devices of their own have it, which are not there yet",
-        f"leave it out; {_V1}.trainer_mode=colocate_async shares the trainer's devices (docs/asynchronous.md)",
+        _each(_V1, "separate_async.hybrid_rollout.*"),
+        "but a run lends the trainer's devices to no episode",
+        "leave it out, or give the rollout servers more devices (docs/asynchronous.md)",
     ),
     Refused(
         (f"{_SAMPLER}.sync_refill_failed_groups",),

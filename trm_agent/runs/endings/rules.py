@@ -233,6 +233,13 @@ RULES: tuple[Rule, ...] = (
         Again.THEN_RESUMES,
     ),
     _rule(
+        "weights by TCP",
+        r"TransferError: ([^\n]*)",
+        "weights did not reach the rollout servers: {0}",
+        "look at log.txt for what ended the other side, and at the network between them",
+        Again.THEN_RESUMES,
+    ),
+    _rule(
         "tracker: unknown",
         r"AssertionError: (\w+) is not supported",
         "trainer.logger: verl knows no {0}",

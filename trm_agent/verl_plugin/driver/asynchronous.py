@@ -1,4 +1,4 @@
-"""Additions to verl's asynchronous trainer: its buffer, its client, and tasks in play that outlive the process."""
+"""Additions to verl's asynchronous trainers: their buffer, their client, and tasks in play that outlive the process."""
 
 import json
 import uuid
@@ -21,7 +21,7 @@ BUFFER = "pkg://trm_agent.verl_plugin.driver.async_buffer", "AsyncEnvReplayBuffe
 
 
 class AsynchronousMixin:
-    """A mixin in front of `PPOTrainerColocateAsync`.
+    """A mixin in front of `PPOTrainerColocateAsync`; `SeparateMixin` is that of servers with devices of their own.
 
     verl keeps episodes in play, in its queue's own pickles, with a checkpoint. Ours holds the numbers of their tasks
     instead: a resumed run plays them anew, before all others, so that none is lost and none counts twice.
@@ -30,7 +30,6 @@ class AsynchronousMixin:
     config: Any
     trainer_mode: str
     global_steps: int
-    llm_server_manager: Any
     train_dataset: Any
     _restored_tq_prompt_count: int
     _task_numbers: dict[str, int] | None = None
@@ -42,7 +41,7 @@ class AsynchronousMixin:
         return super()._build_replay_buffer()  # type: ignore[misc]
 
     def get_llm_client(self) -> ResumingClient:
-        client: ResumingClient = self.llm_server_manager.get_client(client_cls=ResumingClient)
+        client: ResumingClient = rollout_servers(self).get_client(client_cls=ResumingClient)
         return client
 
     def _submit_batch_to_rollout(self, batch: Any) -> int:
@@ -86,6 +85,11 @@ class AsynchronousMixin:
             work()
         finally:
             self.trainer_mode = mode
+
+
+def rollout_servers(trainer: Any) -> Any:
+    """Return verl's manager of the servers that play: of those with devices of their own, where there are any."""
+    return getattr(trainer, "standalone_server_manager", None) or trainer.llm_server_manager
 
 
 def read_tasks_in_play(checkpoint: Path) -> list[int]:

@@ -17,10 +17,12 @@ from trm_agent import verl_plugin
 from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.phases import mark
 from trm_agent.runs.preflight import check_policy_loss
+from trm_agent.runs.rollout_pool import devices_here, has_own_pool
 from trm_agent.runs.verl_fates import verl_fields
 from trm_agent.trust_region.recording import num_recorded
 from trm_fields import OneOf, refuse
 
+TRANSFER = "trm_agent.verl_plugin.transfer.registration"
 AGENT_LOOPS = resources.files("trm_agent.verl_plugin.rollout") / "agent_loop.yaml"
 
 
@@ -44,6 +46,7 @@ def check(config: DictConfig) -> None:
     check_policy_loss(config, POLICY_LOSS_REGISTRY)
     _let_vllm_record(config)
     _choose_executor(config)
+    _serve_apart(config)
     with refused_by_verl():
         use_critic = need_critic(config)
         _check_critic(config, use_critic)
@@ -118,6 +121,16 @@ def _choose_executor(config: DictConfig) -> None:
     if config.hardware.kind == "cpu" and rollout.engine_kwargs.vllm.distributed_executor_backend is None:
         executor = "uni" if rollout.tensor_model_parallel_size == 1 else "mp"
         config.actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend = executor
+
+
+def _serve_apart(config: DictConfig) -> None:
+    """Give rollout servers with devices of their own the way of their weights, and a CPU's logical devices."""
+    if not has_own_pool(config):
+        return
+    with open_dict(config):
+        config.actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module = TRANSFER
+        if config.hardware.kind == "cpu" and config.ray_kwargs.ray_init.get("num_gpus") is not None:
+            config.ray_kwargs.ray_init.num_gpus = max(config.ray_kwargs.ray_init.num_gpus, devices_here(config))
 
 
 class _Told(BaseException):

@@ -90,6 +90,7 @@ def _start_queue(config: Any) -> None:
 
 def _agent_loops(config: Any, trainer: Any) -> Any:
     """Build the manager of the agent loops, in the processes that `hardware.agent_loops` names."""
+    from trm_agent.verl_plugin.driver.asynchronous import rollout_servers
     from trm_agent.verl_plugin.rollout.beside_server import BesideServers
     from trm_agent.verl_plugin.rollout.episodes_worker import WorkersOfEpisodes
 
@@ -101,7 +102,7 @@ def _agent_loops(config: Any, trainer: Any) -> Any:
     }
     if config.hardware.agent_loops != BESIDE_SERVER:
         return WorkersOfEpisodes.create(**given)
-    servers = trainer.llm_server_manager
+    servers = rollout_servers(trainer)
     return BesideServers.create(
         **given,
         servers=dict(zip(servers.server_addresses, servers.server_handles, strict=True)),

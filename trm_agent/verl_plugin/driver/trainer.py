@@ -15,6 +15,7 @@ from trm_agent.runs.checkpoint_pickles import check_checkpoint, weights_only
 from trm_agent.runs.folder import METRICS_FILE
 from trm_agent.runs.preflight_async import SYNC
 from trm_agent.runs.raised import write_raised
+from trm_agent.runs.rollout_pool import SEPARATE
 from trm_agent.runs.validations import record_validation
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
@@ -26,6 +27,7 @@ from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShar
 from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
 from trm_agent.verl_plugin.driver.sampling_mixin import SamplingMixin
 from trm_agent.verl_plugin.driver.saving import SavingMixin
+from trm_agent.verl_plugin.driver.separate import SeparateMixin
 from trm_agent.verl_plugin.driver.waiting import WaitingMixin
 from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
 
@@ -163,5 +165,5 @@ def trainer_class(mode: str) -> type:
     actor_update.install()
     base = get_trainer_cls(mode)
     ours = (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin)
-    asynchronous = () if mode == SYNC else (AsynchronousMixin,)
+    asynchronous = {SYNC: (), SEPARATE: (SeparateMixin,)}.get(mode, (AsynchronousMixin,))
     return type(f"Run{base.__name__}", (*ours, *asynchronous, base), {})

@@ -1,0 +1,112 @@
+"""The metrics of a step with several updates: a mean stays a mean, whatever its name contains."""
+
+import pytest
+
+pytest.importorskip("verl")
+
+import torch
+from verl.trainer.ppo.v1.utils import MetricsAggregator
+
+from trm_agent.trust_region.adaptive import TARGET_THRESHOLDS
+from trm_agent.verl_plugin.driver.separate import SeparateMixin
+from trm_agent.verl_plugin.driver.several_updates import LAST, over_updates
+
+FIRST = {
+    "trm/acceptance": 0.5,
+    "trm/rejected_by_max": 0.5,
+    "trm/seq_max_kl_p50": 0.25,
+    "trm/max_kl_position": 10.0,
+    "trm/ratio_min": 0.5,
+    "trm/ratio_max": 2.0,
+    "trm/token_kl_max": 0.125,
+    "trm/acceptance_lag_1": 0.25,
+    "env/groups_without_baseline": 1.0,
+    "run/stale_wait_s": 3.0,
+    "actor/grad_norm": 1.0,
+}
+SECOND = {
+    "trm/acceptance": 1.0,
+    "trm/rejected_by_max": 0.0,
+    "trm/seq_max_kl_p50": 0.75,
+    "trm/max_kl_position": 20.0,
+    "trm/ratio_min": 0.75,
+    "trm/ratio_max": 1.5,
+    "trm/token_kl_max": 0.5,
+    "env/groups_without_baseline": 2.0,
+    "run/stale_wait_s": 4.0,
+    "actor/grad_norm": 3.0,
+}
+STEP = {
+    "trm/acceptance": 0.75,
+    "trm/rejected_by_max": 0.25,
+    "trm/seq_max_kl_p50": 0.5,
+    "trm/max_kl_position": 15.0,
+    "trm/ratio_min": 0.5,
+    "trm/ratio_max": 2.0,
+    "trm/token_kl_max": 0.5,
+    # the second update had no such sequence
+    "trm/acceptance_lag_1": 0.25,
+    "env/groups_without_baseline": 3.0,
+    "run/stale_wait_s": 7.0,
+}
+
+
+class Base:
+    """verl's trainer, as far as it matters here: its own aggregation of a step."""
+
+    parameter_sync_step = 2
+
+    def step(self, metrics, timing_raw):
+        aggregator = MetricsAggregator()
+        for number in range(self.parameter_sync_step):
+            of_update: dict = {}
+            self._step_once(of_update, timing_raw, number)
+            aggregator.add_step_metrics(of_update, sample_count=8)
+        metrics.update(aggregator.get_aggregated_metrics())
+        return "batch"
+
+    def _step_once(self, metrics, timing_raw, number):
+        metrics.update((FIRST, SECOND)[number])
+        return number
+
+
+class Trainer(SeparateMixin, Base):
+    pass
+
+
+def test_a_step_has_means_where_verl_takes_maxima():
+    verls: dict = {}
+    Base().step(verls, {})
+    # so the test would notice that verl's own is right
+    assert verls["trm/rejected_by_max"] == 0.5
+    found: dict = {}
+    assert Trainer().step(found, {}) == "batch"
+    assert {name: found[name] for name in STEP} == STEP
+    assert found["trm/acceptance"] + found["trm/rejected_by_max"] == 1
+    # verl's own metrics are as they were
+    assert found["actor/grad_norm"] == verls["actor/grad_norm"] == 2.0
+
+
+def test_every_step_begins_anew():
+    trainer = Trainer()
+    for _ in range(2):
+        found: dict = {}
+        trainer.step(found, {})
+        assert found["run/stale_wait_s"] == 7.0
+
+
+def test_one_update_is_the_step():
+    assert over_updates([FIRST]) == {name: value for name, value in FIRST.items() if not name.startswith("actor/")}
+    assert over_updates([]) == {}
+
+
+def test_thresholds_that_adapt_are_those_of_the_last_update():
+    names = sorted(LAST)
+    assert set(TARGET_THRESHOLDS.values()) < LAST
+    assert "trm/max_token_kl" in LAST
+    updates = [{name: float(number) for name in names} for number in (3, 1, 2)]
+    assert over_updates(updates) == dict.fromkeys(names, 2.0)
+
+
+def test_numbers_of_torch_are_numbers():
+    assert over_updates([{"trm/x_max": torch.tensor(1.0)}, {"trm/x_max": 2.0}]) == {"trm/x_max": 1.5}

@@ -1,0 +1,47 @@
+"""Additions to verl's trainer whose rollout servers have devices of their own."""
+
+import logging
+from typing import Any
+
+from trm_agent.verl_plugin.driver.asynchronous import AsynchronousMixin
+from trm_agent.verl_plugin.driver.several_updates import over_updates
+
+TRAINER = "verl.trainer.ppo.v1.trainer_separate_async"
+
+
+class SeparateMixin(AsynchronousMixin):
+    """A mixin in front of `PPOTrainerSeparateAsync`, whose step is `parameter_sync_step` updates.
+
+    Servers sample while these are made, and take the weights after the last one: a version counts synchronisations.
+    """
+
+    parameter_sync_step: int
+    _updates: list[dict[str, Any]]
+
+    def _setup(self) -> None:
+        # verl tells its logger that the trainer's devices have no engine, with an argument that no logger takes
+        logger = logging.getLogger(TRAINER)
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            super()._setup()  # type: ignore[misc]
+        finally:
+            logger.setLevel(level)
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()  # type: ignore[misc]
+        # as verl does with `total_training_steps`: the schedule counts updates
+        optim = self.config.actor_rollout_ref.actor.optim
+        if optim.get("schedule_from"):
+            optim.schedule_from *= self.parameter_sync_step
+
+    def step(self, metrics: dict, timing_raw: dict) -> Any:
+        self._updates = []
+        batch = super().step(metrics, timing_raw)  # type: ignore[misc]
+        metrics.update(over_updates(self._updates))
+        return batch
+
+    def _step_once(self, metrics: dict, timing_raw: dict, sample_batch_size: int) -> Any:
+        batch = super()._step_once(metrics, timing_raw, sample_batch_size)  # type: ignore[misc]
+        self._updates.append(dict(metrics))
+        return batch

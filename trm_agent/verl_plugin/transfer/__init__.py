@@ -1,0 +1,1 @@
+"""Weights from the trainer to rollout servers with devices of their own, on machines without NCCL."""
