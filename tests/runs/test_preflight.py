@@ -10,8 +10,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from trm_agent.models import nano as nano_model
-from trm_agent.runs import elsewhere, own_models, preflight, preflight_model, preflight_verl
+from trm_agent.runs import elsewhere, preflight, preflight_model, preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.estimators import GROUP_ESTIMATORS, OTHER_ESTIMATORS
 from trm_agent.runs.preflight_async import UNSERVED
@@ -105,19 +104,6 @@ def test_a_context_that_the_model_was_not_made_for_is_refused() -> None:
         preflight_model.check_context(config, 4096)
     preflight_model.check_context(config, 4097)
     preflight_model.check_context(config, None)
-
-
-@pytest.mark.parametrize("response", [65_536, 131_072])
-@pytest.mark.parametrize(("path", "context"), [("nano", 32_768), ("smollm2", 8192)])
-def test_our_own_models_are_neither_made_nor_fetched_for_a_longer_context(
-    monkeypatch: pytest.MonkeyPatch, response: int, path: str, context: int
-) -> None:
-    monkeypatch.setattr(own_models, "ensure_smollm2", lambda **_: pytest.fail("fetched"))
-    monkeypatch.setattr(nano_model, "ensure_nano_model", lambda _: pytest.fail("made"))
-    config = composed(f"data.max_response_length={response}", "actor_rollout_ref.rollout.max_model_len=140000")
-    config.actor_rollout_ref.model.path = path
-    with pytest.raises(ValueError, match=rf"^data.max_response_length: got {response}, .* {context} tokens in all"):
-        own_models.made_model(config)
 
 
 @pytest.mark.parametrize("field", ["data.max_prompt_length", "data.max_response_length"])
