@@ -114,3 +114,10 @@ def test_the_tokens_of_all_lags_are_all_tokens():
         assert found[name].sum(dim=-1).tolist() == MASK.sum(dim=-1).tolist()
     assert found["lag"].tolist() == [1, 3, 0, -1]
     assert replace(batch(), lags=None).rows(slice(0, 1)).lags is None
+
+
+def test_a_span_begins_at_the_newest_token_whatever_its_lag():
+    lags, mask = torch.tensor([[5, 4, -1, 3], [2, -1, -1, 2]]), torch.tensor([[1, 1, 0, 1], [1, 0, 0, 1]]).bool()
+    found = lag_statistics(lags, mask, mask, torch.ones(2, 4))
+    assert found["span"].tolist() == [2, 0]
+    assert found["lag"].tolist() == [3, 2]

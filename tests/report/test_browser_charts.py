@@ -76,7 +76,7 @@ def test_the_chart_by_depth_has_two_logarithmic_axes_and_its_verdict(tmp_path) -
         page, chart = found.page, "#chart-by_depth"
         assert "growing with depth" in page.locator(f"{chart} h3").inner_text().lower()
         assert page.locator(f"{chart} circle").count() == len(MEAN_DEPTHS)
-        ticks = page.locator(f"{chart} svg text[text-anchor=middle]").all_inner_texts()
+        ticks = page.locator(f"{chart} svg text[text-anchor=middle]").all_text_contents()
         assert ticks == ["128", "256", "512"]
         lines = [line.get_attribute("points") or "" for line in page.locator(f"{chart} polyline").all()]
         points = [[float(number) for number in pair.split(",")] for pair in lines[0].split()]
