@@ -16,12 +16,6 @@ def replayed(**rollout: int) -> list[str]:
     ]
 
 
-def test_more_log_probs_than_the_vocabulary_has_are_refused() -> None:
-    config = composed(f"{TRM}.estimator=topk", f"{TRM}.top_k=600")
-    with pytest.raises(ValueError, match=r"top_k: got 600; allowed: at most the 563 tokens of the model's vocabulary"):
-        preflight_model.check_top_k(config, 563)
-
-
 def test_no_more_tokens_are_kept_than_the_vocabulary_has() -> None:
     config = composed(*replayed(top_k=600))
     with pytest.raises(ValueError, match=r"^actor_rollout_ref.rollout.top_k: got 600; allowed: at most the 563 tokens"):

@@ -142,6 +142,7 @@ def test_the_first_lines_of_a_run_and_the_look_before_it_say_so(capsys):
             **{"test_freq": 1, "save_freq": 1, "val_before_train": False, "resume_mode": "auto"},
         },
         "hardware.engine_threads": 3,
+        "actor_rollout_ref.actor.policy_loss.loss_mode": "vanilla",
     }
     config = changed(None, **more)
     announcing.announce(config, SimpleNamespace(state="finished", step=2, path="runs/a", notes=("a note",)))

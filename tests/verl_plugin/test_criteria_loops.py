@@ -1,7 +1,7 @@
 """Loss, gradient and metrics of every criterion against float64 loops, under autocast too, however it is split."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 
 import pytest
@@ -133,12 +133,28 @@ def sequences(data: Data, trm: TrmConfig) -> list[Sequence]:
     return found
 
 
+@dataclass
+class Sign:
+    """The tokens of one sign of the advantage, and the sequences that have more of them than of the other."""
+
+    num_tokens: int = 0
+    num_kept: int = 0
+    kept_gain: float = 0.0
+    accepted: list[bool] = field(default_factory=list)
+
+    def add(self, gain: float, stays: bool) -> None:
+        self.num_tokens += 1
+        self.num_kept += stays
+        self.kept_gain += gain if stays else 0.0
+
+
 def expected(data: Data, trm: TrmConfig) -> tuple[float, torch.Tensor, dict[str, float]]:
     """Loss, gradient and the metrics that depend on the criterion."""
     rows, of = sequences(data, trm), asdict(trm)
     size, loss, gain, kept_gain = len(rows), 0.0, 0.0, 0.0
     gradient = torch.zeros(data.tensors.log_probs.shape, dtype=torch.float64)
     accepted, undecided, lengths, num_kept = [], [], [], 0
+    signs = {"positive": Sign(), "negative": Sign()}
     rejected: dict[str, list[bool]] = {part: [] for part in parts_of(trm.criterion)}
     for row, sequence in enumerate(rows):
         if not sequence.ratios:
@@ -147,12 +163,17 @@ def expected(data: Data, trm: TrmConfig) -> tuple[float, torch.Tensor, dict[str,
         places = data.tensors.response_mask[row].nonzero().flatten().tolist()
         for place, stays, ratio, advantage in zip(places, kept, sequence.ratios, sequence.advantages, strict=True):
             gain += advantage * (ratio - 1)
+            if advantage:
+                signs["positive" if advantage > 0 else "negative"].add(advantage * (ratio - 1), stays)
             if stays:
                 kept_gain += advantage * (ratio - 1)
                 gradient[row, place] = -advantage * ratio / size
                 loss -= advantage * ratio / size
         num_kept += sum(kept)
         accepted.append(any(kept))
+        mostly = sum((advantage > 0) - (advantage < 0) for advantage in sequence.advantages)
+        if mostly:
+            signs["positive" if mostly > 0 else "negative"].accepted.append(any(kept))
         lengths.append(len(kept))
         undecided.append(reference_criteria.is_undecided(trm.criterion, sequence, of))
         for part, values in rejected.items():
@@ -166,6 +187,10 @@ def expected(data: Data, trm: TrmConfig) -> tuple[float, torch.Tensor, dict[str,
         "surrogate_gain": gain / counted,
         "surrogate_gain_masked": kept_gain / counted,
     }
+    for name, sign in signs.items():
+        metrics[f"acceptance_{name}"] = sum(sign.accepted) / len(sign.accepted)
+        metrics[f"kept_tokens_{name}"] = sign.num_kept / sign.num_tokens
+        metrics[f"contribution_{name}_masked"] = -sign.kept_gain / counted
     metrics |= {f"rejected_by_{part}": sum(values) / counted for part, values in rejected.items()}
     quarters = enumerate(reference_criteria.acceptance_by_length(lengths, accepted), start=1)
     return loss, gradient, metrics | {f"acceptance_length_q{quarter}": share for quarter, share in quarters}
