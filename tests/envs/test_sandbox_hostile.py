@@ -27,7 +27,8 @@ HOSTILE = {
     ),
     "fork bomb": (
         "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-        "timeout",
+        # beside other work its copies may be found to hold more than the memory before its time is over
+        "timeout memory",
         "",
     ),
     "double-fork daemon": (
