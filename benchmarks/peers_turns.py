@@ -78,6 +78,14 @@ class Turns:
             raise side.error
         return Watched(side.started, side.peak, side.most, side.others, tuple(side.pauses))
 
+    def abandon(self, error: BaseException) -> None:
+        """Let nobody wait for a command that will not come, since its caller failed before."""
+        with self._lock:
+            if len(self._sides) < self.num_sides:
+                for side in self._sides:
+                    side.error = error
+                    side.ended.set()
+
     def _take_turns(self) -> None:
         adopt_orphans()
         strangers = set(descendants())

@@ -64,6 +64,17 @@ def test_a_command_that_fails_says_so_and_the_other_goes_on(tmp_path: Path) -> N
     assert (tmp_path / "b").read_text() == "done\n"
 
 
+def test_nobody_waits_for_a_command_that_does_not_come(tmp_path: Path) -> None:
+    turns = Turns(2, TURN_S)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(turns.run, [sys.executable, "-c", ""], {}, tmp_path / "a", 60.0)
+        while not turns._sides:
+            time.sleep(0.01)
+        turns.abandon(ValueError("prompts differ"))
+        with pytest.raises(ValueError, match="prompts differ"):
+            waiting.result(timeout=10)
+
+
 def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     turns, began = Turns(1, TURN_S), time.time()
     with pytest.raises(TimeoutError, match="more than 0 s"):
