@@ -58,7 +58,9 @@ def figures(result: Result) -> Figures:
     """
     if len(result.steps) <= WARM:
         raise ValueError(f"{result.job.name}: got {len(result.steps)} steps; allowed: at least {WARM + 1}")
-    seconds, steps = step_seconds(result)[WARM - 1 :], result.steps[WARM:]
+    timed = list(zip(step_seconds(result), result.steps[1:], strict=True))[WARM - 1 :]
+    # by turns what is set aside was not measured on the clock of the run
+    seconds, steps = zip(*((took, step) for took, step in timed if not (result.job.turn_s and step.aside)), strict=True)
     first = result.steps[0]
     return Figures(
         step=statistics.median(seconds),
@@ -109,7 +111,7 @@ def time_table(results: Sequence[Result]) -> str:
 def _row(name: str, each: Figures) -> str:
     span = f"{each.step:.2f} ({each.fastest:.1f}-{each.slowest:.1f})"
     return (
-        f"{name:<32}{span:>19}{each.generation:>12.2f}{each.update:>8.2f}{each.tokens_per_s:>10.0f}"
+        f"{name:<32}{span:>19}{_known(each.generation):>12}{_known(each.update):>8}{each.tokens_per_s:>10.0f}"
         f"{each.tokens_per_episode:>8.1f}{each.first:>12.1f}{each.pss_gib:>9.2f}{each.processes:>7.0f}{each.others:>8.2f}"
     )
 
@@ -118,12 +120,17 @@ def _ratios(both: Mapping[str, Figures]) -> str:
     ours, trl = both[OURS], both[TRL]
 
     def by(name: str) -> str:
-        return f"{getattr(ours, name) / getattr(trl, name):.2f}"
+        return _known(getattr(ours, name) / getattr(trl, name))
 
     return (
         f"{'  ours by TRL':<32}{by('step'):>19}{by('generation'):>12}{by('update'):>8}{by('tokens_per_s'):>10}"
         f"{by('tokens_per_episode'):>8}{by('first'):>12}{by('pss_gib'):>9}{by('processes'):>7}"
     )
+
+
+def _known(value: float) -> str:
+    """Format a number; by turns the phases of a step are not known."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def windows(num_steps: int) -> dict[str, slice]:

@@ -104,6 +104,16 @@ def test_steps_are_told_on_the_clock_of_the_run():
     assert on_clock(steps, Watched(100.0, 2.0, 5, 0.0)) == tuple(steps)
 
 
+def test_by_turns_a_step_with_something_set_aside_is_not_timed():
+    run = result(OURS, [9.0, 2.0, 4.0, 3.0], turn_s=4.0)
+    last = Step(run.steps[-1].end + 1.0, math.nan, math.nan, 512, 128, 0.5, aside=5.0)
+    longer = Result(run.job, run.started, (*run.steps, last), 2.0, 5)
+    assert (figures(longer).step, figures(longer).fastest) == (3.0, 2.0)
+    assert figures(longer).tokens_per_s == pytest.approx(3 * 512 / 9)
+    both = [longer, result(TRL, [2.0] * 5, turn_s=4.0)]
+    assert "nan" not in time_table(both)
+
+
 def test_windows_are_those_that_a_run_has():
     assert list(windows(4)) == ["1-3", "last 3"]
     assert windows(16) == {"1-3": slice(0, 3), "8-14": slice(7, 14), "last 3": slice(13, 16)}
