@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import device_use
 
+# of this folder, before any module that decorates an actor
+CLASS_IDS = "class_ids"
 # none of which asks for a device
 BOTH = (
     "torch.distributed.fsdp",
@@ -21,6 +23,7 @@ BOTH = (
 # what the processes of a run import: loaded once, and its pages shared
 WITHOUT_GPU = (
     *BOTH,
+    CLASS_IDS,
     "transfer_queue",
     "verl.trainer.main_ppo",
     # the larger parts of the next one: requests are heard in between
@@ -54,6 +57,7 @@ WITHOUT_GPU = (
 # none of which asks for a device
 WITH_GPU = (
     *BOTH,
+    CLASS_IDS,
     "ray",
     "transfer_queue",
     "openai.types",
