@@ -5,6 +5,18 @@ import torch
 from trm_agent.core.masks import Interval, max_statistic
 
 
+def before_first(outside: torch.Tensor) -> torch.Tensor:
+    """Return the places before the first that is outside.
+
+    Args:
+        outside: bool, shape (batch, response_length).
+
+    Returns:
+        bool, same shape; False from the first True on.
+    """
+    return outside.cumsum(dim=-1, dtype=torch.int32) == 0
+
+
 def until_first(outside: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
     """Keep each sequence up to its first token that is outside, which is left out with all that follow.
 
@@ -20,7 +32,7 @@ def until_first(outside: torch.Tensor, response_mask: torch.Tensor) -> torch.Ten
     Returns:
         bool, shape (batch, response_length).
     """
-    return response_mask & ((outside & response_mask).cumsum(dim=-1, dtype=torch.int32) == 0)
+    return response_mask & before_first(outside & response_mask)
 
 
 def pushes_outward(advantages: torch.Tensor, log_ratio: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from trm_agent.core.bound_inputs import Numbers, as_float64
 from trm_agent.core.bounds import mixed_bound, pinsker, pinsker_marginal_bound
 from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound
+from trm_agent.core.prefix_masks import before_first
 
 
 def before_first_outside(token_kl: torch.Tensor, max_kl: float) -> torch.Tensor:
@@ -25,7 +26,7 @@ def before_first_outside(token_kl: torch.Tensor, max_kl: float) -> torch.Tensor:
         bool, same shape; False from the first token that is above (or NaN) on.
     """
     # "not inside" and never "outside": NaN stops
-    return (~(token_kl <= max_kl)).cumsum(dim=-1, dtype=torch.int32) == 0
+    return before_first(~(token_kl <= max_kl))
 
 
 def hybrid_bound(
