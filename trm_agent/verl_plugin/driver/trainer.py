@@ -28,6 +28,7 @@ from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
 from trm_agent.verl_plugin.driver.sampling_mixin import SamplingMixin
 from trm_agent.verl_plugin.driver.saving import SavingMixin
 from trm_agent.verl_plugin.driver.separate import SeparateMixin
+from trm_agent.verl_plugin.driver.shares import SharesMixin
 from trm_agent.verl_plugin.driver.waiting import WaitingMixin
 from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
 
@@ -50,7 +51,7 @@ class MetricsFile:
         self._file.close()
 
 
-class RunMixin(SamplingMixin):
+class RunMixin(SharesMixin, SamplingMixin):
     """A mixin for the trainer that `trainer.v1.trainer_mode` names."""
 
     config: Any
@@ -110,6 +111,7 @@ class RunMixin(SamplingMixin):
         found, left_out = self._sampling_metrics(summaries)
         metrics.update(training_metrics(summaries, failures, timing_raw["step"], left_out.num_tokens))
         metrics.update(found)
+        metrics.update(self._idle_metrics(timing_raw))
         num_played = len(summaries) + left_out.num_episodes
         metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, num_played, failures)
 
