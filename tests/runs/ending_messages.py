@@ -212,6 +212,24 @@ CASES = [
         Again.THEN_RESUMES,
     ),
     (
+        "phase: hung",
+        "the update of the policy took longer than 3600 s (run.phase_timeout_s); ranks that answered: 1, that did not: "
+        "0, 2; their stacks: stacks.txt; giving up\n" + DIED,
+        "",
+        "the update of the policy took longer than 3600 s (run.phase_timeout_s); ranks that answered: 1, that did not: "
+        "0, 2; their stacks: stacks.txt",
+        Again.RESUMES,
+    ),
+    (
+        "collective: hung",
+        "saving the checkpoint: a collective took longer than actor_rollout_ref.nccl_timeout; ranks that answered: "
+        "none, that did not: 0, 1; their stacks: stacks.txt\n"
+        + remote("RuntimeError: [/pytorch/gloo/unbound_buffer.cc:78] Timed out waiting 600000ms for recv to complete"),
+        "",
+        "saving the checkpoint: a collective took longer than actor_rollout_ref.nccl_timeout; ranks that answered: none",
+        Again.RESUMES,
+    ),
+    (
         "episodes: env_error",
         remote(
             f"{NONE_PLAYED}broken; the first: env_error: env.reset failed: KeyError: 'rows' (at /home/me/my_env.py:31 "

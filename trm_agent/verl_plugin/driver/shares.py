@@ -80,5 +80,5 @@ def server_metrics(begin: Sequence[Reading], end: Sequence[Reading]) -> dict[str
     seconds = sum(last.at - first.at for first, last in pairs)
     busy = sum(last.busy_s - first.busy_s for first, last in pairs)
     turns = sum(last.turn_s - first.turn_s for first, last in pairs)
-    metrics = {"run/servers_idle": 1 - busy / seconds} if seconds > 0 else {}
+    metrics = {"run/servers_idle": max(0.0, 1 - busy / seconds)} if seconds > 0 else {}
     return metrics | ({"run/turns_at_once": turns / busy} if busy > 0 else {})

@@ -24,6 +24,7 @@ from trm_agent.verl_plugin.driver.asynchronous import AsynchronousMixin
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.driver.hung import StartMixin, SynchronisationMixin
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
+from trm_agent.verl_plugin.driver.phases import PhasesMixin
 from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
 from trm_agent.verl_plugin.driver.sampling_mixin import SamplingMixin
 from trm_agent.verl_plugin.driver.saving import SavingMixin
@@ -166,6 +167,6 @@ def trainer_class(mode: str) -> type:
     """Return verl's trainer of a mode, with our mixins in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
-    ours = (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin)
+    ours = (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin, PhasesMixin)
     asynchronous = {SYNC: (), SEPARATE: (SeparateMixin,)}.get(mode, (AsynchronousMixin,))
     return type(f"Run{base.__name__}", (*ours, *asynchronous, base), {})
