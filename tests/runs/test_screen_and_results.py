@@ -42,8 +42,8 @@ def test_a_step_is_one_line_with_an_eta() -> None:
 
 
 def test_the_line_tells_who_waited_and_how_long_the_weights_took_as_far_as_the_row_does() -> None:
-    waited = {"run/trainer_idle": 0.6, "run/servers_idle": 0.451, "run/queue_idle": 0.9, "timing_s/update_weights": 0.071}
-    line = step_line(step_row(10, **waited), 60, [3.0])
+    waited = {"run/trainer_idle": 0.6, "run/servers_idle": 0.451, "run/queue_idle": 0.9}
+    line = step_line(step_row(10, **waited, **{"timing_s/update_weights": 0.071}), 60, [3.0])
     assert "  3.0 s (idle: trainer 60 %, servers 45 %, queue 90 %; weights 0.07 s)  ETA" in line
     foreign = step_row(10, **{"run/trainer_idle": 0.6, "run/servers_idle": None})
     assert "  3.0 s (idle: trainer 60 %)  ETA" in step_line(foreign, 60, [3.0])

@@ -39,8 +39,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float | None) -
     """A trainer in each of whose phases verl waits; `ended` is set in the place of the process's end."""
     ended = threading.Event()
 
-    def wait(self: Any, **given: Any) -> Any:
-        self.waited = given
+    def wait(self: Any, *batch: Any, **metrics: Any) -> Any:
+        self.waited = [*batch, *metrics.values()]
         ended.wait(20 if limit else 3 * LIMIT_S)
         return "result"
 
@@ -62,7 +62,7 @@ def test_a_phase_that_hangs_ends_the_run_by_its_name(name, tmp_path, monkeypatch
     # past what our other mixins do around a checkpoint
     getattr(PhasesMixin, name)(run, **given)
     assert run.ended.is_set()
-    assert run.waited == given
+    assert run.waited == list(given.values())
     cause = (tmp_path / CAUSE_FILE).read_text()
     assert cause == f"{what} took longer than 0 s (run.phase_timeout_s); giving up\n"
     assert explain(cause, "", FACTS).name == "phase: hung"

@@ -7,8 +7,8 @@ from trm_agent.runs.endings.rules import Again, Rule
 HUNG: tuple[Rule, ...] = (
     Rule(
         "weights: hung",
-        re.compile(r"(the (?:first )?weight synchronisation) took longer than (\d+) s"),
-        "{0} took longer than {1} s (run.weight_sync_timeout_s): the engine did not take the weights",
+        re.compile(r"(the (?:first )?weight synchronisation) took longer than (\d+) s [^;\n]*([^\n]*); giving up"),
+        "{0} took longer than {1} s (run.weight_sync_timeout_s): the engine did not take the weights{2}",
         "look for its error in the log, or raise run.weight_sync_timeout_s",
         Again.RESUMES,
     ),

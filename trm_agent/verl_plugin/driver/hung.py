@@ -20,13 +20,13 @@ LAST_S = 120.0
 """Seconds after which the process ends even if Ray does not answer any more."""
 TORCH_FIELD = "actor_rollout_ref.nccl_timeout"
 # of gloo and of NCCL, each for one collective
-_TORCH_GAVE_UP = re.compile(r"Timed out waiting \d+ms for|Watchdog caught collective operation timeout|wait timeout after")
+_TORCH_GAVE_UP = re.compile(
+    r"Timed out waiting \d+ms for|Watchdog caught collective operation timeout|wait timeout after"
+)
 
 
 @contextmanager
-def deadline(
-    seconds: float | None, what: str, run_dir: Path, field: str, ranks: Ranks | None = None
-) -> Iterator[None]:
+def deadline(seconds: float | None, what: str, run_dir: Path, field: str, ranks: Ranks | None = None) -> Iterator[None]:
     """End this process if the block takes longer, after a word on where each rank is.
 
     The same word is given where torch gives up on a collective first, or where one of several ranks ends.
@@ -100,7 +100,7 @@ def _timer(seconds: float, call: Any, *arguments: Any) -> threading.Timer:
 class StartMixin:
     """A mixin that limits the start of the trainer's ranks, and that of the rollout engines, each by itself.
 
-    Loading a checkpoint falls under neither: it is a phase of its own, since a large one takes as long as its disk does.
+    Loading a checkpoint falls under neither: a large one takes as long as its disk does, and is a phase of its own.
     """
 
     config: Any

@@ -1,7 +1,6 @@
 """Where the ranks of the trainer are, told by a signal where they no longer answer."""
 
 import asyncio
-import contextlib
 import faulthandler
 import os
 import signal
@@ -24,6 +23,7 @@ STACKS_S = 3.0
 NODE_S = 20.0
 """Seconds for a process of Ray's on another machine to start, and to ask there."""
 _LOOK_S = 0.05
+_RAY = os.path.join(os.path.dirname(ray.__file__), "")
 _ENDED = "(the process has ended)"
 
 
@@ -69,7 +69,8 @@ def waiting(_: Any) -> list[str]:
     except RuntimeError:
         return []
     stacks = [_chain(task.get_coro()) for task in tasks if task is not own]
-    return ["".join(traceback.format_list(stack)) for stack in stacks if any("/ray/" not in at.filename for at in stack)]
+    # Ray's own coroutines are in no phase
+    return ["".join(traceback.format_list(stack)) for stack in stacks if not all(map(_is_rays, stack))]
 
 
 class Ranks:
@@ -126,8 +127,7 @@ class Ranks:
 
 def ranks_of(groups: Iterable[Any]) -> list[Any]:
     """Return the actors of verl's worker groups, each once: groups may share them."""
-    found = {handle._actor_id: handle for group in groups if group is not None for handle in group.workers}
-    return list(found.values())
+    return list(dict.fromkeys(handle for group in groups if group is not None for handle in group.workers))
 
 
 def stacks_of(listening: Sequence[Listening]) -> list[str]:
@@ -185,6 +185,10 @@ def _chain(coroutine: Any) -> list[traceback.FrameSummary]:
         frames += traceback.StackSummary.extract([(frame, frame.f_lineno)])
         coroutine = coroutine.cr_await
     return frames
+
+
+def _is_rays(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith((_RAY, "python/ray/"))
 
 
 def _node() -> str:

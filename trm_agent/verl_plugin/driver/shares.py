@@ -15,7 +15,7 @@ ANSWER_S = 10.0
 
 
 class SharesMixin:
-    """A mixin for a trainer of verl's V1. Servers are asked at both ends of a step, and nobody waits for the answers."""
+    """A mixin for a trainer of verl's V1. It asks the servers at both ends of a step, and waits for no answer there."""
 
     config: Any
     replay_buffer: Any
