@@ -84,7 +84,7 @@ def assert_waits_add_up(row: dict, is_synchronous: bool = True) -> None:
     # absent where no server was busy
     assert row.get("run/turns_at_once", 1) >= 1
     if is_synchronous:
-        # engines sample while the trainer waits alone, and the queue holds something only then; two clocks each
+        # engines sample, and the queue holds something, while the trainer waits and at no other time; two clocks each
         assert 1 - row["run/servers_idle"] <= row["run/trainer_idle"] + 0.1
         assert 1 - row["run/queue_idle"] <= row["run/trainer_idle"] + 0.1
 
