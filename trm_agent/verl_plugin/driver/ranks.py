@@ -1,13 +1,15 @@
 """Where the ranks of the trainer are, told by a signal where they no longer answer."""
 
-import asyncio
 import faulthandler
+import gc
+import inspect
 import os
 import signal
 import time
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any
 
 import psutil
@@ -63,13 +65,14 @@ def listen(_: Any) -> Listening:
 
 
 def waiting(_: Any) -> list[str]:
-    """Return where each coroutine of this process waits; runs in a rank that answers, though its phase may go on."""
-    try:
-        tasks, own = asyncio.all_tasks(), asyncio.current_task()
-    except RuntimeError:
-        return []
-    stacks = [_chain(task.get_coro()) for task in tasks if task is not own]
-    # Ray's own coroutines are in no phase
+    """Return where each coroutine of this process waits; runs in a rank that answers, though its phase may go on.
+
+    Ray's own coroutine around an actor's tells nothing of it, so all that wait are looked for.
+    """
+    found = [each for each in gc.get_objects() if type(each) is CoroutineType and _is_suspended(each)]
+    inner = {id(each.cr_await) for each in found}
+    stacks = [_chain(each) for each in found if id(each) not in inner]
+    # Ray's own are in no phase
     return ["".join(traceback.format_list(stack)) for stack in stacks if not all(map(_is_rays, stack))]
 
 
@@ -188,7 +191,11 @@ def _chain(coroutine: Any) -> list[traceback.FrameSummary]:
 
 
 def _is_rays(frame: traceback.FrameSummary) -> bool:
-    return frame.filename.startswith((_RAY, "python/ray/"))
+    return frame.filename.startswith(_RAY)
+
+
+def _is_suspended(coroutine: Any) -> bool:
+    return inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED
 
 
 def _node() -> str:
