@@ -12,7 +12,7 @@ from tests.end_to_end.recorded_versions import (
     kill_after_a_checkpoint,
     sequences,
 )
-from tests.end_to_end.training import SMALL, finish, steps
+from tests.end_to_end.training import SMALL, assert_waits_add_up, finish, steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS, KILLED_AFTER = 5, 3
@@ -40,7 +40,10 @@ def test_each_token_has_the_log_prob_of_the_version_that_is_recorded_for_it(tmp_
     assert sorted({row["step"] for row in rows}) == list(range(1, STEPS + 1))
     assert_recorded_versions_sampled(rows, run, STEPS)
     assert_no_task_is_lost_or_trained_on_twice(rows, STEPS)
-    assert_metrics_tell_of_lags(rows, steps(run))
+    told = steps(run)
+    assert_metrics_tell_of_lags(rows, told)
+    for row in told:
+        assert_waits_add_up(row, is_synchronous=False)
 
 
 def test_so_it_is_with_rollout_servers_of_their_own_and_two_updates_a_step(tmp_path: Path) -> None:
@@ -62,6 +65,10 @@ def test_so_it_is_with_rollout_servers_of_their_own_and_two_updates_a_step(tmp_p
     assert_recorded_versions_sampled(rows, run, STEPS)
     assert_no_task_is_lost_or_trained_on_twice(rows, STEPS)
     assert_metrics_tell_of_lags(rows, told, updates=2)
+    for row in told:
+        assert_waits_add_up(row, is_synchronous=False)
+    # servers sample while the trainer is at work
+    assert any(row["run/trainer_idle"] + row["run/servers_idle"] < 1 for row in told)
     # a mean over the two updates, although its name contains "max"
     for row in told:
         assert row["trm/acceptance"] + row["trm/rejected_by_max"] == pytest.approx(1)

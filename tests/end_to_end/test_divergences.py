@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.end_to_end.training import assert_complete, steps, train
+from tests.end_to_end.training import assert_complete, assert_waits_add_up, steps, train
 from trm_agent.trust_region.dump import read_dump
 from trm_agent.trust_region.recomputation import recompute
 
@@ -27,6 +27,9 @@ def test_the_exact_divergence_is_that_of_both_engines_distributions(tmp_path: Pa
         f"{LOSS}.dump.distributions=true",
     )
     first, second = steps(run)
+    for row in (first, second):
+        assert_waits_add_up(row)
+    assert "idle: trainer" in done.stdout
     assert_complete(run, done.stdout, num_steps=2)
     assert "disk: " in done.stdout
     assert "\x1b[" not in (run / "log.txt").read_text(errors="replace")

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from trm_agent.report.times import PHASES
 from trm_agent.runs.folder import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -67,6 +70,23 @@ def assert_complete(run_dir: Path, stdout: str, num_steps: int, num_sessions: in
     assert told == (num_steps, 0, num_sessions, [])
     assert "horizon 4" in stdout
     assert "held-out success" in stdout
+
+
+def assert_waits_add_up(row: dict, is_synchronous: bool = True) -> None:
+    """The times of a step fill it and no more, and each share of it has its place in them."""
+    timed = {name: row.get(f"timing_s/{name}", 0.0) for names in PHASES.values() for name in names}
+    step, waited = row["timing_s/step"], timed["start"] + timed["gen"]
+    inside = sum(timed.values()) - timed["testing"]
+    assert 0.5 * step < inside <= step
+    assert row["run/trainer_idle"] == pytest.approx(waited / step)
+    assert 0 <= row["run/servers_idle"] <= 1
+    assert 0 <= row["run/queue_idle"] <= 1
+    # absent where no server was busy
+    assert row.get("run/turns_at_once", 1) >= 1
+    if is_synchronous:
+        # engines sample, and the queue holds something, while the trainer waits and at no other time; two clocks each
+        assert 1 - row["run/servers_idle"] <= row["run/trainer_idle"] + 0.1
+        assert 1 - row["run/queue_idle"] <= row["run/trainer_idle"] + 0.1
 
 
 def assert_verls_loss_ran(row: dict) -> None:

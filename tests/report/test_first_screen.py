@@ -15,6 +15,7 @@ from trm_agent.report.times import (
     PREPARATION,
     REST,
     coloured,
+    cost_of_a_step,
     gap_series,
     shown_steps,
     step_traces,
@@ -108,6 +109,21 @@ def test_the_time_before_the_driver_is_named():
     first.sessions = [{"started": 30.0}, {"started": 110.0}, {"started": 195.0}, {"started": "x"}]
     assert time_shares(first)[0] == (PREPARATION, 45.0)
     assert PREPARATION not in dict(time_shares(source(RUN, startup)))
+
+
+def test_what_a_step_cost_is_a_mean_over_the_time_of_the_steps_that_tell():
+    told = [
+        row(1, None, update_weights=0.5, step=1.0) | {"run/trainer_idle": 0.2, "run/tokens_per_s": 100.0},
+        row(2, None, update_weights=1.0, step=3.0) | {"run/trainer_idle": 0.6, "run/tokens_per_s": 500.0},
+        row(3, None, step=6.0) | {"run/trainer_idle": float("nan"), "run/queue_idle": 1.0},
+    ]
+    # the trainer: (0.2 x 1 + 0.6 x 3) / 4; the weights: 1.5 s of 4 s in two steps; 100 + 1500 tokens in 4 s
+    assert cost_of_a_step(source(told)) == [
+        ("idle in a step", "trainer 50 %, queue 100 %"),
+        ("weights", "0.75 s a step, 37.5 % of it"),
+        ("tokens a second", "400"),
+    ]
+    assert cost_of_a_step(source(RUN[:1])) == []
 
 
 def test_no_share_of_time_is_negative_whatever_a_file_says():

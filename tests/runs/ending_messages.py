@@ -1,6 +1,7 @@
 """Messages with which runs ended, as torch, Ray, vLLM, verl and the hub wrote them, shortened."""
 
 from tests.runs.ending_messages_gpu import GPU_CASES
+from tests.runs.ending_messages_hung import HUNG_CASES
 from tests.runs.ending_texts import DIED, ENGINE, engine_log, remote
 from trm_agent.runs.endings.rules import Again
 
@@ -9,6 +10,7 @@ NONE_PLAYED = (
 )
 CASES = [
     *GPU_CASES,
+    *HUNG_CASES,
     (
         "disk full",
         remote("RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 3241344 vs 3241232"),
@@ -197,20 +199,6 @@ CASES = [
     ),
     ("files", "OSError: [Errno 24] Too many open files: '/dev/null'", "", "too many open files", Again.THEN_RESUMES),
     ("threads", remote("RuntimeError: can't start new thread"), "", "no more threads", Again.THEN_RESUMES),
-    (
-        "weights: hung",
-        "the weight synchronisation took longer than 600 s (run.weight_sync_timeout_s); giving up\n" + DIED,
-        "",
-        "the weight synchronisation took longer than 600 s",
-        Again.RESUMES,
-    ),
-    (
-        "start: hung",
-        "the start of the rollout engines took longer than 1800 s (run.start_timeout_s); giving up\n" + DIED,
-        "",
-        "the start of the rollout engines took longer than 1800 s",
-        Again.THEN_RESUMES,
-    ),
     (
         "episodes: env_error",
         remote(

@@ -6,6 +6,7 @@ from tests.runs.ending_messages import CASES
 from tests.runs.ending_texts import DIED, ENGINE, engine_log
 from trm_agent.runs.endings.explain import Ending, explain, second_line
 from trm_agent.runs.endings.facts import Facts
+from trm_agent.runs.endings.hung import HUNG
 from trm_agent.runs.endings.rules import RULES, Again
 from trm_agent.runs.endings.told import raised_in
 
@@ -95,5 +96,5 @@ def test_the_same_command_is_promised_only_where_it_goes_on() -> None:
 
 
 def test_every_rule_has_a_message() -> None:
-    untold = {rule.name for rule in RULES} - {name for name, *_ in CASES}
+    untold = {rule.name for rule in (*HUNG, *RULES)} - {name for name, *_ in CASES}
     assert untold <= {"file size limit", "memory: GPU, unsized", "memory: process", "Ray: start"}

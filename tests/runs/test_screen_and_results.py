@@ -41,6 +41,14 @@ def test_a_step_is_one_line_with_an_eta() -> None:
     assert line == "step 10/60  success  50.0 %  acceptance  99.0 %  KL 1.2e-05  800 tok/s  3.0 s  ETA 2 min 30 s"
 
 
+def test_the_line_tells_who_waited_and_how_long_the_weights_took_as_far_as_the_row_does() -> None:
+    waited = {"run/trainer_idle": 0.6, "run/servers_idle": 0.451, "run/queue_idle": 0.9}
+    line = step_line(step_row(10, **waited, **{"timing_s/update_weights": 0.071}), 60, [3.0])
+    assert "  3.0 s (idle: trainer 60 %, servers 45 %, queue 90 %; weights 0.07 s)  ETA" in line
+    foreign = step_row(10, **{"run/trainer_idle": 0.6, "run/servers_idle": None})
+    assert "  3.0 s (idle: trainer 60 %)  ETA" in step_line(foreign, 60, [3.0])
+
+
 def test_a_filtered_step_says_how_many_groups_were_drawn_and_the_success_of_all_that_were_played() -> None:
     counts = {"env/groups/drawn": 27.0, "env/groups/with_signal": 16.0, "env/played_success": 0.25}
     line = step_line(step_row(10, **counts), 60, [3.0])

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,6 +12,7 @@ pytest.importorskip("verl")
 from trm_agent.runs.compose import compose_run
 from trm_agent.verl_plugin.driver import trainer
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare, TooManyFailures
+from trm_agent.verl_plugin.driver.queue_clock import QueueClock
 from trm_agent.verl_plugin.rollout.places import engine_place, places_per_worker
 
 NANO = compose_run(["experiment=math_nano"])
@@ -97,6 +99,8 @@ def test_the_trainer_ends_before_the_step_that_would_follow(tmp_path):
     ours = object.__new__(trainer.trainer_class("sync"))
     ours.config = OmegaConf.merge(NANO, {"run": {"dir": str(tmp_path)}})
     ours.global_steps = 1
+    ours.llm_server_manager = SimpleNamespace(server_handles=[])
+    ours.replay_buffer = SimpleNamespace(queue_clock=QueueClock())
     for step in (1, 2, 3):
         ours.on_step_begin()
         assert ours._infrastructure().observe(step, 1, failed("the first", "x")) > 0.2

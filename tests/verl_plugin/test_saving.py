@@ -15,6 +15,7 @@ from trm_agent.runs.endings.stopping import STOP_FILE, StopRequested
 from trm_agent.runs.folder import METRICS_FILE, checkpoint_step, read_metrics, saved_steps
 from trm_agent.runs.screen import VALIDATION_FAILURES
 from trm_agent.verl_plugin.driver import hung, trainer
+from trm_agent.verl_plugin.driver.queue_clock import QueueClock
 from trm_agent.verl_plugin.driver.saving import SavingMixin
 
 
@@ -131,8 +132,11 @@ def test_no_checkpoint_falls_under_the_deadline_of_a_synchronisation(
     monkeypatch.setattr(trainer, "get_trainer_cls", lambda _: Base)
     monkeypatch.setattr(trainer.actor_update, "install", lambda: None)
     made = object.__new__(trainer.trainer_class("sync"))
-    made.config = OmegaConf.create({"run": {"dir": str(tmp_path), "weight_sync_timeout_s": 1}})
+    run = {"dir": str(tmp_path), "weight_sync_timeout_s": 1, "phase_timeout_s": None}
+    made.config = OmegaConf.create({"run": run})
     made.global_steps, made._kept = 1, Keeping(2)
+    made.llm_server_manager = SimpleNamespace(server_handles=[])
+    made.replay_buffer = SimpleNamespace(queue_clock=QueueClock())
     (tmp_path / STOP_FILE).write_text("")
     made.on_step_end()
     assert calls == ["checkpoint", "deadline", "synchronisation"]

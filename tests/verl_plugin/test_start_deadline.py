@@ -33,7 +33,10 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setup: Callable[[An
     monkeypatch.setattr(trainer.actor_update, "install", lambda: None)
     run = object.__new__(trainer.trainer_class("sync"))
     run.config = OmegaConf.create(
-        {"run": {"dir": str(tmp_path), "start_timeout_s": limit}, "trainer": {"resume_mode": "disable"}}
+        {
+            "run": {"dir": str(tmp_path), "start_timeout_s": limit, "phase_timeout_s": None},
+            "trainer": {"resume_mode": "disable"},
+        }
     )
     run.ended, run.global_steps = ended, 0
     # longer than the limit, unless the end comes before
@@ -67,7 +70,7 @@ def test_a_start_that_hangs_names_what_is_at_work(tmp_path, monkeypatch, before,
 
 
 @pytest.mark.parametrize("limit", [LIMIT_S, None])
-def test_a_checkpoint_has_no_limit_and_neither_has_a_run_without_one(tmp_path, monkeypatch, limit):
+def test_a_checkpoint_has_not_the_limit_of_a_start_and_neither_has_a_run_without_one(tmp_path, monkeypatch, limit):
     def setup(run: Any) -> None:
         make_ranks(run)
         run._load_checkpoint()

@@ -266,6 +266,24 @@ CHARTS = (
     ),
     ChartSpec("timings", "Time", "Time of a step, by phase", ((r"timing_s/(\w+)", "{0}"),), unit="s", log=True),
     ChartSpec(
+        "idle",
+        "Time",
+        "Share of a step in which each waits",
+        (
+            ("run/trainer_idle", "trainer, for episodes"),
+            ("run/servers_idle", "rollout servers, for turns"),
+            ("run/queue_idle", "queue, for a task that is done"),
+        ),
+        share=True,
+    ),
+    ChartSpec(
+        "turns_at_once",
+        "Time",
+        "Turns that a busy server samples at a time",
+        (("run/turns_at_once", "turns"),),
+        unit="turns",
+    ),
+    ChartSpec(
         "speed", "Time", "The model's tokens per second", (("run/tokens_per_s", "tokens per second"),), unit="1/s"
     ),
     ChartSpec("loss", "Optimiser", "Gradient norm", (("actor/grad_norm", "norm"),), log=True),

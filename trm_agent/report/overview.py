@@ -5,6 +5,7 @@ from typing import Any
 
 from trm_agent.evaluate.results import is_finite
 from trm_agent.report.sources import Source
+from trm_agent.report.times import cost_of_a_step
 from trm_agent.runs.stored_config import flatten
 
 # the place of a run does not change its results
@@ -104,7 +105,7 @@ def _facts(source: Source) -> list[tuple[str, Any]]:
     times = [row["time"] for row in source.metrics if is_finite(row.get("time"))]
     wall = summary.get("wall_s") or (max(times) - min(times) if len(times) > 1 else None)
     steps_text = None if not steps else f"{max(steps)} of {total}" if total and not source.finished else max(steps)
-    return [*facts, ("steps", steps_text), ("wall time", _duration(wall))]
+    return [*facts, ("steps", steps_text), ("wall time", _duration(wall)), *cost_of_a_step(source)]
 
 
 def _environment(config: dict[str, Any]) -> str | None:

@@ -124,6 +124,29 @@ def gap_series(source: Source) -> list[dict[str, Any]]:
     return found
 
 
+def cost_of_a_step(source: Source) -> list[tuple[str, str]]:
+    """Return what a run's steps cost, as names and texts: who waited, the weights' way, tokens a second.
+
+    Means over the time of the steps that tell, so that a long step counts more than a short one.
+    """
+    waits = [(name, _over_time(source, f"run/{name}_idle")) for name in ("trainer", "servers", "queue")]
+    told = [f"{name} {100 * share:.0f} %" for name, share in waits if share is not None]
+    found = [("idle in a step", ", ".join(told))] if told else []
+    timed = [row for row in source.metrics if _seconds(row, "step") and is_finite(row.get("timing_s/update_weights"))]
+    if timed:
+        seconds, whole = (sum(_seconds(row, name) for row in timed) for name in ("update_weights", "step"))
+        found.append(("weights", f"{seconds / len(timed):.2f} s a step, {100 * seconds / whole:.1f} % of it"))
+    speed = _over_time(source, "run/tokens_per_s")
+    return [*found, ("tokens a second", f"{speed:.0f}")] if speed is not None else found
+
+
+def _over_time(source: Source, metric: str) -> float | None:
+    """Return a metric's mean over the seconds of the steps that have it; None where none has."""
+    rows = [(value, _seconds(row, "step")) for row in source.metrics if (value := number(row.get(metric))) is not None]
+    whole = sum(seconds for _, seconds in rows)
+    return sum(value * seconds for value, seconds in rows) / whole if whole else None
+
+
 def coloured(shares: Shares) -> list[tuple[str, float, int | None]]:
     """Return phases with their colour's number; None for the rest."""
     return [(name, seconds, COLOURS.get(name)) for name, seconds in shares]

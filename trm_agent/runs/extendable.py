@@ -19,6 +19,7 @@ EXTENDABLE = (
     "run.keep_every",
     "run.weight_sync_timeout_s",
     "run.start_timeout_s",
+    "run.phase_timeout_s",
     "run.warn_infrastructure_share",
     "run.max_infrastructure_share",
     "run.max_infrastructure_steps",

@@ -85,6 +85,13 @@ class RunConfig:
         "Seconds after which the start of the trainer's ranks, or that of the rollout engines, counts as hung and ends "
         "the run; `null` for never.",
     )
+    phase_timeout_s: float | None = setting(
+        3600,
+        replace(ABOVE_0, optional=True),
+        "Seconds after which a phase of the trainer's ranks (a forward pass over the batch, an update, saving or "
+        "loading a checkpoint) [counts as hung](endings.md#what-hangs) and ends the run, with the stacks of all ranks; "
+        "`null` for never.",
+    )
     warn_infrastructure_share: float = setting(
         0.02, ZERO_TO_ONE, "Share of a step's episodes that could not be played, above which a line warns."
     )

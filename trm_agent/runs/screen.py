@@ -195,9 +195,19 @@ def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> 
     elif "actor/ppo_kl" in row:
         parts.append(f"KL {row['actor/ppo_kl']:.1e}")
     parts.append(f"{row.get('run/tokens_per_s') or float('nan'):.0f} tok/s")
-    parts.append(f"{durations[-1]:.1f} s")
+    parts.append(f"{durations[-1]:.1f} s{waits(row)}")
     parts.append(f"ETA {duration(eta)}")
     return "  ".join(parts)
+
+
+def waits(row: dict[str, Any]) -> str:
+    """Format the shares of a step in which each part waited, and the seconds of its weights; empty without any."""
+    names = [name for name in ("trainer", "servers", "queue") if row.get(f"run/{name}_idle") is not None]
+    shares = [f"{name} {100 * row[f'run/{name}_idle']:.0f} %" for name in names]
+    shown = [f"idle: {', '.join(shares)}"] if shares else []
+    if (seconds := row.get("timing_s/update_weights")) is not None:
+        shown.append(f"weights {seconds:.2f} s")
+    return f" ({'; '.join(shown)})" if shown else ""
 
 
 def rejections(row: dict[str, Any]) -> str:

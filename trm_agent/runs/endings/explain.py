@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from trm_agent.runs.endings.facts import HUB, Facts, memory
 from trm_agent.runs.endings.gpu_phase import with_phase
+from trm_agent.runs.endings.hung import HUNG
 from trm_agent.runs.endings.rules import EPISODES, MEND_THE_ENVIRONMENT, OF_EPISODES, RULES, Again, Rule
 from trm_agent.runs.endings.told import Raised, one_line, plain, raised_in
 
@@ -104,7 +105,8 @@ def _words(told: str, raised: list[Raised]) -> str:
 
 
 def _by_rule(text: str, facts: Facts) -> Ending | None:
-    for rule in RULES:
+    # the driver's own words on what hung go before those of the processes that waited
+    for rule in (*HUNG, *RULES):
         if match := rule.pattern.search(text):
             return _filled(rule, match, facts)
     return None

@@ -276,20 +276,6 @@ RULES: tuple[Rule, ...] = (
         Again.THEN_RESUMES,
     ),
     _rule(
-        "weights: hung",
-        r"(the (?:first )?weight synchronisation) took longer than (\d+) s",
-        "{0} took longer than {1} s (run.weight_sync_timeout_s): the engine did not take the weights",
-        "look for its error in the log, or raise run.weight_sync_timeout_s",
-        Again.RESUMES,
-    ),
-    _rule(
-        "start: hung",
-        r"(the start of the (?:rollout engines|trainer's ranks)) took longer than (\d+) s",
-        "{0} took longer than {1} s (run.start_timeout_s)",
-        "look in the log for the process that does not come, or raise run.start_timeout_s",
-        Again.THEN_RESUMES,
-    ),
-    _rule(
         "checkpoint: other devices",
         r"No such file or directory: '([^']*)(?:model|optim|extra_state)_world_size_(\d+)_rank_\d+\.pt'",
         "the checkpoint in {0} was not saved by {1} processes",

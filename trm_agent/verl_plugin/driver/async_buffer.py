@@ -46,6 +46,11 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         batch.reorder(update_order(batch.keys, batch.tags, self._drawn, self.episodes_per_update))
         return batch, metrics
 
+    def queue_idle(self) -> float | None:
+        self._sync_metadata_from_transfer_queue()
+        done = self._done()
+        return self.queue_clock.share(None if done is None else done.values())
+
     def _terminal_eviction_reasons(self, global_steps: int, partition_id: str) -> Reasons:
         if partition_id != "val":
             played = {key.split("_")[0] for key in self.partitions[partition_id]}

@@ -1,20 +1,35 @@
 """Deadlines of what waits for other processes, which verl would wait for for ever."""
 
 import os
+import re
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import ActorDiedError
+
 from trm_agent.runs.endings.closing import record_cause
+from trm_agent.verl_plugin.driver.ranks import Ranks
 
 RANKS, ENGINES = "the start of the trainer's ranks", "the start of the rollout engines"
+STACKS_FILE = "stacks.txt"
+LAST_S = 120.0
+"""Seconds after which the process ends even if Ray does not answer any more."""
+TORCH_FIELD = "actor_rollout_ref.nccl_timeout"
+# of gloo and of NCCL, each for one collective
+_TORCH_GAVE_UP = re.compile(
+    r"Timed out waiting \d+ms for|Watchdog caught collective operation timeout|wait timeout after"
+)
 
 
 @contextmanager
-def deadline(seconds: float | None, what: str, run_dir: Path, field: str) -> Iterator[None]:
-    """End this process if the block takes longer.
+def deadline(seconds: float | None, what: str, run_dir: Path, field: str, ranks: Ranks | None = None) -> Iterator[None]:
+    """End this process if the block takes longer, after a word on where each rank is.
+
+    The same word is given where torch gives up on a collective first, or where one of several ranks ends.
 
     verl's sender of weights waits for ever if the receiver has failed (bucketed_weight_transfer.py receives without a
     timeout), and so do processes that start together and of which one does not come; the driver sees the end of this
@@ -25,30 +40,67 @@ def deadline(seconds: float | None, what: str, run_dir: Path, field: str) -> Ite
         what: the name of what is at work.
         run_dir: the run's folder, where the cause is recorded.
         field: the setting that holds the limit.
+        ranks: those of the trainer, where they are at work in the block.
     """
-    if seconds is None:
-        yield
-        return
-
-    def give_up() -> None:
-        cause = f"{what} took longer than {seconds:.0f} s ({field}); giving up"
-        print(cause, flush=True)
-        record_cause(run_dir, cause)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
+    timer = None
+    if seconds is not None:
+        timer = _timer(seconds, give_up, run_dir, f"{what} took longer than {seconds:.0f} s ({field})", ranks)
     try:
         yield
+    except Exception as error:
+        if ranks is not None and len(ranks) > 1:
+            if _TORCH_GAVE_UP.search(str(error)):
+                record_cause(run_dir, f"{what}: a collective took longer than {TORCH_FIELD}{_told(run_dir, ranks)}")
+            elif isinstance(error, ActorDiedError):
+                _told(run_dir, ranks)
+        raise
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
+
+
+def give_up(run_dir: Path, cause: str, ranks: Ranks | None = None) -> None:
+    """End this process, after a word on where each rank is.
+
+    Args:
+        run_dir: the run's folder, where cause and stacks are recorded.
+        cause: what took too long.
+        ranks: the trainer's.
+    """
+    if ranks is not None:
+        record_cause(run_dir, f"{cause}; giving up")
+        _timer(LAST_S, os._exit, 1)
+        cause += _told(run_dir, ranks)
+    print(f"{cause}; giving up", flush=True)
+    record_cause(run_dir, f"{cause}; giving up")
+    os._exit(1)
+
+
+def _told(run_dir: Path, ranks: Ranks) -> str:
+    """Write where each rank is, into the run's folder and the log, and return which of them have answered."""
+    try:
+        found = ranks.where()
+        print(found.stacks, flush=True)
+        (run_dir / STACKS_FILE).write_text(found.stacks, encoding="utf-8")
+    except Exception as error:
+        # whatever it is, the run ends for its first cause
+        traceback.print_exc()
+        return f"; the ranks could not be asked: {type(error).__name__}"
+    answered, silent = (", ".join(map(str, each)) or "none" for each in (found.answered, found.silent))
+    return f"; ranks that answered: {answered}, that did not: {silent}; their stacks: {STACKS_FILE}"
+
+
+def _timer(seconds: float, call: Any, *arguments: Any) -> threading.Timer:
+    timer = threading.Timer(seconds, call, arguments)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 class StartMixin:
     """A mixin that limits the start of the trainer's ranks, and that of the rollout engines, each by itself.
 
-    Loading a checkpoint falls under neither: a large one takes as long as its disk does.
+    Loading a checkpoint falls under neither: a large one takes as long as its disk does, and is a phase of its own.
     """
 
     config: Any
@@ -85,6 +137,7 @@ class SynchronisationMixin:
     """A mixin behind `SavingMixin`, so that no checkpoint falls under the deadline of a synchronisation."""
 
     config: Any
+    ranks: Ranks | None
 
     def on_init_end(self) -> None:
         with self._synchronising("the first weight synchronisation"):
@@ -96,4 +149,4 @@ class SynchronisationMixin:
 
     def _synchronising(self, what: str) -> Any:
         run = self.config.run
-        return deadline(run.weight_sync_timeout_s, what, Path(run.dir), "run.weight_sync_timeout_s")
+        return deadline(run.weight_sync_timeout_s, what, Path(run.dir), "run.weight_sync_timeout_s", self.ranks)

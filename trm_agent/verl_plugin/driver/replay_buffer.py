@@ -1,6 +1,7 @@
 """A replay buffer of verl that polls quickly, and copes with batches in which every episode failed."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ from trm_agent.runs.endings.stopping import StopRequested
 from trm_agent.tasks import TRAIN
 from trm_agent.verl_plugin.driver.dynamic_sampling import GroupWatch
 from trm_agent.verl_plugin.driver.infrastructure_share import first_failure
+from trm_agent.verl_plugin.driver.queue_clock import QueueClock
 from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
+from trm_agent.verl_plugin.rollout.outbox import DONE
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
 logger = logging.getLogger("trm_agent")
@@ -58,6 +61,7 @@ class EnvReplayBuffer(ReplayBuffer):
         # whether the run was asked to stop, which ends a validation where it is
         self.is_stopped: Callable[[], bool] = lambda: False
         self.watch: GroupWatch | None = None
+        self.queue_clock = QueueClock()
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         for _ in range(self.max_failed_batches):
@@ -105,6 +109,37 @@ class EnvReplayBuffer(ReplayBuffer):
             watch.add_drawn(more, step)
             self.refill_fn(more)
             self._sync_metadata_from_transfer_queue()
+
+    def queue_idle(self) -> float | None:
+        """Return the share of the last step in which no task that was done lay in the queue; None if it is not known.
+
+        In a synchronous step the trainer has taken them all.
+        """
+        return self.queue_clock.share(())
+
+    def _materialize_batch(
+        self, partition_id: str, selected_prompt_uids: list[str], partition_snapshot: dict[str, dict]
+    ) -> KVBatchMeta:
+        if partition_id == TRAIN:
+            done = self._done()
+            num_left = len(done.keys() - set(selected_prompt_uids)) if done is not None else 0
+            self.queue_clock.take(time.time(), None if done is None else done.values(), num_left)
+        return super()._materialize_batch(partition_id, selected_prompt_uids, partition_snapshot)
+
+    def _done(self) -> dict[str, float] | None:
+        """Return when each task that has an episode to train on was done, by its key; None where a tag does not tell.
+
+        Agent loops that are not ours do not tell.
+        """
+        terminal = self._terminal(TRAIN)
+        found: dict[str, float] = {}
+        for key, tag in self.partitions[TRAIN].items():
+            task = key.split("_")[0]
+            if task in terminal:
+                if DONE not in tag:
+                    return None
+                found[task] = max(tag[DONE], found.get(task, 0.0))
+        return found
 
     def _in_flight(self, partition_id: str) -> set[str]:
         return self.pending_keys[partition_id] | self.running_keys[partition_id]

@@ -24,10 +24,12 @@ from trm_agent.verl_plugin.driver.asynchronous import AsynchronousMixin
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.driver.hung import StartMixin, SynchronisationMixin
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
+from trm_agent.verl_plugin.driver.phases import PhasesMixin
 from trm_agent.verl_plugin.driver.replay_buffer import NothingPlayed
 from trm_agent.verl_plugin.driver.sampling_mixin import SamplingMixin
 from trm_agent.verl_plugin.driver.saving import SavingMixin
 from trm_agent.verl_plugin.driver.separate import SeparateMixin
+from trm_agent.verl_plugin.driver.shares import SharesMixin
 from trm_agent.verl_plugin.driver.waiting import WaitingMixin
 from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
 
@@ -50,7 +52,7 @@ class MetricsFile:
         self._file.close()
 
 
-class RunMixin(SamplingMixin):
+class RunMixin(SharesMixin, SamplingMixin):
     """A mixin for the trainer that `trainer.v1.trainer_mode` names."""
 
     config: Any
@@ -110,6 +112,7 @@ class RunMixin(SamplingMixin):
         found, left_out = self._sampling_metrics(summaries)
         metrics.update(training_metrics(summaries, failures, timing_raw["step"], left_out.num_tokens))
         metrics.update(found)
+        metrics.update(self._idle_metrics(timing_raw))
         num_played = len(summaries) + left_out.num_episodes
         metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, num_played, failures)
 
@@ -164,6 +167,6 @@ def trainer_class(mode: str) -> type:
     """Return verl's trainer of a mode, with our mixins in front."""
     actor_update.install()
     base = get_trainer_cls(mode)
-    ours = (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin)
+    ours = (RunMixin, StartMixin, SavingMixin, SynchronisationMixin, WaitingMixin, PhasesMixin)
     asynchronous = {SYNC: (), SEPARATE: (SeparateMixin,)}.get(mode, (AsynchronousMixin,))
     return type(f"Run{base.__name__}", (*ours, *asynchronous, base), {})

@@ -1,5 +1,6 @@
 """verl's worker of agent loops, which makes little of an episode's beginning and end."""
 
+import time
 from typing import Any
 
 import ray
@@ -11,7 +12,7 @@ from verl.utils.rollout_trace import rollout_trace_attr
 from trm_agent.verl_plugin.rollout.agent_loop import EnvAgentLoop
 from trm_agent.verl_plugin.rollout.distributions import EnvOutput
 from trm_agent.verl_plugin.rollout.in_turn import InTurn
-from trm_agent.verl_plugin.rollout.outbox import Outbox, Row
+from trm_agent.verl_plugin.rollout.outbox import DONE, Outbox, Row
 
 NAME = "trm_env"
 """Name of our agent loop in agent_loop.yaml."""
@@ -60,7 +61,9 @@ class EpisodesWorker(_VERLS):  # type: ignore[misc]
         if not isinstance(output, EnvOutput) or self.processor is not None or self.distillation_enabled:
             await super()._agent_loop_postprocess(output, validate, **kwargs)
             return
-        await self._outbox.put(row_of(output, "val" if validate else "train", kwargs))
+        row = row_of(output, "val" if validate else "train", kwargs)
+        row.tag[DONE] = time.time()
+        await self._outbox.put(row)
 
 
 class WorkersOfEpisodes(InTurn, AgentLoopManagerTQ):  # type: ignore[misc]

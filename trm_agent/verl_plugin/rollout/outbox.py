@@ -13,6 +13,8 @@ GATHER_S = 0.25
 """Longest time that a row waits for others, seconds."""
 MOST_BYTES = 64 << 20
 """Size of the tensors of a message of several rows at most; a larger row has a message of its own."""
+DONE = "done_at"
+"""Key of an episode's tag: when it was done, seconds since the epoch."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 from vllm.logprobs import FlatLogprobs, Logprob
 
+from trm_agent.verl_plugin.rollout.busy import BusyClock, Reading, counted
 from trm_agent.verl_plugin.rollout.contexts import CONTEXT, UNKNOWN_CONTEXT, KeptContexts
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED, Recorded, unpack
 from trm_agent.verl_plugin.rollout.engine_start import let_engine_fork
@@ -52,6 +53,7 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
     async def run_server(self, args: Any) -> None:
         # one for each episode in play, and as many again for a server to which more than its share have come
         self._contexts = KeptContexts(2 * int(self.config.get("max_num_seqs", 1024)))
+        self._clock = BusyClock()
         let_engine_fork(args)
         await super().run_server(args)
         engine: Any = self.engine
@@ -73,7 +75,7 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
             sampling_params.flat_logprobs, sampling_params.detokenize = True, False
             return _record(plain(sampling_params=sampling_params, **kwargs), request)
 
-        engine.generate = generate
+        engine.generate = lambda **asked: counted(generate(**asked), self._clock)
 
     async def generate(
         self, prompt_ids: list[int], sampling_params: dict[str, Any], *args: Any, **kwargs: Any
@@ -121,6 +123,10 @@ class RecordingServer(PlayingMixin, vLLMHttpServer):
         sampling_params["max_tokens"] = min(sampling_params["max_tokens"], room)
         request.prompt_ids = kept
         return kept[-1:]
+
+    async def busy(self) -> Reading:
+        """Return for how long the engine has had turns to sample."""
+        return self._clock.read()
 
     async def opened(self) -> None:
         """Wait until the server takes requests: no update is under way."""
