@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 from trm_agent.evaluate import prepare
 from trm_agent.evaluate.checkpoints import merging
 from trm_agent.evaluate.checkpoints.model_files import content_hash
-from trm_agent.evaluate.checkpoints.source import Checkpoint, fingerprint, parse_checkpoint, tokenizer_folder
+from trm_agent.evaluate.checkpoints.source import Checkpoint, fingerprint, parse_checkpoint
 from trm_agent.evaluate.prepare import with_folder
 from trm_agent.models.nano_spec import NanoSpec
-from trm_agent.models.smollm2 import FACTS, smollm2_folder
 
 VOCABULARY = 8
 CONFIG = {
@@ -284,22 +283,3 @@ def test_the_nano_model_is_made_when_it_is_needed(tmp_path: Path, monkeypatch: p
     assert made == []
     assert with_folder(checkpoint).folder == tmp_path
     assert made == [NanoSpec(seed=5)]
-
-
-def test_smollm2_is_found_by_its_name_and_fetched_when_it_is_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched: list[str] = []
-    monkeypatch.setattr(prepare, "ensure_smollm2", lambda say: fetched.append("once") or tmp_path)
-    checkpoint = parse_checkpoint("before=smollm2")
-    assert (checkpoint.label, checkpoint.kind, checkpoint.path) == ("before", "smollm2", None)
-    assert tokenizer_folder(checkpoint) is None
-    # known before it is there
-    assert fingerprint(checkpoint) == smollm2_folder().name
-    assert fetched == []
-    found = with_folder(checkpoint)
-    # the path goes into config.yaml, where a report finds the tokenizer
-    assert (found.folder, found.path, fetched) == (tmp_path, tmp_path, ["once"])
-    smollm2_folder().mkdir(parents=True)
-    (smollm2_folder() / FACTS).write_text("{}")
-    assert tokenizer_folder(checkpoint) == smollm2_folder()
