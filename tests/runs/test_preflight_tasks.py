@@ -13,7 +13,7 @@ FILTERED = {f"{FILTER}.enable": True, f"{FILTER}.max_num_gen_batches": 5}
 COLOCATED = {MODE: "colocate_async", "trainer.v1.colocate_async.num_warmup_batches": 1.5}
 
 
-# 40 steps of 16 tasks, with dynamic sampling five times as many; one and a half batches are 24 tasks ahead of their step
+# 40 steps of 16 tasks, with dynamic sampling five times as many; one and a half batches ahead are 24 tasks
 @pytest.mark.parametrize(
     ("changes", "needed", "words"),
     [
@@ -33,6 +33,6 @@ def test_fewer_tasks_than_a_run_may_draw_are_refused(changes: dict[str, Any], ne
     config.env.train.num_tasks = needed
     enough_tasks(config)
     config.env.train.num_tasks = needed - 1
-    with pytest.raises(ValueError, match=f"^env.train.num_tasks: got {needed - 1}; allowed: at least {needed}, ") as why:
+    with pytest.raises(ValueError, match=f"^env.train.num_tasks: got {needed - 1}; allowed: at least {needed}") as told:
         enough_tasks(config)
-    assert words in str(why.value)
+    assert words in str(told.value)

@@ -249,8 +249,8 @@ def test_a_patch_refuses_another_version(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_patch_refuses_where_there_is_nothing_to_patch() -> None:
-    with pytest.raises(RuntimeError, match=r"written for no-such-package 1.0, found none; install no-such-package==1.0"):
-        patches.require_version("of_nothing", "no-such-package", "1.0")
+    with pytest.raises(RuntimeError, match=r"written for nothing-such 1.0, found none; install nothing-such==1.0"):
+        patches.require_version("of_nothing", "nothing-such", "1.0")
 
 
 def test_a_broken_plugin_stops_the_process_loudly() -> None:

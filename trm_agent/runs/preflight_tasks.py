@@ -11,8 +11,8 @@ _LIMIT = "algorithm.filter_groups.max_num_gen_batches"
 def enough_tasks(config: DictConfig) -> None:
     """Refuse fewer tasks than a run may draw: verl would begin anew with the first.
 
-    A step draws its batch, with dynamic sampling up to `max_num_gen_batches` of them; an asynchronous run is ahead of its
-    last step as well.
+    A step draws its batch, with dynamic sampling up to `max_num_gen_batches` of them; an asynchronous run is ahead of
+    its last step as well.
     """
     steps, batch = config.trainer.total_training_steps, int(config.data.train_batch_size)
     asked, ahead = config.algorithm.filter_groups, ahead_of_step(config)
