@@ -175,7 +175,10 @@ def test_tables_verdicts_and_figures_are_printed_and_written(made, monkeypatch, 
     assert "mine: with the engine in float32 1 episodes each to 1,500 tokens, 31 to 31 turns" in out
     assert "Verdict: rounding alone" in out
     # 0.2 below: e^-0.2 - 1 + 0.2 = 0.01873
-    assert "flat (slope of log KL over log depth 0.00, below 0.2); not healthy: KL 1.9e-02" in out
+    assert (
+        "flat (slope of log KL over log depth 0.00, 0.00 at equal certainty of the tokens; one below 0.2); not" in out
+    )
+    assert "not healthy: KL 1.9e-02 nats" in out
     written = json.loads(file.read_text())
     assert [(pair["engine"], pair["trainer"], pair["verdict"]["is_healthy"]) for pair in written["pairs"]] == [
         ("float32", "float32", True),
