@@ -91,7 +91,7 @@ def test_of_a_hundred_healthy_engines_none_jumps():
 
 def test_too_few_tokens_behind_a_border_tell_nothing():
     plain = episode(0)
-    short = plain.at((plain.depths < 512) | ((plain.depths >= 512) & (plain.depths < 530)))
+    short = plain.at(plain.depths < 525)
     far = replace(short, differences=np.where(short.depths >= 512, 10.0, 1.0) * short.differences)
     assert beginning(far, BORDERS) is None
 

@@ -21,9 +21,9 @@ DOUBT = 0.02
 # tokens behind a depth at which something may begin: those that attend to their neighbours across it
 WINDOW = 32
 # a window says nothing with fewer tokens
-LEAST_WINDOW = 20
+LEAST_WINDOW = 12
 # it sticks out from so many times the mean before it on, and so many standard deviations of its mean rank
-RATIO, DEVIATIONS = 2.0, 4.0
+RATIO, DEVIATIONS = 2.0, 3.5
 
 
 @dataclass(frozen=True)
