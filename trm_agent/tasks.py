@@ -16,6 +16,7 @@ __all__ = [
     "Task",
     "has_one_task",
     "import_module",
+    "is_of_suite",
     "is_ours",
     "make_env",
     "num_greedy",
@@ -78,6 +79,11 @@ def make_env(env_id: str, module: str | None, kwargs: Mapping[str, Any]) -> gymn
     if module:
         import_module(module)
     return gymnasium.make(env_id, **resolved(kwargs, DEFAULT))
+
+
+def is_of_suite(env_id: str) -> bool:
+    """Return True for an id of this package, whose tasks a seed decides."""
+    return env_id in trm_envs.registered_ids()
 
 
 def is_ours(env: gymnasium.Env) -> bool:

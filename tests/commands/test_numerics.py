@@ -1,6 +1,7 @@
 """`trm numerics` from the command line: what it refuses before anything starts, and what it prints and writes."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -81,7 +82,32 @@ def test_a_model_is_configured_as_this_machines_default_on_one_rank(made):
     settings = engine_settings(made, "bfloat16", 1024, 3)
     assert settings["block_size"] == part.rollout.engine_kwargs.vllm.block_size
     assert (settings["dtype"], settings["max_model_len"], settings["max_num_seqs"]) == ("bfloat16", 1024, 3)
-    assert settings.keys().isdisjoint({"worker_extension_cls", "enable_chunked_prefill"})
+    assert settings.keys().isdisjoint({"worker_extension_cls", "enable_chunked_prefill", "kv_cache_memory_bytes"})
+
+
+def test_the_engine_has_the_threads_of_a_runs_and_room_for_all_episodes(made, monkeypatch, tmp_path):
+    from dataclasses import replace
+
+    from omegaconf import OmegaConf
+
+    from trm_agent.models.smollm2 import SHAPE
+    from trm_agent.numerics.rollout import engine_settings, engine_threads
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+
+    def of(**changed):
+        overrides = [f"{name.replace('__', '.')}={value}" for name, value in changed.items()]
+        config = OmegaConf.merge(made.config, OmegaConf.from_dotlist(overrides))
+        return replace(made, folder=tmp_path, config=config)
+
+    assert engine_threads(of()) == 3
+    assert engine_threads(of(run__deterministic="true")) == 1
+    assert engine_threads(of(hardware__engine_threads=2)) == 2
+    assert engine_threads(of(hardware__kind="gpu")) is None
+    # 46,080 bytes a token in float32; 1,000 tokens are 32 blocks of 32, with 4,096 to spare
+    assert engine_settings(of(), "float32", 1000, 3)["kv_cache_memory_bytes"] == (3 * 1024 + 4096) * 46_080
+    assert engine_settings(of(), "bfloat16", 1000, 3)["kv_cache_memory_bytes"] == (3 * 1024 + 4096) * 23_040
 
 
 def test_a_run_brings_its_formats_its_environment_its_lengths_and_its_template(made, monkeypatch, tmp_path):
@@ -149,7 +175,10 @@ def test_tables_verdicts_and_figures_are_printed_and_written(made, monkeypatch, 
     assert "mine: with the engine in float32 1 episodes each to 1,500 tokens, 31 to 31 turns" in out
     assert "Verdict: rounding alone" in out
     # 0.2 below: e^-0.2 - 1 + 0.2 = 0.01873
-    assert "flat (slope of log KL over log depth 0.00, below 0.2); not healthy: KL 1.9e-02" in out
+    assert (
+        "flat (slope of log KL over log depth 0.00, 0.00 at equal certainty of the tokens; one below 0.2); not" in out
+    )
+    assert "not healthy: KL 1.9e-02 nats" in out
     written = json.loads(file.read_text())
     assert [(pair["engine"], pair["trainer"], pair["verdict"]["is_healthy"]) for pair in written["pairs"]] == [
         ("float32", "float32", True),

@@ -112,6 +112,8 @@ def test_start_means_the_model_that_the_run_began_with(tmp_path: Path) -> None:
     model = hugging_face(tmp_path / "model")
     other = parse_checkpoint(f"start:{run_folder(tmp_path / 'b', (), str(model))}")
     assert (other.kind, other.path) == ("huggingface", model)
+    smollm2 = parse_checkpoint(f"start:{run_folder(tmp_path / 'c', (), 'smollm2')}")
+    assert (smollm2.kind, smollm2.label, smollm2.path) == ("smollm2", "c start", None)
 
 
 def test_a_label_stands_before_the_first_equals_sign_unless_a_path_does(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_the_command_says_what_it_wrote(run: Path, tmp_path: Path, capsys: pytes
         ("start:{run}s", "s does not exist; give a run folder after 'start:'"),
         ("=a", "a label and a source are needed around '='; allowed: a run folder (its last checkpoint), RUN@STEP"),
         ("nano", "RUN@STEP: got 'nano', which is no run but a model that is made"),
+        ("smollm2", "RUN@STEP: got 'smollm2', which is no run but a model that is fetched"),
         ("{model}", "which is a Hugging Face folder already"),
         ("start:{run}", "which is no run but a model that is made"),
     ],

@@ -8,8 +8,9 @@ import pytest
 from tests.evaluate.evaluation_fakes import FakeEngine, environment, fake_checkpoint, plan
 from trm_agent.evaluate import checks, prepare
 from trm_agent.evaluate.checkpoints import merging
-from trm_agent.evaluate.checkpoints.source import Checkpoint
+from trm_agent.evaluate.checkpoints.source import Checkpoint, fingerprint, parse_checkpoint, tokenizer_folder
 from trm_agent.evaluate.prepare import prepared, with_folder
+from trm_agent.models.smollm2 import FACTS, smollm2_folder
 
 
 @pytest.fixture
@@ -84,3 +85,19 @@ def test_a_checked_plan_had_every_environment_tried_and_every_weight_hashed(made
     assert found.fingerprints == ("shards", "small")
     assert all(each.tasks_hash for each in found.environments)
     assert made == []
+
+
+def test_smollm2_is_found_by_its_name_and_fetched_when_it_is_needed(made, monkeypatch, tmp_path):
+    monkeypatch.setattr(prepare, "ensure_smollm2", lambda say: made.append("smollm2") or tmp_path)
+    checkpoint = parse_checkpoint("before=smollm2")
+    assert (checkpoint.label, checkpoint.kind, checkpoint.path) == ("before", "smollm2", None)
+    assert tokenizer_folder(checkpoint) is None
+    # known before it is there
+    assert fingerprint(checkpoint) == smollm2_folder().name
+    assert made == []
+    found = with_folder(checkpoint)
+    # the path goes into config.yaml, where a report finds the tokenizer
+    assert (found.folder, found.path, made) == (tmp_path, tmp_path, ["smollm2"])
+    smollm2_folder().mkdir(parents=True)
+    (smollm2_folder() / FACTS).write_text("{}")
+    assert tokenizer_folder(checkpoint) == smollm2_folder()

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from trm_agent.evaluate.checkpoints.source import Checkpoint, parse_checkpoint
+from trm_agent.evaluate.engines import on_cpu
 from trm_agent.evaluate.engines.opening import Engine, Sampling, open_engine
-from trm_agent.evaluate.engines.vllm_engine import CPU_ENVIRONMENT
 from trm_agent.evaluate.prepare import with_folder
 from trm_agent.models.nano import NanoSpec, make_model, make_tokenizer
 
@@ -169,7 +169,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     arguments += " --served-model-name random"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *arguments.split()]
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    environment = {**os.environ, **CPU_ENVIRONMENT, "VLLM_NO_USAGE_STATS": "1"}
+    environment = {**os.environ, **on_cpu.ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -208,3 +208,33 @@ async def test_vllms_own_server_gives_the_same_tokens_as_the_engine(model: Path,
                 assert other.log_probs == pytest.approx(mine.log_probs, abs=1e-4)
                 assert other.finished == mine.finished
                 assert other.extra == {}
+
+
+async def test_the_layers_are_those_of_a_runs_engine_and_so_are_the_threads(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from vllm.model_executor.layers.layernorm import RMSNorm
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+    from trm_agent.verl_plugin.cpu.patches import is_patched
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    here, asked, set_threads = torch.get_num_threads(), [], on_cpu.set_threads
+
+    def recorded(number: int) -> None:
+        asked.append((number, threading.current_thread().name))
+        set_threads(number)
+
+    monkeypatch.setattr(on_cpu, "set_threads", recorded)
+    async with engine_of(model) as engine:
+        alone, together = await play(engine, 1), await play(engine, NUM_PROMPTS)
+    # a small model's, and those of the engine's thread alone
+    assert asked == [(1, "vllm")]
+    assert torch.get_num_threads() == here
+    assert is_patched(RMSNorm.forward_cpu)
+    # vLLM's own server draws the same tokens
+    assert not is_patched(TopKTopPSampler.forward_cpu)
+    # not a bit depends on what else is in the batch
+    for mine, other in zip(alone, together, strict=True):
+        assert [turn.log_probs for turn in mine] == [turn.log_probs for turn in other]

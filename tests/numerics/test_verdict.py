@@ -1,31 +1,33 @@
 """Verdicts over made mismatches: growth, jumps, rounding, level."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from trm_agent.numerics.depth import Bin, over_all
+from trm_agent.numerics.sampled import Sampled, joined
 from trm_agent.numerics.verdict import Verdict, jump_of, slope_of, verdict
 
 LENGTH = 8192
 
 
-def episode(seed: int, power: float, size: float = 1e-2, jump: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def episode(seed: int, power: float, size: float = 1e-2, jump: int | None = None) -> Sampled:
     """Every second token of a context, whose KL grows with a power of its depth, and may jump thousandfold."""
     depths = np.arange(100, LENGTH, 2)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], len(depths))
     differences = signs * size * (depths / LENGTH) ** (power / 2)
     if jump is not None:
         differences = np.where(depths >= jump, 30 * differences, differences)
-    return depths, differences
+    return Sampled(depths, np.full(len(depths), -1.0), differences)
 
 
-def judged(*episodes: tuple[np.ndarray, np.ndarray], is_float32: bool = False) -> Verdict:
-    depths, differences = (np.concatenate(parts) for parts in zip(*episodes, strict=True))
-    return verdict(episodes, over_all(depths, differences), is_float32=is_float32)
+def judged(*episodes: Sampled, is_float32: bool = False) -> Verdict:
+    return verdict(episodes, over_all(joined(episodes)), is_float32=is_float32)
 
 
 def some_bin(start: int, tokens: int, depth: float, kl: float) -> Bin:
-    return Bin(start, 2 * start or 512, tokens, depth, kl**0.5, 0.0, kl, 0.0, 0.0)
+    return Bin(start, 2 * start or 512, tokens, depth, kl**0.5, 0.0, kl, 0.0, 0.0, tokens, kl**0.5)
 
 
 def test_the_slope_is_that_of_a_power_law():
@@ -65,9 +67,11 @@ def test_a_jump_is_named_by_the_bin_where_it_starts(depth):
 
 
 def test_a_single_bin_that_sticks_out_is_no_jump():
-    depths, differences = episode(0, 0.0)
-    inside = (depths >= 1024) & (depths < 2048)
-    assert judged((depths, np.where(inside, 30 * differences, differences))).kind != "jumps"
+    plain = episode(0, 0.0)
+    # it does not begin where a bin does
+    inside = (plain.depths >= 1100) & (plain.depths < 2048)
+    stuck_out = np.where(inside, 30 * plain.differences, plain.differences)
+    assert judged(replace(plain, differences=stuck_out)).kind != "jumps"
     assert jump_of([some_bin(0, 100, 200.0, 1e-6), some_bin(512, 100, 700.0, 9e-6)]) is None
 
 
@@ -89,17 +93,15 @@ def test_the_limits_are_those_of_the_number_formats():
 
 
 def test_one_bin_tells_no_growth():
-    depths, differences = episode(0, 0.0)
-    found = judged((depths[:200], differences[:200]))
+    found = judged(episode(0, 0.0).at(np.arange(200)))
     assert (found.kind, found.slope, found.is_healthy) == ("too short", None, False)
     assert "more --tokens" in found.first_check
 
 
 def test_bins_of_a_few_tokens_are_left_out_of_the_verdict():
-    depths, differences = episode(0, 0.0)
-    kept = (depths < 4096) | (depths >= LENGTH - 100)
-    spoilt = np.where(depths >= 4096, 1.0, differences)
-    found = judged((depths[kept], spoilt[kept]))
+    plain = episode(0, 0.0)
+    spoilt = replace(plain, differences=np.where(plain.depths >= 4096, 1.0, plain.differences))
+    found = judged(spoilt.at((plain.depths < 4096) | (plain.depths >= LENGTH - 100)))
     assert found.kind == "flat"
     assert found.slope == pytest.approx(0.0, abs=0.01)
 

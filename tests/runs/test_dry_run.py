@@ -34,7 +34,7 @@ def test_a_run_is_shown_and_nothing_is_started_or_written(tmp_path: Path, monkey
         "--- answer to it, ",
         "limits: max_turns 12, max_tool_calls 12, max_malformed_turns 1, max_turn_tokens 32,",
         f"run: trm/ChainMath-v0, seed 0, new run, in {tmp_path}/runs/math_nano-seed0-NNN, numbered\n",
-        "\nsteps: 1 to 40, 16 tasks of 8 episodes each\n",
+        "\nsteps: 1 to 40, 16 tasks of 8 episodes each\nhorizons: 2 4 6 in training, 4 8 in validation\n",
         "checkpoints: every 7 steps and after the last\n",
         "free for checkpoints",
         "\nnot checked: verl's own rules, and whether an unfinished run would be resumed\n",
@@ -99,3 +99,12 @@ def test_the_disk_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) ->
         if field == "dir":
             given.run.dir, given.run.root = str(tmp_path / "c"), "/"
         assert dry_run._nearest(given) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [(False, "in training"), (True, "in training as the curriculum chooses")],
+)
+def test_the_horizons_of_both_streams_are_told(chosen: bool, told: str) -> None:
+    env = {"train": {"horizons": [8, 16], "curriculum": {"enable": chosen}}, "val": {"horizons": [32]}}
+    assert dry_run._horizons(OmegaConf.create(env)) == f"horizons: 8 16 {told}, 32 in validation"

@@ -50,7 +50,6 @@ def test_what_the_mode_can_do_is_allowed(overrides):
         ("data.gen_batch_size=4", "data.gen_batch_size: got 4, with .*; allowed: null or 1; leave it out, or set"),
         ("actor_rollout_ref.rollout.name=sglang", "got 'sglang', with .* record no version of a token; allowed: vllm"),
         ("actor_rollout_ref.rollout.disaggregation.enabled=true", "got true, with .* several servers share a turn"),
-        ("env.train.num_tasks=655", "got 655; allowed: at least 656, which is 40 steps of 16 tasks and those ahead"),
     ],
 )
 def test_what_needs_synchrony_or_cannot_be_is_refused_with_the_remedy(override, words):

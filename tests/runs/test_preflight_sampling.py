@@ -60,11 +60,6 @@ def test_what_can_work_is_accepted(changes):
         ({**ON, "trainer.v1.trainer_mode": "colocate_async"}, "but trainer.v1.trainer_mode=colocate_async keeps"),
         ({**CHOOSING, "trainer.v1.trainer_mode": "separate_async"}, "curriculum.enable: got true, but trainer.v1"),
         ({**ON, "data.gen_batch_size": 16}, "gen_batch_size: got 16, but with algorithm.filter_groups tasks are drawn"),
-        # 40 steps of 16 tasks, 5 times
-        (
-            {**ON, f"{FILTER}.max_num_gen_batches": 5, "env.train.num_tasks": 3199},
-            "env.train.num_tasks: got 3199; allowed: at least 3200",
-        ),
         ({f"{OVERLONG}.buffer_tokens": 5}, "got 5, which env.overlong.treatment=keep does not read; allowed: null"),
         ({f"{OVERLONG}.penalty_factor": 2.0}, "got 2.0, which env.overlong.treatment=keep does not read; allowed: 1.0"),
         (

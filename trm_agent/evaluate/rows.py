@@ -12,8 +12,7 @@ import gymnasium
 from trm_agent.evaluate.environments import Counts, counted, has_rows
 from trm_agent.evaluate.plan import Environment
 from trm_agent.runs.row_files import HASH, ROWS, problems_of
-from trm_agent.tasks import has_one_task, make_env
-from trm_envs import registered_ids
+from trm_agent.tasks import has_one_task, is_of_suite, make_env
 from trm_envs.base import split_of
 
 
@@ -80,7 +79,7 @@ def tasks_hash(environment: Environment) -> str | None:
     Returns:
         None for an environment outside this package, whose texts need not be the same each time.
     """
-    if environment.id not in registered_ids():
+    if not is_of_suite(environment.id):
         return None
     digest = hashlib.sha256()
     made = make_env(environment.id, environment.module, environment.kwargs)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trm_agent.numerics.disturbance import disturbance
+from trm_agent.numerics.sampled import Sampled
+
 FIRST = 512
 SMALL, LARGE = 0.01, 0.1
 
@@ -33,6 +36,10 @@ class Bin:
     """Share of tokens with |d| above 0.01."""
     over_large: float
     """Share of tokens with |d| above 0.1."""
+    num_telling: int
+    """Number of tokens that tell of logits: the engine was not sure of them."""
+    logits: float | None
+    """Mean of |d| / (1 - p) of these, about the error of a logit, nats; None without one."""
 
 
 def borders(longest: int) -> Iterator[tuple[int, int]]:
@@ -43,42 +50,41 @@ def borders(longest: int) -> Iterator[tuple[int, int]]:
         start, stop = stop, 2 * stop
 
 
-def by_depth(depths: np.ndarray, differences: np.ndarray) -> list[Bin]:
+def by_depth(sampled: Sampled) -> list[Bin]:
     """Return the bins that hold a token, by depth.
-
-    Args:
-        depths: number of tokens before each sampled token, shape (tokens,).
-        differences: trainer's log-prob less engine's, nats, shape (tokens,).
 
     Raises:
         ValueError: a difference is not finite.
     """
-    differences = np.asarray(differences, dtype=np.float64)
-    if not np.isfinite(differences).all():
-        raise ValueError(f"{(~np.isfinite(differences)).sum()} log-probs of the trainer or the engine are not finite")
+    wrong = ~np.isfinite(sampled.differences)
+    if wrong.any():
+        raise ValueError(f"{wrong.sum()} log-probs of the trainer or the engine are not finite")
     found = []
-    for start, stop in borders(int(depths.max(initial=-1)) + 1):
-        inside = (depths >= start) & (depths < stop)
+    for start, stop in borders(int(sampled.depths.max(initial=-1)) + 1):
+        inside = (sampled.depths >= start) & (sampled.depths < stop)
         if inside.any():
-            found.append(_bin(start, stop, depths[inside], differences[inside]))
+            found.append(_bin(start, stop, sampled.at(inside)))
     return found
 
 
-def over_all(depths: np.ndarray, differences: np.ndarray) -> Bin:
-    """Return one bin of all tokens; arguments as for `by_depth`, of one token at least."""
-    return _bin(0, int(depths.max()) + 1, depths, np.asarray(differences, dtype=np.float64))
+def over_all(sampled: Sampled) -> Bin:
+    """Return one bin of all tokens, one at least."""
+    return _bin(0, int(sampled.depths.max()) + 1, sampled)
 
 
-def _bin(start: int, stop: int, depths: np.ndarray, differences: np.ndarray) -> Bin:
-    sizes = np.abs(differences)
+def _bin(start: int, stop: int, sampled: Sampled) -> Bin:
+    differences = np.asarray(sampled.differences, dtype=np.float64)
+    sizes, (_, of_logits) = np.abs(differences), disturbance(sampled)
     return Bin(
         start=start,
         stop=stop,
         tokens=len(sizes),
-        depth=float(depths.mean()),
+        depth=float(sampled.depths.mean()),
         mean=float(sizes.mean()),
         largest=float(sizes.max()),
         kl=float((np.expm1(differences) - differences).mean()),
         over_small=float((sizes > SMALL).mean()),
         over_large=float((sizes > LARGE).mean()),
+        num_telling=len(of_logits),
+        logits=float(of_logits.mean()) if len(of_logits) else None,
     )

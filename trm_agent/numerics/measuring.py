@@ -18,6 +18,7 @@ from trm_agent.models.traces import Solver
 from trm_agent.numerics.depth import Bin, by_depth, over_all
 from trm_agent.numerics.forcing import Played, play
 from trm_agent.numerics.rollout import engine_settings, open_rollout
+from trm_agent.numerics.sampled import Sampled, joined
 from trm_agent.numerics.source import Source, reader
 from trm_agent.numerics.spec import FLOAT32, MOST_TOKENS, NumericsSpec, flag_of
 from trm_agent.numerics.training import trainer_log_probs
@@ -135,8 +136,9 @@ def compared(engine: str, trainer: str, episodes: Sequence[Played], recomputed: 
     parts = []
     for episode, log_probs in zip(episodes, recomputed, strict=True):
         depths = np.flatnonzero(episode.sampled)
-        parts.append((depths, np.asarray(log_probs) - np.array(episode.log_probs)[depths]))
-    depths, differences = (np.concatenate(each) for each in zip(*parts, strict=True))
-    bins, whole = by_depth(depths, differences), over_all(depths, differences)
+        recorded = np.array(episode.log_probs)[depths]
+        parts.append(Sampled(depths, recorded, np.asarray(log_probs) - recorded))
+    together = joined(parts)
+    bins, whole = by_depth(together), over_all(together)
     judged = verdict(parts, whole, is_float32=engine == trainer == FLOAT32)
     return Pair(engine, trainer, bins, whole, judged)

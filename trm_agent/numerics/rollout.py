@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from trm_agent.episode import ChatSettings
-from trm_agent.evaluate.engines.quiet import output_to
+from trm_agent.evaluate.engines.on_cpu import fitting_threads
 from trm_agent.evaluate.engines.sampling import Sampling
-from trm_agent.evaluate.engines.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT, VllmEngine, open_vllm
+from trm_agent.evaluate.engines.vllm_engine import VllmEngine, open_vllm
 from trm_agent.numerics.source import CPU, Source
-from trm_agent.runs.sizing import GIB, kv_cache_bytes, shape_at
+from trm_agent.runs.sizing import BLOCK_TOKENS, kv_cache_bytes, shape_at
 
-CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 # options of the server and of its processes, which change no number
 _NOT_HERE = ("worker_extension_cls", "distributed_executor_backend")
 # verl's own fields of the engine that vLLM's arguments have the names of
 _SHARED = ("enable_prefix_caching", "enforce_eager", "gpu_memory_utilization")
 # without a GPU `open_vllm` reads a prompt in one piece
 _OF_GPU = ("enable_chunked_prefill", "max_num_batched_tokens")
+_CACHE = "kv_cache_memory_bytes"
 
 
 def engine_settings(source: Source, number_format: str, tokens: int, episodes: int) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def engine_settings(source: Source, number_format: str, tokens: int, episodes: i
     rollout = source.config.actor_rollout_ref.rollout
     names = _SHARED if _kind(source) == CPU else (*_SHARED, *_OF_GPU)
     options = (rollout.get("engine_kwargs") or {}).get("vllm") or {}
-    return {
+    settings = {
         **{name: rollout[name] for name in names if rollout.get(name) is not None},
         "tensor_parallel_size": rollout.tensor_model_parallel_size,
         **{name: value for name, value in options.items() if value is not None and name not in _NOT_HERE},
@@ -44,6 +43,24 @@ def engine_settings(source: Source, number_format: str, tokens: int, episodes: i
         "max_model_len": tokens,
         "max_num_seqs": episodes,
     }
+    if _kind(source) == CPU and _CACHE not in settings:
+        # of all episodes to their end, so that none is put off and read anew
+        block = settings.get("block_size") or BLOCK_TOKENS
+        needed = kv_cache_bytes(shape_at(str(source.folder)), number_format, episodes, tokens, block)
+        settings |= {_CACHE: needed} if needed is not None else {}
+    return settings
+
+
+def engine_threads(source: Source) -> int | None:
+    """Return the threads of the run's engine on this machine; None on a GPU."""
+    from omegaconf import OmegaConf
+
+    if _kind(source) != CPU:
+        return None
+    # runs from before it was a setting have neither
+    given = OmegaConf.select(source.config, "hardware.engine_threads")
+    must_repeat = OmegaConf.select(source.config, "run.deterministic") is True
+    return fitting_threads(source.folder, must_repeat) if given is None else int(given)
 
 
 @asynccontextmanager
@@ -63,27 +80,9 @@ async def open_rollout(
     Raises:
         RuntimeError: vLLM does not start.
     """
-    if _kind(source) == CPU:
-        _prepare_cpu(source, settings, log_file)
-    async with open_vllm(source.folder, tokenizer, sampling, settings, log_file, chat) as engine:
+    threads = engine_threads(source)
+    async with open_vllm(source.folder, tokenizer, sampling, settings, log_file, chat, threads) as engine:
         yield engine
-
-
-def _prepare_cpu(source: Source, settings: dict[str, Any], log_file: Path) -> None:
-    """Make room for all keys and values, and patch vLLM's layers as a run's engine does: they round otherwise."""
-    # of the wider format, since both engines of this process have the same room
-    needed = kv_cache_bytes(
-        shape_at(str(source.folder)), "float32", settings["max_num_seqs"], settings["max_model_len"]
-    )
-    if needed is not None:
-        os.environ.setdefault(CACHE_VARIABLE, str(-(-needed // GIB)))
-    # before vLLM is imported, as `open_vllm` would
-    for name, value in {**ENVIRONMENT, **CPU_ENVIRONMENT}.items():
-        os.environ.setdefault(name, value)
-    with output_to(log_file):
-        from trm_agent.verl_plugin.cpu.patches import apply_vllm_patches
-
-        apply_vllm_patches()
 
 
 def _kind(source: Source) -> str:

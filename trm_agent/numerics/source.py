@@ -108,12 +108,9 @@ def reader(source: Source, tokenizer: Any) -> tuple[ChatSettings, dict[str, Any]
 
 def _checkpoint(text: str, say: Say) -> Checkpoint:
     from trm_agent.evaluate.checkpoints.source import parse_checkpoint
-    from trm_agent.models.smollm2 import SMOLLM2, ensure_smollm2
 
     if re.match(r"https?://", text):
         refuse(FIELD, text, ALLOWED, "give its weights", because="an endpoint, which has no trainer")
-    if text == SMOLLM2:
-        return replace(parse_checkpoint(str(ensure_smollm2(say=say)), allowed=ALLOWED), label=SMOLLM2)
     if _HUB_ID.fullmatch(text) and not Path(text).expanduser().exists():
         return replace(parse_checkpoint(str(_downloaded(text, say)), allowed=ALLOWED), label=text)
     return parse_checkpoint(text, allowed=ALLOWED)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from trm_agent.numerics.depth import LARGE, SMALL, Bin
+from trm_agent.numerics.disturbance import DOUBT
 from trm_agent.numerics.measuring import Measured, Pair
 from trm_agent.numerics.spec import FLOAT32, NumericsSpec
 from trm_agent.numerics.verdict import (
@@ -17,7 +18,7 @@ from trm_agent.numerics.verdict import (
 )
 from trm_agent.trust_region.growth import FLAT, GROWING, NOISE, ROUNDING, STEEP
 
-_COLUMNS = ("depth", "tokens", "mean |d|", "largest", "KL (k3)", f"> {SMALL:g}", f"> {LARGE:g}")
+_COLUMNS = ("depth", "tokens", "mean |d|", "largest", "KL (k3)", "logits", f"> {SMALL:g}", f"> {LARGE:g}")
 
 
 def as_text(measured: Measured, spec: NumericsSpec) -> str:
@@ -28,6 +29,7 @@ def as_text(measured: Measured, spec: NumericsSpec) -> str:
         f"{measured.label}: with the engine in {engines} {spec.episodes} episodes each to {measured.tokens:,} tokens, "
         f"{min(turns)} to {max(turns)} turns, answers of {measured.env_id}, seed {spec.seed}",
         "d: trainer's log-prob less the engine's, nats, of tokens that the engine sampled; depth: tokens before them",
+        f"logits: mean |d| / (1 - p) of tokens of a probability p below {1 - DOUBT:g}, about the error of a logit",
     ]
     for pair in measured.pairs:
         lines += ["", *_table(pair), *_told(pair)]
@@ -65,7 +67,8 @@ def _table(pair: Pair) -> list[str]:
 
 def _row(name: str, each: Bin) -> tuple[str, ...]:
     shares = (f"{100 * share:.2f} %" for share in (each.over_small, each.over_large))
-    return name, f"{each.tokens:,}", f"{each.mean:.2e}", f"{each.largest:.2e}", f"{each.kl:.2e}", *shares
+    figures = (each.mean, each.largest, each.kl, each.logits)
+    return name, f"{each.tokens:,}", *("-" if figure is None else f"{figure:.2e}" for figure in figures), *shares
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -83,13 +86,20 @@ def _told(pair: Pair) -> list[str]:
 
 def _kind(judged: Verdict) -> str:
     error = "" if judged.slope_error is None else f" +- {judged.slope_error:.2f}"
-    slope = "" if judged.slope is None else f"slope of log KL over log depth {judged.slope:.2f}{error}"
+    equal = "" if judged.logits_slope is None else f", {_rounded(judged.logits_slope)} at equal certainty of the tokens"
+    slope = "" if judged.slope is None else f"slope of log KL over log depth {_rounded(judged.slope)}{error}{equal}"
+    alone = f", behind which logits are {judged.ratio:.1f} times as far apart as before" if judged.ratio else ""
     return {
-        FLAT: f"flat ({slope}, below {STEEP})",
-        GROWING: f"growing with depth ({slope}; flat is below {STEEP})",
-        JUMPS: f"jumps at a depth of {judged.starts_at} tokens",
+        FLAT: f"flat ({slope}; one below {STEEP})",
+        GROWING: f"growing with depth ({slope}; flat is one below {STEEP})",
+        JUMPS: f"jumps at a depth of {judged.starts_at} tokens{alone}",
         ROUNDING: f"rounding alone (a KL below {NOISE:g} nats at every depth)",
     }.get(judged.kind, "too short to tell growth")
+
+
+def _rounded(slope: float) -> str:
+    # without the sign of a zero
+    return f"{round(slope, 2) + 0.0:.2f}"
 
 
 def _is_float32(pair: Pair) -> bool:

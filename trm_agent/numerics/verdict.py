@@ -8,18 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from trm_agent.numerics.depth import Bin, by_depth
+from trm_agent.numerics.disturbance import Beginning, beginning
+from trm_agent.numerics.sampled import Sampled, joined
 from trm_agent.trust_region.growth import (
     FLAT,
     GROWING,
     LEAST_TOKENS,
     ROUNDING,
     SHORT,
+    STEEP,
     jackknife_error,
     kind_of,
     slopes,
 )
 
 JUMPS, HIGH, NOTHING = "jumps", "high", "nothing"
+# tokens of a bin that tell of logits, for a slope
+LEAST_TELLING = 50
 # a bin jumps that exceeds all tokens before it so many times, by the mean of |d| and by the KL, which is about d^2 / 2
 JUMP_MEAN, JUMP_KL = 3.0, 10.0
 # nats, in float32: mean of |d|
@@ -49,8 +54,12 @@ class Verdict:
     """Slope of log KL over log depth; None where it cannot be fitted."""
     slope_error: float | None
     """Its standard error, by the jackknife over episodes; None for fewer than three."""
+    logits_slope: float | None
+    """The same of the squared error of logits, at equal certainty of the tokens; None where too few tell of it."""
     starts_at: int | None
     """Depth at which it jumps, tokens."""
+    ratio: float | None
+    """How many times as far logits are apart right behind that depth as before it, where that alone tells the jump."""
     is_high: bool
     """Whether it exceeds the limit for its number formats."""
     first_check: str
@@ -62,23 +71,31 @@ class Verdict:
         return self.kind in (FLAT, ROUNDING) and not self.is_high
 
 
-def verdict(episodes: Sequence[tuple[np.ndarray, np.ndarray]], whole: Bin, *, is_float32: bool) -> Verdict:
+def verdict(episodes: Sequence[Sampled], whole: Bin, *, is_float32: bool) -> Verdict:
     """Judge a mismatch.
 
+    It grows where the KL grows with depth, and the error of logits too: a KL alone also grows where tokens become less
+    certain.
+
     Args:
-        episodes: depths and differences of each, as `by_depth` takes them.
+        episodes: their sampled tokens, at least one episode.
         whole: all their tokens as one bin.
         is_float32: whether engine and trainer both compute in float32.
     """
-    bins = _telling(episodes)
-    slope = slope_of(bins)
-    start = jump_of(bins)
+    bins = _filled(episodes)
+    slope, logits_slope = slope_of(bins), logits_slope_of(bins)
+    start, begins = jump_of(bins), _beginning(episodes)
     is_high = whole.mean > FLOAT32_MEAN if is_float32 else whole.kl > HALF_KL
     kind = kind_of(np.array([each.kl for each in bins]), slope)
-    if start is not None and kind != ROUNDING:
+    if kind == GROWING and logits_slope is not None and logits_slope < STEEP:
+        kind = FLAT
+    starts_at = ratio = None
+    if kind != ROUNDING and (start is not None or begins is not None):
         kind = JUMPS
-    starts_at = start if kind == JUMPS else None
-    return Verdict(kind, slope, _jackknife(episodes), starts_at, is_high, _first_check(kind, is_high))
+        starts_at = start if begins is None else begins.depth if start is None else min(start, begins.depth)
+        ratio = begins.ratio if begins is not None and start is None else None
+    check = _first_check(kind, is_high)
+    return Verdict(kind, slope, _jackknife(episodes), logits_slope, starts_at, ratio, is_high, check)
 
 
 def _first_check(kind: str, is_high: bool) -> str:
@@ -100,6 +117,18 @@ def slope_of(bins: Sequence[Bin]) -> float | None:
     return None if np.isnan(slope) else float(slope)
 
 
+def logits_slope_of(bins: Sequence[Bin]) -> float | None:
+    """Fit log (error of logits)^2 = a + slope log depth, as `slope_of` fits the KL, weighted by the tokens that tell.
+
+    Returns:
+        None for fewer than two bins of `LEAST_TELLING` such tokens, and where an error is 0.
+    """
+    told = [(each.num_telling, each.depth, each.logits**2) for each in bins if each.logits is not None]
+    columns = [np.array(values) for values in zip(*(row for row in told if row[0] >= LEAST_TELLING), strict=True)]
+    slope = slopes(*columns) if columns else np.nan
+    return None if np.isnan(slope) else float(slope)
+
+
 def jump_of(bins: Sequence[Bin]) -> int | None:
     """Return the depth of the first bin that is many times all tokens before it, and stays so; None without one."""
     for place in range(1, len(bins)):
@@ -112,15 +141,17 @@ def jump_of(bins: Sequence[Bin]) -> int | None:
     return None
 
 
-def _telling(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Bin]:
+def _beginning(episodes: Sequence[Sampled]) -> Beginning | None:
+    together = joined(episodes)
+    return beginning(together, [each.start for each in by_depth(together) if each.start])
+
+
+def _filled(episodes: Sequence[Sampled]) -> list[Bin]:
     """Return the bins of all episodes that hold enough tokens."""
-    if not episodes:
-        return []
-    depths, differences = (np.concatenate(parts) for parts in zip(*episodes, strict=True))
-    return [each for each in by_depth(depths, differences) if each.tokens >= LEAST_TOKENS]
+    return [each for each in by_depth(joined(episodes)) if each.tokens >= LEAST_TOKENS] if episodes else []
 
 
-def _jackknife(episodes: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+def _jackknife(episodes: Sequence[Sampled]) -> float | None:
     """Return the slope's standard error from the slopes without one episode each."""
-    without = [slope_of(_telling([*episodes[:left], *episodes[left + 1 :]])) for left in range(len(episodes))]
+    without = [slope_of(_filled([*episodes[:left], *episodes[left + 1 :]])) for left in range(len(episodes))]
     return jackknife_error([np.nan if slope is None else slope for slope in without])

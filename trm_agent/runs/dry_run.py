@@ -98,11 +98,19 @@ def _steps(config: DictConfig, step: int) -> list[str]:
     return [
         f"run: {config.env.id}, seed {config.seed}, {how}, {_place(config)}",
         f"steps: {first} to {trainer.total_training_steps}, {batch} tasks of {group} episodes each",
+        _horizons(config.env),
         repetition(config),
         told_start(config),
         told_guarantee(config),
         f"validation: {_validated(trainer, step, config.env)}; checkpoints: {_every(trainer.save_freq)}",
     ]
+
+
+def _horizons(env: DictConfig) -> str:
+    """Return the horizons of training's and validation's tasks."""
+    train, val = (" ".join(map(str, env[stream].horizons)) for stream in (TRAIN, VALIDATION))
+    chosen = " as the curriculum chooses" if env.train.curriculum.enable else ""
+    return f"horizons: {train} in training{chosen}, {val} in validation"
 
 
 def _place(config: DictConfig) -> str:

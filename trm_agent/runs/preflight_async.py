@@ -40,7 +40,6 @@ def asynchronous(config: DictConfig) -> None:
         separate(config)
     _staleness(config)
     _needs_synchrony(config)
-    _tasks(config)
 
 
 def advantages(config: DictConfig) -> None:
@@ -55,6 +54,13 @@ def advantages(config: DictConfig) -> None:
 def warmup_of(config: DictConfig) -> str:
     """Return the field of a run's mode for the batches that are ahead of their step."""
     return _WARMUP.format(mode=OmegaConf.select(config, MODE))
+
+
+def ahead_of_step(config: DictConfig) -> int:
+    """Return how many tasks are ahead of their step; none in a synchronous run."""
+    if not is_asynchronous(config):
+        return 0
+    return math.floor(float(OmegaConf.select(config, warmup_of(config))) * int(config.data.train_batch_size))
 
 
 def _refuse_unread(config: DictConfig) -> None:
@@ -117,17 +123,3 @@ def _needs_synchrony(config: DictConfig) -> None:
         if value not in allowed:
             words = " or ".join("null" if each is None else str(each).lower() for each in allowed)
             refuse(field, value, words, f"{remedy}, or set {MODE}={SYNC}", because=f"{because} {why}")
-
-
-def _tasks(config: DictConfig) -> None:
-    """Refuse fewer tasks than the steps and those ahead of the last one need: verl would begin anew with the first."""
-    steps, batch = config.trainer.total_training_steps, int(config.data.train_batch_size)
-    warmup = warmup_of(config)
-    needed = steps * batch + math.floor(float(OmegaConf.select(config, warmup)) * batch)
-    if needed > config.env.train.num_tasks:
-        refuse(
-            "env.train.num_tasks",
-            config.env.train.num_tasks,
-            f"at least {needed}, which is {steps} steps of {batch} tasks and those ahead of the last ({warmup})",
-            "raise it, or lower trainer.total_training_steps",
-        )

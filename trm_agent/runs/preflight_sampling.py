@@ -48,14 +48,6 @@ def filtered_groups(config: DictConfig) -> None:
             "leave it out",
             because=f"but with {_FILTER} tasks are drawn one by one",
         )
-    needed = config.trainer.total_training_steps * config.data.train_batch_size * asked.max_num_gen_batches
-    if needed > config.env.train.num_tasks:
-        refuse(
-            "env.train.num_tasks",
-            config.env.train.num_tasks,
-            f"at least {needed}, which the steps draw with {_FILTER}.max_num_gen_batches={asked.max_num_gen_batches}",
-            "raise it, or lower one of them",
-        )
 
 
 def overlong(config: DictConfig) -> None:

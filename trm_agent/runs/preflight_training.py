@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.runs.groups import BESIDE_SERVER, WORKERS
 from trm_agent.runs.preflight_async import advantages, asynchronous
+from trm_agent.runs.preflight_tasks import enough_tasks
 from trm_agent.runs.repeating import deterministic
 from trm_agent.runs.ulysses import sharing_ranks
 from trm_agent.runs.validation_names import validation_names
@@ -112,19 +113,6 @@ def sampling(config: DictConfig) -> None:
         refuse(f"{_ROLLOUT}.temperature", rollout.temperature, "above 0, since training samples", "set it to 1.0")
 
 
-def schedule(config: DictConfig) -> None:
-    """Refuse more steps than there are tasks."""
-    steps = config.trainer.total_training_steps
-    needed = steps * config.data.train_batch_size
-    if needed > config.env.train.num_tasks:
-        refuse(
-            "env.train.num_tasks",
-            config.env.train.num_tasks,
-            f"at least {needed}, which is {steps} steps of {config.data.train_batch_size} tasks",
-            "raise it, or lower trainer.total_training_steps",
-        )
-
-
 def checkpoints(config: DictConfig) -> None:
     """Refuse a best checkpoint that no validation could tell."""
     best, trainer = config.run.keep_best, config.trainer
@@ -179,7 +167,7 @@ TRAINING_RULES = (
     agent_loops,
     deterministic,
     trust_region,
-    schedule,
+    enough_tasks,
     checkpoints,
     greedy_validation,
 )

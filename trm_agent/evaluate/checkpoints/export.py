@@ -16,6 +16,7 @@ from trm_fields import refuse
 _KINDS = {
     "huggingface": "which is a Hugging Face folder already",
     "nano": "which is no run but a model that is made",
+    "smollm2": "which is no run but a model that is fetched",
     "endpoint": "whose weights lie on a server",
 }
 

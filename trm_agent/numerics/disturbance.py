@@ -1,0 +1,76 @@
+"""How far logits are apart, whatever the certainty of the tokens, and the depth from which on they are farther.
+
+Errors e of a size s in all logits, independent of each other, change the log-prob of a token x by e_x - sum_j p_j e_j,
+with a variance of s^2 ((1 - p_x)^2 + sum_(j != x) p_j^2), between s^2 (1 - p_x)^2 and twice that. So |d| / (1 - p_x) is
+about s for every token, where |d| and the KL are small for tokens that the model is sure of and large for others: these
+two grow with depth where an episode becomes less certain, with the same kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from trm_agent.numerics.sampled import Sampled
+
+# a token of a larger probability than 1 - DOUBT tells of rounding alone
+DOUBT = 0.02
+# tokens behind a depth at which something may begin: those that attend to their neighbours across it
+WINDOW = 32
+# a window says nothing with fewer tokens
+LEAST_WINDOW = 12
+# it sticks out from so many times the mean before it on, and so many standard deviations of its mean rank
+RATIO, DEVIATIONS = 2.0, 3.5
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A depth behind which logits are farther apart than before it."""
+
+    depth: int
+    """Tokens before the first one that may differ."""
+    ratio: float
+    """Mean of |d| / (1 - p) in the window behind it, over that of all tokens before it."""
+
+
+def disturbance(sampled: Sampled) -> tuple[np.ndarray, np.ndarray]:
+    """Return depth and |d| / (1 - p), nats, of the tokens that tell of logits: of which the engine was not sure."""
+    doubt = -np.expm1(np.asarray(sampled.log_probs, dtype=np.float64))
+    telling = doubt >= DOUBT
+    return sampled.depths[telling], np.abs(sampled.differences[telling]) / doubt[telling]
+
+
+def beginning(sampled: Sampled, borders: Iterable[int]) -> Beginning | None:
+    """Return the first border in whose window logits are far apart, as against all before it; None without one.
+
+    A shift of positions disturbs most where tokens on both sides of it attend to each other, and little beyond: in half
+    precision the window alone may show it.
+
+    Args:
+        sampled: the tokens of all episodes.
+        borders: depths, tokens.
+    """
+    depths, sizes = disturbance(sampled)
+    for border in borders:
+        before, behind = sizes[depths < border], sizes[(depths >= border) & (depths < border + WINDOW)]
+        if min(len(behind), len(before)) < LEAST_WINDOW:
+            continue
+        # equal log-probs on both sides before it: the ratio is without end
+        ratio = float(behind.mean() / before.mean()) if before.any() else math.inf
+        if behind.any() and ratio >= RATIO and rank_deviations(behind, before) >= DEVIATIONS:
+            return Beginning(border, ratio)
+    return None
+
+
+def rank_deviations(values: np.ndarray, others: np.ndarray) -> float:
+    """Return by how many standard deviations the mean rank of values among all exceeds that of a random draw.
+
+    It is Mann and Whitney's test, without its correction for ties, which leaves it cautious.
+    """
+    _, places, counts = np.unique(np.concatenate([values, others]), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    deviation = math.sqrt(len(others) * (len(ranks) + 1) / (12 * len(values)))
+    return float((ranks[: len(values)].mean() - (len(ranks) + 1) / 2) / deviation)

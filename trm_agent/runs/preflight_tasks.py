@@ -1,0 +1,31 @@
+"""The rule of `trm_agent.runs.preflight` on the number of training tasks, whatever draws them."""
+
+from omegaconf import DictConfig
+
+from trm_agent.runs.preflight_async import ahead_of_step, warmup_of
+from trm_fields import refuse
+
+_LIMIT = "algorithm.filter_groups.max_num_gen_batches"
+
+
+def enough_tasks(config: DictConfig) -> None:
+    """Refuse fewer tasks than a run may draw: verl would begin anew with the first.
+
+    A step draws its batch, with dynamic sampling up to `max_num_gen_batches` of them; an asynchronous run is ahead of
+    its last step as well.
+    """
+    steps, batch = config.trainer.total_training_steps, int(config.data.train_batch_size)
+    asked, ahead = config.algorithm.filter_groups, ahead_of_step(config)
+    # 0: no limit, so that no number is enough for certain
+    batches = max(1, asked.max_num_gen_batches) if asked.enable else 1
+    needed = steps * batch * batches + ahead
+    if needed <= config.env.train.num_tasks:
+        return
+    drawn = f"which is {steps} steps of {batch} tasks" + (f" times {_LIMIT}={batches}" if batches > 1 else "")
+    further = f" and those ahead of the last ({warmup_of(config)})" if ahead else ""
+    refuse(
+        "env.train.num_tasks",
+        config.env.train.num_tasks,
+        f"at least {needed}, {drawn}{further}",
+        "raise it, or lower trainer.total_training_steps",
+    )
