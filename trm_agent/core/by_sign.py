@@ -94,8 +94,8 @@ def sign_metrics(
 
 def _differ(advantages: torch.Tensor, own: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
     """Return the sequences with a token of the model whose advantage is not `own`, shape (batch,)."""
-    # in place this is a float, which takes a fraction of the time of a truth value
-    return advantages.clone().ne_(own).mul_(response_mask).amax(dim=-1) > 0
+    filled = torch.where(response_mask, advantages, own)
+    return filled.amax(dim=-1) != filled.amin(dim=-1)
 
 
 def _of_tokens(

@@ -118,7 +118,7 @@ def measure_batch(
     Returns:
         The statistics, on the device of the inputs and without a graph.
     """
-    positions, turns = batch.response_mask.cumsum(dim=-1, dtype=torch.int32), find_turns(batch.response_mask)
+    positions, turns = batch.response_mask.int().cumsum_(dim=-1), find_turns(batch.response_mask)
     # a copy: a view keeps the whole batch alive, and travels with it
     lengths = positions[:, -1].clone()
     log_ratio, divergences = batch.log_ratio, batch.divergences
@@ -135,7 +135,7 @@ def measure_batch(
         num_tokens=lengths,
         num_kept=num_kept,
         sum_deviation=sum_deviation,
-        first=turns.begin(turns.before.new_ones(1)).squeeze(-1).clamp(max=turns.length - 1),
+        first=turns.begin(turns.counts.new_ones(1)).squeeze(-1).clamp(max=turns.length - 1),
     )
     gain, kept_gain = (by_sign[name].sum(dim=-1) for name in ("gains", "kept_gains"))
     # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
@@ -220,8 +220,7 @@ def finite_sequences(sequences: SequenceStatistics) -> torch.Tensor:
         bool, shape (batch,).
     """
     sums = (sequences.sum_kl, sequences.sum_tv, sequences.sum_k3, sequences.max_kl, sequences.mean_log_ratio)
-    finite = torch.stack([torch.isfinite(value) for value in sums]).all(dim=0)
-    return sequences.has_tokens & finite
+    return sequences.has_tokens & torch.stack([value.double() for value in sums]).isfinite().all(dim=0)
 
 
 def position_sums(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -102,7 +102,8 @@ def kept_tokens(response_mask: torch.Tensor, accepted: torch.Tensor) -> torch.Te
     Returns:
         bool, shape (batch, response_length).
     """
-    return response_mask & accepted.unsqueeze(-1)
+    # as bytes: torch repeats a byte along a row many at once, but a truth value one by one
+    return (response_mask.view(torch.uint8) & accepted.view(torch.uint8).unsqueeze(-1)).view(torch.bool)
 
 
 def masked_surrogate_loss(

@@ -18,15 +18,12 @@ class Turns:
     """Place of its first token, same shape."""
     end: torch.Tensor
     """Place after its last token, same shape."""
+    counts: torch.Tensor
+    """Turns of each sequence, shape (batch,)."""
     before: torch.Tensor
-    """Turns of the sequences before each sequence, and of all, shape (batch + 1,)."""
+    """Turns of the sequences before each, shape (batch,)."""
     length: int
     """Places of a sequence."""
-
-    @property
-    def counts(self) -> torch.Tensor:
-        """Turns of each sequence, shape (batch,)."""
-        return self.before.diff()
 
     def begin(self, numbers: torch.Tensor) -> torch.Tensor:
         """Return the places where some turns of every sequence begin.
@@ -37,7 +34,7 @@ class Turns:
         Returns:
             Shape (batch, n); the length where a sequence has no such turn.
         """
-        place = self.before[:-1, None] + numbers - 1
+        place = self.before.unsqueeze(-1) + numbers - 1
         starts = torch.nn.functional.pad(self.start, (0, 1), value=self.length)
         exists = numbers <= self.counts.unsqueeze(-1)
         return torch.where(exists, starts[place.clamp(max=len(self.start))], self.length)
@@ -53,7 +50,7 @@ class Turns:
         """
         rows = torch.arange(len(place), device=place.device)
         begun = torch.searchsorted(self.row * self.length + self.start, rows * self.length + place, right=True)
-        return begun - self.before[:-1]
+        return begun - self.before
 
 
 def find_turns(response_mask: torch.Tensor) -> Turns:
@@ -76,7 +73,7 @@ def find_turns(response_mask: torch.Tensor) -> Turns:
     row, place = word_row[which], word[which] * _WORD + byte
     rows = row[::2].contiguous()
     before = torch.searchsorted(rows, torch.arange(batch + 1, device=rows.device))
-    return Turns(rows, place[::2].contiguous(), place[1::2].contiguous(), before, length)
+    return Turns(rows, place[::2].contiguous(), place[1::2].contiguous(), before.diff(), before[:-1], length)
 
 
 def turn_numbers(response_mask: torch.Tensor) -> torch.Tensor:
