@@ -81,7 +81,8 @@ def pinsker_marginal_bound(horizon: Numbers, max_tv: Numbers, max_kl: Numbers) -
     With eps = `pinsker(max_kl)` this is the KL form. Arguments as in `error_bounds`.
     Reference: arXiv:2512.23075v4, Pinsker-Marginal KL and TV.
     """
-    return _pinsker_marginal(*as_float64(horizon=horizon, max_tv=max_tv, max_kl=max_kl))
+    horizon, max_tv, max_kl = as_float64(horizon=horizon, max_tv=max_tv, max_kl=max_kl)
+    return 4 * max_tv.clamp(max=1.0) * sum_sqrt((horizon - 1).clamp(min=0), max_kl)
 
 
 def pinsker_marginal_integral(horizon: Numbers, max_tv: Numbers, max_kl: Numbers) -> torch.Tensor:
@@ -229,20 +230,21 @@ def error_bounds(
     horizon, max_kl, seq_kl_tv = checked["horizon"], checked["max_kl"], _pinsker(checked["seq_kl"])
     kl_tv = _pinsker(max_kl)
     eps = checked.get("max_tv", kl_tv)
+    spread = sum_sqrt((horizon - 1).clamp(min=0), max_kl)
     if max_tv is None:
         # clamped: an infinite delta at T = 1 would be NaN
         classical = horizon * (horizon - 1) * max_kl.clamp(max=torch.finfo(torch.float64).max)
     else:
         classical = 2 * horizon * (horizon - 1) * eps.square()
     if mean_tv is None:
-        adaptive = _uniform_adaptive(horizon, max_kl, eps)
+        adaptive = _uniform_adaptive(horizon, max_kl, eps, spread)
     else:
         adaptive = adaptive_bound(mean_tv, horizon, max_kl=max_kl, max_tv=eps)
     values = {
         "classical": classical,
         "coupling": _coupling(horizon, eps),
-        "pinsker_marginal_kl": _pinsker_marginal(horizon, kl_tv, max_kl),
-        "pinsker_marginal_tv": _pinsker_marginal(horizon, eps, max_kl),
+        "pinsker_marginal_kl": 4 * kl_tv.clamp(max=1.0) * spread,
+        "pinsker_marginal_tv": 4 * eps.clamp(max=1.0) * spread,
         "mixed_kl": _mixed(horizon, kl_tv, seq_kl_tv),
         "mixed_tv": _mixed(horizon, eps, checked.get("seq_tv", seq_kl_tv)),
         "adaptive": adaptive,
@@ -275,18 +277,19 @@ def _coupling(horizon: torch.Tensor, max_tv: torch.Tensor) -> torch.Tensor:
     return 4 * max_tv.clamp(max=1.0) * sum_linear((horizon - 1).clamp(min=0), max_tv)
 
 
-def _pinsker_marginal(horizon: torch.Tensor, max_tv: torch.Tensor, max_kl: torch.Tensor) -> torch.Tensor:
-    return 4 * max_tv.clamp(max=1.0) * sum_sqrt((horizon - 1).clamp(min=0), max_kl)
-
-
 def _mixed(horizon: torch.Tensor, max_tv: torch.Tensor, seq_tv: torch.Tensor) -> torch.Tensor:
     return 4 * horizon * max_tv.clamp(max=1.0) * seq_tv.clamp(max=1.0)
 
 
-def _uniform_adaptive(horizon: torch.Tensor, max_kl: torch.Tensor, max_tv: torch.Tensor) -> torch.Tensor:
-    """`adaptive_bound` with Dbar_t = eps; the linear route is the lower one up to T - t = delta / (2 eps^2)."""
+def _uniform_adaptive(
+    horizon: torch.Tensor, max_kl: torch.Tensor, max_tv: torch.Tensor, spread: torch.Tensor
+) -> torch.Tensor:
+    """`adaptive_bound` with Dbar_t = eps; the linear route is the lower one up to T - t = delta / (2 eps^2).
+
+    `spread` is sum_{k < T} min(1, sqrt(k delta / 2)).
+    """
     eps, last = max_tv.clamp(max=1.0), (horizon - 1).clamp(min=0)
     crossover = torch.where(eps == 0, torch.inf, ((max_kl / 2).sqrt() / eps).square().floor())
     knee = torch.minimum(last, crossover)
     # the difference first: it is 0 where the linear route is the lower one throughout, and must not round what is tiny
-    return 4 * eps * (sum_linear(knee, eps) + (sum_sqrt(last, max_kl) - sum_sqrt(knee, max_kl)))
+    return 4 * eps * (sum_linear(knee, eps) + (spread - sum_sqrt(knee, max_kl)))

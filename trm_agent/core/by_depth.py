@@ -64,13 +64,15 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
         return metrics
     tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
     finite_tokens, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("tokens", "depth", "kl"))
-    for index, first in enumerate(FIRST_DEPTHS):
-        if bool(tokens[index] > 0):
+    shares, depths, divergences = kept / tokens, depth / finite_tokens, kl / finite_tokens
+    for index, (number, num_finite) in enumerate(zip(tokens.tolist(), finite_tokens.tolist(), strict=True)):
+        first = FIRST_DEPTHS[index]
+        if number > 0:
             metrics[f"num_tokens_depth_{first}"] = tokens[index]
-            metrics[f"kept_tokens_depth_{first}"] = kept[index] / tokens[index]
-        if bool(finite_tokens[index] > 0):
-            metrics[f"mean_depth_{first}"] = depth[index] / finite_tokens[index]
-            metrics[f"token_kl_mean_depth_{first}"] = kl[index] / finite_tokens[index]
+            metrics[f"kept_tokens_depth_{first}"] = shares[index]
+        if num_finite > 0:
+            metrics[f"mean_depth_{first}"] = depths[index]
+            metrics[f"token_kl_mean_depth_{first}"] = divergences[index]
     return metrics
 
 
