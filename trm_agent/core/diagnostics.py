@@ -197,6 +197,8 @@ def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
     Returns:
         All their rows; the position sums added, the shorter ones as if padded by 0.
     """
+    if len(parts) == 1:
+        return parts[0]
     rows: dict[str, object] = {}
     for item in fields(SequenceStatistics):
         values = [getattr(part.sequences, item.name) for part in parts]
