@@ -144,9 +144,7 @@ def main() -> None:
     sizes = options.sequences, options.tokens, options.threads
     trees = {"now": HERE} | ({"before": options.before} if options.before else {})
     with contextlib.ExitStack() as stack:
-        versions = {
-            name: stack.enter_context(Version(tree, "benchmarks.loss", *sizes)) for name, tree in trees.items()
-        }
+        versions = {name: stack.enter_context(Version(tree, "benchmarks.loss", *sizes)) for name, tree in trees.items()}
         found = in_turn(versions, versions["now"].names, REPEATS)
     medians = {name: statistics.median(values) for name, values in found["now"].items()}
     base, rejected = medians["verl vanilla"], medians["verl seq_max_k2,seq_mean_k3"]

@@ -52,9 +52,7 @@ def test_the_first_of_the_largest_is_found(length):
     value, place = largest(values)
     expected = [max(row) for row in values.tolist()]
     assert value.squeeze(-1).tolist() == expected
-    assert place.squeeze(-1).tolist() == [
-        row.index(most) for row, most in zip(values.tolist(), expected, strict=True)
-    ]
+    assert place.squeeze(-1).tolist() == [row.index(most) for row, most in zip(values.tolist(), expected, strict=True)]
 
 
 def test_of_negative_values_none_lies_behind_the_end():

@@ -16,7 +16,7 @@ from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask
 from trm_agent.core.reductions import count, rows_where
 from trm_agent.core.token_batch import TokenBatch
-from trm_agent.core.turns import Turns, find_turns
+from trm_agent.core.turns import find_turns
 
 FIRST_TURNS = (1, *(2**octave + 1 for octave in range(14)))
 """Turns are binned by octaves, from these on: 1, 2, 3-4, 5-8, ..., 8193 and beyond."""
@@ -119,6 +119,7 @@ def measure_batch(
         The statistics, on the device of the inputs and without a graph.
     """
     positions, turns = batch.response_mask.int().cumsum_(dim=-1), find_turns(batch.response_mask)
+    begin = turns.begin(torch.tensor(FIRST_TURNS, device=positions.device))
     # a copy: a view keeps the whole batch alive, and travels with it
     lengths = positions[:, -1].clone()
     log_ratio, divergences = batch.log_ratio, batch.divergences
@@ -135,14 +136,14 @@ def measure_batch(
         num_tokens=lengths,
         num_kept=num_kept,
         sum_deviation=sum_deviation,
-        first=turns.begin(turns.counts.new_ones(1)).squeeze(-1).clamp(max=turns.length - 1),
+        first=begin[:, 0].clamp(max=turns.length - 1),
     )
     gain, kept_gain = (by_sign[name].sum(dim=-1) for name in ("gains", "kept_gains"))
     # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
     max_kl, peak = (found.squeeze(-1) for found in largest(divergences.kl_for_max.upper))
     stopped = ~(max_kl <= max_threshold)
     cut = rows_where(stopped)
-    reached, inside = _turn_bins(turns, divergences.kl_for_max.upper[cut], cut, max_threshold)
+    reached = begin < turns.length
     sequences = SequenceStatistics(
         has_tokens=mask.has_tokens,
         accepted=mask.accepted,
@@ -168,7 +169,7 @@ def measure_batch(
         max_position=positions.gather(-1, peak.unsqueeze(-1)).squeeze(-1).clamp(min=1) / lengths.clamp(min=1),
         max_turn=turns.number_at(peak).clamp(min=1),
         turn_reached=reached,
-        turn_inside=inside,
+        turn_inside=_turns_inside(reached, begin, divergences.kl_for_max.upper, cut, max_threshold),
         by_sign=by_sign,
         weights=weight_statistics(log_ratio_sums, deviation, sum_deviation, turns),
         by_depth=_by_depth(batch, positions, accepted_or_kept, kl_sums),
@@ -255,9 +256,7 @@ def _of_rows(positions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return positions * rows.unsqueeze(-1)
 
 
-def _by_depth(
-    batch: TokenBatch, positions: torch.Tensor, kept: torch.Tensor, kl: BlockSums
-) -> dict[str, torch.Tensor]:
+def _by_depth(batch: TokenBatch, positions: torch.Tensor, kept: torch.Tensor, kl: BlockSums) -> dict[str, torch.Tensor]:
     if batch.prompt_lengths is None:
         return {}
     return depth_statistics(batch.prompt_lengths, positions, kept, kl)
@@ -283,19 +282,16 @@ def _num_undecided(kl: Interval, lengths: torch.Tensor, max_threshold: float) ->
     return (~(kl.upper <= max_threshold) & (kl.lower <= max_threshold)).sum(dim=-1)
 
 
-def _turn_bins(
-    turns: Turns, kl: torch.Tensor, rows: torch.Tensor, max_threshold: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether a sequence has tokens in each bin of turns, and whether none of them is outside.
+def _turns_inside(
+    reached: torch.Tensor, begin: torch.Tensor, kl: torch.Tensor, rows: torch.Tensor, max_threshold: float
+) -> torch.Tensor:
+    """Whether a sequence has tokens in each bin of turns and none of them is outside; only `rows` have any.
 
-    A bin is a stretch of the response that begins with a turn, and its tokens outside are a difference of prefix sums;
-    only `rows` have any, whose divergences are `kl`.
+    A bin is a stretch of the response from `begin` on, and its tokens outside are a difference of prefix sums.
     """
-    firsts = torch.tensor(FIRST_TURNS, device=rows.device)
-    reached = firsts <= turns.counts.unsqueeze(-1)
     if not len(rows):
-        return reached, reached.clone()
-    borders = torch.nn.functional.pad(turns.begin(firsts)[rows], (0, 1), value=turns.length)
-    prefix = (~(kl <= max_threshold)).cumsum(dim=-1, dtype=torch.int32)
+        return reached
+    borders = torch.nn.functional.pad(begin[rows], (0, 1), value=kl.shape[-1])
+    prefix = (~(kl[rows] <= max_threshold)).cumsum(dim=-1, dtype=torch.int32)
     before = torch.where(borders > 0, prefix.gather(-1, (borders - 1).clamp(min=0)), 0)
-    return reached, reached.index_copy(0, rows, reached[rows] & (before.diff(dim=-1) == 0))
+    return reached.index_copy(0, rows, reached[rows] & (before.diff(dim=-1) == 0))

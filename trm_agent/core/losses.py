@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from trm_agent.core.masks import usable_sequences
 
@@ -59,6 +60,7 @@ class _WeightedRatio(torch.autograd.Function):
         return weight * ratio
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         slope, ratio = ctx.saved_tensors
         return (gradient * slope).mul_(ratio), None, None, None
