@@ -1,11 +1,14 @@
 """Memory and time of the exact divergences against the textbook form; the claims are 5 % of its memory and its time.
 
-python -m benchmarks.exact_divergences
+python -m benchmarks.exact_divergences [--before FOLDER]
 
 Both give KL(roll || theta), KL(theta || roll) and TV of 2,048 tokens over a vocabulary of 151,936 in float32, each in a
-process of its own. Memory is the peak resident set beyond the inputs (2.3 GiB); time is the best of three calls.
+process of its own. Memory is the peak resident set beyond the inputs (2.3 GiB); time is the best of three calls. FOLDER
+holds another version of the code: its calls and ours in turn, 512 tokens, and the median ratio of their times.
 """
 
+import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.in_turn import HERE, Version, in_turn, ratio
 from trm_agent.core.exact import exact_divergences
 
 VOCAB = 151_936
@@ -23,6 +27,7 @@ MEMORY_LIMIT, TIME_LIMIT = 0.05, 1.0
 REPEATS = 3
 # inputs of 4,096 tokens take 4.6 GiB
 LENGTHS = (512, 2_048, 4_096)
+CALLS_IN_TURN, TOKENS_IN_TURN = 21, 512
 
 
 def textbook(rollout_logits: torch.Tensor, logits: torch.Tensor) -> None:
@@ -46,20 +51,46 @@ def status_mib(field: str) -> float:
     raise KeyError(field)
 
 
+def random_logits(num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of two policies that are close to each other."""
+    generator = torch.Generator().manual_seed(0)
+    rollout_logits, logits = torch.empty(2, num_tokens, VOCAB).normal_(0, 3, generator=generator)
+    return rollout_logits, logits.mul_(0.01).add_(rollout_logits)
+
+
+def seconds_of_one(
+    function: Callable[[torch.Tensor, torch.Tensor], object], rollout_logits: torch.Tensor, logits: torch.Tensor
+) -> float:
+    """Time a call."""
+    started = time.perf_counter()
+    function(rollout_logits, logits)
+    return time.perf_counter() - started
+
+
+def timed_calls(num_tokens: str) -> dict[str, Callable[[], float]]:
+    """Return the call for `in_turn.Version`."""
+    return {"ours": functools.partial(seconds_of_one, exact_divergences, *random_logits(int(num_tokens)))}
+
+
+def compare(tree: Path) -> None:
+    """Print the time of ours against that of another version."""
+    module = "benchmarks.exact_divergences"
+    with Version(HERE, module, TOKENS_IN_TURN) as now, Version(tree, module, TOKENS_IN_TURN) as before:
+        found = in_turn({"now": now, "before": before}, now.names, CALLS_IN_TURN)
+    times = ratio(found["now"]["ours"], found["before"]["ours"])
+    print(f"{TOKENS_IN_TURN} tokens, median of {CALLS_IN_TURN} calls in turn: {times:.3f} times the version before")
+
+
 def measure(name: str, num_tokens: int) -> dict[str, float]:
     """Peak MiB beyond the inputs and seconds of the best call, in this process."""
     function = FUNCTIONS[name]
-    generator = torch.Generator().manual_seed(0)
-    rollout_logits, logits = torch.empty(2, num_tokens, VOCAB).normal_(0, 3, generator=generator)
-    logits.mul_(0.01).add_(rollout_logits)
+    rollout_logits, logits = random_logits(num_tokens)
     function(rollout_logits[:2, :1000], logits[:2, :1000])
     before = status_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     seconds = []
     for _ in range(REPEATS):
-        started = time.perf_counter()
-        function(rollout_logits, logits)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(seconds_of_one(function, rollout_logits, logits))
     return {"mib": status_mib("VmHWM") - before, "seconds": min(seconds)}
 
 
@@ -70,6 +101,11 @@ def measure_alone(name: str, num_tokens: int) -> dict[str, float]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="another version of the code")
+    if before := parser.parse_args().before:
+        compare(before)
+        return
     ours, baseline = measure_alone("ours", NUM_TOKENS), measure_alone("textbook", NUM_TOKENS)
     memory, seconds = ours["mib"] / baseline["mib"], ours["seconds"] / baseline["seconds"]
     print(f"{torch.get_num_threads()} threads, {NUM_TOKENS} tokens, vocabulary {VOCAB}, float32")
@@ -82,7 +118,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if sys.argv[1:] and sys.argv[1] in FUNCTIONS:
         print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
     else:
         main()

@@ -1,18 +1,25 @@
 """Mask and loss on a long batch against verl's vanilla loss and verl's own rejection path; forward and backward.
 
-python -m benchmarks.loss [--sequences 32] [--tokens 32768] [--threads 2]
+python -m benchmarks.loss [--sequences 32] [--tokens 32768] [--threads 2] [--before FOLDER]
 
 Aims: mask and loss at most 0.4 times the vanilla loss and 0.25 times the rejection path; with every diagnostic at most
-1.0 times the vanilla loss. Both criteria (max k2, average k3) on all sides that have them.
+1.0 times the vanilla loss. Both criteria (max k2, average k3) on all sides that have them. FOLDER holds another version
+of the code: the same calls with both in turn, and the median ratio of those that followed each other. What verl alone
+computes has a ratio of 1, but for the noise of the measurement.
 """
 
 import argparse
+import contextlib
+import functools
 import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+
+from benchmarks.in_turn import HERE, Version, in_turn, ratio
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 
@@ -47,13 +54,28 @@ def seconds(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(REPEATS + 2):
         for name, call in calls.items():
-            leaf = log_probs.clone().requires_grad_()
-            wait()
-            started = time.perf_counter()
-            call(leaf).backward()
-            wait()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(seconds_of_one(call, log_probs, wait))
     return {name: statistics.median(values[2:]) for name, values in times.items()}
+
+
+def seconds_of_one(
+    call: Callable[[torch.Tensor], torch.Tensor], log_probs: torch.Tensor, wait: Callable[[], None] = lambda: None
+) -> float:
+    """Time one forward and backward. Arguments as in `seconds`."""
+    leaf = log_probs.clone().requires_grad_()
+    wait()
+    started = time.perf_counter()
+    call(leaf).backward()
+    wait()
+    return time.perf_counter() - started
+
+
+def timed_calls(sequences: str, tokens: str, threads: str) -> dict[str, Callable[[], float]]:
+    """Return the calls for `in_turn.Version`."""
+    torch.set_num_threads(int(threads))
+    log_probs, *others = random_batch(int(sequences), int(tokens))
+    calls = calls_of(*others)
+    return {name: functools.partial(seconds_of_one, call, log_probs) for name, call in calls.items()}
 
 
 def calls_of(
@@ -117,15 +139,20 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="another version of the code")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    log_probs, *others = random_batch(options.sequences, options.tokens)
-    measured = seconds(calls_of(*others), log_probs)
-    base, rejected = measured["verl vanilla"], measured["verl seq_max_k2,seq_mean_k3"]
+    sizes = options.sequences, options.tokens, options.threads
+    trees = {"now": HERE} | ({"before": options.before} if options.before else {})
+    with contextlib.ExitStack() as stack:
+        versions = {name: stack.enter_context(Version(tree, "benchmarks.loss", *sizes)) for name, tree in trees.items()}
+        found = in_turn(versions, versions["now"].names, REPEATS)
+    medians = {name: statistics.median(values) for name, values in found["now"].items()}
+    base, rejected = medians["verl vanilla"], medians["verl seq_max_k2,seq_mean_k3"]
     print(f"{options.sequences} sequences of {options.tokens} tokens, {options.threads} threads, median of {REPEATS}")
-    print(f"{'':<28}{'ms':>8}{'of vanilla':>12}{'of rejection':>14}")
-    for name, value in measured.items():
-        print(f"{name:<28}{1e3 * value:>8.1f}{value / base:>12.2f}{value / rejected:>14.2f}")
+    print(f"{'':<28}{'ms':>8}{'of vanilla':>12}{'of rejection':>14}" + (f"{'of before':>12}" if options.before else ""))
+    for name, value in medians.items():
+        line = f"{name:<28}{1e3 * value:>8.1f}{value / base:>12.2f}{value / rejected:>14.2f}"
+        print(line + (f"{ratio(found['now'][name], found['before'][name]):>12.2f}" if options.before else ""))
 
 
 if __name__ == "__main__":

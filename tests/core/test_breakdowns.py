@@ -6,12 +6,14 @@ from collections import defaultdict
 import pytest
 import torch
 
+from trm_agent.core.block_sums import block_sums
 from trm_agent.core.by_depth import FIRST_DEPTHS, depth_metrics, depth_statistics
 from trm_agent.core.by_sign import sign_metrics, sign_statistics
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.effective_sizes import weight_metrics, weight_statistics
 from trm_agent.core.summary import summarize
 from trm_agent.core.token_batch import TokenBatch
+from trm_agent.core.turns import find_turns
 from trm_agent.trust_region.masking import examine
 from trm_agent.trust_region.settings import TrmConfig
 
@@ -92,7 +94,7 @@ def test_a_small_divergence_behind_a_large_one_keeps_its_digits():
     # sums are differences of prefixes: 1e-12 a token behind 200 tokens of 1
     kl = torch.cat([torch.ones(1, 200), torch.full((1, 200), 1e-7)], dim=1)
     mask = torch.ones_like(kl, dtype=torch.bool)
-    rows = depth_statistics(torch.tensor([56]), mask.cumsum(-1), torch.tensor([True]), kl)
+    rows = depth_statistics(torch.tensor([56]), mask.cumsum(-1), torch.tensor([True]), block_sums(kl))
     # depths 56-63, 64-127, 128-255, 256-511, of which the last holds the 200 small ones alone
     assert rows["tokens"][0, :4].tolist() == [8, 64, 128, 200]
     assert rows["kl"][0, 3].item() == pytest.approx(2e-5, rel=1e-6)
@@ -119,10 +121,23 @@ def test_signs_are_counted_token_by_token(criterion):
     assert total == pytest.approx(-found["surrogate_gain"], rel=1e-9)
 
 
+def signs(advantages: torch.Tensor, deviation: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor):
+    return sign_statistics(
+        advantages,
+        deviation,
+        mask,
+        kept,
+        num_tokens=mask.sum(-1),
+        num_kept=kept.sum(-1) if kept.ndim == 2 else torch.where(kept, mask.sum(-1), 0),
+        sum_deviation=deviation.sum(-1).double(),
+        first=mask.int().argmax(-1),
+    )
+
+
 def test_advantages_of_both_signs_in_a_sequence_are_told_apart():
     advantages, gains = torch.tensor([[1.0, -2.0, 0.0, 3.0]]), torch.tensor([[0.5, 0.25, 0.0, -1.0]])
     mask, kept = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[True, True, True, False]])
-    rows = sign_statistics(advantages, gains, mask, kept)
+    rows = signs(advantages, gains / advantages.where(advantages != 0, torch.ones(())), mask, kept)
     assert rows["tokens"].tolist() == [[2, 1]]
     assert rows["kept"].tolist() == [[1, 1]]
     assert rows["gains"].tolist() == [[-0.5, 0.25]]
@@ -160,10 +175,9 @@ def test_effective_sizes_are_those_of_tokens_turns_and_sequences():
 
 def sizes(log_ratio: torch.Tensor, mask: torch.Tensor | None = None) -> dict[str, float]:
     mask = torch.ones_like(log_ratio, dtype=torch.bool) if mask is None else mask
-    starts = mask.clone()
-    starts[:, 1:] &= ~mask[:, :-1]
-    rows = weight_statistics(log_ratio, log_ratio.expm1(), mask)
-    found = weight_metrics(rows, mask.sum(-1), starts.sum(-1), mask.any(-1))
+    turns, deviation = find_turns(mask), log_ratio.expm1()
+    rows = weight_statistics(block_sums(log_ratio), deviation, deviation.sum(-1).double(), turns)
+    found = weight_metrics(rows, mask.sum(-1), turns.counts, mask.any(-1))
     return {name.removeprefix("effective_"): value.item() for name, value in found.items()}
 
 
@@ -215,6 +229,6 @@ def test_a_sequence_that_is_not_finite_is_in_no_breakdown():
 def test_a_batch_without_a_bin_or_a_sign_has_no_such_number():
     nothing = torch.zeros(2, dtype=torch.bool)
     assert depth_metrics({}, nothing) == {}
-    rows = sign_statistics(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3) > 0, nothing)
+    rows = signs(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3) > 0, nothing)
     assert sign_metrics(rows, nothing, ~nothing) == {}
     assert weight_metrics({}, nothing, nothing, nothing) == {}

@@ -8,11 +8,11 @@ from trm_agent.core.diagnostics import (
     SequenceStatistics,
     measure_batch,
     position_sums,
-    turn_numbers,
 )
 from trm_agent.core.divergences import masked_log_ratio, token_divergence
 from trm_agent.core.masks import Interval
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
+from trm_agent.core.turns import turn_numbers
 
 from . import reference
 from .batches import Tensors, to_tensors

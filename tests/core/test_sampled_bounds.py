@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from trm_agent.core.bootstrap import interval, resampled_means
-from trm_agent.core.bound_sums import bound_sums, rows_outside, unbiased_kl
+from trm_agent.core.bound_sums import bound_sums, unbiased_kl
 from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound
 from trm_agent.core.divergences import masked_log_ratio
+from trm_agent.core.reductions import rows_where
 from trm_agent.core.sampled_bounds import sampled_bounds
 from trm_agent.core.stop import stop_bound
 from trm_agent.core.token_batch import TokenBatch
@@ -35,7 +36,7 @@ def sums_of(batch: reference.Batch, max_kl: float = DELTA, **names) -> dict[str,
         sum_kl=kl.sum(-1),
         gain=(tokens.advantages * divergences.ratio_deviation).sum(-1),
         stopped=stopped,
-        cut=rows_outside(stopped),
+        cut=rows_where(stopped),
         max_kl=max_kl,
     )
 

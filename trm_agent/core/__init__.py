@@ -30,7 +30,6 @@ from trm_agent.core.diagnostics import (
     finite_sequences,
     measure_batch,
     position_sums,
-    turn_numbers,
 )
 from trm_agent.core.distribution_checks import (
     check_log_probs,
@@ -123,6 +122,9 @@ from trm_agent.core.token_batch import (
 from trm_agent.core.token_masks import (
     prefix_budget_mask,
     token_mask,
+)
+from trm_agent.core.turns import (
+    turn_numbers,
 )
 
 __all__ = [

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from trm_agent.core.reductions import sum_of_squares
 from trm_agent.core.stop import before_first_outside
 from trm_agent.core.token_batch import TokenBatch
 
@@ -32,27 +33,23 @@ def bound_sums(
         sum_kl: sum_t of `kl`, shape (batch,), nats.
         gain: sum_t A (rho - 1), shape (batch,).
         stopped: bool, a context of the sequence is outside, shape (batch,).
-        cut: `rows_outside` of `stopped`.
+        cut: `rows_where` of `stopped`.
         max_kl: delta of stop, which kl_for_max is compared with, nats; infinity for none.
 
     Returns:
         Shape (batch,) each: `chi2`, `kl`, `delayed_kl`; with a delta `stop_max_kl`, which is delta, `stopped`, and over
         the tokens before the first context outside `stop_chi2`, `stop_kl`, `stop_delayed_kl`, `stop_gain`.
     """
-    deviation = batch.divergences.ratio_deviation
-    sums = _sums(deviation, kl, positions, sum_kl)
+    sums = _sums(batch.divergences.ratio_deviation, kl, positions, sum_kl)
     if math.isinf(max_kl):
         return sums
-    before = before_first_outside(batch.divergences.kl_for_max.upper[cut], max_kl)
-    deviation_before, kl_before = (torch.where(before, values[cut], 0.0) for values in (deviation, kl))
-    of_cut = _sums(deviation_before, kl_before, positions[cut], kl_before.sum(dim=-1))
-    of_cut["gain"] = (batch.advantages[cut] * deviation_before).sum(dim=-1)
-    of_stop = {
-        f"stop_{name}": whole.index_copy(0, cut, of_cut[name].to(whole.dtype))
-        for name, whole in (sums | {"gain": gain}).items()
-    }
+    of_stop = sums | {"gain": gain}
+    if len(cut):
+        of_cut = _before_cut(batch, kl, positions, cut, max_kl)
+        of_stop = {name: whole.index_copy(0, cut, of_cut[name].to(whole.dtype)) for name, whole in of_stop.items()}
     threshold = torch.full_like(sum_kl, max_kl, dtype=torch.float64)
-    return sums | of_stop | {"stop_max_kl": threshold, "stopped": stopped}
+    named = {f"stop_{name}": values for name, values in of_stop.items()}
+    return sums | named | {"stop_max_kl": threshold, "stopped": stopped}
 
 
 def unbiased_kl(batch: TokenBatch) -> torch.Tensor:
@@ -70,18 +67,15 @@ def unbiased_kl(batch: TokenBatch) -> torch.Tensor:
     return divergences.kl_for_avg.upper
 
 
-def rows_outside(stopped: torch.Tensor) -> torch.Tensor:
-    """Return the sequences whose tokens must be looked at again: on a device all, which spares a synchronisation.
-
-    Args:
-        stopped: bool, a context of the sequence is outside, shape (batch,).
-
-    Returns:
-        int64, their numbers.
-    """
-    if stopped.device.type == "cpu":
-        return stopped.nonzero().squeeze(-1)
-    return torch.arange(len(stopped), device=stopped.device)
+def _before_cut(
+    batch: TokenBatch, kl: torch.Tensor, positions: torch.Tensor, cut: torch.Tensor, max_kl: float
+) -> dict[str, torch.Tensor]:
+    """Sum over the tokens before the first context outside, of some sequences."""
+    divergences = batch.divergences
+    before = before_first_outside(divergences.kl_for_max.upper[cut], max_kl)
+    deviation, kl = (torch.where(before, values[cut], 0.0) for values in (divergences.ratio_deviation, kl))
+    gain = (batch.advantages[cut] * deviation).sum(dim=-1)
+    return _sums(deviation, kl, positions[cut], kl.sum(dim=-1)) | {"gain": gain}
 
 
 def _sums(
@@ -90,8 +84,4 @@ def _sums(
     # a new tensor, so that the product may take its place
     delayed = positions.to(kl.dtype).mul_(kl).sum(dim=-1) - sum_kl
     # rounding leaves k3 of equal policies a little below 0
-    return {
-        "chi2": torch.linalg.vector_norm(deviation, dim=-1).square(),
-        "kl": sum_kl.clamp(min=0),
-        "delayed_kl": delayed.clamp(min=0),
-    }
+    return {"chi2": sum_of_squares(deviation), "kl": sum_kl.clamp(min=0), "delayed_kl": delayed.clamp(min=0)}

@@ -55,8 +55,7 @@ def pinsker(kl: Numbers) -> torch.Tensor:
     Returns:
         Float64, shape of `kl`.
     """
-    (kl,) = as_float64(kl=kl)
-    return (kl.clamp(max=2.0) / 2).sqrt()
+    return _pinsker(*as_float64(kl=kl))
 
 
 def classical_bound(horizon: Numbers, max_tv: Numbers) -> torch.Tensor:
@@ -73,8 +72,7 @@ def coupling_bound(horizon: Numbers, max_tv: Numbers) -> torch.Tensor:
 
     Arguments as in `error_bounds`. Reference: arXiv:2512.23075v4, Coupling.
     """
-    horizon, max_tv = as_float64(horizon=horizon, max_tv=max_tv)
-    return 4 * max_tv.clamp(max=1.0) * sum_linear((horizon - 1).clamp(min=0), max_tv)
+    return _coupling(*as_float64(horizon=horizon, max_tv=max_tv))
 
 
 def pinsker_marginal_bound(horizon: Numbers, max_tv: Numbers, max_kl: Numbers) -> torch.Tensor:
@@ -118,8 +116,7 @@ def mixed_bound(horizon: Numbers, max_tv: Numbers, seq_tv: Numbers) -> torch.Ten
     With both from `pinsker` this is the KL form. Arguments as in `error_bounds`.
     Reference: arXiv:2512.23075v4, Mixed KL and TV.
     """
-    horizon, max_tv, seq_tv = as_float64(horizon=horizon, max_tv=max_tv, seq_tv=seq_tv)
-    return 4 * horizon * max_tv.clamp(max=1.0) * seq_tv.clamp(max=1.0)
+    return _mixed(*as_float64(horizon=horizon, max_tv=max_tv, seq_tv=seq_tv))
 
 
 def tail_weights(
@@ -226,25 +223,30 @@ def error_bounds(
     Reference:
         arXiv:2512.23075v4, Table 1 and the unified bound.
     """
-    horizon, max_kl, seq_kl = as_float64(horizon=horizon, max_kl=max_kl, seq_kl=seq_kl)
-    kl_tv, eps = pinsker(max_kl), pinsker(max_kl) if max_tv is None else max_tv
+    given = {name: value for name, value in (("max_tv", max_tv), ("seq_tv", seq_tv)) if value is not None}
+    # checked once and not by each bound: checks cost several times as much as the bounds of a few numbers
+    names = ("horizon", "max_kl", "seq_kl", *given)
+    checked = dict(zip(names, as_float64(horizon=horizon, max_kl=max_kl, seq_kl=seq_kl, **given), strict=True))
+    horizon, max_kl, seq_kl_tv = checked["horizon"], checked["max_kl"], _pinsker(checked["seq_kl"])
+    kl_tv = _pinsker(max_kl)
+    eps = checked.get("max_tv", kl_tv)
+    spread = sum_sqrt((horizon - 1).clamp(min=0), max_kl)
     if max_tv is None:
         # clamped: an infinite delta at T = 1 would be NaN
         classical = horizon * (horizon - 1) * max_kl.clamp(max=torch.finfo(torch.float64).max)
     else:
-        classical = classical_bound(horizon, eps)
+        classical = 2 * horizon * (horizon - 1) * eps.square()
     if mean_tv is None:
-        adaptive = _uniform_adaptive(horizon, max_kl, eps)
+        adaptive = _uniform_adaptive(horizon, max_kl, eps, spread)
     else:
         adaptive = adaptive_bound(mean_tv, horizon, max_kl=max_kl, max_tv=eps)
-    seq_kl_tv = pinsker(seq_kl)
     values = {
         "classical": classical,
-        "coupling": coupling_bound(horizon, eps),
-        "pinsker_marginal_kl": pinsker_marginal_bound(horizon, kl_tv, max_kl),
-        "pinsker_marginal_tv": pinsker_marginal_bound(horizon, eps, max_kl),
-        "mixed_kl": mixed_bound(horizon, kl_tv, seq_kl_tv),
-        "mixed_tv": mixed_bound(horizon, eps, seq_kl_tv if seq_tv is None else seq_tv),
+        "coupling": _coupling(horizon, eps),
+        "pinsker_marginal_kl": 4 * kl_tv.clamp(max=1.0) * spread,
+        "pinsker_marginal_tv": 4 * eps.clamp(max=1.0) * spread,
+        "mixed_kl": _mixed(horizon, kl_tv, seq_kl_tv),
+        "mixed_tv": _mixed(horizon, eps, checked.get("seq_tv", seq_kl_tv)),
         "adaptive": adaptive,
     }
     classical, *others = torch.broadcast_tensors(*values.values())
@@ -267,11 +269,27 @@ def halved(bounds: ErrorBounds) -> ErrorBounds:
     return ErrorBounds(**{field.name: getattr(bounds, field.name) / 2 for field in fields(bounds)})
 
 
-def _uniform_adaptive(horizon: Numbers, max_kl: Numbers, max_tv: Numbers) -> torch.Tensor:
-    """`adaptive_bound` with Dbar_t = eps; the linear route is the lower one up to T - t = delta / (2 eps^2)."""
-    horizon, max_kl, max_tv = as_float64(horizon=horizon, max_kl=max_kl, max_tv=max_tv)
+def _pinsker(kl: torch.Tensor) -> torch.Tensor:
+    return (kl.clamp(max=2.0) / 2).sqrt()
+
+
+def _coupling(horizon: torch.Tensor, max_tv: torch.Tensor) -> torch.Tensor:
+    return 4 * max_tv.clamp(max=1.0) * sum_linear((horizon - 1).clamp(min=0), max_tv)
+
+
+def _mixed(horizon: torch.Tensor, max_tv: torch.Tensor, seq_tv: torch.Tensor) -> torch.Tensor:
+    return 4 * horizon * max_tv.clamp(max=1.0) * seq_tv.clamp(max=1.0)
+
+
+def _uniform_adaptive(
+    horizon: torch.Tensor, max_kl: torch.Tensor, max_tv: torch.Tensor, spread: torch.Tensor
+) -> torch.Tensor:
+    """`adaptive_bound` with Dbar_t = eps; the linear route is the lower one up to T - t = delta / (2 eps^2).
+
+    `spread` is sum_{k < T} min(1, sqrt(k delta / 2)).
+    """
     eps, last = max_tv.clamp(max=1.0), (horizon - 1).clamp(min=0)
     crossover = torch.where(eps == 0, torch.inf, ((max_kl / 2).sqrt() / eps).square().floor())
     knee = torch.minimum(last, crossover)
     # the difference first: it is 0 where the linear route is the lower one throughout, and must not round what is tiny
-    return 4 * eps * (sum_linear(knee, eps) + (sum_sqrt(last, max_kl) - sum_sqrt(knee, max_kl)))
+    return 4 * eps * (sum_linear(knee, eps) + (spread - sum_sqrt(knee, max_kl)))

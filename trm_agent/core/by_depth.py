@@ -5,15 +5,15 @@ The bins double, so that a divergence that grows with a power of the depth is a 
 
 import torch
 
+from trm_agent.core.block_sums import BlockSums, block_sums
+
 FIRST_DEPTHS = (0, *(64 * 2**octave for octave in range(12)))
 """Depths at which the bins begin: 0, 64, 128, 256, ..., 131,072 and beyond."""
 NUM_DEPTHS = len(FIRST_DEPTHS)
-# values that are summed at once
-_BLOCK = 64
 
 
 def depth_statistics(
-    prompt_lengths: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, kl: torch.Tensor
+    prompt_lengths: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, kl: BlockSums
 ) -> dict[str, torch.Tensor]:
     """Measure a batch by depth.
 
@@ -22,7 +22,7 @@ def depth_statistics(
         positions: how many tokens the model has sampled until each, `response_mask.cumsum(-1)`, shape (batch,
             response_length), of a length of 1 or more.
         kept: bool, tokens with a gradient, same shape; or shape (batch,), sequences whose tokens all have one.
-        kl: divergences of the average criterion, 0 where the mask is False, same shape, nats.
+        kl: of the divergences of the average criterion, 0 where the mask is False, nats.
 
     Returns:
         By depth, shape (batch, NUM_DEPTHS): `tokens`, `kept` ones, and the float64 sums of their `depth` and `kl`. A
@@ -34,9 +34,9 @@ def depth_statistics(
     borders = torch.nn.functional.pad(inner.clamp(min=0, max=length), (1, 0))
     borders = torch.nn.functional.pad(borders, (0, 1), value=length)
     before = _at(positions, borders).long()
-    # sum over the first b places of t m_t = b m(b) - sum over them of m(t + 1), where m counts the tokens before
-    places = borders * before - _sums_until(positions, borders, torch.int32)
     tokens = before.diff(dim=-1)
+    # sum over the first b places of t m_t = b m(b) - sum over them of m(t + 1), where m counts the tokens before
+    places = (borders * before).diff(dim=-1) - block_sums(positions).between(borders)
     if kept.ndim == 1:
         kept_tokens = torch.where(kept.unsqueeze(-1), tokens, 0)
     else:
@@ -44,9 +44,8 @@ def depth_statistics(
     return {
         "tokens": tokens,
         "kept": kept_tokens,
-        "depth": (places.diff(dim=-1) + prompt_lengths.unsqueeze(-1) * tokens).double(),
-        # float64: a difference of sums cancels
-        "kl": _sums_until(kl, borders, torch.float64).diff(dim=-1),
+        "depth": (places + prompt_lengths.unsqueeze(-1) * tokens).double(),
+        "kl": kl.between(borders),
     }
 
 
@@ -65,13 +64,15 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
         return metrics
     tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
     finite_tokens, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("tokens", "depth", "kl"))
-    for index, first in enumerate(FIRST_DEPTHS):
-        if bool(tokens[index] > 0):
+    shares, depths, divergences = kept / tokens, depth / finite_tokens, kl / finite_tokens
+    for index, (number, num_finite) in enumerate(zip(tokens.tolist(), finite_tokens.tolist(), strict=True)):
+        first = FIRST_DEPTHS[index]
+        if number > 0:
             metrics[f"num_tokens_depth_{first}"] = tokens[index]
-            metrics[f"kept_tokens_depth_{first}"] = kept[index] / tokens[index]
-        if bool(finite_tokens[index] > 0):
-            metrics[f"mean_depth_{first}"] = depth[index] / finite_tokens[index]
-            metrics[f"token_kl_mean_depth_{first}"] = kl[index] / finite_tokens[index]
+            metrics[f"kept_tokens_depth_{first}"] = shares[index]
+        if num_finite > 0:
+            metrics[f"mean_depth_{first}"] = depths[index]
+            metrics[f"token_kl_mean_depth_{first}"] = divergences[index]
     return metrics
 
 
@@ -79,21 +80,3 @@ def _at(prefix: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
     """Take the sums of the first b values from those of the first t, which stand at t - 1."""
     found = prefix.gather(-1, (borders - 1).clamp(min=0))
     return torch.where(borders > 0, found, torch.zeros_like(found))
-
-
-def _sums_until(values: torch.Tensor, borders: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Sum the first b values of each row, whole blocks first: far cheaper than all prefix sums.
-
-    Args:
-        values: shape (batch, length).
-        borders: b, shape (batch, borders).
-        dtype: of the sums of a block.
-    """
-    length = values.shape[-1]
-    whole = length // _BLOCK
-    blocks = values[:, : whole * _BLOCK].unflatten(-1, (whole, _BLOCK)).sum(dim=-1, dtype=dtype).cumsum(dim=-1)
-    num_whole = borders // _BLOCK
-    sums = torch.nn.functional.pad(blocks, (1, 0)).gather(-1, num_whole)
-    rest = num_whole.unsqueeze(-1) * _BLOCK + torch.arange(_BLOCK, device=values.device)
-    of_rest = values.gather(-1, rest.clamp(max=length - 1).flatten(1)).view(rest.shape)
-    return sums + torch.where(rest < borders.unsqueeze(-1), of_rest, torch.zeros_like(of_rest)).sum(dim=-1, dtype=dtype)

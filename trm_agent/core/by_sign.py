@@ -6,33 +6,59 @@ gradient pushes (rho > 1 with A > 0, rho < 1 with A < 0) makes it negative.
 
 import torch
 
+from trm_agent.core.reductions import count, rows_where
+
 SIGNS = ("positive", "negative")
 
 
 def sign_statistics(
-    advantages: torch.Tensor, gains: torch.Tensor, response_mask: torch.Tensor, kept: torch.Tensor
+    advantages: torch.Tensor,
+    deviation: torch.Tensor,
+    response_mask: torch.Tensor,
+    kept: torch.Tensor,
+    *,
+    num_tokens: torch.Tensor,
+    num_kept: torch.Tensor,
+    sum_deviation: torch.Tensor,
+    first: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """Measure a batch by the sign of each token's advantage.
 
+    A sequence with one advantage, as most estimators give it, needs its sums alone; on a device, where asking would
+    wait, every token is looked at.
+
     Args:
-        advantages: shape (batch, response_length).
-        gains: A (rho - 1), 0 where the mask is False, same shape.
+        advantages: finite, shape (batch, response_length).
+        deviation: rho - 1, 0 where the mask is False, same shape.
         response_mask: bool, sampled by the model, same shape.
         kept: bool, tokens with a gradient, same shape; or shape (batch,), sequences whose tokens all have one.
+        num_tokens: T, shape (batch,).
+        num_kept: tokens with a gradient, shape (batch,).
+        sum_deviation: sum_t (rho_t - 1), shape (batch,), float64.
+        first: place of the first token of the model, shape (batch,); any where there is none.
 
     Returns:
-        Shape (batch, 2), for A > 0 and for A < 0: `tokens`, `kept` ones, the sums of their `gains` and `kept_gains`.
+        Shape (batch, 2), for A > 0 and for A < 0: `tokens`, `kept` ones, and the float64 sums of A (rho - 1), `gains`,
+        and of those with a gradient, `kept_gains`.
     """
-    of_sign = [response_mask & (advantages > 0), response_mask & (advantages < 0)]
-    tokens = _counts(of_sign)
-    sums = _split(of_sign[0], gains)
+    own = advantages.gather(-1, first.unsqueeze(-1))
     if kept.ndim == 1:
-        whole = kept.unsqueeze(-1)
-        kept_tokens, kept_sums = torch.where(whole, tokens, 0), torch.where(whole, sums, 0.0)
+        kept_deviation = torch.where(kept, sum_deviation, 0.0)
     else:
-        kept_tokens = _counts([here & kept for here in of_sign])
-        kept_sums = _split(of_sign[0], torch.where(kept, gains, 0.0))
-    return {"tokens": tokens, "kept": kept_tokens, "gains": sums, "kept_gains": kept_sums}
+        kept_deviation = torch.where(kept, deviation, 0.0).sum(dim=-1).double()
+    of_rows = {
+        "tokens": num_tokens,
+        "kept": num_kept,
+        "gains": own.squeeze(-1).double() * sum_deviation,
+        "kept_gains": own.squeeze(-1).double() * kept_deviation,
+    }
+    signs = torch.cat([own > 0, own < 0], dim=-1)
+    found = {name: torch.where(signs, values.unsqueeze(-1), 0) for name, values in of_rows.items()}
+    rows = rows_where(_differ(advantages, own, response_mask))
+    if not len(rows):
+        return found
+    by_token = _of_tokens(*(values[rows] for values in (advantages, deviation, response_mask, kept)))
+    return {name: values.index_copy(0, rows, by_token[name].to(values.dtype)) for name, values in found.items()}
 
 
 def sign_metrics(
@@ -66,12 +92,24 @@ def sign_metrics(
     return metrics
 
 
-def _counts(masks: list[torch.Tensor]) -> torch.Tensor:
-    # of bytes: torch sums them in half the time that it takes for truth values
-    return torch.stack([mask.view(torch.uint8).sum(dim=-1, dtype=torch.int32) for mask in masks], dim=-1)
+def _differ(advantages: torch.Tensor, own: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
+    """Return the sequences with a token of the model whose advantage is not `own`, shape (batch,)."""
+    filled = torch.where(response_mask, advantages, own)
+    return filled.amax(dim=-1) != filled.amin(dim=-1)
 
 
-def _split(positive: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
-    """Sum the gains where A > 0, and the others, which are those where A < 0: with A = 0 a gain is 0."""
-    above = torch.where(positive, gains, 0.0).sum(dim=-1)
-    return torch.stack([above, gains.sum(dim=-1) - above], dim=-1)
+def _of_tokens(
+    advantages: torch.Tensor, deviation: torch.Tensor, response_mask: torch.Tensor, kept: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """`sign_statistics` of sequences whose tokens have several advantages."""
+    of_sign = [response_mask & (advantages > 0), response_mask & (advantages < 0)]
+    with_gradient = kept if kept.ndim == 2 else kept.unsqueeze(-1)
+    gains = advantages * deviation
+    masks = {"": of_sign, "kept_": [here & with_gradient for here in of_sign]}
+    found = {f"{name}gains": _sums(here, gains) for name, here in masks.items()}
+    counts = {name: torch.stack([count(mask) for mask in here], dim=-1) for name, here in masks.items()}
+    return found | {"tokens": counts[""], "kept": counts["kept_"]}
+
+
+def _sums(masks: list[torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.where(mask, values, 0.0).sum(dim=-1) for mask in masks], dim=-1)

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
-from trm_agent.core.bound_sums import bound_sums, rows_outside, unbiased_kl
+from trm_agent.core.block_sums import BlockSums, block_sums, largest
+from trm_agent.core.bound_sums import bound_sums, unbiased_kl
 from trm_agent.core.by_depth import depth_statistics
 from trm_agent.core.by_sign import sign_statistics
 from trm_agent.core.effective_sizes import weight_statistics
 from trm_agent.core.lags import lag_statistics
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask
+from trm_agent.core.reductions import count, rows_where
 from trm_agent.core.token_batch import TokenBatch
+from trm_agent.core.turns import find_turns
 
 FIRST_TURNS = (1, *(2**octave + 1 for octave in range(14)))
 """Turns are binned by octaves, from these on: 1, 2, 3-4, 5-8, ..., 8193 and beyond."""
@@ -115,21 +118,32 @@ def measure_batch(
     Returns:
         The statistics, on the device of the inputs and without a graph.
     """
-    positions = batch.response_mask.cumsum(dim=-1, dtype=torch.int32)
-    turns = turn_numbers(batch.response_mask)
-    # copies: a view keeps the whole batch alive, and travels with it
-    lengths, num_turns = positions[:, -1].clone(), turns[:, -1].clone()
+    positions, turns = batch.response_mask.int().cumsum_(dim=-1), find_turns(batch.response_mask)
+    begin = turns.begin(torch.tensor(FIRST_TURNS, device=positions.device))
+    # a copy: a view keeps the whole batch alive, and travels with it
+    lengths = positions[:, -1].clone()
     log_ratio, divergences = batch.log_ratio, batch.divergences
-    outside = ~(divergences.kl_for_max.upper <= max_threshold)
-    kl, sum_kl, sum_k3 = _kl_sums(batch)
-    gains = batch.advantages * divergences.ratio_deviation
-    num_kept, gain, kept_gain = _gains(gains, mask, lengths, kept)
+    deviation, log_ratio_sums = divergences.ratio_deviation, block_sums(log_ratio)
+    kl, kl_sums, sum_k3 = _kl_sums(batch)
+    sum_deviation = deviation.sum(dim=-1).double()
     accepted_or_kept = mask.accepted if kept is None else kept
+    num_kept = torch.where(mask.accepted, lengths, 0) if kept is None else count(kept)
+    by_sign = sign_statistics(
+        batch.advantages,
+        deviation,
+        batch.response_mask,
+        accepted_or_kept,
+        num_tokens=lengths,
+        num_kept=num_kept,
+        sum_deviation=sum_deviation,
+        first=begin[:, 0].clamp(max=turns.length - 1),
+    )
+    gain, kept_gain = (by_sign[name].sum(dim=-1) for name in ("gains", "kept_gains"))
     # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
-    largest, peak = divergences.kl_for_max.upper.max(dim=-1, keepdim=True)
-    stopped = ~(largest.squeeze(-1) <= max_threshold)
-    cut = rows_outside(stopped)
-    reached, inside = _turn_bins(turns, outside, cut)
+    max_kl, peak = (found.squeeze(-1) for found in largest(divergences.kl_for_max.upper))
+    stopped = ~(max_kl <= max_threshold)
+    cut = rows_where(stopped)
+    reached = begin < turns.length
     sequences = SequenceStatistics(
         has_tokens=mask.has_tokens,
         accepted=mask.accepted,
@@ -140,38 +154,38 @@ def measure_batch(
         num_kept_tokens=num_kept,
         num_truncated_tokens=_num_truncated(batch, lengths, ratio_truncation),
         num_undecided_tokens=_num_undecided(divergences.kl_for_max, lengths, max_threshold),
-        num_turns=num_turns,
-        max_kl=largest.squeeze(-1),
-        sum_kl=sum_kl,
+        num_turns=turns.counts,
+        max_kl=max_kl,
+        sum_kl=kl_sums.total,
         max_tv=divergences.tv.upper.amax(dim=-1),
         sum_tv=divergences.tv.upper.sum(dim=-1),
         sum_k3=sum_k3,
-        mean_log_ratio=log_ratio.sum(dim=-1) / lengths.clamp(min=1),
+        mean_log_ratio=log_ratio_sums.total / lengths.clamp(min=1),
         min_log_ratio=log_ratio.amin(dim=-1).clamp(max=0),
         max_log_ratio=log_ratio.amax(dim=-1).clamp(min=0),
         surrogate_gain=gain,
         masked_surrogate_gain=kept_gain,
         # of divergences that are all 0 the peak is the first, which the model need not have sampled
-        max_position=positions.gather(-1, peak).squeeze(-1).clamp(min=1) / lengths.clamp(min=1),
-        max_turn=turns.gather(-1, peak).squeeze(-1).clamp(min=1),
+        max_position=positions.gather(-1, peak.unsqueeze(-1)).squeeze(-1).clamp(min=1) / lengths.clamp(min=1),
+        max_turn=turns.number_at(peak).clamp(min=1),
         turn_reached=reached,
-        turn_inside=inside,
-        by_sign=sign_statistics(batch.advantages, gains, batch.response_mask, accepted_or_kept),
-        weights=weight_statistics(log_ratio, divergences.ratio_deviation, batch.response_mask),
-        by_depth=_by_depth(batch, positions, accepted_or_kept),
+        turn_inside=_turns_inside(reached, begin, divergences.kl_for_max.upper, cut, max_threshold),
+        by_sign=by_sign,
+        weights=weight_statistics(log_ratio_sums, deviation, sum_deviation, turns),
+        by_depth=_by_depth(batch, positions, accepted_or_kept, kl_sums),
         by_lag=_by_lag(batch, mask, kept),
         bound_sums=bound_sums(
             batch,
             kl,
             positions,
-            sum_kl=sum_k3 if divergences.sampled else sum_kl,
+            sum_kl=sum_k3 if divergences.sampled else kl_sums.total,
             gain=gain,
             stopped=stopped,
             cut=cut,
             max_kl=max_threshold,
         ),
     )
-    counted = positions * finite_sequences(sequences).unsqueeze(-1)
+    counted = _of_rows(positions, finite_sequences(sequences))
     return UpdateStatistics(sequences, position_sums(divergences.tv.upper, counted))
 
 
@@ -184,6 +198,8 @@ def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
     Returns:
         All their rows; the position sums added, the shorter ones as if padded by 0.
     """
+    if len(parts) == 1:
+        return parts[0]
     rows: dict[str, object] = {}
     for item in fields(SequenceStatistics):
         values = [getattr(part.sequences, item.name) for part in parts]
@@ -207,22 +223,7 @@ def finite_sequences(sequences: SequenceStatistics) -> torch.Tensor:
         bool, shape (batch,).
     """
     sums = (sequences.sum_kl, sequences.sum_tv, sequences.sum_k3, sequences.max_kl, sequences.mean_log_ratio)
-    finite = torch.stack([torch.isfinite(value) for value in sums]).all(dim=0)
-    return sequences.has_tokens & finite
-
-
-def turn_numbers(response_mask: torch.Tensor) -> torch.Tensor:
-    """Count the turns of the model: 1 on its first run of sampled tokens and on what follows, 2 from the second on.
-
-    Args:
-        response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
-
-    Returns:
-        int32, shape (batch, response_length); 0 before the first turn, never decreasing.
-    """
-    starts = response_mask.clone()
-    starts[:, 1:] &= ~response_mask[:, :-1]
-    return starts.cumsum(dim=-1, dtype=torch.int32)
+    return sequences.has_tokens & torch.stack([value.double() for value in sums]).isfinite().all(dim=0)
 
 
 def position_sums(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -240,28 +241,24 @@ def position_sums(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor
     return sums.index_add_(0, positions.flatten(), values.flatten())[1:].double()
 
 
-def _gains(
-    gains: torch.Tensor, mask: SequenceMask, lengths: torch.Tensor, kept: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of each sequence: the tokens with a gradient, sum_t A (rho - 1), and the same over those tokens."""
-    gain = gains.sum(dim=-1)
-    if kept is None:
-        return torch.where(mask.accepted, lengths, 0), gain, torch.where(mask.accepted, gain, 0.0)
-    return kept.sum(dim=-1), gain, torch.where(kept, gains, 0.0).sum(dim=-1)
-
-
-def _kl_sums(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of each token the KL without bias; of each sequence the sums of kl_for_avg and of k3, often one."""
+def _kl_sums(batch: TokenBatch) -> tuple[torch.Tensor, BlockSums, torch.Tensor]:
+    """Of each token the KL without bias; the sums of kl_for_avg and, of each sequence, of k3, often one."""
     divergences, kl = batch.divergences, unbiased_kl(batch)
     k3 = kl if divergences.sampled else divergences.ratio_deviation - batch.log_ratio
-    sum_k3, for_avg = k3.sum(dim=-1), divergences.kl_for_avg.upper
-    return kl, sum_k3 if for_avg is k3 else for_avg.sum(dim=-1), sum_k3
+    for_avg = block_sums(divergences.kl_for_avg.upper)
+    return kl, for_avg, for_avg.total if divergences.kl_for_avg.upper is k3 else k3.sum(dim=-1)
 
 
-def _by_depth(batch: TokenBatch, positions: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
+def _of_rows(positions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return the positions of some sequences, and 0 for the others."""
+    if rows.device.type == "cpu" and bool(rows.all()):
+        return positions
+    return positions * rows.unsqueeze(-1)
+
+
+def _by_depth(batch: TokenBatch, positions: torch.Tensor, kept: torch.Tensor, kl: BlockSums) -> dict[str, torch.Tensor]:
     if batch.prompt_lengths is None:
         return {}
-    kl = batch.divergences.kl_for_avg.upper
     return depth_statistics(batch.prompt_lengths, positions, kept, kl)
 
 
@@ -285,16 +282,16 @@ def _num_undecided(kl: Interval, lengths: torch.Tensor, max_threshold: float) ->
     return (~(kl.upper <= max_threshold) & (kl.lower <= max_threshold)).sum(dim=-1)
 
 
-def _turn_bins(turns: torch.Tensor, outside: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether a sequence has tokens in each bin of turns, and whether none of them is outside.
+def _turns_inside(
+    reached: torch.Tensor, begin: torch.Tensor, kl: torch.Tensor, rows: torch.Tensor, max_threshold: float
+) -> torch.Tensor:
+    """Whether a sequence has tokens in each bin of turns and none of them is outside; only `rows` have any.
 
-    `turns` never decreases along a sequence, so a bin is a stretch of it, which begins with a sampled token, and the
-    tokens outside are a difference of prefix sums; only `rows` have any.
+    A bin is a stretch of the response from `begin` on, and its tokens outside are a difference of prefix sums.
     """
-    starts = torch.tensor([*FIRST_TURNS, 2**31 - 1], dtype=torch.int32, device=turns.device)
-    borders = torch.searchsorted(turns, starts.expand(turns.shape[0], -1).contiguous())
-    reached = borders.diff(dim=-1) > 0
-    prefix, of_rows = outside[rows].cumsum(dim=-1, dtype=torch.int32), borders[rows]
-    before = torch.where(of_rows > 0, prefix.gather(-1, (of_rows - 1).clamp(min=0)), 0)
-    inside = reached.index_copy(0, rows, reached[rows] & (before.diff(dim=-1) == 0))
-    return reached, inside
+    if not len(rows):
+        return reached
+    borders = torch.nn.functional.pad(begin[rows], (0, 1), value=kl.shape[-1])
+    prefix = (~(kl[rows] <= max_threshold)).cumsum(dim=-1, dtype=torch.int32)
+    before = torch.where(borders > 0, prefix.gather(-1, (borders - 1).clamp(min=0)), 0)
+    return reached.index_copy(0, rows, reached[rows] & (before.diff(dim=-1) == 0))

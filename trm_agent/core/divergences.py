@@ -61,7 +61,7 @@ def token_kl_k2(log_ratio: torch.Tensor) -> torch.Tensor:
     Returns:
         Same shape, nats.
     """
-    return 0.5 * log_ratio.square()
+    return log_ratio.square().mul_(0.5)
 
 
 def token_kl_k3(log_ratio: torch.Tensor) -> torch.Tensor:

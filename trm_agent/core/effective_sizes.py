@@ -7,32 +7,34 @@ A weight is rho of a token, the product of rho over a turn's tokens, or over a s
 
 import torch
 
+from trm_agent.core.block_sums import BlockSums
+from trm_agent.core.reductions import sum_of_squares
+from trm_agent.core.turns import Turns
+
 
 def weight_statistics(
-    log_ratio: torch.Tensor, ratio_deviation: torch.Tensor, response_mask: torch.Tensor
+    log_ratio: BlockSums, ratio_deviation: torch.Tensor, sum_deviation: torch.Tensor, turns: Turns
 ) -> dict[str, torch.Tensor]:
     """Sum the weights of each sequence.
 
     Args:
-        log_ratio: log rho, 0 where the mask is False, shape (batch, response_length), of a length of 1 or more, nats.
-        ratio_deviation: rho - 1, same shape.
-        response_mask: bool, sampled by the model, same shape.
+        log_ratio: of log rho, 0 where the mask is False, nats.
+        ratio_deviation: rho - 1, 0 where the mask is False, shape (batch, response_length).
+        sum_deviation: sum_t (rho_t - 1), shape (batch,), float64.
+        turns: of the batch.
 
     Returns:
         Shape (batch,), float64: `deviation`, sum_t (rho_t - 1), and `squares`, sum_t (rho_t - 1)^2, of its tokens;
         `turns`, log sum w, and `turn_squares`, log sum w^2, of its turns; `sequence`, log w of the whole. The numbers
         of a sequence with a ratio that is not finite mean nothing.
     """
-    # float64: a turn is a difference of prefix sums, which cancels
-    prefix = log_ratio.cumsum(dim=-1, dtype=torch.float64)
-    turns, turn_squares = _of_turns(prefix, response_mask)
+    of_turns, turn_squares = _of_turns(log_ratio, turns)
     return {
-        "deviation": ratio_deviation.sum(dim=-1).double(),
-        "squares": torch.linalg.vector_norm(ratio_deviation, dim=-1).double().square(),
-        "turns": turns,
+        "deviation": sum_deviation,
+        "squares": sum_of_squares(ratio_deviation),
+        "turns": of_turns,
         "turn_squares": turn_squares,
-        # a copy: a view would hold on to the batch
-        "sequence": prefix[:, -1].clone(),
+        "sequence": log_ratio.total,
     }
 
 
@@ -75,21 +77,15 @@ def weight_metrics(
     }
 
 
-def _of_turns(prefix: torch.Tensor, response_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log sum w and log sum w^2 over the turns of each sequence; -infinity without one.
-
-    Their number is not known beforehand: on a GPU this waits for the tokens.
-    """
-    ends = response_mask.clone()
-    ends[:, :-1] &= ~response_mask[:, 1:]
-    row, place = ends.nonzero(as_tuple=True)
-    until = prefix[row, place]
+def _of_turns(log_ratio: BlockSums, turns: Turns) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log sum w and log sum w^2 over the turns of each sequence; -infinity without one."""
+    row, until = turns.row, log_ratio.until(turns.row, turns.end)
     # nothing is added between two turns: the sum until the end of the one before is that until this one begins
     before = torch.nn.functional.pad(until, (1, 0))[:-1]
     is_first = torch.nn.functional.pad(row, (1, 0), value=-1)[:-1] != row
     log_weights = until - torch.where(is_first, 0.0, before)
 
-    largest = prefix.new_full(prefix.shape[:1], -torch.inf).scatter_reduce(0, row, log_weights, "amax")
+    largest = until.new_full(turns.counts.shape, -torch.inf).scatter_reduce(0, row, log_weights, "amax")
     scaled = (log_weights - largest[row]).exp()
     sums = torch.zeros_like(largest).index_add(0, row, scaled)
     squares = torch.zeros_like(largest).index_add(0, row, scaled.square())

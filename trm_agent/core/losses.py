@@ -1,8 +1,12 @@
 """The masked surrogate: importance-weighted policy gradient over what the mask keeps."""
 
 import math
+from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
+
+from trm_agent.core.masks import usable_sequences
 
 
 def masked_surrogate_tokens(
@@ -34,14 +38,32 @@ def masked_surrogate_tokens(
         arXiv:2512.23075v4, gradient of the masked surrogate.
     """
     weight = torch.where(kept, -advantages.detach(), 0.0)
-    # no advantage times an overflowing ratio would be NaN
-    exponent = torch.where(weight != 0, log_ratio, 0.0)
-    if ratio_truncation is not None:
-        constant = exponent.detach()
-        # 0 with the gradient of log pi; infinity minus itself would be NaN
-        through = torch.where(constant.isinf(), 0.0, exponent - constant)
-        exponent = constant.clamp(max=math.log(ratio_truncation)) + through
-    return weight * torch.exp(exponent)
+    return _WeightedRatio.apply(log_ratio, weight, kept, ratio_truncation)
+
+
+class _WeightedRatio(torch.autograd.Function):
+    """weight * min(rho, cap), whose gradient in log rho is itself: autograd would make twice as many passes for it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_ratio: torch.Tensor, weight: torch.Tensor, kept: torch.Tensor, cap: float | None
+    ) -> torch.Tensor:
+        # no advantage times an overflowing ratio would be NaN; on a CPU their largest tells whether one does
+        overflows = log_ratio.device.type != "cpu" or not bool(usable_sequences(log_ratio).all())
+        ratio = torch.where(weight != 0 if overflows else kept, log_ratio, 0.0)
+        slope = weight
+        if cap is not None:
+            # no gradient where log rho is infinite
+            slope = torch.where(ratio.isinf(), 0.0, weight)
+            ratio.clamp_(max=math.log(cap))
+        ctx.save_for_backward(slope, ratio.exp_())
+        return weight * ratio
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        slope, ratio = ctx.saved_tensors
+        return (gradient * slope).mul_(ratio), None, None, None
 
 
 def decoupled_surrogate_tokens(
@@ -102,7 +124,8 @@ def kept_tokens(response_mask: torch.Tensor, accepted: torch.Tensor) -> torch.Te
     Returns:
         bool, shape (batch, response_length).
     """
-    return response_mask & accepted.unsqueeze(-1)
+    # as bytes: torch repeats a byte along a row many at once, but a truth value one by one
+    return (response_mask.view(torch.uint8) & accepted.view(torch.uint8).unsqueeze(-1)).view(torch.bool)
 
 
 def masked_surrogate_loss(

@@ -216,6 +216,21 @@ def usable_ratios(log_ratio: torch.Tensor) -> torch.Tensor:
     return log_ratio.detach() <= math.log(torch.finfo(log_ratio.dtype).max)
 
 
+def usable_sequences(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Return the sequences of which every rho is a finite number: `usable_ratios` of all tokens.
+
+    Args:
+        log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
+
+    Returns:
+        bool, shape (batch,).
+    """
+    if log_ratio.shape[-1] == 0:
+        return torch.ones(log_ratio.shape[:-1], dtype=torch.bool, device=log_ratio.device)
+    # the largest is NaN if one is
+    return usable_ratios(log_ratio.detach().amax(dim=-1))
+
+
 def random_mask(
     has_tokens: torch.Tensor,
     acceptance: float,

@@ -58,3 +58,42 @@ def masked_min(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         Shape (batch,).
     """
     return -masked_max(-values, mask)
+
+
+def sum_of_squares(values: torch.Tensor) -> torch.Tensor:
+    """Sum the squares of each row.
+
+    Args:
+        values: floats, shape (batch, length).
+
+    Returns:
+        Float64, shape (batch,).
+    """
+    return torch.linalg.vector_norm(values, dim=-1).double().square()
+
+
+def count(mask: torch.Tensor) -> torch.Tensor:
+    """Count the True of each row.
+
+    Args:
+        mask: bool, shape (batch, length).
+
+    Returns:
+        int32, shape (batch,).
+    """
+    # of bytes: torch sums them in half the time that it takes for truth values
+    return mask.view(torch.uint8).sum(dim=-1, dtype=torch.int32)
+
+
+def rows_where(condition: torch.Tensor) -> torch.Tensor:
+    """Return the sequences that must be looked at more closely: on a device all, which spares a synchronisation.
+
+    Args:
+        condition: bool, shape (batch,).
+
+    Returns:
+        int64, their numbers.
+    """
+    if condition.device.type == "cpu":
+        return condition.nonzero().squeeze(-1)
+    return torch.arange(len(condition), device=condition.device)

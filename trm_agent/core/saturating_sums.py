@@ -1,5 +1,7 @@
 """Sums over the positions of a sequence whose terms stop at 1, in closed form: any length costs the same."""
 
+import functools
+
 import torch
 
 _TABLE = 64
@@ -41,8 +43,16 @@ def _sum_of_roots(last: torch.Tensor) -> torch.Tensor:
 
     sum = 2/3 n^(3/2) + n^(1/2)/2 + zeta(-1/2) + n^(-1/2)/24 - n^(-5/2)/1920 + n^(-9/2)/9216 - ...
     """
-    table = torch.arange(_TABLE + 1, dtype=torch.float64, device=last.device).sqrt().cumsum(dim=0)
-    small = table[last.nan_to_num(0.0).clamp(min=0, max=_TABLE).long()]
+    small = _table(last.device)[last.nan_to_num(0.0).clamp(min=0, max=_TABLE).long()]
     n = last.clamp(min=_TABLE)
-    series = n.pow(1.5) * 2 / 3 + n.sqrt() / 2 + _ZETA_MINUS_HALF + n.pow(-0.5) / 24 - n.pow(-2.5) / 1920
-    return torch.where(last < _TABLE, small, series + n.pow(-4.5) / 9216)
+    # all terms but zeta as multiples of a root: a power of its own for each would take most of the time
+    inverse = 1 / n
+    square = inverse.square()
+    tail = inverse * (1 / 24 - square * (1 / 1920 - square / 9216))
+    return torch.where(last < _TABLE, small, n.sqrt() * (n * 2 / 3 + 0.5 + tail) + _ZETA_MINUS_HALF)
+
+
+@functools.cache
+def _table(device: torch.device) -> torch.Tensor:
+    """Return the sums up to `_TABLE`."""
+    return torch.arange(_TABLE + 1, dtype=torch.float64, device=device).sqrt().cumsum(dim=0)

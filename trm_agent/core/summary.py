@@ -136,11 +136,8 @@ def acceptance_by_length(lengths: torch.Tensor, accepted: torch.Tensor) -> torch
 
 def _by_turn(rows: SequenceStatistics) -> dict[str, torch.Tensor]:
     reached, inside = rows.turn_reached.double().sum(dim=0), rows.turn_inside.double().sum(dim=0)
-    return {
-        f"inside_turns_{first}": inside[index] / reached[index]
-        for index, first in enumerate(FIRST_TURNS)
-        if bool(reached[index] > 0)
-    }
+    shares = zip(FIRST_TURNS, reached.tolist(), inside / reached, strict=True)
+    return {f"inside_turns_{first}": share for first, number, share in shares if number > 0}
 
 
 def _by_lag(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:

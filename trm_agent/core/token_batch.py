@@ -8,6 +8,7 @@ import torch
 
 from trm_agent.core.divergences import token_divergence
 from trm_agent.core.masks import Interval
+from trm_agent.core.reductions import count
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,24 @@ def sampled_divergences(log_ratio: torch.Tensor, max_estimator: str, avg_estimat
 
     for_max = measured(max_estimator)
     for_avg = for_max if avg_estimator == max_estimator else measured(avg_estimator)
-    return BatchDivergences(for_max, for_avg, Interval.known(deviation.abs().div_(2)), deviation, sampled=True)
+    return BatchDivergences(for_max, for_avg, _SampledTv(deviation), deviation, sampled=True)
+
+
+class _SampledTv(Interval):
+    """|rho - 1| / 2, computed when it is first looked at: most decisions need none."""
+
+    ratio_deviation: torch.Tensor
+
+    def __init__(self, ratio_deviation: torch.Tensor) -> None:
+        object.__setattr__(self, "ratio_deviation", ratio_deviation)
+
+    @cached_property
+    def lower(self) -> torch.Tensor:  # type: ignore[override]
+        return self.ratio_deviation.abs().div_(2)
+
+    @property
+    def upper(self) -> torch.Tensor:  # type: ignore[override]
+        return self.lower
 
 
 @dataclass(frozen=True)
@@ -138,10 +156,10 @@ class TokenBatch:
             return self.measured
         return sampled_divergences(self.log_ratio, self.max_estimator, self.avg_estimator)
 
-    @property
+    @cached_property
     def lengths(self) -> torch.Tensor:
         """T: tokens of the model, shape (batch,)."""
-        return self.response_mask.sum(dim=-1)
+        return count(self.response_mask).long()
 
     def rows(self, rows: slice | torch.Tensor) -> "TokenBatch":
         """Cut out some of the sequences."""

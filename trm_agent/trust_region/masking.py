@@ -8,7 +8,7 @@ import torch
 
 from trm_agent.core.diagnostics import UpdateStatistics, concatenate, measure_batch
 from trm_agent.core.losses import kept_tokens
-from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios
+from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios, usable_sequences
 from trm_agent.core.token_batch import TokenBatch
 from trm_agent.trust_region.criteria import CRITERIA, arguments_of, parts_of
 from trm_agent.trust_region.settings import FIELD_PATH, TrmConfig
@@ -98,10 +98,10 @@ def _decide(
 
     `batch` is of the policy that is compared with the rollout, `log_ratio` of the one that is updated.
     """
-    row, has_tokens, usable = CRITERIA[criterion], batch.lengths > 0, usable_ratios(log_ratio)
+    row, has_tokens = CRITERIA[criterion], batch.lengths > 0
     undecided = torch.zeros_like(has_tokens)
     if row.statistic is not None or row.parts:
-        mask = _by_statistics(trm, criterion, batch, has_tokens, usable.all(dim=-1))
+        mask = _by_statistics(trm, criterion, batch, has_tokens, usable_sequences(log_ratio))
         return mask, kept_tokens(batch.response_mask, mask.accepted)
     if row.control is not None:
         controlled, _ = _decide(trm, trm.controlled, batch, log_ratio)
@@ -112,9 +112,10 @@ def _decide(
         assert row.keeps is not None, f"{criterion} has no rule"
         bound = "upper" if trm.undecided == "reject" else "lower"
         stays = row.keeps(batch.at_bound(bound), **arguments_of(row, trm))
-    if not row.masks_tokens:
-        stays = kept_tokens(batch.response_mask, stays & usable.all(dim=-1))
-    kept = stays & usable
+    if row.masks_tokens:
+        kept = stays & usable_ratios(log_ratio)
+    else:
+        kept = kept_tokens(batch.response_mask, stays & usable_sequences(log_ratio))
     accepted = kept.any(dim=-1)
     return SequenceMask(accepted, {criterion: has_tokens & ~accepted}, undecided, has_tokens), kept
 
