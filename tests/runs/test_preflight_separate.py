@@ -80,7 +80,10 @@ def test_what_the_mode_can_do_is_allowed(overrides):
         (("trainer.v1.colocate_async.num_warmup_batches=2",), "got 2, but with .*=separate_async the serv"),
         (("data.gen_batch_size=4",), "gen_batch_size: got 4, with .*=separate_async where tasks are drawn one by one"),
         (("env.train.num_tasks=655",), rf"at least 656, .* those ahead of the last \({SECTION}.num_warmup_batches\)"),
-        (("algorithm.filter_groups.enable=true",), "but trainer.v1.trainer_mode=separate_async keeps groups"),
+        (
+            ("algorithm.filter_groups.enable=true", "algorithm.filter_groups.max_num_gen_batches=2", "env.train.num_tasks=1295"),
+            "num_tasks: got 1295; allowed: at least 1296, .*, and 16 are ahead of theirs",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(overrides, words):

@@ -57,6 +57,13 @@ def warmup_of(config: DictConfig) -> str:
     return _WARMUP.format(mode=OmegaConf.select(config, MODE))
 
 
+def ahead_of_step(config: DictConfig) -> int:
+    """Return how many tasks are ahead of their step; none in a synchronous run."""
+    if not is_asynchronous(config):
+        return 0
+    return math.floor(float(OmegaConf.select(config, warmup_of(config))) * int(config.data.train_batch_size))
+
+
 def _refuse_unread(config: DictConfig) -> None:
     mode, colocated = OmegaConf.select(config, MODE), _WARMUP.format(mode=COLOCATE)
     fields = {SYNC: (colocated, THRESHOLD, STRATEGY), SEPARATE: (colocated,)}.get(mode, ())
@@ -123,7 +130,7 @@ def _tasks(config: DictConfig) -> None:
     """Refuse fewer tasks than the steps and those ahead of the last one need: verl would begin anew with the first."""
     steps, batch = config.trainer.total_training_steps, int(config.data.train_batch_size)
     warmup = warmup_of(config)
-    needed = steps * batch + math.floor(float(OmegaConf.select(config, warmup)) * batch)
+    needed = steps * batch + ahead_of_step(config)
     if needed > config.env.train.num_tasks:
         refuse(
             "env.train.num_tasks",
