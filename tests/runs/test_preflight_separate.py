@@ -81,7 +81,11 @@ def test_what_the_mode_can_do_is_allowed(overrides):
         (("data.gen_batch_size=4",), "gen_batch_size: got 4, with .*=separate_async where tasks are drawn one by one"),
         (("env.train.num_tasks=655",), rf"at least 656, .* those ahead of the last \({SECTION}.num_warmup_batches\)"),
         (
-            ("algorithm.filter_groups.enable=true", "algorithm.filter_groups.max_num_gen_batches=2", "env.train.num_tasks=1295"),
+            (
+                "algorithm.filter_groups.enable=true",
+                "algorithm.filter_groups.max_num_gen_batches=2",
+                "env.train.num_tasks=1295",
+            ),
             "num_tasks: got 1295; allowed: at least 1296, .*, and 16 are ahead of theirs",
         ),
     ],

@@ -84,7 +84,10 @@ def watch_of(*groups: Group, takes: bool = True) -> GroupWatch:
     """The watch of a step of two tasks that has found these groups, and has taken those with signal or not yet."""
     config = OmegaConf.merge(NANO, {"algorithm": {"filter_groups": {"enable": True}}})
     rows = {
-        f"{number}_{row}_0": (value, {"horizon": group.horizon, "success": success, "model_tokens": group.num_tokens / 2})
+        f"{number}_{row}_0": (
+            value,
+            {"horizon": group.horizon, "success": success, "model_tokens": group.num_tokens / 2},
+        )
         for number, group in enumerate(groups)
         for row, (value, success) in enumerate(zip(group.values, group.successes, strict=True))
     }
