@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("verl")
 
-from trm_agent.verl_plugin.driver.async_buffer import STALE_WAIT
+from trm_agent.verl_plugin.driver.async_buffer import EVICTED, STALE_WAIT
 from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch, TooFewGroups
 from trm_agent.verl_plugin.driver.group_signal import Group
 
@@ -50,6 +50,7 @@ class Training:
         self.watch = self.buffer.watch = GroupWatch(filter)
         self.drained: list[Group] = []
         self.metrics: dict[str, float] = {}
+        self.num_evicted = 0.0
         queue.play(restored)
         if missing := int(ahead * size) - len(restored):
             queue.draw(missing)
@@ -62,6 +63,7 @@ class Training:
             batch, self.metrics = self.buffer.sample(self.queue.step, "train", self.size // self.updates)
             batches.append([int(task[1:]) for task in tasks(batch)])
             self.drained += self.watch.drain()
+            self.num_evicted += self.metrics.get(EVICTED, 0)
             sampled += batch.keys
             self.queue.tick()
         self.queue.kv_clear(sampled, "train")
@@ -118,6 +120,7 @@ def test_every_update_is_full_of_groups_with_signal_and_every_task_ends_once(see
     # only what is too old is lost, and only where that is asked for
     assert bool(lost) == (strategy == "drop")
     assert all(queue.outcomes(task) == MIXED for task in lost)
+    assert run.num_evicted == 2 * len(lost)
 
 
 def test_a_step_waits_for_old_tasks_with_a_filter_too(monkeypatch):
@@ -184,6 +187,25 @@ def test_a_third_of_the_tasks_that_fail_stalls_nothing(strategy, updates, monkey
         assert sum(len(batch) for batch in run.step()) == 8
         failed += run.watch.metrics()["env/groups/without_signal/infrastructure"]
     assert failed + sum(task % 3 == 0 for task in queue.in_play()) == -(-queue.num_drawn // 3)
+
+
+def test_an_old_group_without_signal_is_left_out_and_not_lost_for_its_age(monkeypatch):
+    queue = ScriptedQueue(scripted({0: WRONG, 1: MIXED}, MIXED), lambda task: 8 if task < 2 else 1)
+    run = Training(queue, monkeypatch, filtering(), threshold=2, strategy="drop")
+    found = {}
+    for _ in range(5):
+        run.step()
+        found |= {task: reason for task in run.left_out([]) if (reason := run.watch.groups[f"t{task}"].lacks_signal())}
+    # two episodes of task 1
+    assert (found, run.num_evicted) == ({0: "all_wrong"}, 2)
+
+
+def test_a_task_whose_process_failed_is_replaced_whatever_its_episodes_tell(monkeypatch):
+    queue = ScriptedQueue(lambda _: MIXED)
+    queue.crashes = {1}
+    run = Training(queue, monkeypatch, filtering())
+    assert [sorted(batch) for batch in run.step()] == [[0, 2, 3, 4]]
+    assert run.watch.metrics()["env/groups/without_signal/infrastructure"] == 1
 
 
 @pytest.mark.parametrize("max_batches", [0, 9])
