@@ -38,7 +38,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._num_updates = int(self.trainer_config.get("parameter_sync_step", 1))
-        self._num_ahead = float(self.trainer_config.get("num_warmup_batches", 0))
+        self._batches_ahead = float(self.trainer_config.get("num_warmup_batches", 0))
         self._draw, self.refill_fn = self.refill_fn, self._refill
         self._step = -1
         # tasks that the step is to take, and those of them that it has yet to take
@@ -77,7 +77,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         """Draw so many tasks, or with a filter those that are missing, as far as the step may draw them."""
         watch = self.watch
         if watch is not None and watch.filter is not None:
-            missing = self._left + math.floor(self._num_ahead * self._size) - self._in_play()
+            missing = self._left + math.floor(self._batches_ahead * self._size) - self._in_play()
             number = watch.allowed(max(0, missing))
             watch.add_drawn(number, self._step)
         if number:
