@@ -177,6 +177,12 @@ def test_a_short_batch_may_be_trained_on_unless_an_update_has_none(updates, monk
     assert queue.num_drawn == 20
 
 
+def test_a_group_that_one_update_took_is_not_there_for_the_next(monkeypatch):
+    queue = ScriptedQueue(lambda task: MIXED if task in (0, 4) else RIGHT)
+    with pytest.raises(TooFewGroups, match=r"^step 1: 2 of 4 groups have signal after 8 tasks"):
+        Training(queue, monkeypatch, filtering(max_batches=2, short_batch="train"), updates=2).step()
+
+
 @pytest.mark.parametrize("updates", [1, 2])
 @pytest.mark.parametrize("strategy", ["wait", "drop"])
 def test_a_third_of_the_tasks_that_fail_stalls_nothing(strategy, updates, monkeypatch):
@@ -208,12 +214,19 @@ def test_a_task_whose_process_failed_is_replaced_whatever_its_episodes_tell(monk
     assert run.watch.metrics()["env/groups/without_signal/infrastructure"] == 1
 
 
-@pytest.mark.parametrize("max_batches", [0, 9])
-def test_an_environment_that_never_works_ends_the_run_with_its_error(max_batches, monkeypatch):
+@pytest.mark.parametrize("filter", [None, filtering(), filtering(max_batches=9)])
+def test_an_environment_that_never_works_ends_the_run_with_its_error(filter, monkeypatch):
     queue = ScriptedQueue(lambda _: (FAILED, FAILED))
     queue.tags["infrastructure_failures_train"]["f"] = {"stop_reason": "env_error", "error": "the disk is full"}
     with pytest.raises(RuntimeError, match=r"^no episode of 16 tasks in a row .*: env_error: the disk is full"):
-        Training(queue, monkeypatch, filtering(max_batches=max_batches)).step()
+        Training(queue, monkeypatch, filter).step()
+
+
+@pytest.mark.parametrize("filter", [None, filtering()])
+def test_so_it_does_where_every_episode_is_masked(filter, monkeypatch):
+    queue = ScriptedQueue(lambda _: (MASKED, MASKED))
+    with pytest.raises(RuntimeError, match=r"^no episode of 16 tasks in a row .* but 32 episodes ran out of tokens"):
+        Training(queue, monkeypatch, filter).step()
 
 
 def test_wrong_answers_show_that_an_environment_works(monkeypatch):
