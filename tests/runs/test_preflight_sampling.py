@@ -13,6 +13,7 @@ FILTER, OVERLONG, CURRICULUM = "algorithm.filter_groups", "env.overlong", "env.t
 SHORT = "trainer.v1.sampler.sampler_kwargs.short_batch"
 ON = {f"{FILTER}.enable": True}
 PENALTY = {f"{OVERLONG}.treatment": "penalty"}
+ASYNC = {"trainer.v1.trainer_mode": "colocate_async"}
 CHOOSING = {f"{CURRICULUM}.enable": True}
 
 
@@ -43,6 +44,8 @@ def check(changes: dict[str, Any]) -> None:
         # of three horizons
         {**CHOOSING, f"{CURRICULUM}.floor_share": 1 / 3},
         {**ON, **CHOOSING},
+        {**ON, **CHOOSING, **ASYNC, f"{OVERLONG}.treatment": "mask"},
+        {**ON, **CHOOSING, "trainer.v1.trainer_mode": "separate_async", f"{OVERLONG}.treatment": "mask"},
     ],
 )
 def test_what_can_work_is_accepted(changes):
@@ -57,15 +60,9 @@ def test_what_can_work_is_accepted(changes):
         ({**ON, SHORT: "train"}, "short_batch: got 'train', which is read with a limit alone"),
         ({**ON, f"{FILTER}.metric": None}, "metric: got null; allowed: `reward`, `acc`"),
         ({**ON, "algorithm.adv_estimator": "gae"}, "but with algorithm.adv_estimator=gae a group of equal rewards"),
-        ({**ON, "trainer.v1.trainer_mode": "colocate_async"}, "but trainer.v1.trainer_mode=colocate_async keeps"),
-        ({**CHOOSING, "trainer.v1.trainer_mode": "separate_async"}, "curriculum.enable: got true, but trainer.v1"),
         ({**ON, "data.gen_batch_size": 16}, "gen_batch_size: got 16, but with algorithm.filter_groups tasks are drawn"),
         ({f"{OVERLONG}.buffer_tokens": 5}, "got 5, which env.overlong.treatment=keep does not read; allowed: null"),
         ({f"{OVERLONG}.penalty_factor": 2.0}, "got 2.0, which env.overlong.treatment=keep does not read; allowed: 1.0"),
-        (
-            {f"{OVERLONG}.treatment": "mask", "trainer.v1.trainer_mode": "colocate_async"},
-            "treatment: got 'mask', but trainer.v1.trainer_mode=colocate_async .* allowed: keep or penalty",
-        ),
         (PENALTY, "buffer_tokens: got null; allowed: from 1 to data.max_response_length=288 .* set it, such as 57"),
         ({**PENALTY, f"{OVERLONG}.buffer_tokens": 289}, "buffer_tokens: got 289; allowed: from 1 to"),
         ({f"{CURRICULUM}.memory_groups": 3}, "got 3, which is read with env.train.curriculum.enable=true alone"),

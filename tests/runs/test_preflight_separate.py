@@ -79,7 +79,6 @@ def test_what_the_mode_can_do_is_allowed(overrides):
         ),
         (("trainer.v1.colocate_async.num_warmup_batches=2",), "got 2, but with .*=separate_async the serv"),
         (("data.gen_batch_size=4",), "gen_batch_size: got 4, with .*=separate_async where tasks are drawn one by one"),
-        (("algorithm.filter_groups.enable=true",), "but trainer.v1.trainer_mode=separate_async keeps groups"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(overrides, words):

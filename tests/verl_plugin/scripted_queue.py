@@ -1,15 +1,16 @@
-"""A queue of verl's in memory, and a player whose episodes end in an order of its own."""
+"""A queue of verl's in memory, a player whose episodes end in an order of its own, and the buffers over them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
 
+from trm_agent.verl_plugin.driver.async_buffer import AsyncEnvReplayBuffer
 from trm_agent.verl_plugin.driver.replay_buffer import EnvReplayBuffer
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
@@ -35,16 +36,28 @@ class ScriptedQueue:
         self.rows: dict[str, tuple[float, dict[str, Any]]] = {}
         self.due: dict[int, int] = {}
         self.num_drawn = self.now = 0
+        # of the trainer, which is noted of each task
+        self.step = 1
         self.most_in_flight = 0
+        # tasks whose process fails after their last episode
+        self.crashes: set[int] = set()
 
     def draw(self, number: int) -> None:
         """Draw the next tasks, as the trainer's refill does."""
         assert self.num_drawn + number <= MOST_TASKS, "the buffer draws for ever"
-        for task in range(self.num_drawn, self.num_drawn + number):
-            self.tags["train"][f"t{task}"] = {"is_prompt": True, "status": "pending", "global_steps": 1}
-            self.due[task] = self.now + self.delay(task)
+        self.play(range(self.num_drawn, self.num_drawn + number))
         self.num_drawn += number
+
+    def play(self, numbers: Iterable[int]) -> None:
+        """Play tasks from their beginnings."""
+        for task in numbers:
+            self.tags["train"][f"t{task}"] = {"is_prompt": True, "status": "pending", "global_steps": self.step}
+            self.due[task] = self.now + self.delay(task)
         self.most_in_flight = max(self.most_in_flight, len(self.due))
+
+    def in_play(self) -> list[int]:
+        """The numbers of the tasks that have been drawn and are in the queue."""
+        return [int(key[1:]) for key, tag in self.tags["train"].items() if tag.get("is_prompt")]
 
     def tick(self) -> None:
         """Let time pass."""
@@ -54,7 +67,7 @@ class ScriptedQueue:
             del self.due[task]
             for session, outcome in enumerate(self.outcomes(task)):
                 self._end(task, session, outcome)
-            self.tags["train"][f"t{task}"]["status"] = "finished"
+            self.tags["train"][f"t{task}"]["status"] = "failure" if task in self.crashes else "finished"
 
     def _end(self, task: int, session: int, outcome: Outcome) -> None:
         told = {"uid": f"t{task}", "horizon": 2 + task % 2, "success": outcome == 1, "model_tokens": 10}
@@ -62,7 +75,7 @@ class ScriptedQueue:
             self.tags[OVERLONG_PARTITION][f"m{task}_{session}"] = told
         elif outcome != FAILED:
             key = f"t{task}_{session}_0"
-            self.tags["train"][key] = {"seq_len": 5 + session}
+            self.tags["train"][key] = {"seq_len": 5 + session, "response_len": 4 + session}
             self.rows[key] = (float(outcome), told)
 
     def kv_list(self, partition_id: str | None = None) -> dict[str, Any]:
@@ -82,9 +95,7 @@ class ScriptedQueue:
 
 
 def buffer(queue: ScriptedQueue, monkeypatch: Any, episodes_per_task: int = 2, **settings: Any) -> EnvReplayBuffer:
-    """The replay buffer of a run over a scripted queue."""
-    for name in ("kv_list", "kv_clear", "kv_batch_get"):
-        monkeypatch.setattr(tq, name, getattr(queue, name))
+    """The replay buffer of a synchronous run over a scripted queue."""
     kwargs = {"tasks_per_update": 4, "episodes_per_task": episodes_per_task, **settings}
     made = EnvReplayBuffer(
         trainer_mode="sync",
@@ -94,6 +105,44 @@ def buffer(queue: ScriptedQueue, monkeypatch: Any, episodes_per_task: int = 2, *
         sampler_kwargs=OmegaConf.create(kwargs),
         refill_fn=queue.draw,
     )
+    return over(queue, made, monkeypatch)
+
+
+def async_buffer(
+    queue: ScriptedQueue,
+    monkeypatch: Any,
+    size: int = 4,
+    updates: int = 1,
+    ahead: float = 1,
+    threshold: int | None = 3,
+    strategy: str = "wait",
+) -> AsyncEnvReplayBuffer:
+    """The replay buffer of an asynchronous run over a scripted queue.
+
+    Args:
+        queue: see `buffer`.
+        monkeypatch: as well.
+        size: tasks of a step.
+        updates: of a step.
+        ahead: batches that are ahead of their step.
+        threshold: steps within which a task is trained on.
+        strategy: what becomes of those that reach it.
+    """
+    made = AsyncEnvReplayBuffer(
+        trainer_mode="separate_async" if updates > 1 else "colocate_async",
+        trainer_config=OmegaConf.create({"num_warmup_batches": ahead, "parameter_sync_step": updates}),
+        max_off_policy_threshold=threshold,
+        max_off_policy_strategy=strategy,
+        sampler_kwargs=OmegaConf.create({"tasks_per_update": size // updates, "episodes_per_task": 2}),
+        refill_fn=queue.draw,
+    )
+    return over(queue, made, monkeypatch)
+
+
+def over(queue: ScriptedQueue, made: Any, monkeypatch: Any) -> Any:
+    """Let a buffer look at a scripted queue, whose time passes while it waits."""
+    for name in ("kv_list", "kv_clear", "kv_batch_get"):
+        monkeypatch.setattr(tq, name, getattr(queue, name))
     monkeypatch.setattr(made, "_wait_for_next_poll", lambda *_: queue.tick())
     return made
 

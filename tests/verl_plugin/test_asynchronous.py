@@ -7,9 +7,18 @@ import pytest
 
 pytest.importorskip("verl")
 
+from omegaconf import OmegaConf
+
 from trm_agent.runs.checkpoint_pickles import check_checkpoint
 from trm_agent.verl_plugin.driver import asynchronous
-from trm_agent.verl_plugin.driver.asynchronous import IN_PLAY, AsynchronousMixin, read_tasks_in_play
+from trm_agent.verl_plugin.driver.asynchronous import (
+    IN_PLAY,
+    AsynchronousMixin,
+    TaskInPlay,
+    _batch_of,
+    read_tasks_in_play,
+)
+from trm_agent.verl_plugin.driver.dataset import EnvDataset
 from trm_agent.verl_plugin.driver.trainer import trainer_class
 from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
 
@@ -80,7 +89,37 @@ def test_the_tasks_in_play_are_drawn_again_in_their_order_and_nothing_else_is(tm
     assert len({uid for uid, _ in resumed.submitted}) == 3
     # and once more, from where it stands now
     resumed._save_checkpoint()
-    assert read_tasks_in_play(tmp_path / "global_step_4") == [5, 7, 8]
+    assert read_tasks_in_play(tmp_path / "global_step_4") == [TaskInPlay(task) for task in (5, 7, 8)]
+
+
+def test_a_task_keeps_the_horizon_that_a_curriculum_chose(tmp_path, queue):
+    env = {
+        "id": "trm/ChainMath-v0",
+        "train": {
+            "horizons": [2, 4],
+            "split": "train",
+            "num_tasks": 50,
+            "seed": 0,
+            "curriculum": {"enable": True, "floor_share": 0.0, "low": 0.2, "high": 0.8, "memory_groups": 1},
+        },
+    }
+    dataset = EnvDataset("train", config=OmegaConf.create({"env": env}))
+    trainer = Trainer(tmp_path, queue)
+    trainer.train_dataset = dataset
+    # only the shorter ones, as long as the longer ones never succeed
+    dataset.curriculum.load_state_dict({"2": 0.5, "4": 0.0})
+    drawn = [dataset[task] for task in range(5)]
+    rows = [row["env_task"] for row in drawn]
+    trainer._submit_batch_to_rollout({"uid": list("abcde"), "index": range(5), "env_task": rows})
+    trainer._save_checkpoint()
+    found = read_tasks_in_play(tmp_path / "global_step_3")
+    assert found == [TaskInPlay(task, 2) for task in range(5)]
+    # a new process, before verl's loader has restored the means
+    dataset.curriculum.load_state_dict({"2": 0.0, "4": 0.5})
+    assert [dataset[task]["data_source"] for task in range(5)] == ["h4"] * 5
+    batch = _batch_of(dataset, found, 4)
+    assert list(batch["env_task"]) == rows
+    assert list(batch["data_source"]) == ["h2"] * 5
 
 
 def test_a_new_run_and_a_checkpoint_with_nothing_in_play_draw_none(tmp_path, queue):
@@ -101,6 +140,13 @@ def test_a_checkpoint_that_cannot_be_loaded_leaves_the_mode_as_it_was(tmp_path, 
 def test_a_file_of_other_things_is_refused(tmp_path, text):
     (tmp_path / IN_PLAY).write_text(text)
     with pytest.raises(ValueError, match=rf"{IN_PLAY}: not the numbers of tasks"):
+        read_tasks_in_play(tmp_path)
+
+
+@pytest.mark.parametrize("horizons", ["[2]", "[2, 0]", "null", '["2", "4"]'])
+def test_horizons_that_are_not_those_of_the_tasks_are_refused(tmp_path, horizons):
+    (tmp_path / IN_PLAY).write_text(f'{{"tasks": [1, 2], "horizons": {horizons}}}')
+    with pytest.raises(ValueError, match=rf"{IN_PLAY}: not one horizon for each task"):
         read_tasks_in_play(tmp_path)
 
 

@@ -80,11 +80,23 @@ def test_a_filter_draws_no_task_twice_and_the_screen_waits_for_what_is_drawn(tmp
     assert drawn[-1] == "again"
 
 
-def watch_of(*groups: Group) -> GroupWatch:
+def watch_of(*groups: Group, takes: bool = True) -> GroupWatch:
+    """The watch of a step of two tasks that has found these groups, and has taken those with signal or not yet."""
     config = OmegaConf.merge(NANO, {"algorithm": {"filter_groups": {"enable": True}}})
-    made = GroupWatch(filter_of(config))
+    rows = {
+        f"{number}_{row}_0": (
+            value,
+            {"horizon": group.horizon, "success": success, "model_tokens": group.num_tokens / 2},
+        )
+        for number, group in enumerate(groups)
+        for row, (value, success) in enumerate(zip(group.values, group.successes, strict=True))
+    }
+    masked = [{"uid": str(number)} for number, group in enumerate(groups) for _ in range(group.num_masked)]
+    made = GroupWatch(filter_of(config), lambda keys: [rows[key] for key in keys])
     made.begin(2)
-    made.groups = {str(number): group for number, group in enumerate(groups)}
+    made.judge([str(number) for number in range(len(groups))], rows, masked)
+    if takes:
+        made.take(list(made.waiting))
     return made
 
 
@@ -105,6 +117,22 @@ def test_what_was_played_and_not_trained_on_counts(tmp_path, monkeypatch):
     assert metrics["env/played_success"] == pytest.approx(4 / 7)
     assert (metrics["env/overlong/masked"], metrics["env/groups/without_signal/all_right"]) == (1.0, 1.0)
     assert made._num_tasks() == 2
+
+
+def test_masked_episodes_of_a_task_in_play_count_when_it_is_done(tmp_path, monkeypatch):
+    made = ours(tmp_path, env__overlong__treatment="mask")
+    made.replay_buffer = SimpleNamespace(watch=None)
+    queue = {
+        OVERLONG_PARTITION: {name: {"uid": name[0], "model_tokens": 7} for name in ("a1", "a2", "b1")},
+        "train": {"a": {"is_prompt": True}, "a_0_0": {}, "b_0_0": {}},
+    }
+    monkeypatch.setattr(tq, "kv_list", lambda name: {name: dict(queue[name])})
+    monkeypatch.setattr(tq, "kv_clear", lambda keys, partition_id: [queue[partition_id].pop(key) for key in keys])
+    assert made._sampling_metrics([])[0]["env/overlong/masked"] == 1
+    assert set(queue[OVERLONG_PARTITION]) == {"a1", "a2"}
+    del queue["train"]["a"]
+    assert made._sampling_metrics([])[0]["env/overlong/masked"] == 2
+    assert made._sampling_metrics([])[0]["env/overlong/masked"] == 0
 
 
 def test_a_plain_run_has_none_of_these_metrics(tmp_path):
@@ -128,3 +156,26 @@ def test_the_curriculum_learns_from_a_step_before_it_is_saved(tmp_path, monkeypa
     assert metrics["env/curriculum/probability/h2"] == pytest.approx(0.5)
     assert metrics["env/curriculum/share/h4"] == pytest.approx(0.5)
     assert curriculum.probabilities()[4] == pytest.approx(0.9)
+
+
+def test_each_update_of_a_step_teaches_the_curriculum_its_own_groups_once(tmp_path, monkeypatch):
+    made = ours(tmp_path, env__train__curriculum__enable=True)
+    curriculum = Curriculum([2, 4], 0, made.config.env.train.curriculum)
+    made.train_dataset = SimpleNamespace(curriculum=curriculum)
+    mixed = [Group(horizon, [1.0, 0.0], [True, False]) for horizon in (2, 4)]
+    watch = watch_of(*mixed, Group(2, [0.0, 0.0], [False, False]), takes=False)
+    made.replay_buffer = SimpleNamespace(watch=watch)
+    monkeypatch.setattr("verl.trainer.ppo.v1.trainer_sync.PPOTrainerSync.on_sample_end", lambda _: None)
+    observed: list[int] = []
+    monkeypatch.setattr(curriculum, "observe", lambda groups: observed.append(len(list(groups))))
+    probabilities = iter([{2: 0.3, 4: 0.7}, {2: 0.5, 4: 0.5}])
+    monkeypatch.setattr(curriculum, "probabilities", lambda: next(probabilities))
+    for uid in "01":
+        watch.take([uid])
+        made.on_sample_end()
+        # one of the two, whatever waits for the next update
+        assert made._num_tasks() == 1
+    # the group that was left out, and one in each update
+    assert observed == [2, 1]
+    # the step's tasks were drawn before its first update
+    assert made._sampling_metrics([])[0]["env/curriculum/probability/h2"] == 0.3

@@ -5,8 +5,6 @@ from omegaconf import DictConfig
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.runs.sampling_settings import (
     FILTER_METRICS,
-    KEEP,
-    MASK,
     PENALTY,
     STOP,
     CurriculumConfig,
@@ -16,7 +14,6 @@ from trm_fields import OneOf, refuse
 
 _FILTER = "algorithm.filter_groups"
 _SHORT = "trainer.v1.sampler.sampler_kwargs.short_batch"
-_SYNC = "sync"
 # verl's defaults of the fields that only a filter reads
 _UNREAD = {"metric": "reward", "max_num_gen_batches": 0}
 
@@ -35,7 +32,6 @@ def filtered_groups(config: DictConfig) -> None:
     if not asked.enable:
         return
     OneOf(FILTER_METRICS).check(f"{_FILTER}.metric", asked.metric)
-    _refuse_asynchronous(config, f"{_FILTER}.enable", True, "false")
     estimator = str(config.algorithm.adv_estimator)
     if estimator not in GROUP_ESTIMATORS:
         because = f"but with algorithm.adv_estimator={estimator} a group of equal rewards is a signal too"
@@ -53,9 +49,6 @@ def filtered_groups(config: DictConfig) -> None:
 def overlong(config: DictConfig) -> None:
     """Refuse a penalty without a buffer that fits, and its fields without one."""
     asked, default = config.env.overlong, OverlongConfig()
-    if asked.treatment == MASK:
-        # whose buffer would take a group that is masked as a whole for one that could not be played
-        _refuse_asynchronous(config, "env.overlong.treatment", MASK, f"{KEEP} or {PENALTY}")
     if asked.treatment != PENALTY:
         for name in ("buffer_tokens", "penalty_factor"):
             allowed = getattr(default, name)
@@ -84,7 +77,6 @@ def curriculum(config: DictConfig) -> None:
                 because = f"which is read with {field}.enable=true alone"
                 refuse(f"{field}.{name}", asked[name], str(allowed), f"set {field}.enable=true", because=because)
         return
-    _refuse_asynchronous(config, f"{field}.enable", True, "false")
     horizons = set(config.env.train.horizons)
     if len(horizons) < 2:
         refuse(
@@ -99,13 +91,6 @@ def curriculum(config: DictConfig) -> None:
         refuse(f"{field}.floor_share", asked.floor_share, most, "lower it")
     if asked.low > asked.high:
         refuse(f"{field}.low", asked.low, f"at most {field}.high={asked.high}", "lower it, or raise that")
-
-
-def _refuse_asynchronous(config: DictConfig, field: str, value: object, allowed: str) -> None:
-    mode = config.trainer.v1.trainer_mode
-    if mode != _SYNC:
-        because = f"but trainer.v1.trainer_mode={mode} keeps groups over several steps, and replaces none"
-        refuse(field, value, allowed, f"leave it out, or set trainer.v1.trainer_mode={_SYNC}", because=because)
 
 
 SAMPLING_RULES = (filtered_groups, overlong, curriculum)

@@ -1,18 +1,23 @@
-"""The replay buffer of asynchronous training: groups that fail or grow old make room, and none waits for ever."""
+"""The replay buffer of asynchronous training: groups that fail, grow old or teach nothing make room for others."""
 
+import math
 import time
 from collections import Counter
 from typing import Any
 
 import torch
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1.replay_buffer import ReplayBufferAsync
+from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY, ReplayBufferAsync
 
 from trm_agent.core.summary import acceptance_by_length
+from trm_agent.tasks import TRAIN
 from trm_agent.verl_plugin.driver.replay_buffer import EnvReplayBuffer, first_error, update_order
+from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
 STALE_WAIT = "run/stale_wait_s"
 EVICTED = "env/evicted_episodes"
+# verl's of groups that are replaced, which `env/groups/...` and `env/overlong/...` tell with the reasons
+_VERLS = (DAPO_FILTERED_REWARD_COUNTS_KEY, "training/filter_groups/evicted_samples")
 Reasons = tuple[set[str], set[str], set[str], Counter]
 
 
@@ -24,12 +29,21 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     whose episodes all failed counts as failed, where verl would take it for done; a batch's worth of failures times
     `max_failed_batches` without a task that is done in between ends the run; and the metrics tell how long a step
     waited for old tasks, or, by length, which episodes it dropped.
+
+    With a `watch` that filters, groups without signal are evicted as they end, of which the step that finds them keeps
+    count. Then as many tasks are drawn as keep the number in play: those that the step has yet to take, and
+    `num_warmup_batches` ahead of it. What the limit of a step forbids to draw, the next step draws as it begins.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._batch_size = 1
-        self._num_failed = self._most_done = 0
+        self._num_updates = int(self.trainer_config.get("parameter_sync_step", 1))
+        self._batches_ahead = float(self.trainer_config.get("num_warmup_batches", 0))
+        self._draw, self.refill_fn = self.refill_fn, self._refill
+        self._step = -1
+        # tasks that the step is to take, and those of them that it has yet to take
+        self._size = self._left = 0
+        self._num_failed = self._most_done = self._num_left_out = 0
         self._waits_since: float | None = None
         self._evicted: list[int] = []
         self._drawn: list[str] = []
@@ -37,9 +51,14 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         if partition_id == "val":
             return super().sample(global_steps, partition_id, batch_size)
-        self._batch_size, self._num_failed, self._most_done = batch_size, 0, 0
+        self._num_failed = self._most_done = self._num_left_out = 0
         self._waits_since, self._evicted = None, []
+        if global_steps != self._step:
+            self._begin_step(global_steps, batch_size * self._num_updates)
         batch, metrics = ReplayBufferAsync.sample(self, global_steps, partition_id, batch_size)
+        self._left -= batch_size
+        if self.watch is not None:
+            self.watch.take(self._drawn)
         metrics[STALE_WAIT] = 0.0 if self._waits_since is None else time.monotonic() - self._waits_since
         if self.max_off_policy_strategy == "drop" and self.max_off_policy_threshold is not None:
             metrics |= evicted_by_length(self._evicted, [tag["response_len"] for tag in batch.tags])
@@ -51,25 +70,70 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         done = self._done()
         return self.queue_clock.share(None if done is None else done.values())
 
+    def _begin_step(self, step: int, size: int) -> None:
+        """Begin a step that is to take so many tasks; with a filter, draw what the last one could not."""
+        self._step, self._size, self._left = step, size, size
+        if self.watch is not None:
+            self._sync_metadata_from_transfer_queue()
+            self.watch.begin(size, max(0, self._in_play() - size))
+            self._refill(0)
+
+    def _refill(self, number: int) -> None:
+        """Draw so many tasks, or with a filter those that are missing, as far as the step may draw them."""
+        watch = self.watch
+        if watch is not None and watch.filter is not None:
+            missing = self._left + math.floor(self._batches_ahead * self._size) - self._in_play()
+            number = watch.allowed(max(0, missing))
+            watch.add_drawn(number, self._step)
+        if number:
+            self._draw(number)
+
+    def _in_play(self) -> int:
+        """Return how many tasks have been drawn and not been taken or evicted."""
+        return len(self.prompt_global_steps[TRAIN])
+
     def _terminal_eviction_reasons(self, global_steps: int, partition_id: str) -> Reasons:
-        if partition_id != "val":
-            played = {key.split("_")[0] for key in self.partitions[partition_id]}
-            empty = self.finished_keys[partition_id] - played
-            self.finished_keys[partition_id] -= empty
-            self.failure_keys[partition_id] |= empty
-        reasons: Reasons = super()._terminal_eviction_reasons(global_steps, partition_id)
-        return reasons
+        if partition_id == "val":
+            return set(), set(), set(), Counter()
+        empty = self.finished_keys[partition_id] - self._played(partition_id)
+        self.finished_keys[partition_id] -= empty
+        self.failure_keys[partition_id] |= empty
+        stale, _, failed, counts = super()._terminal_eviction_reasons(global_steps, partition_id)
+        masked = self.partitions[OVERLONG_PARTITION].values()
+        overlong = failed & {tag["uid"] for tag in masked}
+        left_out = overlong | self._without_signal(partition_id, failed)
+        return stale - left_out, left_out, failed - overlong, counts
+
+    def _without_signal(self, partition_id: str, failed: set[str]) -> set[str]:
+        """Return the tasks without signal, if there is a filter; of one that failed no episode counts."""
+        if self.watch is None:
+            return set()
+        ended = self._terminal(partition_id)
+        keys = [key for key in self.partitions[partition_id] if key.split("_")[0] not in failed]
+        self.watch.judge(ended, keys, self.partitions[OVERLONG_PARTITION].values())
+        return {uid for uid in ended if uid in self.watch.groups}
+
+    def _played(self, partition_id: str) -> set[str]:
+        """Return the tasks with an episode to train on."""
+        return {key.split("_")[0] for key in self.partitions[partition_id]}
 
     def _evict_terminal_groups(
         self, global_steps: int, partition_id: str, eviction_reasons: Reasons
     ) -> tuple[set[str], int, int, dict]:
-        stale, _, failed, _ = eviction_reasons
+        stale, left_out, failed, _ = eviction_reasons
         tags = self.partitions[partition_id]
         self._evicted += [tag["response_len"] for key, tag in tags.items() if stale and key.split("_")[0] in stale]
-        self._count_failures(len(failed), len(self._sampleable_terminal_keys(partition_id, eviction_reasons)))
+        without_episode = failed | (left_out - self._played(partition_id))
+        self._num_left_out += len(left_out - without_episode)
+        num_done = len(self._sampleable_terminal_keys(partition_id, eviction_reasons)) + self._num_left_out
+        self._count_failures(len(without_episode), num_done)
         evicted: tuple[set[str], int, int, dict] = super()._evict_terminal_groups(
             global_steps, partition_id, eviction_reasons
         )
+        if self.watch is not None:
+            self.watch.lose(evicted[0])
+        for name in _VERLS:
+            evicted[3].pop(name, None)
         return evicted
 
     def _count_failures(self, num_failed: int, num_done: int) -> None:
@@ -80,7 +144,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         """
         self._num_failed = num_failed + (self._num_failed if num_done <= self._most_done else 0)
         self._most_done = max(self._most_done, num_done)
-        if self._num_failed >= self.max_failed_batches * self._batch_size:
+        if self._num_failed >= self.max_failed_batches * self._size:
             raise RuntimeError(
                 f"no episode of {self._num_failed} tasks in a row could be played: the environment or the rollout "
                 f"server is broken; the first: {first_error()}"
@@ -92,6 +156,11 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         is_enough: bool = super()._has_enough_samples(global_steps, partition_id, batch_size, sampleable_keys)
         if not is_enough and len(sampleable_keys) >= batch_size and self._waits_since is None:
             self._waits_since = time.monotonic()
+        watch = self.watch
+        if not is_enough and watch is not None and watch.filter is not None and not self._in_flight(partition_id):
+            # nothing is played any more, and no further task may be drawn
+            watch.check_short(global_steps)
+            return True
         return is_enough
 
     def _select_prompt_uids(

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,22 @@ IN_PLAY = "tasks_in_play.json"
 BUFFER = "pkg://trm_agent.verl_plugin.driver.async_buffer", "AsyncEnvReplayBuffer"
 
 
+@dataclass(frozen=True)
+class TaskInPlay:
+    """A task that has been drawn, and that no update has taken."""
+
+    number: int
+    """Its number."""
+    horizon: int | None = None
+    """The horizon that a curriculum drew for it; None without one."""
+
+
 class AsynchronousMixin:
     """A mixin in front of `PPOTrainerColocateAsync`; `SeparateMixin` is that of servers with devices of their own.
 
     verl keeps episodes in play, in its queue's own pickles, with a checkpoint. Ours holds the numbers of their tasks
-    instead: a resumed run plays them anew, before all others, so that none is lost and none counts twice.
+    instead: a resumed run plays them anew, before all others, so that none is lost and none counts twice. Beside the
+    number stands what a curriculum chose, which by then would choose otherwise.
     """
 
     config: Any
@@ -32,8 +44,8 @@ class AsynchronousMixin:
     global_steps: int
     train_dataset: Any
     _restored_tq_prompt_count: int
-    _task_numbers: dict[str, int] | None = None
-    """Number of each task in play, by its key in the queue."""
+    _in_play: dict[str, TaskInPlay] | None = None
+    """The tasks in play by their keys in the queue."""
 
     def _build_replay_buffer(self) -> Any:
         sampler = self.config.trainer.v1.sampler.custom_sampler
@@ -45,8 +57,10 @@ class AsynchronousMixin:
         return client
 
     def _submit_batch_to_rollout(self, batch: Any) -> int:
-        drawn = zip(batch["uid"], batch["index"], strict=True)
-        self._task_numbers = (self._task_numbers or {}) | {str(uid): int(index) for uid, index in drawn}
+        horizons = _horizons(batch["env_task"]) if self._has_curriculum() else [None] * len(batch["uid"])
+        drawn = zip(batch["uid"], batch["index"], horizons, strict=True)
+        tasks = {str(uid): TaskInPlay(int(index), horizon) for uid, index, horizon in drawn}
+        self._in_play = (self._in_play or {}) | tasks
         submitted: int = super()._submit_batch_to_rollout(batch)  # type: ignore[misc]
         return submitted
 
@@ -71,12 +85,18 @@ class AsynchronousMixin:
     def _write_tasks_in_play(self) -> None:
         """Write the tasks of the queue whose episodes have not been sampled, in the order in which they were drawn."""
         tags = (tq.kv_list("train") or {}).get("train", {})
-        in_play = {key for key, tag in tags.items() if tag.get("is_prompt", False)}
-        numbers = {uid: number for uid, number in (self._task_numbers or {}).items() if uid in in_play}
-        self._task_numbers = numbers
+        queued = {key for key, tag in tags.items() if tag.get("is_prompt", False)}
+        self._in_play = {uid: task for uid, task in (self._in_play or {}).items() if uid in queued}
+        tasks = list(self._in_play.values())
+        row: dict[str, list[int | None]] = {"tasks": [task.number for task in tasks]}
+        if self._has_curriculum():
+            row["horizons"] = [task.horizon for task in tasks]
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / IN_PLAY).write_text(json.dumps({"tasks": list(numbers.values())}), encoding="utf-8")
+        (folder / IN_PLAY).write_text(json.dumps(row), encoding="utf-8")
+
+    def _has_curriculum(self) -> bool:
+        return getattr(self.train_dataset, "curriculum", None) is not None
 
     def _without_queue(self, work: Callable[[], None]) -> None:
         """Let verl save or load a checkpoint as if nothing were in play."""
@@ -92,8 +112,8 @@ def rollout_servers(trainer: Any) -> Any:
     return getattr(trainer, "standalone_server_manager", None) or trainer.llm_server_manager
 
 
-def read_tasks_in_play(checkpoint: Path) -> list[int]:
-    """Return the numbers of the tasks that were in play at a checkpoint.
+def read_tasks_in_play(checkpoint: Path) -> list[TaskInPlay]:
+    """Return the tasks that were in play at a checkpoint.
 
     Raises:
         ValueError: the file holds something else.
@@ -102,16 +122,33 @@ def read_tasks_in_play(checkpoint: Path) -> list[int]:
     if not file.exists():
         return []
     found = read_json(file.read_bytes())
-    tasks = found.get("tasks") if isinstance(found, dict) else None
-    if not isinstance(tasks, list) or not all(isinstance(task, int) and task >= 0 for task in tasks):
+    if not isinstance(found, dict) or not _are_numbers(found.get("tasks"), 0):
         raise ValueError(f"{file}: not the numbers of tasks; remove it, and these tasks are lost")
-    return tasks
+    horizons = found.get("horizons", [None] * len(found["tasks"]))
+    if "horizons" in found and not (_are_numbers(horizons, 1) and len(horizons) == len(found["tasks"])):
+        raise ValueError(f"{file}: not one horizon for each task; remove it, and these tasks are lost")
+    return [TaskInPlay(number, horizon) for number, horizon in zip(found["tasks"], horizons, strict=True)]
 
 
-def _batch_of(dataset: Any, tasks: Iterable[int], step: int) -> Any:
+def _are_numbers(found: Any, least: int) -> bool:
+    return isinstance(found, list) and all(isinstance(each, int) and each >= least for each in found)
+
+
+def _horizons(rows: Iterable[str]) -> list[int]:
+    """Return the horizon of each of the data set's tasks."""
+    return [int(json.loads(row)["options"]["horizon"]) for row in rows]
+
+
+def _batch_of(dataset: Any, tasks: Iterable[TaskInPlay], step: int) -> Any:
     """Return verl's batch of tasks, as its own loader draws them."""
-    rows = collate_fn([dataset[task] for task in tasks])
+    rows = collate_fn([_row(dataset, task) for task in tasks])
     rows["uid"] = np.array([str(uuid.uuid4()) for _ in rows["raw_prompt"]], dtype=object)
     batch = tu.get_tensordict(rows)
     tu.assign_non_tensor_data(batch, "global_steps", step)
     return batch
+
+
+def _row(dataset: Any, task: TaskInPlay) -> dict[str, Any]:
+    if task.horizon is None:
+        return dict(dataset[task.number])
+    return dict(dataset.at_horizon(task.number, task.horizon))

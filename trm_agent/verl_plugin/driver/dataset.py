@@ -45,8 +45,14 @@ class EnvDataset(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._row(index, self._task(index % self.num_tasks))
+
+    def at_horizon(self, index: int, horizon: int) -> dict[str, Any]:
+        """Return the row of a task that a curriculum drew with this horizon, whatever it would draw now."""
+        return self._row(index, _with_horizon(task_at(self.env, self.stream, index), horizon))
+
+    def _row(self, index: int, task: Task) -> dict[str, Any]:
         greedy = index >= self.num_tasks
-        task = self._task(index % self.num_tasks)
         return {
             # verl counts rows by `raw_prompt`; the real prompt comes from the environment at reset
             "raw_prompt": [{"role": "user", "content": f"{task.env_id} seed {task.seed}"}],
@@ -69,7 +75,11 @@ class EnvDataset(Dataset):
         task = task_at(self.env, self.stream, index)
         if self.curriculum is None:
             return task
-        return replace(task, options={**task.options, "horizon": self.curriculum.horizon_of(index)})
+        return _with_horizon(task, self.curriculum.horizon_of(index))
+
+
+def _with_horizon(task: Task, horizon: int) -> Task:
+    return replace(task, options={**task.options, "horizon": horizon})
 
 
 def _curriculum(env: DictConfig) -> Curriculum | None:

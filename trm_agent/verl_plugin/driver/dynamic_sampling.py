@@ -44,8 +44,12 @@ class GroupWatch:
     """The groups of a step.
 
     Without a filter they are judged and counted. With one, a group without signal is replaced by the next task as soon
-    as it ends, one for one: so the tasks that are trained on are the first of the stream that have signal, whatever
-    the order in which they end; none is generated in vain, and none is left out for its length.
+    as it ends, one for one: so, where a step waits for all of its tasks, those that are trained on are the first of the
+    stream that have signal, whatever the order in which they end; none is generated in vain, and none is left out for
+    its length.
+
+    A group is of the step that takes it or leaves it out, whenever it was drawn. In an asynchronous run groups that
+    have been judged may wait for a later one.
 
     Args:
         filter: None to replace no group.
@@ -55,12 +59,24 @@ class GroupWatch:
     def __init__(self, filter: Filter | None, read: Callable[[Sequence[str]], list[Told]] | None = None) -> None:
         self.filter = filter
         self._read = read or read_queue
+        # of the step: those that it took or left out
         self.groups: dict[str, Group] = {}
-        self.num_drawn = self.batch_size = 0
+        # judged, with signal where there is a filter, and taken by no step yet
+        self.waiting: dict[str, Group] = {}
+        self.num_drawn = self.num_ahead = self.batch_size = 0
+        # of the last update
+        self.num_taken = 0
+        self._done: list[Group] = []
 
-    def begin(self, batch_size: int) -> None:
-        """Begin a step for which so many tasks have been drawn."""
-        self.groups, self.num_drawn, self.batch_size = {}, batch_size, batch_size
+    def begin(self, batch_size: int, num_ahead: int = 0) -> None:
+        """Begin a step.
+
+        Args:
+            batch_size: tasks that have been drawn for it, as many as it is to take.
+            num_ahead: further tasks in play, drawn before.
+        """
+        self.groups, self._done = {}, []
+        self.num_drawn, self.num_ahead, self.batch_size = batch_size, num_ahead, batch_size
 
     def judge(self, ended: Iterable[str], keys: Iterable[str], masked: Iterable[Mapping[str, Any]]) -> list[str]:
         """Judge the groups that have ended since the last time.
@@ -68,12 +84,12 @@ class GroupWatch:
         Args:
             ended: tasks of which every episode is over.
             keys: verl's keys of the episodes in the queue, `{task}_{session}_{index}`.
-            masked: `overlong.masked_tag` of the step's episodes that were masked as over-long.
+            masked: `overlong.masked_tag` of the episodes that were masked as over-long.
 
         Returns:
             The tasks to be replaced: those without signal, if there is a filter.
         """
-        new = [uid for uid in ended if uid not in self.groups]
+        new = [uid for uid in ended if uid not in self.groups and uid not in self.waiting]
         rows: dict[str, list[str]] = defaultdict(list)
         wanted = set(new)
         for key in keys:
@@ -86,8 +102,27 @@ class GroupWatch:
             of_task[tag["uid"]].append(tag)
         metric = self.filter.metric if self.filter else REWARD
         for uid in new:
-            self.groups[uid] = _group([told[key] for key in rows[uid]], of_task[uid], metric)
-        return [uid for uid in new if self.filter and self.groups[uid].lacks_signal()]
+            group = _group([told[key] for key in rows[uid]], of_task[uid], metric)
+            if self.filter and group.lacks_signal():
+                self._end(uid, group)
+            else:
+                self.waiting[uid] = group
+        return [uid for uid in new if uid in self.groups]
+
+    def take(self, uids: Sequence[str]) -> None:
+        """Note the tasks that an update takes, all of them judged."""
+        self.num_taken = len(uids)
+        for uid in uids:
+            self._end(uid, self.waiting.pop(uid))
+
+    def lose(self, uids: Iterable[str]) -> None:
+        """Note tasks that no step takes: too old, or failed in a run without a filter."""
+        self._done += [self.waiting.pop(uid) for uid in uids if uid in self.waiting]
+
+    def drain(self) -> list[Group]:
+        """Return the groups of the step that were taken, left out or lost since the last call, each of them once."""
+        done, self._done = self._done, []
+        return done
 
     def allowed(self, wanted: int) -> int:
         """Return how many of the wanted tasks may still be drawn in this step."""
@@ -104,7 +139,8 @@ class GroupWatch:
     def is_broken(self) -> bool:
         """Return True if several generation batches have ended without a single episode to train on."""
         least = self.filter.max_failed_batches * self.batch_size if self.filter else 0
-        return 0 < least <= len(self.groups) and not any(group.values for group in self.groups.values())
+        found = self._found()
+        return 0 < least <= len(found) and not any(group.values for group in found)
 
     def check_short(self, step: int) -> None:
         """Raise if a step that may draw no further task stays short and the run is to stop then.
@@ -113,7 +149,7 @@ class GroupWatch:
             TooFewGroups: with what was found.
         """
         assert self.filter is not None, "only a filter leaves groups out"
-        if self.filter.short_batch != STOP and self.num_with_signal:
+        if self.filter.short_batch != STOP and self.waiting:
             return
         raise TooFewGroups(
             f"step {step}: {self.told()}; raise algorithm.filter_groups.max_num_gen_batches="
@@ -124,16 +160,17 @@ class GroupWatch:
 
     @property
     def num_with_signal(self) -> int:
-        """Return how many groups of the step have signal so far."""
-        return sum(group.lacks_signal() is None for group in self.groups.values())
+        """Return how many groups have signal so far, those that wait included."""
+        return sum(group.lacks_signal() is None for group in self._found())
 
     def told(self) -> str:
         """Return the step's groups in words."""
         reasons = self._reasons()
         without = ", ".join(f"{reasons[name]} {WORDS[name]}" for name in REASONS if reasons[name])
+        ahead = f", and {self.num_ahead} that were ahead" if self.num_ahead else ""
         return (
             f"{self.num_with_signal} of {self.batch_size} groups have signal after {self.num_drawn} tasks, "
-            f"{self.num_drawn / max(1, self.batch_size):g} generation batches; without: {without or 'none'}"
+            f"{self.num_drawn / max(1, self.batch_size):g} generation batches{ahead}; without: {without or 'none'}"
         )
 
     def metrics(self) -> dict[str, float]:
@@ -145,14 +182,21 @@ class GroupWatch:
             "env/groups/drawn": float(self.num_drawn),
             "env/groups/refilled": float(self.num_drawn - self.batch_size),
             "env/groups/generation_batches": self.num_drawn / self.batch_size,
-            "env/groups/with_signal": float(self.num_with_signal),
+            "env/groups/with_signal": float(len(self.groups) - sum(reasons.values())),
             "env/groups/without_signal": float(sum(reasons.values())),
         }
         return found | {f"env/groups/without_signal/{name}": float(reasons[name]) for name in REASONS}
 
     def left_out(self) -> list[Group]:
-        """Return the groups that were replaced."""
+        """Return the groups that were replaced for want of signal."""
         return [group for group in self.groups.values() if self.filter and group.lacks_signal()]
+
+    def _end(self, uid: str, group: Group) -> None:
+        self.groups[uid] = group
+        self._done.append(group)
+
+    def _found(self) -> list[Group]:
+        return [*self.groups.values(), *self.waiting.values()]
 
     def _reasons(self) -> Counter[str]:
         found = (group.lacks_signal() for group in self.groups.values())

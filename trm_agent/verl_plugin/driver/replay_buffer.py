@@ -89,6 +89,8 @@ class EnvReplayBuffer(ReplayBuffer):
             self._wait_for_next_poll(partition_id, float("inf"))
             self._look(global_steps, watch)
         uids, snapshot, drawn = self._select_prompt_uids(partition_id, self._terminal(partition_id), batch_size)
+        if watch is not None:
+            watch.take(uids)
         batch = self._materialize_batch(partition_id, uids, snapshot)
         batch.reorder(update_order(batch.keys, batch.tags, list(drawn), self.episodes_per_update))
         return batch, {}

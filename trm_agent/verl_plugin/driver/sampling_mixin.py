@@ -9,6 +9,7 @@ import transfer_queue as tq
 
 from trm_agent.runs.progress import extend_phase
 from trm_agent.runs.sampling_settings import MASK, PENALTY
+from trm_agent.tasks import TRAIN
 from trm_agent.verl_plugin.driver.curriculum import Curriculum, curriculum_metrics
 from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch
 from trm_agent.verl_plugin.driver.group_signal import Group
@@ -37,6 +38,7 @@ class SamplingMixin:
     train_dataloader: Any
     replay_buffer: Any = None
     _probabilities: Mapping[int, float] = {}
+    _chosen_step = -1
 
     def _build_replay_buffer(self) -> Any:
         buffer = super()._build_replay_buffer()  # type: ignore[misc]
@@ -56,10 +58,12 @@ class SamplingMixin:
     def on_sample_end(self) -> None:
         super().on_sample_end()  # type: ignore[misc]
         if (curriculum := self._curriculum()) is not None:
-            # here, so that a checkpoint of this step holds it
-            self._probabilities = curriculum.probabilities()
+            # not at the step's begin, since verl's loader restores the means as it draws; and before further updates
+            if self._chosen_step != self.global_steps:
+                self._probabilities, self._chosen_step = curriculum.probabilities(), self.global_steps
             assert self._watch is not None, "a curriculum has one"
-            curriculum.observe(self._watch.groups.values())
+            # here, so that a checkpoint of this step holds it
+            curriculum.observe(self._watch.drain())
 
     def _sampling_metrics(self, summaries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], LeftOut]:
         """Take the metrics of a step's groups, curriculum and over-long episodes.
@@ -144,10 +148,15 @@ def overlong_metrics(treatment: str, summaries: Sequence[Mapping[str, Any]], num
 
 
 def _take_masked(treatment: str) -> list[dict[str, Any]]:
-    """Read and clear the tags of the episodes that were masked since the last call."""
+    """Read and clear the tags of the masked episodes whose tasks have left the queue since the last call.
+
+    Those of the others are wanted when their group is judged.
+    """
     if treatment != MASK:
         return []
     rows = (tq.kv_list(OVERLONG_PARTITION) or {}).get(OVERLONG_PARTITION, {})
+    in_play = (tq.kv_list(TRAIN) or {}).get(TRAIN, {}) if rows else {}
+    rows = {key: tag for key, tag in rows.items() if tag["uid"] not in in_play}
     if rows:
         tq.kv_clear(keys=list(rows), partition_id=OVERLONG_PARTITION)
     return list(rows.values())

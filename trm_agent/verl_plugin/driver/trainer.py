@@ -120,7 +120,7 @@ class RunMixin(SharesMixin, SamplingMixin):
         """Return how many tasks an update is meant to have; a filter says how many it found."""
         num_tasks = self.config.data.train_batch_size // self.parameter_sync_step
         watch = self._watch
-        return num_tasks if watch is None or watch.filter is None else min(num_tasks, watch.num_with_signal)
+        return num_tasks if watch is None or watch.filter is None else min(num_tasks, watch.num_taken)
 
     def _infrastructure(self) -> InfrastructureShare:
         if self._share is None:
