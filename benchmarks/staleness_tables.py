@@ -96,7 +96,7 @@ def audit(result: Result) -> Audit:
         due=len(due),
         lost=tuple(task for task in due if task not in numbers),
         twice=tuple(sorted(task for task, found in places.items() if len(found) > 1)),
-        lacking=sum(work.group - numbers[task] for task in due if task in numbers),
+        lacking=sum(max(0, work.group - numbers[task]) for task in due if task in numbers),
     )
 
 
