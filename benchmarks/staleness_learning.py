@@ -1,0 +1,75 @@
+"""The table of `staleness` on learning: with the mask and without, by age of the data."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from benchmarks.staleness_figures import (
+    Measure,
+    by_side,
+    grid,
+    mean_of,
+    most_of,
+    seconds_a_step,
+    shown,
+    weighted,
+)
+from benchmarks.staleness_job import Result
+
+AGES = ("0", "1", "2", "3 or more")
+
+
+def held_out(horizon: int, is_last: bool, result: Result) -> float | None:
+    """Return the success on held-out tasks of a horizon, of the first validation or of the last."""
+    name = f"env/val_success/h{horizon}"
+    found = [row[name] for row in sorted(result.rows, key=lambda row: row["step"]) if row.get(name) is not None]
+    # a single validation is one after training
+    return found[-1] if found and is_last else found[0] if len(found) > 1 else None
+
+
+def by_lag(lag: int) -> tuple[Measure, ...]:
+    """Return the lines of the tokens of one lag; acceptance is that of the sequences whose oldest token has it."""
+    share, name = f"trm/tokens_lag_{lag}", f"lag {AGES[lag]}"
+    return (
+        Measure(f"{name}: share of tokens", partial(mean_of, share, absent=0.0)),
+        Measure(f"{name}: acceptance", partial(mean_of, f"trm/acceptance_lag_{lag}")),
+        Measure(f"{name}: tokens kept", partial(weighted, f"trm/kept_tokens_lag_{lag}", share)),
+        Measure(f"{name}: mean token KL, nats", partial(weighted, f"trm/token_kl_mean_lag_{lag}", share), ".1e"),
+    )
+
+
+def by_span(span: int) -> tuple[Measure, ...]:
+    """Return the lines of the sequences of one span of versions."""
+    share, name = f"trm/sequences_span_{span}", f"span {AGES[span]}"
+    return (
+        Measure(f"{name}: share of sequences", partial(mean_of, share, absent=0.0)),
+        Measure(f"{name}: acceptance", partial(weighted, f"trm/acceptance_span_{span}", share)),
+        Measure(f"{name}: mean token KL, nats", partial(weighted, f"trm/token_kl_mean_span_{span}", share), ".1e"),
+    )
+
+
+MEASURES = (
+    Measure("success, first 5 steps", partial(mean_of, "env/success", steps=slice(5))),
+    Measure("success, last 5 steps", partial(mean_of, "env/success", steps=slice(-5, None))),
+    *(
+        Measure(f"held out, horizon {horizon}, {when}", partial(held_out, horizon, is_last))
+        for horizon in (4, 8)
+        for when, is_last in (("before", False), ("after", True))
+    ),
+    Measure("acceptance", partial(mean_of, "trm/acceptance")),
+    Measure("largest token KL, nats", partial(most_of, "trm/token_kl_max"), ".1e"),
+    Measure("largest gradient norm", partial(most_of, "actor/grad_norm"), ".2f"),
+    Measure("seconds a step", seconds_a_step, ".2f"),
+    *(measure for lag in range(len(AGES)) for measure in by_lag(lag)),
+    *(measure for span in range(len(AGES)) for measure in by_span(span)),
+)
+
+
+def learning_table(results: Sequence[Result]) -> str:
+    """Format learning by age of the data: a column a side, means over seeds with the least and the largest."""
+    sides = by_side(results)
+    lines = []
+    for measure in MEASURES:
+        values = [[measure.of(result) for result in runs] for runs in sides.values()]
+        if any(value is not None and value != 0 for each in values for value in each):
+            lines.append([measure.label, *(shown(each, measure.form) for each in values)])
+    return grid(["", *(f"{side} ({len(runs)})" for side, runs in sides.items())], lines)
