@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trm_agent.core.exact import exact_divergences
-from trm_agent.core.kept_set import is_cut, kept_divergences, kept_log_probs, kept_logits
+from trm_agent.core.kept_set import is_cut, kept_divergences, kept_entropy, kept_log_probs, kept_logits
 
 VOCAB, TOP, WIDTH = 50, 8, 16
 
@@ -58,6 +58,33 @@ def test_log_probs_and_their_gradient_are_those_of_the_cut_policy(generator, aut
     assert (logits.grad[off] == 0).all()
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_entropy_and_its_gradient_are_those_of_the_cut_policy(generator, autocast) -> None:
+    ids, recorded = rollout(generator)
+    logits = (3 * torch.randn(40, VOCAB, generator=generator)).requires_grad_()
+    weights = torch.randn(40, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = kept_entropy(kept_logits(logits, ids, recorded))
+    (found * weights).sum().backward()
+    again, total = logits.detach().double().requires_grad_(), torch.zeros((), dtype=torch.float64)
+    for row, weight in enumerate(weights.tolist()):
+        kept = [token for token, value in zip(ids[row], recorded[row], strict=True) if value > -torch.inf]
+        normaliser = sum(again[row, token].exp() for token in kept)
+        q = [again[row, token].exp() / normaliser for token in kept]
+        entropy = -sum(value * value.log() for value in q)
+        assert found[row].item() == pytest.approx(entropy.item(), rel=1e-5, abs=1e-6)
+        total = total + weight * entropy
+    total.backward()
+    torch.testing.assert_close(logits.grad.double(), again.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_set_of_one_token_has_no_entropy_and_no_gradient() -> None:
+    logits = torch.tensor([[300.0, 2.0, -1.0]], requires_grad=True)
+    found = kept_entropy(logits.masked_fill(torch.tensor([[False, True, True]]), -torch.inf))
+    found.sum().backward()
+    assert (float(found), logits.grad.tolist()) == (0.0, [[0.0, 0.0, 0.0]])
+
+
 def test_divergences_are_those_of_the_cut_policies(generator) -> None:
     ids, recorded = rollout(generator)
     logits = torch.randn(40, VOCAB, generator=generator)
@@ -80,6 +107,8 @@ def test_on_the_whole_vocabulary_nothing_is_cut_off(generator) -> None:
     tokens = ids[:, 3]
     log_probs = kept_log_probs(kept_logits(logits, ids, recorded), logits.gather(1, tokens[:, None])[:, 0])
     torch.testing.assert_close(log_probs, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0])
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(kept_entropy(kept_logits(logits, ids, recorded)), entropy)
     assert not is_cut(recorded, VOCAB).any()
 
 

@@ -86,3 +86,36 @@ def test_a_replayed_rollout_is_compared_on_the_tokens_that_it_could_draw(tmp_pat
     gains = (ratios - 1).sum(axis=1)
     assert abs(gains.mean()) < 4 * gains.std(ddof=1) / len(gains) ** 0.5
     assert gains.std() > 0
+
+
+def test_with_a_replayed_rollout_all_policies_of_a_step_are_on_the_tokens_that_it_could_draw(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(
+        run,
+        "policy_loss=trm_decoupled",
+        "actor_rollout_ref.rollout.dtype=bfloat16",
+        "actor_rollout_ref.rollout.top_k=64",
+        "actor_rollout_ref.actor.loss_agg_mode=token-mean",
+        "actor_rollout_ref.actor.entropy_coeff=0.01",
+        "actor_rollout_ref.actor.use_kl_loss=true",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
+        f"{LOSS}.trm.estimator=replayed",
+        f"{LOSS}.dump.every=1",
+        f"{LOSS}.dump.distributions=true",
+    )
+    first, second = steps(run)
+    table = [row for row in read_dump(run / "rollouts").table.to_pylist() if row["step"] == 1]
+    entropies = []
+    for row in table:
+        theta, roll = (
+            np.frombuffer(row[name], np.float32).reshape(-1, row["vocab_size"]).astype(np.float64)
+            for name in ("full_log_probs", "rollout_full_log_probs")
+        )
+        for values, kept in zip(theta, roll > -np.inf, strict=True):
+            cut = values[kept] - np.log(np.exp(values[kept]).sum())
+            entropies.append(-(np.exp(cut) * cut).sum())
+    # one update a step: the policy in training is still that of the start, and in the first step the reference
+    assert len(entropies) == sum(sum(row["response_mask"]) for row in table) > 150
+    assert first["actor/entropy"] == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert first["actor/entropy_loss"] == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert abs(first["actor/kl_loss"]) < 1e-9 < second["actor/kl_loss"]

@@ -7,6 +7,9 @@ from trm_agent.runs import preflight, preflight_model
 from trm_agent.runs.recorded_bytes import recorded_bytes, told_records
 from trm_agent.trust_region.surroundings import trust_region
 
+REFERENCE = "actor_rollout_ref.ref"
+NOT_BYPASSED = "algorithm.rollout_correction.bypass_mode=false"
+
 
 def replayed(**rollout: int) -> list[str]:
     given = {"top_k": 64, **rollout}
@@ -23,8 +26,18 @@ def test_no_more_tokens_are_kept_than_the_vocabulary_has() -> None:
     preflight_model.check_top_k(composed(*replayed(top_k=563)), 563)
 
 
-def test_a_rollout_that_is_replayed_may_be_cut() -> None:
-    preflight.check(composed(*replayed()))
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        [f"{TRM}.decoupled=true", NOT_BYPASSED],
+        ["actor_rollout_ref.actor.entropy_coeff=0.01"],
+        ["actor_rollout_ref.actor.use_kl_loss=true"],
+        ["algorithm.use_kl_in_reward=true"],
+    ],
+)
+def test_a_rollout_that_is_replayed_may_be_cut_and_all_policies_of_a_step_with_it(more: list[str]) -> None:
+    preflight.check(composed(*replayed(), *more))
 
 
 @pytest.mark.parametrize(
@@ -34,14 +47,19 @@ def test_a_rollout_that_is_replayed_may_be_cut() -> None:
             ["actor_rollout_ref.rollout.top_k=-1"],
             r"rollout.top_k: got -1, with .*estimator=replayed.*allowed: 1 or more",
         ),
-        (["actor_rollout_ref.actor.entropy_coeff=0.01"], r"actor.entropy_coeff: got 0.01, .*whole vocabulary"),
-        (["actor_rollout_ref.actor.use_kl_loss=true"], r"actor.use_kl_loss: got true, .*allowed: false"),
-        (["algorithm.use_kl_in_reward=true"], r"algorithm.use_kl_in_reward: got true, .*reference"),
         (["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], r"ulysses_sequence_parallel_size: got 2, "),
         (["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], r"fsdp_config.ulysses_.*: got 2, "),
         (
-            [f"{TRM}.decoupled=true", "algorithm.rollout_correction.bypass_mode=false"],
-            r"trm.decoupled: got true, .*proximal policy",
+            ["algorithm.use_kl_in_reward=true", f"{REFERENCE}.fsdp_config.ulysses_sequence_parallel_size=2"],
+            r"ref.fsdp_config.ulysses_.*: got 2, .*allowed: 1;",
+        ),
+        (
+            ["actor_rollout_ref.actor.use_kl_loss=true", f"{REFERENCE}.strategy=megatron"],
+            r"ref.strategy: got 'megatron', .*allowed: fsdp or fsdp2;",
+        ),
+        (
+            [f"{TRM}.mask_policy=start_of_step", NOT_BYPASSED],
+            r"trm.estimator: got 'replayed', .*mask_policy='start",
         ),
         (["+actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs=95"], r"max_logprobs: got 95, .*at least 96"),
     ],

@@ -15,7 +15,7 @@ from trm_agent.core.intervals import topk_intervals
 from trm_agent.episode import Episode, StopReason, Turn, episode_record
 from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
 from trm_agent.verl_plugin.actor.divergences import policy_log_probs, rollout_divergences, sampled_rows
-from trm_agent.verl_plugin.actor.kept import CutSets, replayed_log_probs
+from trm_agent.verl_plugin.actor.kept import CutSets, replayed_outputs
 from trm_agent.verl_plugin.rollout.distributions import (
     EPISODE_RECORD,
     FULL_LOG_PROBS,
@@ -223,7 +223,7 @@ def kept_batch(remove_padding: bool, temperature, width: int):
 @pytest.mark.parametrize("width", [3, 5])
 def test_the_actor_replays_the_kept_sets(remove_padding, temperature, width):
     batch, logits, _, tokens = kept_batch(remove_padding, temperature, width)
-    found = replayed_log_probs(logits, batch)
+    found = replayed_outputs(logits, batch)["log_probs"]
     assert found.offsets().tolist() == [0, 7, 11]
     entries = [1, 2, 5, 7, 9]
     scale = [float(temperature if isinstance(temperature, float) else temperature[s]) for s in (0, 0, 0, 1, 1)]
@@ -256,7 +256,7 @@ def test_the_whole_vocabulary_kept_is_the_exact_divergence_and_the_plain_log_pro
     expected = rollout_divergences(logits, exact).named()
     for name, values in rollout_divergences(logits, replayed).named().items():
         torch.testing.assert_close(values, expected[name], msg=name)
-    found = replayed_log_probs(logits, replayed).values()
+    found = replayed_outputs(logits, replayed)["log_probs"].values()
     rows = torch.tensor([1, 2, 5, 7, 9])
     tokens = torch.cat([drawn["responses"][0][[0, 1, 4]], drawn["responses"][1][[0, 2]]])
     torch.testing.assert_close(found[rows], logits[0].log_softmax(-1)[rows, tokens])

@@ -2,8 +2,9 @@
 
 A rollout that samples with top-k draws from its K most likely tokens, and from those that tie with the last. On this
 set S its processed log-probs sum to one, so they *are* the policy that sampled. The policy in training is taken on the
-same set, log q_v = z_v - log sum_{u in S} e^{z_u}: ratio, KL and total variation of the two are exact from [tokens, K],
-without any [tokens, vocab] tensor. What is guaranteed is guaranteed of these truncated policies.
+same set, log q_v = z_v - log sum_{u in S} e^{z_u}, as are that of the start of a step and the reference: log-probs,
+ratios, entropy, KL and total variation are exact from [tokens, K], without any [tokens, vocab] tensor. What is
+guaranteed is guaranteed of these truncated policies.
 """
 
 import torch
@@ -33,6 +34,24 @@ def kept_log_probs(kept_logits: torch.Tensor, drawn_logits: torch.Tensor) -> tor
         )
     dtype = torch.promote_types(torch.promote_types(kept_logits.dtype, drawn_logits.dtype), torch.float32)
     return drawn_logits.to(dtype) - kept_logits.to(dtype).logsumexp(dim=-1)
+
+
+@without_autocast
+def kept_entropy(kept_logits: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of the policy on the kept set, differentiable.
+
+    H = -sum_{v in S} q_v log q_v,   q = softmax over S of the logits
+
+    Args:
+        kept_logits: see `kept_log_probs`.
+
+    Returns:
+        Shape (num_tokens,), nats, at least float32; NaN for a token without any kept one.
+    """
+    log_probs = kept_logits.to(torch.promote_types(kept_logits.dtype, torch.float32)).log_softmax(dim=-1)
+    # of filler, whose probability is 0, so that its gradient is not 0 times infinity
+    finite = log_probs.masked_fill(kept_logits == -torch.inf, 0.0)
+    return -(log_probs.exp() * finite).sum(dim=-1)
 
 
 def kept_logits(logits: torch.Tensor, kept_ids: torch.Tensor, kept_log_probs: torch.Tensor) -> torch.Tensor:

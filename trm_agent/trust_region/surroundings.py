@@ -23,8 +23,9 @@ _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _LOSS = f"{_ACTOR}.policy_loss"
 _OURS_FSDP = ("fsdp", "fsdp2")
+_REFERENCE = "actor_rollout_ref.ref"
 # verl's two names of one setting
-_SHARED = tuple(f"{_ACTOR}.{section}ulysses_sequence_parallel_size" for section in ("", "fsdp_config."))
+_SHARED = tuple(f"{section}ulysses_sequence_parallel_size" for section in ("", "fsdp_config."))
 
 
 def trust_region(config: DictConfig) -> None:
@@ -63,7 +64,7 @@ def trust_region(config: DictConfig) -> None:
     if trm.estimator != "sampled":
         _distributions(config, trm.estimator)
     if trm.estimator == REPLAYED:
-        _replayed(config, trm)
+        _replayed(config)
     dump = DumpConfig.from_mapping(section(loss, "dump"))
     if dump.distributions and trm.estimator not in ("exact", REPLAYED):
         refuse(
@@ -176,7 +177,7 @@ def _distributions(config: DictConfig, estimator: str) -> None:
         refuse(field, held, f"{least}, or leave it out", "leave it out", because=because)
 
 
-def _replayed(config: DictConfig, trm: TrmConfig) -> None:
+def _replayed(config: DictConfig) -> None:
     """Refuse what is not defined on the tokens that a rollout could draw, or is not taken on them yet."""
     from omegaconf import OmegaConf
 
@@ -185,20 +186,19 @@ def _replayed(config: DictConfig, trm: TrmConfig) -> None:
     if kept < 1:
         because = f"{asked}, which takes both policies on the tokens that it keeps"
         refuse(f"{_ROLLOUT}.top_k", kept, "1 or more, such as 64", "set it, or estimator=exact", because=because)
-    if trm.decoupled:
-        because = f"{asked}: the proximal policy is not normalised on the kept tokens"
-        refuse(f"{FIELD_PATH}.decoupled", True, "false", "choose policy_loss=trm", because=because)
-    if trm.starts_with_log_probs:
-        because = f"{asked}: the policy at the start of the step is not normalised on the kept tokens"
-        refuse(f"{FIELD_PATH}.mask_policy", trm.mask_policy, "current", "set it", because=because)
-    whole: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-        (f"{_ACTOR}.entropy_coeff", (0, None), "the entropy is that of the whole vocabulary"),
-        (f"{_ACTOR}.use_kl_loss", (False, None), "the reference is not normalised on the kept tokens"),
-        ("algorithm.use_kl_in_reward", (False, None), "the reference is not normalised on the kept tokens"),
-        *((name, (1, None), "ranks that share a sequence are not served yet") for name in _SHARED),
+    has_reference = any(
+        OmegaConf.select(config, name) for name in (f"{_ACTOR}.use_kl_loss", "algorithm.use_kl_in_reward")
     )
-    for name, allowed, why in whole:
+    roles = (_ACTOR, _REFERENCE) if has_reference else (_ACTOR,)
+    needs: list[tuple[str, tuple[Any, ...], str]] = [
+        (f"{role}.{name}", (1, None), "ranks that share a sequence are not served yet")
+        for role in roles
+        for name in _SHARED
+    ]
+    if has_reference:
+        needs.append((f"{_REFERENCE}.strategy", _OURS_FSDP, "no other engine takes the reference on the kept tokens"))
+    for name, allowed, why in needs:
         value = OmegaConf.select(config, name)
         if value not in allowed:
-            because = f"{asked}: {why}"
-            refuse(name, value, str(allowed[0]).lower(), "set it, or choose another estimator", because=because)
+            told = " or ".join(str(choice) for choice in allowed if choice is not None)
+            refuse(name, value, told, "set it, or choose another estimator", because=f"{asked}: {why}")

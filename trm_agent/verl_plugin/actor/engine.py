@@ -25,7 +25,7 @@ from trm_agent.verl_plugin.actor.divergences import (
 )
 from trm_agent.verl_plugin.actor.dumping import collect_rows, is_due, wants_distributions, write_rows
 from trm_agent.verl_plugin.actor.host_memory import HostMemoryMixin
-from trm_agent.verl_plugin.actor.kept import CutSets, has_kept_sets, replayed_log_probs
+from trm_agent.verl_plugin.actor.kept import CutSets, has_kept_sets, replayed_outputs, without_verls_own
 from trm_agent.verl_plugin.actor.packed_engine import PackedMixin
 from trm_agent.verl_plugin.actor.schedule import ScheduleMixin
 from trm_agent.verl_plugin.actor.update import (
@@ -92,13 +92,16 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
             self._divergences = rollout_divergences(output.logits, micro_batch, self.only_sampled, self.shard)
             if is_due(self._update) and wants_distributions(self._update):
                 self._full_log_probs = policy_log_probs(output.logits, micro_batch, self.only_sampled, self.shard)
-        replayed = None
-        if not self._forward_only and has_kept_sets(micro_batch):
-            self._cut_sets = self._cut_sets or CutSets()
-            self._cut_sets.count(micro_batch, output.logits.shape[-1])
-            replayed = replayed_log_probs(output.logits, micro_batch, self.only_sampled)
+        replayed: dict[str, torch.Tensor] = {}
+        if has_kept_sets(micro_batch):
+            # the passes of the start of the step and of the reference too, so that all policies are on one set
+            replayed = replayed_outputs(output.logits, micro_batch, self.only_sampled)
+            if not self._forward_only:
+                self._cut_sets = self._cut_sets or CutSets()
+                self._cut_sets.count(micro_batch, output.logits.shape[-1])
+            micro_batch = without_verls_own(micro_batch)
         outputs = super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        return outputs if replayed is None else {**outputs, "log_probs": replayed}
+        return outputs | replayed
 
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Any, forward_only: bool

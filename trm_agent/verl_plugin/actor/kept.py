@@ -1,12 +1,13 @@
-"""The actor's side of replayed rollouts: the policy in training on the tokens that each rollout could draw."""
+"""The actor's side of replayed rollouts: each policy of the trainer on the tokens that each rollout could draw."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
 
-from trm_agent.core.kept_set import is_cut, kept_log_probs
+from trm_agent.core.kept_set import is_cut, kept_entropy, kept_log_probs
 from trm_agent.verl_plugin.actor.divergences import predicted_logits, sampled_rows
 from trm_agent.verl_plugin.rollout.distributions import KEPT_IDS, KEPT_LOG_PROBS
 
@@ -46,8 +47,22 @@ def has_kept_sets(micro_batch: TensorDict) -> bool:
     return KEPT_IDS in micro_batch
 
 
-def replayed_log_probs(logits: Any, micro_batch: TensorDict, only_sampled: bool = False) -> torch.Tensor:
-    """Return the log-probs of the sampled tokens under the policy in training on each token's kept set.
+def without_verls_own(micro_batch: TensorDict) -> TensorDict:
+    """Return a micro-batch for which verl takes no log-probs and no entropy of the whole vocabulary.
+
+    Args:
+        micro_batch: verl's; it stays as it is.
+    """
+    asked = micro_batch.copy()
+    # verl's word for a pass without log-probs; the losses of a distillation, which it is for, are asked for separately
+    tu.assign_non_tensor(asked, calculate_entropy=False, distillation_only=True)
+    return asked
+
+
+def replayed_outputs(logits: Any, micro_batch: TensorDict, only_sampled: bool = False) -> dict[str, torch.Tensor]:
+    """Return what verl takes from a forward pass, of the policy on each token's kept set.
+
+    Whose policy it is the pass says: the one in training, the trainer's at the start of the step, or the reference.
 
     Args:
         logits: of verl's forward pass, see `rollout_divergences`.
@@ -55,8 +70,9 @@ def replayed_log_probs(logits: Any, micro_batch: TensorDict, only_sampled: bool 
         only_sampled: see `rollout_divergences`.
 
     Returns:
-        Nested in the layout of verl's log-probs: a row for each sequence, entry j belongs to token j + 1, 0 where the
-        model did not sample; with graph.
+        `log_probs` of the sampled tokens, and `entropy` where verl asks for it, in nats and with graph. Nested in the
+        layout of verl's log-probs: a row for each sequence, entry j belongs to token j + 1, 0 where the model did not
+        sample.
     """
     ids, recorded = (sampled_rows(micro_batch[name], micro_batch) for name in (KEPT_IDS, KEPT_LOG_PROBS))
     drawn = sampled_rows(micro_batch["responses"], micro_batch)
@@ -64,6 +80,11 @@ def replayed_log_probs(logits: Any, micro_batch: TensorDict, only_sampled: bool 
     # these entries alone, since rows of the whole vocabulary would be copied
     found = flat[source.unsqueeze(-1), torch.cat([ids, drawn.unsqueeze(-1)], dim=-1)].float() / scale.unsqueeze(-1)
     kept = found[:, :-1].masked_fill(recorded == -torch.inf, -torch.inf)
-    whole = found.new_zeros(len(micro_batch["input_ids"].values()))
-    values = whole.index_copy(0, rows, kept_log_probs(kept, found[:, -1]))
-    return torch.nested.nested_tensor_from_jagged(values, micro_batch["input_ids"].offsets())
+    values = {"log_probs": kept_log_probs(kept, found[:, -1])}
+    if tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False):
+        values["entropy"] = kept_entropy(kept)
+    whole, offsets = found.new_zeros(len(micro_batch["input_ids"].values())), micro_batch["input_ids"].offsets()
+    return {
+        name: torch.nested.nested_tensor_from_jagged(whole.index_copy(0, rows, each), offsets)
+        for name, each in values.items()
+    }
