@@ -28,12 +28,12 @@ def stacks(run: Path, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_rank_that_does_not_come_is_named_and_all_tell_where_they_are(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.verl_plugin.hung_ranks", str(tmp_path)]
     began = time.monotonic()
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=100, cwd=REPOSITORY, env=environment(), check=False
+        command, capture_output=True, text=True, timeout=240, cwd=REPOSITORY, env=environment(), check=False
     )
     assert done.returncode == 1, done.stderr[-3000:]
     print(f"{time.monotonic() - began:.0f} s")

@@ -183,7 +183,7 @@ def _answer(call: Any) -> str | None:
 
 def _chain(coroutine: Any) -> list[traceback.FrameSummary]:
     """Return the frames of a coroutine that waits, the innermost last."""
-    frames = []
+    frames: list[traceback.FrameSummary] = []
     while (frame := getattr(coroutine, "cr_frame", None)) is not None:
         frames += traceback.StackSummary.extract([(frame, frame.f_lineno)])
         coroutine = coroutine.cr_await
