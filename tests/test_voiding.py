@@ -184,6 +184,8 @@ async def test_training_reports_and_reinforces_the_same_whether_played_honestly_
 class FakeEngine:
     """An engine whose generator answers by the episode's seed, which tells the task."""
 
+    at_once = None
+
     def __init__(self, text, seeds: dict[int, int]) -> None:
         self.tokenizer, self.text, self.seeds = TOKENIZER, text, seeds
 

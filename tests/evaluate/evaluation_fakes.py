@@ -65,10 +65,13 @@ class FakeEngine:
     Args:
         fails: episode seed -> whether its generator raises.
         delay_s: of each turn.
+        at_once: episodes that it keeps.
     """
 
-    def __init__(self, fails: Callable[[int], bool] = lambda seed: False, delay_s: float = 0.0) -> None:
-        self.tokenizer = byte_tokenizer()
+    def __init__(
+        self, fails: Callable[[int], bool] = lambda seed: False, delay_s: float = 0.0, at_once: int | None = None
+    ) -> None:
+        self.tokenizer, self.at_once = byte_tokenizer(), at_once
         self.fails, self.delay_s = fails, delay_s
         self.seeds: list[int] = []
         self.num_at_once = self.most_at_once = 0

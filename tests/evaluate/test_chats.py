@@ -153,7 +153,7 @@ def test_an_engine_over_http_uses_the_settings():
 class Answering:
     """Closes its thought and answers at once."""
 
-    tokenizer = NEMOTRON
+    tokenizer, at_once = NEMOTRON, None
 
     def generator(self, seed):
         return self

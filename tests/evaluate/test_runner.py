@@ -59,6 +59,16 @@ async def test_so_many_episodes_are_in_flight_and_no_more(tmp_path):
     assert [engine.most_at_once for engine in engines.engines] == [3, 3]
 
 
+async def test_fewer_episodes_are_in_flight_where_an_engine_keeps_fewer(tmp_path):
+    engines, said = FakeEngines(delay_s=0.01, at_once=2), []
+    await played(tmp_path / "e", engines, concurrency=3, say=said.append)
+    assert [engine.most_at_once for engine in engines.engines] == [2, 2]
+    assert said.count("one: 2 episodes in play at once, not 3: what the cache holds") == 1
+    said.clear()
+    await played(tmp_path / "f", FakeEngines(at_once=3), concurrency=3, say=said.append)
+    assert not any("in play" in line for line in said)
+
+
 @pytest.mark.parametrize("after", [1, 7, 15])
 async def test_stopped_at_any_moment_and_run_again_it_equals_an_unbroken_run(tmp_path, after):
     unbroken = await played(tmp_path / "unbroken", FakeEngines())

@@ -48,7 +48,7 @@ async def play_missing(
     Args:
         store: an open evaluation.
         open_engine: starts the engine of a checkpoint.
-        concurrency: episodes in flight, at most the engine's number of places.
+        concurrency: episodes in flight, at most the engine's number of places; fewer where it cannot keep so many.
         num_saved: the number of episodes of each checkpoint that keep their tokens.
         say: takes a line for the user.
 
@@ -63,10 +63,13 @@ async def play_missing(
         say(f"{checkpoint.label}: starting the engine for {len(missing)} episodes")
         async with open_engine(checkpoint) as engine:
             tune_garbage_collection()
-            await _Session(store, checkpoint.label, engine, missing, num_saved).play(concurrency)
+            most = min(concurrency, engine.at_once or concurrency)
+            if most < min(concurrency, len(missing)):
+                say(f"{checkpoint.label}: {most} episodes in play at once, not {concurrency}: what the cache holds")
+            await _Session(store, checkpoint.label, engine, missing, num_saved).play(most)
             if failed := store.missing(checkpoint.label):
                 say(f"{checkpoint.label}: {len(failed)} episodes failed for reasons of the infrastructure: once more")
-                await _Session(store, checkpoint.label, engine, failed, num_saved).play(concurrency)
+                await _Session(store, checkpoint.label, engine, failed, num_saved).play(most)
 
 
 class _Session:

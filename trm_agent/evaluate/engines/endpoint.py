@@ -38,6 +38,8 @@ class EndpointEngine:
         ValueError: on entering, if the server does not complete tokens.
     """
 
+    at_once: int | None = None
+
     def __init__(
         self,
         url: str,

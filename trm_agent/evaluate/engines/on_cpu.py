@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +24,56 @@ MIN_BATCHED_TOKENS = 4096
 BLOCK_TOKENS = 32
 
 
-def arguments(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of vLLM's `EngineArgs` that a machine without a GPU asks for.
+@dataclass(frozen=True)
+class Cache:
+    """Room for keys and values."""
 
-    Prompts are read in one piece: between pieces vLLM rewinds a seeded generator, which is impossible on a CPU. The
-    cache holds as many sequences as are sampled at once, or what memory has room for.
+    num_bytes: int
+    """What the sequences that are sampled at once can fill, or what memory has room for."""
+    sequences: int
+    """Sequences of full length that it holds, one at least: more would push each other out from turn to turn."""
+
+
+def cache_of(folder: Path, settings: Mapping[str, Any]) -> Cache:
+    """Return the cache for the model in a folder, by the rule of a run's engine.
 
     Args:
         folder: the model's.
-        settings: further arguments, which go before these; `max_model_len` and `max_num_seqs` are among them.
+        settings: of the engine; `max_model_len` and `max_num_seqs` are among them.
+    """
+    from trm_agent.runs.fit_cpu_engine import CACHE_VARIABLE, free_bytes
+
+    shape, wanted = shape_at(str(folder)), int(settings["max_num_seqs"])
+    given = os.environ.get(CACHE_VARIABLE, "")
+    # which vLLM takes before its argument
+    room = int(given) * GIB if given.isdecimal() and int(given) else cache_room(model_size(shape), free_bytes())
+    dtype, block = settings.get("dtype") or DTYPE, settings.get("block_size") or BLOCK_TOKENS
+
+    def needed(sequences: int) -> int | None:
+        return kv_cache_bytes(shape, dtype, sequences, settings["max_model_len"], block)
+
+    whole = needed(wanted)
+    if whole is None:
+        return Cache(min(GIB, room), wanted)
+    fitting = (number for number in range(wanted, 1, -1) if (needed(number) or 0) <= room)
+    return Cache(min(whole, room), next(fitting, 1))
+
+
+def arguments(settings: Mapping[str, Any], cache: Cache) -> dict[str, Any]:
+    """Return the arguments of vLLM's `EngineArgs` that a machine without a GPU asks for.
+
+    Prompts are read in one piece: between pieces vLLM rewinds a seeded generator, which is impossible on a CPU.
+
+    Args:
+        settings: further arguments, which go before these.
+        cache: room for keys and values.
     """
     return {
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(settings["max_model_len"], MIN_BATCHED_TOKENS),
         "block_size": BLOCK_TOKENS,
-        # vLLM takes the user's VLLM_CPU_KVCACHE_SPACE before it
-        "kv_cache_memory_bytes": _cache_bytes(shape_at(str(folder)), settings),
+        "kv_cache_memory_bytes": cache.num_bytes,
     }
-
-
-def _cache_bytes(shape: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    from trm_agent.runs.fit_cpu_engine import free_bytes
-
-    needed = kv_cache_bytes(
-        shape,
-        settings.get("dtype") or DTYPE,
-        settings["max_num_seqs"],
-        settings["max_model_len"],
-        settings.get("block_size") or BLOCK_TOKENS,
-    )
-    return min(needed or GIB, cache_room(model_size(shape), free_bytes()))
 
 
 def patch_layers() -> None:

@@ -16,6 +16,8 @@ class Engine(Protocol):
 
     tokenizer: Any
     """A fast Hugging Face tokenizer with its chat template."""
+    at_once: int | None
+    """Episodes whose keys and values it can keep from turn to turn; None where it sets no limit."""
 
     def generator(self, seed: int) -> Generator:
         """Return the player of one episode.

@@ -41,6 +41,8 @@ class VllmEngine:
         threads: threads of its operators without a GPU; None for OpenMP's default.
     """
 
+    at_once: int | None = None
+
     def __init__(
         self,
         arguments: Mapping[str, Any],
@@ -253,6 +255,7 @@ async def open_vllm(
     on_gpu = torch.cuda.is_available()
     for name, value in {**ENVIRONMENT, **({} if on_gpu else on_cpu.ENVIRONMENT)}.items():
         os.environ.setdefault(name, value)
+    cache = None if on_gpu else on_cpu.cache_of(folder, settings)
     arguments = {
         "model": str(folder),
         "enforce_eager": not on_gpu,
@@ -263,14 +266,11 @@ async def open_vllm(
         "logprobs_mode": "processed_logprobs",
         "use_tqdm_on_load": False,
         "seed": 0,
-        **({} if on_gpu else on_cpu.arguments(folder, settings)),
+        **({} if cache is None else on_cpu.arguments(settings, cache)),
         **settings,
         "dtype": settings.get("dtype") or ("auto" if on_gpu else on_cpu.DTYPE),
     }
-    if on_gpu:
-        threads = None
-    elif threads is None:
-        threads = on_cpu.threads_of(folder)
+    threads = None if on_gpu else threads or on_cpu.threads_of(folder)
     with output_to(log_file):
         import vllm  # noqa: F401  (sets its logger up)
 
@@ -279,6 +279,7 @@ async def open_vllm(
     with logging_to("vllm", log_file):
         with output_to(log_file):
             engine = VllmEngine(arguments, tokenizer, sampling, chat, threads)
+            engine.at_once = None if cache is None else cache.sequences
             try:
                 await engine.start()
             except BaseException:
