@@ -120,6 +120,15 @@ def test_position_sums_count_tokens_of_the_model():
     assert position_sums(values, mask.cumsum(-1)).tolist() == [11.0, 22.0, 30.0, 0.0]
 
 
+def test_what_is_not_finite_is_in_no_sum_of_a_position():
+    # |rho - 1| / 2 of log 2 is 0.5; the second sequence has a token that the policy cannot produce
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    log_ratio = torch.tensor([[math.log(2.0), 0.0, 0.0], [0.0, -torch.inf, math.log(2.0)]])
+    batch = TokenBatch(log_ratio, torch.zeros(2, 3), torch.ones(2, 3), mask)
+    decision = decide(Tensors(log_ratio, torch.zeros(2, 3), torch.ones(2, 3), mask), 10.0, None)
+    assert measure_batch(batch, decision).position_tv.tolist() == [0.5, 0.0, 0.0]
+
+
 def test_an_interval_counts_its_undecided_tokens():
     mask = torch.tensor([[True, True, True, False]])
     kl = Interval(torch.tensor([[0.001, 0.005, 0.02, 0.0]]), torch.tensor([[0.002, 0.02, 0.03, 0.0]]))
