@@ -108,6 +108,7 @@ def test_every_update_is_full_of_groups_with_signal_and_every_task_ends_once(see
         told = run.watch.metrics()
         assert (told["env/groups/with_signal"], told["env/groups/drawn"]) == (SIZE, queue.num_drawn - before)
         assert told["env/groups/refilled"] == told["env/groups/drawn"] - SIZE
+        assert told["env/groups/without_signal"] == len(left_out)
         for reason in set(REASONS.values()):
             found = sum(REASONS[queue.outcomes(task)] == reason for task in left_out)
             assert told[f"env/groups/without_signal/{reason}"] == found
