@@ -133,7 +133,11 @@ def test_a_run_says_whether_its_seed_repeats_it_and_why_not(asked, values, told)
 def test_the_first_lines_of_a_run_and_the_look_before_it_say_so(capsys):
     more = {
         "seed": 0,
-        "env": {"id": "trm/X-v0", "train": {"horizons": [2]}, "val": {"horizons": [2], "num_tasks": 4}},
+        "env": {
+            "id": "trm/X-v0",
+            "train": {"horizons": [2], "curriculum": {"enable": False}},
+            "val": {"horizons": [2], "num_tasks": 4},
+        },
         "data": {"train_batch_size": 4},
         f"{ROLLOUT}.n": 2,
         "run": {"deterministic": None, "dir": "runs/a", "init_from": None},

@@ -163,7 +163,9 @@ def test_the_last_lines_of_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert lines[0].startswith(f"the run stopped: no space left on {tmp_path}: ")
     assert lines[1].startswith("make room, or keep fewer checkpoints; then the same command resumes it after step 3 (")
     assert len(lines) == 2
-    code, lines = closed(tmp_path, CauseLeft("the weight synchronisation took longer than 6 s (run.weight_sync...)"))
+    code, lines = closed(
+        tmp_path, CauseLeft("the weight synchronisation took longer than 6 s (run.weight_sync_timeout_s); giving up")
+    )
     assert lines[0].startswith("the run stopped: the weight synchronisation took longer than 6 s")
 
 
