@@ -7,7 +7,7 @@ without a mask; success, acceptance and divergence by lag and by span of version
 asynchronous modes and the strategy `drop` on tasks of which a quarter takes eight times as long as the others, since
 each call of the tool waits; seconds a step, and the tasks that were trained on. `kills`: `colocate_async`, all
 processes killed at once in each phase of a step, and resumed. Runs of one seed follow each other. A run is stored when
-it ends, and not made again: the same command goes on. On an idle machine of two cores a run takes two minutes.
+it ends, and not made again: the same command goes on.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="kills take the first (default 0 1 2)")
     parser.add_argument("--steps", type=int, help="training steps of each run but the killed ones (default 20 and 12)")
     parser.add_argument(
-        "--tool-ms", type=int, default=500, help="milliseconds of a call in wall and kills (default 500)"
+        "--tool-ms", type=int, default=1000, help="milliseconds of a call in wall and kills (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/staleness"), help="folder of the results (%(default)s)")
     parser.add_argument("--runs", type=int, help="make at most so many of the missing runs now")
