@@ -11,6 +11,7 @@ pytest.importorskip("verl")
 from trm_agent.verl_plugin.driver.async_buffer import EVICTED, STALE_WAIT
 from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch, TooFewGroups
 from trm_agent.verl_plugin.driver.group_signal import Group
+from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
 from .scripted_queue import FAILED, MASKED, Outcome, ScriptedQueue, async_buffer, scripted, tasks
 
@@ -238,6 +239,8 @@ def test_wrong_answers_show_that_an_environment_works(monkeypatch):
 
 def test_without_a_filter_a_group_that_is_masked_as_a_whole_is_replaced_and_is_no_failure(monkeypatch):
     queue = ScriptedQueue(scripted({0: (MASKED, MASKED), 1: (MASKED, 1.0), 2: (FAILED, FAILED)}, MIXED))
+    # a key whose tag is still on its way
+    queue.tags[OVERLONG_PARTITION]["m9_0"] = {}
     run = Training(queue, monkeypatch, None)
     assert [sorted(batch) for batch in run.step()] == [[1, 3, 4, 5]]
     assert run.metrics["training/rollout_failure/evicted_samples"] == 1

@@ -128,8 +128,10 @@ def test_masked_episodes_of_a_task_in_play_count_when_it_is_done(tmp_path, monke
     }
     monkeypatch.setattr(tq, "kv_list", lambda name: {name: dict(queue[name])})
     monkeypatch.setattr(tq, "kv_clear", lambda keys, partition_id: [queue[partition_id].pop(key) for key in keys])
+    # a key whose tag is still on its way
+    queue[OVERLONG_PARTITION]["c1"] = {}
     assert made._sampling_metrics([])[0]["env/overlong/masked"] == 1
-    assert set(queue[OVERLONG_PARTITION]) == {"a1", "a2"}
+    assert set(queue[OVERLONG_PARTITION]) == {"a1", "a2", "c1"}
     del queue["train"]["a"]
     assert made._sampling_metrics([])[0]["env/overlong/masked"] == 2
     assert made._sampling_metrics([])[0]["env/overlong/masked"] == 0

@@ -100,7 +100,8 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         self.failure_keys[partition_id] |= empty
         stale, _, failed, counts = super()._terminal_eviction_reasons(global_steps, partition_id)
         masked = self.partitions[OVERLONG_PARTITION].values()
-        overlong = failed & {tag["uid"] for tag in masked}
+        # a key is in verl's queue before its tag; of a group that has ended all have one
+        overlong = failed & {tag.get("uid") for tag in masked}
         left_out = overlong | self._without_signal(partition_id, failed)
         return stale - left_out, left_out, failed - overlong, counts
 

@@ -99,7 +99,9 @@ class GroupWatch:
         told = dict(zip(asked, self._read(asked), strict=True)) if asked else {}
         of_task: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for tag in masked:
-            of_task[tag["uid"]].append(tag)
+            # a key is in verl's queue before its tag; of a group that has ended all have one
+            if "uid" in tag:
+                of_task[tag["uid"]].append(tag)
         metric = self.filter.metric if self.filter else REWARD
         for uid in new:
             group = _group([told[key] for key in rows[uid]], of_task[uid], metric)

@@ -156,7 +156,8 @@ def _take_masked(treatment: str) -> list[dict[str, Any]]:
         return []
     rows = (tq.kv_list(OVERLONG_PARTITION) or {}).get(OVERLONG_PARTITION, {})
     in_play = (tq.kv_list(TRAIN) or {}).get(TRAIN, {}) if rows else {}
-    rows = {key: tag for key, tag in rows.items() if tag["uid"] not in in_play}
+    # a key is in verl's queue before its tag
+    rows = {key: tag for key, tag in rows.items() if "uid" in tag and tag["uid"] not in in_play}
     if rows:
         tq.kv_clear(keys=list(rows), partition_id=OVERLONG_PARTITION)
     return list(rows.values())
