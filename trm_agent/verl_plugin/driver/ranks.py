@@ -65,15 +65,15 @@ def listen(_: Any) -> Listening:
 
 
 def waiting(_: Any) -> list[str]:
-    """Return where each coroutine of this process waits; runs in a rank that answers, though its phase may go on.
+    """Return where each coroutine that Ray has called waits; runs in a rank that answers, though its phase may go on.
 
-    Ray's own coroutine around an actor's tells nothing of it, so all that wait are looked for.
+    Ray's task tells nothing of it, so all coroutines that wait are looked for. Those of libraries are in no phase.
     """
     found = [each for each in gc.get_objects() if type(each) is CoroutineType and _is_suspended(each)]
     inner = {id(each.cr_await) for each in found}
     stacks = [_chain(each) for each in found if id(each) not in inner]
-    # Ray's own are in no phase
-    return ["".join(traceback.format_list(stack)) for stack in stacks if not all(map(_is_rays, stack))]
+    called = [stack for stack in stacks if _is_rays(stack[0]) and not _is_rays(stack[-1])]
+    return ["".join(traceback.format_list(stack)) for stack in called]
 
 
 class Ranks:
