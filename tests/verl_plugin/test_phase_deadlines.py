@@ -3,6 +3,7 @@
 import inspect
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def test_without_a_limit_none_ends_it_and_verls_result_is_handed_on(tmp_path, mo
     run = made(tmp_path, monkeypatch, None)
     assert run._update_actor(**BATCH) == "result"
     assert not run.ended.is_set()
+
+
+def test_a_rank_that_is_alone_may_take_as_long_as_it_wants(tmp_path, monkeypatch):
+    run = made(tmp_path, monkeypatch, LIMIT_S)
+    monkeypatch.setattr(run.ended, "wait", lambda _: time.sleep(3 * LIMIT_S))
+    run.ranks = ["alone"]
+    assert run._update_actor(**BATCH) == "result"
+    assert not run.ended.is_set()
+    # with another beside it the limit holds
+    monkeypatch.setattr(hung, "_told", lambda *_: "")
+    run.ranks = ["one", "other"]
+    run._update_actor(**BATCH)
+    assert run.ended.is_set()
 
 
 def test_no_phase_of_verls_is_left_out():

@@ -78,6 +78,10 @@ def test_a_filter_draws_no_task_twice_and_the_screen_waits_for_what_is_drawn(tmp
     monkeypatch.setattr(trainer_base.PPOTrainer, "_next_train_batch", lambda *_: drawn.append("again"))
     made._next_train_batch(1)
     assert drawn[-1] == "again"
+    # an asynchronous run replaces tasks without a filter too: failed ones, and those masked as a whole
+    made.config.trainer.v1.trainer_mode = "colocate_async"
+    with pytest.raises(ValueError, match=r"^env.train.num_tasks: got 20; allowed: at least 21, .* in place of others"):
+        made._next_train_batch(1)
 
 
 def watch_of(*groups: Group, takes: bool = True) -> GroupWatch:

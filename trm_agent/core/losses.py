@@ -34,6 +34,8 @@ def masked_surrogate_tokens(
     Returns:
         Shape (batch, response_length).
 
+    It has a first derivative alone.
+
     Reference:
         arXiv:2512.23075v4, gradient of the masked surrogate.
     """
@@ -123,7 +125,13 @@ def kept_tokens(response_mask: torch.Tensor, accepted: torch.Tensor) -> torch.Te
 
     Returns:
         bool, shape (batch, response_length).
+
+    Raises:
+        ValueError: a mask is not bool.
     """
+    for mask in (response_mask, accepted):
+        if mask.dtype != torch.bool:
+            raise ValueError(f"masks must be torch.bool, not {mask.dtype}")
     # as bytes: torch repeats a byte along a row many at once, but a truth value one by one
     return (response_mask.view(torch.uint8) & accepted.view(torch.uint8).unsqueeze(-1)).view(torch.bool)
 

@@ -75,7 +75,7 @@ def verdict(episodes: Sequence[Sampled], whole: Bin, *, is_float32: bool) -> Ver
     """Judge a mismatch.
 
     It grows where the KL grows with depth, and the error of logits too: a KL alone also grows where tokens become less
-    certain.
+    certain. Where the deepest bin holds too few tokens that tell of logits, the KL alone decides.
 
     Args:
         episodes: their sampled tokens, at least one episode.
@@ -87,7 +87,8 @@ def verdict(episodes: Sequence[Sampled], whole: Bin, *, is_float32: bool) -> Ver
     start, begins = jump_of(bins), _beginning(episodes)
     is_high = whole.mean > FLOAT32_MEAN if is_float32 else whole.kl > HALF_KL
     kind = kind_of(np.array([each.kl for each in bins]), slope)
-    if kind == GROWING and logits_slope is not None and logits_slope < STEEP:
+    tells_to_the_end = bins[-1].num_telling >= LEAST_TELLING if bins else False
+    if kind == GROWING and tells_to_the_end and logits_slope is not None and logits_slope < STEEP:
         kind = FLAT
     starts_at = ratio = None
     if kind != ROUNDING and (start is not None or begins is not None):

@@ -88,9 +88,9 @@ class RunConfig:
     phase_timeout_s: float | None = setting(
         3600,
         replace(ABOVE_0, optional=True),
-        "Seconds after which a phase of the trainer's ranks (a forward pass over the batch, an update, saving or "
-        "loading a checkpoint) [counts as hung](endings.md#what-hangs) and ends the run, with the stacks of all ranks; "
-        "`null` for never.",
+        "Seconds after which a phase in which ranks of the trainer wait for each other (a forward pass over the batch, "
+        "an update, saving or loading a checkpoint) [counts as hung](endings.md#what-hangs) and ends the run, with the "
+        "stacks of all ranks; not read with a single rank; `null` for never.",
     )
     warn_infrastructure_share: float = setting(
         0.02, ZERO_TO_ONE, "Share of a step's episodes that could not be played, above which a line warns."

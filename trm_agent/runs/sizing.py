@@ -116,9 +116,15 @@ def kv_cache_bytes(
     return blocks * block_tokens * token
 
 
-def cache_room(size: ModelSize | None, free_bytes: int) -> int:
-    """Return the bytes that keys and values may take: a share of what the weights leave, 1 GiB at least."""
-    taken = size.weights * (TRAINER_BYTES + ENGINE_BYTES) if size is not None else 0
+def cache_room(size: ModelSize | None, free_bytes: int, weight_bytes: int = TRAINER_BYTES + ENGINE_BYTES) -> int:
+    """Return the bytes that keys and values may take: a share of what the weights leave, 1 GiB at least.
+
+    Args:
+        size: the model's; None where it is not known.
+        free_bytes: what the machine has free.
+        weight_bytes: bytes that a weight takes, with a trainer beside the engine or without.
+    """
+    taken = size.weights * weight_bytes if size is not None else 0
     return max(GIB, int(CACHE_SHARE * (free_bytes - taken)))
 
 

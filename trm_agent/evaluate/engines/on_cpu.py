@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trm_agent.runs.sizing import GIB, cache_room, engine_threads, kv_cache_bytes, model_size, shape_at
+from trm_agent.runs.sizing import ENGINE_BYTES, GIB, cache_room, engine_threads, kv_cache_bytes, model_size, shape_at
 
 # variables that vLLM reads when it is imported; a value that the user has set stays
 ENVIRONMENT = {
@@ -46,7 +46,11 @@ def cache_of(folder: Path, settings: Mapping[str, Any]) -> Cache:
     shape, wanted = shape_at(str(folder)), int(settings["max_num_seqs"])
     given = os.environ.get(CACHE_VARIABLE, "")
     # which vLLM takes before its argument
-    room = int(given) * GIB if given.isdecimal() and int(given) else cache_room(model_size(shape), free_bytes())
+    room = (
+        int(given) * GIB
+        if given.isdecimal() and int(given)
+        else cache_room(model_size(shape), free_bytes(), ENGINE_BYTES)
+    )
     dtype, block = settings.get("dtype") or DTYPE, settings.get("block_size") or BLOCK_TOKENS
 
     def needed(sequences: int) -> int | None:

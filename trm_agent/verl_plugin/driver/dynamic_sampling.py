@@ -17,6 +17,9 @@ from trm_agent.verl_plugin.driver.group_signal import REASONS, WORDS, Group
 logger = logging.getLogger("trm_agent")
 # generation batches of a step between two warnings that it still lacks groups
 WARN_EVERY = 5
+_GO_ON_SHORT = (
+    ", or set trainer.v1.sampler.sampler_kwargs.short_batch=train to go on with fewer groups where there is one"
+)
 _FIELDS = ("rm_scores", "extra_fields")
 # an episode's reward and its summary
 Told = tuple[float, Mapping[str, Any]]
@@ -155,9 +158,8 @@ class GroupWatch:
             return
         raise TooFewGroups(
             f"step {step}: {self.told()}; raise algorithm.filter_groups.max_num_gen_batches="
-            f"{self.filter.max_batches} (0: no limit), choose tasks that succeed sometimes (env.train.horizons), raise "
-            "actor_rollout_ref.rollout.n, or set trainer.v1.sampler.sampler_kwargs.short_batch=train to go on with "
-            "fewer groups where there is one"
+            f"{self.filter.max_batches} (0: no limit), choose tasks that succeed sometimes (env.train.horizons), or "
+            f"raise actor_rollout_ref.rollout.n{_GO_ON_SHORT if self.filter.short_batch == STOP else ''}"
         )
 
     @property

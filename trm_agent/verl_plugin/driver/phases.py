@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trm_agent.verl_plugin.driver.hung import deadline
-from trm_agent.verl_plugin.driver.ranks import Ranks, ranks_of
+from trm_agent.verl_plugin.driver.ranks import Ranks, listening_ranks, ranks_of
 
 FIELD = "run.phase_timeout_s"
 _GROUPS = ("actor_rollout_wg", "ref_policy_wg", "critic_wg")
@@ -20,7 +20,7 @@ class PhasesMixin:
     def _load_checkpoint(self) -> None:
         # the first phase of ranks that have started
         handles = ranks_of(getattr(self, name, None) for name in _GROUPS)
-        self.ranks = Ranks(handles) if handles else None
+        self.ranks = listening_ranks(handles) if handles else None
         with self._at_work("loading the checkpoint"):
             super()._load_checkpoint()  # type: ignore[misc]
 
@@ -50,4 +50,6 @@ class PhasesMixin:
 
     def _at_work(self, what: str) -> AbstractContextManager[None]:
         run = self.config.run
-        return deadline(run.phase_timeout_s, what, Path(run.dir), FIELD, self.ranks)
+        # a rank that is alone waits for no other, however long its work takes
+        is_alone = self.ranks is not None and len(self.ranks) == 1
+        return deadline(None if is_alone else run.phase_timeout_s, what, Path(run.dir), FIELD, self.ranks)

@@ -14,10 +14,12 @@ from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SIGNAL = signal.SIGUSR2
+LISTEN_S = 60.0
+"""Seconds in which all ranks answer that they listen."""
 ANSWER_S = 3.0
 """Seconds in which a rank that does nothing else answers a call."""
 STACKS_S = 3.0
@@ -25,6 +27,7 @@ STACKS_S = 3.0
 NODE_S = 20.0
 """Seconds for a process of Ray's on another machine to start, and to ask there."""
 _LOOK_S = 0.05
+_CLOCK_S = 60.0
 _RAY = os.path.join(os.path.dirname(ray.__file__), "")
 _ENDED = "(the process has ended)"
 
@@ -72,7 +75,7 @@ def waiting(_: Any) -> list[str]:
     found = [each for each in gc.get_objects() if type(each) is CoroutineType and _is_suspended(each)]
     inner = {id(each.cr_await) for each in found}
     stacks = [_chain(each) for each in found if id(each) not in inner]
-    called = [stack for stack in stacks if _is_rays(stack[0]) and not _is_rays(stack[-1])]
+    called = [stack for stack in stacks if stack and _is_rays(stack[0]) and not _is_rays(stack[-1])]
     return ["".join(traceback.format_list(stack)) for stack in called]
 
 
@@ -81,11 +84,15 @@ class Ranks:
 
     Args:
         handles: their actors of Ray, in the order of the ranks.
+
+    Raises:
+        GetTimeoutError: one does not answer within `LISTEN_S`.
     """
 
     def __init__(self, handles: Sequence[Any]) -> None:
         self._handles = list(handles)
-        self._listening: list[Listening] = ray.get([handle.__ray_call__.remote(listen) for handle in self._handles])
+        calls = [handle.__ray_call__.remote(listen) for handle in self._handles]
+        self._listening: list[Listening] = ray.get(calls, timeout=LISTEN_S)
         self._node = _node()
 
     def __len__(self) -> int:
@@ -94,7 +101,7 @@ class Ranks:
     def where(self) -> Found:
         """Ask each rank whether it has come to the end of what it was asked, and take the stacks of all.
 
-        Returns within `ANSWER_S`, `STACKS_S` for each rank of a machine, and `NODE_S` where there are other machines.
+        Returns within `ANSWER_S`, `STACKS_S` for each rank, and `NODE_S` for each of the other machines.
         """
         calls = [handle.__ray_call__.remote(waiting) for handle in self._handles]
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_S)
@@ -117,7 +124,7 @@ class Ranks:
         found |= dict(zip(self._of(self._node), stacks_of(self._of(self._node)), strict=True))
         for node, call in calls.items():
             try:
-                texts = ray.get(call, timeout=NODE_S)
+                texts = ray.get(call, timeout=NODE_S + STACKS_S * len(self._of(node)))
             except RayError as error:
                 kind = "no answer in time" if isinstance(error, GetTimeoutError) else type(error).__name__
                 texts = [f"(no stacks of machine {node}: {kind})"] * len(self._of(node))
@@ -126,6 +133,17 @@ class Ranks:
 
     def _of(self, node: str) -> list[Listening]:
         return [each for each in self._listening if each.node == node]
+
+
+def listening_ranks(handles: Sequence[Any]) -> Ranks | None:
+    """Return the ranks; None, after a line that says so, where they cannot be made to tell where they are."""
+    try:
+        return Ranks(handles)
+    except (GetTimeoutError, RayTaskError) as error:
+        print(
+            f"no stacks of the trainer's ranks will be told if one hangs: {type(error).__name__}: {error}", flush=True
+        )
+        return None
 
 
 def ranks_of(groups: Iterable[Any]) -> list[Any]:
@@ -141,7 +159,8 @@ def stacks_of(listening: Sequence[Listening]) -> list[str]:
 def _stacks(listening: Listening) -> str:
     try:
         process = psutil.Process(listening.pid)
-        if process.create_time() != listening.created:
+        # psutil counts from the start of the machine, which moves with its clock
+        if abs(process.create_time() - listening.created) > _CLOCK_S:
             return _ENDED
         file = f"/proc/{listening.pid}/fd/{listening.descriptor}"
         before = os.stat(file).st_size

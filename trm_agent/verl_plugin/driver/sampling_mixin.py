@@ -7,6 +7,7 @@ from typing import Any
 
 import transfer_queue as tq
 
+from trm_agent.runs.preflight_async import is_asynchronous
 from trm_agent.runs.progress import extend_phase
 from trm_agent.runs.sampling_settings import MASK, PENALTY
 from trm_agent.tasks import TRAIN
@@ -48,8 +49,8 @@ class SamplingMixin:
         return buffer
 
     def _next_train_batch(self, num_prompts: int | None = None) -> Any:
-        if filter_of(self.config) is not None:
-            # without a filter the checks before Ray have counted the tasks
+        if filter_of(self.config) is not None or is_asynchronous(self.config):
+            # else the checks before Ray have counted the tasks, of which none is replaced
             self._refuse_repeated_tasks(num_prompts or self.config.data.train_batch_size)
         if num_prompts is not None:
             extend_phase(Path(self.config.run.dir), num_prompts * self.config.actor_rollout_ref.rollout.n)
@@ -100,7 +101,7 @@ class SamplingMixin:
             refuse(
                 "env.train.num_tasks",
                 self.config.env.train.num_tasks,
-                f"at least {needed}, which algorithm.filter_groups needs by step {self.global_steps}",
+                f"at least {needed}, which the run needs with those in place of others by step {self.global_steps}",
                 "raise it with trm train --extend, which goes on after the last checkpoint",
             )
 
