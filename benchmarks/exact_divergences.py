@@ -4,11 +4,15 @@ python -m benchmarks.exact_divergences [--before FOLDER]
 
 Both give KL(roll || theta), KL(theta || roll) and TV of 2,048 tokens over a vocabulary of 151,936 in float32, each in a
 process of its own. Memory is the peak resident set beyond the inputs (2.3 GiB); time is the best of three calls. FOLDER
-holds another version of the code: its calls and ours in turn, 512 tokens, and the median ratio of their times.
+holds another version of the code: 21 of its calls and of ours in turn, the median ratio of their times a row, and which
+rows are above 1.05. The rows: whole distributions of 512 tokens in float32 and bfloat16, with the log-probs of the
+sampled tokens; 32 tokens from hidden states of 576 numbers (SmolLM2-135M's); the interval from the top 20 of 64 tokens;
+and kept sets of 96 recorded tokens for 512.
 """
 
 import argparse
 import functools
+import importlib.util
 import json
 import subprocess
 import sys
@@ -18,8 +22,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.in_turn import HERE, Version, in_turn, ratio
+from benchmarks.in_turn import compare
 from trm_agent.core.exact import exact_divergences
+from trm_agent.core.exact_hidden import exact_divergences_from_hidden
+from trm_agent.core.intervals import topk_intervals
 
 VOCAB = 151_936
 NUM_TOKENS = 2_048
@@ -27,7 +33,9 @@ MEMORY_LIMIT, TIME_LIMIT = 0.05, 1.0
 REPEATS = 3
 # inputs of 4,096 tokens take 4.6 GiB
 LENGTHS = (512, 2_048, 4_096)
-CALLS_IN_TURN, TOKENS_IN_TURN = 21, 512
+# of the calls in turn
+NUM_WHOLE, NUM_HIDDEN, NUM_INTERVALS = 512, 32, 64
+HIDDEN_SIZE, TOP_K, NUM_KEPT = 576, 20, 96
 
 
 def textbook(rollout_logits: torch.Tensor, logits: torch.Tensor) -> None:
@@ -58,27 +66,34 @@ def random_logits(num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     return rollout_logits, logits.mul_(0.01).add_(rollout_logits)
 
 
-def seconds_of_one(
-    function: Callable[[torch.Tensor, torch.Tensor], object], rollout_logits: torch.Tensor, logits: torch.Tensor
-) -> float:
+def seconds_of_one(call: Callable[[], object]) -> float:
     """Time a call."""
     started = time.perf_counter()
-    function(rollout_logits, logits)
+    call()
     return time.perf_counter() - started
 
 
-def timed_calls(num_tokens: str) -> dict[str, Callable[[], float]]:
-    """Return the call for `in_turn.Version`."""
-    return {"ours": functools.partial(seconds_of_one, exact_divergences, *random_logits(int(num_tokens)))}
+def timed_calls() -> dict[str, Callable[[], float]]:
+    """Return the calls for `in_turn.Version`."""
+    rollout, logits = random_logits(NUM_WHOLE)
+    half, sampled = (rollout.bfloat16(), logits.bfloat16()), rollout.argmax(-1)
+    states, head = torch.empty(NUM_HIDDEN, HIDDEN_SIZE).normal_(), torch.empty(VOCAB, HIDDEN_SIZE).normal_(0, 0.1)
+    recorded = rollout.log_softmax(-1).topk(NUM_KEPT)
+    ids, log_probs = (values[:NUM_INTERVALS, :TOP_K].contiguous() for values in (recorded.indices, recorded.values))
+    calls: dict[str, Callable[[], object]] = {
+        "whole distributions": lambda: exact_divergences(rollout, logits),
+        "the same in bfloat16": lambda: exact_divergences(*half),
+        "with sampled log-probs": lambda: exact_divergences(rollout, logits, token_ids=sampled),
+        "from hidden states": lambda: exact_divergences_from_hidden(states, head, 1.01 * states, head),
+        "interval of the top 20": lambda: topk_intervals(ids, log_probs, logits[:NUM_INTERVALS]),
+    }
+    if importlib.util.find_spec("trm_agent.core.kept_set"):
+        from trm_agent.core.kept_set import kept_divergences, kept_logits
 
-
-def compare(tree: Path) -> None:
-    """Print the time of ours against that of another version."""
-    module = "benchmarks.exact_divergences"
-    with Version(HERE, module, TOKENS_IN_TURN) as now, Version(tree, module, TOKENS_IN_TURN) as before:
-        found = in_turn({"now": now, "before": before}, now.names, CALLS_IN_TURN)
-    times = ratio(found["now"]["ours"], found["before"]["ours"])
-    print(f"{TOKENS_IN_TURN} tokens, median of {CALLS_IN_TURN} calls in turn: {times:.3f} times the version before")
+        calls["kept sets"] = lambda: kept_divergences(
+            recorded.values, kept_logits(logits, recorded.indices, recorded.values)
+        )
+    return {name: functools.partial(seconds_of_one, call) for name, call in calls.items()}
 
 
 def measure(name: str, num_tokens: int) -> dict[str, float]:
@@ -90,7 +105,7 @@ def measure(name: str, num_tokens: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     seconds = []
     for _ in range(REPEATS):
-        seconds.append(seconds_of_one(function, rollout_logits, logits))
+        seconds.append(seconds_of_one(functools.partial(function, rollout_logits, logits)))
     return {"mib": status_mib("VmHWM") - before, "seconds": min(seconds)}
 
 
@@ -104,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="another version of the code")
     if before := parser.parse_args().before:
-        compare(before)
+        compare(before, "benchmarks.exact_divergences")
         return
     ours, baseline = measure_alone("ours", NUM_TOKENS), measure_alone("textbook", NUM_TOKENS)
     memory, seconds = ours["mib"] / baseline["mib"], ours["seconds"] / baseline["seconds"]

@@ -1,8 +1,10 @@
 """Time calls with two versions of the code in turn, so that a slow moment of the machine meets both.
 
-Each version is a process that makes a call when it is asked to. The benchmark's own code is the same in both.
+Each version is a process that makes a call when it is asked to. The benchmark's own code is the same in both, so it
+gives an older version no more than that knows (`known_fields`) and leaves out the calls that it lacks.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -19,6 +21,9 @@ from trm_fields import refuse
 Timed = Callable[[str], float]
 """From the name of a call to the seconds of one."""
 HERE = Path(__file__).resolve().parents[1]
+REPEATS = 21
+LIMIT = 1.05
+"""Median ratio to the version before above which a call counts as slower."""
 # the child has this package from here, and all other code of ours from its own folder
 _CHILD = (
     "import sys; sys.path.insert(0, sys.argv[1]); import benchmarks; sys.path.pop(0)\n"
@@ -122,3 +127,38 @@ def in_turn(versions: Mapping[str, Timed], names: Sequence[str], repeats: int) -
 def ratio(now: Sequence[float], before: Sequence[float]) -> float:
     """Return the median ratio of the calls that followed each other."""
     return statistics.median(a / b for a, b in zip(now, before, strict=True))
+
+
+def compare(before: Path, module: str, *arguments: object, repeats: int = REPEATS) -> None:
+    """Print a benchmark's calls with this version and with another: milliseconds, and the median ratio of neighbours.
+
+    Args:
+        before: the folder of the other version.
+        module: see `Version`.
+        arguments: see `Version`.
+        repeats: how often each call is made.
+    """
+    with Version(HERE, module, *arguments) as now, Version(before, module, *arguments) as other:
+        names = [name for name in now.names if name in other.names]
+        found = in_turn({"now": now, "before": other}, names, repeats)
+    ratios = {name: ratio(found["now"][name], found["before"][name]) for name in names}
+    print(f"{'median of ' + str(repeats) + ' calls in turn':<32}{'ms':>10}{'before':>10}{'ratio':>8}")
+    for name in names:
+        milliseconds = "".join(f"{1e3 * statistics.median(times[name]):>10.2f}" for times in found.values())
+        print(f"{name:<32}{milliseconds}{ratios[name]:>8.3f}")
+    if lacking := [name for name in now.names if name not in other.names]:
+        print(f"{before} lacks: {', '.join(lacking)}")
+    print(verdict(ratios))
+
+
+def verdict(ratios: Mapping[str, float]) -> str:
+    """Name the calls that are slower than those of the version before by more than `LIMIT` allows."""
+    slower = [f"{name} ({value:.3f})" for name, value in ratios.items() if value > LIMIT]
+    return f"above {LIMIT} times the version before: {', '.join(slower) or 'none'}"
+
+
+def known_fields(kind: type, **values: object) -> dict[str, Any]:
+    """Return those arguments that a version's dataclass has fields for."""
+    assert dataclasses.is_dataclass(kind)
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
