@@ -7,10 +7,11 @@ right. The rollout policy is the trainer's at the start of the step plus small n
 large flips, and both distributions are known. `mild`: T = 400, 4 updates a step, TRM-Max keeps 15 % of the sequences.
 `hard`: T = 100, 16 updates a step at a high rate.
 
-A coin repeats the acceptance of another rule's run with the same seed, update by update. `own coin` takes the share
-that TRM-Max would keep in its own run, so it keeps less where its policies drift apart; so does `permuted`, which
-shuffles the decisions of TRM-Max among the sequences with the same sign of the advantage. `inverse` keeps what TRM-Max
-rejects.
+A coin repeats the acceptance of another rule's run with the same seed, update by update: a yoked coin. `own coin` takes
+the share that TRM-Max would keep in its own run, so it keeps less where its policies drift apart; so does `permuted`,
+which shuffles the decisions of TRM-Max among the sequences with the same sign of the advantage. `inverse` keeps what
+TRM-Max rejects. After the rows: whether TRM-Max learns more than its coins, the inverse less than TRM-Max, and which
+rules collapse where no mask does. A difference is one beyond two standard errors over seeds, paired.
 """
 
 import argparse
@@ -23,6 +24,17 @@ import numpy as np
 
 KINDS, CHOICES, SEQUENCES, GROUP, STEPS = 24, 5, 32, 16, 40
 MAX_KL, AVG_KL = 0.05, 0.004
+REPORTED = (10, 20, STEPS)
+COMPARED = (
+    ("max", "coin of max"),
+    ("max", "permuted max"),
+    ("max", "own coin"),
+    ("inverse of max", "max"),
+    ("inverse of max", "coin of inverse"),
+)
+"""Pairs of rules whose difference the benchmark is about."""
+COLLAPSED = 0.5
+"""Success at the end below which a run has collapsed."""
 Floats = np.ndarray
 
 
@@ -79,6 +91,10 @@ def coin(update: Update) -> Floats:
     return update.coin.random((len(update.kl), 1)) < update.share
 
 
+def running_mean(values: Floats) -> Floats:
+    return values.cumsum(axis=1) / np.arange(1, values.shape[1] + 1)
+
+
 def clipped(update: Update) -> Floats:
     up = (update.ratio > 1.2) & (update.advantages > 0)
     return ~(up | ((update.ratio < 0.8) & (update.advantages < 0)))
@@ -93,8 +109,11 @@ RULES: dict[str, Callable[[Update], Floats]] = {
     "inverse of max": lambda update: ~update.inside,
     "coin of inverse": coin,
     "avg": lambda update: (update.kl.mean(axis=1) <= AVG_KL)[:, None],
+    "prefix avg": lambda update: (running_mean(update.kl).max(axis=1) <= AVG_KL)[:, None],
     "stop": lambda update: np.cumprod(update.kl <= MAX_KL, axis=1).astype(bool),
+    "cumulative stop": lambda update: update.kl.cumsum(axis=1) <= AVG_KL * update.kl.shape[1],
     "skip": lambda update: update.kl <= MAX_KL,
+    "negative only": lambda update: update.inside | (update.advantages >= 0),
     "directional": lambda update: ~update.outwards.any(axis=1, keepdims=True),
     "directional stop": lambda update: np.cumprod(~update.outwards, axis=1).astype(bool),
     "directional token": lambda update: ~update.outwards,
@@ -189,17 +208,47 @@ def play(rules: list[str], setting: Setting) -> dict[str, list[Run]]:
 
 def row(rule: str, runs: dict[str, list[Run]]) -> str:
     """Success after 10, 20 and 40 steps with its standard error over seeds, and the paired difference to TRM-Max."""
-    success = np.array([run.success for run in runs[rule]])
+    success = successes(runs[rule])
     final, count = success[:, -1], len(success)
-    cells = [f"{success[:, step - 1].mean():>8.3f}" for step in (10, 20, STEPS)]
     error = final.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
-    text = f"{rule:<18}" + "".join(cells) + f" ±{error:.3f}{(final < 0.5).sum():>6} of {count:<3}"
-    text += f"{np.mean([run.kept for run in runs[rule]]):>7.2f}"
+    text = f"{rule:<18}" + "".join(f"{mean:>8.3f}" for mean in success.mean(axis=0))
+    text += f" ±{error:.3f}{collapsed(runs[rule]):>6} of {count:<3}{np.mean([run.kept for run in runs[rule]]):>7.2f}"
     if rule == "max" or "max" not in runs or count < 2:
         return text
-    pairs = (success - np.array([run.success for run in runs["max"]]))[:, [9, 19, STEPS - 1]]
-    errors = pairs.std(axis=0, ddof=1) / math.sqrt(count)
-    return text + "   " + "  ".join(f"{d:+.3f} ±{e:.3f}" for d, e in zip(pairs.mean(axis=0), errors, strict=True))
+    return text + "   " + "  ".join(f"{mean:+.3f} ±{error:.3f}" for mean, error in differences(runs, rule, "max"))
+
+
+def successes(runs: list[Run]) -> Floats:
+    """Success of each seed after the steps that are reported, shape (seeds, 3)."""
+    return np.array([[run.success[step - 1] for step in REPORTED] for run in runs])
+
+
+def collapsed(runs: list[Run]) -> int:
+    return sum(run.success[-1] < COLLAPSED for run in runs)
+
+
+def differences(runs: dict[str, list[Run]], rule: str, other: str) -> list[tuple[float, float]]:
+    """Mean paired difference of two rules' success and its standard error, after each of the steps reported."""
+    pairs = successes(runs[rule]) - successes(runs[other])
+    errors = pairs.std(axis=0, ddof=1) / math.sqrt(len(pairs))
+    return [(float(mean), float(error)) for mean, error in zip(pairs.mean(axis=0), errors, strict=True)]
+
+
+def conclusions(runs: dict[str, list[Run]]) -> list[str]:
+    """Say in words what the rows show of the rules that were played."""
+    lines = []
+    for rule, other in COMPARED:
+        if rule not in runs or other not in runs or len(runs[rule]) < 2:
+            continue
+        words = []
+        for step, (mean, error) in zip(REPORTED, differences(runs, rule, other), strict=True):
+            word = "within noise" if abs(mean) <= 2 * error else "better" if mean > 0 else "worse"
+            words.append(f"{word} after {step} ({mean:+.3f} ±{error:.3f})")
+        lines.append(f"{rule} against {other}: {', '.join(words)}")
+    if "none" in runs and collapsed(runs["none"]):
+        told = ", ".join(f"{rule} {collapsed(of_rule)}" for rule, of_rule in runs.items() if rule != "none")
+        lines.append(f"no mask collapses in {collapsed(runs['none'])} of {len(runs['none'])}; the rules: {told}")
+    return lines
 
 
 def main() -> None:
@@ -213,7 +262,7 @@ def main() -> None:
     setting = Setting(**{**vars(SETTINGS[options.setting]), **{k: v for k, v in given.items() if v is not None}})
     print(f"{options.setting}: {vars(setting)}")
     print(f"{'':<18}{'J at 10':>8}{'20':>8}{'40':>8}{'':>7}{'collapsed':>10}{'kept':>9}   minus max at 10, 20, 40")
-    play(options.rules, setting)
+    print("\n".join(conclusions(play(options.rules, setting))))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,19 @@
 import numpy as np
 import pytest
 
-from benchmarks.long_horizon import MAX_KL, RULES, Setting, Update, play, probability_of, train
+from benchmarks.long_horizon import (
+    AVG_KL,
+    MAX_KL,
+    RULES,
+    STEPS,
+    Run,
+    Setting,
+    Update,
+    conclusions,
+    play,
+    probability_of,
+    train,
+)
 
 SMALL = Setting(horizon=30, flips=0.05, rate=0.02, updates=2, seeds=2, first_seed=0)
 
@@ -56,3 +68,41 @@ def test_the_probability_of_success_is_a_binomial_tail():
     # at least 2 of 3 with 1/4: 3 * 1/16 * 3/4 + 1/64 = 10/64
     assert probability_of(0.25, 3, 2) == pytest.approx(10 / 64)
     assert probability_of(0.25, 3, 0) == pytest.approx(1.0)
+
+
+def test_rules_of_averages_and_signs_equal_their_loops():
+    given = update()
+    # means from well inside to well outside, and half of the sequences with a token above MAX_KL
+    given.kl[:] *= AVG_KL / given.kl.mean() * np.linspace(0.2, 2, len(given.kl))[:, None]
+    given.kl[::2, 0] = 2 * MAX_KL
+    found = {name: RULES[name](given) for name in ("prefix avg", "cumulative stop", "negative only")}
+    for place, (values, advantage) in enumerate(zip(given.kl, given.advantages[:, 0], strict=True)):
+        sums = [sum(values[: t + 1]) for t in range(len(values))]
+        assert found["prefix avg"][place, 0] == all(s <= AVG_KL * (t + 1) for t, s in enumerate(sums))
+        assert found["cumulative stop"][place].tolist() == [s <= AVG_KL * len(values) for s in sums]
+        assert found["negative only"][place, 0] == (advantage >= 0 or max(values) <= MAX_KL)
+    for kept in found.values():
+        assert 0 < kept.mean() < 1
+
+
+def runs_of(*final: float) -> list[Run]:
+    """One run a seed: half of its last success until then."""
+    return [Run([value / 2] * (STEPS - 1) + [value], [0.5]) for value in final]
+
+
+def test_the_conclusions_say_what_is_noise_and_what_collapses():
+    runs = {
+        "none": runs_of(0.1, 0.9, 0.2),
+        "max": runs_of(0.8, 0.9, 0.85),
+        # apart from max by -0.1, 0 and +0.1: a mean of 0
+        "coin of max": runs_of(0.9, 0.9, 0.75),
+        # by -0.3 each, and a little
+        "inverse of max": runs_of(0.5, 0.6, 0.54),
+    }
+    coin, inverse, collapse = conclusions(runs)
+    assert coin.startswith("max against coin of max: within noise after 10 (+0.000 ±0.029)")
+    # the differences at the end are -0.3, -0.3 and -0.31: a mean of -0.303, with an error of 0.01 / 3
+    assert inverse.startswith("inverse of max against max: worse after 10")
+    assert inverse.endswith("worse after 40 (-0.303 ±0.003)")
+    assert collapse == "no mask collapses in 2 of 3; the rules: max 0, coin of max 0, inverse of max 0"
+    assert conclusions({"max": runs["max"]}) == []
