@@ -70,6 +70,23 @@ def test_what_is_not_taken_on_the_kept_tokens_is_refused(overrides: list[str], t
 
 
 @pytest.mark.parametrize(
+    ("estimator", "held", "told"),
+    [("topk", 19, "at least 20"), ("topk", 20, ""), ("exact", 563, "-1"), ("exact", -1, "")],
+)
+def test_an_engine_that_may_tell_fewer_log_probs_than_are_asked_for_is_refused(
+    estimator: str, held: int, told: str
+) -> None:
+    field = "actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs"
+    config = composed(f"{TRM}.estimator={estimator}", f"+{field}={held}")
+    if not told:
+        trust_region(config)
+        return
+    because = f"but {TRM}.estimator='{estimator}' asks for more log-probs of each token"
+    with pytest.raises(ValueError, match=rf"^{field}: got {held}, {because}; allowed: {told}, or leave it out"):
+        trust_region(config)
+
+
+@pytest.mark.parametrize(
     ("estimator", "vocab", "token"),
     [("topk", 50_000, 20 * 12), ("replayed", 50_000, 96 * 12), ("replayed", 70, 70 * 12), ("exact", 563, 563 * 4)],
 )

@@ -16,8 +16,10 @@ def test_the_criteria_of_contexts_have_a_guarantee_without_a_premise():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"estimator": "sampled"}, "(exact and topk decide by the context)"),
+        ({"estimator": "sampled"}, "(exact, topk and replayed decide by the context)"),
         ({"estimator": "topk", "undecided": "accept"}, "undecided=accept keeps contexts that may be outside"),
+        # of a kept set that may be cut nothing is known
+        ({"estimator": "replayed", "undecided": "accept"}, "undecided=accept keeps contexts that may be outside"),
         ({"mask_policy": "start_of_step"}, "mask_policy=start_of_step measures a policy that the step has left"),
         ({"estimator": "exact", "ratio_truncation": 2.0}, "ratio_truncation changes the surrogate"),
         ({"estimator": "exact", "decoupled": True}, "decoupled changes the surrogate"),
@@ -27,7 +29,7 @@ def test_settings_that_take_it_away_are_named_with_those_that_do_not(name, setti
     assert words in lost_guarantee(TrmConfig(criterion=name, **settings))
 
 
-@pytest.mark.parametrize("estimator", ["topk", "exact"])
+@pytest.mark.parametrize("estimator", ["topk", "exact", "replayed"])
 def test_divergences_of_contexts_keep_it(estimator):
     for name in WITHOUT_PREMISE:
         assert lost_guarantee(TrmConfig(criterion=name, estimator=estimator)) is None

@@ -29,8 +29,8 @@ def lost_guarantee(trm: TrmConfig) -> str | None:
         return None
     lost = []
     if trm.estimator == "sampled":
-        lost.append("estimator=sampled decides by the drawn token (exact and topk decide by the context)")
-    if trm.estimator == "topk" and trm.undecided == "accept":
+        lost.append("estimator=sampled decides by the drawn token (exact, topk and replayed decide by the context)")
+    if trm.estimator in ("topk", "replayed") and trm.undecided == "accept":
         lost.append("undecided=accept keeps contexts that may be outside (reject does not)")
     if trm.mask_policy == "start_of_step":
         lost.append("mask_policy=start_of_step measures a policy that the step has left (current does not)")

@@ -52,7 +52,7 @@ class CommonConfig:
     undecided: str = setting(
         "reject",
         OneOf(UNDECIDED),
-        "`topk`: fate of a sequence whose interval holds the threshold; `reject` keeps the guarantee.",
+        "`topk`, `replayed`: fate of a sequence whose interval holds the threshold; `reject` keeps the guarantee.",
     )
     mask_policy: str = setting(
         "current",

@@ -186,7 +186,7 @@ def _measured_divergences(trm: TrmConfig, micro_batch: MicroBatch, log_ratio: to
         refuse(
             f"{FIELD_PATH}.estimator",
             trm.estimator,
-            "topk and exact with a vLLM rollout, our agent loop and verl's FSDP engine",
+            "topk, exact and replayed with a vLLM rollout, our agent loop and verl's FSDP engine",
             "choose these, or set estimator=sampled",
             because="but the batch carries no distributions of the rollout",
         )
