@@ -40,6 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
         "--threshold", type=float, nargs="+", metavar="D", help="thresholds to try (default: the run's, and a grid)"
     )
     parser.add_argument("--target", type=float, default=0.9, help="acceptance whose threshold is told (0.9)")
+    parser.add_argument(
+        "--all-criteria", action="store_true", help="also what each criterion keeps, at the settings' thresholds"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -58,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from trm_agent.commands import analyze_diagnostics as diagnostics
     from trm_agent.trust_region import analysis
+    from trm_agent.trust_region.comparison import kept_by_criterion
     from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
     from trm_agent.trust_region.dump import read_dump
     from trm_agent.trust_region.recomputation import recompute
@@ -77,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     longest, known = int(batch.lengths.max()), CRITERION_BOUNDS.get(criterion)
     mask, selected_by = analysis.masked(batch, trm), diagnostics.selection_of(arguments.dump)
     found = analysis.depth_growth(batch, trm), analysis.sampler_check(dump), selected_by
+    criteria = kept_by_criterion(batch, trm) if arguments.all_criteria else []
     result = {
         "sequences": len(values),
         "dropped_nonfinite": batch.num_dropped,
@@ -102,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         },
         "sampled_against_measured": analysis.disagreement(dump, trm),
         "recomputed_from_distributions": recompute(dump),
+        "criteria": [vars(kept) for kept in criteria],
         **diagnostics.as_json(*found),
     }
     if arguments.json:
@@ -174,7 +180,26 @@ def _text(result: dict[str, Any]) -> str:
         if "outside_topk_interval" in again:
             told += f"; {again['outside_topk_interval']} lie outside of the interval from the rollout's top-K"
         lines.append(told)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_criteria(result["criteria"])])
+
+
+def _criteria(criteria: list[dict[str, Any]]) -> list[str]:
+    if not criteria:
+        return []
+    columns = {
+        "acceptance": "sequences",
+        "tokens": "tokens",
+        "tokens_positive": "A > 0",
+        "tokens_negative": "A < 0",
+        "tokens_longest": "longest 1/4",
+    }
+    lines = ["", "What each criterion keeps: sequences with a token, tokens, and tokens by sign and length", ""]
+    lines.append(f"  {'criterion':<18}{'thresholds':<16}" + "".join(f"{head:>13}" for head in columns.values()))
+    for kept in criteria:
+        thresholds = ", ".join(f"{value:g}" for value in kept["thresholds"].values())
+        shares = "".join(f"{_percent(kept[name]):>13}" for name in columns)
+        lines.append(f"  {kept['criterion']:<18}{thresholds:<16}{shares}")
+    return lines
 
 
 def _instead(result: dict[str, Any]) -> str:
@@ -222,6 +247,10 @@ def _bound_of_criterion(result: dict[str, Any]) -> list[str]:
         f"Bound of the criterion {result['criterion']} (ours), T = {bound['horizon']}: {', '.join(values)}",
         f"  = {bound['equation']}, if {bound['premise']}",
     ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _number(value: float | None) -> str:
