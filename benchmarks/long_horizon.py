@@ -11,7 +11,7 @@ A coin repeats the acceptance of another rule's run with the same seed, update b
 the share that TRM-Max would keep in its own run, so it keeps less where its policies drift apart; so does `permuted`,
 which shuffles the decisions of TRM-Max among the sequences with the same sign of the advantage. `inverse` keeps what
 TRM-Max rejects. After the rows: whether TRM-Max learns more than its coins, the inverse less than TRM-Max, and which
-rules collapse where no mask does. A difference is one beyond two standard errors over seeds, paired.
+rules collapse where no mask does. Noise is what Student's 95 % interval of the paired differences does not tell from 0.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+
+from trm_agent.evaluate.statistics.paired import student_quantile
 
 KINDS, CHOICES, SEQUENCES, GROUP, STEPS = 24, 5, 32, 16, 40
 MAX_KL, AVG_KL = 0.05, 0.004
@@ -242,7 +244,8 @@ def conclusions(runs: dict[str, list[Run]]) -> list[str]:
             continue
         words = []
         for step, (mean, error) in zip(REPORTED, differences(runs, rule, other), strict=True):
-            word = "within noise" if abs(mean) <= 2 * error else "better" if mean > 0 else "worse"
+            noise = student_quantile(len(runs[rule]) - 1) * error
+            word = "within noise" if abs(mean) <= noise else "better" if mean > 0 else "worse"
             words.append(f"{word} after {step} ({mean:+.3f} ±{error:.3f})")
         lines.append(f"{rule} against {other}: {', '.join(words)}")
     if "none" in runs and collapsed(runs["none"]):
