@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
-from trm_agent.runs.compose import choices, compose_run
+from trm_agent.runs.compose import CONF, choices, compose_run
 from trm_agent.runs.planning.presets import PRESETS
 
 # each argument is a run's overrides, in words
@@ -51,6 +52,15 @@ def test_the_mismatch_preset_is_the_default_with_a_few_differences() -> None:
     assert config.hardware.kind == "cpu"
     assert config.actor_rollout_ref.rollout.dtype == "bfloat16"
     assert config.actor_rollout_ref.actor.policy_loss.trm.criterion == "both"
+
+
+def test_a_policy_loss_that_the_command_names_is_that_of_every_experiment() -> None:
+    loss = compose_run(["experiment=math_nano_mismatch", "policy_loss=trm_stop"]).actor_rollout_ref.actor.policy_loss
+    assert loss.trm.criterion == "stop"
+    # what stands in an experiment's own tree would win over the named one
+    for path in (CONF / "experiment").glob("*.yaml"):
+        actor = (yaml.safe_load(path.read_text()).get("actor_rollout_ref") or {}).get("actor") or {}
+        assert "policy_loss" not in actor, path.name
 
 
 def validated(*runs: str) -> list[str]:
