@@ -119,16 +119,18 @@ def measurer(estimator: str, fields: Fields, logits: torch.Tensor, drawn: torch.
     """
     from trm_agent.verl_plugin.actor.divergences import rollout_divergences
 
+    calls: list[Callable[..., object]] = [rollout_divergences]
+    if estimator == "replayed":
+        from trm_agent.verl_plugin.actor.kept import replayed_outputs
+
+        calls.append(replayed_outputs)
     parts = [slice(start, start + MICRO_BATCH) for start in range(0, EPISODES, MICRO_BATCH)]
     batches = [(logits[rows].flatten(0, 1).unsqueeze(0), packed(fields[rows], drawn[rows])) for rows in parts]
 
     def measure() -> None:
         for of_batch, micro_batch in batches:
-            rollout_divergences(of_batch, micro_batch)
-            if estimator == "replayed":
-                from trm_agent.verl_plugin.actor.kept import replayed_outputs
-
-                replayed_outputs(of_batch, micro_batch)
+            for call in calls:
+                call(of_batch, micro_batch)
 
     return measure
 
