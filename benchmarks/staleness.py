@@ -5,7 +5,7 @@ python -m benchmarks.staleness [--parts learning wall kills] [--seeds 0 1 2] [--
 `learning`: the nano model in `colocate_async` and `separate_async`, with the trust region and with the same loss
 without a mask; success, acceptance and divergence by lag and by span of versions. `wall`: synchronous, both
 asynchronous modes and the strategy `drop` on tasks of which a quarter takes eight times as long as the others, since
-each call of the tool waits; seconds a step, and the tasks that were trained on. `kills`: `colocate_async`, all
+each call of the tool waits; seconds a step, and the tasks that were trained on. `kills`: both asynchronous modes, all
 processes killed at once in each phase of a step, and resumed. Runs of one seed follow each other. A run is stored when
 it ends, and not made again: the same command goes on.
 """

@@ -43,7 +43,7 @@ SIDES: dict[str, dict[str, Side]] = {
         # the least threshold that one batch ahead allows
         DROP: Side(COLOCATE, (f"{SAMPLER}.max_off_policy_strategy=drop", f"{SAMPLER}.max_off_policy_threshold=2")),
     },
-    KILLS: {phase: Side(COLOCATE) for phase in PHASES},
+    KILLS: {f"{mode}, {phase}": Side(mode) for mode in (COLOCATE, SEPARATE) for phase in PHASES},
 }
 
 
@@ -128,6 +128,12 @@ class Job:
         side = self.side.replace(", ", "-").replace(" ", "-")
         tool = f"-tool{self.tool_ms}" if WORKLOADS[self.part].has_slow_tool else ""
         return f"{self.part}{tool}-steps{self.steps}-seed{self.seed}-{self.commit}-{side}"
+
+    @property
+    def phase(self) -> str:
+        """Return the phase in which a run of `kills` is killed."""
+        assert self.part == KILLS, "no other run is killed"
+        return self.side.rpartition(", ")[2]
 
 
 @dataclass(frozen=True)
