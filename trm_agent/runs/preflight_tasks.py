@@ -12,12 +12,14 @@ def enough_tasks(config: DictConfig) -> None:
     """Refuse fewer tasks than a run may draw: verl would begin anew with the first.
 
     A step draws its batch, with dynamic sampling up to `max_num_gen_batches` of them; an asynchronous run is ahead of
-    its last step as well.
+    its last step as well, unless a filter sees to it that no more tasks are drawn than steps are to come.
     """
     steps, batch = config.trainer.total_training_steps, int(config.data.train_batch_size)
     asked, ahead = config.algorithm.filter_groups, ahead_of_step(config)
-    # 0: no limit, so that no number is enough for certain
+    # 0: no limit, so that no number is enough for certain, and this is what a run needs at the least
     batches = max(1, asked.max_num_gen_batches) if asked.enable else 1
+    if asked.enable and not asked.max_num_gen_batches:
+        ahead = 0
     needed = steps * batch * batches + ahead
     if needed <= config.env.train.num_tasks:
         return
