@@ -41,12 +41,41 @@ def test_a_step_is_one_line_with_an_eta() -> None:
     assert line == "step 10/60  success  50.0 %  acceptance  99.0 %  KL 1.2e-05  800 tok/s  3.0 s  ETA 2 min 30 s"
 
 
-def test_the_line_tells_who_waited_and_how_long_the_weights_took_as_far_as_the_row_does() -> None:
-    waited = {"run/trainer_idle": 0.6, "run/servers_idle": 0.451, "run/queue_idle": 0.9}
-    line = step_line(step_row(10, **waited, **{"timing_s/update_weights": 0.071}), 60, [3.0])
-    assert "  3.0 s (idle: trainer 60 %, servers 45 %, queue 90 %; weights 0.07 s)  ETA" in line
-    foreign = step_row(10, **{"run/trainer_idle": 0.6, "run/servers_idle": None})
-    assert "  3.0 s (idle: trainer 60 %)  ETA" in step_line(foreign, 60, [3.0])
+def waited(line: str) -> str:
+    """What stands between the seconds of a step and its ETA."""
+    return line.partition(" 3.0 s")[2].partition("  ETA")[0]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "servers", "queue", "weights", "told"),
+    [
+        # less than half of the step, and less than a tenth of its 3 s
+        (0.49, 0.49, 0.4, 0.29, ""),
+        (0.5, 0.4, 0.4, 0.1, " (trainer idle 50 %)"),
+        (0.6, 0.8, 0.4, 0.1, " (servers idle 80 %, trainer idle 60 %)"),
+        (0.2, 0.6, 0.9, 0.3, " (servers idle 60 %, weights 0.30 s)"),
+        (0.2, 0.3, 0.9, 0.3, " (weights 0.30 s, queue idle 90 %)"),
+        # of servers of others, and of agent loops of others, nothing is known
+        (0.6, None, None, None, " (trainer idle 60 %)"),
+    ],
+)
+def test_the_line_tells_who_waited_for_a_good_part_of_the_step(trainer, servers, queue, weights, told) -> None:
+    shares = {"run/trainer_idle": trainer, "run/servers_idle": servers, "run/queue_idle": queue}
+    line = step_line(step_row(10, **shares, **{"timing_s/update_weights": weights}), 60, [3.0])
+    assert waited(line) == told
+    assert len(line) < 120
+
+
+def test_what_waited_makes_no_line_of_120_characters() -> None:
+    shares = {"run/trainer_idle": 0.75, "run/servers_idle": 0.5}
+    for tokens in range(30):
+        # the line becomes longer, digit by digit
+        line = step_line(step_row(10, **shares, **{"run/tokens_per_s": 10.0**tokens}), 60, [3.0])
+        whole = len(line) - len(waited(line)) + len(" (trainer idle 75 %, servers idle 50 %)")
+        short = whole - len(", servers idle 50 %")
+        expected = " (trainer idle 75 %, servers idle 50 %)" if whole < 120 else " (trainer idle 75 %)"
+        assert waited(line) == (expected if short < 120 else "")
+    assert waited(line) == ""
 
 
 def test_a_filtered_step_says_how_many_groups_were_drawn_and_the_success_of_all_that_were_played() -> None:
