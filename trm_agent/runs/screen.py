@@ -218,15 +218,18 @@ def waits(row: Mapping[str, Any], room: int) -> str:
     Returns:
         In brackets, behind a blank; empty where there is nothing to tell or no room for the first of it.
     """
-    shares = {name: row.get(f"run/{name}_idle") or 0.0 for name in ("trainer", "servers", "queue")}
-    told = [(name, f"{name} idle {100 * share:.0f} %") for name, share in shares.items() if share >= TELLING_WAIT]
-    told.sort(key=lambda each: (each[0] == "queue", -shares[each[0]]))
+    # place, its order among those of one place, words
+    told: list[tuple[int, float, str]] = []
+    for place, name in ((0, "trainer"), (0, "servers"), (2, "queue")):
+        share = row.get(f"run/{name}_idle") or 0.0
+        if share >= TELLING_WAIT:
+            told.append((place, -share, f"{name} idle {100 * share:.0f} %"))
     seconds = row.get("timing_s/update_weights") or 0.0
     if seconds >= TELLING_WEIGHTS * row["timing_s/step"]:
-        told.insert(sum(name != "queue" for name, _ in told), ("weights", f"weights {seconds:.2f} s"))
+        told.append((1, 0.0, f"weights {seconds:.2f} s"))
     text = ""
-    for _, each in told:
-        longer = f"{text[:-1]}, {each})" if text else f" ({each})"
+    for _, _, words in sorted(told):
+        longer = f"{text[:-1]}, {words})" if text else f" ({words})"
         if len(longer) > room:
             break
         text = longer
