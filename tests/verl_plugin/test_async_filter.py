@@ -52,6 +52,8 @@ class Training:
         self.watch = self.buffer.watch = GroupWatch(filter)
         self.buffer.last_step = last_step
         self.drained: list[Group] = []
+        # episodes that were trained on
+        self.keys: list[str] = []
         self.metrics: dict[str, float] = {}
         self.num_evicted = 0.0
         queue.play(restored)
@@ -69,6 +71,7 @@ class Training:
             self.num_evicted += self.metrics.get(EVICTED, 0)
             sampled += batch.keys
             self.queue.tick()
+        self.keys += sampled
         self.queue.kv_clear(sampled, "train")
         self.queue.step += 1
         return batches

@@ -221,8 +221,7 @@ def waits(row: Mapping[str, Any], room: int) -> str:
     # place, its order among those of one place, words
     told: list[tuple[int, float, str]] = []
     for place, name in ((0, "trainer"), (0, "servers"), (2, "queue")):
-        share = row.get(f"run/{name}_idle") or 0.0
-        if share >= TELLING_WAIT:
+        if (share := row.get(f"run/{name}_idle") or 0.0) >= TELLING_WAIT:
             told.append((place, -share, f"{name} idle {100 * share:.0f} %"))
     seconds = row.get("timing_s/update_weights") or 0.0
     if seconds >= TELLING_WEIGHTS * row["timing_s/step"]:
