@@ -241,6 +241,7 @@ CHECKS: dict[str, Callable[[Place], list[Figure]]] = {
     "growth": growth,
     "memory_plan": gpu_runs.memory_plan,
     "separate": gpu_runs.separate,
+    "asynchronous": gpu_runs.asynchronous,
     "start": gpu_start.start,
 }
 
