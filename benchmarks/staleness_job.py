@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-LEARNING, WALL, KILLS = "learning", "wall", "kills"
-STEPS = {LEARNING: 20, WALL: 12, KILLS: 8}
+LEARNING, SPANS, WALL, KILLS = "learning", "spans", "wall", "kills"
+STEPS = {LEARNING: 20, SPANS: 20, WALL: 12, KILLS: 8}
 SYNC, COLOCATE, SEPARATE = "sync", "colocate_async", "separate_async"
 EXPERIMENTS = {SYNC: "math_nano", COLOCATE: "math_nano_async", SEPARATE: "math_nano_separate"}
 MASKED, UNMASKED = "trm", "no mask"
@@ -17,6 +17,7 @@ LOSS = "actor_rollout_ref.actor.policy_loss"
 SAMPLER = "trainer.v1.sampler"
 # the same loss without a mask: no token of a finite ratio is so far away
 NO_MASK = f"{LOSS}.trm.max_token_kl=1e9"
+AT_ONCE = 8
 LONG = 9
 """Calls of a long task: each waits, and a short one of `wall` has one. With the turns, it takes eight times as long."""
 
@@ -35,6 +36,8 @@ SIDES: dict[str, dict[str, Side]] = {
         for mode in (COLOCATE, SEPARATE)
         for mask, overrides in ((MASKED, ()), (UNMASKED, (NO_MASK,)))
     },
+    # a server that has not played all before the trainer is done, so that updates cut episodes
+    SPANS: {f"{SEPARATE}, {AT_ONCE} turns at once": Side(SEPARATE, (f"actor_rollout_ref.rollout.max_num_seqs={AT_ONCE}",))},
     WALL: {
         SYNC: Side(SYNC),
         COLOCATE: Side(COLOCATE),
@@ -71,6 +74,19 @@ WORKLOADS = {
             "actor_rollout_ref.actor.ppo_mini_batch_size=8",
             "env.val.num_tasks=128",
             "env.val.greedy_tasks=0",
+            "trainer.save_freq=-1",
+            f"{LOSS}.dump.every=0",
+        ),
+    ),
+    SPANS: Workload(
+        tasks=16,
+        group=8,
+        horizons=(2, 4, 6),
+        overrides=(
+            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+            "env.val.num_tasks=2",
+            "env.val.greedy_tasks=0",
+            "trainer.val_before_train=false",
             "trainer.save_freq=-1",
             f"{LOSS}.dump.every=0",
         ),

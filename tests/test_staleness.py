@@ -17,6 +17,7 @@ from benchmarks.staleness_job import (
     PHASES,
     SEPARATE,
     SIDES,
+    SPANS,
     SYNC,
     UNMASKED,
     WALL,
@@ -80,7 +81,8 @@ def test_the_settings_of_each_run_are_allowed(part, side, tmp_path):
     assert config.env.kwargs.get("tool_s") == (0.5 if work.has_slow_tool else None)
     # so that sides of a part differ in no more than their mode
     updates = work.tasks / actor.ppo_mini_batch_size
-    assert updates == {LEARNING: 2, WALL: 1, KILLS: 2}[part]
+    assert updates == {LEARNING: 2, SPANS: 2, WALL: 1, KILLS: 2}[part]
+    assert (part == SPANS) == (config.actor_rollout_ref.rollout.max_num_seqs == 8)
 
 
 def test_seconds_a_step_leave_out_the_first_two_and_what_belongs_to_none():
