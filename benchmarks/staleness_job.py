@@ -18,6 +18,7 @@ SAMPLER = "trainer.v1.sampler"
 # the same loss without a mask: no token of a finite ratio is so far away
 NO_MASK = f"{LOSS}.trm.max_token_kl=1e9"
 AT_ONCE = 8
+"""Turns that a server of `spans` samples at a time, of 128 episodes a step."""
 LONG = 9
 """Calls of a long task: each waits, and a short one of `wall` has one. With the turns, it takes eight times as long."""
 
@@ -37,7 +38,9 @@ SIDES: dict[str, dict[str, Side]] = {
         for mask, overrides in ((MASKED, ()), (UNMASKED, (NO_MASK,)))
     },
     # a server that has not played all before the trainer is done, so that updates cut episodes
-    SPANS: {f"{SEPARATE}, {AT_ONCE} turns at once": Side(SEPARATE, (f"actor_rollout_ref.rollout.max_num_seqs={AT_ONCE}",))},
+    SPANS: {
+        f"{SEPARATE}, {AT_ONCE} turns at once": Side(SEPARATE, (f"actor_rollout_ref.rollout.max_num_seqs={AT_ONCE}",))
+    },
     WALL: {
         SYNC: Side(SYNC),
         COLOCATE: Side(COLOCATE),
