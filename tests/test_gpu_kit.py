@@ -113,7 +113,9 @@ def test_both_sides_of_the_wall_time_are_composed_for_one_gpu(tmp_path, monkeypa
     monkeypatch.setattr(
         gpu_runs,
         "training_rows",
-        lambda folder: [{"step": step, "time": step * took[folder.name], "timing_s/step": 1, **idle} for step in range(4)],
+        lambda folder: [
+            {"step": step, "time": step * took[folder.name], "timing_s/step": 1, **idle} for step in range(4)
+        ],
     )
     found = {figure.name: figure.value for figure in gpu_runs.asynchronous(replace(Place.small_one(), small=False))}
     assert asked == [("sync", "gpu", 0.5), ("colocate_async", "gpu", 0.5)]

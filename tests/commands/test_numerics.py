@@ -110,7 +110,8 @@ def test_the_engine_has_the_threads_of_a_runs_and_room_for_all_episodes(made, mo
     monkeypatch.setattr("trm_agent.runs.fit_cpu_engine.free_bytes", lambda: 100 << 30)
     # that of the run is for its own episodes
     cache = "kv_cache_memory_bytes"
-    run = of(**{f"actor_rollout_ref__rollout__engine_kwargs__vllm__{cache}": 1 << 20})
+    run = of()
+    OmegaConf.update(run.config, f"actor_rollout_ref.rollout.engine_kwargs.vllm.{cache}", 1 << 20, force_add=True)
     # 46,080 bytes a token in float32; 1,000 tokens are 32 blocks of 32, with 4,096 to spare
     for number_format, token_bytes in (("float32", 46_080), ("bfloat16", 23_040)):
         settings = engine_settings(run, number_format, 1000, 3)
