@@ -3,7 +3,12 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
+pytest.importorskip("verl")
+
 from trm_agent.runs.progress import read_phase
+from trm_agent.verl_plugin.driver.trainer import trainer_class
 from trm_agent.verl_plugin.driver.waiting import WaitingMixin
 
 
@@ -38,3 +43,14 @@ def test_each_update_of_a_step_says_which_episodes_it_waits_for(tmp_path: Path) 
     # six tasks of eight episodes, half of them for each update; the first wait begins with the step
     found = [(phase.name, phase.total) for phase in told if phase is not None]
     assert found == [("step 4: generation", 48), ("step 4: generation for update 2", 24)]
+
+
+def test_verls_own_trainer_has_the_hook(tmp_path: Path) -> None:
+    made = object.__new__(trainer_class("separate_async"))
+    made.config = Trainer(tmp_path).config
+    made.global_steps, made.parameter_sync_step, made.local_trigger_step = 4, 2, 1
+    made.hybrid_rollout_config = SimpleNamespace(enable_switch=False)
+    made.on_sample_begin()
+    phase = read_phase(tmp_path)
+    assert phase is not None
+    assert (phase.name, phase.total) == ("step 4: generation for update 2", 24)
