@@ -222,7 +222,12 @@ def growth(place: Place) -> list[Figure]:
     found = [Figure(f"{cost.tokens} tokens", cost.seconds, "s") for cost in costs]
     found += [Figure(f"{cost.tokens} tokens, attention's share", cost.attention_s / cost.seconds) for cost in costs]
     found += [Figure(f"{cost.tokens} tokens, peak beyond the model", cost.mib, "MiB") for cost in costs]
-    return [*found, Figure("exponent of the rest, last doubling", powers[-1], at_most=1.1 if not place.small else None)]
+    found.append(Figure("exponent of the rest, last doubling", powers[-1], at_most=1.1 if not place.small else None))
+    if len(costs) < 3:
+        return found
+    line = grown.fit(costs)
+    found.append(Figure("a, of attention's a x tokens^2", line.per_token_pair, "s"))
+    return [*found, Figure("R^2 of a line through the rest", line.explained, at_least=grown.LEAST_EXPLAINED)]
 
 
 CHECKS: dict[str, Callable[[Place], list[Figure]]] = {
@@ -236,6 +241,7 @@ CHECKS: dict[str, Callable[[Place], list[Figure]]] = {
     "growth": growth,
     "memory_plan": gpu_runs.memory_plan,
     "separate": gpu_runs.separate,
+    "asynchronous": gpu_runs.asynchronous,
     "start": gpu_start.start,
 }
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from benchmarks.common import phases, training_rows
 from benchmarks.gpu_figures import Figure, Place
+from benchmarks.staleness_figures import step_seconds
+from benchmarks.staleness_job import COLOCATE, SYNC, WALL, Job, Result, overrides
 
 # held-out success after 40 steps on a processor, mean of six seeds (docs/experiments.md); points
 CPU_SUCCESS = {"4": 75.1, "8": 46.1}
@@ -22,6 +24,8 @@ TOLERANCE = 8.0
 LEAST_RISE = 20.0
 # from the command to the end of the first step
 FIRST_STEP_S = {"nano": 45.0, "smollm2": 60.0}
+# milliseconds of a call where a quarter of the tasks has nine of them and the others one
+TOOL_MS = 500
 # tokens after which a bin of depth ends
 DEPTHS = (256, 1024, 4096, 16384)
 ON_ONE_GPU = (
@@ -124,6 +128,23 @@ def separate(place: Place) -> list[Figure]:
         values = [row[name] for row in rows if row.get(name) is not None]
         found.append(Figure(f"acceptance at lag {name.rpartition('_')[2]}, mean", float(np.mean(values))))
     return found
+
+
+def asynchronous(place: Place) -> list[Figure]:
+    """Compare seconds a step, synchronous and not, where some episodes are long: `wall` of benchmarks/staleness.py."""
+    seconds, found = {}, []
+    for side in (SYNC, COLOCATE):
+        job = Job(WALL, side, seed=0, steps=3 if place.small else 8, tool_ms=TOOL_MS, commit="")
+        # `trained` has a folder of its own
+        given = [each for each in overrides(job, Path()) if not each.startswith("run.dir=")]
+        folder, _ = trained(place, *given)
+        rows = training_rows(folder)
+        seconds[side] = float(np.mean(step_seconds(Result(job, tuple(rows)))))
+        found.append(Figure(f"{side}, seconds a step", seconds[side], "s"))
+        for name in ("trainer", "servers"):
+            idle = [row[f"run/{name}_idle"] for row in rows if row.get(f"run/{name}_idle") is not None]
+            found.append(Figure(f"{side}, {name} idle, mean share", float(np.mean(idle))))
+    return [*found, Figure("colocate_async, times synchronous", seconds[COLOCATE] / seconds[SYNC])]
 
 
 def plain_verl(place: Place) -> list[Figure]:

@@ -1,13 +1,14 @@
 """What stale data does: learning with and without the mask, time a step, which tasks are lost, and kills.
 
-python -m benchmarks.staleness [--parts learning wall kills] [--seeds 0 1 2] [--runs N] [--gather]
+python -m benchmarks.staleness [--parts learning spans wall kills] [--seeds 0 1 2] [--runs N] [--gather]
 
 `learning`: the nano model in `colocate_async` and `separate_async`, with the trust region and with the same loss
-without a mask; success, acceptance and divergence by lag and by span of versions. `wall`: synchronous, both
-asynchronous modes and the strategy `drop` on tasks of which a quarter takes eight times as long as the others, since
-each call of the tool waits; seconds a step, and the tasks that were trained on. `kills`: `colocate_async`, all
-processes killed at once in each phase of a step, and resumed. Runs of one seed follow each other. A run is stored when
-it ends, and not made again: the same command goes on.
+without a mask; success, acceptance and divergence by lag and by span of versions. `spans`: these of a server that
+samples few turns at a time, so that updates cut its episodes. `wall`: synchronous, both asynchronous modes and the
+strategy `drop` on tasks of which a quarter takes eight times as long as the others, since each call of the tool waits;
+seconds a step, and the tasks that were trained on. `kills`: both asynchronous modes, all processes killed at once in
+each phase of a step, and resumed. Runs of one seed follow each other. A run is stored when it ends, and not made
+again: the same command goes on.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.peers import commit
-from benchmarks.staleness_job import KILLS, LEARNING, SIDES, STEPS, WALL, WORKLOADS, Job, Result, read_result
+from benchmarks.staleness_job import KILLS, LEARNING, SIDES, SPANS, STEPS, WALL, WORKLOADS, Job, Result, read_result
 from benchmarks.staleness_learning import learning_table
 from benchmarks.staleness_runs import make_run
 from benchmarks.staleness_tables import kept_table, kills_table, wall_table
 
-TABLES = {LEARNING: (learning_table,), WALL: (wall_table, kept_table), KILLS: (kills_table,)}
+TABLES = {LEARNING: (learning_table,), SPANS: (learning_table,), WALL: (wall_table, kept_table), KILLS: (kills_table,)}
 
 
 def main() -> None:

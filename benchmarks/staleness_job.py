@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-LEARNING, WALL, KILLS = "learning", "wall", "kills"
-STEPS = {LEARNING: 20, WALL: 12, KILLS: 8}
+LEARNING, SPANS, WALL, KILLS = "learning", "spans", "wall", "kills"
+STEPS = {LEARNING: 20, SPANS: 20, WALL: 12, KILLS: 8}
 SYNC, COLOCATE, SEPARATE = "sync", "colocate_async", "separate_async"
 EXPERIMENTS = {SYNC: "math_nano", COLOCATE: "math_nano_async", SEPARATE: "math_nano_separate"}
 MASKED, UNMASKED = "trm", "no mask"
@@ -17,6 +17,8 @@ LOSS = "actor_rollout_ref.actor.policy_loss"
 SAMPLER = "trainer.v1.sampler"
 # the same loss without a mask: no token of a finite ratio is so far away
 NO_MASK = f"{LOSS}.trm.max_token_kl=1e9"
+AT_ONCE = 8
+"""Turns that a server of `spans` samples at a time, of 128 episodes a step."""
 LONG = 9
 """Calls of a long task: each waits, and a short one of `wall` has one. With the turns, it takes eight times as long."""
 
@@ -35,6 +37,10 @@ SIDES: dict[str, dict[str, Side]] = {
         for mode in (COLOCATE, SEPARATE)
         for mask, overrides in ((MASKED, ()), (UNMASKED, (NO_MASK,)))
     },
+    # a server that has not played all before the trainer is done, so that updates cut episodes
+    SPANS: {
+        f"{SEPARATE}, {AT_ONCE} turns at once": Side(SEPARATE, (f"actor_rollout_ref.rollout.max_num_seqs={AT_ONCE}",))
+    },
     WALL: {
         SYNC: Side(SYNC),
         COLOCATE: Side(COLOCATE),
@@ -43,7 +49,7 @@ SIDES: dict[str, dict[str, Side]] = {
         # the least threshold that one batch ahead allows
         DROP: Side(COLOCATE, (f"{SAMPLER}.max_off_policy_strategy=drop", f"{SAMPLER}.max_off_policy_threshold=2")),
     },
-    KILLS: {phase: Side(COLOCATE) for phase in PHASES},
+    KILLS: {f"{mode}, {phase}": Side(mode) for mode in (COLOCATE, SEPARATE) for phase in PHASES},
 }
 
 
@@ -71,6 +77,19 @@ WORKLOADS = {
             "actor_rollout_ref.actor.ppo_mini_batch_size=8",
             "env.val.num_tasks=128",
             "env.val.greedy_tasks=0",
+            "trainer.save_freq=-1",
+            f"{LOSS}.dump.every=0",
+        ),
+    ),
+    SPANS: Workload(
+        tasks=16,
+        group=8,
+        horizons=(2, 4, 6),
+        overrides=(
+            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+            "env.val.num_tasks=2",
+            "env.val.greedy_tasks=0",
+            "trainer.val_before_train=false",
             "trainer.save_freq=-1",
             f"{LOSS}.dump.every=0",
         ),
@@ -128,6 +147,12 @@ class Job:
         side = self.side.replace(", ", "-").replace(" ", "-")
         tool = f"-tool{self.tool_ms}" if WORKLOADS[self.part].has_slow_tool else ""
         return f"{self.part}{tool}-steps{self.steps}-seed{self.seed}-{self.commit}-{side}"
+
+    @property
+    def phase(self) -> str:
+        """Return the phase in which a run of `kills` is killed."""
+        assert self.part == KILLS, "no other run is killed"
+        return self.side.rpartition(", ")[2]
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,56 @@ SETTLED_S = 0.3
 _BUFFER = re.compile(WEIGHTS_PATTERN.replace("*", "[0-9a-f]+"))
 
 
-def kill_in_phase(phase: str, command: Sequence[str], run_dir: Path, log: Path, timeout_s: float) -> tuple[int, int]:
+class Phases:
+    """The phases of a run's steps, told from the files of its folder by who looks at them again and again.
+
+    A step begins when the row of the one before it is written. Then the run says that it waits for episodes; dumps the
+    sequences of each update once it is made; makes the folder of the checkpoint, and names the checkpoint when all is
+    there; holds the weights in shared memory while the servers read them.
+
+    Args:
+        run_dir: the folder of a run of two updates a step, which dumps and saves each.
+        each_update_waits: whether the second update has a batch of its own, for which the run waits in between.
+    """
+
+    def __init__(self, run_dir: Path, each_update_waits: bool) -> None:
+        self.run_dir = run_dir
+        self._each_update_waits = each_update_waits
+        # step in which the run was seen to wait between its updates
+        self._waited_between = 0
+
+    def look(self, now: float) -> tuple[int, str]:
+        """Return the step at which the run is, and its phase; "" between those that are told apart.
+
+        `UPDATE` is that of the second update, when the first is done.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        step = _logged(self.run_dir) + 1
+        dumps = self.run_dir / "rollouts"
+        first, second = (any(dumps.glob(f"step_{step:06d}.update_{k:03d}.*")) for k in (0, 1))
+        waits = read_phase(self.run_dir)
+        if waits is not None:
+            is_ours = waits.name.startswith(f"step {step}:")
+            if is_ours and first:
+                self._waited_between = step
+            return step, SAMPLING if is_ours and now - waits.began > SETTLED_S else ""
+        if _saved(self.run_dir) >= step:
+            return step, SYNCHRONISATION if any(SHARED_MEMORY.glob(WEIGHTS_PATTERN)) else ""
+        if checkpoint_folder(self.run_dir, step).exists():
+            return step, SAVING
+        is_made = self._waited_between == step or not self._each_update_waits
+        return step, UPDATE if first and not second and is_made else ""
+
+
+def kill_in_phase(phase: str, command: Sequence[str], phases: Phases, log: Path, timeout_s: float) -> tuple[int, int]:
     """Start a run and kill it.
 
     Args:
         phase: one of `staleness_job.PHASES`.
         command: starts the run.
-        run_dir: its folder.
+        phases: of the run.
         log: for what it prints.
         timeout_s: seconds that this may take.
 
@@ -50,21 +93,21 @@ def kill_in_phase(phase: str, command: Sequence[str], run_dir: Path, log: Path, 
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=environment(), stdout=file, stderr=subprocess.STDOUT)
     try:
-        return _kill(phase, process, run_dir, strangers, time.monotonic() + timeout_s)
+        return _kill(phase, process, phases, strangers, time.monotonic() + timeout_s)
     finally:
         end_all(strangers)
         process.wait()
 
 
 def _kill(
-    phase: str, process: subprocess.Popen, run_dir: Path, strangers: Collection[int], until: float
+    phase: str, process: subprocess.Popen, phases: Phases, strangers: Collection[int], until: float
 ) -> tuple[int, int]:
     family: set[int] = set()
     known_in = too_late = 0
     while process.poll() is None:
         if time.monotonic() > until:
-            raise TimeoutError(f"{run_dir}: {phase} was not seen in the steps {FIRST} to {LAST}")
-        step, found = phase_now(run_dir, time.time())
+            raise TimeoutError(f"{phases.run_dir}: {phase} was not seen in the steps {FIRST} to {LAST}")
+        step, found = phases.look(time.time())
         if step > LAST:
             break
         if found == SAMPLING and step > known_in:
@@ -75,37 +118,14 @@ def _kill(
             continue
         family = _stopped(family, strangers)
         is_there = phase != SYNCHRONISATION or bool(weight_buffers(family))
-        if is_there and phase_now(run_dir, time.time()) == (step, phase):
+        if is_there and phases.look(time.time()) == (step, phase):
             send(family, signal.SIGKILL)
             return step, too_late
         too_late += 1
         send(family, signal.SIGCONT)
     raise RuntimeError(
-        f"{run_dir}: not killed in {phase}: it ended, or is beyond step {LAST}; stopped {too_late} times"
+        f"{phases.run_dir}: not killed in {phase}: it ended, or is beyond step {LAST}; stopped {too_late} times"
     )
-
-
-def phase_now(run_dir: Path, now: float) -> tuple[int, str]:
-    """Return the step at which a run is, and its phase; "" between those that are told apart.
-
-    A step begins when the row of the one before it is written. Then the run says that it waits for episodes; dumps the
-    sequences of each update once it is made; makes the folder of the checkpoint, and names the checkpoint when all is
-    there; holds the weights in shared memory while the servers read them.
-
-    Args:
-        run_dir: the folder of a run of two updates a step, which dumps and saves each.
-        now: seconds since the epoch.
-    """
-    step = _logged(run_dir) + 1
-    waits = read_phase(run_dir)
-    if waits is not None:
-        return step, SAMPLING if waits.name.startswith(f"step {step}:") and now - waits.began > SETTLED_S else ""
-    if _saved(run_dir) >= step:
-        return step, SYNCHRONISATION if any(SHARED_MEMORY.glob(WEIGHTS_PATTERN)) else ""
-    if checkpoint_folder(run_dir, step).exists():
-        return step, SAVING
-    first, second = (any((run_dir / "rollouts").glob(f"step_{step:06d}.update_{k:03d}.*")) for k in (0, 1))
-    return step, UPDATE if first and not second else ""
 
 
 def _logged(run_dir: Path) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.peers_sides import environment
 from benchmarks.peers_watch import run_watched
-from benchmarks.staleness_job import KILLS, WORKLOADS, Episode, Job, Result, overrides
-from benchmarks.staleness_kills import kill_in_phase, resumed_after
+from benchmarks.staleness_job import KILLS, SEPARATE, SIDES, WORKLOADS, Episode, Job, Result, overrides
+from benchmarks.staleness_kills import Phases, kill_in_phase, resumed_after
 from trm_agent.runs.folder import read_metrics
 
 # what the tables are made of
@@ -46,7 +46,8 @@ def make_run(job: Job, folder: Path, timeout_s: float) -> Result:
     given = command(job, run_dir)
     killed = None
     if job.part == KILLS:
-        killed = kill_in_phase(job.side, given, run_dir, folder / "killed.txt", timeout_s)
+        phases = Phases(run_dir, each_update_waits=SIDES[job.part][job.side].mode == SEPARATE)
+        killed = kill_in_phase(job.phase, given, phases, folder / "killed.txt", timeout_s)
     ran = run_watched(given, environment(), folder / "log.txt", timeout_s)
     kill = resumed_after(run_dir, *killed) if killed else None
     has_dumps = WORKLOADS[job.part].has_slow_tool

@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_runs
 from benchmarks.gpu import Check, Options
+from benchmarks.gpu_figures import Place
+from trm_agent.runs.compose import compose_run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -93,3 +96,29 @@ def test_the_page_names_every_check_of_the_kit() -> None:
     named = {check.name for check in gpu.CHECKS}
     assert answered - named == set()
     assert named - answered == {"machine", "divergences", "loss"}  # whose figures stand under "Measured"
+
+
+def test_both_sides_of_the_wall_time_are_composed_for_one_gpu(tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def trained(_, *overrides):
+        config = compose_run([*overrides, f"run.dir={tmp_path}", *gpu_runs.ON_ONE_GPU])
+        asked.append((config.trainer.v1.trainer_mode, config.hardware.kind, config.env.kwargs.tool_s))
+        return tmp_path / config.trainer.v1.trainer_mode, 0.0
+
+    # steps of 4 s, and of 1 s
+    took = {"sync": 4.0, "colocate_async": 1.0}
+    idle = {"run/trainer_idle": 0.5, "run/servers_idle": 0.25}
+    monkeypatch.setattr(gpu_runs, "trained", trained)
+    monkeypatch.setattr(
+        gpu_runs,
+        "training_rows",
+        lambda folder: [
+            {"step": step, "time": step * took[folder.name], "timing_s/step": 1, **idle} for step in range(4)
+        ],
+    )
+    found = {figure.name: figure.value for figure in gpu_runs.asynchronous(replace(Place.small_one(), small=False))}
+    assert asked == [("sync", "gpu", 0.5), ("colocate_async", "gpu", 0.5)]
+    assert found["sync, seconds a step"] == 4.0
+    assert found["colocate_async, servers idle, mean share"] == 0.25
+    assert found["colocate_async, times synchronous"] == 0.25

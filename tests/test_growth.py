@@ -28,9 +28,25 @@ def test_a_rest_that_is_not_linear_is_seen_in_the_fit() -> None:
     assert (found.per_token, found.explained) == pytest.approx((4.0, 1 - 1 / 49))
 
 
+def test_the_line_is_that_of_all_seconds_without_the_fitted_square() -> None:
+    # a = (0 * 1 + 2 * 4 + 10 * 9) / (1 + 16 + 81) = 1, and n^2 + 2 n without it is 2 n; without attention's own seconds
+    # it would be 3, 6, 5
+    found = fit([Cost(n, float(n**2 + 2 * n), attention, 1.0) for n, attention in ((1, 0.0), (2, 2.0), (3, 10.0))])
+    assert (found.per_token_pair, found.per_token, found.explained) == pytest.approx((1.0, 2.0, 1.0))
+
+
+def test_the_table_says_whether_what_attention_leaves_is_linear() -> None:
+    linear = as_table([Cost(n, 2e-8 * n**2 + 1e-3 * n, 2e-8 * n**2, 1.0) for n in (1000, 2000, 4000)]).splitlines()
+    assert linear[-2] == "a = 2e-08 s, of attention's own calls"
+    assert linear[-1] == "seconds - a x tokens^2: 1 ms a token, R^2 1.0000, at least 0.98: holds"
+    # as above, 1 - 1/49 = 0.9796
+    square = as_table([Cost(n, float(n**2), 1e-9, 1.0) for n in (1, 2, 3)])
+    assert square.endswith("R^2 0.9796, at least 0.98: FAILS")
+
+
 def test_the_table_has_a_line_for_each_length() -> None:
     lines = as_table([Cost(n, 2.0 * n, n / 4, 8.0 * n) for n in (1000, 2000, 4000)]).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[2].split()[-4:] == ["1.00"] * 4
     assert math.isclose(float(lines[1].split()[3]), 1750.0)
 

@@ -17,6 +17,7 @@ from benchmarks.staleness_job import (
     PHASES,
     SEPARATE,
     SIDES,
+    SPANS,
     SYNC,
     UNMASKED,
     WALL,
@@ -64,8 +65,8 @@ def cells(table: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-# all kills have one setting
-RUNS = [(part, side) for part, sides in SIDES.items() for side in sides if side not in PHASES[1:]]
+# all kills of a mode have one setting
+RUNS = [(part, side) for part, sides in SIDES.items() for side in sides if not side.endswith(PHASES[1:])]
 
 
 @pytest.mark.parametrize(("part", "side"), RUNS)
@@ -80,7 +81,8 @@ def test_the_settings_of_each_run_are_allowed(part, side, tmp_path):
     assert config.env.kwargs.get("tool_s") == (0.5 if work.has_slow_tool else None)
     # so that sides of a part differ in no more than their mode
     updates = work.tasks / actor.ppo_mini_batch_size
-    assert updates == {LEARNING: 2, WALL: 1, KILLS: 2}[part]
+    assert updates == {LEARNING: 2, SPANS: 2, WALL: 1, KILLS: 2}[part]
+    assert (part == SPANS) == (config.actor_rollout_ref.rollout.max_num_seqs == 8)
 
 
 def test_seconds_a_step_leave_out_the_first_two_and_what_belongs_to_none():
@@ -169,20 +171,26 @@ def test_what_a_strategy_loses_is_told_by_length():
 
 
 def test_a_kill_is_told_with_what_it_left():
+    first, second = f"{COLOCATE}, {PHASES[0]}", f"{SEPARATE}, {PHASES[1]}"
     whole = replace(
-        result(KILLS, PHASES[0]), episodes=episodes(list(range(8)), group=8, a_step=2), kill=Kill(3, 2, too_late=0)
+        result(KILLS, first), episodes=episodes(list(range(8)), group=8, a_step=2), kill=Kill(3, 2, too_late=0)
     )
-    broken = replace(whole, job=job(KILLS, PHASES[1]), rows=whole.rows[:3], episodes=whole.episodes[16:])
+    broken = replace(whole, job=job(KILLS, second), rows=whole.rows[:3], episodes=whole.episodes[16:])
     table = kills_table([broken, whole])
-    assert cells(table, PHASES[0]) == ["3", "2", "1 to 4", "8", "0", "0", "0", "0", "0"]
-    assert cells(table, PHASES[1]) == ["3", "2", "1, 2, 3", "6", "0", "2", "0", "0", "0"]
+    assert cells(table, first) == ["3", "2", "1 to 4", "8", "0", "0", "0", "0", "0"]
+    assert cells(table, second) == ["3", "2", "1, 2, 3", "6", "0", "2", "0", "0", "0"]
+
+
+def test_both_asynchronous_modes_are_killed_in_every_phase():
+    told = [(SIDES[KILLS][each.side].mode, each.phase) for each in jobs([KILLS], [0], None, 500, "abc")]
+    assert told == [(mode, phase) for mode in (COLOCATE, SEPARATE) for phase in PHASES]
 
 
 def test_sides_of_a_seed_follow_each_other_and_what_is_stored_is_not_made_again(tmp_path):
     wanted = list(jobs([WALL, KILLS], [0, 1], None, 500, "abc"))
     assert [(each.seed, each.side) for each in wanted] == [
         *((seed, side) for seed in (0, 1) for side in SIDES[WALL]),
-        *((0, phase) for phase in PHASES),
+        *((0, side) for side in SIDES[KILLS]),
     ]
     assert len({each.name for each in wanted}) == len(wanted)
     assert {each.steps for each in jobs([LEARNING, KILLS], [0], 2, 500, "abc")} == {2, 8}

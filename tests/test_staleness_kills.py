@@ -7,33 +7,58 @@ from pathlib import Path
 import pytest
 
 from benchmarks.staleness_job import Kill
-from benchmarks.staleness_kills import phase_now, resumed_after, weight_buffers
+from benchmarks.staleness_kills import Phases, resumed_after, weight_buffers
 from trm_agent.runs.progress import begin_phase, end_phase
+
+
+def dump(run: Path, update: int) -> None:
+    (run / "rollouts").mkdir(exist_ok=True)
+    (run / "rollouts" / f"step_000004.update_00{update}.rank_000.parquet").touch()
 
 
 def test_the_phase_of_a_step_is_read_from_the_files_of_the_run(tmp_path, monkeypatch):
     memory = tmp_path / "memory"
     memory.mkdir()
     monkeypatch.setattr("benchmarks.staleness_kills.SHARED_MEMORY", memory)
-    found = [phase_now(tmp_path, 100.0)]
+    phases = Phases(tmp_path, each_update_waits=False)
+    found = [phases.look(100.0)]
     # the row of the fourth step is not whole
     (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n{"step": 3}\n{"step": 4')
     begin_phase(tmp_path, "step 4: generation", 16, 99.9)
-    found += [phase_now(tmp_path, 100.0), phase_now(tmp_path, 101.0)]
+    found += [phases.look(100.0), phases.look(101.0)]
     end_phase(tmp_path)
-    found.append(phase_now(tmp_path, 101.0))
+    found.append(phases.look(101.0))
     for update in (0, 1):
-        (tmp_path / "rollouts").mkdir(exist_ok=True)
-        (tmp_path / "rollouts" / f"step_000004.update_00{update}.rank_000.parquet").touch()
-        found.append(phase_now(tmp_path, 101.0))
+        dump(tmp_path, update)
+        found.append(phases.look(101.0))
     (tmp_path / "checkpoints" / "global_step_4").mkdir(parents=True)
-    found.append(phase_now(tmp_path, 101.0))
+    found.append(phases.look(101.0))
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("4")
-    found.append(phase_now(tmp_path, 101.0))
+    found.append(phases.look(101.0))
     (memory / "verl_weights_0a1b").touch()
-    found.append(phase_now(tmp_path, 101.0))
+    found.append(phases.look(101.0))
     told = ["", "", "sampling", "", "update", "", "saving", "", "synchronisation"]
     assert found == [(1, ""), *((4, phase) for phase in told[1:])]
+
+
+def test_where_each_update_waits_the_second_has_begun_only_after_that(tmp_path):
+    phases = Phases(tmp_path, each_update_waits=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n')
+    begin_phase(tmp_path, "step 4: generation", 16, 99.0)
+    found = [phases.look(100.0)]
+    end_phase(tmp_path)
+    found.append(phases.look(100.0))
+    dump(tmp_path, 0)
+    # the end of the first update
+    found.append(phases.look(100.0))
+    # seen, if not for long enough to be killed in
+    begin_phase(tmp_path, "step 4: generation for update 2", 8, 100.0)
+    found.append(phases.look(100.1))
+    end_phase(tmp_path)
+    found.append(phases.look(100.2))
+    dump(tmp_path, 1)
+    found.append(phases.look(100.3))
+    assert found == [(4, phase) for phase in ("sampling", "", "", "", "update", "")]
 
 
 def test_a_buffer_counts_while_a_process_of_the_run_holds_it(tmp_path):
@@ -84,7 +109,8 @@ def look_for_survivors(strangers):
     print(len(left), "left", end=" ")
 
 staleness_kills.FIRST, staleness_kills.end_all = 4, look_for_survivors
-print(staleness_kills.kill_in_phase("saving", command, folder / "run", folder / "log.txt", 60))
+phases = staleness_kills.Phases(folder / "run", each_update_waits=False)
+print(staleness_kills.kill_in_phase("saving", command, phases, folder / "log.txt", 60))
 """
 
 

@@ -29,7 +29,7 @@ from trm_agent.runs.extend import SCHEDULED_OPTIMIZER, compose_extension, go_on,
 from trm_agent.runs.folder import CHECKPOINTS, LOG_FILE, RunFolder, checkpoint_folder, discard, open_run_folder
 from trm_agent.runs.forked_workers import forks
 from trm_agent.runs.hidden_gpus import for_logical_devices
-from trm_agent.runs.leftovers import remove_stale_weights
+from trm_agent.runs.leftovers import remove_stale_sockets, remove_stale_weights
 from trm_agent.runs.origin import INIT_FROM, check_modes, check_origin, check_own, check_resumed, needs_first_weights
 from trm_agent.runs.progress import forget_progress
 from trm_agent.runs.reader import ended_by_reader
@@ -265,6 +265,7 @@ def prepare(config: DictConfig, folder: RunFolder, model: str) -> None:
             config.actor_rollout_ref.actor.optim._target_ = SCHEDULED_OPTIMIZER
             config.actor_rollout_ref.actor.optim.schedule_from = config.run.schedule_from
     remove_stale_weights()
+    remove_stale_sockets()
     forget_progress(folder.path)
     if config.hardware.fork_server:
         fork_server.start(folder.path / LOG_FILE)

@@ -22,7 +22,7 @@ CHECKPOINTS = ("before=http://one", "after=http://two")
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     """Checkpoints and engines are fakes; everything between the arguments and the files is real."""
-    settings = {"opened": [], "delay_s": 0.0, "fails": lambda seed: False}
+    settings = {"opened": [], "places": [], "delay_s": 0.0, "fails": lambda seed: False}
 
     def parse(text, nano=None, tokenizer=None):
         label, _, source = text.partition("=")
@@ -31,8 +31,9 @@ def fake(monkeypatch, tmp_path):
         return fake_checkpoint(label)
 
     @asynccontextmanager
-    async def open_engine(checkpoint, sampling, **_):
+    async def open_engine(checkpoint, sampling, max_num_seqs, **_):
         settings["opened"].append(checkpoint.label)
+        settings["places"].append(max_num_seqs)
         yield FakeEngine(settings["fails"], settings["delay_s"])
 
     monkeypatch.setattr(request, "parse_checkpoint", parse)
@@ -70,6 +71,15 @@ def test_json_is_alone_on_the_standard_output(fake, tmp_path, capsys):
     assert main(["eval", *CHECKPOINTS, *SMALL, "--out", "e", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == printed
     assert fake["opened"] == ["before", "after"]
+
+
+@pytest.mark.slow
+def test_an_engine_has_places_for_the_episodes_that_are_missing_and_no_more(fake, tmp_path, capsys):
+    # of four tasks three, each with two samples, and then the last one
+    arguments = ["eval", *CHECKPOINTS, *SMALL, "--concurrency", "5"]
+    assert main([*arguments, "--limit", "3"]) == 0
+    assert main(arguments) == 0
+    assert fake["places"] == [5, 5, 2, 2]
 
 
 @pytest.mark.slow

@@ -90,6 +90,7 @@ def test_the_engine_has_the_threads_of_a_runs_and_room_for_all_episodes(made, mo
 
     from omegaconf import OmegaConf
 
+    from trm_agent.evaluate.engines.on_cpu import arguments, cache_of
     from trm_agent.models.smollm2 import SHAPE
     from trm_agent.numerics.rollout import engine_settings, engine_threads
 
@@ -105,9 +106,16 @@ def test_the_engine_has_the_threads_of_a_runs_and_room_for_all_episodes(made, mo
     assert engine_threads(of(run__deterministic="true")) == 1
     assert engine_threads(of(hardware__engine_threads=2)) == 2
     assert engine_threads(of(hardware__kind="gpu")) is None
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    monkeypatch.setattr("trm_agent.runs.fit_cpu_engine.free_bytes", lambda: 100 << 30)
+    # that of the run is for its own episodes
+    cache = "kv_cache_memory_bytes"
+    run = of()
+    OmegaConf.update(run.config, f"actor_rollout_ref.rollout.engine_kwargs.vllm.{cache}", 1 << 20, force_add=True)
     # 46,080 bytes a token in float32; 1,000 tokens are 32 blocks of 32, with 4,096 to spare
-    assert engine_settings(of(), "float32", 1000, 3)["kv_cache_memory_bytes"] == (3 * 1024 + 4096) * 46_080
-    assert engine_settings(of(), "bfloat16", 1000, 3)["kv_cache_memory_bytes"] == (3 * 1024 + 4096) * 23_040
+    for number_format, token_bytes in (("float32", 46_080), ("bfloat16", 23_040)):
+        settings = engine_settings(run, number_format, 1000, 3)
+        assert {**arguments(settings, cache_of(tmp_path, settings)), **settings}[cache] == 7168 * token_bytes
 
 
 def test_a_run_brings_its_formats_its_environment_its_lengths_and_its_template(made, monkeypatch, tmp_path):

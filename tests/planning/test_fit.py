@@ -54,6 +54,10 @@ def test_entropy_and_fused_kernels_are_read_from_the_configuration() -> None:
         assert layout_of(changed(**{f"{actor}__{field}": value})).entropy_bytes == 2
     eager = {f"{actor}__fsdp_config__use_torch_compile": False, f"{actor}__entropy_coeff": 0.01}
     assert layout_of(changed(**eager)).entropy_bytes == 10
+    # of the kept set, whose entries are few; another loss does not read the estimator
+    replayed = {f"{actor}__policy_loss__trm__estimator": "replayed", f"{actor}__entropy_coeff": 0.01}
+    assert layout_of(changed(**replayed)).entropy_bytes == 0
+    assert layout_of(changed(**replayed, **{f"{actor}__policy_loss__loss_mode": "vanilla"})).entropy_bytes == 2
     assert layout_of(changed(**{f"{model}__use_fused_kernels": True})).fused
 
 

@@ -53,6 +53,20 @@ def test_a_checkpoint_without_its_row_of_metrics_is_not_resumed_from(tmp_path: P
     assert folders.checkpoint_step(tmp_path) == 0
 
 
+def test_a_kill_while_the_last_step_is_written_loses_no_checkpoint_that_has_its_row(tmp_path: Path) -> None:
+    first = folders.open_run_folder(config(tmp_path))
+    save_checkpoints(first.path, [10, 20, 30], logged=20)
+    release(first)
+    # opened for writing, and no more
+    (first.path / "checkpoints/latest_checkpointed_iteration.txt").write_text("")
+    assert folders.last_saved(first.path) == 30
+    again = folders.open_run_folder(config(tmp_path))
+    assert (again.path, again.state, again.step) == (first.path, "resumed", 20)
+    (tmp_path / "new/checkpoints").mkdir(parents=True)
+    (tmp_path / "new/checkpoints/latest_checkpointed_iteration.txt").write_text("")
+    assert folders.last_saved(tmp_path / "new") == 0
+
+
 def lake(tmp_path: Path, name: str, game: str = "FrozenLake-v1", lr: float = 1.0) -> dict[str, Any]:
     """The configuration of a run of a game, under a name."""
     named = {"trainer": {"experiment_name": name}, "env": {"id": "trm/Gym-v0", "kwargs": {"env_id": game}}}

@@ -23,6 +23,7 @@ COLOCATED = {MODE: "colocate_async", "trainer.v1.colocate_async.num_warmup_batch
         (FILTERED, 3200, f"40 steps of 16 tasks times {FILTER}.max_num_gen_batches=5; raise"),
         (COLOCATED, 664, "16 tasks and those ahead of the last (trainer.v1.colocate_async.num_warmup_batches); raise"),
         ({MODE: "separate_async"}, 656, "and those ahead of the last (trainer.v1.separate_async.num_warmup_batches)"),
+        (COLOCATED | {f"{FILTER}.enable": True}, 640, "which is 40 steps of 16 tasks; raise it"),
         (FILTERED | COLOCATED, 3224, "times algorithm.filter_groups.max_num_gen_batches=5 and those ahead of the last"),
     ],
 )

@@ -44,12 +44,16 @@ class Training:
         updates: int = 1,
         ahead: float = 1,
         restored: Sequence[int] = (),
+        last_step: int | None = None,
         **settings: Any,
     ) -> None:
         self.queue, self.size, self.updates = queue, size, updates
         self.buffer = async_buffer(queue, monkeypatch, size, updates, ahead, **settings)
         self.watch = self.buffer.watch = GroupWatch(filter)
+        self.buffer.last_step = last_step
         self.drained: list[Group] = []
+        # episodes that were trained on
+        self.keys: list[str] = []
         self.metrics: dict[str, float] = {}
         self.num_evicted = 0.0
         queue.play(restored)
@@ -58,7 +62,7 @@ class Training:
 
     def step(self) -> list[list[int]]:
         """Draw and sample a step; return the tasks of each update."""
-        self.queue.draw(self.size)
+        self.queue.draw(self.size if self.watch.filter is None else self.buffer.num_to_draw(self.queue.step, self.size))
         batches, sampled = [], []
         for _ in range(self.updates):
             batch, self.metrics = self.buffer.sample(self.queue.step, "train", self.size // self.updates)
@@ -67,6 +71,7 @@ class Training:
             self.num_evicted += self.metrics.get(EVICTED, 0)
             sampled += batch.keys
             self.queue.tick()
+        self.keys += sampled
         self.queue.kv_clear(sampled, "train")
         self.queue.step += 1
         return batches
@@ -265,3 +270,16 @@ def test_a_resumed_run_plays_what_was_in_play_and_no_group_is_done_twice(updates
         done += [task for batch in batches for task in batch] + run.left_out(batches)
         assert [len(batch) for batch in batches] == [SIZE // updates] * updates
     assert sorted([*done, *queue.in_play()]) == list(range(queue.num_drawn))
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize(("ahead", "drawn"), [(1, [9, 13, 13]), (1.5, [11, 13, 13]), (2.5, [13, 13, 13])])
+def test_no_task_is_drawn_for_a_step_that_will_not_come(ahead, drawn, updates, monkeypatch):
+    # three steps of four tasks need twelve with signal, and task 2 is without, which the first step finds
+    queue = ScriptedQueue(scripted({2: WRONG}, MIXED), lambda task: 1 if task == 2 else 1 + task % 3)
+    run = Training(queue, monkeypatch, filtering(), updates=updates, ahead=ahead, last_step=3)
+    found = []
+    for _ in range(3):
+        assert sum(len(batch) for batch in run.step()) == SIZE
+        found.append(queue.num_drawn)
+    assert (found, queue.in_play()) == (drawn, [])

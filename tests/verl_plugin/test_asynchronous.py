@@ -10,6 +10,7 @@ pytest.importorskip("verl")
 from omegaconf import OmegaConf
 
 from trm_agent.runs.checkpoint_pickles import check_checkpoint
+from trm_agent.runs.compose import compose_run
 from trm_agent.verl_plugin.driver import asynchronous
 from trm_agent.verl_plugin.driver.asynchronous import (
     IN_PLAY,
@@ -37,6 +38,12 @@ class Base:
         self.submitted += list(zip(batch["uid"], batch["index"], strict=True))
         return len(batch["uid"])
 
+    def _next_train_batch(self, number=8):
+        return {"uid": [f"u{task}" for task in range(number)], "index": list(range(number))}
+
+    def _add_batch_to_generate(self):
+        self._submit_batch_to_rollout(self._next_train_batch())
+
     def _save_checkpoint(self):
         self.modes.append(self.trainer_mode)
         # as verl's, last of all
@@ -54,7 +61,8 @@ class Trainer(AsynchronousMixin, Base):
         self.train_dataset = Dataset()
         mode = {"resume_mode": "auto"} if resumed is None else {"resume_mode": "resume_path"}
         paths = {"default_local_dir": str(folder), "resume_from_path": str(resumed)}
-        self.config = SimpleNamespace(trainer=SimpleNamespace(**mode, **paths))
+        parts = {"algorithm": {"filter_groups": {"enable": False}}, "data": {"train_batch_size": 8}}
+        self.config = OmegaConf.create({"trainer": {**mode, **paths}, **parts})
 
 
 @pytest.fixture
@@ -159,3 +167,19 @@ def test_its_client_resumes_turns(tmp_path, queue):
     trainer = Trainer(tmp_path, queue)
     trainer.llm_server_manager = SimpleNamespace(get_client=lambda client_cls: client_cls)
     assert trainer.get_llm_client() is ResumingClient
+
+
+@pytest.mark.parametrize(("is_filtering", "needed", "drawn"), [(False, 3, 8), (True, 8, 8), (True, 3, 3), (True, 0, 0)])
+def test_with_a_filter_a_step_draws_no_more_tasks_than_are_needed(is_filtering, needed, drawn, tmp_path, queue):
+    trainer, asked = Trainer(tmp_path, queue, step=5), []
+    trainer.config.algorithm.filter_groups.enable = is_filtering
+    trainer.replay_buffer = SimpleNamespace(num_to_draw=lambda *told: asked.append(told) or needed)
+    trainer._add_batch_to_generate()
+    assert len(trainer.submitted) == drawn
+    assert asked == ([(5, 8)] if is_filtering else [])
+
+
+def test_the_buffer_knows_the_last_step():
+    made = object.__new__(trainer_class("colocate_async"))
+    made.config, made.trainer_mode = compose_run(["experiment=math_nano_async"]), "colocate_async"
+    assert made._build_replay_buffer().last_step == made.config.trainer.total_training_steps == 40

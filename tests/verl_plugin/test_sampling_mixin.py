@@ -67,8 +67,9 @@ def test_a_filter_draws_no_task_twice_and_the_screen_waits_for_what_is_drawn(tmp
 
     monkeypatch.setattr(trainer_base.PPOTrainer, "_next_train_batch", draw)
     begin_phase(tmp_path, "step 3: generation", 128, 0.0)
-    made._next_train_batch()
-    made._next_train_batch(4)
+    monkeypatch.setattr(trainer_base.PPOTrainer, "_submit_batch_to_rollout", lambda *_: 0)
+    made._add_batch_to_generate()
+    made._add_prompts_to_generate(4)
     assert drawn == list(range(20))
     # 4 tasks of 8 episodes more
     assert read_phase(tmp_path).total == 160

@@ -2,12 +2,15 @@
 
 import importlib.util
 import os
+import socket
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import ray
 
+from trm_agent.runs.leftovers import remove_stale_sockets
 from trm_agent.verl_plugin.rollout import weight_socket
 
 VERLS = "ipc:///tmp/rl-colocate-zmq-01000000-replica-0-rank-1.sock"
@@ -66,3 +69,22 @@ def test_verl_takes_our_sender_with_the_extension() -> None:
     from trm_agent.verl_plugin.rollout.weight_socket import __name__ as room
 
     assert _ROLLOUT_REGISTRY["vllm", "async"] == f"{room.rpartition('.')[0]}.weight_sender.WeightSender"
+
+
+def test_what_a_killed_run_leaves_is_removed_and_what_lives_stays(cluster) -> None:
+    cluster("192.0.2.2:51234")
+    verls = VERLS.rpartition("/")[2]
+    alive = weight_socket.own_handle(VERLS).rpartition("/")[2]
+    dead, no_socket = (alive.replace("rank-1", f"rank-{rank}") for rank in (2, 3))
+    with tempfile.TemporaryDirectory(dir="/tmp") as name, socket.socket(socket.AF_UNIX) as living:
+        folder = Path(name)
+        for left in (dead, verls):
+            with socket.socket(socket.AF_UNIX) as killed:
+                killed.bind(str(folder / left))
+        living.bind(str(folder / alive))
+        (folder / no_socket).touch()
+        # without the kernel's word nothing is known to be dead
+        assert remove_stale_sockets(folder, folder / "none") == []
+        before = {path.name for path in folder.iterdir()}
+        assert remove_stale_sockets(folder) == [dead]
+        assert {path.name for path in folder.iterdir()} == before - {dead}

@@ -139,7 +139,6 @@ async def _play(store: Store, arguments: argparse.Namespace) -> bool:
         open_engine,
         sampling=store.plan.sampling,
         max_model_len=max(environment.max_model_len for environment in store.plan.environments),
-        max_num_seqs=arguments.concurrency,
         log_file=store.path / LOG_FILE,
         # beyond the episode's own clock, which gives a late turn a second try
         request_timeout_s=2 * max(environment.longest_turn_s for environment in store.plan.environments),
@@ -147,7 +146,9 @@ async def _play(store: Store, arguments: argparse.Namespace) -> bool:
     )
 
     def start(checkpoint: Checkpoint) -> AbstractAsyncContextManager[Engine]:
-        return open_any(checkpoint, chat=store.plan.chat(checkpoint.label).settings)
+        # an engine makes room for as many as it may have to play at once
+        places = min(arguments.concurrency, len(store.missing(checkpoint.label)))
+        return open_any(checkpoint, max_num_seqs=places, chat=store.plan.chat(checkpoint.label).settings)
 
     playing = asyncio.ensure_future(
         play_missing(store, start, concurrency=arguments.concurrency, num_saved=arguments.save_episodes, say=_say)

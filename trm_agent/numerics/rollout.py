@@ -12,15 +12,14 @@ from trm_agent.evaluate.engines.on_cpu import fitting_threads
 from trm_agent.evaluate.engines.sampling import Sampling
 from trm_agent.evaluate.engines.vllm_engine import VllmEngine, open_vllm
 from trm_agent.numerics.source import CPU, Source
-from trm_agent.runs.sizing import BLOCK_TOKENS, kv_cache_bytes, shape_at
 
-# options of the server and of its processes, which change no number
-_NOT_HERE = ("worker_extension_cls", "distributed_executor_backend")
+# options of the server and of its processes, and the room for keys and values of the run's own episodes, where
+# `open_vllm` makes room for these: they change no number
+_NOT_HERE = ("worker_extension_cls", "distributed_executor_backend", "kv_cache_memory_bytes")
 # verl's own fields of the engine that vLLM's arguments have the names of
 _SHARED = ("enable_prefix_caching", "enforce_eager", "gpu_memory_utilization")
 # without a GPU `open_vllm` reads a prompt in one piece
 _OF_GPU = ("enable_chunked_prefill", "max_num_batched_tokens")
-_CACHE = "kv_cache_memory_bytes"
 
 
 def engine_settings(source: Source, number_format: str, tokens: int, episodes: int) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def engine_settings(source: Source, number_format: str, tokens: int, episodes: i
     rollout = source.config.actor_rollout_ref.rollout
     names = _SHARED if _kind(source) == CPU else (*_SHARED, *_OF_GPU)
     options = (rollout.get("engine_kwargs") or {}).get("vllm") or {}
-    settings = {
+    return {
         **{name: rollout[name] for name in names if rollout.get(name) is not None},
         "tensor_parallel_size": rollout.tensor_model_parallel_size,
         **{name: value for name, value in options.items() if value is not None and name not in _NOT_HERE},
@@ -43,12 +42,6 @@ def engine_settings(source: Source, number_format: str, tokens: int, episodes: i
         "max_model_len": tokens,
         "max_num_seqs": episodes,
     }
-    if _kind(source) == CPU and _CACHE not in settings:
-        # of all episodes to their end, so that none is put off and read anew
-        block = settings.get("block_size") or BLOCK_TOKENS
-        needed = kv_cache_bytes(shape_at(str(source.folder)), number_format, episodes, tokens, block)
-        settings |= {_CACHE: needed} if needed is not None else {}
-    return settings
 
 
 def engine_threads(source: Source) -> int | None:

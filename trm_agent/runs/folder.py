@@ -96,8 +96,7 @@ def open_run_folder(config: Mapping[str, Any], defaults: Defaults | None = None)
         except UnknownVersion as error:
             notes.append(f"{path} is unfinished and not resumed: {error}")
             continue
-        lock = try_lock(path)
-        if lock is not None:
+        if (lock := try_lock(path)) is not None:
             return resumed(path, stored, config, lock)
     path = make_numbered(root, name)
     if resume_mode(config) == "disable":
@@ -195,8 +194,7 @@ def resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], lo
             f"warning: rewards up to step {step} are of a scorer whose version was not stored, those from here on of "
             f"version {config[FIELD]}: the curve may have a step there"
         )
-    fields = [field for field in absent if field != FIELD]
-    if fields:
+    if fields := [field for field in absent if field != FIELD]:
         shown = ", ".join(fields[:3]) + (f", and {len(fields) - 3} more" if len(fields) > 3 else "")
         notes.append(f"its {CONFIG_FILE} is of an older version; absent fields count as their defaults: {shown}")
     return RunFolder(path, state, step, lock, tuple(notes) if state == "resumed" else ())
@@ -248,6 +246,8 @@ def last_saved(path: Path) -> int:
     """Return the step of the checkpoint that verl was the last to finish; 0 without one."""
     tracker = path / _TRACKER
     text = tracker.read_text(encoding="utf-8", errors="replace").strip() if tracker.exists() else "0"
+    if not text:  # verl writes it in place, after all else of the newest checkpoint: a kill came in between
+        return max(saved_steps(path), default=0)
     if not re.fullmatch(_STEP, text):
         raise ValueError(f"{tracker}: {text[:80]!r}: expected the step of the last checkpoint; write it there by hand")
     return int(text)

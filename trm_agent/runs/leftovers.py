@@ -1,9 +1,13 @@
 """Leftovers of a killed run outside its folder."""
 
+import contextlib
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 WEIGHTS_PATTERN = "verl_weights_*"
+SOCKETS = Path("/tmp")
+SOCKETS_PATTERN = "rl-colocate-zmq-*-*-replica-*-rank-*.sock"
+"""The sockets of runs of ours: Ray's job and the address of its head stand in front of verl's replica."""
 
 
 def remove_stale_weights(directory: Path = SHARED_MEMORY, processes: Path = Path("/proc")) -> list[str]:
@@ -25,3 +29,31 @@ def remove_stale_weights(directory: Path = SHARED_MEMORY, processes: Path = Path
     for path in candidates.values():
         path.unlink(missing_ok=True)
     return sorted(path.name for path in candidates.values())
+
+
+def remove_stale_sockets(directory: Path = SOCKETS, bound: Path = Path("/proc/net/unix")) -> list[str]:
+    """Remove the sockets of weights that no living process is bound to.
+
+    A run has one while it hands weights over. The next one has another name, so that nobody would ever reuse it.
+
+    Args:
+        directory: of the sockets.
+        bound: the kernel's table of bound sockets; where there is none, nothing is removed.
+
+    Returns:
+        The names of the removed files.
+    """
+    candidates = [path for path in directory.glob(SOCKETS_PATTERN) if path.is_socket()]
+    try:
+        # after the files, so that one that was bound in between is not among them
+        in_use = {line.rpartition(" ")[2] for line in bound.read_text(errors="replace").splitlines()}
+    except OSError:
+        return []
+    removed = []
+    for path in candidates:
+        if str(path) not in in_use:
+            # another user's stays
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path.name)
+    return sorted(removed)

@@ -12,17 +12,18 @@ def enough_tasks(config: DictConfig) -> None:
     """Refuse fewer tasks than a run may draw: verl would begin anew with the first.
 
     A step draws its batch, with dynamic sampling up to `max_num_gen_batches` of them; an asynchronous run is ahead of
-    its last step as well.
+    its last step as well; with a filter it draws no task for steps that do not come.
     """
     steps, batch = config.trainer.total_training_steps, int(config.data.train_batch_size)
     asked, ahead = config.algorithm.filter_groups, ahead_of_step(config)
-    # 0: no limit, so that no number is enough for certain
     batches = max(1, asked.max_num_gen_batches) if asked.enable else 1
-    needed = steps * batch * batches + ahead
+    taken = steps * batch * batches
+    # a filter without a limit may need any number, and at least this one
+    needed = max(taken, ahead) if asked.enable and not asked.max_num_gen_batches else taken + ahead
     if needed <= config.env.train.num_tasks:
         return
     drawn = f"which is {steps} steps of {batch} tasks" + (f" times {_LIMIT}={batches}" if batches > 1 else "")
-    further = f" and those ahead of the last ({warmup_of(config)})" if ahead else ""
+    further = f" and those ahead of the last ({warmup_of(config)})" if needed > taken else ""
     refuse(
         "env.train.num_tasks",
         config.env.train.num_tasks,

@@ -151,7 +151,9 @@ def layout_of(config: DictConfig) -> Layout:
     precision = OmegaConf.select(config, f"{_FSDP}.mixed_precision.param_dtype") or "bf16"
     read = {name: OmegaConf.select(config, path) for name, path in KNOBS.items() if name != "micro_tokens"}
     width = _WIDTHS.get(str(precision), BFLOAT16)
-    has_entropy = bool(actor.get("calculate_entropy") or actor.get("entropy_coeff"))
+    # that of a replayed rollout is taken on its kept set, of which a token has a few entries
+    is_replayed = loss.loss_mode == "trm" and loss.trm.estimator == "replayed"
+    has_entropy = bool(actor.get("calculate_entropy") or actor.get("entropy_coeff")) and not is_replayed
     compiled = on_cuda and bool(OmegaConf.select(config, f"{_FSDP}.use_torch_compile"))
     devices = int(config.trainer.n_gpus_per_node) * int(config.trainer.nnodes)
     sharded = int(OmegaConf.select(config, f"{_FSDP}.fsdp_size") or -1)

@@ -32,7 +32,8 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
 
     With a `watch` that filters, groups without signal are evicted as they end, of which the step that finds them keeps
     count. Then as many tasks are drawn as keep the number in play: those that the step has yet to take, and
-    `num_warmup_batches` ahead of it. What the limit of a step forbids to draw, the next step draws as it begins.
+    `num_warmup_batches` ahead of it, as far as steps come after it. What the limit of a step forbids to draw, the next
+    step draws as it begins.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -40,6 +41,8 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         self._num_updates = int(self.trainer_config.get("parameter_sync_step", 1))
         self._batches_ahead = float(self.trainer_config.get("num_warmup_batches", 0))
         self._draw, self.refill_fn = self.refill_fn, self._refill
+        # of the run; None: not known, so that tasks are always drawn ahead
+        self.last_step: int | None = None
         self._step = -1
         # tasks that the step is to take, and those of them that it has yet to take
         self._size = self._left = 0
@@ -70,6 +73,16 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         done = self._done()
         return self.queue_clock.share(None if done is None else done.values())
 
+    def num_to_draw(self, step: int, size: int) -> int:
+        """Return how many tasks a step draws as it begins: as many as it is to take, unless no step needs so many."""
+        self._sync_metadata_from_transfer_queue()
+        return max(0, min(size, size + self._num_ahead(step, size) - self._in_play()))
+
+    def _num_ahead(self, step: int, size: int) -> int:
+        """Return how many tasks a step of that size keeps in play for the steps after it."""
+        wanted = math.floor(self._batches_ahead * size)
+        return wanted if self.last_step is None else min(wanted, (self.last_step - step) * size)
+
     def _begin_step(self, step: int, size: int) -> None:
         """Begin a step that is to take so many tasks; with a filter, draw what the last one could not."""
         self._step, self._size, self._left = step, size, size
@@ -82,7 +95,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         """Draw so many tasks, or with a filter those that are missing, as far as the step may draw them."""
         watch = self.watch
         if watch is not None and watch.filter is not None:
-            missing = self._left + math.floor(self._batches_ahead * self._size) - self._in_play()
+            missing = self._left + self._num_ahead(self._step, self._size) - self._in_play()
             number = watch.allowed(max(0, missing))
             watch.add_drawn(number, self._step)
         if number:

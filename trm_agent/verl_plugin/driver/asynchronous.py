@@ -43,6 +43,7 @@ class AsynchronousMixin:
     trainer_mode: str
     global_steps: int
     train_dataset: Any
+    replay_buffer: Any
     _restored_tq_prompt_count: int
     _in_play: dict[str, TaskInPlay] | None = None
     """The tasks in play by their keys in the queue."""
@@ -50,11 +51,20 @@ class AsynchronousMixin:
     def _build_replay_buffer(self) -> Any:
         sampler = self.config.trainer.v1.sampler.custom_sampler
         sampler.path, sampler.name = BUFFER
-        return super()._build_replay_buffer()  # type: ignore[misc]
+        buffer = super()._build_replay_buffer()  # type: ignore[misc]
+        buffer.last_step = int(self.config.trainer.total_training_steps)
+        return buffer
 
     def get_llm_client(self) -> ResumingClient:
         client: ResumingClient = rollout_servers(self).get_client(client_cls=ResumingClient)
         return client
+
+    def _add_batch_to_generate(self) -> None:
+        if not self.config.algorithm.filter_groups.enable:
+            # each step draws a batch, as the number of tasks that a run needs is counted before it
+            super()._add_batch_to_generate()  # type: ignore[misc]
+        elif number := self.replay_buffer.num_to_draw(self.global_steps, self.config.data.train_batch_size):
+            self._submit_batch_to_rollout(self._next_train_batch(number))  # type: ignore[attr-defined]
 
     def _submit_batch_to_rollout(self, batch: Any) -> int:
         horizons = _horizons(batch["env_task"]) if self._has_curriculum() else [None] * len(batch["uid"])

@@ -52,9 +52,13 @@ class SamplingMixin:
         if filter_of(self.config) is not None or is_asynchronous(self.config):
             # else the checks before Ray have counted the tasks, of which none is replaced
             self._refuse_repeated_tasks(num_prompts or self.config.data.train_batch_size)
-        if num_prompts is not None:
-            extend_phase(Path(self.config.run.dir), num_prompts * self.config.actor_rollout_ref.rollout.n)
         return super()._next_train_batch(num_prompts)  # type: ignore[misc]
+
+    def _add_prompts_to_generate(self, num_prompts: int) -> int:
+        # beside the step's own batch
+        extend_phase(Path(self.config.run.dir), num_prompts * self.config.actor_rollout_ref.rollout.n)
+        added: int = super()._add_prompts_to_generate(num_prompts)  # type: ignore[misc]
+        return added
 
     def on_sample_end(self) -> None:
         super().on_sample_end()  # type: ignore[misc]

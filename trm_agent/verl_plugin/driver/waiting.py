@@ -13,11 +13,20 @@ class WaitingMixin:
 
     config: Any
     global_steps: int
+    parameter_sync_step: int
+    local_trigger_step: int
+    """The number of the update within its step, from 0 on."""
 
     def on_step_begin(self) -> None:
-        total = self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
-        self._wait_for(f"step {self.global_steps}: generation", total)
+        self._wait_for(f"step {self.global_steps}: generation", self._num_episodes())
         super().on_step_begin()  # type: ignore[misc]
+
+    def on_sample_begin(self) -> None:
+        if self.local_trigger_step:
+            # the wait for the first update began with the step
+            name = f"step {self.global_steps}: generation for update {self.local_trigger_step + 1}"
+            self._wait_for(name, self._num_episodes() // self.parameter_sync_step)
+        super().on_sample_begin()  # type: ignore[misc]
 
     def on_sample_end(self) -> None:
         end_phase(Path(self.config.run.dir))
@@ -31,6 +40,10 @@ class WaitingMixin:
             return super()._validate()  # type: ignore[misc]
         finally:
             end_phase(Path(self.config.run.dir))
+
+    def _num_episodes(self) -> int:
+        """Return the number of episodes of a step."""
+        return int(self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n)
 
     def _wait_for(self, name: str, total: int) -> None:
         begin_phase(Path(self.config.run.dir), name, total, time.time())

@@ -1,0 +1,60 @@
+"""Which episodes an asynchronous run trains on, beside a synchronous one with the same tasks and limits."""
+
+import pytest
+
+pytest.importorskip("verl")
+
+from .scripted_queue import FAILED, ScriptedQueue, buffer
+from .test_async_filter import SIZE, Training
+
+STEPS = 10
+# those of the last step may still be in play
+DUE = range((STEPS - 1) * SIZE)
+
+
+def tasks_of_two_lengths() -> ScriptedQueue:
+    """Of each four tasks the last one takes twelve times as long; here and there an episode fails."""
+    return ScriptedQueue(
+        lambda task: (FAILED, 1.0) if task % 5 == 0 else (1.0, 0.0), lambda task: 12 if is_long(task) else 1
+    )
+
+
+def is_long(task: int) -> bool:
+    return task % 4 == 3
+
+
+def synchronous(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The episodes that a synchronous run trains on, of the due tasks."""
+    queue, keys = tasks_of_two_lengths(), []
+    made = buffer(queue, monkeypatch)
+    for queue.step in range(1, STEPS):
+        queue.draw(SIZE)
+        batch, _ = made.sample(queue.step, "train", SIZE)
+        keys += batch.keys
+        queue.kv_clear(batch.keys, "train")
+    assert {int(key[1:].split("_")[0]) for key in keys} == set(DUE)
+    return keys
+
+
+def asynchronous(monkeypatch: pytest.MonkeyPatch, strategy: str, updates: int) -> Training:
+    run = Training(tasks_of_two_lengths(), monkeypatch, None, updates=updates, threshold=2, strategy=strategy)
+    for _ in range(STEPS):
+        run.step()
+    return run
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_with_wait_no_episode_is_dropped_that_a_synchronous_run_trains_on(updates, monkeypatch):
+    expected, run = synchronous(monkeypatch), asynchronous(monkeypatch, "wait", updates)
+    assert len(run.keys) == len(set(run.keys))
+    assert set(expected) - set(run.keys) == set()
+    assert len(expected) == 2 * len(DUE) - sum(task % 5 == 0 for task in DUE)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_with_drop_the_episodes_of_long_tasks_are_lost_and_told(updates, monkeypatch):
+    expected, run = synchronous(monkeypatch), asynchronous(monkeypatch, "drop", updates)
+    lost = {int(key[1:].split("_")[0]) for key in set(expected) - set(run.keys)}
+    assert lost
+    assert all(is_long(task) for task in lost)
+    assert 0 < run.num_evicted <= 2 * len(lost)
