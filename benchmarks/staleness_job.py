@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-LEARNING, WALL, KILLS = "learning", "wall", "kills"
-STEPS = {LEARNING: 20, WALL: 12, KILLS: 8}
+LEARNING, CAUSE, WALL, KILLS = "learning", "cause", "wall", "kills"
+STEPS = {LEARNING: 20, CAUSE: 20, WALL: 12, KILLS: 8}
 SYNC, COLOCATE, SEPARATE = "sync", "colocate_async", "separate_async"
 EXPERIMENTS = {SYNC: "math_nano", COLOCATE: "math_nano_async", SEPARATE: "math_nano_separate"}
 MASKED, UNMASKED = "trm", "no mask"
@@ -17,6 +17,12 @@ LOSS = "actor_rollout_ref.actor.policy_loss"
 SAMPLER = "trainer.v1.sampler"
 # the same loss without a mask: no token of a finite ratio is so far away
 NO_MASK = f"{LOSS}.trm.max_token_kl=1e9"
+OPTIM = "actor_rollout_ref.actor.optim"
+# of 5e-4, the rate of the preset
+QUARTER_RATE = f"{OPTIM}.lr=1.25e-4"
+NO_MOMENTUM = f"{OPTIM}.betas=[0,0.999]"
+WHOLE_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size=16"
+ONE_UPDATE = (WHOLE_BATCH, f"trainer.v1.{SEPARATE}.parameter_sync_step=1")
 LONG = 9
 """Calls of a long task: each waits, and a short one of `wall` has one. With the turns, it takes eight times as long."""
 
@@ -34,6 +40,25 @@ SIDES: dict[str, dict[str, Side]] = {
         f"{mode}, {mask}": Side(mode, overrides)
         for mode in (COLOCATE, SEPARATE)
         for mask, overrides in ((MASKED, ()), (UNMASKED, (NO_MASK,)))
+    },
+    # each differs from the first in one thing, and "no mask" in the mask as well
+    CAUSE: {
+        MASKED: Side(SEPARATE),
+        UNMASKED: Side(SEPARATE, (NO_MASK,)),
+        SYNC: Side(SYNC),
+        "sync, one update": Side(SYNC, (WHOLE_BATCH,)),
+        "quarter rate": Side(SEPARATE, (QUARTER_RATE,)),
+        "quarter rate, no mask": Side(SEPARATE, (QUARTER_RATE, NO_MASK)),
+        "one update": Side(SEPARATE, ONE_UPDATE),
+        "one update, no mask": Side(SEPARATE, (*ONE_UPDATE, NO_MASK)),
+        "no momentum": Side(SEPARATE, (NO_MOMENTUM,)),
+        "threshold 0.2": Side(SEPARATE, (f"{LOSS}.trm.max_token_kl=0.2",)),
+        # about what the mask keeps in steps 4 to 10
+        "coin at 0.25": Side(SEPARATE, ("policy_loss=trm_random", f"{LOSS}.trm.random_acceptance=0.25")),
+        **{
+            name: Side(SEPARATE, (f"policy_loss=trm_{name}",))
+            for name in ("permuted", "inverse", "directional", "negative_only", "stop", "stop_directional", "token")
+        },
     },
     WALL: {
         SYNC: Side(SYNC),
@@ -61,20 +86,22 @@ class Workload:
     """Whether each call waits, and every step is dumped whole."""
 
 
-WORKLOADS = {
-    LEARNING: Workload(
-        tasks=16,
-        group=8,
-        horizons=(2, 4, 6),
-        # two updates a step in either mode
-        overrides=(
-            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-            "env.val.num_tasks=128",
-            "env.val.greedy_tasks=0",
-            "trainer.save_freq=-1",
-            f"{LOSS}.dump.every=0",
-        ),
+_LEARNING = Workload(
+    tasks=16,
+    group=8,
+    horizons=(2, 4, 6),
+    # two updates a step in any mode
+    overrides=(
+        "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+        "env.val.num_tasks=128",
+        "env.val.greedy_tasks=0",
+        "trainer.save_freq=-1",
+        f"{LOSS}.dump.every=0",
     ),
+)
+WORKLOADS = {
+    LEARNING: _LEARNING,
+    CAUSE: _LEARNING,
     WALL: Workload(
         tasks=8,
         group=4,
