@@ -19,7 +19,7 @@ SAMPLER = "trainer.v1.sampler"
 NO_MASK = f"{LOSS}.trm.max_token_kl=1e9"
 OPTIM = "actor_rollout_ref.actor.optim"
 # of 5e-4, the rate of the preset
-QUARTER_RATE = f"{OPTIM}.lr=1.25e-4"
+HALF_RATE, QUARTER_RATE = f"{OPTIM}.lr=2.5e-4", f"{OPTIM}.lr=1.25e-4"
 NO_MOMENTUM = f"{OPTIM}.betas=[0,0.999]"
 WHOLE_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size=16"
 ONE_UPDATE = (WHOLE_BATCH, f"trainer.v1.{SEPARATE}.parameter_sync_step=1")
@@ -47,11 +47,16 @@ SIDES: dict[str, dict[str, Side]] = {
         UNMASKED: Side(SEPARATE, (NO_MASK,)),
         SYNC: Side(SYNC),
         "sync, one update": Side(SYNC, (WHOLE_BATCH,)),
-        "quarter rate": Side(SEPARATE, (QUARTER_RATE,)),
-        "quarter rate, no mask": Side(SEPARATE, (QUARTER_RATE, NO_MASK)),
-        "one update": Side(SEPARATE, ONE_UPDATE),
-        "one update, no mask": Side(SEPARATE, (*ONE_UPDATE, NO_MASK)),
-        "no momentum": Side(SEPARATE, (NO_MOMENTUM,)),
+        **{
+            f"{name}{end}": Side(SEPARATE, (*changed, *mask))
+            for name, changed in (
+                ("half rate", (HALF_RATE,)),
+                ("quarter rate", (QUARTER_RATE,)),
+                ("one update", ONE_UPDATE),
+                ("no momentum", (NO_MOMENTUM,)),
+            )
+            for end, mask in (("", ()), (f", {UNMASKED}", (NO_MASK,)))
+        },
         "threshold 0.2": Side(SEPARATE, (f"{LOSS}.trm.max_token_kl=0.2",)),
         # about what the mask keeps in steps 4 to 10
         "coin at 0.25": Side(SEPARATE, ("policy_loss=trm_random", f"{LOSS}.trm.random_acceptance=0.25")),
