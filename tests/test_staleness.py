@@ -265,6 +265,7 @@ def test_rows_keep_what_the_tables_are_made_of():
         "env/evicted_length_q4",
         "trm/acceptance_length_q4",
         "trm/acceptance_negative",
+        "trm/contribution_positive_masked",
         "trm/token_kl_mean",
     )
     dropped = ("trm/horizon", "trm/bound_stop", "env/ending/h2/solved", "actor/lr", "trm/token_kl_mean_k3")
