@@ -32,7 +32,7 @@ MEASURES = (
     Measure("of A < 0", partial(mean_of, "trm/acceptance_negative", steps=HOT), ".0%"),
     Measure("of the longest quarter", partial(mean_of, "trm/acceptance_length_q4", steps=HOT), ".0%"),
     # above 0: what succeeded has become less likely since it was sampled
-    Measure("-A(ρ - 1) of A > 0 there", partial(mean_of, "trm/contribution_positive", steps=HOT), ".2f"),
+    Measure("-A(rho - 1) of A > 0 there", partial(mean_of, "trm/contribution_positive", steps=HOT), ".2f"),
     Measure("of what is kept", partial(mean_of, "trm/contribution_positive_masked", steps=HOT), ".2f"),
     Measure("mean token KL there, nats", partial(mean_of, "trm/token_kl_mean", steps=HOT), ".1e"),
     Measure("largest gradient norm", partial(most_of, "actor/grad_norm"), ".2f"),
