@@ -4,9 +4,9 @@ python -m benchmarks.stale_masks [--seeds 24] [--rules NAME ...] [--rate X] [--m
 
 A network of two hidden layers copies one of two digits, 2, 4 or 6 times an episode, and gets a reward if all are right:
 groups of 8, GRPO's advantages, AdamW. As in `separate_async` a step is of two updates on batches of their own, and all
-of it was sampled by the policy from before the step before. Rules are the product's criteria at 0.05; `inward` rejects
-what `directional` keeps against `max`, a sequence with a token outside that the update would bring back, and nothing
-else. All rules of a seed begin with the same network.
+of it was sampled by the policy from before the step before. Rules are the product's criteria at their defaults, `dppo`
+is `prefix` without a budget, and `inward` a control: it rejects a sequence with a token outside that the update would
+bring back, which `max` does and `directional` does not. All rules of a seed begin with the same network.
 """
 
 import argparse
@@ -82,8 +82,8 @@ class Tasks:
 Rule = Callable[[TokenBatch, torch.Generator], torch.Tensor]
 
 
-def criterion(name: str, threshold: float = THRESHOLD) -> Rule:
-    settings = TrmConfig(criterion=name, max_token_kl=threshold)
+def criterion(name: str, **changed: float | None) -> Rule:
+    settings = TrmConfig(criterion=name, **changed)
     return lambda batch, _: decide(settings, batch)
 
 
@@ -103,12 +103,13 @@ def coin(batch: TokenBatch, generator: torch.Generator) -> torch.Tensor:
 
 
 RULES: dict[str, Rule] = {
-    "none": criterion("max", 1e9),
+    "none": criterion("max", max_token_kl=1e9),
     "max": criterion("max"),
-    "max 0.2": criterion("max", 0.2),
+    "max 0.2": criterion("max", max_token_kl=0.2),
     "coin 0.4": coin,
     "permuted": permuted,
     "inward": inward,
+    "dppo": criterion("prefix", prefix_budget=None, min_position_weight=1.0),
     **{name: criterion(name) for name in ("directional", "negative_only", "stop", "stop_directional", "token", "avg")},
 }
 
