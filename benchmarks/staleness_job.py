@@ -58,6 +58,7 @@ SIDES: dict[str, dict[str, Side]] = {
             for end, mask in (("", ()), (f", {UNMASKED}", (NO_MASK,)))
         },
         "half rate, directional": Side(SEPARATE, (HALF_RATE, "policy_loss=trm_directional")),
+        f"{COLOCATE}, directional": Side(COLOCATE, ("policy_loss=trm_directional",)),
         "threshold 0.2": Side(SEPARATE, (f"{LOSS}.trm.max_token_kl=0.2",)),
         # about what the mask keeps in steps 4 to 10
         "coin at 0.25": Side(SEPARATE, ("policy_loss=trm_random", f"{LOSS}.trm.random_acceptance=0.25")),

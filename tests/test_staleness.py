@@ -73,6 +73,7 @@ _CRITERION = f"{_ACTOR}.policy_loss.trm.criterion"
 CHANGED = {
     "half rate": {f"{_ACTOR}.optim.lr": 2.5e-4},
     "quarter rate": {f"{_ACTOR}.optim.lr": 1.25e-4},
+    f"{COLOCATE}, directional": {_CRITERION: "directional"},
     "half rate, directional": {f"{_ACTOR}.optim.lr": 2.5e-4, _CRITERION: "directional"},
     "no momentum": {f"{_ACTOR}.optim.betas": [0, 0.999]},
     "coin at 0.25": {_CRITERION: "random", f"{_ACTOR}.policy_loss.trm.random_acceptance": 0.25},
