@@ -33,22 +33,28 @@ class Side:
 
     mode: str
     overrides: tuple[str, ...] = ()
+    loss: str | None = None
+    """Preset of the policy loss; None: that of the experiment."""
+
+
+def _masked(mode: str, *overrides: str, loss: str = "trm") -> Side:
+    return Side(mode, overrides, loss)
 
 
 SIDES: dict[str, dict[str, Side]] = {
     LEARNING: {
-        f"{mode}, {mask}": Side(mode, overrides)
+        f"{mode}, {mask}": _masked(mode, *overrides)
         for mode in (COLOCATE, SEPARATE)
         for mask, overrides in ((MASKED, ()), (UNMASKED, (NO_MASK,)))
     },
-    # each differs from the first in one thing, and "no mask" in the mask as well
+    # each differs from the first in what its name says
     CAUSE: {
-        MASKED: Side(SEPARATE),
-        UNMASKED: Side(SEPARATE, (NO_MASK,)),
-        SYNC: Side(SYNC),
-        "sync, one update": Side(SYNC, (WHOLE_BATCH,)),
+        MASKED: _masked(SEPARATE),
+        UNMASKED: _masked(SEPARATE, NO_MASK),
+        SYNC: _masked(SYNC),
+        "sync, one update": _masked(SYNC, WHOLE_BATCH),
         **{
-            f"{name}{end}": Side(SEPARATE, (*changed, *mask))
+            f"{name}{end}": _masked(SEPARATE, *changed, *mask)
             for name, changed in (
                 ("half rate", (HALF_RATE,)),
                 ("quarter rate", (QUARTER_RATE,)),
@@ -57,15 +63,15 @@ SIDES: dict[str, dict[str, Side]] = {
             )
             for end, mask in (("", ()), (f", {UNMASKED}", (NO_MASK,)))
         },
-        "half rate, directional": Side(SEPARATE, (HALF_RATE, "policy_loss=trm_directional")),
-        f"{COLOCATE}, directional": Side(COLOCATE, ("policy_loss=trm_directional",)),
-        "threshold 0.2": Side(SEPARATE, (f"{LOSS}.trm.max_token_kl=0.2",)),
+        "threshold 0.2": _masked(SEPARATE, f"{LOSS}.trm.max_token_kl=0.2"),
         # about what the mask keeps in steps 4 to 10
-        "coin at 0.25": Side(SEPARATE, ("policy_loss=trm_random", f"{LOSS}.trm.random_acceptance=0.25")),
+        "coin at 0.25": _masked(SEPARATE, f"{LOSS}.trm.random_acceptance=0.25", loss="trm_random"),
         **{
-            name: Side(SEPARATE, (f"policy_loss=trm_{name}",))
+            name: _masked(SEPARATE, loss=f"trm_{name}")
             for name in ("permuted", "inverse", "directional", "negative_only", "stop", "stop_directional", "token")
         },
+        "half rate, directional": _masked(SEPARATE, HALF_RATE, loss="trm_directional"),
+        f"{COLOCATE}, directional": _masked(COLOCATE, loss="trm_directional"),
     },
     WALL: {
         SYNC: Side(SYNC),
@@ -247,6 +253,7 @@ def overrides(job: Job, run_dir: Path) -> list[str]:
         f"trainer.total_training_steps={job.steps}",
         # a run without any validation is not timed any faster
         f"trainer.test_freq={job.steps}",
+        *([f"policy_loss={side.loss}"] if side.loss else []),
         *work.overrides,
         *(slow if work.has_slow_tool else ()),
         *side.overrides,

@@ -99,7 +99,7 @@ def test_the_settings_of_each_run_are_allowed(part, side, tmp_path):
     assert (config.env.train.seed, config.trainer.total_training_steps) == (3, 4)
     thresholds = {"threshold 0.2": 0.2, **dict.fromkeys((name for name in SIDES[part] if UNMASKED in name), 1e9)}
     assert actor.policy_loss.trm.max_token_kl == thresholds.get(side, 0.05)
-    if part == CAUSE:
+    if part in (LEARNING, CAUSE):
         expected = UNCHANGED | CHANGED.get(side.removesuffix(f", {UNMASKED}"), {})
         assert {field: OmegaConf.select(config, field) for field in expected} == expected
     assert config.env.kwargs.get("tool_s") == (0.5 if work.has_slow_tool else None)
