@@ -5,7 +5,7 @@ python -m benchmarks.stale_masks [--seeds 24] [--rules NAME ...] [--rate X] [--m
 A network of two hidden layers copies one of two digits, 2, 4 or 6 times an episode, and gets a reward if all are right:
 groups of 8, GRPO's advantages, AdamW. As in `separate_async` a step is of two updates on batches of their own, and all
 of it was sampled by the policy from before the step before. Rules are the product's criteria at their defaults, `dppo`
-is `prefix` without a budget, and `inward` a control: it rejects a sequence with a token outside that the update would
+is `prefix` without a budget, and `inward` a control that rejects a sequence with a token outside that the update would
 bring back, which `max` does and `directional` does not. All rules of a seed begin with the same network.
 """
 
@@ -22,12 +22,11 @@ import torch
 from trm_agent.core.controls import Sequences, permuted_mask
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.losses import kept_tokens, masked_surrogate_loss
-from trm_agent.core.prefix_masks import pushes_outward, restricted_max_statistic
 from trm_agent.core.token_batch import TokenBatch
 from trm_agent.trust_region.masking import decide
 from trm_agent.trust_region.settings import TrmConfig
 
-DIGITS, HORIZONS, GROUP, HIDDEN, THRESHOLD = 10, (2, 4, 6), 8, 64, 0.05
+DIGITS, HORIZONS, GROUP, HIDDEN = 10, (2, 4, 6), 8, 64
 LONGEST = max(HORIZONS)
 TASKS = 16
 """Groups of a step."""
@@ -87,12 +86,6 @@ def criterion(name: str, **changed: float | None) -> Rule:
     return lambda batch, _: decide(settings, batch)
 
 
-def inward(batch: TokenBatch, _: torch.Generator) -> torch.Tensor:
-    back = ~pushes_outward(batch.advantages, batch.log_ratio)
-    statistic = restricted_max_statistic(batch.divergences.kl_for_max, back & batch.response_mask)
-    return kept_tokens(batch.response_mask, statistic.upper <= THRESHOLD)
-
-
 def permuted(batch: TokenBatch, generator: torch.Generator) -> torch.Tensor:
     accepted, signs = decide(TrmConfig(), batch).any(-1), batch.advantages[:, 0].sign().long()
     return kept_tokens(batch.response_mask, permuted_mask(Sequences(batch.lengths, signs, accepted), generator))
@@ -108,9 +101,11 @@ RULES: dict[str, Rule] = {
     "max 0.2": criterion("max", max_token_kl=0.2),
     "coin 0.4": coin,
     "permuted": permuted,
-    "inward": inward,
     "dppo": criterion("prefix", prefix_budget=None, min_position_weight=1.0),
-    **{name: criterion(name) for name in ("directional", "negative_only", "stop", "stop_directional", "token", "avg")},
+    **{
+        name: criterion(name)
+        for name in ("inward", "directional", "negative_only", "stop", "stop_directional", "token", "avg")
+    },
 }
 
 

@@ -68,7 +68,16 @@ SIDES: dict[str, dict[str, Side]] = {
         "coin at 0.25": _masked(SEPARATE, f"{LOSS}.trm.random_acceptance=0.25", loss="trm_random"),
         **{
             name: _masked(SEPARATE, loss=f"trm_{name}")
-            for name in ("permuted", "inverse", "directional", "negative_only", "stop", "stop_directional", "token")
+            for name in (
+                "permuted",
+                "inverse",
+                "directional",
+                "inward",
+                "negative_only",
+                "stop",
+                "stop_directional",
+                "token",
+            )
         },
         "half rate, directional": _masked(SEPARATE, HALF_RATE, loss="trm_directional"),
         f"{COLOCATE}, directional": _masked(COLOCATE, loss="trm_directional"),

@@ -79,7 +79,16 @@ CHANGED = {
     "coin at 0.25": {_CRITERION: "random", f"{_ACTOR}.policy_loss.trm.random_acceptance": 0.25},
     **{
         name: {_CRITERION: name}
-        for name in ("permuted", "inverse", "directional", "negative_only", "stop", "stop_directional", "token")
+        for name in (
+            "permuted",
+            "inverse",
+            "directional",
+            "inward",
+            "negative_only",
+            "stop",
+            "stop_directional",
+            "token",
+        )
     },
 }
 UNCHANGED = {f"{_ACTOR}.optim.lr": 5e-4, f"{_ACTOR}.optim.betas": [0.9, 0.999], _CRITERION: "max"}
