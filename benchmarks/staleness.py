@@ -1,30 +1,50 @@
 """What stale data does: learning with and without the mask, time a step, which tasks are lost, and kills.
 
-python -m benchmarks.staleness [--parts learning spans wall kills] [--seeds 0 1 2] [--runs N] [--gather]
+python -m benchmarks.staleness [--parts learning spans cause wall kills] [--sides "no mask"] [--seeds 0 1 2] [--gather]
 
 `learning`: the nano model in `colocate_async` and `separate_async`, with the trust region and with the same loss
 without a mask; success, acceptance and divergence by lag and by span of versions. `spans`: these of a server that
-samples few turns at a time, so that updates cut its episodes. `wall`: synchronous, both asynchronous modes and the
-strategy `drop` on tasks of which a quarter takes eight times as long as the others, since each call of the tool waits;
-seconds a step, and the tasks that were trained on. `kills`: both asynchronous modes, all processes killed at once in
-each phase of a step, and resumed. Runs of one seed follow each other. A run is stored when it ends, and not made
-again: the same command goes on.
+samples few turns at a time, so that updates cut its episodes. `cause`: what that success hangs on, each side a run of
+`separate_async` with one thing changed: the mask, the age of the data, the rate, the momentum, the updates a step.
+`wall`: synchronous, both asynchronous modes and the strategy `drop` on tasks of which a quarter takes eight times as
+long as the others, since each call of the tool waits; seconds a step, and the tasks that were trained on. `kills`: both
+asynchronous modes, all processes killed at once in each phase of a step, and resumed. Runs of one seed follow each
+other. A run is stored when it ends, and not made again: the same command goes on.
 """
 
 import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.peers import commit
-from benchmarks.staleness_job import KILLS, LEARNING, SIDES, SPANS, STEPS, WALL, WORKLOADS, Job, Result, read_result
+from benchmarks.staleness_cause import cause_table
+from benchmarks.staleness_job import (
+    CAUSE,
+    KILLS,
+    LEARNING,
+    SIDES,
+    SPANS,
+    STEPS,
+    WALL,
+    WORKLOADS,
+    Job,
+    Result,
+    read_result,
+)
 from benchmarks.staleness_learning import learning_table
 from benchmarks.staleness_runs import make_run
 from benchmarks.staleness_tables import kept_table, kills_table, wall_table
 
-TABLES = {LEARNING: (learning_table,), SPANS: (learning_table,), WALL: (wall_table, kept_table), KILLS: (kills_table,)}
+TABLES = {
+    LEARNING: (learning_table,),
+    SPANS: (learning_table,),
+    CAUSE: (cause_table,),
+    WALL: (wall_table, kept_table),
+    KILLS: (kills_table,),
+}
 
 
 def main() -> None:
@@ -34,7 +54,9 @@ def main() -> None:
     results = arguments.out / "results"
     results.mkdir(parents=True, exist_ok=True)
     if not arguments.gather:
-        wanted = jobs(arguments.parts, arguments.seeds, arguments.steps, arguments.tool_ms, commit())
+        wanted = jobs(
+            arguments.parts, arguments.seeds, arguments.steps, arguments.tool_ms, commit(), sides=arguments.sides
+        )
         for number, job in enumerate(missing(wanted, results)):
             if number == arguments.runs:
                 break
@@ -47,6 +69,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=STEPS, default=list(STEPS), help="what to run (default all)")
+    parser.add_argument("--sides", nargs="+", metavar="NAME", help="make only these sides of the parts")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="kills take the first (default 0 1 2)")
     parser.add_argument("--steps", type=int, help="training steps of each run but the killed ones (default 20 and 12)")
     parser.add_argument(
@@ -59,10 +82,21 @@ def parsed() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.steps is not None and arguments.steps < 2:
         parser.error(f"--steps: got {arguments.steps}; allowed: 2 or more, since the first begins with the start")
+    known = {side for part in arguments.parts for side in SIDES[part]}
+    if unknown := sorted(set(arguments.sides or ()) - known):
+        parser.error(f"--sides: got {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
     return arguments
 
 
-def jobs(parts: Sequence[str], seeds: Sequence[int], steps: int | None, tool_ms: int, code: str) -> Iterator[Job]:
+def jobs(
+    parts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int | None,
+    tool_ms: int,
+    code: str,
+    *,
+    sides: Collection[str] | None = None,
+) -> Iterator[Job]:
     """Yield all runs in the order in which they are made: the sides of a part with one seed follow each other.
 
     Args:
@@ -71,10 +105,11 @@ def jobs(parts: Sequence[str], seeds: Sequence[int], steps: int | None, tool_ms:
         steps: of each run; None: as many as its part has. Runs that are killed always have their own number.
         tool_ms: milliseconds of a call of a slow tool.
         code: version of the code.
+        sides: the only ones to yield, in the order of their part; None: all.
     """
     for part in parts:
         for seed in seeds[:1] if part == KILLS else seeds:
-            for side in SIDES[part]:
+            for side in (name for name in SIDES[part] if sides is None or name in sides):
                 number = STEPS[part] if steps is None or part == KILLS else steps
                 yield Job(part, side, seed, number, tool_ms, code)
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-LEARNING, SPANS, WALL, KILLS = "learning", "spans", "wall", "kills"
-STEPS = {LEARNING: 20, SPANS: 20, WALL: 12, KILLS: 8}
+LEARNING, SPANS, CAUSE, WALL, KILLS = "learning", "spans", "cause", "wall", "kills"
+STEPS = {LEARNING: 20, SPANS: 20, CAUSE: 20, WALL: 12, KILLS: 8}
 SYNC, COLOCATE, SEPARATE = "sync", "colocate_async", "separate_async"
 EXPERIMENTS = {SYNC: "math_nano", COLOCATE: "math_nano_async", SEPARATE: "math_nano_separate"}
 MASKED, UNMASKED = "trm", "no mask"
@@ -19,6 +19,12 @@ SAMPLER = "trainer.v1.sampler"
 NO_MASK = f"{LOSS}.trm.max_token_kl=1e9"
 AT_ONCE = 8
 """Turns that a server of `spans` samples at a time, of 128 episodes a step."""
+OPTIM = "actor_rollout_ref.actor.optim"
+# of 5e-4, the rate of the preset
+HALF_RATE, QUARTER_RATE = f"{OPTIM}.lr=2.5e-4", f"{OPTIM}.lr=1.25e-4"
+NO_MOMENTUM = f"{OPTIM}.betas=[0,0.999]"
+WHOLE_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size=16"
+ONE_UPDATE = (WHOLE_BATCH, f"trainer.v1.{SEPARATE}.parameter_sync_step=1")
 LONG = 9
 """Calls of a long task: each waits, and a short one of `wall` has one. With the turns, it takes eight times as long."""
 
@@ -29,17 +35,58 @@ class Side:
 
     mode: str
     overrides: tuple[str, ...] = ()
+    loss: str | None = None
+    """Preset of the policy loss; None: that of the experiment."""
+
+
+def _masked(mode: str, *overrides: str, loss: str = "trm") -> Side:
+    return Side(mode, overrides, loss)
 
 
 SIDES: dict[str, dict[str, Side]] = {
     LEARNING: {
-        f"{mode}, {mask}": Side(mode, overrides)
+        f"{mode}, {mask}": _masked(mode, *overrides)
         for mode in (COLOCATE, SEPARATE)
         for mask, overrides in ((MASKED, ()), (UNMASKED, (NO_MASK,)))
     },
     # a server that has not played all before the trainer is done, so that updates cut episodes
     SPANS: {
-        f"{SEPARATE}, {AT_ONCE} turns at once": Side(SEPARATE, (f"actor_rollout_ref.rollout.max_num_seqs={AT_ONCE}",))
+        f"{SEPARATE}, {AT_ONCE} turns at once": _masked(SEPARATE, f"actor_rollout_ref.rollout.max_num_seqs={AT_ONCE}")
+    },
+    # each differs from the first in what its name says
+    CAUSE: {
+        MASKED: _masked(SEPARATE),
+        UNMASKED: _masked(SEPARATE, NO_MASK),
+        SYNC: _masked(SYNC),
+        "sync, one update": _masked(SYNC, WHOLE_BATCH),
+        **{
+            f"{name}{end}": _masked(SEPARATE, *changed, *mask)
+            for name, changed in (
+                ("half rate", (HALF_RATE,)),
+                ("quarter rate", (QUARTER_RATE,)),
+                ("one update", ONE_UPDATE),
+                ("no momentum", (NO_MOMENTUM,)),
+            )
+            for end, mask in (("", ()), (f", {UNMASKED}", (NO_MASK,)))
+        },
+        "threshold 0.2": _masked(SEPARATE, f"{LOSS}.trm.max_token_kl=0.2"),
+        # about what the mask keeps in steps 4 to 10
+        "coin at 0.25": _masked(SEPARATE, f"{LOSS}.trm.random_acceptance=0.25", loss="trm_random"),
+        **{
+            name: _masked(SEPARATE, loss=f"trm_{name}")
+            for name in (
+                "permuted",
+                "inverse",
+                "directional",
+                "inward",
+                "negative_only",
+                "stop",
+                "stop_directional",
+                "token",
+            )
+        },
+        "half rate, directional": _masked(SEPARATE, HALF_RATE, loss="trm_directional"),
+        f"{COLOCATE}, directional": _masked(COLOCATE, loss="trm_directional"),
     },
     WALL: {
         SYNC: Side(SYNC),
@@ -67,20 +114,22 @@ class Workload:
     """Whether each call waits, and every step is dumped whole."""
 
 
-WORKLOADS = {
-    LEARNING: Workload(
-        tasks=16,
-        group=8,
-        horizons=(2, 4, 6),
-        # two updates a step in either mode
-        overrides=(
-            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-            "env.val.num_tasks=128",
-            "env.val.greedy_tasks=0",
-            "trainer.save_freq=-1",
-            f"{LOSS}.dump.every=0",
-        ),
+_LEARNING = Workload(
+    tasks=16,
+    group=8,
+    horizons=(2, 4, 6),
+    # two updates a step in any mode
+    overrides=(
+        "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+        "env.val.num_tasks=128",
+        "env.val.greedy_tasks=0",
+        "trainer.save_freq=-1",
+        f"{LOSS}.dump.every=0",
     ),
+)
+WORKLOADS = {
+    LEARNING: _LEARNING,
+    CAUSE: _LEARNING,
     SPANS: Workload(
         tasks=16,
         group=8,
@@ -238,6 +287,7 @@ def overrides(job: Job, run_dir: Path) -> list[str]:
         f"trainer.total_training_steps={job.steps}",
         # a run without any validation is not timed any faster
         f"trainer.test_freq={job.steps}",
+        *([f"policy_loss={side.loss}"] if side.loss else []),
         *work.overrides,
         *(slow if work.has_slow_tool else ()),
         *side.overrides,

@@ -16,9 +16,9 @@ from trm_agent.runs.folder import read_metrics
 
 # what the tables are made of
 _KEPT = re.compile(
-    r"step|time|timing_s/.*|actor/grad_norm|run/.*|trm/(acceptance|kept_tokens|token_kl_max|num_sequences)"
-    r"|trm/.*_(lag|span)_.|env/(success|num_episodes|infrastructure_failures|evicted_.*|turns/.*|paused_s/mean)"
-    r"|env/val_success/.*"
+    r"step|time|timing_s/.*|actor/grad_norm|run/.*|trm/(acceptance|kept_tokens|token_kl_m(ax|ean)|num_sequences)"
+    r"|trm/(acceptance_(positive|negative|length_q.)|contribution_.*)|trm/.*_(lag|span)_."
+    r"|env/(success|num_episodes|infrastructure_failures|evicted_.*|turns/.*|paused_s/mean)|env/val_success/.*"
 )
 # drawn for a step, those ahead of it and those in the place of dropped ones
 _DRAWN_A_STEP = 6

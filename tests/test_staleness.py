@@ -6,10 +6,13 @@ from dataclasses import replace
 import pyarrow
 import pyarrow.parquet
 import pytest
+from omegaconf import OmegaConf
 
 from benchmarks.staleness import jobs, missing, tables
+from benchmarks.staleness_cause import cause_table, lowest
 from benchmarks.staleness_figures import seconds_a_step, step_seconds, weighted
 from benchmarks.staleness_job import (
+    CAUSE,
     COLOCATE,
     DROP,
     KILLS,
@@ -65,6 +68,33 @@ def cells(table: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
+_ACTOR = "actor_rollout_ref.actor"
+_CRITERION = f"{_ACTOR}.policy_loss.trm.criterion"
+# what a side of `cause` changes, mask, mode and updates a step left out
+CHANGED = {
+    "half rate": {f"{_ACTOR}.optim.lr": 2.5e-4},
+    "quarter rate": {f"{_ACTOR}.optim.lr": 1.25e-4},
+    f"{COLOCATE}, directional": {_CRITERION: "directional"},
+    "half rate, directional": {f"{_ACTOR}.optim.lr": 2.5e-4, _CRITERION: "directional"},
+    "no momentum": {f"{_ACTOR}.optim.betas": [0, 0.999]},
+    "coin at 0.25": {_CRITERION: "random", f"{_ACTOR}.policy_loss.trm.random_acceptance": 0.25},
+    **{
+        name: {_CRITERION: name}
+        for name in (
+            "permuted",
+            "inverse",
+            "directional",
+            "inward",
+            "negative_only",
+            "stop",
+            "stop_directional",
+            "token",
+        )
+    },
+}
+UNCHANGED = {f"{_ACTOR}.optim.lr": 5e-4, f"{_ACTOR}.optim.betas": [0.9, 0.999], _CRITERION: "max"}
+
+SIDES_OF_CAUSE = list(SIDES[CAUSE])
 # all kills of a mode have one setting
 RUNS = [(part, side) for part, sides in SIDES.items() for side in sides if not side.endswith(PHASES[1:])]
 
@@ -77,11 +107,15 @@ def test_the_settings_of_each_run_are_allowed(part, side, tmp_path):
     assert config.trainer.v1.trainer_mode == SIDES[part][side].mode
     assert (config.data.train_batch_size, config.actor_rollout_ref.rollout.n) == (work.tasks, work.group)
     assert (config.env.train.seed, config.trainer.total_training_steps) == (3, 4)
-    assert actor.policy_loss.trm.max_token_kl == (1e9 if UNMASKED in side else 0.05)
+    thresholds = {"threshold 0.2": 0.2, **dict.fromkeys((name for name in SIDES[part] if UNMASKED in name), 1e9)}
+    assert actor.policy_loss.trm.max_token_kl == thresholds.get(side, 0.05)
+    if part in (LEARNING, CAUSE):
+        expected = UNCHANGED | CHANGED.get(side.removesuffix(f", {UNMASKED}"), {})
+        assert {field: OmegaConf.select(config, field) for field in expected} == expected
     assert config.env.kwargs.get("tool_s") == (0.5 if work.has_slow_tool else None)
     # so that sides of a part differ in no more than their mode
     updates = work.tasks / actor.ppo_mini_batch_size
-    assert updates == {LEARNING: 2, SPANS: 2, WALL: 1, KILLS: 2}[part]
+    assert updates == (1 if "one update" in side else {LEARNING: 2, SPANS: 2, CAUSE: 2, WALL: 1, KILLS: 2}[part])
     assert (part == SPANS) == (config.actor_rollout_ref.rollout.max_num_seqs == 8)
 
 
@@ -119,6 +153,31 @@ def test_learning_stands_side_by_side_with_the_spread_over_seeds():
     assert cells(table, "span 1: acceptance") == ["55.0% (50.0% to 60.0%)", "-"]
     # what no run has is left out
     assert "lag 2" not in table
+
+
+def test_a_fall_is_told_by_its_lowest_steps_in_a_row():
+    # 0.1 + 0.2 + 0.3 by 3, and no window over the end
+    success = (0.9, 0.5, 0.3, 0.2, 0.1, 0.6, 0.0)
+    rows = [row(step, step, **{"env/success": value}) for step, value in enumerate(success, start=1)]
+    run = Result(job(CAUSE, SIDES_OF_CAUSE[0]), tuple(reversed(rows)))
+    assert lowest(3, run) == pytest.approx(0.2)
+    assert lowest(8, run) is None
+
+
+def test_what_learning_hangs_on_stands_a_line_a_side():
+    names = ("env/success", "trm/acceptance_positive", "actor/grad_norm")
+    first, second = SIDES_OF_CAUSE[:2]
+    runs = [result(CAUSE, first, seed=seed, **dict.fromkeys(names, 0.5 + seed / 10)) for seed in (0, 1)]
+    # kept in steps 4 to 10 alone
+    early = {**runs[0].rows[0], "trm/acceptance_positive": 0.0}
+    runs[0] = replace(runs[0], rows=(early, *runs[0].rows[1:]))
+    table = cause_table([result(CAUSE, second, **{"env/success": 0.25}), *runs])
+    assert table.index(f"| {first} (2) |") < table.index(f"| {second} (1) |")
+    line = dict(zip(cells(table, ""), cells(table, f"{first} (2)"), strict=True))
+    assert line["last 5"] == "55% (50% to 60%)"
+    assert line["of A > 0"] == "55% (50% to 60%)"
+    assert line["largest gradient norm"] == "0.55 (0.50 to 0.60)"
+    assert cells(table, f"{second} (1)")[1] == "25%"
 
 
 def test_the_longest_is_told_against_the_median_of_its_step():
@@ -193,6 +252,8 @@ def test_sides_of_a_seed_follow_each_other_and_what_is_stored_is_not_made_again(
         *((0, side) for side in SIDES[KILLS]),
     ]
     assert len({each.name for each in wanted}) == len(wanted)
+    only = jobs([LEARNING, CAUSE], [0, 1], None, 500, "abc", sides=["token", "stop"])
+    assert [(each.seed, each.side) for each in only] == [(0, "stop"), (0, "token"), (1, "stop"), (1, "token")]
     assert {each.steps for each in jobs([LEARNING, KILLS], [0], 2, 500, "abc")} == {2, 8}
     run = replace(result(WALL, DROP), job=wanted[3], episodes=episodes([1], 2), kill=Kill(3, 2, 1))
     run.write(tmp_path / f"{wanted[3].name}.json")
@@ -220,8 +281,12 @@ def test_rows_keep_what_the_tables_are_made_of():
         "trm/token_kl_mean_lag_1",
         "trm/acceptance_span_3",
         "env/evicted_length_q4",
+        "trm/acceptance_length_q4",
+        "trm/acceptance_negative",
+        "trm/contribution_positive_masked",
+        "trm/token_kl_mean",
     )
-    dropped = ("trm/horizon", "trm/bound_stop", "env/ending/h2/solved", "actor/lr", "trm/acceptance_length_q1")
+    dropped = ("trm/horizon", "trm/bound_stop", "env/ending/h2/solved", "actor/lr", "trm/token_kl_mean_k3")
     assert list(kept(dict.fromkeys((*names, *dropped), 1.0))) == list(names)
 
 

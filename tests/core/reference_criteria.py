@@ -63,6 +63,10 @@ STATISTICS: dict[str, tuple[Callable[[Sequence, Settings], float], str]] = {
         lambda s, _: max([kl for t, kl in enumerate(s.for_max.upper) if outward(s, t)], default=0.0),
         "max_token_kl",
     ),
+    "inward": (
+        lambda s, _: max([kl for t, kl in enumerate(s.for_max.upper) if not outward(s, t)], default=0.0),
+        "max_token_kl",
+    ),
     "negative_only": (lambda s, _: max(s.for_max.upper) if s.advantages[0] < 0 else 0.0, "max_token_kl"),
     "prefix_avg": (lambda s, _: max(running_means(s.for_avg.upper)), "avg_token_kl"),
 }

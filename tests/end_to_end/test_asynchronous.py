@@ -51,6 +51,8 @@ def test_so_it_is_with_rollout_servers_of_their_own_and_two_updates_a_step(tmp_p
     asked = [sys.executable, "-m", "trm_agent.train", "experiment=math_nano_separate", *SMALL[1:], *OVERRIDES]
     given = [*asked, "actor_rollout_ref.actor.ppo_mini_batch_size=1", "env.val.num_tasks=2", f"run.dir={run}"]
     given += ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8", "env.val.greedy_tasks=0"]
+    # its metrics have "max" in a name
+    given += ["policy_loss=trm"]
     # a few episodes at a time, else the server has played all before the trainer is done, and no update cuts anything
     given += ["actor_rollout_ref.rollout.max_num_seqs=2"]
     kill_after_a_checkpoint(given, run, KILLED_AFTER)

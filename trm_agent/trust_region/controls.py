@@ -20,7 +20,7 @@ QUARTERS = tuple(f"trm/acceptance_length_q{quarter}" for quarter in (1, 2, 3, 4)
 CONTROLLED = Setting(
     "controlled",
     "max",
-    OneOf(("max", "avg", "both", "ln", "ser", "directional", "negative_only", "prefix_avg")),
+    OneOf(("max", "avg", "both", "ln", "ser", "directional", "inward", "negative_only", "prefix_avg")),
     "`inverse`, `permuted`: criterion whose decisions they turn round or shuffle.",
 )
 YOKED_RUN = Setting(

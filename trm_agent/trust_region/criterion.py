@@ -67,7 +67,7 @@ MAX_TOKEN_KL = Setting(
     "max_token_kl",
     0.05,
     POSITIVE,
-    "Threshold of a single token for `max`, `both`, `directional`, `negative_only`, `token`, `stop` and "
+    "Threshold of a single token for `max`, `both`, `directional`, `inward`, `negative_only`, `token`, `stop` and "
     "`stop_directional`, delta of `ln`; nats.",
 )
 AVG_TOKEN_KL = Setting("avg_token_kl", 0.001, POSITIVE, "Threshold of `avg`, `both` and `prefix_avg`; nats.")

@@ -20,6 +20,15 @@ def largest_outward_kl(batch: TokenBatch) -> Interval:
     )
 
 
+def largest_inward_kl(batch: TokenBatch) -> Interval:
+    """Return max_t D_t over the tokens that the update does not push further from the rollout."""
+    from trm_agent.core.prefix_masks import pushes_outward, restricted_max_statistic
+
+    return restricted_max_statistic(
+        batch.divergences.kl_for_max, ~pushes_outward(batch.advantages, batch.log_ratio) & batch.response_mask
+    )
+
+
 def largest_kl_of_negatives(batch: TokenBatch) -> Interval:
     """Return max_t D_t over the tokens with A < 0, which are all tokens of a sequence or none."""
     from trm_agent.core.prefix_masks import restricted_max_statistic
@@ -41,6 +50,11 @@ DIRECTIONS: dict[str, Criterion] = {
         statistic=largest_outward_kl,
         limits=MAX_LIMITS,
         adapts=True,
+    ),
+    "inward": Criterion(
+        "no token above `max_token_kl` but those that the update pushes further out: a control of `directional`",
+        thresholds=(MAX_TOKEN_KL,),
+        statistic=largest_inward_kl,
     ),
     "negative_only": Criterion(
         "`max`, for sequences with A < 0 alone",
