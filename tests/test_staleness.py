@@ -6,7 +6,6 @@ from dataclasses import replace
 import pyarrow
 import pyarrow.parquet
 import pytest
-from omegaconf import OmegaConf
 
 from benchmarks.staleness import jobs, missing, tables
 from benchmarks.staleness_cause import cause_table, lowest
@@ -20,7 +19,6 @@ from benchmarks.staleness_job import (
     PHASES,
     SEPARATE,
     SIDES,
-    SPANS,
     SYNC,
     UNMASKED,
     WALL,
@@ -29,14 +27,11 @@ from benchmarks.staleness_job import (
     Job,
     Kill,
     Result,
-    overrides,
     read_result,
 )
 from benchmarks.staleness_learning import held_out, learning_table
 from benchmarks.staleness_runs import episodes_of, kept
 from benchmarks.staleness_tables import audit, kept_table, kills_table, spread, wall_table
-from trm_agent.runs.compose import compose_run
-from trm_agent.runs.preflight import check
 from trm_agent.tasks import TRAIN, task_seed
 
 
@@ -66,57 +61,6 @@ def episodes(tasks: list[int], group: int, first_step: int = 1, a_step: int = 8)
 def cells(table: str, name: str) -> list[str]:
     (line,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
-
-
-_ACTOR = "actor_rollout_ref.actor"
-_CRITERION = f"{_ACTOR}.policy_loss.trm.criterion"
-# what a side of `cause` changes, mask, mode and updates a step left out
-CHANGED = {
-    "half rate": {f"{_ACTOR}.optim.lr": 2.5e-4},
-    "quarter rate": {f"{_ACTOR}.optim.lr": 1.25e-4},
-    f"{COLOCATE}, directional": {_CRITERION: "directional"},
-    "half rate, directional": {f"{_ACTOR}.optim.lr": 2.5e-4, _CRITERION: "directional"},
-    "no momentum": {f"{_ACTOR}.optim.betas": [0, 0.999]},
-    "coin at 0.25": {_CRITERION: "random", f"{_ACTOR}.policy_loss.trm.random_acceptance": 0.25},
-    **{
-        name: {_CRITERION: name}
-        for name in (
-            "permuted",
-            "inverse",
-            "directional",
-            "inward",
-            "negative_only",
-            "stop",
-            "stop_directional",
-            "token",
-        )
-    },
-}
-UNCHANGED = {f"{_ACTOR}.optim.lr": 5e-4, f"{_ACTOR}.optim.betas": [0.9, 0.999], _CRITERION: "max"}
-
-SIDES_OF_CAUSE = list(SIDES[CAUSE])
-# all kills of a mode have one setting
-RUNS = [(part, side) for part, sides in SIDES.items() for side in sides if not side.endswith(PHASES[1:])]
-
-
-@pytest.mark.parametrize(("part", "side"), RUNS)
-def test_the_settings_of_each_run_are_allowed(part, side, tmp_path):
-    config = compose_run(overrides(job(part, side, seed=3), tmp_path))
-    check(config)
-    work, actor = WORKLOADS[part], config.actor_rollout_ref.actor
-    assert config.trainer.v1.trainer_mode == SIDES[part][side].mode
-    assert (config.data.train_batch_size, config.actor_rollout_ref.rollout.n) == (work.tasks, work.group)
-    assert (config.env.train.seed, config.trainer.total_training_steps) == (3, 4)
-    thresholds = {"threshold 0.2": 0.2, **dict.fromkeys((name for name in SIDES[part] if UNMASKED in name), 1e9)}
-    assert actor.policy_loss.trm.max_token_kl == thresholds.get(side, 0.05)
-    if part in (LEARNING, CAUSE):
-        expected = UNCHANGED | CHANGED.get(side.removesuffix(f", {UNMASKED}"), {})
-        assert {field: OmegaConf.select(config, field) for field in expected} == expected
-    assert config.env.kwargs.get("tool_s") == (0.5 if work.has_slow_tool else None)
-    # so that sides of a part differ in no more than their mode
-    updates = work.tasks / actor.ppo_mini_batch_size
-    assert updates == (1 if "one update" in side else {LEARNING: 2, SPANS: 2, CAUSE: 2, WALL: 1, KILLS: 2}[part])
-    assert (part == SPANS) == (config.actor_rollout_ref.rollout.max_num_seqs == 8)
 
 
 def test_seconds_a_step_leave_out_the_first_two_and_what_belongs_to_none():
@@ -159,14 +103,14 @@ def test_a_fall_is_told_by_its_lowest_steps_in_a_row():
     # 0.1 + 0.2 + 0.3 by 3, and no window over the end
     success = (0.9, 0.5, 0.3, 0.2, 0.1, 0.6, 0.0)
     rows = [row(step, step, **{"env/success": value}) for step, value in enumerate(success, start=1)]
-    run = Result(job(CAUSE, SIDES_OF_CAUSE[0]), tuple(reversed(rows)))
+    run = Result(job(CAUSE, list(SIDES[CAUSE])[0]), tuple(reversed(rows)))
     assert lowest(3, run) == pytest.approx(0.2)
     assert lowest(8, run) is None
 
 
 def test_what_learning_hangs_on_stands_a_line_a_side():
     names = ("env/success", "trm/acceptance_positive", "actor/grad_norm")
-    first, second = SIDES_OF_CAUSE[:2]
+    first, second = list(SIDES[CAUSE])[:2]
     runs = [result(CAUSE, first, seed=seed, **dict.fromkeys(names, 0.5 + seed / 10)) for seed in (0, 1)]
     # kept in steps 4 to 10 alone
     early = {**runs[0].rows[0], "trm/acceptance_positive": 0.0}
