@@ -103,7 +103,7 @@ def test_a_fall_is_told_by_its_lowest_steps_in_a_row():
     # 0.1 + 0.2 + 0.3 by 3, and no window over the end
     success = (0.9, 0.5, 0.3, 0.2, 0.1, 0.6, 0.0)
     rows = [row(step, step, **{"env/success": value}) for step, value in enumerate(success, start=1)]
-    run = Result(job(CAUSE, list(SIDES[CAUSE])[0]), tuple(reversed(rows)))
+    run = Result(job(CAUSE, next(iter(SIDES[CAUSE]))), tuple(reversed(rows)))
     assert lowest(3, run) == pytest.approx(0.2)
     assert lowest(8, run) is None
 
