@@ -8,7 +8,6 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,10 +34,6 @@ NEXT_WORK = {
     "data queue": "the model is loaded and the rollout engine starts, which takes longest",
     "actor and rollout engine": "the agent loops start",
 }
-# a step's line is shorter, as far as that is up to what waited in it
-LINE_WIDTH = 120
-# shares of a step from which on they are told there: of a part that waited, of the weights' synchronisation
-TELLING_WAIT, TELLING_WEIGHTS = 0.5, 0.1
 # a metric of every row that holds a validation
 VALIDATION_FAILURES = "env/val_infrastructure_failures"
 
@@ -200,39 +195,19 @@ def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> 
     elif "actor/ppo_kl" in row:
         parts.append(f"KL {row['actor/ppo_kl']:.1e}")
     parts.append(f"{row.get('run/tokens_per_s') or float('nan'):.0f} tok/s")
-    parts.append(f"{durations[-1]:.1f} s")
-    line, end = "  ".join(parts), f"  ETA {duration(eta)}"
-    return f"{line}{waits(row, LINE_WIDTH - 1 - len(line) - len(end))}{end}"
+    parts.append(f"{durations[-1]:.1f} s{waits(row)}")
+    parts.append(f"ETA {duration(eta)}")
+    return "  ".join(parts)
 
 
-def waits(row: Mapping[str, Any], room: int) -> str:
-    """Format who waited for a good part of a step, and how long its weights took, as far as there is room.
-
-    Trainer and servers come first, the longer wait in front, then the weights, then the queue, which had nothing for
-    the trainer.
-
-    Args:
-        row: of the step.
-        room: the most characters.
-
-    Returns:
-        In brackets, behind a blank; empty where there is nothing to tell or no room for the first of it.
-    """
-    # place, its order among those of one place, words
-    told: list[tuple[int, float, str]] = []
-    for place, name in ((0, "trainer"), (0, "servers"), (2, "queue")):
-        if (share := row.get(f"run/{name}_idle") or 0.0) >= TELLING_WAIT:
-            told.append((place, -share, f"{name} idle {100 * share:.0f} %"))
-    seconds = row.get("timing_s/update_weights") or 0.0
-    if seconds >= TELLING_WEIGHTS * row["timing_s/step"]:
-        told.append((1, 0.0, f"weights {seconds:.2f} s"))
-    text = ""
-    for _, _, words in sorted(told):
-        longer = f"{text[:-1]}, {words})" if text else f" ({words})"
-        if len(longer) > room:
-            break
-        text = longer
-    return text
+def waits(row: dict[str, Any]) -> str:
+    """Format the shares of a step in which each part waited, and the seconds of its weights; empty without any."""
+    names = [name for name in ("trainer", "servers", "queue") if row.get(f"run/{name}_idle") is not None]
+    shares = [f"{name} {100 * row[f'run/{name}_idle']:.0f} %" for name in names]
+    shown = [f"idle: {', '.join(shares)}"] if shares else []
+    if (seconds := row.get("timing_s/update_weights")) is not None:
+        shown.append(f"weights {seconds:.2f} s")
+    return f" ({'; '.join(shown)})" if shown else ""
 
 
 def rejections(row: dict[str, Any]) -> str:
