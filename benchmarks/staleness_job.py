@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ NO_MASK = f"{LOSS}.trm.max_token_kl=1e9"
 AT_ONCE = 8
 """Turns that a server of `spans` samples at a time, of 128 episodes a step."""
 OPTIM = "actor_rollout_ref.actor.optim"
-# of 5e-4, the rate of the preset
-HALF_RATE, QUARTER_RATE = f"{OPTIM}.lr=2.5e-4", f"{OPTIM}.lr=1.25e-4"
+# that of the synchronous preset, and parts of it: the asynchronous ones have half
+FULL_RATE, HALF_RATE, QUARTER_RATE = (f"{OPTIM}.lr={rate}" for rate in ("5e-4", "2.5e-4", "1.25e-4"))
 NO_MOMENTUM = f"{OPTIM}.betas=[0,0.999]"
 WHOLE_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size=16"
 ONE_UPDATE = (WHOLE_BATCH, f"trainer.v1.{SEPARATE}.parameter_sync_step=1")
@@ -86,7 +86,10 @@ SIDES: dict[str, dict[str, Side]] = {
             )
         },
         "half rate, directional": _masked(SEPARATE, HALF_RATE, loss="trm_directional"),
-        f"{COLOCATE}, directional": _masked(COLOCATE, loss="trm_directional"),
+        **{
+            f"{COLOCATE}, {name}": _masked(COLOCATE, *changed, loss=loss)
+            for name, changed, loss in (("directional", (), "trm_directional"), ("half rate", (HALF_RATE,), "trm"))
+        },
     },
     WALL: {
         SYNC: Side(SYNC),
@@ -129,7 +132,7 @@ _LEARNING = Workload(
 )
 WORKLOADS = {
     LEARNING: _LEARNING,
-    CAUSE: _LEARNING,
+    CAUSE: replace(_LEARNING, overrides=(*_LEARNING.overrides, FULL_RATE)),
     SPANS: Workload(
         tasks=16,
         group=8,

@@ -27,6 +27,7 @@ CHANGED = {
     "half rate": {f"{_ACTOR}.optim.lr": 2.5e-4},
     "quarter rate": {f"{_ACTOR}.optim.lr": 1.25e-4},
     f"{COLOCATE}, directional": {_CRITERION: "directional"},
+    f"{COLOCATE}, half rate": {f"{_ACTOR}.optim.lr": 2.5e-4},
     "half rate, directional": {f"{_ACTOR}.optim.lr": 2.5e-4, _CRITERION: "directional"},
     "no momentum": {f"{_ACTOR}.optim.betas": [0, 0.999]},
     "coin at 0.25": {_CRITERION: "random", f"{_ACTOR}.policy_loss.trm.random_acceptance": 0.25},
@@ -61,7 +62,9 @@ def test_the_settings_of_each_run_are_allowed(part, side, tmp_path):
     thresholds = {"threshold 0.2": 0.2, **dict.fromkeys((name for name in SIDES[part] if UNMASKED in name), 1e9)}
     assert actor.policy_loss.trm.max_token_kl == thresholds.get(side, 0.05)
     if part in (LEARNING, CAUSE):
-        expected = UNCHANGED | CHANGED.get(side.removesuffix(f", {UNMASKED}"), {})
+        # `learning` has the rate of the presets
+        of_part = {f"{_ACTOR}.optim.lr": 2.5e-4} if part == LEARNING else {}
+        expected = UNCHANGED | of_part | CHANGED.get(side.removesuffix(f", {UNMASKED}"), {})
         assert {field: OmegaConf.select(config, field) for field in expected} == expected
     assert config.env.kwargs.get("tool_s") == (0.5 if work.has_slow_tool else None)
     # so that sides of a part differ in no more than their mode
