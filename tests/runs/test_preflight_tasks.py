@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from tests.runs.test_preflight_sampling import nano
 from trm_agent.runs.preflight_tasks import enough_tasks
 
-FILTER, MODE = "algorithm.filter_groups", "trainer.v1.trainer_mode"
+FILTER, MODE, STEPS = "algorithm.filter_groups", "trainer.v1.trainer_mode", "trainer.total_training_steps"
 FILTERED = {f"{FILTER}.enable": True, f"{FILTER}.max_num_gen_batches": 5}
 COLOCATED = {MODE: "colocate_async", "trainer.v1.colocate_async.num_warmup_batches": 1.5}
 
@@ -24,6 +24,12 @@ COLOCATED = {MODE: "colocate_async", "trainer.v1.colocate_async.num_warmup_batch
         (COLOCATED, 664, "16 tasks and those ahead of the last (trainer.v1.colocate_async.num_warmup_batches); raise"),
         ({MODE: "separate_async"}, 656, "and those ahead of the last (trainer.v1.separate_async.num_warmup_batches)"),
         (COLOCATED | {f"{FILTER}.enable": True}, 640, "which is 40 steps of 16 tasks; raise it"),
+        # of one step
+        (
+            COLOCATED | {f"{FILTER}.enable": True, STEPS: 1},
+            24,
+            "which are those ahead of the first step (trainer.v1.colo",
+        ),
         (FILTERED | COLOCATED, 3224, "times algorithm.filter_groups.max_num_gen_batches=5 and those ahead of the last"),
     ],
 )

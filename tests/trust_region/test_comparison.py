@@ -35,7 +35,13 @@ def test_tokens_are_counted_by_sign_and_in_the_longest_quarter(tmp_path):
 
 
 def test_controls_are_left_out_and_every_other_criterion_is_there():
-    assert CRITERIA.keys() - set(COMPARED) == {"random", "inverse", "permuted", "yoked"}
+    assert CRITERIA.keys() - set(COMPARED) == {"random", "inward", "inverse", "permuted", "yoked"}
+
+
+def test_a_criterion_without_its_threshold_is_left_out(tmp_path):
+    trm = TrmConfig(avg_token_kl=None)
+    found = {each.criterion for each in kept_by_criterion(load(read_dump(write(tmp_path, SEQUENCES)), trm), trm)}
+    assert found == set(COMPARED) - {"avg", "both", "prefix_avg"}
 
 
 def test_what_is_not_there_has_no_share(tmp_path):

@@ -283,3 +283,14 @@ def test_no_task_is_drawn_for_a_step_that_will_not_come(ahead, drawn, updates, m
         assert sum(len(batch) for batch in run.step()) == SIZE
         found.append(queue.num_drawn)
     assert (found, queue.in_play()) == (drawn, [])
+
+
+def test_the_last_step_replaces_groups_within_its_limit_though_it_began_with_tasks_that_were_ahead(monkeypatch):
+    # of the two steps' eight tasks two are without signal, and the second step, which drew none of its own, finds them
+    queue = ScriptedQueue(scripted({6: WRONG, 7: RIGHT}, MIXED), lambda task: 1 if task < 4 else 10)
+    run = Training(queue, monkeypatch, filtering(1), last_step=2)
+    assert run.step() == [[0, 1, 2, 3]]
+    assert queue.num_drawn == 8
+    assert run.step() == [[4, 5, 8, 9]]
+    told = run.watch.metrics()
+    assert (told["env/groups/drawn"], told["env/groups/refilled"], queue.num_drawn) == (2, 2, 10)

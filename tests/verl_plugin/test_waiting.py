@@ -42,7 +42,7 @@ def test_each_update_of_a_step_says_which_episodes_it_waits_for(tmp_path: Path) 
         assert read_phase(tmp_path) is None
     # six tasks of eight episodes, half of them for each update; the first wait begins with the step
     found = [(phase.name, phase.total) for phase in told if phase is not None]
-    assert found == [("step 4: generation", 48), ("step 4: generation for update 2", 24)]
+    assert found == [("step 4: generation", 24), ("step 4: generation for update 2", 24)]
 
 
 def test_verls_own_trainer_has_the_hook(tmp_path: Path) -> None:

@@ -86,5 +86,9 @@ def test_what_a_killed_run_leaves_is_removed_and_what_lives_stays(cluster) -> No
         # without the kernel's word nothing is known to be dead
         assert remove_stale_sockets(folder, folder / "none") == []
         before = {path.name for path in folder.iterdir()}
+        # a run in another network namespace may have one that is this young
+        assert remove_stale_sockets(folder) == []
+        for name in before:
+            os.utime(folder / name, (0, 0))
         assert remove_stale_sockets(folder) == [dead]
         assert {path.name for path in folder.iterdir()} == before - {dead}

@@ -110,6 +110,11 @@ def measure(
         sampling = Sampling(temperature=temperature, seed=spec.seed)
         say(f"engine {name}: starting")
         async with open_rollout(source, tokenizer, chat, sampling, settings, folder / "engine.log") as engine:
+            if engine.at_once is not None and engine.at_once < spec.episodes:
+                say(
+                    f"engine {name}: memory has room for {engine.at_once} of {spec.episodes} episodes at once; "
+                    "contexts that lose theirs are read anew, so that not every turn reads its keys and values from the cache"
+                )
             with open_bar(f"engine {name}", spec.episodes * tokens) as bar:
                 generators = [engine.generator(number) for number in range(spec.episodes)]
                 return await play(generators, solver, chat_tokens(tokenizer, chat), spec, tokens, bar.update)

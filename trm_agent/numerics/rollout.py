@@ -13,9 +13,10 @@ from trm_agent.evaluate.engines.sampling import Sampling
 from trm_agent.evaluate.engines.vllm_engine import VllmEngine, open_vllm
 from trm_agent.numerics.source import CPU, Source
 
-# options of the server and of its processes, and the room for keys and values of the run's own episodes, where
-# `open_vllm` makes room for these: they change no number
-_NOT_HERE = ("worker_extension_cls", "distributed_executor_backend", "kv_cache_memory_bytes")
+# options of the server and of its processes, which change no number
+_NOT_HERE = ("worker_extension_cls", "distributed_executor_backend")
+# room for the run's own episodes: on a CPU `open_vllm` makes room for those that are measured
+_CACHE = "kv_cache_memory_bytes"
 # verl's own fields of the engine that vLLM's arguments have the names of
 _SHARED = ("enable_prefix_caching", "enforce_eager", "gpu_memory_utilization")
 # without a GPU `open_vllm` reads a prompt in one piece
@@ -34,10 +35,11 @@ def engine_settings(source: Source, number_format: str, tokens: int, episodes: i
     rollout = source.config.actor_rollout_ref.rollout
     names = _SHARED if _kind(source) == CPU else (*_SHARED, *_OF_GPU)
     options = (rollout.get("engine_kwargs") or {}).get("vllm") or {}
+    left_out = (*_NOT_HERE, _CACHE) if _kind(source) == CPU else _NOT_HERE
     return {
         **{name: rollout[name] for name in names if rollout.get(name) is not None},
         "tensor_parallel_size": rollout.tensor_model_parallel_size,
-        **{name: value for name, value in options.items() if value is not None and name not in _NOT_HERE},
+        **{name: value for name, value in options.items() if value is not None and name not in left_out},
         "dtype": number_format,
         "max_model_len": tokens,
         "max_num_seqs": episodes,

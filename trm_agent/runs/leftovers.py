@@ -1,6 +1,7 @@
 """Leftovers of a killed run outside its folder."""
 
 import contextlib
+import time
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -8,6 +9,7 @@ WEIGHTS_PATTERN = "verl_weights_*"
 SOCKETS = Path("/tmp")
 SOCKETS_PATTERN = "rl-colocate-zmq-*-*-replica-*-rank-*.sock"
 """The sockets of runs of ours: Ray's job and the address of its head stand in front of verl's replica."""
+SOCKETS_AGE_S = 3600.0
 
 
 def remove_stale_weights(directory: Path = SHARED_MEMORY, processes: Path = Path("/proc")) -> list[str]:
@@ -32,9 +34,10 @@ def remove_stale_weights(directory: Path = SHARED_MEMORY, processes: Path = Path
 
 
 def remove_stale_sockets(directory: Path = SOCKETS, bound: Path = Path("/proc/net/unix")) -> list[str]:
-    """Remove the sockets of weights that no living process is bound to.
+    """Remove the sockets of weights that no living process is bound to, and that are older than an hour.
 
-    A run has one while it hands weights over. The next one has another name, so that nobody would ever reuse it.
+    A run has one while it hands weights over. The next one has another name, so that nobody would ever reuse it. The
+    table of bound sockets knows those of this network namespace alone: the hour is for a run in another one.
 
     Args:
         directory: of the sockets.
@@ -51,9 +54,9 @@ def remove_stale_sockets(directory: Path = SOCKETS, bound: Path = Path("/proc/ne
         return []
     removed = []
     for path in candidates:
-        if str(path) not in in_use:
-            # another user's stays
-            with contextlib.suppress(OSError):
+        # another user's stays
+        with contextlib.suppress(OSError):
+            if str(path) not in in_use and time.time() - path.stat().st_mtime > SOCKETS_AGE_S:
                 path.unlink()
                 removed.append(path.name)
     return sorted(removed)

@@ -24,6 +24,8 @@ def enough_tasks(config: DictConfig) -> None:
         return
     drawn = f"which is {steps} steps of {batch} tasks" + (f" times {_LIMIT}={batches}" if batches > 1 else "")
     further = f" and those ahead of the last ({warmup_of(config)})" if needed > taken else ""
+    if needed == ahead:
+        drawn, further = f"which are those ahead of the first step ({warmup_of(config)})", ""
     refuse(
         "env.train.num_tasks",
         config.env.train.num_tasks,

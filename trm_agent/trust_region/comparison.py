@@ -12,10 +12,12 @@ from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.masking import decide
 from trm_agent.trust_region.settings import TrmConfig
 
-# without the controls, which decide by no divergence of their own
+# of the controls, those that are not told by a field of their row
+_CONTROLS = ("random", "inward")
 COMPARED = tuple(
-    name for name, row in CRITERIA.items() if name != "random" and row.control is None and row.whole_batch is None
+    name for name, row in CRITERIA.items() if name not in _CONTROLS and row.control is None and row.whole_batch is None
 )
+"""All criteria but the controls."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,15 @@ def kept_by_criterion(batch: Batch, trm: TrmConfig) -> list[Kept]:
 
     Args:
         batch: the rollouts.
-        trm: the settings; their criterion is replaced.
-
-    Raises:
-        ValueError: a threshold is null.
+        trm: the settings; their criterion is replaced, and one whose threshold is null there is left out.
     """
     tokens = batch.tokens
     everywhere = tokens.response_mask
     longest = (length_quarters(batch.lengths) == NUM_QUARTERS - 1).unsqueeze(-1)
     found = []
     for name in COMPARED:
+        if any(getattr(trm, threshold.name) is None for threshold in CRITERIA[name].thresholds):
+            continue
         tried = replace(trm, criterion=name, target_acceptance=None)
         kept = decide(tried, tokens)
         found.append(

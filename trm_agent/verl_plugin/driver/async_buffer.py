@@ -44,6 +44,8 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         # of the run; None: not known, so that tasks are always drawn ahead
         self.last_step: int | None = None
         self._step = -1
+        # the step that was the last to draw a batch of its own, and how many tasks that was
+        self._own_draw = (-1, 0)
         # tasks that the step is to take, and those of them that it has yet to take
         self._size = self._left = 0
         self._num_failed = self._most_done = self._num_left_out = 0
@@ -74,9 +76,10 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         return self.queue_clock.share(None if done is None else done.values())
 
     def num_to_draw(self, step: int, size: int) -> int:
-        """Return how many tasks a step draws as it begins: as many as it is to take, unless no step needs so many."""
+        """Return, and remember, how many tasks a step draws as it begins: as many as it takes, if steps need them."""
         self._sync_metadata_from_transfer_queue()
-        return max(0, min(size, size + self._num_ahead(step, size) - self._in_play()))
+        self._own_draw = (step, max(0, min(size, size + self._num_ahead(step, size) - self._in_play())))
+        return self._own_draw[1]
 
     def _num_ahead(self, step: int, size: int) -> int:
         """Return how many tasks a step of that size keeps in play for the steps after it."""
@@ -88,7 +91,8 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         self._step, self._size, self._left = step, size, size
         if self.watch is not None:
             self._sync_metadata_from_transfer_queue()
-            self.watch.begin(size, max(0, self._in_play() - size))
+            drawn = self._own_draw[1] if self._own_draw[0] == step else size
+            self.watch.begin(size, max(0, self._in_play() - size), drawn)
             self._refill(0)
 
     def _refill(self, number: int) -> None:

@@ -66,20 +66,22 @@ class GroupWatch:
         self.groups: dict[str, Group] = {}
         # judged, with signal where there is a filter, and taken by no step yet
         self.waiting: dict[str, Group] = {}
-        self.num_drawn = self.num_ahead = self.batch_size = 0
+        self.num_drawn = self.num_refilled = self.num_ahead = self.batch_size = 0
         # of the last update
         self.num_taken = 0
         self._done: list[Group] = []
 
-    def begin(self, batch_size: int, num_ahead: int = 0) -> None:
+    def begin(self, batch_size: int, num_ahead: int = 0, num_drawn: int | None = None) -> None:
         """Begin a step.
 
         Args:
-            batch_size: tasks that have been drawn for it, as many as it is to take.
-            num_ahead: further tasks in play, drawn before.
+            batch_size: tasks that it is to take.
+            num_ahead: tasks in play beyond these.
+            num_drawn: tasks that have been drawn in it; None: as many as it is to take.
         """
         self.groups, self._done = {}, []
-        self.num_drawn, self.num_ahead, self.batch_size = batch_size, num_ahead, batch_size
+        self.num_drawn = batch_size if num_drawn is None else num_drawn
+        self.num_refilled, self.num_ahead, self.batch_size = 0, num_ahead, batch_size
 
     def judge(self, ended: Iterable[str], keys: Iterable[str], masked: Iterable[Mapping[str, Any]]) -> list[str]:
         """Judge the groups that have ended since the last time.
@@ -140,6 +142,7 @@ class GroupWatch:
         if self.num_drawn // every < (self.num_drawn + number) // every:
             logger.warning("step %d: %s", step, self.told())
         self.num_drawn += number
+        self.num_refilled += number
 
     def is_broken(self) -> bool:
         """Return True if several generation batches have ended without a single episode to train on."""
@@ -184,7 +187,7 @@ class GroupWatch:
         reasons = self._reasons()
         found = {
             "env/groups/drawn": float(self.num_drawn),
-            "env/groups/refilled": float(self.num_drawn - self.batch_size),
+            "env/groups/refilled": float(self.num_refilled),
             "env/groups/generation_batches": self.num_drawn / self.batch_size,
             "env/groups/with_signal": float(len(self.groups) - sum(reasons.values())),
             "env/groups/without_signal": float(sum(reasons.values())),

@@ -14,6 +14,7 @@ class WaitingMixin:
     config: Any
     global_steps: int
     parameter_sync_step: int
+    """Updates between two synchronisations of weights, which are a step."""
     local_trigger_step: int
     """The number of the update within its step, from 0 on."""
 
@@ -25,7 +26,7 @@ class WaitingMixin:
         if self.local_trigger_step:
             # the wait for the first update began with the step
             name = f"step {self.global_steps}: generation for update {self.local_trigger_step + 1}"
-            self._wait_for(name, self._num_episodes() // self.parameter_sync_step)
+            self._wait_for(name, self._num_episodes())
         super().on_sample_begin()  # type: ignore[misc]
 
     def on_sample_end(self) -> None:
@@ -42,8 +43,9 @@ class WaitingMixin:
             end_phase(Path(self.config.run.dir))
 
     def _num_episodes(self) -> int:
-        """Return the number of episodes of a step."""
-        return int(self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n)
+        """Return the number of episodes that one wait of a step is for: those of an update, where each has its own."""
+        step = int(self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n)
+        return step // self.parameter_sync_step
 
     def _wait_for(self, name: str, total: int) -> None:
         begin_phase(Path(self.config.run.dir), name, total, time.time())
