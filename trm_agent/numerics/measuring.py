@@ -113,7 +113,7 @@ def measure(
             if engine.at_once is not None and engine.at_once < spec.episodes:
                 say(
                     f"engine {name}: memory has room for {engine.at_once} of {spec.episodes} episodes at once; "
-                    "contexts that lose theirs are read anew, so that not every turn reads its keys and values from the cache"
+                    "contexts that lose theirs are read anew"
                 )
             with open_bar(f"engine {name}", spec.episodes * tokens) as bar:
                 generators = [engine.generator(number) for number in range(spec.episodes)]
