@@ -9,7 +9,6 @@ The batch is of the default run's size: 128 episodes of 52 sampled tokens each, 
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +18,6 @@ import torch
 
 from benchmarks.in_turn import known_fields
 
-os.environ.setdefault("VERL_PLATFORM", "cpu")
 
 VOCAB, TOP_K, NUM_KEPT, NUM_TIES = 563, 20, 64, 32
 THREADS, EPISODES, MICRO_BATCH, PROMPT = 2, 128, 16, 90

@@ -52,7 +52,7 @@ class Version:
         self.process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, str(HERE), module, *map(str, arguments)],
             cwd=tree,
-            env={**os.environ, "PYTHONPATH": path},
+            env={"VERL_PLATFORM": "cpu", **os.environ, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
