@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.in_turn import known_fields
 
-
 VOCAB, TOP_K, NUM_KEPT, NUM_TIES = 563, 20, 64, 32
 THREADS, EPISODES, MICRO_BATCH, PROMPT = 2, 128, 16, 90
 TURNS, TURN, OBSERVATION = 4, 13, 12
