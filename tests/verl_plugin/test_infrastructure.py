@@ -98,7 +98,7 @@ def test_a_share_of_one_never_ends_a_run():
 def test_the_trainer_ends_before_the_step_that_would_follow(tmp_path):
     ours = object.__new__(trainer.trainer_class("sync"))
     ours.config = OmegaConf.merge(NANO, {"run": {"dir": str(tmp_path)}})
-    ours.global_steps = 1
+    ours.global_steps, ours.parameter_sync_step = 1, 1
     ours.llm_server_manager = SimpleNamespace(server_handles=[])
     ours.replay_buffer = SimpleNamespace(queue_clock=QueueClock())
     for step in (1, 2, 3):
