@@ -47,6 +47,13 @@ def ticks(pids: list[int]) -> int:
     return total
 
 
+def state_of(pid: int) -> str:
+    """The kernel's letter for a process: Z has ended and waits for its new parent to ask; empty without one."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    return ""
+
+
 def folders_of(pid: int) -> list[Path]:
     """A process's groups; those of others, such as tests that run beside, come and go meanwhile."""
     places = (Path(folder, name) for folder, names, _ in os.walk("/sys/fs/cgroup") for name in names)
@@ -80,7 +87,7 @@ def test_the_death_of_the_host_process_ends_frozen_and_running_sessions(name: st
 def check_all_vanish(pids: list[int], folders: list[Path]) -> None:
     """Check that processes end and, at the next start of a host process, their groups go."""
     deadline = time.monotonic() + END_S
-    while left := [pid for pid in pids if os.path.exists(f"/proc/{pid}")]:
+    while left := {pid: state for pid in pids if (state := state_of(pid)) not in ("", "Z")}:
         assert time.monotonic() < deadline, left
         time.sleep(0.01)
     for folder in folders:
