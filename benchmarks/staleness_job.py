@@ -133,18 +133,8 @@ _LEARNING = Workload(
 WORKLOADS = {
     LEARNING: _LEARNING,
     CAUSE: replace(_LEARNING, overrides=(*_LEARNING.overrides, FULL_RATE)),
-    SPANS: Workload(
-        tasks=16,
-        group=8,
-        horizons=(2, 4, 6),
-        overrides=(
-            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-            "env.val.num_tasks=2",
-            "env.val.greedy_tasks=0",
-            "trainer.val_before_train=false",
-            "trainer.save_freq=-1",
-            f"{LOSS}.dump.every=0",
-        ),
+    SPANS: replace(
+        _LEARNING, overrides=(*_LEARNING.overrides, "env.val.num_tasks=2", "trainer.val_before_train=false")
     ),
     WALL: Workload(
         tasks=8,
