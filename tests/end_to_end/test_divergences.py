@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.end_to_end.training import assert_complete, assert_waits_add_up, steps, train
+from trm_agent.trust_region.analysis import sampler_check
 from trm_agent.trust_region.dump import read_dump
 from trm_agent.trust_region.recomputation import recompute
 
@@ -81,6 +82,10 @@ def test_a_replayed_rollout_is_compared_on_the_tokens_that_it_could_draw(tmp_pat
     assert again["tokens"] == dump.response_mask.sum() > 300
     assert again["kl_beyond_a_thousandth"] < 1e-6
     assert again["tv_difference"] < 1e-6
+    check = sampler_check(dump)
+    assert check is not None
+    assert check.tokens == dump.response_mask.sum()
+    assert not check.is_false
     # the gain of a constant reward is nothing but noise, where the whole policy in the ratio would lose mass each token
     ratios = np.exp(np.where(dump.response_mask, dump.log_probs - dump.rollout_log_probs, 0.0))
     gains = (ratios - 1).sum(axis=1)

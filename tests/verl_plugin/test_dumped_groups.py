@@ -126,7 +126,7 @@ def test_only_the_chosen_tasks_are_collected_each_with_its_own_tokens():
     assert firsts == [0, 2, 4]
 
 
-def test_the_most_likely_tokens_are_collected_of_whole_distributions_and_of_the_likeliest():
+def test_the_most_likely_tokens_are_collected_of_every_kind_of_distributions():
     data, width = micro_batch([7, 8], True)
     log_probs = torch.tensor([-0.5, -1.0]).log_softmax(-1)
 
@@ -145,9 +145,13 @@ def test_the_most_likely_tokens_are_collected_of_whole_distributions_and_of_the_
 
     listed = data.clone()
     listed["rollout_top_ids"], listed["rollout_top_log_probs"] = nested(torch.tensor([5, 2])), nested(log_probs)
+    replayed = data.clone()
+    kept = torch.cat([log_probs, torch.tensor([-torch.inf])])
+    replayed["rollout_kept_ids"], replayed["rollout_kept_log_probs"] = nested(torch.tensor([5, 2, 0])), nested(kept)
     whole = data.clone()
     whole["rollout_full_log_probs"] = nested(torch.tensor([-9.0, -8.0, -7.0, -6.0, -5.0, 0.0]).log_softmax(-1))
-    for of, largest in ((listed, log_probs[0]), (whole, whole["rollout_full_log_probs"].values().max())):
+    largest_of_whole = whole["rollout_full_log_probs"].values().max()
+    for of, largest in ((listed, log_probs[0]), (replayed, log_probs[0]), (whole, largest_of_whole)):
         found = rows(of)[1]
         # three tokens, of which the model sampled the last two
         assert found["rollout_top_ids"] == [-1, 5, 5]

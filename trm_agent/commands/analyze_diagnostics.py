@@ -12,7 +12,7 @@ from trm_agent.runs.stored_config import CONFIG_FILE
 from trm_agent.trust_region.growth import Growth
 from trm_agent.trust_region.sampler_check import SamplerCheck, rows_of, selection
 
-NO_RECORD = "not tested: the dump holds no most likely tokens; dump with estimator=topk or exact"
+NO_RECORD = "not tested: the dump holds no most likely tokens; dump with estimator=topk, exact or replayed"
 
 
 def selection_of(dump: Path) -> str:

@@ -113,9 +113,8 @@ def write_rows(update: Update, rank: int) -> None:
 
 
 def _distributions_in(data: TensorDict) -> tuple[str, ...]:
-    if TOP_IDS in data:
-        return TOP_IDS, TOP_LOG_PROBS
-    return (FULL_LOG_PROBS,) if FULL_LOG_PROBS in data else ()
+    fields = (TOP_IDS, TOP_LOG_PROBS), (KEPT_IDS, KEPT_LOG_PROBS), (FULL_LOG_PROBS,)
+    return next((names for names in fields if names[0] in data), ())
 
 
 def _most_likely(recorded: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
