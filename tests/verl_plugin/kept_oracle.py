@@ -163,6 +163,8 @@ class Expected:
     """k3 to the reference, with graph."""
     acceptance: float
     """Share of the sequences with a sampled token."""
+    token_kl: float
+    """Mean KL(roll || theta) of the tokens whose record holds all that could be drawn."""
 
     @property
     def loss(self) -> torch.Tensor:
@@ -178,13 +180,15 @@ def expect(episodes: Sequence[Episode], theta: Policy, start: Policy, reference:
         theta, start, reference: the policy in training, that of the start of the step, and the reference.
         undecided: `accept` or `reject`.
     """
-    policy, total, further_kl = [], [], []
+    policy, total, further_kl, known_kl = [], [], [], []
     stays = []
     for number, each in enumerate(episodes):
         logits, of_start, of_reference = theta(each.ids), start(each.ids).detach(), reference(each.ids).detach()
         stays.append(accepted(each, number, logits.detach(), undecided))
         for place in each.tokens():
             drawn, log_probs = each.drawn(place), on_kept(each, place, logits)
+            if (number, place) != CUT:
+                known_kl.append(kl(each, place, log_probs))
             proximal = on_kept(each, place, of_start)[drawn]
             weight = min(math.exp(proximal - each.kept(place)[drawn]), RATIO_TRUNCATION)
             ratio = (log_probs[drawn] - proximal).exp()
@@ -195,4 +199,4 @@ def expect(episodes: Sequence[Episode], theta: Policy, start: Policy, reference:
             further_kl.append(further.exp() - further - 1)
     means = [torch.stack(values).mean() for values in (policy, total, further_kl)]
     # the filler has no token, and is in no share
-    return Expected(*means, sum(stays[:-1]) / (len(stays) - 1))
+    return Expected(*means, sum(stays[:-1]) / (len(stays) - 1), sum(known_kl) / len(known_kl))

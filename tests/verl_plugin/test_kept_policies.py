@@ -149,6 +149,9 @@ def test_all_policies_of_a_step_are_those_of_a_float64_loop(undecided, autocast,
     for name, value in values.items():
         assert told[name] == pytest.approx(value.item(), rel=1e-4), name
     assert told["trm/acceptance"] == pytest.approx(expected.acceptance)
+    # the sequence of the token that is cut stays in the means, and that token out of those of divergences
+    assert told["trm/nonfinite"] == 0
+    assert told["trm/token_kl_mean"] == pytest.approx(expected.token_kl, rel=1e-3)
     assert told["trm/kept_set_cut"] == pytest.approx(1 / sum(len(each.tokens()) for each in episodes))
     gradient = torch.cat([parameter.grad.flatten() for parameter in exact.parameters()])
     # the model's own float32 is 1.1e-4 away

@@ -28,7 +28,7 @@ def bound_sums(
 
     Args:
         batch: with its divergences, 0 on what the model did not sample.
-        kl: from `unbiased_kl`, shape (batch, response_length), nats.
+        kl: of each token, from `unbiased_kl`; k3 where that is infinite, shape (batch, response_length), nats.
         positions: number t of each token of the model, same shape.
         sum_kl: sum_t of `kl`, shape (batch,), nats.
         gain: sum_t A (rho - 1), shape (batch,).
@@ -53,13 +53,13 @@ def bound_sums(
 
 
 def unbiased_kl(batch: TokenBatch) -> torch.Tensor:
-    """Return KL(roll || theta) of each token where it is measured (upper bound), else k3.
+    """Return KL(roll || theta) of each token where it is measured, else k3.
 
     Args:
         batch: with its divergences.
 
     Returns:
-        Shape (batch, response_length), nats.
+        Shape (batch, response_length), nats: of an interval the upper bound, which may be infinite.
     """
     divergences = batch.divergences
     if divergences.sampled and batch.avg_estimator != "k3":

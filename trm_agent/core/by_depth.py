@@ -13,7 +13,11 @@ NUM_DEPTHS = len(FIRST_DEPTHS)
 
 
 def depth_statistics(
-    prompt_lengths: torch.Tensor, positions: torch.Tensor, kept: torch.Tensor, kl: BlockSums
+    prompt_lengths: torch.Tensor,
+    positions: torch.Tensor,
+    kept: torch.Tensor,
+    kl: BlockSums,
+    known: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Measure a batch by depth.
 
@@ -22,11 +26,13 @@ def depth_statistics(
         positions: how many tokens the model has sampled until each, `response_mask.cumsum(-1)`, shape (batch,
             response_length), of a length of 1 or more.
         kept: bool, tokens with a gradient, same shape; or shape (batch,), sequences whose tokens all have one.
-        kl: of the divergences of the average criterion, 0 where the mask is False, nats.
+        kl: of the divergences of the average criterion, 0 where the mask is False or nothing is known, nats.
+        known: `positions` of the tokens alone whose divergence is known; None for all of them.
 
     Returns:
-        By depth, shape (batch, NUM_DEPTHS): `tokens`, `kept` ones, and the float64 sums of their `depth` and `kl`. A
-        sequence with a divergence that is not finite may have NaN in all of its sums.
+        By depth, shape (batch, NUM_DEPTHS): `tokens`, `kept` ones, those whose divergence is `known`, and of these the
+        float64 sums of their `depth` and `kl`. A sequence with a divergence that is not finite may have NaN in all of
+        its sums.
     """
     # a bin is a stretch of the response, since a depth is the prompt's length and the place in it
     length = positions.shape[-1]
@@ -34,7 +40,10 @@ def depth_statistics(
     borders = torch.nn.functional.pad(inner.clamp(min=0, max=length), (1, 0))
     borders = torch.nn.functional.pad(borders, (0, 1), value=length)
     before = _at(positions, borders).long()
-    tokens = before.diff(dim=-1)
+    tokens = num_known = before.diff(dim=-1)
+    if known is not None:
+        positions, before = known, _at(known, borders).long()
+        num_known = before.diff(dim=-1)
     # sum over the first b places of t m_t = b m(b) - sum over them of m(t + 1), where m counts the tokens before
     places = (borders * before).diff(dim=-1) - block_sums(positions).between(borders)
     if kept.ndim == 1:
@@ -44,7 +53,8 @@ def depth_statistics(
     return {
         "tokens": tokens,
         "kept": kept_tokens,
-        "depth": (places + prompt_lengths.unsqueeze(-1) * tokens).double(),
+        "known": num_known,
+        "depth": (places + prompt_lengths.unsqueeze(-1) * num_known).double(),
         "kl": kl.between(borders),
     }
 
@@ -63,14 +73,14 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
     if not by_depth:
         return metrics
     tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
-    finite_tokens, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("tokens", "depth", "kl"))
-    shares, depths, divergences = kept / tokens, depth / finite_tokens, kl / finite_tokens
-    for index, (number, num_finite) in enumerate(zip(tokens.tolist(), finite_tokens.tolist(), strict=True)):
+    known, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("known", "depth", "kl"))
+    shares, depths, divergences = kept / tokens, depth / known, kl / known
+    for index, (number, num_known) in enumerate(zip(tokens.tolist(), known.tolist(), strict=True)):
         first = FIRST_DEPTHS[index]
         if number > 0:
             metrics[f"num_tokens_depth_{first}"] = tokens[index]
             metrics[f"kept_tokens_depth_{first}"] = shares[index]
-        if num_finite > 0:
+        if num_known > 0:
             metrics[f"mean_depth_{first}"] = depths[index]
             metrics[f"token_kl_mean_depth_{first}"] = divergences[index]
     return metrics

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, fields
 import torch
 
 from trm_agent.core.block_sums import BlockSums, block_sums, largest
-from trm_agent.core.bound_sums import bound_sums, unbiased_kl
+from trm_agent.core.bound_sums import bound_sums
 from trm_agent.core.by_depth import depth_statistics
 from trm_agent.core.by_sign import sign_statistics
 from trm_agent.core.effective_sizes import weight_statistics
+from trm_agent.core.known import KnownDivergences, kl_sums, known_divergences
 from trm_agent.core.lags import lag_statistics
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask
 from trm_agent.core.reductions import count, rows_where
 from trm_agent.core.token_batch import TokenBatch
-from trm_agent.core.turns import find_turns
+from trm_agent.core.turns import find_turns, turns_inside
 
 FIRST_TURNS = (1, *(2**octave + 1 for octave in range(14)))
 """Turns are binned by octaves, from these on: 1, 2, 3-4, 5-8, ..., 8193 and beyond."""
@@ -45,16 +46,20 @@ class SequenceStatistics:
     """Tokens whose weight the loss truncates if they are kept."""
     num_undecided_tokens: torch.Tensor
     """Tokens whose interval of kl_for_max holds the threshold."""
+    num_known_tokens: torch.Tensor
+    """Tokens whose divergence has an upper bound: T, but where kept sets may be cut."""
     num_turns: torch.Tensor
     """Runs of tokens of the model."""
     max_kl: torch.Tensor
     """max_t of kl_for_max, upper bound, nats."""
+    max_known_kl: torch.Tensor
+    """The same over the tokens that have an upper bound."""
     sum_kl: torch.Tensor
-    """sum_t of kl_for_avg, upper bound, nats."""
+    """sum_t of kl_for_avg, upper bound, over the tokens that have one, nats."""
     max_tv: torch.Tensor
     """max_t of tv, upper bound."""
     sum_tv: torch.Tensor
-    """sum_t of tv, upper bound."""
+    """sum_t of tv, upper bound, over the same tokens."""
     sum_k3: torch.Tensor
     """sum_t rho - 1 - log rho, nats: summed token by token, since the difference of the sums would cancel."""
     mean_log_ratio: torch.Tensor
@@ -68,7 +73,7 @@ class SequenceStatistics:
     masked_surrogate_gain: torch.Tensor
     """The same over the tokens that were kept."""
     max_position: torch.Tensor
-    """Where the largest kl_for_max sits: its token's number over T, in (0, 1]."""
+    """Where max_known_kl sits: its token's number over T, in (0, 1]."""
     max_turn: torch.Tensor
     """The turn in which it sits, from 1."""
     turn_reached: torch.Tensor
@@ -124,7 +129,8 @@ def measure_batch(
     lengths = positions[:, -1].clone()
     log_ratio, divergences = batch.log_ratio, batch.divergences
     deviation, log_ratio_sums = divergences.ratio_deviation, block_sums(log_ratio)
-    kl, kl_sums, sum_k3 = _kl_sums(batch)
+    known = known_divergences(divergences)
+    kl = kl_sums(batch, known)
     sum_deviation = deviation.sum(dim=-1).double()
     accepted_or_kept = mask.accepted if kept is None else kept
     num_kept = torch.where(mask.accepted, lengths, 0) if kept is None else count(kept)
@@ -140,7 +146,8 @@ def measure_batch(
     )
     gain, kept_gain = (by_sign[name].sum(dim=-1) for name in ("gains", "kept_gains"))
     # divergences are 0 outside the mask and nowhere negative: the largest needs no mask
-    max_kl, peak = (found.squeeze(-1) for found in largest(divergences.kl_for_max.upper))
+    max_known_kl, peak = (found.squeeze(-1) for found in largest(known.kl_for_max))
+    max_kl = max_known_kl if known.unknown is None else divergences.kl_for_max.upper.amax(dim=-1)
     stopped = ~(max_kl <= max_threshold)
     cut = rows_where(stopped)
     reached = begin < turns.length
@@ -154,12 +161,14 @@ def measure_batch(
         num_kept_tokens=num_kept,
         num_truncated_tokens=_num_truncated(batch, lengths, ratio_truncation),
         num_undecided_tokens=_num_undecided(divergences.kl_for_max, lengths, max_threshold),
+        num_known_tokens=lengths if known.unknown is None else lengths - count(known.unknown),
         num_turns=turns.counts,
         max_kl=max_kl,
-        sum_kl=kl_sums.total,
+        max_known_kl=max_known_kl,
+        sum_kl=kl.known.total,
         max_tv=divergences.tv.upper.amax(dim=-1),
-        sum_tv=divergences.tv.upper.sum(dim=-1),
-        sum_k3=sum_k3,
+        sum_tv=known.tv.sum(dim=-1),
+        sum_k3=kl.k3,
         mean_log_ratio=log_ratio_sums.total / lengths.clamp(min=1),
         min_log_ratio=log_ratio.amin(dim=-1).clamp(max=0),
         max_log_ratio=log_ratio.amax(dim=-1).clamp(min=0),
@@ -169,16 +178,16 @@ def measure_batch(
         max_position=positions.gather(-1, peak.unsqueeze(-1)).squeeze(-1).clamp(min=1) / lengths.clamp(min=1),
         max_turn=turns.number_at(peak).clamp(min=1),
         turn_reached=reached,
-        turn_inside=_turns_inside(reached, begin, divergences.kl_for_max.upper, cut, max_threshold),
+        turn_inside=turns_inside(reached, begin, divergences.kl_for_max.upper, cut, max_threshold),
         by_sign=by_sign,
         weights=weight_statistics(log_ratio_sums, deviation, sum_deviation, turns),
-        by_depth=_by_depth(batch, positions, accepted_or_kept, kl_sums),
-        by_lag=_by_lag(batch, mask, kept),
+        by_depth=_by_depth(batch, positions, accepted_or_kept, kl.known, known.unknown),
+        by_lag=_by_lag(batch, mask, kept, known),
         bound_sums=bound_sums(
             batch,
-            kl,
+            kl.unbiased,
             positions,
-            sum_kl=sum_k3 if divergences.sampled else kl_sums.total,
+            sum_kl=kl.sum_unbiased,
             gain=gain,
             stopped=stopped,
             cut=cut,
@@ -186,7 +195,7 @@ def measure_batch(
         ),
     )
     counted = _of_rows(positions, finite_sequences(sequences))
-    return UpdateStatistics(sequences, position_sums(divergences.tv.upper, counted))
+    return UpdateStatistics(sequences, position_sums(known.tv, counted))
 
 
 def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
@@ -216,13 +225,15 @@ def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
 def finite_sequences(sequences: SequenceStatistics) -> torch.Tensor:
     """Return which sequences have tokens and finite divergences: the others are counted, and in no mean or extreme.
 
+    A token of whose divergence nothing is known is itself in no sum, and its sequence stays.
+
     Args:
         sequences: the rows.
 
     Returns:
         bool, shape (batch,).
     """
-    sums = (sequences.sum_kl, sequences.sum_tv, sequences.sum_k3, sequences.max_kl, sequences.mean_log_ratio)
+    sums = (sequences.sum_kl, sequences.sum_tv, sequences.sum_k3, sequences.max_known_kl, sequences.mean_log_ratio)
     return sequences.has_tokens & torch.stack([value.double() for value in sums]).isfinite().all(dim=0)
 
 
@@ -241,14 +252,6 @@ def position_sums(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor
     return sums.index_add_(0, positions.flatten(), values.flatten())[1:].double()
 
 
-def _kl_sums(batch: TokenBatch) -> tuple[torch.Tensor, BlockSums, torch.Tensor]:
-    """Of each token the KL without bias; the sums of kl_for_avg and, of each sequence, of k3, often one."""
-    divergences, kl = batch.divergences, unbiased_kl(batch)
-    k3 = kl if divergences.sampled else divergences.ratio_deviation - batch.log_ratio
-    for_avg = block_sums(divergences.kl_for_avg.upper)
-    return kl, for_avg, for_avg.total if divergences.kl_for_avg.upper is k3 else k3.sum(dim=-1)
-
-
 def _of_rows(positions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Return the positions of some sequences, and 0 for the others."""
     if rows.device.type == "cpu" and bool(rows.all()):
@@ -256,17 +259,22 @@ def _of_rows(positions: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return positions * rows.unsqueeze(-1)
 
 
-def _by_depth(batch: TokenBatch, positions: torch.Tensor, kept: torch.Tensor, kl: BlockSums) -> dict[str, torch.Tensor]:
+def _by_depth(
+    batch: TokenBatch, positions: torch.Tensor, kept: torch.Tensor, kl: BlockSums, unknown: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
     if batch.prompt_lengths is None:
         return {}
-    return depth_statistics(batch.prompt_lengths, positions, kept, kl)
+    known = None if unknown is None else (batch.response_mask & ~unknown).int().cumsum_(dim=-1)
+    return depth_statistics(batch.prompt_lengths, positions, kept, kl, known)
 
 
-def _by_lag(batch: TokenBatch, mask: SequenceMask, kept: torch.Tensor | None) -> dict[str, torch.Tensor]:
+def _by_lag(
+    batch: TokenBatch, mask: SequenceMask, kept: torch.Tensor | None, known: KnownDivergences
+) -> dict[str, torch.Tensor]:
     if batch.lags is None:
         return {}
     kept = kept_tokens(batch.response_mask, mask.accepted) if kept is None else kept
-    return lag_statistics(batch.lags, batch.response_mask, kept, batch.divergences.kl_for_avg.upper)
+    return lag_statistics(batch.lags, batch.response_mask, kept, known.kl_for_avg, known.unknown)
 
 
 def _num_truncated(batch: TokenBatch, lengths: torch.Tensor, ratio_truncation: float | None) -> torch.Tensor:
@@ -280,18 +288,3 @@ def _num_undecided(kl: Interval, lengths: torch.Tensor, max_threshold: float) ->
     if kl.is_known:
         return torch.zeros_like(lengths)
     return (~(kl.upper <= max_threshold) & (kl.lower <= max_threshold)).sum(dim=-1)
-
-
-def _turns_inside(
-    reached: torch.Tensor, begin: torch.Tensor, kl: torch.Tensor, rows: torch.Tensor, max_threshold: float
-) -> torch.Tensor:
-    """Whether a sequence has tokens in each bin of turns and none of them is outside; only `rows` have any.
-
-    A bin is a stretch of the response from `begin` on, and its tokens outside are a difference of prefix sums.
-    """
-    if not len(rows):
-        return reached
-    borders = torch.nn.functional.pad(begin[rows], (0, 1), value=kl.shape[-1])
-    prefix = (~(kl[rows] <= max_threshold)).cumsum(dim=-1, dtype=torch.int32)
-    before = torch.where(borders > 0, prefix.gather(-1, (borders - 1).clamp(min=0)), 0)
-    return reached.index_copy(0, rows, reached[rows] & (before.diff(dim=-1) == 0))

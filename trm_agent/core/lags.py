@@ -11,7 +11,11 @@ NUM_LAGS = 4
 
 
 def lag_statistics(
-    lags: torch.Tensor, response_mask: torch.Tensor, kept: torch.Tensor, kl: torch.Tensor
+    lags: torch.Tensor,
+    response_mask: torch.Tensor,
+    kept: torch.Tensor,
+    kl: torch.Tensor,
+    unknown: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Measure a batch by lag.
 
@@ -19,21 +23,26 @@ def lag_statistics(
         lags: 0 or more on tokens that the model sampled, shape (batch, response_length).
         response_mask: bool, sampled by the model, same shape.
         kept: bool, tokens with a gradient, same shape.
-        kl: divergences of the average criterion, 0 where the mask is False, same shape, nats.
+        kl: divergences of the average criterion, 0 where the mask is False or nothing is known, same shape, nats.
+        unknown: bool, tokens of whose divergence nothing is known, same shape; None for none.
 
     Returns:
         `lag` and `span` of each sequence, shape (batch,), -1 without tokens; and by lag, shape (batch, NUM_LAGS):
-        `tokens`, `kept` ones, and the sum of their `kl`.
+        `tokens`, `kept` ones, those whose divergence is `known`, and the sum of their `kl`.
     """
     bins = lags.clamp(max=NUM_LAGS - 1)
     of_lag = [response_mask & (bins == lag) for lag in range(NUM_LAGS)]
     oldest = torch.where(response_mask, lags, -1).amax(dim=-1)
     newest = torch.where(response_mask, lags, torch.iinfo(lags.dtype).max).amin(dim=-1)
+    tokens = known = torch.stack([here.sum(dim=-1) for here in of_lag], dim=-1)
+    if unknown is not None:
+        known = tokens - torch.stack([(here & unknown).sum(dim=-1) for here in of_lag], dim=-1)
     return {
         "lag": oldest.clamp(max=NUM_LAGS - 1),
         "span": torch.where(oldest < 0, -1, oldest - newest).clamp(max=NUM_LAGS - 1),
-        "tokens": torch.stack([here.sum(dim=-1) for here in of_lag], dim=-1),
+        "tokens": tokens,
         "kept": torch.stack([(here & kept).sum(dim=-1) for here in of_lag], dim=-1),
+        "known": known,
         "kl": torch.stack([torch.where(here, kl, 0.0).sum(dim=-1) for here in of_lag], dim=-1),
     }
 
@@ -55,13 +64,13 @@ def span_metrics(
     metrics: dict[str, torch.Tensor] = {}
     if not by_lag:
         return metrics
-    num_sequences, num_tokens = (by_lag["span"] >= 0).double().sum(), by_lag["tokens"].sum(dim=-1)
+    num_sequences, num_known = (by_lag["span"] >= 0).double().sum(), by_lag["known"].sum(dim=-1)
     for span in range(NUM_LAGS):
         own = by_lag["span"] == span
         if bool(own.any()):
             metrics[f"sequences_span_{span}"] = own.double().sum() / num_sequences
             metrics[f"acceptance_span_{span}"] = accepted[own].double().mean()
-        own = own & finite
+        own = own & finite & (num_known > 0)
         if bool(own.any()):
-            metrics[f"token_kl_mean_span_{span}"] = sum_kl[own].double().sum() / num_tokens[own].sum()
+            metrics[f"token_kl_mean_span_{span}"] = sum_kl[own].double().sum() / num_known[own].sum()
     return metrics

@@ -18,6 +18,8 @@ from trm_agent.core.sampled_bounds import sampled_bounds
 from trm_agent.core.surrogate import improvement_margin
 
 MAX_KL_QUANTILES = (50, 90, 99)
+# those that need a token whose divergence is known
+_OF_KNOWN = ("token_kl_mean", "token_kl_max", "token_tv_mean", "max_kl_position", "max_kl_turn")
 
 
 def summarize(update: UpdateStatistics) -> dict[str, torch.Tensor]:
@@ -28,7 +30,7 @@ def summarize(update: UpdateStatistics) -> dict[str, torch.Tensor]:
 
     Returns:
         Name, as docs/metrics.md defines it but without `trm/` -> scalar float64. A number that does not exist (no
-        sequence, none that is finite) is absent.
+        sequence, none that is finite, no token whose divergence is known) is absent.
     """
     rows = update.sequences
     has_tokens = rows.has_tokens
@@ -145,8 +147,8 @@ def _by_lag(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.T
     metrics: dict[str, torch.Tensor] = {}
     if not rows.by_lag:
         return metrics
-    tokens, kept, kl = (rows.by_lag[name].double() for name in ("tokens", "kept", "kl"))
-    num_tokens, num_finite = tokens.sum(dim=0), tokens[finite].sum(dim=0)
+    tokens, kept, known, kl = (rows.by_lag[name].double() for name in ("tokens", "kept", "known", "kl"))
+    num_tokens, num_known = tokens.sum(dim=0), known[finite].sum(dim=0)
     for lag in range(NUM_LAGS):
         oldest = rows.by_lag["lag"] == lag
         if bool(oldest.any()):
@@ -154,48 +156,50 @@ def _by_lag(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.T
         if bool(num_tokens[lag] > 0):
             metrics[f"tokens_lag_{lag}"] = num_tokens[lag] / num_tokens.sum()
             metrics[f"kept_tokens_lag_{lag}"] = kept[:, lag].sum() / num_tokens[lag]
-        if bool(num_finite[lag] > 0):
-            metrics[f"token_kl_mean_lag_{lag}"] = kl[finite, lag].sum() / num_finite[lag]
+        if bool(num_known[lag] > 0):
+            metrics[f"token_kl_mean_lag_{lag}"] = kl[finite, lag].sum() / num_known[lag]
     return metrics
 
 
 def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
-    num_tokens = rows.num_tokens[finite].sum()
+    num_tokens, num_known = (values[finite].sum() for values in (rows.num_tokens, rows.num_known_tokens))
     lowest, highest = rows.min_log_ratio[finite].double().min(), rows.max_log_ratio[finite].double().max()
-    return {
-        "token_kl_mean": rows.sum_kl[finite].double().sum() / num_tokens,
-        "token_kl_max": rows.max_kl[finite].max(),
-        "token_tv_mean": rows.sum_tv[finite].double().sum() / num_tokens,
+    known = finite & (rows.num_known_tokens > 0)
+    found = {
+        "token_kl_mean": rows.sum_kl[finite].double().sum() / num_known,
+        "token_kl_max": rows.max_known_kl[finite].max(),
+        "token_tv_mean": rows.sum_tv[finite].double().sum() / num_known,
         "token_kl_mean_k3": rows.sum_k3[finite].double().sum() / num_tokens,
         "token_kl_k2_max": torch.maximum(token_kl_k2(lowest), token_kl_k2(highest)),
         "ppl_gap": rows.mean_log_ratio[finite].double().abs().mean(),
         "ratio_min": lowest.exp(),
         "ratio_max": highest.exp(),
         "ratio_truncated": rows.num_truncated_tokens[finite].sum() / num_tokens,
-        "max_kl_position": rows.max_position[finite].double().mean(),
-        "max_kl_turn": rows.max_turn[finite].double().mean(),
+        "max_kl_position": rows.max_position[known].double().mean(),
+        "max_kl_turn": rows.max_turn[known].double().mean(),
         "surrogate_gain": rows.surrogate_gain[finite].double().mean(),
         "surrogate_gain_masked": rows.masked_surrogate_gain[finite].double().mean(),
     }
+    return found if bool(num_known > 0) else {name: found[name] for name in found if name not in _OF_KNOWN}
 
 
 def _bounds(update: UpdateStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the paper's bounds, with divergences of the sampled contexts in place of all reachable ones, and ours."""
     rows = update.sequences
-    horizon = rows.num_tokens.max()
-    max_kl, kl_seq = rows.max_kl[finite].double().max(), rows.sum_kl[finite].double().mean()
+    horizon, num_known = rows.num_tokens.max(), rows.num_known_tokens[finite].sum()
+    sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
+    own = sampled_bounds(horizon, sums, finite[rows.has_tokens])
+    if not bool(num_known > 0):
+        return own
+    max_kl, kl_seq = rows.max_known_kl[finite].double().max(), rows.sum_kl[finite].double().mean()
     mean_tv = update.position_tv[: int(horizon)] / finite.sum()
     bounds = error_bounds(horizon, max_kl, kl_seq, mean_tv=mean_tv)
-    sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
-    named = {f"bound_{field.name}": getattr(bounds, field.name) for field in fields(bounds)}
-    named |= sampled_bounds(horizon, sums, finite[rows.has_tokens])
+    named = {f"bound_{field.name}": getattr(bounds, field.name) for field in fields(bounds)} | own
     return named | {
         # every bound of the paper may be halved
         "bound_unified_halved": named["bound_unified"] / 2,
         "kl_seq": kl_seq,
-        "effective_horizon": effective_horizon(
-            max_kl, rows.sum_kl[finite].double().sum() / rows.num_tokens[finite].sum()
-        ),
+        "effective_horizon": effective_horizon(max_kl, rows.sum_kl[finite].double().sum() / num_known),
         # the full gain: the bound is on J(theta) - J(roll) - L', and the masked gain may be large where J falls
         "margin": improvement_margin(rows.surrogate_gain[finite].double().mean(), named["bound_unified"]),
     }

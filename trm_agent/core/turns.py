@@ -76,6 +76,31 @@ def find_turns(response_mask: torch.Tensor) -> Turns:
     return Turns(rows, place[::2].contiguous(), place[1::2].contiguous(), before.diff(), before[:-1], length)
 
 
+def turns_inside(
+    reached: torch.Tensor, begin: torch.Tensor, kl: torch.Tensor, rows: torch.Tensor, max_threshold: float
+) -> torch.Tensor:
+    """Return whether a sequence has tokens in each bin of turns and none of them is outside.
+
+    A bin is a stretch of the response from `begin` on, and its tokens outside are a difference of prefix sums.
+
+    Args:
+        reached: bool, the sequence has tokens in the bin, shape (batch, bins).
+        begin: place where each bin begins, same shape.
+        kl: of the tokens, 0 on those that the model did not sample, shape (batch, response_length), nats.
+        rows: the sequences that have a token outside, shape (n,).
+        max_threshold: the largest value inside, nats.
+
+    Returns:
+        bool, shape (batch, bins).
+    """
+    if not len(rows):
+        return reached
+    borders = torch.nn.functional.pad(begin[rows], (0, 1), value=kl.shape[-1])
+    prefix = (~(kl[rows] <= max_threshold)).cumsum(dim=-1, dtype=torch.int32)
+    before = torch.where(borders > 0, prefix.gather(-1, (borders - 1).clamp(min=0)), 0)
+    return reached.index_copy(0, rows, reached[rows] & (before.diff(dim=-1) == 0))
+
+
 def turn_numbers(response_mask: torch.Tensor) -> torch.Tensor:
     """Count the turns of the model: 1 on its first run of sampled tokens and on what follows, 2 from the second on.
 

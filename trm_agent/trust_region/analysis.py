@@ -145,7 +145,7 @@ def depth_growth(batch: Batch, trm: TrmConfig) -> Growth | None:
     if not rows.by_depth:
         return None
     finite = finite_sequences(rows)
-    return growth(*(rows.by_depth[name][finite].double().numpy() for name in ("tokens", "depth", "kl")))
+    return growth(*(rows.by_depth[name][finite].double().numpy() for name in ("known", "depth", "kl")))
 
 
 def sampler_check(dump: Dump) -> SamplerCheck | None:
