@@ -168,6 +168,23 @@ def test_a_quantile_beyond_the_finite_is_infinite():
     assert metrics["seq_max_kl_p90"].item() == metrics["seq_max_kl_p99"].item() == math.inf
 
 
+def test_the_bounds_without_a_premise_take_the_longest_sequence_that_there_can_be():
+    # log rho = -3 at each of 4 tokens: (rho - 1)^2 = 0.9029, k3 = 2.0498. sum 3.6116; sum of (t - 1) k3 / 2 = 6.149, of
+    # which T - 1 is the cap; with k2 = 4.5 nothing is stopped, and theta may leave with probability 1
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    log_ratio = torch.full((2, 4), -3.0, dtype=torch.float64)
+    of = TokenBatch(log_ratio, torch.zeros_like(log_ratio), torch.ones_like(log_ratio), mask)
+    update = examine(TrmConfig(max_token_kl=10.0), of)[1]
+    found = {longest: summarize(update, longest) for longest in (None, 3, 6, 100)}
+    for longest, cap in ((None, 3.0), (3, 3.0), (6, 5.0), (100, 6.149)):
+        chi2_kl = math.sqrt(3.6116 * cap)
+        assert found[longest]["bound_chi2_kl"].item() == pytest.approx(chi2_kl, rel=1e-4)
+        assert found[longest]["bound_stop"].item() == pytest.approx(1 + chi2_kl, rel=1e-4)
+    apart = {name for name, value in found[None].items() if value != found[100][name]}
+    assert apart <= {f"bound_{name}{end}" for name in ("chi2_kl", "stop") for end in ("", "_low", "_high")}
+    assert found[100]["horizon"] == 4
+
+
 def uniform_tree(vocabulary: int, horizon: int, spread: float, generator: torch.Generator):
     """A tree whose rollout is uniform: all trajectories alike likely, so the mean over one batch of them is exact.
 

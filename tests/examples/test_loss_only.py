@@ -25,7 +25,7 @@ from tests.core import reference
 from tests.core.batches import to_tensors
 from tests.verl_plugin.loss_support import actor_config, batch_info, update_of
 from trm_agent.trust_region.settings import TrmConfig
-from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, DUMP_KEY, STEP_KEY, TASKS_KEY
+from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, DUMP_KEY, LONGEST_KEY, STEP_KEY, TASKS_KEY
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.actor_update import with_trust_region
 
@@ -202,6 +202,7 @@ def test_dumps_go_where_verl_keeps_its_checkpoints_and_hold_whole_groups(plain, 
     assert not {DUMP_KEY, TASKS_KEY} & told[0].keys()
     assert len(set(json.loads(told[1][TASKS_KEY])) & {"a", "b", "c"}) == 2
     assert [batch[STEP_KEY] for batch in told] == [9, 10, 1]
+    assert {batch[LONGEST_KEY] for batch in told} == {config.data.max_response_length}
     assert DUMP_KEY in told[2]
     assert json.loads(told[1][DUMP_KEY])["directory"] == str(tmp_path / "rollouts")
 

@@ -20,7 +20,7 @@ from verl.workers.utils.losses import ppo_loss
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor import packed_engine
 from trm_agent.verl_plugin.actor.engine import TrmFSDPEngine
-from trm_agent.verl_plugin.actor.update import DUMP_KEY, STEP_KEY
+from trm_agent.verl_plugin.actor.update import DUMP_KEY, LONGEST_KEY, STEP_KEY
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
 
 from .loss_support import actor_config
@@ -107,7 +107,7 @@ def batch(directory) -> TensorDict:
     }
     data = TensorDict(nested, batch_size=[rows])
     dump = json.dumps({"every": 1, "directory": str(directory)})
-    settings = {STEP_KEY: 1, DUMP_KEY: dump, "temperature": 1.0, "global_batch_size": rows}
+    settings = {STEP_KEY: 1, DUMP_KEY: dump, LONGEST_KEY: 40, "temperature": 1.0, "global_batch_size": rows}
     passes = {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 2, "use_remove_padding": True}
     tu.assign_non_tensor(data, **settings, **passes)
     return data
@@ -140,6 +140,7 @@ def test_an_update_without_needless_passes_is_the_one_with_all_of_them(tmp_path)
     assert expected[1]["TRM/NUM_TOKENS_DEPTH_0"] == [24.0]
     assert expected[1]["TRM/MEAN_DEPTH_0"] == [(3 + 4 + 6 + 7) / 4]
     assert all(len(row["rollout_top_ids"]) == RESPONSE for row in expected[2])
+    assert short._update.longest == 40
     same_gradients(found, expected)
     # as text, in which a number that is not one equals itself
     assert str(found[1:]) == str(expected[1:])

@@ -129,6 +129,20 @@ def test_split_metrics_equal_those_of_the_whole():
         assert found[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
 
 
+def test_an_update_hands_on_how_long_a_response_can_be():
+    # ratios of e^-3: the chi2-KL bound is capped by the horizon
+    rollout = torch.full((2, 4), -1.0)
+    tensors = Tensors(rollout - 3, rollout, torch.ones(2, 4), torch.ones(2, 4, dtype=torch.bool))
+    config = actor_config(**batch_info(tensors))
+    found: dict[int | None, dict] = {}
+    for longest in (None, 100):
+        with collect_update(longest=longest) as update:
+            loss_of(tensors, config)
+        found[longest] = through_verl([update])
+    assert found[None]["trm/bound_chi2_kl"] < 0.8 * found[100]["trm/bound_chi2_kl"]
+    assert found[None]["trm/bound_unified"] == found[100]["trm/bound_unified"]
+
+
 def test_verl_averages_over_updates_and_keeps_their_extremes():
     batches = [to_tensors(reference.random_batch(seed)) for seed in (20, 23)]
     updates = [update_of([batch], actor_config(**batch_info(batch))) for batch in batches]

@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
     from trm_agent.trust_region.dump import read_dump
     from trm_agent.trust_region.recomputation import recompute
+    from trm_agent.trust_region.sampler_check import selection
 
     rollouts = arguments.dump / ROLLOUTS
     dump = read_dump(rollouts if rollouts.is_dir() else arguments.dump)
@@ -79,8 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
     thresholds = arguments.threshold or sorted({*analysis.grid(values), *([used] if used else [])})
     recommended = analysis.recommend(values, arguments.target)
     longest, known = int(batch.lengths.max()), CRITERION_BOUNDS.get(criterion)
-    mask, selected_by = analysis.masked(batch, trm), diagnostics.selection_of(arguments.dump)
-    found = analysis.depth_growth(batch, trm), analysis.sampler_check(dump), selected_by
+    config = diagnostics.config_of(arguments.dump)
+    possible = diagnostics.longest_response(config)
+    mask = analysis.masked(batch, trm, possible)
+    found = analysis.depth_growth(batch, trm), analysis.sampler_check(dump), selection(config)
     criteria = kept_by_criterion(batch, trm) if arguments.all_criteria else []
     result = {
         "sequences": len(values),
@@ -96,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         "target_acceptance": arguments.target,
         "recommended_threshold": recommended,
         "mask": mask,
+        "longest_response": possible,
         "bounds_recommended": analysis.bounds_of(batch, values <= recommended, trm),
         "bound_of_criterion": known
         and {
@@ -232,7 +236,15 @@ def _bounds(result: dict[str, Any]) -> list[str]:
         if name in mask:
             ends = f"{mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
             lines.append(f"  {name:<40}{mask[name]:>12.4g}   90 % interval {ends}; docs/math.md")
+    if "bound_chi2_kl" in mask:
+        lines.append(f"  (the last two: for sequences of up to {_longest(result['longest_response'], mask['horizon'])})")
     return lines
+
+
+def _longest(possible: int | None, sampled: float) -> str:
+    if possible is not None and possible >= sampled:
+        return f"{possible} tokens, data.max_response_length of the run"
+    return f"{sampled:.0f} tokens, the longest here; data.max_response_length of its run is not known"
 
 
 def _bound_of_criterion(result: dict[str, Any]) -> list[str]:

@@ -10,13 +10,13 @@ from typing import Any
 from trm_agent.runs.data_text import read_yaml
 from trm_agent.runs.stored_config import CONFIG_FILE
 from trm_agent.trust_region.growth import Growth
-from trm_agent.trust_region.sampler_check import SamplerCheck, rows_of, selection
+from trm_agent.trust_region.sampler_check import SamplerCheck, rows_of
 
 NO_RECORD = "not tested: the dump holds no most likely tokens; dump with estimator=topk, exact or replayed"
 
 
-def selection_of(dump: Path) -> str:
-    """Return the setting by which the run of a dump left episodes out for how they went; "" where none is known.
+def config_of(dump: Path) -> dict[str, Any]:
+    """Return the configuration of the run that wrote a dump; empty where it is not beside it.
 
     Args:
         dump: the folder of a run, or its `rollouts/`, or a file in it.
@@ -26,8 +26,15 @@ def selection_of(dump: Path) -> str:
         file = folder / CONFIG_FILE
         if file.is_file():
             config = read_yaml(file.read_text(encoding="utf-8"))
-            return selection(config) if isinstance(config, dict) else ""
-    return ""
+            return config if isinstance(config, dict) else {}
+    return {}
+
+
+def longest_response(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a response of a run can have; None where that is not known."""
+    data = config.get("data")
+    found = data.get("max_response_length") if isinstance(data, Mapping) else None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def as_json(growth: Growth | None, check: SamplerCheck | None, selected_by: str) -> dict[str, Any]:
@@ -55,7 +62,7 @@ def as_text(
         mask: the metrics of the dump, without `trm/`.
         growth: of its divergence with depth.
         check: of its recorded log-probs.
-        selected_by: see `selection_of`.
+        selected_by: see `sampler_check.selection`.
     """
     lines = ["", f"Effective sample size, of 100 %: {_shares(mask, 'effective_', ('tokens', 'turns', 'sequences'))}"]
     for sign, word in (("positive", "A > 0"), ("negative", "A < 0")):

@@ -21,7 +21,8 @@ def sampled_bounds(
     that so many sequences miss with the probability of that end.
 
     Args:
-        horizon: T, scalar.
+        horizon: T, scalar: as many tokens as a sequence can have, sampled or not. With those of the longest sampled
+            one the bounds assume that none is longer.
         sums: of `bound_sums`, of sequences with tokens, shape (sequences,) each.
         finite: bool, at least one True, shape (sequences,). The others are left out of chi2-KL, and to stop they are
             cut at their first token.

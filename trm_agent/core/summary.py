@@ -22,11 +22,13 @@ MAX_KL_QUANTILES = (50, 90, 99)
 _OF_KNOWN = ("token_kl_mean", "token_kl_max", "token_tv_mean", "max_kl_position", "max_kl_turn")
 
 
-def summarize(update: UpdateStatistics) -> dict[str, torch.Tensor]:
+def summarize(update: UpdateStatistics, longest: int | None = None) -> dict[str, torch.Tensor]:
     """Form the metrics of one update.
 
     Args:
         update: the statistics of all its sequences.
+        longest: tokens that a sequence can have, sampled or not, for the bounds without a premise; None takes the
+            longest of the update.
 
     Returns:
         Name, as docs/metrics.md defines it but without `trm/` -> scalar float64. A number that does not exist (no
@@ -58,7 +60,7 @@ def summarize(update: UpdateStatistics) -> dict[str, torch.Tensor]:
     largest = or_infinite(rows.max_kl[has_tokens])
     metrics |= {f"seq_max_kl_p{percent}": least_threshold(largest, percent / 100) for percent in MAX_KL_QUANTILES}
     if bool(finite.any()):
-        metrics |= _of_finite(rows, finite) | _bounds(update, finite)
+        metrics |= _of_finite(rows, finite) | _bounds(update, finite, longest)
     return {name: value.double() for name, value in metrics.items()}
 
 
@@ -183,12 +185,12 @@ def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torc
     return found if bool(num_known > 0) else {name: found[name] for name in found if name not in _OF_KNOWN}
 
 
-def _bounds(update: UpdateStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
+def _bounds(update: UpdateStatistics, finite: torch.Tensor, longest: int | None) -> dict[str, torch.Tensor]:
     """Return the paper's bounds, with divergences of the sampled contexts in place of all reachable ones, and ours."""
     rows = update.sequences
     horizon, num_known = rows.num_tokens.max(), rows.num_known_tokens[finite].sum()
     sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
-    own = sampled_bounds(horizon, sums, finite[rows.has_tokens])
+    own = sampled_bounds(horizon.clamp(min=longest or 0), sums, finite[rows.has_tokens])
     if not bool(num_known > 0):
         return own
     max_kl, kl_seq = rows.max_known_kl[finite].double().max(), rows.sum_kl[finite].double().mean()

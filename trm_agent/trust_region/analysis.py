@@ -128,14 +128,19 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
     return Batch(tokens, reward, int((~rows).sum()))
 
 
-def masked(batch: Batch, trm: TrmConfig) -> dict[str, float]:
+def masked(batch: Batch, trm: TrmConfig, longest: int | None = None) -> dict[str, float]:
     """Measure the effect of the settings' mask on the batch.
+
+    Args:
+        batch: the rollouts.
+        trm: the settings.
+        longest: see `summarize`.
 
     Returns:
         The metrics of docs/metrics.md without `trm/`, as training would log them.
     """
     _, statistics = examine(trm, batch.tokens)
-    return {name: value.item() for name, value in summarize(statistics).items()}
+    return {name: value.item() for name, value in summarize(statistics, longest).items()}
 
 
 def depth_growth(batch: Batch, trm: TrmConfig) -> Growth | None:

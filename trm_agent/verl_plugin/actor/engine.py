@@ -32,6 +32,7 @@ from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
     KEPT_SET_CUT,
+    LONGEST_KEY,
     STEP_KEY,
     TASKS_KEY,
     MicroBatch,
@@ -69,7 +70,8 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
         tasks = frozenset(json.loads(tasks)) if tasks else None
         self._cut_sets = None
         add_decisions(data, loss_function, self.get_data_parallel_group(), step, self._num_updates)
-        with collect_update(step, self._num_updates, dump, tasks) as self._update:
+        longest = tu.get_non_tensor_data(data, LONGEST_KEY, None)
+        with collect_update(step, self._num_updates, dump, tasks, longest) as self._update:
             output = super().train_batch(data, loss_function)
         if self.is_mp_src_rank_with_outputs():
             # the ranks that share a sequence have the same rows and the same data-parallel rank

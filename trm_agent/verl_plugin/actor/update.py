@@ -36,9 +36,9 @@ KEPT_SET_CUT = MEAN_PREFIX + "KEPT_SET_CUT"
 # above it a step warns
 CUT_TOLERANCE = 1e-3
 # keys of the batch, from the driver to the engine: as JSON the adaptive thresholds, the step's DumpConfig and the tasks
-# of its dump; the step; as JSON the acceptance of a paired run in this step
+# of its dump; the step; as JSON the acceptance of a paired run in this step; tokens that a response can have
 ADAPTIVE_KEY, DUMP_KEY, TASKS_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_dump_tasks", "trm_step"
-PAIRED_KEY = "trm_paired_acceptance"
+PAIRED_KEY, LONGEST_KEY = "trm_paired_acceptance", "trm_longest_response"
 
 
 @dataclass
@@ -73,6 +73,8 @@ class Update:
     """Settings of the dump; None for no dump."""
     tasks: frozenset[str] | None = None
     """Tasks whose sequences are dumped; None for all."""
+    longest: int | None = None
+    """Tokens that a response can have; None where it is not known."""
     trm: TrmConfig | None = None
     """Settings of the computed loss."""
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -96,7 +98,7 @@ class Update:
         if not parts:
             return {}
         whole = concatenate(parts)
-        metrics = summarize(whole)
+        metrics = summarize(whole, self.longest)
         values = torch.stack(list(metrics.values())).tolist()
         named: dict[str, Any] = {_key(name): value for name, value in zip(metrics, values, strict=True)}
         rows = whole.sequences
@@ -111,7 +113,11 @@ _UPDATE: ContextVar[Update | None] = ContextVar("trm_update", default=None)
 
 @contextmanager
 def collect_update(
-    step: int = 0, number: int = 0, dump: DumpConfig | None = None, tasks: frozenset[str] | None = None
+    step: int = 0,
+    number: int = 0,
+    dump: DumpConfig | None = None,
+    tasks: frozenset[str] | None = None,
+    longest: int | None = None,
 ) -> Iterator[Update]:
     """Collect the statistics of every `trm` loss that is computed inside the block.
 
@@ -120,11 +126,12 @@ def collect_update(
         number: number of the update in its step.
         dump: settings of the dump; None for no dump.
         tasks: those whose sequences are dumped; None for all.
+        longest: tokens that a response can have; None where it is not known.
 
     Yields:
         The update, filled as losses are computed.
     """
-    update = Update(step=step, number=number, dump=dump, tasks=tasks)
+    update = Update(step=step, number=number, dump=dump, tasks=tasks, longest=longest)
     token = _UPDATE.set(update)
     try:
         yield update

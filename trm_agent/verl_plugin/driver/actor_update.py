@@ -22,6 +22,7 @@ from trm_agent.trust_region.surroundings import LOSS_MODE, section
 from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
+    LONGEST_KEY,
     PAIRED_KEY,
     STEP_KEY,
     TASKS_KEY,
@@ -132,7 +133,7 @@ def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dic
     Returns:
         Key of the batch -> value.
     """
-    told: dict[str, Any] = {STEP_KEY: step}
+    told: dict[str, Any] = {STEP_KEY: step, LONGEST_KEY: int(config.data.max_response_length)}
     if thresholds:
         told[ADAPTIVE_KEY] = json.dumps(dict(thresholds))
     dump = DumpConfig.from_mapping(section(config.actor_rollout_ref.actor.policy_loss, "dump"))
