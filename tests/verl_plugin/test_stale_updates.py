@@ -70,7 +70,7 @@ def update_of(
                     decided=torch.tensor([each.decided for each in part]) if trm.decides_on_whole_batch else None,
                 )
             )
-            advantages = torch.tensor([each.advantage for each in part])[:, None].double() * mask
+            advantages = torch.tensor([each.advantage for each in part], dtype=torch.float64)[:, None] * mask
             ours = torch.where(mask, logits.log_softmax(-1)[before, token], -7.0)
             old = start if trm.starts_with_log_probs else recorded
             loss, said = loss_of(Tensors(ours, old, advantages, mask), actor_config(trm, **whole))

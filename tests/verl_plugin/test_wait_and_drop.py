@@ -63,7 +63,7 @@ def test_with_drop_the_episodes_of_long_tasks_are_lost_and_told(updates, monkeyp
 @pytest.mark.parametrize("updates", [1, 2])
 @pytest.mark.parametrize("strategy", ["wait", "drop"])
 def test_a_run_draws_as_many_tasks_as_its_steps_take_and_one_for_each_that_fails(strategy, updates, monkeypatch):
-    # the last two steps begin with the tasks 36 to 40 in play or yet to come, and 39 fails in the last one
+    # ten steps take forty; task 2 fails in the first one, and 39, which is ahead of the last, in that
     queue = ScriptedQueue(scripted(dict.fromkeys((2, 39), (FAILED, FAILED)), MIXED))
     run = Training(queue, monkeypatch, None, updates=updates, threshold=2, strategy=strategy, last_step=STEPS)
     for _ in range(STEPS):
