@@ -43,6 +43,11 @@ def by_span(span: int) -> tuple[Measure, ...]:
     return (
         Measure(f"{name}: share of sequences", partial(mean_of, share, absent=0.0)),
         Measure(f"{name}: acceptance", partial(weighted, f"trm/acceptance_span_{span}", share)),
+        *(
+            Measure(f"{name}: acceptance, A {sign} 0", partial(mean_of, f"trm/acceptance_{word}_span_{span}"))
+            for sign, word in ((">", "positive"), ("<", "negative"))
+        ),
+        Measure(f"{name}: tokens kept", partial(weighted, f"trm/kept_tokens_span_{span}", share)),
         Measure(f"{name}: mean token KL, nats", partial(weighted, f"trm/token_kl_mean_span_{span}", share), ".1e"),
     )
 

@@ -19,10 +19,12 @@ MASK = torch.tensor([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]]).bo
 # the third is of one version alone, the last is padding; 7 updates count as 3 or more
 LAGS = torch.tensor([[1, 1, -1, 0], [7, -1, 1, 0], [0, 0, 0, 0], [-1, -1, -1, -1]])
 ZEROS = torch.zeros(4, 4)
+# of the last nothing counts
+ADVANTAGES = torch.tensor([1.0, -1.0, -0.5, -2.0])[:, None].expand(4, 4)
 
 
 def batch(lags: torch.Tensor | None = LAGS, log_ratio: torch.Tensor = LOG_RATIO) -> TokenBatch:
-    return TokenBatch(torch.where(MASK, log_ratio, 0.0), ZEROS, ZEROS, MASK, lags=lags)
+    return TokenBatch(torch.where(MASK, log_ratio, 0.0), ZEROS, ADVANTAGES, MASK, lags=lags)
 
 
 def metrics(of: TokenBatch, **settings) -> dict[str, float]:
@@ -82,7 +84,7 @@ def test_no_split_of_a_batch_shows(split):
     parts = [examine(trm, batch().rows(torch.tensor(rows)))[1] for rows in split]
     joined = summarize(concatenate(parts))
     names = [name for name in whole if "_lag_" in name or "_span_" in name]
-    assert len(names) == 21
+    assert len(names) == 27
     assert {name: joined[name].item() for name in names} == pytest.approx(
         {name: whole[name].item() for name in names}, rel=1e-6
     )
@@ -99,12 +101,33 @@ def test_the_span_of_a_sequence_is_from_its_oldest_to_its_newest_token():
             "acceptance_span_0": 1.0,
             "acceptance_span_1": 1.0,
             "acceptance_span_3": 0.0,
+            "kept_tokens_span_0": 1.0,
+            "kept_tokens_span_1": 1.0,
+            "kept_tokens_span_3": 0.0,
+            "acceptance_positive_span_1": 1.0,
+            "acceptance_negative_span_0": 1.0,
+            "acceptance_negative_span_3": 0.0,
             "token_kl_mean_span_0": 0.0,
             "token_kl_mean_span_1": k3(0.2) / 3,
             "token_kl_mean_span_3": (k3(0.4) + k3(0.1)) / 3,
         },
         rel=1e-5,
     )
+
+
+def test_a_mask_of_tokens_keeps_some_of_each_span():
+    update = examine(TrmConfig(criterion="token", max_token_kl=0.05), batch())[1]
+    # |0.4| alone is outside: one of the three tokens of span 3, whose sequence counts as accepted
+    found = summarize(update)
+    assert [found[f"kept_tokens_span_{span}"].item() for span in (0, 1, 3)] == pytest.approx([1, 1, 2 / 3])
+    assert found["acceptance_negative_span_3"] == 1
+
+
+def test_a_sequence_without_an_advantage_is_of_no_sign():
+    of = replace(batch(), advantages=ADVANTAGES.clone().index_fill_(0, torch.tensor([0, 2]), 0.0))
+    found = summarize(examine(TrmConfig(max_token_kl=0.05), of)[1])
+    signed = {name for name in found if "_span_" in name and name.startswith(("acceptance_pos", "acceptance_neg"))}
+    assert signed == {"acceptance_negative_span_3"}
 
 
 def test_the_tokens_of_all_lags_are_all_tokens():

@@ -79,13 +79,22 @@ def test_each_new_metric_has_its_chart(tmp_path):
     signs = {f"trm/{name}_{sign}": 0.5 for name in ("acceptance", "kept_tokens") for sign in ("positive", "negative")}
     signs |= {f"trm/contribution_{sign}{end}": 0.5 for sign in ("positive", "negative") for end in ("", "_masked")}
     sizes = {f"trm/effective_{name}": 0.5 for name in ("tokens", "turns", "sequences")}
-    spans = {f"trm/{name}_span_{n}": 0.5 for name in ("acceptance", "sequences", "token_kl_mean") for n in (0, 3)}
+    by_span = ("acceptance", "kept_tokens", "sequences", "token_kl_mean", "acceptance_positive", "acceptance_negative")
+    spans = {f"trm/{name}_span_{n}": 0.5 for name in by_span for n in (0, 3)}
     found = by_name(charts(open_sources([run_with(tmp_path / "run", 0.0, **signs, **sizes, **spans)])))
     shown = {series["metric"] for chart in found.values() for series in chart["series"] if "metric" in series}
     assert {*signs, *sizes, *spans} <= shown
     # a sign is no criterion, length or lag, and stands in no chart of these
     assert [series["label"] for series in found["acceptance"]["series"]] == ["all sequences"]
     assert len(found["contribution"]["series"]) == 4
+    assert [series["label"] for series in found["acceptance_sign"]["series"]] == [
+        "negative advantage",
+        "positive advantage",
+    ]
+    assert [series["label"] for series in found["acceptance_sign_span"]["series"]][:2] == [
+        "negative advantage, 0 updates apart",
+        "negative advantage, 3 updates apart",
+    ]
     assert [series["label"] for series in found["token_kl_depth"]["series"]][:2] == [
         "from 64 tokens on",
         "from 128 tokens on",

@@ -241,6 +241,14 @@ CASES = [
         Again.RESUMES,
     ),
     (
+        "signal",
+        "the agent-loop worker 3 has ended, and its episodes with it: The actor died unexpectedly before finishing "
+        "this task. class_name: EpisodesWorker actor_id: 2d78 pid: 24323 ip: 192.0.2.2 The actor is dead\n" + DIED,
+        "fork server: worker 24323 was killed by signal 9 (SIGKILL)",
+        "EpisodesWorker was killed by signal 9 (SIGKILL)",
+        Again.RESUMES,
+    ),
+    (
         "death",
         remote(
             f"{NONE_PLAYED}broken; the first: generator_error: turn 3: The actor died unexpectedly before finishing"

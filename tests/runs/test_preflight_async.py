@@ -26,7 +26,7 @@ def composed(*overrides, experiment="math_nano_async"):
         (f"{WARMUP}=0.5", f"{SAMPLER}.max_off_policy_threshold=2"),
         ("hardware.agent_loops=workers",),
         ("data.gen_batch_size=1",),
-        # 40 steps of 16 tasks, and 16 ahead of the last
+        # 40 steps of 16 tasks, and 16 in place of those that fail
         ("env.train.num_tasks=656",),
     ],
 )

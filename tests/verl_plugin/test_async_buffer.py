@@ -11,6 +11,7 @@ from verl.trainer.ppo.v1 import replay_buffer as verls
 
 from trm_agent.verl_plugin.driver import async_buffer, replay_buffer
 from trm_agent.verl_plugin.driver.async_buffer import STALE_WAIT, AsyncEnvReplayBuffer
+from trm_agent.verl_plugin.driver.several_updates import over_updates
 
 TASKS, EPISODES = 2, 2
 
@@ -133,6 +134,24 @@ def test_with_drop_the_old_ones_go_others_come_and_the_metrics_tell_that_they_we
     shares = [metrics[f"env/evicted_length_q{quarter}"] for quarter in (1, 2, 3, 4)]
     assert shares == pytest.approx([0, 0, 1 / 3, 1])
     assert metrics["training/off_policy/evicted_samples"] == 1
+
+
+def test_what_a_step_dropped_is_told_of_all_its_updates_together(queue):
+    queue.draw("old", 3)
+    queue.finish("old", 700, 800)
+    for uid in "wxyz":
+        queue.draw(uid, 5)
+        queue.finish(uid, 5, 6)
+    made = buffer(queue, "drop")
+    step = over_updates([made.sample(5, "train", TASKS)[1] for _ in range(2)])
+    # both before the first update; ten episodes, of whose last quarter, [7.5, 10), they are two of two and a half
+    assert step["env/evicted_episodes"] == 2
+    assert [step[f"env/evicted_length_q{quarter}"] for quarter in (1, 2, 3, 4)] == pytest.approx([0, 0, 0, 0.8])
+    for uid in "uv":
+        queue.draw(uid, 6)
+        queue.finish(uid, 5, 6)
+    # every step begins anew
+    assert made.sample(6, "train", TASKS)[1]["env/evicted_episodes"] == 0
 
 
 def test_a_step_that_drops_nothing_says_so(queue):

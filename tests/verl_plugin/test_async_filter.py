@@ -62,15 +62,16 @@ class Training:
 
     def step(self) -> list[list[int]]:
         """Draw and sample a step; return the tasks of each update."""
-        self.queue.draw(self.size if self.watch.filter is None else self.buffer.num_to_draw(self.queue.step, self.size))
+        self.queue.draw(self.buffer.num_to_draw(self.queue.step, self.size))
         batches, sampled = [], []
         for _ in range(self.updates):
             batch, self.metrics = self.buffer.sample(self.queue.step, "train", self.size // self.updates)
             batches.append([int(task[1:]) for task in tasks(batch)])
             self.drained += self.watch.drain()
-            self.num_evicted += self.metrics.get(EVICTED, 0)
             sampled += batch.keys
             self.queue.tick()
+        # of the whole step
+        self.num_evicted += self.metrics.get(EVICTED, 0)
         self.keys += sampled
         self.queue.kv_clear(sampled, "train")
         self.queue.step += 1

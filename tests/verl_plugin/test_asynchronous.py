@@ -41,9 +41,6 @@ class Base:
     def _next_train_batch(self, number=8):
         return {"uid": [f"u{task}" for task in range(number)], "index": list(range(number))}
 
-    def _add_batch_to_generate(self):
-        self._submit_batch_to_rollout(self._next_train_batch())
-
     def _save_checkpoint(self):
         self.modes.append(self.trainer_mode)
         # as verl's, last of all
@@ -61,8 +58,7 @@ class Trainer(AsynchronousMixin, Base):
         self.train_dataset = Dataset()
         mode = {"resume_mode": "auto"} if resumed is None else {"resume_mode": "resume_path"}
         paths = {"default_local_dir": str(folder), "resume_from_path": str(resumed)}
-        parts = {"algorithm": {"filter_groups": {"enable": False}}, "data": {"train_batch_size": 8}}
-        self.config = OmegaConf.create({"trainer": {**mode, **paths}, **parts})
+        self.config = OmegaConf.create({"trainer": {**mode, **paths}, "data": {"train_batch_size": 8}})
 
 
 @pytest.fixture
@@ -169,14 +165,13 @@ def test_its_client_resumes_turns(tmp_path, queue):
     assert trainer.get_llm_client() is ResumingClient
 
 
-@pytest.mark.parametrize(("is_filtering", "needed", "drawn"), [(False, 3, 8), (True, 8, 8), (True, 3, 3), (True, 0, 0)])
-def test_with_a_filter_a_step_draws_no_more_tasks_than_are_needed(is_filtering, needed, drawn, tmp_path, queue):
+@pytest.mark.parametrize("needed", [8, 3, 0])
+def test_a_step_draws_no_more_tasks_than_are_needed(needed, tmp_path, queue):
     trainer, asked = Trainer(tmp_path, queue, step=5), []
-    trainer.config.algorithm.filter_groups.enable = is_filtering
     trainer.replay_buffer = SimpleNamespace(num_to_draw=lambda *told: asked.append(told) or needed)
     trainer._add_batch_to_generate()
-    assert len(trainer.submitted) == drawn
-    assert asked == ([(5, 8)] if is_filtering else [])
+    assert len(trainer.submitted) == needed
+    assert asked == [(5, 8)]
 
 
 def test_the_buffer_knows_the_last_step():

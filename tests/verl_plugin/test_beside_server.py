@@ -21,7 +21,7 @@ from trm_agent.runs import preflight_verl
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.preflight_training import agent_loops
-from trm_agent.verl_plugin.rollout import beside_server
+from trm_agent.verl_plugin.rollout import loss_watch
 from trm_agent.verl_plugin.rollout.beside_server import BesideServers, without_balancer
 from trm_agent.verl_plugin.rollout.places import places_per_worker
 from trm_agent.verl_plugin.rollout.playing_server import local_client
@@ -101,7 +101,7 @@ class Handle:
 
 @pytest.fixture(autouse=True)
 def _servers_that_never_end(monkeypatch):
-    monkeypatch.setattr(beside_server, "ray", SimpleNamespace(wait=lambda *_, **__: threading.Event().wait()))
+    monkeypatch.setattr(loss_watch, "ray", SimpleNamespace(wait=lambda *_, **__: threading.Event().wait()))
 
 
 def manager(handles, on_loss=print):
@@ -136,13 +136,13 @@ def test_a_server_that_ends_is_told_unless_the_run_is_over(monkeypatch, close_fi
         finally:
             waited.set()
 
-    monkeypatch.setattr(beside_server, "ray", SimpleNamespace(wait=wait, get=get))
+    monkeypatch.setattr(loss_watch, "ray", SimpleNamespace(wait=wait, get=get))
     made = manager(handles, on_loss=losses.append)
     if close_first:
         made.close()
     handles["b"].ended.set()
     assert waited.wait(5)
-    made.watch.join(5)
+    made.watch.thread.join(5)
     assert len(losses) == told
     assert all("rollout server at b has ended" in loss for loss in losses)
 

@@ -8,8 +8,9 @@ import torch
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
 from trm_agent.trust_region.adaptive import TARGET_THRESHOLDS
+from trm_agent.verl_plugin.driver.async_buffer import EVICTED, EVICTED_BY_LENGTH
 from trm_agent.verl_plugin.driver.separate import SeparateMixin
-from trm_agent.verl_plugin.driver.several_updates import LAST, over_updates
+from trm_agent.verl_plugin.driver.several_updates import LAST, THRESHOLDS, over_updates
 
 FIRST = {
     "trm/acceptance": 0.5,
@@ -100,10 +101,11 @@ def test_one_update_is_the_step():
     assert over_updates([]) == {}
 
 
-def test_thresholds_that_adapt_are_those_of_the_last_update():
+def test_thresholds_that_adapt_and_what_is_counted_over_the_step_are_those_of_the_last_update():
     names = sorted(LAST)
-    assert set(TARGET_THRESHOLDS.values()) < LAST
-    assert "trm/max_token_kl" in LAST
+    assert set(TARGET_THRESHOLDS.values()) < THRESHOLDS
+    assert "trm/max_token_kl" in THRESHOLDS
+    assert {EVICTED, *EVICTED_BY_LENGTH} == LAST - THRESHOLDS
     updates = [{name: float(number) for name in names} for number in (3, 1, 2)]
     assert over_updates(updates) == dict.fromkeys(names, 2.0)
 

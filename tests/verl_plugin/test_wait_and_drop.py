@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("verl")
 
-from .scripted_queue import FAILED, ScriptedQueue, buffer
-from .test_async_filter import SIZE, Training
+from .scripted_queue import FAILED, ScriptedQueue, buffer, scripted
+from .test_async_filter import MIXED, SIZE, Training
 
 STEPS = 10
 # those of the last step may still be in play
@@ -58,3 +58,14 @@ def test_with_drop_the_episodes_of_long_tasks_are_lost_and_told(updates, monkeyp
     assert lost
     assert all(is_long(task) for task in lost)
     assert 0 < run.num_evicted <= 2 * len(lost)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("strategy", ["wait", "drop"])
+def test_a_run_draws_as_many_tasks_as_its_steps_take_and_one_for_each_that_fails(strategy, updates, monkeypatch):
+    # ten steps take forty; task 2 fails in the first one, and 39, which is ahead of the last, in that
+    queue = ScriptedQueue(scripted(dict.fromkeys((2, 39), (FAILED, FAILED)), MIXED))
+    run = Training(queue, monkeypatch, None, updates=updates, threshold=2, strategy=strategy, last_step=STEPS)
+    for _ in range(STEPS):
+        assert sum(len(batch) for batch in run.step()) == SIZE
+    assert (queue.num_drawn, queue.in_play()) == (STEPS * SIZE + 2, [])

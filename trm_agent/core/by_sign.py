@@ -75,21 +75,33 @@ def sign_metrics(
         Name -> scalar float64.
     """
     metrics: dict[str, torch.Tensor] = {}
+    of_sign = sequences_of_sign(by_sign)
     tokens, kept = (by_sign[name].double() for name in ("tokens", "kept"))
     num_tokens, num_kept = tokens.sum(dim=0), kept.sum(dim=0)
     finite_tokens = tokens[finite].sum(dim=0)
     gains, kept_gains = (by_sign[name][finite].double().sum(dim=0) for name in ("gains", "kept_gains"))
     for index, sign in enumerate(SIGNS):
-        # of one advantage a sequence, its sign
-        mostly = tokens[:, index] > tokens[:, 1 - index]
-        if bool(mostly.any()):
-            metrics[f"acceptance_{sign}"] = accepted[mostly].double().mean()
+        if bool(of_sign[sign].any()):
+            metrics[f"acceptance_{sign}"] = accepted[of_sign[sign]].double().mean()
         if bool(num_tokens[index] > 0):
             metrics[f"kept_tokens_{sign}"] = num_kept[index] / num_tokens[index]
         if bool(finite_tokens[index] > 0):
             metrics[f"contribution_{sign}"] = -gains[index] / finite.double().sum()
             metrics[f"contribution_{sign}_masked"] = -kept_gains[index] / finite.double().sum()
     return metrics
+
+
+def sequences_of_sign(by_sign: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tell the sequences with more tokens of a sign than of the other: of one advantage a sequence, its sign.
+
+    Args:
+        by_sign: rows of `sign_statistics`.
+
+    Returns:
+        Sign -> bool, shape (batch,).
+    """
+    tokens = by_sign["tokens"]
+    return {sign: tokens[:, index] > tokens[:, 1 - index] for index, sign in enumerate(SIGNS)}
 
 
 def _differ(advantages: torch.Tensor, own: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:

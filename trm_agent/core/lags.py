@@ -4,6 +4,8 @@ lag_{it} = (version of the step's policy) - (version that sampled y_{it}). The l
 token: a sequence mask rejects all of it by the worst. Its span is how far its oldest and its newest token lie apart.
 """
 
+from collections.abc import Mapping
+
 import torch
 
 NUM_LAGS = 4
@@ -48,7 +50,11 @@ def lag_statistics(
 
 
 def span_metrics(
-    by_lag: dict[str, torch.Tensor], accepted: torch.Tensor, sum_kl: torch.Tensor, finite: torch.Tensor
+    by_lag: dict[str, torch.Tensor],
+    accepted: torch.Tensor,
+    sum_kl: torch.Tensor,
+    finite: torch.Tensor,
+    of_sign: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     """Form the metrics of the sequences of each span that occurs.
 
@@ -57,6 +63,7 @@ def span_metrics(
         accepted: bool, shape (batch,).
         sum_kl: divergence of each sequence, shape (batch,), nats.
         finite: bool, sequences that count in means, shape (batch,).
+        of_sign: sign of the advantage -> bool, its sequences, shape (batch,).
 
     Returns:
         Name -> scalar float64.
@@ -64,12 +71,17 @@ def span_metrics(
     metrics: dict[str, torch.Tensor] = {}
     if not by_lag:
         return metrics
-    num_sequences, num_known = (by_lag["span"] >= 0).double().sum(), by_lag["known"].sum(dim=-1)
+    num_sequences = (by_lag["span"] >= 0).double().sum()
+    num_tokens, num_kept, num_known = (by_lag[name].sum(dim=-1).double() for name in ("tokens", "kept", "known"))
     for span in range(NUM_LAGS):
         own = by_lag["span"] == span
         if bool(own.any()):
             metrics[f"sequences_span_{span}"] = own.double().sum() / num_sequences
             metrics[f"acceptance_span_{span}"] = accepted[own].double().mean()
+            metrics[f"kept_tokens_span_{span}"] = num_kept[own].sum() / num_tokens[own].sum()
+        for sign, rows in of_sign.items():
+            if bool((own & rows).any()):
+                metrics[f"acceptance_{sign}_span_{span}"] = accepted[own & rows].double().mean()
         own = own & finite & (num_known > 0)
         if bool(own.any()):
             metrics[f"token_kl_mean_span_{span}"] = sum_kl[own].double().sum() / num_known[own].sum()

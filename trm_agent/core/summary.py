@@ -8,7 +8,7 @@ import torch
 
 from trm_agent.core.bounds import error_bounds
 from trm_agent.core.by_depth import depth_metrics
-from trm_agent.core.by_sign import sign_metrics
+from trm_agent.core.by_sign import sequences_of_sign, sign_metrics
 from trm_agent.core.diagnostics import FIRST_TURNS, SequenceStatistics, UpdateStatistics, finite_sequences
 from trm_agent.core.divergences import token_kl_k2
 from trm_agent.core.effective_sizes import weight_metrics
@@ -54,7 +54,8 @@ def summarize(update: UpdateStatistics, longest: int | None = None) -> dict[str,
     quartiles = acceptance_by_length(rows.num_tokens[has_tokens], accepted)
     metrics |= {f"acceptance_length_q{group}": share for group, share in enumerate(quartiles, start=1)}
     metrics |= _by_turn(rows)
-    metrics |= _by_lag(rows, finite) | span_metrics(rows.by_lag, rows.accepted, rows.sum_kl, finite)
+    of_sign = sequences_of_sign(rows.by_sign)
+    metrics |= _by_lag(rows, finite) | span_metrics(rows.by_lag, rows.accepted, rows.sum_kl, finite, of_sign)
     metrics |= depth_metrics(rows.by_depth, finite) | sign_metrics(rows.by_sign, rows.accepted, finite)
     metrics |= weight_metrics(rows.weights, rows.num_tokens, rows.num_turns, finite)
     largest = or_infinite(rows.max_kl[has_tokens])

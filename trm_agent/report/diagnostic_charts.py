@@ -62,6 +62,22 @@ DIAGNOSTIC_CHARTS = (
         about="Asynchronous runs: updates between a sequence's oldest and its newest token; 3: three or more.",
     ),
     ChartSpec(
+        "acceptance_sign_span",
+        "Trust region",
+        "Acceptance by span of versions and sign of the advantage",
+        ((r"trm/acceptance_(positive|negative)_span_(\d)", "{0} advantage, {1} updates apart"),),
+        share=True,
+        about="Asynchronous runs: failures that are hardly ever kept teach nothing; 3: three updates or more.",
+    ),
+    ChartSpec(
+        "kept_span",
+        "Trust region",
+        "Tokens kept, by span of versions",
+        ((r"trm/kept_tokens_span_(\d)", "{0} updates apart"),),
+        share=True,
+        about="Asynchronous runs; 3: three updates or more.",
+    ),
+    ChartSpec(
         "sequences_span",
         "Trust region",
         "Span of versions of the sequences",

@@ -11,8 +11,9 @@ _LIMIT = "algorithm.filter_groups.max_num_gen_batches"
 def enough_tasks(config: DictConfig) -> None:
     """Refuse fewer tasks than a run may draw: verl would begin anew with the first.
 
-    A step draws its batch, with dynamic sampling up to `max_num_gen_batches` of them; an asynchronous run is ahead of
-    its last step as well; with a filter it draws no task for steps that do not come.
+    A step draws its batch, with dynamic sampling up to `max_num_gen_batches` of them. An asynchronous run draws no task
+    for steps that do not come; it is to have as many more as are ahead of a step, in place of those that fail or grow
+    too old.
     """
     steps, batch = config.trainer.total_training_steps, int(config.data.train_batch_size)
     asked, ahead = config.algorithm.filter_groups, ahead_of_step(config)
@@ -23,7 +24,7 @@ def enough_tasks(config: DictConfig) -> None:
     if needed <= config.env.train.num_tasks:
         return
     drawn = f"which is {steps} steps of {batch} tasks" + (f" times {_LIMIT}={batches}" if batches > 1 else "")
-    further = f" and those ahead of the last ({warmup_of(config)})" if needed > taken else ""
+    further = f" and, for those that fail, as many more as are ahead of one ({warmup_of(config)})" if needed > taken else ""
     if needed == ahead:
         drawn, further = f"which are those ahead of the first step ({warmup_of(config)})", ""
     refuse(

@@ -16,6 +16,7 @@ from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
 STALE_WAIT = "run/stale_wait_s"
 EVICTED = "env/evicted_episodes"
+EVICTED_BY_LENGTH = tuple(f"env/evicted_length_q{quarter}" for quarter in (1, 2, 3, 4))
 # verl's of groups that are replaced, which `env/groups/...` and `env/overlong/...` tell with the reasons
 _VERLS = (DAPO_FILTERED_REWARD_COUNTS_KEY, "training/filter_groups/evicted_samples")
 Reasons = tuple[set[str], set[str], set[str], Counter]
@@ -28,12 +29,12 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     that has reached the threshold is done, with `drop` none that is beyond it. It refills what it evicts. Here a task
     whose episodes all failed counts as failed, where verl would take it for done; a batch's worth of failures times
     `max_failed_batches` without a task that is done in between ends the run; and the metrics tell how long a step
-    waited for old tasks, or, by length, which episodes it dropped.
+    waited for old tasks, or, by length, which episodes it has dropped up to this update.
 
-    With a `watch` that filters, groups without signal are evicted as they end, of which the step that finds them keeps
-    count. Then as many tasks are drawn as keep the number in play: those that the step has yet to take, and
-    `num_warmup_batches` ahead of it, as far as steps come after it. What the limit of a step forbids to draw, the next
-    step draws as it begins.
+    A step draws as many tasks as keep the number in play: those that it is to take, and `num_warmup_batches` ahead of
+    it, as far as steps come after it. With a `watch` that filters, groups without signal are evicted as they end, of
+    which the step that finds them keeps count, and others are drawn by the same rule. What the limit of a step forbids
+    to draw, the next step draws as it begins.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,14 +51,16 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         self._size = self._left = 0
         self._num_failed = self._most_done = self._num_left_out = 0
         self._waits_since: float | None = None
+        # response tokens of the step's episodes so far: those that were dropped, those that it trains on
         self._evicted: list[int] = []
+        self._sampled: list[int] = []
         self._drawn: list[str] = []
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
         if partition_id == "val":
             return super().sample(global_steps, partition_id, batch_size)
         self._num_failed = self._most_done = self._num_left_out = 0
-        self._waits_since, self._evicted = None, []
+        self._waits_since = None
         if global_steps != self._step:
             self._begin_step(global_steps, batch_size * self._num_updates)
         batch, metrics = ReplayBufferAsync.sample(self, global_steps, partition_id, batch_size)
@@ -66,7 +69,8 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
             self.watch.take(self._drawn)
         metrics[STALE_WAIT] = 0.0 if self._waits_since is None else time.monotonic() - self._waits_since
         if self.max_off_policy_strategy == "drop" and self.max_off_policy_threshold is not None:
-            metrics |= evicted_by_length(self._evicted, [tag["response_len"] for tag in batch.tags])
+            self._sampled += [tag["response_len"] for tag in batch.tags]
+            metrics |= evicted_by_length(self._evicted, self._sampled)
         batch.reorder(update_order(batch.keys, batch.tags, self._drawn, self.episodes_per_update))
         return batch, metrics
 
@@ -89,6 +93,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     def _begin_step(self, step: int, size: int) -> None:
         """Begin a step that is to take so many tasks; with a filter, draw what the last one could not."""
         self._step, self._size, self._left = step, size, size
+        self._evicted, self._sampled = [], []
         if self.watch is not None:
             self._sync_metadata_from_transfer_queue()
             drawn = self._own_draw[1] if self._own_draw[0] == step else size
@@ -191,7 +196,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
 
 
 def evicted_by_length(evicted: list[int], sampled: list[int]) -> dict[str, float]:
-    """Return how many episodes a step dropped, and the share of each quarter by length.
+    """Return how many episodes a step has dropped, and the share of each quarter by length.
 
     Args:
         evicted: response tokens of the dropped episodes.
@@ -203,5 +208,4 @@ def evicted_by_length(evicted: list[int], sampled: list[int]) -> dict[str, float
     lengths = torch.tensor([*evicted, *sampled], dtype=torch.float64)
     is_evicted = torch.tensor([1.0] * len(evicted) + [0.0] * len(sampled), dtype=torch.float64)
     shares = acceptance_by_length(lengths, is_evicted).tolist()
-    metrics = {f"env/evicted_length_q{quarter}": share for quarter, share in enumerate(shares, start=1)}
-    return {EVICTED: float(len(evicted)), **metrics}
+    return {EVICTED: float(len(evicted)), **dict(zip(EVICTED_BY_LENGTH, shares, strict=True))}

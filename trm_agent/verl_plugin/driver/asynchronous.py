@@ -60,10 +60,8 @@ class AsynchronousMixin:
         return client
 
     def _add_batch_to_generate(self) -> None:
-        if not self.config.algorithm.filter_groups.enable:
-            # each step draws a batch, as the number of tasks that a run needs is counted before it
-            super()._add_batch_to_generate()  # type: ignore[misc]
-        elif number := self.replay_buffer.num_to_draw(self.global_steps, self.config.data.train_batch_size):
+        # none for steps that do not come: what the run has beyond them is for tasks in place of others
+        if number := self.replay_buffer.num_to_draw(self.global_steps, self.config.data.train_batch_size):
             self._submit_batch_to_rollout(self._next_train_batch(number))  # type: ignore[attr-defined]
 
     def _submit_batch_to_rollout(self, batch: Any) -> int:

@@ -99,6 +99,7 @@ def _agent_loops(config: Any, trainer: Any) -> Any:
         "llm_client": trainer.get_llm_client(),
         "teacher_client": trainer.get_teacher_client(),
         "reward_loop_worker_handles": trainer.get_reward_handles(),
+        "on_loss": functools.partial(_give_up, Path(config.run.dir)),
     }
     if config.hardware.agent_loops != BESIDE_SERVER:
         return WorkersOfEpisodes.create(**given)
@@ -106,7 +107,6 @@ def _agent_loops(config: Any, trainer: Any) -> Any:
     return BesideServers.create(
         **given,
         servers=dict(zip(servers.server_addresses, servers.server_handles, strict=True)),
-        on_loss=functools.partial(_give_up, Path(config.run.dir)),
     )
 
 

@@ -7,15 +7,17 @@ from trm_agent.trust_region.adaptive import TARGET_THRESHOLDS
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.verl_plugin.actor.update import EXTREMES, PREFIX
 from trm_agent.verl_plugin.driver.advantages import GROUPS_WITHOUT_BASELINE
-from trm_agent.verl_plugin.driver.async_buffer import EVICTED, STALE_WAIT
+from trm_agent.verl_plugin.driver.async_buffer import EVICTED, EVICTED_BY_LENGTH, STALE_WAIT
 
 OURS = ("trm/", "env/", "run/")
 # seconds and numbers of a step are those of all its updates
-SUMS = frozenset({STALE_WAIT, EVICTED, GROUPS_WITHOUT_BASELINE})
+SUMS = frozenset({STALE_WAIT, GROUPS_WITHOUT_BASELINE})
 # thresholds that adapt go on from the last update
-LAST = frozenset(TARGET_THRESHOLDS.values()) | {
+THRESHOLDS = frozenset(TARGET_THRESHOLDS.values()) | {
     f"{PREFIX}{row.thresholds[0].name}" for row in CRITERIA.values() if row.limits
 }
+# what was dropped is counted over the step
+LAST = THRESHOLDS | {EVICTED, *EVICTED_BY_LENGTH}
 
 
 def over_updates(updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:

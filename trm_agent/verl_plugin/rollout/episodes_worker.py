@@ -1,6 +1,8 @@
 """verl's worker of agent loops, which makes little of an episode's beginning and end."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -12,6 +14,7 @@ from verl.utils.rollout_trace import rollout_trace_attr
 from trm_agent.verl_plugin.rollout.agent_loop import EnvAgentLoop
 from trm_agent.verl_plugin.rollout.distributions import EnvOutput
 from trm_agent.verl_plugin.rollout.in_turn import InTurn
+from trm_agent.verl_plugin.rollout.loss_watch import LossWatch
 from trm_agent.verl_plugin.rollout.outbox import DONE, Outbox, Row
 
 NAME = "trm_env"
@@ -31,6 +34,10 @@ class EpisodesWorker(_VERLS):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._outbox = Outbox(lambda **row: tq.async_kv_batch_put(**row))
+
+    async def serve(self) -> None:
+        """Wait for ever: the call fails when this process ends."""
+        await asyncio.Event().wait()
 
     async def _run_agent_loop(
         self,
@@ -67,11 +74,25 @@ class EpisodesWorker(_VERLS):  # type: ignore[misc]
 
 
 class WorkersOfEpisodes(InTurn, AgentLoopManagerTQ):  # type: ignore[misc]
-    """verl's manager, with our workers."""
+    """verl's manager, with our workers.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        on_loss: called with a sentence when a worker ends before `close`.
+    """
+
+    def __init__(self, *args: Any, on_loss: Callable[[str], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(EpisodesWorker)
+        self.watch = LossWatch(on_loss)
+
+    async def _init_agent_loop_workers(self) -> None:
+        await super()._init_agent_loop_workers()
+        workers = enumerate(self.agent_loop_workers)
+        self.watch.begin({worker.serve.remote(): f"agent-loop worker {number}" for number, worker in workers})
+
+    def close(self) -> None:
+        """Expect the workers to end from now on."""
+        self.watch.close()
 
 
 def row_of(output: EnvOutput, partition: str, given: dict[str, Any]) -> Row:
