@@ -7,13 +7,14 @@ from omegaconf import OmegaConf
 
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.criterion import OF_CONTEXTS
+from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS
 from trm_agent.trust_region.guarantee import lost_guarantee, told_guarantee
 from trm_agent.trust_region.settings import ESTIMATORS, UNDECIDED, TrmConfig
 
 NORM = "seq-mean-token-sum-norm"
 WITHOUT_PREMISE = {"token", "stop", "stop_cumulative"}
 # what docs/math.md has a bound for
-WITH_ONE = WITHOUT_PREMISE | {"max", "avg", "both", "ln", "prefix_avg"}
+WITH_ONE = WITHOUT_PREMISE | {"max", "avg", "both", "ln", "ser", "prefix_avg"}
 PAGE = Path(__file__).parents[2] / "docs" / "criteria.md"
 
 
@@ -30,6 +31,7 @@ def promises() -> dict[str, tuple[str, str]]:
 
 def test_the_criteria_with_a_bound_have_a_guarantee_and_those_of_contexts_have_it_without_a_premise():
     assert {name for name, row in CRITERIA.items() if row.guarantee} == WITH_ONE
+    assert WITH_ONE >= CRITERION_BOUNDS.keys()
     assert {name for name, row in CRITERIA.items() if row.without_premise} == WITHOUT_PREMISE
     assert {*OF_CONTEXTS, "sampled"} == set(ESTIMATORS)
 

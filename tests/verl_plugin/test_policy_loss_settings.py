@@ -153,7 +153,7 @@ def test_no_criterion_keeps_what_no_loss_can_weigh(criterion, estimator, log_pro
     if CRITERIA[criterion].whole_batch:
         # decided before the update: to keep both
         before, estimator = {"mask_policy": "start_of_step"}, "sampled"
-    everything = {"random_acceptance": 1.0, "max_token_kl": 1e9, "avg_token_kl": 1e9, "cumulative_kl": 1e9}
+    everything = {"max_token_kl": 1e9, "avg_token_kl": 1e9, "cumulative_kl": 1e9}
     trm = TrmConfig(criterion=criterion, estimator=estimator, **everything, **before)
     micro_batch = MicroBatch(
         zeros if estimator == "exact" else None, tensors.rollout_log_probs, decided=torch.ones(2).bool()

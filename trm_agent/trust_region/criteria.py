@@ -143,6 +143,7 @@ CRITERIA: dict[str, Criterion] = {
             ),
         ),
         statistic=mean_ratio_deviation,
+        guarantee=Guarantee("every reachable path is within the threshold", of_contexts=False),
     ),
     **DIRECTIONS,
     **CONTROLS,
