@@ -126,10 +126,7 @@ def kept_tokens(name: str, sequence: Sequence, settings: Settings) -> tuple[list
     if name == "inverse":
         controlled, _ = kept_tokens(settings["controlled"], sequence, settings)
         return [not kept for kept in controlled], {name: all(controlled)}
-    if name == "random":
-        # at an acceptance of 1
-        return [True] * size, {name: False}
-    if name in ("permuted", "yoked"):
+    if name in ("random", "permuted", "yoked"):
         return [sequence.decided] * size, {name: not sequence.decided}
     reasons: dict[str, bool] = {}
     for part in PARTS.get(name, (name,)):

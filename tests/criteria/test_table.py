@@ -35,7 +35,6 @@ def far_off(seed: int = 0) -> TokenBatch:
 
 
 def decided(name: str, value: float, batch: TokenBatch) -> torch.Tensor:
-    torch.manual_seed(0)
     return decide(settings(name, value), batch)
 
 
@@ -70,7 +69,6 @@ def test_every_criterion_masks_what_is_outside_of_a_tight_threshold_and_keeps_wh
 @pytest.mark.parametrize("name", SINGLE)
 def test_every_criterion_gives_whole_sequences_or_says_that_it_masks_tokens_and_names_its_reasons(name):
     batch = far_off(1)
-    torch.manual_seed(0)
     kept, update = examine(settings(name, 0.1), batch)
     counts, lengths = kept.sum(dim=-1), batch.lengths
     partial = bool(((counts > 0) & (counts < lengths)).any())

@@ -5,8 +5,8 @@ import torch
 
 from trm_agent.core.controls import Sequences, acceptance_of_lengths
 from trm_agent.core.summary import acceptance_by_length
-from trm_agent.trust_region.controls import QUARTERS, acceptance_of_step, check_paired_run
 from trm_agent.trust_region.criteria import CRITERIA
+from trm_agent.trust_region.paired_run import QUARTERS, acceptance_of_step, check_paired_run
 
 ACCEPTANCE = (0.9, 0.7, 0.4, 0.1)
 
@@ -48,3 +48,23 @@ def test_a_run_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=rf"which is relative, .*; give {tmp_path}/run"):
         check_paired_run("run")
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_run_whose_criterion_leaves_out_tokens_is_refused(tmp_path, name):
+    # a sequence with one kept token counts as accepted: no rate at which a coin would leave out as much
+    acceptance = {quarter: 1.0 for quarter in QUARTERS}
+    reasons = CRITERIA[name].parts or (name,)
+    rows = [
+        {"step": 0, "env/val_success": 0.5},
+        {"step": 1, **acceptance, **{f"trm/rejected_by_{reason}": 0.0 for reason in reasons}},
+    ]
+    # a kill may have cut the last line
+    text = "".join(f"{json.dumps(row)}\n" for row in rows) + '{"step": 2, "trm/rej'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    if not CRITERIA[name].masks_tokens:
+        check_paired_run(str(tmp_path))
+        return
+    words = rf"yoked_run: got .*, whose criterion '{name}' leaves out tokens.*: max, avg, "
+    with pytest.raises(ValueError, match=words):
+        check_paired_run(str(tmp_path))

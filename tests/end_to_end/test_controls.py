@@ -7,7 +7,7 @@ import pytest
 
 from tests.end_to_end.training import steps, train
 from trm_agent.runs.folder import METRICS_FILE
-from trm_agent.trust_region.controls import QUARTERS
+from trm_agent.trust_region.paired_run import QUARTERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TRM = "actor_rollout_ref.actor.policy_loss.trm"

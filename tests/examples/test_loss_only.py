@@ -25,7 +25,7 @@ from tests.core import reference
 from tests.core.batches import to_tensors
 from tests.verl_plugin.loss_support import actor_config, batch_info, update_of
 from trm_agent.trust_region.settings import TrmConfig
-from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, DUMP_KEY, LONGEST_KEY, STEP_KEY, TASKS_KEY
+from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, DUMP_KEY, LONGEST_KEY, SEED_KEY, STEP_KEY, TASKS_KEY
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.actor_update import with_trust_region
 
@@ -246,6 +246,27 @@ def test_a_step_without_a_kept_sequence_warns(plain, caplog):
     with caplog.at_level(logging.WARNING, "trm_agent"):
         update_with(TrmConfig(max_token_kl=1e-30), [])(trainer(plain), SimpleNamespace(extra_info={}), {})
     assert "no sequence of this step was accepted" in caplog.text
+
+
+def test_a_lost_guarantee_is_told_once(plain, caplog):
+    by_length = {"actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-mean"}
+    update, of_run = update_with(TrmConfig(), []), trainer(changed(plain, **by_length))
+    with caplog.at_level(logging.WARNING, "trm_agent"):
+        for _ in range(2):
+            update(of_run, SimpleNamespace(extra_info={}), {})
+    assert caplog.text.count("criterion=max is without its guarantee here: estimator=sampled decides") == 1
+    assert caplog.text.count("loss_agg_mode=seq-mean-token-mean divides by a length") == 1
+
+
+def test_a_control_that_shuffles_nothing_is_told_once_and_its_engine_gets_the_seed(plain, caplog):
+    permuted = {f"{LOSS}.trm.criterion": "permuted", f"{LOSS}.trm.mask_policy": "start_of_step"}
+    told: list[dict] = []
+    update, of_run = update_with(TrmConfig(max_token_kl=1e9), told), trainer(changed(plain, **permuted))
+    with caplog.at_level(logging.WARNING, "trm_agent"):
+        for _ in range(2):
+            update(of_run, SimpleNamespace(extra_info={}), {})
+    assert caplog.text.count("criterion=permuted shuffled nothing") == 1
+    assert [batch[SEED_KEY] for batch in told] == [0, 0]
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:

@@ -18,6 +18,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from tests.golden import loss_batch
 from tests.verl_plugin.loss_support import MicroBatch, actor_config, collect_update, set_micro_batch, through_verl
+from trm_agent.core.masks import random_mask
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor.divergences import rollout_divergences
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
@@ -143,15 +144,17 @@ def _from_the_engine(
 ) -> MicroBatch:
     """Do what our engine does around the loss: measure the logits, and leave what it knows of the micro-batch."""
     adapted = {} if case.adapted is None else {"max_token_kl": case.adapted}
+    of_rows = torch.ones(len(rollout), dtype=torch.bool)
+    decided = random_mask(of_rows, case.trm.random_acceptance).accepted if case.trm.decides_on_whole_batch else None
     if case.trm.estimator == "sampled":
-        return MicroBatch(None, rollout, adapted)
+        return MicroBatch(None, rollout, adapted, decided=decided)
     logits, data = _as_verl_packs(arrays, lengths, rows, case.trm.estimator)
 
     def placed(values: torch.Tensor) -> torch.Tensor:
         padded = no_padding_2_padding(values, data)
         return torch.nn.functional.pad(padded, (0, rollout.shape[1] - padded.shape[1]))
 
-    return MicroBatch(rollout_divergences(logits, data).map(placed), rollout, adapted)
+    return MicroBatch(rollout_divergences(logits, data).map(placed), rollout, adapted, decided=decided)
 
 
 def _as_verl_packs(

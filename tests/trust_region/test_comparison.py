@@ -23,7 +23,7 @@ def shares(kept) -> tuple:
 
 def test_tokens_are_counted_by_sign_and_in_the_longest_quarter(tmp_path):
     # whatever criterion the settings name
-    trm = TrmConfig(criterion="random", random_acceptance=0.01, max_token_kl=0.05)
+    trm = TrmConfig(criterion="inward", max_token_kl=0.05)
     found = {each.criterion: each for each in kept_by_criterion(load(read_dump(write(tmp_path, SEQUENCES)), trm), trm)}
     assert tuple(found) == COMPARED
     # 7 tokens: 4 of the one sequence with A > 0, which is the longest quarter, and 3 with A < 0

@@ -26,7 +26,6 @@ THRESHOLDS = {
     "length_neutral": 0.1,
     "ratio_deviation": 0.1,
     "token_tv": 0.03,
-    "random_acceptance": 1.0,
 }
 # what else a criterion needs
 MORE = {"permuted": {"mask_policy": "start_of_step"}, "both": {"avg_token_kl": 0.008, "max_token_kl": 0.03}}
@@ -225,7 +224,7 @@ def test_loss_gradient_and_metrics_equal_the_loops(name, estimator, undecided, d
     assert len(rest) > 25
     assert {metric: found[metric] for metric in rest} == {metric: others[metric] for metric in rest}
     # the case can fail: something is masked, and something is not
-    assert name == "random" or 0.02 < wanted["kept_tokens"] < 0.98
+    assert 0.02 < wanted["kept_tokens"] < 0.98
 
 
 @pytest.mark.parametrize(("name", "estimator"), CASES)
@@ -262,4 +261,4 @@ def test_the_start_of_the_step_decides_where_it_is_asked_for(name):
     ratios = torch.where(given.response_mask, moved - given.rollout_log_probs, 0.0).exp()
     wanted = torch.where(kept, -given.advantages * ratios / len(ratios), 0.0)
     torch.testing.assert_close(leaf.grad, wanted)
-    assert name == "random" or 0 < int(kept.sum()) < int((given.advantages[given.response_mask] != 0).sum())
+    assert 0 < int(kept.sum()) < int((given.advantages[given.response_mask] != 0).sum())

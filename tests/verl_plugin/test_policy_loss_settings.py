@@ -79,10 +79,10 @@ def test_the_adaptive_threshold_of_the_step_replaces_the_settings_one():
     assert round(kept) in (counted // 2, counted // 2 + 1)
 
 
-@pytest.mark.parametrize("criterion", ["ln", "ser", "random", "token", "prefix"])
+@pytest.mark.parametrize("criterion", ["ln", "ser", "token", "prefix"])
 def test_every_criterion_gives_a_loss_and_its_reason(criterion):
     tensors = to_tensors(reference.random_batch(7, num_sequences=30, spread=0.5))
-    trm = TrmConfig(criterion=criterion, random_acceptance=0.5, token_tv=0.01, prefix_budget=None)
+    trm = TrmConfig(criterion=criterion, token_tv=0.01, prefix_budget=None)
     loss, _ = loss_of(tensors, actor_config(trm, **batch_info(tensors)))
     loss.backward()
     final = through_verl([update_of([tensors], actor_config(trm, **batch_info(tensors)))])
@@ -153,7 +153,7 @@ def test_no_criterion_keeps_what_no_loss_can_weigh(criterion, estimator, log_pro
     if CRITERIA[criterion].whole_batch:
         # decided before the update: to keep both
         before, estimator = {"mask_policy": "start_of_step"}, "sampled"
-    everything = {"random_acceptance": 1.0, "max_token_kl": 1e9, "avg_token_kl": 1e9, "cumulative_kl": 1e9}
+    everything = {"max_token_kl": 1e9, "avg_token_kl": 1e9, "cumulative_kl": 1e9}
     trm = TrmConfig(criterion=criterion, estimator=estimator, **everything, **before)
     micro_batch = MicroBatch(
         zeros if estimator == "exact" else None, tensors.rollout_log_probs, decided=torch.ones(2).bool()

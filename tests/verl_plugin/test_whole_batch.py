@@ -1,6 +1,7 @@
 """Criteria that decide on a whole update: the same however it is split, and what the driver tells them."""
 
 import json
+import logging
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,19 +14,20 @@ from omegaconf import OmegaConf
 from verl.utils import tensordict_utils as tu
 from verl.workers.utils.losses import ppo_loss
 
-from trm_agent.trust_region.controls import QUARTERS
+from trm_agent.trust_region.paired_run import QUARTERS
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor import whole_batch
-from trm_agent.verl_plugin.actor.update import PAIRED_KEY
-from trm_agent.verl_plugin.actor.whole_batch import Row, decided_rows
-from trm_agent.verl_plugin.driver.actor_update import paired_acceptance
-from trm_agent.verl_plugin.driver.start_of_step import with_cost
+from trm_agent.verl_plugin.actor.update import PAIRED_KEY, SEED_KEY
+from trm_agent.verl_plugin.actor.whole_batch import Row, decided_rows, seed_of_update
+from trm_agent.verl_plugin.driver.actor_update import for_decisions
+from trm_agent.verl_plugin.driver.start_of_step import warn_if_nothing_is_shuffled, with_cost
 
 from .loss_support import actor_config
 from .test_engine import RESPONSE, batch, engine
 
 PERMUTED = TrmConfig(criterion="permuted", mask_policy="start_of_step")
 YOKED = TrmConfig(criterion="yoked", yoked_run="a run")
+RANDOM = TrmConfig(criterion="random", random_acceptance=0.5)
 FAR_OFF = [True, False, True, False, False, True]
 
 
@@ -37,7 +39,7 @@ def rows(count: int, seed: int = 0) -> list[Row]:
     return [Row(f"{place:x}", *row) for place, row in enumerate(zip(lengths, signs, map(bool, accepted), strict=True))]
 
 
-@pytest.mark.parametrize(("trm", "paired"), [(PERMUTED, ()), (YOKED, (0.9, 0.6, 0.5, 0.2))])
+@pytest.mark.parametrize(("trm", "paired"), [(PERMUTED, ()), (YOKED, (0.9, 0.6, 0.5, 0.2)), (RANDOM, ())])
 def test_a_sequence_has_one_fate_in_whatever_order_ranks_gather_it(trm, paired):
     given = rows(60)
     stays = dict(zip(given, decided_rows(trm, given, paired, 7), strict=True))
@@ -80,13 +82,19 @@ def trained(trm: TrmConfig, directory, micro: int, paired: tuple[float, ...] = (
     return gradients, accepted
 
 
-@pytest.mark.parametrize("trm", [PERMUTED, YOKED], ids=["permuted", "yoked"])
+def test_the_seed_of_an_update_is_of_the_run_the_step_and_its_number():
+    seeds = {seed_of_update(*of) for of in [(0, 7, 0), (1, 7, 0), (0, 8, 0), (0, 7, 1), (0, 0, 7)]}
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+@pytest.mark.parametrize("trm", [PERMUTED, YOKED, RANDOM], ids=["permuted", "yoked", "random"])
 def test_ranks_decide_as_one(trm, tmp_path, monkeypatch):
     paired = {PAIRED_KEY: json.dumps((0.9, 0.6, 0.5, 0.2))}
 
-    def decided(ranks: int) -> list[bool]:
+    def decided(ranks: int, step: int = 3, seed: int = 0) -> list[bool]:
         data, loss = settings_and_data(trm, tmp_path, 1)
-        tu.assign_non_tensor(data, **paired)
+        tu.assign_non_tensor(data, **paired, **{SEED_KEY: seed})
         parts = tu.chunk_tensordict(data, ranks)
         everyone = [whole_batch._rows(part, trm) for part in parts]
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: ranks)
@@ -96,13 +104,19 @@ def test_ranks_decide_as_one(trm, tmp_path, monkeypatch):
         found = []
         for rank, part in enumerate(parts):
             monkeypatch.setattr(torch.distributed, "get_rank", lambda group, rank=rank: rank)
-            whole_batch.add_decisions(part, loss, None, step=3, number=1)
+            whole_batch.add_decisions(part, loss, None, step=step, number=1)
             found += part[whole_batch.DECIDED_KEY].tolist()
         return found
 
     alone = decided(1)
     assert 0 < sum(alone) < len(FAR_OFF)
     assert decided(2) == decided(3) == alone
+    # whatever has been drawn before, as in a run that was resumed
+    torch.manual_seed(5)
+    assert decided(1) == alone
+    if trm is not PERMUTED:  # of six sequences hardly two share a quarter and a sign
+        assert any(decided(1, step) != alone for step in range(4, 9))
+        assert any(decided(1, seed=seed) != alone for seed in range(1, 6))
 
 
 @pytest.mark.usefixtures("one_rank")
@@ -115,6 +129,18 @@ def test_permuted_keeps_as_many_as_the_criterion_in_any_micro_batches(tmp_path):
         for one, other in zip(others, gradients, strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
     assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-3
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_the_coin_of_a_sequence_is_the_same_in_any_micro_batches(tmp_path):
+    gradients, accepted = trained(RANDOM, tmp_path / "1", 1)
+    assert 0 < sum(accepted) < len(FAR_OFF)
+    for micro in (2, 6):
+        torch.manual_seed(micro)
+        others, again = trained(RANDOM, tmp_path / str(micro), micro)
+        assert again == accepted
+        for one, other in zip(others, gradients, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("one_rank")
@@ -134,12 +160,27 @@ def test_the_driver_names_the_acceptance_of_the_paired_run(tmp_path):
     lines = [{"step": step, **dict.fromkeys(QUARTERS, step / 10)} for step in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     trm = TrmConfig(criterion="yoked", yoked_run=str(tmp_path))
-    assert json.loads(paired_acceptance(trm, 2)[PAIRED_KEY]) == [0.2] * 4
-    assert paired_acceptance(TrmConfig(), 2) == {}
+    told = for_decisions(trm, 2, seed=4)
+    assert json.loads(told[PAIRED_KEY]) == [0.2] * 4
+    assert told[SEED_KEY] == 4
+    assert for_decisions(RANDOM, 2, seed=4) == {SEED_KEY: 4}
+    assert for_decisions(TrmConfig(), 2, seed=4) == {}
     with pytest.raises(ValueError, match=r"of step 3"):
-        paired_acceptance(trm, 3)
+        for_decisions(trm, 3, seed=4)
     with pytest.raises(ValueError, match=r"yoked_run: got null"):
-        paired_acceptance(TrmConfig(criterion="yoked"), 1)
+        for_decisions(TrmConfig(criterion="yoked"), 1, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("trm", "acceptances", "told"),
+    [(PERMUTED, [0.99, 1.0, 1.0], 1), (PERMUTED, [0.99, 0.0], 0), (RANDOM, [1.0], 0), (TrmConfig(), [1.0], 0)],
+)
+def test_a_step_in_which_nothing_is_shuffled_is_told_once(trm, acceptances, told, caplog):
+    trainer = SimpleNamespace()
+    with caplog.at_level(logging.WARNING, "trm_agent"):
+        for acceptance in acceptances:
+            warn_if_nothing_is_shuffled(trainer, {"trm/acceptance": acceptance}, trm)
+    assert caplog.text.count("accepted every sequence by criterion max, so criterion=permuted shuffled nothing") == told
 
 
 @pytest.mark.parametrize(

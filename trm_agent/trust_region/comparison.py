@@ -12,10 +12,10 @@ from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.masking import decide
 from trm_agent.trust_region.settings import TrmConfig
 
-# of the controls, those that are not told by a field of their row
-_CONTROLS = ("random", "inward")
+# the one control that no field of its row tells
+_CONTROL = "inward"
 COMPARED = tuple(
-    name for name, row in CRITERIA.items() if name not in _CONTROLS and row.control is None and row.whole_batch is None
+    name for name, row in CRITERIA.items() if name != _CONTROL and row.control is None and row.whole_batch is None
 )
 """All criteria but the controls."""
 

@@ -13,10 +13,14 @@ from trm_agent.trust_region.criterion import (
     AVG_LIMITS,
     AVG_TOKEN_KL,
     FRACTION,
+    IN_EVERY_CONTEXT,
     MAX_LIMITS,
     MAX_TOKEN_KL,
+    ON_EVERY_PATH,
     POSITIVE,
+    WITHOUT_PREMISE,
     Criterion,
+    Guarantee,
 )
 from trm_agent.trust_region.directions import DIRECTIONS
 from trm_agent.trust_region.stops import STOPS
@@ -59,13 +63,6 @@ def mean_ratio_deviation(batch: TokenBatch) -> Interval:
     return ratio_deviation_statistic(batch.log_ratio, batch.response_mask)
 
 
-def coin(batch: TokenBatch, *, random_acceptance: float) -> Tensor:
-    """Keep each sequence with one probability."""
-    from trm_agent.core.masks import random_mask
-
-    return random_mask(batch.lengths > 0, random_acceptance).accepted
-
-
 def tokens_inside(batch: TokenBatch, *, max_token_kl: float) -> Tensor:
     """Keep the tokens whose divergence is inside the threshold."""
     from trm_agent.core.token_masks import token_mask
@@ -104,15 +101,21 @@ CRITERIA: dict[str, Criterion] = {
         statistic=largest_kl,
         limits=MAX_LIMITS,
         adapts=True,
+        guarantee=IN_EVERY_CONTEXT,
     ),
     "avg": Criterion(
         "mean over tokens within `avg_token_kl`",
         thresholds=(AVG_TOKEN_KL,),
         statistic=mean_kl,
         limits=AVG_LIMITS,
+        guarantee=ON_EVERY_PATH,
     ),
     "both": Criterion(
-        "`max` and `avg` at once", thresholds=(MAX_TOKEN_KL, AVG_TOKEN_KL), parts=("max", "avg"), adapts=True
+        "`max` and `avg` at once",
+        thresholds=(MAX_TOKEN_KL, AVG_TOKEN_KL),
+        parts=("max", "avg"),
+        adapts=True,
+        guarantee=Guarantee("one of the thresholds holds in every reachable context, or on every path"),
     ),
     "ln": Criterion(
         "the paper's length-neutral W / Z within `length_neutral`",
@@ -126,6 +129,8 @@ CRITERIA: dict[str, Criterion] = {
                 "`ln`: eps, the largest token total variation; null derives it from `max_token_kl` by Pinsker.",
             ),
         ),
+        # its weights are of ratios, whose mean over the rollouts is what the bound speaks of
+        guarantee=Guarantee("max_token_kl holds in every reachable context", of_contexts=False),
     ),
     "ser": Criterion(
         "mean |rho - 1| within `ratio_deviation`",
@@ -138,20 +143,16 @@ CRITERIA: dict[str, Criterion] = {
             ),
         ),
         statistic=mean_ratio_deviation,
+        guarantee=Guarantee("every reachable path is within the threshold", of_contexts=False),
     ),
     **DIRECTIONS,
-    "random": Criterion(
-        "a coin at `random_acceptance`",
-        thresholds=(Setting("random_acceptance", 0.9, FRACTION, "`random`: share of sequences that it keeps."),),
-        keeps=coin,
-    ),
     **CONTROLS,
     "token": Criterion(
         "tokens within `max_token_kl`: the theory's skip",
         thresholds=(MAX_TOKEN_KL,),
         keeps=tokens_inside,
         masks_tokens=True,
-        without_premise=True,
+        guarantee=WITHOUT_PREMISE,
     ),
     **STOPS,
     "prefix": Criterion(

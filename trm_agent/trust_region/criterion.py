@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from trm_agent.core.masks import Interval
 
 POSITIVE, FRACTION = replace(ABOVE_0, optional=True), replace(SHARE, optional=True)
+# the estimators of which a token's divergence is that of its context, whatever was drawn there
+OF_CONTEXTS = ("exact", "topk", "replayed")
+# those of them that know some contexts between bounds alone
+WITH_BOUNDS = ("topk", "replayed")
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What the guarantee of a criterion rests on; the first table of docs/criteria.md has it in words."""
+
+    premise: str | None = None
+    """What must hold beside the divergences that are measured, and no run can show; None: nothing."""
+    of_contexts: bool = True
+    """True if the decision must depend on the contexts of a sequence, and not on the tokens that were drawn in them."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +71,21 @@ class Criterion:
     """Function of the decisions of the criterion `controlled`, bool, shape (batch,): True on the sequences that stay
     in their place."""
     whole_batch: Callable[..., Tensor] | None = None
-    """Function that decides on all sequences of an update at once. It takes their `core.controls.Sequences` and a
-    generator of random numbers, and returns True on those that stay, shape (batch,)."""
-    without_premise: bool = False
-    """True if its guarantee needs no premise beyond the divergence of each context, which no sampled token shows."""
+    """Function that decides on all sequences of an update at once. It takes their `core.controls.Sequences`, a
+    generator of random numbers and the row's thresholds by name, and returns True on those that stay, shape
+    (batch,)."""
+    guarantee: Guarantee | None = None
+    """What its guarantee rests on; None where it has none."""
+
+    @property
+    def without_premise(self) -> bool:
+        """True if it has a guarantee that needs no premise beyond the divergence of each context."""
+        return self.guarantee is not None and self.guarantee.premise is None
 
 
+WITHOUT_PREMISE = Guarantee()
+IN_EVERY_CONTEXT = Guarantee("the threshold holds in every reachable context")
+ON_EVERY_PATH = Guarantee("the mean of every reachable path is within the threshold")
 MAX_TOKEN_KL = Setting(
     "max_token_kl",
     0.05,

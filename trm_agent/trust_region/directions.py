@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trm_agent.trust_region.criterion import AVG_TOKEN_KL, MAX_LIMITS, MAX_TOKEN_KL, Criterion
+from trm_agent.trust_region.criterion import AVG_TOKEN_KL, MAX_LIMITS, MAX_TOKEN_KL, ON_EVERY_PATH, Criterion
 
 if TYPE_CHECKING:
     from trm_agent.core.masks import Interval
@@ -65,5 +65,6 @@ DIRECTIONS: dict[str, Criterion] = {
         "mean over the first m tokens within `avg_token_kl` for each m",
         thresholds=(AVG_TOKEN_KL,),
         statistic=largest_running_mean_kl,
+        guarantee=ON_EVERY_PATH,
     ),
 }

@@ -2,53 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trm_agent.trust_region.criteria import CRITERIA
+from trm_agent.trust_region.criterion import OF_CONTEXTS, WITH_BOUNDS, Guarantee
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# verl's aggregation that divides the sum of a sequence by its length
+BY_LENGTH = "seq-mean-token-mean"
 
-def lost_guarantee(trm: TrmConfig) -> str | None:
-    """Tell what keeps a criterion from the guarantee that it has without a premise, and what would give it back.
 
-    `stop`, `stop_cumulative` and `token` leave out contexts: their surrogate is that of a policy that follows the
-    rollout there, so its divergence is known in every context. That needs a decision which depends on the context, and
-    not on the token that was drawn in it. The criteria of sequences have no such form, whatever the estimator.
+def lost_guarantee(trm: TrmConfig, loss_agg_mode: str) -> str | None:
+    """Tell what keeps a criterion from the guarantee that it can have, and what would give it back.
 
     Args:
         trm: the settings.
+        loss_agg_mode: verl's aggregation of the loss.
 
     Returns:
-        A sentence, or None where nothing is lost.
+        A sentence, or None where nothing is lost, or there was nothing to lose.
     """
-    if not CRITERIA[trm.criterion].without_premise:
+    guarantee = CRITERIA[trm.criterion].guarantee
+    if guarantee is None:
         return None
-    lost = []
-    if trm.estimator == "sampled":
-        lost.append("estimator=sampled decides by the drawn token (exact, topk and replayed decide by the context)")
-    if trm.estimator in ("topk", "replayed") and trm.undecided == "accept":
-        lost.append("undecided=accept keeps contexts that may be outside (reject does not)")
-    if trm.mask_policy == "start_of_step":
-        lost.append("mask_policy=start_of_step measures a policy that the step has left (current does not)")
-    if trm.ratio_truncation is not None:
-        lost.append("ratio_truncation changes the surrogate (null does not)")
-    if trm.decoupled:
-        lost.append("decoupled changes the surrogate (false does not)")
+    lost = "; ".join([*_undecided_by_contexts(trm, guarantee), *_of_another_surrogate(trm, loss_agg_mode)])
     if not lost:
         return None
-    return (
-        f"criterion={trm.criterion} is without its guarantee here: {'; '.join(lost)}; see docs/choosing_a_threshold.md"
-    )
+    premise = f"; it also needs that {guarantee.premise}, which no run shows" if guarantee.premise else ""
+    return f"criterion={trm.criterion} is without its guarantee here: {lost}{premise}; see docs/criteria.md"
 
 
 def told_guarantee(config: DictConfig) -> str:
-    """Return a line about a guarantee that a run's settings lose; empty where they lose none."""
-    loss = config.actor_rollout_ref.actor.policy_loss
-    if loss.loss_mode != LOSS_MODE:
+    """Return a line about a guarantee that a run's settings lose; empty where they lose none.
+
+    It is a warning where the settings alone would have given the guarantee, and a note where no settings can show its
+    premise.
+    """
+    actor = config.actor_rollout_ref.actor
+    if actor.policy_loss.loss_mode != LOSS_MODE:
         return ""
-    lost = lost_guarantee(TrmConfig.from_mapping(section(loss, "trm")))
-    return f"warning: {lost}" if lost else ""
+    trm = TrmConfig.from_mapping(section(actor.policy_loss, "trm"))
+    lost = lost_guarantee(trm, actor.loss_agg_mode)
+    kind = "warning" if CRITERIA[trm.criterion].without_premise else "note"
+    return f"{kind}: {lost}" if lost else ""
+
+
+def _undecided_by_contexts(trm: TrmConfig, guarantee: Guarantee) -> Iterator[str]:
+    """Yield why the divergences that decide are not those of the contexts under the policy in training."""
+    if guarantee.of_contexts and trm.estimator not in OF_CONTEXTS:
+        *others, last = OF_CONTEXTS
+        yield (
+            f"estimator={trm.estimator} decides by the drawn token ({', '.join(others)} and {last} decide by the "
+            "context)"
+        )
+    if guarantee.of_contexts and trm.estimator in WITH_BOUNDS and trm.undecided == "accept":
+        yield "undecided=accept keeps contexts that may be outside (reject does not)"
+    if trm.mask_policy == "start_of_step":
+        yield "mask_policy=start_of_step measures a policy that the step has left (current does not)"
+
+
+def _of_another_surrogate(trm: TrmConfig, loss_agg_mode: str) -> Iterator[str]:
+    """Yield why the loss is not the surrogate that the guarantee is about."""
+    if trm.ratio_truncation is not None:
+        yield "ratio_truncation changes the surrogate (null does not)"
+    if trm.decoupled:
+        yield "decoupled changes the surrogate (false does not)"
+    if loss_agg_mode == BY_LENGTH:
+        yield (
+            f"loss_agg_mode={BY_LENGTH} divides by a length that the drawn tokens decide (seq-mean-token-sum-norm, "
+            "seq-mean-token-sum and token-sum do not)"
+        )

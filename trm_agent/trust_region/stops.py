@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trm_agent.trust_region.criterion import MAX_TOKEN_KL, POSITIVE, Criterion
+from trm_agent.trust_region.criterion import MAX_TOKEN_KL, POSITIVE, WITHOUT_PREMISE, Criterion
 from trm_fields import Setting
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ STOPS: dict[str, Criterion] = {
         thresholds=(MAX_TOKEN_KL,),
         keeps=until_outside,
         masks_tokens=True,
-        without_premise=True,
+        guarantee=WITHOUT_PREMISE,
     ),
     "stop_directional": Criterion(
         "the tokens before the first one above `max_token_kl` that the update pushes further out",
@@ -63,6 +63,6 @@ STOPS: dict[str, Criterion] = {
         ),
         keeps=until_spent,
         masks_tokens=True,
-        without_premise=True,
+        guarantee=WITHOUT_PREMISE,
     ),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from trm_agent.trust_region.controls import check_paired_run
+from trm_agent.trust_region.paired_run import check_paired_run
 from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
 from trm_fields import refuse

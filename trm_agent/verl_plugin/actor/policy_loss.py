@@ -80,7 +80,8 @@ def compute_policy_loss_trm(
 
     The paper's loss -(1/N) sum_i M_i sum_t A_it rho_it is `loss_agg_mode=seq-mean-token-sum`. `token-mean` divides by
     the model's tokens of the whole mini-batch instead of by N: a constant factor within one mini-batch, which shrinks
-    the step when sequences are long. All denominators count rejected sequences and come from verl's global mini-batch,
+    the step when sequences are long. `seq-mean-token-mean` divides by lengths that the drawn tokens decide, so that a
+    constant reward has a gain. All denominators count rejected sequences and come from verl's global mini-batch,
     so micro-batches, gradient accumulation and data-parallel ranks add up to the gradient of one undivided batch.
 
     Args:

@@ -22,7 +22,7 @@ from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.masking import decide
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE
-from trm_agent.verl_plugin.actor.update import PAIRED_KEY
+from trm_agent.verl_plugin.actor.update import PAIRED_KEY, SEED_KEY
 
 # key of the batch: the decisions
 DECIDED_KEY = "trm_decided"
@@ -59,11 +59,24 @@ def add_decisions(data: TensorDict, loss_function: Any, group: Any, step: int, n
     torch.distributed.all_gather_object(gathered, _rows(data, trm), group=group)
     paired = tu.get_non_tensor_data(data, PAIRED_KEY, None)
     rows = [row for of_rank in gathered for row in of_rank]
-    stays = decided_rows(trm, rows, json.loads(paired) if paired else (), 2**16 * step + number)
+    seed = seed_of_update(tu.get_non_tensor_data(data, SEED_KEY, 0), step, number)
+    stays = decided_rows(trm, rows, json.loads(paired) if paired else (), seed)
     rank = torch.distributed.get_rank(group)
     first = sum(len(of_rank) for of_rank in gathered[:rank])
     decided = torch.tensor(stays[first : first + len(gathered[rank])])
     data[DECIDED_KEY] = decided.to(data["response_mask"].values().device)
+
+
+def seed_of_update(seed: int, step: int, number: int) -> int:
+    """Return the seed of an update's decisions, which a resumed run has again and another run has not.
+
+    Args:
+        seed: of the run.
+        step: of the run.
+        number: number of the update in its step.
+    """
+    # torch's generator on a CPU takes the last 32 bits
+    return int.from_bytes(hashlib.sha256(f"{seed} {step} {number}".encode()).digest()[:4], "big")
 
 
 def decided_rows(trm: TrmConfig, rows: Sequence[Row], paired_acceptance: Sequence[float], seed: int) -> list[bool]:
@@ -88,11 +101,11 @@ def decided_rows(trm: TrmConfig, rows: Sequence[Row], paired_acceptance: Sequenc
         torch.tensor([rows[place].accepted for place in order], dtype=torch.bool),
         paired_acceptance,
     )
+    thresholds = {item.name: getattr(trm, item.name) for item in criterion.thresholds}
+    kept = criterion.whole_batch(sequences, torch.Generator().manual_seed(seed), **thresholds)
     stays = [False] * len(rows)
-    for place, kept in zip(
-        order, criterion.whole_batch(sequences, torch.Generator().manual_seed(seed)).tolist(), strict=True
-    ):
-        stays[place] = kept
+    for place, stays_there in zip(order, kept.tolist(), strict=True):
+        stays[place] = stays_there
     return stays
 
 

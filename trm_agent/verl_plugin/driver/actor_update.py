@@ -15,8 +15,8 @@ from typing import Any
 
 from trm_agent.runs.folder import read_metrics
 from trm_agent.trust_region.adaptive import AdaptiveThreshold
-from trm_agent.trust_region.controls import acceptance_of_step, check_paired_run
 from trm_agent.trust_region.guarantee import lost_guarantee
+from trm_agent.trust_region.paired_run import acceptance_of_step, check_paired_run
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
 from trm_agent.verl_plugin.actor.update import (
@@ -24,6 +24,7 @@ from trm_agent.verl_plugin.actor.update import (
     DUMP_KEY,
     LONGEST_KEY,
     PAIRED_KEY,
+    SEED_KEY,
     STEP_KEY,
     TASKS_KEY,
     final_metrics,
@@ -33,7 +34,7 @@ from trm_agent.verl_plugin.actor.update import (
 )
 from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
 from trm_agent.verl_plugin.driver.dump_tasks import chosen_tasks, tasks_in
-from trm_agent.verl_plugin.driver.start_of_step import with_cost
+from trm_agent.verl_plugin.driver.start_of_step import warn_if_nothing_is_shuffled, with_cost
 
 logger = logging.getLogger("trm_agent")
 
@@ -84,7 +85,7 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         told = instructions(self.config, self.global_steps, threshold.thresholds)
         if DUMP_KEY in told:
             told |= _dumped_tasks(self.config, self.global_steps, json.loads(told[DUMP_KEY])["max_sequences"], batch)
-        told |= paired_acceptance(threshold.trm, self.global_steps)
+        told |= for_decisions(threshold.trm, self.global_steps, _seed(self.config))
         batch.extra_info.update(told)
         _hand_over(self, batch)
         in_use = {f"trm/{name}": value for name, value in threshold.thresholds.items()}
@@ -94,6 +95,7 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         metrics.update(finalized)
         warn_if_all_rejected(metrics, other_terms(self.config.actor_rollout_ref.actor))
         warn_if_sets_are_cut(metrics, self.config.actor_rollout_ref.rollout.top_k)
+        warn_if_nothing_is_shuffled(self, metrics, threshold.trm)
         threshold.observe(metrics)
         return batch
 
@@ -144,27 +146,38 @@ def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dic
     return told
 
 
-def paired_acceptance(trm: TrmConfig, step: int) -> dict[str, str]:
-    """Return the engine's instruction of a criterion that takes a paired run's acceptance; empty for the others.
+def for_decisions(trm: TrmConfig, step: int, seed: int) -> dict[str, Any]:
+    """Return the engine's instructions of a criterion that decides on a whole update; empty for the others.
 
     Args:
         trm: the settings.
         step: of the run.
+        seed: of the run.
+
+    Returns:
+        Key of the batch -> value: the seed, and where a run is paired its acceptance in this step.
 
     Raises:
         ValueError: there is no paired run, or it has no such step.
     """
-    if not trm.needs_paired_run:
+    if not trm.decides_on_whole_batch:
         return {}
-    check_paired_run(trm.yoked_run)
-    return {PAIRED_KEY: json.dumps(acceptance_of_step(read_metrics(Path(trm.yoked_run)), step, trm.yoked_run))}
+    told: dict[str, Any] = {SEED_KEY: seed}
+    if trm.needs_paired_run:
+        check_paired_run(trm.yoked_run)
+        told[PAIRED_KEY] = json.dumps(acceptance_of_step(read_metrics(Path(trm.yoked_run)), step, trm.yoked_run))
+    return told
+
+
+def _seed(config: Any) -> int:
+    """Return the seed of a run of ours; of verl's own trainer, which has none for all of it, 0."""
+    return int(config.get("seed") or 0)
 
 
 def _dumped_tasks(config: Any, step: int, most: int | None, batch: Any) -> dict[str, str]:
     if most is None:
         return {}
-    seed = int(config.get("seed") or 0)
-    chosen = chosen_tasks(tasks_in(batch), most, seed, step)
+    chosen = chosen_tasks(tasks_in(batch), most, _seed(config), step)
     return {} if chosen is None else {TASKS_KEY: json.dumps(chosen)}
 
 
@@ -177,6 +190,6 @@ def _threshold_of(trainer: Any, loss: Any) -> AdaptiveThreshold:
         trm = TrmConfig.from_mapping(section(loss, "trm"))
         threshold = AdaptiveThreshold(trm, rows)
         setattr(trainer, _THRESHOLD, threshold)
-        if lost := lost_guarantee(trm):
+        if lost := lost_guarantee(trm, trainer.config.actor_rollout_ref.actor.loss_agg_mode):
             logger.warning("trm: %s", lost)
     return threshold

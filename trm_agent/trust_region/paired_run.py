@@ -1,0 +1,92 @@
+"""The run that `yoked` is paired with: what is read of its metrics, and which runs it cannot repeat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trm_agent.trust_region.criteria import CRITERIA
+from trm_agent.trust_region.settings import FIELD_PATH
+from trm_fields import refuse
+
+METRICS_FILE = "metrics.jsonl"
+FIELD = f"{FIELD_PATH}.yoked_run"
+QUARTERS = tuple(f"trm/acceptance_length_q{quarter}" for quarter in (1, 2, 3, 4))
+REJECTED_BY = "trm/rejected_by_"
+
+
+def acceptance_of_step(rows: Iterable[Mapping[str, Any]], step: int, folder: str) -> list[float]:
+    """Return the paired run's acceptance in a step, of each quarter of the lengths.
+
+    Args:
+        rows: of the paired run's `metrics.jsonl`.
+        step: of the run that is trained.
+        folder: of the paired run, for the message.
+
+    Raises:
+        ValueError: the paired run has no such step, or another loss.
+    """
+    with_acceptance = [row for row in rows if all(isinstance(row.get(name), int | float) for name in QUARTERS)]
+    for row in with_acceptance:
+        if row.get("step") == step:
+            return [float(row[name]) for name in QUARTERS]
+    refuse(
+        FIELD,
+        folder,
+        f"a run of the loss trm whose {METRICS_FILE} holds {QUARTERS[0]} to q4 of step {step}",
+        "pair it with a run that is as long, or train for no more steps",
+        because=f"which has them of {len(with_acceptance)} steps",
+    )
+
+
+def check_paired_run(folder: str | None) -> None:
+    """Refuse a paired run without metrics, one that another process would not find, or one that masked tokens.
+
+    The acceptance of a criterion of tokens counts the sequences with a kept token, which are nearly all: a coin at that
+    rate would keep everything, whatever the paired run left out.
+
+    Raises:
+        ValueError: none is named, the folder has no metrics file, its path does not begin at the root, or its
+            criterion decides on tokens.
+    """
+    file = Path(folder or "") / METRICS_FILE
+    allowed = f"the folder of a run, with {METRICS_FILE}, as a path from the root"
+    if folder is None or not file.is_file():
+        reason = f"which holds no {METRICS_FILE}" if folder else "but criterion='yoked' needs it"
+        remedy = "train with the criterion first, with the same seed, and give that run's folder"
+    elif not file.is_absolute():
+        reason, remedy = "which is relative, while another process reads it", f"give {file.parent.absolute()}"
+    elif masked := _criterion_of_tokens(file):
+        allowed = f"a run of a criterion of sequences: {', '.join(_of_sequences())}"
+        reason = f"whose criterion {masked!r} leaves out tokens: its acceptance counts sequences with one that is kept"
+        remedy = "pair it with a run of one of these"
+    else:
+        return
+    refuse(FIELD, folder, allowed, remedy, because=reason)
+
+
+def _of_sequences() -> list[str]:
+    return [name for name, row in CRITERIA.items() if not row.masks_tokens]
+
+
+def _criterion_of_tokens(file: Path) -> str | None:
+    """Name the criterion of a run, from the first row that has one; None if it decides on sequences, or has no name."""
+    for row in _rows(file):
+        named = [name.removeprefix(REJECTED_BY) for name in row if name.startswith(REJECTED_BY)]
+        if named:
+            return next((name for name in named if name in CRITERIA and CRITERIA[name].masks_tokens), None)
+    return None
+
+
+def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a file; a line that cannot be read is the business of whoever trains with it."""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
