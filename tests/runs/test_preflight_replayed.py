@@ -1,5 +1,7 @@
 """What is refused with estimator `replayed`, and the memory of recorded distributions."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.runs.test_preflight import TRM, composed
@@ -106,3 +108,17 @@ def test_records_beyond_the_free_memory_are_refused(monkeypatch: pytest.MonkeyPa
         told_records(composed(*replayed()), 563)
     # all episodes would have to be as long as they may be
     assert told_records(composed(f"{TRM}.estimator=exact"), 563)
+
+
+def test_tasks_that_are_ahead_of_their_step_are_in_the_queue_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    warmup = "trainer.v1.colocate_async.num_warmup_batches"
+    synchronous = composed(*replayed())
+    ahead = composed(*replayed(), "trainer.v1.trainer_mode=colocate_async", f"{warmup}=0.5")
+    found = recorded_bytes(ahead, 563)
+    assert found is not None
+    # 16 tasks and 8 that are ahead
+    assert (recorded_bytes(synchronous, 563), found.queue) == (replace(found, queue=found.step), found.step * 3 // 2)
+    monkeypatch.setattr("trm_agent.runs.recorded_bytes.free_memory_gib", lambda: 1.2 * found.step / 2**30)
+    assert "ahead" not in str(told_records(synchronous, 563))
+    with pytest.raises(ValueError, match=rf"GiB with the tasks that are ahead of theirs; .*train_batch_size, {warmup}"):
+        told_records(ahead, 563)
