@@ -22,15 +22,12 @@ from .trees import (
     Policy,
     all_trees,
     enumerate_trees,
+    largest_share,
     number_of_trees,
+    parted_at_the_first_token,
     random_policies,
     token_kls,
 )
-
-
-def largest_share(errors: list[torch.Tensor], bounds: list[torch.Tensor]) -> float:
-    """How much of a bound the worst reward of any tree uses up."""
-    return max(torch.where(b > 1e-6, e / b, 0.0).max().item() for e, b in zip(errors, bounds, strict=True))
 
 
 def chi2_kl(trees: Enumeration) -> torch.Tensor:
@@ -46,6 +43,17 @@ def test_half_of_each_bound_of_the_paper_holds_and_a_quarter_does_not():
         assert all((errors[-1] <= getattr(found, field.name) + ROUNDING).all() for field in fields(ErrorBounds))
     for name in ("classical", "coupling", "pinsker_marginal_kl", "pinsker_marginal_tv", "adaptive"):
         assert largest_share(errors, [getattr(found, name) / 2 for found in bounds]) > 1, name
+
+
+def test_half_of_mixed_tv_is_nearly_attained():
+    # the distance of the policies stays e, and of each later token both sides gain e^2: 2 (T - 1) e^2 of 2 T e^2
+    horizon, e = 8, 1e-4
+    trees = enumerate_trees(*parted_at_the_first_token(horizon, e, rare=1e-9))
+    assert ((trees.roll - trees.theta).abs().sum(-1) / 2).item() == pytest.approx(e, rel=1e-3)
+    assert trees.max_tv.item() == pytest.approx(e)
+    share = (trees.worst_error() / trees.bounds()["mixed_tv"]).item()
+    assert share == pytest.approx((horizon - 1) / (2 * horizon), rel=1e-3)
+    assert 0.4 < share < 0.5
 
 
 def test_chi2_kl_holds_with_the_worst_reward():
