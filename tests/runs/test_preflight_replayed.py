@@ -36,6 +36,8 @@ def test_no_more_tokens_are_kept_than_the_vocabulary_has() -> None:
         ["actor_rollout_ref.actor.entropy_coeff=0.01"],
         ["actor_rollout_ref.actor.use_kl_loss=true"],
         ["algorithm.use_kl_in_reward=true"],
+        ["actor_rollout_ref.rollout.top_p=0.9"],
+        ["+actor_rollout_ref.rollout.engine_kwargs.vllm.logprobs_mode=processed_logprobs"],
     ],
 )
 def test_a_rollout_that_is_replayed_may_be_cut_and_all_policies_of_a_step_with_it(more: list[str]) -> None:
@@ -48,6 +50,15 @@ def test_a_rollout_that_is_replayed_may_be_cut_and_all_policies_of_a_step_with_i
         (
             ["actor_rollout_ref.rollout.top_k=-1"],
             r"rollout.top_k: got -1, with .*estimator=replayed.*allowed: 1 or more",
+        ),
+        (
+            ["actor_rollout_ref.rollout.top_k=-1", "actor_rollout_ref.rollout.top_p=0.9"],
+            r"rollout.top_k: got -1, with .*estimator=replayed.*allowed: 1 or more",
+        ),
+        (["actor_rollout_ref.rollout.logprobs_mode=raw_logprobs"], r"rollout.logprobs_mode: got 'raw_logprobs', with"),
+        (
+            ["+actor_rollout_ref.rollout.engine_kwargs.vllm.logprobs_mode=raw_logprobs"],
+            r"vllm.logprobs_mode: got 'raw_logprobs', with .*allowed: processed_logprobs;",
         ),
         (["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], r"ulysses_sequence_parallel_size: got 2, "),
         (["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], r"fsdp_config.ulysses_.*: got 2, "),
