@@ -140,7 +140,7 @@ def test_a_run_brings_its_formats_its_environment_its_lengths_and_its_template(m
     monkeypatch.setattr("trm_agent.evaluate.checkpoints.source._check_model", lambda *_: None)
     said: list[str] = []
     found = find_source(f"start:{tmp_path}", None, ["num_words=7"], "cpu", said.append)
-    assert "the run draws from what top_k=64 and top_p=0.9 keep; here from the whole vocabulary" in said[-1]
+    assert "the run draws from a part of the vocabulary (top_k=64, top_p=0.9); here tokens" in said[-1]
     assert (found.engine_format, found.trainer_format) == ("bfloat16", "float32")
     assert (found.environment.name, found.environment.kwargs["num_words"]) == ("long_execution", 7)
     assert found.chat is not None

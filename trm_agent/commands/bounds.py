@@ -153,11 +153,12 @@ def _table(
     )
     notes.append("Path sum holds if no path gathers more KL than kl_seq: the average criterion's.")
     if "stop" in ours:
-        halves = "half of Pinsker-Marginal KL, half of Mixed KL"
-        least = halves.replace(", ", " and ") if "chi2_seq" in assumed else f"{halves} and chi2-KL in any proportion"
+        parts = ["half of Pinsker-Marginal KL", "half of Mixed KL"]
+        if "chi2_seq" not in assumed:
+            parts.append("chi2-KL in any proportion")
         notes.append(
             "Stop bounds the error of the tokens before the first context above delta, without a premise: the least of "
-            f"{least}, and the price of what is cut."
+            f"{', '.join(parts[:-1])} and {parts[-1]}, and the price of what is cut."
         )
     return "\n".join(
         [

@@ -90,7 +90,7 @@ def find_source(text: str, env: str | None, settings: Sequence[str], kind: str, 
     assert folder is not None, "an endpoint was refused"
     config = _of_run(stored, folder) if stored is not None else _of_model(folder, kind)
     if cut := _cut_of(config):
-        say(f"{text}: the run draws from what {cut} keep; here from the whole vocabulary, and log-probs are of it")
+        say(f"{text}: the run draws from a part of the vocabulary ({cut}); here tokens and log-probs are of all of it")
     longest = None if stored is None else _longest(stored)
     chat = None if stored is None else ChatSettings.of_run(stored)
     return Source(checkpoint.label, folder, config, environment, chat, longest)
@@ -111,8 +111,8 @@ def reader(source: Source, tokenizer: Any) -> tuple[ChatSettings, dict[str, Any]
 def _cut_of(config: DictConfig) -> str:
     """Return the settings with which a run draws from a part of the vocabulary; "" for none."""
     rollout = config.actor_rollout_ref.rollout
-    found = [f"top_k={rollout.top_k}"] if rollout.top_k > 0 else []
-    return " and ".join(found + ([f"top_p={rollout.top_p:g}"] if rollout.top_p < 1 else []))
+    cuts = {"top_k": rollout.top_k > 0, "top_p": rollout.top_p < 1}
+    return ", ".join(f"{name}={rollout[name]:g}" for name, is_cut in cuts.items() if is_cut)
 
 
 def _checkpoint(text: str, say: Say) -> Checkpoint:
