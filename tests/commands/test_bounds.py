@@ -3,9 +3,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from trm_agent.cli import main
 from trm_agent.core.bounds import error_bounds, pinsker, pinsker_marginal_integral
+from trm_agent.core.chi2_bounds import chi2_kl_bound
 from trm_agent.core.horizon import effective_horizon
 
 TABLE_1 = ["bounds", "--horizon", "4096", "--delta", "1e-4", "--kl-seq", "0.01"]
@@ -55,9 +57,10 @@ def test_json_names_what_follows_from_pinsker(capsys):
 def test_our_bounds_stand_beside_the_papers(capsys):
     record = json.loads(printed(capsys, [*TABLE_1, *WITH_TV, "--acceptance", "0.15", "--json"]))
     assert record["halved"] == {name: record[name] / 2 for name in NAMES}
-    # K sqrt(T / 2) = 0.01 * sqrt(2048); stop adds the 85 % that are cut and sqrt(0.01 / 2)
+    # K sqrt(T / 2) = 0.01 * sqrt(2048)
     assert record["chi2_kl"] == record["path_sum"] == pytest.approx(0.45255, abs=1e-5)
-    assert record["stop"] == pytest.approx(0.45255 + 0.85 + 0.07071, abs=1e-5)
+    # stop: half of Mixed KL, 2 * 4096 * sqrt(1e-4 / 2) * sqrt(0.01 / 2), the 85 % that are cut and sqrt(0.01 / 2)
+    assert record["stop"] == pytest.approx(4.096 + 0.85 + 0.07071, abs=1e-5)
     # with four times the chi2 the bound is twice as large; the path sum knows no chi2
     other = json.loads(printed(capsys, [*TABLE_1, "--chi2-seq", "0.08", "--json"]))
     assert other["chi2_kl"] == pytest.approx(0.9051, abs=1e-4)
@@ -66,6 +69,21 @@ def test_our_bounds_stand_beside_the_papers(capsys):
     # at a small delta half of Pinsker-Marginal, 2/3 T^(3/2) delta = 0.0175, is below chi2-KL; nothing is cut
     small = ["bounds", "--horizon", "4096", "--delta", "1e-7", "--kl-seq", "0.01", "--acceptance", "1", "--json"]
     assert json.loads(printed(capsys, small))["stop"] == pytest.approx(0.0175 + 0.0707, abs=1e-3)
+
+
+def test_stop_takes_no_proportion_of_chi2_and_kl_for_granted(capsys):
+    # all chi2 before the last token and all KL at it: sqrt((T - 1) X K / 2), where one proportion has sqrt(T X K) / 2
+    chi2, kl = torch.zeros(2, 4096, dtype=torch.float64)
+    chi2[:-1], kl[-1] = 0.02 / 4095, 0.01
+    worst = chi2_kl_bound(chi2, kl).item()
+    asked = [*TABLE_1, "--chi2-seq", "0.02", "--acceptance", "1"]
+    record = json.loads(printed(capsys, [*asked, "--json"]))
+    assert record["stop"] == pytest.approx(worst + 0.07071, rel=1e-5)
+    assert record["chi2_kl"] < 0.71 * worst
+    assert "half of Pinsker-Marginal KL, half of Mixed KL and chi2-KL in any proportion" in printed(capsys, asked)
+    # twice the KL in place of a chi2 that is not given would be an assumption
+    told = printed(capsys, [*TABLE_1, "--acceptance", "1"])
+    assert "the least of half of Pinsker-Marginal KL and half of Mixed KL, and the price" in told
 
 
 def test_the_table_says_what_was_assumed_and_what_it_is_worth(capsys):

@@ -133,11 +133,14 @@ def test_a_run_brings_its_formats_its_environment_its_lengths_and_its_template(m
         *(f"{actor}.ulysses_sequence_parallel_size=2", f"{actor}.use_dynamic_bsz=true"),
         *("data.max_prompt_length=100", "data.max_response_length=900", "actor_rollout_ref.rollout.max_model_len=950"),
         *("actor_rollout_ref.rollout.temperature=0.8", "run.dir=somewhere"),
+        *("actor_rollout_ref.rollout.top_k=64", "actor_rollout_ref.rollout.top_p=0.9"),
     )
     config = compose_tree(overrides)
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
     monkeypatch.setattr("trm_agent.evaluate.checkpoints.source._check_model", lambda *_: None)
-    found = find_source(f"start:{tmp_path}", None, ["num_words=7"], "cpu")
+    said: list[str] = []
+    found = find_source(f"start:{tmp_path}", None, ["num_words=7"], "cpu", said.append)
+    assert "the run draws from a part of the vocabulary (top_k=64, top_p=0.9); here tokens" in said[-1]
     assert (found.engine_format, found.trainer_format) == ("bfloat16", "float32")
     assert (found.environment.name, found.environment.kwargs["num_words"]) == ("long_execution", 7)
     assert found.chat is not None

@@ -6,6 +6,8 @@ import torch
 from trm_agent.core.exact import exact_divergences
 from trm_agent.core.kept_set import is_cut, kept_divergences, kept_entropy, kept_log_probs, kept_logits
 
+from .constant_reward import standard_errors_of_the_gain
+
 VOCAB, TOP, WIDTH = 50, 8, 16
 
 
@@ -125,6 +127,31 @@ def test_the_first_order_gain_of_a_constant_reward_is_nothing_and_with_the_whole
     own = torch.stack([kept_log_probs(kept, kept[:, place]) for place in range(WIDTH)], dim=-1)
     assert gain(own).abs().max() < 1e-6
     assert gain(logits.log_softmax(-1).gather(1, ids)).max() < -0.1
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_drawn_tokens_show_whether_the_ratio_is_on_the_tokens_that_could_be_drawn(generator, top_p) -> None:
+    sequences, length = 300, 8
+    of_rollout = 2 * torch.randn(sequences * length, VOCAB, generator=generator)
+    logits = of_rollout + 0.1 * torch.randn(of_rollout.shape, generator=generator)
+    recorded, ids = of_rollout.log_softmax(-1).topk(TOP)
+    # a token stays while those before it have less than the share
+    probs = recorded.softmax(-1)
+    recorded = recorded.masked_fill(probs.cumsum(-1) - probs >= top_p, -torch.inf).log_softmax(-1)
+    assert ((recorded > -torch.inf).sum(-1).double().mean() < 0.8 * TOP) == (top_p < 1)
+    drawn = recorded.exp().multinomial(1, generator=generator)
+    theirs, of_drawn = recorded.gather(1, drawn)[:, 0], logits.gather(1, ids.gather(1, drawn))[:, 0]
+    own = kept_log_probs(kept_logits(logits, ids, recorded), of_drawn)
+    whole = of_drawn - logits.logsumexp(-1)
+
+    def away(log_probs: torch.Tensor) -> float:
+        shape = sequences, length
+        mask = torch.ones(shape, dtype=torch.bool)
+        return standard_errors_of_the_gain(*(each.view(shape).numpy() for each in (log_probs, theirs, mask)))
+
+    assert away(own) < 4
+    # at each token a tenth of the mass and more is missing
+    assert away(whole) > 40
 
 
 def test_a_set_is_cut_where_the_last_recorded_token_has_a_probability() -> None:

@@ -22,15 +22,12 @@ from .trees import (
     Policy,
     all_trees,
     enumerate_trees,
+    largest_share,
     number_of_trees,
+    parted_at_the_first_token,
     random_policies,
     token_kls,
 )
-
-
-def largest_share(errors: list[torch.Tensor], bounds: list[torch.Tensor]) -> float:
-    """How much of a bound the worst reward of any tree uses up."""
-    return max(torch.where(b > 1e-6, e / b, 0.0).max().item() for e, b in zip(errors, bounds, strict=True))
 
 
 def chi2_kl(trees: Enumeration) -> torch.Tensor:
@@ -46,6 +43,17 @@ def test_half_of_each_bound_of_the_paper_holds_and_a_quarter_does_not():
         assert all((errors[-1] <= getattr(found, field.name) + ROUNDING).all() for field in fields(ErrorBounds))
     for name in ("classical", "coupling", "pinsker_marginal_kl", "pinsker_marginal_tv", "adaptive"):
         assert largest_share(errors, [getattr(found, name) / 2 for found in bounds]) > 1, name
+
+
+def test_half_of_mixed_tv_is_nearly_attained():
+    # the distance of the policies stays e, and of each later token both sides gain e^2: 2 (T - 1) e^2 of 2 T e^2
+    horizon, e = 8, 1e-4
+    trees = enumerate_trees(*parted_at_the_first_token(horizon, e, rare=1e-9))
+    assert ((trees.roll - trees.theta).abs().sum(-1) / 2).item() == pytest.approx(e, rel=1e-3)
+    assert trees.max_tv.item() == pytest.approx(e)
+    share = (trees.worst_error() / trees.bounds()["mixed_tv"]).item()
+    assert share == pytest.approx((horizon - 1) / (2 * horizon), rel=1e-3)
+    assert 0.4 < share < 0.5
 
 
 def test_chi2_kl_holds_with_the_worst_reward():
@@ -166,14 +174,15 @@ class Cut:
         return self.hybrid.seq_kl, self.hybrid.seq_chi2, self.hybrid.delayed_kl
 
 
-def cut_trees(roll: Policy, theta: Policy, max_kl: torch.Tensor, *, stop: bool) -> Cut:
+def cut_trees(roll: Policy, theta: Policy, max_kl: torch.Tensor, rule: str) -> Cut:
     vocabulary = roll[0].shape[-1]
-    left, hybrid = torch.zeros(len(max_kl), 1, dtype=torch.bool), []
+    left, spent, hybrid = torch.zeros(len(max_kl), 1, dtype=torch.bool), torch.zeros(len(max_kl), 1), []
     for r, q, kl in zip(roll, theta, token_kls(roll, theta), strict=True):
-        outside = kl > max_kl.unsqueeze(-1)
+        spent = spent + kl
+        outside = (spent if rule == "cumulative" else kl) > max_kl.unsqueeze(-1)
         left = left | outside
-        hybrid.append(torch.where((left if stop else outside).unsqueeze(-1), r, q))
-        left = left.repeat_interleave(vocabulary, 1)
+        hybrid.append(torch.where((outside if rule == "skip" else left).unsqueeze(-1), r, q))
+        left, spent = (each.repeat_interleave(vocabulary, 1) for each in (left, spent))
     whole, found = enumerate_trees(roll, theta), enumerate_trees(roll, hybrid)
     return Cut(replace(found, ratios=[]), max_kl, left, whole.theta, whole.worst_error())
 
@@ -193,7 +202,7 @@ def cut_forest() -> dict[str, list[Cut]]:
         roll, theta = random_policies(*size, number_of_trees(*size), generator)
         max_kl = some_threshold(roll, theta, generator)
         for name, cuts in found.items():
-            cuts.append(cut_trees(roll, theta, max_kl, stop=name == "stop"))
+            cuts.append(cut_trees(roll, theta, max_kl, name))
     return found
 
 
@@ -243,17 +252,33 @@ def test_a_constant_reward_gains_nothing_by_stop_or_skip_and_something_by_a_sequ
             torch.testing.assert_close(cut.hybrid.first_order.sum(-1), torch.zeros_like(cut.max_kl), rtol=0, atol=1e-10)
     roll, theta = random_policies(3, 4, 200, torch.Generator().manual_seed(3))
     cut, whole = (
-        cut_trees(roll, theta, torch.full((200,), 0.05, dtype=torch.float64), stop=True),
+        cut_trees(roll, theta, torch.full((200,), 0.05, dtype=torch.float64), "stop"),
         enumerate_trees(roll, theta),
     )
     gain = (whole.roll * ~cut.left * sum(rho - 1 for rho in whole.ratios)).sum(-1)
     assert gain.abs().max() > 0.05
 
 
+def test_a_cumulative_stop_spends_no_more_on_any_path_and_has_the_path_sum_without_a_premise():
+    generator = torch.Generator().manual_seed(6)
+    errors, bounds, beyond = [], [], 0
+    for size in SIZES:
+        roll, theta = random_policies(*size, min(100, number_of_trees(*size)), generator)
+        cut = cut_trees(roll, theta, some_threshold(roll, theta, generator), "cumulative")
+        errors.append(cut.hybrid.worst_error())
+        bounds.append(path_sum_bound(cut.hybrid.horizon, cut.max_kl))
+        assert (cut.hybrid.path_kl <= cut.max_kl * (1 + 1e-12)).all()
+        assert (errors[-1] <= bounds[-1] + ROUNDING).all()
+        beyond += (cut.plain_error > bounds[-1] + ROUNDING).sum().item()
+    # theta itself spends more
+    assert beyond > 100
+    assert largest_share(errors, [bound / 3 for bound in bounds]) > 1
+
+
 def test_the_surrogate_of_the_kept_prefix_is_the_hybrids():
     roll, theta = random_policies(3, 4, 40, torch.Generator().manual_seed(4))
     max_kl, whole = 0.02, enumerate_trees(roll, theta)
-    cut = cut_trees(roll, theta, torch.full((40,), max_kl, dtype=torch.float64), stop=True)
+    cut = cut_trees(roll, theta, torch.full((40,), max_kl, dtype=torch.float64), "stop")
     leaves = whole.roll.shape[1]
     kl = torch.stack([kl.repeat_interleave(leaves // kl.shape[1], 1) for kl in token_kls(roll, theta)], -1)
     before = before_first_outside(kl.flatten(0, 1), max_kl).view_as(kl)

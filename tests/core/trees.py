@@ -147,6 +147,24 @@ def random_policies(
     return roll, theta
 
 
+def parted_at_the_first_token(horizon: int, moved: float, rare: float) -> tuple[Policy, Policy]:
+    """Policies that differ by `moved` in many contexts of every depth, and as whole sequences by no more than that.
+
+    Theta begins with token 1, and the rollout policy takes it after a first 0, where the other one hardly does. Further
+    differences behind either of them add nothing to the distance of the sequences.
+    """
+    roll, theta = [], []
+    for depth in range(horizon):
+        contexts = torch.arange(2**depth)
+        ours = torch.full((2**depth,), rare, dtype=torch.float64)
+        theirs = ours + torch.where(contexts >= 2**depth // 4, moved, 0.0)
+        if depth == 1:
+            ours[0], theirs[0] = moved, rare
+        for policy, second in ((roll, ours), (theta, theirs)):
+            policy.append(torch.stack([1 - second, second], -1).unsqueeze(0))
+    return roll, theta
+
+
 def number_of_trees(vocabulary: int, horizon: int) -> int:
     return max(20, min(750, 150_000 // vocabulary**horizon))
 
@@ -156,3 +174,8 @@ def all_trees() -> list[Enumeration]:
     """More than 10,000 trees, in which roll covers theta."""
     generator = torch.Generator().manual_seed(0)
     return [enumerate_trees(*random_policies(*size, number_of_trees(*size), generator)) for size in SIZES]
+
+
+def largest_share(errors: list[torch.Tensor], bounds: list[torch.Tensor]) -> float:
+    """How much of a bound the worst reward of any tree uses up."""
+    return max(torch.where(b > 1e-6, e / b, 0.0).max().item() for e, b in zip(errors, bounds, strict=True))

@@ -59,6 +59,16 @@ def test_a_validation_plays_the_runs_own_tasks_within_its_limits_and_with_its_sa
     assert (plan.sampling.temperature, plan.sampling.top_p, plan.samples) == (0.7, 1.0, 3)
 
 
+def test_a_validation_that_was_cut_by_top_k_is_not_played_without_the_cut(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["actor_rollout_ref"]["rollout"]["val_kwargs"]["top_k"] = 20
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match=r"^actor_rollout_ref.rollout.val_kwargs.top_k: got 20, .*allowed: -1 or 0;"):
+        build_plan(Request((f"start:{run}",), validation=""))
+    # the most likely token is in every cut
+    assert build_plan(Request((f"start:{run}",), validation="", temperature=0.0)).sampling.temperature == 0
+
+
 @pytest.mark.slow
 def test_what_the_user_says_goes_before_the_validations_sampling(run):
     plan = build_plan(Request(("nano",), validation=str(run), temperature=0.0, samples=2, limit=4))

@@ -1,5 +1,7 @@
 """What is refused with estimator `replayed`, and the memory of recorded distributions."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.runs.test_preflight import TRM, composed
@@ -34,6 +36,8 @@ def test_no_more_tokens_are_kept_than_the_vocabulary_has() -> None:
         ["actor_rollout_ref.actor.entropy_coeff=0.01"],
         ["actor_rollout_ref.actor.use_kl_loss=true"],
         ["algorithm.use_kl_in_reward=true"],
+        ["actor_rollout_ref.rollout.top_p=0.9"],
+        ["+actor_rollout_ref.rollout.engine_kwargs.vllm.logprobs_mode=processed_logprobs"],
     ],
 )
 def test_a_rollout_that_is_replayed_may_be_cut_and_all_policies_of_a_step_with_it(more: list[str]) -> None:
@@ -46,6 +50,15 @@ def test_a_rollout_that_is_replayed_may_be_cut_and_all_policies_of_a_step_with_i
         (
             ["actor_rollout_ref.rollout.top_k=-1"],
             r"rollout.top_k: got -1, with .*estimator=replayed.*allowed: 1 or more",
+        ),
+        (
+            ["actor_rollout_ref.rollout.top_k=-1", "actor_rollout_ref.rollout.top_p=0.9"],
+            r"rollout.top_k: got -1, with .*estimator=replayed.*allowed: 1 or more",
+        ),
+        (["actor_rollout_ref.rollout.logprobs_mode=raw_logprobs"], r"rollout.logprobs_mode: got 'raw_logprobs', with"),
+        (
+            ["+actor_rollout_ref.rollout.engine_kwargs.vllm.logprobs_mode=raw_logprobs"],
+            r"vllm.logprobs_mode: got 'raw_logprobs', with .*allowed: processed_logprobs;",
         ),
         (["actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"], r"ulysses_sequence_parallel_size: got 2, "),
         (["actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2"], r"fsdp_config.ulysses_.*: got 2, "),
@@ -106,3 +119,17 @@ def test_records_beyond_the_free_memory_are_refused(monkeypatch: pytest.MonkeyPa
         told_records(composed(*replayed()), 563)
     # all episodes would have to be as long as they may be
     assert told_records(composed(f"{TRM}.estimator=exact"), 563)
+
+
+def test_tasks_that_are_ahead_of_their_step_are_in_the_queue_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    warmup = "trainer.v1.colocate_async.num_warmup_batches"
+    synchronous = composed(*replayed())
+    ahead = composed(*replayed(), "trainer.v1.trainer_mode=colocate_async", f"{warmup}=0.5")
+    found = recorded_bytes(ahead, 563)
+    assert found is not None
+    # 16 tasks and 8 that are ahead
+    assert (recorded_bytes(synchronous, 563), found.queue) == (replace(found, queue=found.step), found.step * 3 // 2)
+    monkeypatch.setattr("trm_agent.runs.recorded_bytes.free_memory_gib", lambda: 1.2 * found.step / 2**30)
+    assert "ahead" not in str(told_records(synchronous, 563))
+    with pytest.raises(ValueError, match=rf"GiB with the tasks that are ahead of theirs; .*train_batch_size, {warmup}"):
+        told_records(ahead, 563)

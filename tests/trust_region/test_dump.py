@@ -9,7 +9,6 @@ import pytest
 
 from trm_agent.cli import main
 from trm_agent.trust_region import analysis
-from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
 from trm_agent.trust_region.dump import DIVERGENCES, read_dump, write_dump
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 
@@ -105,38 +104,6 @@ def test_the_command_prints_a_table_and_json(tmp_path, capsys):
     assert (result["sequences"], result["tokens"], result["criterion"]) == (4, 12, "ser")
     assert result["threshold_used"] in [point["threshold"] for point in result["curve"]]
     assert result["bounds_recommended"]["bound_unified"] <= result["mask"]["bound_unified"]
-
-
-@pytest.mark.parametrize(
-    ("criterion", "threshold", "bound"),
-    [
-        # T = 3. max: 2 sqrt(d/2) (0 + sqrt(d/2) + sqrt(d)) at d = 0.05; avg: K sqrt(3/2), K = 3 * 0.001
-        ("max", 0.05, 0.05 * (1 + 2**0.5)),
-        ("avg", 0.001, 0.003 * 1.5**0.5),
-        # ln: 0.05 (0 + sqrt(d/2) + sqrt(d)); ser: 3 * 0.05
-        ("ln", 0.05, 0.05 * (0.025**0.5 + 0.05**0.5)),
-        ("ser", 0.05, 0.15),
-    ],
-)
-def test_a_criterion_knows_its_own_bound(tmp_path, capsys, criterion, threshold, bound):
-    folder = write(tmp_path, FOUR)
-    arguments = ["analyze", str(folder), "--criterion", criterion]
-    assert main([*arguments, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["threshold_used"] == threshold
-    told = result["bound_of_criterion"]
-    assert (told["horizon"], told["used"]) == (3, pytest.approx(bound, rel=1e-6))
-    assert main(arguments) == 0
-    text = capsys.readouterr().out
-    assert f"Bound of the criterion {criterion} (ours), T = 3: {bound:.4g} at the run's threshold" in text
-    assert told["premise"] in text
-    assert "bound_chi2_kl" in text
-
-
-def test_a_bound_belongs_to_a_criterion_that_compares_a_statistic():
-    assert set(CRITERION_BOUNDS) <= set(analysis.STATISTICS)
-    assert criterion_bound("random", 10, 0.9, TrmConfig()) is None
-    assert criterion_bound("max", 10, None, TrmConfig()) is None
 
 
 @pytest.mark.parametrize(("criterion", "is_told"), [("max", True), ("avg", True), ("ser", False)])

@@ -52,3 +52,10 @@ def test_of_a_replayed_rollout_both_policies_are_cut_to_its_tokens(tmp_path):
     assert again["tv_difference"] < 1e-6
     assert again["kl_beyond_a_thousandth"] < 1e-6
     assert "outside_topk_interval" not in again
+    # that of the whole policy is another one: it lacks the mass outside
+    whole = (theirs[:, :3].exp() * (theirs[:, :3] - ours.log_softmax(-1)[:, :3])).sum(-1)
+    entry["kl_upper"] = [whole[0].item(), math.nan, math.inf]
+    wrong = recompute(read_dump(write(tmp_path, [entry], TrmConfig(estimator="replayed"))))
+    outside = -ours.log_softmax(-1)[0, :3].logsumexp(-1)
+    assert wrong["kl_difference"] == pytest.approx(outside.item(), rel=1e-4)
+    assert wrong["kl_beyond_a_thousandth"] > 0.1

@@ -55,12 +55,12 @@ class Episode:
         return int(self.ids[self.prompt + place])
 
 
-def rollouts(policy: Policy, generator: torch.Generator) -> list[Episode]:
-    """Draw episodes with top-k from near to a policy, in few digits so that some tokens tie for the last place."""
-    return [_rollout(policy, generator, number) for number in range(len(SHAPES))]
+def rollouts(policy: Policy, generator: torch.Generator, top_p: float = 1.0) -> list[Episode]:
+    """Draw episodes with top-k, and top-p, from near to a policy, in few digits so that some tokens tie."""
+    return [_rollout(policy, generator, number, top_p) for number in range(len(SHAPES))]
 
 
-def _rollout(policy: Policy, generator: torch.Generator, number: int) -> Episode:
+def _rollout(policy: Policy, generator: torch.Generator, number: int, top_p: float) -> Episode:
     prompt, mask = SHAPES[number]
     ids = torch.randint(VOCAB, (prompt,), generator=generator)
     kept_ids = torch.zeros(len(mask), WIDTH, dtype=torch.int64)
@@ -72,16 +72,22 @@ def _rollout(policy: Policy, generator: torch.Generator, number: int) -> Episode
             logits = (logits + NOISE * torch.randn(VOCAB, generator=generator)).mul(4).round().div(4)
             if (number, place) == CUT:
                 logits.clamp_(max=logits.topk(WIDTH + 2).values[-1])
-            values, found = _processed(logits).topk(WIDTH)
+            values, found = _processed(logits, 1.0 if (number, place) == CUT else top_p).topk(WIDTH)
             drawn = values.exp().multinomial(1, generator=generator)
             token, kept_ids[place], kept_log_probs[place] = found[drawn], found, values
         ids = torch.cat([ids, token])
     return Episode(ids, prompt, [each == "1" for each in mask], ADVANTAGES[number], kept_ids, kept_log_probs)
 
 
-def _processed(logits: torch.Tensor) -> torch.Tensor:
-    """What an engine that samples with top-k calls the log-probs: -infinity where a token is less than the K-th."""
-    return logits.masked_fill(logits < logits.topk(TOP).values[-1], -torch.inf).log_softmax(-1)
+def _processed(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """What an engine that samples with top-k calls the log-probs: -infinity where a token is less than the K-th.
+
+    With top-p too it drops the least likely of these while all that is dropped has at most 1 - top_p of their mass.
+    """
+    kept = logits.masked_fill(logits < logits.topk(TOP).values[-1], -torch.inf)
+    values, order = kept.softmax(-1).sort()
+    dropped = order[(values.cumsum(-1) <= 1 - top_p) & (values < values[-1])]
+    return kept.index_fill(0, dropped, -torch.inf).log_softmax(-1)
 
 
 def batch_of(episodes: Sequence[Episode], **settings) -> TensorDict:

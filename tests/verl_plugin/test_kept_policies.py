@@ -99,16 +99,17 @@ def config(undecided: str) -> FSDPActorConfig:
 
 
 @pytest.mark.parametrize(
-    ("undecided", "autocast", "passes"),
+    ("undecided", "autocast", "passes", "top_p"),
     [
-        ("reject", False, {"micro_batch_size_per_gpu": 6}),
-        ("accept", True, {"micro_batch_size_per_gpu": 2}),
-        ("reject", True, {"micro_batch_size_per_gpu": 1}),
-        ("reject", False, {"micro_batch_size_per_gpu": 3, "use_remove_padding": False}),
+        ("reject", False, {"micro_batch_size_per_gpu": 6}, 1.0),
+        ("accept", True, {"micro_batch_size_per_gpu": 2}, 1.0),
+        ("reject", True, {"micro_batch_size_per_gpu": 1}, 1.0),
+        ("reject", False, {"micro_batch_size_per_gpu": 3, "use_remove_padding": False}, 1.0),
+        ("reject", True, {"micro_batch_size_per_gpu": 2}, 0.7),
     ],
-    ids=["undivided", "accept", "one sequence a pass", "padded"],
+    ids=["undivided", "accept", "one sequence a pass", "padded", "top-p"],
 )
-def test_all_policies_of_a_step_are_those_of_a_float64_loop(undecided, autocast, passes, monkeypatch) -> None:
+def test_all_policies_of_a_step_are_those_of_a_float64_loop(undecided, autocast, passes, top_p, monkeypatch) -> None:
     assert VOCAB == oracle.VOCAB
     monkeypatch.setattr(transformer_impl, "logprobs_from_logits", of_the_whole_vocabulary)
     monkeypatch.setattr(transformer_impl.verl_F, "entropy_from_logits", of_the_whole_vocabulary)
@@ -121,7 +122,9 @@ def test_all_policies_of_a_step_are_those_of_a_float64_loop(undecided, autocast,
         made._autocast_dtype = torch.bfloat16
     exact = copy.deepcopy(theta)
     of_theta, of_start, of_reference = map(policy_of, (exact, copy.deepcopy(start), copy.deepcopy(reference)))
-    episodes = oracle.rollouts(of_theta, torch.Generator().manual_seed(8))
+    episodes = oracle.rollouts(of_theta, torch.Generator().manual_seed(8), top_p)
+    sizes = [len(each.kept(place)) for each in episodes for place in each.tokens()]
+    assert (min(sizes) < oracle.TOP) == (top_p < 1)
     data = oracle.batch_of(episodes)
 
     before = passed(made, start, data)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import ESTIMATORS, TrmConfig
 from trm_fields import refuse
 
+if TYPE_CHECKING:
+    from trm_agent.trust_region.analysis import Batch
+
 ROLLOUTS = "rollouts"
-NOISE = 1e-9
-"""Divergence, nats, that float32 log-probs of the same policy reach by rounding: (3e-5)^2 / 2 and less."""
-UNSTABLE = {"max": 0.1, "avg": 0.002}
-"""Criterion -> threshold, nats, that alone was unstable in the runs of arXiv 2512.23075."""
+WITH_CURVE = tuple(name for name, row in CRITERIA.items() if row.statistic)
+"""Criteria that compare one number of each sequence with a threshold."""
+AS_SET = tuple(name for name, row in CRITERIA.items() if row.parts or row.without_premise)
+"""Criteria that are analysed at the settings' thresholds alone."""
+TARGET = 0.9
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], summary: str) -> None:
@@ -29,9 +33,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm analyze runs/math_nano-seed0-001 --criterion max --target 0.9",
     )
-    statistics = ", ".join(name for name, row in CRITERIA.items() if row.statistic)
     parser.add_argument("dump", type=Path, help="folder of a run or of a dump, or a file of one")
-    parser.add_argument("--criterion", help=f"{statistics} (default: the run's own, else max)")
+    parser.add_argument(
+        "--criterion",
+        help=f"{', '.join(WITH_CURVE)} (default: the run's own, else max); {', '.join(AS_SET)}: at the settings' "
+        "thresholds, without a curve",
+    )
     parser.add_argument("--estimator", choices=ESTIMATORS, help="what divergences are made from (default: the run's)")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other settings of the mask, e.g. criterion=both"
@@ -39,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser.add_argument(
         "--threshold", type=float, nargs="+", metavar="D", help="thresholds to try (default: the run's, and a grid)"
     )
-    parser.add_argument("--target", type=float, default=0.9, help="acceptance whose threshold is told (0.9)")
+    parser.add_argument("--target", type=float, help=f"acceptance whose threshold is told ({TARGET})")
     parser.add_argument(
         "--all-criteria", action="store_true", help="also what each criterion keeps, at the settings' thresholds"
     )
@@ -60,10 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
         ValueError: the dump cannot be read, or an option does not fit it.
     """
     from trm_agent.commands import analyze_diagnostics as diagnostics
+    from trm_agent.commands.analyze_text import as_text
     from trm_agent.trust_region import analysis
     from trm_agent.trust_region.comparison import kept_by_criterion
     from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
     from trm_agent.trust_region.dump import read_dump
+    from trm_agent.trust_region.guarantee import lost_guarantee
     from trm_agent.trust_region.recomputation import recompute
     from trm_agent.trust_region.sampler_check import selection
 
@@ -73,12 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.estimator:
         settings["estimator"] = arguments.estimator
     trm = TrmConfig.from_mapping(settings)
-    criterion = arguments.criterion or (trm.criterion if trm.criterion in analysis.STATISTICS else "max")
+    criterion = arguments.criterion or (trm.criterion if trm.criterion in WITH_CURVE else "max")
+    if criterion not in (*WITH_CURVE, *AS_SET):
+        refuse("criterion", criterion, ", ".join((*WITH_CURVE, *AS_SET)), "choose one of them")
+    if criterion in AS_SET:
+        trm = replace(trm, criterion=criterion)
     batch = analysis.load(dump, trm)
-    values = analysis.statistic(batch, criterion, trm)
     used = getattr(trm, analysis.threshold_field(criterion))
-    thresholds = arguments.threshold or sorted({*analysis.grid(values), *([used] if used else [])})
-    recommended = analysis.recommend(values, arguments.target)
+    curve = _curve(arguments, batch, criterion, trm)
     longest, known = int(batch.lengths.max()), CRITERION_BOUNDS.get(criterion)
     config = diagnostics.config_of(arguments.dump)
     possible = diagnostics.longest_response(config)
@@ -86,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = analysis.depth_growth(batch, trm), analysis.sampler_check(dump), selection(config)
     criteria = kept_by_criterion(batch, trm) if arguments.all_criteria else []
     result = {
-        "sequences": len(values),
+        "sequences": len(batch.lengths),
         "dropped_nonfinite": batch.num_dropped,
         "steps": [int(dump.step.min()), int(dump.step.max())],
         "tokens": int(batch.lengths.sum()),
@@ -95,19 +106,18 @@ def run(arguments: argparse.Namespace) -> int:
         "mask_criterion": trm.criterion,
         "run_criterion": dump.settings.get("criterion"),
         "threshold_used": used,
-        "curve": [vars(point) for point in analysis.curve(batch, values, thresholds)],
-        "target_acceptance": arguments.target,
-        "recommended_threshold": recommended,
+        **curve,
         "mask": mask,
         "longest_response": possible,
-        "bounds_recommended": analysis.bounds_of(batch, values <= recommended, trm),
         "bound_of_criterion": known
         and {
             "equation": known.equation,
             "premise": known.premise,
+            "policy": known.policy,
+            "lost": lost_guarantee(trm, diagnostics.loss_aggregation(config)) if criterion in AS_SET else None,
             "horizon": longest,
             "used": criterion_bound(criterion, longest, used, trm),
-            "recommended": criterion_bound(criterion, longest, recommended, trm),
+            "recommended": criterion_bound(criterion, longest, curve["recommended_threshold"], trm),
         },
         "sampled_against_measured": analysis.disagreement(dump, trm),
         "recomputed_from_distributions": recompute(dump),
@@ -117,8 +127,31 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_finite(result), indent=2, allow_nan=False))
     else:
-        print("\n".join([_text(result), *diagnostics.as_text(mask, *found)]))
+        print("\n".join([*as_text(result), *diagnostics.as_text(mask, *found)]))
     return 0
+
+
+def _curve(arguments: argparse.Namespace, batch: Batch, criterion: str, trm: TrmConfig) -> dict[str, Any]:
+    """Return what a criterion does at other thresholds, and the one for the target; without a curve, nothing of it."""
+    from trm_agent.trust_region import analysis
+
+    if criterion in AS_SET:
+        for flag, value in (("--threshold", arguments.threshold), ("--target", arguments.target)):
+            if value is not None:
+                because = f"but criterion {criterion} compares no single number of a sequence with a threshold"
+                refuse(flag, value, "left out", "set its thresholds with --set", because=because)
+        return {"curve": [], "target_acceptance": None, "recommended_threshold": None, "bounds_recommended": {}}
+    values = analysis.statistic(batch, criterion, trm)
+    used = getattr(trm, analysis.threshold_field(criterion))
+    thresholds = arguments.threshold or sorted({*analysis.grid(values), *([used] if used else [])})
+    target = TARGET if arguments.target is None else arguments.target
+    recommended = analysis.recommend(values, target)
+    return {
+        "curve": [vars(point) for point in analysis.curve(batch, values, thresholds)],
+        "target_acceptance": target,
+        "recommended_threshold": recommended,
+        "bounds_recommended": analysis.bounds_of(batch, values <= recommended, trm),
+    }
 
 
 def _assignments(texts: list[str]) -> dict[str, Any]:
@@ -133,140 +166,6 @@ def _assignments(texts: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = value
     return values
-
-
-def _text(result: dict[str, Any]) -> str:
-    first, last = result["steps"]
-    lines = [
-        f"{result['sequences']} sequences, {result['tokens']} tokens of the model, steps {first} to {last}"
-        + (f", {result['dropped_nonfinite']} dropped (not finite)" if result["dropped_nonfinite"] else ""),
-        f"The settings' mask{_instead(result)}: {100 * result['mask']['acceptance']:.1f} % accepted, "
-        f"{100 * result['mask']['kept_tokens']:.1f} % of the tokens kept; rejected "
-        + ", ".join(
-            f"{100 * share:.1f} % by {name.removeprefix('rejected_by_')}"
-            for name, share in result["mask"].items()
-            if name.startswith("rejected_by_")
-        ),
-        "",
-        f"Criterion {result['criterion']} at other thresholds, divergences {result['estimator']}",
-        f"  {'threshold':>10}  accepted   by length, shortest quarter to longest   reward kept / rejected",
-    ]
-    for point in result["curve"]:
-        quarters = "  ".join(f"{100 * share:5.1f} %" for share in point["by_length"])
-        mark = "*" if point["threshold"] == result["threshold_used"] else " "
-        rewards = f"{_number(point['reward_kept'])} / {_number(point['reward_rejected'])}"
-        lines.append(
-            f" {mark}{point['threshold']:>10.3g}   {100 * point['acceptance']:5.1f} %   {quarters}      {rewards}"
-        )
-    target = result["target_acceptance"]
-    lines += [
-        "  * the run's own" if result["threshold_used"] else "",
-        "",
-        _threshold_told(target, result["recommended_threshold"], result["criterion"]),
-        *_bounds(result),
-        *_bound_of_criterion(result),
-    ]
-    counts = result["sampled_against_measured"]
-    if counts:
-        lines += [
-            "",
-            f"Max criterion at the run's threshold, sampled k2 against the measured KL: {counts['both_keep']} kept by "
-            f"both, {counts['both_reject']} rejected by both, {counts['only_sampled_keeps']} kept by k2 alone, "
-            f"{counts['only_sampled_rejects']} rejected by k2 alone",
-        ]
-    again = result["recomputed_from_distributions"]
-    if again:
-        told = (
-            f"Recomputed from both engines' distributions, {again['tokens']} tokens: the logged KL differs by at most "
-            f"{again['kl_difference']:.2g} nats, TV by {again['tv_difference']:.2g}; the chi2-KL bound is "
-            f"{again['chi2_kl_exact']:.4g}, from the sampled tokens alone {again['chi2_kl_sampled']:.4g}"
-        )
-        if "outside_topk_interval" in again:
-            told += f"; {again['outside_topk_interval']} lie outside of the interval from the rollout's top-K"
-        lines.append(told)
-    return "\n".join([*lines, *_criteria(result["criteria"])])
-
-
-def _criteria(criteria: list[dict[str, Any]]) -> list[str]:
-    if not criteria:
-        return []
-    columns = {
-        "acceptance": "sequences",
-        "tokens": "tokens",
-        "tokens_positive": "A > 0",
-        "tokens_negative": "A < 0",
-        "tokens_longest": "longest 1/4",
-    }
-    lines = ["", "What each criterion keeps: sequences with a token, tokens, and tokens by sign and length", ""]
-    lines.append(f"  {'criterion':<18}{'thresholds':<16}" + "".join(f"{head:>13}" for head in columns.values()))
-    for kept in criteria:
-        thresholds = ", ".join(f"{value:g}" for value in kept["thresholds"].values())
-        shares = "".join(f"{_percent(kept[name]):>13}" for name in columns)
-        lines.append(f"  {kept['criterion']:<18}{thresholds:<16}{shares}")
-    return lines
-
-
-def _instead(result: dict[str, Any]) -> str:
-    own, shown = result["run_criterion"], result["mask_criterion"]
-    return "" if own in (None, shown) else f" ({shown} in place of the run's {own})"
-
-
-def _threshold_told(target: float, threshold: float, criterion: str) -> str:
-    if threshold < NOISE:
-        return (
-            f"For an acceptance of {100 * target:.0f} %: nothing to choose. Divergences up to {threshold:.2g} are "
-            "rounding of float32: both policies are the same here"
-        )
-    told = f"For an acceptance of {100 * target:.0f} %: threshold {threshold:.3g}"
-    if threshold <= UNSTABLE.get(criterion, math.inf):
-        return told
-    return (
-        f"{told}. That is no trust region any more: alone, {UNSTABLE[criterion]:g} was unstable in the paper's runs. "
-        "Find what drives the policies apart first (docs/choosing_a_threshold.md)"
-    )
-
-
-def _bounds(result: dict[str, Any]) -> list[str]:
-    lines = ["", f"  {'error bound of the sampled contexts':<40}{'all':>12}{'at that threshold':>19}"]
-    for name, value in result["bounds_recommended"].items():
-        lines.append(f"  {name:<40}{result['mask'][name]:>12.4g}{value:>19.4g}")
-    lines.append("  (not a proof: an observed maximum is not the maximum over all reachable contexts)")
-    mask = result["mask"]
-    for name in ("bound_chi2_kl", "bound_stop"):
-        if name in mask:
-            ends = f"{mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
-            lines.append(f"  {name:<40}{mask[name]:>12.4g}   90 % interval {ends}; docs/math.md")
-    if "bound_chi2_kl" in mask:
-        lines.append(f"  (the last two: for sequences of up to {_longest(result['longest_response'], mask['horizon'])})")
-    return lines
-
-
-def _longest(possible: int | None, sampled: float) -> str:
-    if possible is not None and possible >= sampled:
-        return f"{possible} tokens, data.max_response_length of the run"
-    return f"{sampled:.0f} tokens, the longest here; data.max_response_length of its run is not known"
-
-
-def _bound_of_criterion(result: dict[str, Any]) -> list[str]:
-    bound = result["bound_of_criterion"]
-    if bound is None:
-        return ["", f"No bound of its own is known for the criterion {result['criterion']}"]
-    values = [f"{bound['recommended']:.4g} at the threshold for {100 * result['target_acceptance']:.0f} %"]
-    if bound["used"] is not None:
-        values.insert(0, f"{bound['used']:.4g} at the run's threshold")
-    return [
-        "",
-        f"Bound of the criterion {result['criterion']} (ours), T = {bound['horizon']}: {', '.join(values)}",
-        f"  = {bound['equation']}, if {bound['premise']}",
-    ]
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _finite(value: Any) -> Any:

@@ -37,6 +37,14 @@ def longest_response(config: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
+def loss_aggregation(config: Mapping[str, Any]) -> str:
+    """Return a run's `loss_agg_mode`; "" where that is not known."""
+    section: Any = config
+    for name in ("actor_rollout_ref", "actor", "loss_agg_mode"):
+        section = section.get(name) if isinstance(section, Mapping) else None
+    return section if isinstance(section, str) else ""
+
+
 def as_json(growth: Growth | None, check: SamplerCheck | None, selected_by: str) -> dict[str, Any]:
     """Return the results as plain data: `by_depth` and `sampler`, each None where nothing is known."""
     bins = [] if growth is None else zip(growth.tokens, growth.depth, growth.kl, strict=True)

@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     derived = {"eps": pinsker(delta).item(), "tv_seq": pinsker(kl_seq).item(), "chi2_seq": 2 * kl_seq}
     assumed = {name: value for name, value in derived.items() if given[name] is None}
     inputs = {**given, **assumed}
-    ours = _ours(inputs, min(summed, values["mixed_kl"]) / 2, arguments.acceptance)
+    half = min(summed, values["mixed_kl"]) / 2
+    ours = _ours(inputs, half, arguments.acceptance, is_chi2_given="chi2_seq" not in assumed)
     if arguments.json:
         uniform = {"mean_tv": assumed["eps"] if arguments.eps is None else arguments.eps}
         record: dict[str, Any] = {**values, "effective_horizon": longest}
@@ -99,16 +100,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _ours(inputs: Mapping[str, float], half: float, acceptance: float | None) -> dict[str, float]:
+def _ours(
+    inputs: Mapping[str, float], half: float, acceptance: float | None, *, is_chi2_given: bool
+) -> dict[str, float]:
     """Return our bounds by name; `half` is the least half of those that need delta alone in every context."""
-    from trm_agent.core.chi2_bounds import path_sum_bound, proportional_chi2_kl_bound
+    from trm_agent.core.chi2_bounds import path_sum_bound, pooled_chi2_kl_bound, proportional_chi2_kl_bound
     from trm_agent.core.stop import cut_bound
 
-    horizon, kl_seq = inputs["horizon"], inputs["kl_seq"]
-    chi2_kl = proportional_chi2_kl_bound(horizon, inputs["chi2_seq"], kl_seq).item()
-    ours = {"chi2_kl": chi2_kl, "path_sum": path_sum_bound(horizon, kl_seq).item()}
+    horizon, kl_seq, chi2_seq = inputs["horizon"], inputs["kl_seq"], inputs["chi2_seq"]
+    ours = {
+        "chi2_kl": proportional_chi2_kl_bound(horizon, chi2_seq, kl_seq).item(),
+        "path_sum": path_sum_bound(horizon, kl_seq).item(),
+    }
     if acceptance is not None:
-        ours["stop"] = min(half, chi2_kl) + cut_bound(1 - acceptance, kl_seq).item()
+        # all of the KL at the last token, so that no proportion is taken for granted
+        spread = pooled_chi2_kl_bound(horizon, chi2_seq, (horizon - 1) * kl_seq).item() if is_chi2_given else math.inf
+        ours["stop"] = min(half, spread) + cut_bound(1 - acceptance, kl_seq).item()
     return ours
 
 
@@ -146,7 +153,13 @@ def _table(
     )
     notes.append("Path sum holds if no path gathers more KL than kl_seq: the average criterion's.")
     if "stop" in ours:
-        notes.append("Stop bounds the error of the tokens before the first context above delta, without a premise.")
+        parts = ["half of Pinsker-Marginal KL", "half of Mixed KL"]
+        if "chi2_seq" not in assumed:
+            parts.append("chi2-KL in any proportion")
+        notes.append(
+            "Stop bounds the error of the tokens before the first context above delta, without a premise: the least of "
+            f"{', '.join(parts[:-1])} and {parts[-1]}, and the price of what is cut."
+        )
     return "\n".join(
         [
             "Upper bounds on |J(theta) - J(roll) - L'|, rewards in [0, 1]",

@@ -1,7 +1,8 @@
-"""Two policies on the tokens that a rollout could draw: what its top-k kept, recorded and replayed.
+"""Two policies on the tokens that a rollout could draw: what its top-k and top-p kept, recorded and replayed.
 
-A rollout that samples with top-k draws from its K most likely tokens, and from those that tie with the last. On this
-set S its processed log-probs sum to one, so they *are* the policy that sampled. The policy in training is taken on the
+A rollout that samples with top-k draws from its K most likely tokens, and from those that tie with the last; with top-p
+too, from the likeliest of these that hold a share p of their mass. On this set S, whatever made it, its processed
+log-probs sum to one, so they *are* the policy that sampled. The policy in training is taken on the
 same set, log q_v = z_v - log sum_{u in S} e^{z_u}, as are that of the start of a step and the reference: log-probs,
 ratios, entropy, KL and total variation are exact from [tokens, K], without any [tokens, vocab] tensor. What is
 guaranteed is guaranteed of these truncated policies.

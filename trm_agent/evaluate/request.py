@@ -31,13 +31,15 @@ from trm_agent.evaluate.plan import Environment, Plan
 from trm_agent.evaluate.suites import Suite, load_suite
 from trm_agent.models.nano_spec import NanoSpec
 from trm_agent.runs.folder import CHECKPOINTS, CONFIG_FILE
-from trm_fields import COUNT, LEAST_0
+from trm_fields import COUNT, LEAST_0, refuse
 
 NANO = "nano"
 SAMPLES = 5
 # raised on a configuration that has something else where a training has a section, a list or a number
 DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError)
 SANDBOX, UNSAFE = "sandbox", "unsafe"
+# values of vLLM's `top_k` that keep the whole vocabulary
+WHOLE = (-1, 0)
 
 
 @dataclass(frozen=True)
@@ -214,15 +216,25 @@ def _samples(request: Request, tasks: _Tasks) -> int:
 
 
 def _sampling(request: Request, tasks: _Tasks) -> Sampling:
-    temperature, top_p = Sampling.temperature, Sampling.top_p
+    temperature, top_p, top_k = Sampling.temperature, Sampling.top_p, WHOLE[0]
     if request.validation is not None:
         settings = _validation_sampling(tasks)
         temperature, top_p = settings["temperature"] if settings["do_sample"] else 0.0, settings["top_p"]
-    return Sampling(
+        top_k = settings.get("top_k", WHOLE[0])
+    sampling = Sampling(
         float(temperature if request.temperature is None else request.temperature),
         float(top_p if request.top_p is None else request.top_p),
         request.seed,
     )
+    if sampling.temperature > 0 and top_k not in WHOLE:
+        refuse(
+            "actor_rollout_ref.rollout.val_kwargs.top_k",
+            top_k,
+            "-1 or 0",
+            "give --env or --suite in place of --validation, with --top-p where it suits",
+            because="in the run's config.yaml, by which an evaluation does not sample",
+        )
+    return sampling
 
 
 def _validation_sampling(tasks: _Tasks) -> Mapping[str, Any]:

@@ -89,6 +89,8 @@ def find_source(text: str, env: str | None, settings: Sequence[str], kind: str, 
     folder = with_folder(checkpoint, say).folder
     assert folder is not None, "an endpoint was refused"
     config = _of_run(stored, folder) if stored is not None else _of_model(folder, kind)
+    if cut := _cut_of(config):
+        say(f"{text}: the run draws from a part of the vocabulary ({cut}); here tokens and log-probs are of all of it")
     longest = None if stored is None else _longest(stored)
     chat = None if stored is None else ChatSettings.of_run(stored)
     return Source(checkpoint.label, folder, config, environment, chat, longest)
@@ -104,6 +106,13 @@ def reader(source: Source, tokenizer: Any) -> tuple[ChatSettings, dict[str, Any]
     protocol = find_protocol(tokenizer, settings.template_kwargs, describes_tools=True) if is_auto(given) else ""
     kwargs = resolved(given, protocol)
     return replace(settings, with_tools=shows_tools(kwargs), call=example_call(kwargs)), kwargs
+
+
+def _cut_of(config: DictConfig) -> str:
+    """Return the settings with which a run draws from a part of the vocabulary; "" for none."""
+    rollout = config.actor_rollout_ref.rollout
+    cuts = {"top_k": rollout.top_k > 0, "top_p": rollout.top_p < 1}
+    return ", ".join(f"{name}={rollout[name]:g}" for name, is_cut in cuts.items() if is_cut)
 
 
 def _checkpoint(text: str, say: Say) -> Checkpoint:

@@ -89,18 +89,17 @@ def lengths(config: DictConfig) -> None:
 
 def sampling(config: DictConfig) -> None:
     """Refuse sampling whose log-probs would belong to another distribution."""
-    rollout = config.actor_rollout_ref.rollout
-    if rollout.top_p < 1:
+    rollout, loss = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor.policy_loss
+    is_replayed = loss.loss_mode == LOSS_MODE and loss.trm.estimator == REPLAYED
+    if rollout.top_p < 1 and not is_replayed:
         refuse(
             f"{_ROLLOUT}.top_p",
             rollout.top_p,
             "1.0",
-            "set it",
+            f"set it, or replay what it keeps of {_ROLLOUT}.top_k tokens: {FIELD_PATH}.estimator={REPLAYED}",
             because="below which the engine reports log-probs of a cut and renormalised distribution, and the ratio to "
             "the trainer's is wrong",
         )
-    loss = config.actor_rollout_ref.actor.policy_loss
-    is_replayed = loss.loss_mode == LOSS_MODE and loss.trm.estimator == REPLAYED
     if rollout.top_k not in (-1, 0) and not is_replayed:
         refuse(
             f"{_ROLLOUT}.top_k",

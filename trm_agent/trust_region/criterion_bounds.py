@@ -1,7 +1,7 @@
-"""What a criterion's threshold would bound, if what it demands of the kept sequences held on every reachable path."""
+"""What a criterion's threshold bounds: theta's error if it held on every reachable path, or that of what is kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -9,17 +9,25 @@ from trm_agent.core.bounds import pinsker, pinsker_marginal_bound, tail_weights
 from trm_agent.core.chi2_bounds import path_sum_bound
 from trm_agent.trust_region.settings import TrmConfig
 
+THETA = "theta"
+STOPPED = "the policy that is theta up to the cut and the rollout from there on"
+SKIPPED = "the policy that is theta in the contexts inside and the rollout in the others"
+MEASURED = "contexts are measured: estimator exact, topk or replayed, and undecided=reject"
+
 
 @dataclass(frozen=True)
 class CriterionBound:
-    """A bound on |J(theta) - J(roll) - L'| for rewards in [0, 1], ours, that follows from a criterion's threshold."""
+    """A bound on |J(pi) - J(roll) - L'| for rewards in [0, 1], ours, that follows from a criterion's threshold."""
 
     equation: str
     """Bound in terms of T, the longest sequence, and the criterion's settings."""
     premise: str
-    """What must hold, which a sample cannot show."""
+    """What must hold. Of theta a sample cannot show it."""
     value: Callable[[int, float, TrmConfig], torch.Tensor]
-    """Function of T, the threshold and the other settings."""
+    """Function of T, the first threshold and the other settings."""
+    policy: str = THETA
+    """pi. If it is not theta, L' is the gain of the kept tokens, and J(theta) is apart from J(pi) by at most the
+    probability that theta meets a context that is left out."""
 
 
 def of_max(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
@@ -48,16 +56,34 @@ def of_ratio_deviation(horizon: int, threshold: float, trm: TrmConfig) -> torch.
     return torch.tensor(horizon * threshold, dtype=torch.float64)
 
 
+def of_both(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
+    """Return the least of the bounds of `max`, whose threshold is given, and `avg`."""
+    assert trm.avg_token_kl is not None, "a threshold of the criterion"
+    return torch.minimum(of_max(horizon, threshold, trm), of_avg(horizon, trm.avg_token_kl, trm))
+
+
+def of_stop_cumulative(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
+    """Return the path-sum bound with K = d: the policy spends no more on any path."""
+    return path_sum_bound(horizon, threshold)
+
+
+_OF_MAX = CriterionBound(
+    "2 sqrt(d/2) sum_t min(1, sqrt((t-1) d/2)), d the threshold", "no reachable context is above the threshold", of_max
+)
+_OF_AVG = CriterionBound(
+    "min(K sqrt(T/2), sqrt(2 T K)), K = T times the threshold",
+    "the KL along every reachable path adds up to at most T times the threshold",
+    of_avg,
+)
 CRITERION_BOUNDS = {
-    "max": CriterionBound(
-        "2 sqrt(d/2) sum_t min(1, sqrt((t-1) d/2)), d the threshold",
-        "no reachable context is above the threshold",
-        of_max,
-    ),
-    "avg": CriterionBound(
-        "min(K sqrt(T/2), sqrt(2 T K)), K = T times the threshold",
-        "the KL along every reachable path adds up to at most T times the threshold",
-        of_avg,
+    "max": _OF_MAX,
+    "avg": _OF_AVG,
+    # a sequence is a prefix of itself, and the spending of K for which the bound is made stays within each prefix
+    "prefix_avg": _OF_AVG,
+    "both": CriterionBound(
+        "the least of those of max and avg",
+        "no reachable context is above max_token_kl, and no reachable path's KL above T times avg_token_kl",
+        of_both,
     ),
     "ln": CriterionBound(
         "threshold times Z",
@@ -69,8 +95,14 @@ CRITERION_BOUNDS = {
         "every reachable path is within the threshold",
         of_ratio_deviation,
     ),
+    "token": replace(_OF_MAX, premise=MEASURED, policy=SKIPPED),
+    "stop": replace(_OF_MAX, premise=MEASURED, policy=STOPPED),
+    "stop_cumulative": CriterionBound(
+        "min(K sqrt(T/2), sqrt(2 T K)), K the threshold", MEASURED, of_stop_cumulative, STOPPED
+    ),
 }
-"""Criterion -> its bound. Criteria without a row have none that is known."""
+"""Criterion -> its bound. `directional`, `inward`, `negative_only`, `stop_directional` and `prefix` have none, since
+they keep contexts of any divergence, nor have the controls."""
 
 
 def criterion_bound(criterion: str, horizon: int, threshold: float | None, trm: TrmConfig) -> float | None:
@@ -79,7 +111,7 @@ def criterion_bound(criterion: str, horizon: int, threshold: float | None, trm: 
     Args:
         criterion: its name.
         horizon: T, tokens of the model in the longest sequence.
-        threshold: in the criterion's unit; None for none.
+        threshold: its first one, in the criterion's unit; None for none.
         trm: the other settings.
 
     Returns:

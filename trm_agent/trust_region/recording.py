@@ -14,7 +14,8 @@ def num_recorded(estimator: str | None, top_k: int, kept: int) -> int:
     Args:
         estimator: the estimator of the `trm` loss; None for another loss.
         top_k: of the `trm` loss.
-        kept: `top_k` of the rollout: so many tokens, and those that tie with the last, can be drawn.
+        kept: `top_k` of the rollout: so many tokens, and those that tie with the last, can be drawn; with `top_p` below
+            1 no more than these.
 
     Returns:
         0 for none beyond the sampled token's, `ALL` for the whole vocabulary.

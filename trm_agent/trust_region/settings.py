@@ -31,7 +31,7 @@ class CommonConfig:
         OneOf(ESTIMATORS),
         "Source of the token divergences: `sampled`: the sampled tokens' log-probs; `topk`: a certified interval from "
         "the rollout's `top_k` largest; `exact`: both whole distributions; `replayed`: both policies, exactly, on the "
-        "tokens that `actor_rollout_ref.rollout.top_k` let the rollout draw from.",
+        "tokens that `top_k` and `top_p` of `actor_rollout_ref.rollout` let the rollout draw from.",
     )
     max_estimator: str = setting(
         "k2",

@@ -184,8 +184,12 @@ def _replayed(config: DictConfig) -> None:
     asked = f"with {FIELD_PATH}.estimator={REPLAYED}"
     kept = config.actor_rollout_ref.rollout.top_k
     if kept < 1:
-        because = f"{asked}, which takes both policies on the tokens that it keeps"
+        # of a cut by top_p alone no number of tokens is known that would hold it
+        because = f"{asked}, which records and takes both policies on the tokens that it keeps"
         refuse(f"{_ROLLOUT}.top_k", kept, "1 or more, such as 64", "set it, or estimator=exact", because=because)
+    mode = f"{_ROLLOUT}.engine_kwargs.vllm.logprobs_mode"
+    if OmegaConf.select(config, mode) is None:
+        mode = f"{_ROLLOUT}.logprobs_mode"
     has_reference = any(
         OmegaConf.select(config, name) for name in (f"{_ACTOR}.use_kl_loss", "algorithm.use_kl_in_reward")
     )
@@ -195,6 +199,7 @@ def _replayed(config: DictConfig) -> None:
         for role in roles
         for name in _SHARED
     ]
+    needs.append((mode, ("processed_logprobs",), "others do not tell which tokens could be drawn"))
     if has_reference:
         needs.append((f"{_REFERENCE}.strategy", _OURS_FSDP, "no other engine takes the reference on the kept tokens"))
     for name, allowed, why in needs:
