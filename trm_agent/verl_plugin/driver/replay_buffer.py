@@ -14,7 +14,7 @@ from trm_agent.tasks import TRAIN
 from trm_agent.verl_plugin.driver.dynamic_sampling import GroupWatch
 from trm_agent.verl_plugin.driver.infrastructure_share import first_failure
 from trm_agent.verl_plugin.driver.queue_clock import QueueClock
-from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
+from trm_agent.verl_plugin.rollout.failed import FAILURES
 from trm_agent.verl_plugin.rollout.outbox import DONE
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 

@@ -31,7 +31,7 @@ from trm_agent.verl_plugin.driver.saving import SavingMixin
 from trm_agent.verl_plugin.driver.separate import SeparateMixin
 from trm_agent.verl_plugin.driver.shares import SharesMixin
 from trm_agent.verl_plugin.driver.waiting import WaitingMixin
-from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
+from trm_agent.verl_plugin.rollout.failed import FAILURES
 
 
 class MetricsFile:
