@@ -33,7 +33,19 @@ def test_the_newest_the_best_and_every_so_many_are_kept() -> None:
     assert kept_steps(saved, rows, Keeping(2, best=VALUE)) == {30, 40, 50}
     assert kept_steps(saved, rows, Keeping(1, every=20)) == {20, 40, 50}
     assert kept_steps(saved, rows, Keeping(None)) == set(saved)
-    assert kept_steps(saved, [{"step": 10, VALUE: None}], Keeping(2, best=VALUE)) == {40, 50}
+    assert kept_steps(saved, [{"step": 50, VALUE: None}], Keeping(2, best=VALUE)) == {40, 50}
+
+
+def test_the_newest_whose_row_is_written_stays_whatever_the_limit() -> None:
+    rows = [{"step": step, VALUE: 0.5} for step in range(39)]
+    assert kept_steps([10, 20, 30, 40], rows, Keeping(1)) == {30, 40}
+    # of two without a row, as after a kill
+    assert kept_steps([10, 20, 40, 50], rows, Keeping(2)) == {20, 40, 50}
+    # the best and each twentieth stay beside it, and it is no best by itself
+    assert kept_steps([10, 20, 30, 40], [{"step": 10, VALUE: 0.9}, *rows[11:]], Keeping(1, best=VALUE)) == {10, 30, 40}
+    assert kept_steps([10, 20, 30, 40], rows, Keeping(1, every=20)) == {20, 30, 40}
+    assert kept_steps([10, 20, 30, 40], [*rows, {"step": 40}], Keeping(1)) == {40}
+    assert kept_steps([10], [], Keeping(1)) == {10}
 
 
 def test_tidying_leaves_the_kept_ones_and_nothing_half_written(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ class ScriptedQueue:
         # of the trainer, which is noted of each task
         self.step = 1
         self.most_in_flight = 0
-        # tasks whose process fails after their last episode
-        self.crashes: set[int] = set()
+        # tasks of which an episode raised, which verl calls failures
+        self.raised: set[int] = set()
 
     def draw(self, number: int) -> None:
         """Draw the next tasks, as the trainer's refill does."""
@@ -67,7 +67,7 @@ class ScriptedQueue:
             del self.due[task]
             for session, outcome in enumerate(self.outcomes(task)):
                 self._end(task, session, outcome)
-            self.tags["train"][f"t{task}"]["status"] = "failure" if task in self.crashes else "finished"
+            self.tags["train"][f"t{task}"]["status"] = "failure" if task in self.raised else "finished"
 
     def _end(self, task: int, session: int, outcome: Outcome) -> None:
         told = {"uid": f"t{task}", "horizon": 2 + task % 2, "success": outcome == 1, "model_tokens": 10}

@@ -162,10 +162,12 @@ def test_a_step_that_drops_nothing_says_so(queue):
     assert [metrics["env/evicted_episodes"], metrics["env/evicted_length_q4"]] == [0, 0]
 
 
-@pytest.mark.parametrize(("status", "lengths"), [("finished", ()), ("failure", ()), ("failure", (5,))])
-def test_a_task_that_failed_is_replaced(queue, status, lengths):
+@pytest.mark.parametrize(("status", "left_over"), [("finished", ()), ("failure", ()), ("failure", ("bad_0_0",))])
+def test_a_task_without_an_episode_is_replaced(queue, status, left_over):
     queue.draw("bad", 5)
-    queue.finish("bad", *lengths, status=status)
+    queue.finish("bad", status=status)
+    # keys of rows that did not reach the queue
+    queue.partitions["train"] |= {key: {} for key in left_over}
     queue.draw("good", 5)
     queue.finish("good", 5, 6)
     queue.events = [lambda: queue.finish("new0.0", 7, 8)]
@@ -174,6 +176,34 @@ def test_a_task_that_failed_is_replaced(queue, status, lengths):
     assert (tasks_of(batch), made.refilled) == (["good", "new0.0"], [1])
     # nothing of it stays behind
     assert set(queue.partitions["train"]) == set(batch.keys)
+
+
+@pytest.mark.parametrize("strategy", ["wait", "drop"])
+def test_of_a_task_of_which_an_episode_raised_the_others_are_trained_on(queue, strategy):
+    # verl calls such a task a failure; the key of the episode that raised has no tag, and no data
+    queue.draw("some", 5)
+    queue.finish("some", 5, status="failure")
+    queue.partitions["train"]["some_1_0"] = {}
+    queue.draw("good", 5)
+    queue.finish("good", 6, 7)
+    # the half of a row that is on its way
+    queue.draw("later", 5)
+    queue.partitions["train"]["later_0_0"] = {}
+    made = buffer(queue, strategy, threshold=3)
+    batch, _ = made.sample(5, "train", TASKS)
+    assert (batch.keys, made.refilled) == (["some_0_0", "good_0_0", "good_1_0"], [])
+    assert set(queue.partitions["train"]) == {*batch.keys, "later", "later_0_0"}
+
+
+def test_with_drop_a_task_of_which_an_episode_raised_grows_old_like_others(queue):
+    queue.draw("old", 3)
+    queue.finish("old", 700, status="failure")
+    for uid in ("x", "y"):
+        queue.draw(uid, 5)
+        queue.finish(uid, 5, 6)
+    made = buffer(queue, "drop")
+    batch, metrics = made.sample(5, "train", TASKS)
+    assert (tasks_of(batch), made.refilled, metrics["env/evicted_episodes"]) == (["x", "y"], [1], 1)
 
 
 def test_an_environment_that_never_works_ends_the_run(queue):

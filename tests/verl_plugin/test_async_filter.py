@@ -214,12 +214,13 @@ def test_an_old_group_without_signal_is_left_out_and_not_lost_for_its_age(monkey
     assert (found, run.num_evicted) == ({0: "all_wrong"}, 2)
 
 
-def test_a_task_whose_process_failed_is_replaced_whatever_its_episodes_tell(monkeypatch):
-    queue = ScriptedQueue(lambda _: MIXED)
-    queue.crashes = {1}
+def test_a_task_of_which_an_episode_raised_is_judged_by_the_others(monkeypatch):
+    queue = ScriptedQueue(scripted({1: (*MIXED, FAILED), 2: (1.0, FAILED), 3: (FAILED, FAILED)}, MIXED))
+    queue.raised = {1, 2, 3}
     run = Training(queue, monkeypatch, filtering())
-    assert [sorted(batch) for batch in run.step()] == [[0, 2, 3, 4]]
-    assert run.watch.metrics()["env/groups/without_signal/infrastructure"] == 1
+    assert [sorted(batch) for batch in run.step()] == [[0, 1, 4, 5]]
+    told = run.watch.metrics()
+    assert told["env/groups/without_signal/infrastructure"] == told["env/groups/without_signal/alone"] == 1
 
 
 @pytest.mark.parametrize("filter", [None, filtering(), filtering(max_batches=9)])

@@ -11,14 +11,9 @@ from omegaconf import OmegaConf
 
 from trm_agent.runs.checkpoint_pickles import check_checkpoint
 from trm_agent.runs.compose import compose_run
+from trm_agent.runs.tasks_in_play import IN_PLAY, TaskInPlay, read_tasks_in_play
 from trm_agent.verl_plugin.driver import asynchronous
-from trm_agent.verl_plugin.driver.asynchronous import (
-    IN_PLAY,
-    AsynchronousMixin,
-    TaskInPlay,
-    _batch_of,
-    read_tasks_in_play,
-)
+from trm_agent.verl_plugin.driver.asynchronous import AsynchronousMixin, _batch_of
 from trm_agent.verl_plugin.driver.dataset import EnvDataset
 from trm_agent.verl_plugin.driver.trainer import trainer_class
 from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient

@@ -9,10 +9,16 @@ from omegaconf import OmegaConf
 
 pytest.importorskip("verl")
 
+import transfer_queue as tq
+from verl.trainer.ppo.v1 import trainer_base
+
+from tests.verl_plugin.test_dataset_and_metrics import episode
 from trm_agent.runs.compose import compose_run
 from trm_agent.verl_plugin.driver import trainer
+from trm_agent.verl_plugin.driver.async_buffer import EVICTED
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare, TooManyFailures
 from trm_agent.verl_plugin.driver.queue_clock import QueueClock
+from trm_agent.verl_plugin.rollout.failed import FAILURES
 from trm_agent.verl_plugin.rollout.places import engine_place, places_per_worker
 
 NANO = compose_run(["experiment=math_nano"])
@@ -106,3 +112,31 @@ def test_the_trainer_ends_before_the_step_that_would_follow(tmp_path):
         assert ours._infrastructure().observe(step, 1, failed("the first", "x")) > 0.2
     with pytest.raises(TooManyFailures, match=r"3 steps in a row .*: step 1, env_error: the first"):
         ours.on_step_begin()
+
+
+def test_the_share_is_that_of_the_tasks_that_have_left_the_queue(tmp_path, monkeypatch):
+    ours = object.__new__(trainer.trainer_class("colocate_async"))
+    ours.config = OmegaConf.merge(NANO, {"run": {"dir": str(tmp_path)}})
+    ours.train_dataset, ours.replay_buffer = SimpleNamespace(curriculum=None), SimpleNamespace(watch=None)
+    failures = FAILURES.format(stream="train")
+    queue = {
+        "train": {"c": {"is_prompt": True}, "c_0_0": {}},
+        failures: {f"{uid}{row}": {"uid": uid, **failed("x")[0]} for uid, row in ("a0", "c0", "c1", "c2")},
+    }
+    monkeypatch.setattr(tq, "kv_list", lambda name: {name: dict(queue.get(name, {}))})
+    monkeypatch.setattr(tq, "kv_clear", lambda keys, partition_id: [queue[partition_id].pop(key) for key in keys])
+    monkeypatch.setattr(tq, "kv_batch_get", lambda keys, **_: {"extra_fields": [{"episode": told} for told in keys]})
+    monkeypatch.setattr(trainer_base.PPOTrainer, "_compute_metrics", lambda *_: None)
+    monkeypatch.setattr(ours, "_idle_metrics", lambda _: {})
+
+    def step(number: int, num_trained: int, **metrics: float) -> tuple[float, float]:
+        batch = SimpleNamespace(keys=[episode(1, True)] * num_trained, tags=[{}] * num_trained, partition_id="train")
+        ours._compute_metrics(batch, metrics, {"step": 1.0}, number, 0)
+        return metrics["env/infrastructure_failures"], metrics["env/infrastructure_share"]
+
+    # of task a and others 3 were trained on and 4 dropped, beside one failure; those of c, in play, count with c
+    assert step(1, 3, **{EVICTED: 4.0}) == (1, 1 / 8)
+    assert set(queue[failures]) == {"c0", "c1", "c2"}
+    del queue["train"]["c"]
+    assert step(2, 5) == (3, 3 / 8)
+    assert step(3, 5) == (0, 0)

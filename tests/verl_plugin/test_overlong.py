@@ -82,12 +82,14 @@ def played(reason: StopReason, reward: float) -> Episode:
     )
 
 
-async def output_of(episode: Episode, overlong: OverlongConfig, stream: str, monkeypatch: pytest.MonkeyPatch) -> tuple:
+async def output_of(
+    episode: Episode, overlong: OverlongConfig, stream: str, monkeypatch: pytest.MonkeyPatch, num_recorded: int = 0
+) -> tuple:
     """What the agent loop hands to verl, and the tags that it puts aside."""
     tags = []
     settings = SimpleNamespace(
         chat="{}",
-        num_recorded=0,
+        num_recorded=num_recorded,
         estimator=None,
         run_dir="",
         seed=None,

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from trm_agent.runs.endings.keeping import Keeping
+from trm_agent.runs.endings.keeping import Keeping, most_at_once
 from trm_agent.runs.endings.stopping import STOP_FILE, StopRequested
 from trm_agent.runs.folder import METRICS_FILE, checkpoint_step, read_metrics, saved_steps
 from trm_agent.runs.screen import VALIDATION_FAILURES
 from trm_agent.verl_plugin.driver import hung, trainer
 from trm_agent.verl_plugin.driver.queue_clock import QueueClock
 from trm_agent.verl_plugin.driver.saving import SavingMixin
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of ours runs after it."""
 
 
 class Loop:
@@ -34,10 +38,13 @@ class Loop:
             }
         )
         OmegaConf.set_struct(self.config, True)
-        self.run, self.stop_in, self.replay_buffer = run, stop_in, SimpleNamespace(is_stopped=lambda: False)
+        self.run, self.stop_in, self.kill_in = run, stop_in, ""
+        self.replay_buffer = SimpleNamespace(is_stopped=lambda: False)
         self._load_checkpoint()
 
     def _mark(self, place: str) -> None:
+        if place == self.kill_in:
+            raise Killed
         if place == self.stop_in:
             (self.run / STOP_FILE).write_text("")
 
@@ -66,6 +73,7 @@ class Loop:
         return {VALIDATION_FAILURES: 0.0}
 
     def _log(self, row: dict[str, Any]) -> None:
+        self._mark(f"row {self.global_steps}")
         with (self.run / METRICS_FILE).open("a") as file:
             file.write(json.dumps({"step": self.global_steps, **row}) + "\n")
 
@@ -150,6 +158,32 @@ def test_a_run_to_its_end_keeps_the_newest_two(tmp_path: Path) -> None:
         "global_step_7",
         "latest_checkpointed_iteration.txt",
     }
+
+
+@pytest.mark.parametrize("kill_in", ["end of step 4", "validation 4", "row 4", "step 5"])
+def test_a_run_that_keeps_one_checkpoint_loses_none_of_its_rows_to_a_kill(tmp_path: Path, kill_in: str) -> None:
+    trainer = Trainer(tmp_path, 6, max_actor_ckpt_to_keep=1)
+    trainer.kill_in = kill_in
+    with pytest.raises(Killed):
+        trainer.fit(None)
+    # the row of step 4 is written before step 5 begins, and not before
+    is_written = kill_in == "step 5"
+    assert checkpoint_step(tmp_path) == (4 if is_written else 2)
+    assert saved_steps(tmp_path) == ([4] if is_written else [2, 4])
+    assert fitted(Trainer(tmp_path, 6, val_before_train=False, max_actor_ckpt_to_keep=1)) == ""
+    assert saved_steps(tmp_path) == [6]
+    assert validated(tmp_path) == [0, 2, 4, 6]
+
+
+def test_there_are_never_more_checkpoints_than_the_disk_was_planned_for(tmp_path: Path) -> None:
+    most: list[int] = []
+
+    class Counting(Trainer):
+        def _mark(self, place: str) -> None:
+            most.append(len(saved_steps(tmp_path)))
+
+    assert fitted(Counting(tmp_path, 9, max_actor_ckpt_to_keep=1)) == ""
+    assert max(most) == most_at_once(Keeping(1), 5, 9) == 2
 
 
 def test_the_best_stays_beside_them(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("verl")
 
-from .scripted_queue import FAILED, ScriptedQueue, buffer, scripted
+from .scripted_queue import FAILED, MOST_TASKS, ScriptedQueue, buffer, scripted
 from .test_async_filter import MIXED, SIZE, Training
 
 STEPS = 10
@@ -13,10 +13,12 @@ DUE = range((STEPS - 1) * SIZE)
 
 
 def tasks_of_two_lengths() -> ScriptedQueue:
-    """Of each four tasks the last one takes twelve times as long; here and there an episode fails."""
-    return ScriptedQueue(
+    """Of each four tasks the last one takes twelve times as long; here and there an episode fails, or raises."""
+    queue = ScriptedQueue(
         lambda task: (FAILED, 1.0) if task % 5 == 0 else (1.0, 0.0), lambda task: 12 if is_long(task) else 1
     )
+    queue.raised = {task for task in range(MOST_TASKS) if task % 10 == 0}
+    return queue
 
 
 def is_long(task: int) -> bool:
@@ -69,3 +71,14 @@ def test_a_run_draws_as_many_tasks_as_its_steps_take_and_one_for_each_that_fails
     for _ in range(STEPS):
         assert sum(len(batch) for batch in run.step()) == SIZE
     assert (queue.num_drawn, queue.in_play()) == (STEPS * SIZE + 2, [])
+
+
+def test_a_synchronous_step_leaves_out_and_clears_an_episode_whose_row_did_not_reach_the_queue(monkeypatch):
+    queue = ScriptedQueue(lambda _: (1.0, 0.0))
+    queue.raised = {1}
+    made = buffer(queue, monkeypatch)
+    queue.draw(SIZE)
+    queue.tags["train"]["t1_2_0"] = {}
+    batch, _ = made.sample(1, "train", SIZE)
+    assert sorted(batch.keys) == [f"t{task}_{session}_0" for task in range(SIZE) for session in range(2)]
+    assert "t1_2_0" not in queue.tags["train"]

@@ -29,7 +29,7 @@ class StopReason(str, Enum):
     ENV_ERROR = "env_error"  # make or reset raised, or anything of the environment an InfrastructureError
     VERIFIER_ERROR = "verifier_error"  # the scorer could tell neither right nor wrong
     ENV_TIMEOUT = "env_timeout"
-    GENERATOR_ERROR = "generator_error"  # the engine raised, or its tokens and log-probs do not match
+    GENERATOR_ERROR = "generator_error"  # the engine raised, or what it returned with its tokens does not match them
     GENERATOR_TIMEOUT = "generator_timeout"
     EPISODE_TIMEOUT = "episode_timeout"  # wall time of the whole episode, waits taken out
     PROMPT_TOO_LONG = "prompt_too_long"
@@ -90,7 +90,7 @@ class Cause(str, Enum):
     NO_THREAD = "this process cannot start a thread for the environment"
     MAKE_HANGS = "`make` or `reset` does not return within `step_timeout_s`"
     STEP_HANGS = "`step` does not return within `step_timeout_s`, and the time for programs is not used up"
-    ENGINE_RAISED = "the engine raises, or returns tokens and log-probs that do not fit"
+    ENGINE_RAISED = "the engine raises, or returns tokens, log-probs, distributions or versions that do not fit"
     ENGINE_LATE = "a turn is not generated within `generate_timeout_s`, twice"
     EPISODE_LATE = "the episode is not over within `episode_timeout_s`, waits taken out"
     PROMPT = "the task's prompt has more than `max_prompt_tokens` tokens"

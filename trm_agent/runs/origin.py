@@ -94,8 +94,8 @@ def check_origin(config: DictConfig) -> None:
     """Refuse a checkpoint that a new run cannot go on from; its files are read, nothing in them is run.
 
     Raises:
-        ValueError: it is not there, half-written, made by another number of devices, beyond the last step, or holds
-            programs.
+        ValueError: it is not there, half-written, made by another number of devices, beyond the last step, holds
+            programs, or has tasks in play that would be lost.
     """
     path = config.trainer.get("resume_from_path")
     if config.trainer.get("resume_mode") != "resume_path":
@@ -111,18 +111,25 @@ def check_origin(config: DictConfig) -> None:
     contents = config.actor_rollout_ref.actor.checkpoint.load_contents
     parts = [part for content, part in _PARTS.items() if content in contents]
     _check_files(folder, parts, config.trainer.n_gpus_per_node * config.trainer.nnodes)
+    from trm_agent.runs.preflight_async import is_asynchronous
+    from trm_agent.runs.tasks_in_play import check_in_play
+
+    check_in_play(RESUME_PATH, folder, plays_them=is_asynchronous(config))
 
 
 def check_own(folder: RunFolder) -> None:
-    """Refuse to resume from files that hold programs.
+    """Refuse to resume from files that hold programs, or without the tasks that were in play.
 
     Raises:
-        ValueError: a file of the checkpoint holds more than tensors.
+        ValueError: a file of the checkpoint holds more than tensors, or one with tasks in play is missing or damaged.
     """
     if folder.step:
         from trm_agent.runs.checkpoint_pickles import check_checkpoint
+        from trm_agent.runs.tasks_in_play import check_in_play
 
-        check_checkpoint(checkpoint_folder(folder.path, folder.step))
+        checkpoint = checkpoint_folder(folder.path, folder.step)
+        check_checkpoint(checkpoint)
+        check_in_play("run.dir", checkpoint)
 
 
 def check_resumed(config: DictConfig, facts: ModelFacts) -> None:

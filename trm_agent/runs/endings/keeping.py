@@ -26,7 +26,9 @@ class Keeping:
 
 
 def kept_steps(saved: Collection[int], rows: Sequence[Mapping[str, Any]], keeping: Keeping) -> set[int]:
-    """Return the steps whose checkpoints are kept.
+    """Return the steps whose checkpoints are kept: by the rule, and the one that a killed run would go on from.
+
+    That is the newest whose row is written. A checkpoint is written before its row, and validation may come in between.
 
     Args:
         saved: steps with a complete checkpoint.
@@ -36,6 +38,8 @@ def kept_steps(saved: Collection[int], rows: Sequence[Mapping[str, Any]], keepin
     if keeping.newest is None:
         return set(saved)
     kept = set(sorted(saved)[-keeping.newest :])
+    logged = {row["step"] for row in rows} & set(saved)
+    kept |= {max(logged)} if logged else set()
     if keeping.every is not None:
         kept |= {step for step in saved if step % keeping.every == 0}
     if keeping.best is not None:

@@ -27,9 +27,10 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
 
     verl's buffer samples the oldest tasks that are done, and with the strategy `wait` none before every task in play
     that has reached the threshold is done, with `drop` none that is beyond it. It refills what it evicts. Here a task
-    whose episodes all failed counts as failed, where verl would take it for done; a batch's worth of failures times
-    `max_failed_batches` without a task that is done in between ends the run; and the metrics tell how long a step
-    waited for old tasks, or, by length, which episodes it has dropped up to this update.
+    has failed if none of its episodes can be trained on: verl would take one whose episodes all failed for done, and
+    evict one of which a single episode raised. A batch's worth of failures times `max_failed_batches` without a task
+    that is done in between ends the run; and the metrics tell how long a step waited for old tasks, or, by length,
+    which episodes it has dropped up to this update.
 
     A step draws as many tasks as keep the number in play: those that it is to take, and `num_warmup_batches` ahead of
     it, as far as steps come after it. With a `watch` that filters, groups without signal are evicted as they end, of
@@ -117,23 +118,21 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     def _terminal_eviction_reasons(self, global_steps: int, partition_id: str) -> Reasons:
         if partition_id == "val":
             return set(), set(), set(), Counter()
-        empty = self.finished_keys[partition_id] - self._played(partition_id)
-        self.finished_keys[partition_id] -= empty
-        self.failure_keys[partition_id] |= empty
+        ended, played = self._terminal(partition_id), self._played(partition_id)
+        self.finished_keys[partition_id], self.failure_keys[partition_id] = ended & played, ended - played
         stale, _, failed, counts = super()._terminal_eviction_reasons(global_steps, partition_id)
         masked = self.partitions[OVERLONG_PARTITION].values()
         # a key is in verl's queue before its tag; of a group that has ended all have one
         overlong = failed & {tag.get("uid") for tag in masked}
-        left_out = overlong | self._without_signal(partition_id, failed)
+        left_out = overlong | self._without_signal(partition_id)
         return stale - left_out, left_out, failed - overlong, counts
 
-    def _without_signal(self, partition_id: str, failed: set[str]) -> set[str]:
-        """Return the tasks without signal, if there is a filter; of one that failed no episode counts."""
+    def _without_signal(self, partition_id: str) -> set[str]:
+        """Return the tasks without signal, if there is a filter."""
         if self.watch is None:
             return set()
         ended = self._terminal(partition_id)
-        keys = [key for key in self.partitions[partition_id] if key.split("_")[0] not in failed]
-        self.watch.judge(ended, keys, self.partitions[OVERLONG_PARTITION].values())
+        self.watch.judge(ended, self.partitions[partition_id], self.partitions[OVERLONG_PARTITION].values())
         return {uid for uid in ended if uid in self.watch.groups}
 
     def _played(self, partition_id: str) -> set[str]:

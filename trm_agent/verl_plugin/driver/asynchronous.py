@@ -3,7 +3,6 @@
 import json
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,11 @@ import transfer_queue as tq
 from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
-from trm_agent.runs.data_text import read_json
 from trm_agent.runs.preflight_async import SYNC
+from trm_agent.runs.tasks_in_play import IN_PLAY, TaskInPlay, read_tasks_in_play
 from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
 
-IN_PLAY = "tasks_in_play.json"
-"""File of a checkpoint with the tasks that had been drawn and not trained on."""
 BUFFER = "pkg://trm_agent.verl_plugin.driver.async_buffer", "AsyncEnvReplayBuffer"
-
-
-@dataclass(frozen=True)
-class TaskInPlay:
-    """A task that has been drawn, and that no update has taken."""
-
-    number: int
-    """Its number."""
-    horizon: int | None = None
-    """The horizon that a curriculum drew for it; None without one."""
 
 
 class AsynchronousMixin:
@@ -118,28 +105,6 @@ class AsynchronousMixin:
 def rollout_servers(trainer: Any) -> Any:
     """Return verl's manager of the servers that play: of those with devices of their own, where there are any."""
     return getattr(trainer, "standalone_server_manager", None) or trainer.llm_server_manager
-
-
-def read_tasks_in_play(checkpoint: Path) -> list[TaskInPlay]:
-    """Return the tasks that were in play at a checkpoint.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    file = checkpoint / IN_PLAY
-    if not file.exists():
-        return []
-    found = read_json(file.read_bytes())
-    if not isinstance(found, dict) or not _are_numbers(found.get("tasks"), 0):
-        raise ValueError(f"{file}: not the numbers of tasks; remove it, and these tasks are lost")
-    horizons = found.get("horizons", [None] * len(found["tasks"]))
-    if "horizons" in found and not (_are_numbers(horizons, 1) and len(horizons) == len(found["tasks"])):
-        raise ValueError(f"{file}: not one horizon for each task; remove it, and these tasks are lost")
-    return [TaskInPlay(number, horizon) for number, horizon in zip(found["tasks"], horizons, strict=True)]
-
-
-def _are_numbers(found: Any, least: int) -> bool:
-    return isinstance(found, list) and all(isinstance(each, int) and each >= least for each in found)
 
 
 def _horizons(rows: Iterable[str]) -> list[int]:

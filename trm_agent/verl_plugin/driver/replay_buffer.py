@@ -14,7 +14,7 @@ from trm_agent.tasks import TRAIN
 from trm_agent.verl_plugin.driver.dynamic_sampling import GroupWatch
 from trm_agent.verl_plugin.driver.infrastructure_share import first_failure
 from trm_agent.verl_plugin.driver.queue_clock import QueueClock
-from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
+from trm_agent.verl_plugin.rollout.failed import FAILURES
 from trm_agent.verl_plugin.rollout.outbox import DONE
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
@@ -42,6 +42,9 @@ class EnvReplayBuffer(ReplayBuffer):
     whole batch out so that the ranks have equal work, and each rank cuts its own share into mini-batches: episodes
     change their mini-batch, and those of one task may be in several. Within a rank it keeps this order. Advantages are
     not affected: groups are formed over the whole batch.
+
+    Of a task of which an episode raised, verl's `failure`, the other episodes are trained on. Such an episode may have
+    left a key in the queue, without data and without a tag; it is removed.
 
     With a `watch` the groups of a training step are judged as they end; where it filters, those without signal leave
     the queue, and the next tasks are drawn in their place.
@@ -94,6 +97,20 @@ class EnvReplayBuffer(ReplayBuffer):
         batch = self._materialize_batch(partition_id, uids, snapshot)
         batch.reorder(update_order(batch.keys, batch.tags, list(drawn), self.episodes_per_update))
         return batch, {}
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        super()._sync_metadata_from_transfer_queue()
+        for partition_id in [name for name, tasks in self.failure_keys.items() if tasks]:
+            self._clear_half_stored(partition_id)
+
+    def _clear_half_stored(self, partition_id: str) -> None:
+        """Remove the episodes whose rows did not reach the queue; their tasks have ended, so that none is on its way."""
+        failed, tags = self.failure_keys[partition_id], self.partitions[partition_id]
+        # the queue makes a key first, and writes its tag last
+        half = [key for key, tag in tags.items() if "seq_len" not in tag and key.split("_")[0] in failed]
+        if half:
+            tq.kv_clear(keys=half, partition_id=partition_id)
+            self.partitions[partition_id] = {key: tag for key, tag in tags.items() if key not in half}
 
     def _look(self, step: int, watch: GroupWatch | None) -> None:
         """Read the state of the queue; under a filter, let groups without signal make room for the next tasks."""

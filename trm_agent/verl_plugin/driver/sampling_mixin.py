@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transfer_queue as tq
-
 from trm_agent.runs.preflight_async import is_asynchronous
 from trm_agent.runs.progress import extend_phase
 from trm_agent.runs.sampling_settings import MASK, PENALTY
-from trm_agent.tasks import TRAIN
 from trm_agent.verl_plugin.driver.curriculum import Curriculum, curriculum_metrics
 from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch
+from trm_agent.verl_plugin.driver.ended_tasks import take_ended
 from trm_agent.verl_plugin.driver.group_signal import Group
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 from trm_fields import refuse
@@ -76,7 +74,9 @@ class SamplingMixin:
         Args:
             summaries: `agent_loop.summary` of every episode that was trained on.
         """
-        watch, masked = self._watch, _take_masked(self.config.env.overlong.treatment)
+        watch = self._watch
+        # those of tasks in play are wanted when their group is judged
+        masked = take_ended(OVERLONG_PARTITION) if self.config.env.overlong.treatment == MASK else []
         left_out = _left_out(watch.left_out() if watch is not None else [], masked)
         metrics = overlong_metrics(self.config.env.overlong.treatment, summaries, len(masked))
         if left_out.num_episodes:
@@ -150,19 +150,3 @@ def overlong_metrics(treatment: str, summaries: Sequence[Mapping[str, Any]], num
         "env/overlong/penalised_frac": sum(penalty > 0 for penalty in penalties) / len(penalties),
         "env/overlong/penalty_mean": sum(penalties) / len(penalties),
     }
-
-
-def _take_masked(treatment: str) -> list[dict[str, Any]]:
-    """Read and clear the tags of the masked episodes whose tasks have left the queue since the last call.
-
-    Those of the others are wanted when their group is judged.
-    """
-    if treatment != MASK:
-        return []
-    rows = (tq.kv_list(OVERLONG_PARTITION) or {}).get(OVERLONG_PARTITION, {})
-    in_play = (tq.kv_list(TRAIN) or {}).get(TRAIN, {}) if rows else {}
-    # a key is in verl's queue before its tag
-    rows = {key: tag for key, tag in rows.items() if "uid" in tag and tag["uid"] not in in_play}
-    if rows:
-        tq.kv_clear(keys=list(rows), partition_id=OVERLONG_PARTITION)
-    return list(rows.values())

@@ -18,6 +18,8 @@ class SavingMixin:
     global_steps: int
     replay_buffer: Any
     _saved_step = -1
+    _awaits_row = False
+    """Whether the row of the last checkpoint's step is still to be written."""
     _is_training = False
     _skipped_validation = False
 
@@ -29,6 +31,7 @@ class SavingMixin:
         self.replay_buffer.is_stopped = self._is_stopped
         _make_up_for_a_validation(self.config, self.global_steps)
         super().fit(agent_loops)  # type: ignore[misc]
+        self._tidy_after_row()
         if self._skipped_validation:
             raise StopRequested(f"after step {self._saved_step}, which is saved, and before its validation")
 
@@ -38,6 +41,7 @@ class SavingMixin:
 
     def on_step_begin(self) -> None:
         # here the last step's metrics have been written
+        self._tidy_after_row()
         if self._is_stopped() and self._saved_step == self.global_steps - 1:
             raise StopRequested(f"after step {self._saved_step}, which is saved")
         super().on_step_begin()  # type: ignore[misc]
@@ -52,8 +56,14 @@ class SavingMixin:
         keeping = self._keeping()
         tidy(folder, keeping, before=self.global_steps)
         super()._save_checkpoint()  # type: ignore[misc]
-        self._saved_step = self.global_steps
+        self._saved_step, self._awaits_row = self.global_steps, True
         tidy(folder, keeping)
+
+    def _tidy_after_row(self) -> None:
+        """Remove the checkpoint that was kept in case of a kill, once the newest one's row is written."""
+        if self._awaits_row:
+            tidy(Path(self.config.run.dir), self._keeping())
+            self._awaits_row = False
 
     def _validate(self) -> dict[str, float]:
         if not self._is_training:

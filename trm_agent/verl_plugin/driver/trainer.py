@@ -20,7 +20,9 @@ from trm_agent.runs.validations import record_validation
 from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.advantages import groups_without_baseline, with_group_advantages
+from trm_agent.verl_plugin.driver.async_buffer import EVICTED
 from trm_agent.verl_plugin.driver.asynchronous import AsynchronousMixin
+from trm_agent.verl_plugin.driver.ended_tasks import take_ended
 from trm_agent.verl_plugin.driver.episode_metrics import failure_metrics, training_metrics, validation_metrics
 from trm_agent.verl_plugin.driver.hung import StartMixin, SynchronisationMixin
 from trm_agent.verl_plugin.driver.infrastructure_share import InfrastructureShare
@@ -31,7 +33,7 @@ from trm_agent.verl_plugin.driver.saving import SavingMixin
 from trm_agent.verl_plugin.driver.separate import SeparateMixin
 from trm_agent.verl_plugin.driver.shares import SharesMixin
 from trm_agent.verl_plugin.driver.waiting import WaitingMixin
-from trm_agent.verl_plugin.rollout.agent_loop import FAILURES
+from trm_agent.verl_plugin.rollout.failed import FAILURES
 
 
 class MetricsFile:
@@ -108,12 +110,13 @@ class RunMixin(SharesMixin, SamplingMixin):
         summaries = [fields["episode"] for fields in list(data["extra_fields"])]
         raised = [str(item["scorer_error"]) for item in summaries if item.get("scorer_error") is not None]
         write_raised(Path(self.config.run.dir), global_steps, raised)
-        failures = _take_failures(TRAIN)
+        failures = take_ended(FAILURES.format(stream=TRAIN))
         found, left_out = self._sampling_metrics(summaries)
         metrics.update(training_metrics(summaries, failures, timing_raw["step"], left_out.num_tokens))
         metrics.update(found)
         metrics.update(self._idle_metrics(timing_raw))
-        num_played = len(summaries) + left_out.num_episodes
+        # the tasks of all these and of the failures are the same: those that have left the queue since the last step
+        num_played = len(summaries) + left_out.num_episodes + int(metrics.get(EVICTED, 0))
         metrics["env/infrastructure_share"] = self._infrastructure().observe(global_steps, num_played, failures)
 
     def _num_tasks(self) -> int:
@@ -150,17 +153,13 @@ class RunMixin(SharesMixin, SamplingMixin):
 
 
 def _validation_failures() -> dict[str, float]:
-    counts = failure_metrics(_take_failures(VALIDATION))
-    return {key.replace("env/", "env/val_", 1): value for key, value in counts.items()}
-
-
-def _take_failures(stream: str) -> list[dict[str, Any]]:
-    """Read and clear the failures of a stream that the agent loops have reported since the last call."""
-    partition = FAILURES.format(stream=stream)
+    """Return the counts of the failures that the agent loops have reported since the last call, and clear these."""
+    partition = FAILURES.format(stream=VALIDATION)
     rows = (tq.kv_list(partition) or {}).get(partition, {})
     if rows:
         tq.kv_clear(keys=list(rows), partition_id=partition)
-    return list(rows.values())
+    counts = failure_metrics(list(rows.values()))
+    return {key.replace("env/", "env/val_", 1): value for key, value in counts.items()}
 
 
 def trainer_class(mode: str) -> type:

@@ -22,6 +22,7 @@ from trm_agent.episode import (
     run_episode,
     tune_garbage_collection,
 )
+from trm_agent.episode.outcomes import StopReason
 from trm_agent.episode.record import task_name
 from trm_agent.runs.failures import ending_name
 from trm_agent.runs.progress import Counter
@@ -34,6 +35,7 @@ from trm_agent.verl_plugin.rollout.distributions import (
     distribution_fields,
     record_field,
 )
+from trm_agent.verl_plugin.rollout.failed import report_failure
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION, is_masked, length_penalty, masked_tag
 from trm_agent.verl_plugin.rollout.places import engine_place
 from trm_agent.verl_plugin.rollout.play_settings import play_settings
@@ -41,8 +43,6 @@ from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
 from trm_agent.verl_plugin.rollout.turn_seeds import TurnSeeds, turn_seeds
 from trm_agent.verl_plugin.rollout.versions import VERSIONS, version_field
 
-# a partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made
-FAILURES = "infrastructure_failures_{stream}"
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "top_k": -1}
 # the fields kept of verl's extra fields of a turn
 EXTRA_KEYS = ("min_global_steps", "max_global_steps", RECORDED, VERSIONS)
@@ -152,25 +152,30 @@ class EnvAgentLoop(AgentLoopBase):
             )
         counter.add_episode()
         if episode.is_infrastructure_failure:
-            logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, episode.stop_reason, episode.error)
-            tag = {
-                "stop_reason": str(episode.stop_reason),
-                "error": str(episode.error)[:500],
-                "late_turn_tokens": episode.late_turn_tokens,
-            }
-            await tq.async_kv_put(key=uuid4().hex, partition_id=FAILURES.format(stream=task["stream"]), tag=tag)
+            await _lose(episode, episode.stop_reason, str(episode.error), task["stream"], fields["uid"])
             return []
         if is_training and is_masked(episode, settings.overlong):
             tag = masked_tag(fields["uid"], summary(episode))
             await tq.async_kv_put(key=uuid4().hex, partition_id=OVERLONG_PARTITION, tag=tag)
             return []
-        arrays = distribution_fields(episode, num, settings.estimator) | version_field(episode)
+        try:
+            arrays = distribution_fields(episode, num, settings.estimator) | version_field(episode)
+        except ValueError as error:
+            # what the server recorded does not fit its tokens
+            await _lose(episode, StopReason.GENERATOR_ERROR, str(error), task["stream"], fields["uid"])
+            return []
         if is_training and settings.keeps_record:
             arrays |= record_field(episode)
         penalty = 0.0
         if is_training:
             penalty = length_penalty(len(episode.response_ids), settings.limits.max_response_tokens, settings.overlong)
         return to_output(episode, arrays, penalty)
+
+
+async def _lose(episode: Episode, reason: StopReason, error: str, stream: str, uid: str) -> None:
+    """Report an episode as an infrastructure failure."""
+    logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, reason, error)
+    await report_failure(stream, uid, str(reason), error, episode.late_turn_tokens)
 
 
 @functools.cache

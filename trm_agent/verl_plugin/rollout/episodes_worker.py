@@ -11,8 +11,10 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.rollout_trace import rollout_trace_attr
 
+from trm_agent.tasks import TRAIN, VALIDATION
 from trm_agent.verl_plugin.rollout.agent_loop import EnvAgentLoop
 from trm_agent.verl_plugin.rollout.distributions import EnvOutput
+from trm_agent.verl_plugin.rollout.failed import failures_counted
 from trm_agent.verl_plugin.rollout.in_turn import InTurn
 from trm_agent.verl_plugin.rollout.loss_watch import LossWatch
 from trm_agent.verl_plugin.rollout.outbox import DONE, Outbox, Row
@@ -29,6 +31,8 @@ class EpisodesWorker(_VERLS):  # type: ignore[misc]
     verl instantiates an agent loop from a merged configuration and puts each episode by itself: together three times
     the work of all turns of a short episode. Agent loops of others, models with a processor and distillation take
     verl's way.
+
+    An episode that raises is counted before verl logs it and ends its task.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,21 +52,24 @@ class EpisodesWorker(_VERLS):  # type: ignore[misc]
         trace: bool = True,
         **kwargs: Any,
     ) -> None:
-        with self._outbox.playing():
-            if agent_name != NAME:
-                await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, trace=trace, **kwargs)
-                return
-            with rollout_trace_attr(
-                step=trajectory["step"],
-                sample_index=trajectory["sample_index"],
-                rollout_n=trajectory["rollout_n"],
-                validate=trajectory["validate"],
-                name="agent_loop",
-                trace=trace,
-            ):
-                loop = EnvAgentLoop(self, self.llm_client, self.tokenizer)
-                output = await loop.run(sampling_params, **kwargs)
-                await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
+        stream = VALIDATION if trajectory["validate"] else TRAIN
+        async with failures_counted(stream, kwargs["uid"]):
+            with self._outbox.playing():
+                if agent_name != NAME:
+                    given = {"agent_name": agent_name, "trace": trace, **kwargs}
+                    await super()._run_agent_loop(sampling_params, trajectory, **given)
+                    return
+                with rollout_trace_attr(
+                    step=trajectory["step"],
+                    sample_index=trajectory["sample_index"],
+                    rollout_n=trajectory["rollout_n"],
+                    validate=trajectory["validate"],
+                    name="agent_loop",
+                    trace=trace,
+                ):
+                    loop = EnvAgentLoop(self, self.llm_client, self.tokenizer)
+                    output = await loop.run(sampling_params, **kwargs)
+                    await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
 
     async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
         if not isinstance(output, EnvOutput) or self.processor is not None or self.distillation_enabled:
