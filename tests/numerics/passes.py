@@ -1,8 +1,8 @@
 """How often `trm numerics` errs about jumps, on the nano model's own distributions: the numbers of docs/numerics.md.
 
-From the repository's root: `python -m tests.numerics.passes [DEPTH ...]`. Transformers computes solved chains in float32
-and in bfloat16, tokens are drawn anew from either, and the other is the trainer, with positions shifted from each DEPTH
-on.
+From the repository's root: `python -m tests.numerics.passes [DEPTH ...]`. Transformers computes solved chains in
+float32 and in bfloat16, tokens are drawn anew from either, and the other is the trainer, with positions shifted from
+each DEPTH on.
 """
 
 import sys
@@ -20,7 +20,7 @@ from trm_agent.numerics.sampled import Sampled
 
 from .rates import jump
 
-EPISODES, CHOSEN, DRAWS, TOKENS, HORIZON = 8, 3, 30, 3000, 6
+EPISODES, CHOSEN, DRAWS, TOKENS, HORIZON = 8, 3, 30, 2048, 6
 FORMATS = (torch.float32, torch.bfloat16)
 
 
