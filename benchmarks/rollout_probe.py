@@ -164,7 +164,7 @@ _SERVER = "verl.workers.rollout.vllm_rollout.vllm_async_server"
 PROBES = (
     (_AGENT_LOOP, "ServerGenerator", "generate", _coroutine, ASKED, ANSWERED),
     (_AGENT_LOOP, None, "to_output", _ended_episode, None, None),
-    ("trm_agent.evaluate.engines.vllm_engine", "VllmGenerator", "generate", _coroutine, ASKED, ANSWERED),
+    ("trm_agent.evaluate.engines.vllm_turns", "VllmGenerator", "generate", _coroutine, ASKED, ANSWERED),
     ("trm_agent.evaluate.engines.vllm_engine", "VllmEngine", "complete", _coroutine, ENGINE_IN, ENGINE_OUT),
     ("verl.workers.rollout.llm_server", "LLMServerClient", "_vllm_request_id", _function, SENT, None),
     (_SERVER, "vLLMHttpServer", "generate", _coroutine, SERVER_IN, SERVER_OUT),

@@ -42,7 +42,8 @@ COMMANDS = {
         "acceptance, length bias and bounds of a rollout dump under other thresholds",
     ),
     "numerics": Command(
-        "trm_agent.numerics.command", "how far the trainer's log-probs are from the engine's, by depth in the context"
+        "trm_agent.numerics.command",
+        "how far the log-probs of a trainer, or of a second engine, are from the engine's, by depth in the context",
     ),
     "bounds": Command("trm_agent.commands.bounds", "error bounds of the surrogate at a horizon and its divergences"),
     "envs": Command(

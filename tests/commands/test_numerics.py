@@ -2,15 +2,18 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from trm_agent.cli import main
 from trm_agent.numerics import measuring, source
+from trm_agent.numerics import told as telling
 from trm_agent.numerics.forcing import Played
 from trm_agent.numerics.measuring import Measured, compared
 from trm_agent.numerics.source import find_source
+from trm_agent.numerics.spec import SECOND_ENGINE, Formats
 
 
 def refused(capsys, *words: str) -> str:
@@ -30,7 +33,7 @@ def test_a_number_that_is_not_allowed_is_refused_with_the_allowed_ones(flag, val
     assert f"{flag}: got {value}; allowed: " in told
 
 
-@pytest.mark.parametrize("flag", ["--engine", "--trainer"])
+@pytest.mark.parametrize("flag", ["--engine", "--trainer", "--second-engine"])
 def test_a_number_format_that_does_not_exist_is_refused(flag, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["numerics", "nano", flag, "int4"])
@@ -86,8 +89,6 @@ def test_a_model_is_configured_as_this_machines_default_on_one_rank(made):
 
 
 def test_the_engine_has_the_threads_of_a_runs_and_room_for_all_episodes(made, monkeypatch, tmp_path):
-    from dataclasses import replace
-
     from omegaconf import OmegaConf
 
     from trm_agent.evaluate.engines.on_cpu import arguments, cache_of
@@ -163,30 +164,45 @@ def test_episodes_are_as_long_as_the_models_context_unless_told(made):
     assert measuring.length_of(made, NumericsSpec(tokens=512)) == 512
     with pytest.raises(ValueError, match="--tokens: got 4096; allowed: at most 2048"):
         measuring.length_of(made, NumericsSpec(tokens=4096))
+    # a second engine samples one more behind what it reads
+    assert measuring.length_of(made, NumericsSpec(), is_read=True) == 2047
+    assert measuring.length_of(made, NumericsSpec(tokens=2047), is_read=True) == 2047
+    assert measuring.length_of(made, NumericsSpec(tokens=512), is_read=True) == 512
 
 
-def test_tables_verdicts_and_figures_are_printed_and_written(made, monkeypatch, tmp_path, capsys):
-    tokens = 1500
-    sampled = [False] * 10 + [True] * (tokens - 10)
-    episode = Played([1] * tokens, sampled, [0.0] * 10 + [-1.0] * (tokens - 10), 31)
+TOKENS = 1500
+
+
+def stub(monkeypatch, made, *differences: tuple[str, str, str, float]) -> list[Formats]:
+    """Let the command measure one episode, with these differences for engine, side and the other's format."""
+    sampled = [False] * 10 + [True] * (TOKENS - 10)
+    episode = Played([1] * TOKENS, sampled, [0.0] * 10 + [-1.0] * (TOKENS - 10), 31)
+    asked = []
 
     def measure(found, spec, formats, folder, say, open_bar):
-        assert formats == (["float32"], ["float32", "bfloat16"])
-        exact, rough = np.full(tokens - 10, -1.0), np.full(tokens - 10, -1.2)
+        asked.append(formats)
         pairs = [
-            compared("float32", "float32", [episode], [exact]),
-            compared("float32", "bfloat16", [episode], [rough]),
+            compared(engine, other, [episode], [np.full(TOKENS - 10, -1.0 + d)], side)
+            for engine, side, other, d in differences
         ]
-        return Measured(found.label, found.environment.id, tokens, {"float32": [episode]}, pairs)
+        return Measured(found.label, found.environment.id, TOKENS, {"float32": [episode]}, pairs)
 
     monkeypatch.setattr(source, "find_source", lambda *_: made)
     monkeypatch.setattr(measuring, "measure", measure)
+    return asked
+
+
+def test_tables_verdicts_and_figures_are_printed_and_written(made, monkeypatch, tmp_path, capsys):
+    differences = [("float32", "trainer", "float32", 0.0), ("float32", "trainer", "bfloat16", -0.2)]
+    asked = stub(monkeypatch, made, *differences)
     file = tmp_path / "figures.json"
     words = ("--trainer", "float32", "bfloat16", "float32", "--episodes", "1", "--json", str(file))
     # one of the pairs is not healthy
     assert main(["numerics", "nano", *words]) == 1
+    assert asked == [Formats(("float32",), ("float32", "bfloat16"))]
     out = capsys.readouterr().out
     assert "mine: with the engine in float32 1 episodes each to 1,500 tokens, 31 to 31 turns" in out
+    assert "d: log-prob of the trainer less the engine's" in out
     assert "Verdict: rounding alone" in out
     # 0.2 below: e^-0.2 - 1 + 0.2 = 0.01873
     assert (
@@ -199,3 +215,32 @@ def test_tables_verdicts_and_figures_are_printed_and_written(made, monkeypatch, 
         ("float32", "bfloat16", False),
     ]
     assert [each["tokens"] for each in written["pairs"][1]["bins"]] == [502, 512, 476]
+
+
+def test_a_second_engine_alone_starts_no_trainer_and_has_its_own_tables(made, monkeypatch, tmp_path, capsys):
+    asked = stub(monkeypatch, made, ("float32", SECOND_ENGINE, "bfloat16", 0.01))
+    file = tmp_path / "figures.json"
+    assert main(["numerics", "nano", "--second-engine", "bfloat16", "bfloat16", "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "d: log-prob of the second engine less the engine's" in out
+    assert "engine float32, second engine bfloat16\n" in out
+    # 0.01 above: e^0.01 - 1 - 0.01 = 5.02e-5
+    assert "healthy: KL 5.0e-05 nats" in out
+    (pair,) = json.loads(file.read_text())["pairs"]
+    assert (pair["engine"], pair["second_engine"], "trainer" in pair) == ("float32", "bfloat16", False)
+
+    assert main(["numerics", "nano", "--second-engine", "float32", "--trainer", "bfloat16"]) == 0
+    assert main(["numerics", "nano"]) == 0
+    assert asked == [
+        Formats(("float32",), (), ("bfloat16",)),
+        Formats(("float32",), ("bfloat16",), ("float32",)),
+        Formats(("float32",), ("float32",)),
+    ]
+
+
+@pytest.mark.parametrize(("depth", "told"), [(512, "a depth of 512 tokens"), (704, "a depth of about 704 tokens")])
+def test_a_depth_between_the_bins_borders_is_about_right(made, monkeypatch, depth, told):
+    stub(monkeypatch, made, ("float32", "trainer", "bfloat16", 0.01))
+    (pair,) = measuring.measure(made, None, None, None, None, None).pairs
+    jumps = replace(pair.verdict, kind="jumps", starts_at=depth)
+    assert f"jumps at {told};" in "\n".join(telling._told(replace(pair, verdict=jumps)))

@@ -10,7 +10,7 @@ from trm_agent.episode import ChatTokens
 from trm_agent.episode.env_runner import TimedOut, within
 from trm_agent.evaluate.engines.endpoint import EndpointGenerator
 from trm_agent.evaluate.engines.sampling import Sampling
-from trm_agent.evaluate.engines.vllm_engine import VllmGenerator
+from trm_agent.evaluate.engines.vllm_turns import VllmGenerator
 
 
 class FakeEngine:

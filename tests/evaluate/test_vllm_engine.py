@@ -18,6 +18,7 @@ import pytest
 from trm_agent.evaluate.checkpoints.source import Checkpoint, parse_checkpoint
 from trm_agent.evaluate.engines import on_cpu
 from trm_agent.evaluate.engines.opening import Engine, Sampling, open_engine
+from trm_agent.evaluate.engines.vllm_turns import read
 from trm_agent.evaluate.prepare import with_folder
 from trm_agent.models.nano import NanoSpec, make_model, make_tokenizer
 
@@ -79,6 +80,7 @@ async def test_log_probs_are_the_models_and_greedy_takes_the_likeliest(model: Pa
     for temperature in (1.0, 0.0):
         async with engine_of(model, tmp_path / "log.txt", temperature=temperature) as engine:
             generation = await engine.generator(1).generate(prompt(2), 20)
+            given = await read(engine, prompt(20))
         ids = torch.tensor([[*prompt(2), *generation.token_ids]])
         with torch.no_grad():
             logits = network(ids).logits[0, len(prompt(2)) - 1 : -1]
@@ -88,6 +90,11 @@ async def test_log_probs_are_the_models_and_greedy_takes_the_likeliest(model: Pa
         torch.testing.assert_close(torch.tensor(generation.log_probs), expected, atol=1e-4, rtol=0)
         assert bool((logits.argmax(-1) == sampled).all()) == (temperature == 0.0)
         assert generation.finished == (generation.token_ids[-1] in engine.chat.stop_token_ids)
+        # of a prompt's tokens at temperature 1, whatever the sampling's
+        ids = torch.tensor([prompt(20)])
+        with torch.no_grad():
+            expected = network(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(given), expected, atol=1e-4, rtol=0)
     assert "vllm" in (tmp_path / "log.txt").read_text()
 
 

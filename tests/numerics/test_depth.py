@@ -56,5 +56,5 @@ def test_the_kl_of_differences_in_float32_is_not_lost_to_rounding():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_difference_that_is_no_number_is_refused(value):
-    with pytest.raises(ValueError, match="1 log-probs of the trainer or the engine are not finite"):
+    with pytest.raises(ValueError, match="1 log-probs of one side or the other are not finite"):
         by_depth(sampled(np.arange(2), np.array([0.0, value])))

@@ -6,33 +6,13 @@ import numpy as np
 import pytest
 
 from trm_agent.numerics.depth import by_depth, over_all
-from trm_agent.numerics.disturbance import WINDOW, beginning, disturbance, rank_deviations
+from trm_agent.numerics.disturbance import DEVIATIONS_ANYWHERE, STEP, WINDOW, beginning, disturbance, rank_deviations
 from trm_agent.numerics.sampled import Sampled, joined
 from trm_agent.numerics.verdict import Verdict, verdict
 
-WORDS, NOISE = 32, 0.05
+from .made_up import NOISE, behind, episode
+
 BORDERS = (512, 1024, 2048)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-
-
-def steady(depths: np.ndarray) -> np.ndarray:
-    return np.full(len(depths), NOISE)
-
-
-def episode(seed: int, length: int = 2400, noise=steady, spread=lambda depths: np.full(len(depths), 3.0)) -> Sampled:
-    """Two of three tokens of a context, drawn from logits; the trainer's have errors of a size by depth besides."""
-    random = np.random.default_rng(seed)
-    depths = np.flatnonzero(random.random(length) < 2 / 3)
-    logits = random.normal(size=(len(depths), WORDS)) * spread(depths)[:, None]
-    engine = log_softmax(logits)
-    # the largest sum with Gumbel's noise is a draw
-    drawn = (engine + random.gumbel(size=engine.shape)).argmax(axis=-1)
-    trainer = log_softmax(logits + random.normal(size=logits.shape) * noise(depths)[:, None])
-    rows = np.arange(len(depths))
-    return Sampled(depths, engine[rows, drawn], trainer[rows, drawn] - engine[rows, drawn])
 
 
 def judged(*episodes: Sampled) -> Verdict:
@@ -73,15 +53,45 @@ def test_errors_that_grow_are_growth():
 @pytest.mark.parametrize("border", BORDERS)
 def test_what_disturbs_the_tokens_behind_a_border_alone_is_named(border):
     # thrice the noise in 32 of 2,400 tokens: the bin's KL rises by a tenth
-    def noise(depths):
-        return np.where((depths >= border) & (depths < border + WINDOW), 3 * NOISE, NOISE)
-
-    episodes = [episode(seed, noise=noise) for seed in range(4)]
+    episodes = [episode(seed, noise=behind(border, 3)) for seed in range(4)]
     bins = by_depth(joined(episodes))
     assert bins[-1].kl < 2 * bins[0].kl
     found = judged(*episodes)
     assert (found.kind, found.starts_at, found.is_healthy) == ("jumps", border, False)
     assert found.ratio == pytest.approx(3, abs=0.8)
+
+
+@pytest.mark.parametrize("depth", [700, 1500, 2300])
+def test_what_begins_inside_a_bin_is_named_to_a_window(depth):
+    found = judged(*(episode(seed, noise=behind(depth, 3)) for seed in range(4)))
+    assert (found.kind, found.is_healthy) == ("jumps", False)
+    assert abs(found.starts_at - depth) <= WINDOW
+    assert found.starts_at % STEP == 0
+
+
+def test_what_lasts_from_inside_a_bin_on_is_named_by_its_depth_and_not_by_the_bin():
+    # twelve times the errors in a third of the second bin's tokens, a mean of 5 times, and in all of the third's
+    episodes = [episode(seed, noise=lambda depths: np.where(depths >= 850, 12, 1) * NOISE) for seed in range(4)]
+    found = judged(*episodes)
+    assert found.kind == "jumps"
+    assert abs(found.starts_at - 850) <= WINDOW
+    # the bins tell it too
+    assert found.ratio is None
+
+
+def test_between_borders_a_window_has_to_stick_out_farther():
+    # 200 tokens evenly between 0 and 1 in a mixed order, then 20, of which 5 are at 0.1 and the others at 1.6: ranks 23
+    # and 213 of 220 on average, a mean of 165.5 against 110.5, over sqrt(200 * 221 / (12 * 20)) = 13.57
+    before = (np.arange(200) * 77 % 200 + 0.5) / 200
+    sizes = np.concatenate([before, np.where(np.arange(20) % 4 == 0, 0.1, 1.6)])
+    tokens = Sampled(400 + np.arange(220), np.full(220, np.log(0.5)), sizes / 2)
+    found = beginning(tokens, (600,))
+    assert found is not None
+    assert (found.depth, found.deviations) == (600, pytest.approx(55 / 13.57, rel=1e-3))
+    assert 3.5 < found.deviations < DEVIATIONS_ANYWHERE
+    # the mean of the 20 is 1.225, of the 200 it is 0.5
+    assert found.ratio == pytest.approx(2.45)
+    assert beginning(tokens, ()) is None
 
 
 def test_of_a_hundred_healthy_engines_none_jumps():
@@ -91,7 +101,7 @@ def test_of_a_hundred_healthy_engines_none_jumps():
 
 def test_too_few_tokens_behind_a_border_tell_nothing():
     plain = episode(0)
-    short = plain.at(plain.depths < 525)
+    short = plain.at(plain.depths < 520)
     far = replace(short, differences=np.where(short.depths >= 512, 10.0, 1.0) * short.differences)
     assert beginning(far, BORDERS) is None
 

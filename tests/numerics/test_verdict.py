@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trm_agent.numerics.depth import Bin, over_all
+from trm_agent.numerics.disturbance import WINDOW
 from trm_agent.numerics.sampled import Sampled, joined
 from trm_agent.numerics.verdict import Verdict, jump_of, slope_of, verdict
 
@@ -66,13 +67,20 @@ def test_a_jump_is_named_by_the_bin_where_it_starts(depth):
     assert "position ids" in found.first_check
 
 
-def test_a_single_bin_that_sticks_out_is_no_jump():
-    plain = episode(0, 0.0)
-    # it does not begin where a bin does
-    inside = (plain.depths >= 1100) & (plain.depths < 2048)
-    stuck_out = np.where(inside, 30 * plain.differences, plain.differences)
-    assert judged(replace(plain, differences=stuck_out)).kind != "jumps"
+def test_a_single_bin_that_sticks_out_is_no_jump_of_bins():
     assert jump_of([some_bin(0, 100, 200.0, 1e-6), some_bin(512, 100, 700.0, 9e-6)]) is None
+    high = some_bin(1024, 100, 1500.0, 1e-4)
+    bins = [some_bin(0, 100, 200.0, 1e-6), high, some_bin(2048, 100, 3000.0, 1e-6)]
+    assert jump_of(bins) is None
+    assert jump_of(bins[:2]) is high
+
+
+def test_what_sticks_out_from_inside_a_bin_on_is_named_to_a_window():
+    plain = episode(0, 0.0)
+    inside = (plain.depths >= 1100) & (plain.depths < 2048)
+    found = judged(replace(plain, differences=np.where(inside, 30 * plain.differences, plain.differences)))
+    assert found.kind == "jumps"
+    assert abs(found.starts_at - 1100) <= WINDOW
 
 
 def test_rounding_alone_has_no_growth_to_speak_of():
@@ -101,7 +109,9 @@ def test_one_bin_tells_no_growth():
 def test_bins_of_a_few_tokens_are_left_out_of_the_verdict():
     plain = episode(0, 0.0)
     spoilt = replace(plain, differences=np.where(plain.depths >= 4096, 1.0, plain.differences))
-    found = judged(spoilt.at((plain.depths < 4096) | (plain.depths >= LENGTH - 100)))
+    # 51 tokens, at most one of them in a window
+    few = (plain.depths >= 4096) & (plain.depths % 80 == 0)
+    found = judged(spoilt.at((plain.depths < 4096) | few))
     assert found.kind == "flat"
     assert found.slope == pytest.approx(0.0, abs=0.01)
 

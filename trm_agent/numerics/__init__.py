@@ -1,1 +1,1 @@
-"""`trm numerics`: how far the trainer's log-probs are from the rollout engine's, by depth in the context."""
+"""`trm numerics`: how far a trainer's or a second engine's log-probs are from an engine's, by depth in the context."""

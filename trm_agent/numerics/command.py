@@ -10,21 +10,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trm_agent.numerics.spec import FORMATS, NumericsSpec, flag_of
+from trm_agent.numerics.spec import FORMATS, SECOND_ENGINE, TRAINER, Formats, NumericsSpec, flag_of
 from trm_fields import refuse, settings_of
 
 UNHEALTHY, INTERRUPTED = 1, 130
 DESCRIPTION = """\
-Play long episodes with the rollout engine, recompute the log-probs of the same tokens with the trainer, and say
-by depth in the context how far they are apart: the mismatch that no trust region can tell from a change of the policy.
+Play long episodes with the rollout engine, recompute the log-probs of the same tokens with the trainer, with a second
+engine or with both, and say by depth in the context how far they are apart: the mismatch that no trust region can tell
+from a change of the policy.
 
 RUN|MODEL is a run folder (its last checkpoint), RUN@STEP, start:RUN, a Hugging Face folder, a hub id, nano or smollm2.
 The model samples every turn, and gets the answers that the environment gives its scripted solver, to the context's end:
 what it writes decides nothing but the contexts. Engine and trainer are configured as in the run, for a model alone as
-this machine's default."""
+this machine's default. Each --engine is compared with each --trainer and each --second-engine; with the latter alone no
+trainer starts. In the same number format a second engine tells apart sampling token by token, behind the cache of the
+turns before, and reading it all anew."""
 EPILOG = """example:
   trm numerics smollm2 --engine float32 bfloat16 --trainer float32 bfloat16 --json smollm2.json
   trm numerics runs/math_nano-seed0-001
+  trm numerics smollm2 --engine bfloat16 --second-engine bfloat16 float32
 
 Exit status: 0 healthy, 1 not, or engine or trainer failed."""
 
@@ -39,14 +43,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
         epilog=EPILOG,
     )
     parser.add_argument("source", metavar="RUN|MODEL", help="see above")
-    for side in ("engine", "trainer"):
+    default = "the run's, or this machine's"
+    for side, whose, otherwise in (
+        ("engine", "the engine", default),
+        (TRAINER, "the trainer", f"{default}; none with {flag_of(SECOND_ENGINE)}"),
+        (SECOND_ENGINE, "a second engine, which reads what the first one played", "none"),
+    ):
         parser.add_argument(
-            f"--{side}",
+            flag_of(side),
             nargs="+",
             choices=FORMATS,
             default=[],
             metavar="FORMAT",
-            help=f"number formats of the {side}, {' and '.join(FORMATS)} (default: the run's, or this machine's)",
+            help=f"number formats of {whose}: {' and '.join(FORMATS)} (default: {otherwise})",
         )
     parser.add_argument("--env", metavar="NAME", help="a choice of conf/env, or MODULE:ID (default: the run's)")
     parser.add_argument(
@@ -91,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     keeps_logs = False
     try:
         source = find_source(arguments.source, arguments.env, arguments.set, GPU if _has_cuda() else CPU, _say)
-        formats = (arguments.engine or [source.engine_format], arguments.trainer or [source.trainer_format])
+        formats = _formats(arguments, source)
         healthy = _measured(source, spec, formats, folder, arguments.json)
         return 0 if healthy else UNHEALTHY
     except KeyboardInterrupt:
@@ -106,14 +115,18 @@ def run(arguments: argparse.Namespace) -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measured(
-    source: Any, spec: NumericsSpec, formats: tuple[list[str], list[str]], folder: Path, file: Path | None
-) -> bool:
+def _formats(arguments: argparse.Namespace, source: Any) -> Formats:
+    """Return the number formats of all sides, each once."""
+    trainers = arguments.trainer or ([] if arguments.second_engine else [source.trainer_format])
+    sides = (arguments.engine or [source.engine_format], trainers, arguments.second_engine)
+    return Formats(*(tuple(dict.fromkeys(names)) for names in sides))
+
+
+def _measured(source: Any, spec: NumericsSpec, formats: Formats, folder: Path, file: Path | None) -> bool:
     from trm_agent.numerics.measuring import measure
     from trm_agent.numerics.told import as_json, as_text
 
-    unique = tuple(list(dict.fromkeys(names)) for names in formats)
-    measured = measure(source, spec, (unique[0], unique[1]), folder, _say, _bar)
+    measured = measure(source, spec, formats, folder, _say, _bar)
     print(as_text(measured, spec), flush=True)
     if file is not None:
         file.expanduser().write_text(json.dumps(as_json(measured, spec), indent=2) + "\n", encoding="utf-8")

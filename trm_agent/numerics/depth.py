@@ -16,7 +16,7 @@ SMALL, LARGE = 0.01, 0.1
 
 @dataclass(frozen=True)
 class Bin:
-    """The sampled tokens of a part of the context; d is trainer's log-prob less engine's, nats."""
+    """The sampled tokens of a part of the context; d is the other side's log-prob less the engine's, nats."""
 
     start: int
     """Tokens before the first one of the bin."""
@@ -31,7 +31,7 @@ class Bin:
     largest: float
     """Largest |d|."""
     kl: float
-    """KL(engine || trainer) a token, nats, by the estimator k3: the mean of e^d - 1 - d."""
+    """KL(engine || other side) a token, nats, by the estimator k3: the mean of e^d - 1 - d."""
     over_small: float
     """Share of tokens with |d| above 0.01."""
     over_large: float
@@ -58,7 +58,7 @@ def by_depth(sampled: Sampled) -> list[Bin]:
     """
     wrong = ~np.isfinite(sampled.differences)
     if wrong.any():
-        raise ValueError(f"{wrong.sum()} log-probs of the trainer or the engine are not finite")
+        raise ValueError(f"{wrong.sum()} log-probs of one side or the other are not finite")
     found = []
     for start, stop in borders(int(sampled.depths.max(initial=-1)) + 1):
         inside = (sampled.depths >= start) & (sampled.depths < stop)

@@ -9,8 +9,9 @@ two grow with depth where an episode becomes less certain, with the same kernels
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -20,10 +21,13 @@ from trm_agent.numerics.sampled import Sampled
 DOUBT = 0.02
 # tokens behind a depth at which something may begin: those that attend to their neighbours across it
 WINDOW = 32
-# a window says nothing with fewer tokens
-LEAST_WINDOW = 12
-# it sticks out from so many times the mean before it on, and so many standard deviations of its mean rank
-RATIO, DEVIATIONS = 2.0, 3.5
+# tokens between the depths that are tried
+STEP = 16
+# a window says nothing with fewer tokens, nor does what is before it
+LEAST_WINDOW, LEAST_BEFORE = 12, 50
+# it sticks out from so many times the mean before it on, and so many standard deviations of its mean rank: more where
+# nothing is known to begin, since there are many such depths
+RATIO, DEVIATIONS, DEVIATIONS_ANYWHERE = 2.0, 3.5, 4.5
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,11 @@ class Beginning:
     """A depth behind which logits are farther apart than before it."""
 
     depth: int
-    """Tokens before the first one that may differ."""
+    """Tokens before the first one that may differ, to `WINDOW`."""
     ratio: float
     """Mean of |d| / (1 - p) in the window behind it, over that of all tokens before it."""
+    deviations: float
+    """Standard deviations by which the window's mean rank exceeds that of a random draw."""
 
 
 def disturbance(sampled: Sampled) -> tuple[np.ndarray, np.ndarray]:
@@ -43,26 +49,39 @@ def disturbance(sampled: Sampled) -> tuple[np.ndarray, np.ndarray]:
     return sampled.depths[telling], np.abs(sampled.differences[telling]) / doubt[telling]
 
 
-def beginning(sampled: Sampled, borders: Iterable[int]) -> Beginning | None:
-    """Return the first border in whose window logits are far apart, as against all before it; None without one.
+def beginning(sampled: Sampled, borders: Collection[int]) -> Beginning | None:
+    """Return the first depth in whose window logits are far apart, as against all before it; None without one.
 
     A shift of positions disturbs most where tokens on both sides of it attend to each other, and little beyond: in half
-    precision the window alone may show it.
+    precision the window alone may show it. Of the depths within a window of the first one it is a border if one of them
+    is, else the one that sticks out most.
 
     Args:
         sampled: the tokens of all episodes.
-        borders: depths, tokens.
+        borders: depths where something often begins, tokens, which are believed more readily than every `STEP`-th one.
     """
     depths, sizes = disturbance(sampled)
-    for border in borders:
-        before, behind = sizes[depths < border], sizes[(depths >= border) & (depths < border + WINDOW)]
-        if min(len(behind), len(before)) < LEAST_WINDOW:
-            continue
-        # equal log-probs on both sides before it: the ratio is without end
-        ratio = float(behind.mean() / before.mean()) if before.any() else math.inf
-        if behind.any() and ratio >= RATIO and rank_deviations(behind, before) >= DEVIATIONS:
-            return Beginning(border, ratio)
-    return None
+    tried = range(STEP, int(depths.max(initial=0)) + 1, STEP)
+    bars = dict.fromkeys(tried, DEVIATIONS_ANYWHERE) | dict.fromkeys(borders, DEVIATIONS)
+    all_found = (_beginning(depths, sizes, depth, bar) for depth, bar in sorted(bars.items()))
+    found = (each for each in all_found if each is not None)
+    first = next(found, None)
+    if first is None:
+        return None
+    near = [first, *takewhile(lambda each: each.depth <= first.depth + WINDOW, found)]
+    border = next((each for each in near if each.depth in borders), None)
+    return border or max(near, key=lambda each: each.deviations)
+
+
+def _beginning(depths: np.ndarray, sizes: np.ndarray, depth: int, bar: float) -> Beginning | None:
+    before, behind = sizes[depths < depth], sizes[(depths >= depth) & (depths < depth + WINDOW)]
+    if len(behind) < LEAST_WINDOW or len(before) < LEAST_BEFORE or not behind.any():
+        return None
+    # equal log-probs on both sides before it: the ratio is without end
+    ratio = float(behind.mean() / before.mean()) if before.any() else math.inf
+    # ranks cost a sort
+    deviations = rank_deviations(behind, before) if ratio >= RATIO else 0.0
+    return Beginning(depth, ratio, deviations) if deviations >= bar else None
 
 
 def rank_deviations(values: np.ndarray, others: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Sampled tokens as engine and trainer see them."""
+"""Sampled tokens as the engine and another side, the trainer or a second engine, see them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Sampled:
     log_probs: np.ndarray
     """The engine's, nats."""
     differences: np.ndarray
-    """Trainer's log-prob less the engine's, nats."""
+    """The other side's log-prob less the engine's, nats."""
 
     def at(self, chosen: np.ndarray) -> Sampled:
         """Return the tokens that a mask of shape (tokens,) chooses."""

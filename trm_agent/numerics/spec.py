@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from trm_fields import COUNT, SEEDS, Number, setting, settings_of
@@ -9,9 +10,23 @@ from trm_fields import COUNT, SEEDS, Number, setting, settings_of
 # number formats of engine and trainer, by vLLM's names
 FLOAT32 = "float32"
 FORMATS = (FLOAT32, "bfloat16")
+# who recomputes what the engine sampled
+TRAINER, SECOND_ENGINE = "trainer", "second_engine"
 # without --tokens, at most: what two cores play in minutes
 MOST_TOKENS = 8192
 FEWEST_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Formats:
+    """The number formats that are compared: each engine with each trainer and each second engine."""
+
+    engines: Sequence[str]
+    """Of the engine that plays."""
+    trainers: Sequence[str]
+    """Of the trainer's layers."""
+    second_engines: Sequence[str] = ()
+    """Of the engine that reads what the first one played."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from trm_agent.numerics.depth import LARGE, SMALL, Bin
+from trm_agent.numerics.depth import LARGE, SMALL, Bin, borders
 from trm_agent.numerics.disturbance import DOUBT
 from trm_agent.numerics.measuring import Measured, Pair
 from trm_agent.numerics.spec import FLOAT32, NumericsSpec
@@ -28,7 +28,8 @@ def as_text(measured: Measured, spec: NumericsSpec) -> str:
     lines = [
         f"{measured.label}: with the engine in {engines} {spec.episodes} episodes each to {measured.tokens:,} tokens, "
         f"{min(turns)} to {max(turns)} turns, answers of {measured.env_id}, seed {spec.seed}",
-        "d: trainer's log-prob less the engine's, nats, of tokens that the engine sampled; depth: tokens before them",
+        f"d: log-prob of {_others(measured)} less the engine's, nats, of tokens that the engine sampled; depth: tokens "
+        "before them",
         f"logits: mean |d| / (1 - p) of tokens of a probability p below {1 - DOUBT:g}, about the error of a logit",
     ]
     for pair in measured.pairs:
@@ -49,7 +50,7 @@ def as_json(measured: Measured, spec: NumericsSpec) -> dict[str, Any]:
         "pairs": [
             {
                 "engine": pair.engine,
-                "trainer": pair.trainer,
+                pair.side: pair.other,
                 "bins": [asdict(each) for each in pair.bins],
                 "all": asdict(pair.whole),
                 "verdict": {**asdict(pair.verdict), "is_healthy": pair.verdict.is_healthy},
@@ -59,10 +60,19 @@ def as_json(measured: Measured, spec: NumericsSpec) -> dict[str, Any]:
     }
 
 
+def _others(measured: Measured) -> str:
+    sides = dict.fromkeys(f"the {_words(pair.side)}" for pair in measured.pairs)
+    return " or ".join(sides)
+
+
+def _words(side: str) -> str:
+    return side.replace("_", " ")
+
+
 def _table(pair: Pair) -> list[str]:
     rows = [_row(f"{each.start:,} to {each.stop:,}", each) for each in pair.bins]
     rows.append(_row("all", pair.whole))
-    return [f"engine {pair.engine}, trainer {pair.trainer}", _line(_COLUMNS), *map(_line, rows)]
+    return [f"engine {pair.engine}, {_words(pair.side)} {pair.other}", _line(_COLUMNS), *map(_line, rows)]
 
 
 def _row(name: str, each: Bin) -> tuple[str, ...]:
@@ -92,9 +102,15 @@ def _kind(judged: Verdict) -> str:
     return {
         FLAT: f"flat ({slope}; one below {STEEP})",
         GROWING: f"growing with depth ({slope}; flat is one below {STEEP})",
-        JUMPS: f"jumps at a depth of {judged.starts_at} tokens{alone}",
+        JUMPS: f"jumps at a depth of {_place(judged.starts_at)} tokens{alone}",
         ROUNDING: f"rounding alone (a KL below {NOISE:g} nats at every depth)",
     }.get(judged.kind, "too short to tell growth")
+
+
+def _place(depth: int | None) -> str:
+    # between borders windows begin at every few tokens
+    is_border = depth is not None and any(start == depth for start, _ in borders(depth + 1))
+    return f"{depth}" if is_border else f"about {depth}"
 
 
 def _rounded(slope: float) -> str:
@@ -103,7 +119,7 @@ def _rounded(slope: float) -> str:
 
 
 def _is_float32(pair: Pair) -> bool:
-    return pair.engine == pair.trainer == FLOAT32
+    return pair.engine == pair.other == FLOAT32
 
 
 def _level(pair: Pair) -> str:

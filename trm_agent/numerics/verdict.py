@@ -37,7 +37,7 @@ CHECKS = {
     JUMPS: "what begins at that depth on one side alone: position ids of packed sequences, rope_parameters and "
     "max_position_embeddings, a sliding window, a cache block or a part of a prompt that the engine reads anew",
     GROWING: "what adds up over the context: number format of attention and of the key-value cache (kv_cache_dtype), "
-    "then enable_prefix_caching=false and enable_chunked_prefill=false, then --engine float32 --trainer float32",
+    "then enable_prefix_caching=false and enable_chunked_prefill=false, then float32 on both sides",
     HIGH: "what every token passes: the same weights on both sides, temperature, number format of lm_head and "
     "log-softmax, vocab_size beyond the tokenizer's",
     SHORT: "nothing yet: more --tokens, or more --episodes",
@@ -46,7 +46,7 @@ CHECKS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the bins of a pair of engine and trainer say."""
+    """What the bins of a pair say."""
 
     kind: str
     """`flat`, `growing`, `jumps`, `rounding` (a KL below 1e-9 in every bin) or `too short` (one bin)."""
@@ -80,21 +80,19 @@ def verdict(episodes: Sequence[Sampled], whole: Bin, *, is_float32: bool) -> Ver
     Args:
         episodes: their sampled tokens, at least one episode.
         whole: all their tokens as one bin.
-        is_float32: whether engine and trainer both compute in float32.
+        is_float32: whether both sides compute in float32.
     """
     bins = _filled(episodes)
     slope, logits_slope = slope_of(bins), logits_slope_of(bins)
-    start, begins = jump_of(bins), _beginning(episodes)
+    jump, begins = jump_of(bins), _beginning(episodes)
     is_high = whole.mean > FLOAT32_MEAN if is_float32 else whole.kl > HALF_KL
     kind = kind_of(np.array([each.kl for each in bins]), slope)
     tells_to_the_end = bins[-1].num_telling >= LEAST_TELLING if bins else False
     if kind == GROWING and tells_to_the_end and logits_slope is not None and logits_slope < STEEP:
         kind = FLAT
-    starts_at = ratio = None
-    if kind != ROUNDING and (start is not None or begins is not None):
-        kind = JUMPS
-        starts_at = start if begins is None else begins.depth if start is None else min(start, begins.depth)
-        ratio = begins.ratio if begins is not None and start is None else None
+    starts_at = None if kind == ROUNDING else _place(jump, begins)
+    kind = kind if starts_at is None else JUMPS
+    ratio = begins.ratio if kind == JUMPS and jump is None and begins is not None else None
     check = _first_check(kind, is_high)
     return Verdict(kind, slope, _jackknife(episodes), logits_slope, starts_at, ratio, is_high, check)
 
@@ -130,16 +128,23 @@ def logits_slope_of(bins: Sequence[Bin]) -> float | None:
     return None if np.isnan(slope) else float(slope)
 
 
-def jump_of(bins: Sequence[Bin]) -> int | None:
-    """Return the depth of the first bin that is many times all tokens before it, and stays so; None without one."""
+def jump_of(bins: Sequence[Bin]) -> Bin | None:
+    """Return the first bin that is many times all tokens before it, if all behind it are too; None without one."""
     for place in range(1, len(bins)):
         before, after = bins[:place], bins[place:]
         tokens = sum(each.tokens for each in before)
         mean = sum(each.mean * each.tokens for each in before) / tokens
         kl = sum(each.kl * each.tokens for each in before) / tokens
         if all(each.mean > JUMP_MEAN * mean and each.kl > JUMP_KL * kl for each in after):
-            return bins[place].start
+            return bins[place]
     return None
+
+
+def _place(jump: Bin | None, begins: Beginning | None) -> int | None:
+    """Return the depth where a jump begins; None without one: a window tells it better than the bin that it is in."""
+    if begins is not None and (jump is None or begins.depth < jump.stop):
+        return begins.depth
+    return None if jump is None else jump.start
 
 
 def _beginning(episodes: Sequence[Sampled]) -> Beginning | None:

@@ -16,10 +16,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from trm_agent.episode import ChatSettings, Generation, chat_tokens
+from trm_agent.episode import ChatSettings, chat_tokens
 from trm_agent.evaluate.engines import on_cpu
 from trm_agent.evaluate.engines.quiet import logging_to, output_to
-from trm_agent.evaluate.engines.sampling import Sampling, SeededTurns
+from trm_agent.evaluate.engines.sampling import Sampling
+from trm_agent.evaluate.engines.vllm_turns import VllmGenerator
 
 # variables that vLLM reads when it is imported; a value that the user has set stays
 ENVIRONMENT = {
@@ -63,7 +64,7 @@ class VllmEngine:
         # a daemon: a step that hangs must not keep the process alive
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
 
-    def generator(self, seed: int) -> "VllmGenerator":
+    def generator(self, seed: int) -> VllmGenerator:
         """Return the player of one episode; see `Engine`."""
         return VllmGenerator(self, seed)
 
@@ -82,7 +83,24 @@ class VllmEngine:
             self._fail("the engine was closed")
 
     async def complete(self, prompt_ids: list[int], max_tokens: int, seed: int) -> Any:
-        """Return vLLM's completion of a prompt.
+        """Return vLLM's completion of a prompt; see `ask` for what it raises."""
+        asked = {
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "seed": seed,
+            "max_tokens": max_tokens,
+            # of the sampled token alone
+            "logprobs": 0,
+            "stop_token_ids": self.chat.stop_token_ids,
+        }
+        return (await self.ask(prompt_ids, asked)).outputs[0]
+
+    async def ask(self, prompt_ids: list[int], asked: Mapping[str, Any]) -> Any:
+        """Return vLLM's output for a prompt.
+
+        Args:
+            prompt_ids: tokens, one at least.
+            asked: arguments of vLLM's `SamplingParams`.
 
         Raises:
             RuntimeError: the engine stopped.
@@ -93,7 +111,7 @@ class VllmEngine:
         name = str(next(self._numbers))
         future = self._waiting[name] = self._loop.create_future()
         # the engine reads it in its thread, also after a cancellation
-        self._inbox.put(("add", (name, list(prompt_ids), max_tokens, seed)))
+        self._inbox.put(("add", (name, list(prompt_ids), dict(asked))))
         try:
             return await future
         except asyncio.CancelledError:
@@ -150,22 +168,12 @@ class VllmEngine:
             while True:
                 yield self._inbox.get_nowait()
 
-    def _add(self, engine: Any, name: str, prompt_ids: list[int], max_tokens: int, seed: int) -> bool:
+    def _add(self, engine: Any, name: str, prompt_ids: list[int], asked: dict[str, Any]) -> bool:
         """Hand a prompt to vLLM; return whether it was accepted."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        parameters = SamplingParams(
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-            seed=seed,
-            max_tokens=max_tokens,
-            # of the sampled token alone
-            logprobs=0,
-            stop_token_ids=self.chat.stop_token_ids,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        parameters = SamplingParams(**asked, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
         try:
             engine.add_request(name, TokensPrompt(prompt_token_ids=prompt_ids), parameters)
         except Exception as error:  # a fault of this prompt, such as its length
@@ -191,7 +199,7 @@ class VllmEngine:
         for output in outputs:
             future = self._waiting.get(output.request_id)
             if future is not None and not future.done():
-                future.set_result(output.outputs[0])
+                future.set_result(output)
 
     def _refuse(self, name: str, error: Exception) -> None:
         future = self._waiting.get(name)
@@ -203,25 +211,6 @@ class VllmEngine:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(RuntimeError(self._failure))
-
-
-class VllmGenerator:
-    """One episode's turns from vLLM."""
-
-    def __init__(self, engine: VllmEngine, seed: int) -> None:
-        self.engine, self.turns = engine, SeededTurns(engine, seed)
-
-    async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
-        """Sample one turn; see `trm_agent.episode.Generator`."""
-        engine = self.engine
-        completion = await self.turns.complete(prompt_ids, max_tokens)
-        ids = list(completion.token_ids)
-        rows = zip(completion.logprobs, ids, strict=True)
-        return Generation(
-            token_ids=ids,
-            log_probs=[float(row[token].logprob) for row, token in rows],
-            finished=bool(ids) and ids[-1] in engine.chat.stop_token_ids,
-        )
 
 
 @asynccontextmanager
