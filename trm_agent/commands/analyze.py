@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from trm_agent.commands.analyze_text import as_text
     from trm_agent.trust_region import analysis
     from trm_agent.trust_region.comparison import kept_by_criterion
-    from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
+    from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, THETA, criterion_bound
     from trm_agent.trust_region.dump import read_dump
     from trm_agent.trust_region.guarantee import lost_guarantee
     from trm_agent.trust_region.recomputation import recompute
@@ -93,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     longest, known = int(batch.lengths.max()), CRITERION_BOUNDS.get(criterion)
     config = diagnostics.config_of(arguments.dump)
     possible = diagnostics.longest_response(config)
+    # of a policy of its own the bound holds without a premise, so also for branches that no sequence met
+    horizon = longest if known is None or known.policy == THETA else max(longest, possible or 0)
     mask = analysis.masked(batch, trm, possible)
     found = analysis.depth_growth(batch, trm), analysis.sampler_check(dump), selection(config)
     criteria = kept_by_criterion(batch, trm) if arguments.all_criteria else []
@@ -115,9 +117,9 @@ def run(arguments: argparse.Namespace) -> int:
             "premise": known.premise,
             "policy": known.policy,
             "lost": lost_guarantee(trm, diagnostics.loss_aggregation(config)) if criterion in AS_SET else None,
-            "horizon": longest,
-            "used": criterion_bound(criterion, longest, used, trm),
-            "recommended": criterion_bound(criterion, longest, curve["recommended_threshold"], trm),
+            "horizon": horizon,
+            "used": criterion_bound(criterion, horizon, used, trm),
+            "recommended": criterion_bound(criterion, horizon, curve["recommended_threshold"], trm),
         },
         "sampled_against_measured": analysis.disagreement(dump, trm),
         "recomputed_from_distributions": recompute(dump),

@@ -153,6 +153,7 @@ def _bound_of_criterion(result: Mapping[str, Any]) -> list[str]:
     if bound["policy"] != THETA:
         lines.append(f"  on the error of {bound['policy']}; theta is apart from it")
         lines.append("  by at most the share of its sequences that meet a context outside (docs/math.md)")
+        lines.append(f"  T: sequences of up to {_longest(result['longest_response'], bound['horizon'])}")
     return [*lines, *([f"  {bound['lost']}"] if bound["lost"] else [])]
 
 
