@@ -27,3 +27,21 @@ def test_the_bounds_without_a_premise_take_the_longest_response_of_the_dumps_run
     assert alone["mask"]["bound_chi2_kl"] < 0.8 * beside["mask"]["bound_chi2_kl"]
     (tmp_path / "config.yaml").write_text("data: {max_response_length: 3}\n")
     assert "sequences of up to 4 tokens, the longest here" in told()[1]
+
+
+def test_the_bound_of_a_policy_of_its_own_takes_it_too_and_that_of_theta_the_longest_sampled(tmp_path, capsys):
+    folder = write(tmp_path, [row([-0.1] * 4)] * 2)
+    (tmp_path / "config.yaml").write_text("data: {max_response_length: 100}\n")
+
+    def horizon(criterion: str) -> int:
+        assert main(["analyze", str(folder), "--criterion", criterion, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["bound_of_criterion"]["horizon"]
+
+    assert {name: horizon(name) for name in ("max", "both", "stop", "token")} == {
+        "max": 4,
+        "both": 4,
+        "stop": 100,
+        "token": 100,
+    }
+    assert main(["analyze", str(folder), "--criterion", "stop"]) == 0
+    assert "T: sequences of up to 100 tokens" in capsys.readouterr().out
