@@ -21,8 +21,16 @@ COLOCATED = {MODE: "colocate_async", "trainer.v1.colocate_async.num_warmup_batch
         ({f"{FILTER}.max_num_gen_batches": 5}, 640, "which is 40 steps of 16 tasks;"),
         ({f"{FILTER}.enable": True}, 640, "which is 40 steps of 16 tasks;"),
         (FILTERED, 3200, f"40 steps of 16 tasks times {FILTER}.max_num_gen_batches=5; raise"),
-        (COLOCATED, 664, "and, for those that fail, as many more as are ahead of one (trainer.v1.colocate_async.num_warmup_batches); raise"),
-        ({MODE: "separate_async"}, 656, "for those that fail, as many more as are ahead of one (trainer.v1.separate_async.num_warmup_batches)"),
+        (
+            COLOCATED,
+            664,
+            "and, for those that fail, as many more as are ahead of one (trainer.v1.colocate_async.num_warmup_batches); raise",
+        ),
+        (
+            {MODE: "separate_async"},
+            656,
+            "for those that fail, as many more as are ahead of one (trainer.v1.separate_async.num_warmup_batches)",
+        ),
         (COLOCATED | {f"{FILTER}.enable": True}, 640, "which is 40 steps of 16 tasks; raise it"),
         # of one step
         (
