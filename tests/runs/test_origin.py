@@ -138,9 +138,7 @@ def checkpoint_of(run: Path, mode: str | None, tasks: str | None) -> Path:
 def test_a_synchronous_run_refuses_a_checkpoint_with_tasks_in_play(wrote: str | None, tmp_path: Path) -> None:
     path = checkpoint_of(tmp_path, wrote, '{"tasks": [7, 8, 9]}')
     given = config(resume_mode="resume_path", resume_from_path=str(path))
-    told = (
-        r"^trainer.resume_from_path: got .*, which has 3 tasks in play .*; set trainer.v1.trainer_mode to .*init_from"
-    )
+    told = r"^trainer.resume_from_path: got .*, which has 3 tasks in play .*; set trainer.v1.trainer_mode to .*run.init"
     with pytest.raises(ValueError, match=told):
         check(given)
     given.trainer.v1 = {"trainer_mode": "colocate_async"}

@@ -104,7 +104,7 @@ class EnvReplayBuffer(ReplayBuffer):
             self._clear_half_stored(partition_id)
 
     def _clear_half_stored(self, partition_id: str) -> None:
-        """Remove the episodes whose rows did not reach the queue; their tasks have ended, so that none is on its way."""
+        """Remove the episodes whose rows did not reach the queue: their tasks have ended, so none is on its way."""
         failed, tags = self.failure_keys[partition_id], self.partitions[partition_id]
         # the queue makes a key first, and writes its tag last
         half = [key for key, tag in tags.items() if "seq_len" not in tag and key.split("_")[0] in failed]
