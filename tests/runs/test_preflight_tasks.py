@@ -10,6 +10,7 @@ from trm_agent.runs.preflight_tasks import enough_tasks
 
 FILTER, MODE, STEPS = "algorithm.filter_groups", "trainer.v1.trainer_mode", "trainer.total_training_steps"
 FILTERED = {f"{FILTER}.enable": True, f"{FILTER}.max_num_gen_batches": 5}
+SPARE = " and, for those that fail, as many more as are ahead of one"
 COLOCATED = {MODE: "colocate_async", "trainer.v1.colocate_async.num_warmup_batches": 1.5}
 
 
@@ -21,16 +22,8 @@ COLOCATED = {MODE: "colocate_async", "trainer.v1.colocate_async.num_warmup_batch
         ({f"{FILTER}.max_num_gen_batches": 5}, 640, "which is 40 steps of 16 tasks;"),
         ({f"{FILTER}.enable": True}, 640, "which is 40 steps of 16 tasks;"),
         (FILTERED, 3200, f"40 steps of 16 tasks times {FILTER}.max_num_gen_batches=5; raise"),
-        (
-            COLOCATED,
-            664,
-            "and, for those that fail, as many more as are ahead of one (trainer.v1.colocate_async.num_warmup_batches); raise",
-        ),
-        (
-            {MODE: "separate_async"},
-            656,
-            "for those that fail, as many more as are ahead of one (trainer.v1.separate_async.num_warmup_batches)",
-        ),
+        (COLOCATED, 664, f"{SPARE} (trainer.v1.colocate_async.num_warmup_batches); raise"),
+        ({MODE: "separate_async"}, 656, f"{SPARE} (trainer.v1.separate_async.num_warmup_batches)"),
         (COLOCATED | {f"{FILTER}.enable": True}, 640, "which is 40 steps of 16 tasks; raise it"),
         # of one step
         (
@@ -38,7 +31,7 @@ COLOCATED = {MODE: "colocate_async", "trainer.v1.colocate_async.num_warmup_batch
             24,
             "which are those ahead of the first step (trainer.v1.colo",
         ),
-        (FILTERED | COLOCATED, 3224, f"times {FILTER}.max_num_gen_batches=5 and, for those that fail, as many more as"),
+        (FILTERED | COLOCATED, 3224, f"times {FILTER}.max_num_gen_batches=5{SPARE}"),
     ],
 )
 def test_fewer_tasks_than_a_run_may_draw_are_refused(changes: dict[str, Any], needed: int, words: str) -> None:

@@ -24,9 +24,8 @@ def enough_tasks(config: DictConfig) -> None:
     if needed <= config.env.train.num_tasks:
         return
     drawn = f"which is {steps} steps of {batch} tasks" + (f" times {_LIMIT}={batches}" if batches > 1 else "")
-    further = (
-        f" and, for those that fail, as many more as are ahead of one ({warmup_of(config)})" if needed > taken else ""
-    )
+    spare = f" and, for those that fail, as many more as are ahead of one ({warmup_of(config)})"
+    further = spare if needed > taken else ""
     if needed == ahead:
         drawn, further = f"which are those ahead of the first step ({warmup_of(config)})", ""
     refuse(
