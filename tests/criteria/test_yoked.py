@@ -53,7 +53,7 @@ def test_a_run_that_is_not_there_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", CRITERIA)
 def test_a_run_whose_criterion_leaves_out_tokens_is_refused(tmp_path, name):
     # a sequence with one kept token counts as accepted: no rate at which a coin would leave out as much
-    acceptance = {quarter: 1.0 for quarter in QUARTERS}
+    acceptance = dict.fromkeys(QUARTERS, 1.0)
     reasons = CRITERIA[name].parts or (name,)
     rows = [
         {"step": 0, "env/val_success": 0.5},
