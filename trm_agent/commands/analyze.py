@@ -237,7 +237,8 @@ def _bounds(result: dict[str, Any]) -> list[str]:
             ends = f"{mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
             lines.append(f"  {name:<40}{mask[name]:>12.4g}   90 % interval {ends}; docs/math.md")
     if "bound_chi2_kl" in mask:
-        lines.append(f"  (the last two: for sequences of up to {_longest(result['longest_response'], mask['horizon'])})")
+        longest = _longest(result["longest_response"], mask["horizon"])
+        lines.append(f"  (the last two: for sequences of up to {longest})")
     return lines
 
 
