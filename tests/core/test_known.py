@@ -42,7 +42,7 @@ class Token:
 
 
 def batch(share: float = 0.05) -> TokenBatch:
-    """Turns of five tokens, of three versions; of a share of them, and of the first two rows whole, nothing is known."""
+    """Turns of five tokens, of three versions; nothing is known of a share of them, nor of the first two rows."""
     generator = torch.Generator().manual_seed(5)
     place = torch.arange(WIDTH)
     mask = (place < torch.randint(8, WIDTH + 1, (SEQUENCES, 1), generator=generator)) & (place % 7 < 5)
@@ -132,7 +132,8 @@ def test_divergences_are_those_of_the_tokens_that_are_known():
         expected[f"mean_depth_{first}"] = mean(each.depth for each in own)
     assert len(expected) > 16
     found = metrics(of)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    # places are float32
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
     assert sum(found[f"num_tokens_depth_{first}"] for first in bins) == len(every)
 
 

@@ -52,11 +52,11 @@ def known_divergences(divergences: BatchDivergences) -> KnownDivergences:
     Returns:
         The same tensors where every token has an upper bound.
     """
-    bounds = [each.upper for each in (divergences.kl_for_max, divergences.kl_for_avg, divergences.tv)]
+    for_max, for_avg, tv = divergences.kl_for_max.upper, divergences.kl_for_avg.upper, divergences.tv.upper
     unknown = _without_bound(divergences.kl_for_avg)
     if unknown is not None:
-        bounds = [bound.masked_fill(unknown, 0.0) for bound in bounds]
-    return KnownDivergences(*bounds, unknown)
+        for_max, for_avg, tv = (bound.masked_fill(unknown, 0.0) for bound in (for_max, for_avg, tv))
+    return KnownDivergences(for_max, for_avg, tv, unknown)
 
 
 def kl_sums(batch: TokenBatch, known: KnownDivergences) -> KlSums:
