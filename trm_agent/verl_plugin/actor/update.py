@@ -36,8 +36,8 @@ KEPT_SET_CUT = MEAN_PREFIX + "KEPT_SET_CUT"
 # above it a step warns
 CUT_TOLERANCE = 1e-3
 # keys of the batch, from the driver to the engine: as JSON the adaptive thresholds, the step's DumpConfig and the tasks
-# of its dump; the step; the seed of the run; as JSON the acceptance of a paired run in this step; tokens that a response
-# can have
+# of its dump; the step; the seed of the run; as JSON the acceptance of a paired run in this step; the tokens that a
+# response can have
 ADAPTIVE_KEY, DUMP_KEY, TASKS_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_dump_tasks", "trm_step"
 SEED_KEY, PAIRED_KEY, LONGEST_KEY = "trm_seed", "trm_paired_acceptance", "trm_longest_response"
 
