@@ -13,20 +13,17 @@ from omegaconf import OmegaConf
 
 from trm_agent.evaluate.checkpoints.initial import initial_checkpoint
 from trm_agent.runs import folder as folders
-from trm_agent.runs.folder import RunFolder
 from trm_agent.runs.history import history
 from trm_agent.runs.origin import (
     begins,
     check_modes,
     check_origin,
-    check_own,
     check_shape,
     check_tokens,
     needs_first_weights,
     start_step,
 )
 from trm_agent.runs.results import summarise
-from trm_agent.runs.tasks_in_play import IN_PLAY
 
 
 def config(**trainer: Any) -> Any:
@@ -122,56 +119,6 @@ def test_only_the_parts_that_are_loaded_must_be_there(tmp_path: Path) -> None:
         check_origin(given)
     given.actor_rollout_ref.actor.checkpoint.load_contents = ["model", "extra"]
     check_origin(given)
-
-
-def checkpoint_of(run: Path, mode: str | None, tasks: str | None) -> Path:
-    """A run's checkpoint, the mode of the run and the tasks in play that stand in it."""
-    path = checkpoint(run / "checkpoints")
-    if mode is not None:
-        (run / "config.yaml").write_text(yaml.safe_dump({"run": {}, "trainer": {"v1": {"trainer_mode": mode}}}))
-    if tasks is not None:
-        (path / IN_PLAY).write_text(tasks)
-    return path
-
-
-@pytest.mark.parametrize("wrote", [None, "colocate_async", "separate_async"])
-def test_a_synchronous_run_refuses_a_checkpoint_with_tasks_in_play(wrote: str | None, tmp_path: Path) -> None:
-    path = checkpoint_of(tmp_path, wrote, '{"tasks": [7, 8, 9]}')
-    given = config(resume_mode="resume_path", resume_from_path=str(path))
-    told = r"^trainer.resume_from_path: got .*, which has 3 tasks in play .*; set trainer.v1.trainer_mode to .*run.init"
-    with pytest.raises(ValueError, match=told):
-        check(given)
-    given.trainer.v1 = {"trainer_mode": "colocate_async"}
-    check(given)
-    given.trainer.v1.trainer_mode = "sync"
-    (path / IN_PLAY).write_text('{"tasks": []}')
-    check(given)
-
-
-@pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
-def test_a_checkpoint_of_an_asynchronous_run_without_its_tasks_in_play_is_refused(mode: str, tmp_path: Path) -> None:
-    path = checkpoint_of(tmp_path, mode, None)
-    given = config(resume_mode="resume_path", resume_from_path=str(path), v1={"trainer_mode": mode})
-    own = RunFolder(tmp_path, "resumed", 40)
-    for field, look in (("trainer.resume_from_path", lambda: check(given)), ("run.dir", lambda: check_own(own))):
-        with pytest.raises(ValueError, match=rf"^{field}: got .*, which lacks {IN_PLAY}, while .*={mode}: .*; put the"):
-            look()
-    (path / IN_PLAY).write_text('{"tasks": [4]}')
-    check(given)
-    check_own(own)
-    (path / IN_PLAY).write_text('{"tasks": 4}')
-    with pytest.raises(ValueError, match=rf"{IN_PLAY}: not the numbers of tasks; write"):
-        check_own(own)
-
-
-@pytest.mark.parametrize("mode", [None, "sync"])
-def test_a_checkpoint_of_a_synchronous_run_has_no_tasks_in_play_and_is_gone_on_from(
-    mode: str | None, tmp_path: Path
-) -> None:
-    path = checkpoint_of(tmp_path, mode, None)
-    check_own(RunFolder(tmp_path, "resumed", 40))
-    for goes_on in ("sync", "colocate_async"):
-        check(config(resume_mode="resume_path", resume_from_path=str(path), v1={"trainer_mode": goes_on}))
 
 
 @pytest.mark.parametrize(

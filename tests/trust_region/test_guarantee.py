@@ -75,11 +75,10 @@ def test_settings_that_take_it_away_are_named_with_those_that_do_not(name, setti
     assert words in lost(name, **settings)
 
 
-def test_a_token_that_decides_is_named_with_what_no_run_shows_and_the_page():
+def test_a_token_that_decides_is_named_with_the_page():
     drawn = "estimator=sampled decides by the drawn token (exact, topk and replayed decide by the context)"
     assert lost("stop") == f"criterion=stop is without its guarantee here: {drawn}; see docs/criteria.md"
-    premise = "it also needs that the threshold holds in every reachable context, which no run shows"
-    assert lost("max") == f"criterion=max is without its guarantee here: {drawn}; {premise}; see docs/criteria.md"
+    assert lost("max") == f"criterion=max is without its guarantee here: {drawn}; see docs/criteria.md"
     both = lost("both", estimator="topk", undecided="accept", ratio_truncation=2.0)
     assert "undecided=accept keeps contexts that may be outside (reject does not); ratio_truncation" in both
 

@@ -189,10 +189,11 @@ def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torc
 def _bounds(update: UpdateStatistics, finite: torch.Tensor, longest: int | None) -> dict[str, torch.Tensor]:
     """Return the paper's bounds, with divergences of the sampled contexts in place of all reachable ones, and ours."""
     rows = update.sequences
-    horizon, num_known = rows.num_tokens.max(), rows.num_known_tokens[finite].sum()
+    horizon, num_tokens = rows.num_tokens.max(), rows.num_tokens[finite].sum()
     sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
     own = sampled_bounds(horizon.clamp(min=longest or 0), sums, finite[rows.has_tokens])
-    if not bool(num_known > 0):
+    # the paper's take a maximum, and sums over sequences: of a token that may be anywhere there is neither
+    if bool(rows.num_known_tokens[finite].sum() < num_tokens):
         return own
     max_kl, kl_seq = rows.max_known_kl[finite].double().max(), rows.sum_kl[finite].double().mean()
     mean_tv = update.position_tv[: int(horizon)] / finite.sum()
@@ -202,7 +203,7 @@ def _bounds(update: UpdateStatistics, finite: torch.Tensor, longest: int | None)
         # every bound of the paper may be halved
         "bound_unified_halved": named["bound_unified"] / 2,
         "kl_seq": kl_seq,
-        "effective_horizon": effective_horizon(max_kl, rows.sum_kl[finite].double().sum() / num_known),
+        "effective_horizon": effective_horizon(max_kl, rows.sum_kl[finite].double().sum() / num_tokens),
         # the full gain: the bound is on J(theta) - J(roll) - L', and the masked gain may be large where J falls
         "margin": improvement_margin(rows.surrogate_gain[finite].double().mean(), named["bound_unified"]),
     }

@@ -33,8 +33,7 @@ def lost_guarantee(trm: TrmConfig, loss_agg_mode: str) -> str | None:
     lost = "; ".join([*_undecided_by_contexts(trm, guarantee), *_of_another_surrogate(trm, loss_agg_mode)])
     if not lost:
         return None
-    premise = f"; it also needs that {guarantee.premise}, which no run shows" if guarantee.premise else ""
-    return f"criterion={trm.criterion} is without its guarantee here: {lost}{premise}; see docs/criteria.md"
+    return f"criterion={trm.criterion} is without its guarantee here: {lost}; see docs/criteria.md"
 
 
 def told_guarantee(config: DictConfig) -> str:
