@@ -20,7 +20,7 @@ from trm_agent.numerics.sampled import Sampled
 
 from .rates import jump
 
-EPISODES, CHOSEN, DRAWS, TOKENS, HORIZON = 8, 3, 30, 2048, 6
+EPISODES, CHOSEN, DRAWS, TOKENS, HORIZON = 4, 3, 30, 1300, 6
 FORMATS = (torch.float32, torch.bfloat16)
 
 

@@ -46,10 +46,10 @@ def test_engines_and_trainer_of_the_nano_model_agree_in_each_number_format(tmp_p
         pair = pairs["float32", side, "float32"]
         assert pair["all"]["tokens"] > 1000
         assert pair["all"]["mean"] <= 1e-5
-        # not the same numbers read twice
-        assert pair["all"]["largest"] > 0
         assert pair["verdict"]["kind"] == "rounding"
         assert [each["start"] for each in pair["bins"]] == [0, 512, 1024]
+    # not the same numbers read twice; a second engine may well agree to the bit
+    assert pairs["float32", "trainer", "float32"]["all"]["largest"] > 0
     for (engine, side, other), rough in pairs.items():
         if (engine, other) != ("float32", "float32"):
             assert 1e-6 < rough["all"]["kl"] < 1e-3, (engine, side, other)
