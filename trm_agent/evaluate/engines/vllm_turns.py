@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from trm_agent.episode import Generation
 from trm_agent.evaluate.engines.sampling import SeededTurns
 
-if TYPE_CHECKING:
-    from trm_agent.evaluate.engines.vllm_engine import VllmEngine
-
 
 class VllmGenerator:
-    """One episode's turns from vLLM."""
+    """One episode's turns from vLLM.
 
-    def __init__(self, engine: VllmEngine, seed: int) -> None:
+    Args:
+        engine: a `VllmEngine`.
+        seed: the episode's.
+    """
+
+    def __init__(self, engine: Any, seed: int) -> None:
         self.engine, self.turns = engine, SeededTurns(engine, seed)
 
     async def generate(self, prompt_ids: list[int], max_tokens: int) -> Generation:
@@ -30,14 +32,14 @@ class VllmGenerator:
         )
 
 
-async def read(engine: VllmEngine, ids: list[int]) -> list[float]:
+async def read(engine: Any, ids: list[int]) -> list[float]:
     """Return the log-probs of given tokens but for the first one, nats, from the engine's pass over them.
 
     They are those at temperature 1, whatever the engine's sampling: vLLM processes no logits of a prompt. It makes the
     logits of all tokens that it reads in one step, so that `max_num_batched_tokens` bounds their memory.
 
     Args:
-        engine: with room for one token more, which vLLM samples behind them.
+        engine: a `VllmEngine` with room for one token more, which vLLM samples behind them.
         ids: two tokens or more.
 
     Raises:
