@@ -110,6 +110,25 @@ def test_it_ends_where_play_reaches_the_target_and_the_last_tasks_are_new(folder
     assert outcome.final == Played(2, 4)
 
 
+def test_one_more_measurement_is_made_if_the_slowest_so_far_would_fit(folder: Path, monkeypatch) -> None:
+    starting_up = begun(folder, max_seconds=100.0)
+    clock = [0.0]
+
+    def played(_: Any, __: Any, numbers: range, ___: int) -> Played:
+        # the second one is twice as fast
+        clock[0] += len(numbers) * (4.0 if numbers[0] == 0 else 2.0)
+        return Played(1, len(numbers))
+
+    monkeypatch.setattr(starting, "play", played)
+    monkeypatch.setattr(starting.time, "monotonic", lambda: clock[0])
+    for _ in range(2):
+        starting_up._play(4)
+    # four tasks and the last four take 32 s as the first did, 16 as the second
+    for now, has_time in ((68.0, True), (69.0, False)):
+        clock[0] = now
+        assert starting_up._has_time() == has_time
+
+
 def test_a_model_that_is_far_from_the_solver_is_not_played(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(starting, "play", lambda *_: pytest.fail("it was played"))
     starting_ = begun(folder)

@@ -134,7 +134,10 @@ class WarmStarting:
         return self._play(self.spec.tasks).rate
 
     def _has_time(self) -> bool:
-        """Return True if one more measurement, and the last one, most likely end before `max_seconds`."""
+        """Return True if one more measurement, and the last one, end before `max_seconds` at the slowest pace so far.
+
+        How long a model's answers are changes with its weights.
+        """
         if self.spec.max_seconds is None:
             return True
         more = self._task_s * (self.spec.tasks + self.spec.final_tasks)
@@ -145,7 +148,7 @@ class WarmStarting:
         self.progress.num_episodes += number
         began = time.monotonic()
         played = play(self.model, self.game, range(first, first + number), self.spec.seed + first)
-        self._task_s = (time.monotonic() - began) / number
+        self._task_s = max(self._task_s, (time.monotonic() - began) / number)
         self.progress.played = played
         self.report(self.progress)
         return played
