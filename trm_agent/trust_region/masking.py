@@ -66,8 +66,7 @@ def decide(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
 def _decisions(trm: TrmConfig, batch: TokenBatch) -> Iterator[tuple[TokenBatch, SequenceMask, torch.Tensor]]:
     """Yield some sequences at a time: their tokens, the decision on them and on their tokens."""
     batch = replace(batch, max_estimator=trm.max_estimator, avg_estimator=trm.avg_estimator)
-    for rows in _row_chunks(batch.log_ratio):
-        part = batch.rows(rows)
+    for part in _parts(batch):
         compared = part if trm.mask_policy == "current" else _at_start_of_step(part)
         yield part, *_decide(trm, trm.criterion, compared, part.log_ratio)
 
@@ -84,11 +83,17 @@ def _at_start_of_step(batch: TokenBatch) -> TokenBatch:
     return replace(batch, log_ratio=batch.start_log_ratio)
 
 
-def _row_chunks(values: torch.Tensor) -> list[slice]:
-    size = max(1, len(values))
-    if values.device.type == "cpu":
-        size = min(size, max(1, CPU_CHUNK_ELEMENTS // max(1, values.shape[-1])))
-    return [slice(start, start + size) for start in range(0, max(1, len(values)), size)]
+def _parts(batch: TokenBatch) -> Iterator[TokenBatch]:
+    num_rows, length = batch.log_ratio.shape
+    size = max(1, num_rows)
+    if batch.log_ratio.device.type == "cpu":
+        size = min(size, max(1, CPU_CHUNK_ELEMENTS // max(1, length)))
+    if num_rows <= size:
+        # small batches feel the cutting
+        yield batch
+        return
+    for start in range(0, num_rows, size):
+        yield batch.rows(slice(start, start + size))
 
 
 def _decide(
