@@ -96,8 +96,9 @@ def test_the_limits_are_those_of_the_number_formats():
     assert judged(small).is_healthy
     found = judged(small, is_float32=True)
     assert (found.kind, found.is_high, found.is_healthy) == ("flat", True, False)
-    assert "lm_head" in found.first_check
+    assert found.first_check.startswith("what every token passes")
     assert judged(large).is_high
+    assert "--engine float32 --trainer float32" in judged(large).first_check
 
 
 def test_one_bin_tells_no_growth():

@@ -42,6 +42,8 @@ CHECKS = {
     "log-softmax, vocab_size beyond the tokenizer's",
     SHORT: "nothing yet: more --tokens, or more --episodes",
 }
+# a fault may hide in what half precision costs anyway
+IN_FLOAT32 = "the same with --engine float32 --trainer float32, which shows faults that half precision hides"
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,15 @@ def verdict(episodes: Sequence[Sampled], whole: Bin, *, is_float32: bool) -> Ver
     starts_at = None if kind == ROUNDING else _place(jump, begins)
     kind = kind if starts_at is None else JUMPS
     ratio = begins.ratio if kind == JUMPS and jump is None and begins is not None else None
-    check = _first_check(kind, is_high)
+    check = _first_check(kind, is_high, is_float32)
     return Verdict(kind, slope, _jackknife(episodes), logits_slope, starts_at, ratio, is_high, check)
 
 
-def _first_check(kind: str, is_high: bool) -> str:
+def _first_check(kind: str, is_high: bool, is_float32: bool) -> str:
     if kind in (JUMPS, GROWING):
         return CHECKS[kind]
     if is_high:
-        return CHECKS[HIGH]
+        return CHECKS[HIGH] if is_float32 else f"{IN_FLOAT32}; then {CHECKS[HIGH]}"
     return CHECKS.get(kind, NOTHING)
 
 
