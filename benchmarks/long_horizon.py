@@ -25,7 +25,7 @@ import numpy as np
 from trm_agent.evaluate.statistics.paired import student_quantile
 
 KINDS, CHOICES, SEQUENCES, GROUP, STEPS = 24, 5, 32, 16, 40
-MAX_KL, AVG_KL = 0.05, 0.004
+MAX_KL, AVG_KL, OPSM_DELTA = 0.05, 0.004, 1e-4
 REPORTED = (10, 20, STEPS)
 COMPARED = (
     ("max", "coin of max"),
@@ -74,6 +74,11 @@ class Update:
         """Whether TRM-Max keeps a sequence, shape (sequences, 1)."""
         return (self.kl.max(axis=1) <= MAX_KL)[:, None]
 
+    @property
+    def mean_shift(self) -> Floats:
+        """Mean of log(roll / theta) over the drawn choices of a sequence, shape (sequences, 1)."""
+        return -np.log(self.ratio).mean(axis=1, keepdims=True)
+
     @cached_property
     def outwards(self) -> Floats:
         """Whether a token is outside and the update would move it further."""
@@ -120,6 +125,7 @@ RULES: dict[str, Callable[[Update], Floats]] = {
     "directional stop": lambda update: np.cumprod(~update.outwards, axis=1).astype(bool),
     "directional token": lambda update: ~update.outwards,
     "clip 0.2": clipped,
+    "opsm": lambda update: clipped(update) & ((update.advantages >= 0) | (update.mean_shift <= OPSM_DELTA)),
 }
 REPEATED = {"coin of max": "max", "coin of inverse": "inverse of max"}
 

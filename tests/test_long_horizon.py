@@ -47,6 +47,16 @@ def test_stop_keeps_the_prefix_before_the_first_token_outside():
     assert directional.sum() > kept.sum()
 
 
+def test_opsm_drops_clipped_tokens_and_whole_sequences_of_a_negative_advantage_alone():
+    ratio = np.array([[1.3, 0.7], [1.3, 0.7], [0.9, 1.0]])
+    given = Update(np.zeros((3, 2)), ratio, np.array([[1.0], [-1.0], [-1.0]]), np.random.default_rng(0), None)
+    # mean of log(roll / theta): 0.047, 0.047 and 0.053, of which A > 0 excuses the first
+    assert RULES["opsm"](given).tolist() == [[False, True], [False, False], [False, False]]
+    back = Update(given.kl, 1 / ratio, given.advantages, given.coin, None)
+    # rho is 0.77 and 1.43, 0.77 and 1.43, 1.11 and 1: means of -0.047 and below, so the clip alone decides
+    assert RULES["opsm"](back).tolist() == [[True, False], [False, True], [True, True]]
+
+
 def test_a_coin_repeats_the_acceptance_of_the_paired_run():
     assert RULES["coin of max"](update(share=0.0)).sum() == 0
     assert RULES["coin of max"](update(share=1.0)).all()

@@ -122,6 +122,20 @@ def prefix_budget_kept(
     return kept
 
 
+def opsm_kept(ratios: list[float], advantages: list[float], delta: float, clip: float | None) -> list[bool]:
+    """Which tokens have a gradient under DeepSeek-V3.2's objective: PPO's clipped term times the sequence's mask."""
+    size = len(ratios)
+    far = sum(-math.log(ratio) for ratio in ratios) / size > delta
+    if far and sum(advantages) / size < 0:
+        return [False] * size
+    kept = []
+    for ratio, advantage in zip(ratios, advantages, strict=True):
+        above = clip is not None and advantage > 0 and ratio > 1 + clip
+        below = clip is not None and advantage < 0 and ratio < 1 - clip
+        kept.append(not above and not below)
+    return kept
+
+
 def loss_and_gradient(
     batch: Batch, keep: list[bool], denominator: float, ratio_truncation: float = math.inf
 ) -> tuple[float, list[list[float]]]:

@@ -95,6 +95,7 @@ TOKENS: dict[str, Callable[[Sequence, Settings], list[bool]]] = {
         of["prefix_budget"],
         of["adaptive_budget"],
     ),
+    "opsm": lambda s, of: reference.opsm_kept(s.ratios, s.advantages, of["opsm_delta"], of["opsm_clip"]),
 }
 
 

@@ -76,7 +76,8 @@ def test_the_group_trm_reads_no_key_outside_verls_tree(plain):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["cppo", "trm_adaptive", "trm_decoupled", "trm_ln", "trm_permuted", "trm_random", "trm_stop_cumulative"]
+    "name",
+    ["cppo", "opsm", "trm_adaptive", "trm_decoupled", "trm_ln", "trm_permuted", "trm_random", "trm_stop_cumulative"],
 )
 def test_every_preset_of_the_loss_works_in_verls_tree(name):
     example = load()
@@ -94,7 +95,7 @@ WORKING = [
     {f"{LOSS}.dump.every": 0},
     {f"{LOSS}.dump.directory": "/elsewhere"},
     {"actor_rollout_ref.model.external_lib": ["json", "trm_agent.verl_plugin.extension"]},
-    *({f"{LOSS}.trm.criterion": name} for name in ("avg", "ln", "ser", "random", "token", "prefix")),
+    *({f"{LOSS}.trm.criterion": name} for name in ("avg", "ln", "ser", "random", "token", "prefix", "opsm")),
 ]
 # setting -> what the message holds: field, value, allowed, remedy
 REFUSED = [

@@ -70,7 +70,7 @@ def test_the_default_run_has_seeds_for_its_turns() -> None:
 @pytest.mark.parametrize(
     "preset",
     [
-        *("trm_random", "trm_ln", "trm_ser", "trm_token", "trm_adaptive", "trm_decoupled", "cppo"),
+        *("trm_random", "trm_ln", "trm_ser", "trm_token", "trm_adaptive", "trm_decoupled", "cppo", "opsm"),
         *("trm_stop", "trm_stop_cumulative", "trm_directional", "trm_inverse", "trm_permuted"),
     ],
 )

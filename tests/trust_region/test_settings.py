@@ -47,6 +47,8 @@ def test_a_threshold_that_the_criterion_does_not_use_may_be_null():
             {"criterion": "stop_cumulative", "cumulative_kl": None},
             ["cumulative_kl", "null", "criterion='stop_cumulative'"],
         ),
+        ({"opsm_clip": 1.0}, ["opsm_clip", "1.0", "below 1"]),
+        ({"criterion": "opsm", "opsm_delta": None}, ["opsm_delta", "null", "criterion='opsm'"]),
         ({"mask_policy": "now"}, ["mask_policy", "'now'", "`current`, `start_of_step`"]),
         ({"mask_policy": "start_of_step", "estimator": "exact"}, ["estimator", "'exact'", "mask_policy=current"]),
         ({"criterion": "negative_only", "target_acceptance": 0.9}, ["target_acceptance", "max or both or directional"]),

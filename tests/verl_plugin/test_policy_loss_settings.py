@@ -79,7 +79,7 @@ def test_the_adaptive_threshold_of_the_step_replaces_the_settings_one():
     assert round(kept) in (counted // 2, counted // 2 + 1)
 
 
-@pytest.mark.parametrize("criterion", ["ln", "ser", "token", "prefix"])
+@pytest.mark.parametrize("criterion", ["ln", "ser", "token", "prefix", "opsm"])
 def test_every_criterion_gives_a_loss_and_its_reason(criterion):
     tensors = to_tensors(reference.random_batch(7, num_sequences=30, spread=0.5))
     trm = TrmConfig(criterion=criterion, token_tv=0.01, prefix_budget=None)

@@ -82,6 +82,10 @@ from trm_agent.core.masks import (
     sequence_mask,
     usable_ratios,
 )
+from trm_agent.core.opsm import (
+    off_policy_sequence_mask,
+    unclipped_tokens,
+)
 from trm_agent.core.prefix_masks import (
     prefix_mean_statistic,
     pushes_outward,
@@ -180,6 +184,7 @@ __all__ = [
     "mean_statistic",
     "measure_batch",
     "mixed_bound",
+    "off_policy_sequence_mask",
     "path_sum_bound",
     "pinsker",
     "pinsker_marginal_bound",
@@ -210,6 +215,7 @@ __all__ = [
     "token_mask",
     "topk_intervals",
     "turn_numbers",
+    "unclipped_tokens",
     "until_first",
     "usable_ratios",
 ]

@@ -12,6 +12,7 @@ from trm_agent.trust_region.controls import CONTROLS
 from trm_agent.trust_region.criterion import (
     AVG_LIMITS,
     AVG_TOKEN_KL,
+    CLIP,
     FRACTION,
     IN_EVERY_CONTEXT,
     MAX_LIMITS,
@@ -92,6 +93,16 @@ def prefix_budget(
         prefix_budget=prefix_budget,
         adaptive_budget=adaptive_budget,
     )
+
+
+def without_far_negatives(batch: TokenBatch, *, opsm_delta: float, opsm_clip: float | None) -> Tensor:
+    """Keep the tokens that have a gradient under PPO's clip, but for the sequences that OPSM masks."""
+    from trm_agent.core.losses import kept_tokens
+    from trm_agent.core.opsm import off_policy_sequence_mask, unclipped_tokens
+
+    given = batch.log_ratio, batch.advantages, batch.response_mask
+    kept = kept_tokens(batch.response_mask, off_policy_sequence_mask(*given, opsm_delta))
+    return kept if opsm_clip is None else kept & unclipped_tokens(*given, opsm_clip)
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -181,6 +192,21 @@ CRITERIA: dict[str, Criterion] = {
                 "and twice that; false: it is `prefix_budget`.",
             ),
         ),
+    ),
+    # no guarantee: A >= 0 always stays, and a mean of signed log-ratios of the drawn tokens is no divergence
+    "opsm": Criterion(
+        "what PPO's clip gives a gradient, but no sequence with A < 0 and a mean log(roll / theta) above `opsm_delta`",
+        thresholds=(
+            Setting(
+                "opsm_delta",
+                1e-4,
+                POSITIVE,
+                "`opsm`: largest mean of log(roll / theta) over the tokens of a sequence with A < 0, nats.",
+            ),
+        ),
+        keeps=without_far_negatives,
+        masks_tokens=True,
+        settings=(Setting("opsm_clip", 0.2, CLIP, "`opsm`: PPO's clip of rho; null: none."),),
     ),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from trm_fields import ABOVE_0, SHARE, Setting
+from trm_fields import ABOVE_0, SHARE, Number, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trm_agent.core.masks import Interval
 
 POSITIVE, FRACTION = replace(ABOVE_0, optional=True), replace(SHARE, optional=True)
+CLIP = Number("above 0 and below 1", lambda value: 0 < value < 1, optional=True)
 # the estimators of which a token's divergence is that of its context, whatever was drawn there
 OF_CONTEXTS = ("exact", "topk", "replayed")
 # those of them that know some contexts between bounds alone

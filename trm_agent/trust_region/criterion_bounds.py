@@ -101,8 +101,8 @@ CRITERION_BOUNDS = {
         "min(K sqrt(T/2), sqrt(2 T K)), K the threshold", MEASURED, of_stop_cumulative, STOPPED
     ),
 }
-"""Criterion -> its bound. `directional`, `inward`, `negative_only`, `stop_directional` and `prefix` have none, since
-they keep contexts of any divergence, nor have the controls."""
+"""Criterion -> its bound. `directional`, `inward`, `negative_only`, `stop_directional`, `prefix` and `opsm` have none,
+since they keep contexts of any divergence, nor have the controls."""
 
 
 def criterion_bound(criterion: str, horizon: int, threshold: float | None, trm: TrmConfig) -> float | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, make_dataclass, replace
 from typing import Any
 
 from trm_agent.trust_region.criteria import CRITERIA, own_settings, parts_of
+from trm_agent.trust_region.criterion import CLIP
 from trm_fields import COUNT, LEAST_0, SHARE, Flag, Number, OneOf, Text, build, check_settings, refuse, setting
 
 FIELD_PATH = "actor_rollout_ref.actor.policy_loss.trm"
@@ -74,7 +75,7 @@ class CommonConfig:
     )
     proximal_clip: float | None = setting(
         0.2,
-        Number("above 0 and below 1", lambda value: 0 < value < 1, optional=True),
+        CLIP,
         "`decoupled`: PPO's clip of the ratio to the proximal policy; null: none.",
     )
     target_acceptance: float | None = setting(
