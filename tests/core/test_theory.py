@@ -53,7 +53,7 @@ def test_there_are_enough_trees_of_every_kind(forest):
 
 
 def test_sequences_of_some_trees_end_at_different_lengths():
-    # the last of three tokens ends a sequence: 00, 01, 02, 10, 11, 12, and 20, 21, 22, of which only the last is reached
+    # the last of three tokens ends a sequence: 00, 01, 02, 10, 11, 12; of 20, 21, 22 only the last is reached
     assert lengths_with_ends(3, 2).tolist() == [2] * 6 + [1] * 3
     assert sum(len(trees.roll) for trees in ended_trees()) > 3000
     for size, trees in zip(SIZES, ended_trees(), strict=True):
