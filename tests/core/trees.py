@@ -2,6 +2,9 @@
 
 A tree has a vocabulary V and a horizon T; a policy is a list over depths t = 0..T-1 of tensors (batch, V^t, V). Leaves
 are trajectories in lexicographic order, so a context's children are neighbours.
+
+Sequences of different lengths are trees too: where the last token of the vocabulary ends one (`with_ends`), both
+policies go on with that token for certain, so that nothing is added to any divergence.
 """
 
 import functools
@@ -111,9 +114,15 @@ def token_kls(roll: Policy, theta: Policy) -> list[torch.Tensor]:
 
 
 def random_policies(
-    vocabulary: int, horizon: int, batch: int, generator: torch.Generator, *, theta_may_leave: bool = False
+    vocabulary: int,
+    horizon: int,
+    batch: int,
+    generator: torch.Generator,
+    *,
+    ends: bool = False,
+    theta_may_leave: bool = False,
 ) -> tuple[Policy, Policy]:
-    """Pairs from nearly equal to nearly disjoint, of four kinds.
+    """Pairs from nearly equal to nearly disjoint, of four kinds; with `ends` of sequences of different lengths.
 
     0: everywhere; 1: everywhere, with zeros; 2: only after a first token that roll hardly takes; 3: as 2, and every
     difference goes one way, so that they add up over the horizon.
@@ -144,7 +153,33 @@ def random_policies(
             lost = dropped & (uniform(*shape) < 0.5)
         roll.append(logits.masked_fill(lost, -torch.inf).softmax(-1))
         theta.append(changed.masked_fill(dropped, -torch.inf).softmax(-1))
-    return roll, theta
+    return (with_ends(roll), with_ends(theta)) if ends else (roll, theta)
+
+
+def has_ended(vocabulary: int, depth: int) -> torch.Tensor:
+    """Whether a context holds the token that ends a sequence, the last of the vocabulary; bool, (V^depth,)."""
+    ended = torch.zeros(1, dtype=torch.bool)
+    for _ in range(depth):
+        last = torch.arange(len(ended) * vocabulary) % vocabulary == vocabulary - 1
+        ended = ended.repeat_interleave(vocabulary) | last
+    return ended
+
+
+def with_ends(policy: Policy) -> Policy:
+    """Let the last token of the vocabulary end a sequence, at any depth."""
+    vocabulary = policy[0].shape[-1]
+    end = torch.eye(vocabulary, dtype=torch.float64)[-1]
+    return [
+        torch.where(has_ended(vocabulary, depth).view(1, -1, 1), end, tokens) for depth, tokens in enumerate(policy)
+    ]
+
+
+def lengths_with_ends(vocabulary: int, horizon: int) -> torch.Tensor:
+    """Tokens of every trajectory up to the one that ends it, which counts, at most T; (leaves,)."""
+    drawn = [
+        ~has_ended(vocabulary, depth).repeat_interleave(vocabulary ** (horizon - depth)) for depth in range(horizon)
+    ]
+    return torch.stack(drawn).sum(0)
 
 
 def parted_at_the_first_token(horizon: int, moved: float, rare: float) -> tuple[Policy, Policy]:
@@ -169,11 +204,25 @@ def number_of_trees(vocabulary: int, horizon: int) -> int:
     return max(20, min(750, 150_000 // vocabulary**horizon))
 
 
+def number_of_ended_trees(vocabulary: int, horizon: int) -> int:
+    return max(12, number_of_trees(vocabulary, horizon) // 4)
+
+
 @functools.cache
 def all_trees() -> list[Enumeration]:
-    """More than 10,000 trees, in which roll covers theta."""
+    """More than 10,000 trees with sequences of one length, and those of `ended_trees`. Roll covers theta."""
     generator = torch.Generator().manual_seed(0)
-    return [enumerate_trees(*random_policies(*size, number_of_trees(*size), generator)) for size in SIZES]
+    of_one_length = [enumerate_trees(*random_policies(*size, number_of_trees(*size), generator)) for size in SIZES]
+    return [*of_one_length, *ended_trees()]
+
+
+@functools.cache
+def ended_trees() -> list[Enumeration]:
+    """More than 3,000 trees with sequences of different lengths, by `SIZES`. Roll covers theta."""
+    generator = torch.Generator().manual_seed(7)
+    return [
+        enumerate_trees(*random_policies(*size, number_of_ended_trees(*size), generator, ends=True)) for size in SIZES
+    ]
 
 
 def largest_share(errors: list[torch.Tensor], bounds: list[torch.Tensor]) -> float:

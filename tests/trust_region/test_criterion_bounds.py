@@ -1,6 +1,7 @@
 """`trm analyze --criterion`: the bound that follows from a threshold, of theta or of what is kept."""
 
 import json
+import math
 
 import pytest
 
@@ -26,8 +27,8 @@ def analysed(capsys, *arguments: str) -> tuple[dict, str]:
         ("avg", 0.001, 0.003 * 1.5**0.5),
         ("prefix_avg", 0.001, 0.003 * 1.5**0.5),
         ("both", 0.05, 0.003 * 1.5**0.5),
-        # ln: 0.05 (0 + sqrt(d/2) + sqrt(d)); ser: 3 * 0.05
-        ("ln", 0.05, 0.05 * (0.025**0.5 + 0.05**0.5)),
+        # ln: e 0.05 (0 + sqrt(d/2) + sqrt(d)); ser: 3 * 0.05
+        ("ln", 0.05, math.e * 0.05 * (0.025**0.5 + 0.05**0.5)),
         ("ser", 0.05, 0.15),
         ("token", 0.05, 0.05 * (1 + 2**0.5)),
         ("stop", 0.05, 0.05 * (1 + 2**0.5)),

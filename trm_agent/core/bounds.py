@@ -2,7 +2,8 @@
 
 Error = J(theta) - J(roll) - L'   with   L' = E_roll[R sum_t (rho_t - 1)],   R in [0, 1]
 
-These are the paper's values; half of each holds too (`halved`, ours). Every bound assumes two things.
+These are the paper's values; half of each holds too (`halved`, ours). T is the largest number of tokens that a sequence
+can have: one that has ended goes on without a divergence. Every bound assumes two things.
 (1) `max_kl` and `max_tv` hold in *every* context that the rollout policy can reach, sampled or not, with divergences
     over the full vocabulary.
 (2) Every token that theta can produce in such a context the rollout policy can produce too. Otherwise, for instance
@@ -127,7 +128,7 @@ def tail_weights(
     w_t = min(1, (T-t) eps, sqrt((T-t) delta / 2)), and 0 at the last token; what is not given is left out.
 
     Args:
-        num_remaining: T - t, whole numbers of 0 or more, floats, any shape.
+        num_remaining: T - t, how many tokens may follow at most, whole numbers of 0 or more, floats, any shape.
         max_kl: delta, floats, broadcasts with `num_remaining`, nats.
         max_tv: eps, floats, broadcasts with `num_remaining`.
 
@@ -156,7 +157,8 @@ def adaptive_bound(
     With `max_kl` alone this is Adaptive KL, with `max_tv` alone Adaptive TV, with both the hybrid.
 
     Args:
-        mean_tv: Dbar_t = E_roll[TV(c_t)], shape (length,) or (batch, length); what stands after T is not read.
+        mean_tv: Dbar_t = E_roll[TV(c_t)], a sequence that has ended counting 0, shape (length,) or (batch, length);
+            what stands after T is not read.
         horizon: T, at most `length`.
         max_kl: delta, nats.
         max_tv: eps.
@@ -207,7 +209,7 @@ def error_bounds(
     What is not given follows from Pinsker: eps = min(1, sqrt(delta/2)), TVseq = min(1, sqrt(KLseq/2)), Dbar_t = eps.
 
     Args:
-        horizon: T, tokens of the model in the sequence, whole.
+        horizon: T, tokens of the model in the longest sequence, whole.
         max_kl: delta, the largest KL(roll || theta) of a token over all reachable contexts, nats.
         seq_kl: KLseq = sum_t E_roll[KL(c_t)], nats.
         max_tv: eps, the largest total-variation distance of a token over all reachable contexts.

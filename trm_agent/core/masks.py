@@ -162,7 +162,8 @@ def length_neutral_statistic(
 
     w_t = min(1, (T - t) eps, sqrt((T - t) delta / 2)),  W = sum_t |rho_t - 1| w_t,  Z = sum_t w_t
 
-    A sequence of one token has nothing that could spread: W = Z = 0, and W / Z is taken as 0.
+    T is the sequence's own length. Its last token has nothing that could spread, so w_T = 0 whatever its ratio; of a
+    single token W = Z = 0, and W / Z is taken as 0.
 
     Args:
         log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
@@ -174,7 +175,8 @@ def length_neutral_statistic(
         Shape (batch,).
 
     Reference:
-        arXiv:2512.23075v4, length-neutral TRM: |Error| <= 2 E_roll[W] if delta holds globally.
+        arXiv:2512.23075v4, length-neutral TRM: |Error| <= 2 E_roll[W] if delta holds globally, for one T. docs/math.md
+        has what holds for sequences of different lengths.
     """
     weight = tail_weights(
         remaining_tokens(response_mask).to(log_ratio.dtype),

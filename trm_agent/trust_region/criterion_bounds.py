@@ -1,5 +1,6 @@
 """What a criterion's threshold bounds: theta's error if it held on every reachable path, or that of what is kept."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ class CriterionBound:
     """A bound on |J(pi) - J(roll) - L'| for rewards in [0, 1], ours, that follows from a criterion's threshold."""
 
     equation: str
-    """Bound in terms of T, the longest sequence, and the criterion's settings."""
+    """Bound in terms of T, the largest number of tokens of a sequence, and the criterion's settings."""
     premise: str
     """What must hold. Of theta a sample cannot show it."""
     value: Callable[[int, float, TrmConfig], torch.Tensor]
@@ -41,18 +42,21 @@ def of_avg(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
 
 
 def of_length_neutral(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
-    """Return the threshold times Z: |Error| <= E_roll[W], and W <= threshold Z."""
+    """Return e times the threshold times Z: |Error| <= e E_roll[W], W and Z of each sequence's own length.
+
+    W is at most the threshold times Z, and Z is largest for the longest sequence.
+    """
     limit = torch.inf if trm.max_token_kl is None else trm.max_token_kl
     weights = tail_weights(
         torch.arange(horizon, dtype=torch.float64),
         max_kl=torch.tensor(limit, dtype=torch.float64),
         max_tv=None if trm.max_token_tv is None else torch.tensor(trm.max_token_tv, dtype=torch.float64),
     )
-    return threshold * weights.sum()
+    return math.e * threshold * weights.sum()
 
 
 def of_ratio_deviation(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
-    """Return T times the threshold: |Error| <= E_roll[sum_t |rho_t - 1|], since no weight is above 1."""
+    """Return T times the threshold: |Error| <= E_roll[sum_t |rho_t - 1|], as no two futures differ by more than 1."""
     return torch.tensor(horizon * threshold, dtype=torch.float64)
 
 
@@ -68,11 +72,13 @@ def of_stop_cumulative(horizon: int, threshold: float, trm: TrmConfig) -> torch.
 
 
 _OF_MAX = CriterionBound(
-    "2 sqrt(d/2) sum_t min(1, sqrt((t-1) d/2)), d the threshold", "no reachable context is above the threshold", of_max
+    "2 sqrt(d/2) sum_t min(1, sqrt((t-1) d/2)), d the threshold",
+    "no reachable context is above the threshold, and no sequence longer than T",
+    of_max,
 )
 _OF_AVG = CriterionBound(
     "min(K sqrt(T/2), sqrt(2 T K)), K = T times the threshold",
-    "the KL along every reachable path adds up to at most T times the threshold",
+    "the KL along every reachable path adds up to at most T times the threshold, and no path is longer than T",
     of_avg,
 )
 CRITERION_BOUNDS = {
@@ -82,17 +88,19 @@ CRITERION_BOUNDS = {
     "prefix_avg": _OF_AVG,
     "both": CriterionBound(
         "the least of those of max and avg",
-        "no reachable context is above max_token_kl, and no reachable path's KL above T times avg_token_kl",
+        "no reachable context is above max_token_kl, no reachable path's KL above T times avg_token_kl, and no "
+        "sequence longer than T",
         of_both,
     ),
     "ln": CriterionBound(
-        "threshold times Z",
-        "every reachable path is within the threshold, and no reachable context above max_token_kl and max_token_tv",
+        "e times the threshold times Z",
+        "every reachable path is within the threshold, no reachable context above max_token_kl and max_token_tv, and "
+        "no sequence longer than T",
         of_length_neutral,
     ),
     "ser": CriterionBound(
         "T times the threshold",
-        "every reachable path is within the threshold",
+        "every reachable path is within the threshold, and no sequence longer than T",
         of_ratio_deviation,
     ),
     "token": replace(_OF_MAX, premise=MEASURED, policy=SKIPPED),
