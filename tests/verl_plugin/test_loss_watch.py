@@ -166,6 +166,14 @@ def test_one_that_stays_out_of_reach_is_told_when_the_deadline_is_over(answers, 
     assert 4.0 <= loss_watch.time.monotonic() - Clock.now <= 6.0
 
 
+def test_after_the_end_nobody_is_asked_again(rays):
+    watch, worker = LossWatch(pytest.fail, PATIENCE_S), Worker(unavailable())
+    watch.begin({"worker 0": worker})
+    watch.close()
+    told_by(watch, rays)
+    assert worker.asked == ["serve"]
+
+
 def test_who_is_out_of_reach_hides_nobodys_end(rays):
     losses: list[str] = []
     watch = LossWatch(losses.append, PATIENCE_S)

@@ -59,6 +59,8 @@ class LossWatch:
                 if time.monotonic() >= due.setdefault(name, time.monotonic() + self._patience_s):
                     self._tell(f"{self._away(name)}: {_line(error)}")
                     return
+                if self._is_closed:
+                    return
                 time.sleep(AGAIN_S)
                 # a method of Ray's own
                 calls[processes[name].__ray_ready__.remote()] = name
