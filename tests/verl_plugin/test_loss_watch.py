@@ -40,6 +40,8 @@ with without_cluster_services():
     watch = LossWatch(lambda words: (told.append(words), lost.set()), 30.0)
     watch.begin({f"agent-loop worker {number}": player for number, player in enumerate(players)})
     pids = ray.get([player.pid.remote() for player in players])
+    # the question to one that was not reached, which a call to serve does not hold up
+    assert ray.get(players[0].__ray_ready__.remote(), timeout=60)
     print(watch.thread.is_alive(), told)
     os.kill(pids[1], signal.SIGKILL)
     print(lost.wait(60), *told)
