@@ -20,6 +20,15 @@ HUNG_CASES = [
         Again.RESUMES,
     ),
     (
+        "episodes: out of reach",
+        "the rollout server at 192.0.2.2:8000 and its episodes could not be reached for 600 s "
+        "(run.weight_sync_timeout_s): The actor 2d78 is unavailable: The actor is temporarily unavailable: IOError: "
+        "RpcError. The task may or may not have been executed on the actor.\n" + DIED,
+        "",
+        "the rollout server at 192.0.2.2:8000 and its episodes could not be reached for 600 s",
+        Again.RESUMES,
+    ),
+    (
         "start: hung",
         "the start of the rollout engines took longer than 1800 s (run.start_timeout_s); giving up\n" + DIED,
         "",

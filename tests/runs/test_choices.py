@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 
 from tests.structure_script import load
 from trm_agent.runs import engine_options
-from trm_agent.runs.engine_options import KWARGS, OPTION_OF, vllm_options
+from trm_agent.runs.engine_options import OPTION_OF, vllm_options
 from trm_agent.runs.preflight import _imported
 from trm_agent.runs.preflight_training import checkpoints
 from trm_agent.runs.preflight_verl import refusals, types, weight_transfer
 from trm_agent.runs.validation_names import validation_names
 from trm_agent.runs.verl_choices import BACKENDS, CHOICES
 from trm_agent.runs.verl_fates import verl_fields
+from trm_agent.trust_region.engine_option import KWARGS
 from trm_fields import OneOf, Several
 
 ROLLOUT = "actor_rollout_ref.rollout"

@@ -133,17 +133,6 @@ def test_a_refused_new_run_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_resumed_run_forgets_the_steps_that_it_does_again(tmp_path: Path) -> None:
-    rows = [{"step": step, "value": step / 10} for step in range(8)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / folders.METRICS_FILE).write_text(text + '{"step": 8, "val')  # cut by a kill
-    assert folders.read_metrics(tmp_path) == rows
-    folders.forget_after(tmp_path, 5)
-    assert folders.read_metrics(tmp_path) == rows[:6]
-    folders.forget_after(tmp_path, 0)
-    assert folders.read_metrics(tmp_path) == []
-
-
 @pytest.mark.parametrize("directory", [None, "run"])
 def test_a_place_that_cannot_be_written_is_bad_input(
     directory: str | None, tmp_path: Path, capsys, monkeypatch

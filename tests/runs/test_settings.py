@@ -188,6 +188,7 @@ EFFECTS: dict[str, Any] = {
     f"{_CORRECTION}.rollout_is": lambda field: refused_by(trainer_and_engine, field, "token"),
     "actor_rollout_ref.model.path": lambda field: nano().actor_rollout_ref.model.path == "nano",
     f"{_ROLLOUT}.calculate_log_probs": lambda field: refused_by(trust_region, field, False),
+    f"{_ROLLOUT}.logprobs_mode": lambda field: refused_by(sampling, field, "raw_logprobs"),
     f"{_ROLLOUT}.n": lambda field: refused_by(batches, field, 1),
     f"{_ROLLOUT}.top_k": lambda field: refused_by(sampling, field, 5),
     f"{_ROLLOUT}.top_p": lambda field: refused_by(sampling, field, 0.5),

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from trm_agent.trust_region.criteria import CRITERIA
-from trm_agent.trust_region.criterion import OF_CONTEXTS
+from trm_agent.trust_region.criterion import OF_CONTEXTS, WITH_BOUNDS
 from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS
 from trm_agent.trust_region.guarantee import lost_guarantee, told_guarantee
 from trm_agent.trust_region.settings import ESTIMATORS, UNDECIDED, TrmConfig
@@ -16,6 +16,7 @@ WITHOUT_PREMISE = {"token", "stop", "stop_cumulative"}
 # what docs/math.md has a bound for
 WITH_ONE = WITHOUT_PREMISE | {"max", "avg", "both", "ln", "ser", "prefix_avg"}
 PAGE = Path(__file__).parents[2] / "docs" / "criteria.md"
+MATH = PAGE.with_name("math.md")
 
 
 def lost(criterion: str, loss_agg_mode: str = NORM, **settings) -> str | None:
@@ -55,6 +56,18 @@ def test_the_page_names_the_estimators_that_give_a_guarantee_and_a_run_with_anot
     # of a certified interval, and of a kept set that may be cut, one rule alone lets nothing in that may be outside
     assert given_by.startswith("`exact`, `topk` or `replayed` with `undecided=reject`")
     assert kept == {("exact", "reject"), ("exact", "accept"), ("topk", "reject"), ("replayed", "reject")}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "estimators"),
+    [
+        (r"With (.+) and `undecided=reject`, no\s+sampled context of an accepted\s+sequence is outside", OF_CONTEXTS),
+        (r"With (.+), a sequence is accepted if the upper bound of its statistic is inside", WITH_BOUNDS),
+    ],
+)
+def test_the_mathematics_names_the_same_estimators(sentence, estimators):
+    (named,) = re.findall(sentence, MATH.read_text(encoding="utf-8"))
+    assert set(re.findall(r"`(\w+)`", named)) == set(estimators)
 
 
 @pytest.mark.parametrize("name", sorted(WITH_ONE))

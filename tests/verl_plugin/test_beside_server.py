@@ -23,6 +23,7 @@ from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.preflight_training import agent_loops
 from trm_agent.verl_plugin.rollout import loss_watch
 from trm_agent.verl_plugin.rollout.beside_server import BesideServers, without_balancer
+from trm_agent.verl_plugin.rollout.loss_watch import LossWatch
 from trm_agent.verl_plugin.rollout.places import places_per_worker
 from trm_agent.verl_plugin.rollout.playing_server import local_client
 
@@ -105,7 +106,7 @@ def _servers_that_never_end(monkeypatch):
 
 
 def manager(handles, on_loss=print):
-    return BesideServers.create(config=NANO, llm_client=None, servers=handles, on_loss=on_loss)
+    return BesideServers.create(config=NANO, llm_client=None, servers=handles, watch=LossWatch(on_loss, 60.0))
 
 
 def test_each_server_gets_its_address_and_an_equal_part_of_the_batch(monkeypatch):
@@ -126,7 +127,7 @@ def test_a_server_that_cannot_play_is_refused():
 def test_a_server_that_ends_is_told_unless_the_run_is_over(monkeypatch, close_first, told):
     losses, handles, waited = [], {"a": Handle(), "b": Handle()}, threading.Event()
 
-    def wait(calls, num_returns):
+    def wait(calls, num_returns, timeout):
         handles["b"].ended.wait(5)
         return [handles["b"]], []
 

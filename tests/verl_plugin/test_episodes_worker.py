@@ -206,5 +206,5 @@ def test_our_agent_loop_has_the_name_that_verl_reads():
 
 def test_the_manager_has_our_workers(monkeypatch):
     monkeypatch.setattr(AgentLoopManagerTQ, "__init__", lambda *_: None)
-    actor = WorkersOfEpisodes(on_loss=print).agent_loop_workers_class.__ray_metadata__.modified_class
+    actor = WorkersOfEpisodes(watch=None).agent_loop_workers_class.__ray_metadata__.modified_class
     assert issubclass(actor, EpisodesWorker)

@@ -129,7 +129,8 @@ def _measured(source: Any, spec: NumericsSpec, formats: Formats, folder: Path, f
     measured = measure(source, spec, formats, folder, _say, _bar)
     print(as_text(measured, spec), flush=True)
     if file is not None:
-        file.expanduser().write_text(json.dumps(as_json(measured, spec), indent=2) + "\n", encoding="utf-8")
+        figures = json.dumps(as_json(measured, spec), indent=2, allow_nan=False)
+        file.expanduser().write_text(figures + "\n", encoding="utf-8")
     return all(pair.verdict.is_healthy for pair in measured.pairs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -53,11 +54,18 @@ def as_json(measured: Measured, spec: NumericsSpec) -> dict[str, Any]:
                 pair.side: pair.other,
                 "bins": [asdict(each) for each in pair.bins],
                 "all": asdict(pair.whole),
-                "verdict": {**asdict(pair.verdict), "is_healthy": pair.verdict.is_healthy},
+                "verdict": _judged(pair.verdict),
             }
             for pair in measured.pairs
         ],
     }
+
+
+def _judged(judged: Verdict) -> dict[str, Any]:
+    """Return the verdict without infinity, which JSON does not have."""
+    is_infinite = judged.ratio is not None and math.isinf(judged.ratio)
+    ratio = None if is_infinite else judged.ratio
+    return {**asdict(judged), "ratio": ratio, "equal_before": is_infinite, "is_healthy": judged.is_healthy}
 
 
 def _others(measured: Measured) -> str:
@@ -98,13 +106,20 @@ def _kind(judged: Verdict) -> str:
     error = "" if judged.slope_error is None else f" +- {judged.slope_error:.2f}"
     equal = "" if judged.logits_slope is None else f", {_rounded(judged.logits_slope)} at equal certainty of the tokens"
     slope = "" if judged.slope is None else f"slope of log KL over log depth {_rounded(judged.slope)}{error}{equal}"
-    alone = f", behind which logits are {judged.ratio:.1f} times as far apart as before" if judged.ratio else ""
     return {
         FLAT: f"flat ({slope}; one below {STEEP})",
         GROWING: f"growing with depth ({slope}; flat is one below {STEEP})",
-        JUMPS: f"jumps at a depth of {_place(judged.starts_at)} tokens{alone}",
+        JUMPS: f"jumps at a depth of {_place(judged.starts_at)} tokens{_alone(judged)}",
         ROUNDING: f"rounding alone (a KL below {NOISE:g} nats at every depth)",
     }.get(judged.kind, "too short to tell growth")
+
+
+def _alone(judged: Verdict) -> str:
+    if judged.ratio is None:
+        return ""
+    if math.isinf(judged.ratio):
+        return ", before which logits are equal"
+    return f", behind which logits are {judged.ratio:.1f} times as far apart as before"
 
 
 def _place(depth: int | None) -> str:

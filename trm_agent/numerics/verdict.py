@@ -61,7 +61,8 @@ class Verdict:
     starts_at: int | None
     """Depth at which it jumps, tokens."""
     ratio: float | None
-    """How many times as far logits are apart right behind that depth as before it, where that alone tells the jump."""
+    """How many times as far logits are apart right behind that depth as before it, where that alone tells the jump;
+    infinite where they are equal before it."""
     is_high: bool
     """Whether it exceeds the limit for its number formats."""
     first_check: str

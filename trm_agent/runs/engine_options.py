@@ -10,11 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from trm_agent.trust_region.engine_option import KWARGS
 from trm_fields import Number, OneOf, nearest, refuse
 
 OPTIONS_FILE = Path(__file__).with_name("vllm_options.json")
 _ROLLOUT = "actor_rollout_ref.rollout"
-KWARGS = f"{_ROLLOUT}.engine_kwargs.vllm"
 # field of verl's -> option that it becomes
 OPTION_OF = {
     f"{_ROLLOUT}.dtype": "dtype",

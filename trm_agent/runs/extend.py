@@ -14,7 +14,6 @@ from trm_agent.runs.folder import (
     check_scorer,
     checkpoint_folder,
     checkpoint_step,
-    forget_after,
     read_metrics,
     record_resume,
     resumed,
@@ -23,6 +22,7 @@ from trm_agent.runs.folder import (
 from trm_agent.runs.numbered import try_lock
 from trm_agent.runs.old_fields import MEANT
 from trm_agent.runs.origin import RESUME_PATH
+from trm_agent.runs.repeated import forget_after
 from trm_agent.runs.scorer_version import FIELD
 from trm_agent.runs.stored_config import ABSENT, CONFIG_FILE, differing, flatten, read_config, shown_changes
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH

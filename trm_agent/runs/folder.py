@@ -38,7 +38,7 @@ LOG_FILE = "log.txt"
 CHECKPOINTS = "checkpoints"
 RESUMES_FILE = "resumes.jsonl"
 _STEP = r"[0-9]{1,15}"
-_TRACKER = Path(CHECKPOINTS) / "latest_checkpointed_iteration.txt"
+TRACKER = Path(CHECKPOINTS) / "latest_checkpointed_iteration.txt"
 
 State = Literal["new", "resumed", "finished"]
 
@@ -197,6 +197,8 @@ def resumed(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any], lo
     if fields := [field for field in absent if field != FIELD]:
         shown = ", ".join(fields[:3]) + (f", and {len(fields) - 3} more" if len(fields) > 3 else "")
         notes.append(f"its {CONFIG_FILE} is of an older version; absent fields count as their defaults: {shown}")
+    if later := [str(each) for each in saved_steps(path) if each > step]:
+        notes.append(f"does the steps after {step} again; a checkpoint of theirs is set aside: {', '.join(later)}")
     return RunFolder(path, state, step, lock, tuple(notes) if state == "resumed" else ())
 
 
@@ -244,7 +246,7 @@ def checkpoint_step(path: Path) -> int:
 
 def last_saved(path: Path) -> int:
     """Return the step of the checkpoint that verl was the last to finish; 0 without one."""
-    tracker = path / _TRACKER
+    tracker = path / TRACKER
     text = tracker.read_text(encoding="utf-8", errors="replace").strip() if tracker.exists() else "0"
     if not text:  # verl writes it in place, after all else of the newest checkpoint: a kill came in between
         return max(saved_steps(path), default=0)
@@ -283,14 +285,6 @@ def _lines(file: Path, number_field: str | None = None) -> list[dict[str, Any]]:
             raise ValueError(f"{file}, line {number}: {reason}; look at the line, and take it out if it is damaged")
         rows.append(row)
     return rows
-
-
-def forget_after(path: Path, step: int) -> None:
-    """Drop the metrics of the steps that a run resumed after `step` will repeat."""
-    # without a checkpoint the run begins anew, its first validation included
-    rows = [row for row in read_metrics(path) if step > 0 and row["step"] <= step]
-    write_atomically(path / METRICS_FILE, "".join(json.dumps(row) + "\n" for row in rows))
-    (path / STARTUP_FILE).unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from trm_agent.runs.ulysses import sharing_ranks
 from trm_agent.runs.validation_names import validation_names
 from trm_agent.trust_region.recording import REPLAYED
 from trm_agent.trust_region.settings import FIELD_PATH
-from trm_agent.trust_region.surroundings import LOSS_MODE, trust_region
+from trm_agent.trust_region.surroundings import LOSS_MODE, processed_log_probs, trust_region
 from trm_fields import COUNT, OneOf, refuse
 
 _ACTOR = "actor_rollout_ref.actor"
@@ -108,6 +108,8 @@ def sampling(config: DictConfig) -> None:
             f"set it to -1, or replay what it keeps: {FIELD_PATH}.estimator={REPLAYED}",
             because="which cuts the sampled distribution as top_p does",
         )
+    if rollout.calculate_log_probs:
+        processed_log_probs(config)
     if rollout.temperature <= 0:
         refuse(f"{_ROLLOUT}.temperature", rollout.temperature, "above 0, since training samples", "set it to 1.0")
 

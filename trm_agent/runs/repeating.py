@@ -7,10 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trm_agent.runs.engine_options import KWARGS
 from trm_agent.runs.fit_cpu_engine import threads_of
 from trm_agent.runs.preflight_async import SYNC, is_asynchronous
 from trm_agent.runs.rollout_pool import MODE
+from trm_agent.trust_region.engine_option import KWARGS, effective_option
 from trm_fields import refuse
 
 FIELD = "run.deterministic"
@@ -92,17 +92,17 @@ def _engine(config: DictConfig) -> Obstacle | None:
     name = config.actor_rollout_ref.rollout.name
     if name != "vllm":
         return _under(f"{_ROLLOUT}.name", name, "the engine takes no seed of a turn", "set it to vllm")
-    field, dtype = _effective(config, "dtype")
+    field, dtype = effective_option(config, "dtype")
     if str(dtype) not in FLOAT32:
         because = "the engine's sums depend on how many sequences share a batch"
         return _under(field, dtype, because, "set it to float32")
-    field, mode = _effective(config, "logprobs_mode")
+    field, mode = effective_option(config, "logprobs_mode")
     if mode == "processed_logits":
         because = "the engine draws by its own sampler, which forgets seeds beside a greedy turn"
         return _under(field, mode, because, "set it to processed_logprobs")
     guessed = "tokens are guessed ahead and drawn by another sampler"
     for option in _SPECULATIVE:
-        field, value = _effective(config, option)
+        field, value = effective_option(config, option)
         if value is not None:
             return _under(field, value, guessed, "leave that out")
     mtp = config.actor_rollout_ref.model.get("mtp") or {}
@@ -114,12 +114,12 @@ def _engine(config: DictConfig) -> Obstacle | None:
 def _pieces(config: DictConfig) -> Obstacle | None:
     """Return the setting under which the engine reads a prompt in pieces, or would not start if it may not."""
     rollout = config.actor_rollout_ref.rollout
-    field, chunked = _effective(config, "enable_chunked_prefill")
+    field, chunked = effective_option(config, "enable_chunked_prefill")
     if chunked and field.startswith(KWARGS):
         because = "prompts are read in pieces, after which a turn's random numbers are lost"
         return _under(field, chunked, because, "leave that out")
-    length_field, length = _effective(config, "max_model_len")
-    field, at_once = _effective(config, "max_num_batched_tokens")
+    length_field, length = effective_option(config, "max_model_len")
+    field, at_once = effective_option(config, "max_num_batched_tokens")
     if length is None and field.startswith(KWARGS):
         because = (
             f"the engine's longest prompt, which no {_ROLLOUT}.max_model_len limits, may have to be read in pieces"
@@ -133,14 +133,6 @@ def _pieces(config: DictConfig) -> Obstacle | None:
         because = f"a prompt of up to {longest} tokens is read in pieces, after which a turn's random numbers are lost"
         return _under(field, at_once, because, f"set it to {longest}")
     return None
-
-
-def _effective(config: DictConfig, option: str) -> tuple[str, Any]:
-    """Return the field that decides an option of the engine, and its value: options of vLLM's own win over verl's."""
-    for name, value in (OmegaConf.select(config, KWARGS) or {}).items():
-        if str(name).replace("-", "_") == option and value is not None:
-            return f"{KWARGS}.{name}", value
-    return f"{_ROLLOUT}.{option}", config.actor_rollout_ref.rollout.get(option)
 
 
 def _under(field: str, value: Any, because: str, remedy: str) -> Obstacle:

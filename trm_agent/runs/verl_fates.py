@@ -28,6 +28,7 @@ OURS = {
     "algorithm.rollout_correction.rollout_is": "must be null with the loss trm",
     "actor_rollout_ref.model.path": "the model; `nano` becomes the folder of the cached one",
     "actor_rollout_ref.rollout.calculate_log_probs": "must be true with the loss trm",
+    "actor_rollout_ref.rollout.logprobs_mode": "must be `processed_logprobs`, also as an option of vLLM's own",
     "actor_rollout_ref.rollout.n": "episodes of a task",
     "actor_rollout_ref.rollout.top_k": "may cut the distribution with estimator replayed alone",
     "actor_rollout_ref.rollout.top_p": "may cut the distribution further with estimator replayed alone",

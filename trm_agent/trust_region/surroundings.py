@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from trm_agent.trust_region.engine_option import KWARGS, effective_option
 from trm_agent.trust_region.paired_run import check_paired_run
 from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
@@ -23,6 +24,8 @@ _ACTOR = "actor_rollout_ref.actor"
 _ROLLOUT = "actor_rollout_ref.rollout"
 _LOSS = f"{_ACTOR}.policy_loss"
 _OURS_FSDP = ("fsdp", "fsdp2")
+# vLLM's log-probs of the distribution that it draws from, behind temperature, penalties and cuts
+_PROCESSED = "processed_logprobs"
 _REFERENCE = "actor_rollout_ref.ref"
 # verl's two names of one setting
 _SHARED = tuple(f"{section}ulysses_sequence_parallel_size" for section in ("", "fsdp_config."))
@@ -49,6 +52,7 @@ def trust_region(config: DictConfig) -> None:
             "true, since the trust region is measured from the rollout's log-probs",
             "set it to true",
         )
+    processed_log_probs(config)
     if config.algorithm.rollout_correction.bypass_mode == trm.starts_with_log_probs:
         name = "mask_policy" if trm.starts_with_log_probs and not trm.decoupled else "decoupled"
         refuse(
@@ -74,6 +78,28 @@ def trust_region(config: DictConfig) -> None:
             "set it, or distributions=false",
             because=f"with {FIELD_PATH}.estimator={trm.estimator!r}",
         )
+
+
+def processed_log_probs(config: DictConfig) -> None:
+    """Refuse log-probs of another distribution than the one that the engine draws from.
+
+    Any other mode tells raw ones, before the temperature and the cuts, or logits. Where these agree with the processed
+    ones (temperature 1, nothing cut, no penalty) nothing speaks for them.
+
+    Raises:
+        ValueError: vLLM's `logprobs_mode` is another, by verl's field or by an option of vLLM's own.
+    """
+    from omegaconf import OmegaConf
+
+    if OmegaConf.select(config, f"{_ROLLOUT}.name") != "vllm":
+        return
+    field, mode = effective_option(config, "logprobs_mode")
+    if mode != _PROCESSED:
+        because = (
+            "with which the recorded log-probs are not those of the distribution that the engine draws from, so that "
+            "every ratio and divergence would be of another policy"
+        )
+        refuse(field, mode, _PROCESSED, "leave it out", because=because)
 
 
 def trainer_and_engine(config: DictConfig) -> None:
@@ -168,7 +194,7 @@ def _distributions(config: DictConfig, estimator: str) -> None:
                 "change it, or set estimator=sampled",
                 because=f"with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator",
             )
-    kept, field = OmegaConf.select(config, f"{_ROLLOUT}.top_k"), f"{_ROLLOUT}.engine_kwargs.vllm.max_logprobs"
+    kept, field = OmegaConf.select(config, f"{_ROLLOUT}.top_k"), f"{KWARGS}.max_logprobs"
     loss = config.actor_rollout_ref.actor.policy_loss
     wanted, held = num_recorded(estimator, loss.trm.top_k, kept), OmegaConf.select(config, field)
     if held not in (None, ALL) and (wanted == ALL or held < wanted):
@@ -187,9 +213,6 @@ def _replayed(config: DictConfig) -> None:
         # of a cut by top_p alone no number of tokens is known that would hold it
         because = f"{asked}, which records and takes both policies on the tokens that it keeps"
         refuse(f"{_ROLLOUT}.top_k", kept, "1 or more, such as 64", "set it, or estimator=exact", because=because)
-    mode = f"{_ROLLOUT}.engine_kwargs.vllm.logprobs_mode"
-    if OmegaConf.select(config, mode) is None:
-        mode = f"{_ROLLOUT}.logprobs_mode"
     has_reference = any(
         OmegaConf.select(config, name) for name in (f"{_ACTOR}.use_kl_loss", "algorithm.use_kl_in_reward")
     )
@@ -199,7 +222,6 @@ def _replayed(config: DictConfig) -> None:
         for role in roles
         for name in _SHARED
     ]
-    needs.append((mode, ("processed_logprobs",), "others do not tell which tokens could be drawn"))
     if has_reference:
         needs.append((f"{_REFERENCE}.strategy", _OURS_FSDP, "no other engine takes the reference on the kept tokens"))
     for name, allowed, why in needs:

@@ -13,6 +13,13 @@ HUNG: tuple[Rule, ...] = (
         Again.RESUMES,
     ),
     Rule(
+        "episodes: out of reach",
+        re.compile(r"(the [^\n]+? and its episodes) could not be reached for (\d+) s"),
+        "{0} could not be reached for {1} s (run.weight_sync_timeout_s)",
+        "look at the network between the machines, or raise run.weight_sync_timeout_s",
+        Again.RESUMES,
+    ),
+    Rule(
         "start: hung",
         re.compile(r"(the start of the (?:rollout engines|trainer's ranks)) took longer than (\d+) s"),
         "{0} took longer than {1} s (run.start_timeout_s)",

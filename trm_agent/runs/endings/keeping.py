@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trm_agent.runs.folder import CHECKPOINTS, last_saved, read_metrics, saved_steps
+from trm_agent.runs.folder import CHECKPOINTS, checkpoint_folder, last_saved, read_metrics, saved_steps
 
 _REMOVED = "removed_step_"
 _FOLDER = re.compile(r"global_step_([0-9]{1,15})")
@@ -97,6 +97,25 @@ def tidy(path: Path, keeping: Keeping, *, before: int | None = None) -> list[int
             # renamed first: what a kill leaves of it is not taken for a checkpoint
             shutil.rmtree(folder.rename(folder.with_name(f"{_REMOVED}{number[1]}")), ignore_errors=True)
     return [step for step in complete if step not in kept]
+
+
+def set_aside(path: Path, *, after: int) -> dict[int, Path]:
+    """Take the checkpoints of later steps from among a run's, by names under which `tidy` removes them.
+
+    Args:
+        path: the folder of the run.
+        after: the step after which the run goes on.
+
+    Returns:
+        Each step that had a checkpoint, complete or not -> the folder in which it is now.
+    """
+    found = {}
+    for step in saved_steps(path):
+        if step > after:
+            aside = path / CHECKPOINTS / f"{_REMOVED}{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            found[step] = checkpoint_folder(path, step).rename(aside)
+    return found
 
 
 def most_at_once(keeping: Keeping, num_saves: int, num_steps: int) -> int:

@@ -93,13 +93,14 @@ def _agent_loops(config: Any, trainer: Any) -> Any:
     from trm_agent.verl_plugin.driver.asynchronous import rollout_servers
     from trm_agent.verl_plugin.rollout.beside_server import BesideServers
     from trm_agent.verl_plugin.rollout.episodes_worker import WorkersOfEpisodes
+    from trm_agent.verl_plugin.rollout.loss_watch import LossWatch
 
     given = {
         "config": config,
         "llm_client": trainer.get_llm_client(),
         "teacher_client": trainer.get_teacher_client(),
         "reward_loop_worker_handles": trainer.get_reward_handles(),
-        "on_loss": functools.partial(_give_up, Path(config.run.dir)),
+        "watch": LossWatch(functools.partial(_give_up, Path(config.run.dir)), config.run.weight_sync_timeout_s),
     }
     if config.hardware.agent_loops != BESIDE_SERVER:
         return WorkersOfEpisodes.create(**given)

@@ -1,7 +1,7 @@
 """The manager of agent loops that run in the processes of the rollout servers."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
@@ -21,12 +21,12 @@ class BesideServers(InTurn, AgentLoopManagerTQ):
 
     Args:
         servers: address to handle.
-        on_loss: called with a sentence when a server ends before `close`.
+        watch: told of the servers, and of `close`.
     """
 
-    def __init__(self, *args: Any, servers: Mapping[str, Any], on_loss: Callable[[str], None], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, servers: Mapping[str, Any], watch: LossWatch, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._servers, self.watch = servers, LossWatch(on_loss)
+        self._servers, self.watch = servers, watch
 
     async def _init_agent_loop_workers(self) -> None:
         for address, handle in self._servers.items():
@@ -41,7 +41,7 @@ class BesideServers(InTurn, AgentLoopManagerTQ):
         given = self.config, self.llm_client, self.teacher_client, self.reward_loop_worker_handles
         await asyncio.gather(*(handle.start_agent_loops.remote(at, *given) for at, handle in self._servers.items()))
         self.agent_loop_workers = list(self._servers.values())
-        self.watch.begin({handle.serve.remote(): f"rollout server at {at}" for at, handle in self._servers.items()})
+        self.watch.begin({f"rollout server at {at}": handle for at, handle in self._servers.items()})
 
     def close(self) -> None:
         """Expect the servers to end from now on."""

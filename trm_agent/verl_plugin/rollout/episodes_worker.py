@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -84,18 +83,18 @@ class WorkersOfEpisodes(InTurn, AgentLoopManagerTQ):  # type: ignore[misc]
     """verl's manager, with our workers.
 
     Args:
-        on_loss: called with a sentence when a worker ends before `close`.
+        watch: told of the workers, and of `close`.
     """
 
-    def __init__(self, *args: Any, on_loss: Callable[[str], None], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, watch: LossWatch, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(EpisodesWorker)
-        self.watch = LossWatch(on_loss)
+        self.watch = watch
 
     async def _init_agent_loop_workers(self) -> None:
         await super()._init_agent_loop_workers()
         workers = enumerate(self.agent_loop_workers)
-        self.watch.begin({worker.serve.remote(): f"agent-loop worker {number}" for number, worker in workers})
+        self.watch.begin({f"agent-loop worker {number}": worker for number, worker in workers})
 
     def close(self) -> None:
         """Expect the workers to end from now on."""
