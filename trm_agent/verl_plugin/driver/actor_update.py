@@ -19,6 +19,7 @@ from trm_agent.trust_region.guarantee import lost_guarantee
 from trm_agent.trust_region.paired_run import acceptance_of_step, check_paired_run
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
+from trm_agent.verl_plugin.actor.ratios import Ratios
 from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
@@ -29,6 +30,7 @@ from trm_agent.verl_plugin.actor.update import (
     TASKS_KEY,
     final_metrics,
     other_terms,
+    ratios_in,
     warn_if_all_rejected,
     warn_if_sets_are_cut,
 )
@@ -57,6 +59,7 @@ DRIVERS_FIELDS = frozenset(
 )
 _MARK = "_trm_agent_update"
 _THRESHOLD = "_trm_agent_threshold"
+_RATIOS = "_trm_agent_ratios"
 
 
 def install() -> None:
@@ -90,6 +93,7 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         _hand_over(self, batch)
         in_use = {f"trm/{name}": value for name, value in threshold.thresholds.items()}
         batch = update_actor(self, batch, metrics)
+        setattr(self, _RATIOS, ratios_in(metrics))
         finalized = final_metrics(metrics) | in_use
         metrics.clear()
         metrics.update(finalized)
@@ -101,6 +105,12 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
 
     setattr(updating, _MARK, True)
     return updating
+
+
+def take_ratios(trainer: Any) -> Ratios:
+    """Return the sums of the trainer's last update, and forget them; none where it made no update with our loss."""
+    found: Ratios = trainer.__dict__.pop(_RATIOS, Ratios())
+    return found
 
 
 def _hand_over(trainer: Any, batch: Any) -> None:
