@@ -87,7 +87,8 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         threshold = _threshold_of(self, loss)
         told = instructions(self.config, self.global_steps, threshold.thresholds)
         if DUMP_KEY in told:
-            told |= _dumped_tasks(self.config, self.global_steps, json.loads(told[DUMP_KEY])["max_sequences"], batch)
+            most = most_of_update(json.loads(told[DUMP_KEY])["max_sequences"], getattr(self, "parameter_sync_step", 1))
+            told |= _dumped_tasks(self.config, self.global_steps, most, batch)
         told |= for_decisions(threshold.trm, self.global_steps, _seed(self.config))
         batch.extra_info.update(told)
         _hand_over(self, batch)
@@ -182,6 +183,16 @@ def for_decisions(trm: TrmConfig, step: int, seed: int) -> dict[str, Any]:
 def _seed(config: Any) -> int:
     """Return the seed of a run of ours; of verl's own trainer, which has none for all of it, 0."""
     return int(config.get("seed") or 0)
+
+
+def most_of_update(most: int | None, num_updates: int) -> int | None:
+    """Return how many sequences an update may dump, of those of its step; None for all.
+
+    Args:
+        most: `max_sequences`, of a step.
+        num_updates: updates of a step that have batches of their own.
+    """
+    return None if most is None else max(1, most // num_updates)
 
 
 def _dumped_tasks(config: Any, step: int, most: int | None, batch: Any) -> dict[str, str]:

@@ -3,6 +3,8 @@
 import logging
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from trm_agent.verl_plugin.actor.ratios import Ratios
 from trm_agent.verl_plugin.driver.actor_update import take_ratios
 from trm_agent.verl_plugin.driver.asynchronous import AsynchronousMixin
@@ -33,10 +35,13 @@ class SeparateMixin(AsynchronousMixin):
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()  # type: ignore[misc]
-        # as verl does with `total_training_steps`: the schedule counts updates
-        optim = self.config.actor_rollout_ref.actor.optim
-        if optim.get("schedule_from"):
-            optim.schedule_from *= self.parameter_sync_step
+        # as verl does with `total_training_steps`: the schedule counts updates, its settings count steps
+        for path in ("actor_rollout_ref.actor.optim", "critic.optim"):
+            optim = OmegaConf.select(self.config, path) or {}
+            for name in ("schedule_from", "lr_warmup_steps"):
+                # -1 leaves the warm-up to a ratio
+                if (optim.get(name) or 0) > 0:
+                    optim[name] *= self.parameter_sync_step
 
     def step(self, metrics: dict, timing_raw: dict) -> Any:
         self._updates, self._ratios = [], []
