@@ -12,10 +12,26 @@ import verl.utils.fsdp_utils as fsdp_utils
 from verl.experimental.separation.engine_workers import DetachActorWorker
 
 from tests.verl_plugin.test_engine import engine
-
-# registers what a trainer's process has, this patch among it
-from trm_agent.verl_plugin import extension  # noqa: F401
+from tests.verl_plugin.test_patches import lines, run
 from trm_agent.verl_plugin.cpu import patches, put_aside
+
+OF_A_TRAINER = """
+import verl
+from trm_agent.verl_plugin import extension
+from trm_agent.verl_plugin.cpu import put_aside
+from verl.utils import fsdp_utils
+save = fsdp_utils.fsdp2_sharded_save_to_cpu
+put_aside.apply_trainer_patches()
+assert fsdp_utils.fsdp2_sharded_save_to_cpu is save
+print("patched:", put_aside.is_patched(save), put_aside.is_patched(save.__wrapped__))
+"""
+
+
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    # so that verl's own is back afterwards
+    monkeypatch.setattr(fsdp_utils, "fsdp2_sharded_save_to_cpu", fsdp_utils.fsdp2_sharded_save_to_cpu)
+    put_aside.apply_trainer_patches()
 
 
 def worker() -> Any:
@@ -50,7 +66,7 @@ def second_update(of: Any) -> list[torch.Tensor]:
     return [begun, now, restored, parameters(of)]
 
 
-@pytest.mark.usefixtures("one_rank")
+@pytest.mark.usefixtures("one_rank", "patched")
 def test_the_policy_of_a_steps_beginning_comes_back_after_an_update_and_goes_again():
     begun, now, restored, after = second_update(worker())
     assert (begun - now).abs().min() > 1e-4
@@ -59,10 +75,7 @@ def test_the_policy_of_a_steps_beginning_comes_back_after_an_update_and_goes_aga
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_verls_own_brings_back_the_present_policy_so_that_the_patch_is_needed(monkeypatch):
-    monkeypatch.setattr(
-        fsdp_utils, "fsdp2_sharded_save_to_cpu", fsdp_utils.fsdp2_sharded_save_to_cpu.__wrapped__
-    )
+def test_verls_own_brings_back_the_present_policy_so_that_the_patch_is_needed():
     begun, now, restored, _ = second_update(worker())
     assert not torch.equal(begun, now)
     assert torch.equal(restored, now)
@@ -72,3 +85,8 @@ def test_another_version_of_verl_is_refused(monkeypatch):
     monkeypatch.setattr(patches.importlib.metadata, "version", lambda name: "0.9.2")
     with pytest.raises(RuntimeError, match="patch 'copied' was written for verl 0.9.1, found 0.9.2"):
         put_aside.apply_trainer_patches()
+
+
+@pytest.mark.slow
+def test_a_trainers_process_without_an_accelerator_has_the_patch_once():
+    assert lines(run(OF_A_TRAINER)) == ["patched: True False"]
