@@ -155,7 +155,10 @@ def expect(played: list[Played], policy: np.ndarray, settings: Mapping[str, Any]
         for number, count in enumerate(counts):
             found.sums |= count.sums(f"{kind}_{number}", total, len(played))
     for name, values in by_sign.items():
-        found.sums |= {f"sequences_{name}": (len(values), len(played)), f"acceptance_{name}": (sum(values), len(values))}
+        found.sums |= {
+            f"sequences_{name}": (len(values), len(played)),
+            f"acceptance_{name}": (sum(values), len(values)),
+        }
     return found
 
 

@@ -83,7 +83,7 @@ def test_verls_own_brings_back_the_present_policy_so_that_the_patch_is_needed():
 
 def test_another_version_of_verl_is_refused(monkeypatch):
     monkeypatch.setattr(patches.importlib.metadata, "version", lambda name: "0.9.2")
-    with pytest.raises(RuntimeError, match="patch 'copied' was written for verl 0.9.1, found 0.9.2"):
+    with pytest.raises(RuntimeError, match=r"patch 'copied' was written for verl 0\.9\.1, found 0\.9\.2"):
         put_aside.apply_trainer_patches()
 
 

@@ -125,7 +125,10 @@ def test_two_updates_on_tokens_of_several_versions_equal_the_loop(name):
         updates.append(update)
         found.append(through_verl([update]))
         wanted.append(expected)
-    pooled = {name: [sum(column) for column in zip(*(each.sums[name] for each in wanted), strict=True)] for name in wanted[0].sums}
+    pooled = {
+        name: [sum(column) for column in zip(*(each.sums[name] for each in wanted), strict=True)]
+        for name in wanted[0].sums
+    }
     of_step = {name: numerator / of for name, (numerator, of) in pooled.items() if of}
     # of all sequences, as every number of all: each update counts alike
     of_step["acceptance"] = np.mean([each.metrics["acceptance"] for each in wanted])

@@ -62,9 +62,7 @@ def sign_statistics(
     return {name: values.index_copy(0, rows, by_token[name].to(values.dtype)) for name, values in found.items()}
 
 
-def sign_metrics(
-    by_sign: dict[str, torch.Tensor], accepted: torch.Tensor, finite: torch.Tensor
-) -> dict[str, Ratio]:
+def sign_metrics(by_sign: dict[str, torch.Tensor], accepted: torch.Tensor, finite: torch.Tensor) -> dict[str, Ratio]:
     """Form the metrics of each sign.
 
     Args:
