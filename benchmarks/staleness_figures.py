@@ -42,11 +42,32 @@ def mean_of(name: str, result: Result, steps: slice = slice(None), absent: float
     return statistics.fmean(known) if known else None
 
 
-def weighted(name: str, weight: str, result: Result) -> float | None:
-    """Return the mean of a metric over steps, weighted by another one; steps without either do not count."""
-    pairs = [(row[name], row[weight]) for row in steps_of(result) if row.get(name) is not None and row.get(weight)]
-    total = sum(share for _, share in pairs)
-    return sum(value * share for value, share in pairs) / total if total else None
+def num_tokens(row: Row) -> float:
+    """Return the tokens of a step's updates, their mean."""
+    return sum(value for name, value in row.items() if name.startswith("trm/num_tokens_depth_"))
+
+
+def num_sequences(row: Row) -> float:
+    """Return the sequences of a step's updates, their mean."""
+    return float(row.get("trm/num_sequences", 0.0))
+
+
+def weighted(name: str, size: Callable[[Row], float], result: Result, share: str | None = None) -> float | None:
+    """Return the mean of a metric over steps, each with the weight of what the metric is of.
+
+    Args:
+        name: the metric.
+        size: tokens or sequences of a step.
+        result: the run.
+        share: metric that says which share of them it is of; None: all.
+    """
+    pairs = [
+        (row[name], size(row) * (1.0 if share is None else row.get(share, 0.0)))
+        for row in steps_of(result)
+        if row.get(name) is not None
+    ]
+    total = sum(weight for _, weight in pairs)
+    return sum(value * weight for value, weight in pairs) / total if total else None
 
 
 def most_of(name: str, result: Result) -> float | None:

@@ -1,6 +1,6 @@
 """The table of `staleness` on learning: with the mask and without, by age of the data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from benchmarks.staleness_figures import (
@@ -9,6 +9,8 @@ from benchmarks.staleness_figures import (
     grid,
     mean_of,
     most_of,
+    num_sequences,
+    num_tokens,
     seconds_a_step,
     shown,
     weighted,
@@ -26,29 +28,42 @@ def held_out(horizon: int, is_last: bool, result: Result) -> float | None:
     return found[-1] if found and is_last else found[0] if len(found) > 1 else None
 
 
+def by_tokens(name: str, share: str) -> Callable[[Result], float | None]:
+    """Return the mean over steps of a metric of a share of the tokens."""
+    return partial(weighted, name, num_tokens, share=share)
+
+
+def by_sequences(name: str, share: str) -> Callable[[Result], float | None]:
+    """Return the mean over steps of a metric of a share of the sequences."""
+    return partial(weighted, name, num_sequences, share=share)
+
+
 def by_lag(lag: int) -> tuple[Measure, ...]:
     """Return the lines of the tokens of one lag; acceptance is that of the sequences whose oldest token has it."""
-    share, name = f"trm/tokens_lag_{lag}", f"lag {AGES[lag]}"
+    name, of_tokens, of_sequences = f"lag {AGES[lag]}", f"trm/tokens_lag_{lag}", f"trm/sequences_lag_{lag}"
     return (
-        Measure(f"{name}: share of tokens", partial(mean_of, share, absent=0.0)),
-        Measure(f"{name}: acceptance", partial(mean_of, f"trm/acceptance_lag_{lag}")),
-        Measure(f"{name}: tokens kept", partial(weighted, f"trm/kept_tokens_lag_{lag}", share)),
-        Measure(f"{name}: mean token KL, nats", partial(weighted, f"trm/token_kl_mean_lag_{lag}", share), ".1e"),
+        Measure(f"{name}: share of tokens", partial(weighted, of_tokens, num_tokens)),
+        Measure(f"{name}: acceptance", by_sequences(f"trm/acceptance_lag_{lag}", of_sequences)),
+        Measure(f"{name}: tokens kept", by_tokens(f"trm/kept_tokens_lag_{lag}", of_tokens)),
+        Measure(f"{name}: mean token KL, nats", by_tokens(f"trm/token_kl_mean_lag_{lag}", of_tokens), ".1e"),
     )
 
 
 def by_span(span: int) -> tuple[Measure, ...]:
     """Return the lines of the sequences of one span of versions."""
-    share, name = f"trm/sequences_span_{span}", f"span {AGES[span]}"
+    name, of_tokens, of_sequences = f"span {AGES[span]}", f"trm/tokens_span_{span}", f"trm/sequences_span_{span}"
     return (
-        Measure(f"{name}: share of sequences", partial(mean_of, share, absent=0.0)),
-        Measure(f"{name}: acceptance", partial(weighted, f"trm/acceptance_span_{span}", share)),
+        Measure(f"{name}: share of sequences", partial(weighted, of_sequences, num_sequences)),
+        Measure(f"{name}: acceptance", by_sequences(f"trm/acceptance_span_{span}", of_sequences)),
         *(
-            Measure(f"{name}: acceptance, A {sign} 0", partial(mean_of, f"trm/acceptance_{word}_span_{span}"))
+            Measure(
+                f"{name}: acceptance, A {sign} 0",
+                by_sequences(f"trm/acceptance_{word}_span_{span}", f"trm/sequences_{word}_span_{span}"),
+            )
             for sign, word in ((">", "positive"), ("<", "negative"))
         ),
-        Measure(f"{name}: tokens kept", partial(weighted, f"trm/kept_tokens_span_{span}", share)),
-        Measure(f"{name}: mean token KL, nats", partial(weighted, f"trm/token_kl_mean_span_{span}", share), ".1e"),
+        Measure(f"{name}: tokens kept", by_tokens(f"trm/kept_tokens_span_{span}", of_tokens)),
+        Measure(f"{name}: mean token KL, nats", by_tokens(f"trm/token_kl_mean_span_{span}", of_tokens), ".1e"),
     )
 
 

@@ -17,7 +17,7 @@ from trm_agent.runs.folder import read_metrics
 # what the tables are made of
 _KEPT = re.compile(
     r"step|time|timing_s/.*|actor/grad_norm|run/.*|trm/(acceptance|kept_tokens|token_kl_m(ax|ean)|num_sequences)"
-    r"|trm/(acceptance_(positive|negative|length_q.)|contribution_.*)|trm/.*_(lag|span)_."
+    r"|trm/(acceptance_(positive|negative|length_q.)|contribution_.*)|trm/.*_(lag|span)_.|trm/num_tokens_depth_.*"
     r"|env/(success|num_episodes|infrastructure_failures|evicted_.*|turns/.*|paused_s/mean)|env/val_success/.*"
 )
 # drawn for a step, those ahead of it and those in the place of dropped ones

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.staleness import jobs, missing, tables
 from benchmarks.staleness_cause import cause_table, lowest
-from benchmarks.staleness_figures import seconds_a_step, step_seconds, weighted
+from benchmarks.staleness_figures import num_sequences, num_tokens, seconds_a_step, step_seconds, weighted
 from benchmarks.staleness_job import (
     CAUSE,
     COLOCATE,
@@ -72,10 +72,16 @@ def test_seconds_a_step_leave_out_the_first_two_and_what_belongs_to_none():
     assert step_seconds(replace(run, rows=rows[:2])) == [9.0]
 
 
-def test_a_mean_over_tokens_is_weighted_by_their_share():
-    # 0.1 over a tenth of the tokens, 0.2 over three tenths; the step without such tokens has no say
+def test_a_mean_over_tokens_is_weighted_by_how_many_it_is_of():
+    # 0.1 over a tenth of 100 + 100 tokens, 0.2 over three tenths of 400; the step without such tokens has no say
+    sizes = ({0: 100.0, 64: 100.0}, {64: 400.0}, {0: 900.0})
+    tokens = [{f"trm/num_tokens_depth_{first}": number for first, number in size.items()} for size in sizes]
     rows = (row(1, 1, kl=0.1, share=0.1), row(2, 2, kl=0.2, share=0.3), row(3, 3, share=0.0))
-    assert weighted("kl", "share", Result(job(LEARNING, "side"), rows)) == pytest.approx((0.01 + 0.06) / 0.4)
+    run = Result(job(LEARNING, "side"), tuple(one | more for one, more in zip(rows, tokens, strict=True)))
+    assert weighted("kl", num_tokens, run, share="share") == pytest.approx((0.1 * 20 + 0.2 * 120) / 140)
+    # the share over the run
+    assert weighted("share", num_tokens, run) == pytest.approx((20 + 120) / 1500)
+    assert weighted("kl", num_sequences, run) is None
 
 
 def test_held_out_success_before_needs_a_validation_before():
@@ -89,11 +95,12 @@ def test_held_out_success_before_needs_a_validation_before():
 def test_learning_stands_side_by_side_with_the_spread_over_seeds():
     first, second = f"{COLOCATE}, trm", f"{COLOCATE}, {UNMASKED}"
     names = ("env/success", "trm/tokens_lag_1", "trm/acceptance_span_1", "trm/sequences_span_1")
+    names = (*names, "trm/num_sequences", "trm/num_tokens_depth_0")
     runs = [result(LEARNING, first, seed=seed, **dict.fromkeys(names, 0.5 + seed / 10)) for seed in (0, 1)]
     table = learning_table([*runs, result(LEARNING, second, **{"env/success": 0.25})])
     assert table.splitlines()[0] == f"|  | {first} (2) | {second} (1) |"
     assert cells(table, "success, last 5 steps") == ["55.0% (50.0% to 60.0%)", "25.0%"]
-    assert cells(table, "lag 1: share of tokens") == ["55.0% (50.0% to 60.0%)", "0.0%"]
+    assert cells(table, "lag 1: share of tokens") == ["55.0% (50.0% to 60.0%)", "-"]
     assert cells(table, "span 1: acceptance") == ["55.0% (50.0% to 60.0%)", "-"]
     # what no run has is left out
     assert "lag 2" not in table
@@ -228,6 +235,7 @@ def test_rows_keep_what_the_tables_are_made_of():
         "trm/acceptance_length_q4",
         "trm/acceptance_negative",
         "trm/contribution_positive_masked",
+        "trm/num_tokens_depth_64",
         "trm/token_kl_mean",
     )
     dropped = ("trm/horizon", "trm/bound_stop", "env/ending/h2/solved", "actor/lr", "trm/token_kl_mean_k3")

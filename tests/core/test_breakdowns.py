@@ -11,6 +11,7 @@ from trm_agent.core.by_depth import FIRST_DEPTHS, depth_metrics, depth_statistic
 from trm_agent.core.by_sign import sign_metrics, sign_statistics
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.effective_sizes import weight_metrics, weight_statistics
+from trm_agent.core.ratios import divided
 from trm_agent.core.summary import summarize
 from trm_agent.core.token_batch import TokenBatch
 from trm_agent.core.turns import find_turns
@@ -142,7 +143,7 @@ def test_advantages_of_both_signs_in_a_sequence_are_told_apart():
     assert rows["kept"].tolist() == [[1, 1]]
     assert rows["gains"].tolist() == [[-0.5, 0.25]]
     assert rows["kept_gains"].tolist() == [[0.5, 0.25]]
-    found = sign_metrics(rows, torch.tensor([True]), torch.tensor([True]))
+    found = divided(sign_metrics(rows, torch.tensor([True]), torch.tensor([True])))
     # mostly positive: it counts there, and nowhere else
     assert found["acceptance_positive"] == 1
     assert "acceptance_negative" not in found
@@ -230,5 +231,5 @@ def test_a_batch_without_a_bin_or_a_sign_has_no_such_number():
     nothing = torch.zeros(2, dtype=torch.bool)
     assert depth_metrics({}, nothing) == {}
     rows = signs(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 3) > 0, nothing)
-    assert sign_metrics(rows, nothing, ~nothing) == {}
+    assert divided(sign_metrics(rows, nothing, ~nothing)) == {}
     assert weight_metrics({}, nothing, nothing, nothing) == {}

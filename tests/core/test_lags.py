@@ -43,9 +43,9 @@ def test_each_token_counts_with_its_own_lag_and_each_sequence_with_its_oldest_to
             "acceptance_lag_0": 1.0,
             "acceptance_lag_1": 1.0,
             "acceptance_lag_3": 0.0,
-            "tokens_lag_0": 6 / 10,
-            "tokens_lag_1": 3 / 10,
-            "tokens_lag_3": 1 / 10,
+            **{f"sequences_lag_{lag}": share for lag, share in enumerate((1 / 3, 1 / 3, 0, 1 / 3))},
+            # a share that is 0 is written, else a mean over steps would leave it out
+            **{f"tokens_lag_{lag}": share for lag, share in enumerate((6 / 10, 3 / 10, 0, 1 / 10))},
             # those of the rejected sequence are lost at every lag
             "kept_tokens_lag_0": 5 / 6,
             "kept_tokens_lag_1": 2 / 3,
@@ -84,7 +84,7 @@ def test_no_split_of_a_batch_shows(split):
     parts = [examine(trm, batch().rows(torch.tensor(rows)))[1] for rows in split]
     joined = summarize(concatenate(parts))
     names = [name for name in whole if "_lag_" in name or "_span_" in name]
-    assert len(names) == 27
+    assert len(names) == 45
     assert {name: joined[name].item() for name in names} == pytest.approx(
         {name: whole[name].item() for name in names}, rel=1e-6
     )
@@ -97,7 +97,10 @@ def test_the_span_of_a_sequence_is_from_its_oldest_to_its_newest_token():
     found = {name: value.item() for name, value in summarize(update).items() if "_span_" in name}
     assert found == pytest.approx(
         {
-            **{f"sequences_span_{span}": 1 / 3 for span in (0, 1, 3)},
+            **{f"sequences_span_{span}": share for span, share in enumerate((1 / 3, 1 / 3, 0, 1 / 3))},
+            **{f"tokens_span_{span}": share for span, share in enumerate((4 / 10, 3 / 10, 0, 3 / 10))},
+            **{f"sequences_positive_span_{span}": share for span, share in enumerate((0, 1 / 3, 0, 0))},
+            **{f"sequences_negative_span_{span}": share for span, share in enumerate((1 / 3, 0, 0, 1 / 3))},
             "acceptance_span_0": 1.0,
             "acceptance_span_1": 1.0,
             "acceptance_span_3": 0.0,

@@ -104,22 +104,24 @@ def assert_no_task_is_lost_or_trained_on_twice(rows: list[dict[str, Any]], steps
     assert set(due) <= {json.loads(row["episode"])["seed"] for row in rows}
 
 
-def assert_metrics_tell_of_lags(rows: list[dict[str, Any]], told: list[dict[str, Any]], updates: int = 1) -> None:
-    """The metrics of each step are means over its updates of what its rows have."""
+def assert_metrics_tell_of_lags(rows: list[dict[str, Any]], told: list[dict[str, Any]]) -> None:
+    """The metrics of each step are shares of all its tokens and sequences, whichever update they were in."""
     for row in told:
-        of_step = [each for each in rows if each["step"] == row["step"]]
-        for lag in range(4):
-            shares = [_share_of_lag([each for each in of_step if each["update"] == k], lag) for k in range(updates)]
-            # an update without such a token has no share of them
-            shares = [share for share in shares if share]
-            mean = sum(shares) / len(shares) if shares else 0
-            assert row.get(f"trm/tokens_lag_{lag}", 0) == pytest.approx(mean)
+        of_step = [_lags(each) for each in rows if each["step"] == row["step"]]
+        tokens, spans = [lag for lags in of_step for lag in lags], [max(lags) - min(lags) for lags in of_step]
+        for number in range(4):
+            assert row[f"trm/tokens_lag_{number}"] == pytest.approx(_share(tokens, number))
+            assert row[f"trm/sequences_span_{number}"] == pytest.approx(_share(spans, number))
         assert row["run/stale_wait_s"] >= 0
         assert row["env/infrastructure_failures"] == 0
     assert any(row.get("trm/tokens_lag_1", 0) > 0 for row in told)
     assert all(0 <= row["trm/acceptance_lag_0"] <= 1 for row in told if "trm/acceptance_lag_0" in row)
 
 
-def _share_of_lag(rows: list[dict[str, Any]], lag: int) -> float:
-    lags = [row["step"] - 1 - version for row in rows for version in row["rollout_versions"] if version >= 0]
-    return sum(min(each, 3) == lag for each in lags) / len(lags)
+def _lags(row: dict[str, Any]) -> list[int]:
+    return [row["step"] - 1 - version for version in row["rollout_versions"] if version >= 0]
+
+
+def _share(numbers: list[int], number: int) -> float:
+    """The share of a number, of 3 that of all beyond it too."""
+    return sum(min(each, 3) == number for each in numbers) / len(numbers)

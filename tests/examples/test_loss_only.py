@@ -204,6 +204,11 @@ def test_dumps_go_where_verl_keeps_its_checkpoints_and_hold_whole_groups(plain, 
     assert {batch[LONGEST_KEY] for batch in told} == {config.data.max_response_length}
     assert DUMP_KEY in told[2]
     assert json.loads(told[1][DUMP_KEY])["directory"] == str(tmp_path / "rollouts")
+    # a step's number is that of all its updates together
+    of_two = trainer(config, 10)
+    of_two.parameter_sync_step = 2
+    update(of_two, SimpleNamespace(extra_info={}, tasks=["a", "b", "a", "b", "c", "c"]), {})
+    assert len(json.loads(told[3][TASKS_KEY])) == 1
 
 
 def test_the_adaptive_threshold_follows_the_step_before(plain):

@@ -92,8 +92,8 @@ def test_each_new_metric_has_its_chart(tmp_path):
         "positive advantage",
     ]
     assert [series["label"] for series in found["acceptance_sign_span"]["series"]][:2] == [
-        "negative advantage, 0 updates apart",
-        "negative advantage, 3 updates apart",
+        "negative advantage, 0 versions apart",
+        "negative advantage, 3 versions apart",
     ]
     assert [series["label"] for series in found["token_kl_depth"]["series"]][:2] == [
         "from 64 tokens on",

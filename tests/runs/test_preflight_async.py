@@ -47,13 +47,17 @@ def test_what_the_mode_can_do_is_allowed(overrides):
         (f"{SAMPLER}.max_off_policy_threshold=1", "got 1, but with .*=1 .* up to 1 steps before it; .* null or 2"),
         (f"{WARMUP}=2.5", "got 3, but with .*=2.5 .* up to 3 steps before it; allowed: null or 4 and more"),
         (f"{SAMPLER}.max_off_policy_strategy=skip", "got 'skip'; allowed: `wait`, `drop`"),
+        (
+            f"{SAMPLER}.max_off_policy_threshold=null {SAMPLER}.max_off_policy_strategy=drop",
+            "strategy: got 'drop', but with .*threshold=null no task is beyond it; allowed: wait; set it, or .* 2 or",
+        ),
         ("data.gen_batch_size=4", "data.gen_batch_size: got 4, with .*; allowed: null or 1; leave it out, or set"),
         ("actor_rollout_ref.rollout.name=sglang", "got 'sglang', with .* record no version of a token; allowed: vllm"),
         ("actor_rollout_ref.rollout.disaggregation.enabled=true", "got true, with .* several servers share a turn"),
     ],
 )
 def test_what_needs_synchrony_or_cannot_be_is_refused_with_the_remedy(override, words):
-    config = composed(override)
+    config = composed(*override.split())
     with pytest.raises(ValueError, match=words):  # noqa: PT012
         types(config)
         asynchronous(config)

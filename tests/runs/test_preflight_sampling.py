@@ -60,6 +60,10 @@ def test_what_can_work_is_accepted(changes):
         ({**ON, SHORT: "train"}, "short_batch: got 'train', which is read with a limit alone"),
         ({**ON, f"{FILTER}.metric": None}, "metric: got null; allowed: `reward`, `acc`"),
         ({**ON, "algorithm.adv_estimator": "gae"}, "but with algorithm.adv_estimator=gae a group of equal rewards"),
+        (
+            {**ON, "algorithm.use_kl_in_reward": True},
+            "use_kl_in_reward: got true, but algorithm.filter_groups judges the rewards before the KL term",
+        ),
         ({**ON, "data.gen_batch_size": 16}, "gen_batch_size: got 16, but with algorithm.filter_groups tasks are drawn"),
         ({f"{OVERLONG}.buffer_tokens": 5}, "got 5, which env.overlong.treatment=keep does not read; allowed: null"),
         ({f"{OVERLONG}.penalty_factor": 2.0}, "got 2.0, which env.overlong.treatment=keep does not read; allowed: 1.0"),

@@ -1,7 +1,6 @@
 """Sequences that were sampled while the weights changed, and an update on them in a float64 loop over single tokens."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,9 +76,15 @@ class Count:
     kl: float = 0.0
     accepted: list[bool] = field(default_factory=list)
 
-    def metrics(self, name: str) -> dict[str, float]:
-        found = {f"kept_tokens_{name}": self.kept / self.tokens, f"token_kl_mean_{name}": self.kl / self.tokens}
-        return found | ({f"acceptance_{name}": float(np.mean(self.accepted))} if self.accepted else {})
+    def sums(self, name: str, tokens: int, sequences: int) -> dict[str, tuple[float, float]]:
+        """What the metrics are quotients of, among so many tokens and sequences."""
+        return {
+            f"tokens_{name}": (self.tokens, tokens),
+            f"kept_tokens_{name}": (self.kept, self.tokens),
+            f"token_kl_mean_{name}": (self.kl, self.tokens),
+            f"sequences_{name}": (len(self.accepted), sequences),
+            f"acceptance_{name}": (sum(self.accepted), len(self.accepted)),
+        }
 
 
 @dataclass
@@ -89,10 +94,14 @@ class Expected:
     loss: float = 0.0
     gradient: np.ndarray = field(default_factory=lambda: np.zeros((VOCAB, VOCAB)))
     """By the logits of the policy."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """By lag and by span, and the acceptance of all."""
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Numerator and denominator of each metric by lag and by span, and of the acceptance of all."""
     kept: float = 0.0
     """Share of the tokens that have a gradient."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {name: numerator / of for name, (numerator, of) in self.sums.items() if of}
 
 
 def told(each: Played, policy: np.ndarray, settings: Mapping[str, Any]) -> Sequence:
@@ -116,9 +125,10 @@ def our(each: Played, place: int, policy: np.ndarray) -> float:
 def expect(played: list[Played], policy: np.ndarray, settings: Mapping[str, Any], step: int) -> Expected:
     """Take an update of a step, which began with version `step` - 1, token by token."""
     found = Expected()
-    by_lag: dict[int, Count] = defaultdict(Count)
-    by_span: dict[int, Count] = defaultdict(Count)
-    by_sign: dict[str, list[bool]] = defaultdict(list)
+    by_lag, by_span = ([Count() for _ in range(MOST + 1)] for _ in range(2))
+    by_sign: dict[str, list[bool]] = {
+        f"{sign}_span_{span}": [] for sign in ("positive", "negative") for span in range(MOST + 1)
+    }
     for each in played:
         kept, _ = reference_criteria.kept_tokens(settings["criterion"], told(each, policy, settings), settings)
         lags = [step - 1 - each.versions[place] for place in each.places()]
@@ -137,15 +147,18 @@ def expect(played: list[Played], policy: np.ndarray, settings: Mapping[str, Any]
                 found.gradient[before, token] -= weight
         for stays_of in (by_lag[min(max(lags), MOST)], by_span[span]):
             stays_of.accepted.append(any(kept))
-        by_sign[f"acceptance_{'positive' if each.advantage > 0 else 'negative'}_span_{span}"].append(any(kept))
-    total = sum(count.tokens for count in by_lag.values())
-    found.kept = sum(count.kept for count in by_lag.values()) / total
-    found.metrics["acceptance"] = float(np.mean([stays for values in by_sign.values() for stays in values]))
-    for lag, count in by_lag.items():
-        found.metrics |= {f"tokens_lag_{lag}": count.tokens / total} | count.metrics(f"lag_{lag}")
-    for span, count in by_span.items():
-        found.metrics |= {f"sequences_span_{span}": len(count.accepted) / len(played)} | count.metrics(f"span_{span}")
-    found.metrics |= {name: float(np.mean(values)) for name, values in by_sign.items()}
+        by_sign[f"{'positive' if each.advantage > 0 else 'negative'}_span_{span}"].append(any(kept))
+    total = sum(count.tokens for count in by_lag)
+    found.kept = sum(count.kept for count in by_lag) / total
+    found.sums["acceptance"] = (sum(sum(values) for values in by_sign.values()), len(played))
+    for kind, counts in (("lag", by_lag), ("span", by_span)):
+        for number, count in enumerate(counts):
+            found.sums |= count.sums(f"{kind}_{number}", total, len(played))
+    for name, values in by_sign.items():
+        found.sums |= {
+            f"sequences_{name}": (len(values), len(played)),
+            f"acceptance_{name}": (sum(values), len(values)),
+        }
     return found
 
 

@@ -80,6 +80,20 @@ def test_verls_word_with_an_argument_that_no_logger_takes_is_not_said(level):
         logger.setLevel(before)
 
 
+def test_a_warm_up_of_steps_is_one_of_updates_in_actor_and_critic():
+    trainer = Trainer({"lr_warmup_steps": 5})
+    trainer.config.critic = {"optim": {"lr_warmup_steps": 3}}
+    trainer._init_dataloader()
+    assert trainer.config.actor_rollout_ref.actor.optim.lr_warmup_steps == 10
+    assert trainer.config.critic.optim.lr_warmup_steps == 6
+    # a ratio is one of the length, which verl counts in updates
+    for none in (-1, None):
+        trainer = Trainer({"lr_warmup_steps": none, "lr_warmup_steps_ratio": 0.1})
+        trainer._init_dataloader()
+        optim = trainer.config.actor_rollout_ref.actor.optim
+        assert (optim.lr_warmup_steps, optim.lr_warmup_steps_ratio) == (none, 0.1)
+
+
 def test_a_schedule_that_began_anew_counts_updates_as_verls_length_does():
     trainer = Trainer({"schedule_from": 10})
     trainer._init_dataloader()

@@ -7,7 +7,10 @@ pytest.importorskip("verl")
 import torch
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
+from trm_agent.core.ratios import each_update, ratio
 from trm_agent.trust_region.adaptive import TARGET_THRESHOLDS
+from trm_agent.verl_plugin.actor.ratios import Ratios, ratios_of
+from trm_agent.verl_plugin.driver import actor_update
 from trm_agent.verl_plugin.driver.async_buffer import EVICTED, EVICTED_BY_LENGTH
 from trm_agent.verl_plugin.driver.separate import SeparateMixin
 from trm_agent.verl_plugin.driver.several_updates import LAST, THRESHOLDS, over_updates
@@ -45,7 +48,7 @@ STEP = {
     "trm/ratio_min": 0.5,
     "trm/ratio_max": 2.0,
     "trm/token_kl_max": 0.5,
-    # the second update had no such sequence
+    # without sums there is no telling how many it is of
     "trm/acceptance_lag_1": 0.25,
     "env/groups_without_baseline": 3.0,
     "run/stale_wait_s": 7.0,
@@ -112,3 +115,50 @@ def test_thresholds_that_adapt_and_what_is_counted_over_the_step_are_those_of_th
 
 def test_numbers_of_torch_are_numbers():
     assert over_updates([{"trm/x_max": torch.tensor(1.0)}, {"trm/x_max": 2.0}]) == {"trm/x_max": 1.5}
+
+
+def of(**numbers: tuple[float, float]) -> Ratios:
+    return ratios_of({name: ratio(*map(torch.tensor, pair)) for name, pair in numbers.items()})
+
+
+# 100 sequences of span 0; then one of span 0 and 99 of span 1, of which 33 stay
+SUMS = (
+    of(sequences_span_0=(100, 100), sequences_span_1=(0, 100), acceptance_span_0=(50, 100), acceptance_span_1=(0, 0)),
+    of(sequences_span_0=(1, 100), sequences_span_1=(99, 100), acceptance_span_0=(1, 1), acceptance_span_1=(33, 99)),
+)
+
+
+class Counting(Base):
+    """A trainer whose updates leave their sums, as `with_trust_region` does."""
+
+    def _step_once(self, metrics, timing_raw, number):
+        metrics.update({f"trm/{name}": value for name, value in SUMS[number].numbers().items()})
+        setattr(self, actor_update._RATIOS, SUMS[number])
+
+
+class CountingTrainer(SeparateMixin, Counting):
+    pass
+
+
+def test_shares_of_a_step_add_up_to_1_and_a_mean_counts_each_sequence_once():
+    trainer, found = CountingTrainer(), {}
+    trainer.step(found, {})
+    assert found == pytest.approx(
+        {
+            "trm/sequences_span_0": 101 / 200,
+            "trm/sequences_span_1": 99 / 200,
+            "trm/acceptance_span_0": 51 / 101,
+            "trm/acceptance_span_1": 1 / 3,
+        }
+    )
+    # else a step without an update of the actor would tell of the one before
+    assert actor_update.take_ratios(trainer) == Ratios()
+
+
+def test_a_count_has_a_mean_over_all_updates_and_is_absent_where_there_is_none():
+    sums = [
+        ratios_of({"num_tokens_depth_64": each_update(torch.tensor(number), torch.tensor(number))})
+        for number in (30.0, 0.0)
+    ]
+    assert over_updates([{}, {}], sums) == {"trm/num_tokens_depth_64": 15.0}
+    assert over_updates([{}], sums[1:]) == {}

@@ -23,7 +23,7 @@ from trm_agent.trust_region.criteria import CRITERIA, parts_of
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE
 from trm_agent.verl_plugin.actor.divergences import version_lags
-from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, STEP_KEY, Update
+from trm_agent.verl_plugin.actor.update import ADAPTIVE_KEY, STEP_KEY, Update, ratios_in
 from trm_agent.verl_plugin.driver.actor_update import with_trust_region
 from trm_agent.verl_plugin.driver.several_updates import over_updates
 from trm_agent.verl_plugin.rollout.versions import ROLLOUT_VERSIONS
@@ -43,6 +43,12 @@ def step() -> tuple[np.ndarray, list[list[Played]]]:
     rng = np.random.default_rng(3)
     policies = versions(rng)
     return policies[-1], [[play(rng, policies, number) for number in range(NUM_SEQUENCES)] for _ in range(4)]
+
+
+def unlike() -> tuple[list[Played], list[Played]]:
+    """Two updates of which the second has fewer sequences, and none of span 2."""
+    first, second, *_ = step()[1]
+    return first, [each for each in second if np.ptp([each.versions[place] for place in each.places()]) != 2]
 
 
 def update_of(
@@ -102,9 +108,9 @@ def nested(played: list[Played]) -> TensorDict:
 @pytest.mark.parametrize("name", CRITERIA)
 def test_two_updates_on_tokens_of_several_versions_equal_the_loop(name):
     trm = settings(name, "sampled")
-    policy, (*batches, _, _) = step()
+    policy, batches = step()[0], unlike()
     logits = torch.tensor(policy).requires_grad_()
-    found, wanted = [], []
+    found, updates, wanted = [], [], []
     for played in batches:
         expected = expect(played, policy, asdict(trm), STEP)
         logits.grad = None
@@ -116,23 +122,36 @@ def test_two_updates_on_tokens_of_several_versions_equal_the_loop(name):
         with torch.no_grad():
             logits -= RATE * logits.grad
         policy = policy - RATE * expected.gradient
+        updates.append(update)
         found.append(through_verl([update]))
-        wanted.append(expected.metrics)
-    told = {key.removeprefix("trm/"): value for key, value in over_updates(found).items()}
-    by_version = {key for key in told if "_lag_" in key or "_span_" in key}
-    assert by_version == {key for metrics in wanted for key in metrics} - {"acceptance"}
-    for key in (*by_version, "acceptance"):
-        values = [metrics[key] for metrics in wanted if key in metrics]
-        assert told[key] == pytest.approx(sum(values) / len(values), rel=1e-6, abs=1e-12), key
+        wanted.append(expected)
+    pooled = {
+        name: [sum(column) for column in zip(*(each.sums[name] for each in wanted), strict=True)]
+        for name in wanted[0].sums
+    }
+    of_step = {name: numerator / of for name, (numerator, of) in pooled.items() if of}
+    # of all sequences, as every number of all: each update counts alike
+    of_step["acceptance"] = np.mean([each.metrics["acceptance"] for each in wanted])
+    ratios = [ratios_in(update.metrics()) for update in updates]
+    # of several batches a step, and of several mini-batches of one
+    for metrics in (over_updates(found, ratios), through_verl(updates)):
+        told = {key.removeprefix("trm/"): value for key, value in metrics.items()}
+        by_version = {key: value for key, value in told.items() if "_lag_" in key or "_span_" in key}
+        assert by_version | {"acceptance": told["acceptance"]} == pytest.approx(of_step, rel=1e-6, abs=1e-12)
+        for of in ("tokens_lag", "sequences_lag", "tokens_span", "sequences_span"):
+            assert sum(told[f"{of}_{number}"] for number in range(4)) == pytest.approx(1)
 
 
-def test_the_updates_have_every_lag_and_span_and_the_second_has_left_the_newest_version():
-    policy, (first, second, *_) = step()
+def test_the_updates_have_every_lag_and_the_second_lacks_a_span_and_has_left_the_newest_version():
+    policy, (first, second) = step()[0], unlike()
     of = asdict(TrmConfig())
     before = expect(first, policy, of, STEP)
     after = expect(second, policy - RATE * before.gradient, of, STEP)
-    for metrics in (before.metrics, after.metrics):
-        assert {f"acceptance_{kind}_{number}" for kind in ("lag", "span") for number in range(4)} <= metrics.keys()
+    assert "acceptance_span_2" not in after.metrics
+    assert after.metrics["sequences_span_2"] == 0
+    for metrics, spans in ((before.metrics, range(4)), (after.metrics, (0, 1, 3))):
+        assert {f"acceptance_lag_{number}" for number in range(4)} <= metrics.keys()
+        assert {f"acceptance_span_{number}" for number in spans} <= metrics.keys()
         assert {f"acceptance_{sign}_span_{number}" for sign in ("positive", "negative") for number in (0, 3)} <= set(
             metrics
         )

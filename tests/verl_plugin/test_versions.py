@@ -64,6 +64,7 @@ def test_an_update_tells_what_became_of_each_version_and_dumps_them(tmp_path):
     assert [metrics[f"trm/acceptance_lag_{lag}"] for lag in (0, 2)] == [1, 1]
     assert metrics["trm/token_kl_mean_lag_2"] > 0
     # the oldest token of none has lag 1, and no token lag 3
-    assert not {"trm/acceptance_lag_1", "trm/tokens_lag_3"} & metrics.keys()
+    assert not {"trm/acceptance_lag_1", "trm/kept_tokens_lag_3"} & metrics.keys()
+    assert (metrics["trm/sequences_lag_1"], metrics["trm/tokens_lag_3"]) == (0, 0)
     dumped = pyarrow.parquet.read_table(tmp_path).to_pylist()
     assert [row["rollout_versions"] for row in dumped] == [row.tolist() for row in rows]

@@ -6,6 +6,7 @@ The bins double, so that a divergence that grows with a power of the depth is a 
 import torch
 
 from trm_agent.core.block_sums import BlockSums, block_sums
+from trm_agent.core.ratios import Ratio, each_update, ratio
 
 FIRST_DEPTHS = (0, *(64 * 2**octave for octave in range(12)))
 """Depths at which the bins begin: 0, 64, 128, 256, ..., 131,072 and beyond."""
@@ -59,30 +60,26 @@ def depth_statistics(
     }
 
 
-def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Form the metrics of each bin that holds a token.
+def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> dict[str, Ratio]:
+    """Form the metrics of each bin of depth.
 
     Args:
         by_depth: rows of `depth_statistics`; empty where depths are not known.
         finite: bool, sequences that count in means, shape (batch,).
 
     Returns:
-        Name -> scalar float64.
+        Name -> ratio, for every bin; nothing occurs in one that holds no token.
     """
-    metrics: dict[str, torch.Tensor] = {}
+    metrics: dict[str, Ratio] = {}
     if not by_depth:
         return metrics
     tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
     known, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("known", "depth", "kl"))
-    shares, depths, divergences = kept / tokens, depth / known, kl / known
-    for index, (number, num_known) in enumerate(zip(tokens.tolist(), known.tolist(), strict=True)):
-        first = FIRST_DEPTHS[index]
-        if number > 0:
-            metrics[f"num_tokens_depth_{first}"] = tokens[index]
-            metrics[f"kept_tokens_depth_{first}"] = shares[index]
-        if num_known > 0:
-            metrics[f"mean_depth_{first}"] = depths[index]
-            metrics[f"token_kl_mean_depth_{first}"] = divergences[index]
+    for index, first in enumerate(FIRST_DEPTHS):
+        metrics[f"num_tokens_depth_{first}"] = each_update(tokens[index], tokens[index])
+        metrics[f"kept_tokens_depth_{first}"] = ratio(kept[index], tokens[index])
+        metrics[f"mean_depth_{first}"] = ratio(depth[index], known[index])
+        metrics[f"token_kl_mean_depth_{first}"] = ratio(kl[index], known[index])
     return metrics
 
 

@@ -6,6 +6,7 @@ gradient pushes (rho > 1 with A > 0, rho < 1 with A < 0) makes it negative.
 
 import torch
 
+from trm_agent.core.ratios import Ratio, each_update, ratio
 from trm_agent.core.reductions import count, rows_where
 
 SIGNS = ("positive", "negative")
@@ -61,10 +62,8 @@ def sign_statistics(
     return {name: values.index_copy(0, rows, by_token[name].to(values.dtype)) for name, values in found.items()}
 
 
-def sign_metrics(
-    by_sign: dict[str, torch.Tensor], accepted: torch.Tensor, finite: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Form the metrics of each sign that occurs.
+def sign_metrics(by_sign: dict[str, torch.Tensor], accepted: torch.Tensor, finite: torch.Tensor) -> dict[str, Ratio]:
+    """Form the metrics of each sign.
 
     Args:
         by_sign: rows of `sign_statistics`.
@@ -72,22 +71,21 @@ def sign_metrics(
         finite: bool, sequences that count in means, shape (batch,).
 
     Returns:
-        Name -> scalar float64.
+        Name -> ratio, for both signs.
     """
-    metrics: dict[str, torch.Tensor] = {}
+    metrics: dict[str, Ratio] = {}
     of_sign = sequences_of_sign(by_sign)
-    tokens, kept = (by_sign[name].double() for name in ("tokens", "kept"))
-    num_tokens, num_kept = tokens.sum(dim=0), kept.sum(dim=0)
-    finite_tokens = tokens[finite].sum(dim=0)
+    num_tokens, num_kept = (by_sign[name].double().sum(dim=0) for name in ("tokens", "kept"))
+    finite_tokens = by_sign["tokens"][finite].sum(dim=0)
     gains, kept_gains = (by_sign[name][finite].double().sum(dim=0) for name in ("gains", "kept_gains"))
     for index, sign in enumerate(SIGNS):
-        if bool(of_sign[sign].any()):
-            metrics[f"acceptance_{sign}"] = accepted[of_sign[sign]].double().mean()
-        if bool(num_tokens[index] > 0):
-            metrics[f"kept_tokens_{sign}"] = num_kept[index] / num_tokens[index]
-        if bool(finite_tokens[index] > 0):
-            metrics[f"contribution_{sign}"] = -gains[index] / finite.double().sum()
-            metrics[f"contribution_{sign}_masked"] = -kept_gains[index] / finite.double().sum()
+        own = of_sign[sign]
+        metrics[f"acceptance_{sign}"] = ratio(accepted[own].sum(), own.sum())
+        metrics[f"kept_tokens_{sign}"] = ratio(num_kept[index], num_tokens[index])
+        # terms of a mean over the update's sequences: over updates too they add up to that of all signs
+        for name, sums in (("", gains), ("_masked", kept_gains)):
+            term = -sums[index] / finite.double().sum()
+            metrics[f"contribution_{sign}{name}"] = each_update(term, finite_tokens[index])
     return metrics
 
 

@@ -1,12 +1,15 @@
-"""Statistics by lag: the updates between the policy that sampled a token and the one that a step began with.
+"""Statistics by lag: the versions between the policy that sampled a token and the one that a step began with.
 
-lag_{it} = (version of the step's policy) - (version that sampled y_{it}). The lag of a sequence is that of its oldest
-token: a sequence mask rejects all of it by the worst. Its span is how far its oldest and its newest token lie apart.
+lag_{it} = (version of the step's policy) - (version that sampled y_{it}). A version is a synchronisation of the
+engine's weights, with one or more updates in it. The lag of a sequence is that of its oldest token: a sequence mask
+rejects all of it by the worst. Its span is how far its oldest and its newest token lie apart.
 """
 
 from collections.abc import Mapping
 
 import torch
+
+from trm_agent.core.ratios import Ratio, ratio
 
 NUM_LAGS = 4
 """Lags 0, 1, 2, and 3 or more; spans likewise."""
@@ -49,14 +52,41 @@ def lag_statistics(
     }
 
 
+def lag_metrics(by_lag: dict[str, torch.Tensor], accepted: torch.Tensor, finite: torch.Tensor) -> dict[str, Ratio]:
+    """Form the metrics by lag: of tokens by their own, of sequences by that of their oldest token.
+
+    Args:
+        by_lag: rows of `lag_statistics`; empty where all tokens are of one policy.
+        accepted: bool, shape (batch,).
+        finite: bool, sequences that count in means, shape (batch,).
+
+    Returns:
+        Name -> ratio, for every lag; shares of a lag that does not occur are 0.
+    """
+    metrics: dict[str, Ratio] = {}
+    if not by_lag:
+        return metrics
+    num_sequences = (by_lag["lag"] >= 0).sum()
+    tokens, kept, known, kl = (by_lag[name].double() for name in ("tokens", "kept", "known", "kl"))
+    num_tokens, num_known = tokens.sum(dim=0), known[finite].sum(dim=0)
+    for lag in range(NUM_LAGS):
+        oldest = by_lag["lag"] == lag
+        metrics[f"sequences_lag_{lag}"] = ratio(oldest.sum(), num_sequences)
+        metrics[f"acceptance_lag_{lag}"] = ratio(accepted[oldest].sum(), oldest.sum())
+        metrics[f"tokens_lag_{lag}"] = ratio(num_tokens[lag], num_tokens.sum())
+        metrics[f"kept_tokens_lag_{lag}"] = ratio(kept[:, lag].sum(), num_tokens[lag])
+        metrics[f"token_kl_mean_lag_{lag}"] = ratio(kl[finite, lag].sum(), num_known[lag])
+    return metrics
+
+
 def span_metrics(
     by_lag: dict[str, torch.Tensor],
     accepted: torch.Tensor,
     sum_kl: torch.Tensor,
     finite: torch.Tensor,
     of_sign: Mapping[str, torch.Tensor],
-) -> dict[str, torch.Tensor]:
-    """Form the metrics of the sequences of each span that occurs.
+) -> dict[str, Ratio]:
+    """Form the metrics of the sequences of each span.
 
     Args:
         by_lag: rows of `lag_statistics`; empty where all tokens are of one policy.
@@ -66,23 +96,23 @@ def span_metrics(
         of_sign: sign of the advantage -> bool, its sequences, shape (batch,).
 
     Returns:
-        Name -> scalar float64.
+        Name -> ratio, for every span; shares of a span that does not occur are 0.
     """
-    metrics: dict[str, torch.Tensor] = {}
+    metrics: dict[str, Ratio] = {}
     if not by_lag:
         return metrics
-    num_sequences = (by_lag["span"] >= 0).double().sum()
-    num_tokens, num_kept, num_known = (by_lag[name].sum(dim=-1).double() for name in ("tokens", "kept", "known"))
+    num_sequences = (by_lag["span"] >= 0).sum()
+    num_tokens, num_kept, num_known = (by_lag[name].sum(dim=-1) for name in ("tokens", "kept", "known"))
     for span in range(NUM_LAGS):
         own = by_lag["span"] == span
-        if bool(own.any()):
-            metrics[f"sequences_span_{span}"] = own.double().sum() / num_sequences
-            metrics[f"acceptance_span_{span}"] = accepted[own].double().mean()
-            metrics[f"kept_tokens_span_{span}"] = num_kept[own].sum() / num_tokens[own].sum()
+        metrics[f"sequences_span_{span}"] = ratio(own.sum(), num_sequences)
+        metrics[f"tokens_span_{span}"] = ratio(num_tokens[own].sum(), num_tokens.sum())
+        metrics[f"acceptance_span_{span}"] = ratio(accepted[own].sum(), own.sum())
+        metrics[f"kept_tokens_span_{span}"] = ratio(num_kept[own].sum(), num_tokens[own].sum())
         for sign, rows in of_sign.items():
-            if bool((own & rows).any()):
-                metrics[f"acceptance_{sign}_span_{span}"] = accepted[own & rows].double().mean()
-        own = own & finite & (num_known > 0)
-        if bool(own.any()):
-            metrics[f"token_kl_mean_span_{span}"] = sum_kl[own].double().sum() / num_known[own].sum()
+            signed = own & rows
+            metrics[f"sequences_{sign}_span_{span}"] = ratio(signed.sum(), num_sequences)
+            metrics[f"acceptance_{sign}_span_{span}"] = ratio(accepted[signed].sum(), signed.sum())
+        counted = own & finite
+        metrics[f"token_kl_mean_span_{span}"] = ratio(sum_kl[counted].double().sum(), num_known[counted].sum())
     return metrics

@@ -13,7 +13,8 @@ from trm_agent.core.diagnostics import FIRST_TURNS, SequenceStatistics, UpdateSt
 from trm_agent.core.divergences import token_kl_k2
 from trm_agent.core.effective_sizes import weight_metrics
 from trm_agent.core.horizon import effective_horizon
-from trm_agent.core.lags import NUM_LAGS, span_metrics
+from trm_agent.core.lags import lag_metrics, span_metrics
+from trm_agent.core.ratios import Ratio, divided, ratio
 from trm_agent.core.sampled_bounds import sampled_bounds
 from trm_agent.core.surrogate import improvement_margin
 
@@ -25,6 +26,8 @@ _OF_KNOWN = ("token_kl_mean", "token_kl_max", "token_tv_mean", "max_kl_position"
 def summarize(update: UpdateStatistics, longest: int | None = None) -> dict[str, torch.Tensor]:
     """Form the metrics of one update.
 
+    Those of several are not the means of these: see `summarize_parts`.
+
     Args:
         update: the statistics of all its sequences.
         longest: tokens that a sequence can have, sampled or not, for the bounds without a premise; None takes the
@@ -34,11 +37,29 @@ def summarize(update: UpdateStatistics, longest: int | None = None) -> dict[str,
         Name, as docs/metrics.md defines it but without `trm/` -> scalar float64. A number that does not exist (no
         sequence, none that is finite, no token whose divergence is known) is absent.
     """
+    metrics, ratios = summarize_parts(update, longest)
+    return metrics | divided(ratios)
+
+
+def summarize_parts(
+    update: UpdateStatistics, longest: int | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, Ratio]]:
+    """Form the metrics of one update so that they can be joined with those of others.
+
+    Args:
+        update: see `summarize`.
+        longest: see `summarize`.
+
+    Returns:
+        Numbers of all sequences, whose means over updates (or extremes) are those of a step; and numbers of the
+        sequences or tokens of one lag, span, depth, turn or sign, of which an update may have few or none: add the sums
+        over the updates, then divide.
+    """
     rows = update.sequences
     has_tokens = rows.has_tokens
     metrics = {"num_sequences": has_tokens.double().sum()}
     if not bool(has_tokens.any()):
-        return metrics
+        return metrics, {}
     accepted = rows.accepted[has_tokens].double()
     finite = finite_sequences(rows)
     metrics |= {
@@ -53,16 +74,12 @@ def summarize(update: UpdateStatistics, longest: int | None = None) -> dict[str,
     metrics |= {f"rejected_by_{name}": values[has_tokens].double().mean() for name, values in rows.rejected_by.items()}
     quartiles = acceptance_by_length(rows.num_tokens[has_tokens], accepted)
     metrics |= {f"acceptance_length_q{group}": share for group, share in enumerate(quartiles, start=1)}
-    metrics |= _by_turn(rows)
-    of_sign = sequences_of_sign(rows.by_sign)
-    metrics |= _by_lag(rows, finite) | span_metrics(rows.by_lag, rows.accepted, rows.sum_kl, finite, of_sign)
-    metrics |= depth_metrics(rows.by_depth, finite) | sign_metrics(rows.by_sign, rows.accepted, finite)
     metrics |= weight_metrics(rows.weights, rows.num_tokens, rows.num_turns, finite)
     largest = or_infinite(rows.max_kl[has_tokens])
     metrics |= {f"seq_max_kl_p{percent}": least_threshold(largest, percent / 100) for percent in MAX_KL_QUANTILES}
     if bool(finite.any()):
         metrics |= _of_finite(rows, finite) | _bounds(update, finite, longest)
-    return {name: value.double() for name, value in metrics.items()}
+    return {name: value.double() for name, value in metrics.items()}, _of_parts(rows, finite)
 
 
 def least_threshold(values: torch.Tensor, share: float) -> torch.Tensor:
@@ -139,29 +156,16 @@ def acceptance_by_length(lengths: torch.Tensor, accepted: torch.Tensor) -> torch
     return (kept[below] + (borders - below) * (kept[above] - kept[below])).diff() / (len(lengths) / 4)
 
 
-def _by_turn(rows: SequenceStatistics) -> dict[str, torch.Tensor]:
-    reached, inside = rows.turn_reached.double().sum(dim=0), rows.turn_inside.double().sum(dim=0)
-    shares = zip(FIRST_TURNS, reached.tolist(), inside / reached, strict=True)
-    return {f"inside_turns_{first}": share for first, number, share in shares if number > 0}
+def _of_parts(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, Ratio]:
+    found = _turn_metrics(rows) | lag_metrics(rows.by_lag, rows.accepted, finite)
+    found |= span_metrics(rows.by_lag, rows.accepted, rows.sum_kl, finite, sequences_of_sign(rows.by_sign))
+    return found | depth_metrics(rows.by_depth, finite) | sign_metrics(rows.by_sign, rows.accepted, finite)
 
 
-def _by_lag(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return acceptance by the lag of the oldest token, and by that of each the share of tokens, kept ones, mean KL."""
-    metrics: dict[str, torch.Tensor] = {}
-    if not rows.by_lag:
-        return metrics
-    tokens, kept, known, kl = (rows.by_lag[name].double() for name in ("tokens", "kept", "known", "kl"))
-    num_tokens, num_known = tokens.sum(dim=0), known[finite].sum(dim=0)
-    for lag in range(NUM_LAGS):
-        oldest = rows.by_lag["lag"] == lag
-        if bool(oldest.any()):
-            metrics[f"acceptance_lag_{lag}"] = rows.accepted[oldest].double().mean()
-        if bool(num_tokens[lag] > 0):
-            metrics[f"tokens_lag_{lag}"] = num_tokens[lag] / num_tokens.sum()
-            metrics[f"kept_tokens_lag_{lag}"] = kept[:, lag].sum() / num_tokens[lag]
-        if bool(num_known[lag] > 0):
-            metrics[f"token_kl_mean_lag_{lag}"] = kl[finite, lag].sum() / num_known[lag]
-    return metrics
+def _turn_metrics(rows: SequenceStatistics) -> dict[str, Ratio]:
+    reached, inside = rows.turn_reached.sum(dim=0), rows.turn_inside.sum(dim=0)
+    sums = zip(FIRST_TURNS, inside, reached, strict=True)
+    return {f"inside_turns_{first}": ratio(inside, reached) for first, inside, reached in sums}
 
 
 def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -138,7 +138,7 @@ class TokenBatch:
     avg_estimator: str = "k3"
     """Estimator of the average criterion's divergence where none is measured."""
     lags: torch.Tensor | None = None
-    """Updates between the policy that sampled a token and the one that the step began with, 0 or more, -1 on tokens
+    """Versions between the policy that sampled a token and the one that the step began with, 0 or more, -1 on tokens
     that the model did not sample; None: all of one policy."""
     prompt_lengths: torch.Tensor | None = None
     """Tokens before the response, shape (batch,); None where not known, and nothing is measured by depth."""

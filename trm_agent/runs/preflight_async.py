@@ -11,6 +11,7 @@ from trm_agent.runs.verl_fates import verl_fields
 from trm_fields import refuse
 
 SYNC, COLOCATE = "sync", "colocate_async"
+WAIT, DROP = "wait", "drop"
 _WARMUP = "trainer.v1.{mode}.num_warmup_batches"
 THRESHOLD = "trainer.v1.sampler.max_off_policy_threshold"
 STRATEGY = "trainer.v1.sampler.max_off_policy_strategy"
@@ -77,7 +78,7 @@ def _refuse_unread(config: DictConfig) -> None:
 
 
 def _staleness(config: DictConfig) -> None:
-    """Refuse a threshold that tasks are beyond as soon as they are done, and a warm-up without a task."""
+    """Refuse a threshold that tasks are beyond as soon as they are done, one without effect, and an empty warm-up."""
     field = warmup_of(config)
     warmup, threshold = float(OmegaConf.select(config, field)), OmegaConf.select(config, THRESHOLD)
     batch = int(config.data.train_batch_size)
@@ -90,6 +91,9 @@ def _staleness(config: DictConfig) -> None:
             because="with which no task is ahead of its step",
         )
     least = 1 + math.ceil(warmup)
+    if threshold is None and OmegaConf.select(config, STRATEGY) == DROP:
+        because = f"but with {THRESHOLD}=null no task is beyond it"
+        refuse(STRATEGY, DROP, WAIT, f"set it, or a threshold of {least} or more", because=because)
     if threshold is not None and threshold < least:
         refuse(
             THRESHOLD,

@@ -36,6 +36,10 @@ def filtered_groups(config: DictConfig) -> None:
     if estimator not in GROUP_ESTIMATORS:
         because = f"but with algorithm.adv_estimator={estimator} a group of equal rewards is a signal too"
         refuse(f"{_FILTER}.enable", True, "false, or a group estimator such as grpo", "leave it out", because=because)
+    if config.algorithm.use_kl_in_reward:
+        because = f"but {_FILTER} judges the rewards before the KL term, which tells equal ones apart"
+        remedy = f"set it, and actor_rollout_ref.actor.use_kl_loss=true if wanted, or {_FILTER}.enable=false"
+        refuse("algorithm.use_kl_in_reward", True, "false", remedy, because=because)
     if config.data.gen_batch_size not in (None, 1):
         refuse(
             "data.gen_batch_size",

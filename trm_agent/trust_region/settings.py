@@ -223,7 +223,8 @@ class DumpConfig:
         128,
         replace(COUNT, optional=True),
         "Sequences of a step that are written, over all ranks: whole groups, as many as fit and at least one, chosen "
-        "by a hash of seed, step and task; null: all.",
+        "by a hash of seed, step and task; of several updates with batches of their own (`separate_async`) each has an "
+        "equal part, and at least one group; null: all.",
     )
     max_files: int = setting(100, COUNT, "Newest files that are kept, over all steps.")
     distributions: bool = setting(

@@ -6,6 +6,7 @@ from verl.workers.rollout.replica import RolloutReplicaRegistry
 
 # policy_loss registers `trm` on import
 from trm_agent.verl_plugin.actor import checkpoints, engine, log_probs, policy_loss  # noqa: F401
+from trm_agent.verl_plugin.cpu import put_aside
 from trm_agent.verl_plugin.driver import actor_update
 
 
@@ -17,7 +18,9 @@ def _recording_replica() -> type:
 
 
 checkpoints.install()
-if get_device_name() != "cpu":
+if get_device_name() == "cpu":
+    put_aside.apply_trainer_patches()
+else:
     # without an accelerator `cpu.patches` does it
     log_probs.install()
 engine.register()

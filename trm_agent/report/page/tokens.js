@@ -127,7 +127,7 @@ function describeToken(view, number) {
     ["position", `${position} of the response, ${number + 1} of the model's ${episode.count}`],
     ["log p, rollout", about(found.rollout)]];
   const version = versionOf(episode.header, number);
-  if (version !== undefined) rows.push(["sampled by", `version ${version}, ${counted(episode.header.step - 1 - version, "update")} before the step`]);
+  if (version !== undefined) rows.push(["sampled by", `version ${version}, ${counted(episode.header.step - 1 - version, "version")} before the step`]);
   if (kind !== "surprise") {
     rows.push(["log p, training", about(found.logProb)], ["ratio", about(Math.exp(found.logRatio))],
       [kind === "measured" ? "divergence" : `divergence, ${kind}`, Number.isFinite(found.value) ? `${about(found.value)}${unitOf(kind)}` : "not finite"]);

@@ -76,7 +76,7 @@ def sampled_rows(values: Any, micro_batch: TensorDict) -> torch.Tensor:
 
 
 def version_lags(micro_batch: TensorDict, step: int) -> torch.Tensor | None:
-    """Count the updates between the policy that sampled each token and the one that the step began with.
+    """Count the versions between the policy that sampled each token and the one that the step began with.
 
     Args:
         micro_batch: see `rollout_divergences`; with the versions that the agent loop recorded, if it did.

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from trm_agent.core.diagnostics import SequenceStatistics, UpdateStatistics, concatenate
-from trm_agent.core.summary import summarize
+from trm_agent.core.summary import summarize_parts
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.adaptive import DecidedBy
 from trm_agent.trust_region.recording import TIES
 from trm_agent.trust_region.settings import FIELD_PATH, DumpConfig, TrmConfig
+from trm_agent.verl_plugin.actor.ratios import Ratios, joined, ratios_of
 
 logger = logging.getLogger("trm_agent")
 
@@ -31,6 +32,8 @@ MEAN_PREFIX = "TRM/"
 PREFIX = "trm/"
 # the statistics of a step's updates, for the adaptive thresholds
 DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
+# the sums of a step's updates, for the numbers of their parts
+RATIOS = MEAN_PREFIX + "RATIOS"
 # share of tokens whose kept set may be larger than its record, with estimator `replayed`
 KEPT_SET_CUT = MEAN_PREFIX + "KEPT_SET_CUT"
 # above it a step warns
@@ -88,8 +91,8 @@ class Update:
             group: the data-parallel group of torch.distributed; None for one rank.
 
         Returns:
-            Key for verl's driver (see `final_metrics`) -> number, or a `DecidedBy` if the thresholds adapt; empty if
-            our loss was not computed.
+            Key for verl's driver (see `final_metrics`) -> number, `Ratios`, or a `DecidedBy` if the thresholds adapt;
+            empty if our loss was not computed.
         """
         parts = [_to_cpu(part) for part in self.parts]
         if group is not None and torch.distributed.get_world_size(group) > 1:
@@ -99,9 +102,10 @@ class Update:
         if not parts:
             return {}
         whole = concatenate(parts)
-        metrics = summarize(whole, self.longest)
+        metrics, ratios = summarize_parts(whole, self.longest)
         values = torch.stack(list(metrics.values())).tolist()
         named: dict[str, Any] = {_key(name): value for name, value in zip(metrics, values, strict=True)}
+        named[RATIOS] = ratios_of(ratios)
         rows = whole.sequences
         if self.trm is not None and self.trm.target_acceptance is not None and bool(rows.has_tokens.any()):
             decided = {name: value[rows.has_tokens].tolist() for name, value in rows.decided_by.items()}
@@ -166,7 +170,9 @@ def report(part: UpdateStatistics, trm: TrmConfig) -> dict[str, float]:
     """
     update = _UPDATE.get()
     if update is None:
-        return Update([part]).metrics()
+        metrics = Update([part]).metrics()
+        # what verl averages over micro-batches are numbers
+        return metrics | {_key(name): value for name, value in metrics.pop(RATIOS).numbers().items()}
     update.parts.append(part)
     update.trm = trm
     return {}
@@ -183,8 +189,21 @@ def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """
     final: dict[str, Any] = {}
     for key, value in metrics.items():
-        final |= value.thresholds() if isinstance(value, DecidedBy) else {_name(key): value}
+        if isinstance(value, Ratios):
+            final |= named_ratios(value)
+        else:
+            final |= value.thresholds() if isinstance(value, DecidedBy) else {_name(key): value}
     return final
+
+
+def named_ratios(ratios: Ratios) -> dict[str, float]:
+    """Return the numbers of the parts of updates by their names, as in docs/metrics.md."""
+    return {PREFIX + name: value for name, value in ratios.numbers().items()}
+
+
+def ratios_in(metrics: Mapping[str, Any]) -> Ratios:
+    """Return the sums in a step's metrics, before `final_metrics`; none with another engine."""
+    return joined(value for value in metrics.values() if isinstance(value, Ratios))
 
 
 def other_terms(actor: Mapping[str, Any]) -> list[str]:

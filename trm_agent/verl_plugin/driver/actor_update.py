@@ -19,6 +19,7 @@ from trm_agent.trust_region.guarantee import lost_guarantee
 from trm_agent.trust_region.paired_run import acceptance_of_step, check_paired_run
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
+from trm_agent.verl_plugin.actor.ratios import Ratios
 from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
@@ -29,6 +30,7 @@ from trm_agent.verl_plugin.actor.update import (
     TASKS_KEY,
     final_metrics,
     other_terms,
+    ratios_in,
     warn_if_all_rejected,
     warn_if_sets_are_cut,
 )
@@ -57,6 +59,7 @@ DRIVERS_FIELDS = frozenset(
 )
 _MARK = "_trm_agent_update"
 _THRESHOLD = "_trm_agent_threshold"
+_RATIOS = "_trm_agent_ratios"
 
 
 def install() -> None:
@@ -84,12 +87,14 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         threshold = _threshold_of(self, loss)
         told = instructions(self.config, self.global_steps, threshold.thresholds)
         if DUMP_KEY in told:
-            told |= _dumped_tasks(self.config, self.global_steps, json.loads(told[DUMP_KEY])["max_sequences"], batch)
+            most = most_of_update(json.loads(told[DUMP_KEY])["max_sequences"], getattr(self, "parameter_sync_step", 1))
+            told |= _dumped_tasks(self.config, self.global_steps, most, batch)
         told |= for_decisions(threshold.trm, self.global_steps, _seed(self.config))
         batch.extra_info.update(told)
         _hand_over(self, batch)
         in_use = {f"trm/{name}": value for name, value in threshold.thresholds.items()}
         batch = update_actor(self, batch, metrics)
+        setattr(self, _RATIOS, ratios_in(metrics))
         finalized = final_metrics(metrics) | in_use
         metrics.clear()
         metrics.update(finalized)
@@ -101,6 +106,12 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
 
     setattr(updating, _MARK, True)
     return updating
+
+
+def take_ratios(trainer: Any) -> Ratios:
+    """Return the sums of the trainer's last update, and forget them; none where it made no update with our loss."""
+    found: Ratios = trainer.__dict__.pop(_RATIOS, Ratios())
+    return found
 
 
 def _hand_over(trainer: Any, batch: Any) -> None:
@@ -172,6 +183,16 @@ def for_decisions(trm: TrmConfig, step: int, seed: int) -> dict[str, Any]:
 def _seed(config: Any) -> int:
     """Return the seed of a run of ours; of verl's own trainer, which has none for all of it, 0."""
     return int(config.get("seed") or 0)
+
+
+def most_of_update(most: int | None, num_updates: int) -> int | None:
+    """Return how many sequences an update may dump, of those of its step; None for all.
+
+    Args:
+        most: `max_sequences`, of a step.
+        num_updates: updates of a step that have batches of their own.
+    """
+    return None if most is None else max(1, most // num_updates)
 
 
 def _dumped_tasks(config: Any, step: int, most: int | None, batch: Any) -> dict[str, str]:

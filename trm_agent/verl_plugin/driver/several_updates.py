@@ -5,7 +5,8 @@ from typing import Any
 
 from trm_agent.trust_region.adaptive import TARGET_THRESHOLDS
 from trm_agent.trust_region.criteria import CRITERIA
-from trm_agent.verl_plugin.actor.update import EXTREMES, PREFIX
+from trm_agent.verl_plugin.actor.ratios import Ratios, joined
+from trm_agent.verl_plugin.actor.update import EXTREMES, PREFIX, named_ratios
 from trm_agent.verl_plugin.driver.advantages import GROUPS_WITHOUT_BASELINE
 from trm_agent.verl_plugin.driver.async_buffer import EVICTED, EVICTED_BY_LENGTH, STALE_WAIT
 
@@ -20,20 +21,22 @@ THRESHOLDS = frozenset(TARGET_THRESHOLDS.values()) | {
 LAST = THRESHOLDS | {EVICTED, *EVICTED_BY_LENGTH}
 
 
-def over_updates(updates: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def over_updates(updates: Sequence[Mapping[str, Any]], ratios: Sequence[Ratios] = ()) -> dict[str, float]:
     """Return our metrics of a step: means over its updates, as with several mini-batches of one batch.
 
     verl takes the maximum of every name that contains "max", a mean such as `trm/rejected_by_max` included.
 
     Args:
         updates: the metrics of each.
+        ratios: the sums of each, for the numbers of parts of updates (a lag, a span, a depth, a turn, a sign), which
+            are made of the sums over all.
 
     Returns:
-        Those that are ours; of an update that lacks one, nothing counts.
+        Those that are ours; of an update that lacks one without sums, nothing counts.
     """
     names = dict.fromkeys(name for update in updates for name in update if name.startswith(OURS))
     found = {name: [float(update[name]) for update in updates if name in update] for name in names}
-    return {name: _rule(name)(values) for name, values in found.items()}
+    return {name: _rule(name)(values) for name, values in found.items()} | named_ratios(joined(ratios))
 
 
 def _rule(name: str) -> Callable[[Sequence[float]], float]:

@@ -1,7 +1,8 @@
 """The version of the policy that sampled each token, from the rollout server to verl's training batch.
 
-A version counts weight updates: 0 is the policy that a run begins with, and step s trains version s - 1. Only runs
-whose turns go on after an update record it; elsewhere all tokens of a step are of one version.
+A version counts synchronisations of the engine's weights, which have one or more updates in them: 0 is the policy that
+a run begins with, and step s trains version s - 1. Only runs whose turns go on after a synchronisation record it;
+elsewhere all tokens of a step are of one version.
 """
 
 from typing import Any
