@@ -46,6 +46,11 @@ class AsynchronousMixin:
         client: ResumingClient = rollout_servers(self).get_client(client_cls=ResumingClient)
         return client
 
+    def _add_async_warmup_batches(self, num_warmup_batches: float) -> None:
+        # none for steps that do not come, as in `num_to_draw`; a resumed run may be close to its end
+        num_left = self.replay_buffer.last_step - self.global_steps + 1
+        super()._add_async_warmup_batches(min(num_warmup_batches, num_left))  # type: ignore[misc]
+
     def _add_batch_to_generate(self) -> None:
         # none for steps that do not come: what the run has beyond them is for tasks in place of others
         if number := self.replay_buffer.num_to_draw(self.global_steps, self.config.data.train_batch_size):
