@@ -77,7 +77,10 @@ class RunConfig:
         None, Text(optional=True), "Preset that the run was composed of; filled in by the command."
     )
     weight_sync_timeout_s: float = setting(
-        600, ABOVE_0, "Seconds after which a synchronisation of weights counts as hung and ends the run."
+        600,
+        ABOVE_0,
+        "Seconds after which a synchronisation of weights, or the engines' rest before an update, counts as hung and ends "
+        "the run.",
     )
     start_timeout_s: float | None = setting(
         3600,
