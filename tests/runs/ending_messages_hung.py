@@ -24,7 +24,7 @@ HUNG_CASES = [
         "the engines' rest before an update took longer than 600 s (run.weight_sync_timeout_s); ranks that answered: "
         "0, 1, that did not: none; their stacks: stacks.txt; giving up\n" + DIED,
         "",
-        "an engine did not stop its turns or free its memory; ranks that answered: 0, 1, that did not: none",
+        "an engine did not stop or free its memory; ranks that answered: 0, 1, that did not: none",
         Again.RESUMES,
     ),
     (

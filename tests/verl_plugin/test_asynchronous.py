@@ -171,9 +171,10 @@ def test_a_step_draws_no_more_tasks_than_are_needed(needed, tmp_path, queue):
     assert asked == [(5, 8)]
 
 
-def test_the_buffer_knows_the_last_step():
+def test_the_buffer_knows_the_last_step(tmp_path):
     made = object.__new__(trainer_class("colocate_async"))
-    made.config, made.trainer_mode = compose_run(["experiment=math_nano_async"]), "colocate_async"
+    made.config = compose_run(["experiment=math_nano_async", f"run.dir={tmp_path}"])
+    made.trainer_mode = "colocate_async"
     assert made._build_replay_buffer().last_step == made.config.trainer.total_training_steps == 40
 
 
@@ -190,7 +191,9 @@ def test_the_buffer_knows_the_last_step():
         (40, 0, 8),
     ],
 )
-def test_a_run_that_is_resumed_near_its_end_draws_no_task_for_steps_that_do_not_come(step, restored, drawn, monkeypatch):
+def test_a_run_that_is_resumed_near_its_end_draws_no_task_for_steps_that_do_not_come(
+    step, restored, drawn, monkeypatch
+):
     made = object.__new__(trainer_class("colocate_async"))
     preset = ["experiment=math_nano_async", "data.train_batch_size=8", "trainer.v1.colocate_async.num_warmup_batches=2"]
     made.config, made.global_steps, made._restored_tq_prompt_count = compose_run(preset), step, restored

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from trm_agent.runs.preflight_async import SYNC
+from trm_agent.runs.progress import tell_left
 from trm_agent.runs.tasks_in_play import IN_PLAY, TaskInPlay, read_tasks_in_play
 from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
 
@@ -40,6 +42,7 @@ class AsynchronousMixin:
         sampler.path, sampler.name = BUFFER
         buffer = super()._build_replay_buffer()  # type: ignore[misc]
         buffer.last_step = int(self.config.trainer.total_training_steps)
+        buffer.tell_left = partial(tell_left, Path(self.config.run.dir))
         return buffer
 
     def get_llm_client(self) -> ResumingClient:
