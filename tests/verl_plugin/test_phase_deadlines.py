@@ -121,7 +121,7 @@ def test_no_phase_of_verls_is_left_out():
 
 
 def test_no_wait_of_verls_for_engines_is_left_out():
-    # their start, which has a deadline of its own; what verl does with a reward model, which preflight refuses, and with
+    # their start, which has a deadline of its own; what verl does with a reward model, which is refused, and with
     # engines on the trainer's devices beside the servers, which do not exist with `hybrid_engine=false`
     others = {"_setup", "_validate", "switch_to_rollout", "switch_to_trainer"}
     for verls in TRAINERS:
