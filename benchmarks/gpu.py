@@ -52,6 +52,7 @@ CHECKS = (
     Check("memory_plan", "peak memory of an update against the plan's", 120),
     Check("separate", "rollout servers on a GPU of their own: seconds a step, waiting, acceptance by lag", 300),
     Check("asynchronous", "colocate_async against synchronous, a quarter of the episodes long: seconds a step", 300),
+    Check("separate_gain", "separate_async on two GPUs against synchronous on both, the same: seconds a step", 300),
     Check("start", "the start of a run: workers that are forks against others, graphs against none", 600),
 )
 

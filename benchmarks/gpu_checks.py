@@ -242,6 +242,7 @@ CHECKS: dict[str, Callable[[Place], list[Figure]]] = {
     "memory_plan": gpu_runs.memory_plan,
     "separate": gpu_runs.separate,
     "asynchronous": gpu_runs.asynchronous,
+    "separate_gain": gpu_runs.separate_gain,
     "start": gpu_start.start,
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.common import phases, training_rows
 from benchmarks.gpu_figures import Figure, Place
 from benchmarks.staleness_figures import step_seconds
-from benchmarks.staleness_job import COLOCATE, SYNC, WALL, Job, Result, overrides
+from benchmarks.staleness_job import COLOCATE, SEPARATE, SYNC, WALL, Job, Result, overrides
 
 # held-out success after 40 steps on a processor, mean of six seeds (docs/experiments.md); points
 CPU_SUCCESS = {"4": 75.1, "8": 46.1}
@@ -28,13 +28,20 @@ FIRST_STEP_S = {"nano": 45.0, "smollm2": 60.0}
 TOOL_MS = 500
 # tokens after which a bin of depth ends
 DEPTHS = (256, 1024, 4096, 16384)
-ON_ONE_GPU = (
-    "hardware=gpu",
-    "trainer.n_gpus_per_node=1",
-    "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
-    "actor_rollout_ref.rollout.gpu_memory_utilization=0.3",
-    "actor_rollout_ref.rollout.agent.num_workers=1",
-)
+
+
+def on_gpus(number: int) -> tuple[str, ...]:
+    """Return the settings of a run whose trainer has so many GPUs, each with an engine of its own."""
+    return (
+        "hardware=gpu",
+        f"trainer.n_gpus_per_node={number}",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+        "actor_rollout_ref.rollout.gpu_memory_utilization=0.3",
+        "actor_rollout_ref.rollout.agent.num_workers=1",
+    )
+
+
+ON_ONE_GPU = on_gpus(1)
 
 
 def model(place: Place) -> str:
@@ -48,14 +55,19 @@ def model(place: Place) -> str:
     return str(ensure_smollm2())
 
 
-def trained(place: Place, *overrides: str) -> tuple[Path, float]:
+def trained(place: Place, *overrides: str, gpus: int = 1) -> tuple[Path, float]:
     """Train in a temporary folder; return it, and when the command was given.
+
+    Args:
+        place: where.
+        overrides: of the command.
+        gpus: the trainer's.
 
     Raises:
         RuntimeError: the command failed; the message is its last words.
     """
     folder = Path(tempfile.mkdtemp(prefix="trm-benchmark-")) / "run"
-    machine = () if place.small else ON_ONE_GPU
+    machine = () if place.small else on_gpus(gpus)
     command = [sys.executable, "-m", "trm_agent.train", f"run.dir={folder}", *overrides, *machine]
     print(" ".join(command), flush=True)
     started = time.time()
@@ -109,10 +121,7 @@ def separate(place: Place) -> list[Figure]:
     Raises:
         RuntimeError: there are no two GPUs.
     """
-    import torch
-
-    if not place.small and torch.cuda.device_count() < 2:
-        raise RuntimeError(f"two GPUs are needed, and there are {torch.cuda.device_count()}")
+    _need_two(place)
     steps = 2 if place.small else 20
     length = (f"trainer.total_training_steps={steps}", f"trainer.test_freq={steps}", "trainer.save_freq=-1")
     short = ("env.val.num_tasks=4", "env.val.greedy_tasks=0") if place.small else ()
@@ -130,21 +139,46 @@ def separate(place: Place) -> list[Figure]:
     return found
 
 
+def separate_gain(place: Place) -> list[Figure]:
+    """Compare seconds a step on two GPUs: both for a synchronous run, or one for the trainer and one for the server.
+
+    The workload is that of `asynchronous`.
+
+    Raises:
+        RuntimeError: there are no two GPUs.
+    """
+    _need_two(place)
+    return _beside_synchronous(place, SEPARATE, gpus=2)
+
+
 def asynchronous(place: Place) -> list[Figure]:
     """Compare seconds a step, synchronous and not, where some episodes are long: `wall` of benchmarks/staleness.py."""
+    return _beside_synchronous(place, COLOCATE, gpus=1)
+
+
+def _beside_synchronous(place: Place, mode: str, gpus: int) -> list[Figure]:
+    """Return the seconds a step and the idle shares of a mode and of a synchronous run with so many GPUs."""
     seconds, found = {}, []
-    for side in (SYNC, COLOCATE):
+    for side in (SYNC, mode):
         job = Job(WALL, side, seed=0, steps=3 if place.small else 8, tool_ms=TOOL_MS, commit="")
         # `trained` has a folder of its own
         given = [each for each in overrides(job, Path()) if not each.startswith("run.dir=")]
-        folder, _ = trained(place, *given)
+        # servers with devices of their own have one beside the trainer's
+        folder, _ = trained(place, *given, gpus=gpus - 1 if side == SEPARATE else gpus)
         rows = training_rows(folder)
         seconds[side] = float(np.mean(step_seconds(Result(job, tuple(rows)))))
         found.append(Figure(f"{side}, seconds a step", seconds[side], "s"))
         for name in ("trainer", "servers"):
             idle = [row[f"run/{name}_idle"] for row in rows if row.get(f"run/{name}_idle") is not None]
             found.append(Figure(f"{side}, {name} idle, mean share", float(np.mean(idle))))
-    return [*found, Figure("colocate_async, times synchronous", seconds[COLOCATE] / seconds[SYNC])]
+    return [*found, Figure(f"{mode}, times synchronous", seconds[mode] / seconds[SYNC])]
+
+
+def _need_two(place: Place) -> None:
+    import torch
+
+    if not place.small and torch.cuda.device_count() < 2:
+        raise RuntimeError(f"two GPUs are needed, and there are {torch.cuda.device_count()}")
 
 
 def plain_verl(place: Place) -> list[Figure]:

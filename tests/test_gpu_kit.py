@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import gpu, gpu_runs
 from benchmarks.gpu import Check, Options
@@ -98,17 +99,30 @@ def test_the_page_names_every_check_of_the_kit() -> None:
     assert named - answered == {"machine", "divergences", "loss"}  # whose figures stand under "Measured"
 
 
-def test_both_sides_of_the_wall_time_are_composed_for_one_gpu(tmp_path, monkeypatch) -> None:
-    asked = []
+# GPUs of the trainer and of its servers: two in all where the servers have some of their own
+@pytest.mark.parametrize(
+    ("check", "mode", "gpus"),
+    [
+        (gpu_runs.asynchronous, "colocate_async", [(1, None), (1, None)]),
+        (gpu_runs.separate_gain, "separate_async", [(2, None), (1, 1)]),
+    ],
+)
+def test_both_sides_of_the_wall_time_are_composed_for_the_same_gpus(check, mode, gpus, tmp_path, monkeypatch) -> None:
+    asked, devices = [], []
 
-    def trained(_, *overrides):
-        config = compose_run([*overrides, f"run.dir={tmp_path}", *gpu_runs.ON_ONE_GPU])
-        asked.append((config.trainer.v1.trainer_mode, config.hardware.kind, config.env.kwargs.tool_s))
-        return tmp_path / config.trainer.v1.trainer_mode, 0.0
+    def trained(_, *overrides, gpus):
+        config = compose_run([*overrides, f"run.dir={tmp_path}", *gpu_runs.on_gpus(gpus)])
+        found = config.trainer.v1.trainer_mode
+        asked.append((found, config.hardware.kind, config.env.kwargs.tool_s))
+        rollout = config.actor_rollout_ref.rollout
+        own = rollout.nnodes * rollout.n_gpus_per_node if found == "separate_async" else None
+        devices.append((config.trainer.n_gpus_per_node, own))
+        return tmp_path / found, 0.0
 
     # steps of 4 s, and of 1 s
-    took = {"sync": 4.0, "colocate_async": 1.0}
+    took = {"sync": 4.0, mode: 1.0}
     idle = {"run/trainer_idle": 0.5, "run/servers_idle": 0.25}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(gpu_runs, "trained", trained)
     monkeypatch.setattr(
         gpu_runs,
@@ -117,8 +131,16 @@ def test_both_sides_of_the_wall_time_are_composed_for_one_gpu(tmp_path, monkeypa
             {"step": step, "time": step * took[folder.name], "timing_s/step": 1, **idle} for step in range(4)
         ],
     )
-    found = {figure.name: figure.value for figure in gpu_runs.asynchronous(replace(Place.small_one(), small=False))}
-    assert asked == [("sync", "gpu", 0.5), ("colocate_async", "gpu", 0.5)]
+    found = {figure.name: figure.value for figure in check(replace(Place.small_one(), small=False))}
+    assert asked == [("sync", "gpu", 0.5), (mode, "gpu", 0.5)]
+    assert devices == gpus
     assert found["sync, seconds a step"] == 4.0
-    assert found["colocate_async, servers idle, mean share"] == 0.25
-    assert found["colocate_async, times synchronous"] == 0.25
+    assert found[f"{mode}, servers idle, mean share"] == 0.25
+    assert found[f"{mode}, times synchronous"] == 0.25
+
+
+def test_what_needs_two_gpus_says_so(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for check in (gpu_runs.separate, gpu_runs.separate_gain):
+        with pytest.raises(RuntimeError, match="two GPUs are needed, and there are 1"):
+            check(replace(Place.small_one(), small=False))

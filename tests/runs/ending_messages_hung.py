@@ -29,6 +29,14 @@ HUNG_CASES = [
         Again.RESUMES,
     ),
     (
+        "rest: hung",
+        "the engines' rest before an update took longer than 600 s (run.weight_sync_timeout_s); ranks that answered: "
+        "0, 1, that did not: none; their stacks: stacks.txt; giving up\n" + DIED,
+        "",
+        "an engine did not stop or free its memory; ranks that answered: 0, 1, that did not: none",
+        Again.RESUMES,
+    ),
+    (
         "start: hung",
         "the start of the rollout engines took longer than 1800 s (run.start_timeout_s); giving up\n" + DIED,
         "",

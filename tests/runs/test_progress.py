@@ -14,6 +14,7 @@ from trm_agent.runs.progress import (
     forget_progress,
     progress_line,
     read_phase,
+    tell_left,
 )
 from trm_agent.runs.screen import Screen
 
@@ -62,6 +63,35 @@ def test_a_phase_may_become_longer(tmp_path: Path) -> None:
     phase = read_phase(tmp_path)
     assert phase is not None
     assert progress_line(tmp_path, phase, 1005.0).startswith("  validation after step 20: 1/12 episodes")
+
+
+def test_tasks_that_the_trainer_counts_need_no_episodes(tmp_path: Path) -> None:
+    tell_left(tmp_path, 1)
+    assert read_phase(tmp_path) is None
+    begin_phase(tmp_path, "step 3: generation", 8, 1000.0, in_tasks=True)
+    # episodes of other tasks
+    Counter(tmp_path).add_episode()
+    # more than the batch may be waited for
+    told = []
+    for left in (9, 6, 3, 3):
+        tell_left(tmp_path, left)
+        # tasks in place of others are not more to wait for
+        extend_phase(tmp_path, 4)
+        phase = read_phase(tmp_path)
+        assert phase is not None
+        told.append(progress_line(tmp_path, phase, 1010.0))
+    # five since then took 10 s, so that three take 6 s
+    assert told == [
+        "  step 3: generation: 0/8 tasks  0 tok/s  0:10, time left unknown",
+        "  step 3: generation: 2/8 tasks  0 tok/s  0:10, 0:30 left",
+        "  step 3: generation: 5/8 tasks  0 tok/s  0:10, 0:06 left",
+        "  step 3: generation: 5/8 tasks  0 tok/s  0:10, 0:06 left",
+    ]
+    begin_phase(tmp_path, "step 4: generation", 8, 1000.0, in_tasks=True)
+    tell_left(tmp_path, 6)
+    phase = read_phase(tmp_path)
+    assert phase is not None
+    assert progress_line(tmp_path, phase, 1010.0).endswith(" 2/8 tasks  0 tok/s  0:10, time left unknown")
 
 
 def test_turns_count_before_the_first_episode_is_over_and_are_written_once_a_second(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import pytest
 pytest.importorskip("verl")
 
 from omegaconf import OmegaConf
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 
+from tests.verl_plugin.scripted_queue import ScriptedQueue, async_buffer, tasks
 from trm_agent.runs.checkpoint_pickles import check_checkpoint
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.tasks_in_play import IN_PLAY, TaskInPlay, read_tasks_in_play
@@ -169,7 +171,56 @@ def test_a_step_draws_no_more_tasks_than_are_needed(needed, tmp_path, queue):
     assert asked == [(5, 8)]
 
 
-def test_the_buffer_knows_the_last_step():
+def test_the_buffer_knows_the_last_step(tmp_path):
     made = object.__new__(trainer_class("colocate_async"))
-    made.config, made.trainer_mode = compose_run(["experiment=math_nano_async"]), "colocate_async"
+    made.config = compose_run(["experiment=math_nano_async", f"run.dir={tmp_path}"])
+    made.trainer_mode = "colocate_async"
     assert made._build_replay_buffer().last_step == made.config.trainer.total_training_steps == 40
+
+
+@pytest.mark.parametrize(
+    ("step", "restored", "drawn"),
+    [
+        # of a new run, and of one that has long to go: two batches of eight in play, those of the checkpoint included
+        (1, 0, 16),
+        (20, 13, 3),
+        # the last step but one needs two batches, the last one
+        (39, 13, 3),
+        (40, 8, 0),
+        (40, 5, 3),
+        (40, 0, 8),
+    ],
+)
+def test_a_run_that_is_resumed_near_its_end_draws_no_task_for_steps_that_do_not_come(
+    step, restored, drawn, monkeypatch
+):
+    made = object.__new__(trainer_class("colocate_async"))
+    preset = ["experiment=math_nano_async", "data.train_batch_size=8", "trainer.v1.colocate_async.num_warmup_batches=2"]
+    made.config, made.global_steps, made._restored_tq_prompt_count = compose_run(preset), step, restored
+    made.replay_buffer = SimpleNamespace(last_step=40)
+    asked = []
+    monkeypatch.setattr(type(made), "_add_prompts_to_generate", lambda _, number: asked.append(number))
+    # past what the others of our mixins do as training begins
+    PPOTrainerColocateAsync.on_train_begin(made)
+    assert sum(asked) == drawn
+
+
+def test_a_resumed_run_plays_in_its_last_step_what_was_restored_and_nothing_else(monkeypatch):
+    queue = ScriptedQueue(lambda _: (1, 0), delay=lambda task: 9 if task < 4 else 1)
+    queue.step = 40
+    made = object.__new__(trainer_class("colocate_async"))
+    made.config = compose_run(["experiment=math_nano_async", "data.train_batch_size=4"])
+    made.config.trainer.v1.colocate_async.num_warmup_batches = 2
+    made.global_steps, made._restored_tq_prompt_count = 40, 4
+    made.replay_buffer = async_buffer(queue, monkeypatch, size=4, ahead=2)
+    made.replay_buffer.last_step = 40
+    monkeypatch.setattr(type(made), "_add_prompts_to_generate", lambda _, number: queue.draw(number))
+    monkeypatch.setattr(type(made), "_next_train_batch", lambda _, number: number)
+    monkeypatch.setattr(type(made), "_submit_batch_to_rollout", lambda _, number: queue.draw(number))
+    # the four that were in play at the checkpoint are slow
+    queue.draw(4)
+    PPOTrainerColocateAsync.on_train_begin(made)
+    made._add_batch_to_generate()
+    batch, _ = made.replay_buffer.sample(40, "train", 4)
+    assert tasks(batch) == ["t0", "t1", "t2", "t3"]
+    assert queue.num_drawn == 4

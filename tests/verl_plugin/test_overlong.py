@@ -109,7 +109,7 @@ async def output_of(
 
     monkeypatch.setattr(agent_loop, "play_settings", lambda _: settings)
     monkeypatch.setattr(agent_loop, "renderer", lambda *_: SimpleNamespace(stop_token_ids=[0]))
-    monkeypatch.setattr(agent_loop, "_counter", lambda _: SimpleNamespace(add_episode=lambda: None))
+    monkeypatch.setattr(agent_loop, "_counter", lambda _: SimpleNamespace(add_episode=lambda **_: None))
     monkeypatch.setattr(agent_loop, "run_episode", play)
     monkeypatch.setattr(agent_loop.tq, "async_kv_put", put)
     task = json.dumps({"env_id": "x", "seed": 0, "options": {}, "stream": stream})

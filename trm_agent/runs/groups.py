@@ -79,8 +79,8 @@ class RunConfig:
     weight_sync_timeout_s: float = setting(
         600,
         ABOVE_0,
-        "Seconds after which a synchronisation of weights, or a process that plays episodes and cannot be reached, "
-        "counts as hung and ends the run.",
+        "Seconds after which a synchronisation of weights, the engines' rest before an update, or a process that plays "
+        "episodes and cannot be reached, counts as hung and ends the run.",
     )
     start_timeout_s: float | None = setting(
         3600,

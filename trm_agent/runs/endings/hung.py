@@ -20,6 +20,13 @@ HUNG: tuple[Rule, ...] = (
         Again.RESUMES,
     ),
     Rule(
+        "rest: hung",
+        re.compile(r"(the engines' rest before an update) took longer than (\d+) s [^;\n]*([^\n]*); giving up"),
+        "{0} took longer than {1} s (run.weight_sync_timeout_s): an engine did not stop or free its memory{2}",
+        "look for its error in the log, or raise run.weight_sync_timeout_s",
+        Again.RESUMES,
+    ),
+    Rule(
         "start: hung",
         re.compile(r"(the start of the (?:rollout engines|trainer's ranks)) took longer than (\d+) s"),
         "{0} took longer than {1} s (run.start_timeout_s)",

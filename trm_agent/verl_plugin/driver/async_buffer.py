@@ -3,6 +3,7 @@
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,9 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         self._draw, self.refill_fn = self.refill_fn, self._refill
         # of the run; None: not known, so that tasks are always drawn ahead
         self.last_step: int | None = None
+        # gets the number of tasks for which an update waits, at each change
+        self.tell_left: Callable[[int], None] = lambda _: None
+        self._told_left = -1
         self._step = -1
         # the step that was the last to draw a batch of its own, and how many tasks that was
         self._own_draw = (-1, 0)
@@ -61,7 +65,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         if partition_id == "val":
             return super().sample(global_steps, partition_id, batch_size)
         self._num_failed = self._most_done = self._num_left_out = 0
-        self._waits_since = None
+        self._waits_since, self._told_left = None, -1
         if global_steps != self._step:
             self._begin_step(global_steps, batch_size * self._num_updates)
         batch, metrics = ReplayBufferAsync.sample(self, global_steps, partition_id, batch_size)
@@ -176,6 +180,10 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         self, global_steps: int, partition_id: str, batch_size: int, sampleable_keys: set[str]
     ) -> bool:
         is_enough: bool = super()._has_enough_samples(global_steps, partition_id, batch_size, sampleable_keys)
+        left = max(0, batch_size - len(sampleable_keys), self._num_overdue(global_steps))
+        if left != self._told_left:
+            self.tell_left(left)
+            self._told_left = left
         if not is_enough and len(sampleable_keys) >= batch_size and self._waits_since is None:
             self._waits_since = time.monotonic()
         watch = self.watch
@@ -184,6 +192,13 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
             watch.check_short(global_steps)
             return True
         return is_enough
+
+    def _num_overdue(self, step: int) -> int:
+        """Return for how many tasks a step waits because they have reached the threshold."""
+        if self.max_off_policy_threshold is None or self.max_off_policy_strategy != "wait":
+            return 0
+        drawn = self.prompt_global_steps[TRAIN]
+        return sum(step - drawn[uid] + 1 >= self.max_off_policy_threshold for uid in self._in_flight(TRAIN))
 
     def _select_prompt_uids(
         self, partition_id: str, sampleable_keys: set[str], batch_size: int

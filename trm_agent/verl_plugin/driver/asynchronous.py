@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from trm_agent.runs.preflight_async import SYNC
+from trm_agent.runs.progress import tell_left
 from trm_agent.runs.tasks_in_play import IN_PLAY, TaskInPlay, read_tasks_in_play
 from trm_agent.verl_plugin.rollout.resuming_client import ResumingClient
 
@@ -40,11 +42,17 @@ class AsynchronousMixin:
         sampler.path, sampler.name = BUFFER
         buffer = super()._build_replay_buffer()  # type: ignore[misc]
         buffer.last_step = int(self.config.trainer.total_training_steps)
+        buffer.tell_left = partial(tell_left, Path(self.config.run.dir))
         return buffer
 
     def get_llm_client(self) -> ResumingClient:
         client: ResumingClient = rollout_servers(self).get_client(client_cls=ResumingClient)
         return client
+
+    def _add_async_warmup_batches(self, num_warmup_batches: float) -> None:
+        # none for steps that do not come, as in `num_to_draw`; a resumed run may be close to its end
+        num_left = self.replay_buffer.last_step - self.global_steps + 1
+        super()._add_async_warmup_batches(min(num_warmup_batches, num_left))  # type: ignore[misc]
 
     def _add_batch_to_generate(self) -> None:
         # none for steps that do not come: what the run has beyond them is for tasks in place of others

@@ -143,6 +143,11 @@ class SynchronisationMixin:
         with self._synchronising("the first weight synchronisation"):
             super().on_init_end()  # type: ignore[misc]
 
+    def on_sample_end(self) -> None:
+        # verl cuts their turns, takes their memory, and waits for their word on both
+        with self._synchronising("the engines' rest before an update"):
+            super().on_sample_end()  # type: ignore[misc]
+
     def on_step_end(self) -> None:
         with self._synchronising("the weight synchronisation"):
             super().on_step_end()  # type: ignore[misc]

@@ -150,7 +150,7 @@ class EnvAgentLoop(AgentLoopBase):
                 options=task["options"],
                 pauses=generator.pauses,
             )
-        counter.add_episode()
+        counter.add_episode(of_validation=not is_training)
         if episode.is_infrastructure_failure:
             await _lose(episode, episode.stop_reason, str(episode.error), task["stream"], fields["uid"])
             return []
