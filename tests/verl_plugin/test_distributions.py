@@ -88,11 +88,11 @@ def test_kept_sets_have_names_of_their_own_and_hold_the_drawn_tokens():
     assert sorted(fields) == [KEPT_IDS, KEPT_LOG_PROBS]
     assert fields[KEPT_IDS][[0, 1, 4], 0].tolist() == [3, 4, 5]
     turns[1] = {RECORDED: drawn_inside(6)}
-    with pytest.raises(ValueError, match="x seed 0: turn 1 drew token 5, which is not among the 3 most likely"):
+    with pytest.raises(ValueError, match="x seed 0: turn 2 drew token 5, which is not among the 3 most likely"):
         distribution_fields(episode(turns), 3, REPLAYED)
     # with an id that is filler the token was not recorded either
     turns[1] = {RECORDED: Recorded(np.array([[6, 0, 5]]), drawn_inside(6).log_probs)}
-    with pytest.raises(ValueError, match="turn 1 drew token 5"):
+    with pytest.raises(ValueError, match="turn 2 drew token 5"):
         distribution_fields(episode(turns), 3, REPLAYED)
 
 
