@@ -81,6 +81,8 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
             metrics[f"num_tokens_depth_{first}"] = tokens[index]
             metrics[f"kept_tokens_depth_{first}"] = shares[index]
         if num_known > 0:
+            if num_known != number:
+                metrics[f"num_known_tokens_depth_{first}"] = known[index]
             metrics[f"mean_depth_{first}"] = depths[index]
             metrics[f"token_kl_mean_depth_{first}"] = divergences[index]
     return metrics
