@@ -242,7 +242,13 @@ def test_the_actor_replays_the_kept_sets(remove_padding, temperature, width):
             assert float(value[entry]) == pytest.approx(float(known[name]), rel=1e-5, abs=1e-7), name
     cut = CutSets()
     cut.count(batch, VOCAB)
-    assert cut.share() == (1.0 if width == 3 else 0.0)
+    assert cut.shares() == ((1.0, 1.0) if width == 3 else (0.0, 0.0))
+    # a single one: of 5 sampled tokens, in one of 2 sequences
+    one = CutSets()
+    if width == 5:
+        batch[KEPT_LOG_PROBS].values()[7, -1] = -9.0
+    one.count(batch, VOCAB)
+    assert one.shares() == ((1.0, 1.0) if width == 3 else (0.2, 0.5))
 
 
 def test_the_whole_vocabulary_kept_is_the_exact_divergence_and_the_plain_log_prob():

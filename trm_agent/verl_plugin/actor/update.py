@@ -31,13 +31,14 @@ MEAN_PREFIX = "TRM/"
 PREFIX = "trm/"
 # the statistics of a step's updates, for the adaptive thresholds
 DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
-# share of tokens whose kept set may be larger than its record, with estimator `replayed`
+# shares of tokens whose kept set may be larger than its record, and of sequences with one, with estimator `replayed`
 KEPT_SET_CUT = MEAN_PREFIX + "KEPT_SET_CUT"
-# above it a step warns
-CUT_TOLERANCE = 1e-3
+KEPT_SET_CUT_SEQUENCES = MEAN_PREFIX + "KEPT_SET_CUT_SEQUENCES"
+# above either a step warns: one token in a thousand is in nearly every sequence of thousands, which a mask may reject
+CUT_TOLERANCE, CUT_SEQUENCES_TOLERANCE = 1e-3, 1e-2
 # keys of the batch, from the driver to the engine: as JSON the adaptive thresholds, the step's DumpConfig and the tasks
-# of its dump; the step; the seed of the run; as JSON the acceptance of a paired run in this step; the tokens that a
-# response can have
+# of its dump; the step; the seed of the run; as JSON the acceptance of a paired run in each update of this step; the
+# tokens that a response can have
 ADAPTIVE_KEY, DUMP_KEY, TASKS_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_dump_tasks", "trm_step"
 SEED_KEY, PAIRED_KEY, LONGEST_KEY = "trm_seed", "trm_paired_acceptance", "trm_longest_response"
 
@@ -233,14 +234,15 @@ def warn_if_sets_are_cut(metrics: Mapping[str, Any], top_k: int) -> None:
         metrics: see `final_metrics`.
         top_k: of the rollout.
     """
-    share = metrics.get("trm/kept_set_cut", 0.0)
-    if share > CUT_TOLERANCE:
+    share, of_sequences = metrics.get("trm/kept_set_cut", 0.0), metrics.get("trm/kept_set_cut_sequences", 0.0)
+    if share > CUT_TOLERANCE or of_sequences > CUT_SEQUENCES_TOLERANCE:
         logger.warning(
-            "trm: for %.2g %% of the tokens more than %d others tied for the last of the %d places of "
-            "actor_rollout_ref.rollout.top_k, so that the set that they were drawn from is not known; they count as "
-            "undecided. Sample in a finer number format (actor_rollout_ref.rollout.dtype=float32), or with another "
-            "top_k.",
+            "trm: for %.2g %% of the tokens, in %.2g %% of the sequences, more than %d others tied for the last of "
+            "the %d places of actor_rollout_ref.rollout.top_k, so that the set that they were drawn from is not known; "
+            "they count as undecided. Sample in a finer number format (actor_rollout_ref.rollout.dtype=float32), or "
+            "with another top_k.",
             100 * share,
+            100 * of_sequences,
             TIES,
             top_k,
         )
