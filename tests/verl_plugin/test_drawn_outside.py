@@ -58,7 +58,7 @@ async def test_the_run_ends_before_the_other_episodes_are_trained_on(make, monke
         if not ends:
             assert len(made.sample(1, "train", 4)[0].keys) == 8
             continue
-        with pytest.raises(DrawnOutside, match="request .*: x seed 41: turn 1 drew token 5"):
+        with pytest.raises(DrawnOutside, match=r"request .*: x seed 41: turn 1 drew token 5"):
             made.sample(1, "train", 4)
 
 

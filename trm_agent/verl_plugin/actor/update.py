@@ -19,6 +19,7 @@ from trm_agent.core.diagnostics import SequenceStatistics, UpdateStatistics, con
 from trm_agent.core.summary import summarize
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.adaptive import DecidedBy
+from trm_agent.trust_region.paired_run import QUARTERS, of_update
 from trm_agent.trust_region.recording import TIES
 from trm_agent.trust_region.settings import FIELD_PATH, DumpConfig, TrmConfig
 
@@ -103,6 +104,10 @@ class Update:
         metrics = summarize(whole, self.longest)
         values = torch.stack(list(metrics.values())).tolist()
         named: dict[str, Any] = {_key(name): value for name, value in zip(metrics, values, strict=True)}
+        if self.trm is not None:
+            # a mean over the step's updates would not tell which of them rejected
+            quarters = [name for name in map(_bare, QUARTERS) if name in metrics]
+            named |= {_key(of_update(name, self.number + 1)): named[_key(name)] for name in quarters}
         rows = whole.sequences
         if self.trm is not None and self.trm.target_acceptance is not None and bool(rows.has_tokens.any()):
             decided = {name: value[rows.has_tokens].tolist() for name, value in rows.decided_by.items()}
@@ -250,6 +255,10 @@ def warn_if_sets_are_cut(metrics: Mapping[str, Any], top_k: int) -> None:
 
 def _key(name: str) -> str:
     return PREFIX + name if name in EXTREMES else MEAN_PREFIX + name.upper()
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(PREFIX)
 
 
 def _name(key: str) -> str:
