@@ -113,8 +113,8 @@ def _check_drawn(episode: Episode, ids: np.ndarray, log_probs: np.ndarray) -> No
         turn = next(number for number, turn in enumerate(episode.turns, start=1) if missing[0] < turn.token_span[1])
         raise DrawnOutside(
             f"{episode.env_id} seed {episode.seed}: turn {turn} drew token {drawn[missing[0]]}, which is not among the "
-            f"{ids.shape[1]} most likely that its request recorded; let nothing but top_k and top_p of "
-            f"actor_rollout_ref.rollout cut what the server draws from, or set {FIELD_PATH}.estimator=sampled"
+            f"{ids.shape[1]} most likely that its request recorded; let the server draw by top_k and top_p of "
+            f"actor_rollout_ref.rollout alone, or set {FIELD_PATH}.estimator=sampled"
         )
 
 
