@@ -79,5 +79,6 @@ WITH_CRITERIA = ("1", "2")
 # how the engine cuts the batch, where not into micro-batches of three sequences, and what else it is told
 PASSES: dict[str, dict[str, Any]] = {
     "sampled": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 900},
-    "yoked": {"trm_paired_acceptance": json.dumps([[0.9, 0.5, 0.5, 0.1]])},
+    # of a step of its own, whose first update it is
+    "yoked": {"trm_step": 2, "trm_paired_acceptance": json.dumps([[0.9, 0.5, 0.5, 0.1]])},
 }
