@@ -106,7 +106,18 @@ def outside(name: str, sequence: Sequence, settings: Settings) -> dict[str, bool
     return {name: not statistic(sequence.at(bound), settings) <= settings[threshold]}
 
 
+def num_undecided_tokens(name: str, sequence: Sequence, settings: Settings) -> int:
+    """Tokens that stay by one bound alone; under a mask of sequences those with the threshold between the bounds."""
+    if name in TOKENS:
+        low, high = (TOKENS[name](sequence.at(bound), settings) for bound in ("lower", "upper"))
+        return sum(one != other for one, other in zip(low, high, strict=True))
+    pairs = zip(sequence.for_max.lower, sequence.for_max.upper, strict=True)
+    return sum(low <= settings["max_token_kl"] < high for low, high in pairs)
+
+
 def is_undecided(name: str, sequence: Sequence, settings: Settings) -> bool:
+    if name in TOKENS:
+        return num_undecided_tokens(name, sequence, settings) > 0
     if name == "inverse":
         return is_undecided(settings["controlled"], sequence, settings)
     open_ = []

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
 import pytest
@@ -129,8 +129,13 @@ def test_divergences_are_those_of_the_tokens_that_are_known():
     for first, own in bins.items():
         expected[f"token_kl_mean_depth_{first}"] = mean(each.kl for each in own)
         expected[f"mean_depth_{first}"] = mean(each.depth for each in own)
+    of_bin = Counter(max(first for first in FIRST_DEPTHS if first <= each.depth) for each in every)
+    known_of_bin = {first: len(own) for first, own in bins.items() if len(own) < of_bin[first]}
+    assert known_of_bin
+    expected |= {f"num_known_tokens_depth_{first}": number for first, number in known_of_bin.items()}
     assert len(expected) > 15
     found = metrics(of)
+    assert {name for name in found if name.startswith("num_known")} <= expected.keys()
     # a maximum and sums over whole sequences are not known
     of_the_paper = {"bound_classical", "bound_unified", "bound_adaptive", "margin", "kl_seq", "effective_horizon"}
     assert not of_the_paper & found.keys()

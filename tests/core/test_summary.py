@@ -22,7 +22,7 @@ from .batches import Tensors, to_tensors
 
 def settings(criterion: str, **more) -> TrmConfig:
     thresholds = {"max_token_kl": 0.01, "avg_token_kl": 0.002, "token_tv": 0.02}
-    before = {"mask_policy": "start_of_step", "estimator": "sampled"} if CRITERIA[criterion].whole_batch else {}
+    before = {"mask_policy": "start_of_step", "estimator": "sampled"} if criterion == "permuted" else {}
     return TrmConfig(criterion=criterion, ratio_truncation=1.05, **(thresholds | more | before))
 
 

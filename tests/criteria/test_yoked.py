@@ -6,7 +6,13 @@ import torch
 from trm_agent.core.controls import Sequences, acceptance_of_lengths
 from trm_agent.core.summary import acceptance_by_length
 from trm_agent.trust_region.criteria import CRITERIA
-from trm_agent.trust_region.paired_run import QUARTERS, acceptance_of_step, check_paired_run
+from trm_agent.trust_region.paired_run import (
+    QUARTERS,
+    acceptance_of_step,
+    check_paired_run,
+    of_update,
+    without_lone_update,
+)
 
 ACCEPTANCE = (0.9, 0.7, 0.4, 0.1)
 
@@ -32,9 +38,35 @@ def test_the_acceptance_of_the_same_step_is_taken():
     rows = [{"step": step, **{name: step / 10 + place / 100 for place, name in enumerate(QUARTERS)}} for step in (1, 2)]
     # a row of a validation
     rows.insert(0, {"step": 2, "env/val_success": 0.5})
-    assert acceptance_of_step(rows, 2, "runs/a") == pytest.approx([0.2, 0.21, 0.22, 0.23])
+    (of_only_update,) = acceptance_of_step(rows, 2, 1, "runs/a")
+    assert of_only_update == pytest.approx([0.2, 0.21, 0.22, 0.23])
     with pytest.raises(ValueError, match=r"yoked_run: got 'runs/a', which has them of 2 steps; .*of step 3"):
-        acceptance_of_step(rows, 3, "runs/a")
+        acceptance_of_step(rows, 3, 1, "runs/a")
+
+
+def test_each_update_has_its_own_acceptance_and_another_number_of_updates_is_refused():
+    # all rejections are in the second update: its mean over both would let the coin reject in the first too
+    updates = ([1.0] * 4, [0.9, 0.7, 0.6, 0.4])
+    row = {"step": 3} | {name: (first + second) / 2 for name, first, second in zip(QUARTERS, *updates, strict=True)}
+    row |= {
+        of_update(name, number): values[place]
+        for number, values in enumerate(updates, start=1)
+        for place, name in enumerate(QUARTERS)
+    }
+    assert acceptance_of_step([row], 3, 2, "runs/a") == list(updates)
+    for other in (1, 3):
+        with pytest.raises(ValueError, match=rf"has the acceptance of 2 there; allowed: a run with {other} updates"):
+            acceptance_of_step([row], 3, other, "runs/a")
+    # a run that logged the mean alone
+    with pytest.raises(ValueError, match=r"of 1 there; .* has to be trained again"):
+        acceptance_of_step([{name: row[name] for name in ("step", *QUARTERS)}], 3, 2, "runs/a")
+
+
+def test_a_step_of_one_update_has_no_metrics_by_number():
+    step = {"trm/acceptance": 0.5, **dict.fromkeys(QUARTERS, 0.5)}
+    first, second = (dict.fromkeys([of_update(name, number) for name in QUARTERS], 0.5) for number in (1, 2))
+    assert without_lone_update(step | first) == step
+    assert without_lone_update(step | first | second) == step | first | second
 
 
 def test_a_run_that_is_not_there_is_refused(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.end_to_end.training import steps, train
 from trm_agent.runs.folder import METRICS_FILE
-from trm_agent.trust_region.paired_run import QUARTERS
+from trm_agent.trust_region.paired_run import QUARTERS, of_update
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TRM = "actor_rollout_ref.actor.policy_loss.trm"
@@ -22,7 +22,7 @@ OFF_POLICY = (
 )
 
 
-def test_a_yoked_run_repeats_the_acceptance_of_one_masked_at_the_start_of_its_steps(tmp_path: Path) -> None:
+def test_a_yoked_run_repeats_the_acceptance_of_each_update_of_one_masked_at_the_start_of_its_steps(tmp_path: Path) -> None:
     paired, yoked = tmp_path / "paired", tmp_path / "yoked"
     start = (f"{TRM}.mask_policy=start_of_step", "algorithm.rollout_correction.bypass_mode=false")
     train(paired, *OFF_POLICY, *start, f"{TRM}.max_token_kl=0.0002")
@@ -31,11 +31,19 @@ def test_a_yoked_run_repeats_the_acceptance_of_one_masked_at_the_start_of_its_st
     for row in rows:
         assert row["timing_s/old_log_prob"] > 0
         assert 0 < row["trm/acceptance"] < 1
-    # nothing in the first step, everything in the second, so that a coin can fall in one way alone
+        for name in QUARTERS:
+            assert row[name] == pytest.approx(sum(row[of_update(name, number)] for number in (1, 2)) / 2)
+        assert of_update(QUARTERS[0], 3) not in row
+    # nothing in the one update, everything in the other, so that a coin can fall in one way alone
+    updates = [{1: 0.0, 2: 1.0}, {1: 1.0, 2: 0.0}]
     (changed := tmp_path / "changed").mkdir()
-    told = [row | dict.fromkeys(QUARTERS, float(place)) for place, row in enumerate(rows)]
+    told = [
+        row | {of_update(name, number): acceptance for name in QUARTERS for number, acceptance in of_step.items()}
+        for row, of_step in zip(rows, updates, strict=True)
+    ]
     (changed / METRICS_FILE).write_text("".join(f"{json.dumps(row)}\n" for row in told))
     train(yoked, *OFF_POLICY, "policy_loss=trm_yoked", f"{TRM}.yoked_run={changed}")
-    first, second = steps(yoked)
-    assert (first["trm/acceptance"], first["trm/rejected_by_yoked"]) == (0, 1)
-    assert (second["trm/acceptance"], second["trm/rejected_by_yoked"]) == (1, 0)
+    for row, of_step in zip(steps(yoked), updates, strict=True):
+        assert (row["trm/acceptance"], row["trm/rejected_by_yoked"]) == (0.5, 0.5)
+        for name in QUARTERS:
+            assert {number: row[of_update(name, number)] for number in (1, 2)} == of_step

@@ -252,13 +252,21 @@ def test_a_step_without_a_kept_sequence_warns(plain, caplog):
     assert "no sequence of this step was accepted" in caplog.text
 
 
-def test_a_lost_guarantee_is_told_once(plain, caplog):
-    by_length = {"actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-mean"}
-    update, of_run = update_with(TrmConfig(), []), trainer(changed(plain, **by_length))
-    with caplog.at_level(logging.WARNING, "trm_agent"):
+@pytest.mark.parametrize(("criterion", "kind"), [("max", "note"), ("stop", "warning")])
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_a_lost_guarantee_is_told_once_by_its_kind_and_of_a_run_of_ours_by_the_command(
+    plain, criterion, kind, is_ours, capsys, caplog, tmp_path
+):
+    changes = {"actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-mean", f"{LOSS}.trm.criterion": criterion}
+    config = changed(plain, **changes, **({"run": {"dir": str(tmp_path)}} if is_ours else {}))
+    update, of_run = update_with(TrmConfig(), []), trainer(config)
+    with caplog.at_level(logging.INFO, "trm_agent"):
         for _ in range(2):
             update(of_run, SimpleNamespace(extra_info={}), {})
-    assert caplog.text.count("decide by the context); loss_agg_mode=seq-mean-token-mean divides by a length") == 1
+    told = capsys.readouterr().out
+    line = f"trm: {kind}: criterion={criterion} is without its guarantee here: estimator=sampled"
+    assert told.count(line) == (not is_ours)
+    assert (told + caplog.text).count("guarantee") == (not is_ours)
 
 
 def test_a_control_that_shuffles_nothing_is_told_once_and_its_engine_gets_the_seed(plain, caplog):

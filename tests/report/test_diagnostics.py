@@ -59,6 +59,18 @@ def test_bins_that_few_steps_have_count_there_alone(tmp_path):
     assert chart["series"][0]["y"][-1] == pytest.approx(1e-4 / 5)
 
 
+def test_a_mean_over_known_tokens_weighs_as_many_as_it_is_of(tmp_path):
+    folder = run_with(tmp_path / "run", 0.0)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    # of the first step, whose divergence is the largest, a tenth of the tokens is known
+    rows[1]["trm/num_known_tokens_depth_512"] = 40.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (chart,) = depth_charts(open_sources([folder]))
+    *others, last = chart["series"][0]["y"]
+    assert others == pytest.approx([sum(1e-4 / step for step in range(1, 6)) / 5] * 3)
+    assert last == pytest.approx((40 * 1e-4 + sum(400 * 1e-4 / step for step in range(2, 6))) / (40 + 4 * 400))
+
+
 def test_several_runs_have_a_verdict_each_and_one_from_before_none(tmp_path):
     runs = [run_with(tmp_path / "a", 0.0), run_with(tmp_path / "b", 1.0), write_run(tmp_path / "old")]
     (chart,) = depth_charts(open_sources(runs))

@@ -279,6 +279,13 @@ CASES = [
         Again.THEN_RESUMES,
     ),
     (
+        "drawn outside",
+        remote("trm_agent.verl_plugin.rollout.failed.DrawnOutside: request 0a: x seed 7: turn 2 drew token 5; let it"),
+        "",
+        "request 0a: x seed 7: turn 2 drew token 5",
+        Again.REPEATS,
+    ),
+    (
         "weights by TCP",
         remote("trm_agent.verl_plugin.transfer.tcp.TransferError: the trainer at 10.0.0.2:7 is gone, in a header"),
         "",

@@ -89,7 +89,7 @@ def test_acceptance_and_the_recommendation_follow_from_the_statistic(tmp_path):
 
 def test_the_dump_tells_where_sampled_and_measured_divergences_disagree(tmp_path):
     rows = [row([0.0], kl=[0.001]), row([0.0], kl=[0.06]), row([0.5], kl=[0.001]), row([0.5], kl=[0.06])]
-    counts = analysis.disagreement(read_dump(write(tmp_path, rows)), TrmConfig())
+    counts = analysis.disagreement(read_dump(write(tmp_path, rows, TrmConfig(estimator="exact"))), TrmConfig())
     assert counts == {"both_keep": 1, "both_reject": 1, "only_sampled_keeps": 1, "only_sampled_rejects": 1}
 
 
@@ -154,6 +154,21 @@ def test_what_is_no_dump_is_refused_with_the_file_and_the_field(tmp_path, capsys
     assert "version 99; allowed: 'trm-agent rollouts', version 2" in message(str(folder))
     file.write_bytes(file.read_bytes()[:100])
     assert "cannot be read as parquet" in message(str(folder))
+
+
+@pytest.mark.parametrize("own", ["topk", "exact", "replayed"])
+def test_divergences_of_one_estimator_are_not_taken_for_those_of_another(own, tmp_path, capsys):
+    # bounds of 0.01 to 0.09 around a threshold of 0.05: called exact, they would decide what they leave open
+    entry = row([0.1], kl=[0.09]) | {"kl_lower": [0.01, math.nan]}
+    folder = str(write(tmp_path, [entry], TrmConfig(estimator=own)))
+    for asked in ("sampled", "topk", "exact", "replayed"):
+        if asked in ("sampled", own):
+            assert main(["analyze", folder, "--estimator", asked, "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["estimator"] == asked
+            continue
+        assert main(["analyze", folder, "--estimator", asked]) == 2
+        told = capsys.readouterr().err
+        assert f"got '{asked}', but the dump's divergences are those of {own}; allowed: sampled, {own}" in told
 
 
 @pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5; allowed: at most 0"), (math.nan, "is NaN everywhere")])

@@ -59,3 +59,33 @@ def test_of_a_replayed_rollout_both_policies_are_cut_to_its_tokens(tmp_path):
     outside = -ours.log_softmax(-1)[0, :3].logsumexp(-1)
     assert wrong["kl_difference"] == pytest.approx(outside.item(), rel=1e-4)
     assert wrong["kl_beyond_a_thousandth"] > 0.1
+
+
+@pytest.mark.parametrize("estimator", ["exact", "replayed"])
+@pytest.mark.parametrize(("column", "told"), [("kl_upper", "kl"), ("tv_upper", "tv"), ("full_log_probs", "kl")])
+def test_a_number_that_is_none_is_infinitely_far_from_what_it_should_be(tmp_path, estimator, column, told):
+    ours, theirs = (torch.randn(2, 5, generator=torch.Generator().manual_seed(seed)).log_softmax(-1) for seed in (0, 1))
+    kl = (theirs.exp() * (theirs - ours)).sum(-1).tolist()
+    tv = ((theirs.exp() - ours.exp()).abs().sum(-1) / 2).tolist()
+    entry = row([0.0, 0.0], kl=kl) | {"vocab_size": 5, "tv_lower": [tv[0], math.nan, tv[1]]}
+    entry["tv_upper"] = entry["tv_lower"]
+    if column in entry:
+        entry[column] = [entry[column][0], math.nan, math.nan]
+    else:
+        ours[1] = math.nan
+    entry |= {"full_log_probs": ours.numpy().tobytes(), "rollout_full_log_probs": theirs.numpy().tobytes()}
+    found = recompute(read_dump(write(tmp_path, [entry], TrmConfig(estimator=estimator))))
+    assert found["tokens"] == 2
+    assert found[f"{told}_difference"] == math.inf
+    if told == "kl":
+        assert found["kl_beyond_a_thousandth"] == math.inf
+        assert estimator == "replayed" or found["outside_topk_interval"] >= 1
+
+
+def test_what_both_call_infinite_is_no_difference(tmp_path):
+    # the policy in training has no mass where the rollout has half of its own
+    theirs, ours = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[1.0, 0.0]]).log()
+    entry = row([0.0], kl=[math.inf]) | {"vocab_size": 2, "tv_lower": [0.5, math.nan], "tv_upper": [0.5, math.nan]}
+    entry |= {"full_log_probs": ours.numpy().tobytes(), "rollout_full_log_probs": theirs.numpy().tobytes()}
+    found = recompute(read_dump(write(tmp_path, [entry], TrmConfig(estimator="exact"))))
+    assert (found["kl_difference"], found["tv_difference"]) == (0.0, pytest.approx(0.0, abs=1e-6))

@@ -51,6 +51,11 @@ def test_a_threshold_that_the_criterion_does_not_use_may_be_null():
         ({"criterion": "opsm", "opsm_delta": None}, ["opsm_delta", "null", "criterion='opsm'"]),
         ({"mask_policy": "now"}, ["mask_policy", "'now'", "`current`, `start_of_step`"]),
         ({"mask_policy": "start_of_step", "estimator": "exact"}, ["estimator", "'exact'", "mask_policy=current"]),
+        ({"mask_policy": "start_of_step", "criterion": "random"}, ["mask_policy", "'random'", "no divergence"]),
+        (
+            {"mask_policy": "start_of_step", "criterion": "yoked", "yoked_run": "a"},
+            ["mask_policy", "'yoked'", "allowed: current", "bypass_mode=true"],
+        ),
         ({"criterion": "negative_only", "target_acceptance": 0.9}, ["target_acceptance", "max or both or directional"]),
         ({"ratio_truncation": 0.5}, ["ratio_truncation", "0.5", "1 or more"]),
         ({"max_token_kll": 0.05}, ["max_token_kll", "no such field", "did you mean 'max_token_kl'"]),

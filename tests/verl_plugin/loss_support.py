@@ -10,6 +10,7 @@ from verl.workers.config import FSDPActorConfig
 
 from tests.core import reference
 from tests.core.batches import Tensors
+from trm_agent.trust_region.paired_run import without_lone_update
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor.policy_loss import TrmPolicyLossConfig, compute_policy_loss_trm
 from trm_agent.verl_plugin.actor.update import (
@@ -58,11 +59,11 @@ def batch_info(tensors: Tensors, dp_size: int = 1) -> dict:
 
 
 def through_verl(updates: list[Update]) -> dict:
-    """Do what verl's worker and trainer do with the metrics of a step's updates."""
+    """Do what verl's worker and trainer, and our driver, do with the metrics of a step's updates."""
     step: dict = {}
     for update in updates:
         append_to_dict(step, update.metrics())
-    return final_metrics(reduce_metrics(rename_dict(step, "actor/")))
+    return without_lone_update(final_metrics(reduce_metrics(rename_dict(step, "actor/"))))
 
 
 def update_of(parts: list[Tensors], config: FSDPActorConfig) -> Update:

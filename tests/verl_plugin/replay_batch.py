@@ -39,6 +39,14 @@ def batch_of(rows: Sequence[Row], size: int, eos_token_id: int, top_k: int = 0) 
     return TensorDict(nested, batch_size=[size])
 
 
+def with_start(batch: TensorDict) -> TensorDict:
+    """A copy with a policy of the start of the step, which has left the rollout in every second sequence."""
+    moved = [values - place % 2 for place, values in enumerate(batch["rollout_log_probs"].unbind())]
+    changed = batch.copy()
+    changed["old_log_probs"] = torch.nested.as_nested_tensor(moved, layout=torch.jagged)
+    return changed
+
+
 _OF_TOKENS = ("rollout_log_probs", "advantages")
 
 

@@ -1,8 +1,11 @@
 """Which losses are replayed on which ranks; imports nothing heavy, for the test beside the process that does."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from trm_agent.trust_region.criteria import CRITERIA
 
 # of a dump
 Row = Mapping[str, Any]
@@ -56,5 +59,26 @@ LOSSES = {
         f"{ACTOR}.loss_agg_mode=seq-mean-token-mean",
     ),
 }
-# how the engine cuts the batch, where not into micro-batches of three sequences
-PASSES: dict[str, dict[str, Any]] = {"sampled": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 900}}
+# every criterion that has no loss above: thresholds that some of the sequences or tokens are outside of
+_THRESHOLDS = {
+    "max_token_kl": MAX_TOKEN_KL,
+    "avg_token_kl": 0.03,
+    "cumulative_kl": 2.0,
+    "length_neutral": 0.15,
+    "ratio_deviation": 0.15,
+    "random_acceptance": 0.5,
+    "yoked_run": "a_run",
+}
+_MORE = {"permuted": {"estimator": "sampled", "mask_policy": "start_of_step"}}
+# criterion -> fields of `TrmConfig`, where not those of the loss "exact"
+OF_CRITERIA: dict[str, dict[str, Any]] = {
+    name: {"criterion": name, **_THRESHOLDS, **_MORE.get(name, {})} for name in CRITERIA if name not in ("max", "both")
+}
+# the replays that have them
+WITH_CRITERIA = ("1", "2")
+# how the engine cuts the batch, where not into micro-batches of three sequences, and what else it is told
+PASSES: dict[str, dict[str, Any]] = {
+    "sampled": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 900},
+    # of a step of its own, whose first update it is
+    "yoked": {"trm_step": 2, "trm_paired_acceptance": json.dumps([[0.9, 0.5, 0.5, 0.1]])},
+}

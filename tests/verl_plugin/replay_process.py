@@ -4,19 +4,19 @@ import argparse
 import multiprocessing
 import multiprocessing.connection
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import AutoConfig
 
 from trm_agent.runs.compose import compose_run
 
-from .replay_batch import batch_of, dumped_rows
+from .replay_batch import batch_of, dumped_rows, with_start
 from .replay_oracle import update_of
-from .replay_plan import ACTOR, LOSSES, MAX_TOKEN_KL, PASSES, PLAN, SIZE, TOP_K, Ranks
+from .replay_plan import ACTOR, LOSSES, MAX_TOKEN_KL, OF_CRITERIA, PASSES, PLAN, SIZE, TOP_K, WITH_CRITERIA, Ranks
 from .replay_rank import Update, log_probs_of_both, replay
 from .replay_source import episodes
 
@@ -37,9 +37,12 @@ def main() -> None:
     denominator = SIZE * losses["exact"].actor_rollout_ref.actor.loss_scale_factor
     _on_ranks(_expect, Ranks(1), folder, rows, model, denominator)
     batches = {name: batch_of(rows, SIZE, eos, TOP_K if name == "topk" else 0) for name in LOSSES}
+    of_criteria = {name: _with(losses["exact"], settings) for name, settings in OF_CRITERIA.items()}
+    batches |= dict.fromkeys(of_criteria, batches["exact"]) | {"permuted": with_start(batches["exact"])}
     for name, ranks in PLAN.items():
+        configs = losses | (of_criteria if name in WITH_CRITERIA else {})
         updates = {
-            loss: Update(_over(config, ranks), batches[loss], PASSES.get(loss, {})) for loss, config in losses.items()
+            loss: Update(_over(config, ranks), batches[loss], PASSES.get(loss, {})) for loss, config in configs.items()
         }
         _on_ranks(replay, ranks, folder / name, updates)
     with_reference = _composed(model, folder, f"{ACTOR}.use_kl_loss=true")
@@ -61,6 +64,15 @@ def _composed(model: Path, folder: Path, *overrides: str) -> DictConfig:
         ]
     )
     OmegaConf.resolve(config)
+    return config
+
+
+def _with(config: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
+    """A configuration with other settings of the trust region; a composition takes longer than an update."""
+    config = config.copy()
+    trm = config.actor_rollout_ref.actor.policy_loss.trm
+    with open_dict(trm):
+        trm.update(settings)
     return config
 
 

@@ -87,9 +87,7 @@ def _worker(config: DictConfig, role: str = "actor") -> ActorRolloutRefWorker:
 def _instructed(update: Update, data: TensorDict, dumps: Path) -> TensorDict:
     """Add what verl's `_update_actor` and the driver's part of our loss tell the ranks."""
     actor, size = update.config.actor_rollout_ref.actor, len(update.batch)
-    dump = json.dumps(
-        {"every": 1, "directory": str(dumps), "distributions": actor.policy_loss.trm.estimator == "exact"}
-    )
+    dump = json.dumps({"every": 1, "directory": str(dumps), "distributions": dumps.name == "exact"})
     tu.assign_non_tensor(
         data,
         calculate_entropy=actor.entropy_coeff != 0,

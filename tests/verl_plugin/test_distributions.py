@@ -88,11 +88,11 @@ def test_kept_sets_have_names_of_their_own_and_hold_the_drawn_tokens():
     assert sorted(fields) == [KEPT_IDS, KEPT_LOG_PROBS]
     assert fields[KEPT_IDS][[0, 1, 4], 0].tolist() == [3, 4, 5]
     turns[1] = {RECORDED: drawn_inside(6)}
-    with pytest.raises(ValueError, match="x seed 0: turn 1 drew token 5, which is not among the 3 most likely"):
+    with pytest.raises(ValueError, match="x seed 0: turn 2 drew token 5, which is not among the 3 most likely"):
         distribution_fields(episode(turns), 3, REPLAYED)
     # with an id that is filler the token was not recorded either
     turns[1] = {RECORDED: Recorded(np.array([[6, 0, 5]]), drawn_inside(6).log_probs)}
-    with pytest.raises(ValueError, match="turn 1 drew token 5"):
+    with pytest.raises(ValueError, match="turn 2 drew token 5"):
         distribution_fields(episode(turns), 3, REPLAYED)
 
 
@@ -242,7 +242,13 @@ def test_the_actor_replays_the_kept_sets(remove_padding, temperature, width):
             assert float(value[entry]) == pytest.approx(float(known[name]), rel=1e-5, abs=1e-7), name
     cut = CutSets()
     cut.count(batch, VOCAB)
-    assert cut.share() == (1.0 if width == 3 else 0.0)
+    assert cut.shares() == ((1.0, 1.0) if width == 3 else (0.0, 0.0))
+    # a single one: of 5 sampled tokens, in one of 2 sequences
+    one = CutSets()
+    if width == 5:
+        batch[KEPT_LOG_PROBS].values()[7, -1] = -9.0
+    one.count(batch, VOCAB)
+    assert one.shares() == ((1.0, 1.0) if width == 3 else (0.2, 0.5))
 
 
 def test_the_whole_vocabulary_kept_is_the_exact_divergence_and_the_plain_log_prob():

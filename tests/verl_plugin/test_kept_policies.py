@@ -156,6 +156,7 @@ def test_all_policies_of_a_step_are_those_of_a_float64_loop(undecided, autocast,
     assert told["trm/nonfinite"] == 0
     assert told["trm/token_kl_mean"] == pytest.approx(expected.token_kl, rel=1e-3)
     assert told["trm/kept_set_cut"] == pytest.approx(1 / sum(len(each.tokens()) for each in episodes))
+    assert told["trm/kept_set_cut_sequences"] == pytest.approx(1 / sum(bool(each.tokens()) for each in episodes))
     gradient = torch.cat([parameter.grad.flatten() for parameter in exact.parameters()])
     # the model's own float32 is 1.1e-4 away
     assert (torch.cat(found) - gradient).norm() / gradient.norm() < 3e-4

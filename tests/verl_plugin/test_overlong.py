@@ -83,14 +83,19 @@ def played(reason: StopReason, reward: float) -> Episode:
 
 
 async def output_of(
-    episode: Episode, overlong: OverlongConfig, stream: str, monkeypatch: pytest.MonkeyPatch, num_recorded: int = 0
+    episode: Episode,
+    overlong: OverlongConfig,
+    stream: str,
+    monkeypatch: pytest.MonkeyPatch,
+    num_recorded: int = 0,
+    estimator: str | None = None,
 ) -> tuple:
     """What the agent loop hands to verl, and the tags that it puts aside."""
     tags = []
     settings = SimpleNamespace(
         chat="{}",
         num_recorded=num_recorded,
-        estimator=None,
+        estimator=estimator,
         run_dir="",
         seed=None,
         env_kwargs={},

@@ -23,9 +23,12 @@ from tests.verl_plugin.loss_support import (
 from trm_agent.verl_plugin.actor.policy_loss import compute_policy_loss_trm
 from trm_agent.verl_plugin.actor.update import (
     EXTREMES,
+    KEPT_SET_CUT,
+    KEPT_SET_CUT_SEQUENCES,
     collect_update,
     final_metrics,
     warn_if_all_rejected,
+    warn_if_sets_are_cut,
 )
 
 
@@ -154,6 +157,19 @@ def test_verl_averages_over_updates_and_keeps_their_extremes():
     for name in EXTREMES:
         combine = min if name == "ratio_min" else max
         assert both[f"trm/{name}"] == combine(row[f"trm/{name}"] for row in alone), name
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sequences", "warns"),
+    # one token in 2,000 of sequences of 4,096: 1 - (1 - 1/2000)^4096 = 87 %
+    [(0.0005, 0.87, True), (0.002, 0.005, True), (0.0005, 0.005, False)],
+)
+def test_cut_sets_warn_by_their_share_of_tokens_or_of_sequences(tokens, sequences, warns, caplog):
+    metrics = {KEPT_SET_CUT: tokens, KEPT_SET_CUT_SEQUENCES: sequences}
+    with caplog.at_level(logging.WARNING, logger="trm_agent"):
+        warn_if_sets_are_cut(final_metrics(metrics), 64)
+    told = f"for {100 * tokens:.2g} % of the tokens, in {100 * sequences:.2g} % of the sequences, more than 32 others"
+    assert (told in caplog.text) == warns == bool(caplog.text)
 
 
 def test_outside_of_an_update_the_loss_still_reports():

@@ -150,11 +150,11 @@ def test_no_criterion_keeps_what_no_loss_can_weigh(criterion, estimator, log_pro
     )
     zeros = DivergenceBounds(*[torch.zeros(2, 3)] * 4)
     before = {}
-    if CRITERIA[criterion].whole_batch:
-        # decided before the update: to keep both
+    if criterion == "permuted":
         before, estimator = {"mask_policy": "start_of_step"}, "sampled"
     everything = {"max_token_kl": 1e9, "avg_token_kl": 1e9, "cumulative_kl": 1e9}
     trm = TrmConfig(criterion=criterion, estimator=estimator, **everything, **before)
+    # some criteria are decided before the update: to keep both
     micro_batch = MicroBatch(
         zeros if estimator == "exact" else None, tensors.rollout_log_probs, decided=torch.ones(2).bool()
     )

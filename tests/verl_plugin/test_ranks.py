@@ -16,7 +16,7 @@ pytest.importorskip("verl")
 from tests.end_to_end.training import environment
 from trm_agent.models.nano import NanoSpec, ensure_nano_model
 
-from .replay_plan import HORIZONS, LOSSES, PLAN
+from .replay_plan import HORIZONS, LOSSES, OF_CRITERIA, PLAN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 RELATIVE = 1e-5
@@ -53,13 +53,16 @@ def meaningful(metrics: dict[str, float]) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("name", [name for name in PLAN if name != "1"])
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [(name, loss) for name in PLAN if name != "1" for loss in LOSSES] + [("2", loss) for loss in OF_CRITERIA],
+)
 def test_an_update_is_the_same_over_any_ranks(replays, name, loss):
     (alone,) = outcomes(replays / "1", loss)
     expected = meaningful(alone["metrics"])
     assert len(expected) > 45
-    assert 0 < expected["trm/acceptance"] < 1
+    assert 0 < expected["trm/acceptance"] <= 1
+    assert 0 < expected["trm/kept_tokens"] < 1
     found = outcomes(replays / name, loss)
     assert len(found) == PLAN[name].world
     told = [item["metrics"] for item in found if item["metrics"] is not None]

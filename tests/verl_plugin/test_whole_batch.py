@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 from verl.utils import tensordict_utils as tu
 from verl.workers.utils.losses import ppo_loss
 
-from trm_agent.trust_region.paired_run import QUARTERS
+from trm_agent.trust_region.paired_run import QUARTERS, of_update
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor import whole_batch
-from trm_agent.verl_plugin.actor.update import PAIRED_KEY, SEED_KEY
+from trm_agent.verl_plugin.actor.update import PAIRED_KEY, SEED_KEY, STEP_KEY, final_metrics
 from trm_agent.verl_plugin.actor.whole_batch import Row, decided_rows, seed_of_update
-from trm_agent.verl_plugin.driver.actor_update import for_decisions
+from trm_agent.verl_plugin.driver.actor_update import for_decisions, with_trust_region
 from trm_agent.verl_plugin.driver.start_of_step import warn_if_nothing_is_shuffled, with_cost
 
 from .loss_support import actor_config
@@ -69,11 +69,9 @@ def settings_and_data(trm: TrmConfig, directory, micro: int):
     return data, partial(ppo_loss, config=actor_config(trm))
 
 
-def trained(trm: TrmConfig, directory, micro: int, paired: tuple[float, ...] = ()):
-    """Gradients of one update, which sequences had one, and their contents."""
+def trained(trm: TrmConfig, directory, micro: int):
+    """Gradients of one update, and which sequences had one."""
     data, loss = settings_and_data(trm, directory, micro)
-    if paired:
-        tu.assign_non_tensor(data, **{PAIRED_KEY: json.dumps(paired)})
     made = engine()
     with made.train_mode():
         made.train_batch(data, loss)
@@ -90,7 +88,8 @@ def test_the_seed_of_an_update_is_of_the_run_the_step_and_its_number():
 
 @pytest.mark.parametrize("trm", [PERMUTED, YOKED, RANDOM], ids=["permuted", "yoked", "random"])
 def test_ranks_decide_as_one(trm, tmp_path, monkeypatch):
-    paired = {PAIRED_KEY: json.dumps((0.9, 0.6, 0.5, 0.2))}
+    # of the second update
+    paired = {PAIRED_KEY: json.dumps([(1, 1, 1, 1), (0.9, 0.6, 0.5, 0.2)])}
 
     def decided(ranks: int, step: int = 3, seed: int = 0) -> list[bool]:
         data, loss = settings_and_data(trm, tmp_path, 1)
@@ -150,25 +149,57 @@ def test_the_start_of_the_step_decides_in_the_engine(tmp_path):
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_a_yoked_coin_has_the_acceptance_of_the_paired_run(tmp_path):
-    for acceptance in (0.0, 1.0):
-        _, accepted = trained(YOKED, tmp_path / str(acceptance), 2, (acceptance,) * 4)
-        assert accepted == [bool(acceptance)] * len(FAR_OFF)
+def test_a_yoked_coin_has_the_acceptance_of_the_paired_runs_same_update(tmp_path):
+    made, updates = engine(), (1.0, 0.0, 1.0)
+    with made.train_mode():
+        for number, acceptance in enumerate(updates, start=1):
+            data, loss = settings_and_data(YOKED, tmp_path / str(number), 2)
+            tu.assign_non_tensor(data, **{PAIRED_KEY: json.dumps([[each] * 4 for each in updates]), STEP_KEY: 3})
+            metrics = made.train_batch(data, loss)["metrics"]
+            accepted = torch.cat([part.sequences.accepted for part in made._update.parts]).tolist()
+            assert accepted == [bool(acceptance)] * len(FAR_OFF)
+            # the record that another run may be paired with
+            told = {name: values for name, values in final_metrics(metrics).items() if "_update_" in name}
+            assert told == {of_update(name, number): [acceptance] for name in QUARTERS}
 
 
 def test_the_driver_names_the_acceptance_of_the_paired_run(tmp_path):
     lines = [{"step": step, **dict.fromkeys(QUARTERS, step / 10)} for step in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     trm = TrmConfig(criterion="yoked", yoked_run=str(tmp_path))
-    told = for_decisions(trm, 2, seed=4)
-    assert json.loads(told[PAIRED_KEY]) == [0.2] * 4
+    told = for_decisions(trm, 2, 4, lambda: 1)
+    assert json.loads(told[PAIRED_KEY]) == [[0.2] * 4]
     assert told[SEED_KEY] == 4
-    assert for_decisions(RANDOM, 2, seed=4) == {SEED_KEY: 4}
-    assert for_decisions(TrmConfig(), 2, seed=4) == {}
+    assert for_decisions(RANDOM, 2, 4, lambda: 1) == {SEED_KEY: 4}
+    assert for_decisions(TrmConfig(), 2, 4, lambda: 1) == {}
     with pytest.raises(ValueError, match=r"of step 3"):
-        for_decisions(trm, 3, seed=4)
+        for_decisions(trm, 3, 4, lambda: 1)
     with pytest.raises(ValueError, match=r"yoked_run: got null"):
-        for_decisions(TrmConfig(criterion="yoked"), 1, seed=4)
+        for_decisions(TrmConfig(criterion="yoked"), 1, 4, lambda: 1)
+
+
+@pytest.mark.parametrize(("batches", "numbers"), [(1, {1}), (1, {1, 2}), (2, {1}), (2, {2})])
+def test_the_driver_counts_a_steps_updates_and_drops_the_number_of_a_lone_one(batches, numbers, tmp_path):
+    """A step of `batches` batches, one of which logs the updates `numbers`."""
+    per_batch = len(numbers)
+    row = {"step": 3, **dict.fromkeys(QUARTERS, 0.5)}
+    row |= {of_update(name, number): 0.5 for name in QUARTERS for number in range(1, batches * per_batch + 1)}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    loss = {"loss_mode": "trm", "trm": {"criterion": "yoked", "yoked_run": str(tmp_path)}, "dump": {"every": 0}}
+    actor = {"policy_loss": loss, "loss_agg_mode": "token-mean", "ppo_mini_batch_size": 2, "ppo_epochs": 1}
+    config = {"actor_rollout_ref": {"actor": actor, "rollout": {"n": 3, "top_k": -1}}, "run": None}
+    config |= {"data": {"max_response_length": 8}, "trainer": {"nnodes": 1, "n_gpus_per_node": 1}}
+    trainer = SimpleNamespace(config=OmegaConf.create(config), global_steps=3, parameter_sync_step=batches)
+    logged = {of_update(name, number) for name in QUARTERS for number in numbers}
+
+    def verls(self, batch, metrics):
+        metrics.update(dict.fromkeys(logged, 0.5))
+        return batch
+
+    batch, metrics = SimpleNamespace(extra_info={}, keys=["row"] * 6 * per_batch), {}
+    with_trust_region(verls)(trainer, batch, metrics)
+    assert len(json.loads(batch.extra_info[PAIRED_KEY])) == batches * per_batch
+    assert metrics.keys() == (set() if (batches, numbers) == (1, {1}) else logged)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,9 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
     for index, first in enumerate(FIRST_DEPTHS):
         metrics[f"num_tokens_depth_{first}"] = each_update(tokens[index], tokens[index])
         metrics[f"kept_tokens_depth_{first}"] = ratio(kept[index], tokens[index])
+        # told where these are not all
+        unknown = tokens[index] - known[index]
+        metrics[f"num_known_tokens_depth_{first}"] = ratio(known[index], torch.ones_like(unknown), unknown)
         metrics[f"mean_depth_{first}"] = ratio(depth[index], known[index])
         metrics[f"token_kl_mean_depth_{first}"] = ratio(kl[index], known[index])
     return metrics

@@ -33,7 +33,7 @@ class SequenceStatistics:
     accepted: torch.Tensor
     """bool: what the mask said."""
     undecided: torch.Tensor
-    """bool: a threshold inside the interval of a statistic."""
+    """bool: what the rule for the undecided decided, see `SequenceMask`."""
     rejected_by: dict[str, torch.Tensor]
     """Criterion -> bool."""
     decided_by: dict[str, torch.Tensor]
@@ -45,7 +45,8 @@ class SequenceStatistics:
     num_truncated_tokens: torch.Tensor
     """Tokens whose weight the loss truncates if they are kept."""
     num_undecided_tokens: torch.Tensor
-    """Tokens whose interval of kl_for_max holds the threshold."""
+    """Tokens on which that rule decided; under a mask of sequences those whose interval of kl_for_max holds the
+    threshold."""
     num_known_tokens: torch.Tensor
     """Tokens whose divergence has an upper bound: T, but where kept sets may be cut."""
     num_turns: torch.Tensor
@@ -160,7 +161,9 @@ def measure_batch(
         num_tokens=lengths,
         num_kept_tokens=num_kept,
         num_truncated_tokens=_num_truncated(batch, lengths, ratio_truncation),
-        num_undecided_tokens=_num_undecided(divergences.kl_for_max, lengths, max_threshold),
+        num_undecided_tokens=_num_undecided(divergences.kl_for_max, lengths, max_threshold)
+        if mask.num_undecided is None
+        else mask.num_undecided,
         num_known_tokens=lengths if known.unknown is None else lengths - count(known.unknown),
         num_turns=turns.counts,
         max_kl=max_kl,

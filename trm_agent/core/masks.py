@@ -47,19 +47,23 @@ class Interval:
 
 @dataclass(frozen=True)
 class SequenceMask:
-    """A decision for every sequence of a batch. All tensors are bool with shape (batch,)."""
+    """A decision for every sequence of a batch. Tensors are bool with shape (batch,) unless it says otherwise."""
 
     accepted: torch.Tensor
     """True where the sequence stays in the update. Always False for a sequence without a token of the model."""
     rejected_by: dict[str, torch.Tensor]
     """Criterion -> True where it alone would reject; a sequence outside two criteria is in both."""
     undecided: torch.Tensor
-    """True where a threshold lies inside a statistic's interval, so that the rule for the undecided decided."""
+    """True where the two bounds of a divergence lead to different decisions, and the rule for the undecided decided:
+    a threshold lies inside a statistic's interval, or a token stays by one bound alone."""
     has_tokens: torch.Tensor
     """True where the sequence has at least one token of the model; the others are padding and never counted."""
     decided_by: dict[str, torch.Tensor] = field(default_factory=dict)
     """Criterion -> the numbers that were compared with its threshold: with intervals the bound that the rule for the
     undecided looks at. Floats; empty where no threshold decides."""
+    num_undecided: torch.Tensor | None = None
+    """Tokens on which the rule for the undecided decided, int32; None where no single tokens are decided on, or every
+    divergence is known."""
 
 
 def sequence_mask(

@@ -54,6 +54,7 @@ def run_growth(source: Source) -> Growth | None:
         return np.array([[number(row.get(f"trm/{name}_{first}")) or 0.0 for first in bins] for row in steps])
 
     # a bin without a finite mean in some step counts for nothing there
-    depth, kl = column("mean_depth"), column("token_kl_mean_depth")
-    tokens = np.where(depth > 0, column("num_tokens_depth"), 0.0)
+    depth, kl, known = column("mean_depth"), column("token_kl_mean_depth"), column("num_known_tokens_depth")
+    # a mean weighs as many tokens as it is of; the number is told where these are not all
+    tokens = np.where(depth > 0, np.where(known > 0, known, column("num_tokens_depth")), 0.0)
     return growth(tokens, tokens * depth, tokens * kl)

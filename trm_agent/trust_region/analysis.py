@@ -98,6 +98,15 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
             f"dump with estimator={trm.estimator} to have more",
             because="but the dump holds only sampled log-probs",
         )
+    own = dump.settings.get("estimator", "sampled")
+    if trm.estimator not in ("sampled", own):
+        refuse(
+            "estimator",
+            trm.estimator,
+            ", ".join(dict.fromkeys(("sampled", own))),
+            f"leave it out, or dump with estimator={trm.estimator}",
+            because=f"but the dump's divergences are those of {own}",
+        )
     mask = torch.from_numpy(dump.response_mask)
     log_ratio = masked_log_ratio(torch.from_numpy(dump.log_probs), torch.from_numpy(dump.rollout_log_probs), mask)
     rows = mask.any(dim=-1) & torch.isfinite(log_ratio).all(dim=-1)
@@ -246,10 +255,11 @@ def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
     Returns:
         Counts: `both_keep`, `both_reject`, `only_sampled_keeps`, `only_sampled_rejects`; None without divergences.
     """
-    if not dump.divergences or trm.max_token_kl is None:
+    own = dump.settings.get("estimator", "sampled")
+    if own == "sampled" or not dump.divergences or trm.max_token_kl is None:
         return None
     measured, sampled = (
-        replace(trm, criterion="max", estimator=name, target_acceptance=None) for name in ("exact", "sampled")
+        replace(trm, criterion="max", estimator=name, target_acceptance=None) for name in (own, "sampled")
     )
     by_kl = statistic(load(dump, measured), "max", measured) <= trm.max_token_kl
     by_k2 = statistic(load(dump, sampled), "max", sampled) <= trm.max_token_kl

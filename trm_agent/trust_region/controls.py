@@ -23,7 +23,7 @@ YOKED_RUN = Setting(
     "yoked_run",
     None,
     Text(optional=True, filled=True),
-    "`yoked`: folder of the paired run, whose metrics hold the acceptance of each step and quarter of the lengths.",
+    "`yoked`: folder of the paired run, whose metrics hold the acceptance of each update and quarter of the lengths.",
 )
 
 
@@ -47,7 +47,7 @@ def shuffled(sequences: Sequences, generator: Generator) -> Tensor:
 
 
 def paired_coin(sequences: Sequences, generator: Generator) -> Tensor:
-    """Flip a coin with the paired run's acceptance of the sequence's quarter of the lengths."""
+    """Flip a coin with the paired run's acceptance of the sequence's quarter of the lengths in the same update."""
     from trm_agent.core.controls import yoked_mask
 
     return yoked_mask(sequences, generator)
@@ -67,7 +67,7 @@ CONTROLS: dict[str, Criterion] = {
         settings=(CONTROLLED,),
     ),
     "yoked": Criterion(
-        "a coin at the acceptance of `yoked_run` in the same step and quarter of the lengths",
+        "a coin at the acceptance of `yoked_run` in the same update and quarter of the lengths",
         thresholds=(),
         whole_batch=paired_coin,
         settings=(YOKED_RUN,),

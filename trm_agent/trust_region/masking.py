@@ -9,8 +9,10 @@ import torch
 from trm_agent.core.diagnostics import UpdateStatistics, concatenate, measure_batch
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios, usable_sequences
+from trm_agent.core.reductions import count
 from trm_agent.core.token_batch import TokenBatch
 from trm_agent.trust_region.criteria import CRITERIA, arguments_of, parts_of
+from trm_agent.trust_region.criterion import Criterion
 from trm_agent.trust_region.settings import FIELD_PATH, TrmConfig
 from trm_fields import refuse
 
@@ -105,6 +107,7 @@ def _decide(
     """
     row, has_tokens = CRITERIA[criterion], batch.lengths > 0
     undecided = torch.zeros_like(has_tokens)
+    is_open: torch.Tensor | None = None
     if row.statistic is not None or row.parts:
         mask = _by_statistics(trm, criterion, batch, has_tokens, usable_sequences(log_ratio))
         return mask, kept_tokens(batch.response_mask, mask.accepted)
@@ -114,15 +117,34 @@ def _decide(
     elif row.whole_batch is not None:
         stays = _decided_beforehand(criterion, batch)
     else:
-        assert row.keeps is not None, f"{criterion} has no rule"
-        bound = "upper" if trm.undecided == "reject" else "lower"
-        stays = row.keeps(batch.at_bound(bound), **arguments_of(row, trm))
-    if row.masks_tokens:
-        kept = stays & usable_ratios(log_ratio)
-    else:
-        kept = kept_tokens(batch.response_mask, stays & usable_sequences(log_ratio))
+        stays, is_open = _by_rule(trm, row, batch)
+    usable = usable_ratios(log_ratio) if row.masks_tokens else usable_sequences(log_ratio)
+    kept = stays & usable if row.masks_tokens else kept_tokens(batch.response_mask, stays & usable)
+    num_undecided = None
+    if is_open is not None:
+        # what no loss can weigh is left out by either bound
+        is_open = is_open & usable
+        num_undecided = count(is_open) if row.masks_tokens else None
+        undecided = has_tokens & (is_open.any(dim=-1) if row.masks_tokens else is_open)
     accepted = kept.any(dim=-1)
-    return SequenceMask(accepted, {criterion: has_tokens & ~accepted}, undecided, has_tokens), kept
+    reasons = {criterion: has_tokens & ~accepted}
+    return SequenceMask(accepted, reasons, undecided, has_tokens, num_undecided=num_undecided), kept
+
+
+def _by_rule(trm: TrmConfig, row: Criterion, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Decide by a row's function, by the bound that the rule for the undecided looks at.
+
+    Returns:
+        What stays, and where the other bound decides otherwise; None where every divergence is known. Both have the
+        shape of what `Criterion.keeps` returns.
+    """
+    assert row.keeps is not None, "the row has no rule"
+    arguments = arguments_of(row, trm)
+    if batch.divergences.kl_for_max.is_known:
+        return row.keeps(batch, **arguments), None
+    bounds = ("upper", "lower") if trm.undecided == "reject" else ("lower", "upper")
+    stays, otherwise = (row.keeps(batch.at_bound(bound), **arguments) for bound in bounds)
+    return stays, stays != otherwise
 
 
 def _decided_beforehand(criterion: str, batch: TokenBatch) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,43 @@ METRICS_FILE = "metrics.jsonl"
 FIELD = f"{FIELD_PATH}.yoked_run"
 QUARTERS = tuple(f"trm/acceptance_length_q{quarter}" for quarter in (1, 2, 3, 4))
 REJECTED_BY = "trm/rejected_by_"
+_OF_UPDATE = re.compile(r"(trm/acceptance_length_q[1-4])_update_([1-9][0-9]*)")
 
 
-def acceptance_of_step(rows: Iterable[Mapping[str, Any]], step: int, folder: str) -> list[float]:
-    """Return the paired run's acceptance in a step, of each quarter of the lengths.
+def of_update(name: str, number: int) -> str:
+    """Name a metric of a single update, by its number in the step, from 1."""
+    return f"{name}_update_{number}"
+
+
+def without_lone_update(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what the only update of a step has logged by its number: the step's own metrics say the same.
+
+    Args:
+        metrics: of a whole step.
+    """
+    numbers = {name: int(found[2]) for name in metrics if (found := _OF_UPDATE.fullmatch(name))}
+    alone = max(numbers.values(), default=1) == 1
+    return {name: value for name, value in metrics.items() if not (alone and name in numbers)}
+
+
+def acceptance_of_step(
+    rows: Iterable[Mapping[str, Any]], step: int, num_updates: int, folder: str
+) -> list[list[float]]:
+    """Return the paired run's acceptance in each update of a step, of each quarter of the lengths.
 
     Args:
         rows: of the paired run's `metrics.jsonl`.
         step: of the run that is trained.
+        num_updates: updates of that step.
         folder: of the paired run, for the message.
 
     Raises:
-        ValueError: the paired run has no such step, or another loss.
+        ValueError: the paired run has no such step, another number of updates in it, or another loss.
     """
-    with_acceptance = [row for row in rows if all(isinstance(row.get(name), int | float) for name in QUARTERS)]
+    with_acceptance = [row for row in rows if _has(row, QUARTERS)]
     for row in with_acceptance:
         if row.get("step") == step:
-            return [float(row[name]) for name in QUARTERS]
+            return _of_updates(row, num_updates, folder)
     refuse(
         FIELD,
         folder,
@@ -39,6 +61,28 @@ def acceptance_of_step(rows: Iterable[Mapping[str, Any]], step: int, folder: str
         "pair it with a run that is as long, or train for no more steps",
         because=f"which has them of {len(with_acceptance)} steps",
     )
+
+
+def _of_updates(row: Mapping[str, Any], num_updates: int, folder: str) -> list[list[float]]:
+    """Return the acceptance of each update of a step; a step of one update has it in its own metrics."""
+    names = ([of_update(name, number) for name in QUARTERS] for number in itertools.count(1))
+    found = [[float(row[name]) for name in each] for each in itertools.takewhile(lambda each: _has(row, each), names)]
+    found = found or [[float(row[name]) for name in QUARTERS]]
+    if len(found) != num_updates:
+        refuse(
+            FIELD,
+            folder,
+            f"a run with {num_updates} updates in step {row['step']}, each with its acceptance "
+            f"({of_update(QUARTERS[0], num_updates)})",
+            "pair it with a run of the same batch, mini-batches and epochs; one that logged the mean of a step's "
+            "updates alone has to be trained again",
+            because=f"which has the acceptance of {len(found)} there",
+        )
+    return found
+
+
+def _has(row: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return all(isinstance(row.get(name), int | float) for name in names)
 
 
 def check_paired_run(folder: str | None) -> None:

@@ -17,10 +17,10 @@ def recompute(dump: Dump) -> dict[str, float] | None:
     With estimator `replayed` the policy in training is cut to the tokens that the rollout could draw.
 
     Returns:
-        The number of tokens compared, the largest differences from the trainer's log, what that of KL has beyond a
-        thousandth of it, and the pooled chi2-KL bound from the distributions and from the sampled tokens; without a
-        cut also the number of logged KLs outside the interval that the rollout's top `settings["top_k"]` would have
-        given. None without distributions.
+        The number of tokens compared, the largest differences from the trainer's log (infinite where one of the two is
+        NaN), what that of KL has beyond a thousandth of it, and the pooled chi2-KL bound from the distributions and
+        from the sampled tokens; without a cut also the number of logged KLs outside the interval that the rollout's top
+        `settings["top_k"]` would have given. None without distributions.
     """
     is_cut = dump.settings.get("estimator") == REPLAYED
     largest = {"kl": 0.0, "tv": 0.0, "beyond": 0.0}
@@ -41,11 +41,11 @@ def recompute(dump: Dump) -> dict[str, float] | None:
         logged_kl, logged_tv = (
             torch.tensor(np.asarray(row[name], dtype=np.float64)[sampled]) for name in ("kl_upper", "tv_upper")
         )
-        # of a set that may be larger than its record nothing was logged
-        known = logged_kl.isfinite() if is_cut else torch.ones_like(logged_kl, dtype=torch.bool)
-        apart = (logged_kl - exact.kl).abs()[known]
-        found = {"kl": apart, "tv": (logged_tv - exact.tv).abs()[known], "beyond": apart - 1e-3 * exact.kl[known]}
-        largest = {name: max([value, *found[name].tolist()]) for name, value in largest.items()}
+        # of a set that may be larger than its record infinity was logged
+        known = ~logged_kl.isposinf() if is_cut else torch.ones_like(logged_kl, dtype=torch.bool)
+        apart, apart_tv = _apart(logged_kl, exact.kl), _apart(logged_tv, exact.tv)
+        found = {"kl": apart, "tv": apart_tv, "beyond": _or_infinite(apart - 1e-3 * exact.kl)}
+        largest = {name: max([value, *found[name][known].tolist()]) for name, value in largest.items()}
         num_tokens += int(known.sum())
         of_theta, of_roll = (
             torch.tensor(np.asarray(row[name], np.float64)[sampled]) for name in ("log_probs", "rollout_log_probs")
@@ -59,7 +59,8 @@ def recompute(dump: Dump) -> dict[str, float] | None:
         interval = topk_intervals(top.indices, top.values.float(), ours)
         # logged values are rounded to float32
         slack = 1e-6 * (1 + logged_kl)
-        num_outside += int(((logged_kl < interval.kl_lower - slack) | (logged_kl > interval.kl_upper + slack)).sum())
+        inside = (logged_kl >= interval.kl_lower - slack) & (logged_kl <= interval.kl_upper + slack)
+        num_outside += int((~inside).sum())
     if not num_tokens:
         return None
     differences = {f"{name}_difference": largest[name] for name in ("kl", "tv")}
@@ -70,6 +71,16 @@ def recompute(dump: Dump) -> dict[str, float] | None:
     }
     told = {"tokens": num_tokens, **differences, "kl_beyond_a_thousandth": largest["beyond"], **bounds}
     return told if is_cut else {**told, "outside_topk_interval": num_outside}
+
+
+def _apart(logged: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+    """Return |logged - exact|; two infinities are 0 apart, and NaN is infinitely far from everything."""
+    return _or_infinite(torch.where(logged == exact, 0.0, (logged - exact).abs()))
+
+
+def _or_infinite(values: torch.Tensor) -> torch.Tensor:
+    """Return the values with infinity in place of NaN, which no maximum would keep."""
+    return torch.where(values.isnan(), torch.inf, values)
 
 
 def _chi2_and_delayed_kl(chi2: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:

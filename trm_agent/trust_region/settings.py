@@ -60,7 +60,7 @@ class CommonConfig:
         OneOf(MASK_POLICIES),
         "Policy that is compared with the rollout: `current`: that of each forward pass, as in the paper; "
         "`start_of_step`: the trainer's before the step's first update. The latter needs a forward pass of its own, so "
-        "bypass_mode=false, and estimator=sampled.",
+        "bypass_mode=false, estimator=sampled, and a criterion that looks at a divergence.",
     )
     ratio_truncation: float | None = setting(
         None,
@@ -182,6 +182,15 @@ class TrmConfig(_OWN, CommonConfig):
                 "sampled",
                 "set it, or mask_policy=current",
                 because="with mask_policy='start_of_step', of whose forward pass only the sampled log-probs are kept",
+            )
+        if start and self.decides_on_whole_batch and not self._has("controlled"):
+            refuse(
+                f"{FIELD_PATH}.mask_policy",
+                self.mask_policy,
+                "current",
+                "leave it out, with algorithm.rollout_correction.bypass_mode=true",
+                because=f"with criterion={self.criterion!r}, which looks at no divergence: its forward pass would "
+                "decide nothing",
             )
         if not start and self.decides_on_whole_batch and self._has("controlled"):
             refuse(

@@ -240,6 +240,13 @@ RULES: tuple[Rule, ...] = (
         Again.THEN_RESUMES,
     ),
     _rule(
+        "drawn outside",
+        r"DrawnOutside: ([^\n]*?); ([^\n]*)",
+        "{0}",
+        "{1}",
+        Again.REPEATS,
+    ),
+    _rule(
         "tracker: unknown",
         r"AssertionError: (\w+) is not supported",
         "trainer.logger: verl knows no {0}",

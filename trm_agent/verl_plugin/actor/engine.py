@@ -32,6 +32,7 @@ from trm_agent.verl_plugin.actor.update import (
     ADAPTIVE_KEY,
     DUMP_KEY,
     KEPT_SET_CUT,
+    KEPT_SET_CUT_SEQUENCES,
     LONGEST_KEY,
     STEP_KEY,
     TASKS_KEY,
@@ -80,7 +81,8 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
             trim_heap()
         metrics = self._update.metrics(self.get_data_parallel_group())
         if self._cut_sets is not None:
-            metrics[KEPT_SET_CUT] = self._cut_sets.share(self.get_data_parallel_group())
+            shares = self._cut_sets.shares(self.get_data_parallel_group())
+            metrics[KEPT_SET_CUT], metrics[KEPT_SET_CUT_SEQUENCES] = shares
         # verl expects a list over micro-batches for values that it does not aggregate itself
         output["metrics"].update({key: [value] for key, value in metrics.items()})
         return output

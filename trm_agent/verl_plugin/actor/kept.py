@@ -8,18 +8,22 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from trm_agent.core.kept_set import is_cut, kept_entropy, kept_log_probs
-from trm_agent.verl_plugin.actor.divergences import predicted_logits, sampled_rows
+from trm_agent.verl_plugin.actor.divergences import predicted_logits, predicting_rows, sampled_rows
 from trm_agent.verl_plugin.rollout.distributions import KEPT_IDS, KEPT_LOG_PROBS
 
 
 @dataclass
 class CutSets:
-    """How many tokens of an update had a kept set that may be larger than its record."""
+    """How many tokens of an update had a kept set that may be larger than its record, and in how many sequences."""
 
     num_cut: int = 0
     """Number of them."""
     num_tokens: int = 0
     """Number of all tokens that the model sampled."""
+    num_cut_sequences: int = 0
+    """Number of the sequences with such a token."""
+    num_sequences: int = 0
+    """Number of all sequences of which the model sampled a token."""
 
     def count(self, micro_batch: TensorDict, vocab: int) -> None:
         """Add the tokens of a micro-batch.
@@ -31,15 +35,20 @@ class CutSets:
         cut = is_cut(sampled_rows(micro_batch[KEPT_LOG_PROBS], micro_batch), vocab)
         self.num_cut += int(cut.sum())
         self.num_tokens += len(cut)
+        _, sequence = predicting_rows(micro_batch)
+        self.num_cut_sequences += len(sequence[cut].unique())
+        self.num_sequences += len(sequence.unique())
 
-    def share(self, group: Any = None) -> float:
-        """Return their share over all ranks of a data-parallel group; None for one rank."""
-        counts = torch.tensor([self.num_cut, self.num_tokens], dtype=torch.float64)
+    def shares(self, group: Any = None) -> tuple[float, float]:
+        """Return the shares of tokens and sequences over all ranks of a data-parallel group; None for one rank."""
+        own = [[self.num_cut, self.num_tokens], [self.num_cut_sequences, self.num_sequences]]
+        counts = torch.tensor(own, dtype=torch.float64)
         if group is not None and torch.distributed.get_world_size(group) > 1:
             gathered: list[Any] = [None] * torch.distributed.get_world_size(group)
             torch.distributed.all_gather_object(gathered, counts, group=group)
             counts = torch.stack(gathered).sum(dim=0)
-        return float(counts[0] / counts[1].clamp(min=1))
+        of_tokens, of_sequences = (counts[:, 0] / counts[:, 1].clamp(min=1)).tolist()
+        return of_tokens, of_sequences
 
 
 def has_kept_sets(micro_batch: TensorDict) -> bool:

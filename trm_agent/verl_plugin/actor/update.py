@@ -19,6 +19,7 @@ from trm_agent.core.diagnostics import SequenceStatistics, UpdateStatistics, con
 from trm_agent.core.summary import summarize_parts
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.adaptive import DecidedBy
+from trm_agent.trust_region.paired_run import QUARTERS, of_update
 from trm_agent.trust_region.recording import TIES
 from trm_agent.trust_region.settings import FIELD_PATH, DumpConfig, TrmConfig
 from trm_agent.verl_plugin.actor.ratios import Ratios, joined, ratios_of
@@ -34,13 +35,14 @@ PREFIX = "trm/"
 DECIDED_BY = MEAN_PREFIX + "DECIDED_BY"
 # the sums of a step's updates, for the numbers of their parts
 RATIOS = MEAN_PREFIX + "RATIOS"
-# share of tokens whose kept set may be larger than its record, with estimator `replayed`
+# shares of tokens whose kept set may be larger than its record, and of sequences with one, with estimator `replayed`
 KEPT_SET_CUT = MEAN_PREFIX + "KEPT_SET_CUT"
-# above it a step warns
-CUT_TOLERANCE = 1e-3
+KEPT_SET_CUT_SEQUENCES = MEAN_PREFIX + "KEPT_SET_CUT_SEQUENCES"
+# above either a step warns: one token in a thousand is in nearly every sequence of thousands, which a mask may reject
+CUT_TOLERANCE, CUT_SEQUENCES_TOLERANCE = 1e-3, 1e-2
 # keys of the batch, from the driver to the engine: as JSON the adaptive thresholds, the step's DumpConfig and the tasks
-# of its dump; the step; the seed of the run; as JSON the acceptance of a paired run in this step; the tokens that a
-# response can have
+# of its dump; the step; the seed of the run; as JSON the acceptance of a paired run in each update of this step; the
+# tokens that a response can have
 ADAPTIVE_KEY, DUMP_KEY, TASKS_KEY, STEP_KEY = "trm_thresholds", "trm_dump", "trm_dump_tasks", "trm_step"
 SEED_KEY, PAIRED_KEY, LONGEST_KEY = "trm_seed", "trm_paired_acceptance", "trm_longest_response"
 
@@ -106,6 +108,10 @@ class Update:
         values = torch.stack(list(metrics.values())).tolist()
         named: dict[str, Any] = {_key(name): value for name, value in zip(metrics, values, strict=True)}
         named[RATIOS] = ratios_of(ratios)
+        if self.trm is not None:
+            # a mean over the step's updates would not tell which of them rejected
+            quarters = [name for name in map(_bare, QUARTERS) if name in metrics]
+            named |= {_key(of_update(name, self.number + 1)): named[_key(name)] for name in quarters}
         rows = whole.sequences
         if self.trm is not None and self.trm.target_acceptance is not None and bool(rows.has_tokens.any()):
             decided = {name: value[rows.has_tokens].tolist() for name, value in rows.decided_by.items()}
@@ -252,14 +258,15 @@ def warn_if_sets_are_cut(metrics: Mapping[str, Any], top_k: int) -> None:
         metrics: see `final_metrics`.
         top_k: of the rollout.
     """
-    share = metrics.get("trm/kept_set_cut", 0.0)
-    if share > CUT_TOLERANCE:
+    share, of_sequences = metrics.get("trm/kept_set_cut", 0.0), metrics.get("trm/kept_set_cut_sequences", 0.0)
+    if share > CUT_TOLERANCE or of_sequences > CUT_SEQUENCES_TOLERANCE:
         logger.warning(
-            "trm: for %.2g %% of the tokens more than %d others tied for the last of the %d places of "
-            "actor_rollout_ref.rollout.top_k, so that the set that they were drawn from is not known; they count as "
-            "undecided. Sample in a finer number format (actor_rollout_ref.rollout.dtype=float32), or with another "
-            "top_k.",
+            "trm: for %.2g %% of the tokens, in %.2g %% of the sequences, more than %d others tied for the last of "
+            "the %d places of actor_rollout_ref.rollout.top_k, so that the set that they were drawn from is not known; "
+            "they count as undecided. Sample in a finer number format (actor_rollout_ref.rollout.dtype=float32), or "
+            "with another top_k.",
             100 * share,
+            100 * of_sequences,
             TIES,
             top_k,
         )
@@ -267,6 +274,10 @@ def warn_if_sets_are_cut(metrics: Mapping[str, Any], top_k: int) -> None:
 
 def _key(name: str) -> str:
     return PREFIX + name if name in EXTREMES else MEAN_PREFIX + name.upper()
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(PREFIX)
 
 
 def _name(key: str) -> str:

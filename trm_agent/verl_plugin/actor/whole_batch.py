@@ -57,10 +57,11 @@ def add_decisions(data: TensorDict, loss_function: Any, group: Any, step: int, n
         return
     gathered: list[Any] = [None] * torch.distributed.get_world_size(group)
     torch.distributed.all_gather_object(gathered, _rows(data, trm), group=group)
-    paired = tu.get_non_tensor_data(data, PAIRED_KEY, None)
+    paired = json.loads(tu.get_non_tensor_data(data, PAIRED_KEY, "[]"))
+    assert not paired or number < len(paired), "the driver has counted the step's updates"
     rows = [row for of_rank in gathered for row in of_rank]
     seed = seed_of_update(tu.get_non_tensor_data(data, SEED_KEY, 0), step, number)
-    stays = decided_rows(trm, rows, json.loads(paired) if paired else (), seed)
+    stays = decided_rows(trm, rows, paired[number] if paired else (), seed)
     rank = torch.distributed.get_rank(group)
     first = sum(len(of_rank) for of_rank in gathered[:rank])
     decided = torch.tensor(stays[first : first + len(gathered[rank])])
@@ -85,7 +86,8 @@ def decided_rows(trm: TrmConfig, rows: Sequence[Row], paired_acceptance: Sequenc
     Args:
         trm: the settings, with a criterion that decides on whole updates.
         rows: of all sequences, in any order: only among equal rows, which are one sequence, does it decide who stays.
-        paired_acceptance: of the quarters of the lengths, from the shortest to the longest; empty without a paired run.
+        paired_acceptance: in this update, of the quarters of the lengths from the shortest on; empty without a paired
+            run.
         seed: of the random numbers.
 
     Returns:

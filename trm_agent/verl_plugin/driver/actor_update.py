@@ -15,8 +15,8 @@ from typing import Any
 
 from trm_agent.runs.folder import read_metrics
 from trm_agent.trust_region.adaptive import AdaptiveThreshold
-from trm_agent.trust_region.guarantee import lost_guarantee
-from trm_agent.trust_region.paired_run import acceptance_of_step, check_paired_run
+from trm_agent.trust_region.guarantee import told_guarantee
+from trm_agent.trust_region.paired_run import acceptance_of_step, check_paired_run, without_lone_update
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
 from trm_agent.verl_plugin.actor.ratios import Ratios
@@ -89,13 +89,16 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         if DUMP_KEY in told:
             most = most_of_update(json.loads(told[DUMP_KEY])["max_sequences"], getattr(self, "parameter_sync_step", 1))
             told |= _dumped_tasks(self.config, self.global_steps, most, batch)
-        told |= for_decisions(threshold.trm, self.global_steps, _seed(self.config))
+        num_updates = functools.partial(_num_updates, self, batch)
+        told |= for_decisions(threshold.trm, self.global_steps, _seed(self.config), num_updates)
         batch.extra_info.update(told)
         _hand_over(self, batch)
         in_use = {f"trm/{name}": value for name, value in threshold.thresholds.items()}
         batch = update_actor(self, batch, metrics)
         setattr(self, _RATIOS, ratios_in(metrics))
         finalized = final_metrics(metrics) | in_use
+        if _num_batches(self) == 1:
+            finalized = without_lone_update(finalized)
         metrics.clear()
         metrics.update(finalized)
         warn_if_all_rejected(metrics, other_terms(self.config.actor_rollout_ref.actor))
@@ -157,27 +160,41 @@ def instructions(config: Any, step: int, thresholds: Mapping[str, float]) -> dic
     return told
 
 
-def for_decisions(trm: TrmConfig, step: int, seed: int) -> dict[str, Any]:
+def for_decisions(trm: TrmConfig, step: int, seed: int, num_updates: Callable[[], int]) -> dict[str, Any]:
     """Return the engine's instructions of a criterion that decides on a whole update; empty for the others.
 
     Args:
         trm: the settings.
         step: of the run.
         seed: of the run.
+        num_updates: returns the number of updates of the step.
 
     Returns:
-        Key of the batch -> value: the seed, and where a run is paired its acceptance in this step.
+        Key of the batch -> value: the seed, and where a run is paired its acceptance in each update of this step.
 
     Raises:
-        ValueError: there is no paired run, or it has no such step.
+        ValueError: there is no paired run, or it has no such step, or another number of updates in it.
     """
     if not trm.decides_on_whole_batch:
         return {}
     told: dict[str, Any] = {SEED_KEY: seed}
     if trm.needs_paired_run:
         check_paired_run(trm.yoked_run)
-        told[PAIRED_KEY] = json.dumps(acceptance_of_step(read_metrics(Path(trm.yoked_run)), step, trm.yoked_run))
+        rows = read_metrics(Path(trm.yoked_run))
+        told[PAIRED_KEY] = json.dumps(acceptance_of_step(rows, step, num_updates(), trm.yoked_run))
     return told
+
+
+def _num_batches(trainer: Any) -> int:
+    """Return how many batches a step of a trainer of verl's has."""
+    return int(getattr(trainer, "parameter_sync_step", 1))
+
+
+def _num_updates(trainer: Any, batch: Any) -> int:
+    """Return how many updates a step has, from one of its batches, as verl's worker divides that."""
+    actor = trainer.config.actor_rollout_ref.actor
+    rows = actor.ppo_mini_batch_size * trainer.config.actor_rollout_ref.rollout.n
+    return len(batch.keys) // rows * actor.ppo_epochs * _num_batches(trainer)
 
 
 def _seed(config: Any) -> int:
@@ -211,6 +228,7 @@ def _threshold_of(trainer: Any, loss: Any) -> AdaptiveThreshold:
         trm = TrmConfig.from_mapping(section(loss, "trm"))
         threshold = AdaptiveThreshold(trm, rows)
         setattr(trainer, _THRESHOLD, threshold)
-        if lost := lost_guarantee(trm, trainer.config.actor_rollout_ref.actor.loss_agg_mode):
-            logger.warning("trm: %s", lost)
+        if not run and (told := told_guarantee(trainer.config)):
+            # the command has told a run of ours
+            print(f"trm: {told}", flush=True)
     return threshold

@@ -14,7 +14,7 @@ from trm_agent.tasks import TRAIN
 from trm_agent.verl_plugin.driver.dynamic_sampling import GroupWatch
 from trm_agent.verl_plugin.driver.infrastructure_share import first_failure
 from trm_agent.verl_plugin.driver.queue_clock import QueueClock
-from trm_agent.verl_plugin.rollout.failed import FAILURES
+from trm_agent.verl_plugin.rollout.failed import FAILURES, check_drawn
 from trm_agent.verl_plugin.rollout.outbox import DONE
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
@@ -100,6 +100,7 @@ class EnvReplayBuffer(ReplayBuffer):
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         super()._sync_metadata_from_transfer_queue()
+        check_drawn(self.partitions[FAILURES.format(stream=TRAIN)].values())
         for partition_id in [name for name, tasks in self.failure_keys.items() if tasks]:
             self._clear_half_stored(partition_id)
 

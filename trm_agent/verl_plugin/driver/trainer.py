@@ -33,7 +33,7 @@ from trm_agent.verl_plugin.driver.saving import SavingMixin
 from trm_agent.verl_plugin.driver.separate import SeparateMixin
 from trm_agent.verl_plugin.driver.shares import SharesMixin
 from trm_agent.verl_plugin.driver.waiting import WaitingMixin
-from trm_agent.verl_plugin.rollout.failed import FAILURES
+from trm_agent.verl_plugin.rollout.failed import FAILURES, check_drawn
 
 
 class MetricsFile:
@@ -111,6 +111,8 @@ class RunMixin(SharesMixin, SamplingMixin):
         raised = [str(item["scorer_error"]) for item in summaries if item.get("scorer_error") is not None]
         write_raised(Path(self.config.run.dir), global_steps, raised)
         failures = take_ended(FAILURES.format(stream=TRAIN))
+        # the queue may have been looked at between the end of the task and the episode's tag
+        check_drawn(failures)
         found, left_out = self._sampling_metrics(summaries)
         metrics.update(training_metrics(summaries, failures, timing_raw["step"], left_out.num_tokens))
         metrics.update(found)

@@ -35,7 +35,7 @@ from trm_agent.verl_plugin.rollout.distributions import (
     distribution_fields,
     record_field,
 )
-from trm_agent.verl_plugin.rollout.failed import report_failure
+from trm_agent.verl_plugin.rollout.failed import DRAWN_OUTSIDE, DrawnOutside, report_failure
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION, is_masked, length_penalty, masked_tag
 from trm_agent.verl_plugin.rollout.places import engine_place
 from trm_agent.verl_plugin.rollout.play_settings import play_settings
@@ -160,6 +160,10 @@ class EnvAgentLoop(AgentLoopBase):
             return []
         try:
             arrays = distribution_fields(episode, num, settings.estimator) | version_field(episode)
+        except DrawnOutside as error:
+            told = f"request {generator.request_id}: {error}"
+            await _lose(episode, DRAWN_OUTSIDE, told, task["stream"], fields["uid"])
+            return []
         except ValueError as error:
             # what the server recorded does not fit its tokens
             await _lose(episode, StopReason.GENERATOR_ERROR, str(error), task["stream"], fields["uid"])
@@ -172,7 +176,7 @@ class EnvAgentLoop(AgentLoopBase):
         return to_output(episode, arrays, penalty)
 
 
-async def _lose(episode: Episode, reason: StopReason, error: str, stream: str, uid: str) -> None:
+async def _lose(episode: Episode, reason: str, error: str, stream: str, uid: str) -> None:
     """Report an episode as an infrastructure failure."""
     logger.warning("%s seed %d: %s: %s", episode.env_id, episode.seed, reason, error)
     await report_failure(stream, uid, str(reason), error, episode.late_turn_tokens)

@@ -10,6 +10,8 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
 
 from trm_agent.episode import Episode, episode_record
 from trm_agent.trust_region.recording import ALL, REPLAYED
+from trm_agent.trust_region.settings import FIELD_PATH
+from trm_agent.verl_plugin.rollout.failed import DrawnOutside
 
 # sampling parameter of the rollout server: number of log-probs to record; ALL for the vocabulary
 RECORD = "trm_record_log_probs"
@@ -73,7 +75,8 @@ def distribution_fields(episode: Episode, num: int, estimator: str | None = None
         `replayed`, or `TOP_IDS` and `TOP_LOG_PROBS`; empty for 0. Shape (response tokens, K).
 
     Raises:
-        ValueError: the server recorded nothing, or not one row per token, or for `replayed` a row without its token.
+        ValueError: the server recorded nothing, or not one row per token.
+        DrawnOutside: for `replayed`, a row lacks its token.
     """
     if num == 0:
         return {}
@@ -102,16 +105,16 @@ def distribution_fields(episode: Episode, num: int, estimator: str | None = None
 
 
 def _check_drawn(episode: Episode, ids: np.ndarray, log_probs: np.ndarray) -> None:
-    """Refuse a token that was drawn from outside of the recorded set: its ratio would be that of no policy."""
+    """Refuse a token that was drawn from outside of the recorded set."""
     drawn, sampled = np.asarray(episode.response_ids), np.asarray(episode.response_mask)
     is_there = ((ids == drawn[:, None]) & (log_probs > -np.inf)).any(axis=1)
     missing = np.flatnonzero(sampled & ~is_there)
     if len(missing):
-        turn = next(number for number, turn in enumerate(episode.turns) if missing[0] < turn.token_span[1])
-        raise ValueError(
+        turn = next(number for number, turn in enumerate(episode.turns, start=1) if missing[0] < turn.token_span[1])
+        raise DrawnOutside(
             f"{episode.env_id} seed {episode.seed}: turn {turn} drew token {drawn[missing[0]]}, which is not among the "
-            f"{ids.shape[1]} most likely that its request recorded; estimator=replayed needs a server that draws from "
-            "those that actor_rollout_ref.rollout.top_k keeps"
+            f"{ids.shape[1]} most likely that its request recorded; let the server draw by top_k and top_p of "
+            f"actor_rollout_ref.rollout alone, or set {FIELD_PATH}.estimator=sampled"
         )
 
 

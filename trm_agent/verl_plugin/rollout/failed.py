@@ -1,7 +1,8 @@
 """Training and validation episodes that could not be played: what the trainer learns of each."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 from uuid import uuid4
 
 import transfer_queue as tq
@@ -10,7 +11,27 @@ FAILURES = "infrastructure_failures_{stream}"
 """Partition of verl's queue for each stream of tasks: validation comes before a step's metrics are made."""
 WORKER_ERROR = "worker_error"
 """Reason beside those of `StopReason`: the agent loop raised, or the row of the episode did not reach the queue."""
+DRAWN_OUTSIDE = "drawn_outside"
+"""Reason that ends the run: to go on without such episodes would choose them by what the model wrote."""
 _MOST_CHARACTERS = 500
+
+
+class DrawnOutside(ValueError):
+    """A token was drawn from outside of the set that its request recorded: its ratio would be that of no policy."""
+
+
+def check_drawn(tags: Iterable[Mapping[str, Any]]) -> None:
+    """End a run whose server draws from more than what it records.
+
+    Args:
+        tags: of training episodes that could not be played.
+
+    Raises:
+        DrawnOutside: one of them was lost for that.
+    """
+    for tag in tags:
+        if tag.get("stop_reason") == DRAWN_OUTSIDE:
+            raise DrawnOutside(tag["error"])
 
 
 async def report_failure(stream: str, uid: str, reason: str, error: str, late_turn_tokens: int | None = None) -> None:
@@ -19,7 +40,7 @@ async def report_failure(stream: str, uid: str, reason: str, error: str, late_tu
     Args:
         stream: of the task.
         uid: verl's name of the task.
-        reason: a `StopReason`, or `WORKER_ERROR`.
+        reason: a `StopReason`, `WORKER_ERROR` or `DRAWN_OUTSIDE`.
         error: what went wrong.
         late_turn_tokens: see `Episode`.
     """
