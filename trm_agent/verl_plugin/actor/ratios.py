@@ -30,7 +30,8 @@ class Ratios:
 
     def numbers(self) -> dict[str, float]:
         """Return the numbers that there are: name without `trm/` -> number."""
-        return {name: numerator / of for name, (numerator, of, occurs) in self.sums.items() if occurs > 0}
+        # -0 becomes 0, as in verl's means
+        return {name: numerator / of + 0.0 for name, (numerator, of, occurs) in self.sums.items() if occurs > 0}
 
 
 def ratios_of(found: Mapping[str, Ratio]) -> Ratios:
