@@ -62,10 +62,10 @@ LOSSES = {
 # every criterion that has no loss above: thresholds that some of the sequences or tokens are outside of
 _THRESHOLDS = {
     "max_token_kl": MAX_TOKEN_KL,
-    "avg_token_kl": 0.03,
-    "cumulative_kl": 2.0,
-    "length_neutral": 0.15,
-    "ratio_deviation": 0.15,
+    "avg_token_kl": 0.008,
+    "cumulative_kl": 0.3,
+    "length_neutral": 0.02,
+    "ratio_deviation": 0.02,
     "random_acceptance": 0.5,
     "yoked_run": "a_run",
 }
