@@ -3,7 +3,6 @@
 import functools
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -96,13 +95,10 @@ def test_a_straggler_that_a_step_waits_for_is_left_until_it_is_done(
         queue.step = step
         begin_phase(tmp_path, "generation", 4, 0.0, in_tasks=True)
         queue.draw(made.num_to_draw(step, 4))
-        tick, seen = queue.tick, lines.setdefault(step, [])
-
-        def look(_: Any = None, tick: Any = tick, seen: list[str] = seen) -> None:
-            seen.append(told(tmp_path))
-            tick()
-
-        monkeypatch.setattr(made, "_wait_for_next_poll", lambda *_, look=look: look())
+        seen = lines.setdefault(step, [])
+        monkeypatch.setattr(
+            made, "_wait_for_next_poll", lambda *_, seen=seen: (seen.append(told(tmp_path)), queue.tick())
+        )
         made.sample(step, "train", 4)
         seen.append(told(tmp_path))
     # drawn in step 1, so that step 2 waits for it with three tasks of its own done, and a fourth one beside
@@ -133,10 +129,8 @@ def test_verls_own_trainer_has_the_hook(tmp_path: Path) -> None:
 
 def test_the_buffer_of_an_asynchronous_trainer_tells_the_screen(tmp_path: Path) -> None:
     made = object.__new__(trainer_class("colocate_async"))
-    made.config, made.trainer_mode = (
-        compose_run(["experiment=math_nano_async", f"run.dir={tmp_path}"]),
-        "colocate_async",
-    )
+    made.config = compose_run(["experiment=math_nano_async", f"run.dir={tmp_path}"])
+    made.trainer_mode = "colocate_async"
     begin_phase(tmp_path, "generation", 4, 0.0, in_tasks=True)
     made._build_replay_buffer().tell_left(1)
     assert told(tmp_path).startswith("3/4 tasks")
