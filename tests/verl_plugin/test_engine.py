@@ -20,7 +20,7 @@ from verl.workers.utils.losses import ppo_loss
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor import packed_engine
 from trm_agent.verl_plugin.actor.engine import TrmFSDPEngine
-from trm_agent.verl_plugin.actor.update import DUMP_KEY, LONGEST_KEY, STEP_KEY
+from trm_agent.verl_plugin.actor.update import DUMP_KEY, LONGEST_KEY, RATIOS, STEP_KEY
 from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS
 
 from .loss_support import actor_config
@@ -137,8 +137,10 @@ def test_an_update_without_needless_passes_is_the_one_with_all_of_them(tmp_path)
     assert expected[1]["grad_norm"] > 0.01
     assert len(expected[2]) == len(ADVANTAGES)
     # depths 3 to 7, four sampled tokens each; and what the rollout found most likely is in the dump
-    assert expected[1]["TRM/NUM_TOKENS_DEPTH_0"] == [24.0]
-    assert expected[1]["TRM/MEAN_DEPTH_0"] == [(3 + 4 + 6 + 7) / 4]
+    (ratios,) = expected[1][RATIOS]
+    by_depth = ratios.numbers()
+    assert by_depth["num_tokens_depth_0"] == 24
+    assert by_depth["mean_depth_0"] == (3 + 4 + 6 + 7) / 4
     assert all(len(row["rollout_top_ids"]) == RESPONSE for row in expected[2])
     assert short._update.longest == 40
     same_gradients(found, expected)

@@ -6,7 +6,7 @@ The bins double, so that a divergence that grows with a power of the depth is a 
 import torch
 
 from trm_agent.core.block_sums import BlockSums, block_sums
-from trm_agent.core.ratios import Ratio, each_update, ratio
+from trm_agent.core.ratios import Ratio, ratios
 
 FIRST_DEPTHS = (0, *(64 * 2**octave for octave in range(12)))
 """Depths at which the bins begin: 0, 64, 128, 256, ..., 131,072 and beyond."""
@@ -75,14 +75,17 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
         return metrics
     tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
     known, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("known", "depth", "kl"))
-    for index, first in enumerate(FIRST_DEPTHS):
-        metrics[f"num_tokens_depth_{first}"] = each_update(tokens[index], tokens[index])
-        metrics[f"kept_tokens_depth_{first}"] = ratio(kept[index], tokens[index])
+    one = tokens.new_ones(())
+    of_bins = {
+        "num_tokens": (tokens, one, tokens),
+        "kept_tokens": (kept, tokens, None),
         # told where these are not all
-        unknown = tokens[index] - known[index]
-        metrics[f"num_known_tokens_depth_{first}"] = ratio(known[index], torch.ones_like(unknown), unknown)
-        metrics[f"mean_depth_{first}"] = ratio(depth[index], known[index])
-        metrics[f"token_kl_mean_depth_{first}"] = ratio(kl[index], known[index])
+        "num_known_tokens": (known, one, tokens - known),
+        "mean": (depth, known, None),
+        "token_kl_mean": (kl, known, None),
+    }
+    for name, sums in of_bins.items():
+        metrics |= ratios([f"{name}_depth_{first}" for first in FIRST_DEPTHS], *sums)
     return metrics
 
 

@@ -3,7 +3,7 @@
 A mean of ratios over updates of which the parts differ in size is of nothing: x = sum_u a_u / sum_u b_u.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,36 @@ def each_update(value: torch.Tensor, occurs: torch.Tensor) -> Ratio:
     return ratio(torch.where(occurs > 0, value.double(), 0.0), torch.ones_like(value, dtype=torch.float64), occurs)
 
 
-def divided(ratios: Mapping[str, Ratio]) -> dict[str, torch.Tensor]:
+def ratios(
+    names: Sequence[str],
+    numerators: torch.Tensor,
+    denominators: torch.Tensor,
+    occurs: torch.Tensor | None = None,
+) -> dict[str, Ratio]:
+    """Form the ratios of several parts at once.
+
+    Args:
+        names: of the ratios.
+        numerators: shape (names,), or a scalar for all; so for the others.
+        denominators: see `ratio`.
+        occurs: see `ratio`.
+    """
+    denominators = denominators.double()
+    columns = (numerators.double(), denominators, denominators if occurs is None else occurs.double())
+    rows = zip(*(column.expand(len(names)).unbind() for column in columns), strict=True)
+    return {name: Ratio(*row) for name, row in zip(names, rows, strict=True)}
+
+
+def sums_of(found: Mapping[str, Ratio]) -> torch.Tensor:
+    """Return numerators, denominators and occurrences as rows: shape (3, ratios), float64; at least one ratio."""
+    columns = zip(*((each.numerator, each.denominator, each.occurs) for each in found.values()), strict=True)
+    return torch.stack([torch.stack(column) for column in columns])
+
+
+def divided(found: Mapping[str, Ratio]) -> dict[str, torch.Tensor]:
     """Return the numbers that there are: name -> scalar float64."""
-    return {name: each.numerator / each.denominator for name, each in ratios.items() if bool(each.occurs > 0)}
+    if not found:
+        return {}
+    numerators, denominators, occurs = sums_of(found)
+    numbers = zip(found, (numerators / denominators).unbind(), (occurs > 0).tolist(), strict=True)
+    return {name: number for name, number, is_there in numbers if is_there}

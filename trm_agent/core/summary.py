@@ -14,7 +14,7 @@ from trm_agent.core.divergences import token_kl_k2
 from trm_agent.core.effective_sizes import weight_metrics
 from trm_agent.core.horizon import effective_horizon
 from trm_agent.core.lags import lag_metrics, span_metrics
-from trm_agent.core.ratios import Ratio, divided, ratio
+from trm_agent.core.ratios import Ratio, divided, ratios
 from trm_agent.core.sampled_bounds import sampled_bounds
 from trm_agent.core.surrogate import improvement_margin
 
@@ -164,8 +164,7 @@ def _of_parts(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, Ratio
 
 def _turn_metrics(rows: SequenceStatistics) -> dict[str, Ratio]:
     reached, inside = rows.turn_reached.sum(dim=0), rows.turn_inside.sum(dim=0)
-    sums = zip(FIRST_TURNS, inside, reached, strict=True)
-    return {f"inside_turns_{first}": ratio(inside, reached) for first, inside, reached in sums}
+    return ratios([f"inside_turns_{first}" for first in FIRST_TURNS], inside, reached)
 
 
 def _of_finite(rows: SequenceStatistics, finite: torch.Tensor) -> dict[str, torch.Tensor]:

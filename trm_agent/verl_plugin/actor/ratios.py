@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 
-import torch
-
-from trm_agent.core.ratios import Ratio
+from trm_agent.core.ratios import Ratio, sums_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,7 @@ def ratios_of(found: Mapping[str, Ratio]) -> Ratios:
     """Return the sums of one update."""
     if not found:
         return Ratios()
-    rows = [torch.stack([each.numerator, each.denominator, each.occurs]) for each in found.values()]
-    return Ratios({name: tuple(row) for name, row in zip(found, torch.stack(rows).tolist(), strict=True)})
+    return Ratios(dict(zip(found, zip(*sums_of(found).tolist(), strict=True), strict=True)))
 
 
 def joined(updates: Iterable[Ratios]) -> Ratios:
