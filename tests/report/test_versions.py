@@ -50,7 +50,7 @@ def test_a_reader_sees_the_versions_of_a_turn_and_of_a_token_and_the_charts_by_a
         page.hover("[data-t='2']")
         # step 9 begins with version 8
         page.wait_for_function(
-            "() => document.getElementById('tip').textContent.includes('version 4, 4 updates before')"
+            "() => document.getElementById('tip').textContent.includes('version 4, 4 versions before')"
         )
         page.keyboard.press("k")
         page.keyboard.press("j")
