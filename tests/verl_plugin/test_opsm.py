@@ -1,5 +1,7 @@
 """The preset `opsm` against the objective of DeepSeek-V3.2, written out, with the preset's aggregation of verl's."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_the_gradient_is_the_objectives_and_the_value_lacks_the_clipped_tokens_i
     assert min(counts) > 5
     for borders in ((0, 60), (0, 1, 25, 60)):
         total = 0.0
-        for start, end in zip(borders, borders[1:], strict=False):
+        for start, end in itertools.pairwise(borders):
             part = tensors.rows(slice(start, end))
             loss, _ = loss_of(part, actor_config(OPSM, **info), MODE)
             loss.backward()
