@@ -33,6 +33,8 @@ def keys(tree: ast.AST) -> set[str]:
             found |= {pattern(key) for key in node.keys if key is not None}
         elif isinstance(node, ast.DictComp):
             found.add(pattern(node.key))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ratios":
+            found |= {pattern(name.elt) for name in node.args if isinstance(name, ast.ListComp)}
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
             found.add(pattern(node.slice))
     return {name for name in found if name}

@@ -98,10 +98,9 @@ def test_a_token_that_decides_is_named_with_the_page():
 
 @pytest.mark.parametrize("name", sorted(CRITERIA.keys() - WITH_ONE))
 def test_criteria_that_have_none_are_told_of_nothing(name):
-    # a coin looks at no policy
-    policy = {} if name in ("random", "yoked") else {"mask_policy": "start_of_step"}
-    settings = {"ratio_truncation": 2.0} | policy
-    assert lost(name, "seq-mean-token-mean", **settings) is None
+    # the coins look at no policy
+    settings = {} if name in ("random", "yoked") else {"mask_policy": "start_of_step"}
+    assert lost(name, "seq-mean-token-mean", ratio_truncation=2.0, **settings) is None
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,18 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
     Returns:
         Name -> ratio, for every bin; nothing occurs in one that holds no token.
     """
-    metrics: dict[str, Ratio] = {}
     if not by_depth:
-        return metrics
+        return {}
+    tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
+    known, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("known", "depth", "kl"))
+    one = tokens.new_ones(())
+    metrics = ratios([f"num_tokens_depth_{first}" for first in FIRST_DEPTHS], tokens, one, tokens)
+    metrics |= ratios([f"kept_tokens_depth_{first}" for first in FIRST_DEPTHS], kept, tokens)
+    # told where these are not all
+    metrics |= ratios([f"num_known_tokens_depth_{first}" for first in FIRST_DEPTHS], known, one, tokens - known)
+    metrics |= ratios([f"mean_depth_{first}" for first in FIRST_DEPTHS], depth, known)
+    metrics |= ratios([f"token_kl_mean_depth_{first}" for first in FIRST_DEPTHS], kl, known)
+    return metrics
     tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
     known, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("known", "depth", "kl"))
     one = tokens.new_ones(())
