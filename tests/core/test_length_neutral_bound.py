@@ -79,7 +79,7 @@ def test_a_short_sequence_knows_nothing_of_the_longer_ones_from_its_contexts():
     assert lengths.tolist() == [3, 3, 2, 2, 1, 1, 1, 1]
     assert trees.max_tv.item() == pytest.approx(0.73)
     own, longest = (length_neutral_sums(trees, found, max_tv=True).item() for found in (lengths, None))
-    # roll's paths: 0.0074 of two tokens with 59 * 0.73, 0.0026 of three with 59 + 2.8077 * 0.73, the others of one with 0
+    # roll's paths: 0.0074 of two tokens with 59 * 0.73, 0.0026 of three with 59 + 2.8077 * 0.73, of one token with 0
     assert own == pytest.approx(0.0074 * 59 * 0.73 + 0.0026 * (59 + (0.99 / 0.26 - 1) * 0.73), rel=1e-9)
     # of the path of three tokens 0 alone: 0.58806 - 0.000676 - (0.59 * 0.26^2 + 2 * 0.01 * 0.73 * 0.26)
     assert trees.worst_error().item() == pytest.approx(0.543704, abs=1e-6)

@@ -1,5 +1,6 @@
 """Our own bounds by enumeration: with the worst reward of each of more than 10,000 trees none may fail."""
 
+import itertools
 from dataclasses import dataclass, fields, replace
 
 import pytest
@@ -22,7 +23,9 @@ from .trees import (
     Policy,
     all_trees,
     enumerate_trees,
+    has_ended,
     largest_share,
+    number_of_ended_trees,
     number_of_trees,
     parted_at_the_first_token,
     random_policies,
@@ -187,9 +190,11 @@ def cut_trees(roll: Policy, theta: Policy, max_kl: torch.Tensor, rule: str) -> C
     return Cut(replace(found, ratios=[]), max_kl, left, whole.theta, whole.worst_error())
 
 
-def some_threshold(roll: Policy, theta: Policy, generator: torch.Generator) -> torch.Tensor:
-    """A divergence that some contexts of the tree are above, seldom all."""
-    values = torch.cat(token_kls(roll, theta), 1).sort(-1).values
+def some_threshold(roll: Policy, theta: Policy, generator: torch.Generator, *, ends: bool) -> torch.Tensor:
+    """A divergence that some contexts of the tree are above, seldom all; none of those beyond an end."""
+    kls, vocabulary = token_kls(roll, theta), roll[0].shape[-1]
+    kls = [kl[:, ~has_ended(vocabulary, depth)] for depth, kl in enumerate(kls)] if ends else kls
+    values = torch.cat(kls, 1).sort(-1).values
     place = (torch.rand(len(values), 1, generator=generator) * values.shape[1]).long()
     return values.gather(1, place).squeeze(1).clamp(max=3.0)
 
@@ -198,9 +203,10 @@ def some_threshold(roll: Policy, theta: Policy, generator: torch.Generator) -> t
 def cut_forest() -> dict[str, list[Cut]]:
     generator = torch.Generator().manual_seed(2)
     found: dict[str, list[Cut]] = {"stop": [], "skip": []}
-    for size in SIZES:
-        roll, theta = random_policies(*size, number_of_trees(*size), generator)
-        max_kl = some_threshold(roll, theta, generator)
+    for size, ends in itertools.product(SIZES, (False, True)):
+        number = number_of_ended_trees(*size) if ends else number_of_trees(*size)
+        roll, theta = random_policies(*size, number, generator, ends=ends)
+        max_kl = some_threshold(roll, theta, generator, ends=ends)
         for name, cuts in found.items():
             cuts.append(cut_trees(roll, theta, max_kl, name))
     return found
@@ -262,11 +268,11 @@ def test_a_constant_reward_gains_nothing_by_stop_or_skip_and_something_by_a_sequ
 def test_a_cumulative_stop_spends_no_more_on_any_path_and_has_the_path_sum_without_a_premise():
     generator = torch.Generator().manual_seed(6)
     beyond = 0
-    for size in SIZES:
+    for size, ends in itertools.product(SIZES, (False, True)):
         if size[0] ** size[1] > 1024:
             continue
-        roll, theta = random_policies(*size, 100, generator)
-        cut = cut_trees(roll, theta, some_threshold(roll, theta, generator), "cumulative")
+        roll, theta = random_policies(*size, 100, generator, ends=ends)
+        cut = cut_trees(roll, theta, some_threshold(roll, theta, generator, ends=ends), "cumulative")
         bound = path_sum_bound(cut.hybrid.horizon, cut.max_kl)
         assert (cut.hybrid.path_kl <= cut.max_kl * (1 + 1e-12)).all()
         assert (cut.hybrid.worst_error() <= bound + ROUNDING).all()

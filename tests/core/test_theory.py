@@ -6,7 +6,16 @@ import torch
 from trm_agent.core.bounds import error_bounds
 from trm_agent.core.surrogate import improvement_margin, surrogate_gain
 
-from .trees import ROUNDING, SIZES, Enumeration, all_trees, enumerate_trees, random_policies
+from .trees import (
+    ROUNDING,
+    SIZES,
+    Enumeration,
+    all_trees,
+    ended_trees,
+    enumerate_trees,
+    lengths_with_ends,
+    random_policies,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +27,9 @@ def forest() -> list[Enumeration]:
 def forest_with_lost_tokens() -> list[Enumeration]:
     generator = torch.Generator().manual_seed(1)
     return [
-        enumerate_trees(*random_policies(*size, 60, generator, theta_may_leave=True))
+        enumerate_trees(*random_policies(*size, 60, generator, ends=ends, theta_may_leave=True))
         for size in SIZES
+        for ends in (False, True)
         if size[0] ** size[1] <= 1024
     ]
 
@@ -40,6 +50,18 @@ def test_there_are_enough_trees_of_every_kind(forest):
     assert max_tv.max() > 0.999
     assert max_kl.isinf().sum() > 1000
     assert (torch.cat([trees.roll.amin(-1) for trees in forest]) == 0).sum() > 1000
+
+
+def test_sequences_of_some_trees_end_at_different_lengths():
+    # the last of three tokens ends a sequence: 00, 01, 02, 10, 11, 12; of 20, 21, 22 only the last is reached
+    assert lengths_with_ends(3, 2).tolist() == [2] * 6 + [1] * 3
+    assert sum(len(trees.roll) for trees in ended_trees()) > 3000
+    for size, trees in zip(SIZES, ended_trees(), strict=True):
+        shares = torch.stack(
+            [(trees.roll * (lengths_with_ends(*size) == n)).sum(-1) for n in range(1, size[1] + 1)], -1
+        )
+        torch.testing.assert_close(shares.sum(-1), torch.ones(len(shares), dtype=torch.float64))
+        assert (shares.mean(0) > 0.01).all()
 
 
 def test_the_enumeration_is_consistent(forest):

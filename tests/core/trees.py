@@ -114,9 +114,15 @@ def token_kls(roll: Policy, theta: Policy) -> list[torch.Tensor]:
 
 
 def random_policies(
-    vocabulary: int, horizon: int, batch: int, generator: torch.Generator, *, theta_may_leave: bool = False
+    vocabulary: int,
+    horizon: int,
+    batch: int,
+    generator: torch.Generator,
+    *,
+    ends: bool = False,
+    theta_may_leave: bool = False,
 ) -> tuple[Policy, Policy]:
-    """Pairs from nearly equal to nearly disjoint, of four kinds.
+    """Pairs from nearly equal to nearly disjoint, of four kinds; with `ends` of sequences of different lengths.
 
     0: everywhere; 1: everywhere, with zeros; 2: only after a first token that roll hardly takes; 3: as 2, and every
     difference goes one way, so that they add up over the horizon.
@@ -147,7 +153,7 @@ def random_policies(
             lost = dropped & (uniform(*shape) < 0.5)
         roll.append(logits.masked_fill(lost, -torch.inf).softmax(-1))
         theta.append(changed.masked_fill(dropped, -torch.inf).softmax(-1))
-    return roll, theta
+    return (with_ends(roll), with_ends(theta)) if ends else (roll, theta)
 
 
 def has_ended(vocabulary: int, depth: int) -> torch.Tensor:
@@ -170,7 +176,9 @@ def with_ends(policy: Policy) -> Policy:
 
 def lengths_with_ends(vocabulary: int, horizon: int) -> torch.Tensor:
     """Tokens of every trajectory up to the one that ends it, which counts, at most T; (leaves,)."""
-    drawn = [~has_ended(vocabulary, depth).repeat_interleave(vocabulary ** (horizon - depth)) for depth in range(horizon)]
+    drawn = [
+        ~has_ended(vocabulary, depth).repeat_interleave(vocabulary ** (horizon - depth)) for depth in range(horizon)
+    ]
     return torch.stack(drawn).sum(0)
 
 
@@ -212,8 +220,9 @@ def all_trees() -> list[Enumeration]:
 def ended_trees() -> list[Enumeration]:
     """More than 3,000 trees with sequences of different lengths, by `SIZES`. Roll covers theta."""
     generator = torch.Generator().manual_seed(7)
-    pairs = (random_policies(*size, number_of_ended_trees(*size), generator) for size in SIZES)
-    return [enumerate_trees(with_ends(roll), with_ends(theta)) for roll, theta in pairs]
+    return [
+        enumerate_trees(*random_policies(*size, number_of_ended_trees(*size), generator, ends=True)) for size in SIZES
+    ]
 
 
 def largest_share(errors: list[torch.Tensor], bounds: list[torch.Tensor]) -> float:

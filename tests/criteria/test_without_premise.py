@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.core.test_summary import uniform_tree
+from tests.core.trees import has_ended
 from trm_agent.core.bounds import error_bounds
 from trm_agent.core.masks import Interval
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
@@ -19,23 +20,36 @@ ROUNDING = 1e-12
 
 
 class Tree:
-    """All trajectories of a tree whose rollout is uniform, and what a criterion keeps of them."""
+    """All trajectories of a tree whose rollout is uniform, and what a criterion keeps of them.
+
+    Those of an odd seed end with the last token of the vocabulary: what follows it is padding, which repeats them.
+    """
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         vocabulary, self.horizon = SIZES[seed % len(SIZES)]
         spread = 10 ** (2 * torch.rand((), generator=generator).item() - 1.5)
         self.log_ratio, self.kl, self.tv, self.theta = uniform_tree(vocabulary, self.horizon, spread, generator)
+        contexts = [
+            has_ended(vocabulary, t).repeat_interleave(vocabulary ** (self.horizon - t)) for t in range(self.horizon)
+        ]
+        ended = torch.stack(contexts, -1)
+        self.mask = ~ended if seed % 2 else torch.ones_like(ended)
+        self.log_ratio, self.kl, self.tv = (values * self.mask for values in (self.log_ratio, self.kl, self.tv))
+        self.theta = self.log_ratio.sum(dim=-1).exp() / len(self.theta)
 
-    def kept(self, name: str, estimator: str) -> torch.Tensor:
+    def batch(self, estimator: str) -> TokenBatch:
         known = [Interval.known(values) for values in (self.kl, self.kl, self.tv)]
         measured = BatchDivergences(*known, self.log_ratio.expm1()) if estimator == "exact" else None
         ones = torch.ones_like(self.log_ratio)
-        batch = TokenBatch(self.log_ratio, -ones, ones, ones.bool(), measured)
-        return decide(self.settings(name, estimator), batch)
+        return TokenBatch(self.log_ratio, -ones, ones, self.mask, measured)
+
+    def kept(self, name: str, estimator: str) -> torch.Tensor:
+        """The tokens that are not left out, those of the padding among them."""
+        return decide(self.settings(name, estimator), self.batch(estimator)) | ~self.mask
 
     def settings(self, name: str, estimator: str) -> TrmConfig:
-        of_tokens, of_paths = self.kl.median().item(), self.kl.sum(dim=-1).median().item()
+        of_tokens, of_paths = self.kl[self.mask].median().item(), self.kl.sum(dim=-1).median().item()
         thresholds = {"max_token_kl": of_tokens, "avg_token_kl": of_tokens, "cumulative_kl": of_paths}
         return TrmConfig(criterion=name, estimator=estimator, **thresholds)
 

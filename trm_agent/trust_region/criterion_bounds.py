@@ -56,7 +56,7 @@ def of_length_neutral(horizon: int, threshold: float, trm: TrmConfig) -> torch.T
 
 
 def of_ratio_deviation(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
-    """Return T times the threshold: |Error| <= E_roll[sum_t |rho_t - 1|], since no two futures differ by more than 1."""
+    """Return T times the threshold: |Error| <= E_roll[sum_t |rho_t - 1|], as no two futures differ by more than 1."""
     return torch.tensor(horizon * threshold, dtype=torch.float64)
 
 
@@ -88,14 +88,14 @@ CRITERION_BOUNDS = {
     "prefix_avg": _OF_AVG,
     "both": CriterionBound(
         "the least of those of max and avg",
-        "no reachable context is above max_token_kl, no reachable path's KL above T times avg_token_kl, and no sequence "
-        "longer than T",
+        "no reachable context is above max_token_kl, no reachable path's KL above T times avg_token_kl, and no "
+        "sequence longer than T",
         of_both,
     ),
     "ln": CriterionBound(
         "e times the threshold times Z",
-        "every reachable path is within the threshold, no reachable context above max_token_kl and max_token_tv, and no "
-        "sequence longer than T",
+        "every reachable path is within the threshold, no reachable context above max_token_kl and max_token_tv, and "
+        "no sequence longer than T",
         of_length_neutral,
     ),
     "ser": CriterionBound(
