@@ -1,8 +1,8 @@
 """How often the chi2-KL bound, estimated from N sampled sequences, falls below the true error of the worst reward.
 
-python -m benchmarks.sampled_bounds [--seed 0] [--samples 16 64 256]
+python -m benchmarks.sampled_bounds [--seed 0] [--samples 16 64 256] [--tokens 2 3 4 5 6]
 
-Over random trees of 2 to 6 tokens whose error is enumerated, by where the policies differ:
+Over random trees of 2 to 6 tokens, or of as many as are given, whose error is enumerated, by where the policies differ:
 `trm_agent.core.chi2_bounds` from (rho - 1)^2 and k3, for each position and pooled, and the upper end of the pooled
 form's interval. Beside them how often the largest KL of the sampled contexts is below that of all reachable ones, which
 is what the bounds with a maximum need, and below half of it.
@@ -27,6 +27,7 @@ from trm_agent.core.bootstrap import interval, resampled_means
 from trm_agent.core.chi2_bounds import chi2_kl_bound, pooled_chi2_kl_bound
 from trm_agent.core.divergences import token_kl_k3
 
+LENGTHS = range(2, 7)
 # kinds of `random_policies`
 GROUPS = {"everywhere": (0,), "everywhere, with zeros": (1,), "only after a rare first token": (2, 3)}
 
@@ -69,12 +70,12 @@ def failures(trees: Enumeration, sample: Sample) -> torch.Tensor:
     return torch.stack([*too_small, trees.max_kl > sampled_max * (1 + 1e-9), trees.max_kl > 2 * sampled_max])
 
 
-def rates(samples: list[int], seed: int) -> dict[str, list[tuple[int, torch.Tensor]]]:
+def rates(samples: list[int], seed: int, tokens: list[int]) -> dict[str, list[tuple[int, torch.Tensor]]]:
     """Return for each group, and each number of sequences, the number of trees and the rates of `failures`."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[list[torch.Tensor]]] = {name: [[] for _ in samples] for name in GROUPS}
     for size in SIZES:
-        if size[1] < 2:  # one token: no error
+        if size[1] not in tokens:
             continue
         roll, theta = random_policies(*size, number_of_trees(*size), generator)
         trees, kls = enumerate_trees(roll, theta), token_kls(roll, theta)
@@ -91,10 +92,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, nargs="+", default=[16, 64, 256], metavar="N")
+    # of one token there is no error
+    parser.add_argument("--tokens", type=int, nargs="+", default=list(LENGTHS), choices=LENGTHS, metavar="T")
     options = parser.parse_args()
     names = ("by position", "pooled", "upper end", "max KL above", "above twice")
     print("share of the trees in % with an estimate below the truth, from N sequences")
-    for group, of_group in rates(options.samples, options.seed).items():
+    for group, of_group in rates(options.samples, options.seed, options.tokens).items():
         print(f"\n{group}, {of_group[0][0]} trees\n{'N':>6}" + "".join(f"{name:>14}" for name in names))
         for num, (_, shares) in zip(options.samples, of_group, strict=True):
             print(f"{num:>6}" + "".join(f"{100 * share:>14.1f}" for share in shares.tolist()))
