@@ -82,20 +82,6 @@ def depth_metrics(by_depth: dict[str, torch.Tensor], finite: torch.Tensor) -> di
     metrics |= ratios([f"mean_depth_{first}" for first in FIRST_DEPTHS], depth, known)
     metrics |= ratios([f"token_kl_mean_depth_{first}" for first in FIRST_DEPTHS], kl, known)
     return metrics
-    tokens, kept = (by_depth[name].double().sum(dim=0) for name in ("tokens", "kept"))
-    known, depth, kl = (by_depth[name][finite].double().sum(dim=0) for name in ("known", "depth", "kl"))
-    one = tokens.new_ones(())
-    of_bins = {
-        "num_tokens": (tokens, one, tokens),
-        "kept_tokens": (kept, tokens, None),
-        # told where these are not all
-        "num_known_tokens": (known, one, tokens - known),
-        "mean": (depth, known, None),
-        "token_kl_mean": (kl, known, None),
-    }
-    for name, sums in of_bins.items():
-        metrics |= ratios([f"{name}_depth_{first}" for first in FIRST_DEPTHS], *sums)
-    return metrics
 
 
 def _at(prefix: torch.Tensor, borders: torch.Tensor) -> torch.Tensor:
