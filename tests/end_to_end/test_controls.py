@@ -22,7 +22,9 @@ OFF_POLICY = (
 )
 
 
-def test_a_yoked_run_repeats_the_acceptance_of_each_update_of_one_masked_at_the_start_of_its_steps(tmp_path: Path) -> None:
+def test_a_yoked_run_repeats_the_acceptance_of_each_update_of_one_masked_at_the_start_of_its_steps(
+    tmp_path: Path,
+) -> None:
     paired, yoked = tmp_path / "paired", tmp_path / "yoked"
     start = (f"{TRM}.mask_policy=start_of_step", "algorithm.rollout_correction.bypass_mode=false")
     train(paired, *OFF_POLICY, *start, f"{TRM}.max_token_kl=0.0002")
