@@ -44,7 +44,7 @@ def test_the_acceptance_of_the_same_step_is_taken():
         acceptance_of_step(rows, 3, 1, "runs/a")
 
 
-def test_each_update_has_its_own_acceptance_and_another_number_of_updates_is_refused():
+def test_each_update_has_its_own_acceptance_and_a_run_without_as_many_updates_is_refused(caplog):
     # all rejections are in the second update: its mean over both would let the coin reject in the first too
     updates = ([1.0] * 4, [0.9, 0.7, 0.6, 0.4])
     row = {"step": 3} | {name: (first + second) / 2 for name, first, second in zip(QUARTERS, *updates, strict=True)}
@@ -54,12 +54,19 @@ def test_each_update_has_its_own_acceptance_and_another_number_of_updates_is_ref
         for place, name in enumerate(QUARTERS)
     }
     assert acceptance_of_step([row], 3, 2, "runs/a") == list(updates)
-    for other in (1, 3):
-        with pytest.raises(ValueError, match=rf"has the acceptance of 2 there; allowed: a run with {other} updates"):
-            acceptance_of_step([row], 3, other, "runs/a")
+    with pytest.raises(ValueError, match=r"of at most 2 in a step; allowed: a run with steps of 3 updates"):
+        acceptance_of_step([row], 3, 3, "runs/a")
     # a run that logged the mean alone
-    with pytest.raises(ValueError, match=r"of 1 there; .* has to be trained again"):
-        acceptance_of_step([{name: row[name] for name in ("step", *QUARTERS)}], 3, 2, "runs/a")
+    short = {name: row[name] for name in ("step", *QUARTERS)}
+    with pytest.raises(ValueError, match=r"of at most 1 in a step; .* has to be trained again"):
+        acceptance_of_step([short], 3, 2, "runs/a")
+    assert not caplog.records
+    # a step that lost so many episodes that an update is missing, in this run or in the paired one, ends none
+    assert acceptance_of_step([row], 3, 1, "runs/a") == [updates[0]]
+    assert acceptance_of_step([short, row | {"step": 4}], 3, 2, "runs/a") == [[row[name] for name in QUARTERS]] * 2
+    assert ["step 3 has 1 updates, and 2", "step 3 has 2 updates, and 1"] == [
+        record.getMessage()[5:32] for record in caplog.records
+    ]
 
 
 def test_a_step_of_one_update_has_no_metrics_by_number():

@@ -98,7 +98,7 @@ def test_the_limits_are_those_of_the_number_formats():
     assert (found.kind, found.is_high, found.is_healthy) == ("flat", True, False)
     assert found.first_check.startswith("what every token passes")
     assert judged(large).is_high
-    assert "--engine float32 --trainer float32" in judged(large).first_check
+    assert "float32 on both sides" in judged(large).first_check
 
 
 def test_one_bin_tells_no_growth():

@@ -89,3 +89,4 @@ def test_what_both_call_infinite_is_no_difference(tmp_path):
     entry |= {"full_log_probs": ours.numpy().tobytes(), "rollout_full_log_probs": theirs.numpy().tobytes()}
     found = recompute(read_dump(write(tmp_path, [entry], TrmConfig(estimator="exact"))))
     assert (found["kl_difference"], found["tv_difference"]) == (0.0, pytest.approx(0.0, abs=1e-6))
+    assert found["outside_topk_interval"] == 0

@@ -160,14 +160,23 @@ def test_verl_averages_over_updates_and_keeps_their_extremes():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "sequences", "warns"),
+    ("tokens", "sequences", "undecided", "warns"),
     # one token in 2,000 of sequences of 4,096: 1 - (1 - 1/2000)^4096 = 87 %
-    [(0.0005, 0.87, True), (0.002, 0.005, True), (0.0005, 0.005, False)],
+    [
+        (0.0005, 0.87, "reject", True),
+        (0.0005, 0.87, "accept", False),
+        (0.002, 0.005, "accept", True),
+        (0.0005, 0.005, "reject", False),
+        # a single one of 64
+        (0.0005, 1 / 64, "reject", False),
+    ],
 )
-def test_cut_sets_warn_by_their_share_of_tokens_or_of_sequences(tokens, sequences, warns, caplog):
-    metrics = {KEPT_SET_CUT: tokens, KEPT_SET_CUT_SEQUENCES: sequences}
+def test_cut_sets_warn_by_their_share_of_tokens_or_of_the_sequences_that_it_costs(
+    tokens, sequences, undecided, warns, caplog
+):
+    metrics = {KEPT_SET_CUT: tokens, KEPT_SET_CUT_SEQUENCES: sequences, "TRM/NUM_SEQUENCES": 64.0}
     with caplog.at_level(logging.WARNING, logger="trm_agent"):
-        warn_if_sets_are_cut(final_metrics(metrics), 64)
+        warn_if_sets_are_cut(final_metrics(metrics), 64, undecided)
     told = f"for {100 * tokens:.2g} % of the tokens, in {100 * sequences:.2g} % of the sequences, more than 32 others"
     assert (told in caplog.text) == warns == bool(caplog.text)
 

@@ -78,6 +78,8 @@ def sign_metrics(by_sign: dict[str, torch.Tensor], accepted: torch.Tensor, finit
     num_tokens, num_kept = (by_sign[name].double().sum(dim=0) for name in ("tokens", "kept"))
     finite_tokens = by_sign["tokens"][finite].sum(dim=0)
     gains, kept_gains = (by_sign[name][finite].double().sum(dim=0) for name in ("gains", "kept_gains"))
+    # an update without a finite sequence has no such mean
+    has_finite = finite.any()
     for index, sign in enumerate(SIGNS):
         own = of_sign[sign]
         metrics[f"acceptance_{sign}"] = ratio(accepted[own].sum(), own.sum())
@@ -85,7 +87,7 @@ def sign_metrics(by_sign: dict[str, torch.Tensor], accepted: torch.Tensor, finit
         # terms of a mean over the update's sequences: over updates too they add up to that of all signs
         for name, sums in (("", gains), ("_masked", kept_gains)):
             term = -sums[index] / finite.double().sum()
-            metrics[f"contribution_{sign}{name}"] = each_update(term, finite_tokens[index])
+            metrics[f"contribution_{sign}{name}"] = each_update(term, finite_tokens[index], has_finite)
     return metrics
 
 

@@ -33,9 +33,15 @@ def ratio(numerator: torch.Tensor, denominator: torch.Tensor, occurs: torch.Tens
     return Ratio(numerator.double(), denominator, denominator if occurs is None else occurs.double())
 
 
-def each_update(value: torch.Tensor, occurs: torch.Tensor) -> Ratio:
-    """Form a number whose mean over updates counts one where nothing occurs as 0: a count, or a term of a sum."""
-    return ratio(torch.where(occurs > 0, value.double(), 0.0), torch.ones_like(value, dtype=torch.float64), occurs)
+def each_update(value: torch.Tensor, occurs: torch.Tensor, counts: torch.Tensor) -> Ratio:
+    """Form a number whose mean over updates counts one where nothing occurs as 0: a term of a sum.
+
+    Args:
+        value: of this update, scalar.
+        occurs: see `Ratio`.
+        counts: bool, whether the mean is over this update too.
+    """
+    return ratio(torch.where(occurs > 0, value.double(), 0.0), counts, occurs)
 
 
 def ratios(

@@ -43,7 +43,7 @@ CHECKS = {
     SHORT: "nothing yet: more --tokens, or more --episodes",
 }
 # a fault may hide in what half precision costs anyway
-IN_FLOAT32 = "the same with --engine float32 --trainer float32, which shows faults that half precision hides"
+IN_FLOAT32 = "the same with float32 on both sides, which shows faults that half precision hides"
 
 
 @dataclass(frozen=True)

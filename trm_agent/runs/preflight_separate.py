@@ -104,8 +104,9 @@ def _trainer(config: DictConfig) -> None:
         allowed = "0, or an adapter that is merged (actor_rollout_ref.model.lora.merge=true)"
         refuse("actor_rollout_ref.model.lora_rank", model.get("lora_rank"), allowed, "merge it", because=because)
     bypass = OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode")
-    offload = "actor_rollout_ref.actor.fsdp_config.param_offload"
-    if not bypass and OmegaConf.select(config, SYNC_STEP) > 1 and OmegaConf.select(config, offload):
-        because = "but the policy of the step's beginning is put aside from the device, where verl expects it"
-        remedy = f"set it, or {SYNC_STEP}=1, or algorithm.rollout_correction.bypass_mode=true"
-        refuse(offload, True, "false", remedy, because=because)
+    for name in ("param_offload", "offload_policy"):
+        offload = f"actor_rollout_ref.actor.fsdp_config.{name}"
+        if not bypass and OmegaConf.select(config, SYNC_STEP) > 1 and OmegaConf.select(config, offload):
+            because = "but the policy of the step's beginning is put aside from the device, where verl expects it"
+            remedy = f"set it, or {SYNC_STEP}=1, or algorithm.rollout_correction.bypass_mode=true"
+            refuse(offload, True, "false", remedy, because=because)

@@ -98,7 +98,7 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
             f"dump with estimator={trm.estimator} to have more",
             because="but the dump holds only sampled log-probs",
         )
-    own = dump.settings.get("estimator", "sampled")
+    own = dump.settings.get("estimator", trm.estimator)
     if trm.estimator not in ("sampled", own):
         refuse(
             "estimator",
@@ -272,7 +272,7 @@ def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
 
 
 def _lags(dump: Dump, mask: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
-    """Return the updates between the policy that sampled each token and the one that its step began with."""
+    """Return the versions between the policy that sampled each token and the one that its step began with."""
     if dump.rollout_versions is None:
         return None
     lags = torch.from_numpy(dump.step - 1).unsqueeze(-1) - torch.from_numpy(dump.rollout_versions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import FIELD_PATH
 from trm_fields import refuse
+
+logger = logging.getLogger("trm_agent")
 
 METRICS_FILE = "metrics.jsonl"
 FIELD = f"{FIELD_PATH}.yoked_run"
@@ -48,12 +51,15 @@ def acceptance_of_step(
         folder: of the paired run, for the message.
 
     Raises:
-        ValueError: the paired run has no such step, another number of updates in it, or another loss.
+        ValueError: the paired run has no such step, never as many updates in one, or another loss.
     """
     with_acceptance = [row for row in rows if _has(row, QUARTERS)]
     for row in with_acceptance:
         if row.get("step") == step:
-            return _of_updates(row, num_updates, folder)
+            found = _of_updates(row)
+            if len(found) < num_updates:
+                _check_most(max(len(_of_updates(each)) for each in with_acceptance), num_updates, folder)
+            return _fitted(found, num_updates, step)
     refuse(
         FIELD,
         folder,
@@ -63,22 +69,37 @@ def acceptance_of_step(
     )
 
 
-def _of_updates(row: Mapping[str, Any], num_updates: int, folder: str) -> list[list[float]]:
+def _of_updates(row: Mapping[str, Any]) -> list[list[float]]:
     """Return the acceptance of each update of a step; a step of one update has it in its own metrics."""
     names = ([of_update(name, number) for name in QUARTERS] for number in itertools.count(1))
     found = [[float(row[name]) for name in each] for each in itertools.takewhile(lambda each: _has(row, each), names)]
-    found = found or [[float(row[name]) for name in QUARTERS]]
-    if len(found) != num_updates:
+    return found or [[float(row[name]) for name in QUARTERS]]
+
+
+def _check_most(most: int, num_updates: int, folder: str) -> None:
+    if most < num_updates:
         refuse(
             FIELD,
             folder,
-            f"a run with {num_updates} updates in step {row['step']}, each with its acceptance "
+            f"a run with steps of {num_updates} updates, each with its acceptance "
             f"({of_update(QUARTERS[0], num_updates)})",
             "pair it with a run of the same batch, mini-batches and epochs; one that logged the mean of a step's "
             "updates alone has to be trained again",
-            because=f"which has the acceptance of {len(found)} there",
+            because=f"which has the acceptance of at most {most} in a step",
         )
-    return found
+
+
+def _fitted(found: list[list[float]], num_updates: int, step: int) -> list[list[float]]:
+    """Return as many as there are updates: a step that lost episodes has fewer than its partner."""
+    if len(found) != num_updates:
+        logger.warning(
+            "trm: step %d has %d updates, and %d in the paired run; update k takes the acceptance of its update k, "
+            "the later ones that of its last",
+            step,
+            num_updates,
+            len(found),
+        )
+    return [found[min(number, len(found) - 1)] for number in range(num_updates)]
 
 
 def _has(row: Mapping[str, Any], names: Iterable[str]) -> bool:

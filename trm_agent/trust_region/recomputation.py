@@ -60,6 +60,8 @@ def recompute(dump: Dump) -> dict[str, float] | None:
         # logged values are rounded to float32
         slack = 1e-6 * (1 + logged_kl)
         inside = (logged_kl >= interval.kl_lower - slack) & (logged_kl <= interval.kl_upper + slack)
+        # infinity minus itself is NaN
+        inside |= logged_kl == interval.kl_lower
         num_outside += int((~inside).sum())
     if not num_tokens:
         return None

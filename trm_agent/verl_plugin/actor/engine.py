@@ -38,6 +38,7 @@ from trm_agent.verl_plugin.actor.update import (
     TASKS_KEY,
     MicroBatch,
     Update,
+    as_numbers,
     collect_update,
     set_micro_batch,
 )
@@ -80,6 +81,9 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
         if get_device_name() == "cpu":
             trim_heap()
         metrics = self._update.metrics(self.get_data_parallel_group())
+        if STEP_KEY not in data:
+            # not our driver, which adds the sums of all updates
+            metrics = as_numbers(metrics)
         if self._cut_sets is not None:
             shares = self._cut_sets.shares(self.get_data_parallel_group())
             metrics[KEPT_SET_CUT], metrics[KEPT_SET_CUT_SEQUENCES] = shares

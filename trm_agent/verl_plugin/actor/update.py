@@ -176,12 +176,20 @@ def report(part: UpdateStatistics, trm: TrmConfig) -> dict[str, float]:
     """
     update = _UPDATE.get()
     if update is None:
-        metrics = Update([part]).metrics()
-        # what verl averages over micro-batches are numbers
-        return metrics | {_key(name): value for name, value in metrics.pop(RATIOS).numbers().items()}
+        return as_numbers(Update([part]).metrics())
     update.parts.append(part)
     update.trm = trm
     return {}
+
+
+def as_numbers(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Divide the sums of an update's metrics, for a driver that does not add them over updates.
+
+    Args:
+        metrics: of `Update.metrics`, which lose their `Ratios`.
+    """
+    sums: Ratios = metrics.pop(RATIOS, Ratios())
+    return metrics | {_key(name): value for name, value in sums.numbers().items()}
 
 
 def final_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,15 +259,19 @@ def warn_if_all_rejected(metrics: Mapping[str, Any], terms: Sequence[str] = ()) 
         )
 
 
-def warn_if_sets_are_cut(metrics: Mapping[str, Any], top_k: int) -> None:
+def warn_if_sets_are_cut(metrics: Mapping[str, Any], top_k: int, undecided: str) -> None:
     """Warn of a step in which too many kept sets may be larger than their records.
 
     Args:
         metrics: see `final_metrics`.
         top_k: of the rollout.
+        undecided: the rule for the undecided; `accept` rejects no sequence for a cut set.
     """
     share, of_sequences = metrics.get("trm/kept_set_cut", 0.0), metrics.get("trm/kept_set_cut_sequences", 0.0)
-    if share > CUT_TOLERANCE or of_sequences > CUT_SEQUENCES_TOLERANCE:
+    # a single sequence of a small update is more than any tolerance
+    num_cut = of_sequences * metrics.get("trm/num_sequences", 0.0)
+    many_sequences = undecided == "reject" and num_cut > 1.5 and of_sequences > CUT_SEQUENCES_TOLERANCE
+    if share > CUT_TOLERANCE or many_sequences:
         logger.warning(
             "trm: for %.2g %% of the tokens, in %.2g %% of the sequences, more than %d others tied for the last of "
             "the %d places of actor_rollout_ref.rollout.top_k, so that the set that they were drawn from is not known; "

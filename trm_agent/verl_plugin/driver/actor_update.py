@@ -102,7 +102,7 @@ def with_trust_region(update_actor: Callable[..., Any]) -> Callable[..., Any]:
         metrics.clear()
         metrics.update(finalized)
         warn_if_all_rejected(metrics, other_terms(self.config.actor_rollout_ref.actor))
-        warn_if_sets_are_cut(metrics, self.config.actor_rollout_ref.rollout.top_k)
+        warn_if_sets_are_cut(metrics, self.config.actor_rollout_ref.rollout.top_k, threshold.trm.undecided)
         warn_if_nothing_is_shuffled(self, metrics, threshold.trm)
         threshold.observe(metrics)
         return batch

@@ -114,7 +114,7 @@ def _check_drawn(episode: Episode, ids: np.ndarray, log_probs: np.ndarray) -> No
         raise DrawnOutside(
             f"{episode.env_id} seed {episode.seed}: turn {turn} drew token {drawn[missing[0]]}, which is not among the "
             f"{ids.shape[1]} most likely that its request recorded; let the server draw by top_k and top_p of "
-            f"actor_rollout_ref.rollout alone, or set {FIELD_PATH}.estimator=sampled"
+            f"actor_rollout_ref.rollout alone, or set {FIELD_PATH}.estimator=sampled with top_k=-1 and top_p=1"
         )
 
 
