@@ -64,8 +64,9 @@ def test_each_update_has_its_own_acceptance_and_a_run_without_as_many_updates_is
     # a step that lost so many episodes that an update is missing, in this run or in the paired one, ends none
     assert acceptance_of_step([row], 3, 1, "runs/a") == [updates[0]]
     assert acceptance_of_step([short, row | {"step": 4}], 3, 2, "runs/a") == [[row[name] for name in QUARTERS]] * 2
-    assert ["step 3 has 1 updates, and 2", "step 3 has 2 updates, and 1"] == [
-        record.getMessage()[5:32] for record in caplog.records
+    assert [record.getMessage()[5:32] for record in caplog.records] == [
+        "step 3 has 1 updates, and 2",
+        "step 3 has 2 updates, and 1",
     ]
 
 

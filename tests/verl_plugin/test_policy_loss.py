@@ -27,9 +27,8 @@ from trm_agent.verl_plugin.actor.update import (
     KEPT_SET_CUT_SEQUENCES,
     collect_update,
     final_metrics,
-    warn_if_all_rejected,
-    warn_if_sets_are_cut,
 )
+from trm_agent.verl_plugin.driver.step_warnings import warn_if_all_rejected, warn_if_sets_are_cut
 
 
 def test_the_loss_is_registered():

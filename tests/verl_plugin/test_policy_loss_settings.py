@@ -17,9 +17,8 @@ from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.verl_plugin.actor.update import (
     MicroBatch,
-    other_terms,
-    warn_if_all_rejected,
 )
+from trm_agent.verl_plugin.driver.step_warnings import other_terms, warn_if_all_rejected
 
 
 @pytest.mark.parametrize(("estimator", "undecided"), [("exact", "reject"), ("topk", "reject"), ("topk", "accept")])
