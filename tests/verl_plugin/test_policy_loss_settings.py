@@ -15,10 +15,8 @@ from tests.verl_plugin.loss_support import actor_config, batch_info, from_engine
 from trm_agent.core.token_batch import DivergenceBounds
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import TrmConfig
-from trm_agent.verl_plugin.actor.update import (
-    MicroBatch,
-)
-from trm_agent.verl_plugin.driver.step_warnings import other_terms, warn_if_all_rejected
+from trm_agent.verl_plugin.actor.update import MicroBatch, other_terms
+from trm_agent.verl_plugin.driver.step_warnings import warn_if_all_rejected
 
 
 @pytest.mark.parametrize(("estimator", "undecided"), [("exact", "reject"), ("topk", "reject"), ("topk", "accept")])

@@ -214,6 +214,19 @@ def ratios_in(metrics: Mapping[str, Any]) -> Ratios:
     return joined(value for value in metrics.values() if isinstance(value, Ratios))
 
 
+def other_terms(actor: Mapping[str, Any]) -> list[str]:
+    """Name the terms of verl's actor loss beside the policy loss, which no mask touches.
+
+    Args:
+        actor: verl's `actor_rollout_ref.actor`.
+
+    Returns:
+        None, one or both of `entropy` and `KL`.
+    """
+    terms = ["entropy"] if actor.get("entropy_coeff") else []
+    return [*terms, "KL"] if actor.get("use_kl_loss") and actor.get("kl_loss_coef", 1) else terms
+
+
 def _key(name: str) -> str:
     return PREFIX + name if name in EXTREMES else MEAN_PREFIX + name.upper()
 

@@ -29,12 +29,13 @@ from trm_agent.verl_plugin.actor.update import (
     STEP_KEY,
     TASKS_KEY,
     final_metrics,
+    other_terms,
     ratios_in,
 )
 from trm_agent.verl_plugin.cpu.patches import VERL_VERSION, require_version
 from trm_agent.verl_plugin.driver.dump_tasks import chosen_tasks, tasks_in
 from trm_agent.verl_plugin.driver.start_of_step import warn_if_nothing_is_shuffled, with_cost
-from trm_agent.verl_plugin.driver.step_warnings import other_terms, warn_if_all_rejected, warn_if_sets_are_cut
+from trm_agent.verl_plugin.driver.step_warnings import warn_if_all_rejected, warn_if_sets_are_cut
 
 logger = logging.getLogger("trm_agent")
 

@@ -13,19 +13,6 @@ logger = logging.getLogger("trm_agent")
 CUT_TOLERANCE, CUT_SEQUENCES_TOLERANCE = 1e-3, 1e-2
 
 
-def other_terms(actor: Mapping[str, Any]) -> list[str]:
-    """Name the terms of verl's actor loss beside the policy loss, which no mask touches.
-
-    Args:
-        actor: verl's `actor_rollout_ref.actor`.
-
-    Returns:
-        None, one or both of `entropy` and `KL`.
-    """
-    terms = ["entropy"] if actor.get("entropy_coeff") else []
-    return [*terms, "KL"] if actor.get("use_kl_loss") and actor.get("kl_loss_coef", 1) else terms
-
-
 def warn_if_all_rejected(metrics: Mapping[str, Any], terms: Sequence[str] = ()) -> None:
     """Warn of a step in which the mask kept nothing.
 
