@@ -85,6 +85,11 @@ def test_a_run_that_is_not_there_is_refused(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
     check_paired_run(str(tmp_path / "run"))
+    # before a start, which takes a minute
+    (tmp_path / "run/metrics.jsonl").write_text(json.dumps({"step": 1, **dict.fromkeys(QUARTERS, 1.0)}) + "\n")
+    check_paired_run(str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"at most 1 in a step; allowed: a run with steps of 2 updates"):
+        check_paired_run(str(tmp_path / "run"), 2)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=rf"which is relative, .*; give {tmp_path}/run"):
         check_paired_run("run")

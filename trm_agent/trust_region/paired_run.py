@@ -106,15 +106,19 @@ def _has(row: Mapping[str, Any], names: Iterable[str]) -> bool:
     return all(isinstance(row.get(name), int | float) for name in names)
 
 
-def check_paired_run(folder: str | None) -> None:
-    """Refuse a paired run without metrics, one that another process would not find, or one that masked tokens.
+def check_paired_run(folder: str | None, num_updates: int = 1) -> None:
+    """Refuse a paired run without metrics, one that another process would not find, or one that cannot be repeated.
 
     The acceptance of a criterion of tokens counts the sequences with a kept token, which are nearly all: a coin at that
     rate would keep everything, whatever the paired run left out.
 
+    Args:
+        folder: of the paired run; None where none is named.
+        num_updates: updates of a step of the run that is trained.
+
     Raises:
-        ValueError: none is named, the folder has no metrics file, its path does not begin at the root, or its
-            criterion decides on tokens.
+        ValueError: none is named, the folder has no metrics file, its path does not begin at the root, its criterion
+            decides on tokens, or none of its steps had as many updates.
     """
     file = Path(folder or "") / METRICS_FILE
     allowed = f"the folder of a run, with {METRICS_FILE}, as a path from the root"
@@ -128,6 +132,8 @@ def check_paired_run(folder: str | None) -> None:
         reason = f"whose criterion {masked!r} leaves out tokens: its acceptance counts sequences with one that is kept"
         remedy = "pair it with a run of one of these"
     else:
+        most = max((len(_of_updates(row)) for row in _rows(file) if _has(row, QUARTERS)), default=num_updates)
+        _check_most(most, num_updates, folder)
         return
     refuse(FIELD, folder, allowed, remedy, because=reason)
 

@@ -64,7 +64,9 @@ def trust_region(config: DictConfig) -> None:
             because=f"with {FIELD_PATH}.{name}={str(getattr(trm, name)).lower()}",
         )
     if trm.needs_paired_run:
-        check_paired_run(trm.yoked_run)
+        actor = config.actor_rollout_ref.actor
+        num_updates = config.data.train_batch_size // actor.ppo_mini_batch_size * actor.ppo_epochs
+        check_paired_run(trm.yoked_run, num_updates)
     if trm.estimator != "sampled":
         _distributions(config, trm.estimator)
     if trm.estimator == REPLAYED:
