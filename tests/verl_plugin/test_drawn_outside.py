@@ -44,7 +44,7 @@ async def test_the_agent_loop_names_request_environment_seed_turn_and_remedy(mon
     assert request.split()[0] == "request"
     assert len(request.split()[1]) == 32
     assert told.startswith("x seed 41: turn 1 drew token 5, which is not among the 3 most likely that its request")
-    assert told.endswith("or set actor_rollout_ref.actor.policy_loss.trm.estimator=sampled")
+    assert told.endswith("or set actor_rollout_ref.actor.policy_loss.trm.estimator=sampled with top_k=-1 and top_p=1")
 
 
 @pytest.mark.parametrize("make", [buffer, async_buffer])

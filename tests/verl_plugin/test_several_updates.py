@@ -1,5 +1,7 @@
 """The metrics of a step with several updates: a mean stays a mean, whatever its name contains."""
 
+import math
+
 import pytest
 
 pytest.importorskip("verl")
@@ -155,10 +157,13 @@ def test_shares_of_a_step_add_up_to_1_and_a_mean_counts_each_sequence_once():
     assert actor_update.take_ratios(trainer) == Ratios()
 
 
-def test_a_count_has_a_mean_over_all_updates_and_is_absent_where_there_is_none():
+def test_a_term_of_a_sum_has_a_mean_over_all_updates_with_that_sum_and_is_absent_where_there_is_none():
     sums = [
-        ratios_of({"num_tokens_depth_64": each_update(torch.tensor(number), torch.tensor(number))})
-        for number in (30.0, 0.0)
+        ratios_of(
+            {"contribution_positive": each_update(torch.tensor(term), torch.tensor(tokens), torch.tensor(counts))}
+        )
+        # an update without tokens of the sign, and one without a finite sequence
+        for term, tokens, counts in ((0.3, 30, True), (0.0, 0, True), (math.nan, 0, False))
     ]
-    assert over_updates([{}, {}], sums) == {"trm/num_tokens_depth_64": 15.0}
-    assert over_updates([{}], sums[1:]) == {}
+    assert over_updates([{}, {}, {}], sums) == {"trm/contribution_positive": pytest.approx(0.15)}
+    assert over_updates([{}], sums[1:2]) == over_updates([{}], sums[2:]) == {}
