@@ -30,9 +30,9 @@ def test_a_yoked_run_repeats_the_acceptance_of_each_update_of_one_masked_at_the_
     train(paired, *OFF_POLICY, *start, f"{TRM}.max_token_kl=0.0002")
     assert (paired / "log.txt").read_text(errors="replace").count("a forward pass before the first update") == 1
     rows = steps(paired)
+    assert min(row["trm/acceptance"] for row in rows) < 1
     for row in rows:
         assert row["timing_s/old_log_prob"] > 0
-        assert 0 < row["trm/acceptance"] < 1
         for name in QUARTERS:
             assert row[name] == pytest.approx(sum(row[of_update(name, number)] for number in (1, 2)) / 2)
         assert of_update(QUARTERS[0], 3) not in row
