@@ -77,6 +77,10 @@ def test_what_the_mode_can_do_is_allowed(overrides):
             ("policy_loss=trm_decoupled", f"{OFFLOAD}=true"),
             "param_offload: got true, but the policy of the step's beginning is put aside from the device",
         ),
+        (
+            ("policy_loss=trm_decoupled", "actor_rollout_ref.actor.fsdp_config.offload_policy=true"),
+            "offload_policy: got true, but the policy of the step's beginning is put aside from the device",
+        ),
         (("trainer.v1.colocate_async.num_warmup_batches=2",), "got 2, but with .*=separate_async the serv"),
         (("data.gen_batch_size=4",), "gen_batch_size: got 4, with .*=separate_async where tasks are drawn one by one"),
     ],

@@ -148,6 +148,16 @@ def test_an_update_without_needless_passes_is_the_one_with_all_of_them(tmp_path)
     assert str(found[1:]) == str(expected[1:])
 
 
+def test_another_driver_gets_numbers_and_no_sums():
+    data = batch(None)
+    del data[STEP_KEY], data[DUMP_KEY]
+    made = engine()
+    with made.train_mode():
+        metrics = made.train_batch(data, partial(ppo_loss, config=actor_config(TrmConfig(max_token_kl=1e6))))["metrics"]
+    assert RATIOS not in metrics
+    assert metrics["TRM/NUM_TOKENS_DEPTH_0"] == [24.0]
+
+
 def test_an_engine_whose_model_cannot_be_packed_trains_padded(tmp_path, capsys):
     tried, untried = engine(Windowed), engine(Windowed, use_remove_padding=False)
     assert tried.packing is None

@@ -158,6 +158,16 @@ def test_verl_averages_over_updates_and_keeps_their_extremes():
         assert both[f"trm/{name}"] == combine(row[f"trm/{name}"] for row in alone), name
 
 
+def test_the_signs_add_up_to_the_gain_where_an_update_has_no_finite_sequence():
+    finite, far = (to_tensors(reference.random_batch(seed)) for seed in (20, 23))
+    far.rollout_log_probs = far.rollout_log_probs - 1000
+    step = through_verl([update_of([batch], actor_config(**batch_info(batch))) for batch in (finite, far)])
+    assert step["trm/nonfinite"] == 0.5
+    gain = step["trm/contribution_positive"] + step["trm/contribution_negative"]
+    assert gain == pytest.approx(-step["trm/surrogate_gain"])
+    assert gain != 0
+
+
 @pytest.mark.parametrize(
     ("tokens", "sequences", "undecided", "warns"),
     # one token in 2,000 of sequences of 4,096: 1 - (1 - 1/2000)^4096 = 87 %
