@@ -3,9 +3,10 @@
 python -m benchmarks.staleness [--parts learning spans cause wall kills] [--sides "no mask"] [--seeds 0 1 2] [--gather]
 
 `learning`: the nano model in `colocate_async` and `separate_async`, with the trust region and with the same loss
-without a mask; success, acceptance and divergence by lag and by span of versions. `spans`: these of a server that
-samples few turns at a time, so that updates cut its episodes. `cause`: what that success hangs on, each side a run of
-`separate_async` with one thing changed: the mask, the age of the data, the rate, the momentum, the updates a step.
+without a mask; success, acceptance and divergence by lag and by span of versions. `spans`: these with the mask, where
+each call of the tool waits, so that episodes take longer than a step and updates cut them. `cause`: what that success
+hangs on, each side a run of `separate_async` with one thing changed: the mask, the age of the data, the rate, the
+momentum, the updates a step.
 `wall`: synchronous, both asynchronous modes and the strategy `drop` on tasks of which a quarter takes eight times as
 long as the others, since each call of the tool waits; seconds a step, and the tasks that were trained on. `kills`: both
 asynchronous modes, all processes killed at once in each phase of a step, and resumed. Runs of one seed follow each
@@ -73,7 +74,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="kills take the first (default 0 1 2)")
     parser.add_argument("--steps", type=int, help="training steps of each run but the killed ones (default 20 and 12)")
     parser.add_argument(
-        "--tool-ms", type=int, default=1000, help="milliseconds of a call in wall and kills (%(default)s)"
+        "--tool-ms", type=int, default=1000, help="milliseconds of a call in spans, wall and kills (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/staleness"), help="folder of the results (%(default)s)")
     parser.add_argument("--runs", type=int, help="make at most so many of the missing runs now")

@@ -17,8 +17,6 @@ LOSS = "actor_rollout_ref.actor.policy_loss"
 SAMPLER = "trainer.v1.sampler"
 # the same loss without a mask: no token of a finite ratio is so far away
 NO_MASK = f"{LOSS}.trm.max_token_kl=1e9"
-AT_ONCE = 8
-"""Turns that a server of `spans` samples at a time, of 128 episodes a step."""
 OPTIM = "actor_rollout_ref.actor.optim"
 # that of the synchronous preset, and parts of it: the asynchronous ones have half
 FULL_RATE, HALF_RATE, QUARTER_RATE = (f"{OPTIM}.lr={rate}" for rate in ("5e-4", "2.5e-4", "1.25e-4"))
@@ -49,10 +47,8 @@ SIDES: dict[str, dict[str, Side]] = {
         for mode in (COLOCATE, SEPARATE)
         for mask, overrides in ((MASKED, ()), (UNMASKED, (NO_MASK,)))
     },
-    # a server that has not played all before the trainer is done, so that updates cut episodes
-    SPANS: {
-        f"{SEPARATE}, {AT_ONCE} turns at once": _masked(SEPARATE, f"actor_rollout_ref.rollout.max_num_seqs={AT_ONCE}")
-    },
+    # episodes that take longer than a step, so that each update cuts those in play
+    SPANS: {mode: _masked(mode) for mode in (COLOCATE, SEPARATE)},
     # each differs from the first in what its name says
     CAUSE: {
         MASKED: _masked(SEPARATE),
@@ -134,7 +130,9 @@ WORKLOADS = {
     LEARNING: _LEARNING,
     CAUSE: replace(_LEARNING, overrides=(*_LEARNING.overrides, FULL_RATE)),
     SPANS: replace(
-        _LEARNING, overrides=(*_LEARNING.overrides, "env.val.num_tasks=2", "trainer.val_before_train=false")
+        _LEARNING,
+        overrides=(*_LEARNING.overrides, "env.val.num_tasks=2", "trainer.val_before_train=false"),
+        has_slow_tool=True,
     ),
     WALL: Workload(
         tasks=8,

@@ -70,4 +70,3 @@ def test_the_settings_of_each_run_are_allowed(part, side, tmp_path):
     # so that sides of a part differ in no more than their mode
     updates = work.tasks / actor.ppo_mini_batch_size
     assert updates == (1 if "one update" in side else {LEARNING: 2, SPANS: 2, CAUSE: 2, WALL: 1, KILLS: 2}[part])
-    assert (part == SPANS) == (config.actor_rollout_ref.rollout.max_num_seqs == 8)
