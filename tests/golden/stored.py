@@ -49,5 +49,14 @@ def this_machine() -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "processor": platform.machine(),
+        # libraries choose kernels by it, with the same instructions
+        "vendor": _vendor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def _vendor() -> str:
+    """Return who made the processor; "unknown" where the system does not tell."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "unknown")

@@ -121,7 +121,8 @@ def sampled(values: torch.Tensor, data: TensorDict) -> torch.Tensor:
 def test_packed_log_probs_and_gradients_are_those_of_padded_sequences(kind, with_recomputation):
     results = []
     for packed in (False, True):
-        data, module = micro_batch(), model(kind).train()
+        # in float32 gradients of thousands are rounded to more than they differ by
+        data, module = micro_batch(), model(kind).double().train()
         engine = Engine(module, packed)
         assert (engine.packing is not None) == packed
         if with_recomputation:
@@ -133,7 +134,7 @@ def test_packed_log_probs_and_gradients_are_those_of_padded_sequences(kind, with
         results.append((log_probs, entropy, *(parameter.grad for parameter in module.parameters())))
     assert results[0][0].std() > 0.5
     for padded, of_packed in zip(*results, strict=True):
-        torch.testing.assert_close(of_packed, padded, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(of_packed, padded, atol=1e-9, rtol=1e-9)
 
 
 def test_divergences_of_packed_logits_are_those_of_padded_ones():
