@@ -19,9 +19,9 @@ def steady(depths: np.ndarray) -> np.ndarray:
     return np.full(len(depths), NOISE)
 
 
-def behind(depth: int, times: float) -> OfDepth:
+def behind(depth: int, times: float, window: int = WINDOW) -> OfDepth:
     """Errors that are so many times larger in the window behind a depth."""
-    return lambda depths: np.where((depths >= depth) & (depths < depth + WINDOW), times * NOISE, NOISE)
+    return lambda depths: np.where((depths >= depth) & (depths < depth + window), times * NOISE, NOISE)
 
 
 def episode(

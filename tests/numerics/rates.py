@@ -12,7 +12,8 @@ from trm_agent.numerics.verdict import JUMPS, verdict
 
 from .made_up import behind, episode
 
-HEALTHY, PLANTED = 1500, 150
+# comparisons of so many episodes: with two the windows of 8 tokens hold too few
+HEALTHY, PLANTED = {2: 1500, 8: 300}, 150
 DEPTHS, TIMES = (512, 700, 1500), (1.5, 2.0, 2.5, 3.0)
 
 
@@ -22,9 +23,10 @@ def jump(episodes: Sequence[Sampled]) -> int | None:
     return judged.starts_at if judged.kind == JUMPS else None
 
 
-def healthy(number: int) -> int:
+def healthy(number: int, episodes: int) -> int:
     """Return how many of so many comparisons without a fault jump."""
-    return sum(jump([episode(10 * draw + part) for part in range(2)]) is not None for draw in range(number))
+    found = (jump([episode(100 * draw + part) for part in range(episodes)]) for draw in range(number))
+    return sum(each is not None for each in found)
 
 
 def planted(depth: int, times: float, number: int) -> tuple[int, int]:
@@ -38,7 +40,9 @@ def planted(depth: int, times: float, number: int) -> tuple[int, int]:
 def main() -> None:
     """Print the rates."""
     bins = [each.start for each in by_depth(episode(0)) if each.start]
-    print(f"bins begin at {bins}; false jumps: {healthy(HEALTHY)} of {HEALTHY}", flush=True)
+    print(f"bins begin at {bins}", flush=True)
+    for episodes, number in HEALTHY.items():
+        print(f"false jumps, {episodes} episodes: {healthy(number, episodes)} of {number}", flush=True)
     for depth in DEPTHS:
         for times in TIMES:
             found, near = planted(depth, times, PLANTED)

@@ -9,7 +9,7 @@ two grow with depth where an episode becomes less certain, with the same kernels
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -21,6 +21,8 @@ from trm_agent.numerics.sampled import Sampled
 DOUBT = 0.02
 # tokens behind a depth at which something may begin: those that attend to their neighbours across it
 WINDOW = 32
+# fewer behind a border, whose place is known to the token: the nearest neighbours weigh most
+WINDOWS_OF_BORDER = (8, WINDOW)
 # tokens between the depths that are tried
 STEP = 16
 # a window says nothing with fewer tokens, nor does what is before it
@@ -53,8 +55,8 @@ def beginning(sampled: Sampled, borders: Collection[int]) -> Beginning | None:
     """Return the first depth in whose window logits are far apart, as against all before it; None without one.
 
     A shift of positions disturbs most where tokens on both sides of it attend to each other, and little beyond: in half
-    precision the window alone may show it. Of the depths within a window of the first one it is a border if one of them
-    is, else the one that sticks out most.
+    precision the window alone may show it, and of a border its first tokens alone. Of the depths within a window of the
+    first one it is a border if one of them is, else the one that sticks out most.
 
     Args:
         sampled: the tokens of all episodes.
@@ -63,7 +65,8 @@ def beginning(sampled: Sampled, borders: Collection[int]) -> Beginning | None:
     depths, sizes = disturbance(sampled)
     tried = range(STEP, int(depths.max(initial=0)) + 1, STEP)
     bars = dict.fromkeys(tried, DEVIATIONS_ANYWHERE) | dict.fromkeys(borders, DEVIATIONS)
-    all_found = (_beginning(depths, sizes, depth, bar) for depth, bar in sorted(bars.items()))
+    windows = dict.fromkeys(tried, (WINDOW,)) | dict.fromkeys(borders, WINDOWS_OF_BORDER)
+    all_found = (_most_apart(depths, sizes, depth, windows[depth], bar) for depth, bar in sorted(bars.items()))
     found = (each for each in all_found if each is not None)
     first = next(found, None)
     if first is None:
@@ -73,8 +76,16 @@ def beginning(sampled: Sampled, borders: Collection[int]) -> Beginning | None:
     return border or max(near, key=lambda each: each.deviations)
 
 
-def _beginning(depths: np.ndarray, sizes: np.ndarray, depth: int, bar: float) -> Beginning | None:
-    before, behind = sizes[depths < depth], sizes[(depths >= depth) & (depths < depth + WINDOW)]
+def _most_apart(
+    depths: np.ndarray, sizes: np.ndarray, depth: int, windows: Sequence[int], bar: float
+) -> Beginning | None:
+    """Return what begins at a depth by the window that sticks out most; None if none does."""
+    found = [_beginning(depths, sizes, depth, window, bar) for window in windows]
+    return max((each for each in found if each is not None), key=lambda each: each.deviations, default=None)
+
+
+def _beginning(depths: np.ndarray, sizes: np.ndarray, depth: int, window: int, bar: float) -> Beginning | None:
+    before, behind = sizes[depths < depth], sizes[(depths >= depth) & (depths < depth + window)]
     if len(behind) < LEAST_WINDOW or len(before) < LEAST_BEFORE or not behind.any():
         return None
     # equal log-probs on both sides before it: the ratio is without end
