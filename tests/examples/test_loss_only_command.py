@@ -40,7 +40,8 @@ def test_two_steps_on_a_cpu(tmp_path):
         assert row["trm/num_sequences"] == 8
         assert 0 <= row["trm/acceptance"] <= 1
         assert row["trm/max_token_kl"] > 0
-        assert row["actor/grad_norm"] > 0
+        # a model that knows nothing may earn the same in each episode of a task
+        assert (row["actor/grad_norm"] > 0) == (row["critic/advantages/max"] > 0)
         assert not [name for name in row if "TRM/" in name or name.startswith("actor/trm")]
     # two updates a step
     assert len(list((folder / "checkpoints" / "rollouts").iterdir())) == 4
