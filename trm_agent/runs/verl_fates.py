@@ -120,7 +120,6 @@ BY_VERL = {
     "algorithm.pf_ppo": ("reweight_method", "weight_pow"),
     "critic": ("data_loader_seed", "enable", "ppo_epochs", "ppo_mini_batch_size", "shuffle"),
     "data": (
-        "dataloader_num_workers",
         "gen_batch_size",
         "seed",
         "shuffle",
