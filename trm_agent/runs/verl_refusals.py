@@ -119,6 +119,11 @@ REFUSED = (
         "read the dumps with trm report",
     ),
     Refused(
+        (f"{_ROLLOUT}.checkpoint_engine.custom_backend_module",),
+        "but a run brings its own where rollout servers have devices of their own",
+        f"leave it out, and choose {_ROLLOUT}.checkpoint_engine.backend",
+    ),
+    Refused(
         (f"{_ROLLOUT}.val_kwargs.do_sample",),
         "which verl's V1 worker does not read",
         f"set {_ROLLOUT}.val_kwargs.temperature=0 for greedy validation",
