@@ -55,6 +55,29 @@ def test_a_filtered_step_says_how_many_groups_were_drawn_and_the_success_of_all_
     assert line.startswith("step 10/60  success  25.0 %  groups 16 of 27  acceptance")
 
 
+WITHOUT_MASK = {"step": 1, "time": 0.0, "timing_s/step": 3.0, "env/success": 0.5, "run/tokens_per_s": 800.4}
+ALL_REJECTED = {"trm/acceptance": 0.0, "trm/rejected_by_max": 1.0, "trm/rejected_by_avg": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        # no sequence is finite, so that there is no mean; one that overflows is written as null
+        ({**WITHOUT_MASK, **ALL_REJECTED}, "(rejected 100 % by max)  KL -  800 tok/s"),
+        ({**WITHOUT_MASK, **ALL_REJECTED, "trm/token_kl_mean_k3": None}, "  KL -  800 tok/s"),
+        ({**WITHOUT_MASK, "actor/ppo_kl": None}, "  50.0 %  KL -  800 tok/s"),
+        # no sequence had a token of the model's
+        ({**WITHOUT_MASK, "trm/num_sequences": 0.0}, "  50.0 %  800 tok/s"),
+        ({**WITHOUT_MASK, "env/success": None, "run/tokens_per_s": None}, "success    -    nan tok/s"),
+    ],
+)
+def test_a_step_without_a_number_has_its_line_and_its_summary(row: dict[str, Any], told: str) -> None:
+    assert told in step_line(row, 9, [3.0])
+    assert isinstance(step_warnings(row), list)
+    for rows in ([row], [row, *rejecting(2)], [*rejecting(1), {**row, "step": 2}]):
+        assert table(results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0))
+
+
 def test_warnings_that_matter_are_shown() -> None:
     row = step_row(1, **{"env/infrastructure_failures": 3.0, "env/infrastructure_failures/env_error": 3.0})
     assert step_warnings(row) == ["3 episodes could not be played (3 env_error); they are out of the loss, see log.txt"]

@@ -191,9 +191,10 @@ def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> 
         parts.append(f"groups {row[GROUPS_WITH_SIGNAL]:.0f} of {row[DRAWN_GROUPS]:.0f}")
     if "trm/acceptance" in row:
         parts.append(f"acceptance {_percent(row['trm/acceptance'])}{rejections(row)}")
-        parts.append(f"KL {row['trm/token_kl_mean_k3']:.1e}")
+        # absent where no sequence is finite
+        parts.append(f"KL {_nats(row.get('trm/token_kl_mean_k3'))}")
     elif "actor/ppo_kl" in row:
-        parts.append(f"KL {row['actor/ppo_kl']:.1e}")
+        parts.append(f"KL {_nats(row['actor/ppo_kl'])}")
     parts.append(f"{row.get('run/tokens_per_s') or float('nan'):.0f} tok/s")
     parts.append(f"{durations[-1]:.1f} s{waits(row)}")
     parts.append(f"ETA {duration(eta)}")
@@ -273,3 +274,7 @@ def duration(seconds: float) -> str:
 
 def _percent(value: float | None) -> str:
     return "   -  " if value is None else f"{100 * value:5.1f} %"
+
+
+def _nats(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
