@@ -49,9 +49,10 @@ def test_the_line_tells_who_waited_and_how_long_the_weights_took_as_far_as_the_r
     assert "  3.0 s (idle: trainer 60 %)  ETA" in step_line(foreign, 60, [3.0])
 
 
-def test_a_filtered_step_says_how_many_groups_were_drawn_and_the_success_of_all_that_were_played() -> None:
-    counts = {"env/groups/drawn": 27.0, "env/groups/with_signal": 16.0, "env/played_success": 0.25}
-    line = step_line(step_row(10, **counts), 60, [3.0])
+def test_a_filtered_step_says_how_many_groups_had_signal_and_the_success_of_all_that_were_played() -> None:
+    # 16 + 11 ended; an asynchronous run draws none in its last step
+    counts = {"env/groups/drawn": 0.0, "env/groups/with_signal": 16.0, "env/groups/without_signal": 11.0}
+    line = step_line(step_row(10, **counts, **{"env/played_success": 0.25}), 60, [3.0])
     assert line.startswith("step 10/60  success  25.0 %  groups 16 of 27  acceptance")
 
 

@@ -25,7 +25,7 @@ LOG_EVERY_S = 120.0
 TO_END_OF_LINE = "\x1b[K"
 FAILURES = "env/infrastructure_failures"
 EQUAL_GROUPS = "env/equal_group_frac"
-DRAWN_GROUPS, GROUPS_WITH_SIGNAL = "env/groups/drawn", "env/groups/with_signal"
+WITH_SIGNAL, WITHOUT_SIGNAL = "env/groups/with_signal", "env/groups/without_signal"
 PLAYED_SUCCESS = "env/played_success"
 # phase of the start-up that is over -> the next one's work
 NEXT_WORK = {
@@ -187,8 +187,9 @@ def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> 
     # of all that were played: a filter trains on groups in which some succeed
     success = row.get(PLAYED_SUCCESS, row.get("env/success"))
     parts.append(f"success {_percent(success)}")
-    if DRAWN_GROUPS in row:
-        parts.append(f"groups {row[GROUPS_WITH_SIGNAL]:.0f} of {row[DRAWN_GROUPS]:.0f}")
+    if WITH_SIGNAL in row:
+        # of those that the step took or left out: asynchronously others were drawn in it
+        parts.append(f"groups {row[WITH_SIGNAL]:.0f} of {row[WITH_SIGNAL] + row[WITHOUT_SIGNAL]:.0f}")
     if "trm/acceptance" in row:
         parts.append(f"acceptance {_percent(row['trm/acceptance'])}{rejections(row)}")
         # absent where no sequence is finite
