@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from trm_agent.runs.compose import compose_run
 from trm_agent.runs.preflight_async import COLOCATE, STRATEGY, SYNC, THRESHOLD, UNSERVED, warmup_of
 from trm_agent.runs.preflight_sampling import SAMPLING_RULES
-from trm_agent.runs.preflight_separate import BACKEND, OWN
+from trm_agent.runs.preflight_separate import BACKEND, OWN, TIMEOUT
 from trm_agent.runs.preflight_training import TRAINING_RULES
 from trm_agent.runs.preflight_verl import refusals, weight_transfer
 from trm_agent.runs.rollout_pool import SEPARATE
+from trm_agent.runs.verl_choices import BACKENDS
 
 PAGE = Path(__file__).parents[2] / "docs/asynchronous.md"
 PRESETS = {SYNC: "math_nano", COLOCATE: "math_nano_async", SEPARATE: "math_nano_separate"}
@@ -44,7 +45,7 @@ def refused(mode: str, setting: str) -> str | None:
     """The field that is refused in a mode's preset with a setting; None for none."""
     config = preset(mode).copy()
     for override in setting.split():
-        field, _, value = override.partition("=")
+        field, _, value = override.lstrip("+").partition("=")
         OmegaConf.update(config, field, yaml.safe_load(value), force_add=True)
     try:
         for rule in RULES:
@@ -67,14 +68,15 @@ def test_a_mode_takes_a_setting_or_refuses_it_as_the_page_says(setting, mode, sa
         assert found is None
     else:
         # for what it sets, and not for something that it brings about
-        assert found in [override.partition("=")[0] for override in setting.split()]
+        assert found in [override.lstrip("+").partition("=")[0] for override in setting.split()]
 
 
 def test_the_page_has_every_field_on_which_the_modes_differ():
     rows = told()
     assert {mode for _, mode, _ in rows} == set(PRESETS)
-    fields = {override.partition("=")[0] for setting, _, _ in rows for override in setting.split()}
-    needed = {*OWN, BACKEND, THRESHOLD, STRATEGY, *(warmup_of(preset(mode)) for mode in (COLOCATE, SEPARATE))}
+    fields = {override.lstrip("+").partition("=")[0] for setting, _, _ in rows for override in setting.split()}
+    needed = {*OWN, BACKEND, TIMEOUT, THRESHOLD, STRATEGY, *(warmup_of(preset(mode)) for mode in (COLOCATE, SEPARATE))}
     assert needed - fields == set()
     settings = {setting for setting, _, _ in rows}
+    assert {f"{BACKEND}={name}" for name in BACKENDS.names} <= settings
     assert {f"algorithm.adv_estimator={name}" for name in UNSERVED} <= settings

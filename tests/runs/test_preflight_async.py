@@ -6,6 +6,7 @@ from trm_agent.runs.compose import compose_run
 from trm_agent.runs.preflight_async import advantages, asynchronous, is_asynchronous
 from trm_agent.runs.preflight_verl import refusals, types
 from trm_agent.runs.repeating import deterministic, repeats, repetition
+from trm_agent.runs.verl_fates import verl_fields
 
 V1 = "trainer.v1"
 SAMPLER = f"{V1}.sampler"
@@ -73,6 +74,26 @@ def test_a_synchronous_run_refuses_what_it_does_not_read(override):
     with pytest.raises(ValueError, match=words):
         asynchronous(composed(override, experiment="math_nano"))
     asynchronous(composed(experiment="math_nano"))
+
+
+@pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
+@pytest.mark.parametrize(
+    ("override", "strategy"),
+    [
+        ("seed=1", "wait"),
+        (f"{SAMPLER}.max_off_policy_strategy=drop", "drop"),
+        (f"{SAMPLER}={{max_off_policy_strategy:drop}}", "drop"),
+    ],
+)
+def test_a_mode_that_is_set_by_hand_drops_old_tasks_on_request_alone(override, strategy, mode):
+    config = composed(f"{V1}.trainer_mode={mode}", override, experiment="math_nano")
+    assert config.trainer.v1.sampler.max_off_policy_strategy == strategy
+
+
+def test_a_synchronous_run_has_verls_default_of_what_it_does_not_read():
+    field = f"{SAMPLER}.max_off_policy_strategy"
+    found = composed(experiment="math_nano").trainer.v1.sampler.max_off_policy_strategy
+    assert found == verl_fields()["fields"][field][1] == "drop"
 
 
 @pytest.mark.parametrize("name", ["remax", "gdpo", "optimal_token_baseline", "tir_optimal_token_baseline"])

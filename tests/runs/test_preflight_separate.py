@@ -64,11 +64,15 @@ def test_what_the_mode_can_do_is_allowed(overrides):
             "n_gpus_per_node: got 3, which leaves engines of 2 devices without some; allowed: .* a multiple of 2 dev",
         ),
         ((f"{TRANSFER}.backend=naive",), "backend: got 'naive', which hands .*; allowed: tcp; set"),
-        ((f"{TRANSFER}.backend=null",), "backend: got null, which hands"),
+        ((f"{TRANSFER}.backend=null",), "backend: got null; allowed: `naive`, `tcp`, "),
         ((f"{TRANSFER}.backend=nccl",), "backend: got 'nccl', which needs GPUs; allowed: tcp"),
         ((f"{TRANSFER}.custom_backend_module=mine",), "custom_backend_module: got 'mine', but a run brings its own"),
         ((f"+{TRANSFER}.engine_kwargs.tcp.timeout_s=0",), "engine_kwargs.tcp.timeout_s: got 0; allowed: "),
         ((f"+{TRANSFER}.engine_kwargs.tcp.port=7",), "engine_kwargs.tcp.port: got 7; allowed: timeout_s alone"),
+        (
+            (f"+{TRANSFER}.engine_kwargs.nccl.rebuild_group=true",),
+            rf"nccl.rebuild_group: got true, which no run with {TRANSFER}.backend=tcp reads; allowed: options of tcp",
+        ),
         (("actor_rollout_ref.hybrid_engine=true",), "hybrid_engine: got true, but an engine .* would sample nothing"),
         ((f"{SECTION}.hybrid_rollout.enable_switch=true",), "enable_switch: got true, but a run lends"),
         ((f"{SECTION}.hybrid_rollout.switch_threshold_ratio=0.5",), "switch_threshold_ratio: got 0.5, but a run lends"),
@@ -110,11 +114,15 @@ def test_offloaded_parameters_are_refused_only_where_they_are_put_aside():
         f"{SECTION}.parameter_sync_step=2",
         f"{SECTION}.num_warmup_batches=2",
         f"{TRANSFER}.backend=tcp",
+        f"{TRANSFER}.backend=nccl",
+        f"+{TRANSFER}.engine_kwargs.tcp.timeout_s=3.5",
+        # verl's own takes none
+        f"+{TRANSFER}.engine_kwargs.naive.group_name=mine",
     ],
 )
 @pytest.mark.parametrize("experiment", ["math_nano", "math_nano_async"])
 def test_another_mode_refuses_what_only_such_servers_have(override, experiment):
-    field = override.partition("=")[0]
+    field = override.lstrip("+").partition("=")[0]
     with pytest.raises(ValueError, match=rf"^{field}: got .*, but only rollout servers with devices of their own"):
         asynchronous(composed(override, experiment=experiment))
     asynchronous(composed(experiment=experiment))
@@ -148,6 +156,23 @@ def test_weights_go_by_tcp_without_gpus_and_by_nccl_with_them():
     assert with_gpus.actor_rollout_ref.rollout.checkpoint_engine.backend == "nccl"
     asynchronous(with_gpus)
     asynchronous(composed("hardware=gpu", "trainer.n_gpus_per_node=1", f"{TRANSFER}.backend=tcp"))
+    ours = composed("hardware=gpu", "trainer.n_gpus_per_node=1", f"+{TRANSFER}.engine_kwargs.nccl.rebuild_group=true")
+    asynchronous(ours)
+    ours.actor_rollout_ref.rollout.checkpoint_engine.backend = "tcp"
+    with pytest.raises(ValueError, match=r"nccl\.rebuild_group: got true, which no run with"):
+        asynchronous(ours)
+
+
+@pytest.mark.parametrize("backend", ["nccl", "nixl", "mooncake", "kimi_ckpt_engine", "delta_sharded", "tcp"])
+def test_on_the_trainers_devices_weights_are_handed_over_by_no_other_way(backend):
+    # composed for GPUs, where verl's own exist
+    config = composed(
+        "hardware=gpu", "trainer.n_gpus_per_node=1", f"{TRANSFER}.backend={backend}", experiment="math_nano"
+    )
+    with pytest.raises(
+        ValueError, match=rf"^{TRANSFER}.backend: got '{backend}', but .*; allowed: naive; leave it out"
+    ):
+        asynchronous(config)
 
 
 def test_the_papers_setting_has_its_eight_gpus_in_two_halves():

@@ -49,10 +49,34 @@ def test_the_line_tells_who_waited_and_how_long_the_weights_took_as_far_as_the_r
     assert "  3.0 s (idle: trainer 60 %)  ETA" in step_line(foreign, 60, [3.0])
 
 
-def test_a_filtered_step_says_how_many_groups_were_drawn_and_the_success_of_all_that_were_played() -> None:
-    counts = {"env/groups/drawn": 27.0, "env/groups/with_signal": 16.0, "env/played_success": 0.25}
-    line = step_line(step_row(10, **counts), 60, [3.0])
+def test_a_filtered_step_says_how_many_groups_had_signal_and_the_success_of_all_that_were_played() -> None:
+    # 16 + 11 ended; an asynchronous run draws none in its last step
+    counts = {"env/groups/drawn": 0.0, "env/groups/with_signal": 16.0, "env/groups/without_signal": 11.0}
+    line = step_line(step_row(10, **counts, **{"env/played_success": 0.25}), 60, [3.0])
     assert line.startswith("step 10/60  success  25.0 %  groups 16 of 27  acceptance")
+
+
+WITHOUT_MASK = {"step": 1, "time": 0.0, "timing_s/step": 3.0, "env/success": 0.5, "run/tokens_per_s": 800.4}
+ALL_REJECTED = {"trm/acceptance": 0.0, "trm/rejected_by_max": 1.0, "trm/rejected_by_avg": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        # no sequence is finite, so that there is no mean; one that overflows is written as null
+        ({**WITHOUT_MASK, **ALL_REJECTED}, "(rejected 100 % by max)  KL -  800 tok/s"),
+        ({**WITHOUT_MASK, **ALL_REJECTED, "trm/token_kl_mean_k3": None}, "  KL -  800 tok/s"),
+        ({**WITHOUT_MASK, "actor/ppo_kl": None}, "  50.0 %  KL -  800 tok/s"),
+        # no sequence had a token of the model's
+        ({**WITHOUT_MASK, "trm/num_sequences": 0.0}, "  50.0 %  800 tok/s"),
+        ({**WITHOUT_MASK, "env/success": None, "run/tokens_per_s": None}, "success    -    nan tok/s"),
+    ],
+)
+def test_a_step_without_a_number_has_its_line_and_its_summary(row: dict[str, Any], told: str) -> None:
+    assert told in step_line(row, 9, [3.0])
+    assert isinstance(step_warnings(row), list)
+    for rows in ([row], [row, *rejecting(2)], [*rejecting(1), {**row, "step": 2}]):
+        assert table(results.summarise(rows, seed=0, trained_horizons=[4], wall_s=1.0))
 
 
 def test_warnings_that_matter_are_shown() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("verl")
 
+from trm_agent.runs.screen import step_line
 from trm_agent.verl_plugin.driver.async_buffer import EVICTED, STALE_WAIT
 from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch, TooFewGroups
 from trm_agent.verl_plugin.driver.group_signal import Group
@@ -296,3 +297,4 @@ def test_the_last_step_replaces_groups_within_its_limit_though_it_began_with_tas
     assert run.step() == [[4, 5, 8, 9]]
     told = run.watch.metrics()
     assert (told["env/groups/drawn"], told["env/groups/refilled"], queue.num_drawn) == (2, 2, 10)
+    assert "groups 4 of 6  " in step_line({"step": 2, **told}, 2, [1.0])

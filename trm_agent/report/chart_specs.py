@@ -65,7 +65,7 @@ CHARTS = (
     ChartSpec(
         "groups",
         "Success",
-        "Groups that were drawn for a step",
+        "Groups of a step",
         (
             ("env/groups/drawn", "drawn"),
             ("env/groups/with_signal", "with signal"),

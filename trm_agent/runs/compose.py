@@ -90,6 +90,7 @@ def compose_tree(overrides: Sequence[str]) -> DictConfig:
             check_override(unmerged[1])
         raise ValueError(_first_lines(error)) from error
     check_groups(config)
+    _wait_unless_told(config)
     _dump_into_the_run(config)
     _split_address(config)
     _name(config, _given(overrides))
@@ -152,6 +153,15 @@ def _dump_into_the_run(config: DictConfig) -> None:
     dump = config.actor_rollout_ref.actor.policy_loss.get("dump")
     if OmegaConf.is_dict(dump) and dump.get("directory", "") is None:
         dump.directory = "${run.dir}/rollouts"
+
+
+def _wait_unless_told(config: DictConfig) -> None:
+    """Let an asynchronous run wait for old tasks where nothing is set; verl would drop them: the long ones."""
+    from trm_agent.runs.preflight_async import DROP, SYNC, WAIT
+
+    if config.trainer.v1.sampler.max_off_policy_strategy is None:
+        # verl's default where no run reads it
+        config.trainer.v1.sampler.max_off_policy_strategy = DROP if config.trainer.v1.trainer_mode == SYNC else WAIT
 
 
 def _split_address(config: DictConfig) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trm_agent.runs.rollout_pool import MODE, POOL_DEVICES, POOL_NODES, SEPARATE
+from trm_agent.runs.stored_config import flatten
 from trm_agent.runs.verl_fates import verl_fields
 from trm_fields import ABOVE_0, refuse
 
@@ -14,8 +15,9 @@ _SECTION = f"trainer.v1.{SEPARATE}"
 SYNC_STEP = f"{_SECTION}.parameter_sync_step"
 HYBRID = "actor_rollout_ref.hybrid_engine"
 _TRANSFER = "actor_rollout_ref.rollout.checkpoint_engine"
-BACKEND, MODULE = f"{_TRANSFER}.backend", f"{_TRANSFER}.custom_backend_module"
+BACKEND, OPTIONS = f"{_TRANSFER}.backend", f"{_TRANSFER}.engine_kwargs"
 NAIVE, TCP = "naive", "tcp"
+TIMEOUT = f"{OPTIONS}.{TCP}.timeout_s"
 # fields that this mode alone reads
 OWN = (f"{_SECTION}.num_warmup_batches", SYNC_STEP, HYBRID, POOL_NODES, POOL_DEVICES)
 
@@ -28,8 +30,10 @@ def unread(config: DictConfig) -> None:
         value, default = OmegaConf.select(config, field), _default(config, field)
         if value != default:
             refuse(field, value, str(default).lower(), f"{remedy}", because=f"{because}, and not {mode}")
-    if OmegaConf.select(config, BACKEND) == TCP:
-        refuse(BACKEND, TCP, NAIVE, remedy, because=because)
+    if (backend := OmegaConf.select(config, BACKEND)) != NAIVE:
+        refuse(BACKEND, backend, NAIVE, remedy, because=f"{because}, and not {mode}")
+    for field, value in _options(config).items():
+        refuse(field, value, "no option", remedy, because=f"{because}, and not {mode}")
 
 
 def separate(config: DictConfig) -> None:
@@ -38,6 +42,12 @@ def separate(config: DictConfig) -> None:
     _updates(config)
     _transfer(config)
     _trainer(config)
+
+
+def _options(config: DictConfig) -> dict[str, Any]:
+    """Return the options of all ways of handing over weights: field -> value."""
+    options = OmegaConf.to_container(OmegaConf.select(config, OPTIONS) or OmegaConf.create(), resolve=True)
+    return {field: value for field, value in flatten(options, OPTIONS).items() if value != {}}
 
 
 def _default(config: DictConfig, field: str) -> Any:
@@ -77,19 +87,19 @@ def _updates(config: DictConfig) -> None:
 def _transfer(config: DictConfig) -> None:
     backend, on_cpu = OmegaConf.select(config, BACKEND), config.hardware.kind == "cpu"
     fitting = TCP if on_cpu else f"nccl, {TCP} or another of verl's"
-    if backend in (None, NAIVE):
+    if backend == NAIVE:
         because = "which hands weights over within the trainer's devices"
         refuse(BACKEND, backend, fitting, "set it to ${hardware.weight_transfer}", because=because)
     if on_cpu and backend != TCP:
         refuse(BACKEND, backend, TCP, "set it, or choose hardware=gpu", because="which needs GPUs")
-    if (module := OmegaConf.select(config, MODULE)) is not None:
-        refuse(MODULE, module, "null", "leave it out", because="but a run brings its own")
-    options = dict(OmegaConf.select(config, f"{_TRANSFER}.engine_kwargs.{TCP}") or {})
-    if "timeout_s" in options:
-        ABOVE_0.check(f"{_TRANSFER}.engine_kwargs.{TCP}.timeout_s", options.pop("timeout_s"))
-    if options:
-        name = sorted(options)[0]
-        refuse(f"{_TRANSFER}.engine_kwargs.{TCP}.{name}", options[name], "timeout_s alone", "leave it out")
+    for field, value in _options(config).items():
+        if not field.startswith(f"{OPTIONS}.{backend}."):
+            because = f"which no run with {BACKEND}={backend} reads"
+            refuse(field, value, f"options of {backend}", "leave it out", because=because)
+        if field == TIMEOUT:
+            ABOVE_0.check(field, value)
+        elif backend == TCP:
+            refuse(field, value, "timeout_s alone", "leave it out")
 
 
 def _trainer(config: DictConfig) -> None:

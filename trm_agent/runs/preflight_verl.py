@@ -89,9 +89,8 @@ def _resolved(config: DictConfig, field: str, value: Any) -> Any:
 
 def weight_transfer(config: DictConfig) -> None:
     """Refuse a way of handing weights to the engine that verl does not have."""
-    transfer = config.actor_rollout_ref.rollout.checkpoint_engine
-    if not transfer.get("custom_backend_module"):
-        BACKENDS.check(f"{_ROLLOUT}.checkpoint_engine.backend", transfer.get("backend"))
+    backend = config.actor_rollout_ref.rollout.checkpoint_engine.get("backend")
+    BACKENDS.check(f"{_ROLLOUT}.checkpoint_engine.backend", backend)
 
 
 def loggers(config: DictConfig) -> None:

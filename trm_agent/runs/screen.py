@@ -25,7 +25,7 @@ LOG_EVERY_S = 120.0
 TO_END_OF_LINE = "\x1b[K"
 FAILURES = "env/infrastructure_failures"
 EQUAL_GROUPS = "env/equal_group_frac"
-DRAWN_GROUPS, GROUPS_WITH_SIGNAL = "env/groups/drawn", "env/groups/with_signal"
+WITH_SIGNAL, WITHOUT_SIGNAL = "env/groups/with_signal", "env/groups/without_signal"
 PLAYED_SUCCESS = "env/played_success"
 # phase of the start-up that is over -> the next one's work
 NEXT_WORK = {
@@ -187,13 +187,15 @@ def step_line(row: dict[str, Any], total_steps: int, durations: list[float]) -> 
     # of all that were played: a filter trains on groups in which some succeed
     success = row.get(PLAYED_SUCCESS, row.get("env/success"))
     parts.append(f"success {_percent(success)}")
-    if DRAWN_GROUPS in row:
-        parts.append(f"groups {row[GROUPS_WITH_SIGNAL]:.0f} of {row[DRAWN_GROUPS]:.0f}")
+    if WITH_SIGNAL in row:
+        # of those that the step took or left out: asynchronously others were drawn in it
+        parts.append(f"groups {row[WITH_SIGNAL]:.0f} of {row[WITH_SIGNAL] + row[WITHOUT_SIGNAL]:.0f}")
     if "trm/acceptance" in row:
         parts.append(f"acceptance {_percent(row['trm/acceptance'])}{rejections(row)}")
-        parts.append(f"KL {row['trm/token_kl_mean_k3']:.1e}")
+        # absent where no sequence is finite
+        parts.append(f"KL {_nats(row.get('trm/token_kl_mean_k3'))}")
     elif "actor/ppo_kl" in row:
-        parts.append(f"KL {row['actor/ppo_kl']:.1e}")
+        parts.append(f"KL {_nats(row['actor/ppo_kl'])}")
     parts.append(f"{row.get('run/tokens_per_s') or float('nan'):.0f} tok/s")
     parts.append(f"{durations[-1]:.1f} s{waits(row)}")
     parts.append(f"ETA {duration(eta)}")
@@ -273,3 +275,7 @@ def duration(seconds: float) -> str:
 
 def _percent(value: float | None) -> str:
     return "   -  " if value is None else f"{100 * value:5.1f} %"
+
+
+def _nats(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"

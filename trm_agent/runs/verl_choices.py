@@ -66,13 +66,8 @@ def _profiled(section: str) -> Iterator[tuple[str, Allowed]]:
     yield f"{tools}.precision_debugger.steps", Several(_STEPS.item, least=0, optional=True)
 
 
-# verl's engine of HCCL has the name nccl too
-# without `checkpoint_engine.custom_backend_module`, which brings names of its own; tcp is ours
-BACKENDS = OneOf(
-    ("naive", "tcp", "nccl", "nixl", "mooncake", "kimi_ckpt_engine", "delta_sharded"),
-    besides="one that checkpoint_engine.custom_backend_module registers",
-    optional=True,
-)
+# verl's engine of HCCL has the name nccl too; tcp is ours
+BACKENDS = OneOf(("naive", "tcp", "nccl", "nixl", "mooncake", "kimi_ckpt_engine", "delta_sharded"))
 CHOICES: dict[str, Allowed] = {
     **dict(_trained(_ACTOR)),
     **dict(_trained(_CRITIC)),

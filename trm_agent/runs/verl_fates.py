@@ -51,6 +51,8 @@ WRITTEN = {
     "trainer.val_before_train": "false where a run resumes, unless a stop left out the validation of its last step",
     "trainer.max_actor_ckpt_to_keep": "null for verl, in whose place our trainer removes checkpoints",
     "trainer.max_critic_ckpt_to_keep": "null for verl, in whose place our trainer removes checkpoints",
+    "trainer.v1.sampler.max_off_policy_strategy": "`wait` in an asynchronous run, verl's default in a synchronous one, "
+    "unless it is set",
     "transfer_queue.enable": "true, as verl's own task runner does",
     "actor_rollout_ref.model.path": "the folder of the cached model, for `nano` and `smollm2`",
     "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the file that names our agent loop",
@@ -120,7 +122,6 @@ BY_VERL = {
     "algorithm.pf_ppo": ("reweight_method", "weight_pow"),
     "critic": ("data_loader_seed", "enable", "ppo_epochs", "ppo_mini_batch_size", "shuffle"),
     "data": (
-        "dataloader_num_workers",
         "gen_batch_size",
         "seed",
         "shuffle",

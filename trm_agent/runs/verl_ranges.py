@@ -36,7 +36,6 @@ RANGES: dict[str, Allowed] = {
     "data.max_response_length": COUNT,
     "data.gen_batch_size": _OPTIONAL_COUNT,
     "data.val_batch_size": _OPTIONAL_COUNT,
-    "data.dataloader_num_workers": LEAST_0,
     "data.seed": Number("of 0 or more", lambda value: value >= 0, optional=True, kind=int),
     "data.train_max_samples": _WHOLE,
     "data.val_max_samples": _WHOLE,

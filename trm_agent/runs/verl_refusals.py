@@ -66,6 +66,12 @@ REFUSED = (
         "raise data.max_prompt_length, which the checks before Ray hold against the solver's prompt",
     ),
     Refused(
+        ("data.dataloader_num_workers",),
+        "but a loader's own processes would not tell how many tasks are drawn, and would hold copies of a curriculum "
+        "that learn nothing",
+        allowed=(0,),
+    ),
+    Refused(
         ("data.chat_template_func", "actor_rollout_ref.model.custom_chat_template"),
         "but prompts, masks and protocol are made from the template in the model's folder",
         "save the template there (docs/chat_templates.md)",
@@ -111,6 +117,11 @@ REFUSED = (
         _each(f"{_ROLLOUT}.trace", "backend", "token2text", "max_samples_per_step_per_worker"),
         "but verl's V1 worker traces no episode",
         "read the dumps with trm report",
+    ),
+    Refused(
+        (f"{_ROLLOUT}.checkpoint_engine.custom_backend_module",),
+        "but a run brings its own where rollout servers have devices of their own",
+        f"leave it out, and choose {_ROLLOUT}.checkpoint_engine.backend",
     ),
     Refused(
         (f"{_ROLLOUT}.val_kwargs.do_sample",),
