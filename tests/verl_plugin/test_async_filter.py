@@ -1,21 +1,18 @@
 """Groups without signal in asynchronous runs: on the run's buffer, over a queue whose episodes are scripted."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pytest
 
 pytest.importorskip("verl")
 
-from trm_agent.verl_plugin.driver.async_buffer import EVICTED, STALE_WAIT
-from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch, TooFewGroups
-from trm_agent.verl_plugin.driver.group_signal import Group
+from trm_agent.verl_plugin.driver.async_buffer import STALE_WAIT
+from trm_agent.verl_plugin.driver.dynamic_sampling import TooFewGroups
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
-from .scripted_queue import FAILED, MASKED, Outcome, ScriptedQueue, async_buffer, scripted, tasks
+from .scripted_queue import FAILED, MASKED, Outcome, ScriptedQueue, scripted
+from .scripted_training import MIXED, SIZE, Training, filtering
 
-MIXED, RIGHT, WRONG = (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)
+RIGHT, WRONG = (1.0, 1.0), (0.0, 0.0)
 REASONS: dict[tuple[Outcome, ...], str] = {
     RIGHT: "all_right",
     WRONG: "all_wrong",
@@ -25,62 +22,6 @@ REASONS: dict[tuple[Outcome, ...], str] = {
     (FAILED, MASKED): "overlong",
     (MASKED, MASKED): "overlong",
 }
-SIZE = 4
-
-
-def filtering(max_batches: int = 0, short_batch: str = "stop") -> Filter:
-    return Filter("reward", max_batches, short_batch, max_failed_batches=3)
-
-
-class Training:
-    """The steps of an asynchronous run, as verl's trainer draws and samples them."""
-
-    def __init__(
-        self,
-        queue: ScriptedQueue,
-        monkeypatch: pytest.MonkeyPatch,
-        filter: Filter | None,
-        size: int = SIZE,
-        updates: int = 1,
-        ahead: float = 1,
-        restored: Sequence[int] = (),
-        last_step: int | None = None,
-        **settings: Any,
-    ) -> None:
-        self.queue, self.size, self.updates = queue, size, updates
-        self.buffer = async_buffer(queue, monkeypatch, size, updates, ahead, **settings)
-        self.watch = self.buffer.watch = GroupWatch(filter)
-        self.buffer.last_step = last_step
-        self.drained: list[Group] = []
-        # episodes that were trained on
-        self.keys: list[str] = []
-        self.metrics: dict[str, float] = {}
-        self.num_evicted = 0.0
-        queue.play(restored)
-        if missing := int(ahead * size) - len(restored):
-            queue.draw(missing)
-
-    def step(self) -> list[list[int]]:
-        """Draw and sample a step; return the tasks of each update."""
-        self.queue.draw(self.buffer.num_to_draw(self.queue.step, self.size))
-        batches, sampled = [], []
-        for _ in range(self.updates):
-            batch, self.metrics = self.buffer.sample(self.queue.step, "train", self.size // self.updates)
-            batches.append([int(task[1:]) for task in tasks(batch)])
-            self.drained += self.watch.drain()
-            sampled += batch.keys
-            self.queue.tick()
-        # of the whole step
-        self.num_evicted += self.metrics.get(EVICTED, 0)
-        self.keys += sampled
-        self.queue.kv_clear(sampled, "train")
-        self.queue.step += 1
-        return batches
-
-    def left_out(self, batches: Sequence[Sequence[int]]) -> list[int]:
-        """The tasks that the step left out."""
-        taken = {task for batch in batches for task in batch}
-        return [task for uid in self.watch.groups if (task := int(uid[1:])) not in taken]
 
 
 def drawn_at_random(seed: int) -> ScriptedQueue:

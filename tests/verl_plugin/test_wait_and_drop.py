@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("verl")
 
 from .scripted_queue import FAILED, MOST_TASKS, ScriptedQueue, buffer, scripted
-from .test_async_filter import MIXED, SIZE, Training
+from .scripted_training import MIXED, SIZE, Training
 
 STEPS = 10
 # those of the last step may still be in play
