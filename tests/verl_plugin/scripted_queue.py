@@ -38,6 +38,8 @@ class ScriptedQueue:
         self.num_drawn = self.now = 0
         # of the trainer, which is noted of each task
         self.step = 1
+        # the step in which a task was drawn
+        self.drawn_in: dict[int, int] = {}
         self.most_in_flight = 0
         # tasks of which an episode raised, which verl calls failures
         self.raised: set[int] = set()
@@ -53,6 +55,7 @@ class ScriptedQueue:
         for task in numbers:
             self.tags["train"][f"t{task}"] = {"is_prompt": True, "status": "pending", "global_steps": self.step}
             self.due[task] = self.now + self.delay(task)
+            self.drawn_in[task] = self.step
         self.most_in_flight = max(self.most_in_flight, len(self.due))
 
     def in_play(self) -> list[int]:

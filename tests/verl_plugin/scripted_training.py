@@ -43,11 +43,13 @@ class Training:
         self.drained: list[Group] = []
         # episodes that were trained on
         self.keys: list[str] = []
+        # of each task, within how many steps it was trained on, that in which it was drawn included
+        self.ages: dict[int, int] = {}
         self.metrics: dict[str, float] = {}
         self.num_evicted = 0.0
         queue.play(restored)
-        if missing := int(ahead * size) - len(restored):
-            queue.draw(missing)
+        batches = ahead if last_step is None else min(ahead, last_step - queue.step + 1)
+        queue.draw(max(0, int(batches * size) - len(restored)))
 
     def step(self) -> list[list[int]]:
         """Draw and sample a step; return the tasks of each update."""
@@ -59,6 +61,7 @@ class Training:
             self.drained += self.watch.drain()
             sampled += batch.keys
             self.queue.tick()
+        self.ages |= {task: self.queue.step - self.queue.drawn_in[task] + 1 for batch in batches for task in batch}
         # of the whole step
         self.num_evicted += self.metrics.get(EVICTED, 0)
         self.keys += sampled

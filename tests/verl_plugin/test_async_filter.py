@@ -237,3 +237,13 @@ def test_the_last_step_replaces_groups_within_its_limit_though_it_began_with_tas
     assert run.step() == [[4, 5, 8, 9]]
     told = run.watch.metrics()
     assert (told["env/groups/drawn"], told["env/groups/refilled"], queue.num_drawn) == (2, 2, 10)
+
+
+def test_places_are_kept_for_all_that_are_ahead_though_some_turn_out_to_be_without_signal(monkeypatch):
+    # twelve are drawn in the first step, eight of them are long; task 5 is without signal, and 16 comes in its place
+    queue = ScriptedQueue(scripted({5: WRONG}, MIXED), lambda task: 30 if 4 <= task < 12 else 1)
+    run = Training(queue, monkeypatch, filtering(), ahead=2, threshold=3)
+    found = [task for _ in range(5) for batch in run.step() for task in batch]
+    assert found == [task for task in range(21) if task != 5]
+    # those of the second step, 12 and on, are within three up to the fourth
+    assert max(run.ages.values()) == 3

@@ -12,6 +12,7 @@ from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY, R
 
 from trm_agent.core.summary import acceptance_by_length
 from trm_agent.tasks import TRAIN
+from trm_agent.verl_plugin.driver.last_steps import num_awaited
 from trm_agent.verl_plugin.driver.replay_buffer import EnvReplayBuffer, first_error, update_order
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
@@ -26,12 +27,13 @@ Reasons = tuple[set[str], set[str], set[str], Counter]
 class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     """Asynchronous sampling for episodes that may fail, with the order of tasks of `EnvReplayBuffer`.
 
-    verl's buffer samples the oldest tasks that are done, and with the strategy `wait` none before every task in play
-    that has reached the threshold is done, with `drop` none that is beyond it. It refills what it evicts. Here a task
-    has failed if none of its episodes can be trained on: verl would take one whose episodes all failed for done, and
-    evict one of which a single episode raised. A batch's worth of failures times `max_failed_batches` without a task
-    that is done in between ends the run; and the metrics tell how long a step waited for old tasks, or, by length,
-    which episodes it has dropped up to this update.
+    verl's buffer samples the oldest tasks that are done, with the strategy `drop` none that is beyond the threshold. It
+    refills what it evicts. With `wait` it waits for the tasks that have reached the threshold; with more than a batch
+    ahead these may be more than a step takes, so that some are trained on beyond it. Here an update waits while one
+    would be (`last_steps`), and no longer. A task has failed if none of its episodes can be trained on: verl would take
+    one whose episodes all failed for done, and evict one of which a single episode raised. A batch's worth of failures
+    times `max_failed_batches` without a task that is done in between ends the run; and the metrics tell how long a step
+    waited for old tasks, or, by length, which episodes it has dropped up to this update.
 
     A step draws as many tasks as keep the number in play: those that it is to take, and `num_warmup_batches` ahead of
     it, as far as steps come after it. With a `watch` that filters, groups without signal are evicted as they end, of
@@ -179,11 +181,12 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     def _has_enough_samples(
         self, global_steps: int, partition_id: str, batch_size: int, sampleable_keys: set[str]
     ) -> bool:
-        is_enough: bool = super()._has_enough_samples(global_steps, partition_id, batch_size, sampleable_keys)
-        left = max(0, batch_size - len(sampleable_keys), self._num_overdue(global_steps))
+        old = self._num_old_awaited(global_steps, batch_size, sampleable_keys)
+        left = max(0, batch_size - len(sampleable_keys), old)
         if left != self._told_left:
             self.tell_left(left)
             self._told_left = left
+        is_enough = left == 0
         if not is_enough and len(sampleable_keys) >= batch_size and self._waits_since is None:
             self._waits_since = time.monotonic()
         watch = self.watch
@@ -193,12 +196,13 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
             return True
         return is_enough
 
-    def _num_overdue(self, step: int) -> int:
-        """Return for how many tasks a step waits because they have reached the threshold."""
-        if self.max_off_policy_threshold is None or self.max_off_policy_strategy != "wait":
+    def _num_old_awaited(self, step: int, wanted: int, done: set[str]) -> int:
+        """Return for how many old tasks an update waits so that none is trained on beyond the threshold."""
+        threshold = self.max_off_policy_threshold
+        if threshold is None or self.max_off_policy_strategy != "wait":
             return 0
-        drawn = self.prompt_global_steps[TRAIN]
-        return sum(step - drawn[uid] + 1 >= self.max_off_policy_threshold for uid in self._in_flight(TRAIN))
+        last_steps = {uid: drawn + threshold - 1 for uid, drawn in self.prompt_global_steps[TRAIN].items()}
+        return num_awaited(last_steps, done, step=step, size=self._size, left=self._left, wanted=wanted)
 
     def _select_prompt_uids(
         self, partition_id: str, sampleable_keys: set[str], batch_size: int
