@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("verl")
 
-from trm_agent.verl_plugin.driver.async_buffer import STALE_WAIT
-from trm_agent.verl_plugin.driver.dynamic_sampling import TooFewGroups
+from trm_agent.verl_plugin.driver.async_buffer import EVICTED, EVICTED_BY_LENGTH, STALE_WAIT
+from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, TooFewGroups
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
 from .scripted_queue import FAILED, MASKED, Outcome, ScriptedQueue, scripted
@@ -247,3 +247,33 @@ def test_places_are_kept_for_all_that_are_ahead_though_some_turn_out_to_be_witho
     assert found == [task for task in range(21) if task != 5]
     # those of the second step, 12 and on, are within three up to the fourth
     assert max(run.ages.values()) == 3
+
+
+def evicted_in_the_third_step(queue: ScriptedQueue, monkeypatch: pytest.MonkeyPatch, filter: Filter | None) -> dict:
+    """What a run with `drop` tells of its third step, in which tasks that were ahead of the first one are too old."""
+    run = Training(queue, monkeypatch, filter, threshold=2, strategy="drop")
+    for _ in range(3):
+        run.step()
+    return {name: run.metrics[name] for name in (EVICTED, *EVICTED_BY_LENGTH)}
+
+
+@pytest.mark.parametrize("without_signal", [WRONG, (MASKED, MASKED), (MASKED, 0.0)])
+def test_what_is_dropped_is_a_share_of_all_that_was_played_groups_without_signal_included(without_signal, monkeypatch):
+    # tasks 0 and 1 are over in the third step, with 100, 101 and 200, 201 tokens; it trains on eight episodes of 4 or 5
+    queue = ScriptedQueue(
+        scripted({1: without_signal}, MIXED),
+        lambda task: 4 if task < 2 else 1,
+        lambda task: 100 * (task + 1) if task < 2 else 4,
+    )
+    found = evicted_in_the_third_step(queue, monkeypatch, filtering())
+    # quarters of three: the third holds the first of the two that are dropped, the fourth the other one
+    assert list(found.values()) == pytest.approx([2, 0, 0, 1 / 3, 1 / 3])
+
+
+def test_a_masked_episode_of_a_dropped_task_was_played_and_is_masked(monkeypatch):
+    queue = ScriptedQueue(
+        scripted({0: (1.0, MASKED)}, MIXED), lambda task: 4 if task < 1 else 1, lambda task: 4 if task else 100
+    )
+    found = evicted_in_the_third_step(queue, monkeypatch, None)
+    # ten episodes in all: the last quarter, of two and a half, ends with the dropped one and the masked one
+    assert list(found.values()) == pytest.approx([1, 0, 0, 0, 1 / 2.5])
