@@ -17,7 +17,7 @@ from benchmarks.staleness_figures import (
     shown,
     steps_of,
 )
-from benchmarks.staleness_job import LONG, SYNC, WORKLOADS, Episode, Result
+from benchmarks.staleness_job import LONG, SYNC, WORKLOADS, Episode, Kill, Result
 
 TIMERS = {
     "waits for episodes, s": ("start", "gen"),
@@ -121,6 +121,33 @@ def kept_table(results: Sequence[Result]) -> str:
     return grid(head, lines)
 
 
+@dataclass(frozen=True)
+class Aftermath:
+    """What a kill left."""
+
+    kill: Kill
+    steps: tuple[int, ...]
+    """Steps that the run told of; each once, where nothing went wrong."""
+    tasks: int
+    """Number of tasks that were trained on."""
+    audit: Audit
+    failed: float
+    """Episodes that could not be played."""
+
+
+def aftermath(run: Result) -> Aftermath:
+    """Return what a kill left."""
+    assert run.kill is not None, "a run of this part is killed"
+    rows = steps_of(run)
+    return Aftermath(
+        kill=run.kill,
+        steps=tuple(row["step"] for row in rows),
+        tasks=len({episode.task for episode in run.episodes}),
+        audit=audit(run),
+        failed=sum(row.get("env/infrastructure_failures") or 0 for row in rows),
+    )
+
+
 def kills_table(results: Sequence[Result]) -> str:
     """Format what a kill in each phase left."""
     head = ["killed in", "step", "resumed after", "steps told", "tasks trained on", "twice", "due and lost"]
@@ -128,13 +155,10 @@ def kills_table(results: Sequence[Result]) -> str:
     lines = []
     for side, runs in by_side(results).items():
         for run in runs:
-            assert run.kill is not None, "a run of this part is killed"
-            found = audit(run)
-            told = [row["step"] for row in steps_of(run)]
-            whole = told == list(range(1, run.job.steps + 1))
-            failed = sum(row.get("env/infrastructure_failures") or 0 for row in steps_of(run))
-            counts = (len({episode.task for episode in run.episodes}), len(found.twice), len(found.lost), found.lacking)
-            steps = f"1 to {run.job.steps}" if whole else ", ".join(map(str, told))
-            last = (f"{failed:.0f}", str(run.kill.too_late))
-            lines.append([side, str(run.kill.step), str(run.kill.resumed_after), steps, *map(str, counts), *last])
+            left = aftermath(run)
+            whole = left.steps == tuple(range(1, run.job.steps + 1))
+            steps = f"1 to {run.job.steps}" if whole else ", ".join(map(str, left.steps))
+            counts = (left.tasks, len(left.audit.twice), len(left.audit.lost), left.audit.lacking)
+            last = (f"{left.failed:.0f}", str(left.kill.too_late))
+            lines.append([side, str(left.kill.step), str(left.kill.resumed_after), steps, *map(str, counts), *last])
     return grid(head, lines)

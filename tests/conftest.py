@@ -1,6 +1,7 @@
 """Settings of the whole suite: libyaml, where it was built, reads yaml in half the time and with the same result."""
 
 import contextlib
+import re
 
 import pytest
 
@@ -10,8 +11,14 @@ with contextlib.suppress(ImportError):
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that may take the longest first, so that no process is left alone with one at the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `long` unless `-m` names the mark.
+
+    Of the others put those first that may take the longest, so that no process is left alone with one at the end.
+    """
+    if "long" not in re.findall(r"\w+", config.getoption("markexpr")):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     items.sort(key=_longest, reverse=True)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKS = ("", "slow", "alone", "slow alone")
+MARKS = ("", "slow", "alone", "slow alone", "long", "slow long")
 # Writes the arguments down, and says of the quick tests that must be alone, as pytest does, that there are none.
 FAKE = f"""#!{sys.executable}
 import json, os, sys
@@ -38,6 +38,8 @@ def repository(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "scripts/setup.sh").write_text("")
     (tmp_path / "scripts/apt.sh").write_text("apt_install() { :; }\n")
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path / "tests")
     for folder in ("core", "end_to_end"):
         (tmp_path / "tests" / folder).mkdir(parents=True)
         for by_file in (False, True):
@@ -67,11 +69,16 @@ def phases(repository: Path, *arguments: str) -> tuple[list[list[str]], list[lis
     with script(repository, *arguments) as started:
         assert started.wait() == 0
     calls = [json.loads(line) for line in (repository / "calls").read_text().splitlines()]
+    return calls, collected(repository)
+
+
+def collected(repository: Path) -> list[list[str]]:
+    """The tests of each call of pytest that is written down."""
     environment = {**os.environ, "PYTHONPATH": ""}
-    collected = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", COLLECT], cwd=repository, env=environment, capture_output=True, text=True, check=True
     )
-    return calls, json.loads(collected.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def script(repository: Path, *arguments: str, beside: str = "") -> "subprocess.Popen[bytes]":
@@ -83,12 +90,17 @@ def is_alone(test: str) -> bool:
     return test.endswith("alone")
 
 
+def is_long(test: str) -> bool:
+    return test.endswith("long")
+
+
 @pytest.mark.slow
-def test_all_phases_together_run_each_test_once_and_those_marked_alone_on_one_process(repository: Path) -> None:
+def test_all_phases_run_each_test_but_long_ones_once_and_those_marked_alone_on_one_process(repository: Path) -> None:
     calls, found = phases(repository)
     everything = [test for phase in found for test in phase]
-    # two folders, each with a file of four functions and four files of one
+    # two folders, each with a file of six functions and six files of one, of which two are long
     assert len(everything) == len(set(everything)) == 2 * 8
+    assert not any(is_long(test) for test in everything)
     for call, tests in zip(calls, found, strict=True):
         assert {is_alone(test) for test in tests} == {"-n" not in call}, (call, tests)
 
@@ -102,6 +114,22 @@ def test_the_quick_phases_together_run_each_quick_test_once(repository: Path) ->
     assert not any("slow" in test for test in everything)
     for call, tests in zip(calls, found, strict=True):
         assert {is_alone(test) for test in tests} == {"-n" not in call}, (call, tests)
+
+
+@pytest.mark.slow
+def test_the_long_ones_have_a_way_of_their_own_on_one_process(repository: Path) -> None:
+    calls, found = phases(repository, "--long", "-x")
+    (call,), (tests,) = calls, found
+    assert len(tests) == len(set(tests)) == 2 * 4
+    assert all(is_long(test) for test in tests)
+    assert (call[-1], "-n" in call) == ("-x", False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [(), ("-m", "not alone"), ("-m", "slow"), ("tests/core",)])
+def test_pytest_leaves_the_long_ones_out_where_none_asks_for_them(given: tuple[str, ...], repository: Path) -> None:
+    (repository / "calls").write_text(json.dumps(given) + "\n")
+    assert not any(is_long(test) for test in collected(repository)[0])
 
 
 def test_pytest_with_paths_takes_them_as_they_are(repository: Path) -> None:
@@ -125,7 +153,9 @@ def test_a_failure_of_either_phase_is_the_scripts(repository: Path) -> None:
             assert started.wait() == 1
 
 
-def test_the_mark_stands_where_the_script_looks_for_it() -> None:
-    named = [path for path in Path(ROOT, "tests").rglob("*.py") if "mark.alone" in path.read_text(encoding="utf-8")]
+@pytest.mark.parametrize("mark", ["alone", "long"])
+def test_the_mark_stands_where_the_script_looks_for_it(mark: str) -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in Path(ROOT, "tests").rglob("*.py")}
+    named = [path for path, text in texts.items() if f"mark.{mark}" in text]
     assert named
     assert [path.name for path in named if not path.name.startswith("test_")] == []

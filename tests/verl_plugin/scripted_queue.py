@@ -28,16 +28,24 @@ class ScriptedQueue:
     Args:
         outcomes: the episodes of a task by its number.
         delay: looks at the queue until a task's episodes are over.
+        length: response tokens of a task's first episode; each further one has one more.
     """
 
-    def __init__(self, outcomes: Callable[[int], Sequence[Outcome]], delay: Callable[[int], int] = lambda _: 1) -> None:
-        self.outcomes, self.delay = outcomes, delay
+    def __init__(
+        self,
+        outcomes: Callable[[int], Sequence[Outcome]],
+        delay: Callable[[int], int] = lambda _: 1,
+        length: Callable[[int], int] = lambda _: 4,
+    ) -> None:
+        self.outcomes, self.delay, self.length = outcomes, delay, length
         self.tags: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self.rows: dict[str, tuple[float, dict[str, Any]]] = {}
         self.due: dict[int, int] = {}
         self.num_drawn = self.now = 0
         # of the trainer, which is noted of each task
         self.step = 1
+        # the step in which a task was drawn
+        self.drawn_in: dict[int, int] = {}
         self.most_in_flight = 0
         # tasks of which an episode raised, which verl calls failures
         self.raised: set[int] = set()
@@ -53,6 +61,7 @@ class ScriptedQueue:
         for task in numbers:
             self.tags["train"][f"t{task}"] = {"is_prompt": True, "status": "pending", "global_steps": self.step}
             self.due[task] = self.now + self.delay(task)
+            self.drawn_in[task] = self.step
         self.most_in_flight = max(self.most_in_flight, len(self.due))
 
     def in_play(self) -> list[int]:
@@ -70,12 +79,13 @@ class ScriptedQueue:
             self.tags["train"][f"t{task}"]["status"] = "failure" if task in self.raised else "finished"
 
     def _end(self, task: int, session: int, outcome: Outcome) -> None:
+        length = self.length(task) + session
         told = {"uid": f"t{task}", "horizon": 2 + task % 2, "success": outcome == 1, "model_tokens": 10}
         if outcome == MASKED:
-            self.tags[OVERLONG_PARTITION][f"m{task}_{session}"] = told
+            self.tags[OVERLONG_PARTITION][f"m{task}_{session}"] = {**told, "response_tokens": length}
         elif outcome != FAILED:
             key = f"t{task}_{session}_0"
-            self.tags["train"][key] = {"seq_len": 5 + session, "response_len": 4 + session}
+            self.tags["train"][key] = {"seq_len": 1 + length, "response_len": length}
             self.rows[key] = (float(outcome), told)
 
     def kv_list(self, partition_id: str | None = None) -> dict[str, Any]:

@@ -1,22 +1,19 @@
 """Groups without signal in asynchronous runs: on the run's buffer, over a queue whose episodes are scripted."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pytest
 
 pytest.importorskip("verl")
 
 from trm_agent.runs.screen import step_line
-from trm_agent.verl_plugin.driver.async_buffer import EVICTED, STALE_WAIT
-from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch, TooFewGroups
-from trm_agent.verl_plugin.driver.group_signal import Group
+from trm_agent.verl_plugin.driver.async_buffer import EVICTED, EVICTED_BY_LENGTH, STALE_WAIT
+from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, TooFewGroups
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
-from .scripted_queue import FAILED, MASKED, Outcome, ScriptedQueue, async_buffer, scripted, tasks
+from .scripted_queue import FAILED, MASKED, Outcome, ScriptedQueue, scripted
+from .scripted_training import MIXED, SIZE, Training, filtering
 
-MIXED, RIGHT, WRONG = (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)
+RIGHT, WRONG = (1.0, 1.0), (0.0, 0.0)
 REASONS: dict[tuple[Outcome, ...], str] = {
     RIGHT: "all_right",
     WRONG: "all_wrong",
@@ -26,62 +23,6 @@ REASONS: dict[tuple[Outcome, ...], str] = {
     (FAILED, MASKED): "overlong",
     (MASKED, MASKED): "overlong",
 }
-SIZE = 4
-
-
-def filtering(max_batches: int = 0, short_batch: str = "stop") -> Filter:
-    return Filter("reward", max_batches, short_batch, max_failed_batches=3)
-
-
-class Training:
-    """The steps of an asynchronous run, as verl's trainer draws and samples them."""
-
-    def __init__(
-        self,
-        queue: ScriptedQueue,
-        monkeypatch: pytest.MonkeyPatch,
-        filter: Filter | None,
-        size: int = SIZE,
-        updates: int = 1,
-        ahead: float = 1,
-        restored: Sequence[int] = (),
-        last_step: int | None = None,
-        **settings: Any,
-    ) -> None:
-        self.queue, self.size, self.updates = queue, size, updates
-        self.buffer = async_buffer(queue, monkeypatch, size, updates, ahead, **settings)
-        self.watch = self.buffer.watch = GroupWatch(filter)
-        self.buffer.last_step = last_step
-        self.drained: list[Group] = []
-        # episodes that were trained on
-        self.keys: list[str] = []
-        self.metrics: dict[str, float] = {}
-        self.num_evicted = 0.0
-        queue.play(restored)
-        if missing := int(ahead * size) - len(restored):
-            queue.draw(missing)
-
-    def step(self) -> list[list[int]]:
-        """Draw and sample a step; return the tasks of each update."""
-        self.queue.draw(self.buffer.num_to_draw(self.queue.step, self.size))
-        batches, sampled = [], []
-        for _ in range(self.updates):
-            batch, self.metrics = self.buffer.sample(self.queue.step, "train", self.size // self.updates)
-            batches.append([int(task[1:]) for task in tasks(batch)])
-            self.drained += self.watch.drain()
-            sampled += batch.keys
-            self.queue.tick()
-        # of the whole step
-        self.num_evicted += self.metrics.get(EVICTED, 0)
-        self.keys += sampled
-        self.queue.kv_clear(sampled, "train")
-        self.queue.step += 1
-        return batches
-
-    def left_out(self, batches: Sequence[Sequence[int]]) -> list[int]:
-        """The tasks that the step left out."""
-        taken = {task for batch in batches for task in batch}
-        return [task for uid in self.watch.groups if (task := int(uid[1:])) not in taken]
 
 
 def drawn_at_random(seed: int) -> ScriptedQueue:
@@ -298,3 +239,43 @@ def test_the_last_step_replaces_groups_within_its_limit_though_it_began_with_tas
     told = run.watch.metrics()
     assert (told["env/groups/drawn"], told["env/groups/refilled"], queue.num_drawn) == (2, 2, 10)
     assert "groups 4 of 6  " in step_line({"step": 2, **told}, 2, [1.0])
+
+
+def test_places_are_kept_for_all_that_are_ahead_though_some_turn_out_to_be_without_signal(monkeypatch):
+    # twelve are drawn in the first step, eight of them are long; task 5 is without signal, and 16 comes in its place
+    queue = ScriptedQueue(scripted({5: WRONG}, MIXED), lambda task: 30 if 4 <= task < 12 else 1)
+    run = Training(queue, monkeypatch, filtering(), ahead=2, threshold=3)
+    found = [task for _ in range(5) for batch in run.step() for task in batch]
+    assert found == [task for task in range(21) if task != 5]
+    # those of the second step, 12 and on, are within three up to the fourth
+    assert max(run.ages.values()) == 3
+
+
+def evicted_in_the_third_step(queue: ScriptedQueue, monkeypatch: pytest.MonkeyPatch, filter: Filter | None) -> dict:
+    """What a run with `drop` tells of its third step, in which tasks that were ahead of the first one are too old."""
+    run = Training(queue, monkeypatch, filter, threshold=2, strategy="drop")
+    for _ in range(3):
+        run.step()
+    return {name: run.metrics[name] for name in (EVICTED, *EVICTED_BY_LENGTH)}
+
+
+@pytest.mark.parametrize("without_signal", [WRONG, (MASKED, MASKED), (MASKED, 0.0)])
+def test_what_is_dropped_is_a_share_of_all_that_was_played_groups_without_signal_included(without_signal, monkeypatch):
+    # tasks 0 and 1 are over in the third step, with 100, 101 and 200, 201 tokens; it trains on eight episodes of 4 or 5
+    queue = ScriptedQueue(
+        scripted({1: without_signal}, MIXED),
+        lambda task: 4 if task < 2 else 1,
+        lambda task: 100 * (task + 1) if task < 2 else 4,
+    )
+    found = evicted_in_the_third_step(queue, monkeypatch, filtering())
+    # quarters of three: the third holds the first of the two that are dropped, the fourth the other one
+    assert list(found.values()) == pytest.approx([2, 0, 0, 1 / 3, 1 / 3])
+
+
+def test_a_masked_episode_of_a_dropped_task_was_played_and_is_masked(monkeypatch):
+    queue = ScriptedQueue(
+        scripted({0: (1.0, MASKED)}, MIXED), lambda task: 4 if task < 1 else 1, lambda task: 4 if task else 100
+    )
+    found = evicted_in_the_third_step(queue, monkeypatch, None)
+    # ten episodes in all: the last quarter, of two and a half, ends with the dropped one and the masked one
+    assert list(found.values()) == pytest.approx([1, 0, 0, 0, 1 / 2.5])

@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("verl")
 
+from trm_agent.runs.sampling_settings import CurriculumConfig
+from trm_agent.verl_plugin.driver.curriculum import Curriculum
 from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch, TooFewGroups
 from trm_agent.verl_plugin.driver.group_signal import Group
 
@@ -175,3 +177,13 @@ def test_an_all_masked_batch_is_drawn_anew_and_named_in_the_end(monkeypatch):
     queue.draw(4)
     with pytest.raises(RuntimeError, match=r"but 24 episodes ran out of tokens and are masked \(env.overlong"):
         made.sample(global_steps=1, partition_id="train", batch_size=4)
+
+
+def test_a_curriculum_learns_of_a_batch_that_is_masked_as_a_whole_and_drawn_anew(monkeypatch):
+    # of horizons 2 and 3 two groups each fail for want of tokens, and two each are right in the batch in their place
+    queue = ScriptedQueue(lambda task: (MASKED, MASKED) if task < 4 else RIGHT)
+    batch, watch = sampled(queue, monkeypatch, None)
+    assert (tasks(batch), len(watch.groups)) == (["t4", "t5", "t6", "t7"], 8)
+    curriculum = Curriculum([2, 3], seed=0, settings=CurriculumConfig(enable=True))
+    curriculum.observe(watch.drain())
+    assert curriculum.success == {2: 0.5, 3: 0.5}

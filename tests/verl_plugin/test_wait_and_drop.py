@@ -1,11 +1,15 @@
 """Which episodes an asynchronous run trains on, beside a synchronous one with the same tasks and limits."""
 
+from itertools import chain
+
 import pytest
 
 pytest.importorskip("verl")
 
+from trm_agent.verl_plugin.driver.async_buffer import STALE_WAIT
+
 from .scripted_queue import FAILED, MOST_TASKS, ScriptedQueue, buffer, scripted
-from .test_async_filter import MIXED, SIZE, Training
+from .scripted_training import MIXED, SIZE, Training
 
 STEPS = 10
 # those of the last step may still be in play
@@ -60,6 +64,39 @@ def test_with_drop_the_episodes_of_long_tasks_are_lost_and_told(updates, monkeyp
     assert lost
     assert all(is_long(task) for task in lost)
     assert 0 < run.num_evicted <= 2 * len(lost)
+
+
+def two_batches_ahead(monkeypatch: pytest.MonkeyPatch, **settings: int) -> Training:
+    """Of twelve tasks that are drawn for the first step, four are over at the next look, and eight after many."""
+    queue = ScriptedQueue(lambda _: MIXED, lambda task: 30 if 4 <= task < 12 else 1)
+    return Training(queue, monkeypatch, None, ahead=2, **settings)
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_two_batches_ahead_at_the_least_threshold_come_in_the_order_of_their_draw(updates, monkeypatch):
+    # the first three steps take twelve tasks, so that of the twelve none may wait for a fourth one
+    run = two_batches_ahead(monkeypatch, updates=updates, threshold=3)
+    found = [[*chain.from_iterable(run.step())] for _ in range(5)]
+    assert found == [[*range(first, first + 4)] for first in (0, 4, 8, 12, 16)]
+    assert [run.ages[first] for first in (0, 4, 8, 12, 16)] == [1, 2, 3, 3, 3]
+
+
+def test_with_a_step_to_spare_others_go_first_until_the_places_are_all_needed(monkeypatch):
+    run = two_batches_ahead(monkeypatch, threshold=4)
+    found, waited = [], []
+    for _ in range(5):
+        found += run.step()
+        waited.append(run.metrics[STALE_WAIT] > 0)
+    # the eight have room in steps 3 and 4, and need it
+    assert found == [[*range(first, first + 4)] for first in (0, 12, 4, 8, 16)]
+    assert (waited, max(run.ages.values())) == ([False, False, True, False, False], 4)
+
+
+def test_an_update_waits_for_no_task_that_the_next_one_of_its_step_can_take(monkeypatch):
+    # task 0 is ahead of step 1, and has to be in step 2
+    queue = ScriptedQueue(lambda _: MIXED, lambda task: 20 if task == 0 else 1)
+    run = Training(queue, monkeypatch, None, updates=2, threshold=2)
+    assert [run.step(), run.step()] == [[[1, 2], [3, 4]], [[5, 6], [0, 7]]]
 
 
 @pytest.mark.parametrize("updates", [1, 2])

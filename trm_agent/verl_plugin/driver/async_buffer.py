@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from verl.trainer.ppo.v1.replay_buffer import DAPO_FILTERED_REWARD_COUNTS_KEY, R
 
 from trm_agent.core.summary import acceptance_by_length
 from trm_agent.tasks import TRAIN
+from trm_agent.verl_plugin.driver.last_steps import num_awaited
 from trm_agent.verl_plugin.driver.replay_buffer import EnvReplayBuffer, first_error, update_order
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 
@@ -26,12 +27,13 @@ Reasons = tuple[set[str], set[str], set[str], Counter]
 class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     """Asynchronous sampling for episodes that may fail, with the order of tasks of `EnvReplayBuffer`.
 
-    verl's buffer samples the oldest tasks that are done, and with the strategy `wait` none before every task in play
-    that has reached the threshold is done, with `drop` none that is beyond it. It refills what it evicts. Here a task
-    has failed if none of its episodes can be trained on: verl would take one whose episodes all failed for done, and
-    evict one of which a single episode raised. A batch's worth of failures times `max_failed_batches` without a task
-    that is done in between ends the run; and the metrics tell how long a step waited for old tasks, or, by length,
-    which episodes it has dropped up to this update.
+    verl's buffer samples the oldest tasks that are done, with the strategy `drop` none that is beyond the threshold. It
+    refills what it evicts. With `wait` it waits for the tasks that have reached the threshold; with more than a batch
+    ahead these may be more than a step takes, so that some are trained on beyond it. Here an update waits while one
+    would be (`last_steps`), and no longer. A task has failed if none of its episodes can be trained on: verl would take
+    one whose episodes all failed for done, and evict one of which a single episode raised. A batch's worth of failures
+    times `max_failed_batches` without a task that is done in between ends the run; and the metrics tell how long a step
+    waited for old tasks, or, by length, which episodes it has dropped up to this update.
 
     A step draws as many tasks as keep the number in play: those that it is to take, and `num_warmup_batches` ahead of
     it, as far as steps come after it. With a `watch` that filters, groups without signal are evicted as they end, of
@@ -56,9 +58,9 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         self._size = self._left = 0
         self._num_failed = self._most_done = self._num_left_out = 0
         self._waits_since: float | None = None
-        # response tokens of the step's episodes so far: those that were dropped, those that it trains on
+        # response tokens of the episodes that the step is done with so far: those that it dropped, and all others
         self._evicted: list[int] = []
-        self._sampled: list[int] = []
+        self._others: list[int] = []
         self._drawn: list[str] = []
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
@@ -74,8 +76,8 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
             self.watch.take(self._drawn)
         metrics[STALE_WAIT] = 0.0 if self._waits_since is None else time.monotonic() - self._waits_since
         if self.max_off_policy_strategy == "drop" and self.max_off_policy_threshold is not None:
-            self._sampled += [tag["response_len"] for tag in batch.tags]
-            metrics |= evicted_by_length(self._evicted, self._sampled)
+            self._others += [tag["response_len"] for tag in batch.tags] + self._masked_lengths(self._drawn)
+            metrics |= evicted_by_length(self._evicted, self._others)
         batch.reorder(update_order(batch.keys, batch.tags, self._drawn, self.episodes_per_update))
         return batch, metrics
 
@@ -98,7 +100,7 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     def _begin_step(self, step: int, size: int) -> None:
         """Begin a step that is to take so many tasks; with a filter, draw what the last one could not."""
         self._step, self._size, self._left = step, size, size
-        self._evicted, self._sampled = [], []
+        self._evicted, self._others = [], []
         if self.watch is not None:
             self._sync_metadata_from_transfer_queue()
             drawn = self._own_draw[1] if self._own_draw[0] == step else size
@@ -147,8 +149,8 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         self, global_steps: int, partition_id: str, eviction_reasons: Reasons
     ) -> tuple[set[str], int, int, dict]:
         stale, left_out, failed, _ = eviction_reasons
-        tags = self.partitions[partition_id]
-        self._evicted += [tag["response_len"] for key, tag in tags.items() if stale and key.split("_")[0] in stale]
+        self._evicted += self._lengths(stale)
+        self._others += self._lengths(left_out) + self._masked_lengths(stale | left_out)
         without_episode = failed | (left_out - self._played(partition_id))
         self._num_left_out += len(left_out - without_episode)
         num_done = len(self._sampleable_terminal_keys(partition_id, eviction_reasons)) + self._num_left_out
@@ -161,6 +163,17 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         for name in _VERLS:
             evicted[3].pop(name, None)
         return evicted
+
+    def _lengths(self, uids: Collection[str]) -> list[int]:
+        """Return the response tokens of the tasks' episodes that can be trained on."""
+        if not uids:
+            return []
+        return [tag["response_len"] for key, tag in self.partitions[TRAIN].items() if key.split("_")[0] in uids]
+
+    def _masked_lengths(self, uids: Collection[str]) -> list[int]:
+        """Return the response tokens of those that are masked as over-long."""
+        masked = self.partitions[OVERLONG_PARTITION].values()
+        return [tag["response_tokens"] for tag in masked if tag.get("uid") in uids]
 
     def _count_failures(self, num_failed: int, num_done: int) -> None:
         """Count the tasks that failed since the last one that is done.
@@ -179,11 +192,12 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
     def _has_enough_samples(
         self, global_steps: int, partition_id: str, batch_size: int, sampleable_keys: set[str]
     ) -> bool:
-        is_enough: bool = super()._has_enough_samples(global_steps, partition_id, batch_size, sampleable_keys)
-        left = max(0, batch_size - len(sampleable_keys), self._num_overdue(global_steps))
+        old = self._num_old_awaited(global_steps, batch_size, sampleable_keys)
+        left = max(0, batch_size - len(sampleable_keys), old)
         if left != self._told_left:
             self.tell_left(left)
             self._told_left = left
+        is_enough = left == 0
         if not is_enough and len(sampleable_keys) >= batch_size and self._waits_since is None:
             self._waits_since = time.monotonic()
         watch = self.watch
@@ -193,12 +207,13 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
             return True
         return is_enough
 
-    def _num_overdue(self, step: int) -> int:
-        """Return for how many tasks a step waits because they have reached the threshold."""
-        if self.max_off_policy_threshold is None or self.max_off_policy_strategy != "wait":
+    def _num_old_awaited(self, step: int, wanted: int, done: set[str]) -> int:
+        """Return for how many old tasks an update waits so that none is trained on beyond the threshold."""
+        threshold = self.max_off_policy_threshold
+        if threshold is None or self.max_off_policy_strategy != "wait":
             return 0
-        drawn = self.prompt_global_steps[TRAIN]
-        return sum(step - drawn[uid] + 1 >= self.max_off_policy_threshold for uid in self._in_flight(TRAIN))
+        last_steps = {uid: drawn + threshold - 1 for uid, drawn in self.prompt_global_steps[TRAIN].items()}
+        return num_awaited(last_steps, done, step=step, size=self._size, left=self._left, wanted=wanted)
 
     def _select_prompt_uids(
         self, partition_id: str, sampleable_keys: set[str], batch_size: int
@@ -209,17 +224,17 @@ class AsyncEnvReplayBuffer(EnvReplayBuffer, ReplayBufferAsync):
         return self._drawn, dict(self.partitions[partition_id]), dict(steps)
 
 
-def evicted_by_length(evicted: list[int], sampled: list[int]) -> dict[str, float]:
+def evicted_by_length(evicted: list[int], others: list[int]) -> dict[str, float]:
     """Return how many episodes a step has dropped, and the share of each quarter by length.
 
     Args:
         evicted: response tokens of the dropped episodes.
-        sampled: of those that the step trains on.
+        others: of all others that were played: trained on, masked, or of groups that were left out.
 
     Returns:
         `env/evicted_episodes`, and `env/evicted_length_q<quarter>` from the shortest quarter of both together on.
     """
-    lengths = torch.tensor([*evicted, *sampled], dtype=torch.float64)
-    is_evicted = torch.tensor([1.0] * len(evicted) + [0.0] * len(sampled), dtype=torch.float64)
+    lengths = torch.tensor([*evicted, *others], dtype=torch.float64)
+    is_evicted = torch.tensor([1.0] * len(evicted) + [0.0] * len(others), dtype=torch.float64)
     shares = acceptance_by_length(lengths, is_evicted).tolist()
     return {EVICTED: float(len(evicted)), **dict(zip(EVICTED_BY_LENGTH, shares, strict=True))}

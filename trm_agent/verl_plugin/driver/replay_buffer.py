@@ -67,8 +67,11 @@ class EnvReplayBuffer(ReplayBuffer):
         self.queue_clock = QueueClock()
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
+        watch = self.watch if partition_id == TRAIN else None
+        if watch is not None:
+            watch.begin(batch_size)
         for _ in range(self.max_failed_batches):
-            batch, metrics = self._sample_once(global_steps, partition_id, batch_size)
+            batch, metrics = self._sample_once(global_steps, partition_id, batch_size, watch)
             if batch.keys:
                 return batch, metrics
             if partition_id == "val":
@@ -77,10 +80,9 @@ class EnvReplayBuffer(ReplayBuffer):
             self.refill_fn(batch_size)
         raise RuntimeError(self._told_of_failures())
 
-    def _sample_once(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
-        watch = self.watch if partition_id == TRAIN else None
-        if watch is not None:
-            watch.begin(batch_size)
+    def _sample_once(
+        self, global_steps: int, partition_id: str, batch_size: int, watch: GroupWatch | None
+    ) -> tuple[KVBatchMeta, dict]:
         self._look(global_steps, watch)
         while len(self._terminal(partition_id)) < batch_size:
             if partition_id == "val" and self.is_stopped():
