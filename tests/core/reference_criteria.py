@@ -106,8 +106,14 @@ def outside(name: str, sequence: Sequence, settings: Settings) -> dict[str, bool
     return {name: not statistic(sequence.at(bound), settings) <= settings[threshold]}
 
 
+def deciding(name: str, settings: Settings) -> str:
+    """The criterion whose decisions are kept or turned round."""
+    return settings["controlled"] if name == "inverse" else name
+
+
 def num_undecided_tokens(name: str, sequence: Sequence, settings: Settings) -> int:
     """Tokens that stay by one bound alone; under a mask of sequences those with the threshold between the bounds."""
+    name = deciding(name, settings)
     if name in TOKENS:
         low, high = (TOKENS[name](sequence.at(bound), settings) for bound in ("lower", "upper"))
         return sum(one != other for one, other in zip(low, high, strict=True))
@@ -116,10 +122,9 @@ def num_undecided_tokens(name: str, sequence: Sequence, settings: Settings) -> i
 
 
 def is_undecided(name: str, sequence: Sequence, settings: Settings) -> bool:
+    name = deciding(name, settings)
     if name in TOKENS:
         return num_undecided_tokens(name, sequence, settings) > 0
-    if name == "inverse":
-        return is_undecided(settings["controlled"], sequence, settings)
     open_ = []
     for part in PARTS.get(name, (name,)):
         if part in STATISTICS:
@@ -136,8 +141,10 @@ def kept_tokens(name: str, sequence: Sequence, settings: Settings) -> tuple[list
         kept = TOKENS[name](sequence.at("upper" if settings["undecided"] == "reject" else "lower"), settings)
         return kept, {name: not any(kept)}
     if name == "inverse":
-        controlled, _ = kept_tokens(settings["controlled"], sequence, settings)
-        return [not kept for kept in controlled], {name: all(controlled)}
+        other = settings["controlled"]
+        controlled, _ = kept_tokens(other, sequence, settings)
+        reason = f"inverse_of_{other}" if other in TOKENS else "inverse"
+        return [not kept for kept in controlled], {reason: all(controlled)}
     if name in ("random", "permuted", "yoked"):
         return [sequence.decided] * size, {name: not sequence.decided}
     reasons: dict[str, bool] = {}

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from trm_agent.core.controls import Sequences, length_quarters
+from trm_agent.trust_region.controls import OF_TOKENS
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import TrmConfig
 
@@ -42,3 +43,10 @@ def test_it_needs_the_decisions_of_the_start_of_the_step():
     with pytest.raises(ValueError, match=r"mask_policy: got 'current', with criterion='permuted'"):
         TrmConfig(criterion="permuted")
     assert TrmConfig(criterion="permuted", mask_policy="start_of_step").compared == "max"
+
+
+def test_it_shuffles_no_decisions_on_tokens():
+    for name in OF_TOKENS:
+        words = rf"controlled: got '{name}', with criterion='permuted', which .*allowed: max, avg.*criterion=inverse"
+        with pytest.raises(ValueError, match=words):
+            TrmConfig(criterion="permuted", mask_policy="start_of_step", controlled=name)

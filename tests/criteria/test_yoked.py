@@ -5,7 +5,8 @@ import torch
 
 from trm_agent.core.controls import Sequences, acceptance_of_lengths
 from trm_agent.core.summary import acceptance_by_length
-from trm_agent.trust_region.criteria import CRITERIA
+from trm_agent.trust_region.controls import OF_TOKENS
+from trm_agent.trust_region.criteria import CRITERIA, parts_of
 from trm_agent.trust_region.paired_run import (
     QUARTERS,
     acceptance_of_step,
@@ -95,11 +96,15 @@ def test_a_run_that_is_not_there_is_refused(tmp_path, monkeypatch):
         check_paired_run("run")
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+# what a run's metrics call its criterion
+NAMES = [*CRITERIA, *(f"inverse_of_{name}" for name in OF_TOKENS)]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_run_whose_criterion_leaves_out_tokens_is_refused(tmp_path, name):
     # a sequence with one kept token counts as accepted: no rate at which a coin would leave out as much
     acceptance = dict.fromkeys(QUARTERS, 1.0)
-    reasons = CRITERIA[name].parts or (name,)
+    reasons = parts_of(name) if name in CRITERIA else (name,)
     rows = [
         {"step": 0, "env/val_success": 0.5},
         {"step": 1, **acceptance, **{f"trm/rejected_by_{reason}": 0.0 for reason in reasons}},
@@ -107,7 +112,7 @@ def test_a_run_whose_criterion_leaves_out_tokens_is_refused(tmp_path, name):
     # a kill may have cut the last line
     text = "".join(f"{json.dumps(row)}\n" for row in rows) + '{"step": 2, "trm/rej'
     (tmp_path / "metrics.jsonl").write_text(text)
-    if not CRITERIA[name].masks_tokens:
+    if name.removeprefix("inverse_of_") not in OF_TOKENS:
         check_paired_run(str(tmp_path))
         return
     words = rf"yoked_run: got .*, whose criterion '{name}' leaves out tokens.*: max, avg, "

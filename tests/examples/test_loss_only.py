@@ -95,6 +95,7 @@ WORKING = [
     {f"{LOSS}.dump.every": 0},
     {f"{LOSS}.dump.directory": "/elsewhere"},
     {"actor_rollout_ref.model.external_lib": ["json", "trm_agent.verl_plugin.extension"]},
+    {f"{LOSS}.trm.criterion": "inverse", f"{LOSS}.trm.controlled": "stop"},
     *({f"{LOSS}.trm.criterion": name} for name in ("avg", "ln", "ser", "random", "token", "prefix", "opsm")),
 ]
 # setting -> what the message holds: field, value, allowed, remedy
@@ -115,6 +116,18 @@ REFUSED = [
     ({f"{LOSS}.trm.decoupled": True}, ["bypass_mode: got true, with", "decoupled=true", "change one"]),
     ({"algorithm.rollout_correction.bypass_mode": False}, ["bypass_mode: got false, with", "decoupled=false"]),
     ({"algorithm.rollout_correction.rollout_is": "token"}, ["rollout_is: got 'token'", "allowed: null", "set it"]),
+    (
+        {"algorithm.rollout_correction.rollout_rs": "token_k1"},
+        ["rollout_rs: got 'token_k1'", "allowed: null", "set it to null", "policy_loss.trm.criterion"],
+    ),
+    (
+        {
+            f"{LOSS}.trm.decoupled": True,
+            "algorithm.rollout_correction.bypass_mode": False,
+            "algorithm.rollout_correction.rollout_rs": "seq_mean_k3",
+        },
+        ["rollout_rs: got 'seq_mean_k3'", "metrics and denominators", "allowed: null"],
+    ),
     ({"actor_rollout_ref.rollout.calculate_log_probs": False}, ["calculate_log_probs: got false", "set it to true"]),
     ({"actor_rollout_ref.model.external_lib": None}, ["external_lib: got null", "allowed: trm_agent", "set it"]),
     ({"actor_rollout_ref.model.external_lib": "my_losses"}, ["external_lib: got 'my_losses'", "or a list with it"]),

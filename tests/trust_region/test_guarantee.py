@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.criterion import OF_CONTEXTS, WITH_BOUNDS
-from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS
+from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
 from trm_agent.trust_region.guarantee import lost_guarantee, told_guarantee
 from trm_agent.trust_region.settings import ESTIMATORS, UNDECIDED, TrmConfig
 
@@ -101,6 +101,13 @@ def test_criteria_that_have_none_are_told_of_nothing(name):
     # the coins look at no policy
     settings = {} if name in ("random", "yoked") else {"mask_policy": "start_of_step"}
     assert lost(name, "seq-mean-token-mean", ratio_truncation=2.0, **settings) is None
+
+
+@pytest.mark.parametrize("name", sorted(WITH_ONE))
+def test_the_inverse_of_a_criterion_with_a_guarantee_has_none(name):
+    assert lost("inverse", controlled=name) is None
+    trm = TrmConfig(criterion="inverse", controlled=name)
+    assert criterion_bound(trm.criterion, 10, 0.05, trm) is None
 
 
 @pytest.mark.parametrize(

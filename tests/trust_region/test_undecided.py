@@ -73,3 +73,20 @@ def test_a_rule_is_asked_twice_only_where_divergences_have_two_bounds(estimator,
     found = summarize(examine(TrmConfig(criterion="token", estimator=estimator), given)[1])
     assert len(asked) == calls
     assert (float(found["undecided"]) > 0) == (calls == 2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        # a stop by the upper bounds keeps 1, 4, 0 tokens of four, by the lower ones 4, 4, 0
+        ("reject", [3, 0, 4]),
+        ("accept", [0, 0, 4]),
+    ],
+)
+def test_an_inverse_keeps_what_the_rule_leaves_out_and_the_same_tokens_are_undecided(rule, kept):
+    trm = TrmConfig(criterion="inverse", controlled="stop", estimator="topk", undecided=rule)
+    tokens, statistics = examine(trm, batch())
+    assert tokens.sum(dim=-1).tolist() == kept
+    found = summarize(statistics)
+    assert float(found["undecided"]) == pytest.approx(1 / 3)
+    assert float(found["undecided_tokens"]) == pytest.approx(3 / 12)

@@ -13,6 +13,7 @@ from tests.core import reference, reference_criteria
 from tests.core.batches import Tensors, to_tensors
 from tests.core.reference_criteria import Bounds, Sequence
 from trm_agent.core.token_batch import DivergenceBounds
+from trm_agent.trust_region.controls import OF_TOKENS
 from trm_agent.trust_region.criteria import CRITERIA, parts_of
 from trm_agent.trust_region.settings import ESTIMATORS, TrmConfig
 from trm_agent.verl_plugin.actor.update import Update
@@ -27,11 +28,18 @@ THRESHOLDS = {
     "ratio_deviation": 0.1,
     "token_tv": 0.03,
 }
+# the inverse of a criterion of tokens, by what the metrics call it
+INVERSES = {f"inverse_of_{name}": {"criterion": "inverse", "controlled": name} for name in OF_TOKENS}
+NAMES = [*CRITERIA, *INVERSES]
 # what else a criterion needs
-MORE = {"permuted": {"mask_policy": "start_of_step"}, "both": {"avg_token_kl": 0.008, "max_token_kl": 0.03}}
+MORE = {
+    "permuted": {"mask_policy": "start_of_step"},
+    "both": {"avg_token_kl": 0.008, "max_token_kl": 0.03},
+    **INVERSES,
+}
 CASES = [
     (name, estimator)
-    for name in CRITERIA
+    for name in NAMES
     for estimator in ESTIMATORS
     if estimator == "sampled" or "mask_policy" not in MORE.get(name, {})
 ]
@@ -41,7 +49,11 @@ WITH_RULES = [(*case, rule) for case in CASES for rule in ("reject", "accept") i
 
 
 def settings(name: str, estimator: str, **more) -> TrmConfig:
-    return TrmConfig(criterion=name, estimator=estimator, **{**THRESHOLDS, **MORE.get(name, {}), **more})
+    return TrmConfig(**{"criterion": name, "estimator": estimator, **THRESHOLDS, **MORE.get(name, {}), **more})
+
+
+def reasons_of(name: str) -> tuple[str, ...]:
+    return (name,) if name in INVERSES else parts_of(name)
 
 
 @dataclass
@@ -154,7 +166,7 @@ def expected(data: Data, trm: TrmConfig) -> tuple[float, torch.Tensor, dict[str,
     gradient = torch.zeros(data.tensors.log_probs.shape, dtype=torch.float64)
     accepted, undecided, lengths, num_kept, num_undecided = [], [], [], 0, 0
     signs = {"positive": Sign(), "negative": Sign()}
-    rejected: dict[str, list[bool]] = {part: [] for part in parts_of(trm.criterion)}
+    rejected: dict[str, list[bool]] = {}
     for row, sequence in enumerate(rows):
         if not sequence.ratios:
             continue
@@ -176,8 +188,8 @@ def expected(data: Data, trm: TrmConfig) -> tuple[float, torch.Tensor, dict[str,
         lengths.append(len(kept))
         undecided.append(reference_criteria.is_undecided(trm.criterion, sequence, of))
         num_undecided += reference_criteria.num_undecided_tokens(trm.criterion, sequence, of)
-        for part, values in rejected.items():
-            values.append(reasons[part])
+        for part, rejects in reasons.items():
+            rejected.setdefault(part, []).append(rejects)
     counted = len(lengths)
     metrics = {
         "acceptance": sum(accepted) / counted,
@@ -221,7 +233,7 @@ def test_loss_gradient_and_metrics_equal_the_loops(name, estimator, undecided, d
     # every other number is of the batch, whatever the criterion
     shared = {item: getattr(trm, item) for item in ("max_token_kl", "avg_token_kl")}
     others = of_max(estimator, dtype, autocast, **shared)
-    assert found.keys() - others.keys() <= {f"trm/rejected_by_{part}" for part in parts_of(name)}
+    assert found.keys() - others.keys() <= {f"trm/rejected_by_{part}" for part in reasons_of(name)}
     rest = others.keys() - {f"trm/{metric}" for metric in wanted} - {"trm/rejected_by_max"}
     assert len(rest) > 25
     assert {metric: found[metric] for metric in rest} == {metric: others[metric] for metric in rest}
@@ -243,7 +255,7 @@ def test_micro_batches_and_padding_change_nothing(name, estimator):
     assert total == pytest.approx(loss, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in CRITERIA if name not in ("permuted", "random", "yoked")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("permuted", "random", "yoked")])
 def test_the_start_of_the_step_decides_where_it_is_asked_for(name):
     # the current policy has gone elsewhere: the mask is that of the start, the ratios are its own
     data = whole(torch.float64)

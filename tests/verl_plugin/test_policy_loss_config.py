@@ -8,6 +8,8 @@ pytest.importorskip("verl")
 import verl
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
+from verl import DataProto
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_add_to_batch
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import FSDPActorConfig, PolicyLossConfig
 
@@ -75,3 +77,23 @@ def test_a_typo_in_the_composed_config_is_named():
 def test_the_config_is_a_structured_config_too():
     structured = OmegaConf.merge(OmegaConf.structured(TrmPolicyLossConfig), {"trm": {"max_token_kl": 0.2}})
     assert OmegaConf.to_object(structured).trm == TrmConfig(max_token_kl=0.2)
+
+
+def test_verls_correction_changes_a_batch_by_the_two_refused_fields_alone():
+    # with bypass_mode=false verl's trainer makes one of each batch, before the first update
+    fields = OmegaConf.load(Path(verl.__file__).parent / "trainer" / "config" / "algorithm" / "rollout_correction.yaml")
+    others = {"rollout_is_threshold": 0.5, "rollout_rs_threshold": "0.5_2.0", "rollout_is_batch_normalize": True}
+    others |= {"bypass_mode": True, "loss_type": "reinforce"}
+    assert set(fields) == {"rollout_is", "rollout_rs", *others}
+    old, rollout = torch.tensor([[-1.0, -3.0, -1.0], [-1.0, -1.0, -1.0]]), torch.full((2, 3), -1.0)
+    given = {"old_log_probs": old, "rollout_log_probs": rollout, "response_mask": torch.ones(2, 3)}
+
+    def changed(**values: object) -> set[str]:
+        batch = DataProto.from_dict(tensors={name: tensor.clone() for name, tensor in given.items()})
+        found, _ = compute_rollout_correction_and_add_to_batch(batch, OmegaConf.merge(fields, values))
+        return {name for name, tensor in found.batch.items() if name not in given or not tensor.equal(given[name])}
+
+    assert changed(**others) == set()
+    assert changed(**others, rollout_is="token") == {"rollout_is_weights"}
+    # one ratio is exp(-2), below 0.5
+    assert changed(**others, rollout_rs="token_k1") == {"response_mask"}

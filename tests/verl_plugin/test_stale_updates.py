@@ -105,7 +105,7 @@ def nested(played: list[Played]) -> TensorDict:
     return TensorDict(columns, [len(played)])
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("name", [*CRITERIA, "inverse_of_stop"])
 def test_two_updates_on_tokens_of_several_versions_equal_the_loop(name):
     trm = settings(name, "sampled")
     policy, batches = step()[0], unlike()

@@ -59,7 +59,7 @@ class Criterion:
     `masks_tokens` on the tokens, shape (batch, response_length). It takes the batch, whose divergences are then one
     bound of the interval, and the row's settings by name."""
     masks_tokens: bool = False
-    """True if the criterion decides on single tokens."""
+    """True if the criterion decides on single tokens; a control does if the criterion `controlled` does."""
     settings: tuple[Setting, ...] = ()
     """Further settings, which may be null if their range says so."""
     parts: tuple[str, ...] = ()
@@ -69,8 +69,8 @@ class Criterion:
     adapts: bool = False
     """True if `target_acceptance` may be set with the criterion."""
     control: Callable[[Tensor], Tensor] | None = None
-    """Function of the decisions of the criterion `controlled`, bool, shape (batch,): True on the sequences that stay
-    in their place."""
+    """Function of the decisions of the criterion `controlled`, bool, shape (batch,), or (batch, response_length) where
+    that one decides on tokens: True on what stays in their place."""
     whole_batch: Callable[..., Tensor] | None = None
     """Function that decides on all sequences of an update at once. It takes their `core.controls.Sequences`, a
     generator of random numbers and the row's thresholds by name, and returns True on those that stay, shape

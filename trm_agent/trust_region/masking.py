@@ -11,6 +11,7 @@ from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios, usable_sequences
 from trm_agent.core.reductions import count
 from trm_agent.core.token_batch import TokenBatch
+from trm_agent.trust_region.controls import reason_of_tokens
 from trm_agent.trust_region.criteria import CRITERIA, arguments_of, parts_of
 from trm_agent.trust_region.criterion import Criterion
 from trm_agent.trust_region.settings import FIELD_PATH, TrmConfig
@@ -112,9 +113,8 @@ def _decide(
         mask = _by_statistics(trm, criterion, batch, has_tokens, usable_sequences(log_ratio))
         return mask, kept_tokens(batch.response_mask, mask.accepted)
     if row.control is not None:
-        controlled, _ = _decide(trm, trm.controlled, batch, log_ratio)
-        stays, undecided = row.control(controlled.accepted), controlled.undecided
-    elif row.whole_batch is not None:
+        return _by_control(trm, criterion, batch, log_ratio)
+    if row.whole_batch is not None:
         stays = _decided_beforehand(criterion, batch)
     else:
         stays, is_open = _by_rule(trm, row, batch)
@@ -129,6 +129,24 @@ def _decide(
     accepted = kept.any(dim=-1)
     reasons = {criterion: has_tokens & ~accepted}
     return SequenceMask(accepted, reasons, undecided, has_tokens, num_undecided=num_undecided), kept
+
+
+def _by_control(
+    trm: TrmConfig, criterion: str, batch: TokenBatch, log_ratio: torch.Tensor
+) -> tuple[SequenceMask, torch.Tensor]:
+    """Decide by a control: on sequences or on tokens, as the criterion does that it controls."""
+    control = CRITERIA[criterion].control
+    assert control is not None, f"{criterion} controls none"
+    controlled, tokens = _decide(trm, trm.controlled, batch, log_ratio)
+    if trm.masks_tokens:
+        kept = batch.response_mask & control(tokens) & usable_ratios(log_ratio)
+        reason = reason_of_tokens(criterion, trm.controlled)
+    else:
+        kept = kept_tokens(batch.response_mask, control(controlled.accepted) & usable_sequences(log_ratio))
+        reason = criterion
+    accepted = kept.any(dim=-1)
+    rejected_by = {reason: controlled.has_tokens & ~accepted}
+    return replace(controlled, accepted=accepted, rejected_by=rejected_by, decided_by={}), kept
 
 
 def _by_rule(trm: TrmConfig, row: Criterion, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trm_agent.trust_region.controls import deciding
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.settings import FIELD_PATH
 from trm_fields import refuse
@@ -147,8 +148,12 @@ def _criterion_of_tokens(file: Path) -> str | None:
     for row in _rows(file):
         named = [name.removeprefix(REJECTED_BY) for name in row if name.startswith(REJECTED_BY)]
         if named:
-            return next((name for name in named if name in CRITERIA and CRITERIA[name].masks_tokens), None)
+            return next((name for name in named if _leaves_out_tokens(deciding(name))), None)
     return None
+
+
+def _leaves_out_tokens(name: str) -> bool:
+    return name in CRITERIA and CRITERIA[name].masks_tokens
 
 
 def _rows(file: Path) -> Iterator[Mapping[str, Any]]:

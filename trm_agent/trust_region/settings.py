@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, make_dataclass, replace
 from typing import Any
 
+from trm_agent.trust_region.controls import OF_SEQUENCES
 from trm_agent.trust_region.criteria import CRITERIA, own_settings, parts_of
 from trm_agent.trust_region.criterion import CLIP
 from trm_fields import COUNT, LEAST_0, SHARE, Flag, Number, OneOf, Text, build, check_settings, refuse, setting
@@ -114,6 +115,7 @@ class TrmConfig(_OWN, CommonConfig):
                     "set it, or choose another criterion",
                     because=f"but criterion={self.criterion!r} compares with it",
                 )
+        self._check_controlled()
         self._check_mask_policy()
         if self.target_acceptance is not None and not CRITERIA[self.criterion].adapts:
             adapting = " or ".join(name for name, row in CRITERIA.items() if row.adapts)
@@ -168,10 +170,20 @@ class TrmConfig(_OWN, CommonConfig):
     @property
     def masks_tokens(self) -> bool:
         """Return True if the criterion decides on single tokens."""
-        return CRITERIA[self.criterion].masks_tokens
+        return CRITERIA[self.compared].masks_tokens
 
     def _has(self, name: str) -> bool:
         return any(item.name == name for item in CRITERIA[self.criterion].settings)
+
+    def _check_controlled(self) -> None:
+        if self.decides_on_whole_batch and self.masks_tokens:
+            refuse(
+                f"{FIELD_PATH}.controlled",
+                self.controlled,
+                ", ".join(OF_SEQUENCES),
+                "choose one of them, or criterion=inverse, which takes those of tokens too",
+                because=f"with criterion={self.criterion!r}, which shuffles decisions on whole sequences",
+            )
 
     def _check_mask_policy(self) -> None:
         start = self.mask_policy == "start_of_step"

@@ -141,15 +141,7 @@ def trainer_and_engine(config: DictConfig) -> None:
             "set trainer.use_v1=true",
             because=f"with {_LOSS}.loss_mode=trm",
         )
-    correction = config.algorithm.rollout_correction
-    if correction.get("rollout_is") is not None:
-        refuse(
-            "algorithm.rollout_correction.rollout_is",
-            correction.rollout_is,
-            "null",
-            "set it to null",
-            because=f"with {_LOSS}.loss_mode=trm, which weighs each token itself",
-        )
+    _no_correction(config)
     strategy = config.actor_rollout_ref.actor.get("strategy")
     needs_engine = {
         "target_acceptance": trm.target_acceptance is not None,
@@ -166,6 +158,21 @@ def trainer_and_engine(config: DictConfig) -> None:
                 f"choose one of them, or leave {name} out",
                 because=f"with {_ACTOR}.strategy={strategy!r}",
             )
+
+
+def _no_correction(config: DictConfig) -> None:
+    """Refuse the two fields by which verl's rollout correction changes a batch before the loss sees it.
+
+    Tokens that it rejects would be gone from the mask, from its metrics and from the denominators.
+    """
+    correction, asked = config.algorithm.rollout_correction, f"with {_LOSS}.loss_mode=trm"
+    decides = f"{asked}, which itself decides what stays, and counts what does not in metrics and denominators"
+    for name, because, remedy in (
+        ("rollout_is", f"{asked}, which weighs each token itself", "set it to null"),
+        ("rollout_rs", decides, f"set it to null, and choose {FIELD_PATH}.criterion"),
+    ):
+        if correction.get(name) is not None:
+            refuse(f"algorithm.rollout_correction.{name}", correction[name], "null", remedy, because=because)
 
 
 def section(loss: DictConfig, name: str) -> Mapping[str, Any]:
