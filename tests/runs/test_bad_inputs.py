@@ -93,6 +93,8 @@ VALUES = {
     "trainer.device=gpu": "trainer.device: got 'gpu'; allowed: `cpu`, `cuda`, `npu`",
     "trainer.device=cuda": "trainer.device: got 'cuda', with hardware.kind=cpu",
     "trainer.v1.trainer_mode=separate_async": "rollout.nnodes: got 0, which is no pool of devices",
+    "trainer.v1.sampler=null": "trainer.v1.sampler: got null; allowed: a section",
+    "trainer.v1=3": "trainer.v1: got 3; allowed: a section",
     "trainer.v1.sampler.max_off_policy_threshold=2": "got 2, but with trainer.v1.trainer_mode=sync every episode",
     "trainer.v1.separate_async.parameter_sync_step=2": "but only rollout servers with devices of their own",
     "trainer.v1.separate_async.hybrid_rollout.enable_switch=true": "but a run lends the trainer's devices to no",

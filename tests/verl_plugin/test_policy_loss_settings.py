@@ -184,3 +184,14 @@ def test_the_warning_knows_the_terms_that_no_mask_looks_at(actor, terms, caplog)
     assert ("got no gradient" in caplog.text) == (not terms)
     assert ("rejected sequences included" in caplog.text) == bool(terms)
     assert " and ".join(terms) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [("max", "Raise the thresholds"), ("inverse", "turned round"), ("inverse_of_stop", "turned round")],
+)
+def test_where_a_criterion_is_turned_round_no_threshold_is_to_be_raised(reason, advice, caplog):
+    with caplog.at_level(logging.WARNING, logger="trm_agent"):
+        warn_if_all_rejected({"trm/all_rejected": 1.0, f"trm/rejected_by_{reason}": 1.0})
+    assert advice in caplog.text
+    assert ("Raise" in caplog.text) == (reason == "max")

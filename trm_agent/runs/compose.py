@@ -157,11 +157,16 @@ def _dump_into_the_run(config: DictConfig) -> None:
 
 def _wait_unless_told(config: DictConfig) -> None:
     """Let an asynchronous run wait for old tasks where nothing is set; verl would drop them: the long ones."""
+    from omegaconf import OmegaConf
+
     from trm_agent.runs.preflight_async import DROP, SYNC, WAIT
 
-    if config.trainer.v1.sampler.max_off_policy_strategy is None:
+    v1 = OmegaConf.select(config, "trainer.v1")
+    # what is no section is refused later on
+    sampler = v1.get("sampler") if OmegaConf.is_dict(v1) else None
+    if OmegaConf.is_dict(sampler) and sampler.get("max_off_policy_strategy") is None:
         # verl's default where no run reads it
-        config.trainer.v1.sampler.max_off_policy_strategy = DROP if config.trainer.v1.trainer_mode == SYNC else WAIT
+        sampler.max_off_policy_strategy = DROP if v1.get("trainer_mode") == SYNC else WAIT
 
 
 def _split_address(config: DictConfig) -> None:

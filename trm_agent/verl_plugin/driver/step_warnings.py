@@ -26,17 +26,18 @@ def warn_if_all_rejected(metrics: Mapping[str, Any], terms: Sequence[str] = ()) 
             for name, value in metrics.items()
             if name.startswith("trm/rejected_by_")
         )
+        if any(name.startswith("trm/rejected_by_inverse") for name in metrics):
+            advice = "The criterion that is turned round kept everything."
+        else:
+            advice = (
+                f"Raise the thresholds of {FIELD_PATH}, or look for a mismatch between trainer and rollout in "
+                "trm/token_kl_mean_k3 and trm/ppl_gap."
+            )
         if terms:
             effect = f"the only gradient was that of the {' and '.join(terms)} term, rejected sequences included"
         else:
             effect = "the policy got no gradient"
-        logger.warning(
-            "trm: no sequence of this step was accepted (%s), so %s. Raise the thresholds of "
-            "%s, or look for a mismatch between trainer and rollout in trm/token_kl_mean_k3 and trm/ppl_gap.",
-            reasons,
-            effect,
-            FIELD_PATH,
-        )
+        logger.warning("trm: no sequence of this step was accepted (%s), so %s. %s", reasons, effect, advice)
 
 
 def warn_if_sets_are_cut(metrics: Mapping[str, Any], top_k: int, undecided: str) -> None:
