@@ -117,6 +117,9 @@ def test_the_engine_has_the_threads_of_a_runs_and_room_for_all_episodes(made, mo
     for number_format, token_bytes in (("float32", 46_080), ("bfloat16", 23_040)):
         settings = engine_settings(run, number_format, 1000, 3)
         assert {**arguments(settings, cache_of(tmp_path, settings)), **settings}[cache] == 7168 * token_bytes
+    # on vLLM's command line an option may be written with dashes, and stands behind the other
+    OmegaConf.update(run.config, "actor_rollout_ref.rollout.engine_kwargs.vllm.block-size", 64, force_add=True)
+    assert engine_settings(run, "float32", 1000, 3)["block_size"] == 64
     # on a GPU nothing else makes room
     run.config.hardware.kind = "gpu"
     assert engine_settings(run, "float32", 1000, 3)[cache] == 1 << 20

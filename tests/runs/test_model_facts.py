@@ -22,6 +22,7 @@ from trm_agent.runs.preflight_model import check_model
 TRM = "actor_rollout_ref.actor.policy_loss.trm"
 DUMP = "actor_rollout_ref.actor.policy_loss.dump"
 LENGTH = "actor_rollout_ref.rollout.max_model_len"
+VLLM = "actor_rollout_ref.rollout.engine_kwargs.vllm"
 TOKENIZER = FORMS["qwen3_5"].tokenizer
 
 
@@ -72,6 +73,11 @@ def test_a_folder_without_a_configuration_is_refused(folder):
             {f"{TRM}.estimator": "topk", f"{TRM}.top_k": 1001},
             {},
             r"top_k: got 1001; allowed: at most the 1000 tokens of the model's vocabulary",
+        ),
+        (
+            {f"{TRM}.estimator": "topk", f"{VLLM}.max-logprobs": 19},
+            {},
+            r"vllm.max-logprobs: got 19, but .*estimator='topk' asks for more .*allowed: at least 20, ",
         ),
         (
             {"actor_rollout_ref.model.override_config.attn_implementation": "sdpa"},

@@ -1,6 +1,7 @@
 """What is refused with estimator `replayed`, and the memory of recorded distributions."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,6 @@ def test_a_rollout_that_is_replayed_may_be_cut_and_all_policies_of_a_step_with_i
             [f"{TRM}.mask_policy=start_of_step", NOT_BYPASSED],
             r"trm.estimator: got 'replayed', .*mask_policy='start",
         ),
-        (["+actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs=95"], r"max_logprobs: got 95, .*at least 96"),
     ],
 )
 def test_what_is_not_taken_on_the_kept_tokens_is_refused(overrides: list[str], told: str) -> None:
@@ -82,21 +82,37 @@ def test_what_is_not_taken_on_the_kept_tokens_is_refused(overrides: list[str], t
         trust_region(composed(*replayed(), *overrides))
 
 
+@pytest.mark.parametrize("name", ["max_logprobs", "max-logprobs"])
 @pytest.mark.parametrize(
-    ("estimator", "held", "told"),
-    [("topk", 19, "at least 20"), ("topk", 20, ""), ("exact", 563, "-1"), ("exact", -1, "")],
+    ("asked", "most", "least"),
+    [
+        ([f"{TRM}.estimator=sampled"], 0, 0),
+        ([f"{TRM}.estimator=topk"], 20, 20),
+        (replayed(), 96, 96),
+        # 32 more than 563 are not there
+        (replayed(top_k=563), 563, 563),
+        (replayed(top_k=540), 563, 563),
+        ([f"{TRM}.estimator=exact"], 563, 563),
+        ([f"{TRM}.estimator=exact"], -1, 563),
+        # vLLM's own number, and one that Hydra took for a text
+        ([f"{TRM}.estimator=topk"], "null", 20),
+        (replayed(), "'96'", 96),
+    ],
 )
 def test_an_engine_that_may_tell_fewer_log_probs_than_are_asked_for_is_refused(
-    estimator: str, held: int, told: str
+    asked: list[str], most: Any, least: int, name: str
 ) -> None:
-    field = "actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs"
-    config = composed(f"{TRM}.estimator={estimator}", f"+{field}={held}")
-    if not told:
-        trust_region(config)
+    field = f"actor_rollout_ref.rollout.engine_kwargs.vllm.{name}"
+    preflight_model.check_told_log_probs(composed(*asked, f"+{field}={most}"), 563)
+    if not least:
         return
+    config = composed(*asked, f"+{field}={least - 1}")
+    trust_region(config)
+    estimator = config.actor_rollout_ref.actor.policy_loss.trm.estimator
     because = f"but {TRM}.estimator='{estimator}' asks for more log-probs of each token"
-    with pytest.raises(ValueError, match=rf"^{field}: got {held}, {because}; allowed: {told}, or leave it out"):
-        trust_region(config)
+    told = rf"^{field}: got {least - 1}, {because}; allowed: at least {least}, or -1 for all; leave it out"
+    with pytest.raises(ValueError, match=told):
+        preflight_model.check_told_log_probs(config, 563)
 
 
 @pytest.mark.parametrize(

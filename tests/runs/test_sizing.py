@@ -105,6 +105,18 @@ def test_what_is_set_stays(machine) -> None:
     assert (config.env.limits.episode_timeout_s, cache(config)) == (9999, 7)
 
 
+def test_options_of_vllm_that_are_set_with_dashes_stay_too(machine) -> None:
+    vllm = "+actor_rollout_ref.rollout.engine_kwargs.vllm"
+    config = run_of(f"{vllm}.kv-cache-memory-bytes=7")
+    fitted(config)
+    assert cache(config) is None
+    config = run_of(f"{vllm}.block-size=64")
+    fitted(config)
+    # 352 tokens are 11 blocks of 32, and 6 of 64
+    assert cache(config) == kv_cache_bytes(NANO, "float32", 128, 352, 64)
+    assert cache(config) != kv_cache_bytes(NANO, "float32", 128, 352, 32)
+
+
 def test_a_second_call_changes_nothing(machine) -> None:
     config = run_of("model=smollm2")
     fitted(config)

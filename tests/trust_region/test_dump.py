@@ -171,6 +171,14 @@ def test_divergences_of_one_estimator_are_not_taken_for_those_of_another(own, tm
         assert f"got '{asked}', but the dump's divergences are those of {own}; allowed: sampled, {own}" in told
 
 
+@pytest.mark.parametrize(("own", "expected"), [("replayed", [0.0, math.inf]), ("topk", [0.0, 0.0])])
+def test_of_a_token_whose_kept_set_may_be_cut_a_dump_tells_no_ratio_either(tmp_path, own, expected):
+    cut = row([0.0], kl=[math.inf]) | {"kl_lower": [0.0, math.nan], "tv_lower": [0.0, math.nan]}
+    dump = read_dump(write(tmp_path, [row([0.0], kl=[0.0]), cut], TrmConfig(estimator=own)))
+    trm = TrmConfig(estimator=own)
+    assert analysis.statistic(analysis.load(dump, trm), "ser", trm).tolist() == expected
+
+
 @pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5; allowed: at most 0"), (math.nan, "is NaN everywhere")])
 def test_log_probs_that_cannot_be_are_refused(tmp_path, value, words):
     entry = row([0.0])

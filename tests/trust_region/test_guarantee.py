@@ -51,7 +51,9 @@ def test_the_page_names_the_estimators_that_give_a_guarantee_and_a_run_with_anot
     pairs = set(itertools.product(ESTIMATORS, UNDECIDED))
     kept = {(estimator, rule) for estimator, rule in pairs if not lost(name, estimator=estimator, undecided=rule)}
     if given_by.startswith("any"):
-        assert kept == pairs
+        # of ratios, which of a cut set are not known
+        assert given_by.startswith("any, `replayed` with `undecided=reject`")
+        assert kept == pairs - {("replayed", "accept")}
         return
     # of a certified interval, and of a kept set that may be cut, one rule alone lets nothing in that may be outside
     assert given_by.startswith("`exact`, `topk` or `replayed` with `undecided=reject`")

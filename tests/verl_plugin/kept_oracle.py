@@ -19,7 +19,7 @@ ADVANTAGES = (1.0, -0.5, 0.8, -1.2, 0.7, 0.0)
 # sequence and place of the token more of whose alternatives tie than its record holds
 CUT = (2, 1)
 ENTROPY_COEFF, KL_COEF = 0.05, 0.3
-MAX_TOKEN_KL, RATIO_TRUNCATION, PROXIMAL_CLIP = 0.0085, 1.05, 0.2
+MAX_TOKEN_KL, RATIO_DEVIATION, RATIO_TRUNCATION, PROXIMAL_CLIP = 0.0085, 0.06, 1.05, 0.2
 # distance of the rollout from the policy, nats
 NOISE = 0.1
 # tokens, shape (length,) -> logits, shape (length, VOCAB): row j predicts token j + 1
@@ -55,12 +55,19 @@ class Episode:
         return int(self.ids[self.prompt + place])
 
 
-def rollouts(policy: Policy, generator: torch.Generator, top_p: float = 1.0) -> list[Episode]:
-    """Draw episodes with top-k, and top-p, from near to a policy, in few digits so that some tokens tie."""
-    return [_rollout(policy, generator, number, top_p) for number in range(len(SHAPES))]
+def rollouts(policy: Policy, generator: torch.Generator, top_p: float = 1.0, outside: bool = False) -> list[Episode]:
+    """Draw episodes with top-k, and top-p, from near to a policy, in few digits so that some tokens tie.
+
+    Args:
+        policy: in training.
+        generator: of the draws.
+        top_p: of the rollout.
+        outside: whether the token at `CUT` is one that its record lacks.
+    """
+    return [_rollout(policy, generator, number, top_p, outside) for number in range(len(SHAPES))]
 
 
-def _rollout(policy: Policy, generator: torch.Generator, number: int, top_p: float) -> Episode:
+def _rollout(policy: Policy, generator: torch.Generator, number: int, top_p: float, outside: bool) -> Episode:
     prompt, mask = SHAPES[number]
     ids = torch.randint(VOCAB, (prompt,), generator=generator)
     kept_ids = torch.zeros(len(mask), WIDTH, dtype=torch.int64)
@@ -72,9 +79,13 @@ def _rollout(policy: Policy, generator: torch.Generator, number: int, top_p: flo
             logits = (logits + NOISE * torch.randn(VOCAB, generator=generator)).mul(4).round().div(4)
             if (number, place) == CUT:
                 logits.clamp_(max=logits.topk(WIDTH + 2).values[-1])
-            values, found = _processed(logits, 1.0 if (number, place) == CUT else top_p).topk(WIDTH)
-            drawn = values.exp().multinomial(1, generator=generator)
-            token, kept_ids[place], kept_log_probs[place] = found[drawn], found, values
+            processed = _processed(logits, 1.0 if (number, place) == CUT else top_p)
+            values, found = processed.topk(WIDTH)
+            token = found[values.exp().multinomial(1, generator=generator)]
+            if outside and (number, place) == CUT:
+                token = processed.index_fill(0, found, -torch.inf).argmax(0, keepdim=True)
+                found[-1:], values[-1:] = token, processed[token]
+            kept_ids[place], kept_log_probs[place] = found, values
         ids = torch.cat([ids, token])
     return Episode(ids, prompt, [each == "1" for each in mask], ADVANTAGES[number], kept_ids, kept_log_probs)
 
@@ -146,15 +157,21 @@ def kl(episode: Episode, place: int, log_probs: dict[int, torch.Tensor]) -> floa
     return sum(math.exp(kept[token]) * (kept[token] - float(log_probs[token])) for token in kept)
 
 
-def accepted(episode: Episode, number: int, logits: torch.Tensor, undecided: str) -> bool:
-    """Decide by the max criterion; of a token whose record may be cut nothing is known."""
-    inside = []
+def accepted(episode: Episode, number: int, logits: torch.Tensor, criterion: str, undecided: str) -> bool:
+    """Decide by the criterion `max` or `ser`; of a token whose record may be cut nothing is known."""
+    largest, deviations = 0.0, 0.0
     for place in episode.tokens():
         is_cut = len(episode.kept(place)) == WIDTH
         assert is_cut == ((number, place) == CUT)
-        known = kl(episode, place, on_kept(episode, place, logits)) <= MAX_TOKEN_KL
-        inside.append(undecided == "accept" if is_cut else known)
-    return all(inside)
+        if is_cut and undecided == "reject":
+            return False
+        if not is_cut:
+            drawn, log_probs = episode.drawn(place), on_kept(episode, place, logits)
+            largest = max(largest, kl(episode, place, log_probs))
+            deviations += abs(math.exp(float(log_probs[drawn]) - episode.kept(place)[drawn]) - 1)
+    if criterion == "max":
+        return largest <= MAX_TOKEN_KL
+    return deviations <= RATIO_DEVIATION * len(episode.tokens())
 
 
 @dataclass
@@ -178,19 +195,22 @@ class Expected:
         return self.policy - ENTROPY_COEFF * self.entropy + KL_COEF * self.kl
 
 
-def expect(episodes: Sequence[Episode], theta: Policy, start: Policy, reference: Policy, undecided: str) -> Expected:
+def expect(
+    episodes: Sequence[Episode], theta: Policy, start: Policy, reference: Policy, criterion: str, undecided: str
+) -> Expected:
     """Return what an undivided update comes to, with three policies, entropy and reference.
 
     Args:
         episodes: of the update.
         theta, start, reference: the policy in training, that of the start of the step, and the reference.
+        criterion: see `accepted`.
         undecided: `accept` or `reject`.
     """
     policy, total, further_kl, known_kl = [], [], [], []
     stays = []
     for number, each in enumerate(episodes):
         logits, of_start, of_reference = theta(each.ids), start(each.ids).detach(), reference(each.ids).detach()
-        stays.append(accepted(each, number, logits.detach(), undecided))
+        stays.append(accepted(each, number, logits.detach(), criterion, undecided))
         for place in each.tokens():
             drawn, log_probs = each.drawn(place), on_kept(each, place, logits)
             if (number, place) != CUT:

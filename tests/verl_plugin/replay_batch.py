@@ -11,9 +11,15 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 
-from trm_agent.verl_plugin.rollout.distributions import FULL_LOG_PROBS, TOP_IDS, TOP_LOG_PROBS
+from trm_agent.verl_plugin.rollout.distributions import (
+    FULL_LOG_PROBS,
+    KEPT_IDS,
+    KEPT_LOG_PROBS,
+    TOP_IDS,
+    TOP_LOG_PROBS,
+)
 
-from .replay_plan import Row
+from .replay_plan import CUT_SEQUENCE, PLACES, TOP_K, Row
 
 # verl fills a batch up with sequences of so many prompt tokens and one token that nobody sampled
 PADDING_PROMPT = 127
@@ -24,9 +30,9 @@ def dumped_rows(directory: Path) -> list[Row]:
     return pyarrow.parquet.read_table(directory).to_pylist()
 
 
-def batch_of(rows: Sequence[Row], size: int, eos_token_id: int, top_k: int = 0) -> TensorDict:
-    """Make verl's nested batch of a dump's rows, with the rollout's distributions; `top_k` keeps so many, 0 all."""
-    sequences = [_tensors(row, top_k) for row in rows]
+def batch_of(rows: Sequence[Row], size: int, eos_token_id: int, estimator: str = "exact") -> TensorDict:
+    """Make verl's nested batch of a dump's rows, with what the estimator needs of the rollout's distributions."""
+    sequences = [_tensors(row, estimator, number == CUT_SEQUENCE) for number, row in enumerate(rows)]
     template = {"prompts": torch.full((PADDING_PROMPT,), eos_token_id), "responses": torch.tensor([eos_token_id])}
     padding = {**sequences[0], **template, **{name: torch.zeros(1) for name in _OF_TOKENS}}
     padding["response_mask"] = torch.zeros(1, dtype=torch.int64)
@@ -50,7 +56,7 @@ def with_start(batch: TensorDict) -> TensorDict:
 _OF_TOKENS = ("rollout_log_probs", "advantages")
 
 
-def _tensors(row: Row, top_k: int) -> dict[str, torch.Tensor]:
+def _tensors(row: Row, estimator: str, is_cut: bool) -> dict[str, torch.Tensor]:
     mask = torch.tensor(row["response_mask"])
     sequence = {
         "prompts": torch.tensor(row["prompt_ids"]),
@@ -61,10 +67,31 @@ def _tensors(row: Row, top_k: int) -> dict[str, torch.Tensor]:
     sampled = np.frombuffer(row["rollout_full_log_probs"], np.float32).reshape(-1, row["vocab_size"])
     full = torch.full((len(mask), row["vocab_size"]), -math.inf)
     full[mask] = torch.from_numpy(sampled.copy())
-    if not top_k:
-        return {**sequence, FULL_LOG_PROBS: full}
-    top = full.topk(top_k)
-    return {**sequence, TOP_LOG_PROBS: top.values, TOP_IDS: top.indices}
+    if estimator == "topk":
+        top = full.topk(TOP_K)
+        return {**sequence, TOP_LOG_PROBS: top.values, TOP_IDS: top.indices}
+    if estimator == "replayed":
+        return sequence | _kept(full, mask, sequence["responses"], is_cut)
+    return {**sequence, FULL_LOG_PROBS: full}
+
+
+def _kept(full: torch.Tensor, mask: torch.Tensor, drawn: torch.Tensor, is_cut: bool) -> dict[str, torch.Tensor]:
+    """What a rollout of the drawn token and the likeliest others records; with `is_cut` no place of the first is free.
+
+    Args:
+        full: log-probs of the whole distributions, shape (tokens, vocabulary).
+        mask: bool, the sampled tokens.
+        drawn: the tokens.
+        is_cut: whether the first token's set fills its record.
+    """
+    sizes = torch.full_like(drawn, TOP_K)
+    sizes[0] = PLACES if is_cut else TOP_K
+    ids = full.scatter(1, drawn.unsqueeze(-1), torch.inf).topk(PLACES).indices
+    outside = torch.arange(PLACES) >= sizes.unsqueeze(-1)
+    values, order = full.gather(1, ids).masked_fill(outside, -torch.inf).log_softmax(-1).sort(descending=True)
+    ids, values = ids.gather(1, order), values.masked_fill(~mask.unsqueeze(-1), -torch.inf)
+    own = torch.where(ids == drawn.unsqueeze(-1), values, -torch.inf).amax(-1)
+    return {KEPT_IDS: ids, KEPT_LOG_PROBS: values, "rollout_log_probs": own.where(mask, 0.0)}
 
 
 def share_of(batch: TensorDict, rank: int, ranks: int) -> TensorDict:

@@ -39,6 +39,8 @@ HORIZONS = (1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 8)
 SIZE = len(HORIZONS) + 1
 MAX_TOKEN_KL = 0.1
 TOP_K = 20
+# places of a record of kept sets, and the sequence whose first token fills all of them: its set may be larger
+PLACES, CUT_SEQUENCE = TOP_K + 4, 3
 ACTOR = "actor_rollout_ref.actor"
 _TRM = f"{ACTOR}.policy_loss.trm"
 LOSSES = {
@@ -58,7 +60,21 @@ LOSSES = {
         f"{_TRM}.ratio_truncation=1.05",
         f"{ACTOR}.loss_agg_mode=seq-mean-token-mean",
     ),
+    "replayed": (
+        f"{_TRM}.estimator=replayed",
+        f"{_TRM}.criterion=stop_directional",
+        f"{_TRM}.max_token_kl={MAX_TOKEN_KL}",
+        f"actor_rollout_ref.rollout.top_k={TOP_K}",
+        f"{ACTOR}.entropy_coeff=0.01",
+    ),
 }
+
+
+def losses_on(ranks: Ranks) -> list[str]:
+    """Name the losses that so many ranks can have: of a sequence that they share none is replayed."""
+    return [name for name in LOSSES if name != "replayed" or ranks.in_sequence == 1]
+
+
 # every criterion that has no loss above: thresholds that some of the sequences or tokens are outside of
 _THRESHOLDS = {
     "max_token_kl": MAX_TOKEN_KL,

@@ -16,7 +16,7 @@ from trm_agent.runs.compose import compose_run
 
 from .replay_batch import batch_of, dumped_rows, with_start
 from .replay_oracle import update_of
-from .replay_plan import ACTOR, LOSSES, MAX_TOKEN_KL, OF_CRITERIA, PASSES, PLAN, SIZE, TOP_K, WITH_CRITERIA, Ranks
+from .replay_plan import ACTOR, LOSSES, MAX_TOKEN_KL, OF_CRITERIA, PASSES, PLAN, SIZE, WITH_CRITERIA, Ranks, losses_on
 from .replay_rank import Update, log_probs_of_both, replay
 from .replay_source import episodes
 
@@ -36,11 +36,12 @@ def main() -> None:
     rows = dumped_rows(folder / "source" / "exact")
     denominator = SIZE * losses["exact"].actor_rollout_ref.actor.loss_scale_factor
     _on_ranks(_expect, Ranks(1), folder, rows, model, denominator)
-    batches = {name: batch_of(rows, SIZE, eos, TOP_K if name == "topk" else 0) for name in LOSSES}
+    batches = {name: batch_of(rows, SIZE, eos, name) for name in LOSSES}
     of_criteria = {name: _with(losses["exact"], settings) for name, settings in OF_CRITERIA.items()}
     batches |= dict.fromkeys(of_criteria, batches["exact"]) | {"permuted": with_start(batches["exact"])}
     for name, ranks in PLAN.items():
-        configs = losses | (of_criteria if name in WITH_CRITERIA else {})
+        configs = {loss: losses[loss] for loss in losses_on(ranks)}
+        configs |= of_criteria if name in WITH_CRITERIA else {}
         updates = {
             loss: Update(_over(config, ranks), batches[loss], PASSES.get(loss, {})) for loss, config in configs.items()
         }

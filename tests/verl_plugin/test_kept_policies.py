@@ -77,10 +77,12 @@ def passed(made: Engine, module: torch.nn.Module, data: TensorDict) -> dict[str,
     return {name: response_from_nested(values, data["response_mask"]) for name, values in outputs.items()}
 
 
-def config(undecided: str) -> FSDPActorConfig:
+def config(criterion: str, undecided: str) -> FSDPActorConfig:
     trm = TrmConfig(
+        criterion=criterion,
         estimator="replayed",
         max_token_kl=oracle.MAX_TOKEN_KL,
+        ratio_deviation=oracle.RATIO_DEVIATION,
         undecided=undecided,
         decoupled=True,
         ratio_truncation=oracle.RATIO_TRUNCATION,
@@ -99,17 +101,19 @@ def config(undecided: str) -> FSDPActorConfig:
 
 
 @pytest.mark.parametrize(
-    ("undecided", "autocast", "passes", "top_p"),
+    ("rule", "autocast", "passes", "drawn"),
     [
-        ("reject", False, {"micro_batch_size_per_gpu": 6}, 1.0),
-        ("accept", True, {"micro_batch_size_per_gpu": 2}, 1.0),
-        ("reject", True, {"micro_batch_size_per_gpu": 1}, 1.0),
-        ("reject", False, {"micro_batch_size_per_gpu": 3, "use_remove_padding": False}, 1.0),
-        ("reject", True, {"micro_batch_size_per_gpu": 2}, 0.7),
+        (("max", "reject"), False, {"micro_batch_size_per_gpu": 6}, {}),
+        (("max", "accept"), True, {"micro_batch_size_per_gpu": 2}, {"outside": True}),
+        (("max", "reject"), True, {"micro_batch_size_per_gpu": 1}, {}),
+        (("max", "reject"), False, {"micro_batch_size_per_gpu": 3, "use_remove_padding": False}, {"outside": True}),
+        (("max", "reject"), True, {"micro_batch_size_per_gpu": 2}, {"top_p": 0.7}),
+        (("ser", "reject"), False, {"micro_batch_size_per_gpu": 3}, {}),
+        (("ser", "accept"), False, {"micro_batch_size_per_gpu": 3}, {"outside": True}),
     ],
-    ids=["undivided", "accept", "one sequence a pass", "padded", "top-p"],
+    ids=["undivided", "accept", "one sequence a pass", "padded", "top-p", "ratios", "ratios, accept"],
 )
-def test_all_policies_of_a_step_are_those_of_a_float64_loop(undecided, autocast, passes, top_p, monkeypatch) -> None:
+def test_all_policies_of_a_step_are_those_of_a_float64_loop(rule, autocast, passes, drawn, monkeypatch) -> None:
     assert VOCAB == oracle.VOCAB
     monkeypatch.setattr(transformer_impl, "logprobs_from_logits", of_the_whole_vocabulary)
     monkeypatch.setattr(transformer_impl.verl_F, "entropy_from_logits", of_the_whole_vocabulary)
@@ -122,9 +126,9 @@ def test_all_policies_of_a_step_are_those_of_a_float64_loop(undecided, autocast,
         made._autocast_dtype = torch.bfloat16
     exact = copy.deepcopy(theta)
     of_theta, of_start, of_reference = map(policy_of, (exact, copy.deepcopy(start), copy.deepcopy(reference)))
-    episodes = oracle.rollouts(of_theta, torch.Generator().manual_seed(8), top_p)
+    episodes = oracle.rollouts(of_theta, torch.Generator().manual_seed(8), **drawn)
     sizes = [len(each.kept(place)) for each in episodes for place in each.tokens()]
-    assert (min(sizes) < oracle.TOP) == (top_p < 1)
+    assert (min(sizes) < oracle.TOP) == ("top_p" in drawn)
     data = oracle.batch_of(episodes)
 
     before = passed(made, start, data)
@@ -141,11 +145,11 @@ def test_all_policies_of_a_step_are_those_of_a_float64_loop(undecided, autocast,
     settings = {STEP_KEY: 1, "global_batch_size": len(episodes), "compute_loss": True}
     tu.assign_non_tensor(data, calculate_entropy=True, **{**PASSES, **settings, **passes})
     with made.train_mode():
-        metrics = made.train_batch(data, partial(ppo_loss, config=config(undecided)))["metrics"]
+        metrics = made.train_batch(data, partial(ppo_loss, config=config(*rule)))["metrics"]
         found = [parameter.grad.full_tensor().flatten() for parameter in made.module.parameters()]
     assert made.autocasts == {autocast}
     told = final_metrics(reduce_metrics(metrics))
-    expected = oracle.expect(episodes, of_theta, of_start, of_reference, undecided)
+    expected = oracle.expect(episodes, of_theta, of_start, of_reference, *rule)
     expected.loss.backward()
     assert 0 < expected.acceptance < 1
     values = {"actor/pg_loss": expected.policy, "actor/entropy_loss": expected.entropy, "kl_loss": expected.kl}

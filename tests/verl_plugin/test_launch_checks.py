@@ -65,3 +65,36 @@ def test_an_engine_of_several_processes_is_not_put_into_one(nano: bytes, given: 
     config.actor_rollout_ref.rollout.tensor_model_parallel_size, options.distributed_executor_backend = size, given
     launch._choose_executor(config)
     assert options.distributed_executor_backend == chosen
+
+
+@pytest.mark.parametrize("name", ["distributed-executor-backend", "distributed_executor_backend"])
+def test_an_executor_that_is_set_stays_in_either_spelling(nano: bytes, name: str):
+    config = pickle.loads(nano)
+    OmegaConf.update(config, f"{ROLLOUT}.engine_kwargs.vllm.{name}", "ray", force_add=True)
+    before = config.copy()
+    launch._choose_executor(config)
+    assert config == before
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"max_logprobs": 96}),
+        # verl leaves out what is null, and vLLM's own number is 20
+        ({"max_logprobs": None}, {"max_logprobs": 96}),
+        ({"max_logprobs": 200}, {"max_logprobs": 200}),
+        ({"max-logprobs": 200}, {"max-logprobs": 200}),
+        ({"max-logprobs": None}, {"max-logprobs": None, "max_logprobs": 96}),
+    ],
+)
+def test_the_engine_may_tell_what_the_estimator_asks_for_unless_a_number_is_set(
+    nano: bytes, given: dict[str, Any], expected: dict[str, Any]
+):
+    config = pickle.loads(nano)
+    OmegaConf.update(config, f"{ACTOR}.policy_loss.trm.estimator", "replayed")
+    OmegaConf.update(config, f"{ROLLOUT}.top_k", 64)
+    options = config.actor_rollout_ref.rollout.engine_kwargs.vllm
+    for name, value in given.items():
+        OmegaConf.update(options, name, value, force_add=True)
+    launch._let_vllm_record(config)
+    assert {name: value for name, value in options.items() if "logprobs" in name} == expected

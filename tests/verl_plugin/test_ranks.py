@@ -16,7 +16,7 @@ pytest.importorskip("verl")
 from tests.end_to_end.training import environment
 from trm_agent.models.nano import NanoSpec, ensure_nano_model
 
-from .replay_plan import HORIZONS, LOSSES, OF_CRITERIA, PLAN
+from .replay_plan import HORIZONS, OF_CRITERIA, PLAN, losses_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 RELATIVE = 1e-5
@@ -55,7 +55,8 @@ def meaningful(metrics: dict[str, float]) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("name", "loss"),
-    [(name, loss) for name in PLAN if name != "1" for loss in LOSSES] + [("2", loss) for loss in OF_CRITERIA],
+    [(name, loss) for name in PLAN if name != "1" for loss in losses_on(PLAN[name])]
+    + [("2", loss) for loss in OF_CRITERIA],
 )
 def test_an_update_is_the_same_over_any_ranks(replays, name, loss):
     (alone,) = outcomes(replays / "1", loss)
@@ -71,6 +72,18 @@ def test_an_update_is_the_same_over_any_ranks(replays, name, loss):
         assert meaningful(metrics) == pytest.approx(expected, rel=RELATIVE, abs=1e-9)
     difference = (found[0]["gradient"] - alone["gradient"]).norm() / alone["gradient"].norm()
     assert difference < RELATIVE
+
+
+@pytest.mark.parametrize("name", [name for name in PLAN if PLAN[name].in_sequence == 1])
+def test_a_kept_set_that_may_be_cut_on_one_rank_counts_once_among_the_tokens_of_all(replays, name):
+    dumped = pyarrow.parquet.read_table(replays / "source" / "exact")
+    tokens = sum(sum(mask) for mask in dumped["response_mask"].to_pylist())
+    for outcome in outcomes(replays / name, "replayed"):
+        metrics = outcome["metrics"]
+        assert metrics["trm/kept_set_cut"] == pytest.approx(1 / tokens)
+        assert metrics["trm/kept_set_cut_sequences"] == pytest.approx(1 / len(HORIZONS))
+        # and whether the update would push it, which a rule on directions asks for, is not known
+        assert metrics["trm/undecided"] == pytest.approx(1 / len(HORIZONS))
 
 
 def test_an_update_of_one_undivided_batch_is_that_of_the_formula(replays):

@@ -1,8 +1,9 @@
 """Tokens of whose divergence nothing is known: they are in no sum and no maximum of divergences.
 
 A replayed token whose kept set may be larger than its record has no upper bound, nor has one of `topk` whose tail may
-lie where theta has no mass. Its ratio is as good as any, so it stays in all that is made of ratios, and k3 stands for
-its KL where expectations are asked for. A KL that is infinite by its lower bound too is known.
+lie where theta has no mass. It stays in all that is made of ratios, with the one that the loss takes (of the former on
+its record), and k3 stands for its KL where expectations are asked for. A KL that is infinite by its lower bound too is
+known.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,7 @@ import torch
 
 from trm_agent.core.block_sums import BlockSums, block_sums
 from trm_agent.core.bound_sums import unbiased_kl
-from trm_agent.core.masks import Interval
-from trm_agent.core.token_batch import BatchDivergences, TokenBatch
+from trm_agent.core.token_batch import BatchDivergences, TokenBatch, without_bound
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def known_divergences(divergences: BatchDivergences) -> KnownDivergences:
         The same tensors where every token has an upper bound.
     """
     for_max, for_avg, tv = divergences.kl_for_max.upper, divergences.kl_for_avg.upper, divergences.tv.upper
-    unknown = _without_bound(divergences.kl_for_avg)
+    unknown = without_bound(divergences.kl_for_avg)
     if unknown is not None:
         for_max, for_avg, tv = (bound.masked_fill(unknown, 0.0) for bound in (for_max, for_avg, tv))
     return KnownDivergences(for_max, for_avg, tv, unknown)
@@ -74,12 +74,3 @@ def kl_sums(batch: TokenBatch, known: KnownDivergences) -> KlSums:
         return KlSums(of_known, sum_k3, kl, sum_k3 if divergences.sampled else of_known.total)
     instead = torch.where(known.unknown, k3, 0.0)
     return KlSums(of_known, sum_k3, known.kl_for_avg + instead, of_known.total + instead.sum(dim=-1))
-
-
-def _without_bound(kl: Interval) -> torch.Tensor | None:
-    if kl.is_known:
-        return None
-    # a lower bound that is NaN is no finite one
-    unknown = kl.upper.isposinf() & (kl.lower < torch.inf)
-    # on a device to ask would be to wait
-    return None if unknown.device.type == "cpu" and not bool(unknown.any()) else unknown

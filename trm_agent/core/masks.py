@@ -26,6 +26,13 @@ class Interval:
         """Return an interval of one value."""
         return cls(value, value)
 
+    @classmethod
+    def known_but(cls, value: torch.Tensor, unknown: torch.Tensor | None) -> "Interval":
+        """Return an interval of one value, and from 0 without an upper bound where `unknown` is True; None: nowhere."""
+        if unknown is None:
+            return cls.known(value)
+        return cls(value.masked_fill(unknown, 0.0), value.masked_fill(unknown, torch.inf))
+
     def rows(self, rows: slice | torch.Tensor) -> "Interval":
         """Return the bounds of some of the sequences."""
         return self.map(lambda bound: bound[rows])
@@ -160,7 +167,12 @@ def remaining_tokens(response_mask: torch.Tensor) -> torch.Tensor:
 
 
 def length_neutral_statistic(
-    log_ratio: torch.Tensor, response_mask: torch.Tensor, *, max_token_kl: float, max_token_tv: float | None = None
+    log_ratio: torch.Tensor,
+    response_mask: torch.Tensor,
+    *,
+    max_token_kl: float,
+    max_token_tv: float | None = None,
+    unknown: torch.Tensor | None = None,
 ) -> Interval:
     """Return W / Z of LN-TRM: the deviation of the ratios weighted by how far each can still spread.
 
@@ -174,6 +186,7 @@ def length_neutral_statistic(
         response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
         max_token_kl: delta, the largest token KL over contexts, nats.
         max_token_tv: eps, the largest token total variation; None derives sqrt(delta / 2) by Pinsker.
+        unknown: see `ratio_deviation_statistic`; where w_t = 0 it does not matter.
 
     Returns:
         Shape (batch,).
@@ -188,17 +201,22 @@ def length_neutral_statistic(
         max_tv=None if max_token_tv is None else log_ratio.new_tensor(max_token_tv),
     )
     weight = torch.where(response_mask, weight, 0.0)
-    deviation = torch.expm1(log_ratio.detach()).abs()
-    total = masked_sum(deviation * weight, response_mask) / weight.sum(dim=-1).clamp(min=torch.finfo(weight.dtype).tiny)
-    return Interval.known(total)
+    weighted = Interval.known_but(
+        torch.expm1(log_ratio.detach()).abs() * weight, None if unknown is None else unknown & (weight > 0)
+    )
+    total = weight.sum(dim=-1).clamp(min=torch.finfo(weight.dtype).tiny)
+    return weighted.map(lambda bound: masked_sum(bound, response_mask) / total)
 
 
-def ratio_deviation_statistic(log_ratio: torch.Tensor, response_mask: torch.Tensor) -> Interval:
+def ratio_deviation_statistic(
+    log_ratio: torch.Tensor, response_mask: torch.Tensor, unknown: torch.Tensor | None = None
+) -> Interval:
     """Return the statistic of SER: (1/T) sum_t |rho_t - 1|, twice an unbiased estimate of the mean total variation.
 
     Args:
         log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
         response_mask: bool, True on tokens that the model sampled, shape (batch, response_length).
+        unknown: bool, same shape, True where nothing is known of rho; None: nowhere.
 
     Returns:
         Shape (batch,).
@@ -206,7 +224,8 @@ def ratio_deviation_statistic(log_ratio: torch.Tensor, response_mask: torch.Tens
     Reference:
         arXiv:2512.23075v4, SER.
     """
-    return Interval.known(masked_mean(torch.expm1(log_ratio.detach()).abs(), response_mask))
+    deviation = Interval.known_but(torch.expm1(log_ratio.detach()).abs(), unknown)
+    return deviation.map(lambda bound: masked_mean(bound, response_mask))
 
 
 def usable_ratios(log_ratio: torch.Tensor) -> torch.Tensor:

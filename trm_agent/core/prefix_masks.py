@@ -35,7 +35,9 @@ def until_first(outside: torch.Tensor, response_mask: torch.Tensor) -> torch.Ten
     return response_mask & before_first(outside & response_mask)
 
 
-def pushes_outward(advantages: torch.Tensor, log_ratio: torch.Tensor) -> torch.Tensor:
+def pushes_outward(
+    advantages: torch.Tensor, log_ratio: torch.Tensor, unknown: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return where the update moves the policy further away from the rollout: A (rho - 1) > 0.
 
     A token with an advantage of 0 is not pushed. NaN counts as outward, for it must not vouch for a token.
@@ -43,12 +45,14 @@ def pushes_outward(advantages: torch.Tensor, log_ratio: torch.Tensor) -> torch.T
     Args:
         advantages: shape (batch, response_length).
         log_ratio: log rho from `masked_log_ratio`, same shape, nats.
+        unknown: bool, same shape, True where nothing is known of rho, so that the token may be pushed; None: nowhere.
 
     Returns:
         bool, same shape; False where the log ratio is 0, as on tokens that the model did not sample.
     """
     # rho - 1 has the sign of log rho
-    return ~(advantages.detach() * log_ratio.detach() <= 0)
+    outward = ~(advantages.detach() * log_ratio.detach() <= 0)
+    return outward if unknown is None else outward | (unknown & (advantages.detach() != 0))
 
 
 def restricted_max_statistic(divergence: Interval, counted: torch.Tensor) -> Interval:

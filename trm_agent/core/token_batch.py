@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from trm_agent.core.divergences import token_divergence
-from trm_agent.core.masks import Interval
+from trm_agent.core.masks import Interval, usable_ratios
 from trm_agent.core.reductions import count
 
 
@@ -32,16 +32,40 @@ class DivergenceBounds:
         """Name the bounds as a dump names its columns."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def of_batch(self, log_ratio: torch.Tensor, *, known: bool) -> "BatchDivergences":
+    def of_batch(self, log_ratio: torch.Tensor, *, known: bool, replayed: bool = False) -> "BatchDivergences":
         """Make them the divergences of a batch.
 
         Args:
             log_ratio: log rho from `masked_log_ratio`, shape (batch, response_length), nats.
             known: whether lower and upper bounds are equal.
+            replayed: whether both policies are those on recorded sets: a token without an upper bound is one whose set
+                may be larger than its record, and its rho is of two policies on different sets.
         """
         kl = Interval.known(self.kl_upper) if known else Interval(self.kl_lower, self.kl_upper)
         tv = Interval.known(self.tv_upper) if known else Interval(self.tv_lower, self.tv_upper)
-        return BatchDivergences(kl, kl, tv, torch.expm1(log_ratio))
+        unknown = without_bound(kl) if replayed else None
+        if unknown is not None:
+            # what no loss can weigh is rejected by either bound
+            unknown &= usable_ratios(log_ratio)
+        return BatchDivergences(kl, kl, tv, torch.expm1(log_ratio), unknown_ratio=unknown)
+
+
+def without_bound(kl: Interval) -> torch.Tensor | None:
+    """Return the tokens whose KL has no upper bound; None where every token has one.
+
+    One that is infinite by its lower bound too is known.
+
+    Args:
+        kl: of the tokens, nats.
+
+    Returns:
+        bool, the shape of the bounds; on a device never None for an interval, since to ask would be to wait.
+    """
+    if kl.is_known:
+        return None
+    # a lower bound that is NaN is no finite one
+    unknown = kl.upper.isposinf() & (kl.lower < torch.inf)
+    return None if unknown.device.type == "cpu" and not bool(unknown.any()) else unknown
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,8 @@ class BatchDivergences:
     """rho - 1 of the sampled tokens."""
     sampled: bool = False
     """Whether they are estimated from the sampled tokens alone."""
+    unknown_ratio: torch.Tensor | None = None
+    """bool: tokens of whose rho nothing is known either, since more could be drawn than was recorded; None: none."""
 
     def rows(self, rows: slice | torch.Tensor) -> "BatchDivergences":
         """Cut out some of the sequences."""
@@ -67,6 +93,7 @@ class BatchDivergences:
             kl_for_avg=self.kl_for_avg.rows(rows),
             tv=self.tv.rows(rows),
             ratio_deviation=self.ratio_deviation[rows],
+            unknown_ratio=None if self.unknown_ratio is None else self.unknown_ratio[rows],
         )
 
     def at_bound(self, name: str) -> "BatchDivergences":
@@ -156,6 +183,11 @@ class TokenBatch:
             return self.measured
         return sampled_divergences(self.log_ratio, self.max_estimator, self.avg_estimator)
 
+    @property
+    def unknown_ratio(self) -> torch.Tensor | None:
+        """See `BatchDivergences.unknown_ratio`."""
+        return None if self.measured is None else self.measured.unknown_ratio
+
     @cached_property
     def lengths(self) -> torch.Tensor:
         """T: tokens of the model, shape (batch,)."""
@@ -178,5 +210,12 @@ class TokenBatch:
         )
 
     def at_bound(self, name: str) -> "TokenBatch":
-        """Take one bound of each divergence, `lower` or `upper`, for its value."""
-        return replace(self, measured=self.divergences.at_bound(name))
+        """Take one bound of each divergence, `lower` or `upper`, for its value.
+
+        At the lower one a token of whose ratio nothing is known is one on policy, rho = 1.
+        """
+        log_ratio, measured = self.log_ratio, self.divergences.at_bound(name)
+        if name == "lower" and measured.unknown_ratio is not None:
+            log_ratio = log_ratio.masked_fill(measured.unknown_ratio, 0.0)
+            measured = replace(measured, unknown_ratio=None)
+        return replace(self, log_ratio=log_ratio, measured=measured)

@@ -48,6 +48,7 @@ def prefix_budget_mask(
     min_position_weight: float = 1.0,
     prefix_budget: float | None = None,
     adaptive_budget: bool = True,
+    unknown: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Keep the tokens that move towards the rollout policy, or whose weighted divergence is inside what is left.
 
@@ -68,6 +69,7 @@ def prefix_budget_mask(
         min_position_weight: weight of the last token, in (0, 1]; 1 weighs all alike.
         prefix_budget: what the weighted average over the prefix may reach; None for no budget.
         adaptive_budget: whether the budget follows the sequence's own percentile.
+        unknown: see `pushes_outward`.
 
     Returns:
         bool, shape (batch, response_length). A NaN divergence is left out.
@@ -76,7 +78,7 @@ def prefix_budget_mask(
         CPPO, arXiv:2606.10968v2, equations 8 to 11; DPPO, arXiv:2602.04879.
     """
     divergence = torch.where(response_mask, token_tv.detach().float(), 0.0)
-    towards = ~pushes_outward(advantages, log_ratio)
+    towards = ~pushes_outward(advantages, log_ratio, unknown)
     positions = response_mask.cumsum(dim=-1) - 1
     last = (response_mask.sum(dim=-1, keepdim=True) - 1).clamp(min=1)
     weight = torch.where(response_mask, 1.0 - (1.0 - min_position_weight) * positions / last, 0.0)

@@ -34,12 +34,15 @@ def engine_settings(source: Source, number_format: str, tokens: int, episodes: i
     """
     rollout = source.config.actor_rollout_ref.rollout
     names = _SHARED if _kind(source) == CPU else (*_SHARED, *_OF_GPU)
-    options = (rollout.get("engine_kwargs") or {}).get("vllm") or {}
+    given = (rollout.get("engine_kwargs") or {}).get("vllm") or {}
+    # of two spellings that with dashes, which sorts before, decides: see `effective_option`
+    names_given = sorted((name for name in given if given[name] is not None), key=str, reverse=True)
+    options = {str(name).replace("-", "_"): given[name] for name in names_given}
     left_out = (*_NOT_HERE, _CACHE) if _kind(source) == CPU else _NOT_HERE
     return {
         **{name: rollout[name] for name in names if rollout.get(name) is not None},
         "tensor_parallel_size": rollout.tensor_model_parallel_size,
-        **{name: value for name, value in options.items() if value is not None and name not in left_out},
+        **{name: value for name, value in options.items() if name not in left_out},
         "dtype": number_format,
         "max_model_len": tokens,
         "max_num_seqs": episodes,

@@ -34,6 +34,7 @@ from trm_agent.runs.sizing import (
     seconds_per_weight,
     shape_at,
 )
+from trm_agent.trust_region.engine_option import effective_option
 from trm_fields import refuse
 
 CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
@@ -147,8 +148,8 @@ def _fit_engine(config: DictConfig, threads: int) -> list[str]:
     _fit_bucket(config, size)
     most = os.environ.get(CACHE_VARIABLE, "")
     tokens = int(rollout.max_model_len or rollout.prompt_length + rollout.response_length)
-    block = int(rollout.engine_kwargs.vllm.get("block_size") or BLOCK_TOKENS)
-    kept = rollout.engine_kwargs.vllm.get("kv_cache_memory_bytes")
+    block = int(effective_option(config, "block_size")[1] or BLOCK_TOKENS)
+    kept = effective_option(config, "kv_cache_memory_bytes")[1]
     if kept is not None or (most and not most.isdecimal()) or most == "0":
         return told
     room = int(most) * GIB if most else cache_room(size, free_bytes())

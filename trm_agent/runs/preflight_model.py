@@ -23,7 +23,8 @@ from trm_agent.runs.recorded_bytes import told_records
 from trm_agent.runs.solver_tokens import SolverTokens, counts, measure_solver, needed_limits, told_needs
 from trm_agent.runs.ulysses import check_shared_heads, sizes
 from trm_agent.tasks import Task
-from trm_agent.trust_region.recording import REPLAYED
+from trm_agent.trust_region.engine_option import effective_option
+from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH
 from trm_fields import refuse
 
@@ -44,6 +45,7 @@ def check_model(config: DictConfig, model: ModelFacts) -> None:
         check_shared_heads(model.shape, size, field)
     check_scores(model.shape, OmegaConf.select(config, ATTENTION))
     check_top_k(config, model.vocab_size)
+    check_told_log_probs(config, model.vocab_size)
     for line in (told_vocabulary(model.vocab_size, len(model.tokenizer)), told_records(config, model.vocab_size)):
         if line:
             print(line, flush=True)
@@ -158,6 +160,25 @@ def check_top_k(config: DictConfig, vocab_size: int) -> None:
             f"at most the {vocab_size} tokens of the model's vocabulary",
             "lower it, or set estimator=exact for the whole distribution",
         )
+
+
+def check_told_log_probs(config: DictConfig, vocab_size: int) -> None:
+    """Check that the engine may tell as many log-probs of a token as the estimator asks for.
+
+    Raises:
+        ValueError: vLLM's `max_logprobs` is less.
+    """
+    loss = config.actor_rollout_ref.actor.policy_loss
+    if loss.loss_mode != "trm":
+        return
+    estimator = loss.trm.estimator
+    num = num_recorded(estimator, loss.trm.top_k, config.actor_rollout_ref.rollout.top_k)
+    # no more than there are
+    asked = vocab_size if num == ALL else min(num, vocab_size)
+    field, most = effective_option(config, "max_logprobs")
+    if most is not None and int(most) != ALL and int(most) < asked:
+        because = f"but {FIELD_PATH}.estimator={estimator!r} asks for more log-probs of each token"
+        refuse(field, most, f"at least {asked}, or {ALL} for all", "leave it out", because=because)
 
 
 def check_context(config: DictConfig, max_positions: int | None) -> None:

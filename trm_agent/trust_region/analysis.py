@@ -17,6 +17,7 @@ from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.dump import Dump
 from trm_agent.trust_region.growth import Growth, growth
 from trm_agent.trust_region.masking import examine, sequence_statistic
+from trm_agent.trust_region.recording import REPLAYED
 from trm_agent.trust_region.sampler_check import Draws, SamplerCheck
 from trm_agent.trust_region.settings import TrmConfig
 from trm_fields import SHARE, refuse
@@ -118,7 +119,7 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
         found = {
             name: torch.where(mask, torch.from_numpy(values)[rows], 0.0) for name, values in dump.divergences.items()
         }
-        measured = DivergenceBounds(**found).of_batch(log_ratio, known=False)
+        measured = DivergenceBounds(**found).of_batch(log_ratio, known=False, replayed=trm.estimator == REPLAYED)
     reward = torch.from_numpy(np.array(dump.reward, dtype=np.float64))[rows]
     rollout_log_probs, advantages = (
         torch.where(mask, torch.from_numpy(values)[rows], 0.0) for values in (dump.rollout_log_probs, dump.advantages)

@@ -6,6 +6,7 @@ function gets those by name. The functions import the core when they run, so tha
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from trm_agent.trust_region.controls import CONTROLS
@@ -53,7 +54,11 @@ def length_neutral(batch: TokenBatch, *, max_token_kl: float, max_token_tv: floa
     from trm_agent.core.masks import length_neutral_statistic
 
     return length_neutral_statistic(
-        batch.log_ratio, batch.response_mask, max_token_kl=max_token_kl, max_token_tv=max_token_tv
+        batch.log_ratio,
+        batch.response_mask,
+        max_token_kl=max_token_kl,
+        max_token_tv=max_token_tv,
+        unknown=batch.unknown_ratio,
     )
 
 
@@ -61,7 +66,7 @@ def mean_ratio_deviation(batch: TokenBatch) -> Interval:
     """Return (1/T) sum_t |rho_t - 1|."""
     from trm_agent.core.masks import ratio_deviation_statistic
 
-    return ratio_deviation_statistic(batch.log_ratio, batch.response_mask)
+    return ratio_deviation_statistic(batch.log_ratio, batch.response_mask, batch.unknown_ratio)
 
 
 def tokens_inside(batch: TokenBatch, *, max_token_kl: float) -> Tensor:
@@ -92,6 +97,7 @@ def prefix_budget(
         min_position_weight=min_position_weight,
         prefix_budget=prefix_budget,
         adaptive_budget=adaptive_budget,
+        unknown=batch.unknown_ratio,
     )
 
 
@@ -100,7 +106,11 @@ def without_far_negatives(batch: TokenBatch, *, opsm_delta: float, opsm_clip: fl
     from trm_agent.core.losses import kept_tokens
     from trm_agent.core.opsm import off_policy_sequence_mask, unclipped_tokens
 
-    given = batch.log_ratio, batch.advantages, batch.response_mask
+    log_ratio, unknown = batch.log_ratio, batch.unknown_ratio
+    if unknown is not None:
+        # NaN is outside of the mean, and clipped
+        log_ratio = log_ratio.masked_fill(unknown, math.nan)
+    given = log_ratio, batch.advantages, batch.response_mask
     kept = kept_tokens(batch.response_mask, off_policy_sequence_mask(*given, opsm_delta))
     return kept if opsm_clip is None else kept & unclipped_tokens(*given, opsm_clip)
 

@@ -15,18 +15,18 @@ def largest_outward_kl(batch: TokenBatch) -> Interval:
     """Return max_t D_t over the tokens that the update pushes further from the rollout."""
     from trm_agent.core.prefix_masks import pushes_outward, restricted_max_statistic
 
-    return restricted_max_statistic(
-        batch.divergences.kl_for_max, pushes_outward(batch.advantages, batch.log_ratio) & batch.response_mask
-    )
+    outward = pushes_outward(batch.advantages, batch.log_ratio, batch.unknown_ratio)
+    return restricted_max_statistic(batch.divergences.kl_for_max, outward & batch.response_mask)
 
 
 def largest_inward_kl(batch: TokenBatch) -> Interval:
     """Return max_t D_t over the tokens that the update does not push further from the rollout."""
     from trm_agent.core.prefix_masks import pushes_outward, restricted_max_statistic
 
-    return restricted_max_statistic(
-        batch.divergences.kl_for_max, ~pushes_outward(batch.advantages, batch.log_ratio) & batch.response_mask
-    )
+    inward = ~pushes_outward(batch.advantages, batch.log_ratio)
+    if batch.unknown_ratio is not None:
+        inward = inward | batch.unknown_ratio
+    return restricted_max_statistic(batch.divergences.kl_for_max, inward & batch.response_mask)
 
 
 def largest_kl_of_negatives(batch: TokenBatch) -> Interval:

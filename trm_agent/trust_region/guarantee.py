@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.criterion import OF_CONTEXTS, WITH_BOUNDS, Guarantee
+from trm_agent.trust_region.recording import REPLAYED
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
 
@@ -59,8 +60,10 @@ def _undecided_by_contexts(trm: TrmConfig, guarantee: Guarantee) -> Iterator[str
             f"estimator={trm.estimator} decides by the drawn token ({', '.join(others)} and {last} decide by the "
             "context)"
         )
-    if guarantee.of_contexts and trm.estimator in WITH_BOUNDS and trm.undecided == "accept":
-        yield "undecided=accept keeps contexts that may be outside (reject does not)"
+    # of a cut set the ratio is not known either
+    bounds, what = (WITH_BOUNDS, "contexts") if guarantee.of_contexts else ((REPLAYED,), "sequences")
+    if trm.estimator in bounds and trm.undecided == "accept":
+        yield f"undecided=accept keeps {what} that may be outside (reject does not)"
     if trm.mask_policy == "start_of_step":
         yield "mask_policy=start_of_step measures a policy that the step has left (current does not)"
 

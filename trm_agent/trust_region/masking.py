@@ -150,19 +150,19 @@ def _by_control(
 
 
 def _by_rule(trm: TrmConfig, row: Criterion, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Decide by a row's function, by the bound that the rule for the undecided looks at.
+    """Decide by a row's function, at each bound of the divergences: `reject` keeps what stays by both of them.
 
     Returns:
-        What stays, and where the other bound decides otherwise; None where every divergence is known. Both have the
-        shape of what `Criterion.keeps` returns.
+        What stays, and where the bounds decide differently; None where every divergence is known. Both have the shape
+        of what `Criterion.keeps` returns.
     """
     assert row.keeps is not None, "the row has no rule"
     arguments = arguments_of(row, trm)
     if batch.divergences.kl_for_max.is_known:
         return row.keeps(batch, **arguments), None
-    bounds = ("upper", "lower") if trm.undecided == "reject" else ("lower", "upper")
-    stays, otherwise = (row.keeps(batch.at_bound(bound), **arguments) for bound in bounds)
-    return stays, stays != otherwise
+    # a budget that follows the sequence's own divergences may keep a token by the upper bound alone
+    upper, lower = (row.keeps(batch.at_bound(bound), **arguments) for bound in ("upper", "lower"))
+    return (upper & lower if trm.undecided == "reject" else upper | lower), upper != lower
 
 
 def _decided_beforehand(criterion: str, batch: TokenBatch) -> torch.Tensor:

@@ -23,7 +23,7 @@ def until_outward(batch: TokenBatch, *, max_token_kl: float) -> Tensor:
     from trm_agent.core.prefix_masks import pushes_outward
 
     kl = batch.divergences.kl_for_max.upper
-    outward = pushes_outward(batch.advantages, batch.log_ratio)
+    outward = pushes_outward(batch.advantages, batch.log_ratio, batch.unknown_ratio)
     return _until(batch, kl.isnan() | (outward & ~(kl <= max_token_kl)))
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from trm_agent.trust_region.engine_option import KWARGS, effective_option
+from trm_agent.trust_region.engine_option import effective_option
 from trm_agent.trust_region.paired_run import check_paired_run
-from trm_agent.trust_region.recording import ALL, REPLAYED, num_recorded
+from trm_agent.trust_region.recording import REPLAYED
 from trm_agent.trust_region.settings import DUMP_PATH, FIELD_PATH, DumpConfig, TrmConfig
 from trm_fields import refuse
 
@@ -203,13 +203,6 @@ def _distributions(config: DictConfig, estimator: str) -> None:
                 "change it, or set estimator=sampled",
                 because=f"with {FIELD_PATH}.estimator={estimator!r}: the rollout cannot feed this estimator",
             )
-    kept, field = OmegaConf.select(config, f"{_ROLLOUT}.top_k"), f"{KWARGS}.max_logprobs"
-    loss = config.actor_rollout_ref.actor.policy_loss
-    wanted, held = num_recorded(estimator, loss.trm.top_k, kept), OmegaConf.select(config, field)
-    if held not in (None, ALL) and (wanted == ALL or held < wanted):
-        least = str(ALL) if wanted == ALL else f"at least {wanted}"
-        because = f"but {FIELD_PATH}.estimator={estimator!r} asks for more log-probs of each token"
-        refuse(field, held, f"{least}, or leave it out", "leave it out", because=because)
 
 
 def _replayed(config: DictConfig) -> None:

@@ -13,6 +13,7 @@ from trm_agent.core.losses import decoupled_surrogate_tokens, masked_surrogate_t
 from trm_agent.core.precision import without_autocast
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
 from trm_agent.trust_region.masking import examine, with_thresholds
+from trm_agent.trust_region.recording import REPLAYED
 from trm_agent.trust_region.settings import FIELD_PATH, DumpConfig, TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE
 from trm_agent.verl_plugin.actor import before_ray
@@ -191,7 +192,7 @@ def _measured_divergences(trm: TrmConfig, micro_batch: MicroBatch, log_ratio: to
             "choose these, or set estimator=sampled",
             because="but the batch carries no distributions of the rollout",
         )
-    return found.of_batch(log_ratio, known=trm.estimator == "exact")
+    return found.of_batch(log_ratio, known=trm.estimator == "exact", replayed=trm.estimator == REPLAYED)
 
 
 def _token_losses(

@@ -14,11 +14,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_agent import verl_plugin
+from trm_agent.runs.engine_options import EXECUTOR
 from trm_agent.runs.groups import ENGINE_THREADS
 from trm_agent.runs.phases import mark
 from trm_agent.runs.preflight import check_policy_loss
 from trm_agent.runs.rollout_pool import devices_here, has_own_pool
 from trm_agent.runs.verl_fates import verl_fields
+from trm_agent.trust_region.engine_option import effective_option
 from trm_agent.trust_region.recording import num_recorded
 from trm_fields import OneOf, refuse
 
@@ -106,10 +108,10 @@ def _let_vllm_record(config: DictConfig) -> None:
     """Raise vLLM's limit of log-probs per token to the estimator's needs, unless the user has set it."""
     loss, rollout = config.actor_rollout_ref.actor.policy_loss, config.actor_rollout_ref.rollout
     num = num_recorded(loss.trm.estimator, loss.trm.top_k, rollout.top_k) if loss.loss_mode == "trm" else 0
-    if not num:
+    if not num or effective_option(config, "max_logprobs")[1] is not None:
         return
     with open_dict(config):
-        rollout.engine_kwargs.vllm.setdefault("max_logprobs", num)
+        rollout.engine_kwargs.vllm.max_logprobs = num
 
 
 def _choose_executor(config: DictConfig) -> None:
@@ -118,7 +120,7 @@ def _choose_executor(config: DictConfig) -> None:
     An engine of several would wait there for the others for ever.
     """
     rollout = config.actor_rollout_ref.rollout
-    if config.hardware.kind == "cpu" and rollout.engine_kwargs.vllm.distributed_executor_backend is None:
+    if config.hardware.kind == "cpu" and effective_option(config, EXECUTOR)[1] is None:
         executor = "uni" if rollout.tensor_model_parallel_size == 1 else "mp"
         config.actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend = executor
 

@@ -76,7 +76,7 @@ def distribution_fields(episode: Episode, num: int, estimator: str | None = None
 
     Raises:
         ValueError: the server recorded nothing, or not one row per token.
-        DrawnOutside: for `replayed`, a row lacks its token.
+        DrawnOutside: for `replayed`, a set that was recorded whole lacks its token.
     """
     if num == 0:
         return {}
@@ -94,7 +94,7 @@ def distribution_fields(episode: Episode, num: int, estimator: str | None = None
     for (start, stop), recorded in turns:
         ids[start:stop], log_probs[start:stop] = recorded.ids, recorded.log_probs
     if estimator == REPLAYED:
-        _check_drawn(episode, ids, log_probs)
+        _add_drawn(episode, ids, log_probs)
         return {KEPT_IDS: ids, KEPT_LOG_PROBS: log_probs}
     if num != ALL:
         return {TOP_IDS: ids, TOP_LOG_PROBS: log_probs}
@@ -104,15 +104,24 @@ def distribution_fields(episode: Episode, num: int, estimator: str | None = None
     return {FULL_LOG_PROBS: full}
 
 
-def _check_drawn(episode: Episode, ids: np.ndarray, log_probs: np.ndarray) -> None:
-    """Refuse a token that was drawn from outside of the recorded set."""
+def _add_drawn(episode: Episode, ids: np.ndarray, log_probs: np.ndarray) -> None:
+    """Put a drawn token into the last place of a record that is full and lacks it: one of more that tie for it.
+
+    Its set stays one that may be larger than its record.
+
+    Raises:
+        DrawnOutside: a record that is not full lacks its token.
+    """
     drawn, sampled = np.asarray(episode.response_ids), np.asarray(episode.response_mask)
     is_there = ((ids == drawn[:, None]) & (log_probs > -np.inf)).any(axis=1)
-    missing = np.flatnonzero(sampled & ~is_there)
-    if len(missing):
-        turn = next(number for number, turn in enumerate(episode.turns, start=1) if missing[0] < turn.token_span[1])
+    is_full = log_probs[:, -1] > -np.inf
+    tied = np.flatnonzero(sampled & ~is_there & is_full)
+    ids[tied, -1], log_probs[tied, -1] = drawn[tied], np.asarray(episode.rollout_log_probs)[tied]
+    outside = np.flatnonzero(sampled & ~is_there & ~is_full)
+    if len(outside):
+        turn = next(number for number, turn in enumerate(episode.turns, start=1) if outside[0] < turn.token_span[1])
         raise DrawnOutside(
-            f"{episode.env_id} seed {episode.seed}: turn {turn} drew token {drawn[missing[0]]}, which is not among the "
+            f"{episode.env_id} seed {episode.seed}: turn {turn} drew token {drawn[outside[0]]}, which is not among the "
             f"{ids.shape[1]} most likely that its request recorded; let the server draw by top_k and top_p of "
             f"actor_rollout_ref.rollout alone, or set {FIELD_PATH}.estimator=sampled with top_k=-1 and top_p=1"
         )
