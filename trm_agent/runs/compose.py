@@ -166,7 +166,8 @@ def _wait_unless_told(config: DictConfig) -> None:
     sampler = v1.get("sampler") if OmegaConf.is_dict(v1) else None
     if OmegaConf.is_dict(sampler) and sampler.get("max_off_policy_strategy") is None:
         # verl's default where no run reads it
-        sampler.max_off_policy_strategy = DROP if v1.get("trainer_mode") == SYNC else WAIT
+        strategy = DROP if v1.get("trainer_mode") == SYNC else WAIT
+        config.trainer.v1.sampler.max_off_policy_strategy = strategy
 
 
 def _split_address(config: DictConfig) -> None:

@@ -21,12 +21,13 @@ def warn_if_all_rejected(metrics: Mapping[str, Any], terms: Sequence[str] = ()) 
         terms: see `other_terms`.
     """
     if metrics.get("trm/all_rejected", 0) == 1:
-        reasons = ", ".join(
-            f"outside {name.removeprefix('trm/rejected_by_')}: {100 * value:.0f} %"
+        shares = {
+            name.removeprefix("trm/rejected_by_"): value
             for name, value in metrics.items()
             if name.startswith("trm/rejected_by_")
-        )
-        if any(name.startswith("trm/rejected_by_inverse") for name in metrics):
+        }
+        reasons = ", ".join(f"outside {name}: {100 * value:.0f} %" for name, value in shares.items())
+        if any(name.startswith("inverse") for name in shares):
             advice = "The criterion that is turned round kept everything."
         else:
             advice = (
