@@ -27,6 +27,8 @@ def settings() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {name: {"criterion": name} for name in CRITERIA}
     found["dppo"] = {"criterion": "prefix", "min_position_weight": 1.0, "prefix_budget": None}
     found["opsm_without_clip"] = {"criterion": "opsm", "opsm_clip": None}
+    for controlled in ("stop", "prefix", "opsm"):
+        found[f"inverse_of_{controlled}"] = {"criterion": "inverse", "controlled": controlled}
     for preset in (resources.files("trm_agent") / "conf" / "policy_loss").iterdir():
         actor = OmegaConf.create(preset.read_text(encoding="utf-8")).get("actor_rollout_ref", {}).get("actor", {})
         trm = actor.get("policy_loss", {}).get("trm")
@@ -88,8 +90,10 @@ def test_a_cut_token_is_undecided_whatever_its_ratio_on_the_record(name, advanta
         return
     assert undecided[INSIDE]
     if trm_of(name, "reject").criterion == "inverse":
-        # it keeps what the criterion rejects
-        assert (rest[INSIDE].any(), rejecting[INSIDE].all()) == (False, True)
+        # it keeps what the criterion rejects: of a criterion of sequences all
+        assert not rest[INSIDE].any()
+        assert rejecting[INSIDE, PLACE]
+        assert rejecting[INSIDE].all() or trm_of(name, "reject").masks_tokens
         return
     assert rest[INSIDE].all()
     assert not rejecting[[INSIDE, OUTSIDE], PLACE].any()

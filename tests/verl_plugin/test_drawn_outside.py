@@ -87,6 +87,16 @@ def test_a_tag_that_the_queue_showed_too_late_ends_the_run_with_its_step(tmp_pat
         ours._compute_metrics(batch, {}, {"step": 1.0}, 1, 0)
 
 
+@pytest.mark.parametrize("log_prob", [math.log(0.09), math.log(0.11), -math.inf])
+def test_a_token_that_a_full_record_lacks_and_that_does_not_tie_with_its_last_was_drawn_more_widely(log_prob):
+    tie = float(np.log(0.1))
+    full = Recorded(np.array([[0, 1, 2]] * 2), np.array([[np.log(0.4), tie, tie]] * 2, dtype=np.float32))
+    told = episode([{RECORDED: full}, {RECORDED: drawn_inside(5)}])
+    told.rollout_log_probs[:2] = [float(np.float32(tie)), log_prob]
+    with pytest.raises(DrawnOutside, match="turn 1 drew token 4"):
+        distribution_fields(told, 3, REPLAYED)
+
+
 def test_a_token_that_ties_with_the_last_of_a_full_record_takes_its_place_and_the_set_stays_cut():
     # of seven tokens all but the likeliest tie: a record of three lacks four of them, and each may be drawn
     tie = float(np.log(0.1))

@@ -105,19 +105,21 @@ def distribution_fields(episode: Episode, num: int, estimator: str | None = None
 
 
 def _add_drawn(episode: Episode, ids: np.ndarray, log_probs: np.ndarray) -> None:
-    """Put a drawn token into the last place of a record that is full and lacks it: one of more that tie for it.
+    """Put a drawn token that ties with the last of a full record, and has no place there, into that last place.
 
     Its set stays one that may be larger than its record.
 
     Raises:
-        DrawnOutside: a record that is not full lacks its token.
+        DrawnOutside: a record lacks its token, which does not tie.
     """
     drawn, sampled = np.asarray(episode.response_ids), np.asarray(episode.response_mask)
     is_there = ((ids == drawn[:, None]) & (log_probs > -np.inf)).any(axis=1)
-    is_full = log_probs[:, -1] > -np.inf
-    tied = np.flatnonzero(sampled & ~is_there & is_full)
-    ids[tied, -1], log_probs[tied, -1] = drawn[tied], np.asarray(episode.rollout_log_probs)[tied]
-    outside = np.flatnonzero(sampled & ~is_there & ~is_full)
+    last = log_probs[:, -1]
+    # the engine takes both from one tensor, so that ties are equal to the bit
+    ties = (last > -np.inf) & (np.asarray(episode.rollout_log_probs, dtype=np.float32) == last)
+    tied = np.flatnonzero(sampled & ~is_there & ties)
+    ids[tied, -1] = drawn[tied]
+    outside = np.flatnonzero(sampled & ~is_there & ~ties)
     if len(outside):
         turn = next(number for number, turn in enumerate(episode.turns, start=1) if outside[0] < turn.token_span[1])
         raise DrawnOutside(
