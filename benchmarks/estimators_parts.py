@@ -9,6 +9,7 @@ The batch is of the default run's size: 128 episodes of 52 sampled tokens each, 
 """
 
 import functools
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -186,11 +187,14 @@ def losses(estimator: str, generator: torch.Generator) -> dict[str, Callable[[],
     upper = 1.1 * kl if estimator == "topk" else kl
     bounds = None if estimator == "sampled" else DivergenceBounds(kl, upper, kl.sqrt(), upper.sqrt())
     prompts = torch.full((MICRO_BATCH,), PROMPT)
+    # an older version has no such argument
+    has_sets = bounds and estimator == "replayed" and "replayed" in inspect.signature(bounds.of_batch).parameters
+    of_sets = {"replayed": True} if has_sets else {}
 
     def mask_and_loss() -> None:
         for _ in range(EPISODES // MICRO_BATCH):
             log_ratio = masked_log_ratio(log_probs.clone().requires_grad_(), rollout, mask)
-            measured = bounds and bounds.of_batch(log_ratio.detach(), known=estimator == "exact")
+            measured = bounds and bounds.of_batch(log_ratio.detach(), known=estimator == "exact", **of_sets)
             kept = decide(trm, TokenBatch(log_ratio.detach(), rollout, advantages, mask, measured))
             masked_surrogate_loss(log_ratio, advantages, kept, num_sequences=EPISODES).backward()
 
