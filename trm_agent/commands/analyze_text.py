@@ -123,13 +123,18 @@ def _bounds(result: Mapping[str, Any]) -> list[str]:
         lines.append("  (not a proof: an observed maximum is not the maximum over all reachable contexts)")
     for name in ("bound_chi2_kl", "bound_stop"):
         if name in mask:
-            ends = f"{mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
-            lines.append(f"  {name:<40}{mask[name]:>12.4g}   90 % interval {ends}; docs/math.md")
+            lines.append(f"  {name:<40}{mask[name]:>12.4g}   {_interval(mask, name)}; docs/math.md")
     if "bound_chi2_kl" in mask:
         lines.append(
             f"  (the last two: for sequences of up to {_longest(result['longest_response'], mask['horizon'])})"
         )
     return lines
+
+
+def _interval(mask: Mapping[str, float], name: str) -> str:
+    if f"{name}_low" not in mask:
+        return "no interval: all of one prompt"
+    return f"90 % interval {mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
 
 
 def _longest(possible: int | None, sampled: float) -> str:

@@ -194,7 +194,8 @@ def _bounds(update: UpdateStatistics, finite: torch.Tensor, longest: int | None)
     rows = update.sequences
     horizon, num_tokens = rows.num_tokens.max(), rows.num_tokens[finite].sum()
     sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
-    own = sampled_bounds(horizon.clamp(min=longest or 0), sums, finite[rows.has_tokens])
+    groups = None if rows.groups is None else rows.groups[rows.has_tokens]
+    own = sampled_bounds(horizon.clamp(min=longest or 0), sums, finite[rows.has_tokens], groups)
     # the paper's take a maximum, and sums over sequences: of a token that may be anywhere there is neither
     if bool(rows.num_known_tokens[finite].sum() < num_tokens):
         return own

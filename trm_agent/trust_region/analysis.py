@@ -133,6 +133,7 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
         avg_estimator=trm.avg_estimator,
         lags=_lags(dump, mask, rows),
         prompt_lengths=None if dump.prompt_lengths is None else torch.from_numpy(dump.prompt_lengths)[rows],
+        groups=None if dump.groups is None else torch.from_numpy(dump.groups)[rows],
     )
     return Batch(tokens, reward, int((~rows).sum()))
 
