@@ -266,3 +266,5 @@ def test_a_run_that_left_episodes_out_is_shown_and_not_judged(tmp_path, capsys):
         text = capsys.readouterr().out
         assert "not judged: algorithm.filter_groups.enable=true" in text
         assert "100.00 %" in text
+        # the bounds have seen the others alone
+        assert "  algorithm.filter_groups.enable=true leaves episodes out for how they went: bound_stop" in text

@@ -111,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         **curve,
         "mask": mask,
         "longest_response": possible,
+        "selected_by": found[-1],
         "bound_of_criterion": known
         and {
             "equation": known.equation,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trm_agent.trust_region.criterion_bounds import THETA
+from trm_agent.trust_region.guarantee import of_selected
 
 NOISE = 1e-9
 """Divergence, nats, that float32 log-probs of the same policy reach by rounding: (3e-5)^2 / 2 and less."""
@@ -128,6 +129,8 @@ def _bounds(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  (the last two: for sequences of up to {_longest(result['longest_response'], mask['horizon'])})"
         )
+    if result["selected_by"]:
+        lines.append(f"  {of_selected(result['selected_by'])}")
     return lines
 
 

@@ -46,7 +46,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser.add_argument("--tv-seq", type=float, help="total variation of sequences (default: sqrt(kl-seq / 2))")
     parser.add_argument("--chi2-seq", type=float, help="expected sum of chi2 over a sequence (default: 2 kl-seq)")
     parser.add_argument(
-        "--acceptance", type=float, metavar="A", help="share that the max criterion keeps at delta: adds stop's bound"
+        "--acceptance",
+        type=float,
+        metavar="A",
+        help="share that the max criterion keeps at delta, of all sampled sequences: adds stop's bound",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
