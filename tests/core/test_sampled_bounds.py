@@ -28,12 +28,14 @@ def sums_of(batch: reference.Batch, max_kl: float = DELTA, **names) -> dict[str,
     )
     positions = tokens.response_mask.cumsum(dim=-1, dtype=torch.int32)
     kl, divergences = unbiased_kl(tokens), tokens.divergences
-    stopped = divergences.kl_for_max.upper.amax(-1) > max_kl
+    max_known_kl = divergences.kl_for_max.upper.amax(-1)
+    stopped = max_known_kl > max_kl
     return bound_sums(
         tokens,
         kl,
         positions,
         sum_kl=kl.sum(-1),
+        max_known_kl=max_known_kl,
         gain=(tokens.advantages * divergences.ratio_deviation).sum(-1),
         stopped=stopped,
         cut=rows_where(stopped),
@@ -87,7 +89,7 @@ def test_every_sum_equals_the_loops(avg_estimator):
 
 def test_without_a_threshold_nothing_is_said_of_stop():
     sums = sums_of(reference.random_batch(0), max_kl=math.inf)
-    assert set(sums) == {"chi2", "kl", "delayed_kl"}
+    assert set(sums) == {"chi2", "kl", "delayed_kl", "max_kl"}
     assert set(estimated(sums)) == {f"bound_chi2_kl{end}" for end in ("", "_low", "_high")}
 
 

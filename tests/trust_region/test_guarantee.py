@@ -96,6 +96,21 @@ def test_a_token_that_decides_is_named_with_the_page():
     assert "undecided=accept keeps contexts that may be outside (reject does not); ratio_truncation" in both
 
 
+@pytest.mark.parametrize("name", sorted(WITH_ONE))
+@pytest.mark.parametrize(
+    ("field", "comparing"),
+    [
+        ("max_estimator", {"max", "both", "token", "stop"}),
+        ("avg_estimator", {"avg", "both", "prefix_avg", "stop_cumulative"}),
+    ],
+)
+def test_a_divergence_that_is_no_kl_is_named_where_the_criterion_compares_it(name, field, comparing):
+    told = f"{field}=abs_log_ratio is no KL, of which the bounds are (k2 and k3 estimate one)"
+    assert (told in (lost(name, **{field: "abs_log_ratio"}) or "")) == (name in comparing)
+    assert "is no KL" not in (lost(name, **{field: "k3"}) or "")
+    assert lost(name, estimator="exact", **{field: "abs_log_ratio"}) is None
+
+
 @pytest.mark.parametrize("name", sorted(CRITERIA.keys() - WITH_ONE))
 def test_criteria_that_have_none_are_told_of_nothing(name):
     # the coins look at no policy

@@ -34,7 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
         "bounds",
         help=summary,
         description="Print the upper bounds on |J(theta) - J(roll) - L'| of Trust Region Masking, rewards in [0, 1].\n"
-        "Divergences are KL(roll || theta) in nats and total variation, over the full vocabulary.",
+        "Divergences are KL(roll || theta) in nats and total variation, over the full vocabulary.\n"
+        "A threshold of max_estimator or avg_estimator=abs_... is no KL, and has no bound; k2 and k3 estimate one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm bounds --horizon 4096 --delta 1e-4 --eps 5e-3 --kl-seq 0.01 --tv-seq 0.05\n\n"
         + NOTE.replace("; ", ";\n"),

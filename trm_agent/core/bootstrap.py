@@ -1,7 +1,7 @@
-"""Intervals of functions of means, by the Bayesian bootstrap: what was drawn alone gets random weights that add up to 1.
+"""Intervals of functions of means, by the Bayesian bootstrap: what is drawn alone gets random weights that add up to 1.
 
-Sequences of one prompt were not drawn alone: an expectation over rollouts is one over prompts too, and all of them are
-of a single draw. So groups of sequences get the weights, and a mean is a ratio of two sums over groups.
+Sequences of one prompt are not: an expectation over rollouts is one over prompts too, and they share that draw. So
+groups of sequences get the weights, and a mean is a ratio of two sums over groups.
 """
 
 import torch

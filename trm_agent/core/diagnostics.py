@@ -193,6 +193,7 @@ def measure_batch(
             kl.unbiased,
             positions,
             sum_kl=kl.sum_unbiased,
+            max_known_kl=max_known_kl,
             gain=gain,
             stopped=stopped,
             cut=cut,

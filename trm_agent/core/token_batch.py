@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from trm_agent.core.divergences import token_divergence
+from trm_agent.core.divergences import KL_ESTIMATES, token_divergence
 from trm_agent.core.masks import Interval
 from trm_agent.core.reductions import count
 
@@ -157,6 +157,11 @@ class TokenBatch:
         if self.measured is not None:
             return self.measured
         return sampled_divergences(self.log_ratio, self.max_estimator, self.avg_estimator)
+
+    @property
+    def compares_kl(self) -> bool:
+        """Whether kl_for_max is a KL, measured or estimated, and its threshold one in nats."""
+        return not self.divergences.sampled or self.max_estimator in KL_ESTIMATES
 
     @cached_property
     def lengths(self) -> torch.Tensor:

@@ -258,7 +258,7 @@ def _lengths(table: pyarrow.Table, name: str) -> np.ndarray | None:
 
 
 def _numbers(table: pyarrow.Table, name: str) -> np.ndarray | None:
-    """Number the lists of a column: equal ones have one number."""
+    """Return a number for each list of a column, the same for equal ones."""
     if not _is_whole(table, name):
         return None
     found: dict[bytes, int] = {}
