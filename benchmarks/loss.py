@@ -25,6 +25,8 @@ from benchmarks.in_turn import HERE, REPEATS, Version, in_turn, known_fields, ra
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 
 THRESHOLDS = (0.05, 0.001)
+# sequences of one prompt
+GROUP = 4
 
 
 def random_batch(sequences: int, tokens: int) -> tuple[torch.Tensor, ...]:
@@ -104,6 +106,7 @@ def calls_of(
     arguments = {"advantages": advantages, "response_mask": mask}
     # known to our engine alone, which measures by depth; an older version does not
     prompts = torch.arange(len(rollout), device=rollout.device) * 37
+    groups = torch.arange(len(rollout), device=rollout.device) // GROUP
     number_mask = {"advantages": advantages, "response_mask": mask.float()}
 
     def vanilla(leaf: torch.Tensor) -> torch.Tensor:
@@ -121,7 +124,7 @@ def calls_of(
 
     def with_diagnostics(leaf: torch.Tensor) -> torch.Tensor:
         with collect_update() as update:
-            set_micro_batch(MicroBatch(**known_fields(MicroBatch, prompt_lengths=prompts)))
+            set_micro_batch(MicroBatch(**known_fields(MicroBatch, prompt_lengths=prompts, groups=groups)))
             loss, _ = compute_policy_loss_trm(old_log_prob=rollout, log_prob=leaf, config=trm_config, **arguments)
         update.metrics()
         return loss

@@ -1,11 +1,11 @@
-"""Our bounds as an update estimates them: sums of single sequences, and intervals over the sequences."""
+"""Our bounds as an update estimates them: sums of single sequences, and intervals over their prompts."""
 
 import math
 
 import pytest
 import torch
 
-from trm_agent.core.bootstrap import interval, resampled_means
+from trm_agent.core.bootstrap import NUM_RESAMPLES, group_means, interval, resampled_means
 from trm_agent.core.bound_sums import bound_sums, unbiased_kl
 from trm_agent.core.chi2_bounds import pooled_chi2_kl_bound
 from trm_agent.core.divergences import masked_log_ratio
@@ -28,12 +28,14 @@ def sums_of(batch: reference.Batch, max_kl: float = DELTA, **names) -> dict[str,
     )
     positions = tokens.response_mask.cumsum(dim=-1, dtype=torch.int32)
     kl, divergences = unbiased_kl(tokens), tokens.divergences
-    stopped = divergences.kl_for_max.upper.amax(-1) > max_kl
+    max_known_kl = divergences.kl_for_max.upper.amax(-1)
+    stopped = max_known_kl > max_kl
     return bound_sums(
         tokens,
         kl,
         positions,
         sum_kl=kl.sum(-1),
+        max_known_kl=max_known_kl,
         gain=(tokens.advantages * divergences.ratio_deviation).sum(-1),
         stopped=stopped,
         cut=rows_where(stopped),
@@ -41,8 +43,17 @@ def sums_of(batch: reference.Batch, max_kl: float = DELTA, **names) -> dict[str,
     )
 
 
-def estimated(sums: dict[str, torch.Tensor], horizon: int = 12) -> dict[str, torch.Tensor]:
-    return sampled_bounds(torch.tensor(horizon), sums, torch.ones(len(sums["chi2"]), dtype=torch.bool))
+def estimated(
+    sums: dict[str, torch.Tensor], horizon: int = 12, groups: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    return sampled_bounds(torch.tensor(horizon), sums, torch.ones(len(sums["chi2"]), dtype=torch.bool), groups)
+
+
+def only_stopped(stopped: torch.Tensor) -> dict[str, torch.Tensor]:
+    """On policy but for what is stopped at its first token: the bound of stop is the share of these."""
+    zeros = torch.zeros(len(stopped))
+    names = ("chi2", "kl", "delayed_kl", "stop_chi2", "stop_kl", "stop_delayed_kl", "stop_gain")
+    return dict.fromkeys(names, zeros) | {"stopped": stopped.bool(), "stop_max_kl": torch.full_like(zeros, 0.05)}
 
 
 def loop(batch: reference.Batch, index: int, max_kl: float) -> dict[str, float]:
@@ -78,7 +89,7 @@ def test_every_sum_equals_the_loops(avg_estimator):
 
 def test_without_a_threshold_nothing_is_said_of_stop():
     sums = sums_of(reference.random_batch(0), max_kl=math.inf)
-    assert set(sums) == {"chi2", "kl", "delayed_kl"}
+    assert set(sums) == {"chi2", "kl", "delayed_kl", "max_kl"}
     assert set(estimated(sums)) == {f"bound_chi2_kl{end}" for end in ("", "_low", "_high")}
 
 
@@ -98,22 +109,48 @@ def test_the_estimates_are_the_bounds_of_the_means():
 def test_the_order_of_the_sequences_does_not_matter_and_no_random_number_is_drawn():
     sums, state = sums_of(reference.random_batch(2, num_sequences=20)), torch.get_rng_state()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
-    expected = estimated(sums)
-    found = estimated({name: values[order] for name, values in sums.items()})
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert found[name].item() == pytest.approx(value.item(), rel=1e-12), name
+    # 0 to 5 of three or four sequences; their names do not matter either
+    for groups, others in ((None, None), (torch.arange(20) % 6, -7 * (torch.arange(20) % 6)[order])):
+        expected = estimated(sums, groups=groups)
+        found = estimated({name: values[order] for name, values in sums.items()}, groups=others)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name].item() == pytest.approx(value.item(), rel=1e-12), name
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_groups_of_one_sequence_are_sequences_bit_for_bit():
+    sums = sums_of(reference.random_batch(2, num_sequences=20))
+    groups = torch.randperm(20, generator=torch.Generator().manual_seed(1)) - 10
+    expected, found = estimated(sums), estimated(sums, groups=groups)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_of_one_prompt_there_is_no_interval():
+    sums = sums_of(reference.random_batch(2, num_sequences=20))
+    found = estimated(sums, groups=torch.zeros(20, dtype=torch.int64))
+    assert found == {name: value for name, value in estimated(sums).items() if not name.endswith(("_low", "_high"))}
+
+
+def test_a_resampled_mean_is_the_ratio_of_the_weighted_sums_of_groups():
+    rows = torch.tensor([[3.0], [1.0], [2.0], [5.0], [4.0]], dtype=torch.float64)
+    found = resampled_means(*group_means(rows, torch.tensor([9, 9, -2, 7, 9])))[:, 0]
+    # means 8/3 of three sequences, 2 of one, 5 of one: the weights go to 2, 8/3, 5
+    weights = torch.empty(NUM_RESAMPLES, 3, dtype=torch.float64)
+    first, second, third = weights.exponential_(generator=torch.Generator().manual_seed(0)).unbind(dim=-1)
+    expected = (2 * first + 8 * second + 5 * third) / (first + 3 * second + third)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 def test_on_policy_only_what_no_sequence_showed_is_left():
     # nothing is stopped in 20 sequences; a share of 1 - 0.05^(1/20) = 0.139 would show in none of them once in twenty
-    zeros = torch.zeros(20)
-    names = ("chi2", "kl", "delayed_kl", "stop_chi2", "stop_kl", "stop_delayed_kl", "stop_gain")
-    sums = dict.fromkeys(names, zeros) | {"stopped": zeros.bool(), "stop_max_kl": torch.full((20,), 0.05)}
-    metrics = {name: value.item() for name, value in estimated(sums, horizon=100).items()}
-    assert metrics.pop("bound_stop_high") == pytest.approx(0.1391, abs=1e-4)
-    assert set(metrics.values()) == {0.0}
+    # of 5 prompts with four sequences each 1 - 0.05^(1/5) = 0.4507, since those of one may all be alike
+    for groups, unseen in ((None, 0.1391), (torch.arange(20) % 5, 0.4507)):
+        found = estimated(only_stopped(torch.zeros(20)), horizon=100, groups=groups)
+        metrics = {name: value.item() for name, value in found.items()}
+        assert metrics.pop("bound_stop_high") == pytest.approx(unseen, abs=1e-4)
+        assert set(metrics.values()) == {0.0}
 
 
 def test_a_sequence_that_is_not_finite_is_cut_and_no_part_of_chi2_kl():
@@ -139,3 +176,36 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
     covered = ((low <= 1) & (high >= 1)).double().mean().item()
     assert 0.83 <= covered <= 0.93
     assert low.shape == (400,)
+
+
+def test_an_interval_of_groups_of_different_sizes_covers_the_truth_as_often_as_it_says():
+    # 60 prompts of 1 to 8 sequences: an exponential value of the prompt and one of the sequence, with mean 1 each
+    generator, covered = torch.Generator().manual_seed(0), 0
+
+    def drawn(num: int) -> torch.Tensor:
+        return torch.empty(num, dtype=torch.float64).exponential_(generator=generator)
+
+    for _ in range(300):
+        groups = torch.arange(60).repeat_interleave(torch.randint(1, 9, (60,), generator=generator))
+        rows = (drawn(60)[groups] + drawn(len(groups))).unsqueeze(-1)
+        low, high = interval(resampled_means(*group_means(rows, groups))[:, 0])
+        covered += bool(low <= 2 <= high)
+    # 90 % within a few per cent; sequences by themselves have 66 %
+    assert 0.84 <= covered / 300 <= 0.94
+
+
+def test_where_whole_prompts_leave_the_region_the_interval_holds_the_share():
+    # 8 prompts of 16 sequences, a quarter of the prompts always leaves: k of the 8, whose interval holds 1/4 up to
+    # k = 4, and P(k <= 4) = 97 %; of none the upper end is 1 - 0.05^(1/8) = 0.31. Sequences by themselves: a third
+    generator, groups = torch.Generator().manual_seed(0), torch.arange(8).repeat_interleave(16)
+    held, above = dict.fromkeys((True, False), 0), dict.fromkeys((True, False), 0)
+    for _ in range(200):
+        leaves = torch.rand(8, generator=generator) < 0.25
+        for by_prompt in (True, False):
+            found = estimated(only_stopped(leaves[groups]), groups=groups if by_prompt else None)
+            held[by_prompt] += bool(found["bound_stop_low"] <= 0.25 <= found["bound_stop_high"])
+            above[by_prompt] += bool(found["bound_stop_high"] < 0.25)
+    assert held[True] >= 0.9 * 200
+    assert above[True] <= 0.05 * 200
+    assert held[False] < 0.45 * 200
+    assert above[False] > 0.25 * 200

@@ -26,7 +26,13 @@ def settings(criterion: str, **more) -> TrmConfig:
     return TrmConfig(criterion=criterion, ratio_truncation=1.05, **(thresholds | more | before))
 
 
-def measured(trm: TrmConfig, tensors: Tensors, noise: torch.Tensor | None, prompts: torch.Tensor | None = None):
+def measured(
+    trm: TrmConfig,
+    tensors: Tensors,
+    noise: torch.Tensor | None,
+    prompts: torch.Tensor | None = None,
+    groups: torch.Tensor | None = None,
+):
     log_ratio = masked_log_ratio(tensors.log_probs, tensors.rollout_log_probs, tensors.response_mask).detach()
     divergences = None
     if noise is not None:
@@ -41,6 +47,7 @@ def measured(trm: TrmConfig, tensors: Tensors, noise: torch.Tensor | None, promp
         tensors.response_mask,
         divergences,
         prompt_lengths=prompts,
+        groups=groups,
     )
     # what is decided on a whole update is here a matter of the sequence alone
     decided = torch.where(tensors.response_mask, tensors.advantages, 0.0).sum(dim=-1) > 0
@@ -89,11 +96,13 @@ def test_no_metric_depends_on_how_the_update_was_split(criterion, intervals, fin
     noise = torch.rand(batch.response_mask.shape, generator=torch.Generator().manual_seed(seed)).double() / 2
     trm = settings(criterion, **({"estimator": "topk"} if intervals else {}))
     prompts = torch.randint(300, (14,), generator=torch.Generator().manual_seed(seed))
-    expected = summarize(measured(trm, batch, noise if intervals else None, prompts))
+    # whose sequences are in several parts
+    groups = torch.arange(14) * 5 % 4
+    expected = summarize(measured(trm, batch, noise if intervals else None, prompts, groups))
     assert len(expected) > 50
     for borders, extra in (([0, 1, 4, 9, 14], 2), (list(range(15)), 0)):
         parts = [
-            measured(trm, part, part_noise if intervals else None, prompts[start:end])
+            measured(trm, part, part_noise if intervals else None, prompts[start:end], groups[start:end])
             for start, end in itertools.pairwise(borders)
             for part, part_noise in [trimmed(batch, noise, slice(start, end), extra)]
         ]

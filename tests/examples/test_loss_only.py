@@ -282,6 +282,17 @@ def test_a_lost_guarantee_is_told_once_by_its_kind_and_of_a_run_of_ours_by_the_c
     assert (told + caplog.text).count("guarantee") == (not is_ours)
 
 
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_episodes_that_are_left_out_are_told_once_and_of_a_run_of_ours_by_the_command(plain, is_ours, capsys, tmp_path):
+    run = {"run": {"dir": str(tmp_path)}} if is_ours else {}
+    config = changed(plain, **{"algorithm.filter_groups": {"enable": True}}, **run)
+    update, of_run = update_with(TrmConfig(), []), trainer(config)
+    for _ in range(2):
+        update(of_run, SimpleNamespace(extra_info={}), {})
+    line = "trm: note: algorithm.filter_groups.enable=true leaves episodes out for how they went"
+    assert capsys.readouterr().out.count(line) == (not is_ours)
+
+
 def test_a_control_that_shuffles_nothing_is_told_once_and_its_engine_gets_the_seed(plain, caplog):
     permuted = {f"{LOSS}.trm.criterion": "permuted", f"{LOSS}.trm.mask_policy": "start_of_step"}
     told: list[dict] = []

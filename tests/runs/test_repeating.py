@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from trm_agent.runs import announcing, dry_run
 from trm_agent.runs.repeating import FIELD, deterministic, obstacle, repeats, repetition
+from trm_agent.trust_region.guarantee import told_selection
 
 ROLLOUT = "actor_rollout_ref.rollout"
 VLLM = f"{ROLLOUT}.engine_kwargs.vllm"
@@ -154,6 +155,14 @@ def test_the_first_lines_of_a_run_and_the_look_before_it_say_so(capsys):
     assert [line.strip() for line in shown[2:]] == [repetition(config), "a note"]
     assert "engine_threads=3" in shown[2]
     assert repetition(config) in dry_run._steps(config, 0)
+    loss = {"loss_mode": "trm", "trm": {"estimator": "exact"}}
+    more |= {"env": {**more["env"], "overlong": {"treatment": "mask"}}, "actor_rollout_ref.actor.policy_loss": loss}
+    more |= {"actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum-norm"}
+    del more["actor_rollout_ref.actor.policy_loss.loss_mode"]
+    config = changed(None, **more)
+    announcing.announce(config, SimpleNamespace(state="finished", step=2, path="runs/a", notes=()))
+    assert f"  {told_selection(config)}\n" in capsys.readouterr().out
+    assert "env.overlong.treatment=mask leaves" in "".join(dry_run._steps(config, 0))
 
 
 @pytest.mark.parametrize(("asked", "has", "chunks"), [(None, True, False), (False, False, True)])

@@ -8,7 +8,7 @@ import pytest
 from tests.trust_region.test_dump import FOUR, row, write
 from trm_agent.cli import main
 from trm_agent.commands.analyze import AS_SET, WITH_CURVE
-from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, THETA, criterion_bound
+from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, THETA, criterion_bound, known_bound
 from trm_agent.trust_region.settings import TrmConfig
 
 
@@ -52,6 +52,46 @@ def test_both_has_the_least_of_its_parts():
     # of K = 3 * 0.2, larger than of 0.05 at each token
     found = [criterion_bound(name, 3, 0.05, TrmConfig(criterion=name, avg_token_kl=0.2)) for name in ("both", "max")]
     assert found[0] == found[1]
+
+
+ABS = ("abs_log_ratio", "abs_ratio_minus_one")
+OF_MAX, OF_AVG = {"max", "token", "stop"}, {"avg", "prefix_avg", "stop_cumulative"}
+
+
+@pytest.mark.parametrize("estimator", ABS)
+def test_a_threshold_that_is_no_kl_has_no_bound(estimator):
+    for field, without in (("max_estimator", OF_MAX), ("avg_estimator", OF_AVG)):
+        for name in CRITERION_BOUNDS:
+            trm = TrmConfig(criterion=name, **{field: estimator})
+            assert (criterion_bound(name, 256, 0.05, trm) is None) == (name in without), name
+            assert (known_bound(name, trm) is None) == (name in without), name
+            measured = TrmConfig(criterion=name, estimator="exact", **{field: estimator})
+            assert criterion_bound(name, 256, 0.05, measured) is not None
+    # of k2 the first is 76.6 = 2 sqrt(0.025) sum_t min(1, sqrt((t - 1) 0.025)), and |log rho| up to 0.05 is k2 up to
+    # 0.00125, where it is 3.4
+    bounds = [criterion_bound("max", 256, threshold, TrmConfig()) for threshold in (0.05, 0.05**2 / 2)]
+    assert bounds == pytest.approx([76.6, 3.4], abs=0.05)
+
+
+@pytest.mark.parametrize("estimator", ABS)
+def test_both_has_the_bound_of_the_part_that_compares_a_kl(estimator):
+    of_avg = criterion_bound("both", 256, 1e-9, TrmConfig(criterion="both", max_estimator=estimator))
+    assert of_avg == criterion_bound("avg", 256, 0.001, TrmConfig())
+    trm = TrmConfig(criterion="both", avg_token_kl=1e-9, avg_estimator=estimator)
+    assert criterion_bound("both", 256, 0.05, trm) == criterion_bound("max", 256, 0.05, TrmConfig())
+    neither = TrmConfig(criterion="both", max_estimator=estimator, avg_estimator=estimator)
+    assert criterion_bound("both", 256, 0.05, neither) is None
+
+
+@pytest.mark.parametrize(("criterion", "field"), [("max", "max_estimator"), ("stop_cumulative", "avg_estimator")])
+def test_the_command_says_why_there_is_no_bound_and_what_has_one(tmp_path, capsys, criterion, field):
+    arguments = str(write(tmp_path, FOUR)), "--criterion", criterion, "--set", f"{field}=abs_log_ratio"
+    result, text = analysed(capsys, *arguments)
+    assert result["bound_of_criterion"] is None
+    told = f"{field}=abs_log_ratio is no KL, of which the bounds are (k2 and k3 estimate one)"
+    assert f"No bound of its own is known for the criterion {criterion}: {told}" in text
+    # a unit in which the paper's runs say nothing of what is stable
+    assert "no trust region any more" not in text
 
 
 def test_every_criterion_that_promises_something_has_a_bound_and_the_others_say_that_there_is_none(tmp_path, capsys):

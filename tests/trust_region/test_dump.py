@@ -93,6 +93,13 @@ def test_the_dump_tells_where_sampled_and_measured_divergences_disagree(tmp_path
     assert counts == {"both_keep": 1, "both_reject": 1, "only_sampled_keeps": 1, "only_sampled_rejects": 1}
 
 
+def test_the_disagreement_is_with_k2_whatever_the_max_criterion_compares(tmp_path):
+    # k2 of 0.1 is 0.005, within 0.05; |log rho| is not
+    trm = TrmConfig(estimator="exact", max_estimator="abs_log_ratio")
+    found = analysis.disagreement(read_dump(write(tmp_path, [row([0.1], kl=[0.01])], trm)), trm)
+    assert found["both_keep"] == 1
+
+
 def test_the_command_prints_a_table_and_json(tmp_path, capsys):
     folder = write(tmp_path, FOUR)
     assert main(["analyze", str(folder), "--threshold", "0.03", "--target", "0.75"]) == 0
@@ -274,3 +281,5 @@ def test_a_run_that_left_episodes_out_is_shown_and_not_judged(tmp_path, capsys):
         text = capsys.readouterr().out
         assert "not judged: algorithm.filter_groups.enable=true" in text
         assert "100.00 %" in text
+        # the bounds have seen the others alone
+        assert "  algorithm.filter_groups.enable=true leaves episodes out for how they went: bound_stop" in text

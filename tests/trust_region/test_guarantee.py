@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from trm_agent.trust_region.criteria import CRITERIA
 from trm_agent.trust_region.criterion import OF_CONTEXTS, WITH_BOUNDS
 from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, criterion_bound
-from trm_agent.trust_region.guarantee import lost_guarantee, told_guarantee
+from trm_agent.trust_region.guarantee import lost_guarantee, told_guarantee, told_selection
 from trm_agent.trust_region.settings import ESTIMATORS, UNDECIDED, TrmConfig
 
 NORM = "seq-mean-token-sum-norm"
@@ -98,6 +98,21 @@ def test_a_token_that_decides_is_named_with_the_page():
     assert "undecided=accept keeps contexts that may be outside (reject does not); ratio_truncation" in both
 
 
+@pytest.mark.parametrize("name", sorted(WITH_ONE))
+@pytest.mark.parametrize(
+    ("field", "comparing"),
+    [
+        ("max_estimator", {"max", "both", "token", "stop"}),
+        ("avg_estimator", {"avg", "both", "prefix_avg", "stop_cumulative"}),
+    ],
+)
+def test_a_divergence_that_is_no_kl_is_named_where_the_criterion_compares_it(name, field, comparing):
+    told = f"{field}=abs_log_ratio is no KL, of which the bounds are (k2 and k3 estimate one)"
+    assert (told in (lost(name, **{field: "abs_log_ratio"}) or "")) == (name in comparing)
+    assert "is no KL" not in (lost(name, **{field: "k3"}) or "")
+    assert lost(name, estimator="exact", **{field: "abs_log_ratio"}) is None
+
+
 @pytest.mark.parametrize("name", sorted(CRITERIA.keys() - WITH_ONE))
 def test_criteria_that_have_none_are_told_of_nothing(name):
     # the coins look at no policy
@@ -130,4 +145,23 @@ def test_a_run_is_told_before_it_starts(loss, mode, begins):
     told = told_guarantee(OmegaConf.create({"actor_rollout_ref": {"actor": actor}}))
     assert told.startswith(begins)
     assert bool(told) == bool(begins)
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("loss_mode", "sections", "selected_by"),
+    [
+        ("trm", {"env": {"overlong": {"treatment": "mask"}}}, "env.overlong.treatment=mask"),
+        ("trm", {"algorithm": {"filter_groups": {"enable": True}}}, "algorithm.filter_groups.enable=true"),
+        ("trm", {"env": {"overlong": {"treatment": "penalty"}}}, ""),
+        ("trm", {}, ""),
+        # no bound is logged
+        ("vanilla", {"env": {"overlong": {"treatment": "mask"}}}, ""),
+    ],
+)
+def test_a_run_that_leaves_episodes_out_is_told_of_what_its_bounds_are(loss_mode, sections, selected_by):
+    policy_loss = {"actor": {"policy_loss": {"loss_mode": loss_mode}}}
+    told = told_selection(OmegaConf.create({"actor_rollout_ref": policy_loss, **sections}))
+    assert bool(told) == bool(selected_by)
+    assert told.startswith(f"note: {selected_by} leaves episodes out for how they went: bound_stop" if told else "")
     assert "\n" not in told

@@ -87,6 +87,8 @@ def batch(directory) -> TensorDict:
     generator = torch.Generator().manual_seed(3)
     rows = len(ADVANTAGES)
     ids = torch.randint(VOCAB, (rows, PROMPT + RESPONSE), generator=generator)
+    # one prompt, in two micro-batches
+    ids[3, :PROMPT] = ids[0, :PROMPT]
     mask = torch.tensor([1, 1, 0, 1, 1]).expand(rows, -1)
     advantages = torch.tensor(ADVANTAGES).unsqueeze(1) * mask
     log_probs = -3 * torch.rand(rows, RESPONSE, generator=generator)
@@ -143,6 +145,8 @@ def test_an_update_without_needless_passes_is_the_one_with_all_of_them(tmp_path)
     assert by_depth["mean_depth_0"] == (3 + 4 + 6 + 7) / 4
     assert all(len(row["rollout_top_ids"]) == RESPONSE for row in expected[2])
     assert short._update.longest == 40
+    groups = torch.cat([part.sequences.groups for part in short._update.parts]).tolist()
+    assert (groups[0] == groups[3], len(set(groups))) == (True, len(ADVANTAGES) - 1)
     same_gradients(found, expected)
     # as text, in which a number that is not one equals itself
     assert str(found[1:]) == str(expected[1:])

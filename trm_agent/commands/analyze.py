@@ -70,9 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     from trm_agent.commands.analyze_text import as_text
     from trm_agent.trust_region import analysis
     from trm_agent.trust_region.comparison import kept_by_criterion
-    from trm_agent.trust_region.criterion_bounds import CRITERION_BOUNDS, THETA, criterion_bound
+    from trm_agent.trust_region.criterion_bounds import THETA, criterion_bound, known_bound
     from trm_agent.trust_region.dump import read_dump
-    from trm_agent.trust_region.guarantee import lost_guarantee
+    from trm_agent.trust_region.guarantee import lost_guarantee, told_without_kl
     from trm_agent.trust_region.recomputation import recompute
     from trm_agent.trust_region.sampler_check import selection
 
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     batch = analysis.load(dump, trm)
     used = getattr(trm, analysis.threshold_field(criterion))
     curve = _curve(arguments, batch, criterion, trm)
-    longest, known = int(batch.lengths.max()), CRITERION_BOUNDS.get(criterion)
+    longest, known = int(batch.lengths.max()), known_bound(criterion, trm)
     config = diagnostics.config_of(arguments.dump)
     possible = diagnostics.longest_response(config)
     # of a policy of its own the bound holds without a premise, so also for branches that no sequence met
@@ -111,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         **curve,
         "mask": mask,
         "longest_response": possible,
+        "selected_by": found[-1],
         "bound_of_criterion": known
         and {
             "equation": known.equation,
@@ -121,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
             "used": criterion_bound(criterion, horizon, used, trm),
             "recommended": criterion_bound(criterion, horizon, curve["recommended_threshold"], trm),
         },
+        "without_kl": told_without_kl(criterion, trm),
         "sampled_against_measured": analysis.disagreement(dump, trm),
         "recomputed_from_distributions": recompute(dump),
         "criteria": [vars(kept) for kept in criteria],

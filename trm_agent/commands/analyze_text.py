@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trm_agent.trust_region.criterion_bounds import THETA
+from trm_agent.trust_region.guarantee import of_selected
 
 NOISE = 1e-9
 """Divergence, nats, that float32 log-probs of the same policy reach by rounding: (3e-5)^2 / 2 and less."""
@@ -71,8 +72,10 @@ def _thresholds(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f" {mark}{point['threshold']:>10.3g}   {100 * point['acceptance']:5.1f} %   {quarters}      {rewards}"
         )
+    # the paper's are of a KL
+    unstable = math.inf if result["without_kl"] else UNSTABLE.get(result["criterion"], math.inf)
     target, told = result["target_acceptance"], "  * the run's own" if result["threshold_used"] else ""
-    return [*lines, told, "", _threshold_told(target, result["recommended_threshold"], result["criterion"])]
+    return [*lines, told, "", _threshold_told(target, result["recommended_threshold"], unstable)]
 
 
 def _criteria(criteria: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -99,17 +102,17 @@ def _instead(result: Mapping[str, Any]) -> str:
     return "" if own in (None, shown) else f" ({shown} in place of the run's {own})"
 
 
-def _threshold_told(target: float, threshold: float, criterion: str) -> str:
+def _threshold_told(target: float, threshold: float, unstable: float) -> str:
     if threshold < NOISE:
         return (
             f"For an acceptance of {100 * target:.0f} %: nothing to choose. Divergences up to {threshold:.2g} are "
             "rounding of float32: both policies are the same here"
         )
     told = f"For an acceptance of {100 * target:.0f} %: threshold {threshold:.3g}"
-    if threshold <= UNSTABLE.get(criterion, math.inf):
+    if threshold <= unstable:
         return told
     return (
-        f"{told}. That is no trust region any more: alone, {UNSTABLE[criterion]:g} was unstable in the paper's runs. "
+        f"{told}. That is no trust region any more: alone, {unstable:g} was unstable in the paper's runs. "
         "Find what drives the policies apart first (docs/choosing_a_threshold.md)"
     )
 
@@ -123,13 +126,20 @@ def _bounds(result: Mapping[str, Any]) -> list[str]:
         lines.append("  (not a proof: an observed maximum is not the maximum over all reachable contexts)")
     for name in ("bound_chi2_kl", "bound_stop"):
         if name in mask:
-            ends = f"{mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
-            lines.append(f"  {name:<40}{mask[name]:>12.4g}   90 % interval {ends}; docs/math.md")
+            lines.append(f"  {name:<40}{mask[name]:>12.4g}   {_interval(mask, name)}; docs/math.md")
     if "bound_chi2_kl" in mask:
         lines.append(
             f"  (the last two: for sequences of up to {_longest(result['longest_response'], mask['horizon'])})"
         )
+    if result["selected_by"]:
+        lines.append(f"  {of_selected(result['selected_by'])}")
     return lines
+
+
+def _interval(mask: Mapping[str, float], name: str) -> str:
+    if f"{name}_low" not in mask:
+        return "no interval: all of one prompt"
+    return f"90 % interval {mask[f'{name}_low']:.4g} to {mask[f'{name}_high']:.4g}"
 
 
 def _longest(possible: int | None, sampled: float) -> str:
@@ -141,7 +151,8 @@ def _longest(possible: int | None, sampled: float) -> str:
 def _bound_of_criterion(result: Mapping[str, Any]) -> list[str]:
     bound, target = result["bound_of_criterion"], result["target_acceptance"]
     if bound is None:
-        return ["", f"No bound of its own is known for the criterion {result['criterion']}"]
+        why = "".join(f": {told}" for told in result["without_kl"])
+        return ["", f"No bound of its own is known for the criterion {result['criterion']}{why}"]
     values = []
     if bound["used"] is not None:
         values.append(f"{bound['used']:.4g} at the run's threshold" + "s" * (target is None))

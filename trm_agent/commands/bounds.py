@@ -34,7 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
         "bounds",
         help=summary,
         description="Print the upper bounds on |J(theta) - J(roll) - L'| of Trust Region Masking, rewards in [0, 1].\n"
-        "Divergences are KL(roll || theta) in nats and total variation, over the full vocabulary.",
+        "Divergences are KL(roll || theta) in nats and total variation, over the full vocabulary.\n"
+        "A threshold of max_estimator or avg_estimator=abs_... is no KL, and has no bound; k2 and k3 estimate one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  trm bounds --horizon 4096 --delta 1e-4 --eps 5e-3 --kl-seq 0.01 --tv-seq 0.05\n\n"
         + NOTE.replace("; ", ";\n"),
@@ -46,7 +47,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], 
     parser.add_argument("--tv-seq", type=float, help="total variation of sequences (default: sqrt(kl-seq / 2))")
     parser.add_argument("--chi2-seq", type=float, help="expected sum of chi2 over a sequence (default: 2 kl-seq)")
     parser.add_argument(
-        "--acceptance", type=float, metavar="A", help="share that the max criterion keeps at delta: adds stop's bound"
+        "--acceptance",
+        type=float,
+        metavar="A",
+        help="share that the max criterion keeps at delta, of all sampled sequences: adds stop's bound",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

@@ -91,6 +91,8 @@ class SequenceStatistics:
     """See `lags.lag_statistics`; empty where all tokens are of one policy."""
     bound_sums: dict[str, torch.Tensor] = field(default_factory=dict)
     """See `bound_sums.bound_sums`."""
+    groups: torch.Tensor | None = None
+    """See `TokenBatch.groups`."""
 
 
 @dataclass(frozen=True)
@@ -191,11 +193,13 @@ def measure_batch(
             kl.unbiased,
             positions,
             sum_kl=kl.sum_unbiased,
+            max_known_kl=max_known_kl,
             gain=gain,
             stopped=stopped,
             cut=cut,
             max_kl=max_threshold,
         ),
+        groups=batch.groups,
     )
     counted = _of_rows(positions, finite_sequences(sequences))
     return UpdateStatistics(sequences, position_sums(known.tv, counted))
@@ -217,6 +221,8 @@ def concatenate(parts: Sequence[UpdateStatistics]) -> UpdateStatistics:
         values = [getattr(part.sequences, item.name) for part in parts]
         if isinstance(values[0], dict):
             rows[item.name] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
+        elif values[0] is None:
+            rows[item.name] = None
         else:
             rows[item.name] = torch.cat(values)
     position_tv = parts[0].position_tv.new_zeros(max(len(part.position_tv) for part in parts))

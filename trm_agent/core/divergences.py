@@ -109,6 +109,8 @@ TOKEN_DIVERGENCES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "abs_log_ratio": abs_log_ratio,
     "abs_ratio_minus_one": abs_ratio_minus_one,
 }
+KL_ESTIMATES = ("k1", "k2", "k3")
+"""Those that estimate a KL in nats: the others are no KL, and no bound may take them for one."""
 
 
 def token_divergence(log_ratio: torch.Tensor, name: str) -> torch.Tensor:

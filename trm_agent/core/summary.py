@@ -194,11 +194,13 @@ def _bounds(update: UpdateStatistics, finite: torch.Tensor, longest: int | None)
     rows = update.sequences
     horizon, num_tokens = rows.num_tokens.max(), rows.num_tokens[finite].sum()
     sums = {name: values[rows.has_tokens] for name, values in rows.bound_sums.items()}
-    own = sampled_bounds(horizon.clamp(min=longest or 0), sums, finite[rows.has_tokens])
+    groups = None if rows.groups is None else rows.groups[rows.has_tokens]
+    own = sampled_bounds(horizon.clamp(min=longest or 0), sums, finite[rows.has_tokens], groups)
     # the paper's take a maximum, and sums over sequences: of a token that may be anywhere there is neither
     if bool(rows.num_known_tokens[finite].sum() < num_tokens):
         return own
-    max_kl, kl_seq = rows.max_known_kl[finite].double().max(), rows.sum_kl[finite].double().mean()
+    max_kl, sum_kl = (rows.bound_sums[name][finite].double() for name in ("max_kl", "kl"))
+    max_kl, kl_seq = max_kl.max(), sum_kl.mean()
     mean_tv = update.position_tv[: int(horizon)] / finite.sum()
     bounds = error_bounds(horizon, max_kl, kl_seq, mean_tv=mean_tv)
     named = {f"bound_{field.name}": getattr(bounds, field.name) for field in fields(bounds)} | own
@@ -206,7 +208,7 @@ def _bounds(update: UpdateStatistics, finite: torch.Tensor, longest: int | None)
         # every bound of the paper may be halved
         "bound_unified_halved": named["bound_unified"] / 2,
         "kl_seq": kl_seq,
-        "effective_horizon": effective_horizon(max_kl, rows.sum_kl[finite].double().sum() / num_tokens),
+        "effective_horizon": effective_horizon(max_kl, sum_kl.sum() / num_tokens),
         # the full gain: the bound is on J(theta) - J(roll) - L', and the masked gain may be large where J falls
         "margin": improvement_margin(rows.surrogate_gain[finite].double().mean(), named["bound_unified"]),
     }

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from trm_agent.core.divergences import token_divergence
+from trm_agent.core.divergences import KL_ESTIMATES, token_divergence
 from trm_agent.core.masks import Interval, usable_ratios
 from trm_agent.core.reductions import count
 
@@ -146,7 +146,7 @@ class _SampledTv(Interval):
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """A batch after masking, before a decision. Tensors but `prompt_lengths` are (batch, response_length)."""
+    """A batch after masking, before a decision. Tensors are (batch, response_length) unless it says otherwise."""
 
     log_ratio: torch.Tensor
     """log rho from `masked_log_ratio`, 0 where the mask is False, nats."""
@@ -169,6 +169,8 @@ class TokenBatch:
     that the model did not sample; None: all of one policy."""
     prompt_lengths: torch.Tensor | None = None
     """Tokens before the response, shape (batch,); None where not known, and nothing is measured by depth."""
+    groups: torch.Tensor | None = None
+    """int64, shape (batch,): equal for the sequences of one prompt; None where each is a draw of its own."""
     start_log_ratio: torch.Tensor | None = None
     """log rho of the trainer's policy before the step's first update, 0 where the mask is False, nats; None: not
     known."""
@@ -188,6 +190,11 @@ class TokenBatch:
         """See `BatchDivergences.unknown_ratio`."""
         return None if self.measured is None else self.measured.unknown_ratio
 
+    @property
+    def compares_kl(self) -> bool:
+        """Whether kl_for_max is a KL, measured or estimated, and its threshold one in nats."""
+        return not self.divergences.sampled or self.max_estimator in KL_ESTIMATES
+
     @cached_property
     def lengths(self) -> torch.Tensor:
         """T: tokens of the model, shape (batch,)."""
@@ -205,6 +212,7 @@ class TokenBatch:
             log_weight=None if self.log_weight is None else self.log_weight[rows],
             lags=None if self.lags is None else self.lags[rows],
             prompt_lengths=None if self.prompt_lengths is None else self.prompt_lengths[rows],
+            groups=None if self.groups is None else self.groups[rows],
             start_log_ratio=None if self.start_log_ratio is None else self.start_log_ratio[rows],
             decided=None if self.decided is None else self.decided[rows],
         )

@@ -243,7 +243,8 @@ CHARTS = (
         "Error bounds",
         ((r"trm/bound_(\w+)(?<!_low)(?<!_high)", "{0}"),),
         log=True,
-        about="With the sampled contexts' divergences; above 1 a bound says nothing. Bands: 90 % bootstrap interval.",
+        about="With the sampled contexts' divergences; above 1 a bound says nothing. Bands: 90 % bootstrap interval "
+        "over prompts.",
     ),
     ChartSpec(
         "horizon",

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 def announce(config: DictConfig, folder: RunFolder) -> None:
     """Print the run, its folder and its state, whether its seed repeats it, and its notes."""
     from trm_agent.runs.repeating import repetition
-    from trm_agent.trust_region.guarantee import told_guarantee
+    from trm_agent.trust_region.guarantee import told_guarantee, told_selection
 
     how = {"new": begins(config), "resumed": f"resumed after step {folder.step}", "finished": "complete"}[folder.state]
     print(f"TRM-Agent  {config.trainer.experiment_name}  seed {config.seed}  {folder.path} ({how})")
     train_horizons, val_horizons = list(config.env.train.horizons), list(config.env.val.horizons)
     print(f"  {config.env.id}, horizons {train_horizons}, validated on {val_horizons}; everything else in {LOG_FILE}")
-    for note in filter(None, (repetition(config), told_start(config), told_guarantee(config), *folder.notes)):
+    told = repetition(config), told_start(config), told_guarantee(config), told_selection(config)
+    for note in filter(None, (*told, *folder.notes)):
         print(f"  {note}")
 
 

@@ -90,7 +90,7 @@ def _limits(config: DictConfig) -> list[str]:
 
 def _steps(config: DictConfig, step: int) -> list[str]:
     from trm_agent.runs.repeating import repetition
-    from trm_agent.trust_region.guarantee import told_guarantee
+    from trm_agent.trust_region.guarantee import told_guarantee, told_selection
 
     trainer, batch, group = config.trainer, config.data.train_batch_size, config.actor_rollout_ref.rollout.n
     first = 1 + (step or start_step(config))
@@ -102,6 +102,7 @@ def _steps(config: DictConfig, step: int) -> list[str]:
         repetition(config),
         told_start(config),
         told_guarantee(config),
+        told_selection(config),
         f"validation: {_validated(trainer, step, config.env)}; checkpoints: {_every(trainer.save_freq)}",
     ]
 

@@ -134,6 +134,7 @@ def load(dump: Dump, trm: TrmConfig) -> Batch:
         avg_estimator=trm.avg_estimator,
         lags=_lags(dump, mask, rows),
         prompt_lengths=None if dump.prompt_lengths is None else torch.from_numpy(dump.prompt_lengths)[rows],
+        groups=None if dump.groups is None else torch.from_numpy(dump.groups)[rows],
     )
     return Batch(tokens, reward, int((~rows).sum()))
 
@@ -251,7 +252,7 @@ def bounds_of(batch: Batch, kept: torch.Tensor, trm: TrmConfig) -> dict[str, flo
 
 
 def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
-    """Count the decisions by sampled k2 and by the dump's own divergence under one threshold of the max criterion.
+    """Count the decisions by k2 and by the dump's own divergence under one threshold of the max criterion.
 
     Returns:
         Counts: `both_keep`, `both_reject`, `only_sampled_keeps`, `only_sampled_rejects`; None without divergences.
@@ -260,7 +261,8 @@ def disagreement(dump: Dump, trm: TrmConfig) -> dict[str, int] | None:
     if own == "sampled" or not dump.divergences or trm.max_token_kl is None:
         return None
     measured, sampled = (
-        replace(trm, criterion="max", estimator=name, target_acceptance=None) for name in (own, "sampled")
+        replace(trm, criterion="max", estimator=name, max_estimator="k2", target_acceptance=None)
+        for name in (own, "sampled")
     )
     by_kl = statistic(load(dump, measured), "max", measured) <= trm.max_token_kl
     by_k2 = statistic(load(dump, sampled), "max", sampled) <= trm.max_token_kl

@@ -16,8 +16,11 @@ from trm_agent.trust_region.criterion import (
     CLIP,
     FRACTION,
     IN_EVERY_CONTEXT,
+    KL_ESTIMATORS,
     MAX_LIMITS,
     MAX_TOKEN_KL,
+    OF_AVG,
+    OF_MAX,
     ON_EVERY_PATH,
     POSITIVE,
     WITHOUT_PREMISE,
@@ -136,7 +139,9 @@ CRITERIA: dict[str, Criterion] = {
         thresholds=(MAX_TOKEN_KL, AVG_TOKEN_KL),
         parts=("max", "avg"),
         adapts=True,
-        guarantee=Guarantee("one of the thresholds holds in every reachable context, or on every path"),
+        guarantee=Guarantee(
+            "one of the thresholds holds in every reachable context, or on every path", (OF_MAX, OF_AVG)
+        ),
     ),
     "ln": Criterion(
         "the paper's length-neutral W / Z within `length_neutral`",
@@ -151,7 +156,7 @@ CRITERIA: dict[str, Criterion] = {
             ),
         ),
         # its weights are of ratios, whose mean over the rollouts is what the bound speaks of
-        guarantee=Guarantee("max_token_kl holds in every reachable context", of_contexts=False),
+        guarantee=Guarantee("max_token_kl holds in every reachable context", ()),
     ),
     "ser": Criterion(
         "mean |rho - 1| within `ratio_deviation`",
@@ -164,7 +169,7 @@ CRITERIA: dict[str, Criterion] = {
             ),
         ),
         statistic=mean_ratio_deviation,
-        guarantee=Guarantee("every reachable path is within the threshold", of_contexts=False),
+        guarantee=Guarantee("every reachable path is within the threshold", ()),
     ),
     **DIRECTIONS,
     **CONTROLS,
@@ -224,6 +229,19 @@ CRITERIA: dict[str, Criterion] = {
 def parts_of(criterion: str) -> tuple[str, ...]:
     """Return the criteria that must all hold: its parts, or the criterion itself."""
     return CRITERIA[criterion].parts or (criterion,)
+
+
+def without_kl(criterion: str, trm: Any) -> list[str]:
+    """Return the settings that name divergences which a criterion's guarantee takes for a KL, and which are none.
+
+    Args:
+        criterion: its name.
+        trm: the settings.
+    """
+    guarantee = CRITERIA[criterion].guarantee
+    if guarantee is None or trm.estimator != "sampled":
+        return []
+    return [name for name in guarantee.compared if getattr(trm, name) not in KL_ESTIMATORS]
 
 
 def own_settings() -> list[Setting]:

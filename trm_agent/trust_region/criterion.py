@@ -20,15 +20,25 @@ OF_CONTEXTS = ("exact", "topk", "replayed")
 # those of them that know some contexts between bounds alone
 WITH_BOUNDS = ("topk", "replayed")
 
+# sampled divergences that estimate a KL in nats; the others are none, and no bound follows from their thresholds
+KL_ESTIMATORS = ("k2", "k3")
+OF_MAX, OF_AVG = "max_estimator", "avg_estimator"
+
 
 @dataclass(frozen=True)
 class Guarantee:
     """What the guarantee of a criterion rests on; the first table of docs/criteria.md has it in words."""
 
-    premise: str | None = None
+    premise: str | None
     """What must hold beside the divergences that are measured, and no run can show; None: nothing."""
-    of_contexts: bool = True
-    """True if the decision must depend on the contexts of a sequence, and not on the tokens that were drawn in them."""
+    compared: tuple[str, ...]
+    """Settings that name the sampled divergences which are compared with a threshold in nats; empty where ratios
+    decide."""
+
+    @property
+    def of_contexts(self) -> bool:
+        """True if the decision must depend on the contexts of a sequence, and not on the tokens that were drawn."""
+        return bool(self.compared)
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,9 @@ class Criterion:
         return self.guarantee is not None and self.guarantee.premise is None
 
 
-WITHOUT_PREMISE = Guarantee()
-IN_EVERY_CONTEXT = Guarantee("the threshold holds in every reachable context")
-ON_EVERY_PATH = Guarantee("the mean of every reachable path is within the threshold")
+WITHOUT_PREMISE = Guarantee(None, (OF_MAX,))
+IN_EVERY_CONTEXT = Guarantee("the threshold holds in every reachable context", (OF_MAX,))
+ON_EVERY_PATH = Guarantee("the mean of every reachable path is within the threshold", (OF_AVG,))
 MAX_TOKEN_KL = Setting(
     "max_token_kl",
     0.05,

@@ -8,6 +8,8 @@ import torch
 
 from trm_agent.core.bounds import pinsker, pinsker_marginal_bound, tail_weights
 from trm_agent.core.chi2_bounds import path_sum_bound
+from trm_agent.trust_region.criteria import CRITERIA, without_kl
+from trm_agent.trust_region.criterion import OF_AVG, OF_MAX
 from trm_agent.trust_region.settings import TrmConfig
 
 THETA = "theta"
@@ -61,9 +63,11 @@ def of_ratio_deviation(horizon: int, threshold: float, trm: TrmConfig) -> torch.
 
 
 def of_both(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
-    """Return the least of the bounds of `max`, whose threshold is given, and `avg`."""
+    """Return the least of the bounds of `max`, whose threshold is given, and `avg`, of those that compare a KL."""
     assert trm.avg_token_kl is not None, "a threshold of the criterion"
-    return torch.minimum(of_max(horizon, threshold, trm), of_avg(horizon, trm.avg_token_kl, trm))
+    bounds = {OF_MAX: of_max(horizon, threshold, trm), OF_AVG: of_avg(horizon, trm.avg_token_kl, trm)}
+    without = without_kl("both", trm)
+    return torch.stack([bound for name, bound in bounds.items() if name not in without]).amin()
 
 
 def of_stop_cumulative(horizon: int, threshold: float, trm: TrmConfig) -> torch.Tensor:
@@ -113,6 +117,19 @@ CRITERION_BOUNDS = {
 since they keep contexts of any divergence, nor have the controls."""
 
 
+def known_bound(criterion: str, trm: TrmConfig) -> CriterionBound | None:
+    """Return what is known of a criterion's bound; None for nothing, also where all that it compares is no KL.
+
+    Args:
+        criterion: its name.
+        trm: the settings.
+    """
+    guarantee, without = CRITERIA[criterion].guarantee, without_kl(criterion, trm)
+    if guarantee is not None and without and len(without) == len(guarantee.compared):
+        return None
+    return CRITERION_BOUNDS.get(criterion)
+
+
 def criterion_bound(criterion: str, horizon: int, threshold: float | None, trm: TrmConfig) -> float | None:
     """Return the bound that a threshold suggests.
 
@@ -123,8 +140,7 @@ def criterion_bound(criterion: str, horizon: int, threshold: float | None, trm: 
         trm: the other settings.
 
     Returns:
-        The bound; None without a threshold, or where no bound of the criterion is known.
+        The bound; None without a threshold, or where no bound of the criterion is known, see `known_bound`.
     """
-    if threshold is None or criterion not in CRITERION_BOUNDS:
-        return None
-    return CRITERION_BOUNDS[criterion].value(horizon, threshold, trm).item()
+    known = known_bound(criterion, trm)
+    return None if threshold is None or known is None else known.value(horizon, threshold, trm).item()

@@ -113,6 +113,8 @@ class Dump:
     """`DIVERGENCES`, if every file has them; else empty."""
     prompt_lengths: np.ndarray | None
     """Tokens before the response, shape (sequences,); None where a file lacks the prompts."""
+    groups: np.ndarray | None
+    """Numbers, equal for the sequences of one prompt, shape (sequences,); None where a file lacks the prompts."""
     rollout_versions: np.ndarray | None
     """Weight updates before the policy that sampled, -1 on tokens that the model did not sample; None where all tokens
     of a sequence are of one policy."""
@@ -153,6 +155,7 @@ def read_dump(path: Path) -> Dump:
         advantages=_padded(table, "advantages", math.nan, np.float32),
         divergences={n: _padded(table, n, math.nan, np.float32) for n in DIVERGENCES} if has_divergences else {},
         prompt_lengths=_lengths(table, "prompt_ids"),
+        groups=_numbers(table, "prompt_ids"),
         rollout_versions=versions,
         table=table,
     )
@@ -252,6 +255,15 @@ def _lengths(table: pyarrow.Table, name: str) -> np.ndarray | None:
         return None
     lengths = table[name].combine_chunks().value_lengths()
     return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _numbers(table: pyarrow.Table, name: str) -> np.ndarray | None:
+    """Return a number for each list of a column, the same for equal ones."""
+    if not _is_whole(table, name):
+        return None
+    found: dict[bytes, int] = {}
+    lists = (each.values.to_numpy(zero_copy_only=False).tobytes() for each in table[name])
+    return np.array([found.setdefault(each, len(found)) for each in lists], dtype=np.int64)
 
 
 def _padded(table: pyarrow.Table, name: str, filler: Any, dtype: Any) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""Whether the settings give a criterion the guarantee that it can have, and which would."""
+"""What the settings take from a criterion's guarantee and from the logged bounds, and which settings would not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from trm_agent.trust_region.criteria import CRITERIA
-from trm_agent.trust_region.criterion import OF_CONTEXTS, WITH_BOUNDS, Guarantee
+from trm_agent.trust_region.criteria import CRITERIA, without_kl
+from trm_agent.trust_region.criterion import KL_ESTIMATORS, OF_CONTEXTS, WITH_BOUNDS, Guarantee
 from trm_agent.trust_region.recording import REPLAYED
+from trm_agent.trust_region.sampler_check import selection
 from trm_agent.trust_region.settings import TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
 
@@ -31,7 +33,8 @@ def lost_guarantee(trm: TrmConfig, loss_agg_mode: str) -> str | None:
     guarantee = CRITERIA[trm.criterion].guarantee
     if guarantee is None:
         return None
-    lost = "; ".join([*_undecided_by_contexts(trm, guarantee), *_of_another_surrogate(trm, loss_agg_mode)])
+    reasons = _undecided_by_contexts(trm, guarantee), told_without_kl(trm.criterion, trm)
+    lost = "; ".join([*chain(*reasons), *_of_another_surrogate(trm, loss_agg_mode)])
     if not lost:
         return None
     return f"criterion={trm.criterion} is without its guarantee here: {lost}; see docs/criteria.md"
@@ -50,6 +53,31 @@ def told_guarantee(config: DictConfig) -> str:
     lost = lost_guarantee(trm, actor.loss_agg_mode)
     kind = "warning" if CRITERIA[trm.criterion].without_premise else "note"
     return f"{kind}: {lost}" if lost else ""
+
+
+def told_selection(config: DictConfig) -> str:
+    """Return a line about episodes that a run with our loss leaves out for how they went; empty where it keeps all."""
+    if config.actor_rollout_ref.actor.policy_loss.loss_mode != LOSS_MODE:
+        return ""
+    selected_by = selection(config)
+    return f"note: {of_selected(selected_by)}" if selected_by else ""
+
+
+def of_selected(selected_by: str) -> str:
+    """Tell what the logged bounds are about beside a setting that leaves episodes out for how they went."""
+    return (
+        f"{selected_by} leaves episodes out for how they went: bound_stop, bound_chi2_kl and the acceptance are of the "
+        "others alone, and what was left out may lie further outside; see docs/metrics.md"
+    )
+
+
+def told_without_kl(criterion: str, trm: TrmConfig) -> list[str]:
+    """Tell which of a criterion's divergences are no KL, of which all bounds are, and which would be."""
+    estimate = f"({' and '.join(KL_ESTIMATORS)} estimate one)"
+    return [
+        f"{name}={getattr(trm, name)} is no KL, of which the bounds are {estimate}"
+        for name in without_kl(criterion, trm)
+    ]
 
 
 def _undecided_by_contexts(trm: TrmConfig, guarantee: Guarantee) -> Iterator[str]:

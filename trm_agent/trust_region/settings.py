@@ -6,13 +6,13 @@ from typing import Any
 
 from trm_agent.trust_region.controls import OF_SEQUENCES
 from trm_agent.trust_region.criteria import CRITERIA, own_settings, parts_of
-from trm_agent.trust_region.criterion import CLIP
+from trm_agent.trust_region.criterion import CLIP, KL_ESTIMATORS
 from trm_fields import COUNT, LEAST_0, SHARE, Flag, Number, OneOf, Text, build, check_settings, refuse, setting
 
 FIELD_PATH = "actor_rollout_ref.actor.policy_loss.trm"
 DUMP_PATH = "actor_rollout_ref.actor.policy_loss.dump"
 ESTIMATORS = ("sampled", "topk", "exact", "replayed")
-MASK_ESTIMATORS = ("k2", "k3", "abs_log_ratio", "abs_ratio_minus_one")
+MASK_ESTIMATORS = (*KL_ESTIMATORS, "abs_log_ratio", "abs_ratio_minus_one")
 UNDECIDED = ("reject", "accept")
 MASK_POLICIES = ("current", "start_of_step")
 
@@ -38,13 +38,15 @@ class CommonConfig:
     max_estimator: str = setting(
         "k2",
         OneOf(MASK_ESTIMATORS),
-        "Sampled divergence of the max criterion: `k2` = (log rho)^2 / 2, `k3` = rho - 1 - log rho, `abs_log_ratio`, "
-        "`abs_ratio_minus_one`.",
+        "Sampled divergence of the max criterion: `k2` = (log rho)^2 / 2, `k3` = rho - 1 - log rho; `abs_log_ratio` "
+        "and `abs_ratio_minus_one` are no KL: `max_token_kl` is then in their unit, and no bound follows from it.",
     )
     avg_estimator: str = setting(
         "k3",
         OneOf(MASK_ESTIMATORS),
-        "Sampled divergence of the average criterion; `k3` is unbiased for KL(roll || theta).",
+        "Sampled divergence of the average criterion; `k3` is unbiased for KL(roll || theta). `abs_log_ratio` and "
+        "`abs_ratio_minus_one` are no KL: `avg_token_kl` and `cumulative_kl` are then in their unit, and no bound "
+        "follows from them.",
     )
     top_k: int = setting(
         20,

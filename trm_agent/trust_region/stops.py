@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trm_agent.trust_region.criterion import MAX_TOKEN_KL, POSITIVE, WITHOUT_PREMISE, Criterion
+from trm_agent.trust_region.criterion import MAX_TOKEN_KL, OF_AVG, POSITIVE, WITHOUT_PREMISE, Criterion, Guarantee
 from trm_fields import Setting
 
 if TYPE_CHECKING:
@@ -63,6 +63,6 @@ STOPS: dict[str, Criterion] = {
         ),
         keeps=until_spent,
         masks_tokens=True,
-        guarantee=WITHOUT_PREMISE,
+        guarantee=Guarantee(None, (OF_AVG,)),
     ),
 }

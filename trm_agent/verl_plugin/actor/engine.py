@@ -24,6 +24,7 @@ from trm_agent.verl_plugin.actor.divergences import (
     version_lags,
 )
 from trm_agent.verl_plugin.actor.dumping import collect_rows, is_due, wants_distributions, write_rows
+from trm_agent.verl_plugin.actor.groups import GROUPS_KEY, add_groups
 from trm_agent.verl_plugin.actor.host_memory import HostMemoryMixin
 from trm_agent.verl_plugin.actor.kept import CutSets, has_kept_sets, replayed_outputs, without_verls_own
 from trm_agent.verl_plugin.actor.packed_engine import PackedMixin
@@ -72,6 +73,7 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
         tasks = frozenset(json.loads(tasks)) if tasks else None
         self._cut_sets = None
         add_decisions(data, loss_function, self.get_data_parallel_group(), step, self._num_updates)
+        add_groups(data)
         longest = tu.get_non_tensor_data(data, LONGEST_KEY, None)
         with collect_update(step, self._num_updates, dump, tasks, longest) as self._update:
             output = super().train_batch(data, loss_function)
@@ -120,8 +122,8 @@ class TrmFSDPEngine(ScheduleMixin, WithoutGradientMixin, PackedMixin, HostMemory
             thresholds = tu.get_non_tensor_data(data, ADAPTIVE_KEY, None)
             adapted = json.loads(thresholds) if thresholds else {}
             lags, prompts = version_lags(data, self._step), prompt_lengths(data)
-            decided = data.get(DECIDED_KEY, None)
-            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted, lags, prompts, decided))
+            decided, groups = data.get(DECIDED_KEY, None), data.get(GROUPS_KEY, None)
+            set_micro_batch(MicroBatch(divergences, _rollout_log_probs(data), adapted, lags, prompts, decided, groups))
             result = loss_function(model_output=model_output, data=data, dp_group=dp_group)
             if not forward_only and is_due(self._update):
                 log_probs = no_padding_2_padding(model_output["log_probs"], data)

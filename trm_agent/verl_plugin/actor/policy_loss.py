@@ -137,6 +137,7 @@ def compute_policy_loss_trm(
         start_log_ratio if trm.decoupled else None,
         lags=micro_batch.lags,
         prompt_lengths=micro_batch.prompt_lengths,
+        groups=micro_batch.groups,
         start_log_ratio=start_log_ratio,
         decided=micro_batch.decided,
     )

@@ -57,6 +57,8 @@ class MicroBatch:
     """See `TokenBatch.prompt_lengths`."""
     decided: torch.Tensor | None = None
     """See `TokenBatch.decided`."""
+    groups: torch.Tensor | None = None
+    """See `TokenBatch.groups`."""
 
 
 @dataclass
@@ -250,5 +252,5 @@ def _to_cpu(part: UpdateStatistics) -> UpdateStatistics:
         if isinstance(value, dict):
             rows[item.name] = {name: tensor.cpu() for name, tensor in value.items()}
         else:
-            rows[item.name] = value.cpu()
+            rows[item.name] = None if value is None else value.cpu()
     return UpdateStatistics(replace(part.sequences, **rows), part.position_tv.cpu())

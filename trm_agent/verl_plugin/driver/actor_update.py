@@ -15,7 +15,7 @@ from typing import Any
 
 from trm_agent.runs.folder import read_metrics
 from trm_agent.trust_region.adaptive import AdaptiveThreshold
-from trm_agent.trust_region.guarantee import told_guarantee
+from trm_agent.trust_region.guarantee import told_guarantee, told_selection
 from trm_agent.trust_region.paired_run import acceptance_of_step, check_paired_run, without_lone_update
 from trm_agent.trust_region.settings import DumpConfig, TrmConfig
 from trm_agent.trust_region.surroundings import LOSS_MODE, section
@@ -227,7 +227,7 @@ def _threshold_of(trainer: Any, loss: Any) -> AdaptiveThreshold:
         trm = TrmConfig.from_mapping(section(loss, "trm"))
         threshold = AdaptiveThreshold(trm, rows)
         setattr(trainer, _THRESHOLD, threshold)
-        if not run and (told := told_guarantee(trainer.config)):
-            # the command has told a run of ours
+        # the command has told a run of ours
+        for told in () if run else filter(None, (told_guarantee(trainer.config), told_selection(trainer.config))):
             print(f"trm: {told}", flush=True)
     return threshold
