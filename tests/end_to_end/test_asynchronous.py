@@ -53,8 +53,9 @@ def test_so_it_is_with_rollout_servers_of_their_own_and_two_updates_a_step(tmp_p
     given += ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8", "env.val.greedy_tasks=0"]
     # its metrics have "max" in a name
     given += ["policy_loss=trm"]
-    # a few episodes at a time, else the server has played all before the trainer is done, and no update cuts anything
-    given += ["actor_rollout_ref.rollout.max_num_seqs=2"]
+    # a turn at a time, else the server has played all before a trainer that shares its processors is done, and no
+    # update cuts anything
+    given += ["actor_rollout_ref.rollout.max_num_seqs=1"]
     kill_after_a_checkpoint(given, run, KILLED_AFTER)
     finish(given, run)
     rows, told = sequences(run), steps(run)

@@ -79,6 +79,9 @@ def test_both_has_the_bound_of_the_part_that_compares_a_kl(estimator):
     assert of_avg == criterion_bound("avg", 256, 0.001, TrmConfig())
     trm = TrmConfig(criterion="both", avg_token_kl=1e-9, avg_estimator=estimator)
     assert criterion_bound("both", 256, 0.05, trm) == criterion_bound("max", 256, 0.05, TrmConfig())
+    known = known_bound("both", trm)
+    assert known is not None
+    assert (known.equation, known.premise) == (CRITERION_BOUNDS["max"].equation, CRITERION_BOUNDS["max"].premise)
     neither = TrmConfig(criterion="both", max_estimator=estimator, avg_estimator=estimator)
     assert criterion_bound("both", 256, 0.05, neither) is None
 
@@ -88,7 +91,7 @@ def test_the_command_says_why_there_is_no_bound_and_what_has_one(tmp_path, capsy
     arguments = str(write(tmp_path, FOUR)), "--criterion", criterion, "--set", f"{field}=abs_log_ratio"
     result, text = analysed(capsys, *arguments)
     assert result["bound_of_criterion"] is None
-    told = f"{field}=abs_log_ratio is no KL, of which the bounds are (k2 and k3 estimate one)"
+    told = f"{field}=abs_log_ratio is not a KL, and the bounds need one (k2 and k3 estimate it)"
     assert f"No bound of its own is known for the criterion {criterion}: {told}" in text
     # a unit in which the paper's runs say nothing of what is stable
     assert "no trust region any more" not in text

@@ -127,6 +127,9 @@ def known_bound(criterion: str, trm: TrmConfig) -> CriterionBound | None:
     guarantee, without = CRITERIA[criterion].guarantee, without_kl(criterion, trm)
     if guarantee is not None and without and len(without) == len(guarantee.compared):
         return None
+    if criterion == "both" and without:
+        # the threshold that is given stays that of `max`
+        return replace(_OF_MAX if OF_AVG in without else _OF_AVG, value=of_both)
     return CRITERION_BOUNDS.get(criterion)
 
 

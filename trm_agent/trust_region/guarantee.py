@@ -73,9 +73,9 @@ def of_selected(selected_by: str) -> str:
 
 def told_without_kl(criterion: str, trm: TrmConfig) -> list[str]:
     """Tell which of a criterion's divergences are no KL, of which all bounds are, and which would be."""
-    estimate = f"({' and '.join(KL_ESTIMATORS)} estimate one)"
+    estimate = f"({' and '.join(KL_ESTIMATORS)} estimate it)"
     return [
-        f"{name}={getattr(trm, name)} is no KL, of which the bounds are {estimate}"
+        f"{name}={getattr(trm, name)} is not a KL, and the bounds need one {estimate}"
         for name in without_kl(criterion, trm)
     ]
 
