@@ -88,7 +88,7 @@ def test_the_command_says_why_there_is_no_bound_and_what_has_one(tmp_path, capsy
     arguments = str(write(tmp_path, FOUR)), "--criterion", criterion, "--set", f"{field}=abs_log_ratio"
     result, text = analysed(capsys, *arguments)
     assert result["bound_of_criterion"] is None
-    told = f"{field}=abs_log_ratio is no KL, of which the bounds are (k2 and k3 estimate one)"
+    told = f"{field}=abs_log_ratio is no KL, and every bound needs one (k2 and k3 are estimates)"
     assert f"No bound of its own is known for the criterion {criterion}: {told}" in text
     # a unit in which the paper's runs say nothing of what is stable
     assert "no trust region any more" not in text

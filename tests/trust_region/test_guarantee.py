@@ -105,7 +105,7 @@ def test_a_token_that_decides_is_named_with_the_page():
     ],
 )
 def test_a_divergence_that_is_no_kl_is_named_where_the_criterion_compares_it(name, field, comparing):
-    told = f"{field}=abs_log_ratio is no KL, of which the bounds are (k2 and k3 estimate one)"
+    told = f"{field}=abs_log_ratio is no KL, and every bound needs one (k2 and k3 are estimates)"
     assert (told in (lost(name, **{field: "abs_log_ratio"}) or "")) == (name in comparing)
     assert "is no KL" not in (lost(name, **{field: "k3"}) or "")
     assert lost(name, estimator="exact", **{field: "abs_log_ratio"}) is None

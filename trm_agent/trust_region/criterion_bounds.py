@@ -124,10 +124,10 @@ def known_bound(criterion: str, trm: TrmConfig) -> CriterionBound | None:
         criterion: its name.
         trm: the settings.
     """
-    guarantee, without = CRITERIA[criterion].guarantee, without_kl(criterion, trm)
-    if guarantee is not None and without and len(without) == len(guarantee.compared):
-        return None
-    return CRITERION_BOUNDS.get(criterion)
+    guarantee = CRITERIA[criterion].guarantee
+    compared = () if guarantee is None else guarantee.compared
+    is_lost = bool(compared) and len(without_kl(criterion, trm)) == len(compared)
+    return None if is_lost else CRITERION_BOUNDS.get(criterion)
 
 
 def criterion_bound(criterion: str, horizon: int, threshold: float | None, trm: TrmConfig) -> float | None:

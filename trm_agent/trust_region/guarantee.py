@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from trm_agent.trust_region.criteria import CRITERIA, without_kl
@@ -32,8 +31,8 @@ def lost_guarantee(trm: TrmConfig, loss_agg_mode: str) -> str | None:
     guarantee = CRITERIA[trm.criterion].guarantee
     if guarantee is None:
         return None
-    reasons = _undecided_by_contexts(trm, guarantee), told_without_kl(trm.criterion, trm)
-    lost = "; ".join([*chain(*reasons), *_of_another_surrogate(trm, loss_agg_mode)])
+    of_divergences = *_undecided_by_contexts(trm, guarantee), *told_without_kl(trm.criterion, trm)
+    lost = "; ".join([*of_divergences, *_of_another_surrogate(trm, loss_agg_mode)])
     if not lost:
         return None
     return f"criterion={trm.criterion} is without its guarantee here: {lost}; see docs/criteria.md"
@@ -71,10 +70,10 @@ def of_selected(selected_by: str) -> str:
 
 
 def told_without_kl(criterion: str, trm: TrmConfig) -> list[str]:
-    """Tell which of a criterion's divergences are no KL, of which all bounds are, and which would be."""
-    estimate = f"({' and '.join(KL_ESTIMATORS)} estimate one)"
+    """Tell which divergences of a criterion are no KL, and which would be."""
+    estimate = f"({' and '.join(KL_ESTIMATORS)} are estimates)"
     return [
-        f"{name}={getattr(trm, name)} is no KL, of which the bounds are {estimate}"
+        f"{name}={getattr(trm, name)} is no KL, and every bound needs one {estimate}"
         for name in without_kl(criterion, trm)
     ]
 
