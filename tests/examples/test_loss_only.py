@@ -32,6 +32,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "loss_only.py"
 LOSS = "actor_rollout_ref.actor.policy_loss"
+CORRECTION = "algorithm.rollout_correction"
 
 
 def load() -> ModuleType:
@@ -90,7 +91,7 @@ def test_every_preset_of_the_loss_works_in_verls_tree(name):
 WORKING = [
     {f"{LOSS}.trm.target_acceptance": 0.9},
     {f"{LOSS}.trm.target_acceptance": 0.9, f"{LOSS}.trm.criterion": "both"},
-    {f"{LOSS}.trm.decoupled": True, "algorithm.rollout_correction.bypass_mode": False},
+    {f"{LOSS}.trm.decoupled": True, f"{CORRECTION}.bypass_mode": False},
     {f"{LOSS}.trm.ratio_truncation": 2.0},
     {f"{LOSS}.dump.every": 0},
     {f"{LOSS}.dump.directory": "/elsewhere"},
@@ -114,18 +115,11 @@ REFUSED = [
     ),
     ({f"{LOSS}.dump.distributions": True}, ["dump.distributions: got true", "exact", "distributions=false"]),
     ({f"{LOSS}.trm.decoupled": True}, ["bypass_mode: got true, with", "decoupled=true", "change one"]),
-    ({"algorithm.rollout_correction.bypass_mode": False}, ["bypass_mode: got false, with", "decoupled=false"]),
-    ({"algorithm.rollout_correction.rollout_is": "token"}, ["rollout_is: got 'token'", "allowed: null", "set it"]),
+    ({f"{CORRECTION}.bypass_mode": False}, ["bypass_mode: got false, with", "decoupled=false"]),
+    ({f"{CORRECTION}.rollout_is": "token"}, ["rollout_is: got 'token'", "allowed: null", "set it"]),
+    ({f"{CORRECTION}.rollout_rs": "token_k1"}, ["got 'token_k1'", "allowed: null", "policy_loss.trm.criterion"]),
     (
-        {"algorithm.rollout_correction.rollout_rs": "token_k1"},
-        ["rollout_rs: got 'token_k1'", "allowed: null", "set it to null", "policy_loss.trm.criterion"],
-    ),
-    (
-        {
-            f"{LOSS}.trm.decoupled": True,
-            "algorithm.rollout_correction.bypass_mode": False,
-            "algorithm.rollout_correction.rollout_rs": "seq_mean_k3",
-        },
+        {f"{LOSS}.trm.decoupled": True, f"{CORRECTION}.bypass_mode": False, f"{CORRECTION}.rollout_rs": "seq_mean_k3"},
         ["rollout_rs: got 'seq_mean_k3'", "metrics and denominators", "allowed: null"],
     ),
     ({"actor_rollout_ref.rollout.calculate_log_probs": False}, ["calculate_log_probs: got false", "set it to true"]),

@@ -1,7 +1,7 @@
 """Intervals of functions of means, by the Bayesian bootstrap: what is drawn alone gets random weights that add up to 1.
 
-Sequences of one prompt are not drawn alone: an expectation over rollouts is one over prompts too, and they share that draw. So
-groups of sequences get the weights, and a mean is a ratio of two sums over groups.
+Sequences of one prompt are not drawn alone: an expectation over rollouts is one over prompts too, and they share that
+draw. So groups of sequences get the weights, and a mean is a ratio of two sums over groups.
 """
 
 import torch
