@@ -59,12 +59,15 @@ class OneOf:
 
     names: Sequence[str]
     """The allowed names."""
+    besides: str = ""
+    """Further values in words, which the caller takes before it checks."""
     optional: bool = False
     """True if null is allowed."""
 
     @property
     def words(self) -> str:
-        return ", ".join(("null",) * self.optional + tuple(f"`{name}`" for name in self.names))
+        names = ", ".join(("null",) * self.optional + tuple(f"`{name}`" for name in self.names))
+        return f"{names}, or {self.besides}" if self.besides else names
 
     def check(self, path: str, value: Any, remedy: str = "") -> None:
         if value is None and self.optional:
