@@ -163,8 +163,9 @@ def _wait_unless_told(config: DictConfig) -> None:
 
     v1 = OmegaConf.select(config, "trainer.v1")
     # what is no section is refused later on
-    sampler = v1.get("sampler") if OmegaConf.is_dict(v1) else None
-    if OmegaConf.is_dict(sampler) and sampler.get("max_off_policy_strategy") is None:
+    if not OmegaConf.is_dict(v1) or not OmegaConf.is_dict(v1.get("sampler")):
+        return
+    if v1.sampler.get("max_off_policy_strategy") is None:
         # verl's default where no run reads it
         strategy = DROP if v1.get("trainer_mode") == SYNC else WAIT
         config.trainer.v1.sampler.max_off_policy_strategy = strategy
