@@ -135,10 +135,10 @@ def test_connections_are_bounded_and_one_that_is_at_work_is_never_the_one_to_go(
     with server_process(connections=40, address_connections=40, silent=30, address_silent=30) as served:
         with served.send(request({**PROGRAM, "code": "sleep 2"})) as works:
             time.sleep(0.5)  # it runs
-            with holding(served, 200, b"GET /"):
-                deadline = time.monotonic() + 4
-                while served.num_connections() >= 40 + 10 and time.monotonic() < deadline:
-                    time.sleep(0.05)
+            with holding(served, 200, b"GET /") as clients:
+                deadline = time.monotonic() + 20
+                while len(select.select(clients, [], [], 0.05)[0]) < 200 - 40:  # all were let in, most were hung up on
+                    assert time.monotonic() < deadline
                 assert served.num_connections() < 40 + 10
                 check_within_a_second(served.ping_s)
             assert works.recv(1000).startswith(b"HTTP/1.1 200")
@@ -148,6 +148,17 @@ def test_connections_are_bounded_and_one_that_is_at_work_is_never_the_one_to_go(
                 assert time.monotonic() < deadline
             with served.connect() as one_too_many:
                 assert read_all(one_too_many).startswith(b"HTTP/1.1 503")
+
+
+@pytest.mark.parametrize("bound", ["address_connections", "address_silent"])
+def test_a_bound_of_one_connection_holds(bound: str) -> None:
+    with server_process(**{bound: 1}) as served, contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(4):
+            clients.append(stack.enter_context(served.send(b"GET /")))
+            time.sleep(0.6)  # a moment to speak
+        gone = select.select(clients, [], [], 10)[0]
+        assert gone == clients[:3]
 
 
 def test_what_is_sent_ahead_is_bounded_and_two_requests_at_once_are_answered_in_turn(quick: Served) -> None:

@@ -217,12 +217,14 @@ class Porter:
 
     def admit(self, gate: Gate) -> bool:
         """Count a new connection in, at the cost of one that says nothing if there are too many; False if none is."""
-        bounds, same = self.bounds, self._gates.setdefault(gate.address, {})
-        own = self._silent.setdefault(gate.address, {})
+        bounds, address = self.bounds, gate.address
+        same, own = self._gates.get(address, {}), self._silent.get(address, {})
         self._thin_out(own, bounds.address_silent)
         self._thin_out(self._all_silent, bounds.silent)
         is_full = len(same) >= bounds.address_connections and not self._make_way(own, list(same))
         is_full = is_full or (len(self._all) >= bounds.connections and not self._make_way(self._all_silent, self._all))
+        # whoever made way may have been the last of its address, whose counts are gone then
+        same, own = self._gates.setdefault(address, {}), self._silent.setdefault(address, {})
         for gates in (same, own, self._all, self._all_silent):
             gates[gate] = None
         return not is_full
