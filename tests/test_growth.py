@@ -1,6 +1,7 @@
 """The growth of time and memory with the tokens: exponents, and the fit that tells attention from the rest."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_the_table_has_a_line_for_each_length() -> None:
 
 
 def turn_costs(part, seconds, lengths=(1000, 2000, 4000, 8000, 16000)):
-    return [growth_turns.Cost(part, n, n / 64, seconds(n), n / 1000, 0.0) for n in lengths]
+    return [growth_turns.Cost(part, n, n / 64, seconds(n), n / 1000, n / 500, 0.0) for n in lengths]
 
 
 def test_the_slope_is_the_power_of_growth():
@@ -60,11 +61,35 @@ def test_the_slope_is_the_power_of_growth():
     assert growth_turns.slope([1, 2, 4], [1.0, 2.0, 8.0]) == pytest.approx(1.5)
 
 
+def test_of_several_processes_the_fastest_and_the_median_of_memory_count():
+    # free memory of earlier parts makes single ones too small, garbage too large
+    found = [(3, 6.0, 5), (2, 0.0, 1), (4, 0.0, 40)]
+    measured = [growth_turns.Cost("report", 8000, 125, *costs, 7.0) for costs in found]
+    assert growth_turns.joined(measured) == growth_turns.Cost("report", 8000, 125, 2, 6.0, 5, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("allocated", "resident", "is_linear"), [(1, 1, True), (1.2, 1, False), (1, 1.2, False), (1, 0, True)]
+)
+def test_allocations_are_judged_and_a_resident_set_that_is_large(allocated, resident, is_linear):
+    lengths = (1000, 2000, 4000, 8000)
+    costs = [growth_turns.Cost("dump", n, n / 64, n, n**allocated, 100 * n**resident, n) for n in lengths]
+    assert growth_turns.is_linear(costs) == is_linear
+    small = [replace(cost, resident_mib=3 * cost.resident_mib / costs[-1].resident_mib) for cost in costs]
+    assert growth_turns.is_linear(small) == (allocated <= 1.1)
+
+
+def test_what_is_allocated_is_counted_again_to_the_byte():
+    mib = [growth_turns._allocated_mib(lambda work: len(bytearray(8 << 20)), None) for _ in range(2)]
+    assert mib[0] == pytest.approx(8, abs=0.01)
+    assert mib[1] == pytest.approx(mib[0], abs=0.001)
+
+
 def test_only_the_last_lengths_decide_what_is_linear():
     part = next(iter(PARTS))
     # what a call costs at least hides the growth of short episodes; the fit leaves the shortest out
     found = growth_turns.fits(turn_costs(part, lambda n: 10.0 if n == 1000 else n / 1000))
-    assert found == pytest.approx({"seconds": 1.0, "mib": 1.0})
+    assert found == pytest.approx({"seconds": 1.0, "allocated": 1.0, "resident": 1.0})
     assert "linear" in growth_turns.as_table(turn_costs(part, lambda n: n / 1000))
     assert "NOT LINEAR" in growth_turns.as_table(turn_costs(part, lambda n: n**1.2))
 
