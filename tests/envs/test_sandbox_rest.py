@@ -1,6 +1,8 @@
 """Whether the threads of a paused session rest, told from the kernel's own words."""
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,36 @@ def test_a_thread_that_waits_for_a_disk_is_waited_for_ten_times_as_long(
         turns.append(len(looks))
     assert turns == [30, 3]
     assert sent.count(9) == 2
+
+
+def born_stopped(proc: int) -> int:
+    """Return a child that was stopped before it ran, as one that was being forked then; it would end with 7."""
+    for _ in range(1000):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(7)
+        os.kill(pid, signal.SIGSTOP)
+        if os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]):
+            if rest._is_in_fork(proc, str(pid)):
+                return pid
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    pytest.skip("every child runs before its parent here")
+
+
+def test_one_that_was_being_forked_when_all_were_let_go_on_goes_on_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    before = time.clock_gettime(time.CLOCK_BOOTTIME) - 0.1
+    pid = born_stopped(proc)
+    try:
+        monkeypatch.setattr(rest, "processes", lambda _: [str(pid)])
+        for let_go in ([], [before]):  # nobody was ever stopped, or the last time before it was begun
+            monkeypatch.setattr(rest, "_let_go_s", let_go)
+            rest.wake_newborn(proc)
+            assert os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED) == (0, 0)
+            assert rest.is_stopped(proc, pid)
+        monkeypatch.setattr(rest, "_let_go_s", [time.clock_gettime(time.CLOCK_BOOTTIME)])
+        rest.wake_newborn(proc)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    finally:
+        os.close(proc)

@@ -40,6 +40,8 @@ class Looks:
             if is_crowd and not is_stopped:
                 stack.enter_context(rest.stopped(self._proc))
                 is_stopped = True
+            if not is_stopped:
+                rest.wake_newborn(self._proc)
             self._count(is_whole, stops=not (self._order.has_memory or is_stopped))
             if is_crowd:
                 self._running.share.lower(self._proc)  # before they go on, one after the other

@@ -22,6 +22,8 @@ _LOADING = re.compile(rb"\nState:\t[^TtZX](?:.*\n)+?VmSize:\s*(\d+) kB\n(?:.*\n)
 _ARGUMENTS_KB = 8192
 """More than the arguments and the environment of a program take, which are all that is there before it."""
 _STOP = 1 << (signal.SIGSTOP - 1)
+_let_go_s: "list[float]" = []
+"""When `stopped` has last let the processes go on, in seconds since the machine was started; empty before."""
 _STILL, _WAITING = b"TtZXD", b"ZXD"
 """States of a thread that does not run: stopped, ended, or in the kernel until its child goes on."""
 _BUSY = b"d"
@@ -73,6 +75,27 @@ def stopped(proc: int) -> "Iterator[None]":
         for pid in [pid for pid in processes(proc) if not _was_stopped_before(proc, pid)]:  # read before any goes on
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGCONT)
+        _let_go_s[:] = [time.clock_gettime(time.CLOCK_BOOTTIME)]
+
+
+def wake_newborn(proc: int) -> None:
+    """Let those go on that were being forked while `stopped` let all others do so.
+
+    The kernel stops them as they are born, which may be when the others have long gone on. None was begun later than
+    that; and one that its parent has stopped before it ran looks like them.
+
+    Args:
+        proc: a descriptor of the folder.
+    """
+    for pid in processes(proc) if _let_go_s else ():
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended
+            if is_stopped(proc, int(pid)) and _is_in_fork(proc, pid) and _born_s(proc, pid) <= _let_go_s[0]:
+                os.kill(int(pid), signal.SIGCONT)
+
+
+def _born_s(proc: int, pid: str) -> float:
+    """Return when a process was begun, in seconds since the machine was, to a hundredth and never too late."""
+    return int(read(proc, f"{pid}/stat").rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def signal_all(number: int) -> None:
