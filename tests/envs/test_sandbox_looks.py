@@ -119,3 +119,14 @@ def test_who_has_used_up_the_memory_is_told(world: World) -> None:
     made = world.looks()
     world.left = -1
     assert not made.look()
+
+
+@pytest.mark.parametrize("threads", [2, crowds.CROWD + 1])
+def test_a_look_that_stops_nobody_wakes_those_that_were_born_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(rest, "wake_newborn", lambda proc: world.events.append("wake"))
+    world.size = crowds.Size(2, threads)
+    assert world.looks().look()
+    expected = ["see", "wake", "count"] if threads == 2 else ["see", "stop", "count", "lower", "go on"]
+    assert world.events == expected
