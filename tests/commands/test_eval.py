@@ -11,7 +11,7 @@ import pytest
 
 from tests.evaluate.evaluation_fakes import FakeEngine, fake_checkpoint
 from trm_agent.cli import main
-from trm_agent.evaluate import checks, request
+from trm_agent.evaluate import checks, request, store
 from trm_agent.evaluate.engines import opening as engines
 from trm_fields import closest
 
@@ -64,10 +64,13 @@ def test_an_evaluation_leaves_results_figures_and_plots_and_prints_a_table(fake,
 
 
 @pytest.mark.slow
-def test_json_is_alone_on_the_standard_output(fake, tmp_path, capsys):
+def test_json_is_alone_on_the_standard_output(fake, tmp_path, capsys, monkeypatch):
+    # as after programs have run, in this evaluation or before it
+    monkeypatch.setattr(store, "sandbox_section", lambda: {"sandbox": {"cpu": "as much as it wants"}})
     assert main(["eval", *CHECKPOINTS, *SMALL, "--out", "e", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert printed["sandbox"] == {"cpu": "as much as it wants"}
     assert main(["eval", *CHECKPOINTS, *SMALL, "--out", "e", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == printed
     assert fake["opened"] == ["before", "after"]

@@ -87,7 +87,7 @@ STEPS: dict[str, Callable[[TokenBatch], object]] = {
 
 # a twentieth above what is counted: another torch may count a call as two
 @pytest.mark.parametrize(
-    ("step", "passes", "bytes_a_token"), [("decide", 10, 19), ("examine", 49, 59), ("surrogate", 10, 34)]
+    ("step", "passes", "bytes_a_token"), [("decide", 9, 18), ("examine", 47, 56), ("surrogate", 9, 30)]
 )
 def test_passes_over_the_tokens_stay_few(step, passes, bytes_a_token):
     of = batch()

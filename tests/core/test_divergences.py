@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trm_agent.core.divergences import masked_log_ratio, token_divergence
-from trm_agent.core.reductions import masked_max, masked_mean, masked_min, masked_sum
+from trm_agent.core.reductions import masked_max, masked_mean, masked_min, masked_sum, occurs
 
 from . import reference
 from .batches import to_tensors
@@ -80,4 +80,6 @@ def test_reductions_ignore_padding_and_define_the_empty_row():
     assert masked_mean(values, mask).tolist() == [2.0, 0.0]
     assert masked_max(values, mask).tolist() == [3.0, -math.inf]
     assert masked_min(values, mask).tolist() == [1.0, math.inf]
+    assert occurs(mask).tolist() == occurs(mask.T.contiguous().T).tolist() == [True, False]
+    assert occurs(mask[:, :0]).tolist() == [False, False]
     assert masked_max(torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool)).tolist() == [-math.inf, -math.inf]

@@ -12,10 +12,8 @@ from tests.envs.sandbox_settings import Setting
 from tests.envs.sandbox_support import MIB, descendants_of
 from trm_envs.sandbox.guest.memory import FASTEST_GROWTH
 
-ROOM = 64 * MIB
-"""Bytes by which calls may pass their limits."""
-WAIT_S = ROOM / (FASTEST_GROWTH * (os.cpu_count() or 1))
-"""Time in which so much can be filled."""
+FILLED = FASTEST_GROWTH * (os.cpu_count() or 1)
+"""Bytes that can be filled in a second."""
 TRIES = 3
 LOOK_S = 0.005
 
@@ -31,7 +29,7 @@ class Growth:
         assert setting.memory is not None
         self._group, self._is_over = setting.memory, threading.Event()
         self._thread = threading.Thread(target=self._look)
-        self._zygotes = {_parent(pid) for pid in descendants_of(setting.pid) if _is_supervisor(pid)}
+        self._zygotes = _zygotes_of(setting.pid)
         self._waits: dict[int, tuple[float, float]] = {}
         """Of each supervisor: seconds for which it had waited for a processor at the first look and at the last one."""
         self._base = self._settled()
@@ -91,8 +89,8 @@ class Growth:
 def grown(setting: Setting, call: Callable[[], Any], most: int, is_watched: bool) -> tuple[Growth, Any]:
     """Return the growth in a call, with what it returns; in the last try if others do not count.
 
-    What a supervisor watches may pass its limits while the supervisor waits for a processor, longer than it takes to
-    fill `ROOM`. Such a try does not count; a hole passes the limits in every one, or in one without a wait.
+    What a supervisor watches may pass its limits while the supervisor waits for a processor. A try that passed them by
+    no more than can be filled in that time does not count; a hole passes them in every one, or by more.
 
     Args:
         setting: the setting.
@@ -103,18 +101,27 @@ def grown(setting: Setting, call: Callable[[], Any], most: int, is_watched: bool
     for _ in range(TRIES):
         with Growth(setting) as growth:
             value = call()
-        if growth.most < most or growth.waited_s < WAIT_S or not is_watched:
+        explained = growth.waited_s * FILLED if is_watched else 0.0
+        if not most <= growth.most < most + explained:
             break
     return growth, value
 
 
+def _zygotes_of(setting_pid: int) -> set[int]:
+    found = set()
+    for pid in descendants_of(setting_pid):
+        with contextlib.suppress(OSError):  # it has just ended
+            if _is_supervisor(pid):
+                found.add(_parent(pid))
+    return found
+
+
 def _is_supervisor(pid: int) -> bool:
     """Return True if a process is the first one of a PID namespace within that of its zygote."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("NSpid:"):
-                numbers = line.split()[1:]
-                return len(numbers) > 2 and numbers[-1] == "1"
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("NSpid:"):
+            numbers = line.split()[1:]
+            return len(numbers) > 2 and numbers[-1] == "1"
     return False
 
 

@@ -61,6 +61,18 @@ HEADS = {
 }
 
 
+TRIES = 3
+
+
+def assert_read_at_once(name: str, texts: dict[str, str], size: int) -> None:
+    """Half a second for a megabyte is what the slowest needs here; a quadratic reader takes minutes."""
+    for what, text in texts.items():
+        took: list[float] = []
+        while len(took) < TRIES and (not took or took[-1] >= 3e-6 * size):  # others may have had the processors' caches
+            took.append(seconds(name, text))
+        assert took[-1] < 3e-6 * size, (what, took)
+
+
 def seconds(name: str, text: str) -> float:
     started = time.process_time()
     PROTOCOLS[name].parse(text, TOOLS)
@@ -73,9 +85,7 @@ def test_hostile_text_is_read_at_once(name: str, size: int) -> None:
     texts = {what: piece * (size // len(piece)) for what, piece in HOSTILE.items()}
     texts |= {what: (head + piece * (size // len(piece)))[:size] for what, (head, piece) in HEADS.items()}
     texts["a block far to the right"] = f"{' ' * (size // 2)}```python\n{' ' * (size // 2)}x\n```"
-    slowest = max((seconds(name, text), what) for what, text in texts.items())
-    # half a second for a megabyte is what the slowest needs here; a quadratic reader takes minutes
-    assert slowest[0] < 3e-6 * size, slowest
+    assert_read_at_once(name, texts, size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -85,5 +95,4 @@ def test_many_calls_and_long_ones_are_read_in_linear_time(name: str, size: int) 
     long = PROTOCOLS[name].format_call("python", {"code": "x = '<think>'\n" * (size // 14)}, TOOLS)
     assert len(parse(name, many).calls) == size // len(SPOKEN[name])
     assert len(parse(name, long).calls[0].arguments["code"]) > size - 14
-    assert seconds(name, many) < 3e-6 * size
-    assert seconds(name, long) < 3e-6 * size
+    assert_read_at_once(name, {"many": many, "long": long}, size)

@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip("verl")
 
-from verl.trainer.ppo.core_algos import get_policy_loss_fn
+from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn
 
 from tests.core import reference
 from tests.core.batches import Tensors, assert_gradient, to_tensors
@@ -20,6 +20,8 @@ from tests.verl_plugin.loss_support import (
     through_verl,
     update_of,
 )
+from trm_agent.core.divergences import masked_log_ratio
+from trm_agent.core.losses import masked_surrogate_tokens
 from trm_agent.verl_plugin.actor.policy_loss import compute_policy_loss_trm
 from trm_agent.verl_plugin.actor.update import (
     EXTREMES,
@@ -49,6 +51,24 @@ def test_value_and_gradient_equal_the_loops(mode, denominator):
         value, gradient = reference.loss_and_gradient(batch, keep(batch), divisor)
         assert loss.item() == pytest.approx(value, rel=1e-6, abs=1e-9)
         assert_gradient(tensors.log_probs, gradient, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", WHOLE_BATCH_MODES)
+@pytest.mark.parametrize("dp_size", [1, 2])
+def test_sequences_aggregate_to_what_verl_makes_of_their_tokens(mode, dp_size):
+    for seed in range(10):
+        tensors = to_tensors(reference.random_batch(seed))
+        info = {"loss_scale_factor": 10, **batch_info(tensors, dp_size)}
+        found, _ = loss_of(tensors, actor_config(**info), mode)
+        batch = reference.random_batch(seed)
+        kept = tensors.response_mask & torch.tensor(keep(batch)).unsqueeze(-1)
+        other = tensors.log_probs.detach().requires_grad_()
+        log_ratio = masked_log_ratio(other, tensors.rollout_log_probs, tensors.response_mask)
+        terms = masked_surrogate_tokens(log_ratio, tensors.advantages, kept)
+        expected = agg_loss(terms, tensors.response_mask, mode, **info)
+        assert found.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-9)
+        gradients = torch.autograd.grad(found, tensors.log_probs) + torch.autograd.grad(expected, other)
+        torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("mode", WHOLE_BATCH_MODES)

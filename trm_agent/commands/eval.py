@@ -178,9 +178,9 @@ def _finish(store: Store, as_json: bool) -> None:
     figures = summarise(rows, plan.samples, labels, [environment.name for environment in plan.environments])
     summary = {FIELD: SCORER_VERSION, **figures}
     draw_plots(summary, store.path / PLOTS)
-    store.write_summary(summary)
+    written = store.write_summary(summary)
     if as_json:
-        print(json.dumps(summary, indent=2, allow_nan=False))
+        print(json.dumps(written, indent=2, allow_nan=False))
     else:
         print(f"\n{table(summary)}\n")
     _say(f"{store.path}: results.jsonl, summary.json, plots; trm report {store.path} shows the episodes")

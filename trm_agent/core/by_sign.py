@@ -7,7 +7,7 @@ gradient pushes (rho > 1 with A > 0, rho < 1 with A < 0) makes it negative.
 import torch
 
 from trm_agent.core.ratios import Ratio, each_update, ratio
-from trm_agent.core.reductions import count, rows_where
+from trm_agent.core.reductions import count, occurs, rows_where
 
 SIGNS = ("positive", "negative")
 
@@ -106,8 +106,7 @@ def sequences_of_sign(by_sign: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 def _differ(advantages: torch.Tensor, own: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
     """Return the sequences with a token of the model whose advantage is not `own`, shape (batch,)."""
-    filled = torch.where(response_mask, advantages, own)
-    return filled.amax(dim=-1) != filled.amin(dim=-1)
+    return occurs((advantages != own) & response_mask)
 
 
 def _of_tokens(

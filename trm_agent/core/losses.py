@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from trm_agent.core.masks import usable_sequences
+from trm_agent.core.masks import usable_ratios
 
 
 def masked_surrogate_tokens(
@@ -32,14 +32,12 @@ def masked_surrogate_tokens(
             unlike a clip, which stops it); None for no cap.
 
     Returns:
-        Shape (batch, response_length).
-
-    It has a first derivative alone.
+        Shape (batch, response_length), with a first derivative alone, which needs it unchanged: change a copy.
 
     Reference:
         arXiv:2512.23075v4, gradient of the masked surrogate.
     """
-    weight = torch.where(kept, -advantages.detach(), 0.0)
+    weight = torch.where(kept, advantages.detach(), 0.0).neg_()
     return _WeightedRatio.apply(log_ratio, weight, kept, ratio_truncation)
 
 
@@ -51,21 +49,25 @@ class _WeightedRatio(torch.autograd.Function):
         ctx: Any, log_ratio: torch.Tensor, weight: torch.Tensor, kept: torch.Tensor, cap: float | None
     ) -> torch.Tensor:
         # no advantage times an overflowing ratio would be NaN; on a CPU their largest tells whether one does
-        overflows = log_ratio.device.type != "cpu" or not bool(usable_sequences(log_ratio).all())
-        ratio = torch.where(weight != 0 if overflows else kept, log_ratio, 0.0)
-        slope = weight
+        overflows = log_ratio.device.type != "cpu" or not _is_usable(log_ratio)
+        terms = torch.where(weight != 0 if overflows else kept, log_ratio, 0.0)
+        # under a cap too there is no gradient where log rho is infinite
+        infinite = None if cap is None else terms.isinf()
         if cap is not None:
-            # no gradient where log rho is infinite
-            slope = torch.where(ratio.isinf(), 0.0, weight)
-            ratio.clamp_(max=math.log(cap))
-        ctx.save_for_backward(slope, ratio.exp_())
-        return weight * ratio
+            terms.clamp_(max=math.log(cap))
+        terms.exp_().mul_(weight)
+        ctx.save_for_backward(terms if infinite is None else terms.masked_fill(infinite, 0.0))
+        return terms
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        slope, ratio = ctx.saved_tensors
-        return (gradient * slope).mul_(ratio), None, None, None
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None, None, None
+
+
+def _is_usable(log_ratio: torch.Tensor) -> bool:
+    return log_ratio.numel() == 0 or bool(usable_ratios(log_ratio.amax()))
 
 
 def decoupled_surrogate_tokens(

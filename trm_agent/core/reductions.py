@@ -85,6 +85,19 @@ def count(mask: torch.Tensor) -> torch.Tensor:
     return mask.view(torch.uint8).sum(dim=-1, dtype=torch.int32)
 
 
+def occurs(mask: torch.Tensor) -> torch.Tensor:
+    """Return which rows have a True.
+
+    Args:
+        mask: bool, shape (batch, length).
+
+    Returns:
+        bool, shape (batch,).
+    """
+    # of bytes: torch's own `any` takes many times as long for a long row
+    return mask.view(torch.uint8).amax(dim=-1).bool() if mask.shape[-1] else mask.any(dim=-1)
+
+
 def rows_where(condition: torch.Tensor) -> torch.Tensor:
     """Return the sequences that must be looked at more closely: on a device all, which spares a synchronisation.
 

@@ -94,10 +94,11 @@ class Store:
         config = DumpConfig(directory=str(self.path / EPISODES), max_files=2**31)
         write_dump(config, [row], {}, name)
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`, with the means of confinement if programs ran on this machine."""
+    def write_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Write `summary.json` and return what it holds: also the means of confinement if programs ran here."""
         whole = {**summary, **sandbox_section()}
         write_atomically(self.path / SUMMARY_FILE, json.dumps(whole, indent=2, allow_nan=False) + "\n")
+        return whole
 
     def forget_summary(self) -> None:
         """Remove a summary that is about to be out of date; it can be made again from the results."""

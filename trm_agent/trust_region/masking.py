@@ -9,7 +9,7 @@ import torch
 from trm_agent.core.diagnostics import UpdateStatistics, concatenate, measure_batch
 from trm_agent.core.losses import kept_tokens
 from trm_agent.core.masks import Interval, SequenceMask, sequence_mask, usable_ratios, usable_sequences
-from trm_agent.core.reductions import count
+from trm_agent.core.reductions import count, occurs
 from trm_agent.core.token_batch import TokenBatch
 from trm_agent.trust_region.controls import reason_of_tokens
 from trm_agent.trust_region.criteria import CRITERIA, arguments_of, parts_of
@@ -53,7 +53,7 @@ def examine(trm: TrmConfig, batch: TokenBatch) -> tuple[torch.Tensor, UpdateStat
             ratio_truncation=trm.ratio_truncation,
         )
         statistics.append(measured)
-    return torch.cat(kept), concatenate(statistics)
+    return _joined(kept), concatenate(statistics)
 
 
 @torch.no_grad()
@@ -63,7 +63,11 @@ def decide(trm: TrmConfig, batch: TokenBatch) -> torch.Tensor:
     Returns:
         bool, shape (batch, response_length): tokens of the model that stay.
     """
-    return torch.cat([tokens for *_, tokens in _decisions(trm, batch)])
+    return _joined([tokens for *_, tokens in _decisions(trm, batch)])
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _decisions(trm: TrmConfig, batch: TokenBatch) -> Iterator[tuple[TokenBatch, SequenceMask, torch.Tensor]]:
@@ -107,26 +111,25 @@ def _decide(
     `batch` is of the policy that is compared with the rollout, `log_ratio` of the one that is updated.
     """
     row, has_tokens = CRITERIA[criterion], batch.lengths > 0
-    undecided = torch.zeros_like(has_tokens)
-    is_open: torch.Tensor | None = None
     if row.statistic is not None or row.parts:
         mask = _by_statistics(trm, criterion, batch, has_tokens, usable_sequences(log_ratio))
         return mask, kept_tokens(batch.response_mask, mask.accepted)
     if row.control is not None:
         return _by_control(trm, criterion, batch, log_ratio)
+    is_open: torch.Tensor | None = None
     if row.whole_batch is not None:
         stays = _decided_beforehand(criterion, batch)
     else:
         stays, is_open = _by_rule(trm, row, batch)
     usable = usable_ratios(log_ratio) if row.masks_tokens else usable_sequences(log_ratio)
     kept = stays & usable if row.masks_tokens else kept_tokens(batch.response_mask, stays & usable)
-    num_undecided = None
+    undecided, num_undecided = torch.zeros_like(has_tokens), None
     if is_open is not None:
         # what no loss can weigh is left out by either bound
         is_open = is_open & usable
         num_undecided = count(is_open) if row.masks_tokens else None
-        undecided = has_tokens & (is_open.any(dim=-1) if row.masks_tokens else is_open)
-    accepted = kept.any(dim=-1)
+        undecided = has_tokens & (occurs(is_open) if row.masks_tokens else is_open)
+    accepted = occurs(kept)
     reasons = {criterion: has_tokens & ~accepted}
     return SequenceMask(accepted, reasons, undecided, has_tokens, num_undecided=num_undecided), kept
 
@@ -144,7 +147,7 @@ def _by_control(
     else:
         kept = kept_tokens(batch.response_mask, control(controlled.accepted) & usable_sequences(log_ratio))
         reason = criterion
-    accepted = kept.any(dim=-1)
+    accepted = occurs(kept)
     rejected_by = {reason: controlled.has_tokens & ~accepted}
     return replace(controlled, accepted=accepted, rejected_by=rejected_by, decided_by={}), kept
 

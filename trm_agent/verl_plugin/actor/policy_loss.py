@@ -11,6 +11,7 @@ from verl.workers.config import PolicyLossConfig
 from trm_agent.core.divergences import masked_log_ratio
 from trm_agent.core.losses import decoupled_surrogate_tokens, masked_surrogate_tokens
 from trm_agent.core.precision import without_autocast
+from trm_agent.core.reductions import occurs
 from trm_agent.core.token_batch import BatchDivergences, TokenBatch
 from trm_agent.trust_region.masking import examine, with_thresholds
 from trm_agent.trust_region.recording import REPLAYED
@@ -22,6 +23,9 @@ from trm_agent.verl_plugin.actor.update import MicroBatch, current_micro_batch, 
 from trm_fields import refuse
 
 TARGET = "trm_agent.verl_plugin.actor.policy_loss.TrmPolicyLossConfig"
+
+# verl's modes that add up the tokens of a sequence; seq-mean-token-mean divides by the mask's lengths
+ADDING_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-sum-norm")
 
 if LOSS_MODE in POLICY_LOSS_REGISTRY and POLICY_LOSS_REGISTRY[LOSS_MODE].__module__ != __name__:
     raise ValueError(
@@ -142,14 +146,8 @@ def compute_policy_loss_trm(
         decided=micro_batch.decided,
     )
     kept, statistics = examine(trm, batch)
-    loss = agg_loss(
-        loss_mat=_token_losses(trm, batch, kept, log_ratio, log_prob, old_log_prob),
-        # The unreduced mask: rejected sequences stay in every denominator.
-        loss_mask=response_mask,
-        loss_agg_mode=loss_agg_mode,
-        **_whole_batch(batch_info, response_mask),
-    )
-    return loss, report(statistics, trm)
+    tokens = _token_losses(trm, batch, kept, log_ratio, log_prob, old_log_prob)
+    return _aggregated(tokens, response_mask, loss_agg_mode, batch_info), report(statistics, trm)
 
 
 def _trm_config(config: Any) -> TrmConfig:
@@ -216,6 +214,21 @@ def _token_losses(
         ratio_truncation=trm.ratio_truncation,
         proximal_clip=trm.proximal_clip,
     )
+
+
+def _aggregated(
+    tokens: torch.Tensor, response_mask: torch.Tensor, loss_agg_mode: str, batch_info: Mapping[str, Any]
+) -> torch.Tensor:
+    """Aggregate the tokens' terms as verl does.
+
+    They are 0 where the mask is False, so a sequence's sum may stand for its tokens where the mode adds them: verl's
+    own way over all tokens makes six more passes, forward and backward.
+    """
+    # of the unreduced mask: rejected sequences stay in every denominator
+    denominators = _whole_batch(batch_info, response_mask)
+    if loss_agg_mode in ADDING_MODES:
+        tokens, response_mask = tokens.sum(dim=-1, keepdim=True), occurs(response_mask).unsqueeze(-1)
+    return agg_loss(loss_mat=tokens, loss_mask=response_mask, loss_agg_mode=loss_agg_mode, **denominators)
 
 
 def _whole_batch(batch_info: Mapping[str, Any], response_mask: torch.Tensor) -> dict[str, Any]:
