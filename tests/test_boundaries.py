@@ -15,7 +15,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
 OURS = set(structure.ROOTS)
 # the fork server's files import each other by path
-BY_PATH = {("trm_agent.fork_server", name) for name in ("wire", "client", "forked", "device_use", "preloads")}
+BY_PATH = {
+    ("trm_agent.fork_server", name) for name in ("wire", "client", "forked", "device_use", "preloads", "root_logger")
+}
 
 
 def rows(first_column: str) -> list[list[str]]:

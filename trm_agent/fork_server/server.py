@@ -23,6 +23,7 @@ import wire
 from client import NEEDS_ALL
 from forked import STANDARD, become
 from preloads import preloads
+from root_logger import kept_root_logger
 
 # seconds between two looks for workers that have ended
 REAP_SECONDS = 0.3
@@ -50,7 +51,8 @@ def preload(names: tuple[str, ...], between: Callable[[str], None] = lambda _: N
     failed = []
     for name in names:
         try:
-            importlib.import_module(name)
+            with kept_root_logger():
+                importlib.import_module(name)
         except Exception as error:
             failed.append(f"{name}: {type(error).__name__}: {error}")
         between(name)

@@ -12,9 +12,8 @@ from typing import Any
 
 import ray
 from verl.workers.rollout.replica import TokenOutput
-from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
-from vllm.logprobs import FlatLogprobs, Logprob
 
+from trm_agent.fork_server.root_logger import kept_root_logger
 from trm_agent.verl_plugin.rollout.busy import BusyClock, Reading, counted
 from trm_agent.verl_plugin.rollout.contexts import CONTEXT, UNKNOWN_CONTEXT, KeptContexts
 from trm_agent.verl_plugin.rollout.distributions import RECORD, RECORDED, Recorded, unpack
@@ -23,6 +22,10 @@ from trm_agent.verl_plugin.rollout.playing_server import PlayingMixin
 from trm_agent.verl_plugin.rollout.seldom_outputs import joined, let_rest
 from trm_agent.verl_plugin.rollout.versions import PARTIAL, VERSION
 from trm_agent.verl_plugin.rollout.weight_socket import tell_engine
+
+with kept_root_logger():
+    from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
+    from vllm.logprobs import FlatLogprobs, Logprob
 
 
 @dataclass
