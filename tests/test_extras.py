@@ -13,7 +13,7 @@ from trm_agent import cli, extras, train
 REPOSITORY = Path(__file__).resolve().parent.parent
 # the fork server's files import each other by path
 # the last ones by their own names, as scripts of one folder
-OURS = {"trm_agent", "trm_envs", "trm_fields", "client", "device_use", "forked", "preloads", "wire"}
+OURS = {"trm_agent", "trm_envs", "trm_fields", "client", "device_use", "forked", "preloads", "root_logger", "wire"}
 # imported, and brought by a package that the table names
 BROUGHT_BY = {"omegaconf": "hydra", "peft": "verl", "safetensors": "transformers", "tokenizers": "transformers"}
 # of answers, programs and bridges: extras of environments, whose own messages name them

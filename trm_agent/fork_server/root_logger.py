@@ -9,9 +9,10 @@ from contextlib import contextmanager
 def kept_root_logger() -> Iterator[None]:
     """Give the root logger and its handlers the levels back that they had before the block."""
     root = logging.getLogger()
-    before = [(each, each.level) for each in (root, *root.handlers)]
+    level, handlers = root.level, [(handler, handler.level) for handler in root.handlers]
     try:
         yield
     finally:
-        for each, level in before:
-            each.setLevel(level)
+        root.setLevel(level)
+        for handler, before in handlers:
+            handler.setLevel(before)
