@@ -8,7 +8,8 @@ way to the rollout server, the rows of verl's queue, the dump, the report, an ev
 and NumPy allocate at most, counted by tracemalloc, in a further call; and the largest resident set beyond that before
 the part, in the median, where PyTorch and Arrow count too, but also what an allocator has free from earlier parts: it
 differs by megabytes from process to process. The reference is the shortest length times the factor; the claim is an
-exponent of at most 1.1 over the last doublings, of seconds, bytes and memory, of a resident set from 32 MiB on.
+exponent of at most 1.1 over the last doublings, of seconds, bytes and memory, of a resident set from 32 MiB on. Exits
+with 1 where a part does not hold it.
 
 Beside it stands what is not linear: the whole context with each turn, as verl sends it, and with `--vllm` what vLLM
 does with each request before it computes. There some turns stand for all.
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.exact_divergences import status_mib
-from benchmarks.growth import exponents
+from benchmarks.growth import exponents, slope
 from benchmarks.growth_episodes import ENVIRONMENTS, Work, prepared
 from benchmarks.growth_parts import FOREIGN, PARTS, stride
 
@@ -62,19 +63,6 @@ class Cost:
     """Largest resident set beyond that before the part, of all episodes; the median of the processes."""
     num_bytes: float
     """That are sent or written; 0 for a part that does neither."""
-
-
-def slope(tokens: Sequence[float], values: Sequence[float]) -> float:
-    """Return the power of growth by least squares in the logarithms: 1 is linear, 2 quadratic.
-
-    Args:
-        tokens: lengths, two at least.
-        values: positive, one for each.
-    """
-    x, y = [math.log(each) for each in tokens], [math.log(each) for each in values]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    spread = sum((each - mean_x) ** 2 for each in x)
-    return sum((at - mean_x) * (value - mean_y) for at, value in zip(x, y, strict=True)) / spread
 
 
 def measure(work: Work, with_vllm: bool, counts_allocations: bool) -> list[Cost]:
@@ -208,8 +196,8 @@ def preload() -> None:
     __import__("trm_agent.report.build")
 
 
-def main() -> None:
-    """Measure, print the table, write the figures."""
+def main() -> int:
+    """Measure, print the table, write the figures; return 1 if a part of ours is not linear."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", choices=tuple(ENVIRONMENTS), default="chain_math", help="(default: chain_math)")
     parser.add_argument("--tokens", type=int, nargs="+", default=list(LENGTHS), help="lengths (default: 2k to 128k)")
@@ -236,6 +224,7 @@ def main() -> None:
     print(as_table(costs))
     if options.json:
         options.json.write_text(json.dumps(as_json(options, costs), indent=2) + "\n")
+    return int(not all(is_linear(own) for name, own in by_part(costs).items() if name in PARTS))
 
 
 def as_json(options: argparse.Namespace, costs: Sequence[Cost]) -> dict[str, Any]:
@@ -245,4 +234,4 @@ def as_json(options: argparse.Namespace, costs: Sequence[Cost]) -> dict[str, Any
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,12 +1,13 @@
 """The growth of time and memory with the tokens: exponents, and the fit that tells attention from the rest."""
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
 
-from benchmarks import growth_turns
-from benchmarks.growth import Cost, as_table, exponents, fit
+from benchmarks import growth, growth_turns
+from benchmarks.growth import LEAST_EXPLAINED, LENGTHS, Cost, as_table, exponents, fit
 from benchmarks.growth_parts import PARTS
 
 
@@ -21,6 +22,8 @@ def test_attention_is_told_from_what_is_linear() -> None:
     costs = [Cost(n, 2e-8 * n**2 + 1 + 1e-3 * n, 2e-8 * n**2, 1.0 * n) for n in (1000, 2000, 4000)]
     found = fit(costs)
     assert (found.per_token_pair, found.per_token, found.explained) == pytest.approx((2e-8, 1e-3, 1.0))
+    # 2, 3 and 5 s: log(5 / 2) / log(4)
+    assert found.power == pytest.approx(math.log(2.5) / math.log(4))
 
 
 def test_a_rest_that_is_not_linear_is_seen_in_the_fit() -> None:
@@ -39,10 +42,32 @@ def test_the_line_is_that_of_all_seconds_without_the_fitted_square() -> None:
 def test_the_table_says_whether_what_attention_leaves_is_linear() -> None:
     linear = as_table([Cost(n, 2e-8 * n**2 + 1e-3 * n, 2e-8 * n**2, 1.0) for n in (1000, 2000, 4000)]).splitlines()
     assert linear[-2] == "a = 2e-08 s, of attention's own calls"
-    assert linear[-1] == "seconds - a x tokens^2: 1 ms a token, R^2 1.0000, at least 0.98: holds"
+    told = "seconds - a x tokens^2: 1 ms a token, R^2 1.0000, at least 0.98; the rest's power 1.00, at most 1.2: holds"
+    assert linear[-1] == told
     # as above, 1 - 1/49 = 0.9796
     square = as_table([Cost(n, float(n**2), 1e-9, 1.0) for n in (1, 2, 3)])
-    assert square.endswith("R^2 0.9796, at least 0.98: FAILS")
+    assert square.endswith("R^2 0.9796, at least 0.98; the rest's power 2.00, at most 1.2: FAILS")
+
+
+def test_a_power_that_a_line_almost_explains_is_not_linear() -> None:
+    costs = [Cost(n, (n / 1000) ** 1.5, 0.0, 1.0) for n in LENGTHS]
+    assert fit(costs).explained > LEAST_EXPLAINED
+    assert not fit(costs).is_linear
+
+
+@pytest.mark.parametrize(("power", "status"), [(1.0, 0), (1.5, 1)])
+def test_a_benchmark_whose_claim_fails_ends_with_1(power, status, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["growth", "--model", "nano"])
+    monkeypatch.setattr(growth, "measure_alone", lambda _, n: Cost(n, (n / 1000) ** power, 1e-9, 1.0))
+    assert growth.main() == status
+    monkeypatch.setattr(sys, "argv", ["growth_turns", "--tokenizer", "nano"])
+    monkeypatch.setattr(growth_turns, "preload", lambda: None)
+
+    def measured(_: object, tokens: int, __: bool) -> list[growth_turns.Cost]:
+        return turn_costs("dump", lambda n: (n / 1000) ** power, (tokens,))
+
+    monkeypatch.setattr(growth_turns, "measure_alone", measured)
+    assert growth_turns.main() == status
 
 
 def test_the_table_has_a_line_for_each_length() -> None:

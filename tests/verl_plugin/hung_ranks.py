@@ -2,7 +2,8 @@
 
     python -m tests.verl_plugin.hung_ranks RUN
 
-First torch gives up on the collective, then nobody does but the driver.
+First torch gives up on the collective; then the worker of a server is asked beside them; then nobody gives up but the
+driver.
 """
 
 import asyncio
@@ -21,18 +22,19 @@ from trm_agent.verl_plugin.driver.phases import FIELD
 from trm_agent.verl_plugin.driver.ranks import Ranks
 
 SECONDS, TORCH_S = 2.0, 1.0
+SERVERS_FILE = "servers.txt"
 
 
 @ray.remote(num_cpus=0)
 class Rank:
     """A rank as verl has them: with a coroutine among its methods, so that all run on an event loop."""
 
-    def __init__(self, rank: int, folder: str) -> None:
+    def __init__(self, rank: int, folder: str, size: int = 2) -> None:
         import torch.distributed
 
         self.torch = torch
-        store = torch.distributed.FileStore(f"{folder}/store", 2)
-        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+        store = torch.distributed.FileStore(f"{folder} store", size)
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
         self.groups = [torch.distributed.new_group(timeout=timedelta(seconds=limit)) for limit in (TORCH_S, 1000)]
 
     def enter_the_collective(self, group: int) -> None:
@@ -65,6 +67,10 @@ def main(run: Path) -> None:
     assert with_torch is not None
     for name in (CAUSE_FILE, STACKS_FILE):
         (run / name).rename(run / f"torch {name}")
+    server = Rank.remote(0, str(run / "alone"), size=1)
+    ends = ranks + Ranks([server], "server {}")
+    server.be_elsewhere.remote()
+    (run / SERVERS_FILE).write_text(ends.where().stacks)
     with deadline(SECONDS, "the update of the policy", run, FIELD, ranks):
         ray.get([first.enter_the_collective.remote(1), second.be_elsewhere.remote()])
 

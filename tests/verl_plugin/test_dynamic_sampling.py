@@ -1,16 +1,21 @@
 """Groups without signal are replaced: on the run's replay buffer over a queue whose episodes are scripted."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("verl")
+
+from verl.trainer.config import AlgoConfig
+from verl.trainer.ppo import core_algos
 
 from trm_agent.runs.sampling_settings import CurriculumConfig
 from trm_agent.verl_plugin.driver.curriculum import Curriculum
 from trm_agent.verl_plugin.driver.dynamic_sampling import Filter, GroupWatch, TooFewGroups
-from trm_agent.verl_plugin.driver.group_signal import Group
+from trm_agent.verl_plugin.driver.group_signal import Group, compared
 
 from .scripted_queue import FAILED, MASKED, ScriptedQueue, buffer, scripted, tasks
 
@@ -46,6 +51,52 @@ def sampled(queue, monkeypatch, filter: Filter | None, size: int = 4, **settings
 )
 def test_a_group_says_why_it_teaches_nothing(values, successes, num_masked, reason):
     assert Group(2, values, successes, num_masked=num_masked).lacks_signal() == reason
+
+
+@pytest.mark.parametrize("best_alone", [False, True])
+@pytest.mark.parametrize("by_success", [False, True])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_group_with_signal_has_an_advantage(seed, by_success, best_alone):
+    draws = np.random.default_rng(seed)
+    kept = 0
+    for _ in range(40):
+        size = int(draws.integers(2, 6))
+        # with a penalty for length a success may be worth what a failure is
+        rewards, successes = draws.choice([0.0, 0.5, 1.0], size).tolist(), (draws.random(size) < 0.5).tolist()
+        group = Group(2, compared(rewards, successes, by_success, best_alone), successes)
+        name = "grpo_passk" if best_alone else "grpo"
+        advantages = advantages_of(name, rewards)
+        has_one = any(value != 0 for value in advantages)
+        if not by_success:
+            assert (group.lacks_signal() is None) == has_one
+        elif group.lacks_signal() is None:
+            assert has_one
+            assert len(set(successes)) == 2
+            kept += 1
+    assert kept or not by_success
+
+
+def advantages_of(estimator: str, rewards: list[float]) -> list[float]:
+    """verl's advantages of the episodes of a group, by the estimator's name."""
+    compute = core_algos.get_adv_estimator_fn(estimator)
+    size = len(rewards)
+    scores, mask, index = torch.tensor(rewards)[:, None], torch.ones(size, 1), np.array(["t"] * size)
+    config = AlgoConfig(adv_estimator=estimator)
+    found, _ = compute(token_level_rewards=scores, response_mask=mask, index=index, config=config)
+    return found[:, 0].tolist()
+
+
+def test_with_pass_k_a_tie_for_the_best_is_no_signal(monkeypatch):
+    table = {0: (1.0, 1.0, 0.0), 1: (1.0, 0.0, 0.0), 2: (0.5, 0.0, 0.0), 3: (0.5, 0.5, 0.0)}
+    queue = ScriptedQueue(scripted(table, (1.0, 0.0, 0.0)))
+    batch, watch = sampled(queue, monkeypatch, replace(filtering(), best_alone=True))
+    assert tasks(batch) == ["t1", "t2", "t4", "t5"]
+    assert watch.metrics()["env/groups/without_signal/equal"] == 1
+
+
+def test_success_alone_is_no_signal_where_rewards_are_equal(monkeypatch):
+    group = Group(2, compared([0.0, 0.0], [True, False], by_success=True, best_alone=False), [True, False])
+    assert group.lacks_signal() == "equal"
 
 
 @pytest.mark.parametrize("seed", range(8))

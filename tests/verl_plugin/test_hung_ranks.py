@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("verl")
 
 from tests.end_to_end.training import REPOSITORY, environment
-from tests.verl_plugin.hung_ranks import SECONDS
+from tests.verl_plugin.hung_ranks import SECONDS, SERVERS_FILE
 from trm_agent.runs.endings.closing import CAUSE_FILE
 from trm_agent.runs.endings.explain import explain
 from trm_agent.runs.endings.facts import Facts
@@ -62,3 +62,10 @@ def test_a_rank_that_does_not_come_is_named_and_all_tell_where_they_are(tmp_path
     assert "enter_the_collective" not in first
     assert "a coroutine waits:" in second
     assert "in _never" in second
+
+    # a server's worker beside them
+    told = (tmp_path / SERVERS_FILE).read_text().split("rank ")
+    assert [part.partition(",")[0] for part in told] == ["", "0", "1", "server 0"]
+    assert told[1].splitlines()[0].endswith("has answered")
+    assert "in be_elsewhere" in told[3]
+    assert "in be_elsewhere" not in told[2]

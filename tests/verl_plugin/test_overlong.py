@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,11 @@ from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION, is_masked
 PENALTY = OverlongConfig(treatment="penalty", buffer_tokens=20, penalty_factor=0.5)
 
 
+def ended(reason: StopReason, tokens: int) -> Any:
+    """As much of an episode as the penalty looks at."""
+    return SimpleNamespace(stop_reason=reason, response_ids=[0] * tokens)
+
+
 @pytest.mark.parametrize(
     ("tokens", "lost"),
     [
@@ -30,12 +36,17 @@ PENALTY = OverlongConfig(treatment="penalty", buffer_tokens=20, penalty_factor=0
     ],
 )
 def test_the_penalty_is_linear_within_the_buffer(tokens, lost):
-    assert length_penalty(tokens, 100, PENALTY) == pytest.approx(lost)
+    assert length_penalty(ended(StopReason.TERMINATED, tokens), 100, PENALTY) == pytest.approx(lost)
+
+
+def test_an_episode_that_ran_out_of_tokens_is_of_full_length_whatever_it_lacks():
+    # a turn that ended at 60, with an answer of more than 40 tokens, which is not in the response
+    assert length_penalty(ended(StopReason.MAX_TOKENS, 60), 100, PENALTY) == 0.5
 
 
 @pytest.mark.parametrize("treatment", ["keep", "mask"])
 def test_only_the_penalty_costs_anything(treatment):
-    assert length_penalty(100, 100, OverlongConfig(treatment=treatment)) == 0
+    assert length_penalty(ended(StopReason.MAX_TOKENS, 100), 100, OverlongConfig(treatment=treatment)) == 0
 
 
 @pytest.mark.parametrize("reason", list(StopReason))

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,6 +90,22 @@ def test_an_engine_that_hangs_ends_the_run_by_the_name_of_what_it_was_to_do(name
     cause = (tmp_path / CAUSE_FILE).read_text()
     assert cause == f"{what} took longer than 0 s (run.weight_sync_timeout_s); giving up\n"
     assert explain(cause, "", FACTS).cause.startswith(f"{what} took longer than 0 s (run.weight_sync_timeout_s): ")
+
+
+def test_a_synchronisation_asks_the_workers_of_servers_with_devices_of_their_own_too(tmp_path, monkeypatch):
+    run, asked = made(tmp_path, monkeypatch, LIMIT_S), []
+
+    monkeypatch.setattr(hung, "_told", lambda _, ranks: asked.append(ranks) or "")
+    # in place of ranks, which are added too
+    monkeypatch.setattr(hung, "listening_ranks", lambda workers, name: [name.format(worker) for worker in workers])
+    run.ranks = alone = ["0", "1"]
+    SynchronisationMixin.on_step_end(run)
+    replicas = [SimpleNamespace(workers=workers) for workers in (["a", "b"], ["c"])]
+    run.standalone_server_manager = SimpleNamespace(get_replicas=lambda: replicas)
+    for name in ("on_init_end", "on_step_end"):
+        run.ended.clear()
+        getattr(SynchronisationMixin, name)(run)
+    assert asked == [alone, *[["0", "1", "server a", "server b", "server c"]] * 2]
 
 
 def test_without_a_limit_none_ends_it_and_verls_result_is_handed_on(tmp_path, monkeypatch):

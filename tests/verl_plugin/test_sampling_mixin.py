@@ -75,14 +75,25 @@ def test_a_filter_draws_no_task_twice_and_the_screen_waits_for_what_is_drawn(tmp
     assert read_phase(tmp_path).total == 160
     with pytest.raises(ValueError, match=r"^env.train.num_tasks: got 20; allowed: at least 21, .* by step 3; raise it"):
         made._next_train_batch(1)
+    # any run replaces tasks: a batch that failed or was masked as a whole
     made.config.algorithm.filter_groups.enable = False
-    monkeypatch.setattr(trainer_base.PPOTrainer, "_next_train_batch", lambda *_: drawn.append("again"))
-    made._next_train_batch(1)
-    assert drawn[-1] == "again"
-    # an asynchronous run replaces tasks without a filter too: failed ones, and those masked as a whole
-    made.config.trainer.v1.trainer_mode = "colocate_async"
     with pytest.raises(ValueError, match=r"^env.train.num_tasks: got 20; allowed: at least 21, .* in place of others"):
         made._next_train_batch(1)
+
+
+def test_a_synchronous_run_draws_no_task_twice(tmp_path, monkeypatch):
+    made = ours(tmp_path, env__train__num_tasks=40)
+    made.train_dataset = list(range(40))
+    made.train_dataloader = StatefulDataLoader(made.train_dataset, batch_size=16, drop_last=True)
+    rows, drawn = iter(made.train_dataloader), []
+    monkeypatch.setattr(trainer_base.PPOTrainer, "_next_train_batch", lambda *_: drawn.extend(next(rows).tolist()))
+    monkeypatch.setattr(trainer_base.PPOTrainer, "_submit_batch_to_rollout", lambda *_: 0)
+    made._add_batch_to_generate()
+    made._add_batch_to_generate()
+    assert drawn == list(range(32))
+    # every episode of a batch failed
+    with pytest.raises(ValueError, match=r"^env.train.num_tasks: got 40; allowed: at least 48, .* by step 3; raise it"):
+        made._add_prompts_to_generate(16)
 
 
 def watch_of(*groups: Group, takes: bool = True) -> GroupWatch:

@@ -18,3 +18,5 @@ GROUP_ESTIMATORS = frozenset(
 """Estimators with a baseline from the rewards of the group, the episodes of one task."""
 OTHER_ESTIMATORS = frozenset({"gae", "reinforce_plus_plus", "remax"})
 """Estimators with a critic, the whole batch, or a greedy episode as baseline: a group of one is as good as any."""
+BEST_ALONE = frozenset({"grpo_passk"})
+"""Estimators with an advantage for the best episode of a group alone: by how much it is above the second."""

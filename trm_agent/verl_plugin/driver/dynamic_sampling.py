@@ -10,9 +10,9 @@ from typing import Any
 
 import transfer_queue as tq
 
-from trm_agent.runs.sampling_settings import REWARD, STOP, SUCCESS
+from trm_agent.runs.sampling_settings import STOP, SUCCESS
 from trm_agent.tasks import TRAIN
-from trm_agent.verl_plugin.driver.group_signal import REASONS, WORDS, Group
+from trm_agent.verl_plugin.driver.group_signal import REASONS, WORDS, Group, compared
 
 logger = logging.getLogger("trm_agent")
 # generation batches of a step between two warnings that it still lacks groups
@@ -41,6 +41,8 @@ class Filter:
     """`stop` or `train`."""
     max_failed_batches: int
     """Generation batches without a single episode before the run stops."""
+    best_alone: bool = False
+    """Whether the estimator compares the best two episodes of a group alone."""
 
 
 class GroupWatch:
@@ -107,9 +109,8 @@ class GroupWatch:
             # a key is in verl's queue before its tag; of a group that has ended all have one
             if "uid" in tag:
                 of_task[tag["uid"]].append(tag)
-        metric = self.filter.metric if self.filter else REWARD
         for uid in new:
-            group = _group([told[key] for key in rows[uid]], of_task[uid], metric)
+            group = _group([told[key] for key in rows[uid]], of_task[uid], self.filter)
             if self.filter and group.lacks_signal():
                 self._end(uid, group)
             else:
@@ -217,12 +218,14 @@ def read_queue(keys: Sequence[str]) -> list[Told]:
     return [(float(reward.double().sum()), extra["episode"]) for reward, extra in zip(rewards, fields, strict=True)]
 
 
-def _group(told: Sequence[Told], masked: Sequence[Mapping[str, Any]], metric: str) -> Group:
+def _group(told: Sequence[Told], masked: Sequence[Mapping[str, Any]], filter: Filter | None) -> Group:
     summaries = [summary for _, summary in told]
+    by_success, best_alone = (filter.metric == SUCCESS, filter.best_alone) if filter else (False, False)
+    successes = [bool(item["success"]) for item in summaries]
     return Group(
         horizon=next((item["horizon"] for item in [*summaries, *masked]), None),
-        values=[float(summary["success"]) if metric == SUCCESS else reward for reward, summary in told],
-        successes=[bool(item["success"]) for item in summaries],
+        values=compared([reward for reward, _ in told], successes, by_success, best_alone),
+        successes=successes,
         num_tokens=sum(item["model_tokens"] for item in summaries),
         num_masked=len(masked),
     )

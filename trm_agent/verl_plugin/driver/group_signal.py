@@ -25,7 +25,7 @@ class Group:
     horizon: int | None
     """Length of the task; None where no episode tells it."""
     values: Sequence[float]
-    """What the filter compares, of each episode."""
+    """What tells its episodes apart for the filter (`compared`), of each of those that it compares."""
     successes: Sequence[bool]
     """Whether each succeeded."""
     num_tokens: int = 0
@@ -42,8 +42,34 @@ class Group:
             return OVERLONG if self.num_masked else INFRASTRUCTURE
         if len(self.values) == 1:
             return ALONE
-        if any(value != self.values[0] for value in self.values):
+        if not _are_equal(self.values):
             return None
         if all(self.successes):
             return ALL_RIGHT
         return EQUAL if any(self.successes) else ALL_WRONG
+
+
+def compared(rewards: Sequence[float], successes: Sequence[bool], by_success: bool, best_alone: bool) -> list[float]:
+    """Return values that are equal if a group's episodes cannot be told apart, as rewards or as the filter compares.
+
+    A group of equal rewards has no advantage, whatever the filter compares.
+
+    Args:
+        rewards: of each episode.
+        successes: whether each succeeded.
+        by_success: whether the filter compares success (`metric=acc`), rather than rewards alone.
+        best_alone: whether the estimator compares the best two alone (`BEST_ALONE`).
+
+    Returns:
+        One value for each episode that is compared.
+    """
+    kinds = [list(rewards)]
+    if by_success:
+        kinds.append([float(each) for each in successes])
+    if best_alone:
+        kinds = [sorted(values)[-2:] for values in kinds]
+    return next((values for values in kinds if _are_equal(values)), kinds[-1])
+
+
+def _are_equal(values: Sequence[float]) -> bool:
+    return all(value == values[0] for value in values)

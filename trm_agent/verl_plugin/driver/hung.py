@@ -12,7 +12,7 @@ from typing import Any
 from ray.exceptions import ActorDiedError
 
 from trm_agent.runs.endings.closing import record_cause
-from trm_agent.verl_plugin.driver.ranks import Ranks
+from trm_agent.verl_plugin.driver.ranks import Ranks, listening_ranks, ranks_of
 
 RANKS, ENGINES = "the start of the trainer's ranks", "the start of the rollout engines"
 STACKS_FILE = "stacks.txt"
@@ -40,7 +40,7 @@ def deadline(seconds: float | None, what: str, run_dir: Path, field: str, ranks:
         what: the name of what is at work.
         run_dir: the run's folder, where the cause is recorded.
         field: the setting that holds the limit.
-        ranks: those of the trainer, where they are at work in the block.
+        ranks: those that are at work in the block.
     """
     timer = None
     if seconds is not None:
@@ -65,7 +65,7 @@ def give_up(run_dir: Path, cause: str, ranks: Ranks | None = None) -> None:
     Args:
         run_dir: the run's folder, where cause and stacks are recorded.
         cause: what took too long.
-        ranks: the trainer's.
+        ranks: those at work in it.
     """
     if ranks is not None:
         record_cause(run_dir, f"{cause}; giving up")
@@ -138,8 +138,15 @@ class SynchronisationMixin:
 
     config: Any
     ranks: Ranks | None
+    standalone_server_manager: Any = None
+    # the trainer's ranks and those of servers with devices of their own, which have started by the first one
+    _ends: Ranks | None = None
 
     def on_init_end(self) -> None:
+        if self.ranks is not None and self.standalone_server_manager is not None:
+            workers = ranks_of(self.standalone_server_manager.get_replicas())
+            servers = listening_ranks(workers, "server {}")
+            self._ends = self.ranks + servers if servers is not None else None
         with self._synchronising("the first weight synchronisation"):
             super().on_init_end()  # type: ignore[misc]
 
@@ -154,4 +161,5 @@ class SynchronisationMixin:
 
     def _synchronising(self, what: str) -> Any:
         run = self.config.run
-        return deadline(run.weight_sync_timeout_s, what, Path(run.dir), "run.weight_sync_timeout_s", self.ranks)
+        ranks = self._ends or self.ranks
+        return deadline(run.weight_sync_timeout_s, what, Path(run.dir), "run.weight_sync_timeout_s", ranks)

@@ -8,6 +8,7 @@ import signal
 import time
 import traceback
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any
@@ -49,9 +50,9 @@ class Listening:
 class Found:
     """What the ranks were at."""
 
-    answered: tuple[int, ...]
+    answered: tuple[str, ...]
     """Ranks that do nothing any more."""
-    silent: tuple[int, ...]
+    silent: tuple[str, ...]
     """Ranks that are at work, wait, or have ended."""
     stacks: str
     """Stacks of all."""
@@ -80,23 +81,35 @@ def waiting(_: Any) -> list[str]:
 
 
 class Ranks:
-    """The ranks of a trainer.
+    """The ranks of a trainer, or the workers of rollout servers that take its weights.
+
+    A process listens for one object of this class.
 
     Args:
         handles: their actors of Ray, in the order of the ranks.
+        name: of each, with `{}` for its place.
 
     Raises:
         GetTimeoutError: one does not answer within `LISTEN_S`.
     """
 
-    def __init__(self, handles: Sequence[Any]) -> None:
+    def __init__(self, handles: Sequence[Any], name: str = "{}") -> None:
         self._handles = list(handles)
+        self._names = [name.format(place) for place in range(len(self._handles))]
         calls = [handle.__ray_call__.remote(listen) for handle in self._handles]
         self._listening: list[Listening] = ray.get(calls, timeout=LISTEN_S)
         self._node = _node()
 
     def __len__(self) -> int:
         return len(self._handles)
+
+    def __add__(self, others: "Ranks") -> "Ranks":
+        """Return these and others together."""
+        both = copy(self)
+        both._handles = self._handles + others._handles
+        both._names = self._names + others._names
+        both._listening = self._listening + others._listening
+        return both
 
     def where(self) -> Found:
         """Ask each rank whether it has come to the end of what it was asked, and take the stacks of all.
@@ -107,12 +120,13 @@ class Ranks:
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_S)
         told = [_answer(call) if call in set(ready) else "" for call in calls]
         stacks = self._stacks()
-        answered = tuple(rank for rank, answer in enumerate(told) if answer is None)
-        silent = tuple(rank for rank, answer in enumerate(told) if answer is not None)
+        each = list(zip(self._names, told, strict=True))
+        answered = tuple(name for name, answer in each if answer is None)
+        silent = tuple(name for name, answer in each if answer is not None)
         parts = []
-        for rank, listening in enumerate(self._listening):
-            state = "has answered" if rank in answered else "has not answered"
-            parts.append(f"rank {rank}, pid {listening.pid}, {state}\n{told[rank] or ''}{stacks[rank]}")
+        for (name, answer), listening, stack in zip(each, self._listening, stacks, strict=True):
+            state = "has answered" if answer is None else "has not answered"
+            parts.append(f"rank {name}, pid {listening.pid}, {state}\n{answer or ''}{stack}")
         return Found(answered, silent, "\n".join(parts))
 
     def _stacks(self) -> list[str]:
@@ -135,19 +149,22 @@ class Ranks:
         return [each for each in self._listening if each.node == node]
 
 
-def listening_ranks(handles: Sequence[Any]) -> Ranks | None:
-    """Return the ranks; None, after a line that says so, where they cannot be made to tell where they are."""
+def listening_ranks(handles: Sequence[Any], name: str = "{}") -> Ranks | None:
+    """Return the ranks; None, after a line that says so, where they cannot be made to tell where they are.
+
+    Args:
+        handles, name: see `Ranks`.
+    """
     try:
-        return Ranks(handles)
+        return Ranks(handles, name)
     except (GetTimeoutError, RayTaskError) as error:
-        print(
-            f"no stacks of the trainer's ranks will be told if one hangs: {type(error).__name__}: {error}", flush=True
-        )
+        names = ", ".join(name.format(place) for place in range(len(handles)))
+        print(f"no stacks of ranks {names} will be told if one hangs: {type(error).__name__}: {error}", flush=True)
         return None
 
 
 def ranks_of(groups: Iterable[Any]) -> list[Any]:
-    """Return the actors of verl's worker groups, each once: groups may share them."""
+    """Return the actors of verl's worker groups, or of its replicas of a server, each once: they may share them."""
     return list(dict.fromkeys(handle for group in groups if group is not None for handle in group.workers))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trm_agent.runs.preflight_async import is_asynchronous
+from trm_agent.runs.estimators import BEST_ALONE
 from trm_agent.runs.progress import extend_phase
 from trm_agent.runs.sampling_settings import MASK, PENALTY
 from trm_agent.verl_plugin.driver.curriculum import Curriculum, curriculum_metrics
@@ -47,9 +47,7 @@ class SamplingMixin:
         return buffer
 
     def _next_train_batch(self, num_prompts: int | None = None) -> Any:
-        if filter_of(self.config) is not None or is_asynchronous(self.config):
-            # else the checks before Ray have counted the tasks, of which none is replaced
-            self._refuse_repeated_tasks(num_prompts or self.config.data.train_batch_size)
+        self._refuse_repeated_tasks(num_prompts or self.config.data.train_batch_size)
         return super()._next_train_batch(num_prompts)  # type: ignore[misc]
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
@@ -100,7 +98,8 @@ class SamplingMixin:
 
     def _refuse_repeated_tasks(self, number: int) -> None:
         """Refuse to draw more tasks than are left; verl would begin with the first again."""
-        needed = self.train_dataloader.state_dict()["_num_yielded"] + number
+        loader = self.train_dataloader
+        needed = loader.state_dict()["_num_yielded"] * loader.batch_size + number
         if needed > len(self.train_dataset):
             refuse(
                 "env.train.num_tasks",
@@ -130,6 +129,7 @@ def filter_of(config: Any) -> Filter | None:
         max_batches=int(asked.max_num_gen_batches),
         short_batch=str(sampler.short_batch),
         max_failed_batches=int(sampler.max_failed_batches),
+        best_alone=str(config.algorithm.adv_estimator) in BEST_ALONE,
     )
 
 

@@ -172,7 +172,7 @@ class EnvAgentLoop(AgentLoopBase):
             arrays |= record_field(episode)
         penalty = 0.0
         if is_training:
-            penalty = length_penalty(len(episode.response_ids), settings.limits.max_response_tokens, settings.overlong)
+            penalty = length_penalty(episode, settings.limits.max_response_tokens, settings.overlong)
         return to_output(episode, arrays, penalty)
 
 

@@ -27,17 +27,20 @@ def masked_tag(uid: str, told: dict[str, Any]) -> dict[str, Any]:
     return {"uid": uid, **{name: told[name] for name in ("horizon", "success", "model_tokens", "response_tokens")}}
 
 
-def length_penalty(num_tokens: int, max_tokens: int, settings: OverlongConfig) -> float:
+def length_penalty(episode: Episode, max_tokens: int, settings: OverlongConfig) -> float:
     """Return what an episode loses for its length: DAPO's soft penalty, of 0 or more.
 
-    With L = `max_tokens` and the buffer B: 0 up to L - B, then linear, and `penalty_factor` at L.
+    With L = `max_tokens` and the buffer B: 0 up to L - B, then linear, and `penalty_factor` at L. The length of an
+    episode that ran out of tokens is L: the answer for which there was no room, and which it lacks, is what took it
+    there. Else a call with a long answer would be the cheap way out.
 
     Args:
-        num_tokens: of the response, observations included.
+        episode: its response counts, observations included.
         max_tokens: most that a response may have.
         settings: with `buffer_tokens` at most `max_tokens`.
     """
     if settings.treatment != PENALTY or settings.buffer_tokens is None:
         return 0.0
-    excess = num_tokens - (max_tokens - settings.buffer_tokens)
+    length = max_tokens if episode.stop_reason is StopReason.MAX_TOKENS else len(episode.response_ids)
+    excess = length - (max_tokens - settings.buffer_tokens)
     return max(0.0, excess / settings.buffer_tokens) * settings.penalty_factor
