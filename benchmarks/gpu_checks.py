@@ -213,12 +213,13 @@ def loss(place: Place) -> list[Figure]:
 def growth(place: Place) -> list[Figure]:
     """Run benchmarks/growth.py at this place's sizes."""
     from benchmarks import growth as grown
+    from benchmarks.growth_fit import exponents
 
     lengths = (256, 512) if place.small else grown.LENGTHS
     folder = gpu_runs.model(place)
     dtype = str(place.dtype).removeprefix("torch.")
     costs = [grown.measure(folder, each, place.device, dtype, 2) for each in lengths]
-    powers = grown.exponents(lengths, [cost.rest_s for cost in costs])
+    powers = exponents(lengths, [cost.rest_s for cost in costs])
     found = [Figure(f"{cost.tokens} tokens", cost.seconds, "s") for cost in costs]
     found += [Figure(f"{cost.tokens} tokens, attention's share", cost.attention_s / cost.seconds) for cost in costs]
     found += [Figure(f"{cost.tokens} tokens, peak beyond the model", cost.mib, "MiB") for cost in costs]

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.exact_divergences import status_mib
-from benchmarks.growth import exponents, slope
 from benchmarks.growth_episodes import ENVIRONMENTS, Work, prepared
+from benchmarks.growth_fit import exponents, slope
 from benchmarks.growth_parts import FOREIGN, PARTS, stride
 
 LENGTHS = tuple(2**power for power in range(11, 18))

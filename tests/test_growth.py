@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import growth, growth_turns
-from benchmarks.growth import LEAST_EXPLAINED, LENGTHS, Cost, as_table, exponents, fit
+from benchmarks.growth import LENGTHS, as_table
+from benchmarks.growth_fit import LEAST_EXPLAINED, Cost, exponents, fit
 from benchmarks.growth_parts import PARTS
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from trm_agent.runs.folder import RunFolder
 from trm_agent.runs.origin import check_own
@@ -60,3 +61,49 @@ def test_a_checkpoint_of_a_synchronous_run_has_no_tasks_in_play_and_is_gone_on_f
     check_own(RunFolder(tmp_path, "resumed", 40))
     for goes_on in ("sync", "colocate_async"):
         check(config(resume_mode="resume_path", resume_from_path=str(path), v1={"trainer_mode": goes_on}))
+
+
+def test_more_tasks_in_play_than_the_limit_of_age_has_room_for_are_refused(tmp_path: Path) -> None:
+    path = checkpoint_of(tmp_path, "colocate_async", '{"tasks": [1, 2, 3, 4, 5, 6, 7, 8, 9]}')
+    sampler = {"max_off_policy_threshold": 2}
+    v1 = {"trainer_mode": "colocate_async", "sampler": sampler}
+    given = config(resume_mode="resume_path", resume_from_path=str(path), v1=v1)
+    given.data = {"train_batch_size": 4}
+    told = (
+        r"^trainer.resume_from_path: got .*, which has 9 tasks in play .* on 8 within .*threshold; .* at most 8; raise"
+    )
+    with pytest.raises(ValueError, match=told):
+        check(given)
+    for field, value in (("data.train_batch_size", 5), ("trainer.v1.sampler.max_off_policy_threshold", None)):
+        enough = given.copy()
+        OmegaConf.update(enough, field, value)
+        check(enough)
+    (path / IN_PLAY).write_text('{"tasks": [1, 2, 3, 4, 5, 6, 7, 8]}')
+    check(given)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "numbers"),
+    [
+        (("sync", 2), ("separate_async", 2), "made 1 updates a step where this makes 2"),
+        (("separate_async", 2), ("colocate_async", 2), "made 2 updates a step where this makes 1"),
+        (("separate_async", 4), ("separate_async", 2), "made 4 updates a step where this makes 2"),
+        (("sync", 2), ("colocate_async", 2), None),
+        (("separate_async", 2), ("separate_async", 2), None),
+        ((None, 2), ("separate_async", 2), None),
+    ],
+)
+def test_the_place_in_the_schedule_of_a_checkpoint_counts_updates(theirs, ours, numbers, tmp_path: Path) -> None:
+    path = checkpoint_of(tmp_path, None, '{"tasks": []}')
+    trainers = [
+        {"v1": {"trainer_mode": mode, "separate_async": {"parameter_sync_step": each}}} for mode, each in (theirs, ours)
+    ]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"run": {}, "trainer": trainers[0]}))
+    given = config(resume_mode="resume_path", resume_from_path=str(path), **trainers[1])
+    if numbers is None:
+        check(given)
+        return
+    with pytest.raises(
+        ValueError, match=rf"^trainer.resume_from_path: got .*, whose run {numbers}: .*; .*run.init_from"
+    ):
+        check(given)

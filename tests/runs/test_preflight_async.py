@@ -3,7 +3,7 @@
 import pytest
 
 from trm_agent.runs.compose import compose_run
-from trm_agent.runs.preflight_async import advantages, asynchronous, is_asynchronous
+from trm_agent.runs.preflight_async import advantages, asynchronous, is_asynchronous, queue
 from trm_agent.runs.preflight_verl import refusals, types
 from trm_agent.runs.repeating import deterministic, repeats, repetition
 from trm_agent.runs.verl_fates import verl_fields
@@ -103,6 +103,36 @@ def test_estimators_that_the_trainers_hand_no_inputs_are_refused_by_name(name, e
         advantages(composed(f"algorithm.adv_estimator={name}", experiment=experiment))
     for served in ("grpo", "rloo", "gpg", "reinforce_plus_plus"):
         advantages(composed(f"algorithm.adv_estimator={served}", experiment=experiment))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "override", "words"),
+    [
+        ("math_nano", "algorithm.use_pf_ppo=true", "use_pf_ppo: got true, but .* under the keys of other episodes; "),
+        ("math_nano_async", "algorithm.use_pf_ppo=true", "use_pf_ppo: got true, but verl's V1 trainers write"),
+        ("math_nano", "algorithm.pf_ppo.weight_pow=3.0", "weight_pow: got 3.0, but verl's V1 trainers write"),
+        ("math_nano", "+trainer.v1.sync.parameter_sync_step=2", "step: got 2, but a synchronous step takes .*; leave"),
+        ("math_nano", "+trainer.v1.sync.foo=2", "foo: got 2, but a synchronous step takes its batch as a whole"),
+    ],
+)
+def test_what_the_trainers_would_read_wrongly_is_refused(experiment, override, words):
+    with pytest.raises(ValueError, match=words):
+        refusals(composed(override, experiment=experiment))
+
+
+@pytest.mark.parametrize(("experiment", "least"), [("math_nano", 16 * 9), ("math_nano_async", 32 * 9)])
+def test_a_queue_without_room_for_the_tasks_in_play_is_refused(experiment, least):
+    field = "transfer_queue.backend.SimpleStorage.total_storage_size"
+    queue(composed(f"{field}={least}", experiment=experiment))
+    with pytest.raises(ValueError, match=rf"^{field}: got {least - 1}; allowed: at least {least}: 16 tasks of a step"):
+        queue(composed(f"{field}={least - 1}", experiment=experiment))
+
+
+def test_a_staleness_that_the_queue_cannot_hold_is_refused():
+    with pytest.raises(
+        ValueError, match=r"got 100000; allowed: at least 144144: 16 .* and 16000 ahead \(.*warmup_batch"
+    ):
+        queue(composed(f"{WARMUP}=1000", f"{SAMPLER}.max_off_policy_threshold=null"))
 
 
 def test_an_asynchronous_run_does_not_repeat_and_says_why():

@@ -55,6 +55,14 @@ def test_what_can_work_is_accepted(changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        (
+            {"trainer.v1.sampler.sampler_kwargs.tasks_per_update": 3},
+            "tasks_per_update: got 3, but it follows actor_rollout_ref.actor.ppo_mini_batch_size; allowed: 16; leave",
+        ),
+        (
+            {"trainer.v1.sampler.sampler_kwargs.episodes_per_task": 3},
+            "episodes_per_task: got 3, but it follows actor_rollout_ref.rollout.n; allowed: 8; leave it out, and set",
+        ),
         ({f"{FILTER}.max_num_gen_batches": 3}, f"got 3, which is read with {FILTER}.enable=true alone; allowed: 0"),
         ({SHORT: "train"}, "short_batch: got 'train', which is read with a limit alone"),
         ({**ON, SHORT: "train"}, "short_batch: got 'train', which is read with a limit alone"),

@@ -121,7 +121,7 @@ def test_what_cannot_be_honoured_is_refused_with_the_reason(refusal: Any):
         default = known.get(field, (None, None))[1]
         for value in refusal.allowed or (default,):
             refusals(tree(field, value))
-        changed = {"rate": 2} if field == "data.mm_processor_kwargs" else other((refusal.allowed or (default,))[0])
+        changed = {"rate": 2} if isinstance(default, dict) else other((refusal.allowed or (default,))[0])
         with pytest.raises(ValueError, match="; allowed: ") as refused:
             refusals(tree(field, changed))
         assert str(refused.value).startswith(f"{field}{'.rate' if isinstance(changed, dict) else ''}: got ")

@@ -95,7 +95,7 @@ def check_origin(config: DictConfig) -> None:
 
     Raises:
         ValueError: it is not there, half-written, made by another number of devices, beyond the last step, holds
-            programs, or has tasks in play that would be lost.
+            programs, has tasks in play that would be lost, or counts other updates to a step.
     """
     path = config.trainer.get("resume_from_path")
     if config.trainer.get("resume_mode") != "resume_path":
@@ -111,10 +111,11 @@ def check_origin(config: DictConfig) -> None:
     contents = config.actor_rollout_ref.actor.checkpoint.load_contents
     parts = [part for content, part in _PARTS.items() if content in contents]
     _check_files(folder, parts, config.trainer.n_gpus_per_node * config.trainer.nnodes)
-    from trm_agent.runs.preflight_async import is_asynchronous
+    from trm_agent.runs.preflight_async import is_asynchronous, room_in_play
     from trm_agent.runs.tasks_in_play import check_in_play
 
-    check_in_play(RESUME_PATH, folder, plays_them=is_asynchronous(config))
+    check_in_play(RESUME_PATH, folder, plays_them=is_asynchronous(config), room=room_in_play(config))
+    _check_updates(config, folder)
 
 
 def check_own(folder: RunFolder) -> None:
@@ -194,6 +195,23 @@ def _holds(folder: Path) -> str:
         return "which is not a folder here"
     steps = sorted(path.parent.name for path in folder.glob("**/global_step_*/actor"))
     return f"which holds {', '.join(steps[:5]) or 'no checkpoint'}"
+
+
+def _check_updates(config: DictConfig, folder: Path) -> None:
+    """Refuse a checkpoint of another number of updates a step: the place in the schedule of the rate counts updates."""
+    from omegaconf import OmegaConf
+
+    from trm_agent.runs.preflight_separate import SYNC_STEP, updates_per_step
+    from trm_agent.runs.tasks_in_play import settings_of_run
+
+    theirs = updates_per_step(settings_of_run(folder).get)
+    ours = updates_per_step(lambda name: OmegaConf.select(config, name))
+    if None not in (theirs, ours) and theirs != ours:
+        because = (
+            f"whose run made {theirs} updates a step where this makes {ours}: its place in the schedule counts them"
+        )
+        remedy = f"change {SYNC_STEP} or the mode, or give its weights alone as {INIT_FROM}=RUN@STEP"
+        refuse(RESUME_PATH, str(folder), f"a checkpoint of {ours} updates a step", remedy, because=because)
 
 
 def _check_files(folder: Path, parts: list[str], devices: int) -> None:

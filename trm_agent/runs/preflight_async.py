@@ -16,6 +16,7 @@ _WARMUP = "trainer.v1.{mode}.num_warmup_batches"
 THRESHOLD = "trainer.v1.sampler.max_off_policy_threshold"
 STRATEGY = "trainer.v1.sampler.max_off_policy_strategy"
 _ROLLOUT = "actor_rollout_ref.rollout"
+_QUEUE_SIZE = "transfer_queue.backend.SimpleStorage.total_storage_size"
 # estimators that take what verl's V1 trainers hand to none
 UNSERVED = {
     "gdpo": "the single rewards of an episode",
@@ -52,6 +53,20 @@ def advantages(config: DictConfig) -> None:
         refuse(field, name, allowed, "choose one", because=because)
 
 
+def queue(config: DictConfig) -> None:
+    """Refuse a queue that has no room for the tasks in play: it raises when it is full, in the middle of a run."""
+    backend = OmegaConf.select(config, "transfer_queue.backend.storage_backend")
+    size = OmegaConf.select(config, _QUEUE_SIZE)
+    if backend != "SimpleStorage" or size is None:
+        return
+    batch, ahead, each = int(config.data.train_batch_size), ahead_of_step(config), config.actor_rollout_ref.rollout.n
+    needed = (batch + ahead) * (each + 1)
+    if size < needed:
+        further = f" and {ahead} ahead ({warmup_of(config)})" if ahead else ""
+        allowed = f"at least {needed}: {batch} tasks of a step{further}, each with a prompt and {each} episodes"
+        refuse(_QUEUE_SIZE, size, allowed, "raise it, or lower one of these")
+
+
 def warmup_of(config: DictConfig) -> str:
     """Return the field of a run's mode for the batches that are ahead of their step."""
     return _WARMUP.format(mode=OmegaConf.select(config, MODE))
@@ -62,6 +77,14 @@ def ahead_of_step(config: DictConfig) -> int:
     if not is_asynchronous(config):
         return 0
     return math.floor(float(OmegaConf.select(config, warmup_of(config))) * int(config.data.train_batch_size))
+
+
+def room_in_play(config: DictConfig) -> int | None:
+    """Return how many tasks that are drawn in one step can be trained on within their limit of age; None for any."""
+    threshold = OmegaConf.select(config, THRESHOLD)
+    if not is_asynchronous(config) or threshold is None:
+        return None
+    return int(threshold) * int(config.data.train_batch_size)
 
 
 def _refuse_unread(config: DictConfig) -> None:

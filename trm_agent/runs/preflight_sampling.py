@@ -13,7 +13,8 @@ from trm_agent.runs.sampling_settings import (
 from trm_fields import OneOf, refuse
 
 _FILTER = "algorithm.filter_groups"
-_SHORT = "trainer.v1.sampler.sampler_kwargs.short_batch"
+_SAMPLER = "trainer.v1.sampler.sampler_kwargs"
+_SHORT = f"{_SAMPLER}.short_batch"
 # verl's defaults of the fields that only a filter reads
 _UNREAD = {"metric": "reward", "max_num_gen_batches": 0}
 
@@ -97,4 +98,17 @@ def curriculum(config: DictConfig) -> None:
         refuse(f"{field}.low", asked.low, f"at most {field}.high={asked.high}", "lower it, or raise that")
 
 
-SAMPLING_RULES = (filtered_groups, overlong, curriculum)
+def mini_batches(config: DictConfig) -> None:
+    """Refuse mini-batches of the replay buffer that are not the actor's: within one, episodes are sorted by length."""
+    ours = config.actor_rollout_ref
+    for name, field, size in (
+        ("tasks_per_update", "actor.ppo_mini_batch_size", ours.actor.ppo_mini_batch_size),
+        ("episodes_per_task", "rollout.n", ours.rollout.n),
+    ):
+        given = config.trainer.v1.sampler.sampler_kwargs[name]
+        if given != size:
+            because = f"but it follows actor_rollout_ref.{field}"
+            refuse(f"{_SAMPLER}.{name}", given, str(size), "leave it out, and set that", because=because)
+
+
+SAMPLING_RULES = (filtered_groups, overlong, curriculum, mini_batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,6 +43,16 @@ def separate(config: DictConfig) -> None:
     _updates(config)
     _transfer(config)
     _trainer(config)
+
+
+def updates_per_step(setting: Callable[[str], Any]) -> int | None:
+    """Return how many updates, each with its place in the schedule of the rate, a step has; None if nothing tells.
+
+    Args:
+        setting: returns a run's setting, by its dotted name; None for none.
+    """
+    mode = setting(MODE)
+    return None if mode is None else setting(SYNC_STEP) if mode == SEPARATE else 1
 
 
 def _options(config: DictConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from trm_agent.runs.estimators import GROUP_ESTIMATORS
 from trm_agent.runs.groups import BESIDE_SERVER, WORKERS
-from trm_agent.runs.preflight_async import advantages, asynchronous
+from trm_agent.runs.preflight_async import advantages, asynchronous, queue
 from trm_agent.runs.preflight_tasks import enough_tasks
 from trm_agent.runs.repeating import deterministic
 from trm_agent.runs.ulysses import sharing_ranks
@@ -164,6 +164,7 @@ TRAINING_RULES = (
     lengths,
     sampling,
     asynchronous,
+    queue,
     advantages,
     agent_loops,
     deterministic,

@@ -92,7 +92,6 @@ CHOICES: dict[str, Allowed] = {
     f"{_ROLLOUT}.disaggregation.transfer_backend": OneOf(("nixl", "mooncake", "ascend", "mori", "fake")),
     "algorithm.kl_penalty": OneOf(KL),
     "algorithm.kl_ctrl.type": OneOf(("fixed", "adaptive")),
-    "algorithm.pf_ppo.reweight_method": OneOf(("pow", "max_min", "max_random")),
     "algorithm.rollout_correction.rollout_is": OneOf(("token", "sequence"), optional=True),
     "trainer.device": OneOf(("cpu", "cuda", "npu")),
     "trainer.v1.trainer_mode": OneOf(("sync", "colocate_async", "separate_async")),

@@ -118,8 +118,7 @@ BY_VERL = {
     "actor_rollout_ref.rollout.prometheus": ("enable", "file", "port"),
     "actor_rollout_ref.rollout.trace": ("experiment_name", "project_name"),
     "actor_rollout_ref.rollout.val_kwargs": ("n", "temperature", "top_k", "top_p"),
-    "algorithm": ("gamma", "kl_penalty", "lam", "norm_adv_by_std_in_grpo", "use_kl_in_reward", "use_pf_ppo"),
-    "algorithm.pf_ppo": ("reweight_method", "weight_pow"),
+    "algorithm": ("gamma", "kl_penalty", "lam", "norm_adv_by_std_in_grpo", "use_kl_in_reward"),
     "critic": ("data_loader_seed", "enable", "ppo_epochs", "ppo_mini_batch_size", "shuffle"),
     "data": (
         "gen_batch_size",

@@ -146,6 +146,16 @@ REFUSED = (
         "leave it out, or give the rollout servers more devices (docs/asynchronous.md)",
     ),
     Refused(
+        (f"{_V1}.sync",),
+        "but a synchronous step takes its batch as a whole, and updates once for each mini-batch of it",
+        f"leave it out; {_ACTOR}.ppo_mini_batch_size sets the number of updates",
+        allowed=({},),
+    ),
+    Refused(
+        _each("algorithm", "use_pf_ppo", "pf_ppo.*"),
+        "but verl's V1 trainers write the advantages of the rows that it draws under the keys of other episodes",
+    ),
+    Refused(
         (f"{_SAMPLER}.sync_refill_failed_groups",),
         "but a batch keeps its tasks; only one without a single episode is drawn again",
         f"leave it out; see {_SAMPLER}.sampler_kwargs.max_failed_batches",
