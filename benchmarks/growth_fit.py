@@ -40,7 +40,7 @@ class Fit:
     explained: float
     """R^2 of the line."""
     power: float
-    """Power by which seconds beside attention's own calls grow."""
+    """Power by which seconds beside attention's own calls grow; infinite where these took longer than all."""
 
     @property
     def is_linear(self) -> bool:
@@ -53,10 +53,13 @@ def exponents(tokens: Sequence[int], values: Sequence[float]) -> list[float]:
 
     Args:
         tokens: lengths, growing.
-        values: positive, one for each.
+        values: one for each; beside one that is not positive the power is NaN.
     """
     pairs = zip(zip(tokens, values, strict=True), zip(tokens[1:], values[1:], strict=True), strict=False)
-    return [math.log(after / before) / math.log(more / fewer) for (fewer, before), (more, after) in pairs]
+    return [
+        math.log(after / before) / math.log(more / fewer) if min(before, after) > 0 else math.nan
+        for (fewer, before), (more, after) in pairs
+    ]
 
 
 def slope(tokens: Sequence[float], values: Sequence[float]) -> float:
@@ -85,4 +88,5 @@ def fit(costs: Sequence[Cost]) -> Fit:
     per_token = sum((at - mean_tokens) * (took - mean_rest) for at, took in zip(tokens, rest, strict=True)) / spread
     left = sum((took - mean_rest - per_token * (at - mean_tokens)) ** 2 for at, took in zip(tokens, rest, strict=True))
     total = sum((took - mean_rest) ** 2 for took in rest)
-    return Fit(pair, per_token, 1 - left / total, slope(tokens, [cost.rest_s for cost in costs]))
+    beside = [cost.rest_s for cost in costs]
+    return Fit(pair, per_token, 1 - left / total, slope(tokens, beside) if min(beside) > 0 else math.inf)

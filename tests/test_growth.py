@@ -56,6 +56,12 @@ def test_a_power_that_a_line_almost_explains_is_not_linear() -> None:
     assert not fit(costs).is_linear
 
 
+def test_attention_that_took_longer_than_all_has_no_power_and_fails() -> None:
+    costs = [Cost(n, n / 1000, 1.01 if n == 1000 else 0.1, 1.0) for n in (1000, 2000, 4000)]
+    assert fit(costs).power == math.inf
+    assert as_table(costs).endswith("FAILS")
+
+
 @pytest.mark.parametrize(("power", "status"), [(1.0, 0), (1.5, 1)])
 def test_a_benchmark_whose_claim_fails_ends_with_1(power, status, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["growth", "--model", "nano"])

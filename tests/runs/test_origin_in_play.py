@@ -100,10 +100,24 @@ def test_the_place_in_the_schedule_of_a_checkpoint_counts_updates(theirs, ours, 
     ]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"run": {}, "trainer": trainers[0]}))
     given = config(resume_mode="resume_path", resume_from_path=str(path), **trainers[1])
+    given.actor_rollout_ref.actor.optim = {"lr_scheduler_type": "cosine"}
     if numbers is None:
         check(given)
         return
-    with pytest.raises(
-        ValueError, match=rf"^trainer.resume_from_path: got .*, whose run {numbers}: .*; .*run.init_from"
+    told = rf"^trainer.resume_from_path: got .*, whose run {numbers}: .*; change .*, or give .* run.init_from"
+    for changing in (
+        {"lr_scheduler_type": "cosine"},
+        {"lr_scheduler_type": "constant", "lr_warmup_steps": 5},
+        {"lr_scheduler_type": "constant", "lr_warmup_steps": -1, "lr_warmup_steps_ratio": 0.1},
     ):
+        given.actor_rollout_ref.actor.optim = changing
+        with pytest.raises(ValueError, match=told):
+            check(given)
+    # one rate for all updates, whichever is next
+    for constant in (-1, 0):
+        warms = {"lr_warmup_steps": constant, "lr_warmup_steps_ratio": 0.0 if constant else 0.1}
+        given.actor_rollout_ref.actor.optim = {"lr_scheduler_type": "constant", **warms}
         check(given)
+    given.actor_rollout_ref.actor.optim = {"lr_scheduler_type": "cosine"}
+    given.actor_rollout_ref.actor.checkpoint.load_contents = ["model"]
+    check(given)

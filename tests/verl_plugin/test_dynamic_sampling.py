@@ -94,7 +94,7 @@ def test_with_pass_k_a_tie_for_the_best_is_no_signal(monkeypatch):
     assert watch.metrics()["env/groups/without_signal/equal"] == 1
 
 
-def test_success_alone_is_no_signal_where_rewards_are_equal(monkeypatch):
+def test_success_alone_is_no_signal_where_rewards_are_equal():
     group = Group(2, compared([0.0, 0.0], [True, False], by_success=True, best_alone=False), [True, False])
     assert group.lacks_signal() == "equal"
 

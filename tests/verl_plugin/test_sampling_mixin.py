@@ -91,9 +91,40 @@ def test_a_synchronous_run_draws_no_task_twice(tmp_path, monkeypatch):
     made._add_batch_to_generate()
     made._add_batch_to_generate()
     assert drawn == list(range(32))
-    # every episode of a batch failed
+    # every episode of a batch failed: of 2 batches and 8 tasks nothing is left for it
     with pytest.raises(ValueError, match=r"^env.train.num_tasks: got 40; allowed: at least 48, .* by step 3; raise it"):
         made._add_prompts_to_generate(16)
+
+
+def test_a_batch_in_place_of_another_that_the_last_step_will_lack_is_told_at_once(tmp_path, monkeypatch, caplog):
+    made = ours(tmp_path, env__train__num_tasks=64, trainer__total_training_steps=4)
+    made.train_dataset = list(range(64))
+    made.train_dataloader = StatefulDataLoader(made.train_dataset, batch_size=16, drop_last=True)
+    rows = iter(made.train_dataloader)
+    monkeypatch.setattr(trainer_base.PPOTrainer, "_next_train_batch", lambda *_: next(rows))
+    monkeypatch.setattr(trainer_base.PPOTrainer, "_submit_batch_to_rollout", lambda *_: 0)
+    for made.global_steps in (1, 2):
+        made._add_batch_to_generate()
+    assert not caplog.records
+    begin_phase(tmp_path, "step 2: generation", 128, 0.0)
+    made._add_prompts_to_generate(16)
+    (told,) = caplog.records
+    assert told.getMessage().startswith("step 2: with those in place of others the run needs 80 tasks, and env.train.")
+
+
+def test_tasks_are_counted_and_not_the_batches_of_a_run_that_had_others(tmp_path, monkeypatch):
+    rows = list(range(40))
+    theirs = StatefulDataLoader(rows, batch_size=4, drop_last=True)
+    drawn = iter(theirs)
+    for _ in range(5):
+        next(drawn)
+    for batch_size in (8, 1):
+        made = ours(tmp_path, env__train__num_tasks=40)
+        made.train_dataset, made.train_dataloader = rows, StatefulDataLoader(rows, batch_size=batch_size)
+        made.train_dataloader.load_state_dict(theirs.state_dict())
+        assert made._num_drawn() == 20
+        next(iter(made.train_dataloader))
+        assert made._num_drawn() == 20 + batch_size
 
 
 def watch_of(*groups: Group, takes: bool = True) -> GroupWatch:

@@ -198,20 +198,28 @@ def _holds(folder: Path) -> str:
 
 
 def _check_updates(config: DictConfig, folder: Path) -> None:
-    """Refuse a checkpoint of another number of updates a step: the place in the schedule of the rate counts updates."""
+    """Refuse a checkpoint of another number of updates a step, by which the schedule of the rate counts."""
     from omegaconf import OmegaConf
 
     from trm_agent.runs.preflight_separate import SYNC_STEP, updates_per_step
     from trm_agent.runs.tasks_in_play import settings_of_run
 
+    actor = config.actor_rollout_ref.actor
+    if "extra" not in actor.checkpoint.load_contents or not _rate_changes(actor.get("optim") or {}):
+        return
     theirs = updates_per_step(settings_of_run(folder).get)
     ours = updates_per_step(lambda name: OmegaConf.select(config, name))
     if None not in (theirs, ours) and theirs != ours:
-        because = (
-            f"whose run made {theirs} updates a step where this makes {ours}: its place in the schedule counts them"
-        )
-        remedy = f"change {SYNC_STEP} or the mode, or give its weights alone as {INIT_FROM}=RUN@STEP"
+        because = f"whose run made {theirs} updates a step where this makes {ours}: the rate's schedule counts them"
+        remedy = f"change {SYNC_STEP} or the mode, keep the rate constant, or give its weights alone as {INIT_FROM}"
         refuse(RESUME_PATH, str(folder), f"a checkpoint of {ours} updates a step", remedy, because=because)
+
+
+def _rate_changes(optim: Mapping[str, Any]) -> bool:
+    """Return True if the rate is not the same at all updates."""
+    steps = optim.get("lr_warmup_steps", -1)
+    warms_up = steps > 0 if steps is not None and steps >= 0 else (optim.get("lr_warmup_steps_ratio") or 0) > 0
+    return warms_up or optim.get("lr_scheduler_type", "constant") != "constant"
 
 
 def _check_files(folder: Path, parts: list[str], devices: int) -> None:

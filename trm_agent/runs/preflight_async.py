@@ -54,16 +54,21 @@ def advantages(config: DictConfig) -> None:
 
 
 def queue(config: DictConfig) -> None:
-    """Refuse a queue that has no room for the tasks in play: it raises when it is full, in the middle of a run."""
+    """Refuse a queue into which the training tasks in play do not fit: one that is full raises in the middle of a run.
+
+    verl puts a prompt into it in an asynchronous run alone.
+    """
     backend = OmegaConf.select(config, "transfer_queue.backend.storage_backend")
     size = OmegaConf.select(config, _QUEUE_SIZE)
     if backend != "SimpleStorage" or size is None:
         return
     batch, ahead, each = int(config.data.train_batch_size), ahead_of_step(config), config.actor_rollout_ref.rollout.n
-    needed = (batch + ahead) * (each + 1)
+    prompts = int(is_asynchronous(config))
+    needed = (batch + ahead) * (each + prompts)
     if size < needed:
         further = f" and {ahead} ahead ({warmup_of(config)})" if ahead else ""
-        allowed = f"at least {needed}: {batch} tasks of a step{further}, each with a prompt and {each} episodes"
+        rows = f"{'a prompt and ' * prompts}{each} episodes"
+        allowed = f"at least {needed}, for training alone: {batch} tasks of a step{further}, each of {rows}"
         refuse(_QUEUE_SIZE, size, allowed, "raise it, or lower one of these")
 
 

@@ -1,11 +1,13 @@
 """A trainer's additions for dynamic sampling: what the replay buffer watches, and what a step tells of it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trm_agent.runs.estimators import BEST_ALONE
+from trm_agent.runs.preflight_async import is_asynchronous
 from trm_agent.runs.progress import extend_phase
 from trm_agent.runs.sampling_settings import MASK, PENALTY
 from trm_agent.verl_plugin.driver.curriculum import Curriculum, curriculum_metrics
@@ -14,6 +16,8 @@ from trm_agent.verl_plugin.driver.ended_tasks import take_ended
 from trm_agent.verl_plugin.driver.group_signal import Group
 from trm_agent.verl_plugin.rollout.overlong import OVERLONG_PARTITION
 from trm_fields import refuse
+
+logger = logging.getLogger("trm_agent")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class SamplingMixin:
         # beside the step's own batch
         extend_phase(Path(self.config.run.dir), num_prompts * self.config.actor_rollout_ref.rollout.n)
         added: int = super()._add_prompts_to_generate(num_prompts)  # type: ignore[misc]
+        if filter_of(self.config) is None and not is_asynchronous(self.config):
+            # the checks before Ray have counted the others' spare tasks
+            self._warn_of_too_few()
         return added
 
     def on_sample_end(self) -> None:
@@ -96,10 +103,28 @@ class SamplingMixin:
         found: Curriculum | None = getattr(self.train_dataset, "curriculum", None)
         return found
 
+    def _num_drawn(self) -> int:
+        """Return how many tasks have been drawn, by this run and by those that it goes on from."""
+        # not batches, which another run may have had of another size
+        number: int = self.train_dataloader.state_dict()["_sampler_iter_state"]["samples_yielded"]
+        return number
+
+    def _warn_of_too_few(self) -> None:
+        """Say that the tasks which are left will not do, as soon as it is known."""
+        steps = int(self.config.trainer.total_training_steps) - self.global_steps
+        needed = self._num_drawn() + steps * int(self.config.data.train_batch_size)
+        if needed > len(self.train_dataset):
+            logger.warning(
+                "step %d: with those in place of others the run needs %d tasks, and env.train.num_tasks=%d: it will "
+                "stop in its last steps; raise it with trm train --extend, which goes on after the last checkpoint",
+                self.global_steps,
+                needed,
+                len(self.train_dataset),
+            )
+
     def _refuse_repeated_tasks(self, number: int) -> None:
         """Refuse to draw more tasks than are left; verl would begin with the first again."""
-        loader = self.train_dataloader
-        needed = loader.state_dict()["_num_yielded"] * loader.batch_size + number
+        needed = self._num_drawn() + number
         if needed > len(self.train_dataset):
             refuse(
                 "env.train.num_tasks",
