@@ -54,6 +54,9 @@ def test_the_filter_has_the_fields_of_verl():
     config.algorithm.filter_groups.enable = True
     found = filter_of(config)
     assert (found.metric, found.max_batches, found.short_batch, found.max_failed_batches) == ("acc", 7, "stop", 3)
+    assert not found.best_alone
+    config.algorithm.adv_estimator = "grpo_passk"
+    assert filter_of(config).best_alone
 
 
 def test_a_filter_draws_no_task_twice_and_the_screen_waits_for_what_is_drawn(tmp_path, monkeypatch):
