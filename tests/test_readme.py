@@ -32,7 +32,7 @@ def commands() -> list[list[str]]:
     return [words for line in [*listed, *quoted] if (words := shlex.split(line, comments=True))]
 
 
-class MyEnv(ToolEnv):
+class KeyChain(ToolEnv):
     """Stands for the reader's own."""
 
 
@@ -41,7 +41,7 @@ def test_the_listing_masks_a_batch_by_hand():
     rollout = torch.full((2, 3), -1.0)
     log_probs = (rollout + torch.tensor([[0.0, 0.4, 0.0], [0.0, 0.2, 0.0]])).requires_grad_()
     names = {
-        "MyEnv": MyEnv,
+        "KeyChain": KeyChain,
         "log_probs": log_probs,
         "rollout_log_probs": rollout,
         "response_mask": torch.ones(2, 3, dtype=torch.bool),
@@ -51,9 +51,9 @@ def test_the_listing_masks_a_batch_by_hand():
     assert len([line for line in listing.splitlines() if line]) <= 10
     try:
         exec(listing, names)
-        assert gymnasium.spec("mine/MyEnv-v0").entry_point is MyEnv
+        assert gymnasium.spec("mine/KeyChain-v0").entry_point is KeyChain
     finally:
-        gymnasium.registry.pop("mine/MyEnv-v0", None)
+        gymnasium.registry.pop("mine/KeyChain-v0", None)
     assert names["mask"].accepted.tolist() == [False, True]
     # -A rho / 6 on the kept sequence's three tokens, and nothing on the rejected one's
     expected = -torch.tensor([[0.0, 0.0, 0.0], [1.0, torch.tensor(0.2).exp(), 1.0]]) / 6

@@ -15,7 +15,8 @@ CHECKPOINT is one of
   nano              the nano model's warm start
   smollm2           SmolLM2-135M as it is
   http://...#MODEL  an OpenAI-compatible server; needs --tokenizer
-each may be LABEL=CHECKPOINT. Without --suite, --env and --validation the environment is that of the first run.
+each may be LABEL=CHECKPOINT. The others are compared with the first one: name the older one first. Without --suite,
+--env and --validation the environment is that of the first run.
 
 Results are written as they come. Interrupt it at any moment: the same command goes on, and plays what is missing or
 has failed. More --samples, --tasks or a larger --limit go on too; everything else must be as it was."""
@@ -26,8 +27,8 @@ EPILOG = """token budgets:
   horizon. With --env, a model that is not the nano model gets the token budgets of the experiments on a GPU.
 
 example:
-  trm eval runs/math_nano-seed0-001 start:runs/math_nano-seed0-001 --suite nano_long
-  trm eval after=runs/math_nano-seed0-001 before=nano --env chain_math --horizons 4 8 16 --samples 10
+  trm eval start:runs/math_nano-seed0-001 runs/math_nano-seed0-001 --suite nano_long
+  trm eval before=nano after=runs/math_nano-seed0-001 --env chain_math --horizons 4 8 16 --samples 10
   trm eval runs/math_nano-seed0-001@30 --validation
   trm eval /models/Qwen3-8B --suite aime25 --rows aime25.jsonl --samples 16"""
 

@@ -70,7 +70,7 @@ def _mode(config: DictConfig) -> Obstacle | None:
     if not is_asynchronous(config):
         return None
     because = "the clock decides which policy samples a token"
-    return _under(MODE, OmegaConf.select(config, MODE), because, f"set it to {SYNC}")
+    return _under(MODE, OmegaConf.select(config, MODE), because, f"set {MODE}={SYNC}")
 
 
 def _machine(config: DictConfig) -> Obstacle | None:
