@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, then runs the tests.
 #   bash scripts/test.sh            all tests but the long ones: on two processes, those marked `alone` on one, then the trainings on two
-#   bash scripts/test.sh --quick    only the quick ones (under two minutes)
+#   bash scripts/test.sh --quick    only the quick ones (three minutes on two cores)
 #   bash scripts/test.sh --long     those marked `long`, on one process (eight trainings, minutes each); options of pytest may follow
 #   bash scripts/test.sh ARGS       pytest with these arguments
 # TRM_BESIDE is the process id of what else is at work here: the tests marked `alone` wait for its end.
