@@ -109,14 +109,14 @@ def test_the_place_in_the_schedule_of_a_checkpoint_counts_updates(theirs, ours, 
         {"lr_scheduler_type": "cosine"},
         {"lr_scheduler_type": "constant", "lr_warmup_steps": 5},
         {"lr_scheduler_type": "constant", "lr_warmup_steps": -1, "lr_warmup_steps_ratio": 0.1},
+        {"lr_scheduler_type": "constant", "lr_warmup_steps": 0, "lr_warmup_steps_ratio": 0.1},
     ):
         given.actor_rollout_ref.actor.optim = changing
         with pytest.raises(ValueError, match=told):
             check(given)
     # one rate for all updates, whichever is next
-    for constant in (-1, 0):
-        warms = {"lr_warmup_steps": constant, "lr_warmup_steps_ratio": 0.0 if constant else 0.1}
-        given.actor_rollout_ref.actor.optim = {"lr_scheduler_type": "constant", **warms}
+    for steps in (-1, 0):
+        given.actor_rollout_ref.actor.optim = {"lr_scheduler_type": "constant", "lr_warmup_steps": steps}
         check(given)
     given.actor_rollout_ref.actor.optim = {"lr_scheduler_type": "cosine"}
     given.actor_rollout_ref.actor.checkpoint.load_contents = ["model"]

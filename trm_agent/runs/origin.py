@@ -217,8 +217,8 @@ def _check_updates(config: DictConfig, folder: Path) -> None:
 
 def _rate_changes(optim: Mapping[str, Any]) -> bool:
     """Return True if the rate is not the same at all updates."""
-    steps = optim.get("lr_warmup_steps", -1)
-    warms_up = steps > 0 if steps is not None and steps >= 0 else (optim.get("lr_warmup_steps_ratio") or 0) > 0
+    # verl takes the ratio where the number is 0 or less
+    warms_up = optim.get("lr_warmup_steps", -1) > 0 or optim.get("lr_warmup_steps_ratio", 0.0) > 0
     return warms_up or optim.get("lr_scheduler_type", "constant") != "constant"
 
 

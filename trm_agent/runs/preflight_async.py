@@ -63,11 +63,11 @@ def queue(config: DictConfig) -> None:
     if backend != "SimpleStorage" or size is None:
         return
     batch, ahead, each = int(config.data.train_batch_size), ahead_of_step(config), config.actor_rollout_ref.rollout.n
-    prompts = int(is_asynchronous(config))
-    needed = (batch + ahead) * (each + prompts)
+    has_prompts = is_asynchronous(config)
+    needed = (batch + ahead) * (each + has_prompts)
     if size < needed:
         further = f" and {ahead} ahead ({warmup_of(config)})" if ahead else ""
-        rows = f"{'a prompt and ' * prompts}{each} episodes"
+        rows = f"a prompt and {each} episodes" if has_prompts else f"{each} episodes"
         allowed = f"at least {needed}, for training alone: {batch} tasks of a step{further}, each of {rows}"
         refuse(_QUEUE_SIZE, size, allowed, "raise it, or lower one of these")
 

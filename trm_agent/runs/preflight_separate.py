@@ -52,7 +52,9 @@ def updates_per_step(setting: Callable[[str], Any]) -> int | None:
         setting: returns a run's setting, by its dotted name; None for none.
     """
     mode = setting(MODE)
-    return None if mode is None else setting(SYNC_STEP) if mode == SEPARATE else 1
+    if mode == SEPARATE:
+        return setting(SYNC_STEP)
+    return None if mode is None else 1
 
 
 def _options(config: DictConfig) -> dict[str, Any]:
